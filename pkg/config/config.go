@@ -1,0 +1,97 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Config is a validated /etc/smartnat.yaml. README.md in systemd/ shows the file with all its keys.
+type Config struct {
+	// Instance names this gateway in the status of Mappings; the host name by default.
+	Instance string
+	// Source is where Mappings, Services and EndpointSlices come from. Exactly one of its fields is set.
+	Source Source
+	// Uplinks choose the links to the outside.
+	Uplinks []Uplink
+	// ServiceRoutes lead the range of the ClusterIPs through cluster nodes.
+	ServiceRoutes []gateway.ServiceRoute
+	// Masquerade hides the clients' addresses from the pods; true by default.
+	Masquerade bool
+	// StandbyAddresses are programmed although the host does not hold them yet.
+	StandbyAddresses []netip.Addr
+	// AnyAddress takes every address of every Mapping as this host's own. It is what `render` does without a
+	// config file and has no key in it.
+	AnyAddress bool
+	// Resync is how often the kernel is read and compared, whatever happens; 30 s by default.
+	Resync time.Duration
+	// StateDir holds what must outlive a reboot, RuntimeDir what must not.
+	StateDir, RuntimeDir string
+	// IPTables says how the iptables programs are called.
+	IPTables IPTables
+	// Ownership names what is ours on the host.
+	Ownership gateway.Ownership
+	// Log says what is logged, and how.
+	Log Log
+}
+
+// Source is where objects come from.
+type Source struct {
+	Relay      *Relay
+	Kubeconfig *Kubeconfig
+	Files      *Files
+}
+
+// Relay is a smartnat-relay, or several replicas of it.
+type Relay struct {
+	// Servers are https URLs; the next one is tried when one fails.
+	Servers []string
+	// CAFile is the certificate authority of the relay's serving certificate; the system's by default.
+	CAFile string
+	// ServerName overrides the name that the serving certificate is checked against.
+	ServerName string
+	// TokenFile holds a bearer token, read again when it changes; or CertFile and KeyFile a client certificate.
+	TokenFile, CertFile, KeyFile string
+}
+
+// Kubeconfig is a cluster reached directly.
+type Kubeconfig struct {
+	// Path of the kubeconfig file; Context within it, the current one by default.
+	Path, Context string
+}
+
+// Files are objects on disk, for tests and for gateways without a cluster. They are read again when they change.
+type Files struct {
+	// Paths are YAML files or folders of them.
+	Paths []string
+}
+
+// Uplink chooses links by name and says how the outside is reached through them.
+type Uplink struct {
+	// Interface is a name ("eth1"), a glob ("eth*") or a regular expression between slashes ("/^ens[0-9]+$/").
+	Interface string
+	// Gateways are the next hops, at most one a family; none means found from the link's default route.
+	Gateways []netip.Addr
+	// GatewayOffset is the gateway's place in the link's network: 1 is the first address after the network's own.
+	// 0 means not set.
+	GatewayOffset int
+}
+
+// IPTables says how the iptables programs are called.
+type IPTables struct {
+	// Backend is "auto" (what `iptables --version` says), "legacy" or "nft".
+	Backend string
+	// LockTimeout is how long a call waits for the xtables lock; 5 s by default.
+	LockTimeout time.Duration
+	// IPv6 is set when ip6tables is to be programmed too; true by default.
+	IPv6 bool
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	// Level is a logrus level; "info" by default.
+	Level string
+	// Format is "text" or "json".
+	Format string
+}

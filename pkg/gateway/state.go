@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+)
+
+// Protocol is a transport protocol, in lower case.
+type Protocol string
+
+// The protocols that can be exposed.
+const (
+	TCP  Protocol = "tcp"
+	UDP  Protocol = "udp"
+	SCTP Protocol = "sctp"
+)
+
+// PortRange is a range of ports, both ends included. A single port has First == Last.
+type PortRange struct {
+	First, Last uint16
+}
+
+// Port returns the range that holds just one port.
+func Port(p uint16) PortRange { return PortRange{First: p, Last: p} }
+
+// Contains reports whether p is in the range.
+func (r PortRange) Contains(p uint16) bool { return r.First <= p && p <= r.Last }
+
+// Overlaps reports whether the ranges share a port.
+func (r PortRange) Overlaps(o PortRange) bool { return r.First <= o.Last && o.First <= r.Last }
+
+// Single reports whether the range holds one port.
+func (r PortRange) Single() bool { return r.First == r.Last }
+
+// String returns "8080" or "20000-20999".
+func (r PortRange) String() string {
+	if r.Single() {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// Frontend is what the outside connects to.
+type Frontend struct {
+	Address  netip.Addr
+	Protocol Protocol
+	Ports    PortRange
+}
+
+// String returns "192.0.2.10:8080/tcp".
+func (f Frontend) String() string {
+	host := f.Address.String()
+	if f.Address.Is6() {
+		host = "[" + host + "]"
+	}
+	return fmt.Sprintf("%s:%s/%s", host, f.Ports, f.Protocol)
+}
+
+// Backend is where a connection is translated to: a ClusterIP or an endpoint.
+type Backend struct {
+	Address netip.Addr
+	// Port is where a connection to the Frontend's first port goes.
+	Port uint16
+}
+
+// Forward leads one Frontend to its Backends. In a State no two Forwards overlap.
+type Forward struct {
+	Frontend
+	// Owner is the Mapping, as namespace/name: for messages and comments, never for decisions.
+	Owner string
+	// Sources may connect; empty means everyone. Masked, sorted, without duplicates, all of the Frontend's family.
+	Sources []netip.Prefix
+	// SourcesDeny is set when the Mapping allows sources, but none of this Frontend's family: nobody may connect.
+	SourcesDeny bool
+	// Backends share the connections evenly. Sorted. Empty: connections are rejected at once.
+	Backends []Backend
+	// Direct is set when the Backends are endpoints rather than a ClusterIP.
+	Direct bool
+	// Shift is set when port First+i leads to Backend.Port+i; otherwise every port leads to Backend.Port.
+	Shift bool
+	// Masquerade hides the client's address behind the host's.
+	Masquerade bool
+}
+
+// Uplink is a link to the outside. A connection that came in by it is answered through it.
+type Uplink struct {
+	// Link is the name of the network interface.
+	Link string
+	// Number is this Uplink's place in the mark field and in the range of routing tables; from 1, stable while the
+	// host's configuration stands.
+	Number int
+	// Connected are the networks on the link itself. Masked and sorted.
+	Connected []netip.Prefix
+	// Gateways are the next hops for everything else, at most one a family.
+	Gateways []netip.Addr
+}
+
+// ServiceRoute leads the range of the ClusterIPs, or of the pods, through cluster nodes.
+type ServiceRoute struct {
+	Destination netip.Prefix
+	// Via are the next hops; they share the flows. Sorted.
+	Via []netip.Addr
+}
+
+// State is all that a gateway host is to do. Equal States have equal values: everything in it is sorted.
+type State struct {
+	// Forwards are sorted by address, protocol and port.
+	Forwards []Forward
+	// Uplinks are sorted by number.
+	Uplinks []Uplink
+	// ServiceRoutes are sorted by destination.
+	ServiceRoutes []ServiceRoute
+}
+
+// Host is what was observed of the host; it decides nothing by itself.
+type Host struct {
+	// Links are sorted by name.
+	Links []Link
+	// DefaultRoutes are those of the main table, best metric first.
+	DefaultRoutes []DefaultRoute
+}
+
+// Link is a network interface of the host.
+type Link struct {
+	Name string
+	// Up is set when the link is administratively up and has a carrier.
+	Up bool
+	// Addresses are the host's own addresses on the link with the length of their network, unmasked and sorted.
+	Addresses []netip.Prefix
+}
+
+// DefaultRoute is a default route of the host's main routing table.
+type DefaultRoute struct {
+	Link    string
+	Gateway netip.Addr
+}

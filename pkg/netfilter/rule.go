@@ -1,0 +1,130 @@
+package netfilter
+
+import (
+	"net/netip"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Family is an address family: each has its own programs and its own tables.
+type Family int
+
+// The families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// Ruleset is what one family's tables hold. Desired, it holds only what is ours: our chains whole, and of each built-in
+// chain the rules that lead to ours, which are to stand first in it. Observed, it holds everything that was read.
+type Ruleset struct {
+	Family Family
+	// Tables are in the order in which they may safely be written: mangle, filter, nat.
+	Tables []Table
+}
+
+// Table is one table of a family.
+type Table struct {
+	Name string
+	// Chains are sorted by name.
+	Chains []Chain
+}
+
+// Chain is a chain, built-in or not.
+type Chain struct {
+	Name  string
+	Rules []Rule
+}
+
+// Rule is one rule. It is comparable, and the same rule has the same value whether it was built or read back from
+// either back end. A match at its zero value is absent.
+type Rule struct {
+	Source, Destination netip.Prefix
+	// In and Out are link names; a trailing "+" matches any rest (iptables(8)).
+	In, Out  string
+	Protocol gateway.Protocol
+	// DestinationPorts is `--dport`; it needs Protocol.
+	DestinationPorts gateway.PortRange
+	// Multiport is `-m multiport --dports` as iptables spells it, "80,443,8000:8010": at most 15 ports, a range counts
+	// as two. It needs Protocol.
+	Multiport string
+	// State matches any of the states set in it.
+	State CTState
+	// Direction is the direction of the packet within its connection.
+	Direction CTDirection
+	// Mark and ConnMark match (mark & Mask) == Value; Mask 0 is absent.
+	Mark, ConnMark gateway.Mark
+	// Probability matches at random, in units of 1/2^31 (xt_statistic's own resolution); 0 is absent.
+	Probability uint32
+	Comment     string
+	Target      Target
+	// Foreign is set when the rule says something that SmartNat never says: its text as read, behind `-A CHAIN`. Nothing
+	// else of the Rule is meaningful then but a Target that is a Jump or a Goto.
+	Foreign string
+}
+
+// CTState is a set of conntrack states (iptables-extensions(8), conntrack --ctstate).
+type CTState uint8
+
+// The states. DNAT is xt_conntrack's virtual state: the original destination differs from the reply source.
+const (
+	New CTState = 1 << iota
+	Established
+	Related
+	Invalid
+	Untracked
+	SNAT
+	DNAT
+)
+
+// CTDirection is the direction of a packet within its connection.
+type CTDirection uint8
+
+// The directions.
+const (
+	AnyDirection CTDirection = iota
+	Original
+	Reply
+)
+
+// Verb is what a target does.
+type Verb uint8
+
+// The targets that SmartNat uses.
+const (
+	None Verb = iota
+	Jump
+	Goto
+	Accept
+	Drop
+	Return
+	// Reject answers with Target.RejectWith.
+	Reject
+	// Translate is DNAT to Target.Address and Target.Ports.
+	Translate
+	Masquerade
+	// SetMark and SetConnMark are --set-xmark Mark.Value/Mark.Mask where Value is within Mask: the bits of Mask become Value.
+	SetMark
+	SetConnMark
+	// RestoreMark copies the bits of Mark.Mask from the connection's mark to the packet's.
+	RestoreMark
+)
+
+// Target is what happens to a packet that matches.
+type Target struct {
+	Verb Verb
+	// Chain is where Jump and Goto lead.
+	Chain string
+	// Mark is the operand of SetMark, SetConnMark and RestoreMark.
+	Mark gateway.Mark
+	// Address is where Translate leads.
+	Address netip.Addr
+	// Ports is the port, or the range, that Translate leads to; zero keeps the packet's port.
+	Ports gateway.PortRange
+	// BasePort is set when a packet to port p goes to Ports.First+p-BasePort ("--to-destination 10.0.0.1:8000-8009/20000").
+	BasePort uint16
+	// RejectWith is as iptables spells it: "icmp-port-unreachable", "tcp-reset".
+	RejectWith string
+	// RandomFully is Masquerade's --random-fully.
+	RandomFully bool
+}
