@@ -1,0 +1,138 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package testenv gives tests a kernel of their own: it runs the test binary again inside fresh mount, PID and network
+// namespaces (and a user namespace where the caller is not root), so that what a test does to links, rules and sysctls
+// ends with it, also when it is killed. It is for tests alone and knows nothing of SmartNat.
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	insideKey = "SMARTNAT_TESTENV"
+	// requireAllKey turns every skip for want of something into a failure; `make test` sets it.
+	requireAllKey = "SMARTNAT_REQUIRE_ALL"
+)
+
+// Main runs m inside namespaces of its own and exits with its status. Where namespaces cannot be had it runs m as it is,
+// and RequireKernel tells the tests that need them.
+func Main(m *testing.M) {
+	if os.Getenv(insideKey) != "" {
+		if err := prepareMounts(); err != nil {
+			fmt.Fprintf(os.Stderr, "testenv: %v\n", err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	}
+	// The child dies with this thread (prctl(2), PR_SET_PDEATHSIG), so the thread has to last.
+	runtime.LockOSThread()
+	err := runInside()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit):
+		os.Exit(max(exit.ExitCode(), 1))
+	}
+	fmt.Fprintf(os.Stderr, "testenv: no namespaces: %v\n", err)
+	os.Exit(m.Run())
+}
+
+func runInside() error {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), insideKey+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	return cmd.Run()
+}
+
+// prepareMounts gives the namespaces a /proc of their own, and a /run in which locks and named network namespaces are
+// nobody else's.
+func prepareMounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mounting /proc: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mounting /run: %w", err)
+	}
+	return nil
+}
+
+// RequireKernel skips the test, loudly, or fails it where all is required, unless it runs inside Main's namespaces.
+func RequireKernel(t testing.TB) {
+	t.Helper()
+	if os.Getenv(insideKey) == "" {
+		missing(t, "needs network namespaces: run as root, or where user namespaces are allowed")
+	}
+}
+
+// RequireTool skips the test, loudly, or fails it where all is required, unless the program is installed.
+func RequireTool(t testing.TB, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		missing(t, fmt.Sprintf("needs the program %s: `make setup` installs it", program))
+	}
+}
+
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv(requireAllKey) != "" {
+		t.Fatalf("%s (and %s is set)", what, requireAllKey)
+	}
+	t.Skipf("SKIPPED: %s", what)
+}
+
+// NewNetNS moves the test's goroutine, its OS thread and the programs that it starts into a new, empty network namespace
+// with lo up, until the test ends. The test must not be parallel and must stay on its goroutine.
+func NewNetNS(t testing.TB) {
+	t.Helper()
+	RequireKernel(t)
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	if err != nil {
+		t.Fatalf("reading the current network namespace: %v", err)
+	}
+	inside, err := netns.New()
+	if err != nil {
+		t.Fatalf("making a network namespace: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(netns.Set(before), before.Close(), inside.Close()); err != nil {
+			t.Errorf("leaving the network namespace: %v", err)
+		}
+		runtime.UnlockOSThread()
+	})
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatalf("finding lo: %v", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		t.Fatalf("bringing lo up: %v", err)
+	}
+}
