@@ -29,7 +29,7 @@ func TestNamespaceIsEmptyAndOurs(t *testing.T) {
 			if len(links) != 1 {
 				t.Errorf("%d links, want lo alone", len(links))
 			}
-			if err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "left-behind"}}); err != nil {
+			if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "left-behind"}}); err != nil {
 				t.Fatal(err)
 			}
 		})
