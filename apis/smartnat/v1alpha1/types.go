@@ -1,3 +1,6 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package v1alpha1
 
 import (
@@ -5,6 +8,7 @@ import (
 )
 
 // Mode says who balances the connections of a Mapping over the endpoints of its Service.
+// +kubebuilder:validation:Enum=service;endpoints
 type Mode string
 
 const (
@@ -15,6 +19,8 @@ const (
 )
 
 // Protocol is a transport protocol, in any case: "tcp", "TCP" and "Tcp" mean the same.
+// +kubebuilder:validation:MaxLength=4
+// +kubebuilder:validation:XValidation:rule="self.lowerAscii() in ['tcp', 'udp', 'sctp']",message="must be tcp, udp or sctp"
 type Protocol string
 
 // The protocols, as defaulting writes them.
@@ -22,6 +28,14 @@ const (
 	ProtocolTCP  Protocol = "tcp"
 	ProtocolUDP  Protocol = "udp"
 	ProtocolSCTP Protocol = "sctp"
+)
+
+// What a Mapping may hold at most. The limit on ports is what the API server can still check for overlaps; those who need
+// more ports take a range or several Mappings.
+const (
+	MaxAddresses      = 64
+	MaxAllowedSources = 10000
+	MaxPorts          = 256
 )
 
 // Conditions of a Mapping.
@@ -35,6 +49,15 @@ const (
 )
 
 // +genclient
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Namespaced,path=mappings,singular=mapping,shortName=smap,categories=smartnat
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
+// +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.spec.serviceName`
+// +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.spec.ports`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // Mapping exposes ports of a Service on external addresses of a gateway host.
@@ -52,34 +75,68 @@ type Mapping struct {
 }
 
 // MappingSpec says what is exposed, where, and to whom.
+// +kubebuilder:validation:XValidation:rule="(has(self.mode) && self.mode == 'endpoints') || self.ports.all(p, !has(p.endPort))",fieldPath=".ports",message="endPort needs mode endpoints"
 type MappingSpec struct {
 	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="must be an IP address such as 192.0.2.10 or 2001:db8::10, without zone and not IPv4-mapped"
+	// +kubebuilder:validation:items:XValidation:rule="!isIP(self) || ip(self).isGlobalUnicast()",message="must be a unicast address that others can reach: not unspecified, loopback, link-local, multicast or broadcast"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || self.exists_one(b, isIP(b) && ip(a) == ip(b)))",message="must not hold an address twice, in whatever spelling"
 	Addresses []string `json:"addresses"`
 	// allowedSources are the CIDRs that may connect; empty means everyone.
 	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=10000
+	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="must be a network in CIDR notation such as 10.0.0.0/16 or 2001:db8::/32, not IPv4-mapped"
+	// +kubebuilder:validation:items:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="must not have bits set beyond its prefix length"
 	AllowedSources []string `json:"allowedSources,omitempty"`
 	// serviceName names the Service, in the Mapping's namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be the name of a Service: lower case letters, digits and '-', beginning and ending with a letter or digit"
 	ServiceName string `json:"serviceName"`
 	// mode "service" translates to the ClusterIP and lets the cluster balance, "endpoints" translates straight to the
 	// ready endpoints.
 	// +optional
+	// +kubebuilder:default=service
 	Mode Mode `json:"mode,omitempty"`
 	// ports are the external ports and the ports of the Service that they lead to.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:XValidation:rule="self.all(p, self.exists_one(q, p.port <= (has(q.endPort) && q.endPort > q.port ? q.endPort : q.port) && q.port <= (has(p.endPort) && p.endPort > p.port ? p.endPort : p.port) && (has(p.protocol) ? p.protocol.lowerAscii() : 'tcp') == (has(q.protocol) ? q.protocol.lowerAscii() : 'tcp')))",message="must not expose a port of the same protocol twice, also not by ranges that overlap"
 	Ports []MappingPort `json:"ports"`
 }
 
 // MappingPort is an external port, or a range of them, and where it leads.
+// +kubebuilder:validation:XValidation:rule="!has(self.endPort) || self.endPort >= self.port",fieldPath=".endPort",message="must not be below port"
+// +kubebuilder:validation:XValidation:rule="!has(self.endPort) || !has(self.servicePort) || self.servicePort + self.endPort - self.port <= 65535",fieldPath=".servicePort",message="must leave room for the whole range: servicePort + endPort - port must not be above 65535"
 type MappingPort struct {
 	// port is the external port, or the first one of a range.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port"`
 	// endPort is the last external port of a range; endpoints mode only.
 	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
 	EndPort *int32 `json:"endPort,omitempty"`
 	// servicePort is the port of the Service; it defaults to port.
 	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
 	ServicePort int32 `json:"servicePort,omitempty"`
 	// protocol is tcp, udp or sctp, in any case; it defaults to tcp.
 	// +optional
+	// +kubebuilder:default=tcp
 	Protocol Protocol `json:"protocol,omitempty"`
 }
 
@@ -97,16 +154,21 @@ type MappingStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=256
 	Instances []InstanceStatus `json:"instances,omitempty"`
 }
 
 // InstanceStatus is what one smartnatd has in effect of a Mapping.
 type InstanceStatus struct {
 	// name is the gateway's instance name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 	// addresses are those of the Mapping's addresses that this gateway serves.
 	// +optional
 	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
 	Addresses []string `json:"addresses,omitempty"`
 	// endpoints is the number of endpoints that it balances over; 0 in service mode.
 	// +optional
@@ -116,6 +178,7 @@ type InstanceStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 }
 
+// +kubebuilder:object:root=true
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // MappingList is a list of Mappings.

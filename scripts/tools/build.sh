@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Copyright The SmartNat Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Builds the tools of one module of scripts/tools and prints the folder that holds them:
+#   build.sh            generators (scripts/tools/go.mod)
+#   build.sh lint       golangci-lint
+#   build.sh nfpm       nfpm
+# They are built once for each state of the module's go.mod and go.sum, outside the tree. Only the path goes to standard output.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+name="${1:-generators}"
+module="$here/$name"
+if [[ $name == generators ]]; then
+	module="$here"
+fi
+if [[ ! -f $module/go.mod ]]; then
+	echo "scripts/tools/build.sh: no tools named '$name': $module/go.mod does not exist" >&2
+	exit 2
+fi
+
+key="$({ cat "$module/go.mod" "$module/go.sum"; go env GOVERSION GOOS GOARCH; } | sha256sum | cut -c1-16)"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/tools"
+bin="$cache/$name-$key"
+if [[ ! -d $bin ]]; then
+	echo "building tools: $name (once; minutes on a cold cache)" >&2
+	mkdir -p "$cache"
+	# Two builds at once must not see each other's halves: build aside, then rename.
+	aside="$(mktemp -d "$cache/.$name.XXXXXX")"
+	trap 'rm -rf "$aside"' EXIT
+	CGO_ENABLED=0 go build -C "$module" -trimpath -o "$aside/" tool >&2
+	chmod 755 "$aside"
+	mv -T "$aside" "$bin" 2>/dev/null || [[ -d $bin ]]
+fi
+echo "$bin"
