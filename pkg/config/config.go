@@ -1,3 +1,6 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package config
 
 import (
@@ -7,14 +10,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Config is a validated /etc/smartnat.yaml. README.md in systemd/ shows the file with all its keys.
+// Config is a validated /etc/smartnat.yaml. A key is spelled like its field, beginning in lower case, or as the tag says.
 type Config struct {
 	// Instance names this gateway in the status of Mappings; the host name by default.
 	Instance string
 	// Source is where Mappings, Services and EndpointSlices come from. Exactly one of its fields is set.
 	Source Source
 	// Uplinks choose the links to the outside.
-	Uplinks []Uplink
+	Uplinks []Uplink `mapstructure:"-"` // by way of document
 	// ServiceRoutes lead the range of the ClusterIPs through cluster nodes.
 	ServiceRoutes []gateway.ServiceRoute
 	// Masquerade hides the clients' addresses from the pods; true by default.
@@ -23,13 +26,13 @@ type Config struct {
 	StandbyAddresses []netip.Addr
 	// AnyAddress takes every address of every Mapping as this host's own. It is what `render` does without a
 	// config file and has no key in it.
-	AnyAddress bool
+	AnyAddress bool `mapstructure:"-"`
 	// Resync is how often the kernel is read and compared, whatever happens; 30 s by default.
 	Resync time.Duration
 	// StateDir holds what must outlive a reboot, RuntimeDir what must not.
 	StateDir, RuntimeDir string
 	// IPTables says how the iptables programs are called.
-	IPTables IPTables
+	IPTables IPTables `mapstructure:"iptables"`
 	// Ownership names what is ours on the host.
 	Ownership gateway.Ownership
 	// Log says what is logged, and how.
@@ -48,7 +51,7 @@ type Relay struct {
 	// Servers are https URLs; the next one is tried when one fails.
 	Servers []string
 	// CAFile is the certificate authority of the relay's serving certificate; the system's by default.
-	CAFile string
+	CAFile string `mapstructure:"caFile"`
 	// ServerName overrides the name that the serving certificate is checked against.
 	ServerName string
 	// TokenFile holds a bearer token, read again when it changes; or CertFile and KeyFile a client certificate.
@@ -71,7 +74,8 @@ type Files struct {
 type Uplink struct {
 	// Interface is a name ("eth1"), a glob ("eth*") or a regular expression between slashes ("/^ens[0-9]+$/").
 	Interface string
-	// Gateways are the next hops, at most one a family; none means found from the link's default route.
+	// Gateways are the next hops, at most one a family; none means found from the link's default route. In the file
+	// `gateway` stands for a list of one.
 	Gateways []netip.Addr
 	// GatewayOffset is the gateway's place in the link's network: 1 is the first address after the network's own.
 	// 0 means not set.
@@ -85,7 +89,7 @@ type IPTables struct {
 	// LockTimeout is how long a call waits for the xtables lock; 5 s by default.
 	LockTimeout time.Duration
 	// IPv6 is set when ip6tables is to be programmed too; true by default.
-	IPv6 bool
+	IPv6 bool `mapstructure:"ipv6"`
 }
 
 // Log says what is logged, and how.

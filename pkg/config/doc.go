@@ -1,3 +1,40 @@
-// Package config turns /etc/smartnat.yaml and the SMARTNAT_… environment into a validated Config. Unknown keys and bad
-// values are errors that name the key. It is pure but for reading the file that it is given: it starts nothing.
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config turns /etc/smartnat.yaml and the environment into a validated Config. Every problem is one line that
+// says where it is, names the key and says what would be right; all of them are told at once. It is pure but for reading
+// the file that it is given (CheckFiles, apart, reads those that the file names): it starts nothing, and knows neither the
+// host nor the cluster.
+//
+// Each key has an environment variable, which goes before the file: SMARTNAT_ and the key in upper case with an underscore
+// for each dot. An empty variable counts as not set. Lists are separated by commas; those of objects are written as YAML:
+//
+//	SMARTNAT_INSTANCE=gw1
+//	SMARTNAT_SOURCE_RELAY_SERVERS=https://10.10.0.11:8443,https://10.10.0.12:8443
+//	SMARTNAT_SOURCE_RELAY_CAFILE=/etc/smartnat/ca.crt
+//	SMARTNAT_SOURCE_RELAY_SERVERNAME=smartnat-relay
+//	SMARTNAT_SOURCE_RELAY_TOKENFILE=/etc/smartnat/token
+//	SMARTNAT_SOURCE_RELAY_CERTFILE=/etc/smartnat/client.crt
+//	SMARTNAT_SOURCE_RELAY_KEYFILE=/etc/smartnat/client.key
+//	SMARTNAT_SOURCE_KUBECONFIG_PATH=/etc/smartnat/kubeconfig
+//	SMARTNAT_SOURCE_KUBECONFIG_CONTEXT=production
+//	SMARTNAT_SOURCE_FILES_PATHS=/etc/smartnat/objects
+//	SMARTNAT_UPLINKS=[{interface: eth1, gateway: 198.51.100.1}, {interface: "wan*", gatewayOffset: 1}]
+//	SMARTNAT_SERVICEROUTES=[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]
+//	SMARTNAT_MASQUERADE=true
+//	SMARTNAT_STANDBYADDRESSES=198.51.100.20,198.51.100.21
+//	SMARTNAT_RESYNC=30s
+//	SMARTNAT_STATEDIR=/var/lib/smartnat
+//	SMARTNAT_RUNTIMEDIR=/run/smartnat
+//	SMARTNAT_IPTABLES_BACKEND=auto
+//	SMARTNAT_IPTABLES_LOCKTIMEOUT=5s
+//	SMARTNAT_IPTABLES_IPV6=true
+//	SMARTNAT_OWNERSHIP_CHAINPREFIX=SMARTNAT-
+//	SMARTNAT_OWNERSHIP_MARKMASK=0x1ff0
+//	SMARTNAT_OWNERSHIP_ROUTINGTABLE=7380
+//	SMARTNAT_OWNERSHIP_RULEPRIORITY=7380
+//	SMARTNAT_OWNERSHIP_ROUTEPROTOCOL=83
+//	SMARTNAT_OWNERSHIP_SETPREFIX=smartnat-
+//	SMARTNAT_LOG_LEVEL=info
+//	SMARTNAT_LOG_FORMAT=text
 package config

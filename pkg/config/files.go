@@ -1,0 +1,72 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// CheckFiles names each file that the config names and that cannot be read or does not hold what it should, by its key.
+func (c Config) CheckFiles() error {
+	var errs []error
+	check := func(key, path string, problem func(content []byte) error) {
+		if path == "" {
+			return
+		}
+		content, err := os.ReadFile(path)
+		if err == nil {
+			err = problem(content)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %q: %w", key, path, err))
+		}
+	}
+	if r := c.Source.Relay; r != nil {
+		check("source.relay.caFile", r.CAFile, noCertificate)
+		check("source.relay.tokenFile", r.TokenFile, noToken)
+		check("source.relay.certFile", r.CertFile, noCertificate)
+		check("source.relay.keyFile", r.KeyFile, func(key []byte) error { return noPair(r.CertFile, key) })
+	}
+	if k := c.Source.Kubeconfig; k != nil {
+		check("source.kubeconfig.path", k.Path, func([]byte) error { return nil })
+	}
+	if f := c.Source.Files; f != nil {
+		for i, path := range f.Paths {
+			if _, err := os.Stat(path); err != nil {
+				errs = append(errs, fmt.Errorf("source.files.paths[%d]: %w", i, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func noCertificate(content []byte) error {
+	if x509.NewCertPool().AppendCertsFromPEM(content) {
+		return nil
+	}
+	return errors.New("must hold a certificate in PEM")
+}
+
+func noToken(content []byte) error {
+	if len(strings.Fields(string(content))) == 1 {
+		return nil
+	}
+	return errors.New("must hold one bearer token and nothing else")
+}
+
+func noPair(certFile string, key []byte) error {
+	cert, err := os.ReadFile(certFile)
+	if err != nil || noCertificate(cert) != nil {
+		return nil // named already
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		return fmt.Errorf("must hold the key of the certificate in certFile: %w", err)
+	}
+	return nil
+}

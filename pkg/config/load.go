@@ -1,0 +1,259 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+const envPrefix = "SMARTNAT_"
+
+// document is the file as it is written.
+type document struct {
+	Config  `mapstructure:",squash"`
+	Uplinks []uplink
+}
+
+type uplink struct {
+	Uplink  `mapstructure:",squash"`
+	Gateway netip.Addr
+}
+
+// Default is what an empty config file means, but for the Source, which has no default.
+func Default() Config {
+	return Config{
+		Masquerade: true,
+		Resync:     30 * time.Second,
+		StateDir:   "/var/lib/smartnat",
+		RuntimeDir: "/run/smartnat",
+		IPTables:   IPTables{Backend: BackendAuto, LockTimeout: 5 * time.Second, IPv6: true},
+		Ownership:  gateway.DefaultOwnership(),
+		Log:        Log{Level: "info", Format: "text"},
+	}
+}
+
+// Load reads the file, puts the environment over it and validates the outcome.
+func Load(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the config: %w", err)
+	}
+	return parse(path, text, os.Getenv)
+}
+
+func parse(path string, text []byte, getenv func(string) string) (Config, error) {
+	root, err := parseYAML(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	l := &loader{file: path, lines: map[string]int{}, getenv: getenv}
+	l.checkKeys(root, reflect.TypeFor[document](), "")
+
+	v := viper.New()
+	v.SetConfigType("yaml")
+	if err := v.ReadConfig(bytes.NewReader(text)); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, key := range leafKeys(reflect.TypeFor[document](), "") {
+		if value := getenv(variable(key.name)); value != "" {
+			v.Set(key.name, value)
+			l.checkVariable(key, value)
+		}
+	}
+	doc := document{Config: Default()}
+	if err := v.Unmarshal(&doc, viper.DecodeHook(l.decodeText)); err != nil {
+		l.addDecodeErrors(err)
+	}
+	cfg := doc.Config
+	for i, u := range doc.Uplinks {
+		if u.Gateway.IsValid() && u.Gateways != nil {
+			l.add(fmt.Sprintf("uplinks[%d].gateway", i), "must not be set beside gateways")
+		} else if u.Gateway.IsValid() {
+			u.Gateways = []netip.Addr{u.Gateway}
+		}
+		cfg.Uplinks = append(cfg.Uplinks, u.Uplink)
+	}
+	if cfg.Instance == "" {
+		cfg.Instance = hostName()
+	}
+	// A value that could not be read has left its default behind; to judge that would only add noise.
+	if len(l.problems) == 0 {
+		for _, err := range cfg.validate() {
+			l.add(err.Field, err.ErrorBody())
+		}
+	}
+	return cfg, l.err()
+}
+
+// parseYAML returns the root of the only document, or nil when there is none.
+func parseYAML(text []byte) (*yaml.Node, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var doc, second yaml.Node
+	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return nil, errors.Join(errors.New("must hold one YAML document, not several"), err)
+	}
+	return doc.Content[0], nil
+}
+
+// hostName is a name that status can carry: the API takes lower case only.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(name)
+}
+
+// decodeText turns what the file or the environment says into the types that mapstructure does not know, and is strict
+// where mapstructure would guess: a bare number is no duration.
+func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
+	text, isText := data.(string)
+	switch {
+	case to == reflect.TypeFor[time.Duration]():
+		d, err := time.ParseDuration(fmt.Sprint(data))
+		return d, want(err, data, "a duration such as 30s or 5m")
+	case !isText:
+		return data, nil
+	case to == reflect.TypeFor[netip.Addr]():
+		addr, err := netip.ParseAddr(text)
+		return addr, want(err, data, "an IP address such as 198.51.100.1")
+	case to == reflect.TypeFor[netip.Prefix]():
+		prefix, err := netip.ParsePrefix(text)
+		return prefix, want(err, data, "a network such as 10.96.0.0/16")
+	case to.Kind() == reflect.Slice:
+		return splitList(text, to.Elem())
+	case to.Kind() == reflect.Bool:
+		b, err := strconv.ParseBool(text)
+		return b, want(err, data, "true or false")
+	case to.Kind() == reflect.Int:
+		n, err := strconv.ParseInt(text, 0, 0)
+		return n, want(err, data, "a number")
+	case to.Kind() == reflect.Uint32:
+		n, err := strconv.ParseUint(text, 0, 32)
+		return n, want(err, data, "a number of 32 bits such as 0x1ff0")
+	}
+	return data, nil
+}
+
+// checkVariable finds unknown keys in a variable that holds YAML; what is no YAML at all is found by decodeText.
+func (l *loader) checkVariable(k key, value string) {
+	if k.typ.Kind() != reflect.Slice || !isGroup(k.typ.Elem()) {
+		return
+	}
+	if root, err := parseYAML([]byte(value)); err == nil {
+		l.checkKeys(root, k.typ, k.name)
+	}
+}
+
+func want(err error, got any, what string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%q: must be %s", fmt.Sprint(got), what)
+}
+
+// splitList splits the text of a variable: by commas, or as YAML where that would not do.
+func splitList(text string, elem reflect.Type) ([]any, error) {
+	var list []any
+	if isGroup(elem) || strings.HasPrefix(text, "[") {
+		err := yaml.Unmarshal([]byte(text), &list)
+		return list, want(err, text, "a list in YAML such as [{…}, {…}]")
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		list = append(list, strings.TrimSpace(part))
+	}
+	return list, nil
+}
+
+// addDecodeErrors takes the errors out of the tree that mapstructure joined them to.
+func (l *loader) addDecodeErrors(err error) {
+	switch err := err.(type) {
+	case interface{ Unwrap() []error }:
+		for _, err := range err.Unwrap() {
+			l.addDecodeErrors(err)
+		}
+	case *mapstructure.DecodeError:
+		// A value that is in a list is named by each level, the innermost exactly.
+		if inner := new(mapstructure.DecodeError); errors.As(err.Unwrap(), &inner) {
+			l.addDecodeErrors(err.Unwrap())
+		} else {
+			l.add(spell(err.Name()), err.Unwrap().Error())
+		}
+	case interface{ Unwrap() error }:
+		l.addDecodeErrors(err.Unwrap())
+	default:
+		l.add("", err.Error())
+	}
+}
+
+// loader collects the problems of one file.
+type loader struct {
+	file string
+	// lines are those of the keys, by their path in lower case.
+	lines    map[string]int
+	getenv   func(string) string
+	problems []problem
+}
+
+type problem struct {
+	path, text string
+	// line is 0 for what the environment says.
+	line int
+}
+
+// add keeps the first problem of a key: what follows from it helps nobody.
+func (l *loader) add(path, text string) {
+	if slices.ContainsFunc(l.problems, func(p problem) bool { return p.path == path }) {
+		return
+	}
+	place, line := l.place(path)
+	if path != "" {
+		place += ": " + path
+	}
+	l.problems = append(l.problems, problem{path: path, text: place + ": " + text, line: line})
+}
+
+// place says where the value of a key came from: the variable, or the line of the key or of what it would stand in.
+func (l *loader) place(path string) (string, int) {
+	leaf, _, _ := strings.Cut(path, "[")
+	if name := variable(leaf); leaf != "" && l.getenv(name) != "" {
+		return name, 0
+	}
+	for ; path != ""; path = path[:max(0, strings.LastIndexAny(path, ".["))] {
+		if line, ok := l.lines[strings.ToLower(path)]; ok {
+			return fmt.Sprintf("%s:%d", l.file, line), line
+		}
+	}
+	return l.file, 0
+}
+
+func (l *loader) err() error {
+	slices.SortStableFunc(l.problems, func(a, b problem) int { return a.line - b.line })
+	var errs []error
+	for _, p := range l.problems {
+		errs = append(errs, errors.New(p.text))
+	}
+	return errors.Join(errs...)
+}

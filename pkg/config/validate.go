@@ -1,0 +1,261 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// The back ends of iptables.
+const (
+	BackendAuto   = "auto"
+	BackendLegacy = "legacy"
+	BackendNFT    = "nft"
+)
+
+func (c *Config) validate() field.ErrorList {
+	var errs field.ErrorList
+	if len(validation.IsDNS1123Subdomain(c.Instance)) > 0 {
+		errs = append(errs, field.Invalid(field.NewPath("instance"), c.Instance,
+			"must be a name of lower case letters, digits, '-' and '.', as a host name is; set it when the host's own name is not"))
+	}
+	errs = append(errs, c.Source.validate(field.NewPath("source"))...)
+	errs = append(errs, validateUplinks(c.Uplinks, field.NewPath("uplinks"))...)
+	errs = append(errs, validateServiceRoutes(c.ServiceRoutes, field.NewPath("serviceRoutes"))...)
+	errs = append(errs, validateAddresses(c.StandbyAddresses, field.NewPath("standbyAddresses"))...)
+	if c.Resync < time.Second {
+		errs = append(errs, field.Invalid(field.NewPath("resync"), c.Resync.String(), "must be at least 1s"))
+	}
+	errs = append(errs, validateFolder(c.StateDir, field.NewPath("stateDir"))...)
+	errs = append(errs, validateFolder(c.RuntimeDir, field.NewPath("runtimeDir"))...)
+	errs = append(errs, validateChoice(c.IPTables.Backend, field.NewPath("iptables", "backend"), BackendAuto, BackendLegacy, BackendNFT)...)
+	if c.IPTables.LockTimeout < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("iptables", "lockTimeout"), c.IPTables.LockTimeout.String(), "must not be negative"))
+	}
+	errs = append(errs, validateOwnership(c.Ownership, field.NewPath("ownership"))...)
+	if _, err := logrus.ParseLevel(c.Log.Level); err != nil {
+		errs = append(errs, validateChoice(c.Log.Level, field.NewPath("log", "level"), "error", "warn", "info", "debug", "trace")...)
+	}
+	return append(errs, validateChoice(c.Log.Format, field.NewPath("log", "format"), "text", "json")...)
+}
+
+func validateFolder(folder string, at *field.Path) field.ErrorList {
+	if filepath.IsAbs(folder) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, folder, "must be an absolute path")}
+}
+
+func validateChoice(got string, at *field.Path, choices ...string) field.ErrorList {
+	for _, c := range choices {
+		if got == c {
+			return nil
+		}
+	}
+	return field.ErrorList{field.NotSupported(at, got, choices)}
+}
+
+func (s *Source) validate(at *field.Path) field.ErrorList {
+	var set []string
+	var errs field.ErrorList
+	if s.Relay != nil {
+		set = append(set, "relay")
+		errs = append(errs, s.Relay.validate(at.Child("relay"))...)
+	}
+	if s.Kubeconfig != nil {
+		set = append(set, "kubeconfig")
+		if s.Kubeconfig.Path == "" {
+			errs = append(errs, field.Required(at.Child("kubeconfig", "path"), "must be the path of a kubeconfig file"))
+		}
+	}
+	if s.Files != nil {
+		set = append(set, "files")
+		if len(s.Files.Paths) == 0 {
+			errs = append(errs, field.Required(at.Child("files", "paths"), "must name files or folders"))
+		}
+	}
+	switch len(set) {
+	case 0:
+		return field.ErrorList{field.Required(at, "must hold one of relay, kubeconfig, files")}
+	case 1:
+		return errs
+	}
+	return field.ErrorList{field.Invalid(at, strings.Join(set, ", "), "must be only one of them")}
+}
+
+func (r *Relay) validate(at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(r.Servers) == 0 {
+		errs = append(errs, field.Required(at.Child("servers"), "must hold at least one URL such as https://10.10.0.11:8443"))
+	}
+	for i, server := range r.Servers {
+		u, err := url.Parse(server)
+		if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+			errs = append(errs, field.Invalid(at.Child("servers").Index(i), server, "must be of the form https://HOST:PORT"))
+		}
+	}
+	if (r.CertFile == "") != (r.KeyFile == "") {
+		missing := "keyFile"
+		if r.CertFile == "" {
+			missing = "certFile"
+		}
+		errs = append(errs, field.Required(at.Child(missing), "certFile and keyFile go together"))
+	}
+	switch certificate := r.CertFile != "" || r.KeyFile != ""; {
+	case certificate && r.TokenFile != "":
+		errs = append(errs, field.Invalid(at.Child("tokenFile"), r.TokenFile, "must not be set beside certFile and keyFile"))
+	case !certificate && r.TokenFile == "":
+		errs = append(errs, field.Required(at.Child("tokenFile"), "a relay tells nothing to strangers: set tokenFile, or certFile and keyFile"))
+	}
+	return errs
+}
+
+func validateUplinks(uplinks []Uplink, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, u := range uplinks {
+		at := at.Index(i)
+		if seen[u.Interface] {
+			errs = append(errs, field.Duplicate(at.Child("interface"), u.Interface))
+		}
+		seen[u.Interface] = true
+		if problem := interfaceProblem(u.Interface); problem != "" {
+			errs = append(errs, field.Invalid(at.Child("interface"), u.Interface, problem))
+		}
+		if u.Gateways != nil && u.GatewayOffset != 0 {
+			errs = append(errs, field.Invalid(at.Child("gatewayOffset"), u.GatewayOffset, "must not be set beside a gateway"))
+		}
+		if u.GatewayOffset < 0 {
+			errs = append(errs, field.Invalid(at.Child("gatewayOffset"), u.GatewayOffset, "must be at least 1, the first address of the network"))
+		}
+		errs = append(errs, validateAddresses(u.Gateways, at.Child("gateways"))...)
+		if len(u.Gateways) > 2 || len(u.Gateways) == 2 && u.Gateways[0].Is4() == u.Gateways[1].Is4() {
+			errs = append(errs, field.Invalid(at.Child("gateways"), fmt.Sprint(u.Gateways), "must be at most one IPv4 and one IPv6 address"))
+		}
+	}
+	return errs
+}
+
+// Pattern returns what matches the names that an Uplink's Interface stands for, or nil when it is a name itself.
+func (u Uplink) Pattern() (func(name string) bool, error) {
+	text := u.Interface
+	if len(text) > 1 && strings.HasPrefix(text, "/") && strings.HasSuffix(text, "/") {
+		expr, err := regexp.Compile(text[1 : len(text)-1])
+		if err != nil {
+			return nil, err
+		}
+		return expr.MatchString, nil
+	}
+	if !strings.ContainsAny(text, `*?[\`) {
+		return nil, nil
+	}
+	if _, err := path.Match(text, ""); err != nil {
+		return nil, err
+	}
+	return func(name string) bool { matches, _ := path.Match(text, name); return matches }, nil
+}
+
+func interfaceProblem(text string) string {
+	const maxName = 15 // IFNAMSIZ, less the closing zero
+	pattern, err := Uplink{Interface: text}.Pattern()
+	switch {
+	case err != nil:
+		return err.Error()
+	case pattern == nil && (text == "" || len(text) > maxName || strings.ContainsAny(text, "/ \t\n+")):
+		return fmt.Sprintf("must be the name of a link (at most %d characters), a glob such as eth*, or a regular expression between slashes", maxName)
+	}
+	return ""
+}
+
+// validateAddresses wants addresses that a host can have.
+func validateAddresses(addrs []netip.Addr, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[netip.Addr]bool{}
+	for i, a := range addrs {
+		switch {
+		case seen[a]:
+			errs = append(errs, field.Duplicate(at.Index(i), a.String()))
+		case a.Is4In6() || a.Zone() != "" || !(a.IsGlobalUnicast() || a.Is6() && a.IsLinkLocalUnicast()):
+			errs = append(errs, field.Invalid(at.Index(i), a.String(), "must be a unicast address"))
+		}
+		seen[a] = true
+	}
+	return errs
+}
+
+func validateServiceRoutes(routes []gateway.ServiceRoute, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[netip.Prefix]bool{}
+	for i, r := range routes {
+		at := at.Index(i)
+		switch dst := r.Destination; {
+		case !dst.IsValid():
+			errs = append(errs, field.Required(at.Child("destination"), "must be a network such as 10.96.0.0/16"))
+		case dst != dst.Masked():
+			errs = append(errs, field.Invalid(at.Child("destination"), dst.String(), "has bits set beyond its prefix length; must be written as "+dst.Masked().String()))
+		case dst.Bits() == 0:
+			errs = append(errs, field.Invalid(at.Child("destination"), dst.String(), "must not be the default route"))
+		case seen[dst]:
+			errs = append(errs, field.Duplicate(at.Child("destination"), dst.String()))
+		}
+		seen[r.Destination] = true
+		if len(r.Via) == 0 {
+			errs = append(errs, field.Required(at.Child("via"), "must hold at least one address of a cluster node"))
+		}
+		errs = append(errs, validateAddresses(r.Via, at.Child("via"))...)
+		for j, via := range r.Via {
+			if r.Destination.IsValid() && via.Is4() != r.Destination.Addr().Is4() {
+				errs = append(errs, field.Invalid(at.Child("via").Index(j), via.String(), "must be of the same family as the destination"))
+			}
+		}
+	}
+	return errs
+}
+
+var (
+	chainPrefix = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,11}$`)
+	setPrefix   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,15}$`)
+)
+
+func validateOwnership(o gateway.Ownership, at *field.Path) field.ErrorList {
+	const (
+		minMarkBits           = 6
+		localTable, compat    = 255, 252 // 252 to 255 are compat, default, main and local
+		mainPriority          = 32766
+		staticProtocol, limit = 4, 255 // up to static, protocols are the kernel's and the administrator's
+	)
+	var errs field.ErrorList
+	if !chainPrefix.MatchString(o.ChainPrefix) {
+		errs = append(errs, field.Invalid(at.Child("chainPrefix"), o.ChainPrefix, "must be 1 to 12 letters, digits, '-' and '_', beginning with a letter"))
+	}
+	if n := bits.OnesCount32(o.MarkMask); n < minMarkBits || o.MarkMask>>bits.TrailingZeros32(o.MarkMask) != 1<<n-1 {
+		errs = append(errs, field.Invalid(at.Child("markMask"), fmt.Sprintf("%#x", o.MarkMask), fmt.Sprintf("must be at least %d adjacent bits, such as 0x1ff0", minMarkBits)))
+	} else if last := o.Table(o.MaxUplinks()); o.RoutingTable < 1 || o.RoutingTable <= localTable && last >= compat {
+		errs = append(errs, field.Invalid(at.Child("routingTable"), o.RoutingTable, fmt.Sprintf("must begin %d tables that are free; %d to %d are the system's", o.MaxUplinks(), compat, localTable)))
+	}
+	if o.RulePriority < 1 || o.RulePriority >= mainPriority {
+		errs = append(errs, field.Invalid(at.Child("rulePriority"), o.RulePriority, fmt.Sprintf("must be between 1 and %d, before the main table's", mainPriority-1)))
+	}
+	if o.RouteProtocol <= staticProtocol || o.RouteProtocol > limit {
+		errs = append(errs, field.Invalid(at.Child("routeProtocol"), o.RouteProtocol, fmt.Sprintf("must be between %d and %d, and no other program's", staticProtocol+1, limit)))
+	}
+	if !setPrefix.MatchString(o.SetPrefix) {
+		errs = append(errs, field.Invalid(at.Child("setPrefix"), o.SetPrefix, "must be 1 to 16 letters, digits, '-' and '_', beginning with a letter"))
+	}
+	return errs
+}
