@@ -1,0 +1,81 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policyrouting
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Build returns what the state wants: a table for each uplink, a rule that leads the answers of the uplink's connections
+// to it, and the service routes.
+func Build(state gateway.State, own gateway.Ownership) Set {
+	var set Set
+	for _, uplink := range state.Uplinks {
+		routes := uplinkRoutes(uplink, own)
+		set.Routes = append(set.Routes, routes...)
+		for _, v6 := range []bool{false, true} {
+			// A family without a route on the uplink has no table to look up.
+			if !slices.ContainsFunc(routes, func(r Route) bool { return r.Destination.Addr().Is6() == v6 }) {
+				continue
+			}
+			set.Rules = append(set.Rules, Rule{
+				IPv6:     v6,
+				Priority: own.RulePriority,
+				Mark:     own.Uplink(uplink.Number),
+				Table:    own.Table(uplink.Number),
+				Protocol: own.RouteProtocol,
+			})
+		}
+	}
+	for _, r := range state.ServiceRoutes {
+		if len(r.Via) == 0 {
+			continue
+		}
+		set.Routes = append(set.Routes, Route{
+			Table:       MainTable,
+			Destination: r.Destination.Masked(),
+			Gateways:    slices.Clone(r.Via),
+			Protocol:    own.RouteProtocol,
+		})
+	}
+	set.Sort()
+	set.Rules = slices.Compact(set.Rules)
+	// The kernel holds one route of a key, so a second one would be fought over for ever.
+	set.Routes = slices.CompactFunc(set.Routes, func(a, b Route) bool { return a.key() == b.key() })
+	return set
+}
+
+func uplinkRoutes(uplink gateway.Uplink, own gateway.Ownership) []Route {
+	route := Route{Table: own.Table(uplink.Number), Link: uplink.Link, Protocol: own.RouteProtocol}
+	var routes []Route
+	for _, network := range uplink.Connected {
+		route.Destination = network.Masked()
+		routes = append(routes, route)
+	}
+	for _, gw := range uplink.Gateways {
+		route.Destination = everything(gw.Is6())
+		route.Gateways = []netip.Addr{gw}
+		route.OnLink = !neighbour(gw, uplink.Connected)
+		routes = append(routes, route)
+	}
+	return routes
+}
+
+// neighbour reports whether the kernel takes gw as reachable on a link with these networks.
+func neighbour(gw netip.Addr, connected []netip.Prefix) bool {
+	if gw.Is6() && gw.IsLinkLocalUnicast() {
+		return true
+	}
+	return slices.ContainsFunc(connected, func(p netip.Prefix) bool { return p.Contains(gw) })
+}
+
+func everything(v6 bool) netip.Prefix {
+	if v6 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}

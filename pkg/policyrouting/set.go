@@ -1,0 +1,177 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policyrouting
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// MainTable is the kernel's main routing table (RT_TABLE_MAIN).
+const MainTable = 254
+
+// Rule sends packets that carry a mark to a routing table. It is comparable.
+type Rule struct {
+	IPv6     bool
+	Priority int
+	Mark     gateway.Mark
+	Table    int
+	// Protocol says whose the rule is.
+	Protocol int
+}
+
+// String returns the command that adds the rule.
+func (r Rule) String() string { return r.command("add") }
+
+func (r Rule) command(verb string) string {
+	return fmt.Sprintf("%s rule %s priority %d fwmark %#x/%#x lookup %d protocol %d",
+		ip(r.IPv6), verb, r.Priority, r.Mark.Value, r.Mark.Mask, r.Table, r.Protocol)
+}
+
+func (r Rule) compare(o Rule) int {
+	return cmp.Or(
+		compareBool(r.IPv6, o.IPv6),
+		cmp.Compare(r.Priority, o.Priority),
+		cmp.Compare(r.Table, o.Table),
+		cmp.Compare(r.Mark.Value, o.Mark.Value),
+		cmp.Compare(r.Mark.Mask, o.Mark.Mask),
+		cmp.Compare(r.Protocol, o.Protocol),
+	)
+}
+
+// Route leads a network to a link, or to next hops.
+type Route struct {
+	Table       int
+	Destination netip.Prefix
+	// Metric is the kernel's own for the family when it is 0.
+	Metric int
+	// Link is the name of the link; empty where the kernel finds it from the gateways.
+	Link string
+	// Gateways share the flows. Sorted. None: the network is on the link itself.
+	Gateways []netip.Addr
+	// OnLink is set when the gateways are to be taken as neighbours although no network on the link holds them.
+	OnLink bool
+	// Protocol says whose the route is.
+	Protocol int
+}
+
+// Equal reports whether the routes are the same.
+func (r Route) Equal(o Route) bool { return r.compare(o) == 0 }
+
+// String returns the command that adds the route.
+func (r Route) String() string { return r.command("add") }
+
+func (r Route) command(verb string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s route %s %s", ip(r.Destination.Addr().Is6()), verb, destination(r.Destination))
+	if len(r.Gateways) == 1 {
+		fmt.Fprintf(&b, " via %s", r.Gateways[0])
+	}
+	if r.Link != "" && len(r.Gateways) < 2 {
+		fmt.Fprintf(&b, " dev %s", r.Link)
+	}
+	if r.Table != MainTable {
+		fmt.Fprintf(&b, " table %d", r.Table)
+	}
+	fmt.Fprintf(&b, " proto %d", r.Protocol)
+	if r.onTheLink() && r.Destination.Addr().Is4() {
+		b.WriteString(" scope link")
+	}
+	if r.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", r.Metric)
+	}
+	if len(r.Gateways) > 1 {
+		for _, gw := range r.Gateways {
+			fmt.Fprintf(&b, " nexthop via %s", gw)
+			if r.Link != "" {
+				fmt.Fprintf(&b, " dev %s", r.Link)
+			}
+			if r.OnLink {
+				b.WriteString(" onlink")
+			}
+		}
+	} else if r.OnLink {
+		b.WriteString(" onlink")
+	}
+	return b.String()
+}
+
+func (r Route) onTheLink() bool { return len(r.Gateways) == 0 }
+
+// compare puts routes in an order in which they can be added: a gateway's network stands before what leads through it.
+func (r Route) compare(o Route) int {
+	return cmp.Or(
+		r.key().compare(o.key()),
+		cmp.Compare(r.Link, o.Link),
+		slices.CompareFunc(r.Gateways, o.Gateways, netip.Addr.Compare),
+		compareBool(r.OnLink, o.OnLink),
+		cmp.Compare(r.Protocol, o.Protocol),
+	)
+}
+
+// key is what the kernel tells routes apart by: a route with the key of another can only take its place.
+type key struct {
+	table       int
+	destination netip.Prefix
+	metric      int
+}
+
+func (r Route) key() key { return key{r.Table, r.Destination, r.Metric} }
+
+func (k key) compare(o key) int {
+	return cmp.Or(
+		cmp.Compare(k.table, o.table),
+		compareBool(k.destination.Addr().Is6(), o.destination.Addr().Is6()),
+		cmp.Compare(o.destination.Bits(), k.destination.Bits()),
+		k.destination.Addr().Compare(o.destination.Addr()),
+		cmp.Compare(k.metric, o.metric),
+	)
+}
+
+// Set is what a host's policy routing holds of ours. Rules and Routes are sorted, in an order in which they can be added.
+type Set struct {
+	Rules  []Rule
+	Routes []Route
+}
+
+// Sort puts rules and routes in order.
+func (s *Set) Sort() {
+	slices.SortFunc(s.Rules, Rule.compare)
+	slices.SortFunc(s.Routes, Route.compare)
+}
+
+// Commands returns the iproute2 commands that make the set, in the order in which they can be run.
+func (s Set) Commands() []string { return Diff(Set{}, s).Commands() }
+
+func ip(v6 bool) string {
+	if v6 {
+		return "ip -6"
+	}
+	return "ip"
+}
+
+func destination(p netip.Prefix) string {
+	switch {
+	case p.Bits() == 0:
+		return "default"
+	case p.IsSingleIP():
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}

@@ -1,0 +1,186 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package rtnetlink
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+)
+
+// Apply carries out the changes one by one, whatever becomes of those before, and returns those that the kernel now
+// holds. What is as it should be already is no error.
+func (c *Client) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
+	var done policyrouting.Changes
+	var errs []error
+	done.AddRoutes = each(changes.AddRoutes, c.addRoute, "adding the route", &errs)
+	done.ReplaceRoutes = each(changes.ReplaceRoutes, c.replaceRoute, "replacing the route", &errs)
+	done.AddRules = each(changes.AddRules, c.addRule, "adding the rule", &errs)
+	done.DeleteRules = each(changes.DeleteRules, c.deleteRule, "deleting the rule", &errs)
+	done.DeleteRoutes = each(changes.DeleteRoutes, c.deleteRoute, "deleting the route", &errs)
+	return done, errors.Join(errs...)
+}
+
+func each[T fmt.Stringer](items []T, do func(T) error, doing string, errs *[]error) []T {
+	var done []T
+	for _, item := range items {
+		if err := do(item); err != nil {
+			*errs = append(*errs, fmt.Errorf("%s (%s): %w", doing, item, err))
+			continue
+		}
+		done = append(done, item)
+	}
+	return done
+}
+
+func (c *Client) addRule(r policyrouting.Rule) error {
+	err := c.plain.RuleAdd(toRule(r))
+	if errors.Is(err, unix.EEXIST) { // The kernel compares everything, the protocol too.
+		return nil
+	}
+	return err
+}
+
+func (c *Client) deleteRule(r policyrouting.Rule) error {
+	err := c.plain.RuleDel(toRule(r))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func toRule(r policyrouting.Rule) *netlink.Rule {
+	rule := netlink.NewRule()
+	rule.Family = netlink.FAMILY_V4
+	if r.IPv6 {
+		rule.Family = netlink.FAMILY_V6
+	}
+	rule.Priority = r.Priority
+	rule.Mark = r.Mark.Value
+	rule.Mask = &r.Mark.Mask
+	rule.Table = r.Table
+	rule.Protocol = uint8(r.Protocol)
+	return rule
+}
+
+func (c *Client) addRoute(r policyrouting.Route) error {
+	route, err := c.toRoute(r)
+	if err != nil {
+		return err
+	}
+	err = c.plain.RouteAdd(route)
+	if errors.Is(err, unix.EEXIST) {
+		return c.replaceRoute(r)
+	}
+	return explain(err, r)
+}
+
+// replaceRoute leaves no gap; but the kernel replaces whatever has the same destination and metric, so it looks first
+// whose that is.
+func (c *Client) replaceRoute(r policyrouting.Route) error {
+	route, err := c.toRoute(r)
+	if err != nil {
+		return err
+	}
+	filter := &netlink.Route{Table: r.Table}
+	family := netlink.FAMILY_V4
+	if r.Destination.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	present, err := dump(func() ([]netlink.Route, error) {
+		return c.filters.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the table holds nothing yet.
+		return fmt.Errorf("reading table %d: %w", r.Table, err)
+	}
+	metric := r.Metric
+	if metric == 0 && family == netlink.FAMILY_V6 {
+		metric = ipv6Metric
+	}
+	for _, p := range present {
+		destination, err := toPrefix(p.Dst, family == netlink.FAMILY_V6)
+		if err != nil || destination != r.Destination || p.Priority != metric || p.Table != r.Table {
+			continue
+		}
+		if int(p.Protocol) != r.Protocol {
+			return fmt.Errorf("table %d has a route to %s that is not ours (protocol %s): remove that one, or leave the destination out of the configuration",
+				r.Table, r.Destination, p.Protocol)
+		}
+	}
+	return explain(c.plain.RouteReplace(route), r)
+}
+
+func (c *Client) deleteRoute(r policyrouting.Route) error {
+	route, err := c.toRoute(r)
+	if errors.As(err, &netlink.LinkNotFoundError{}) { // A link takes its routes with it.
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	route.Scope = netlink.SCOPE_NOWHERE // any
+	err = c.plain.RouteDel(route)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+func (c *Client) toRoute(r policyrouting.Route) (*netlink.Route, error) {
+	route := &netlink.Route{
+		Table:    r.Table,
+		Dst:      toIPNet(r.Destination),
+		Priority: r.Metric,
+		Protocol: netlink.RouteProtocol(r.Protocol),
+	}
+	flags := 0
+	if r.OnLink {
+		flags = unix.RTNH_F_ONLINK
+	}
+	index := 0
+	if r.Link != "" {
+		link, err := c.plain.LinkByName(r.Link)
+		if err != nil {
+			return nil, fmt.Errorf("finding the link %s: %w", r.Link, err)
+		}
+		index = link.Attrs().Index
+	}
+	switch len(r.Gateways) {
+	case 0:
+		route.LinkIndex = index
+		if r.Destination.Addr().Is4() {
+			route.Scope = netlink.SCOPE_LINK
+		}
+	case 1:
+		route.LinkIndex, route.Gw, route.Flags = index, r.Gateways[0].AsSlice(), flags
+	default:
+		for _, gw := range r.Gateways {
+			route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{LinkIndex: index, Gw: gw.AsSlice(), Flags: flags})
+		}
+	}
+	return route, nil
+}
+
+func toIPNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// explain says what the kernel's answer means for a route.
+func explain(err error, r policyrouting.Route) error {
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL) && len(r.Gateways) > 0:
+		return fmt.Errorf("%w: no link of this host reaches the gateway %v", err, r.Gateways)
+	case errors.Is(err, unix.ENETDOWN):
+		return fmt.Errorf("%w: the link is down", err)
+	}
+	return err
+}

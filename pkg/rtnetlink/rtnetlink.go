@@ -1,0 +1,220 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package rtnetlink
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+)
+
+// ipv6Metric is what the kernel makes of an IPv6 route without a metric (IP6_RT_PRIO_USER).
+const ipv6Metric = 1024
+
+// dumpAttempts bounds how often a dump is repeated that a change interrupted.
+const dumpAttempts = 5
+
+// Client talks to the kernel of the network namespace that it was made in. It is safe for one user at a time.
+type Client struct {
+	own     gateway.Ownership
+	plain   *netlink.Handle
+	filters *netlink.Handle
+}
+
+// New returns a Client for what own names.
+func New(own gateway.Ownership) (*Client, error) {
+	plain, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	filters, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		plain.Close()
+		return nil, fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	// The kernel then hands over our routes alone, not the whole Internet of a host that speaks BGP. A kernel before 4.20
+	// refuses, and everything is filtered here.
+	_ = filters.SetStrictCheck(true)
+	return &Client{own: own, plain: plain, filters: filters}, nil
+}
+
+// Close closes the sockets.
+func (c *Client) Close() {
+	c.plain.Close()
+	c.filters.Close()
+}
+
+// Observe returns what the kernel holds of ours, in both families.
+func (c *Client) Observe() (policyrouting.Set, error) {
+	var set policyrouting.Set
+	links := map[int]string{}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := c.rules(family)
+		if err != nil {
+			return policyrouting.Set{}, fmt.Errorf("reading the %s rules of policy routing: %w", familyName(family), err)
+		}
+		set.Rules = append(set.Rules, rules...)
+		routes, err := c.routes(family, links)
+		if err != nil {
+			return policyrouting.Set{}, fmt.Errorf("reading the %s routes: %w", familyName(family), err)
+		}
+		set.Routes = append(set.Routes, routes...)
+	}
+	set.Sort()
+	return set, nil
+}
+
+func (c *Client) rules(family int) ([]policyrouting.Rule, error) {
+	all, err := dump(func() ([]netlink.Rule, error) { return c.plain.RuleList(family) })
+	if err != nil {
+		return nil, err
+	}
+	var rules []policyrouting.Rule
+	for _, r := range all {
+		if r.Priority != c.own.RulePriority || int(r.Protocol) != c.own.RouteProtocol {
+			continue
+		}
+		rule := policyrouting.Rule{
+			IPv6:     family == netlink.FAMILY_V6,
+			Priority: r.Priority,
+			Mark:     gateway.Mark{Value: r.Mark},
+			Table:    r.Table,
+			Protocol: int(r.Protocol),
+		}
+		if r.Mask != nil {
+			rule.Mark.Mask = *r.Mask
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+func (c *Client) routes(family int, links map[int]string) ([]policyrouting.Route, error) {
+	filter := &netlink.Route{Protocol: netlink.RouteProtocol(c.own.RouteProtocol)}
+	all, err := dump(func() ([]netlink.Route, error) {
+		return c.filters.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var routes []policyrouting.Route
+	for _, r := range all {
+		if !c.ourTable(r.Table) {
+			continue
+		}
+		route, err := c.route(r, links)
+		if err != nil {
+			return nil, err
+		}
+		routes = append(routes, route)
+	}
+	return routes, nil
+}
+
+func (c *Client) ourTable(table int) bool {
+	return table == policyrouting.MainTable ||
+		c.own.Table(1) <= table && table <= c.own.Table(c.own.MaxUplinks())
+}
+
+func (c *Client) route(r netlink.Route, links map[int]string) (policyrouting.Route, error) {
+	v6 := r.Family == netlink.FAMILY_V6
+	destination, err := toPrefix(r.Dst, v6)
+	if err != nil {
+		return policyrouting.Route{}, err
+	}
+	route := policyrouting.Route{
+		Table:       r.Table,
+		Destination: destination,
+		Metric:      r.Priority,
+		OnLink:      r.Flags&unix.RTNH_F_ONLINK != 0,
+		Protocol:    int(r.Protocol),
+	}
+	if v6 && r.Priority == ipv6Metric {
+		route.Metric = 0
+	}
+	link := r.LinkIndex
+	hops := []*netlink.NexthopInfo{{Gw: r.Gw}}
+	if len(r.MultiPath) > 0 {
+		hops = r.MultiPath
+		link = r.MultiPath[0].LinkIndex
+	}
+	for _, hop := range hops {
+		if gw, ok := netip.AddrFromSlice(hop.Gw); ok {
+			route.Gateways = append(route.Gateways, gw)
+		}
+		route.OnLink = route.OnLink || hop.Flags&unix.RTNH_F_ONLINK != 0
+	}
+	slices.SortFunc(route.Gateways, netip.Addr.Compare)
+	// In the main table we name gateways and leave the link to the kernel.
+	if r.Table == policyrouting.MainTable && len(route.Gateways) > 0 {
+		return route, nil
+	}
+	route.Link, err = c.linkName(link, links)
+	return route, err
+}
+
+func (c *Client) linkName(index int, known map[int]string) (string, error) {
+	if name, ok := known[index]; ok || index == 0 {
+		return name, nil
+	}
+	link, err := c.plain.LinkByIndex(index)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		// It went after the routes were read; the route is about to go too.
+		return fmt.Sprintf("if%d", index), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("finding the link with index %d: %w", index, err)
+	}
+	known[index] = link.Attrs().Name
+	return known[index], nil
+}
+
+// dump repeats a dump that the kernel says is inconsistent, and takes a family that the kernel lacks as empty.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	var items []T
+	var err error
+	for range dumpAttempts {
+		items, err = list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	return items, err
+}
+
+func toPrefix(n *net.IPNet, v6 bool) (netip.Prefix, error) {
+	if n == nil {
+		return netip.Prefix{}, errors.New("a route without a destination")
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return netip.Prefix{}, fmt.Errorf("%v is not an address", n.IP)
+	}
+	// The library spells the default route's 0.0.0.0 in 16 bytes.
+	if !v6 {
+		addr = addr.Unmap()
+	}
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr, bits), nil
+}
+
+func familyName(family int) string {
+	if family == netlink.FAMILY_V6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}

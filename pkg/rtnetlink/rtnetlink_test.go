@@ -1,0 +1,288 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package rtnetlink
+
+import (
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// host makes a host with two uplinks, a cluster link and somebody else's routes and rules.
+func host(t *testing.T) *Client {
+	t.Helper()
+	testenv.RequireTool(t, "ip")
+	testenv.NewNetNS(t)
+	for _, line := range []string{
+		"link add eth0 type veth peer name peer0", "link add eth1 type veth peer name peer1", "link add eth2 type veth peer name peer2",
+		"link set eth0 up", "link set eth1 up", "link set eth2 up", "link set peer0 up", "link set peer1 up", "link set peer2 up",
+		"addr add 10.10.0.2/24 dev eth0", "addr add 198.51.100.10/24 dev eth1", "addr add 203.0.113.10/24 dev eth2",
+		"addr add 2001:db8:10::2/64 dev eth0 nodad", "addr add 2001:db8:1::10/64 dev eth1 nodad", "addr add 2001:db8:2::10/64 dev eth2 nodad",
+		"route add default via 198.51.100.1",
+		// Not ours: our table, our priority, or our protocol alone.
+		"route add 192.0.2.0/24 via 198.51.100.7 table 7380",
+		"-6 route add 2001:db8:77::/64 via 2001:db8:1::7 table 7380",
+		"route add 192.0.2.128/25 via 198.51.100.7 table 99 proto 83",
+		"rule add priority 7380 fwmark 0x100/0x1f00 lookup 99",
+		"rule add priority 7380 fwmark 0x900/0x1f00 lookup 7380 protocol 84",
+		"rule add priority 99 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+		"-6 rule add priority 7380 fwmark 0x100/0x1f00 lookup 99",
+	} {
+		ip(t, line)
+	}
+	client, err := New(gateway.DefaultOwnership())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+func ip(t *testing.T, line string) string {
+	t.Helper()
+	out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip %s: %v\n%s", line, err, out)
+	}
+	return string(out)
+}
+
+// kernel is all that there is of policy routing, as an operator sees it.
+func kernel(t *testing.T) string {
+	t.Helper()
+	return ip(t, "rule") + ip(t, "-6 rule") + ip(t, "route show table all") + ip(t, "-6 route show table all")
+}
+
+func state() gateway.State {
+	addrs := func(s ...string) []netip.Addr {
+		var as []netip.Addr
+		for _, a := range s {
+			as = append(as, netip.MustParseAddr(a))
+		}
+		return as
+	}
+	return gateway.State{
+		Uplinks: []gateway.Uplink{
+			{
+				Link: "eth1", Number: 1,
+				Connected: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:1::/64")},
+				Gateways:  addrs("198.51.100.1", "2001:db8:1::1"),
+			},
+			{
+				Link: "eth2", Number: 2,
+				Connected: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8:2::/64")},
+				Gateways:  addrs("192.0.2.99", "fe80::1"), // the first is no neighbour
+			},
+		},
+		ServiceRoutes: []gateway.ServiceRoute{
+			{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11", "10.10.0.12")},
+			{Destination: netip.MustParsePrefix("10.244.1.0/24"), Via: addrs("10.10.0.11")},
+			{Destination: netip.MustParsePrefix("fd00:96::/108"), Via: addrs("2001:db8:10::11", "2001:db8:10::12")},
+			{Destination: netip.MustParsePrefix("fd00:244::/64"), Via: addrs("2001:db8:10::11")},
+		},
+	}
+}
+
+func observe(t *testing.T, c *Client) policyrouting.Set {
+	t.Helper()
+	set, err := c.Observe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// reach applies what leads to want and checks that it was reached.
+func reach(t *testing.T, c *Client, want policyrouting.Set) {
+	t.Helper()
+	changes := policyrouting.Diff(observe(t, c), want)
+	done, err := c.Apply(changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(changes.Commands(), done.Commands()); diff != "" {
+		t.Errorf("done is not what was asked for (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want.Commands(), observe(t, c).Commands()); diff != "" {
+		t.Errorf("the kernel holds something else (-want +got):\n%s", diff)
+	}
+}
+
+func TestApplyAndRemove(t *testing.T) {
+	c := host(t)
+	before := kernel(t)
+	if set := observe(t, c); len(set.Rules)+len(set.Routes) > 0 {
+		t.Fatalf("somebody else's taken for ours: %q", set.Commands())
+	}
+	want := policyrouting.Build(state(), gateway.DefaultOwnership())
+	reach(t, c, want)
+
+	table := ip(t, "route show table 7381")
+	for _, line := range []string{"default via 192.0.2.99 dev eth2 proto 83 onlink", "203.0.113.0/24 dev eth2 proto 83 scope link"} {
+		if !strings.Contains(table, line) {
+			t.Errorf("table 7381 lacks %q:\n%s", line, table)
+		}
+	}
+	if rules := ip(t, "rule"); !strings.Contains(rules, "from all fwmark 0x200/0x1f00 lookup 7381 proto 83") {
+		t.Errorf("the rule of the second uplink is missing:\n%s", rules)
+	}
+
+	t.Run("again", func(t *testing.T) {
+		if _, err := c.Apply(policyrouting.Diff(policyrouting.Set{}, want)); err != nil {
+			t.Errorf("what is there already is an error: %v", err)
+		}
+		reach(t, c, want)
+	})
+	removal := policyrouting.Diff(want, policyrouting.Set{})
+	for _, round := range []string{"removed", "removed again"} {
+		if _, err := c.Apply(removal); err != nil {
+			t.Errorf("%s: %v", round, err)
+		}
+		if diff := cmp.Diff(before, kernel(t)); diff != "" {
+			t.Errorf("%s: not as before (-before +after):\n%s", round, diff)
+		}
+	}
+}
+
+// The commands that render prints do what the Client does.
+func TestCommandsAreTheSame(t *testing.T) {
+	c := host(t)
+	want := policyrouting.Build(state(), gateway.DefaultOwnership())
+	for _, line := range want.Commands() {
+		ip(t, strings.TrimPrefix(line, "ip "))
+	}
+	if diff := cmp.Diff(want.Commands(), observe(t, c).Commands()); diff != "" {
+		t.Errorf("iproute2 understood something else (-want +got):\n%s", diff)
+	}
+	byHand := kernel(t)
+	reach(t, c, policyrouting.Set{})
+	reach(t, c, want)
+	if diff := cmp.Diff(byHand, kernel(t)); diff != "" {
+		t.Errorf("the client does something else (-iproute2 +client):\n%s", diff)
+	}
+	for _, line := range policyrouting.Diff(want, policyrouting.Set{}).Commands() {
+		ip(t, strings.TrimPrefix(line, "ip "))
+	}
+	if set := observe(t, c); len(set.Rules)+len(set.Routes) > 0 {
+		t.Errorf("the removal's commands left %q", set.Commands())
+	}
+}
+
+func TestReplace(t *testing.T) {
+	c := host(t)
+	before := kernel(t)
+	hops := func(v4, v6 []string) gateway.State {
+		s := gateway.State{ServiceRoutes: []gateway.ServiceRoute{
+			{Destination: netip.MustParsePrefix("10.96.0.0/16")}, {Destination: netip.MustParsePrefix("fd00:96::/108")},
+		}}
+		for i, via := range [][]string{v4, v6} {
+			for _, a := range via {
+				s.ServiceRoutes[i].Via = append(s.ServiceRoutes[i].Via, netip.MustParseAddr(a))
+			}
+		}
+		return s
+	}
+	for _, step := range []struct {
+		name   string
+		v4, v6 []string
+	}{
+		{"one", []string{"10.10.0.11"}, []string{"2001:db8:10::11"}},
+		{"another", []string{"10.10.0.12"}, []string{"2001:db8:10::12"}},
+		{"three", []string{"10.10.0.11", "10.10.0.12", "10.10.0.13"}, []string{"2001:db8:10::11", "2001:db8:10::12", "2001:db8:10::13"}},
+		{"two others", []string{"10.10.0.12", "10.10.0.14"}, []string{"2001:db8:10::12", "2001:db8:10::14"}},
+		{"one again", []string{"10.10.0.14"}, []string{"2001:db8:10::14"}},
+		{"none", nil, nil},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			reach(t, c, policyrouting.Build(hops(step.v4, step.v6), gateway.DefaultOwnership()))
+		})
+	}
+	if diff := cmp.Diff(before, kernel(t)); diff != "" {
+		t.Errorf("not as before (-before +after):\n%s", diff)
+	}
+}
+
+func TestForeignRouteInTheWay(t *testing.T) {
+	c := host(t)
+	ip(t, "route add 10.96.0.0/16 via 10.10.0.99 proto static")
+	ip(t, "-6 route add fd00:96::/108 via 2001:db8:10::99 proto static")
+	want := policyrouting.Build(state(), gateway.DefaultOwnership())
+	done, err := c.Apply(policyrouting.Diff(policyrouting.Set{}, want))
+	if err == nil || strings.Count(err.Error(), "not ours (protocol static)") != 2 {
+		t.Errorf("err = %v, want two routes that are not ours", err)
+	}
+	if got, all := done.Routes()+done.Rules(), len(want.Rules)+len(want.Routes); got != all-2 {
+		t.Errorf("%d of %d changes done, want all but two", got, all)
+	}
+	for _, show := range []string{"route show 10.96.0.0/16", "-6 route show fd00:96::/108"} {
+		if out := ip(t, show); !strings.Contains(out, "proto static") {
+			t.Errorf("ip %s: %q: somebody else's route was changed", show, out)
+		}
+	}
+	if _, err := c.Apply(policyrouting.Changes{DeleteRoutes: want.Routes}); err != nil {
+		t.Error(err)
+	}
+	if out := ip(t, "route show 10.96.0.0/16"); !strings.Contains(out, "proto static") {
+		t.Errorf("somebody else's route was deleted: %q", out)
+	}
+}
+
+func TestForeignRuleStays(t *testing.T) {
+	c := host(t)
+	rule := policyrouting.Rule{Priority: 7380, Mark: gateway.Mark{Value: 0x100, Mask: 0x1f00}, Table: 99, Protocol: 83}
+	reach(t, c, policyrouting.Set{Rules: []policyrouting.Rule{rule}})
+	reach(t, c, policyrouting.Set{})
+	if rules := ip(t, "rule"); !strings.Contains(rules, "7380:\tfrom all fwmark 0x100/0x1f00 lookup 99") {
+		t.Errorf("the same rule of somebody else is gone:\n%s", rules)
+	}
+}
+
+func TestOneBadRouteStopsNothing(t *testing.T) {
+	c := host(t)
+	ip(t, "link del eth2")
+	ip(t, "link set eth0 down")
+	want := policyrouting.Build(state(), gateway.DefaultOwnership())
+	_, err := c.Apply(policyrouting.Diff(policyrouting.Set{}, want))
+	for _, text := range []string{"finding the link eth2", "dev eth2 table 7381", "no link of this host reaches the gateway"} {
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("err = %v, want %q in it", err, text)
+		}
+	}
+	set := observe(t, c)
+	if len(set.Rules) != len(want.Rules) {
+		t.Errorf("%d rules, want %d", len(set.Rules), len(want.Rules))
+	}
+	for _, r := range want.Routes {
+		if r.Link == "eth1" && !containsRoute(set, r) {
+			t.Errorf("missing: %s", r)
+		}
+	}
+	// The links that went took their routes with them, which is nothing to complain of.
+	if _, err := c.Apply(policyrouting.Diff(want, policyrouting.Set{})); err != nil {
+		t.Errorf("removing: %v", err)
+	}
+	if set := observe(t, c); len(set.Rules)+len(set.Routes) > 0 {
+		t.Errorf("left behind: %q", set.Commands())
+	}
+}
+
+func containsRoute(set policyrouting.Set, r policyrouting.Route) bool {
+	for _, o := range set.Routes {
+		if o.Equal(r) {
+			return true
+		}
+	}
+	return false
+}
