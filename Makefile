@@ -1,0 +1,69 @@
+# Copyright The SmartNat Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# Every target says what it does while it does it. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+# No newer commit, no newer build: what is packaged carries the time of the commit that it was made from.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+PROGRAMS := $(notdir $(wildcard cmd/*))
+
+.PHONY: help setup build demo lab test test-unit test-packages verify lint update packages clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what building and testing need and this machine lacks (apt-get or dnf, as root)
+	@scripts/setup.sh test
+
+build: ## build the programs into bin/
+	@mkdir -p bin
+	@for program in $(PROGRAMS); do \
+		echo "build: bin/$$program $(VERSION)"; \
+		CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o "bin/$$program" "./cmd/$$program"; \
+	done
+
+demo: ## a real control plane, a gateway and a client on this machine; DEMO_EXIT=1 ends at once
+	@scripts/setup.sh demo
+	@$(MAKE) build
+	@scripts/kube/build.sh >/dev/null
+	@go run ./scripts/lab/cmd/lab demo
+
+lab: ## bring the lab of the tests up, to walk around in; Ctrl-C takes it down
+	@scripts/setup.sh demo
+	@$(MAKE) build
+	@scripts/kube/build.sh >/dev/null
+	@go run ./scripts/lab/cmd/lab up
+
+test: ## everything that proves SmartNat: unit, real kernel, lab, packages (as root; sets up what it needs)
+	@scripts/test.sh all
+
+test-unit: ## what needs neither root nor a control plane; any package: make test-unit PKG=./pkg/calc/...
+	@scripts/test.sh unit $(PKG)
+
+test-packages: packages ## install, upgrade and remove the packages in a root of their own
+	@scripts/packages/test.sh
+
+verify: ## what a reviewer would check: generated code, go mod tidy, lint, licence headers, shell scripts
+	@scripts/setup.sh test
+	@scripts/verify.sh
+
+lint: ## golangci-lint alone
+	@scripts/verify.sh lint
+
+update: ## write anew what is generated: deepcopy, CRD, clients, golden files
+	@scripts/codegen/update.sh
+	@scripts/test.sh golden
+
+packages: ## deb and rpm for amd64 and arm64 into dist/
+	@scripts/packages/build.sh
+
+clean: ## remove what was built here (tools and control plane stay cached outside the tree)
+	@echo "clean: bin/ dist/"
+	@rm -rf bin dist

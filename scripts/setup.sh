@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Copyright The SmartNat Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what this machine lacks, and only that, with the distribution's own package manager:
+#   setup.sh demo    what the lab and the demo run
+#   setup.sh test    that, and what tests, checks and packaging run besides (default)
+# As root on Debian, Ubuntu (apt-get) or Fedora (dnf) it installs. Otherwise it says in one line what to install, and fails.
+# Where nothing is missing it needs no root and asks nobody.
+set -euo pipefail
+
+purpose="${1:-test}"
+case $purpose in
+demo | test) ;;
+*)
+	echo "usage: setup.sh [demo|test]" >&2
+	exit 2
+	;;
+esac
+
+# Programs of administrators are not on everybody's PATH.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+# what proves that it is there | Debian's package | Fedora's package | what it is for
+# (a path is looked up as a file, a name as a program)
+demo='
+iptables                  | iptables                 | iptables-nft          | programming the kernel
+ip6tables                 | iptables                 | iptables-nft          | programming the kernel
+ip                        | iproute2                 | iproute               | hosts as network namespaces
+conntrack                 | conntrack                | conntrack-tools       | looking at connections
+modprobe                  | kmod                     | kmod                  | kernel modules, where they are not built in
+sysctl                    | procps                   | procps-ng             | looking at processes and sysctls
+nsenter                   | util-linux               | util-linux            | walking into a namespace
+/etc/ssl/certs            | ca-certificates          | ca-certificates       | downloading Go modules
+git                       | git                      | git                   | the version that is built
+'
+test='
+iptables-legacy           | iptables                 | iptables-legacy       | tests of both iptables back ends
+ipset                     | ipset                    | ipset                 | sets of sources
+tcpdump                   | tcpdump                  | tcpdump               | seeing what does not arrive
+gcc                       | gcc                      | gcc                   | the race detector
+/usr/include/stdlib.h     | libc6-dev                | glibc-devel           | the race detector
+shellcheck                | shellcheck               | ShellCheck            | make verify
+dpkg-deb                  | dpkg                     | dpkg                  | tests of the deb
+rpm                       | rpm                      | rpm                   | tests of the rpm
+systemd-analyze           | systemd                  | systemd               | tests of the systemd unit
+'
+table="$demo"
+[[ $purpose == demo ]] || table+="$test"
+
+if command -v apt-get >/dev/null; then
+	manager=apt-get column=2
+elif command -v dnf >/dev/null; then
+	manager=dnf column=3
+else
+	manager='' column=2
+fi
+
+present() { # PROGRAM|PATH
+	if [[ $1 == /* ]]; then
+		[[ -e $1 ]]
+	else
+		command -v "$1" >/dev/null
+	fi
+}
+
+packages=()
+while IFS='|' read -r probe debian fedora purpose_of; do
+	probe="${probe// /}" debian="${debian// /}" fedora="${fedora// /}"
+	[[ -n $probe ]] || continue
+	present "$probe" && continue
+	package="$debian"
+	((column == 2)) || package="$fedora"
+	if [[ " ${packages[*]} " != *" $package "* ]]; then
+		echo "setup: $package is missing:$purpose_of"
+		packages+=("$package")
+	fi
+done <<<"$table"
+
+if ! command -v go >/dev/null; then
+	echo "setup: Go is missing: install 1.26 or newer from https://go.dev/doc/install (a distribution's Go from 1.21 on fetches it by itself)" >&2
+	exit 1
+fi
+if ((${#packages[@]} == 0)); then
+	echo "setup: nothing is missing"
+	exit 0
+fi
+if [[ -z $manager ]]; then
+	echo "setup: please install what Debian calls: ${packages[*]}" >&2
+	exit 1
+fi
+if ((EUID != 0)); then
+	echo "setup: please run: sudo $manager install ${packages[*]}" >&2
+	exit 1
+fi
+
+echo "setup: $manager install ${packages[*]}"
+if [[ $manager == apt-get ]]; then
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	apt-get -qq install --yes --no-install-recommends "${packages[@]}" >/dev/null
+else
+	dnf --quiet --assumeyes install "${packages[@]}"
+fi
+echo "setup: done"
