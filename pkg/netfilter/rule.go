@@ -1,3 +1,6 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package netfilter
 
 import (
@@ -32,8 +35,10 @@ type Table struct {
 
 // Chain is a chain, built-in or not.
 type Chain struct {
-	Name  string
-	Rules []Rule
+	Name string
+	// Policy is that of a built-in chain as it was read, "ACCEPT" or "DROP". It is never written.
+	Policy string
+	Rules  []Rule
 }
 
 // Rule is one rule. It is comparable, and the same rule has the same value whether it was built or read back from

@@ -1,0 +1,140 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package netfilter
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Diff returns the smallest batch of whole chains that leads from have to want. Ours are the chains whose name begins with
+// chainPrefix, and the rules of built-in chains that jump or go to them; nothing else is touched. A want without
+// tables removes all of ours.
+//
+// A chain of ours that a chain of somebody else still leads to is emptied and not deleted: the kernel would refuse.
+func Diff(have, want Ruleset, chainPrefix string) Batch {
+	b := Batch{Family: cmp.Or(want.Family, have.Family)}
+	var names []string
+	for _, t := range slices.Concat(have.Tables, want.Tables) {
+		names = append(names, t.Name)
+	}
+	slices.SortFunc(names, compareTables)
+	names = slices.Compact(names)
+	if len(want.Tables) == 0 {
+		slices.Reverse(names)
+	}
+	for _, name := range names {
+		d := differ{prefix: chainPrefix, have: have.table(name), want: want.table(name)}
+		d.findHeld()
+		if batch := d.diff(); !batch.empty() {
+			b.Tables = append(b.Tables, batch)
+		}
+	}
+	return b
+}
+
+// table returns the table of this name, or an empty one.
+func (rs Ruleset) table(name string) Table {
+	for _, t := range rs.Tables {
+		if t.Name == name {
+			return t
+		}
+	}
+	return Table{Name: name}
+}
+
+func (t Table) find(chain string) (int, bool) {
+	return slices.BinarySearchFunc(t.Chains, chain, func(c Chain, name string) int { return cmp.Compare(c.Name, name) })
+}
+
+// chain returns the chain of this name, or an empty one, and whether the table has it.
+func (t Table) chain(name string) (Chain, bool) {
+	if i, found := t.find(name); found {
+		return t.Chains[i], true
+	}
+	return Chain{Name: name}, false
+}
+
+func builtIn(chain string) bool {
+	switch chain {
+	case "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING":
+		return true
+	}
+	return false
+}
+
+type differ struct {
+	prefix     string
+	have, want Table
+	// held are the chains of ours that a chain of somebody else leads to.
+	held map[string]bool
+}
+
+func (d differ) diff() TableBatch {
+	b := TableBatch{Name: d.have.Name}
+	for _, want := range d.want.Chains {
+		have, found := d.have.chain(want.Name)
+		switch {
+		case builtIn(want.Name):
+			d.jumps(&b, have, want.Rules)
+		case !found || !slices.Equal(have.Rules, want.Rules):
+			b.Write = append(b.Write, want)
+		}
+	}
+	for _, have := range d.have.Chains {
+		if _, wanted := d.want.find(have.Name); wanted {
+			continue
+		}
+		switch {
+		case builtIn(have.Name):
+			d.jumps(&b, have, nil)
+		case !strings.HasPrefix(have.Name, d.prefix):
+		case !d.held[have.Name]:
+			b.Delete = append(b.Delete, have.Name)
+		case len(have.Rules) > 0:
+			b.Write = append(b.Write, Chain{Name: have.Name})
+		}
+	}
+	return b
+}
+
+// jumps sees to it that of all our rules the built-in chain holds just want, and holds it first. As a rule can be deleted
+// by its text alone (its number may have changed since it was read), and that deletes the first of equal ones, all of
+// ours make way when one is not where it should be.
+func (d differ) jumps(b *TableBatch, have Chain, want []Rule) {
+	var ours []Rule
+	for _, r := range have.Rules {
+		if d.leadsToUs(r) {
+			ours = append(ours, r)
+		}
+	}
+	if len(ours) == len(want) && slices.Equal(have.Rules[:len(want)], want) {
+		return
+	}
+	for _, r := range ours {
+		b.Remove = append(b.Remove, ChainRule{have.Name, r})
+	}
+	for _, r := range want {
+		b.Insert = append(b.Insert, ChainRule{have.Name, r})
+	}
+}
+
+func (d differ) leadsToUs(r Rule) bool {
+	return r.Target.Chain != "" && strings.HasPrefix(r.Target.Chain, d.prefix)
+}
+
+func (d *differ) findHeld() {
+	d.held = map[string]bool{}
+	for _, c := range d.have.Chains {
+		if builtIn(c.Name) || strings.HasPrefix(c.Name, d.prefix) {
+			continue
+		}
+		for _, r := range c.Rules {
+			if d.leadsToUs(r) {
+				d.held[r.Target.Chain] = true
+			}
+		}
+	}
+}

@@ -1,0 +1,182 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package netfilter
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// equateRules compares the values that hold unexported fields.
+var equateRules = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+
+func parseRule(t *testing.T, family Family, text string) Rule {
+	t.Helper()
+	rs, err := Parse(family, []byte("*nat\n:OURS - [0:0]\n:C - [0:0]\n-A C "+text+"\nCOMMIT\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs.Tables[0].Chains[0].Rules[0]
+}
+
+// spellings are rules that we build, as both back ends print them, and as they may also be printed.
+var spellings = []struct {
+	name   string
+	family Family
+	rule   Rule
+	text   string
+	also   []string
+}{
+	{name: "jump for an address", rule: Rule{Destination: netip.MustParsePrefix("192.0.2.1/32"), Protocol: gateway.TCP, Target: Target{Verb: Jump, Chain: "OURS"}},
+		text: "-d 192.0.2.1/32 -p tcp -j OURS", also: []string{"-d 192.0.2.1 -p tcp -j OURS"}},
+	{name: "goto for ports", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.PortRange{First: 0, Last: 32767}, Target: Target{Verb: Goto, Chain: "OURS"}},
+		text: "-p tcp -m tcp --dport 0:32767 -g OURS"},
+	{name: "sctp port", rule: Rule{Protocol: gateway.SCTP, DestinationPorts: gateway.Port(80), Target: Target{Verb: Return}},
+		text: "-p sctp -m sctp --dport 80 -j RETURN"},
+	{name: "source over IPv6", family: IPv6, rule: Rule{Source: netip.MustParsePrefix("2001:db8::/32"), Target: Target{Verb: Return}},
+		text: "-s 2001:db8::/32 -j RETURN"},
+	{name: "multiport", rule: Rule{Protocol: gateway.UDP, Multiport: "53,8000:8010", Mark: gateway.Mark{Value: 0x40, Mask: 0x40}, Target: Target{Verb: Drop}},
+		text: "-p udp -m multiport --dports 53,8000:8010 -m mark --mark 0x40/0x40 -j DROP",
+		also: []string{"-p udp -m mark --mark 0x40/0x40 -m multiport --dports 53,8000:8010 -j DROP"}},
+	{name: "full mask", rule: Rule{ConnMark: gateway.Mark{Value: 5, Mask: fullMask}, Target: Target{Verb: Accept}},
+		text: "-m connmark --mark 0x5 -j ACCEPT"},
+	{name: "states and direction", rule: Rule{In: "eth+", Out: "eth1", State: Related | Established, Direction: Reply, Target: Target{Verb: Accept}},
+		text: "-i eth+ -o eth1 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT",
+		also: []string{"-i eth+ -o eth1 -m conntrack --ctstate ESTABLISHED,RELATED --ctdir REPLY -j ACCEPT"}},
+	{name: "a third", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), Probability: 715827883, Target: Target{Verb: Translate, Address: netip.MustParseAddr("10.0.0.1"), Ports: gateway.Port(8080)}},
+		text: "-p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.33333333349 -j DNAT --to-destination 10.0.0.1:8080"},
+	{name: "a half", rule: Rule{Probability: probabilityUnit / 2}, text: "-m statistic --mode random --probability 0.50000000000",
+		also: []string{"-m statistic --mode random --probability 0.5"}},
+	{name: "shifted range over IPv6", family: IPv6, rule: Rule{Protocol: gateway.UDP, DestinationPorts: gateway.PortRange{First: 80, Last: 89},
+		Target: Target{Verb: Translate, Address: netip.MustParseAddr("fd00::1"), Ports: gateway.PortRange{First: 8000, Last: 8009}, BasePort: 80}},
+		text: "-p udp -m udp --dport 80:89 -j DNAT --to-destination [fd00::1]:8000-8009/80"},
+	{name: "address alone over IPv6", family: IPv6, rule: Rule{Target: Target{Verb: Translate, Address: netip.MustParseAddr("fd00::1")}},
+		text: "-j DNAT --to-destination fd00::1"},
+	{name: "quoted comment", rule: Rule{Comment: `it's "q" \`, Target: Target{Verb: Return}},
+		text: `-m comment --comment "it's \"q\" \\" -j RETURN`, also: []string{`-m comment --comment "it\'s \"q\" \\" -j RETURN`}},
+	{name: "plain comment", rule: Rule{Comment: "default/echo", Target: Target{Verb: Return}},
+		text: `-m comment --comment "default/echo" -j RETURN`, also: []string{`-m comment --comment default/echo -j RETURN`}},
+	{name: "reject", rule: Rule{Target: Target{Verb: Reject, RejectWith: "icmp-port-unreachable"}},
+		text: "-j REJECT --reject-with icmp-port-unreachable", also: []string{"-j REJECT"}},
+	{name: "reject over IPv6", family: IPv6, rule: Rule{Target: Target{Verb: Reject, RejectWith: "icmp6-port-unreachable"}},
+		text: "-j REJECT --reject-with icmp6-port-unreachable", also: []string{"-j REJECT"}},
+	{name: "set mark", rule: Rule{Target: Target{Verb: SetMark, Mark: gateway.Mark{Value: 0x40, Mask: 0x40}}},
+		text: "-j MARK --set-xmark 0x40/0x40"},
+	{name: "clear connmark", rule: Rule{Target: Target{Verb: SetConnMark, Mark: gateway.Mark{Mask: 0x30}}},
+		text: "-j CONNMARK --set-xmark 0x0/0x30"},
+	{name: "restore mark", rule: Rule{Target: Target{Verb: RestoreMark, Mark: gateway.Mark{Mask: 0x1f00}}},
+		text: "-j CONNMARK --restore-mark --nfmask 0x1f00 --ctmask 0x1f00"},
+	{name: "restore the whole mark", rule: Rule{Target: Target{Verb: RestoreMark, Mark: gateway.Mark{Mask: fullMask}}},
+		text: "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", also: []string{"-j CONNMARK --restore-mark"}},
+	{name: "masquerade", rule: Rule{Target: Target{Verb: Masquerade, RandomFully: true}}, text: "-j MASQUERADE --random-fully"},
+}
+
+func TestSpelling(t *testing.T) {
+	for _, tc := range spellings {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := tc.rule.String(); got != tc.text {
+				t.Errorf("spelt %s, want %s", got, tc.text)
+			}
+			for _, text := range append(tc.also, tc.text) {
+				if diff := cmp.Diff(tc.rule, parseRule(t, max(tc.family, IPv4), text), equateRules); diff != "" {
+					t.Errorf("%s was read otherwise (-want +got):\n%s", text, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestWhatWeNeverSayIsForeign(t *testing.T) {
+	for _, tc := range []struct {
+		text string
+		want Target
+	}{
+		{text: "! -s 10.0.0.0/8 -j OURS", want: Target{Verb: Jump, Chain: "OURS"}},
+		{text: `-m comment --comment "a -j C" ! -i eth0 -g OURS`, want: Target{Verb: Goto, Chain: "OURS"}},
+		{text: `-m comment --comment "-j" -m addrtype --dst-type LOCAL -j ACCEPT`},
+		{text: `-j LOG --log-prefix "in: "`},
+		{text: "-j NFLOG"},
+		{text: "-p icmp -j ACCEPT"},
+		{text: "-p tcp -m tcp --sport 80 -j ACCEPT"},
+		{text: "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"},
+		{text: "-m mark --mark 0x1/0x1 -m mark --mark 0x2/0x2 -j ACCEPT"},
+		{text: "-m mark --mark 0x0/0x0 -j ACCEPT"},
+		{text: "-m conntrack ! --ctstate NEW -j ACCEPT"},
+		{text: "-m conntrack --ctstate NEW,STRANGE -j ACCEPT"},
+		{text: "-m statistic --mode nth --every 2 --packet 0 -j ACCEPT"},
+		{text: "-p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.1-10.0.0.9:80"},
+		{text: "-p tcp -m tcp --dport 80 -j DNAT --to-destination :80"},
+		{text: "-j DNAT --to-destination 10.0.0.1 --random"},
+		{text: "-j MASQUERADE --to-ports 1-2"},
+		{text: "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff"},
+		{text: "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xff"},
+		{text: "-j MARK --set-xmark 0x3/0x1"},
+		{text: "-f -j ACCEPT"},
+	} {
+		t.Run(tc.text, func(t *testing.T) {
+			want := Rule{Foreign: tc.text, Target: tc.want}
+			if diff := cmp.Diff(want, parseRule(t, IPv4, tc.text), equateRules); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestParse(t *testing.T) {
+	const save = `# Generated by iptables-save v1.8.9 (nf_tables)
+*nat
+:PREROUTING ACCEPT [1:60]
+:S-B - [0:0]
+:S-A - [0:0]
+[12:720] -A PREROUTING -j S-A
+-A S-A -g S-B
+COMMIT
+# Completed
+*raw
+:OUTPUT ACCEPT [0:0]
+COMMIT
+*mangle
+:FORWARD DROP [0:0]
+COMMIT
+`
+	got, err := Parse(IPv4, []byte(save))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Ruleset{Family: IPv4, Tables: []Table{
+		{Name: "mangle", Chains: []Chain{{Name: "FORWARD", Policy: "DROP"}}},
+		{Name: "nat", Chains: []Chain{
+			{Name: "PREROUTING", Policy: "ACCEPT", Rules: []Rule{{Target: Target{Verb: Jump, Chain: "S-A"}}}},
+			{Name: "S-A", Rules: []Rule{{Target: Target{Verb: Goto, Chain: "S-B"}}}},
+			{Name: "S-B"},
+		}},
+		{Name: "raw", Chains: []Chain{{Name: "OUTPUT", Policy: "ACCEPT"}}},
+	}}
+	if diff := cmp.Diff(want, got, equateRules); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParseRefusesWhatIsNotASave(t *testing.T) {
+	for _, tc := range []struct{ name, save, want string }{
+		{"cut short", "*nat\n:A - [0:0]\n", "without COMMIT"},
+		{"outside of a table", "-A A -j B\n", "line 1"},
+		{"undeclared chain", "*nat\n-A A -j ACCEPT\nCOMMIT\n", "line 2"},
+		{"not a rule", "*nat\nhello\nCOMMIT\n", `"hello"`},
+		{"not a chain", "*nat\n:hello\nCOMMIT\n", `":hello"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := Parse(IPv4, []byte(tc.save))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want one with %q", err, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,281 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package netfilter
+
+import (
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// probabilityUnit is what xt_statistic counts as certainty.
+const probabilityUnit = 1 << 31
+
+// ruleParser reads the words of one rule. Each of its methods reports whether it understood; whatever is not understood
+// wholly makes the rule foreign.
+type ruleParser struct {
+	*parser
+	tokens []string
+	// match is the match that the options belong to until the target comes.
+	match string
+	rule  Rule
+}
+
+func (r *ruleParser) next() (string, bool) {
+	if len(r.tokens) == 0 {
+		return "", false
+	}
+	token := r.tokens[0]
+	r.tokens = r.tokens[1:]
+	return token, true
+}
+
+func (r *ruleParser) parse() bool {
+	for len(r.tokens) > 0 {
+		option, _ := r.next()
+		value, found := r.next()
+		if !found {
+			return false
+		}
+		var ok bool
+		switch option {
+		case "-j", "-g":
+			return r.target(jumps[option], value)
+		case "-m":
+			r.match, ok = value, true
+		default:
+			ok = r.basic(option, value) || r.option(r.match+" "+option, value)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// basic reads the matches that need no `-m`.
+func (r *ruleParser) basic(option, value string) bool {
+	switch option {
+	case "-s":
+		return !r.rule.Source.IsValid() && prefix(&r.rule.Source, value)
+	case "-d":
+		return !r.rule.Destination.IsValid() && prefix(&r.rule.Destination, value)
+	case "-i":
+		r.rule.In = r.name(value)
+		return true
+	case "-o":
+		r.rule.Out = r.name(value)
+		return true
+	case "-p":
+		r.rule.Protocol = gateway.Protocol(r.name(value))
+		return value == string(gateway.TCP) || value == string(gateway.UDP) || value == string(gateway.SCTP)
+	}
+	return false
+}
+
+// option reads an option of a match, named "MATCH --OPTION". A second one of a kind is not understood.
+func (r *ruleParser) option(name, value string) bool {
+	switch name {
+	case "tcp --dport", "udp --dport", "sctp --dport":
+		return r.rule.DestinationPorts == gateway.PortRange{} && ports(&r.rule.DestinationPorts, value, ":")
+	case "multiport --dports":
+		first := r.rule.Multiport == ""
+		r.rule.Multiport = strings.Clone(value)
+		return first
+	case "mark --mark":
+		return r.rule.Mark.Mask == 0 && mark(&r.rule.Mark, value) && r.rule.Mark.Mask != 0
+	case "connmark --mark":
+		return r.rule.ConnMark.Mask == 0 && mark(&r.rule.ConnMark, value) && r.rule.ConnMark.Mask != 0
+	case "conntrack --ctstate":
+		return r.rule.State == 0 && r.states(value)
+	case "conntrack --ctdir":
+		return r.direction(value)
+	case "statistic --mode":
+		return value == "random"
+	case "statistic --probability":
+		share, err := strconv.ParseFloat(value, 64)
+		first := r.rule.Probability == 0
+		r.rule.Probability = uint32(math.Round(share * probabilityUnit))
+		return err == nil && first && share > 0 && share <= 1
+	case "comment --comment":
+		first := r.rule.Comment == ""
+		r.rule.Comment = strings.Clone(value)
+		return first
+	}
+	return false
+}
+
+func (r *ruleParser) states(value string) bool {
+	for name := range strings.SplitSeq(value, ",") {
+		before := r.rule.State
+		for _, s := range stateNames {
+			if s.name == name {
+				r.rule.State |= s.state
+			}
+		}
+		if r.rule.State == before {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *ruleParser) direction(value string) bool {
+	first := r.rule.Direction == AnyDirection
+	switch value {
+	case "ORIGINAL":
+		r.rule.Direction = Original
+	case "REPLY":
+		r.rule.Direction = Reply
+	default:
+		return false
+	}
+	return first
+}
+
+// target reads what follows `-j NAME` or `-g NAME`, which ends the rule.
+func (r *ruleParser) target(verb Verb, name string) bool {
+	t := &r.rule.Target
+	switch name {
+	case "ACCEPT":
+		t.Verb = Accept
+	case "DROP":
+		t.Verb = Drop
+	case "RETURN":
+		t.Verb = Return
+	case "MASQUERADE":
+		t.Verb = Masquerade
+		if len(r.tokens) > 0 && r.tokens[0] == "--random-fully" {
+			t.RandomFully = true
+			r.tokens = r.tokens[1:]
+		}
+	case "REJECT", "DNAT", "MARK", "CONNMARK":
+		return r.targetWithOptions(name) && len(r.tokens) == 0
+	default:
+		t.Verb, t.Chain = verb, r.name(name)
+		return len(r.tokens) == 0 && r.chains[name] != nil
+	}
+	return len(r.tokens) == 0
+}
+
+func (r *ruleParser) targetWithOptions(name string) bool {
+	t := &r.rule.Target
+	option, _ := r.next()
+	if name+" "+option == "CONNMARK --restore-mark" {
+		t.Verb = RestoreMark
+		return r.restoreMasks()
+	}
+	value, found := r.next()
+	switch name + " " + option {
+	case "REJECT ":
+		t.Verb, t.RejectWith = Reject, defaultReject(r.family)
+		return true
+	case "REJECT --reject-with":
+		t.Verb, t.RejectWith = Reject, r.name(value)
+		return found
+	case "DNAT --to-destination":
+		t.Verb = Translate
+		return t.parseDestination(value)
+	case "MARK --set-xmark":
+		t.Verb = SetMark
+	case "CONNMARK --set-xmark":
+		t.Verb = SetConnMark
+	default:
+		return false
+	}
+	return mark(&t.Mark, value) && t.Mark.Value&^t.Mark.Mask == 0
+}
+
+// restoreMasks reads the masks of --restore-mark, which are both the full one where none is said.
+func (r *ruleParser) restoreMasks() bool {
+	packet, connection := gateway.Mark{Value: fullMask}, gateway.Mark{Value: fullMask}
+	for len(r.tokens) > 0 {
+		option, _ := r.next()
+		value, _ := r.next()
+		into := map[string]*gateway.Mark{"--nfmask": &packet, "--ctmask": &connection}[option]
+		if into == nil || !mark(into, value) {
+			return false
+		}
+	}
+	r.rule.Target.Mark.Mask = packet.Value
+	return packet.Value == connection.Value
+}
+
+func defaultReject(family Family) string {
+	if family == IPv6 {
+		return "icmp6-port-unreachable"
+	}
+	return "icmp-port-unreachable"
+}
+
+// parseDestination reads "10.0.0.1", "10.0.0.1:80", "[fd00::1]:8000-8009/20000".
+func (t *Target) parseDestination(s string) bool {
+	host, rest := s, ""
+	if end := strings.LastIndexByte(s, ':'); strings.HasPrefix(s, "[") {
+		end = strings.Index(s, "]")
+		if end < 0 {
+			return false
+		}
+		host, rest = s[1:end], s[end+1:]
+	} else if end >= 0 && strings.Count(s, ":") == 1 {
+		host, rest = s[:end], s[end:]
+	}
+	var err error
+	if t.Address, err = netip.ParseAddr(host); err != nil {
+		return false
+	}
+	if rest == "" {
+		return true
+	}
+	rest, found := strings.CutPrefix(rest, ":")
+	rest, base, hasBase := strings.Cut(rest, "/")
+	if hasBase {
+		port, err := strconv.ParseUint(base, 10, 16)
+		if err != nil {
+			return false
+		}
+		t.BasePort = uint16(port)
+	}
+	return found && ports(&t.Ports, rest, "-")
+}
+
+func prefix(into *netip.Prefix, s string) bool {
+	if strings.IndexByte(s, '/') < 0 {
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			return false
+		}
+		*into = netip.PrefixFrom(addr, addr.BitLen())
+		return true
+	}
+	var err error
+	*into, err = netip.ParsePrefix(s)
+	return err == nil
+}
+
+func ports(into *gateway.PortRange, s, separator string) bool {
+	first, last, ranged := strings.Cut(s, separator)
+	if !ranged {
+		last = first
+	}
+	low, err1 := strconv.ParseUint(first, 10, 16)
+	high, err2 := strconv.ParseUint(last, 10, 16)
+	*into = gateway.PortRange{First: uint16(low), Last: uint16(high)}
+	return err1 == nil && err2 == nil
+}
+
+// mark reads "0x10/0x1f", or "0x10" with the full mask.
+func mark(into *gateway.Mark, s string) bool {
+	value, mask, masked := strings.Cut(s, "/")
+	if !masked {
+		mask = "0xffffffff"
+	}
+	v, err1 := strconv.ParseUint(value, 0, 32)
+	m, err2 := strconv.ParseUint(mask, 0, 32)
+	*into = gateway.Mark{Value: uint32(v), Mask: uint32(m)}
+	return err1 == nil && err2 == nil
+}
