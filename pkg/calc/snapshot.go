@@ -1,3 +1,6 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package calc
 
 import (
@@ -16,21 +19,55 @@ type Snapshot struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 }
 
-// Finding says why a Mapping is not, or only partly, in effect.
+// Finding says why a Mapping is not, or only partly, in effect; or, without Namespace and Name, what is wrong with the host.
 type Finding struct {
 	// Namespace and Name are the Mapping's.
 	Namespace, Name string
-	// Condition is the one of v1alpha1's conditions that the finding is about.
+	// Condition is the one of v1alpha1's conditions that the finding is about; none when it is about the host.
 	Condition string
 	// Reason is CamelCase and stable, for programs.
 	Reason string
-	// Field is the path that the finding is about, "spec.ports[1].servicePort".
+	// Field is the path that the finding is about, "spec.ports[1].servicePort"; of the config when it is about the host.
 	Field string
 	// Message is for people: what, where, what would be right.
 	Message string
 }
 
+// The reasons of Findings about a Mapping.
+const (
+	// ReasonInvalid: the field does not pass validation; the whole Mapping stays out.
+	ReasonInvalid = "Invalid"
+	// ReasonPortConflict: an older Mapping has the port; only this port stays out.
+	ReasonPortConflict = "PortConflict"
+	// ReasonServiceNotFound and those below: connections are rejected until the Service is right.
+	ReasonServiceNotFound     = "ServiceNotFound"
+	ReasonServiceExternalName = "ServiceExternalName"
+	ReasonServiceHeadless     = "ServiceHeadless"
+	ReasonNoClusterIP         = "NoClusterIP"
+	ReasonServicePortNotFound = "ServicePortNotFound"
+	// ReasonIPFamilyNotSupported: the Service is not of the address's family; connections to that address are rejected.
+	ReasonIPFamilyNotSupported = "IPFamilyNotSupported"
+	// ReasonNoReadyEndpoints: connections are rejected until an endpoint is ready.
+	ReasonNoReadyEndpoints = "NoReadyEndpoints"
+	// ReasonAddressNotOnHost: the address is another gateway's, or nobody's; it stays out here.
+	ReasonAddressNotOnHost = "AddressNotOnHost"
+	// ReasonIPv6Disabled: the config turns IPv6 off; the address stays out here.
+	ReasonIPv6Disabled = "IPv6Disabled"
+)
+
+// The reasons of Findings about the host.
+const (
+	ReasonLinkNotFound   = "LinkNotFound"
+	ReasonLinkDown       = "LinkDown"
+	ReasonNoGateway      = "NoGateway"
+	ReasonTooManyUplinks = "TooManyUplinks"
+)
+
 // String returns the finding on one line.
 func (f Finding) String() string {
-	return fmt.Sprintf("Mapping %s/%s: %s: %s (%s)", f.Namespace, f.Name, f.Field, f.Message, f.Reason)
+	text := fmt.Sprintf("%s: %s (%s)", f.Field, f.Message, f.Reason)
+	if f.Name == "" {
+		return text
+	}
+	return fmt.Sprintf("Mapping %s/%s: %s", f.Namespace, f.Name, text)
 }

@@ -1,0 +1,65 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"net/netip"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// claims remember which Mapping has which port: the first one that asks.
+type claims map[claimKey]*ports
+
+type claimKey struct {
+	address  netip.Addr
+	protocol gateway.Protocol
+}
+
+type ports struct {
+	single map[uint16]*v1alpha1.Mapping
+	ranges []portClaim
+}
+
+type portClaim struct {
+	gateway.PortRange
+	owner *v1alpha1.Mapping
+}
+
+// take gives the Frontend to the Mapping, or returns the one that has it, or some of its ports, already.
+func (c claims) take(f gateway.Frontend, m *v1alpha1.Mapping) *v1alpha1.Mapping {
+	key := claimKey{f.Address, f.Protocol}
+	taken := c[key]
+	if taken == nil {
+		taken = &ports{single: map[uint16]*v1alpha1.Mapping{}}
+		c[key] = taken
+	}
+	if owner := taken.owner(f.Ports); owner != nil {
+		return owner
+	}
+	if f.Ports.Single() {
+		taken.single[f.Ports.First] = m
+	} else {
+		taken.ranges = append(taken.ranges, portClaim{f.Ports, m})
+	}
+	return nil
+}
+
+func (p *ports) owner(wanted gateway.PortRange) *v1alpha1.Mapping {
+	for _, r := range p.ranges {
+		if r.Overlaps(wanted) {
+			return r.owner
+		}
+	}
+	if len(p.single) == 0 {
+		return nil
+	}
+	for port := int(wanted.First); port <= int(wanted.Last); port++ {
+		if owner := p.single[uint16(port)]; owner != nil {
+			return owner
+		}
+	}
+	return nil
+}

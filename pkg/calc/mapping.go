@@ -1,0 +1,132 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// add puts what a Mapping asks for into the State. Mappings must come by age.
+func (c *calculation) add(mapping *v1alpha1.Mapping) {
+	if errs := validation.ValidateMapping(mapping); len(errs) > 0 {
+		for _, err := range errs {
+			c.report(mapping, v1alpha1.ConditionAccepted, ReasonInvalid, err.Field, "%s", err.ErrorBody())
+		}
+		return
+	}
+	m := mapping.DeepCopy()
+	v1alpha1.SetDefaults(m)
+	sources := parseSources(m.Spec.AllowedSources)
+	addresses := c.addresses(m)
+	targets := c.resolve(m, addresses)
+	owner := m.Namespace + "/" + m.Name
+
+	for i, port := range m.Spec.Ports {
+		for _, a := range addresses {
+			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
+			if winner := c.claims.take(front, mapping); winner != nil {
+				c.report(m, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(i, "port"),
+					"%s belongs to Mapping %s/%s, which %s", front, winner.Namespace, winner.Name, precedence(winner, m))
+				continue
+			}
+			if !a.local {
+				continue
+			}
+			allowed := sources.of(a.Addr)
+			c.forwards = append(c.forwards, gateway.Forward{
+				Frontend:    front,
+				Owner:       owner,
+				Sources:     allowed,
+				SourcesDeny: len(m.Spec.AllowedSources) > 0 && len(allowed) == 0,
+				Backends:    targets[i].of(a.Addr),
+				Direct:      m.Spec.Mode == v1alpha1.ModeEndpoints,
+				Shift:       !front.Ports.Single(),
+				Masquerade:  c.cfg.Masquerade,
+			})
+		}
+	}
+}
+
+// address is one of a Mapping's.
+type address struct {
+	netip.Addr
+	// index is its place in the Mapping.
+	index int
+	// local is set when this host is to forward for it.
+	local bool
+}
+
+func (a address) field() string { return fmt.Sprintf("spec.addresses[%d]", a.index) }
+
+func portField(index int, name string) string { return fmt.Sprintf("spec.ports[%d].%s", index, name) }
+
+func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
+	addrs := make([]address, 0, len(m.Spec.Addresses))
+	for i, text := range m.Spec.Addresses {
+		a := address{Addr: netip.MustParseAddr(text), index: i}
+		switch {
+		case !c.cfg.AnyAddress && !c.local[a.Addr]:
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotOnHost, a.field(),
+				"%s is neither on a link of this host nor one of its standbyAddresses", a)
+		case a.Is6() && !c.cfg.IPTables.IPv6:
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonIPv6Disabled, a.field(),
+				"%s is left out because iptables.ipv6 is false in the config of this host", a)
+		default:
+			a.local = true
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs
+}
+
+// precedence says why the winner has the port.
+func precedence(winner, loser *v1alpha1.Mapping) string {
+	if winner.CreationTimestamp.Equal(&loser.CreationTimestamp) {
+		return "comes first by name"
+	}
+	return "is older"
+}
+
+func portRange(p v1alpha1.MappingPort) gateway.PortRange {
+	r := gateway.Port(uint16(p.Port))
+	if p.EndPort != nil {
+		r.Last = uint16(*p.EndPort)
+	}
+	return r
+}
+
+// byFamily holds the same for either family.
+type byFamily[T any] struct{ v4, v6 []T }
+
+func (b *byFamily[T]) of(a netip.Addr) []T {
+	if a.Is4() {
+		return b.v4
+	}
+	return b.v6
+}
+
+func (b *byFamily[T]) add(a netip.Addr, item T) {
+	if a.Is4() {
+		b.v4 = append(b.v4, item)
+	} else {
+		b.v6 = append(b.v6, item)
+	}
+}
+
+func parseSources(texts []string) byFamily[netip.Prefix] {
+	var sources byFamily[netip.Prefix]
+	for _, text := range texts {
+		p := netip.MustParsePrefix(text)
+		sources.add(p.Addr(), p)
+	}
+	slices.SortFunc(sources.v4, comparePrefixes)
+	slices.SortFunc(sources.v6, comparePrefixes)
+	return sources
+}

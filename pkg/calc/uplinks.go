@@ -1,0 +1,157 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// uplinks numbers the links to the outside: those configured by name by their place among the names, whether they are there
+// or not; then those found by patterns, by their name. So only a pattern whose links come and go can move a number, and
+// that of its own kind alone.
+//
+// A link that is not there, or down, stays in the State without routes: what guards it must stand before it comes.
+func uplinks(host gateway.Host, cfg config.Config) ([]gateway.Uplink, []Finding) {
+	u := uplinkSet{host: host, limit: cfg.Ownership.MaxUplinks(), taken: map[string]bool{}}
+	for i, c := range cfg.Uplinks {
+		if pattern, err := c.Pattern(); pattern == nil && err == nil {
+			u.add(i, c, c.Interface)
+		}
+	}
+	for i, c := range cfg.Uplinks {
+		pattern, err := c.Pattern()
+		if pattern == nil || err != nil {
+			continue
+		}
+		found := false
+		for _, name := range linkNames(host) {
+			if name != "lo" && pattern(name) {
+				u.add(i, c, name)
+				found = true
+			}
+		}
+		if !found {
+			u.report(i, "interface", ReasonLinkNotFound, "no link of this host matches %q", c.Interface)
+		}
+	}
+	return u.uplinks, u.findings
+}
+
+func linkNames(host gateway.Host) []string {
+	var names []string
+	for _, l := range host.Links {
+		names = append(names, l.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+type uplinkSet struct {
+	host     gateway.Host
+	limit    int
+	taken    map[string]bool
+	uplinks  []gateway.Uplink
+	findings []Finding
+}
+
+func (u *uplinkSet) report(index int, key, reason, format string, args ...any) {
+	u.findings = append(u.findings, Finding{
+		Reason: reason, Field: fmt.Sprintf("uplinks[%d].%s", index, key), Message: fmt.Sprintf(format, args...),
+	})
+}
+
+func (u *uplinkSet) add(index int, c config.Uplink, name string) {
+	if u.taken[name] {
+		return
+	}
+	u.taken[name] = true
+	if len(u.uplinks) == u.limit {
+		u.report(index, "interface", ReasonTooManyUplinks, "%s is left out: ownership.markMask has room for %d uplinks", name, u.limit)
+		return
+	}
+	uplink := gateway.Uplink{Link: name, Number: len(u.uplinks) + 1}
+	i := slices.IndexFunc(u.host.Links, func(l gateway.Link) bool { return l.Name == name })
+	switch {
+	case i < 0:
+		u.report(index, "interface", ReasonLinkNotFound, "this host has no link %s", name)
+	case !u.host.Links[i].Up:
+		u.report(index, "interface", ReasonLinkDown, "%s is down", name)
+	default:
+		uplink.Connected = connected(u.host.Links[i])
+		uplink.Gateways = u.gateways(c, u.host.Links[i], uplink.Connected)
+		if len(uplink.Gateways) == 0 {
+			u.report(index, "gateway", ReasonNoGateway, "no gateway for %s: %s; only its own networks are answered through it",
+				name, whyNoGateway(c))
+		}
+	}
+	u.uplinks = append(u.uplinks, uplink)
+}
+
+func whyNoGateway(c config.Uplink) string {
+	if c.GatewayOffset != 0 {
+		return fmt.Sprintf("gatewayOffset %d is not another host in any of its networks", c.GatewayOffset)
+	}
+	return "it has no default route, and neither gateway nor gatewayOffset is set"
+}
+
+// connected are the networks on the link, but for the link-local one that every IPv6 link has.
+func connected(link gateway.Link) []netip.Prefix {
+	var networks []netip.Prefix
+	for _, a := range link.Addresses {
+		if !a.IsSingleIP() && !(a.Addr().Is6() && a.Addr().IsLinkLocalUnicast()) {
+			networks = append(networks, a.Masked())
+		}
+	}
+	slices.SortFunc(networks, comparePrefixes)
+	return slices.Compact(networks)
+}
+
+// gateways are the configured ones, or those that the offset or the host's default routes give: at most one a family.
+func (u *uplinkSet) gateways(c config.Uplink, link gateway.Link, connected []netip.Prefix) []netip.Addr {
+	var found byFamily[netip.Addr]
+	switch {
+	case len(c.Gateways) > 0:
+		for _, g := range c.Gateways {
+			found.add(g, g)
+		}
+	case c.GatewayOffset > 0:
+		for _, network := range connected {
+			if g := offset(network, c.GatewayOffset); g.IsValid() && !has(link, g) {
+				found.add(g, g)
+			}
+		}
+	default:
+		for _, r := range u.host.DefaultRoutes {
+			if r.Link == link.Name && r.Gateway.IsValid() {
+				found.add(r.Gateway, r.Gateway)
+			}
+		}
+	}
+	return append(slices.Clone(found.v4[:min(1, len(found.v4))]), found.v6[:min(1, len(found.v6))]...)
+}
+
+// offset returns the n-th address of the network, or none when the network has no such host.
+func offset(network netip.Prefix, n int) netip.Addr {
+	bytes := network.Addr().AsSlice()
+	for i := len(bytes) - 1; i >= 0 && n > 0; i-- {
+		n += int(bytes[i])
+		bytes[i] = byte(n)
+		n >>= 8
+	}
+	addr, _ := netip.AddrFromSlice(bytes)
+	broadcast := addr.Is4() && network.Bits() < 31 && !network.Contains(addr.Next())
+	if n > 0 || broadcast || !network.Contains(addr) {
+		return netip.Addr{}
+	}
+	return addr
+}
+
+func has(link gateway.Link, addr netip.Addr) bool {
+	return slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return p.Addr() == addr })
+}
