@@ -20,13 +20,18 @@ import (
 // Apply carries out the changes one by one, whatever becomes of those before, and returns those that the kernel now
 // holds. What is as it should be already is no error.
 func (c *Client) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
+	conn, err := c.open()
+	if err != nil {
+		return policyrouting.Changes{}, err
+	}
+	defer conn.close()
 	var done policyrouting.Changes
 	var errs []error
-	done.AddRoutes = each(changes.AddRoutes, c.addRoute, "adding the route", &errs)
-	done.ReplaceRoutes = each(changes.ReplaceRoutes, c.replaceRoute, "replacing the route", &errs)
-	done.AddRules = each(changes.AddRules, c.addRule, "adding the rule", &errs)
-	done.DeleteRules = each(changes.DeleteRules, c.deleteRule, "deleting the rule", &errs)
-	done.DeleteRoutes = each(changes.DeleteRoutes, c.deleteRoute, "deleting the route", &errs)
+	done.AddRoutes = each(changes.AddRoutes, conn.addRoute, "adding the route", &errs)
+	done.ReplaceRoutes = each(changes.ReplaceRoutes, conn.replaceRoute, "replacing the route", &errs)
+	done.AddRules = each(changes.AddRules, conn.addRule, "adding the rule", &errs)
+	done.DeleteRules = each(changes.DeleteRules, conn.deleteRule, "deleting the rule", &errs)
+	done.DeleteRoutes = each(changes.DeleteRoutes, conn.deleteRoute, "deleting the route", &errs)
 	return done, errors.Join(errs...)
 }
 
@@ -42,16 +47,16 @@ func each[T fmt.Stringer](items []T, do func(T) error, doing string, errs *[]err
 	return done
 }
 
-func (c *Client) addRule(r policyrouting.Rule) error {
-	err := c.plain.RuleAdd(toRule(r))
+func (c *conn) addRule(r policyrouting.Rule) error {
+	err := c.RuleAdd(toRule(r))
 	if errors.Is(err, unix.EEXIST) { // The kernel compares everything, the protocol too.
 		return nil
 	}
 	return err
 }
 
-func (c *Client) deleteRule(r policyrouting.Rule) error {
-	err := c.plain.RuleDel(toRule(r))
+func (c *conn) deleteRule(r policyrouting.Rule) error {
+	err := c.RuleDel(toRule(r))
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -72,12 +77,12 @@ func toRule(r policyrouting.Rule) *netlink.Rule {
 	return rule
 }
 
-func (c *Client) addRoute(r policyrouting.Route) error {
+func (c *conn) addRoute(r policyrouting.Route) error {
 	route, err := c.toRoute(r)
 	if err != nil {
 		return err
 	}
-	err = c.plain.RouteAdd(route)
+	err = c.RouteAdd(route)
 	if errors.Is(err, unix.EEXIST) {
 		return c.replaceRoute(r)
 	}
@@ -86,7 +91,7 @@ func (c *Client) addRoute(r policyrouting.Route) error {
 
 // replaceRoute leaves no gap; but the kernel replaces whatever has the same destination and metric, so it looks first
 // whose that is.
-func (c *Client) replaceRoute(r policyrouting.Route) error {
+func (c *conn) replaceRoute(r policyrouting.Route) error {
 	route, err := c.toRoute(r)
 	if err != nil {
 		return err
@@ -97,7 +102,7 @@ func (c *Client) replaceRoute(r policyrouting.Route) error {
 		family = netlink.FAMILY_V6
 	}
 	present, err := dump(func() ([]netlink.Route, error) {
-		return c.filters.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
+		return c.strict.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the table holds nothing yet.
 		return fmt.Errorf("reading table %d: %w", r.Table, err)
@@ -116,10 +121,10 @@ func (c *Client) replaceRoute(r policyrouting.Route) error {
 				r.Table, r.Destination, p.Protocol)
 		}
 	}
-	return explain(c.plain.RouteReplace(route), r)
+	return explain(c.RouteReplace(route), r)
 }
 
-func (c *Client) deleteRoute(r policyrouting.Route) error {
+func (c *conn) deleteRoute(r policyrouting.Route) error {
 	route, err := c.toRoute(r)
 	if errors.As(err, &netlink.LinkNotFoundError{}) { // A link takes its routes with it.
 		return nil
@@ -128,14 +133,14 @@ func (c *Client) deleteRoute(r policyrouting.Route) error {
 		return err
 	}
 	route.Scope = netlink.SCOPE_NOWHERE // any
-	err = c.plain.RouteDel(route)
+	err = c.RouteDel(route)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
 		return nil
 	}
 	return err
 }
 
-func (c *Client) toRoute(r policyrouting.Route) (*netlink.Route, error) {
+func (c *conn) toRoute(r policyrouting.Route) (*netlink.Route, error) {
 	route := &netlink.Route{
 		Table:    r.Table,
 		Dst:      toIPNet(r.Destination),
@@ -148,7 +153,7 @@ func (c *Client) toRoute(r policyrouting.Route) (*netlink.Route, error) {
 	}
 	index := 0
 	if r.Link != "" {
-		link, err := c.plain.LinkByName(r.Link)
+		link, err := c.LinkByName(r.Link)
 		if err != nil {
 			return nil, fmt.Errorf("finding the link %s: %w", r.Link, err)
 		}

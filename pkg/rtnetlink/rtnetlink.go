@@ -25,47 +25,57 @@ const ipv6Metric = 1024
 // dumpAttempts bounds how often a dump is repeated that a change interrupted.
 const dumpAttempts = 5
 
-// Client talks to the kernel of the network namespace that it was made in. It is safe for one user at a time.
-type Client struct {
-	own     gateway.Ownership
-	plain   *netlink.Handle
-	filters *netlink.Handle
-}
+// Client reads and writes what own names. It keeps no socket between calls.
+type Client struct{ own gateway.Ownership }
 
 // New returns a Client for what own names.
-func New(own gateway.Ownership) (*Client, error) {
+func New(own gateway.Ownership) *Client { return &Client{own: own} }
+
+// conn is the sockets of one call.
+type conn struct {
+	own gateway.Ownership
+	*netlink.Handle
+	// strict lets the kernel filter what it dumps.
+	strict *netlink.Handle
+}
+
+func (c *Client) open() (*conn, error) {
 	plain, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	filters, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	strict, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		plain.Close()
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
 	// The kernel then hands over our routes alone, not the whole Internet of a host that speaks BGP. A kernel before 4.20
-	// refuses, and everything is filtered here.
-	_ = filters.SetStrictCheck(true)
-	return &Client{own: own, plain: plain, filters: filters}, nil
+	// refuses; the library filters in any case.
+	_ = strict.SetStrictCheck(true)
+	return &conn{own: c.own, Handle: plain, strict: strict}, nil
 }
 
-// Close closes the sockets.
-func (c *Client) Close() {
-	c.plain.Close()
-	c.filters.Close()
+func (c *conn) close() {
+	c.Close()
+	c.strict.Close()
 }
 
 // Observe returns what the kernel holds of ours, in both families.
 func (c *Client) Observe() (policyrouting.Set, error) {
+	conn, err := c.open()
+	if err != nil {
+		return policyrouting.Set{}, err
+	}
+	defer conn.close()
 	var set policyrouting.Set
 	links := map[int]string{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := c.rules(family)
+		rules, err := conn.rules(family)
 		if err != nil {
 			return policyrouting.Set{}, fmt.Errorf("reading the %s rules of policy routing: %w", familyName(family), err)
 		}
 		set.Rules = append(set.Rules, rules...)
-		routes, err := c.routes(family, links)
+		routes, err := conn.routes(family, links)
 		if err != nil {
 			return policyrouting.Set{}, fmt.Errorf("reading the %s routes: %w", familyName(family), err)
 		}
@@ -75,8 +85,8 @@ func (c *Client) Observe() (policyrouting.Set, error) {
 	return set, nil
 }
 
-func (c *Client) rules(family int) ([]policyrouting.Rule, error) {
-	all, err := dump(func() ([]netlink.Rule, error) { return c.plain.RuleList(family) })
+func (c *conn) rules(family int) ([]policyrouting.Rule, error) {
+	all, err := dump(func() ([]netlink.Rule, error) { return c.RuleList(family) })
 	if err != nil {
 		return nil, err
 	}
@@ -100,10 +110,10 @@ func (c *Client) rules(family int) ([]policyrouting.Rule, error) {
 	return rules, nil
 }
 
-func (c *Client) routes(family int, links map[int]string) ([]policyrouting.Route, error) {
+func (c *conn) routes(family int, links map[int]string) ([]policyrouting.Route, error) {
 	filter := &netlink.Route{Protocol: netlink.RouteProtocol(c.own.RouteProtocol)}
 	all, err := dump(func() ([]netlink.Route, error) {
-		return c.filters.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		return c.strict.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {
 		return nil, err
@@ -122,12 +132,12 @@ func (c *Client) routes(family int, links map[int]string) ([]policyrouting.Route
 	return routes, nil
 }
 
-func (c *Client) ourTable(table int) bool {
+func (c *conn) ourTable(table int) bool {
 	return table == policyrouting.MainTable ||
 		c.own.Table(1) <= table && table <= c.own.Table(c.own.MaxUplinks())
 }
 
-func (c *Client) route(r netlink.Route, links map[int]string) (policyrouting.Route, error) {
+func (c *conn) route(r netlink.Route, links map[int]string) (policyrouting.Route, error) {
 	v6 := r.Family == netlink.FAMILY_V6
 	destination, err := toPrefix(r.Dst, v6)
 	if err != nil {
@@ -164,11 +174,11 @@ func (c *Client) route(r netlink.Route, links map[int]string) (policyrouting.Rou
 	return route, err
 }
 
-func (c *Client) linkName(index int, known map[int]string) (string, error) {
+func (c *conn) linkName(index int, known map[int]string) (string, error) {
 	if name, ok := known[index]; ok || index == 0 {
 		return name, nil
 	}
-	link, err := c.plain.LinkByIndex(index)
+	link, err := c.LinkByIndex(index)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		// It went after the routes were read; the route is about to go too.
 		return fmt.Sprintf("if%d", index), nil

@@ -1,0 +1,280 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package host
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+func ip(t *testing.T, lines ...string) {
+	t.Helper()
+	testenv.RequireTool(t, "ip")
+	for _, line := range lines {
+		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v\n%s", line, err, out)
+		}
+	}
+}
+
+func link(name string, up bool, addresses ...string) gateway.Link {
+	l := gateway.Link{Name: name, Up: up}
+	for _, a := range addresses {
+		l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
+	}
+	return l
+}
+
+func defaultRoute(link, gw string) gateway.DefaultRoute {
+	return gateway.DefaultRoute{Link: link, Gateway: netip.MustParseAddr(gw)}
+}
+
+func TestObserve(t *testing.T) {
+	lo := link("lo", true, "127.0.0.1/8", "::1/128")
+	for _, tc := range []struct {
+		name  string
+		lines []string
+		want  gateway.Host
+	}{
+		{name: "nothing but lo", want: gateway.Host{Links: []gateway.Link{lo}}},
+		{
+			name:  "a link that is down",
+			lines: []string{"link add eth1 type veth peer name peer1", "addr add 198.51.100.10/24 dev eth1"},
+			want:  gateway.Host{Links: []gateway.Link{link("eth1", false, "198.51.100.10/24"), lo, link("peer1", false)}},
+		},
+		{
+			name: "a link without a carrier",
+			lines: []string{
+				"link add eth1 type veth peer name peer1", "link set eth1 addrgenmode none", "link set eth1 up", "addr add 198.51.100.10/24 dev eth1",
+			},
+			want: gateway.Host{Links: []gateway.Link{link("eth1", false, "198.51.100.10/24"), lo, link("peer1", false)}},
+		},
+		{
+			name: "addresses and default routes of both families",
+			lines: []string{
+				"link add eth1 type veth peer name peer1", "link set eth1 addrgenmode none", "link set peer1 addrgenmode none",
+				"link set eth1 up", "link set peer1 up",
+				"addr add 198.51.100.11/24 dev eth1", "addr add 198.51.100.10/24 dev eth1",
+				"addr add 203.0.113.10/32 dev lo", "addr add 2001:db8:1::10/64 dev eth1 nodad",
+				"route add default via 198.51.100.3 metric 30",
+				"route add default via 198.51.100.1 metric 10",
+				"route add default metric 20 nexthop via 198.51.100.5 nexthop via 198.51.100.4",
+				"-6 route add default via fe80::1 dev eth1 metric 25",
+				// None of these is a way out of the main table through a gateway.
+				"route add default via 198.51.100.7 table 99",
+				"route add default dev eth1 metric 5",
+				"route add unreachable default metric 4",
+				"route add 192.0.2.0/24 via 198.51.100.8",
+			},
+			want: gateway.Host{
+				Links: []gateway.Link{
+					link("eth1", true, "198.51.100.10/24", "198.51.100.11/24", "2001:db8:1::10/64"),
+					link("lo", true, "127.0.0.1/8", "203.0.113.10/32", "::1/128"),
+					link("peer1", true),
+				},
+				DefaultRoutes: []gateway.DefaultRoute{
+					defaultRoute("eth1", "198.51.100.1"),
+					defaultRoute("eth1", "198.51.100.4"),
+					defaultRoute("eth1", "198.51.100.5"),
+					defaultRoute("eth1", "fe80::1"),
+					defaultRoute("eth1", "198.51.100.3"),
+				},
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			testenv.NewNetNS(t)
+			ip(t, tc.lines...)
+			got, err := New(logrus.New()).Observe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("host (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// inNamespaceOf runs f on a goroutine of its own in the network namespace of the test.
+func inNamespaceOf(t *testing.T, f func()) (done <-chan struct{}) {
+	t.Helper()
+	ns, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			t.Errorf("entering the network namespace: %v", err)
+			return
+		}
+		f()
+	}()
+	return ended
+}
+
+func await(t *testing.T, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: nothing for 10 s", what)
+	}
+}
+
+// settle reads calls until none comes for a while, so that what follows is seen for itself.
+func settle(c <-chan struct{}) {
+	for {
+		select {
+		case <-c:
+		case <-time.After(100 * time.Millisecond):
+			return
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	testenv.NewNetNS(t)
+	ip(t, "link add eth1 type veth peer name peer1", "link set eth1 addrgenmode none", "link set peer1 addrgenmode none")
+	log, _ := logtest.NewNullLogger()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	calls := make(chan struct{})
+	var watchErr error
+	done := inNamespaceOf(t, func() {
+		watchErr = New(log).Watch(ctx, func() {
+			select {
+			case calls <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	})
+	await(t, "the first look", calls)
+	for _, event := range []string{
+		"link set eth1 up", "link set peer1 up",
+		"addr add 198.51.100.10/24 dev eth1", "-6 addr add 2001:db8:1::10/64 dev eth1 nodad",
+		"route add default via 198.51.100.1", "-6 route add default via 2001:db8:1::1",
+		"rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380", "-6 rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380",
+		"rule del priority 7380", "-6 route del default via 2001:db8:1::1", "route del default",
+		"addr del 198.51.100.10/24 dev eth1", "link set peer1 down", "link del eth1",
+	} {
+		settle(calls)
+		ip(t, event)
+		await(t, event, calls)
+	}
+	cancel()
+	await(t, "the end", done)
+	if watchErr != nil {
+		t.Error(watchErr)
+	}
+}
+
+func TestChangesDuringACallAreOneCall(t *testing.T) {
+	testenv.NewNetNS(t)
+	log, _ := logtest.NewNullLogger()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	calls, proceed := make(chan struct{}), make(chan struct{})
+	var watchErr error
+	done := inNamespaceOf(t, func() {
+		watchErr = New(log).Watch(ctx, func() {
+			calls <- struct{}{}
+			<-proceed
+		})
+	})
+	await(t, "the first look", calls)
+	for i := range 50 {
+		ip(t, fmt.Sprintf("addr add 192.0.2.%d/32 dev lo", i+1))
+	}
+	count := 0
+	for {
+		proceed <- struct{}{}
+		select {
+		case <-calls:
+			count++
+			continue
+		case <-time.After(200 * time.Millisecond):
+		}
+		break
+	}
+	// One for what came during the first call, one more where an event was still on its way.
+	if count < 1 || count > 2 {
+		t.Errorf("%d calls for 50 changes during one call, want 1 or 2", count)
+	}
+	cancel()
+	await(t, "the end", done)
+	if watchErr != nil {
+		t.Error(watchErr)
+	}
+}
+
+func TestOverrun(t *testing.T) {
+	testenv.NewNetNS(t)
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := socket.SetReceiveBufferSize(2048, false); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		ip(t, fmt.Sprintf("addr add 192.0.2.%d/32 dev lo", i+1))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	notes := make(chan struct{}, 1000)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := receive(ctx, socket, func() { notes <- struct{}{} }); ctx.Err() == nil {
+			t.Errorf("the overrun ended the watch: %v", err)
+		}
+	}()
+	await(t, "the overrun", notes)
+	settle(notes)
+	ip(t, "addr add 198.51.100.1/32 dev lo")
+	await(t, "a change after the overrun", notes)
+	cancel()
+	await(t, "the end", ended)
+}
+
+func TestWatchComesBack(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	log.SetLevel(logrus.WarnLevel)
+	ctx, cancel := context.WithCancel(t.Context())
+	attempts := 0
+	repeat(ctx, log, 0, func() error {
+		if attempts++; attempts == 3 {
+			cancel()
+		}
+		return unix.ENOMEM
+	})
+	if attempts != 3 || len(hook.Entries) != 2 {
+		t.Errorf("%d attempts, %d log lines; want 3 and 2", attempts, len(hook.Entries))
+	}
+}

@@ -1,0 +1,144 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package host
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// dumpAttempts bounds how often a dump is repeated that a change interrupted.
+const dumpAttempts = 5
+
+// Host is the host that we are on.
+type Host struct{ log logrus.FieldLogger }
+
+// New returns the host. What becomes of its watch is logged.
+func New(log logrus.FieldLogger) *Host { return &Host{log: log} }
+
+// Observe returns what the host looks like.
+func (h *Host) Observe() (gateway.Host, error) {
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return gateway.Host{}, fmt.Errorf("reading the links: %w", err)
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return gateway.Host{}, fmt.Errorf("reading the addresses: %w", err)
+	}
+	var host gateway.Host
+	names := map[int]string{}
+	addresses := addressesByLink(addrs)
+	for _, l := range links {
+		a := l.Attrs()
+		names[a.Index] = a.Name
+		host.Links = append(host.Links, gateway.Link{
+			Name:      a.Name,
+			Up:        a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
+			Addresses: addresses[a.Index],
+		})
+	}
+	slices.SortFunc(host.Links, func(a, b gateway.Link) int { return cmp.Compare(a.Name, b.Name) })
+	host.DefaultRoutes, err = defaultRoutes(names)
+	return host, err
+}
+
+func addressesByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
+	byLink := map[int][]netip.Prefix{}
+	for _, a := range addrs {
+		// An address that somebody else on the link was found to have is not the host's.
+		if a.Flags&unix.IFA_F_DADFAILED != 0 {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(a.IP)
+		if !ok {
+			continue
+		}
+		bits, _ := a.Mask.Size()
+		byLink[a.LinkIndex] = append(byLink[a.LinkIndex], netip.PrefixFrom(addr.Unmap(), bits))
+	}
+	for _, prefixes := range byLink {
+		slices.SortFunc(prefixes, netip.Prefix.Compare)
+	}
+	return byLink
+}
+
+// defaultRoutes are the unicast default routes of the main table that have a gateway, best metric first.
+func defaultRoutes(names map[int]string) ([]gateway.DefaultRoute, error) {
+	type candidate struct {
+		metric int
+		gateway.DefaultRoute
+	}
+	var found []candidate
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		var routes []netlink.Route
+		// Only the default routes are kept: the main table may be the whole Internet.
+		err := retry(func() error {
+			routes = routes[:0]
+			filter := &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
+			return netlink.RouteListFilteredIter(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE, func(r netlink.Route) bool {
+				if bits, _ := r.Dst.Mask.Size(); bits == 0 {
+					routes = append(routes, r)
+				}
+				return true
+			})
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading the default routes: %w", err)
+		}
+		for _, r := range routes {
+			hops := r.MultiPath
+			if len(hops) == 0 {
+				hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+			}
+			for _, hop := range hops {
+				if gw, ok := netip.AddrFromSlice(hop.Gw); ok && names[hop.LinkIndex] != "" {
+					found = append(found, candidate{r.Priority, gateway.DefaultRoute{Link: names[hop.LinkIndex], Gateway: gw}})
+				}
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.metric, b.metric), a.Gateway.Compare(b.Gateway), cmp.Compare(a.Link, b.Link))
+	})
+	var routes []gateway.DefaultRoute
+	for _, c := range found {
+		routes = append(routes, c.DefaultRoute)
+	}
+	return routes, nil
+}
+
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	var items []T
+	err := retry(func() (err error) {
+		items, err = list()
+		return err
+	})
+	return items, err
+}
+
+// retry repeats a dump that the kernel says is inconsistent, and takes a family that the kernel lacks as empty.
+func retry(list func() error) error {
+	var err error
+	for range dumpAttempts {
+		if err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,99 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// resubscribeDelay keeps a socket that fails again and again from costing a core.
+const resubscribeDelay = time.Second
+
+// Watch calls changed once it watches, and then when a link, an address, a route or a rule of policy routing came, went
+// or changed, until ctx ends, which is no error. Changes that arrive while changed runs are one call; a call after quiet comes at once.
+func (h *Host) Watch(ctx context.Context, changed func()) error {
+	events := make(chan struct{}, 1)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer close(events)
+	calls.Go(func() {
+		for range events {
+			changed()
+		}
+	})
+	notify := func() {
+		select {
+		case events <- struct{}{}:
+		default: // A call that has not begun yet will see this change too.
+		}
+	}
+	// On this goroutine, so that a caller whose thread is in another network namespace watches that one.
+	repeat(ctx, h.log, resubscribeDelay, func() error { return watch(ctx, notify) })
+	return nil
+}
+
+// repeat sets the watch up again whenever it breaks off, until ctx ends.
+func repeat(ctx context.Context, log logrus.FieldLogger, delay time.Duration, watch func() error) {
+	for {
+		err := watch()
+		if ctx.Err() != nil {
+			return
+		}
+		log.WithError(err).Warn("The watch on links, addresses and routes broke off; it is set up again")
+		sleep(ctx, delay)
+	}
+}
+
+// watch notifies until the socket fails or ctx ends.
+func watch(ctx context.Context, notify func()) error {
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE,
+		unix.RTNLGRP_LINK,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	)
+	if err != nil {
+		return fmt.Errorf("subscribing to links, addresses and routes: %w", err)
+	}
+	// What changed before is seen by looking.
+	notify()
+	return receive(ctx, socket, notify)
+}
+
+func receive(ctx context.Context, socket *nl.NetlinkSocket, notify func()) error {
+	stop := context.AfterFunc(ctx, socket.Close)
+	defer func() {
+		if stop() {
+			socket.Close()
+		}
+	}()
+	for {
+		_, _, err := socket.Receive()
+		// ENOBUFS: more changes came at once than the socket holds, some are lost; the socket goes on, and whoever is
+		// notified looks at everything.
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("reading changes of links, addresses and routes: %w", err)
+		}
+		notify()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

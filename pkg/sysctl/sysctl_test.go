@@ -1,0 +1,173 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package sysctl
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const forward, filter = "net/ipv4/ip_forward", "net/ipv4/conf/eth0.100/rp_filter"
+
+// fake makes parameters in plain files.
+func fake(t *testing.T) (s *Sysctls, write func(key, value string)) {
+	t.Helper()
+	root := t.TempDir()
+	write = func(key, value string) {
+		t.Helper()
+		path := filepath.Join(root, key)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(value+"\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(forward, "0")
+	write(filter, "1")
+	return &Sysctls{root: root, record: filepath.Join(t.TempDir(), "run", recordName)}, write
+}
+
+func set(t *testing.T, s *Sysctls, key, value string) {
+	t.Helper()
+	if err := s.Set(key, value); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, s, key, value)
+}
+
+func expect(t *testing.T, s *Sysctls, key, want string) {
+	t.Helper()
+	if got, err := s.Get(key); err != nil || got != want {
+		t.Errorf("%s = %q, %v; want %q", key, got, err, want)
+	}
+}
+
+func restore(t *testing.T, s *Sysctls, want ...string) {
+	t.Helper()
+	restored, err := s.Restore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, restored); diff != "" {
+		t.Errorf("restored (-want +got):\n%s", diff)
+	}
+	if _, err := os.Stat(s.record); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the record is still there: %v", err)
+	}
+}
+
+func TestSetAndRestore(t *testing.T) {
+	t.Run("what was", func(t *testing.T) {
+		s, _ := fake(t)
+		set(t, s, forward, "1")
+		set(t, s, filter, "2")
+		restore(t, &Sysctls{root: s.root, record: s.record}, filter, forward) // by another process
+		expect(t, s, forward, "0")
+		expect(t, s, filter, "1")
+		restore(t, s)
+	})
+	t.Run("set again by somebody else and by us", func(t *testing.T) {
+		s, write := fake(t)
+		set(t, s, filter, "2")
+		write(filter, "0")
+		set(t, s, filter, "2")
+		restore(t, s, filter)
+		expect(t, s, filter, "0")
+	})
+	t.Run("what somebody else changed since stays", func(t *testing.T) {
+		s, write := fake(t)
+		set(t, s, filter, "2")
+		write(filter, "0")
+		restore(t, s)
+		expect(t, s, filter, "0")
+	})
+	t.Run("what was right already is not ours to put back", func(t *testing.T) {
+		s, write := fake(t)
+		write(forward, "1")
+		set(t, s, forward, "1")
+		restore(t, s)
+		expect(t, s, forward, "1")
+	})
+	t.Run("a link that went", func(t *testing.T) {
+		s, _ := fake(t)
+		set(t, s, filter, "2")
+		set(t, s, forward, "1")
+		if err := os.RemoveAll(filepath.Join(s.root, filepath.Dir(filter))); err != nil {
+			t.Fatal(err)
+		}
+		restore(t, s, forward)
+	})
+}
+
+func TestErrors(t *testing.T) {
+	t.Run("no such parameter", func(t *testing.T) {
+		s, _ := fake(t)
+		if err := s.Set("net/ipv4/conf/eth7/rp_filter", "2"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("err = %v, want fs.ErrNotExist", err)
+		}
+		restore(t, s)
+	})
+	t.Run("a path that leads elsewhere", func(t *testing.T) {
+		s, _ := fake(t)
+		for _, key := range []string{"../etc/passwd", "/etc/passwd", ""} {
+			if _, err := s.Get(key); err == nil || !strings.Contains(err.Error(), "not the path of a kernel parameter") {
+				t.Errorf("Get(%q): err = %v", key, err)
+			}
+		}
+	})
+	t.Run("a damaged record does not keep the parameter from being set", func(t *testing.T) {
+		s, _ := fake(t)
+		set(t, s, filter, "2")
+		if err := os.WriteFile(s.record, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Set(forward, "1"); err == nil || !strings.Contains(err.Error(), "cleanup will not put it back to 0") {
+			t.Errorf("err = %v", err)
+		}
+		expect(t, s, forward, "1")
+		if _, err := s.Restore(); err == nil || !strings.Contains(err.Error(), s.record) {
+			t.Errorf("err = %v, want the name of the damaged file", err)
+		}
+	})
+	t.Run("no leftovers beside the record", func(t *testing.T) {
+		s, _ := fake(t)
+		set(t, s, forward, "1")
+		entries, err := os.ReadDir(filepath.Dir(s.record))
+		if err != nil || len(entries) != 1 {
+			t.Errorf("%d files, %v; want the record alone", len(entries), err)
+		}
+	})
+}
+
+func TestKernel(t *testing.T) {
+	testenv.NewNetNS(t)
+	s := New(t.TempDir())
+	const key = "net/ipv4/conf/lo/rp_filter"
+	was, err := s.Get(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{"1", "2"} {
+		if value != was {
+			set(t, s, key, value)
+			restore(t, s, key)
+			expect(t, s, key, was)
+		}
+	}
+	set(t, s, key, "2")
+	if err := s.Set(key, "nonsense"); err == nil {
+		t.Error("the kernel takes nonsense")
+	}
+	expect(t, s, key, "2")
+}
