@@ -52,7 +52,7 @@ var spellings = []struct {
 		also: []string{"-i eth+ -o eth1 -m conntrack --ctstate ESTABLISHED,RELATED --ctdir REPLY -j ACCEPT"}},
 	{name: "a third", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), Probability: 715827883, Target: Target{Verb: Translate, Address: netip.MustParseAddr("10.0.0.1"), Ports: gateway.Port(8080)}},
 		text: "-p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.33333333349 -j DNAT --to-destination 10.0.0.1:8080"},
-	{name: "a half", rule: Rule{Probability: probabilityUnit / 2}, text: "-m statistic --mode random --probability 0.50000000000",
+	{name: "a half", rule: Rule{Probability: Certain / 2}, text: "-m statistic --mode random --probability 0.50000000000",
 		also: []string{"-m statistic --mode random --probability 0.5"}},
 	{name: "shifted range over IPv6", family: IPv6, rule: Rule{Protocol: gateway.UDP, DestinationPorts: gateway.PortRange{First: 80, Last: 89},
 		Target: Target{Verb: Translate, Address: netip.MustParseAddr("fd00::1"), Ports: gateway.PortRange{First: 8000, Last: 8009}, BasePort: 80}},

@@ -12,9 +12,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// probabilityUnit is what xt_statistic counts as certainty.
-const probabilityUnit = 1 << 31
-
 // ruleParser reads the words of one rule. Each of its methods reports whether it understood; whatever is not understood
 // wholly makes the rule foreign.
 type ruleParser struct {
@@ -99,7 +96,7 @@ func (r *ruleParser) option(name, value string) bool {
 	case "statistic --probability":
 		share, err := strconv.ParseFloat(value, 64)
 		first := r.rule.Probability == 0
-		r.rule.Probability = uint32(math.Round(share * probabilityUnit))
+		r.rule.Probability = uint32(math.Round(share * Certain))
 		return err == nil && first && share > 0 && share <= 1
 	case "comment --comment":
 		first := r.rule.Comment == ""

@@ -41,6 +41,16 @@ type Chain struct {
 	Rules  []Rule
 }
 
+// What the kernel has room for.
+const (
+	// Certain is the Probability that would always match.
+	Certain = 1 << 31
+	// MaxComment is the length of the longest comment.
+	MaxComment = 255
+	// MaxMultiport is how many ports a Multiport may name.
+	MaxMultiport = 15
+)
+
 // Rule is one rule. It is comparable, and the same rule has the same value whether it was built or read back from
 // either back end. A match at its zero value is absent.
 type Rule struct {

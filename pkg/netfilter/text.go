@@ -41,7 +41,7 @@ func (r *Rule) append(b []byte) []byte {
 	r.appendConntrack(&w)
 	if r.Probability != 0 {
 		w.word("-m statistic --mode random --probability ")
-		w.b = strconv.AppendFloat(w.b, float64(r.Probability)/probabilityUnit, 'f', 11, 64)
+		w.b = strconv.AppendFloat(w.b, float64(r.Probability)/Certain, 'f', 11, 64)
 	}
 	if r.Comment != "" {
 		w.word("-m comment --comment")

@@ -1,0 +1,350 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+var own = gateway.DefaultOwnership()
+
+// inKernel runs the test in a fresh network namespace for each back end and family.
+func inKernel(t *testing.T, test func(t *testing.T, k kernel)) {
+	for _, backend := range []string{"legacy", "nft"} {
+		for _, family := range []netfilter.Family{netfilter.IPv4, netfilter.IPv6} {
+			t.Run(fmt.Sprintf("%s/IPv%d", backend, family), func(t *testing.T) {
+				testenv.RequireTool(t, "iptables-"+backend)
+				testenv.NewNetNS(t)
+				runner, err := New(Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				test(t, kernel{Runner: runner, family: family})
+			})
+		}
+	}
+}
+
+type kernel struct {
+	*Runner
+	family netfilter.Family
+}
+
+// apply does what the dataplane does, and fails unless it leads to a fixpoint.
+func (k kernel) apply(t *testing.T, want netfilter.Ruleset) netfilter.Batch {
+	t.Helper()
+	have := k.read(t)
+	batch := netfilter.Diff(have, want, own.ChainPrefix)
+	if err := k.Restore(t.Context(), batch); err != nil {
+		t.Fatalf("%v\n%s", err, batch.Text())
+	}
+	after := k.read(t)
+	if again := netfilter.Diff(after, want, own.ChainPrefix); !again.Empty() {
+		t.Fatalf("not a fixpoint, this is left to do:\n%s\nin\n%s", again.Text(), k.dump(t))
+	}
+	if diff := cmp.Diff(chains(netfilter.Apply(have, batch)), chains(after)); diff != "" {
+		t.Fatalf("the kernel holds something else than was foreseen (-foreseen +held):\n%s", diff)
+	}
+	return batch
+}
+
+// chains spells the rules of all chains but of built-in ones without any, which come with their table.
+func chains(rs netfilter.Ruleset) map[string][]string {
+	all := map[string][]string{}
+	for _, t := range rs.Tables {
+		for _, c := range t.Chains {
+			name := t.Name + " " + c.Name
+			for _, r := range c.Rules {
+				all[name] = append(all[name], r.String())
+			}
+			if c.Policy == "" && c.Rules == nil {
+				all[name] = nil
+			}
+		}
+	}
+	return all
+}
+
+func (k kernel) read(t *testing.T) netfilter.Ruleset {
+	t.Helper()
+	rs, err := k.Save(t.Context(), k.family)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs
+}
+
+var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
+
+// dump returns what the back end's own program prints, without dates and counters.
+func (k kernel) dump(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save()).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return volatile.ReplaceAllString(string(out), "")
+}
+
+func (k kernel) load(t *testing.T, text string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), k.programs[k.family].restore(), "--noflush")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// state exercises every kind of rule that is built.
+func (k kernel) state() gateway.State {
+	address := func(n int) netip.Addr {
+		if k.family == netfilter.IPv6 {
+			return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n))
+		}
+		return netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
+	}
+	source := netip.PrefixFrom(address(0), address(0).BitLen()-8)
+	backends := func(n int) (list []gateway.Backend) {
+		for i := range n {
+			list = append(list, gateway.Backend{Address: address(100 + i), Port: 8000})
+		}
+		return list
+	}
+	state := gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}, {Link: "eth2", Number: 2}}}
+	for a := range 12 {
+		f := gateway.Forward{Frontend: gateway.Frontend{Address: address(a + 1), Protocol: gateway.TCP}, Owner: "default/echo", Masquerade: true}
+		for i := range 30 {
+			f.Ports = gateway.Port(uint16(80 + 3*i))
+			f.Backends = backends(i % 7)
+			f.Masquerade = i%5 != 0
+			f.Sources, f.SourcesDeny = nil, i == 17
+			if i%4 > 1 {
+				f.Sources = []netip.Prefix{source}
+			}
+			state.Forwards = append(state.Forwards, f)
+		}
+		f.Ports, f.Backends = gateway.Port(1000), backends(20)
+		state.Forwards = append(state.Forwards, f)
+		f.Ports, f.Backends, f.Shift = gateway.PortRange{First: 20000, Last: 40000}, backends(3), true
+		state.Forwards = append(state.Forwards, f)
+		f.Protocol, f.Ports, f.Backends[0].Port = gateway.UDP, gateway.PortRange{First: 8000, Last: 8009}, 9000
+		state.Forwards = append(state.Forwards, f)
+	}
+	return state
+}
+
+func (k kernel) build(state gateway.State) netfilter.Ruleset {
+	return rules.Build(state, k.family, rules.Options{Ownership: own, RandomFully: k.RandomFully()})
+}
+
+func TestWhatIsWrittenIsReadBack(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		k.apply(t, k.build(gateway.State{}))
+		state := k.state()
+		before := k.Execs()
+		if batch := k.apply(t, k.build(state)); batch.Chains() < 50 {
+			t.Fatalf("just %d chains written", batch.Chains())
+		}
+		if n := k.Execs() - before; n != 3 {
+			t.Errorf("%d programs run, want save, restore, save", n)
+		}
+		rendered := netfilter.Render(k.build(state))
+		if missing := missingLines(string(rendered), k.dump(t)); missing != "" {
+			t.Errorf("these rules are printed otherwise than spelt:\n%s", missing)
+		}
+		if batch := k.apply(t, k.build(state)); !batch.Empty() {
+			t.Errorf("something is written twice:\n%s", batch.Text())
+		}
+
+		state.Forwards[33].Backends = append(state.Forwards[33].Backends, gateway.Backend{Address: state.Forwards[0].Address, Port: 8000})
+		if batch := k.apply(t, k.build(state)); batch.Chains() == 0 || batch.Chains() > 3 {
+			t.Errorf("%d chains written for one endpoint:\n%s", batch.Chains(), batch.Text())
+		}
+		state.Forwards = state.Forwards[40:]
+		k.apply(t, k.build(state))
+		state.Uplinks = state.Uplinks[1:]
+		k.apply(t, k.build(state))
+		k.apply(t, k.build(gateway.State{}))
+	})
+}
+
+func missingLines(want, have string) string {
+	var missing strings.Builder
+	for line := range strings.Lines(want) {
+		if strings.HasPrefix(line, "-A ") && !strings.Contains(have, line) {
+			missing.WriteString(line)
+		}
+	}
+	return missing.String()
+}
+
+// foreign is what others may have on the host.
+const foreign = `*mangle
+-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+:it-has.odd/names - [0:0]
+-A INPUT -p tcp -m tcp --dport 22 -m comment --comment "ssh, \"the\" door -j SMARTNAT-FORWARD" -j ACCEPT
+-A INPUT -m limit --limit 5/min -j LOG --log-prefix "in: " --log-level 7
+-A FORWARD -j DOCKER-USER
+-A FORWARD ! -i lo -m conntrack ! --ctstate INVALID -j it-has.odd/names
+-A DOCKER-USER -j RETURN
+COMMIT
+*nat
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m addrtype --dst-type LOCAL -j KUBE-SERVICES
+-A KUBE-SERVICES -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.33333333349 -j RETURN
+COMMIT
+*raw
+-A PREROUTING -p udp -m udp --dport 53 -j CT --notrack
+COMMIT
+`
+
+func TestOnlyOursIsTouched(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		k.load(t, foreign)
+		before := k.dump(t)
+		want := k.build(k.state())
+		k.apply(t, want)
+		if missing := missingLines(foreign, k.dump(t)); missing != "" {
+			t.Errorf("these rules of others are gone:\n%s", missing)
+		}
+		if !strings.Contains(k.dump(t), ":FORWARD DROP") {
+			t.Error("a policy was changed")
+		}
+
+		k.load(t, "*filter\n-I FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j SMARTNAT-FORWARD\nCOMMIT\n*nat\n-A SMARTNAT-SERVICES -j ACCEPT\nCOMMIT\n")
+		if batch := k.apply(t, want); batch.Chains() != 1 || batch.Rules() < 3 {
+			t.Errorf("want the jump put first again, its double removed, and one chain written:\n%s", batch.Text())
+		}
+		if !strings.Contains(k.dump(t), "-A FORWARD -j SMARTNAT-FORWARD\n-A FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j DOCKER-USER\n") {
+			t.Errorf("our jump is not first:\n%s", k.dump(t))
+		}
+
+		k.load(t, "*filter\n-D FORWARD -i eth7 -j ACCEPT\nCOMMIT\n")
+		k.apply(t, netfilter.Ruleset{Family: k.family})
+		if diff := cmp.Diff(before, k.dump(t)); diff != "" {
+			t.Errorf("removal left a trace (-before +after):\n%s", diff)
+		}
+	})
+}
+
+func TestChainThatOthersLeadToIsEmptied(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		k.apply(t, k.build(k.state()))
+		k.load(t, "*filter\n:OTHER - [0:0]\n-A OTHER -m limit --limit 1/sec -j SMARTNAT-REFUSE\nCOMMIT\n")
+		k.apply(t, netfilter.Ruleset{Family: k.family})
+		if got := k.dump(t); strings.Count(got, "SMARTNAT") != 2 {
+			t.Errorf("want the chain, empty, and the rule that leads to it:\n%s", got)
+		}
+	})
+}
+
+func TestRefusedLineIsNamed(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		bad := netfilter.Rule{Foreign: "-m no-such-match -j ACCEPT"}
+		batch := netfilter.Batch{Family: k.family, Tables: []netfilter.TableBatch{
+			{Name: "filter", Write: []netfilter.Chain{{Name: "SMARTNAT-X", Rules: []netfilter.Rule{bad}}}},
+		}}
+		err := k.Restore(t.Context(), batch)
+		var line *LineError
+		if !errors.As(err, &line) || line.Line != 3 || line.Text != "-A SMARTNAT-X "+bad.Foreign {
+			t.Errorf("error %v does not name line 3", err)
+		}
+	})
+}
+
+func TestRuleThatIsGoneCannotBeRemoved(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		batch := netfilter.Batch{Family: k.family, Tables: []netfilter.TableBatch{{Name: "filter", Remove: []netfilter.ChainRule{
+			{Chain: "FORWARD", Rule: netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Accept}}},
+		}}}}
+		var line *LineError
+		if err := k.Restore(t.Context(), batch); !errors.As(err, &line) || line.Line != 2 {
+			t.Errorf("error %v does not name line 2", err)
+		}
+	})
+}
+
+func TestLockThatIsHeld(t *testing.T) {
+	testenv.RequireTool(t, "iptables-legacy")
+	testenv.NewNetNS(t)
+	runner, err := New(Options{Backend: "legacy", LockTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create("/run/xtables.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	want := rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own})
+	batch := netfilter.Diff(netfilter.Ruleset{}, want, own.ChainPrefix)
+	if err := runner.Restore(t.Context(), batch); !errors.Is(err, ErrLocked) {
+		t.Errorf("error %v, want ErrLocked", err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := runner.Restore(t.Context(), batch); err != nil {
+		t.Errorf("with the lock free: %v", err)
+	}
+}
+
+func TestRulesOfTheOtherBackend(t *testing.T) {
+	for _, tc := range []struct{ ours, other, want string }{
+		{"legacy", "nft", "iptables-nft-save shows 1 rules in filter"},
+		{"nft", "legacy", "iptables-legacy-save shows 1 rules in filter"},
+	} {
+		t.Run(tc.ours, func(t *testing.T) {
+			testenv.RequireTool(t, "iptables-"+tc.other)
+			testenv.NewNetNS(t)
+			runner, err := New(Options{Backend: tc.ours, IPv6: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := kernel{Runner: runner, family: netfilter.IPv4}
+			k.apply(t, k.build(gateway.State{}))
+			if got, err := runner.OtherBackendRules(t.Context()); got != "" || err != nil {
+				t.Errorf("%q, %v; want nothing", got, err)
+			}
+			if out, err := exec.Command("iptables-"+tc.other, "-A", "INPUT", "-j", "ACCEPT").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if got, err := runner.OtherBackendRules(t.Context()); got != tc.want || err != nil {
+				t.Errorf("%q, %v; want %q", got, err, tc.want)
+			}
+			if text := k.dump(t); strings.Contains(text, "-A INPUT -j ACCEPT") || bytes.Contains([]byte(text), []byte("legacy")) {
+				t.Errorf("the other's rule is read as this back end's:\n%s", text)
+			}
+			k.apply(t, k.build(k.state()))
+		})
+	}
+}

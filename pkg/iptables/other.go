@@ -1,0 +1,107 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// OtherBackendRules says which rules the back end that is not used holds, and "" when it holds none: packets meet the rules
+// of both, so a person has to know. It writes nothing and loads no kernel module.
+func (r *Runner) OtherBackendRules(ctx context.Context) (string, error) {
+	var found []string
+	for _, family := range r.Families() {
+		name := map[netfilter.Family]string{netfilter.IPv4: "ip", netfilter.IPv6: "ip6"}[family]
+		var said string
+		var err error
+		if r.backend == Legacy {
+			said, err = r.otherRules(ctx, name+"tables-nft-save", nfTablesIsThere)
+		} else {
+			said, err = r.otherRules(ctx, name+"tables-legacy-save", func() (bool, error) { return legacyTablesAreThere(name) })
+		}
+		if err != nil {
+			return "", fmt.Errorf("looking for rules of the other back end: %w", err)
+		}
+		if said != "" {
+			found = append(found, said)
+		}
+	}
+	return strings.Join(found, "; "), nil
+}
+
+func (r *Runner) otherRules(ctx context.Context, program string, isThere func() (bool, error)) (string, error) {
+	if there, err := isThere(); err != nil || !there {
+		return "", err
+	}
+	path, err := exec.LookPath(program)
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	out, err := r.run(ctx, nil, path)
+	if err != nil {
+		return "", err
+	}
+	rules, table, tables := 0, "", []string{}
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "*"):
+			table = line[1:]
+		case strings.HasPrefix(line, "-A "):
+			rules++
+			if len(tables) == 0 || tables[len(tables)-1] != table {
+				tables = append(tables, table)
+			}
+		}
+	}
+	if rules == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("%s shows %d rules in %s", program, rules, strings.Join(tables, ", ")), nil
+}
+
+// legacyTablesAreThere tells whether tables are registered in this network namespace: only then is there something to read,
+// and reading loads no module. /proc/net would be the view of the first thread, which need not be ours.
+func legacyTablesAreThere(family string) (bool, error) {
+	names, err := os.ReadFile("/proc/thread-self/net/" + family + "_tables_names")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return len(bytes.TrimSpace(names)) > 0, err
+}
+
+// nfTablesIsThere tells whether the kernel can be asked for nf_tables without loading it: it is loaded or built in, or there
+// are no modules to load.
+func nfTablesIsThere() (bool, error) {
+	if _, err := os.Stat("/proc/modules"); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if _, err := os.Stat("/sys/module/nf_tables"); err == nil {
+		return true, nil
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return false, fmt.Errorf("asking for the kernel's release: %w", err)
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	builtIn, err := os.ReadFile("/lib/modules/" + release + "/modules.builtin")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.Contains(builtIn, []byte("/nf_tables.ko")), err
+}

@@ -1,0 +1,196 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// The back ends, as the programs call themselves.
+const (
+	Legacy   = "legacy"
+	NFTables = "nf_tables"
+)
+
+// Options say which programs are to be used, and how.
+type Options struct {
+	// Backend is "auto" (that of the program found as iptables), "legacy" or "nft".
+	Backend string
+	// LockTimeout is how long to wait for another program that writes rules (the legacy back end alone has such a lock).
+	LockTimeout time.Duration
+	// IPv6 is set when the tables of IPv6 are to be programmed too.
+	IPv6 bool
+}
+
+// Runner runs the programs of one back end. It may be used by several goroutines.
+type Runner struct {
+	backend  string
+	wait     string
+	programs map[netfilter.Family]program
+	// randomFully is set when every family's program knows --random-fully.
+	randomFully bool
+	execs       atomic.Int64
+}
+
+// program is where iptables or ip6tables was found; its companions stand beside it.
+type program string
+
+func (p program) save() string    { return string(p) + "-save" }
+func (p program) restore() string { return string(p) + "-restore" }
+
+// New finds the programs as go-iptables finds them.
+func New(opts Options) (*Runner, error) {
+	suffix, found := map[string]string{"": "", "auto": "", "legacy": "-legacy", "nft": "-nft"}[opts.Backend]
+	if !found {
+		return nil, fmt.Errorf("iptables back end %q is not one of auto, legacy, nft", opts.Backend)
+	}
+	r := &Runner{
+		wait:        strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
+		programs:    map[netfilter.Family]program{},
+		randomFully: true,
+	}
+	if err := r.find(netfilter.IPv4, "iptables"+suffix, goiptables.ProtocolIPv4); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); opts.IPv6 && err == nil {
+		if err := r.find(netfilter.IPv6, "ip6tables"+suffix, goiptables.ProtocolIPv6); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func (r *Runner) find(family netfilter.Family, name string, protocol goiptables.Protocol) error {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return fmt.Errorf("finding %s (is the package iptables installed?): %w", name, err)
+	}
+	tables, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(path))
+	if err != nil {
+		return fmt.Errorf("asking %s for its version: %w", path, err)
+	}
+	r.randomFully = r.randomFully && tables.HasRandomFully()
+	// The restoring program is asked, and not its companion, because it is the one that writes.
+	backend, err := backendOf(program(path).restore())
+	if err != nil {
+		return err
+	}
+	if r.backend != "" && r.backend != backend {
+		return fmt.Errorf("iptables uses the back end %s, but %s uses %s: set both to the same (update-alternatives), or name one in iptables.backend",
+			r.backend, name, backend)
+	}
+	r.backend = backend
+	r.programs[family] = program(path)
+	return nil
+}
+
+// backendOf asks a program which back end it writes to; those before 1.8 know just one and do not say it.
+func backendOf(path string) (string, error) {
+	version, err := exec.Command(path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking %s for its version: %w", path, err)
+	}
+	if bytes.Contains(version, []byte("("+NFTables+")")) {
+		return NFTables, nil
+	}
+	return Legacy, nil
+}
+
+// Families returns the families that can be programmed, IPv4 first.
+func (r *Runner) Families() []netfilter.Family {
+	families := make([]netfilter.Family, 0, len(r.programs))
+	for f := range r.programs {
+		families = append(families, f)
+	}
+	slices.Sort(families)
+	return families
+}
+
+// Backend returns Legacy or NFTables.
+func (r *Runner) Backend() string { return r.backend }
+
+// RandomFully reports whether MASQUERADE knows --random-fully.
+func (r *Runner) RandomFully() bool { return r.randomFully }
+
+// Execs returns how many programs were run to read or write rules.
+func (r *Runner) Execs() int64 { return r.execs.Load() }
+
+// Save reads all tables of a family.
+func (r *Runner) Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
+	p, err := r.program(family)
+	if err != nil {
+		return netfilter.Ruleset{}, err
+	}
+	out, err := r.run(ctx, nil, p.save())
+	if err != nil {
+		return netfilter.Ruleset{}, err
+	}
+	rules, err := netfilter.Parse(family, out)
+	if err != nil {
+		return netfilter.Ruleset{}, fmt.Errorf("output of %s: %w", p.save(), err)
+	}
+	return rules, nil
+}
+
+// Restore writes a batch. When it fails, tables before the one that failed are written, and those after it are not. The
+// error is ErrLocked, or a *LineError where the program said which line it did not take.
+func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
+	if batch.Empty() {
+		return nil
+	}
+	p, err := r.program(batch.Family)
+	if err != nil {
+		return err
+	}
+	args := []string{"--noflush"}
+	if r.backend == Legacy {
+		args = append(args, "--wait", r.wait)
+	}
+	text := batch.Text()
+	if _, err = r.run(ctx, text, p.restore(), args...); err != nil {
+		return describe(err, text)
+	}
+	return nil
+}
+
+func (r *Runner) program(family netfilter.Family) (program, error) {
+	p, found := r.programs[family]
+	if !found {
+		return "", fmt.Errorf("rules of IPv%d cannot be programmed on this host", family)
+	}
+	return p, nil
+}
+
+func (r *Runner) run(ctx context.Context, input []byte, path string, args ...string) ([]byte, error) {
+	r.execs.Add(1)
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Stdin = bytes.NewReader(input)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	// A program that was killed must not be waited for when a child of it holds the pipes.
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(err, context.Cause(ctx))
+		}
+		return nil, &runError{command: strings.Join(cmd.Args, " "), err: err, stderr: strings.TrimSpace(stderr.String())}
+	}
+	return stdout.Bytes(), nil
+}

@@ -1,0 +1,180 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// leaf returns the rules of the forwards themselves, in the order of their ports.
+func (b *builder) leaf(forwards []gateway.Forward) []netfilter.Rule {
+	var rules []netfilter.Rule
+	for run := range runs(forwards, func(x, y gateway.Forward) bool { return heavy(x) == heavy(y) }) {
+		if !heavy(run[0]) {
+			rules = append(rules, b.inline(run)...)
+			continue
+		}
+		for _, f := range run {
+			rules = append(rules, b.apart(f)...)
+		}
+	}
+	return rules
+}
+
+// apart gives a forward a chain of its own and returns the rule that leads there. The chain is named by its frontend rather
+// than by its content, so that a change of an endpoint rewrites this chain and no other.
+func (b *builder) apart(f gateway.Forward) []netfilter.Rule {
+	chain := backendChain(f.Frontend)
+	b.chain(chain, b.inline([]gateway.Forward{f})...)
+	return []netfilter.Rule{b.toPorts(f, b.goTo(chain))}
+}
+
+// inline returns the rules of forwards: neighbours that allow the same sources share the check.
+func (b *builder) inline(forwards []gateway.Forward) []netfilter.Rule {
+	var rules []netfilter.Rule
+	for run := range runs(forwards, sameSources) {
+		if run[0].SourcesDeny {
+			rules = append(rules, toAllPorts(run, b.goTo(markDropChain))...)
+			continue
+		}
+		if len(run[0].Sources) > 0 {
+			rules = append(rules, toAllPorts(run, b.jump(b.sources(run[0])))...)
+			rules = append(rules, netfilter.Rule{Mark: b.own.Drop(), Target: netfilter.Target{Verb: netfilter.Return}})
+		}
+		for alike := range runs(run, sameTreatment) {
+			rules = append(rules, b.translate(alike)...)
+		}
+	}
+	return rules
+}
+
+// sources returns the chain that marks packets from anywhere but the forward's sources to be dropped. Equal sets share it,
+// so it is named by its content.
+func (b *builder) sources(f gateway.Forward) string {
+	name := sourceChain(f.Sources)
+	if b.sourceChains[name] {
+		return name
+	}
+	b.sourceChains[name] = true
+	rules := make([]netfilter.Rule, 0, len(f.Sources)+1)
+	for _, s := range f.Sources {
+		rules = append(rules, netfilter.Rule{Source: s, Target: netfilter.Target{Verb: netfilter.Return}})
+	}
+	rules = append(rules, netfilter.Rule{Target: b.goTo(markDropChain)})
+	b.chain(name, rules...)
+	return name
+}
+
+// translate returns the rules of forwards that are treated alike, once the source was found to be allowed.
+func (b *builder) translate(forwards []gateway.Forward) []netfilter.Rule {
+	if len(forwards[0].Backends) == 0 {
+		return toAllPorts(forwards, b.goTo(markRejectChain))
+	}
+	var rules []netfilter.Rule
+	if !forwards[0].Masquerade {
+		keep := gateway.Mark{Mask: b.own.Masquerade().Mask}
+		rules = append(rules, toAllPorts(forwards, netfilter.Target{Verb: netfilter.SetConnMark, Mark: keep})...)
+	}
+	for _, f := range forwards {
+		for i, backend := range f.Backends {
+			r := b.toPorts(f, destination(f, backend))
+			r.Probability = share(len(f.Backends) - i)
+			if i > 0 {
+				r.Comment = ""
+			}
+			rules = append(rules, r)
+		}
+	}
+	return rules
+}
+
+// destination is where a backend's share of the forward goes.
+func destination(f gateway.Forward, backend gateway.Backend) netfilter.Target {
+	t := netfilter.Target{Verb: netfilter.Translate, Address: backend.Address, Ports: gateway.Port(backend.Port)}
+	if !f.Shift || f.Ports.Single() {
+		return t
+	}
+	if backend.Port == f.Ports.First {
+		t.Ports = gateway.PortRange{}
+		return t
+	}
+	t.Ports.Last = backend.Port + f.Ports.Last - f.Ports.First
+	t.BasePort = f.Ports.First
+	return t
+}
+
+// share is the probability of the first of n backends that are left; the last takes what comes.
+func share(n int) uint32 {
+	if n == 1 {
+		return 0
+	}
+	return uint32(math.Round(netfilter.Certain / float64(n)))
+}
+
+// toPorts returns a rule for the ports of one forward, with its owner as comment.
+func (b *builder) toPorts(f gateway.Forward, target netfilter.Target) netfilter.Rule {
+	return netfilter.Rule{Protocol: f.Protocol, DestinationPorts: f.Ports, Comment: comment(f.Owner), Target: target}
+}
+
+// comment cuts a comment to what the kernel has room for.
+func comment(owner string) string { return owner[:min(len(owner), netfilter.MaxComment)] }
+
+// toAllPorts returns as few rules as possible for the ports of neighbours.
+func toAllPorts(forwards []gateway.Forward, target netfilter.Target) []netfilter.Rule {
+	var ranges []gateway.PortRange
+	for _, f := range forwards {
+		if n := len(ranges); n > 0 && uint32(ranges[n-1].Last)+1 == uint32(f.Ports.First) {
+			ranges[n-1].Last = f.Ports.Last
+			continue
+		}
+		ranges = append(ranges, f.Ports)
+	}
+	rule := netfilter.Rule{Protocol: forwards[0].Protocol, Target: target}
+	if slices.IndexFunc(forwards, func(f gateway.Forward) bool { return f.Owner != forwards[0].Owner }) < 0 {
+		rule.Comment = comment(forwards[0].Owner)
+	}
+	if len(ranges) == 1 {
+		rule.DestinationPorts = ranges[0]
+		return []netfilter.Rule{rule}
+	}
+	var rules []netfilter.Rule
+	for _, ports := range multiports(ranges) {
+		rule.Multiport = ports
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+// multiports spells ranges for `-m multiport`, in as many lists as needed.
+func multiports(ranges []gateway.PortRange) []string {
+	var lists []string
+	var list []string
+	room := netfilter.MaxMultiport
+	for _, r := range ranges {
+		need := 2
+		if r.Single() {
+			need = 1
+		}
+		if need > room {
+			lists = append(lists, strings.Join(list, ","))
+			list, room = nil, netfilter.MaxMultiport
+		}
+		list = append(list, strings.Replace(r.String(), "-", ":", 1))
+		room -= need
+	}
+	return append(lists, strings.Join(list, ","))
+}
+
+func sameSources(x, y gateway.Forward) bool {
+	return x.SourcesDeny == y.SourcesDeny && slices.Equal(x.Sources, y.Sources)
+}
+
+func sameTreatment(x, y gateway.Forward) bool {
+	return (len(x.Backends) == 0) == (len(y.Backends) == 0) && x.Masquerade == y.Masquerade
+}
