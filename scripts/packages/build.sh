@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Copyright The SmartNat Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Makes the deb and the rpm: build.sh [ARCH...], by Go's names; amd64 and arm64 by default.
+# The same commit gives the same bytes. VERSION and DIST, the folder to write to, may be set from outside.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# A tag v1.2.3 is version 1.2.3; what comes after it is later than it and earlier than the next one.
+version() {
+	local described
+	if ! described="$(git describe --tags --long --match 'v[0-9]*' --dirty=.dirty 2>/dev/null)"; then
+		if ! described="v0.0.0-$(git rev-list --count HEAD 2>/dev/null)-g$(git describe --always --dirty=.dirty)"; then
+			described=v0.0.0-0-gunknown
+		fi
+	fi
+	if [[ $described =~ ^v(.+)-([0-9]+)-(g[0-9a-z.]+)$ ]]; then
+		case ${BASH_REMATCH[2]}${BASH_REMATCH[3]} in
+		0g*.dirty | [1-9]*) echo "${BASH_REMATCH[1]}+${BASH_REMATCH[2]}.${BASH_REMATCH[3]}" ;;
+		*) echo "${BASH_REMATCH[1]}" ;;
+		esac
+	fi
+}
+
+arches=("$@")
+((${#arches[@]} > 0)) || arches=(amd64 arm64)
+VERSION="${VERSION:-$(version)}"
+dist="${DIST:-dist}"
+SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
+export VERSION SOURCE_DATE_EPOCH
+nfpm="$(scripts/tools/build.sh nfpm)/nfpm"
+
+tmp="$(mktemp -d)"
+trap 'rm -rf "$tmp"' EXIT
+mkdir -p "$dist"
+for ARCH in "${arches[@]}"; do
+	BIN="$tmp/$ARCH"
+	export ARCH BIN
+	echo "packages: smartnatd $VERSION for $ARCH"
+	CGO_ENABLED=0 GOOS=linux GOARCH="$ARCH" go build -trimpath -ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$BIN/smartnatd" ./cmd/smartnatd
+	for packager in deb rpm; do
+		"$nfpm" package --config scripts/packages/nfpm.yaml --packager "$packager" --target "$dist" >"$tmp/log" 2>&1 || {
+			cat "$tmp/log" >&2
+			exit 1
+		}
+		awk '/created package/ { print "packages:", $NF }' "$tmp/log"
+	done
+done

@@ -1,0 +1,56 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package packages tests what the packages install, as far as it can be tested before they are made; test.sh does the rest.
+package packages
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+const delivered = "../../systemd/smartnat.yaml"
+
+func TestDeliveredConfigIsValid(t *testing.T) {
+	cfg, err := config.Load(delivered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Source.Relay == nil {
+		t.Error("it has no relay")
+	}
+}
+
+// A commented-out key shows its default, or an example where it has none.
+func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
+	text, err := os.ReadFile(delivered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Prose has one space after its "#", keys have none or those that they are indented by.
+	commentedKey := regexp.MustCompile(`(?m)^( *)#( {2,}|[^ \n])`)
+	path := filepath.Join(t.TempDir(), "all.yaml")
+	if err := os.WriteFile(path, commentedKey.ReplaceAll(text, []byte("$1$2")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	// All three sources at once is the one thing that is wrong with it.
+	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "source: ") || !strings.Contains(err.Error(), "only one") {
+		t.Errorf("want one error, about source, got: %v", err)
+	}
+	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 {
+		t.Errorf("the examples were not read: %+v", cfg)
+	}
+	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses")
+	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
+		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
+	}
+}

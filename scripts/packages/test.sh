@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Copyright The SmartNat Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Tests the packages of this machine's architecture in dist/: their contents; the deb is installed, upgraded over an edited
+# config, removed and purged on a copy of this machine's own root (an overlay in a mount namespace: nothing of it lasts).
+# It needs root for that; without, only the contents are looked at, and it says so.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+arch="$(go env GOARCH)"
+rpm_arch="${arch/amd64/x86_64}"
+rpm_arch="${rpm_arch/arm64/aarch64}"
+tmp="$(mktemp -d)"
+trap 'rm -rf "$tmp"' EXIT
+
+passed=0
+ok() {
+	passed=$((passed + 1))
+	echo "ok    packages: $1"
+}
+fail() {
+	echo "FAIL  packages: $1" >&2
+	exit 1
+}
+# same WHAT EXPECTED GOT
+same() {
+	[[ $2 == "$3" ]] || {
+		diff <(echo "$2") <(echo "$3") >&2 || true
+		fail "$1"
+	}
+	ok "$1"
+}
+
+newest() { # GLOB
+	local file newest=''
+	for file in $1; do
+		[[ -n $newest && $newest -nt $file ]] || newest="$file"
+	done
+	[[ -e $newest ]] || fail "no $1: run make packages"
+	echo "$newest"
+}
+
+contents() { # files and folders, as both kinds of package have them
+	cat <<-'END'
+		/etc/smartnat
+		/etc/smartnat.yaml
+		/usr/lib/sysctl.d/90-smartnat.conf
+		/usr/lib/systemd/system/smartnatd.service
+		/usr/sbin/smartnatd
+		/usr/share/doc/smartnat/README.md
+		/usr/share/doc/smartnat/crd.yaml
+	END
+}
+
+deb="$(newest "dist/smartnat_*_$arch.deb")"
+rpm="$(newest "dist/smartnat-*.$rpm_arch.rpm")"
+
+same "contents of the deb" \
+	"$( (contents; echo /usr/share/doc/smartnat/copyright) | LC_ALL=C sort)" \
+	"$(dpkg-deb --fsys-tarfile "$deb" | tar -t | sed -n 's|^\.||; /\/$/!p; s|^\(/etc/smartnat\)/$|\1|p' | LC_ALL=C sort -u)"
+same "configuration files of the deb" /etc/smartnat.yaml "$(dpkg-deb --ctrl-tarfile "$deb" | tar -xO ./conffiles)"
+same "contents of the rpm" \
+	"$( (contents; echo /usr/share/licenses/smartnat/LICENSE) | LC_ALL=C sort)" \
+	"$(rpm -qpl --nosignature "$rpm" 2>/dev/null | LC_ALL=C sort)"
+same "configuration files of the rpm" /etc/smartnat.yaml "$(rpm -qp --nosignature --configfiles "$rpm" 2>/dev/null)"
+same "the rpm does not replace an edited config" "/etc/smartnat.yaml 17" \
+	"$(rpm -qp --nosignature --queryformat '[%{FILENAMES} %{FILEFLAGS}\n]' "$rpm" 2>/dev/null | grep '^/etc/smartnat.yaml ')"
+
+if ((EUID != 0)); then
+	echo "SKIP  packages: installing needs root"
+	exit 0
+fi
+if ! command -v dpkg >/dev/null || [[ ! -e /var/lib/dpkg/status ]]; then
+	echo "SKIP  packages: installing the deb needs a Debian or Ubuntu"
+	exit 0
+fi
+
+# Made before the namespace is entered, so that it is quick there.
+echo "packages: a later version, to upgrade to"
+VERSION=99.0.0 DIST="$tmp/later" scripts/packages/build.sh "$arch" >/dev/null
+mkdir "$tmp/debs"
+cp "$deb" "$tmp/debs/first.deb"
+cp "$tmp"/later/*.deb "$tmp/debs/later.deb"
+
+unshare --mount --pid --fork --kill-child bash -euo pipefail -s "$tmp" <<'INSIDE'
+tmp="$1"
+mount --make-rprivate /
+mkdir "$tmp/fs"
+mount -t tmpfs tmpfs "$tmp/fs"
+mkdir "$tmp/fs/upper" "$tmp/fs/work" "$tmp/fs/root"
+root="$tmp/fs/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$tmp/fs/upper,workdir=$tmp/fs/work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount --rbind /dev "$root/dev"
+# No /run/systemd: the scripts of the package must see that no systemd runs here.
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+cp "$tmp"/debs/*.deb "$root/tmp/"
+
+in_root() { chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
+ok() { echo "ok    packages: $1"; }
+fail() { echo "FAIL  packages: $1" >&2; exit 1; }
+
+# A machine that has SmartNat already is a machine without it in here.
+in_root dpkg --purge smartnat >/dev/null 2>&1 || true
+
+in_root dpkg -i /tmp/first.deb >/dev/null
+in_root smartnatd version | grep -q '^smartnatd ' || fail "the program runs"
+ok "the deb installs and its program runs"
+
+in_root systemd-analyze verify /usr/lib/systemd/system/smartnatd.service || fail "systemd-analyze verify"
+ok "systemd-analyze verify finds nothing in the unit"
+
+[[ $(stat -c %a "$root/etc/smartnat") == 700 ]] || fail "credentials are for root alone"
+ok "the folder of credentials is for root alone"
+
+# As delivered, the config is whole: all that is missing are the credentials, and it says which.
+in_root smartnatd check >"$tmp/check" 2>&1 && fail "a fresh installation cannot have credentials"
+grep -q 'source.relay.tokenFile' "$tmp/check" || { cat "$tmp/check"; fail "check names the file that is missing"; }
+grep -q '^FAILED  config: source.relay' "$tmp/check" || { cat "$tmp/check"; fail "the config as delivered is valid"; }
+ok "the config as delivered is valid; check names the credentials that are missing"
+
+echo "# mine" >>"$root/etc/smartnat.yaml"
+in_root dpkg -i /tmp/later.deb >/dev/null </dev/null
+in_root smartnatd version | grep -q '99\.0\.0' || fail "the upgrade"
+[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "an upgrade keeps an edited config"
+ok "an upgrade brings the new program and keeps an edited config"
+
+in_root dpkg --remove smartnat >/dev/null
+[[ ! -e $root/usr/sbin/smartnatd && -e $root/etc/smartnat.yaml ]] || fail "a removal keeps the config"
+mkdir -p "$root/var/lib/smartnat"
+in_root dpkg --purge smartnat >/dev/null
+[[ ! -e $root/etc/smartnat.yaml && ! -e $root/var/lib/smartnat ]] || fail "a purge leaves nothing"
+ok "a removal keeps the config, a purge leaves nothing"
+INSIDE
+echo "packages: all tests passed"
