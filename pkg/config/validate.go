@@ -41,8 +41,8 @@ func (c *Config) validate() field.ErrorList {
 	if c.Resync < time.Second {
 		errs = append(errs, field.Invalid(field.NewPath("resync"), c.Resync.String(), "must be at least 1s"))
 	}
-	errs = append(errs, validateFolder(c.StateDir, field.NewPath("stateDir"))...)
-	errs = append(errs, validateFolder(c.RuntimeDir, field.NewPath("runtimeDir"))...)
+	errs = append(errs, validatePath(c.StateDir, field.NewPath("stateDir"))...)
+	errs = append(errs, validatePath(c.RuntimeDir, field.NewPath("runtimeDir"))...)
 	errs = append(errs, validateChoice(c.IPTables.Backend, field.NewPath("iptables", "backend"), BackendAuto, BackendLegacy, BackendNFT)...)
 	if c.IPTables.LockTimeout < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("iptables", "lockTimeout"), c.IPTables.LockTimeout.String(), "must not be negative"))
@@ -54,11 +54,11 @@ func (c *Config) validate() field.ErrorList {
 	return append(errs, validateChoice(c.Log.Format, field.NewPath("log", "format"), "text", "json")...)
 }
 
-func validateFolder(folder string, at *field.Path) field.ErrorList {
-	if filepath.IsAbs(folder) {
+func validatePath(name string, at *field.Path) field.ErrorList {
+	if filepath.IsAbs(name) {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(at, folder, "must be an absolute path")}
+	return field.ErrorList{field.Invalid(at, name, "must be an absolute path")}
 }
 
 func validateChoice(got string, at *field.Path, choices ...string) field.ErrorList {
@@ -87,6 +87,9 @@ func (s *Source) validate(at *field.Path) field.ErrorList {
 		set = append(set, "files")
 		if len(s.Files.Paths) == 0 {
 			errs = append(errs, field.Required(at.Child("files", "paths"), "must name files or folders"))
+		}
+		for i, path := range s.Files.Paths {
+			errs = append(errs, validatePath(path, at.Child("files", "paths").Index(i))...)
 		}
 	}
 	switch len(set) {

@@ -1,0 +1,111 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+const userAgent = "smartnatd"
+
+// kubeconfigConfig reads a kubeconfig as kubectl does.
+func kubeconfigConfig(k config.Kubeconfig) (*rest.Config, error) {
+	client, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: k.Path},
+		&clientcmd.ConfigOverrides{CurrentContext: k.Context},
+	).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("source.kubeconfig: %w", err)
+	}
+	return rest.AddUserAgent(client, userAgent), nil
+}
+
+// relayConfig reaches the first server that answers. Files are named, not read: client-go reads them again when they change.
+func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
+	var servers []*url.URL
+	for i, server := range r.Servers {
+		u, err := url.Parse(server)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			return nil, fmt.Errorf("source.relay.servers[%d]: %q: must be of the form https://HOST:PORT", i, server)
+		}
+		servers = append(servers, u)
+	}
+	if len(servers) == 0 {
+		return nil, errors.New("source.relay.servers: must hold at least one URL")
+	}
+	client := &rest.Config{
+		Host:            r.Servers[0],
+		BearerTokenFile: r.TokenFile,
+		TLSClientConfig: rest.TLSClientConfig{
+			CAFile: r.CAFile, ServerName: r.ServerName, CertFile: r.CertFile, KeyFile: r.KeyFile,
+		},
+		// A server that is gone must not hold up the next one for long.
+		Dial: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+	}
+	client.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return &failover{next: next, servers: servers, log: log}
+	})
+	return rest.AddUserAgent(client, userAgent), nil
+}
+
+// failover sends each request to the server that answered last, and moves on to the next when it does not. It is for
+// requests without a body. A watch that breaks is taken up again by client-go, and so moves too.
+type failover struct {
+	next    http.RoundTripper
+	servers []*url.URL
+	current atomic.Int64
+	log     logrus.FieldLogger
+}
+
+func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
+	first := f.current.Load()
+	var errs []error
+	for i := range f.servers {
+		n := (first + int64(i)) % int64(len(f.servers))
+		attempt := request.Clone(request.Context())
+		attempt.URL.Scheme, attempt.URL.Host, attempt.Host = f.servers[n].Scheme, f.servers[n].Host, ""
+		response, err := f.next.RoundTrip(attempt)
+		last := i == len(f.servers)-1
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", f.servers[n].Host, err))
+			if request.Context().Err() != nil {
+				return nil, errors.Join(errs...)
+			}
+		case unavailable(response.StatusCode) && !last:
+			discard(response)
+		default:
+			if f.current.CompareAndSwap(first, n) && n != first {
+				f.log.WithField("server", f.servers[n].Host).Warn("moved to another relay")
+			}
+			return response, nil
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// unavailable reports whether the server says that another one may do better.
+func unavailable(status int) bool {
+	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
+}
+
+// discard ends with a response such that its connection can be used again.
+func discard(response *http.Response) {
+	const most = 64 << 10
+	_, _ = io.CopyN(io.Discard, response.Body, most) // what cannot be read costs a connection, no more
+	_ = response.Body.Close()
+}

@@ -1,0 +1,63 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// contact tells once when the server is lost and once when it is back, however often client-go tries in between.
+type contact struct {
+	log logrus.FieldLogger
+	now func() time.Time
+
+	mu    sync.Mutex
+	since time.Time
+	// failing are the requests that have not succeeded since: a resource whose list works and whose watch does not
+	// is no contact.
+	failing map[request]bool
+}
+
+type request struct{ resource, verb string }
+
+func newContact(log logrus.FieldLogger) *contact {
+	return &contact{log: log, now: time.Now, failing: map[request]bool{}}
+}
+
+func (c *contact) observe(ctx context.Context, resource, verb string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := len(c.failing)
+	if lost(err) {
+		c.failing[request{resource, verb}] = true
+	} else {
+		delete(c.failing, request{resource, verb})
+		if verb == "watch" {
+			// A watch may do what a list did before.
+			delete(c.failing, request{resource, "list"})
+		}
+	}
+	switch after := len(c.failing); {
+	case before == 0 && after > 0:
+		c.since = c.now()
+		c.log.WithError(err).WithFields(logrus.Fields{"resource": resource, "since": c.since.Format(time.RFC3339)}).
+			Warn("lost contact; going on with what is known, and trying again")
+	case before > 0 && after == 0:
+		c.log.WithField("after", c.now().Sub(c.since).Round(time.Second).String()).Info("contact is back")
+	}
+}
+
+// lost is false for answers that are part of how client-go and the server find together: a resource version that is too old,
+// and a handshake that the server does not know.
+func lost(err error) bool {
+	return err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !apierrors.IsInvalid(err)
+}

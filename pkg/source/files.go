@@ -1,0 +1,120 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+)
+
+// settle is how long files must be quiet before they are read: editors and packages write in several steps.
+const settle = 100 * time.Millisecond
+
+// files is a Source of files, which are read again when they change.
+type files struct {
+	paths   []string
+	changed func()
+	log     logrus.FieldLogger
+
+	mu       sync.Mutex
+	synced   bool
+	snapshot calc.Snapshot
+	problem  string
+}
+
+func newFiles(paths []string, changed func(), log logrus.FieldLogger) *files {
+	return &files{paths: paths, changed: changed, log: log}
+}
+
+// Run implements Source.
+func (f *files) Run(ctx context.Context) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watching files: %w", err)
+	}
+	defer watcher.Close()
+	for _, folder := range f.folders() {
+		if err := watcher.Add(folder); err != nil {
+			return fmt.Errorf("watching %s: %w", folder, err)
+		}
+	}
+	// Watched before it is read, so that no change is missed in between.
+	f.read()
+	quiet := time.NewTimer(settle)
+	quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watcher.Events:
+			quiet.Reset(settle)
+		case err := <-watcher.Errors:
+			// Too many events at once: whatever they were, reading again finds it.
+			f.log.WithError(err).Debug("watching files")
+			quiet.Reset(settle)
+		case <-quiet.C:
+			f.read()
+		}
+	}
+}
+
+// folders are those to watch: a file is replaced as often as it is written, which only its folder sees.
+func (f *files) folders() []string {
+	var folders []string
+	for _, path := range f.paths {
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			path = filepath.Dir(path)
+		}
+		folders = append(folders, path)
+	}
+	return folders
+}
+
+// read takes over what the files say, unless something is wrong with them.
+func (f *files) read() {
+	snapshot, err := ReadFiles(f.paths, strings.NewReader(""))
+	f.mu.Lock()
+	differs := false
+	switch {
+	case err != nil && err.Error() != f.problem:
+		f.log.Errorf("files are left as they were last read, until this is right: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		f.problem = err.Error()
+	case err == nil:
+		if f.problem != "" {
+			f.log.Info("files are right again")
+		}
+		f.problem = ""
+		differs = !f.synced || !equality.Semantic.DeepEqual(f.snapshot, snapshot)
+		f.synced, f.snapshot = true, snapshot
+	}
+	f.mu.Unlock()
+	if differs {
+		f.changed()
+	}
+}
+
+// HasSynced implements Source.
+func (f *files) HasSynced() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.synced
+}
+
+// Snapshot implements Source.
+func (f *files) Snapshot() calc.Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.snapshot
+}

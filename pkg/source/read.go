@@ -1,0 +1,187 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+)
+
+// stdinPath stands for standard input, as it does for kubectl.
+const stdinPath = "-"
+
+// ReadFiles reads Mappings, Services and EndpointSlices out of YAML and JSON files, folders of them, and stdin where a path
+// is "-". An object without a namespace is in "default". Every problem is one line that names the file and the document.
+func ReadFiles(paths []string, stdin io.Reader) (calc.Snapshot, error) {
+	r, err := newReader()
+	if err != nil {
+		return calc.Snapshot{}, err
+	}
+	for _, path := range paths {
+		if path == stdinPath {
+			r.readAll("stdin", stdin)
+			continue
+		}
+		files, err := filesOf(path)
+		if err != nil {
+			r.errs = append(r.errs, err)
+		}
+		for _, file := range files {
+			r.readFile(file)
+		}
+	}
+	return r.snapshot, errors.Join(r.errs...)
+}
+
+// filesOf returns the path itself, or what a folder holds directly, as kubectl does without --recursive.
+func filesOf(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		return []string{path}, nil // reading it will say why
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		if !e.IsDir() && isManifest(e.Name()) {
+			files = append(files, filepath.Join(path, e.Name()))
+		}
+	}
+	return files, nil
+}
+
+func isManifest(name string) bool {
+	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
+}
+
+// reader collects the objects, and the problems, of several files.
+type reader struct {
+	decoder  runtime.Decoder
+	snapshot calc.Snapshot
+	// places are where objects were found, by kind, namespace and name.
+	places map[string]string
+	errs   []error
+}
+
+func newReader() (*reader, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("registering Mapping: %w", err)
+	}
+	// No more than what is used: another kind is a mistake to be named.
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.List{})
+	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
+	codecs := serializer.NewCodecFactory(scheme, serializer.EnableStrict)
+	return &reader{decoder: codecs.UniversalDeserializer(), places: map[string]string{}}, nil
+}
+
+func (r *reader) readFile(path string) {
+	file, err := os.Open(path)
+	if err != nil {
+		r.errs = append(r.errs, err)
+		return
+	}
+	defer file.Close()
+	r.readAll(path, file)
+}
+
+func (r *reader) readAll(name string, from io.Reader) {
+	documents := yaml.NewYAMLReader(bufio.NewReader(from))
+	for n := 1; ; n++ {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			r.errs = append(r.errs, fmt.Errorf("%s: %w", name, err))
+			return
+		}
+		if !isEmpty(document) {
+			r.decode(fmt.Sprintf("%s: document %d", name, n), document)
+		}
+	}
+}
+
+// isEmpty reports whether a document holds nothing but comments.
+func isEmpty(document []byte) bool {
+	for line := range bytes.Lines(document) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("---")) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *reader) decode(place string, document []byte) {
+	object, kind, err := r.decoder.Decode(document, nil, nil)
+	if err != nil {
+		r.errs = append(r.errs, fmt.Errorf("%s: %w", place, explain(err)))
+		return
+	}
+	switch o := object.(type) {
+	case *corev1.List:
+		for i := range o.Items {
+			r.decode(fmt.Sprintf("%s: item %d", place, i+1), o.Items[i].Raw)
+		}
+	case *v1alpha1.MappingList:
+		for i := range o.Items {
+			r.add(place, "Mapping", &o.Items[i])
+		}
+	case *corev1.ServiceList:
+		for i := range o.Items {
+			r.add(place, "Service", &o.Items[i])
+		}
+	case *discoveryv1.EndpointSliceList:
+		for i := range o.Items {
+			r.add(place, "EndpointSlice", &o.Items[i])
+		}
+	case metav1.Object:
+		r.add(place, kind.Kind, o)
+	}
+}
+
+func explain(err error) error {
+	const want = "must be Mapping (%s), Service (v1), EndpointSlice (%s) or a List of them"
+	switch {
+	case runtime.IsNotRegisteredError(err), runtime.IsMissingKind(err), runtime.IsMissingVersion(err):
+		return fmt.Errorf("%w; "+want, err, v1alpha1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion)
+	}
+	return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "strict decoding error: "), "\n", " "))
+}
+
+func (r *reader) add(place, kind string, object metav1.Object) {
+	if object.GetName() == "" {
+		r.errs = append(r.errs, fmt.Errorf("%s: metadata.name: the %s must have a name", place, kind))
+		return
+	}
+	object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
+	id := fmt.Sprintf("%s %s/%s", kind, object.GetNamespace(), object.GetName())
+	if first, twice := r.places[id]; twice {
+		r.errs = append(r.errs, fmt.Errorf("%s: %s is in %s already", place, id, first))
+		return
+	}
+	r.places[id] = place
+	strip(object)
+	put(&r.snapshot, object)
+}

@@ -1,0 +1,46 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+// Source is where objects come from.
+type Source interface {
+	// Run keeps the Snapshot up to date until ctx ends.
+	Run(ctx context.Context) error
+	// HasSynced reports whether the Snapshot has ever been whole. Nothing may be decided from one that was not.
+	HasSynced() bool
+	// Snapshot returns what is known. What it holds is shared and must not be changed.
+	Snapshot() calc.Snapshot
+}
+
+// New returns the Source that the config names. It calls changed when the Snapshot has become whole, and whenever it differs
+// thereafter; changed must return quickly.
+func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, error) {
+	switch {
+	case cfg.Relay != nil:
+		client, err := relayConfig(*cfg.Relay, log)
+		if err != nil {
+			return nil, err
+		}
+		return newClusterFor(client, changed, log)
+	case cfg.Kubeconfig != nil:
+		client, err := kubeconfigConfig(*cfg.Kubeconfig)
+		if err != nil {
+			return nil, err
+		}
+		return newClusterFor(client, changed, log)
+	case cfg.Files != nil:
+		return newFiles(cfg.Files.Paths, changed, log), nil
+	}
+	return nil, errors.New("source: must hold one of relay, kubeconfig, files")
+}
