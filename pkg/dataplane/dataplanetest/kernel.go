@@ -1,0 +1,269 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dataplanetest fakes the kernel below a Dataplane: it carries out what the real one would, refuses what it would
+// refuse, fails where it is told to, and keeps a journal of every write. It is for tests alone.
+package dataplanetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+)
+
+// Kernel is a kernel. It is safe for one goroutine at a time.
+type Kernel struct {
+	Tables  *Tables
+	Routes  *Routes
+	Sysctls *Sysctls
+	// Fail, when set, is asked before every step, and its error is the step's. A step is what Journal shows of it.
+	Fail func(step string) error
+	// Journal are the writes that were carried out.
+	Journal []string
+}
+
+// New returns a kernel that forwards nothing, with these links up.
+func New(links ...string) *Kernel {
+	k := &Kernel{}
+	k.Tables = &Tables{kernel: k, Rulesets: map[netfilter.Family]netfilter.Ruleset{
+		netfilter.IPv4: {Family: netfilter.IPv4}, netfilter.IPv6: {Family: netfilter.IPv6},
+	}}
+	k.Routes = &Routes{kernel: k, links: map[string]bool{}}
+	k.Sysctls = &Sysctls{kernel: k, Values: map[string]string{
+		"net/ipv4/ip_forward": "0", "net/ipv4/conf/all/rp_filter": "0",
+	}, was: map[string]string{}}
+	for _, l := range links {
+		k.Routes.SetLink(l, true)
+		k.Sysctls.Values["net/ipv4/conf/"+l+"/rp_filter"] = "1"
+	}
+	return k
+}
+
+func (k *Kernel) read(step string) error {
+	if k.Fail == nil {
+		return nil
+	}
+	return k.Fail(step)
+}
+
+func (k *Kernel) write(step string) error {
+	if err := k.read(step); err != nil {
+		return err
+	}
+	k.Journal = append(k.Journal, step)
+	return nil
+}
+
+// Tables fakes netfilter.
+type Tables struct {
+	kernel *Kernel
+	// Rulesets are what each family holds.
+	Rulesets map[netfilter.Family]netfilter.Ruleset
+	// Saves and Restores count the executions of a program.
+	Saves, Restores int
+}
+
+// Families are those of Rulesets, IPv4 first.
+func (t *Tables) Families() []netfilter.Family { return slices.Sorted(maps.Keys(t.Rulesets)) }
+
+// Save returns what the family holds. Its step is "IPv4 save".
+func (t *Tables) Save(_ context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
+	t.Saves++
+	if err := t.kernel.read(fmt.Sprintf("IPv%d save", family)); err != nil {
+		return netfilter.Ruleset{}, err
+	}
+	return t.Rulesets[family], nil
+}
+
+// Restore commits table by table, so that an error leaves those before it done. The steps are "IPv4 mangle" and so on.
+func (t *Tables) Restore(_ context.Context, batch netfilter.Batch) error {
+	t.Restores++
+	for _, table := range batch.Tables {
+		one := netfilter.Batch{Family: batch.Family, Tables: []netfilter.TableBatch{table}}
+		if err := check(t.Rulesets[batch.Family], one); err != nil {
+			return err
+		}
+		if err := t.kernel.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name)); err != nil {
+			return err
+		}
+		t.Rulesets[batch.Family] = netfilter.Apply(t.Rulesets[batch.Family], one)
+	}
+	return nil
+}
+
+// check refuses what iptables-restore would refuse.
+func check(have netfilter.Ruleset, b netfilter.Batch) error {
+	table := b.Tables[0]
+	before := chains(have, table.Name)
+	for _, name := range table.Delete {
+		if _, found := before[name]; !found {
+			return fmt.Errorf("IPv%d %s: -X %s: no such chain", b.Family, table.Name, name)
+		}
+	}
+	for _, r := range table.Remove {
+		if !slices.Contains(before[r.Chain], r.Rule) {
+			return fmt.Errorf("IPv%d %s: -D %s %v: no such rule", b.Family, table.Name, r.Chain, r.Rule)
+		}
+	}
+	after := chains(netfilter.Apply(have, b), table.Name)
+	for name, rules := range after {
+		for _, r := range rules {
+			if _, found := after[r.Target.Chain]; r.Target.Chain != "" && !found {
+				return fmt.Errorf("IPv%d %s: chain %s leads to %s, which there is not", b.Family, table.Name, name, r.Target.Chain)
+			}
+		}
+	}
+	return nil
+}
+
+func chains(rs netfilter.Ruleset, table string) map[string][]netfilter.Rule {
+	byName := map[string][]netfilter.Rule{}
+	for _, t := range rs.Tables {
+		if t.Name != table {
+			continue
+		}
+		for _, c := range t.Chains {
+			byName[c.Name] = c.Rules
+		}
+	}
+	return byName
+}
+
+// Routes fakes policy routing.
+type Routes struct {
+	kernel *Kernel
+	links  map[string]bool
+	// Set is what there is of ours.
+	Set policyrouting.Set
+	// Observations counts how often it was read.
+	Observations int
+}
+
+// SetLink brings a link up or down; a link that goes down takes its routes with it.
+func (r *Routes) SetLink(link string, up bool) {
+	r.links[link] = up
+	if !up {
+		r.Set.Routes = slices.DeleteFunc(slices.Clone(r.Set.Routes), func(o policyrouting.Route) bool { return o.Link == link })
+	}
+}
+
+// Observe returns the Set. Its step is "observe routes".
+func (r *Routes) Observe() (policyrouting.Set, error) {
+	r.Observations++
+	if err := r.kernel.read("observe routes"); err != nil {
+		return policyrouting.Set{}, err
+	}
+	return policyrouting.Set{Rules: slices.Clone(r.Set.Rules), Routes: slices.Clone(r.Set.Routes)}, nil
+}
+
+// Apply carries out what it can. The steps are the commands of iproute2.
+func (r *Routes) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
+	var done policyrouting.Changes
+	var errs []error
+	step := func(one policyrouting.Changes, do func() error) {
+		err := r.kernel.read(one.Commands()[0])
+		if err == nil {
+			err = do()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", one.Commands()[0], err))
+			return
+		}
+		r.kernel.Journal = append(r.kernel.Journal, one.Commands()[0])
+		done = done.Append(one)
+	}
+	for _, route := range changes.AddRoutes {
+		step(policyrouting.Changes{AddRoutes: []policyrouting.Route{route}}, func() error { return r.put(route) })
+	}
+	for _, route := range changes.ReplaceRoutes {
+		step(policyrouting.Changes{ReplaceRoutes: []policyrouting.Route{route}}, func() error { return r.put(route) })
+	}
+	for _, rule := range changes.AddRules {
+		step(policyrouting.Changes{AddRules: []policyrouting.Rule{rule}}, func() error {
+			if !slices.Contains(r.Set.Rules, rule) {
+				r.Set.Rules = append(r.Set.Rules, rule)
+			}
+			return nil
+		})
+	}
+	for _, rule := range changes.DeleteRules {
+		step(policyrouting.Changes{DeleteRules: []policyrouting.Rule{rule}}, func() error {
+			r.Set.Rules = slices.DeleteFunc(r.Set.Rules, func(o policyrouting.Rule) bool { return o == rule })
+			return nil
+		})
+	}
+	for _, route := range changes.DeleteRoutes {
+		step(policyrouting.Changes{DeleteRoutes: []policyrouting.Route{route}}, func() error {
+			r.Set.Routes = slices.DeleteFunc(r.Set.Routes, route.Equal)
+			return nil
+		})
+	}
+	r.Set.Sort()
+	return done, errors.Join(errs...)
+}
+
+func (r *Routes) put(route policyrouting.Route) error {
+	if route.Link != "" && !r.links[route.Link] {
+		return fmt.Errorf("link %s: network is down", route.Link)
+	}
+	if len(route.Gateways) > 0 && !route.OnLink && route.Table != policyrouting.MainTable && !r.reaches(route, route.Gateways[0]) {
+		return fmt.Errorf("gateway %s: network is unreachable", route.Gateways[0])
+	}
+	r.Set.Routes = slices.DeleteFunc(r.Set.Routes, func(o policyrouting.Route) bool {
+		return o.Table == route.Table && o.Destination == route.Destination && o.Metric == route.Metric
+	})
+	r.Set.Routes = append(r.Set.Routes, route)
+	return nil
+}
+
+func (r *Routes) reaches(route policyrouting.Route, gw netip.Addr) bool {
+	return gw.IsLinkLocalUnicast() || slices.ContainsFunc(r.Set.Routes, func(o policyrouting.Route) bool {
+		return o.Table == route.Table && o.Link == route.Link && len(o.Gateways) == 0 && o.Destination.Contains(gw)
+	})
+}
+
+// Sysctls fakes the kernel's parameters.
+type Sysctls struct {
+	kernel *Kernel
+	// Values are the parameters that there are.
+	Values map[string]string
+	was    map[string]string
+}
+
+// Get returns a parameter.
+func (s *Sysctls) Get(key string) (string, error) {
+	value, found := s.Values[key]
+	if !found {
+		return "", fmt.Errorf("%s: %w", key, fs.ErrNotExist)
+	}
+	return value, nil
+}
+
+// Set changes a parameter. Its step is "sysctl net/ipv4/ip_forward=1".
+func (s *Sysctls) Set(key, value string) error {
+	if err := s.kernel.write("sysctl " + key + "=" + value); err != nil {
+		return err
+	}
+	s.was[key], s.Values[key] = s.Values[key], value
+	return nil
+}
+
+// Restore puts back what Set changed.
+func (s *Sysctls) Restore() ([]string, error) {
+	restored := slices.Sorted(maps.Keys(s.was))
+	for _, key := range restored {
+		if err := s.kernel.write("sysctl " + key + "=" + s.was[key]); err != nil {
+			return nil, err
+		}
+		s.Values[key] = s.was[key]
+		delete(s.was, key)
+	}
+	return restored, nil
+}

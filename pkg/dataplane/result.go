@@ -1,0 +1,125 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+)
+
+// Result is what was written.
+type Result struct {
+	// Sysctls are the kernel's parameters that were set or put back, by path.
+	Sysctls []string
+	// Routing are the changes to routes and rules of policy routing.
+	Routing policyrouting.Changes
+	// Batches are what was written to netfilter, at most one a family.
+	Batches []netfilter.Batch
+	// Missing says what somebody else removed or changed since it was written, in words.
+	Missing []string
+}
+
+// Empty reports whether nothing was written.
+func (r Result) Empty() bool {
+	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0
+}
+
+// Chains counts the chains that were created, rewritten or deleted.
+func (r Result) Chains() int { return r.sum(netfilter.Batch.Chains) }
+
+// Rules counts the rules that were written, or removed one by one.
+func (r Result) Rules() int { return r.sum(netfilter.Batch.Rules) }
+
+// Routes counts the routes that were written or removed.
+func (r Result) Routes() int { return r.Routing.Routes() }
+
+// IPRules counts the rules of policy routing that were written or removed.
+func (r Result) IPRules() int { return r.Routing.Rules() }
+
+func (r Result) sum(count func(netfilter.Batch) int) int {
+	n := 0
+	for _, b := range r.Batches {
+		n += count(b)
+	}
+	return n
+}
+
+// String returns "2 sysctls, 3 routes, 1 ip rule, 12 chains, 40 rules", without what there is none of.
+func (r Result) String() string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		name string
+	}{
+		{len(r.Sysctls), "sysctl"}, {r.Routes(), "route"}, {r.IPRules(), "ip rule"}, {r.Chains(), "chain"}, {r.Rules(), "rule"},
+	} {
+		switch p.n {
+		case 0:
+		case 1:
+			parts = append(parts, "1 "+p.name)
+		default:
+			parts = append(parts, fmt.Sprintf("%d %ss", p.n, p.name))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// missingRouting says which of the changes bring back what was written before.
+func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []string {
+	var lines []string
+	for _, r := range slices.Concat(changes.AddRoutes, changes.ReplaceRoutes) {
+		if slices.ContainsFunc(written.Routes, r.Equal) {
+			lines = append(lines, "route: "+r.String())
+		}
+	}
+	for _, r := range changes.AddRules {
+		if slices.Contains(written.Rules, r) {
+			lines = append(lines, "ip rule: "+r.String())
+		}
+	}
+	return lines
+}
+
+// namesShown bounds a line of Missing: ten thousand chains may be gone.
+const namesShown = 5
+
+// missingRules says, a line a table, what a batch that would bring back what was written repairs.
+func missingRules(damage netfilter.Batch) []string {
+	var lines []string
+	for _, t := range damage.Tables {
+		var parts []string
+		add := func(what string, names []string) {
+			if len(names) == 0 {
+				return
+			}
+			names = slices.Compact(names)
+			shown := strings.Join(names[:min(len(names), namesShown)], " ")
+			if more := len(names) - namesShown; more > 0 {
+				shown += fmt.Sprintf(" and %d more", more)
+			}
+			parts = append(parts, what+" "+shown)
+		}
+		var chains, jumps []string
+		for _, c := range t.Write {
+			chains = append(chains, c.Name)
+		}
+		for _, r := range t.Insert {
+			jumps = append(jumps, r.Chain)
+		}
+		add("chains missing or changed:", chains)
+		add("jumps missing or not first:", jumps)
+		add("chains of nobody's:", t.Delete)
+		if len(parts) > 0 {
+			lines = append(lines, fmt.Sprintf("IPv%d table %s: %s", damage.Family, t.Name, strings.Join(parts, "; ")))
+		}
+	}
+	return lines
+}

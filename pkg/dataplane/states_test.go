@@ -1,0 +1,108 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func addrs(s ...string) []netip.Addr {
+	var as []netip.Addr
+	for _, a := range s {
+		as = append(as, addr(a))
+	}
+	return as
+}
+
+func prefixes(s ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, p := range s {
+		ps = append(ps, netip.MustParsePrefix(p))
+	}
+	return ps
+}
+
+var (
+	uplink1 = gateway.Uplink{
+		Link: "eth1", Number: 1,
+		Connected: prefixes("198.51.100.0/24", "2001:db8:1::/64"), Gateways: addrs("198.51.100.1", "2001:db8:1::1"),
+	}
+	uplink2 = gateway.Uplink{
+		Link: "eth2", Number: 2,
+		Connected: prefixes("203.0.113.0/24", "2001:db8:2::/64"), Gateways: addrs("203.0.113.1", "fe80::1"),
+	}
+	services = gateway.ServiceRoute{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11", "10.10.0.12")}
+)
+
+func forward(address string, port uint16, backends ...string) gateway.Forward {
+	f := gateway.Forward{
+		Frontend:   gateway.Frontend{Address: addr(address), Protocol: gateway.TCP, Ports: gateway.Port(port)},
+		Owner:      "default/echo",
+		Masquerade: true,
+		Direct:     true,
+	}
+	for _, b := range backends {
+		f.Backends = append(f.Backends, gateway.Backend{Address: addr(b), Port: 8080})
+	}
+	return f
+}
+
+// full is a state with something of everything.
+func full() gateway.State {
+	limited := forward("198.51.100.10", 8081, "10.244.1.2")
+	limited.Sources = prefixes("192.0.2.0/24")
+	return gateway.State{
+		Forwards: []gateway.Forward{
+			forward("198.51.100.10", 8080, "10.244.1.2", "10.244.2.2"),
+			limited,
+			forward("203.0.113.10", 8080, "10.244.1.2", "10.244.2.2"),
+			forward("2001:db8:1::10", 8080, "fd00:244:1::2"),
+		},
+		Uplinks:       []gateway.Uplink{uplink1, uplink2},
+		ServiceRoutes: []gateway.ServiceRoute{services},
+	}
+}
+
+// random returns a state that is much like the others that it returns.
+func random(r *rand.Rand) gateway.State {
+	var state gateway.State
+	for _, u := range []gateway.Uplink{uplink1, uplink2} {
+		if r.IntN(4) == 0 {
+			continue
+		}
+		if r.IntN(3) == 0 {
+			u.Gateways = []netip.Addr{u.Gateways[0].Next()}
+		}
+		state.Uplinks = append(state.Uplinks, u)
+	}
+	if r.IntN(3) > 0 {
+		route := services
+		route.Via = route.Via[:1+r.IntN(2)]
+		state.ServiceRoutes = []gateway.ServiceRoute{route}
+	}
+	for _, address := range []string{"198.51.100.10", "203.0.113.10", "2001:db8:1::10"} {
+		backends := []string{"10.244.1.2", "10.244.2.2", "10.244.2.3"}
+		if addr(address).Is6() {
+			backends = []string{"fd00:244:1::2", "fd00:244:2::2"}
+		}
+		for port := range uint16(60) {
+			if r.IntN(3) == 0 {
+				continue
+			}
+			f := forward(address, 8000+port*7, backends[:r.IntN(len(backends)+1)]...)
+			if r.IntN(4) == 0 && f.Address.Is4() {
+				f.Sources = prefixes("192.0.2.0/24")
+			}
+			state.Forwards = append(state.Forwards, f)
+		}
+	}
+	slices.SortFunc(state.Forwards, func(a, b gateway.Forward) int { return a.Address.Compare(b.Address) })
+	return state
+}
