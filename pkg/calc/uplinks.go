@@ -84,11 +84,7 @@ func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 		u.report(index, "interface", ReasonLinkDown, "%s is down", name)
 	default:
 		uplink.Connected = connected(u.host.Links[i])
-		uplink.Gateways = u.gateways(c, u.host.Links[i], uplink.Connected)
-		if len(uplink.Gateways) == 0 {
-			u.report(index, "gateway", ReasonNoGateway, "no gateway for %s: %s; only its own networks are answered through it",
-				name, whyNoGateway(c))
-		}
+		uplink.Gateways = u.gateways(index, c, u.host.Links[i], uplink.Connected)
 	}
 	u.uplinks = append(u.uplinks, uplink)
 }
@@ -112,32 +108,48 @@ func connected(link gateway.Link) []netip.Prefix {
 	return slices.Compact(networks)
 }
 
-// gateways are the configured ones, or those that the offset or the host's default routes give: at most one a family.
-func (u *uplinkSet) gateways(c config.Uplink, link gateway.Link, connected []netip.Prefix) []netip.Addr {
+// gateways returns at most one a family: the configured one, the one at the offset, or that of the link's default route.
+func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, connected []netip.Prefix) []netip.Addr {
 	var found byFamily[netip.Addr]
-	switch {
-	case len(c.Gateways) > 0:
-		for _, g := range c.Gateways {
+	for _, g := range c.Gateways {
+		found.add(g, g)
+	}
+	for _, network := range connected {
+		if g := offset(network, c.GatewayOffset); g.IsValid() && !has(link, g) {
 			found.add(g, g)
 		}
-	case c.GatewayOffset > 0:
-		for _, network := range connected {
-			if g := offset(network, c.GatewayOffset); g.IsValid() && !has(link, g) {
-				found.add(g, g)
-			}
-		}
-	default:
-		for _, r := range u.host.DefaultRoutes {
-			if r.Link == link.Name && r.Gateway.IsValid() {
-				found.add(r.Gateway, r.Gateway)
-			}
+	}
+	for _, r := range u.host.DefaultRoutes {
+		if r.Link == link.Name && r.Gateway.IsValid() && c.GatewayOffset == 0 {
+			found.add(r.Gateway, r.Gateway)
 		}
 	}
-	return append(slices.Clone(found.v4[:min(1, len(found.v4))]), found.v6[:min(1, len(found.v6))]...)
+	var gateways []netip.Addr
+	for _, v4 := range []bool{true, false} {
+		of := found.v6
+		if v4 {
+			of = found.v4
+		}
+		if len(of) > 0 {
+			gateways = append(gateways, of[0])
+		} else if needsGateway(link, v4) {
+			u.report(index, "gateway", ReasonNoGateway, "no %s gateway for %s: %s; only its own networks are answered through it",
+				family(v4), link.Name, whyNoGateway(c))
+		}
+	}
+	return gateways
+}
+
+// needsGateway reports whether the link has an address of the family that others can reach.
+func needsGateway(link gateway.Link, v4 bool) bool {
+	return slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 && p.Addr().IsGlobalUnicast() })
 }
 
 // offset returns the n-th address of the network, or none when the network has no such host.
 func offset(network netip.Prefix, n int) netip.Addr {
+	if n == 0 {
+		return netip.Addr{}
+	}
 	bytes := network.Addr().AsSlice()
 	for i := len(bytes) - 1; i >= 0 && n > 0; i-- {
 		n += int(bytes[i])

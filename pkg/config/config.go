@@ -74,8 +74,8 @@ type Files struct {
 type Uplink struct {
 	// Interface is a name ("eth1"), a glob ("eth*") or a regular expression between slashes ("/^ens[0-9]+$/").
 	Interface string
-	// Gateways are the next hops, at most one a family; none means found from the link's default route. In the file
-	// `gateway` stands for a list of one.
+	// Gateways are the next hops, at most one a family; a family without one has that of the link's default route. In the
+	// file `gateway` stands for a list of one.
 	Gateways []netip.Addr
 	// GatewayOffset is the gateway's place in the link's network: 1 is the first address after the network's own.
 	// 0 means not set.

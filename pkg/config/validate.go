@@ -88,8 +88,10 @@ func (s *Source) validate(at *field.Path) field.ErrorList {
 		if len(s.Files.Paths) == 0 {
 			errs = append(errs, field.Required(at.Child("files", "paths"), "must name files or folders"))
 		}
-		for i, path := range s.Files.Paths {
-			errs = append(errs, validatePath(path, at.Child("files", "paths").Index(i))...)
+		for i, name := range s.Files.Paths {
+			if name == "" || name == "-" {
+				errs = append(errs, field.Invalid(at.Child("files", "paths").Index(i), name, "must be a file or a folder"))
+			}
 		}
 	}
 	switch len(set) {

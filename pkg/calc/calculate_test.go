@@ -1,0 +1,227 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/source"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var comparable = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+
+// TestScenarios computes testdata/NAME/objects.yaml on host.yaml with config.yaml, or for any address without them, in many
+// orders, and compares the outcome with want.txt.
+func TestScenarios(t *testing.T) {
+	folders, err := filepath.Glob("testdata/*")
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("no scenarios: %v", err)
+	}
+	for _, folder := range folders {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			snapshot, host, cfg := readScenario(t, folder)
+			state, findings := calc.Calculate(snapshot, host, cfg)
+			compareGolden(t, filepath.Join(folder, "want.txt"), render(state, findings))
+
+			random := rand.New(rand.NewPCG(1, 2))
+			for range 20 {
+				shuffle(random, snapshot.Mappings)
+				shuffle(random, snapshot.Services)
+				shuffle(random, snapshot.EndpointSlices)
+				shuffle(random, host.Links)
+				again, findingsAgain := calc.Calculate(snapshot, host, cfg)
+				if diff := cmp.Diff(state, again, comparable); diff != "" {
+					t.Fatalf("the State depends on the order of the objects (-first +shuffled):\n%s", diff)
+				}
+				if diff := cmp.Diff(findings, findingsAgain); diff != "" {
+					t.Fatalf("the Findings depend on the order of the objects (-first +shuffled):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+func readScenario(t *testing.T, folder string) (calc.Snapshot, gateway.Host, config.Config) {
+	t.Helper()
+	snapshot, err := source.ReadFiles([]string{filepath.Join(folder, "objects.yaml")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Default()
+	cfg.AnyAddress = true
+	var host gateway.Host
+	if path := filepath.Join(folder, "config.yaml"); exists(path) {
+		if cfg, err = config.Load(path); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(folder, "host.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.UnmarshalStrict(text, &host); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return snapshot, host, cfg
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func shuffle[T any](random *rand.Rand, items []T) {
+	random.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
+}
+
+func compareGolden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (-update writes it)", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update accepts it):\n%s", path, diff)
+	}
+}
+
+func render(state gateway.State, findings []calc.Finding) string {
+	var b strings.Builder
+	for _, f := range state.Forwards {
+		fmt.Fprintf(&b, "%s -> %s\n", f.Frontend, strings.Join(describe(f), " "))
+	}
+	for _, u := range state.Uplinks {
+		fmt.Fprintf(&b, "uplink %d %s connected %s gateways %s\n", u.Number, u.Link, u.Connected, u.Gateways)
+	}
+	for _, r := range state.ServiceRoutes {
+		fmt.Fprintf(&b, "route %s via %s\n", r.Destination, r.Via)
+	}
+	if len(findings) > 0 {
+		fmt.Fprintln(&b, "\nfindings")
+	}
+	for _, f := range findings {
+		fmt.Fprintf(&b, "%s %s\n", f.Condition, f)
+	}
+	return b.String()
+}
+
+func describe(f gateway.Forward) []string {
+	var words []string
+	for _, b := range f.Backends {
+		words = append(words, netip.AddrPortFrom(b.Address, b.Port).String())
+	}
+	if len(f.Backends) == 0 {
+		words = append(words, "reject")
+	}
+	for flag, set := range map[string]bool{"direct": f.Direct, "shift": f.Shift, "masquerade": f.Masquerade, "from nobody": f.SourcesDeny} {
+		if set {
+			words = append(words, flag)
+		}
+	}
+	slices.Sort(words[max(1, len(f.Backends)):])
+	if len(f.Sources) > 0 {
+		words = append(words, fmt.Sprint("from ", f.Sources))
+	}
+	return append(words, "("+f.Owner+")")
+}
+
+// TestSnapshotIsNotChanged guards the caches that the objects are shared with.
+func TestSnapshotIsNotChanged(t *testing.T) {
+	for _, name := range []string{"example", "endpoints", "conflicts"} {
+		snapshot, host, cfg := readScenario(t, filepath.Join("testdata", name))
+		before, _, _ := readScenario(t, filepath.Join("testdata", name))
+		calc.Calculate(snapshot, host, cfg)
+		if diff := cmp.Diff(before, snapshot); diff != "" {
+			t.Errorf("%s: Calculate changed the snapshot (-before +after):\n%s", name, diff)
+		}
+	}
+}
+
+// TestTakeover deletes the winner of a conflict: the next in age has the port then.
+func TestTakeover(t *testing.T) {
+	snapshot, host, cfg := readScenario(t, "testdata/conflicts")
+	owner := func() string {
+		state, _ := calc.Calculate(snapshot, host, cfg)
+		for _, f := range state.Forwards {
+			if f.Address == netip.MustParseAddr("198.51.100.10") && f.Protocol == gateway.TCP && f.Ports.Contains(80) {
+				return f.Owner
+			}
+		}
+		return "nobody"
+	}
+	for _, want := range []string{"b/oldest", "a/range", "a/newest", "nobody"} {
+		if got := owner(); got != want {
+			t.Fatalf("198.51.100.10:80/tcp belongs to %s, want %s", got, want)
+		}
+		snapshot.Mappings = slices.DeleteFunc(snapshot.Mappings, func(m *v1alpha1.Mapping) bool { return m.Namespace+"/"+m.Name == want })
+	}
+}
+
+func BenchmarkCalculate(b *testing.B) {
+	for _, mode := range []v1alpha1.Mode{v1alpha1.ModeService, v1alpha1.ModeEndpoints} {
+		b.Run(fmt.Sprintf("mode=%s/mappings=1000/ports=10", mode), func(b *testing.B) {
+			snapshot := bigSnapshot(1000, 10, mode)
+			cfg := config.Default()
+			cfg.AnyAddress = true
+			b.ReportAllocs()
+			for b.Loop() {
+				if state, findings := calc.Calculate(snapshot, gateway.Host{}, cfg); len(state.Forwards) != 10000 || len(findings) != 0 {
+					b.Fatalf("%d forwards, findings %v", len(state.Forwards), findings)
+				}
+			}
+		})
+	}
+}
+
+// bigSnapshot holds Mappings of one address, each to a Service of three endpoints.
+func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) calc.Snapshot {
+	var s calc.Snapshot
+	for i := range mappings {
+		meta := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("m%04d", i), CreationTimestamp: metav1.NewTime(time.Unix(int64(i), 0))}
+		m := &v1alpha1.Mapping{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{Addresses: []string{"198.51.100.10"}, ServiceName: meta.Name, Mode: mode}}
+		service := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.96.%d.%d", i/250, i%250+1)}}
+		meta.Labels = map[string]string{discoveryv1.LabelServiceName: meta.Name}
+		slice := &discoveryv1.EndpointSlice{ObjectMeta: meta, AddressType: discoveryv1.AddressTypeIPv4}
+		for e := range 3 {
+			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 244+e, i/250, i%250+1)}})
+		}
+		for p := range ports {
+			name, port := fmt.Sprintf("p%d", p), int32(8000+p)
+			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: int32(1000 + i*ports + p), ServicePort: port})
+			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: name, Port: port, Protocol: corev1.ProtocolTCP})
+			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Port: &port})
+		}
+		s.Mappings = append(s.Mappings, m)
+		s.Services = append(s.Services, service)
+		s.EndpointSlices = append(s.EndpointSlices, slice)
+	}
+	return s
+}
