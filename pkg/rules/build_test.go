@@ -1,0 +1,199 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var (
+	families = []netfilter.Family{netfilter.IPv4, netfilter.IPv6}
+	options  = Options{Ownership: gateway.DefaultOwnership(), RandomFully: true}
+	uplinks  = []gateway.Uplink{{Link: "eth1", Number: 1}, {Link: "eth2", Number: 2}}
+)
+
+// external, inside and source make addresses of either family, so that one scenario serves both.
+func external(family netfilter.Family, n int) netip.Addr { return address(family, 0xC0000200, n) }
+func inside(family netfilter.Family, n int) netip.Addr   { return address(family, 0x0AF40000, n) }
+
+func address(family netfilter.Family, base, n int) netip.Addr {
+	n += base
+	bytes := [4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
+	if family == netfilter.IPv4 {
+		return netip.AddrFrom4(bytes)
+	}
+	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 12: bytes[0], bytes[1], bytes[2], bytes[3]})
+}
+
+func source(family netfilter.Family, n int) netip.Prefix {
+	a := address(family, 0xCB007100, 16*n)
+	return netip.PrefixFrom(a, a.BitLen()-4)
+}
+
+func backends(family netfilter.Family, n int, port uint16) []gateway.Backend {
+	var list []gateway.Backend
+	for i := range n {
+		list = append(list, gateway.Backend{Address: inside(family, 1+i), Port: port})
+	}
+	return list
+}
+
+// forward is one to start from.
+func forward(family netfilter.Family, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) gateway.Forward {
+	return gateway.Forward{
+		Frontend: gateway.Frontend{Address: external(family, address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
+		Owner:    "default/echo", Masquerade: true, Backends: b,
+	}
+}
+
+// sorted puts forwards in the order that a State promises.
+func sorted(forwards []gateway.Forward) []gateway.Forward {
+	slices.SortFunc(forwards, func(x, y gateway.Forward) int {
+		if c := x.Address.Compare(y.Address); c != 0 {
+			return c
+		}
+		if c := strings.Compare(string(x.Protocol), string(y.Protocol)); c != 0 {
+			return c
+		}
+		return int(x.Ports.First) - int(y.Ports.First)
+	})
+	return forwards
+}
+
+// scenarios are small enough to be read.
+var scenarios = []struct {
+	name  string
+	state func(family netfilter.Family) gateway.State
+}{
+	{"nothing", func(netfilter.Family) gateway.State { return gateway.State{} }},
+	{"forwards", func(family netfilter.Family) gateway.State {
+		allow := []netip.Prefix{source(family, 0), source(family, 1)}
+		service := []gateway.Backend{{Address: inside(family, 99), Port: 8080}}
+		limited := forward(family, 1, gateway.TCP, 8080, 8080, service)
+		limited.Sources = allow
+		limitedToo := forward(family, 1, gateway.TCP, 8081, 8081, service)
+		limitedToo.Sources = allow
+		empty := forward(family, 1, gateway.TCP, 8082, 8082, nil)
+		emptyToo := forward(family, 1, gateway.TCP, 8090, 8090, nil)
+		emptyToo.Owner = "default/other"
+		denied := forward(family, 1, gateway.TCP, 8083, 8083, service)
+		denied.SourcesDeny = true
+		direct := forward(family, 1, gateway.UDP, 53, 53, backends(family, 3, 5353))
+		direct.Masquerade, direct.Direct = false, true
+		shifted := forward(family, 1, gateway.UDP, 20000, 20999, backends(family, 2, 30000))
+		shifted.Shift, shifted.Direct = true, true
+		kept := forward(family, 1, gateway.UDP, 40000, 40099, backends(family, 1, 40000))
+		kept.Shift, kept.Direct = true, true
+		manyToOne := forward(family, 2, gateway.TCP, 1, 1023, service)
+		many := forward(family, 2, gateway.SCTP, 9000, 9000, backends(family, 20, 9000))
+		many.Sources = allow[:1]
+		return gateway.State{Uplinks: uplinks, Forwards: sorted([]gateway.Forward{
+			limited, limitedToo, empty, emptyToo, denied, direct, shifted, kept, manyToOne, many,
+		})}
+	}},
+	{"tree", func(family netfilter.Family) gateway.State {
+		var forwards []gateway.Forward
+		for i := range 40 {
+			forwards = append(forwards, forward(family, 1, gateway.TCP, uint16(8000+i), uint16(8000+i), backends(family, 1, 80)))
+		}
+		astride := forward(family, 1, gateway.TCP, 1024, 7999, backends(family, 2, 80))
+		astride.Masquerade = false
+		forwards = append(forwards, astride)
+		for i := range 12 {
+			forwards = append(forwards, forward(family, 10+i*i, gateway.TCP, 443, 443, backends(family, 1, 80)))
+		}
+		return gateway.State{Uplinks: uplinks[:1], Forwards: sorted(forwards)}
+	}},
+}
+
+func TestGolden(t *testing.T) {
+	for _, tc := range scenarios {
+		for _, family := range families {
+			name := fmt.Sprintf("%s-ipv%d.txt", tc.name, family)
+			t.Run(name, func(t *testing.T) {
+				got := netfilter.Render(Build(tc.state(family), family, options))
+				file := filepath.Join("testdata", name)
+				if *update {
+					if err := os.WriteFile(file, got, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(string(want), string(got)); diff != "" {
+					t.Errorf("run with -update when this is wanted (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+func TestFamiliesAreApart(t *testing.T) {
+	for _, tc := range scenarios {
+		states := map[netfilter.Family]gateway.State{netfilter.IPv4: tc.state(netfilter.IPv4), netfilter.IPv6: tc.state(netfilter.IPv6)}
+		both := states[netfilter.IPv4]
+		both.Forwards = slices.Concat(both.Forwards, states[netfilter.IPv6].Forwards)
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
+				want := string(netfilter.Render(Build(states[family], family, options)))
+				if diff := cmp.Diff(want, string(netfilter.Render(Build(both, family, options)))); diff != "" {
+					t.Errorf("the other family's forwards change the rules:\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// check fails where a chain is named twice or too long, or a rule leads nowhere, or a chain is led to from nowhere.
+func check(t *testing.T, rs netfilter.Ruleset) {
+	t.Helper()
+	for _, table := range rs.Tables {
+		names, reached := map[string]bool{}, map[string]bool{}
+		for _, c := range table.Chains {
+			if names[c.Name] || len(c.Name) > 28 {
+				t.Errorf("chain %s of %s is there twice, or its name is too long", c.Name, table.Name)
+			}
+			names[c.Name] = true
+			for _, r := range c.Rules {
+				reached[r.Target.Chain] = true
+			}
+		}
+		for target := range reached {
+			if target != "" && !names[target] {
+				t.Errorf("a rule of %s leads to %s, which is not there", table.Name, target)
+			}
+		}
+		for name := range names {
+			if strings.HasPrefix(name, options.Ownership.ChainPrefix) && !reached[name] && !strings.Contains(name, "-MARK-") && !strings.HasSuffix(name, boundaryChain) {
+				t.Errorf("nothing of %s leads to %s", table.Name, name)
+			}
+		}
+	}
+}
+
+func TestEveryJumpHasATarget(t *testing.T) {
+	for _, tc := range scenarios {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
+				check(t, Build(tc.state(family), family, options))
+			})
+		}
+	}
+}

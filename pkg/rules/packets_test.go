@@ -1,0 +1,202 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// randomState makes a state with everything that a Forward can say, crowded so that ranges and trees meet.
+func randomState(random *rand.Rand, family netfilter.Family) gateway.State {
+	state := gateway.State{Uplinks: uplinks[:random.IntN(3)]}
+	protocols := []gateway.Protocol{gateway.SCTP, gateway.TCP, gateway.UDP}
+	for a := range random.IntN(20) {
+		for _, protocol := range protocols[random.IntN(3):] {
+			span := 1 << random.IntN(12)
+			port := 1 + random.IntN(60000)
+			for range random.IntN(60) {
+				last := port
+				if random.IntN(8) == 0 {
+					last = port + random.IntN(span)
+				}
+				if last > 65535 {
+					break
+				}
+				f := forward(family, a, protocol, uint16(port), uint16(last), backends(family, random.IntN(5), uint16(1+random.IntN(60000))))
+				if random.IntN(20) == 0 {
+					f.Backends = backends(family, leafRules+random.IntN(20), f.Ports.First)
+				}
+				f.Masquerade, f.Shift = random.IntN(4) > 0, random.IntN(2) == 0
+				for i := range random.IntN(3) {
+					f.Sources = append(f.Sources, source(family, i))
+				}
+				f.SourcesDeny = random.IntN(16) == 0
+				if f.SourcesDeny {
+					f.Sources = nil
+				}
+				f.Owner = fmt.Sprintf("default/mapping-%d", random.IntN(3))
+				state.Forwards = append(state.Forwards, f)
+				if port = last + 1 + random.IntN(max(span/16, 1)); port > 65535 {
+					break
+				}
+			}
+		}
+	}
+	state.Forwards = sorted(state.Forwards)
+	return state
+}
+
+// packet is a first packet from outside, by the first uplink; the host has the external addresses itself.
+func packet(family netfilter.Family, from netip.Addr, to netip.Addr, protocol gateway.Protocol, port uint16) netfilter.Packet {
+	return netfilter.Packet{
+		In: "eth1", Protocol: protocol, State: netfilter.New, Direction: netfilter.Original,
+		Source: netip.AddrPortFrom(from, 40000), Destination: netip.AddrPortFrom(to, port),
+		Route: func(destination netip.Addr, _ uint32) string {
+			if netip.PrefixFrom(inside(family, 0), destination.BitLen()-16).Contains(destination) {
+				return "eth0"
+			}
+			return ""
+		},
+	}
+}
+
+// pick matches the n-th rule that matches at random, and so leads to the n-th backend.
+func pick(n int) func(uint32) bool {
+	return func(uint32) bool {
+		n--
+		return n == -1
+	}
+}
+
+// judge says what is to become of a packet by looking at the forwards one by one.
+func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, got netfilter.Trace) {
+	t.Helper()
+	own := options.Ownership
+	i := slices.IndexFunc(state.Forwards, func(f gateway.Forward) bool {
+		return f.Address == p.Destination.Addr() && f.Protocol == p.Protocol && f.Ports.Contains(p.Destination.Port())
+	})
+	want := netfilter.Trace{Verdict: netfilter.Accept, Packet: netfilter.Packet{Destination: p.Destination}}
+	marks := uint32(0)
+	if i >= 0 {
+		f := state.Forwards[i]
+		allowed := len(f.Sources) == 0 || slices.ContainsFunc(f.Sources, func(s netip.Prefix) bool { return s.Contains(p.Source.Addr()) })
+		switch {
+		case f.SourcesDeny || !allowed:
+			want.Verdict = netfilter.Drop
+		case len(f.Backends) == 0:
+			want.Verdict = netfilter.Reject
+		default:
+			b := f.Backends[min(backend, len(f.Backends)-1)]
+			port := b.Port
+			if f.Shift {
+				port += p.Destination.Port() - f.Ports.First
+			}
+			want.Packet.Destination = netip.AddrPortFrom(b.Address, port)
+			want.Out, want.Masqueraded = "eth0", f.Masquerade
+			marks = own.Forwarded().Value
+			if f.Masquerade {
+				marks |= own.Masquerade().Value
+			}
+		}
+	}
+	if got.Verdict != want.Verdict || got.Packet.Destination != want.Packet.Destination || got.Out != want.Out || got.Masqueraded != want.Masqueraded {
+		t.Fatalf("%s to %s/%s: got verdict %d to %s by %q, masqueraded %t; want %d, %s, %q, %t\n%+v",
+			p.Source, p.Destination, p.Protocol, got.Verdict, got.Packet.Destination, got.Out, got.Masqueraded,
+			want.Verdict, want.Packet.Destination, want.Out, want.Masqueraded, got.Steps)
+	}
+	if len(state.Uplinks) > 0 {
+		marks |= own.Uplink(1).Value
+	}
+	if got.Packet.ConnMark != marks {
+		t.Fatalf("%s to %s/%s: connection marked %#x, want %#x", p.Source, p.Destination, p.Protocol, got.Packet.ConnMark, marks)
+	}
+}
+
+func TestPacketsGoWhereTheStateSays(t *testing.T) {
+	for seed := range uint64(60) {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%d/IPv%d", seed, family), func(t *testing.T) {
+				random := rand.New(rand.NewPCG(seed, 1))
+				state := randomState(random, family)
+				rs := Build(state, family, options)
+				check(t, rs)
+				tracer := netfilter.NewTracer(rs)
+				for _, f := range state.Forwards {
+					for _, port := range []int{int(f.Ports.First) - 1, int(f.Ports.First), int(f.Ports.First+f.Ports.Last) / 2, int(f.Ports.Last), int(f.Ports.Last) + 1} {
+						from := source(family, random.IntN(3)).Addr().Next()
+						backend := random.IntN(4)
+						p := packet(family, from, f.Address, f.Protocol, uint16(min(port, 65535)))
+						p.Chance = pick(backend)
+						judge(t, state, p, backend, tracer.Trace(p))
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestAnyPathLeadsToTheSameRules(t *testing.T) {
+	for _, family := range families {
+		t.Run(fmt.Sprintf("IPv%d", family), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(7, 7))
+			var kernel netfilter.Ruleset
+			for step := range 150 {
+				var want netfilter.Ruleset
+				state := randomState(random, family)
+				if step%10 > 0 {
+					want = Build(state, family, options)
+				}
+				kernel = netfilter.Apply(kernel, netfilter.Diff(kernel, want, options.Ownership.ChainPrefix))
+				if left := netfilter.Diff(kernel, want, options.Ownership.ChainPrefix); !left.Empty() {
+					t.Fatalf("step %d leaves this to do:\n%s", step, left.Text())
+				}
+				fresh := netfilter.Apply(netfilter.Ruleset{}, netfilter.Diff(netfilter.Ruleset{}, want, options.Ownership.ChainPrefix))
+				if got, want := string(netfilter.Render(kernel)), string(netfilter.Render(fresh)); step%10 > 0 && got != want {
+					t.Fatalf("step %d has led to other rules than a fresh start", step)
+				}
+			}
+		})
+	}
+}
+
+func TestBoundary(t *testing.T) {
+	const forwarded, uplink1, uplink2 = 0x10, 0x100, 0x200
+	pod := netip.AddrPortFrom(inside(netfilter.IPv4, 1), 8080)
+	client := netip.AddrPortFrom(source(netfilter.IPv4, 0).Addr(), 40000)
+	for _, tc := range []struct {
+		name    string
+		packet  netfilter.Packet
+		verdict netfilter.Verb
+		mark    uint32
+	}{
+		{"a neighbour sends to a pod", netfilter.Packet{In: "eth1", State: netfilter.New, Source: client, Destination: pod}, netfilter.Drop, 0},
+		{"a neighbour pretends to go on with something", netfilter.Packet{In: "eth1", State: netfilter.Invalid, Source: client, Destination: pod}, netfilter.Drop, 0},
+		{"a neighbour's connection from before us", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, Source: client, Destination: pod}, netfilter.Drop, 0},
+		{"an answer to a pod", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Reply, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"an error about a pod's packet", netfilter.Packet{In: "eth1", State: netfilter.Related, Direction: netfilter.Reply, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"published by somebody else", netfilter.Packet{In: "eth1", State: netfilter.New | netfilter.DNAT, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"from another link", netfilter.Packet{In: "eth0", State: netfilter.New, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"of a forwarded connection", netfilter.Packet{In: "eth2", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink2, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"a reply leaves by the uplink that was used", netfilter.Packet{In: "eth0", State: netfilter.Established, Direction: netfilter.Reply, ConnMark: forwarded | uplink2, Source: pod, Destination: client}, netfilter.Accept, uplink2},
+		{"so does a reply of the host itself", netfilter.Packet{State: netfilter.Established, Direction: netfilter.Reply, ConnMark: uplink1, Source: pod, Destination: client}, netfilter.Accept, uplink1},
+		{"to a pod no mark leads astray", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, netfilter.Accept, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.packet.Protocol = gateway.TCP
+			tc.packet.Route = func(netip.Addr, uint32) string { return "eth9" }
+			tracer := netfilter.NewTracer(Build(gateway.State{Uplinks: uplinks}, netfilter.IPv4, options))
+			got := tracer.Trace(tc.packet)
+			if got.Verdict != tc.verdict || got.Packet.Mark != tc.mark {
+				t.Errorf("verdict %d, mark %#x; want %d, %#x\n%+v", got.Verdict, got.Packet.Mark, tc.verdict, tc.mark, got.Steps)
+			}
+		})
+	}
+}

@@ -1,0 +1,111 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// dense is one address with as many ports, side by side, each with three endpoints.
+func dense(ports int) gateway.State {
+	state := gateway.State{Uplinks: uplinks}
+	for i := range ports {
+		f := forward(netfilter.IPv4, 1, gateway.TCP, uint16(1+i), uint16(1+i), backends(netfilter.IPv4, 3, 8080))
+		f.Owner = fmt.Sprintf("default/echo-%d", i)
+		state.Forwards = append(state.Forwards, f)
+	}
+	return state
+}
+
+// cost is what a set of rules costs. Its figures are exact, so that a change of them is seen and meant.
+type cost struct {
+	Chains, Rules, Bytes int
+	// Worst is how many rules the first packet meets at most, in all tables; Mean is over all ports and endpoints.
+	Worst int
+	Mean  string
+	// ChangeChains and ChangeBytes are the largest batch for one endpoint that goes.
+	ChangeChains, ChangeBytes int
+}
+
+func measure(t *testing.T, state gateway.State) cost {
+	t.Helper()
+	rs := Build(state, netfilter.IPv4, options)
+	batch := netfilter.Diff(netfilter.Ruleset{}, rs, options.Ownership.ChainPrefix)
+	c := cost{Chains: batch.Chains(), Rules: batch.Rules(), Bytes: len(batch.Text())}
+	tracer := netfilter.NewTracer(rs)
+	sum, packets := 0, 0
+	for _, f := range state.Forwards {
+		for n := range f.Backends {
+			p := packet(netfilter.IPv4, source(netfilter.IPv4, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
+			p.Chance = pick(n)
+			trace := tracer.Trace(p)
+			judge(t, gateway.State{Uplinks: state.Uplinks, Forwards: []gateway.Forward{f}}, p, n, trace)
+			c.Worst = max(c.Worst, trace.Rules)
+			sum += trace.Rules
+			packets++
+		}
+	}
+	c.Mean = fmt.Sprintf("%.1f", float64(sum)/float64(packets))
+	for i := 0; i < len(state.Forwards); i += 1 + len(state.Forwards)/20 {
+		all := state.Forwards[i].Backends
+		state.Forwards[i].Backends = all[1:]
+		change := netfilter.Diff(rs, Build(state, netfilter.IPv4, options), options.Ownership.ChainPrefix)
+		state.Forwards[i].Backends = all
+		c.ChangeChains = max(c.ChangeChains, change.Chains())
+		c.ChangeBytes = max(c.ChangeBytes, len(change.Text()))
+	}
+	return c
+}
+
+func TestCost(t *testing.T) {
+	for _, tc := range []struct {
+		ports int
+		want  cost
+	}{
+		{10, cost{Chains: 12, Rules: 60, Bytes: 6394, Worst: 25, Mean: "18.3", ChangeChains: 1, ChangeBytes: 1660}},
+		{1000, cost{Chains: 260, Rules: 3278, Bytes: 458393, Worst: 31, Mean: "25.5", ChangeChains: 1, ChangeBytes: 2142}},
+		{10000, cost{Chains: 2510, Rules: 32528, Bytes: 4610908, Worst: 35, Mean: "29.1", ChangeChains: 1, ChangeBytes: 2028}},
+	} {
+		t.Run(fmt.Sprint(tc.ports), func(t *testing.T) {
+			got := measure(t, dense(tc.ports))
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if got.Worst > 40 || got.ChangeChains > 3 {
+				t.Errorf("%d rules met and %d chains changed, want at most 40 and 3", got.Worst, got.ChangeChains)
+			}
+		})
+	}
+}
+
+func BenchmarkBuild(b *testing.B) {
+	state := dense(10000)
+	for b.Loop() {
+		Build(state, netfilter.IPv4, options)
+	}
+}
+
+func BenchmarkDiff(b *testing.B) {
+	have, want := Build(dense(10000), netfilter.IPv4, options), Build(dense(10000), netfilter.IPv4, options)
+	for b.Loop() {
+		if batch := netfilter.Diff(have, want, options.Ownership.ChainPrefix); !batch.Empty() {
+			b.Fatal("not equal")
+		}
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	text := netfilter.Render(netfilter.Ruleset{Tables: Build(dense(10000), netfilter.IPv4, options).Tables[2:]})
+	for b.Loop() {
+		if _, err := netfilter.Parse(netfilter.IPv4, text); err == nil {
+			b.Fatal("the jumps are insertions, which no save has")
+		}
+	}
+}
