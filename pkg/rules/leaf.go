@@ -12,16 +12,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// leaf returns the rules of the forwards themselves, in the order of their ports.
-func (b *builder) leaf(forwards []gateway.Forward) []netfilter.Rule {
-	var rules []netfilter.Rule
+// leaf appends the rules of the forwards themselves, in the order of their ports.
+func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
 	for run := range runs(forwards, func(x, y gateway.Forward) bool { return heavy(x) == heavy(y) }) {
 		if !heavy(run[0]) {
-			rules = append(rules, b.inline(run)...)
+			rules = b.inline(rules, run)
 			continue
 		}
 		for _, f := range run {
-			rules = append(rules, b.apart(f)...)
+			rules = append(rules, b.apart(f))
 		}
 	}
 	return rules
@@ -29,26 +28,25 @@ func (b *builder) leaf(forwards []gateway.Forward) []netfilter.Rule {
 
 // apart gives a forward a chain of its own and returns the rule that leads there. The chain is named by its frontend rather
 // than by its content, so that a change of an endpoint rewrites this chain and no other.
-func (b *builder) apart(f gateway.Forward) []netfilter.Rule {
+func (b *builder) apart(f gateway.Forward) netfilter.Rule {
 	chain := backendChain(f.Frontend)
-	b.chain(chain, b.inline([]gateway.Forward{f})...)
-	return []netfilter.Rule{b.toPorts(f, b.goTo(chain))}
+	b.chain(chain, b.inline(nil, []gateway.Forward{f})...)
+	return toPorts(f, b.goTo(chain))
 }
 
-// inline returns the rules of forwards: neighbours that allow the same sources share the check.
-func (b *builder) inline(forwards []gateway.Forward) []netfilter.Rule {
-	var rules []netfilter.Rule
+// inline appends the rules of forwards: neighbours that allow the same sources share the check.
+func (b *builder) inline(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
 	for run := range runs(forwards, sameSources) {
 		if run[0].SourcesDeny {
-			rules = append(rules, toAllPorts(run, b.goTo(markDropChain))...)
+			rules = toAllPorts(rules, run, b.goTo(markDropChain))
 			continue
 		}
 		if len(run[0].Sources) > 0 {
-			rules = append(rules, toAllPorts(run, b.jump(b.sources(run[0])))...)
+			rules = toAllPorts(rules, run, b.jump(b.sources(run[0])))
 			rules = append(rules, netfilter.Rule{Mark: b.own.Drop(), Target: netfilter.Target{Verb: netfilter.Return}})
 		}
 		for alike := range runs(run, sameTreatment) {
-			rules = append(rules, b.translate(alike)...)
+			rules = b.translate(rules, alike)
 		}
 	}
 	return rules
@@ -71,19 +69,18 @@ func (b *builder) sources(f gateway.Forward) string {
 	return name
 }
 
-// translate returns the rules of forwards that are treated alike, once the source was found to be allowed.
-func (b *builder) translate(forwards []gateway.Forward) []netfilter.Rule {
+// translate appends the rules of forwards that are treated alike, once the source was found to be allowed.
+func (b *builder) translate(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
 	if len(forwards[0].Backends) == 0 {
-		return toAllPorts(forwards, b.goTo(markRejectChain))
+		return toAllPorts(rules, forwards, b.goTo(markRejectChain))
 	}
-	var rules []netfilter.Rule
 	if !forwards[0].Masquerade {
 		keep := gateway.Mark{Mask: b.own.Masquerade().Mask}
-		rules = append(rules, toAllPorts(forwards, netfilter.Target{Verb: netfilter.SetConnMark, Mark: keep})...)
+		rules = toAllPorts(rules, forwards, netfilter.Target{Verb: netfilter.SetConnMark, Mark: keep})
 	}
 	for _, f := range forwards {
 		for i, backend := range f.Backends {
-			r := b.toPorts(f, destination(f, backend))
+			r := toPorts(f, destination(f, backend))
 			r.Probability = share(len(f.Backends) - i)
 			if i > 0 {
 				r.Comment = ""
@@ -118,32 +115,32 @@ func share(n int) uint32 {
 }
 
 // toPorts returns a rule for the ports of one forward, with its owner as comment.
-func (b *builder) toPorts(f gateway.Forward, target netfilter.Target) netfilter.Rule {
+func toPorts(f gateway.Forward, target netfilter.Target) netfilter.Rule {
 	return netfilter.Rule{Protocol: f.Protocol, DestinationPorts: f.Ports, Comment: comment(f.Owner), Target: target}
 }
 
 // comment cuts a comment to what the kernel has room for.
 func comment(owner string) string { return owner[:min(len(owner), netfilter.MaxComment)] }
 
-// toAllPorts returns as few rules as possible for the ports of neighbours.
-func toAllPorts(forwards []gateway.Forward, target netfilter.Target) []netfilter.Rule {
+// toAllPorts appends as few rules as possible for the ports of neighbours.
+func toAllPorts(rules []netfilter.Rule, forwards []gateway.Forward, target netfilter.Target) []netfilter.Rule {
 	var ranges []gateway.PortRange
+	rule := toPorts(forwards[0], target)
 	for _, f := range forwards {
+		if f.Owner != forwards[0].Owner {
+			rule.Comment = ""
+		}
 		if n := len(ranges); n > 0 && uint32(ranges[n-1].Last)+1 == uint32(f.Ports.First) {
 			ranges[n-1].Last = f.Ports.Last
 			continue
 		}
 		ranges = append(ranges, f.Ports)
 	}
-	rule := netfilter.Rule{Protocol: forwards[0].Protocol, Target: target}
-	if slices.IndexFunc(forwards, func(f gateway.Forward) bool { return f.Owner != forwards[0].Owner }) < 0 {
-		rule.Comment = comment(forwards[0].Owner)
-	}
+	rule.DestinationPorts = ranges[0]
 	if len(ranges) == 1 {
-		rule.DestinationPorts = ranges[0]
-		return []netfilter.Rule{rule}
+		return append(rules, rule)
 	}
-	var rules []netfilter.Rule
+	rule.DestinationPorts = gateway.PortRange{}
 	for _, ports := range multiports(ranges) {
 		rule.Multiport = ports
 		rules = append(rules, rule)

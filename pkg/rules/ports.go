@@ -49,7 +49,9 @@ func (b *builder) tree(chain string, rules []netfilter.Rule, k block, forwards [
 	for k.bits > 0 && weigh(forwards) > leafRules {
 		low, high := k.halves()
 		lower, astride, upper := part(forwards, high.start)
-		rules = append(rules, b.astride(astride)...)
+		if len(astride) > 0 {
+			rules = append(rules, b.astride(astride))
+		}
 		switch {
 		case len(lower) == 0:
 			k, forwards = high, upper
@@ -62,7 +64,7 @@ func (b *builder) tree(chain string, rules []netfilter.Rule, k block, forwards [
 			k, forwards = high, upper
 		}
 	}
-	b.chain(chain, append(rules, b.leaf(forwards)...)...)
+	b.chain(chain, b.leaf(slices.Grow(rules, leafRules), forwards)...)
 }
 
 // part cuts sorted forwards at a port: those below, the one that reaches over it if any, those from it on.
@@ -78,16 +80,12 @@ func part(forwards []gateway.Forward, at uint32) (lower, astride, upper []gatewa
 	return forwards[:end], forwards[end:start], forwards[start:]
 }
 
-// astride returns the rules of a range that reaches over the middle of a block. Every packet to the block meets them, so they
-// are one at most.
-func (b *builder) astride(forwards []gateway.Forward) []netfilter.Rule {
-	if len(forwards) == 0 {
-		return nil
+// astride returns the one rule for a range that reaches over the middle of a block; every packet to the block meets it.
+func (b *builder) astride(forward []gateway.Forward) netfilter.Rule {
+	if rules := b.inline(nil, forward); len(rules) == 1 {
+		return rules[0]
 	}
-	if rules := b.inline(forwards); len(rules) == 1 {
-		return rules
-	}
-	return b.apart(forwards[0])
+	return b.apart(forward[0])
 }
 
 func weigh(forwards []gateway.Forward) int {
