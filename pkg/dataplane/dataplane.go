@@ -37,8 +37,8 @@ type Sysctls interface {
 	// Get's error is fs.ErrNotExist where there is no such parameter.
 	Get(key string) (string, error)
 	Set(key, value string) error
-	// Restore puts back what was there before Set, and returns the parameters that it changed.
-	Restore() ([]string, error)
+	// Restore puts back what was there before Set, but for the parameters in keep, and returns those that it changed.
+	Restore(keep ...string) ([]string, error)
 }
 
 // Options are what a Dataplane is made of.
@@ -101,7 +101,7 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 	}
 	// Who was interrupted has not taken away what relies on the rest.
 	if ctx.Err() == nil {
-		errs = append(errs, d.route(changes.Removals(), &result))
+		errs = append(errs, d.route(changes.Removals(), &result), d.restoreSysctls(state, &result))
 	}
 	return result, errors.Join(errs...)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -44,6 +43,20 @@ func (d *Dataplane) setSysctls(state gateway.State, result *Result) error {
 	return errors.Join(errs...)
 }
 
+// restoreSysctls puts back what a link that is no uplink any more was given.
+func (d *Dataplane) restoreSysctls(state gateway.State, result *Result) error {
+	keep := []string{ipForward}
+	for _, uplink := range state.Uplinks {
+		keep = append(keep, reversePathFilter(uplink.Link))
+	}
+	restored, err := d.opts.Sysctls.Restore(keep...)
+	for _, key := range restored {
+		delete(d.sysctls, key)
+	}
+	result.Sysctls = append(result.Sysctls, restored...)
+	return err
+}
+
 // ensure sets a parameter. What is so already is left alone, and so is not ours to put back.
 func (d *Dataplane) ensure(key, value string, result *Result) error {
 	is, err := d.opts.Sysctls.Get(key)
@@ -62,6 +75,5 @@ func (d *Dataplane) ensure(key, value string, result *Result) error {
 	}
 	d.sysctls[key] = value
 	result.Sysctls = append(result.Sysctls, key)
-	slices.Sort(result.Sysctls)
 	return nil
 }

@@ -69,16 +69,20 @@ func (s *Sysctls) Set(key, value string) error {
 	return recordErr
 }
 
-// Restore puts back what Set changed and returns the paths of what it put back. What somebody else has changed since
-// stays as it is.
-func (s *Sysctls) Restore() ([]string, error) {
+// Restore puts back what Set changed, but for the parameters in keep, and returns the paths of what it put back. What
+// somebody else has changed since stays as it is.
+func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 	record, err := s.load()
 	if err != nil {
 		return nil, err
 	}
+	before := len(record)
 	var restored []string
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(record)) {
+		if slices.Contains(keep, key) {
+			continue
+		}
 		is, err := s.Get(key)
 		if err == nil && is == record[key].Set {
 			if err = s.write(key, record[key].Was); err == nil {
@@ -91,7 +95,10 @@ func (s *Sysctls) Restore() ([]string, error) {
 		}
 		delete(record, key)
 	}
-	return restored, errors.Join(append(errs, s.store(record))...)
+	if len(record) != before {
+		errs = append(errs, s.store(record))
+	}
+	return restored, errors.Join(errs...)
 }
 
 func (s *Sysctls) path(key string) (string, error) {

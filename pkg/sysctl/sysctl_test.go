@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +77,16 @@ func TestSetAndRestore(t *testing.T) {
 		expect(t, s, forward, "0")
 		expect(t, s, filter, "1")
 		restore(t, s)
+	})
+	t.Run("but for what is still wanted", func(t *testing.T) {
+		s, _ := fake(t)
+		set(t, s, forward, "1")
+		set(t, s, filter, "2")
+		if restored, err := s.Restore(forward, "net/ipv4/other"); err != nil || !slices.Equal(restored, []string{filter}) {
+			t.Errorf("restored %q, %v", restored, err)
+		}
+		expect(t, s, forward, "1")
+		restore(t, s, forward)
 	})
 	t.Run("set again by somebody else and by us", func(t *testing.T) {
 		s, write := fake(t)

@@ -255,15 +255,19 @@ func (s *Sysctls) Set(key, value string) error {
 	return nil
 }
 
-// Restore puts back what Set changed.
-func (s *Sysctls) Restore() ([]string, error) {
-	restored := slices.Sorted(maps.Keys(s.was))
-	for _, key := range restored {
+// Restore puts back what Set changed, but for what is in keep.
+func (s *Sysctls) Restore(keep ...string) ([]string, error) {
+	var restored []string
+	for _, key := range slices.Sorted(maps.Keys(s.was)) {
+		if slices.Contains(keep, key) {
+			continue
+		}
 		if err := s.kernel.write("sysctl " + key + "=" + s.was[key]); err != nil {
 			return nil, err
 		}
 		s.Values[key] = s.was[key]
 		delete(s.was, key)
+		restored = append(restored, key)
 	}
 	return restored, nil
 }

@@ -1,0 +1,281 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package dataplane_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/rtnetlink"
+	"github.com/smartnat/smartnat/pkg/sysctl"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// host is a host in a network namespace, with somebody else's rules and routes on it.
+type host struct {
+	backend    string
+	tables     *iptables.Runner
+	runtimeDir string
+}
+
+// onHosts runs the test on a host for each back end.
+func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
+	for _, backend := range []string{"legacy", "nft"} {
+		t.Run(backend, func(t *testing.T) {
+			testenv.RequireTool(t, "ip")
+			testenv.RequireTool(t, "iptables-"+backend)
+			testenv.NewNetNS(t)
+			tables, err := iptables.New(iptables.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := &host{backend: backend, tables: tables, runtimeDir: t.TempDir()}
+			h.prepare(t)
+			test(t, h)
+		})
+	}
+}
+
+func (h *host) prepare(t *testing.T) {
+	t.Helper()
+	for _, link := range []string{"eth0", "eth1", "eth2"} {
+		peer := "peer" + link[3:]
+		run(t, "ip", "link add "+link+" type veth peer name "+peer)
+		run(t, "ip", "link set "+link+" addrgenmode none")
+		run(t, "ip", "link set "+peer+" addrgenmode none")
+		run(t, "ip", "link set "+link+" up")
+		run(t, "ip", "link set "+peer+" up")
+	}
+	for _, args := range []string{
+		"addr add 10.10.0.2/24 dev eth0", "addr add 198.51.100.10/24 dev eth1", "addr add 203.0.113.10/24 dev eth2",
+		"addr add 2001:db8:1::10/64 dev eth1 nodad", "addr add 2001:db8:2::10/64 dev eth2 nodad",
+		"route add default via 198.51.100.1",
+		"route add 192.0.2.0/24 via 198.51.100.7 table 7380",
+		"rule add priority 7380 fwmark 0x4000/0x4000 lookup 99",
+		"-6 rule add priority 7000 fwmark 0x100/0x1f00 lookup 99",
+	} {
+		run(t, "ip", args)
+	}
+	for _, program := range []string{"iptables-", "ip6tables-"} {
+		// A rule in each table also sees to it that the tables are there before, as they will be after.
+		for _, args := range []string{
+			"-t mangle -A PREROUTING -i eth9 -j ACCEPT", "-t filter -N DOCKER-USER", "-t filter -A FORWARD -j DOCKER-USER",
+			"-t filter -A DOCKER-USER -p tcp --dport 22 -m comment --comment other -j ACCEPT", "-t filter -P FORWARD DROP",
+			"-t nat -A POSTROUTING -o docker0 -j MASQUERADE",
+		} {
+			run(t, program+h.backend, args)
+		}
+	}
+	h.write(t, "net/ipv4/ip_forward", "0")
+	h.write(t, "net/ipv4/conf/all/rp_filter", "0")
+	h.write(t, "net/ipv4/conf/eth1/rp_filter", "1")
+	h.write(t, "net/ipv4/conf/eth2/rp_filter", "0")
+}
+
+func (h *host) write(t *testing.T, key, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start is what a start of smartnatd is.
+func (h *host) start() *dataplane.Dataplane {
+	return dataplane.New(dataplane.Options{
+		Ownership:   gateway.DefaultOwnership(),
+		RandomFully: h.tables.RandomFully(),
+		IPTables:    h.tables,
+		Routes:      rtnetlink.New(gateway.DefaultOwnership()),
+		Sysctls:     sysctl.New(h.runtimeDir),
+	})
+}
+
+func run(t *testing.T, program, args string) string {
+	t.Helper()
+	out, err := exec.Command(program, strings.Fields(args)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, args, err, out)
+	}
+	return string(out)
+}
+
+var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
+
+// dump is all that the kernel holds, as an operator sees it.
+func (h *host) dump(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	for _, program := range []string{"iptables-", "ip6tables-"} {
+		b.WriteString(volatile.ReplaceAllString(run(t, program+h.backend+"-save", ""), ""))
+	}
+	for _, args := range []string{"rule", "-6 rule", "route show table all", "-6 route show table all"} {
+		// Rules of one priority stand in the order in which they were made, which is all the same for other marks.
+		b.WriteString(strings.Join(sortedLines(run(t, "ip", args)), "\n") + "\n")
+	}
+	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth1/rp_filter", "net/ipv4/conf/eth2/rp_filter"} {
+		value, err := os.ReadFile("/proc/sys/" + key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString(key + "=" + string(value))
+	}
+	return b.String()
+}
+
+func (h *host) cleanup(t *testing.T, d *dataplane.Dataplane, before string) {
+	t.Helper()
+	if _, err := d.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, h.dump(t)); diff != "" {
+		t.Errorf("after cleanup (-before +after):\n%s", diff)
+	}
+}
+
+func TestKernelRestartWritesNothing(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		before := h.dump(t)
+		d := h.start()
+		for _, start := range []struct {
+			name  string
+			execs int64
+			empty bool
+		}{{"first", 4, false}, {"second", 2, true}} { // a save a family, and a restore a family
+			programmed := h.dump(t)
+			execs := h.tables.Execs()
+			d = h.start()
+			result := apply(t, d, full())
+			if got := h.tables.Execs() - execs; got != start.execs {
+				t.Errorf("%s start: %d executions, want %d", start.name, got, start.execs)
+			}
+			if result.Empty() != start.empty {
+				t.Errorf("%s start: %s", start.name, result)
+			}
+			if start.empty {
+				if diff := cmp.Diff(programmed, h.dump(t)); diff != "" {
+					t.Errorf("%s start (-before +after):\n%s", start.name, diff)
+				}
+			}
+		}
+		// A change is one execution, of the family that it is in.
+		execs := h.tables.Execs()
+		state := full()
+		state.Forwards[0].Backends = state.Forwards[0].Backends[:1]
+		result := apply(t, d, state)
+		if got := h.tables.Execs() - execs; got != 1 || result.Chains() > 3 || result.Routes()+result.IPRules() > 0 {
+			t.Errorf("an endpoint that went: %d executions, %s", got, result)
+		}
+		h.cleanup(t, d, before)
+		h.cleanup(t, h.start(), before)
+	})
+}
+
+func TestKernelRepair(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		before := h.dump(t)
+		d := h.start()
+		apply(t, d, full())
+		programmed := h.dump(t)
+		for _, harm := range []struct {
+			program, args string
+			missing       string
+		}{
+			{"iptables-" + h.backend, "-t nat -F SMARTNAT-SERVICES", "IPv4 table nat: chains missing or changed: SMARTNAT-SERVICES"},
+			{"ip6tables-" + h.backend, "-t filter -D FORWARD 1", "IPv6 table filter: jumps missing or not first: FORWARD"},
+			{"iptables-" + h.backend, "-t mangle -D PREROUTING 1", "IPv4 table mangle: jumps missing or not first: PREROUTING"},
+			{"ip", "rule del priority 7380 protocol 83 fwmark 0x100/0x1f00", "ip rule: ip rule add priority 7380 fwmark 0x100/0x1f00"},
+			{"ip", "route flush table 7381", "route: ip route add default via 203.0.113.1 dev eth2 table 7381"},
+			{"ip", "-6 route flush table 7381", "route: ip -6 route add default via fe80::1 dev eth2 table 7381"},
+			{"ip", "route del 10.96.0.0/16", "route: ip route add 10.96.0.0/16"},
+			{"sysctl", "-w net.ipv4.ip_forward=0", "sysctl net/ipv4/ip_forward=1: it was 0"},
+		} {
+			run(t, harm.program, harm.args)
+			d.Invalidate()
+			result := apply(t, d, full())
+			if said := strings.Join(result.Missing, "\n"); !strings.Contains(said, harm.missing) {
+				t.Errorf("%s %s: missing %q, want %q in it", harm.program, harm.args, said, harm.missing)
+			}
+			if diff := cmp.Diff(programmed, h.dump(t)); diff != "" {
+				t.Errorf("%s %s: not repaired (-before +after):\n%s", harm.program, harm.args, diff)
+			}
+		}
+		h.cleanup(t, d, before)
+	})
+}
+
+// What a link that goes takes with it comes back with it, without a word from anybody.
+func TestKernelLinkFlap(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		before := h.dump(t)
+		d := h.start()
+		apply(t, d, full())
+		programmed := h.dump(t)
+		run(t, "ip", "link set eth1 down")
+		if _, err := d.Apply(t.Context(), full()); err == nil || !strings.Contains(err.Error(), "eth1") || strings.Contains(err.Error(), "eth2") {
+			t.Errorf("err = %v, want eth1 in it alone", err)
+		}
+		run(t, "ip", "link set eth1 up")
+		run(t, "ip", "addr replace 2001:db8:1::10/64 dev eth1 nodad")
+		run(t, "ip", "route replace default via 198.51.100.1")
+		run(t, "ip", "route replace 192.0.2.0/24 via 198.51.100.7 table 7380")
+		if result := apply(t, d, full()); result.Routes() != 4 || len(result.Batches) > 0 {
+			t.Errorf("the link came back: %s, want its 4 routes", result)
+		}
+		if diff := cmp.Diff(programmed, h.dump(t)); diff != "" {
+			t.Errorf("after the flap (-before +after):\n%s", diff)
+		}
+		h.cleanup(t, d, before)
+	})
+}
+
+func sortedLines(s string) []string {
+	lines := strings.Split(s, "\n")
+	slices.Sort(lines)
+	return lines
+}
+
+// Any path to a state ends in the same kernel.
+func TestKernelRandomWalk(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		before := h.dump(t)
+		r := rand.New(rand.NewPCG(2, 7))
+		d := h.start()
+		var state gateway.State
+		for range 12 {
+			state = random(r)
+			if r.IntN(3) == 0 {
+				d = h.start()
+			}
+			apply(t, d, state)
+		}
+		// The order of the rules in their chains, which the comparison below does not see.
+		if result := apply(t, h.start(), state); !result.Empty() {
+			t.Errorf("the walk left something to do: %s", result)
+		}
+		walked := h.dump(t)
+		h.cleanup(t, d, before)
+		d = h.start()
+		apply(t, d, state)
+		// iptables-save names chains in the order in which they were made.
+		if diff := cmp.Diff(sortedLines(walked), sortedLines(h.dump(t))); diff != "" {
+			t.Errorf("(-walked +at once):\n%s", diff)
+		}
+		h.cleanup(t, d, before)
+	})
+}
