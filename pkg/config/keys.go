@@ -102,14 +102,19 @@ func (l *loader) checkGroup(node *yaml.Node, group reflect.Type, path string) {
 		l.add(path, "must hold keys: "+strings.Join(names, ", "))
 		return
 	}
+	seen := map[string]int{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		name := node.Content[i].Value
 		at := name
 		if path != "" {
 			at = path + "." + name
 		}
+		first, twice := seen[name]
+		seen[name] = node.Content[i].Line
 		l.lines[strings.ToLower(at)] = node.Content[i].Line
-		if typ, known := types[name]; known {
+		if twice {
+			l.add(at, fmt.Sprintf("must be set once, and is in line %d already", first))
+		} else if typ, known := types[name]; known {
 			l.checkKeys(node.Content[i+1], typ, at)
 		} else {
 			l.add(at, "unknown key; "+suggest(name, names))

@@ -5,6 +5,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -69,7 +70,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	v := viper.New()
 	v.SetConfigType("yaml")
 	if err := v.ReadConfig(bytes.NewReader(text)); err != nil {
-		return Config{}, fmt.Errorf("%s: %w", path, err)
+		return Config{}, cmp.Or(l.err(), fmt.Errorf("%s: %w", path, err))
 	}
 	for _, key := range leafKeys(reflect.TypeFor[document](), "") {
 		if value := getenv(variable(key.name)); value != "" {

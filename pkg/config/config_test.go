@@ -1,0 +1,366 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+var addresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+
+func noEnvironment(string) string { return "" }
+
+const whole = `
+instance: gw1
+source:
+  relay: {servers: ["https://10.10.0.11:8443"], caFile: /ca, serverName: relay, tokenFile: /token, certFile: , keyFile: }
+uplinks:
+- {interface: eth1, gateway: 198.51.100.1}
+- {interface: eth2, gateways: [203.0.113.1, "2001:db8::1"]}
+- {interface: "wan*", gatewayOffset: 1}
+serviceRoutes:
+- {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
+masquerade: false
+standbyAddresses: [198.51.100.20]
+resync: 1m
+stateDir: /state
+runtimeDir: /runtime
+iptables: {backend: legacy, lockTimeout: 10s, ipv6: false}
+ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
+log: {level: debug, format: json}
+`
+
+func wholeConfig() Config {
+	ip := netip.MustParseAddr
+	return Config{
+		Instance: "gw1",
+		Source:   Source{Relay: &Relay{Servers: []string{"https://10.10.0.11:8443"}, CAFile: "/ca", ServerName: "relay", TokenFile: "/token"}},
+		Uplinks: []Uplink{
+			{Interface: "eth1", Gateways: []netip.Addr{ip("198.51.100.1")}},
+			{Interface: "eth2", Gateways: []netip.Addr{ip("203.0.113.1"), ip("2001:db8::1")}},
+			{Interface: "wan*", GatewayOffset: 1},
+		},
+		ServiceRoutes:    []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{ip("10.10.0.11"), ip("10.10.0.12")}}},
+		StandbyAddresses: []netip.Addr{ip("198.51.100.20")},
+		Resync:           time.Minute,
+		StateDir:         "/state",
+		RuntimeDir:       "/runtime",
+		IPTables:         IPTables{Backend: BackendLegacy, LockTimeout: 10 * time.Second},
+		Ownership:        gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
+		Log:              Log{Level: "debug", Format: "json"},
+	}
+}
+
+func TestEveryKeyOfTheFile(t *testing.T) {
+	got, err := parse("f", []byte(whole), noEnvironment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wholeConfig(), got, addresses); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestEnvironmentGoesBeforeTheFile says everything in variables, over a file that says something else.
+func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
+	environment := map[string]string{
+		"SMARTNAT_INSTANCE":                "gw1",
+		"SMARTNAT_SOURCE_RELAY_SERVERS":    "https://10.10.0.11:8443",
+		"SMARTNAT_SOURCE_RELAY_CAFILE":     "/ca",
+		"SMARTNAT_SOURCE_RELAY_SERVERNAME": "relay",
+		"SMARTNAT_SOURCE_RELAY_TOKENFILE":  "/token",
+		"SMARTNAT_UPLINKS": `[{interface: eth1, gateway: 198.51.100.1}, {interface: eth2, gateways: [203.0.113.1, "2001:db8::1"]},
+			{interface: "wan*", gatewayOffset: 1}]`,
+		"SMARTNAT_SERVICEROUTES":           "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
+		"SMARTNAT_MASQUERADE":              "false",
+		"SMARTNAT_STANDBYADDRESSES":        "198.51.100.20",
+		"SMARTNAT_RESYNC":                  "1m",
+		"SMARTNAT_STATEDIR":                "/state",
+		"SMARTNAT_RUNTIMEDIR":              "/runtime",
+		"SMARTNAT_IPTABLES_BACKEND":        "legacy",
+		"SMARTNAT_IPTABLES_LOCKTIMEOUT":    "10s",
+		"SMARTNAT_IPTABLES_IPV6":           "false",
+		"SMARTNAT_OWNERSHIP_CHAINPREFIX":   "SN-",
+		"SMARTNAT_OWNERSHIP_MARKMASK":      "0x3f0",
+		"SMARTNAT_OWNERSHIP_ROUTINGTABLE":  "1000",
+		"SMARTNAT_OWNERSHIP_RULEPRIORITY":  "1001",
+		"SMARTNAT_OWNERSHIP_ROUTEPROTOCOL": "84",
+		"SMARTNAT_OWNERSHIP_SETPREFIX":     "sn-",
+		"SMARTNAT_LOG_LEVEL":               "debug",
+		"SMARTNAT_LOG_FORMAT":              "json",
+	}
+	const other = "instance: other\nuplinks: [{interface: eth9}]\nmasquerade: true\nsource: {relay: {servers: ['https://x:1'], tokenFile: /x}}"
+	got, err := parse("f", []byte(other), func(name string) string { return environment[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wholeConfig(), got, addresses); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestDocumentation keeps the list of variables in doc.go whole.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range leafKeys(reflect.TypeFor[document](), "") {
+		if !strings.Contains(string(text), "\t"+variable(k.name)+"=") {
+			t.Errorf("doc.go does not list %s", variable(k.name))
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	got, err := parse("f", []byte("instance: gw1\nsource: {files: {paths: [/objects]}}\nuplinks:\nserviceRoutes: []\n"), noEnvironment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Instance = "gw1"
+	want.Source.Files = &Files{Paths: []string{"/objects"}}
+	if diff := cmp.Diff(want, got, addresses, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got, err = parse("f", []byte("source: {files: {paths: [/objects]}}"), noEnvironment); err != nil || got.Instance == "" {
+		t.Errorf("instance %q, error %v; want the host's name", got.Instance, err)
+	}
+}
+
+// TestMistakes puts each mistake behind a file that is right but for it.
+func TestMistakes(t *testing.T) {
+	const right = "instance: gw1\nsource: {files: {paths: [/objects]}}\n"
+	for _, test := range []struct {
+		name, text string
+		env        map[string]string
+		want       []string
+	}{
+		{name: "unknown key", text: right + "upliks: []", want: []string{"f:3: upliks: unknown key; did you mean uplinks?"}},
+		{name: "key in another case", text: right + "standbyaddresses: []", want: []string{"f:3: standbyaddresses: unknown key; did you mean standbyAddresses?"}},
+		{name: "key like no other", text: right + "log: {verbosity: 5}", want: []string{"f:3: log.verbosity: unknown key; must be one of level, format"}},
+		{name: "unknown key in a list", text: right + "uplinks:\n- {interface: eth1}\n- {interface: eth2,\n   gatewayOfset: 1}",
+			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
+		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
+			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, uplinks"}},
+		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
+			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
+			want: []string{
+				`SMARTNAT_IPTABLES_LOCKTIMEOUT: iptables.lockTimeout: "5": must be a duration such as 30s or 5m`,
+				`f:1: resync: "soon": must be a duration such as 30s or 5m`,
+				`f:4: masquerade: "perhaps": must be true or false`,
+				`f:5: log.colour: unknown key; must be one of level, format`,
+				`f:6: uplinks[0].gateway: "198.51.100.300": must be an IP address such as 198.51.100.1`,
+			}},
+		{name: "number for a duration", text: right + "resync: 30", want: []string{`f:3: resync: "30": must be a duration such as 30s or 5m`}},
+		{name: "value for a group", text: right + "iptables: legacy", want: []string{"f:3: iptables: must hold keys: backend, lockTimeout, ipv6"}},
+		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
+		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
+		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, uplinks"}},
+		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
+			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
+		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},
+		{name: "key twice", text: right + "instance: gw2", want: []string{"f:3: instance: must be set once, and is in line 1 already"}},
+		{name: "two documents", text: right + "---\n" + right, want: []string{"f: must hold one YAML document, not several"}},
+		{name: "nothing", text: "instance: gw1", want: []string{"f: source: Required value: must hold one of relay, kubeconfig, files"}},
+		{name: "two sources", text: "instance: gw1\nsource:\n  files: {paths: [/o]}\n  kubeconfig: {path: /k}",
+			want: []string{`f:2: source: Invalid value: "kubeconfig, files": must be only one of them`}},
+		{name: "gateway twice", text: right + "uplinks: [{interface: eth1, gateway: 10.0.0.1, gateways: [10.0.0.2]}]",
+			want: []string{"f:3: uplinks[0].gateway: must not be set beside gateways"}},
+		{name: "bad instance", text: "instance: Gateway One\nsource: {files: {paths: [/o]}}",
+			want: []string{`f:1: instance: Invalid value: "Gateway One": must be a name of lower case letters, digits, '-' and '.', as a host name is; set it when the host's own name is not`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := parse("f", []byte(test.text), func(name string) string { return test.env[name] })
+			checkLines(t, err, test.want)
+		})
+	}
+}
+
+func checkLines(t *testing.T, err error, want []string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want %q", want)
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestValidate wants each mistake named by its key, and nothing else.
+func TestValidate(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		want []string
+	}{
+		{"source: {relay: {servers: [], tokenFile: /t}}", []string{"source.relay.servers"}},
+		{"source: {relay: {servers: ['http://a:1', 'https://', 'https://a/b', 'https://a:1', 'https://u@a'], tokenFile: /t}}",
+			[]string{"source.relay.servers[0]", "source.relay.servers[1]", "source.relay.servers[2]", "source.relay.servers[4]"}},
+		{"source: {relay: {servers: ['https://a']}}", []string{"source.relay.tokenFile"}},
+		{"source: {relay: {servers: ['https://a'], certFile: /c}}", []string{"source.relay.keyFile"}},
+		{"source: {relay: {servers: ['https://a'], keyFile: /c}}", []string{"source.relay.certFile"}},
+		{"source: {relay: {servers: ['https://a'], keyFile: /k, certFile: /c, tokenFile: /t}}", []string{"source.relay.tokenFile"}},
+		{"source: {kubeconfig: {context: x}}", []string{"source.kubeconfig.path"}},
+		{"source: {files: {paths: []}}", []string{"source.files.paths"}},
+		{"source: {files: {paths: ['-', '', a]}}", []string{"source.files.paths[0]", "source.files.paths[1]"}},
+		{"uplinks: [{gateway: 10.0.0.1}]", []string{"uplinks[0].interface"}},
+		{"uplinks: [{interface: '/(/'}, {interface: 'eth['}, {interface: a/b}, {interface: sixteen-letters-}]",
+			[]string{"uplinks[0].interface", "uplinks[1].interface", "uplinks[2].interface", "uplinks[3].interface"}},
+		{"uplinks: [{interface: eth1}, {interface: eth1}]", []string{"uplinks[1].interface"}},
+		{"uplinks: [{interface: eth1, gateway: 10.0.0.1, gatewayOffset: 1}]", []string{"uplinks[0].gatewayOffset"}},
+		{"uplinks: [{interface: eth1, gatewayOffset: -1}]", []string{"uplinks[0].gatewayOffset"}},
+		{"uplinks: [{interface: eth1, gateways: [10.0.0.1, 10.0.0.2]}]", []string{"uplinks[0].gateways"}},
+		{"uplinks: [{interface: eth1, gateway: 224.0.0.1}]", []string{"uplinks[0].gateways[0]"}},
+		{"serviceRoutes: [{via: [10.0.0.1]}]", []string{"serviceRoutes[0].destination"}},
+		{"serviceRoutes: [{destination: 10.96.0.1/16, via: []}]", []string{"serviceRoutes[0].destination", "serviceRoutes[0].via"}},
+		{"serviceRoutes: [{destination: 0.0.0.0/0, via: [10.0.0.1]}]", []string{"serviceRoutes[0].destination"}},
+		{"serviceRoutes: [{destination: 10.96.0.0/16, via: ['fd00::1']}]", []string{"serviceRoutes[0].via[0]"}},
+		{"serviceRoutes: [{destination: 10.96.0.0/16, via: [10.0.0.1]}, {destination: 10.96.0.0/16, via: [10.0.0.1]}]", []string{"serviceRoutes[1].destination"}},
+		{"standbyAddresses: [127.0.0.1, 10.0.0.1, 10.0.0.1, '::ffff:10.0.0.2']", []string{"standbyAddresses[0]", "standbyAddresses[2]", "standbyAddresses[3]"}},
+		{"resync: 10ms", []string{"resync"}},
+		{"stateDir: state", []string{"stateDir"}},
+		{"runtimeDir: ''", []string{"runtimeDir"}},
+		{"iptables: {backend: nftables, lockTimeout: -1s}", []string{"iptables.backend", "iptables.lockTimeout"}},
+		{"log: {level: loud, format: xml}", []string{"log.level", "log.format"}},
+		{"ownership: {chainPrefix: 'A B', setPrefix: ''}", []string{"ownership.chainPrefix", "ownership.setPrefix"}},
+		{"ownership: {chainPrefix: THIRTEENCHARS}", []string{"ownership.chainPrefix"}},
+		{"ownership: {markMask: 0x1f}", []string{"ownership.markMask"}},
+		{"ownership: {markMask: 0x1ef0}", []string{"ownership.markMask"}},
+		{"ownership: {routingTable: 254}", []string{"ownership.routingTable"}},
+		{"ownership: {routingTable: 230}", []string{"ownership.routingTable"}},
+		{"ownership: {rulePriority: 32766}", []string{"ownership.rulePriority"}},
+		{"ownership: {routeProtocol: 4}", []string{"ownership.routeProtocol"}},
+		{"ownership: {routeProtocol: 256}", []string{"ownership.routeProtocol"}},
+		{"ownership: {markMask: 0x1ff000, routingTable: 256, rulePriority: 1, routeProtocol: 255}", nil},
+		{"uplinks: [{interface: '/^eth[0-9]+$/', gateway: 'fe80::1'}, {interface: 'wan?'}, {interface: eth0.100}]", nil},
+		{"source: {relay: {servers: ['https://[2001:db8::1]:8443/', 'https://relay.example.com'], keyFile: /k, certFile: /c}}", nil},
+	} {
+		t.Run(test.text, func(t *testing.T) {
+			text := "instance: gw1\n" + test.text
+			if !strings.HasPrefix(test.text, "source") {
+				text += "\nsource: {files: {paths: [/objects]}}"
+			}
+			_, err := parse("f", []byte(text), noEnvironment)
+			var got []string
+			if err != nil {
+				for line := range strings.Lines(err.Error()) {
+					got = append(got, strings.SplitN(line, ": ", 3)[1])
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("keys named (-want +got):\n%s\n%v", diff, err)
+			}
+		})
+	}
+}
+
+func TestLoadNamesTheFile(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "smartnat.yaml")
+	if _, err := Load(missing); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("error %v does not name %s", err, missing)
+	}
+	if err := os.WriteFile(missing, []byte(whole), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(missing); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPattern(t *testing.T) {
+	for _, test := range []struct {
+		text, name string
+		want       bool
+	}{
+		{"wan*", "wan0", true}, {"wan*", "lan0", false}, {"eth[12]", "eth2", true}, {"/^eth[0-9]+$/", "eth10", true}, {"/^eth[0-9]+$/", "veth1", false},
+	} {
+		matches, err := Uplink{Interface: test.text}.Pattern()
+		if err != nil || matches == nil {
+			t.Fatalf("%s: %v", test.text, err)
+		}
+		if got := matches(test.name); got != test.want {
+			t.Errorf("%s matches %s: %v, want %v", test.text, test.name, got, test.want)
+		}
+	}
+	if matches, err := (Uplink{Interface: "eth1"}).Pattern(); matches != nil || err != nil {
+		t.Errorf("a name is taken for a pattern: %v", err)
+	}
+}
+
+func TestCheckFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	cert, key := selfSigned(t)
+	_, otherKey := selfSigned(t)
+	certFile, keyFile, otherKeyFile := write("cert", cert), write("key", key), write("other", otherKey)
+	token, text, missing := write("token", []byte("abc\n")), write("text", []byte("no certificate")), filepath.Join(dir, "missing")
+	for _, test := range []struct {
+		name   string
+		source Source
+		want   []string
+	}{
+		{"all well", Source{Relay: &Relay{CAFile: certFile, CertFile: certFile, KeyFile: keyFile}}, nil},
+		{"token", Source{Relay: &Relay{TokenFile: token}}, nil},
+		{"unreadable certificate", Source{Relay: &Relay{CAFile: missing, TokenFile: token}},
+			[]string{`source.relay.caFile: "` + missing + `": open ` + missing + `: no such file or directory`}},
+		{"not a certificate", Source{Relay: &Relay{CAFile: text, TokenFile: text}},
+			[]string{`source.relay.caFile: "` + text + `": must hold a certificate in PEM`, `source.relay.tokenFile: "` + text + `": must hold one bearer token and nothing else`}},
+		{"another's key", Source{Relay: &Relay{CertFile: certFile, KeyFile: otherKeyFile}},
+			[]string{`source.relay.keyFile: "` + otherKeyFile + `": must hold the key of the certificate in certFile: tls: private key does not match public key`}},
+		{"kubeconfig", Source{Kubeconfig: &Kubeconfig{Path: missing}}, []string{`source.kubeconfig.path: "` + missing + `": open ` + missing + `: no such file or directory`}},
+		{"objects", Source{Files: &Files{Paths: []string{dir, missing}}}, []string{"source.files.paths[1]: stat " + missing + ": no such file or directory"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := Config{Source: test.source}.CheckFiles()
+			if test.want != nil {
+				checkLines(t, err, test.want)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func selfSigned(t *testing.T) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
