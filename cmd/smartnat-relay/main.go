@@ -1,0 +1,52 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command smartnat-relay serves, to gateways outside a Kubernetes cluster, a read-only view of the cluster's Mappings and
+// of what they name. This package reads the command line, handles signals and decides exit codes; it knows nothing of
+// what is served.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes.
+const (
+	exitFailure = 1
+	// exitUsage says that the command line has to be changed first: a retry cannot help.
+	exitUsage = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with everything that it touches given to it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	command := newRootCommand()
+	command.SetArgs(args)
+	command.SetOut(stdout)
+	command.SetErr(stderr)
+	err := command.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "smartnat-relay: %v\n", err)
+	if usage := (usageError{}); errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// usageError is one that the user has to mend.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }

@@ -1,0 +1,82 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package filter
+
+import (
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// Mapping returns what leaves the cluster of a Mapping: all that its author and SmartNat wrote.
+func Mapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
+	out := in.DeepCopy()
+	out.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping"}
+	out.ObjectMeta = objectMeta(&in.ObjectMeta)
+	return out
+}
+
+// Service returns what leaves the cluster of a Service: where it listens and how it balances.
+func Service(in *corev1.Service) *corev1.Service {
+	out := &corev1.Service{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+		ObjectMeta: objectMeta(&in.ObjectMeta),
+		Spec: corev1.ServiceSpec{
+			Type:                     in.Spec.Type,
+			ClusterIP:                in.Spec.ClusterIP,
+			ClusterIPs:               slices.Clone(in.Spec.ClusterIPs),
+			IPFamilies:               slices.Clone(in.Spec.IPFamilies),
+			SessionAffinity:          in.Spec.SessionAffinity,
+			SessionAffinityConfig:    in.Spec.SessionAffinityConfig.DeepCopy(),
+			PublishNotReadyAddresses: in.Spec.PublishNotReadyAddresses,
+		},
+	}
+	for _, p := range in.Spec.Ports {
+		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{
+			Name: p.Name, Protocol: p.Protocol, Port: p.Port, TargetPort: p.TargetPort,
+		})
+	}
+	return out
+}
+
+// EndpointSlice returns what leaves the cluster of an EndpointSlice: addresses, whether they are ready, and ports.
+func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	out := &discoveryv1.EndpointSlice{
+		TypeMeta:    metav1.TypeMeta{APIVersion: discoveryv1.SchemeGroupVersion.String(), Kind: "EndpointSlice"},
+		ObjectMeta:  objectMeta(&in.ObjectMeta),
+		AddressType: in.AddressType,
+		// Both are required: an empty list must not become null.
+		Endpoints: make([]discoveryv1.Endpoint, 0, len(in.Endpoints)),
+		Ports:     make([]discoveryv1.EndpointPort, 0, len(in.Ports)),
+	}
+	for i := range in.Endpoints {
+		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
+			Addresses:  slices.Clone(in.Endpoints[i].Addresses),
+			Conditions: *in.Endpoints[i].Conditions.DeepCopy(),
+		})
+	}
+	for i := range in.Ports {
+		p := in.Ports[i].DeepCopy()
+		out.Ports = append(out.Ports, discoveryv1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+	}
+	return out
+}
+
+// objectMeta keeps who an object is, its age, by which the older of two Mappings wins, and its labels, which clients
+// select by. Its resource version is the cluster's own and does not leave it.
+func objectMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name:              in.Name,
+		Namespace:         in.Namespace,
+		UID:               in.UID,
+		Generation:        in.Generation,
+		CreationTimestamp: in.CreationTimestamp,
+		Labels:            maps.Clone(in.Labels),
+	}
+}

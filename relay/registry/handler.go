@@ -1,0 +1,88 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"errors"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+// Handler serves the API.
+type Handler struct {
+	cache     *watchcache.Cache
+	resources map[schema.GroupVersionResource]*resource
+	documents map[string]any
+	codecs    runtime.NegotiatedSerializer
+	stopping  <-chan struct{}
+}
+
+// New returns the handler of what is in a cache. Its watches end when stopping is closed.
+func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
+	h := &Handler{cache: cache, resources: map[schema.GroupVersionResource]*resource{}, codecs: Codecs(), stopping: stopping}
+	resources, err := newResources(cache)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range resources {
+		h.resources[r.GroupVersionResource] = r
+	}
+	h.documents = discovery(resources)
+	return h, nil
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	info, ok := request.RequestInfoFrom(req.Context())
+	if !ok {
+		responsewriters.InternalError(w, req, errors.New("no RequestInfo in the context"))
+		return
+	}
+	if err := h.serve(w, req, info); err != nil {
+		WriteError(w, req, err)
+	}
+}
+
+func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.RequestInfo) error {
+	if !info.IsResourceRequest {
+		document, ok := h.documents[info.Path]
+		if !ok {
+			return notFound(info)
+		}
+		return writeJSON(w, req, document)
+	}
+	r, ok := h.resources[schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}]
+	if !ok || info.Subresource != "" {
+		return notFound(info)
+	}
+	if !h.cache.HasSynced() {
+		return apierrors.NewTooManyRequests("the relay has not seen the whole cluster yet, please try again later", 1)
+	}
+	switch {
+	case info.Verb == "get" && info.Namespace != "":
+		return h.get(w, req, r, info)
+	case info.Verb == "list":
+		return h.list(w, req, r, info)
+	case info.Verb == "watch":
+		return h.watch(w, req, r, info)
+	}
+	return notFound(info)
+}
+
+// notFound is the answer to paths that the relay does not have, in the words of kube-apiserver.
+func notFound(info *request.RequestInfo) error {
+	gr := schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, gr, info.Name, "", 0, true)
+}
+
+// WriteError answers with an error as a Status.
+func WriteError(w http.ResponseWriter, req *http.Request, err error) {
+	responsewriters.ErrorNegotiated(err, Codecs(), schema.GroupVersion{Version: "v1"}, w, req)
+}

@@ -1,0 +1,220 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+const (
+	// minWatch is how long a watch lasts at least when the client does not say; up to twice as long, so that those of a
+	// relay that was restarted do not end together for ever.
+	minWatch = 30 * time.Minute
+	// bookmarkEvery is how often a quiet watch is told the version that it has reached.
+	bookmarkEvery = time.Minute
+)
+
+// watch answers with the changes of a kind until the client, its timeout or the relay ends it. Nothing is buffered for
+// a client: it is read from the history of the cache, at the pace at which it takes it.
+func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
+	table, err := h.wantsTable(req)
+	if err != nil {
+		return err
+	}
+	q, err := parseQuery(req, info)
+	if err != nil {
+		return err
+	}
+	include, err := includeObject(req.URL.Query())
+	if err != nil {
+		return err
+	}
+	var initial []*watchcache.Entry
+	from := q.version
+	switch {
+	case q.sendsInitialEvents():
+		if err := h.atLeast(q.version); err != nil {
+			return err
+		}
+		initial, from = r.List()
+	case from == 0:
+		_, from = r.List()
+	}
+	if _, _, _, err := r.Since(from); err != nil {
+		return expired(q.ResourceVersion)
+	}
+
+	s := &stream{
+		selection: q.selection, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
+		encoder: &encoder{table: table, include: include, resource: r}, out: newOutput(w),
+	}
+	s.run(h, req, initial, q)
+	return nil
+}
+
+// sendsInitialEvents says whether the watch begins with what there is already. Clients that name no version get that
+// too, from before they could ask for it.
+func (q *query) sendsInitialEvents() bool {
+	if q.SendInitialEvents != nil {
+		return *q.SendInitialEvents
+	}
+	return q.version == 0
+}
+
+func (q *query) timeout() time.Duration {
+	if q.TimeoutSeconds != nil && *q.TimeoutSeconds > 0 {
+		return time.Duration(*q.TimeoutSeconds) * time.Second
+	}
+	return minWatch + rand.N(minWatch)
+}
+
+// stream is a watch that was accepted.
+type stream struct {
+	selection
+	resource  *resource
+	at        watchcache.Version
+	bookmarks bool
+	encoder   *encoder
+	out       *output
+}
+
+// run writes events until the watch ends. An error of writing ends it too: there is nobody left to tell.
+func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry, q query) {
+	if s.out.begin() != nil || s.writeInitial(initial, q) != nil {
+		return
+	}
+	end := time.NewTimer(q.timeout())
+	defer end.Stop()
+	bookmark := time.NewTicker(bookmarkEvery)
+	defer bookmark.Stop()
+	for {
+		more, err := s.writeChanges()
+		if err != nil {
+			return
+		}
+		select {
+		case <-more:
+		case <-bookmark.C:
+			if s.writeBookmark(false) != nil {
+				return
+			}
+		case <-end.C:
+			_ = s.writeBookmark(false)
+			return
+		case <-h.stopping:
+			_ = s.writeBookmark(false)
+			return
+		case <-req.Context().Done():
+			return
+		}
+	}
+}
+
+func (s *stream) writeInitial(initial []*watchcache.Entry, q query) error {
+	for _, e := range initial {
+		if !s.matches(e) {
+			continue
+		}
+		if err := s.write(watch.Added, e); err != nil {
+			return err
+		}
+	}
+	if q.SendInitialEvents != nil && *q.SendInitialEvents {
+		return s.writeBookmark(true)
+	}
+	return s.out.flush()
+}
+
+// writeChanges writes all changes that there are, and returns a channel that says when there are more.
+func (s *stream) writeChanges() (<-chan struct{}, error) {
+	for {
+		events, at, more, err := s.resource.Since(s.at)
+		if err != nil {
+			// The client was slower than the history is long.
+			return nil, s.writeError(expired(s.at.String()))
+		}
+		if len(events) == 0 {
+			s.at = at
+			return more, nil
+		}
+		for _, event := range events {
+			if t, e := s.seen(event); e != nil {
+				if err := s.write(t, e); err != nil {
+					return nil, err
+				}
+			}
+			s.at = event.Version
+		}
+		if err := s.out.flush(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// seen says how a change looks through the selection: what leaves it was deleted, what enters it was added.
+func (s *stream) seen(event watchcache.Event) (watch.EventType, *watchcache.Entry) {
+	is := event.Type != watch.Deleted && s.matches(event.Object)
+	was := event.Type != watch.Added && s.matches(event.Old)
+	switch {
+	case is && was:
+		return watch.Modified, event.Object
+	case is:
+		return watch.Added, event.Object
+	case was && event.Type == watch.Deleted:
+		return watch.Deleted, event.Object
+	case was:
+		return watch.Deleted, event.Old.At(event.Version)
+	}
+	return "", nil
+}
+
+func (s *stream) write(t watch.EventType, e *watchcache.Entry) error {
+	text, err := s.encoder.object(e)
+	if err != nil {
+		return err
+	}
+	return s.out.event(t, text)
+}
+
+// writeBookmark tells a client that asked for it the version that it has reached.
+func (s *stream) writeBookmark(initialEventsEnd bool) error {
+	if s.bookmarks {
+		text, err := s.encoder.bookmark(s.at, initialEventsEnd)
+		if err != nil {
+			return err
+		}
+		if err := s.out.event(watch.Bookmark, text); err != nil {
+			return err
+		}
+	}
+	return s.out.flush()
+}
+
+// writeError writes the last event of a watch.
+func (s *stream) writeError(cause error) error {
+	text, err := encodeStatus(cause)
+	if err != nil {
+		return err
+	}
+	if err := s.out.event(watch.Error, text); err != nil {
+		return err
+	}
+	if err := s.out.flush(); err != nil {
+		return err
+	}
+	return cause
+}
+
+// initialEventsEnd is the annotation of the bookmark that ends the initial events.
+func initialEventsEnd() map[string]string {
+	return map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+}

@@ -1,0 +1,105 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+	genericfilters "k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/relay/registry"
+)
+
+// newHandler is the way of a request: probes are answered to everybody; all else has to be of somebody, a read, and
+// allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
+func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
+	codecs := registry.Codecs()
+	handler := genericfilters.WithAuthorization(api, c.Authorizer, codecs)
+	handler = readOnly(handler)
+	handler = genericfilters.WithAuthentication(handler, c.Authenticator, genericfilters.Unauthorized(codecs), c.Audiences, nil)
+	handler = genericfilters.WithRequestInfo(handler, &request.RequestInfoFactory{
+		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
+	})
+	handler = canonical(handler)
+	handler = logged(handler, c.Log)
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("/livez", ok)
+	mux.HandleFunc("/healthz", ok)
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, req *http.Request) {
+		select {
+		case <-stopping:
+			http.Error(w, "ending", http.StatusServiceUnavailable)
+			return
+		default:
+		}
+		if !c.Cache.HasSynced() {
+			http.Error(w, "not synced with the cluster", http.StatusServiceUnavailable)
+			return
+		}
+		ok(w, req)
+	})
+	return probesFirst(mux, handler)
+}
+
+// probesFirst keeps the mux from rewriting paths of the API.
+func probesFirst(probes *http.ServeMux, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch req.URL.Path {
+		case "/livez", "/healthz", "/readyz":
+			probes.ServeHTTP(w, req)
+		default:
+			api.ServeHTTP(w, req)
+		}
+	})
+}
+
+func ok(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }
+
+// canonical takes the slashes at the end of a path away, as kube-apiserver does for its documents.
+func canonical(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if trimmed := strings.TrimRight(req.URL.Path, "/"); trimmed != "" {
+			req.URL.Path = trimmed
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// readOnly refuses all that is not a read, whoever asks for it.
+func readOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodGet {
+			next.ServeHTTP(w, req)
+			return
+		}
+		w.Header().Set("Allow", http.MethodGet)
+		verb, gr := strings.ToLower(req.Method), schema.GroupResource{}
+		if info, ok := request.RequestInfoFrom(req.Context()); ok && info.IsResourceRequest {
+			verb, gr = info.Verb, schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
+		}
+		registry.WriteError(w, req, apierrors.NewMethodNotSupported(gr, verb))
+	})
+}
+
+func logged(next http.Handler, log logrus.FieldLogger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		start := time.Now()
+		defer func() {
+			log.WithFields(logrus.Fields{
+				"method": req.Method, "uri": req.RequestURI, "client": req.RemoteAddr, "agent": req.UserAgent(),
+				"took": time.Since(start).Round(time.Millisecond),
+			}).Debug("request")
+		}()
+		next.ServeHTTP(w, req)
+	})
+}

@@ -1,0 +1,98 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package watchcache
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+)
+
+// Store is the side of a Resource that a reflector fills. Objects are stripped before anything else is done with them,
+// so that a cluster of which little is mapped costs little memory.
+type Store struct{ resource *Resource }
+
+var _ toolscache.TransformingStore = Store{}
+
+// Store returns the side of the Resource that is filled.
+func (r *Resource) Store() Store { return Store{r} }
+
+// Add takes an object in.
+func (s Store) Add(obj any) error { return s.Update(obj) }
+
+// Update takes a changed object in.
+func (s Store) Update(obj any) error {
+	stripped, err := s.strip(obj)
+	if err != nil {
+		return err
+	}
+	s.do(func() { s.resource.take(keyOf(stripped), stripped) })
+	return nil
+}
+
+// Delete takes an object out.
+func (s Store) Delete(obj any) error {
+	stripped, err := s.strip(obj)
+	if err != nil {
+		return err
+	}
+	s.do(func() { s.resource.take(keyOf(stripped), nil) })
+	return nil
+}
+
+// Replace makes objs all that there is. When every kind was replaced once the Cache has synced.
+func (s Store) Replace(objs []any, _ string) error {
+	next := make(map[types.NamespacedName]Object, len(objs))
+	for _, obj := range objs {
+		stripped, err := s.strip(obj)
+		if err != nil {
+			return err
+		}
+		next[keyOf(stripped)] = stripped
+	}
+	s.do(func() {
+		for key := range s.resource.known {
+			if next[key] == nil {
+				s.resource.take(key, nil)
+			}
+		}
+		for key, obj := range next {
+			s.resource.take(key, obj)
+		}
+		s.resource.synced = true
+		c := s.resource.cache
+		c.synced = c.mappings.synced && c.services.synced && c.slices.synced
+	})
+	return nil
+}
+
+// Resync does nothing: what is published is always what was taken in.
+func (s Store) Resync() error { return nil }
+
+// Transformer strips objects while a reflector still collects them.
+func (s Store) Transformer() toolscache.TransformFunc {
+	return func(obj any) (any, error) { return s.strip(obj) }
+}
+
+// strip is idempotent: reflectors pass what they transformed already.
+func (s Store) strip(obj any) (Object, error) {
+	stripped, ok := s.resource.strip(obj)
+	if !ok {
+		return nil, fmt.Errorf("unexpected object of type %T from the cluster", obj)
+	}
+	return stripped, nil
+}
+
+// do changes the Cache, and wakes the watchers when that gave them something to read.
+func (s Store) do(change func()) {
+	c := s.resource.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.version
+	change()
+	if c.version != before {
+		c.wake()
+	}
+}
