@@ -1,26 +1,53 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command smartnatd makes a Linux host outside a Kubernetes cluster forward what the cluster's Mappings say. This package
+// reads the command line and the config, constructs everything that touches the world, and decides exit codes; it knows
+// nothing of Mappings or packets itself.
 package main
 
 import (
-	_ "github.com/coreos/go-iptables/iptables"
-	_ "github.com/coreos/go-systemd/v22/daemon"
-	_ "github.com/fsnotify/fsnotify"
-	_ "github.com/google/go-cmp/cmp"
-	_ "github.com/prometheus/client_golang/prometheus/promhttp"
-	_ "github.com/sirupsen/logrus"
-	_ "github.com/spf13/cobra"
-	_ "github.com/spf13/viper"
-	_ "github.com/ti-mo/conntrack"
-	_ "github.com/vishvananda/netlink"
-	_ "github.com/vishvananda/netns"
-	_ "golang.org/x/sync/errgroup"
-	_ "golang.org/x/sys/unix"
-	_ "k8s.io/api/discovery/v1"
-	_ "k8s.io/apiserver/pkg/server"
-	_ "k8s.io/apiserver/pkg/server/options"
-	_ "k8s.io/client-go/kubernetes"
-	_ "k8s.io/client-go/tools/cache"
-	_ "k8s.io/component-base/cli"
-	_ "sigs.k8s.io/yaml"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
 )
 
-func main() {}
+// Exit codes.
+const (
+	exitFailure = 1
+	// exitUsage says that the command line or the config has to be changed first: a retry cannot help.
+	exitUsage = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is main with everything that it touches given to it.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	command := newRootCommand()
+	command.SetArgs(args)
+	command.SetIn(stdin)
+	command.SetOut(stdout)
+	command.SetErr(stderr)
+	err := command.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "smartnatd: %v\n", err)
+	if usage := (usageError{}); errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// usageError is one that the user has to mend.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }

@@ -1,0 +1,103 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/source"
+)
+
+func newRenderCommand() *cobra.Command {
+	var files []string
+	command := &cobra.Command{
+		Use:   "render -f FILE",
+		Short: "Print what would be programmed for the objects in files; needs no root and changes nothing",
+		Long: `render prints the complete input of iptables-restore and ip6tables-restore, and the ip rules and routes, that smartnatd
+would program for the Mappings, Services and EndpointSlices in the files. What keeps a Mapping from being in effect is
+told on standard error, a line each.
+
+Without --config every address of every Mapping is taken for this host's own, and there are no uplinks.`,
+		Example: "  smartnatd render -f mapping.yaml -f service.yaml\n  kubectl get mappings,services,endpointslices -o yaml | smartnatd render -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(files) == 0 {
+				return usageError{errors.New("name the files that hold the objects: -f FILE, or -f - for standard input")}
+			}
+			snapshot, err := source.ReadFiles(files, cmd.InOrStdin())
+			if err != nil {
+				return usageError{err}
+			}
+			cfg, observed, err := renderConfig(cmd)
+			if err != nil {
+				return err
+			}
+			state, findings := calc.Calculate(snapshot, observed, cfg)
+			for _, finding := range findings {
+				fmt.Fprintln(cmd.ErrOrStderr(), finding)
+			}
+			return render(cmd.OutOrStdout(), state, cfg)
+		},
+	}
+	command.Flags().StringArrayVarP(&files, "filename", "f", nil, "a `file` or folder of objects, or - for standard input; may be given several times")
+	return command
+}
+
+// renderConfig is the config file with this host as it is, or without --config the defaults with a host that holds every address.
+func renderConfig(cmd *cobra.Command) (config.Config, gateway.Host, error) {
+	if !cmd.Flags().Changed(configFlag) {
+		cfg := config.Default()
+		cfg.AnyAddress = true
+		return cfg, gateway.Host{}, nil
+	}
+	cfg, err := loadConfig(cmd)
+	if err != nil {
+		return cfg, gateway.Host{}, err
+	}
+	observed, err := host.New(logrus.StandardLogger()).Observe()
+	if err != nil {
+		return cfg, observed, fmt.Errorf("observing the host: %w", err)
+	}
+	return cfg, observed, nil
+}
+
+func render(out io.Writer, state gateway.State, cfg config.Config) error {
+	options := rules.Options{Ownership: cfg.Ownership, RandomFully: true}
+	for _, family := range []struct {
+		family  netfilter.Family
+		program string
+	}{{netfilter.IPv4, "iptables-restore"}, {netfilter.IPv6, "ip6tables-restore"}} {
+		text := netfilter.Render(rules.Build(state, family.family, options))
+		if _, err := fmt.Fprintf(out, "# %s --noflush\n%s\n", family.program, text); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(out, "# ip rules and routes"); err != nil {
+		return err
+	}
+	set := policyrouting.Build(state, cfg.Ownership)
+	for _, route := range set.Routes {
+		if _, err := fmt.Fprintln(out, route); err != nil {
+			return err
+		}
+	}
+	for _, rule := range set.Rules {
+		if _, err := fmt.Fprintln(out, rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+const (
+	configFlag    = "config"
+	defaultConfig = "/etc/smartnat.yaml"
+)
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "smartnatd",
+		Short: "Expose Services of a Kubernetes cluster on the external addresses of this host",
+		Long: `smartnatd watches Mappings, and the Services and endpoints that they name, and programs this host to forward
+connections to them. The kernel moves the packets: they flow on while smartnatd is stopped.
+
+Without a command it runs until it is told to end. What it has programmed stays; 'smartnatd cleanup' removes it.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			return runDaemon(cmd.Context(), cfg)
+		},
+	}
+	root.PersistentFlags().String(configFlag, defaultConfig, "the config `file`")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newCheckCommand(), newRenderCommand(), newCleanupCommand(), newVersionCommand())
+	return root
+}
+
+// loadConfig reads the file that --config names. Every mistake in it is one line of the error.
+func loadConfig(cmd *cobra.Command) (config.Config, error) {
+	path, err := cmd.Flags().GetString(configFlag)
+	if err != nil {
+		return config.Config{}, err
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return cfg, usageError{fmt.Errorf("config %s:\n%w", path, err)}
+	}
+	return cfg, nil
+}
