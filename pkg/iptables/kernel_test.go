@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
@@ -288,34 +286,6 @@ func TestRuleThatIsGoneCannotBeRemoved(t *testing.T) {
 			t.Errorf("error %v does not name line 2", err)
 		}
 	})
-}
-
-func TestLockThatIsHeld(t *testing.T) {
-	testenv.RequireTool(t, "iptables-legacy")
-	testenv.NewNetNS(t)
-	runner, err := New(Options{Backend: "legacy", LockTimeout: time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	lock, err := os.Create("/run/xtables.lock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	want := rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own})
-	batch := netfilter.Diff(netfilter.Ruleset{}, want, own.ChainPrefix)
-	if err := runner.Restore(t.Context(), batch); !errors.Is(err, ErrLocked) {
-		t.Errorf("error %v, want ErrLocked", err)
-	}
-	if err := lock.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Restore(t.Context(), batch); err != nil {
-		t.Errorf("with the lock free: %v", err)
-	}
 }
 
 func TestRulesOfTheOtherBackend(t *testing.T) {

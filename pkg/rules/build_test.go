@@ -6,6 +6,7 @@ package rules
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -195,5 +196,25 @@ func TestEveryJumpHasATarget(t *testing.T) {
 				check(t, Build(tc.state(family), family, options))
 			})
 		}
+	}
+}
+
+func TestNamesFit(t *testing.T) {
+	opts := options
+	opts.Ownership.ChainPrefix = "TWELVECHARS-"
+	for _, family := range families {
+		t.Run(fmt.Sprintf("IPv%d", family), func(t *testing.T) {
+			state := randomState(rand.New(rand.NewPCG(3, 3)), family)
+			state.Forwards = append(state.Forwards, forward(family, 99, gateway.SCTP, 65535, 65535, backends(family, 30, 65535)))
+			longest := 0
+			for _, table := range Build(state, family, opts).Tables {
+				for _, c := range table.Chains {
+					longest = max(longest, len(c.Name))
+				}
+			}
+			if longest < 26 || longest > 28 {
+				t.Errorf("the longest name has %d characters, of 28 that the kernel takes", longest)
+			}
+		})
 	}
 }

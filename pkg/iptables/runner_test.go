@@ -1,0 +1,137 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+// programs makes a folder with iptables and ip6tables of these back ends the only one in which programs are found.
+func programs(t *testing.T, backends map[string]string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, backend := range backends {
+		for _, companion := range []string{"", "-save", "-restore"} {
+			testenv.RequireTool(t, name+"-"+backend+companion)
+			path, err := exec.LookPath(name + "-" + backend + companion)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(path, filepath.Join(dir, name+companion)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("PATH", dir)
+}
+
+func TestNew(t *testing.T) {
+	both := []netfilter.Family{netfilter.IPv4, netfilter.IPv6}
+	for _, tc := range []struct {
+		name     string
+		options  Options
+		programs map[string]string
+		backend  string
+		families []netfilter.Family
+		err      string
+	}{
+		{name: "auto finds nf_tables", options: Options{Backend: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft", "ip6tables": "nft"}, backend: NFTables, families: both},
+		{name: "auto finds legacy", options: Options{IPv6: true}, programs: map[string]string{"iptables": "legacy", "ip6tables": "legacy"}, backend: Legacy, families: both},
+		{name: "IPv4 alone", options: Options{Backend: "auto"}, programs: map[string]string{"iptables": "nft"}, backend: NFTables, families: both[:1]},
+		{name: "one of each", options: Options{Backend: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft", "ip6tables": "legacy"}, err: "iptables uses the back end nf_tables, but ip6tables uses legacy"},
+		{name: "nothing installed", options: Options{Backend: "auto"}, err: "is the package iptables installed?"},
+		{name: "IPv6 is not installed", options: Options{Backend: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft"}, err: "finding ip6tables"},
+		{name: "unknown back end", options: Options{Backend: "ebtables"}, err: `"ebtables" is not one of auto, legacy, nft`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			programs(t, tc.programs)
+			runner, err := New(tc.options)
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("error %v, want one with %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.families, runner.Families()); diff != "" || runner.Backend() != tc.backend {
+				t.Errorf("back end %s, families %v", runner.Backend(), runner.Families())
+			}
+		})
+	}
+}
+
+func TestFamilyThatIsNotProgrammed(t *testing.T) {
+	testenv.RequireTool(t, "iptables-nft")
+	runner, err := New(Options{Backend: "nft"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv6, rules.Options{Ownership: own}), own.ChainPrefix)
+	_, saveErr := runner.Save(t.Context(), netfilter.IPv6)
+	for _, err := range []error{saveErr, runner.Restore(t.Context(), batch)} {
+		if err == nil || !strings.Contains(err.Error(), "IPv6 cannot be programmed") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
+// lockedRunner returns a runner whose lock is held until release is called.
+func lockedRunner(t *testing.T, timeout time.Duration) (runner *Runner, release func()) {
+	t.Helper()
+	testenv.RequireTool(t, "iptables-legacy")
+	testenv.NewNetNS(t)
+	runner, err := New(Options{Backend: "legacy", LockTimeout: timeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create("/run/xtables.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	release = func() { _ = lock.Close() }
+	t.Cleanup(release)
+	return runner, release
+}
+
+func TestLockThatIsHeld(t *testing.T) {
+	runner, release := lockedRunner(t, time.Second)
+	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own}), own.ChainPrefix)
+	if err := runner.Restore(t.Context(), batch); !errors.Is(err, ErrLocked) {
+		t.Errorf("error %v, want ErrLocked", err)
+	}
+	release()
+	if err := runner.Restore(t.Context(), batch); err != nil {
+		t.Errorf("with the lock free: %v", err)
+	}
+}
+
+func TestContextEndsTheWait(t *testing.T) {
+	runner, _ := lockedRunner(t, time.Hour)
+	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own}), own.ChainPrefix)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := runner.Restore(ctx, batch); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+}
