@@ -161,13 +161,19 @@ func (r *reader) decode(place string, document []byte) {
 	}
 }
 
+// explain puts what the decoder says on one line.
 func explain(err error) error {
-	const want = "must be Mapping (%s), Service (v1), EndpointSlice (%s) or a List of them"
+	const want = "%s; must be Mapping (%s), Service (v1), EndpointSlice (%s) or a List of them"
+	text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "strict decoding error: ")), " ")
 	switch {
-	case runtime.IsNotRegisteredError(err), runtime.IsMissingKind(err), runtime.IsMissingVersion(err):
-		return fmt.Errorf("%w; "+want, err, v1alpha1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion)
+	case runtime.IsMissingKind(err):
+		text = "kind is missing"
+	case runtime.IsMissingVersion(err):
+		text = "apiVersion is missing"
+	case !runtime.IsNotRegisteredError(err):
+		return errors.New(text)
 	}
-	return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "strict decoding error: "), "\n", " "))
+	return fmt.Errorf(want, text, v1alpha1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion)
 }
 
 func (r *reader) add(place, kind string, object metav1.Object) {

@@ -1,0 +1,316 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+// start runs a Source until the test ends.
+func start(t *testing.T, s Source) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(bound):
+			t.Error("Run does not end with its context")
+		}
+	})
+}
+
+// TestRelay syncs through a server that knows the newer handshake and through one that does not.
+func TestRelay(t *testing.T) {
+	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
+		t.Run(name, func(t *testing.T) {
+			server := newStub(t, watchList)
+			server.add("mappings", echoMapping)
+			server.add("services", echoService)
+			server.add("endpointslices", echoSlice)
+			var changes atomic.Int64
+			log, hook := testLog()
+			source, err := New(config.Source{Relay: &config.Relay{
+				Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "secret\n"),
+			}}, func() { changes.Add(1) }, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if source.HasSynced() {
+				t.Error("synced before it ran")
+			}
+			start(t, source)
+			eventually(t, "synced", source.HasSynced)
+			if got, want := names(source.Snapshot()), "Mapping echo, Service echo, EndpointSlice echo-1"; got != want {
+				t.Errorf("snapshot holds %s, want %s", got, want)
+			}
+			eventually(t, "told once", func() bool { return changes.Load() == 1 })
+			if !server.sawWatchList() {
+				t.Error("the newer handshake was not tried")
+			}
+
+			server.add("services", strings.ReplaceAll(echoService, "echo", "other"))
+			eventually(t, "told of the new Service", func() bool { return changes.Load() == 2 && len(source.Snapshot().Services) == 2 })
+			if n := messages(hook, "contact"); n != 0 {
+				t.Errorf("%d lines about contact, want none: %v", n, hook.LastEntry())
+			}
+		})
+	}
+}
+
+// TestRelayMovesToTheNextServer takes away the server that is used: the other one takes over, and nobody loses contact.
+func TestRelayMovesToTheNextServer(t *testing.T) {
+	first, second := newStub(t, true), newStub(t, true)
+	for _, s := range []*stub{first, second} {
+		s.add("mappings", echoMapping)
+	}
+	dead := newStub(t, true)
+	dead.stop()
+	log, hook := testLog()
+	source, err := New(config.Source{Relay: &config.Relay{
+		Servers: []string{dead.URL, first.URL, second.URL}, CAFile: first.caFile(t), TokenFile: writeFile(t, "token", "secret"),
+	}}, func() {}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, source)
+	eventually(t, "synced past the dead server", source.HasSynced)
+	if second.requestCount() != 0 {
+		t.Error("the second server was asked while the first one answered")
+	}
+	first.stop()
+	second.add("services", echoService)
+	eventually(t, "what only the second server has", func() bool { return len(source.Snapshot().Services) == 1 })
+	if n := messages(hook, "lost contact"); n != 0 {
+		t.Errorf("%d lines of lost contact, want none", n)
+	}
+	if n := messages(hook, "moved to another relay"); n < 2 {
+		t.Errorf("%d lines about moving, want one for each of the servers that were lost", n)
+	}
+}
+
+// TestFailoverOnUnavailable moves on from a server that answers, but cannot serve.
+func TestFailoverOnUnavailable(t *testing.T) {
+	starting, ready := newStub(t, true), newStub(t, true)
+	starting.setRefuse(http.StatusServiceUnavailable)
+	ready.add("mappings", echoMapping)
+	log, _ := testLog()
+	source, err := New(config.Source{Relay: &config.Relay{
+		Servers: []string{starting.URL, ready.URL}, CAFile: ready.caFile(t), TokenFile: writeFile(t, "token", "secret"),
+	}}, func() {}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, source)
+	eventually(t, "synced", source.HasSynced)
+	if len(source.Snapshot().Mappings) != 1 {
+		t.Errorf("snapshot holds %s", names(source.Snapshot()))
+	}
+}
+
+// TestLostContactIsToldOnce lets the server fail for a while: what was known stays, and the log has one line for either end.
+func TestLostContactIsToldOnce(t *testing.T) {
+	server := newStub(t, true)
+	server.add("mappings", echoMapping)
+	log, hook := testLog()
+	source, err := New(config.Source{Relay: &config.Relay{
+		Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "secret"),
+	}}, func() {}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, source)
+	eventually(t, "synced", source.HasSynced)
+
+	server.setRefuse(http.StatusServiceUnavailable)
+	server.CloseClientConnections()
+	seen := server.requestCount()
+	eventually(t, "tried again by all informers", func() bool { return server.requestCount() >= seen+6 })
+	if len(source.Snapshot().Mappings) != 1 || !source.HasSynced() {
+		t.Error("what was known is gone")
+	}
+	server.setRefuse(0)
+	eventually(t, "back", func() bool { return messages(hook, "contact is back") == 1 })
+	if n := messages(hook, "lost contact"); n != 1 {
+		t.Errorf("%d lines of lost contact, want 1", n)
+	}
+}
+
+// TestWrongTokenIsNoContact is told once too, and names what the server says.
+func TestWrongTokenIsNoContact(t *testing.T) {
+	server := newStub(t, true)
+	log, hook := testLog()
+	source, err := New(config.Source{Relay: &config.Relay{
+		Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "wrong"),
+	}}, func() { t.Error("told of a change without one") }, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, source)
+	eventually(t, "refused", func() bool { return messages(hook, "lost contact") == 1 })
+	if source.HasSynced() {
+		t.Error("synced without having read anything")
+	}
+	if err, _ := hook.LastEntry().Data["error"].(error); !apierrors.IsUnauthorized(err) {
+		t.Errorf("the line says %v", hook.LastEntry().Data)
+	}
+}
+
+func TestNewNamesWhatIsWrong(t *testing.T) {
+	for _, test := range []struct {
+		source config.Source
+		want   string
+	}{
+		{config.Source{}, "must hold one of"},
+		{config.Source{Relay: &config.Relay{Servers: []string{"http://relay"}}}, `source.relay.servers[0]: "http://relay"`},
+		{config.Source{Relay: &config.Relay{Servers: []string{"https://relay"}, CAFile: "/nowhere/ca"}}, "/nowhere/ca"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: "/nowhere/config"}}, "/nowhere/config"},
+	} {
+		log, _ := testLog()
+		if _, err := New(test.source, func() {}, log); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v does not say %s", err, test.want)
+		}
+	}
+}
+
+func TestKubeconfigContext(t *testing.T) {
+	path := writeFile(t, "config", `
+apiVersion: v1
+kind: Config
+current-context: a
+clusters: [{name: a, cluster: {server: "https://a"}}, {name: b, cluster: {server: "https://b"}}]
+contexts: [{name: a, context: {cluster: a}}, {name: b, context: {cluster: b}}]
+`)
+	for context, want := range map[string]string{"": "https://a", "b": "https://b"} {
+		got, err := kubeconfigConfig(config.Kubeconfig{Path: path, Context: context})
+		if err != nil || got.Host != want {
+			t.Errorf("context %q leads to %v, %v; want %s", context, got, err, want)
+		}
+	}
+}
+
+// TestOnlyRelevantChangesAreTold updates what no gateway uses, and then what it does.
+func TestOnlyRelevantChangesAreTold(t *testing.T) {
+	server := newStub(t, true)
+	server.add("mappings", echoMapping)
+	var changes atomic.Int64
+	log, _ := testLog()
+	source, err := New(config.Source{Relay: &config.Relay{
+		Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "secret"),
+	}}, func() { changes.Add(1) }, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, source)
+	eventually(t, "told of the sync", func() bool { return changes.Load() == 1 && server.watched("mappings") })
+
+	irrelevant := strings.NewReplacer(`"a":"b"`, `"a":"c"`, `"resourceVersion":"5"`, `"resourceVersion":"8"`).Replace(echoMapping)
+	server.send("MODIFIED", "mappings", irrelevant)
+	eventually(t, "the update arrived", func() bool { return source.Snapshot().Mappings[0].ResourceVersion == "8" })
+	relevant := strings.NewReplacer(`"port":80`, `"port":81`, `"resourceVersion":"8"`, `"resourceVersion":"9"`).Replace(irrelevant)
+	server.send("MODIFIED", "mappings", relevant)
+	eventually(t, "told of the spec", func() bool { return changes.Load() > 1 })
+	if got := changes.Load(); got != 2 {
+		t.Errorf("told %d times, want 2: the sync and the spec", got)
+	}
+	server.send("DELETED", "mappings", relevant)
+	eventually(t, "told of the deletion", func() bool { return changes.Load() == 3 && len(source.Snapshot().Mappings) == 0 })
+}
+
+func TestStrip(t *testing.T) {
+	full := metav1.ObjectMeta{
+		Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2, Annotations: map[string]string{"a": "b"},
+		Labels: map[string]string{"l": "m", discoveryv1.LabelServiceName: "s"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+	}
+	slim := metav1.ObjectMeta{Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2}
+	labelled := slim
+	labelled.Labels = map[string]string{discoveryv1.LabelServiceName: "s"}
+	node, ready := "node1", true
+	for _, test := range []struct {
+		name         string
+		object, want any
+	}{
+		{"Mapping", &v1alpha1.Mapping{ObjectMeta: full, Spec: v1alpha1.MappingSpec{ServiceName: "s"}, Status: v1alpha1.MappingStatus{ServiceVIP: "v"}},
+			&v1alpha1.Mapping{ObjectMeta: slim, Spec: v1alpha1.MappingSpec{ServiceName: "s"}}},
+		{"Service", &corev1.Service{ObjectMeta: full, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}, ExternalIPs: []string{"192.0.2.1"}}},
+			&corev1.Service{ObjectMeta: slim, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}},
+		{"EndpointSlice", &discoveryv1.EndpointSlice{ObjectMeta: full, Endpoints: []discoveryv1.Endpoint{{
+			Addresses: []string{"10.244.1.10"}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: &corev1.ObjectReference{Name: "pod"}}}},
+			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			strip(test.object)
+			if diff := cmp.Diff(test.want, test.object); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestContact(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	c := newContact(log)
+	clock := time.Unix(0, 0)
+	c.now = func() time.Time { return clock }
+	down, gone := errors.New("connection refused"), apierrors.NewResourceExpired("too old")
+	for i, step := range []struct {
+		resource, verb string
+		err            error
+		want           string
+	}{
+		{"mappings", "list", nil, ""},
+		{"mappings", "watch", gone, ""},
+		{"mappings", "watch", down, "lost contact"},
+		{"services", "watch", down, ""},
+		{"mappings", "list", down, ""},
+		{"services", "list", nil, ""},
+		{"mappings", "list", nil, ""},
+		{"mappings", "watch", nil, ""},
+		{"services", "watch", nil, "contact is back"},
+		{"mappings", "list", down, "lost contact"},
+		{"mappings", "watch", nil, "contact is back"},
+	} {
+		hook.Reset()
+		clock = clock.Add(time.Second)
+		c.observe(t.Context(), step.resource, step.verb, step.err)
+		got := ""
+		if entry := hook.LastEntry(); entry != nil {
+			got = entry.Message
+		}
+		if (step.want == "") != (got == "") || !strings.Contains(got, step.want) {
+			t.Errorf("step %d: logged %q, want %q", i, got, step.want)
+		}
+	}
+	if got := hook.LastEntry().Data["after"]; got != "1s" {
+		t.Errorf("back after %v, want 1s", got)
+	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	hook.Reset()
+	c.observe(stopped, "mappings", "watch", down)
+	if hook.LastEntry() != nil {
+		t.Error("the end of the program is told as lost contact")
+	}
+}

@@ -1,0 +1,248 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	stdlog "log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+)
+
+const bound = 20 * time.Second
+
+// eventually fails the test when what is waited for does not come true.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(bound)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("after %s still not: %s", bound, what)
+		case <-tick.C:
+		}
+	}
+}
+
+func testLog() (logrus.FieldLogger, *logtest.Hook) { return logtest.NewNullLogger() }
+
+// messages counts the lines of a log that hold the text.
+func messages(hook *logtest.Hook, text string) int {
+	n := 0
+	for _, entry := range hook.AllEntries() {
+		if strings.Contains(entry.Message, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// stub speaks as much of the Kubernetes protocol as informers need.
+type stub struct {
+	*httptest.Server
+	// watchList is set when it knows the handshake by sendInitialEvents.
+	watchList bool
+	token     string
+
+	mu       sync.Mutex
+	refuse   int
+	objects  map[string][]string
+	watchers map[chan string]string
+	requests []string
+}
+
+// lists are the kinds of the lists, by the end of their path.
+var lists = map[string]string{"mappings": "MappingList", "services": "ServiceList", "endpointslices": "EndpointSliceList"}
+
+func newStub(t *testing.T, watchList bool) *stub {
+	t.Helper()
+	s := &stub{watchList: watchList, token: "secret", objects: map[string][]string{}, watchers: map[chan string]string{}}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // of connections that tests cut
+	s.StartTLS()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *stub) stop() {
+	s.CloseClientConnections()
+	s.Close()
+}
+
+func (s *stub) caFile(t *testing.T) string {
+	t.Helper()
+	return writeFile(t, "ca.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})))
+}
+
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// add gives the stub an object, and its watchers an event.
+func (s *stub) add(resource, object string) {
+	s.mu.Lock()
+	s.objects[resource] = append(s.objects[resource], object)
+	s.mu.Unlock()
+	s.send("ADDED", resource, object)
+}
+
+// send gives an event to all who watch.
+func (s *stub) send(kind, resource, object string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w, of := range s.watchers {
+		if of == resource {
+			w <- event(kind, object)
+		}
+	}
+}
+
+func (s *stub) watched(resource string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, of := range s.watchers {
+		if of == resource {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *stub) setRefuse(status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = status
+}
+
+func (s *stub) sawWatchList() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.requests {
+		if strings.Contains(r, "sendInitialEvents=true") {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *stub) requestCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.requests)
+}
+
+func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
+	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	s.mu.Lock()
+	s.requests = append(s.requests, r.URL.String())
+	objects, refuse := strings.Join(s.objects[resource], ","), s.refuse
+	s.mu.Unlock()
+	query := r.URL.Query()
+	switch {
+	case refuse != 0:
+		fail(w, refuse, metav1.StatusReasonServiceUnavailable)
+	case r.Header.Get("Authorization") != "Bearer "+s.token:
+		fail(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
+	case query.Get("watch") == "":
+		group := strings.TrimPrefix(strings.TrimPrefix(strings.TrimSuffix(r.URL.Path, "/"+resource), "/apis/"), "/api/")
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"kind":"` + lists[resource] + `","apiVersion":"` + group + `","metadata":{"resourceVersion":"7"},"items":[` + objects + `]}`))
+	case query.Get("sendInitialEvents") != "" && !s.watchList:
+		fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
+	default:
+		s.watch(w, r, resource, query.Get("sendInitialEvents") == "true")
+	}
+}
+
+func (s *stub) watch(w http.ResponseWriter, r *http.Request, resource string, initial bool) {
+	events := make(chan string, 100)
+	s.mu.Lock()
+	s.watchers[events] = resource
+	if initial {
+		for _, object := range s.objects[resource] {
+			events <- event("ADDED", object)
+		}
+		events <- event("BOOKMARK", bookmarks[resource])
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watchers, events)
+	}()
+	w.Header().Set("Content-Type", "application/json")
+	for {
+		w.(http.Flusher).Flush()
+		select {
+		case <-r.Context().Done():
+			return
+		case e := <-events:
+			if _, err := w.Write([]byte(e)); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func event(kind, object string) string { return `{"type":"` + kind + `","object":` + object + "}\n" }
+
+const bookmark = `"metadata":{"resourceVersion":"7","annotations":{"k8s.io/initial-events-end":"true"}}`
+
+var bookmarks = map[string]string{
+	"mappings":       `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","spec":{},` + bookmark + `}`,
+	"services":       `{"apiVersion":"v1","kind":"Service",` + bookmark + `}`,
+	"endpointslices": `{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4","endpoints":null,` + bookmark + `}`,
+}
+
+func fail(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: string(reason),
+	})
+}
+
+const (
+	echoMapping = `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":"echo","namespace":"default","resourceVersion":"5",
+		"annotations":{"a":"b"},"managedFields":[{"manager":"m"}]},"spec":{"addresses":["198.51.100.10"],"serviceName":"echo","ports":[{"port":80}]}}`
+	echoService = `{"apiVersion":"v1","kind":"Service","metadata":{"name":"echo","namespace":"default","resourceVersion":"5"},"spec":{"clusterIP":"10.96.0.10","ports":[{"port":80}]}}`
+	echoSlice   = `{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4","metadata":{"name":"echo-1","namespace":"default","resourceVersion":"5",
+		"labels":{"kubernetes.io/service-name":"echo","other":"label"}},"endpoints":[{"addresses":["10.244.1.10"],"nodeName":"node1"}],"ports":[{"port":8080}]}`
+)
+
+func names(s calc.Snapshot) string {
+	var all []string
+	for _, m := range s.Mappings {
+		all = append(all, "Mapping "+m.Name)
+	}
+	for _, o := range s.Services {
+		all = append(all, "Service "+o.Name)
+	}
+	for _, e := range s.EndpointSlices {
+		all = append(all, "EndpointSlice "+e.Name)
+	}
+	return strings.Join(all, ", ")
+}
