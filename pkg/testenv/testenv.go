@@ -5,7 +5,7 @@
 
 // Package testenv gives tests a kernel of their own: it runs the test binary again inside fresh mount, PID and network
 // namespaces (and a user namespace where the caller is not root), so that what a test does to links, rules and sysctls
-// ends with it, also when it is killed. It is for tests alone and knows nothing of SmartNat.
+// ends with it, also when it is killed. It is for tests and the lab alone and knows nothing of SmartNat.
 package testenv
 
 import (
@@ -31,25 +31,39 @@ const (
 // Main runs m inside namespaces of its own and exits with its status. Where namespaces cannot be had it runs m as it is,
 // and RequireKernel tells the tests that need them.
 func Main(m *testing.M) {
-	if os.Getenv(insideKey) != "" {
-		if err := prepareMounts(); err != nil {
-			fmt.Fprintf(os.Stderr, "testenv: %v\n", err)
-			os.Exit(1)
+	status, err := Run(m.Run)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "testenv: %v\n", err)
+		if !Inside() {
+			status = m.Run()
 		}
-		os.Exit(m.Run())
+	}
+	os.Exit(status)
+}
+
+// Inside tells whether this process runs in Run's namespaces.
+func Inside() bool { return os.Getenv(insideKey) != "" }
+
+// Run runs this program again, with the same arguments, inside namespaces of its own, where Run calls what it is given;
+// outside it returns the status of that. An error means that nothing was called.
+func Run(program func() int) (status int, err error) {
+	if Inside() {
+		if err := prepareMounts(); err != nil {
+			return 1, err
+		}
+		return program(), nil
 	}
 	// The child dies with this thread (prctl(2), PR_SET_PDEATHSIG), so the thread has to last.
 	runtime.LockOSThread()
-	err := runInside()
+	err = runInside()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		os.Exit(0)
+		return 0, nil
 	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
+		return max(exit.ExitCode(), 1), nil
 	}
-	fmt.Fprintf(os.Stderr, "testenv: no namespaces: %v\n", err)
-	os.Exit(m.Run())
+	return 1, fmt.Errorf("no namespaces: %w", err)
 }
 
 func runInside() error {
@@ -87,7 +101,7 @@ func prepareMounts() error {
 // RequireKernel skips the test, loudly, or fails it where all is required, unless it runs inside Main's namespaces.
 func RequireKernel(t testing.TB) {
 	t.Helper()
-	if os.Getenv(insideKey) == "" {
+	if !Inside() {
 		missing(t, "needs network namespaces: run as root, or where user namespaces are allowed")
 	}
 }

@@ -1,0 +1,312 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func TestLegacy(t *testing.T)   { testBackend(t, "legacy") }
+func TestNFTables(t *testing.T) { testBackend(t, "nft") }
+
+// testBackend runs everything in one lab: the tests keep apart by namespaces, addresses and ports.
+func testBackend(t *testing.T, backend string) {
+	w := newWorld(t, backend)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"service mode forwards by both uplinks and translates ports", testServiceMode},
+		{"endpoints mode spreads over all ready endpoints", testEndpointsMode},
+		{"endpoints that come and go", testEndpointChanges},
+		{"a source that is not allowed gets silence", testSources},
+		{"replies leave by the uplink that the request came in by", testReplyUplink},
+		{"nothing but Mappings crosses the boundary", testBoundary},
+		{"a deleted Mapping stops", testDeletion},
+		{"one bad Mapping takes nothing else down", testBadMappings},
+		{"the API server refuses what cannot be meant", testSchema},
+		{"a killed smartnatd is not missed, and writes nothing when it is back", testRestart},
+		{"cleanup leaves the gateway as it was", testCleanup}, // last: nothing works after it
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, w) })
+	}
+}
+
+var protocols = []string{"tcp", "udp"}
+
+func testServiceMode(t *testing.T, w *world) {
+	w.namespace(t, "service", 2)
+	w.mapping(t, "service", `addresses: [198.51.100.10, 203.0.113.10], serviceName: echo, mode: service,
+		ports: [{port: 8080}, {port: 8080, protocol: UDP}, {port: 8081, servicePort: 8080}, {port: 8081, servicePort: 8080, protocol: "udp"}]`)
+	for _, external := range []string{lab.External1, lab.External2} {
+		for _, port := range []uint16{8080, 8081} {
+			for _, protocol := range protocols {
+				answer := w.await(t, lab.Client, protocol, lab.Join(external, port), nil)
+				if answer.Port != 8080 {
+					t.Errorf("%s:%d/%s led to the pod's port %d, want 8080", external, port, protocol, answer.Port)
+				}
+				if answer.Client.Addr().String() == lab.ClientAddress {
+					t.Errorf("%s:%d/%s: the pod saw the client's own address: not masqueraded", external, port, protocol)
+				}
+			}
+		}
+	}
+	// The node's kube-proxy balances.
+	seen := map[string]bool{}
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 8080), func(a lab.Answer) bool {
+		seen[a.Pod] = true
+		return len(seen) == 2
+	})
+}
+
+func testEndpointsMode(t *testing.T, w *world) {
+	const pods, connections = 3, 300
+	w.namespace(t, "endpoints", pods)
+	w.mapping(t, "endpoints", `addresses: [198.51.100.11, 203.0.113.11], serviceName: echo, mode: endpoints,
+		ports: [{port: 80, servicePort: 8080}, {port: 80, servicePort: 8080, protocol: udp}]`)
+	ctx := timeout(t, 2*time.Minute)
+	for _, protocol := range protocols {
+		address := lab.Join("203.0.113.11", 80)
+		seen := map[string]int{}
+		w.await(t, lab.Client, protocol, address, func(a lab.Answer) bool { seen[a.Pod]++; return len(seen) == pods })
+		clear(seen)
+		for range connections {
+			answer, err := w.echo(ctx, lab.Client, protocol, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[answer.Pod]++
+		}
+		// Chi-square with two degrees of freedom: 27.6 is exceeded by chance once in a million runs.
+		const expected, bound = float64(connections) / pods, 27.6
+		chiSquare := 0.0
+		for i := range pods {
+			chiSquare += (float64(seen[podName(i)]) - expected) * (float64(seen[podName(i)]) - expected) / expected
+		}
+		if chiSquare > bound {
+			t.Errorf("%s: %v connections to the pods: chi-square %.1f, want at most %.1f", protocol, seen, chiSquare, bound)
+		}
+	}
+}
+
+func testEndpointChanges(t *testing.T, w *world) {
+	w.namespace(t, "changes", 1)
+	w.mapping(t, "changes", `addresses: [198.51.100.12], serviceName: echo, mode: endpoints, ports: [{port: 80, servicePort: 8080}]`)
+	address := lab.Join("198.51.100.12", 80)
+	only := func(pod string) func(lab.Answer) bool { return func(a lab.Answer) bool { return a.Pod == pod } }
+	w.await(t, lab.Client, "tcp", address, only("echo-0"))
+
+	ctx := timeout(t, time.Minute)
+	w.addPod(ctx, t, "changes", "echo-1")
+	w.await(t, lab.Client, "tcp", address, only("echo-1"))
+
+	// It still answers, so nothing but the rules keeps connections from it.
+	if err := w.SetReady(ctx, "changes", "echo-0", false); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, w.podAddress(t, "changes", "echo-0")+":8080") })
+	for range 30 {
+		if answer, err := w.Host(lab.Client).EchoTCP(ctx, address); err != nil || answer.Pod != "echo-1" {
+			t.Fatalf("answer %+v, %v; want echo-1's: the other one is not ready", answer, err)
+		}
+	}
+
+	if err := w.RemovePod(ctx, "changes", "echo-1"); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRefusal(t, lab.Client, "tcp", address)
+	if err := w.SetReady(ctx, "changes", "echo-0", true); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", address, only("echo-0"))
+}
+
+func testSources(t *testing.T, w *world) {
+	w.namespace(t, "sources", 1)
+	w.mapping(t, "sources", `addresses: [198.51.100.13, 203.0.113.13], allowedSources: [192.0.2.10/32], serviceName: echo,
+		ports: [{port: 80, servicePort: 8080}, {port: 80, servicePort: 8080, protocol: udp}]`)
+	for _, external := range []string{"198.51.100.13", "203.0.113.13"} {
+		for _, protocol := range protocols {
+			w.await(t, lab.Client, protocol, lab.Join(external, 80), nil)
+			w.expectSilence(t, lab.Client2, protocol, lab.Join(external, 80))
+		}
+	}
+	// A neighbour on the external segment is a source like any other.
+	w.expectSilence(t, lab.Rogue, "tcp", lab.Join("198.51.100.13", 80))
+}
+
+func testReplyUplink(t *testing.T, w *world) {
+	w.namespace(t, "uplinks", 1)
+	w.mapping(t, "uplinks", `addresses: [198.51.100.14, 203.0.113.14], serviceName: echo, mode: endpoints,
+		ports: [{port: 80, servicePort: 8080}, {port: 80, servicePort: 8080, protocol: udp}]`)
+	ctx := timeout(t, time.Minute)
+	for _, uplink := range []struct{ address, link, other string }{
+		{"198.51.100.14", "eth1", "eth2"},
+		{"203.0.113.14", "eth2", "eth1"},
+	} {
+		for _, protocol := range protocols {
+			address := lab.Join(uplink.address, 80)
+			w.await(t, lab.Client, protocol, address, nil)
+			sent := w.sentBy(ctx, t, uplink.link)
+			strayed := w.sentBy(ctx, t, uplink.other)
+			const times = 50
+			for range times {
+				if _, err := w.echo(ctx, lab.Client, protocol, address); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := w.sentBy(ctx, t, uplink.link) - sent; n < times {
+				t.Errorf("%s by %s: %d packets left by %s, want at least %d", uplink.address, protocol, n, uplink.link, times)
+			}
+			// A few neighbour discovery packets may be among them.
+			if n := w.sentBy(ctx, t, uplink.other) - strayed; n >= times/2 {
+				t.Errorf("%s by %s: %d packets left by %s, want none of the %d replies", uplink.address, protocol, n, uplink.other, times)
+			}
+		}
+	}
+	// The host's own answers go by the same rule: a port that no Mapping has.
+	server, err := w.Host(lab.Gateway).Serve(2222)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	for _, external := range []string{lab.External1, lab.External2} {
+		if answer := w.await(t, lab.Client, "tcp", lab.Join(external, 2222), nil); answer.Pod != lab.Gateway {
+			t.Errorf("port 2222 of %s is %s's, want the gateway's own", external, answer.Pod)
+		}
+	}
+}
+
+// sentBy counts the packets that the gateway has sent by a link.
+func (w *world) sentBy(ctx context.Context, t *testing.T, link string) int {
+	t.Helper()
+	out, err := w.Host(lab.Gateway).Exec(ctx, "cat", "/sys/class/net/"+link+"/statistics/tx_packets")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if _, err := fmt.Sscan(out, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func testBoundary(t *testing.T, w *world) {
+	w.namespace(t, "boundary", 1)
+	ctx := timeout(t, time.Minute)
+	pod := w.podAddress(t, "boundary", "echo-0")
+	service, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "boundary", "-o", "jsonpath={.spec.clusterIP}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{lab.PodNetwork, lab.ServiceNetwork} {
+		if out, err := w.Host(lab.Rogue).Exec(ctx, "ip", "route", "replace", network, "via", lab.External1); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	dropped := w.boundaryDrops(ctx, t)
+	for _, target := range []string{pod, service} {
+		for _, protocol := range protocols {
+			w.expectSilence(t, lab.Rogue, protocol, lab.Join(target, 8080))
+		}
+	}
+	if n := w.boundaryDrops(ctx, t) - dropped; n < 4 {
+		t.Errorf("%d packets were dropped at the boundary, want those of 4 attempts: did they arrive at all?", n)
+	}
+	// The way is open but for the boundary: from the inside the same addresses answer.
+	w.await(t, lab.Control, "tcp", lab.Join(pod, 8080), nil)
+}
+
+func (w *world) boundaryDrops(ctx context.Context, t *testing.T) int {
+	t.Helper()
+	out, err := w.Host(lab.Gateway).Exec(ctx, "iptables-save", "-c", "-t", "filter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "-A SMARTNAT-BOUNDARY -j DROP") {
+			var packets int
+			if _, err := fmt.Sscanf(line, "[%d:", &packets); err != nil {
+				t.Fatal(err)
+			}
+			return packets
+		}
+	}
+	t.Fatalf("no rule drops at the boundary:\n%s", out)
+	return 0
+}
+
+func testDeletion(t *testing.T, w *world) {
+	w.namespace(t, "deletion", 1)
+	w.mapping(t, "deletion", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 90, servicePort: 8080}]`)
+	address := lab.Join("198.51.100.12", 90)
+	w.await(t, lab.Client, "tcp", address, nil)
+	if _, err := w.Kubectl(timeout(t, patience), "delete", "mapping", "echo", "-n", "deletion"); err != nil {
+		t.Fatal(err)
+	}
+	// What is left is a port of the host that nobody listens on.
+	w.awaitRefusal(t, lab.Client, "tcp", address)
+}
+
+func testCleanup(t *testing.T, w *world) {
+	ctx := timeout(t, time.Minute)
+	if out, err := w.Host(lab.Gateway).Exec(ctx, w.daemonProgram(), "cleanup"); err == nil || !strings.Contains(out, "already running") {
+		t.Errorf("cleanup beside a running smartnatd: %v, %q; want it refused", err, out)
+	}
+	if err := w.daemon.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.Host(lab.Gateway).Exec(ctx, w.daemonProgram(), "cleanup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out)
+	if diff := cmp.Diff(w.before, w.kernel(ctx, t)); diff != "" {
+		t.Errorf("the kernel is not as it was (-before +after):\n%s", diff)
+	}
+	w.expectClosed(t)
+}
+
+// expectClosed checks that no address of a Mapping leads anywhere any more.
+func (w *world) expectClosed(t *testing.T) {
+	t.Helper()
+	w.awaitRefusal(t, lab.Client, "tcp", lab.Join("198.51.100.11", 80))
+}
+
+// podAddress is the IP of a pod.
+func (w *world) podAddress(t *testing.T, namespace, name string) string {
+	t.Helper()
+	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIP}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ip
+}
+
+// awaitRules polls the gateway's nat table until accept likes it.
+func (w *world) awaitRules(t *testing.T, accept func(rules string) bool) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		out, err := w.Host(lab.Gateway).Exec(ctx, "iptables-save", "-t", "nat")
+		if err != nil {
+			return err
+		}
+		if !accept(out) {
+			return fmt.Errorf("the rules are:\n%s", out)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}

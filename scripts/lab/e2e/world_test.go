@@ -1,0 +1,266 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// patience is how long a change may take to arrive on a machine that is busy with a whole cluster.
+const patience = 20 * time.Second
+
+// silence is how long no answer has to stay away for a packet to count as dropped.
+const silence = 700 * time.Millisecond
+
+// world is a lab in which the relay and smartnatd run.
+type world struct {
+	*lab.Lab
+	daemon *lab.Process
+	// before is what the gateway's kernel held before smartnatd first ran.
+	before string
+	// restores is the file that notes each run of iptables-restore or ip6tables-restore.
+	restores string
+}
+
+// newWorld starts everything, with the gateway's iptables of the back end.
+func newWorld(t *testing.T, backend string) *world {
+	t.Helper()
+	started := time.Now()
+	w := &world{Lab: lab.New(t, lab.WithBackend(backend))}
+	ctx := timeout(t, 2*time.Minute)
+	if err := w.ApplyCRDs(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("control plane up after %v", time.Since(started).Round(time.Millisecond))
+	if err := w.StartRelay(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.countRestores(ctx, t)
+	w.before = w.kernel(ctx, t)
+	daemon, err := w.StartGateway(ctx, lab.GatewayConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.daemon = daemon
+	w.awaitLog(ctx, t, 0, "in effect")
+	t.Logf("smartnatd in effect after %v", time.Since(started).Round(time.Millisecond))
+	return w
+}
+
+// countRestores puts a program that notes its runs before the gateway's restore programs.
+func (w *world) countRestores(ctx context.Context, t *testing.T) {
+	t.Helper()
+	w.restores = "/run/restores"
+	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
+		out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", "command -v "+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		link := strings.TrimSpace(out)
+		program, err := os.Readlink(link)
+		if err != nil {
+			t.Fatalf("the lab's %s: %v", name, err)
+		}
+		// The real one, a multi-call binary, goes by its name.
+		script := fmt.Sprintf("#!/bin/sh\necho %s >> %s\nexec %s \"$@\"\n", name, w.restores, program)
+		if err := errors.Join(os.Remove(link), os.WriteFile(link, []byte(script), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Host(lab.Gateway).WriteFile(w.restores, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writes counts the runs of the restore programs so far.
+func (w *world) writes(t *testing.T) int {
+	t.Helper()
+	text, err := w.Host(lab.Gateway).ReadFile(w.restores)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(text, "\n")
+}
+
+// kernel is all that smartnatd may have changed on the gateway, as text that is equal when nothing did.
+func (w *world) kernel(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", `
+		for program in iptables-save ip6tables-save; do
+			# A table that was never asked for does not exist yet.
+			for table in mangle filter nat; do $program -t $table | sed -e '/^#/d' -e 's/\[[0-9:]*\]//'; done
+		done
+		ip -4 rule; ip -6 rule
+		# The kernel's own routes come and go with neighbours and link-local addresses.
+		ip -4 route show table all; ip -6 route show table all | grep -v 'fe80::\|ff00::' || true
+		for key in net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.conf.eth0.rp_filter net.ipv4.conf.eth1.rp_filter net.ipv4.conf.eth2.rp_filter; do
+			echo $key $(cat /proc/sys/$(echo $key | tr . /))
+		done`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// awaitLog waits for a line of smartnatd's log behind the first skip bytes.
+func (w *world) awaitLog(ctx context.Context, t *testing.T, skip int, want ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := lab.Poll(ctx, func(context.Context) error {
+		for line := range strings.Lines(w.daemon.Log()[skip:]) {
+			if containsAll(line, want) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no line with %q", want)
+	}); err != nil {
+		t.Fatalf("smartnatd's log: %v\n%s", err, w.daemon.Log()[skip:])
+	}
+}
+
+func containsAll(line string, parts []string) bool {
+	for _, part := range parts {
+		if !strings.Contains(line, part) {
+			return false
+		}
+	}
+	return true
+}
+
+// namespace makes a Kubernetes namespace for the test alone, with n ready pods spread over the nodes behind a Service
+// "echo" with port 8080 by TCP and UDP.
+func (w *world) namespace(t *testing.T, name string, n int) {
+	t.Helper()
+	ctx := timeout(t, patience)
+	if err := w.CreateNamespace(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		w.addPod(ctx, t, name, podName(i))
+	}
+	w.apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: echo, namespace: %s}
+spec:
+  selector: {app: echo}
+  ports:
+  - {name: tcp, port: 8080, protocol: TCP}
+  - {name: udp, port: 8080, protocol: UDP}
+`, name))
+}
+
+func podName(i int) string { return fmt.Sprintf("echo-%d", i) }
+
+func (w *world) addPod(ctx context.Context, t *testing.T, namespace, name string) {
+	t.Helper()
+	node := lab.Node1
+	if strings.HasSuffix(name, "1") || strings.HasSuffix(name, "3") {
+		node = lab.Node2
+	}
+	if _, err := w.AddPod(ctx, lab.Pod{Namespace: namespace, Name: name, Node: node, Labels: map[string]string{"app": "echo"}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mapping applies a Mapping "echo" with a spec in YAML's flow style, "addresses: [...], ...".
+func (w *world) mapping(t *testing.T, namespace, spec string) {
+	t.Helper()
+	w.apply(t, mappingYAML(namespace, "echo", spec))
+}
+
+func mappingYAML(namespace, name, spec string) string {
+	return fmt.Sprintf("apiVersion: smartnat.aureacentral.com/v1alpha1\nkind: Mapping\nmetadata: {name: %s, namespace: %s}\nspec: {%s}\n", name, namespace, spec)
+}
+
+func (w *world) apply(t *testing.T, yaml string) {
+	t.Helper()
+	if _, err := w.Apply(timeout(t, patience), yaml); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await polls until host reaches the address and the answer is what accept wants.
+func (w *world) await(t *testing.T, host, network, address string, accept func(lab.Answer) bool) lab.Answer {
+	t.Helper()
+	ctx := timeout(t, patience)
+	var answer lab.Answer
+	if err := lab.Poll(ctx, func(ctx context.Context) error {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		var err error
+		if answer, err = w.echo(try, host, network, address); err != nil {
+			return err
+		}
+		if accept != nil && !accept(answer) {
+			return fmt.Errorf("answer %+v", answer)
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("%s to %s by %s: %v\nsmartnatd's log ends:\n%s", host, address, network, err, tail(w.daemon.Log()))
+	}
+	return answer
+}
+
+func (w *world) echo(ctx context.Context, host, network, address string) (lab.Answer, error) {
+	if network == "udp" {
+		return w.Host(host).EchoUDP(ctx, address)
+	}
+	return w.Host(host).EchoTCP(ctx, address)
+}
+
+// expectSilence fails when anything comes back, be it an answer or a refusal.
+func (w *world) expectSilence(t *testing.T, host, network, address string) {
+	t.Helper()
+	answer, err := w.echo(timeout(t, silence), host, network, address)
+	switch {
+	case err == nil:
+		t.Errorf("%s to %s by %s: answered %+v, want silence", host, address, network, answer)
+	case !os.IsTimeout(err) && !errors.Is(err, context.DeadlineExceeded):
+		t.Errorf("%s to %s by %s: %v, want silence", host, address, network, err)
+	}
+}
+
+// awaitRefusal waits until a connection is refused, rather than left to time out.
+func (w *world) awaitRefusal(t *testing.T, host, network, address string) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if answer, err := w.echo(try, host, network, address); !errors.Is(err, unix.ECONNREFUSED) {
+			return fmt.Errorf("answer %+v, error %w", answer, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("%s to %s by %s: want a refusal: %v", host, address, network, err)
+	}
+}
+
+// timeout returns a context that ends with the test, or after the limit.
+func timeout(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func tail(log string) string {
+	const most = 4000
+	return log[max(0, len(log)-most):]
+}

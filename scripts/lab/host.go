@@ -1,0 +1,209 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Host is a machine or a pod: a network namespace with a name, which `ip netns` knows as well, and a mount namespace
+// with a /run, an /etc and a /var/lib of its own and the /sys of its network.
+type Host struct {
+	// Name is what the lab calls it.
+	Name string
+
+	ns netns.NsHandle
+	// path is where its programs are looked up.
+	path string
+	// calls are run on the one thread that is in all of the host's namespaces.
+	calls chan func()
+	run   *runner
+}
+
+// newHost makes a host without links.
+func newHost(name string, run *runner) (*Host, error) {
+	h := &Host{Name: name, path: os.Getenv("PATH"), calls: make(chan func()), run: run}
+	ready := make(chan error)
+	go h.live(ready)
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("making host %s: %w", name, err)
+	}
+	return h, nil
+}
+
+// live enters namespaces and runs calls there until the host is closed. Its thread is never unlocked, so it ends with it.
+func (h *Host) live(ready chan<- error) {
+	runtime.LockOSThread()
+	ns, err := netns.NewNamed(h.Name)
+	if err == nil {
+		h.ns = ns
+		err = h.mounts()
+	}
+	ready <- err
+	for call := range h.calls {
+		call()
+	}
+}
+
+// mounts gives the calling thread the host's files.
+func (h *Host) mounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("a mount namespace: %w", err)
+	}
+	dir := filepath.Join(workDir, "hosts", h.Name)
+	for _, sub := range []string{"run/lab", "etc/upper", "etc/work", "lib/upper", "lib/work"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	overlay := func(sub, lower string) string {
+		return fmt.Sprintf("lowerdir=%s,upperdir=%s/%s/upper,workdir=%s/%s/work", lower, dir, sub, dir, sub)
+	}
+	for _, m := range []struct {
+		source, target, kind string
+		flags                uintptr
+		data                 string
+	}{
+		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE, ""},
+		{"sysfs", "/sys", "sysfs", 0, ""},
+		{"etc", "/etc", "overlay", 0, overlay("etc", "/etc")},
+		{"lib", "/var/lib", "overlay", 0, overlay("lib", "/var/lib")},
+		// What all hosts share, the programs and certificates that the lab made, stays where it is.
+		{workDir, dir + "/run/lab", "", unix.MS_BIND, ""},
+		{dir + "/run", "/run", "", unix.MS_BIND | unix.MS_REC, ""},
+	} {
+		if err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data); err != nil {
+			return fmt.Errorf("mounting %s: %w", m.target, err)
+		}
+	}
+	return nil
+}
+
+// close ends the host's thread and namespaces. Its processes must have ended.
+func (h *Host) close() error {
+	close(h.calls)
+	return errors.Join(h.ns.Close(), netns.DeleteNamed(h.Name))
+}
+
+// do runs fn in all of the host's namespaces; one at a time, so fn must not wait for the network.
+func (h *Host) do(fn func() error) error {
+	result := make(chan error)
+	h.calls <- func() { result <- fn() }
+	return <-result
+}
+
+// Do runs fn in the host's network namespace, on a thread of its own. Sockets that fn makes stay in that namespace.
+func (h *Host) Do(fn func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := netns.Set(h.ns); err != nil {
+			result <- fmt.Errorf("entering %s: %w", h.Name, err)
+			return
+		}
+		result <- fn()
+	}()
+	return <-result
+}
+
+// SetSysctl writes a sysctl ("net.ipv4.ip_forward") of the host.
+func (h *Host) SetSysctl(name, value string) error {
+	return h.do(func() error { return os.WriteFile(sysctlPath(name), []byte(value), 0) })
+}
+
+// Sysctl reads one.
+func (h *Host) Sysctl(name string) (value string, err error) {
+	err = h.do(func() error {
+		text, err := os.ReadFile(sysctlPath(name))
+		value = strings.TrimSpace(string(text))
+		return err
+	})
+	return value, err
+}
+
+func sysctlPath(name string) string {
+	return filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+}
+
+// WriteFile writes a file as the host sees it, and the folders above it.
+func (h *Host) WriteFile(path, text string) error {
+	return h.do(func() error {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(path, []byte(text), 0o644)
+	})
+}
+
+// ReadFile reads a file as the host sees it.
+func (h *Host) ReadFile(path string) (text string, err error) {
+	err = h.do(func() error {
+		content, err := os.ReadFile(path)
+		text = string(content)
+		return err
+	})
+	return text, err
+}
+
+// Exec runs a program on the host and returns what it printed, on both streams. An error repeats it.
+func (h *Host) Exec(ctx context.Context, argv ...string) (string, error) {
+	return h.ExecInput(ctx, "", argv...)
+}
+
+// ExecInput is Exec with text on the program's standard input.
+func (h *Host) ExecInput(ctx context.Context, input string, argv ...string) (string, error) {
+	var output strings.Builder
+	cmd, err := h.command(ctx, argv)
+	if err != nil {
+		return "", err
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &output, &output
+	if err := h.do(cmd.Start); err != nil {
+		return "", fmt.Errorf("%s: starting %s: %w", h.Name, argv[0], err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return output.String(), fmt.Errorf("%s: %s: %w: %s", h.Name, strings.Join(argv, " "), err, strings.TrimSpace(output.String()))
+	}
+	return output.String(), nil
+}
+
+// command prepares a program; the host's thread must start it. Ended by ctx, it takes its children with it.
+func (h *Host) command(ctx context.Context, argv []string) (*exec.Cmd, error) {
+	program, err := h.lookPath(argv[0])
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, program, argv[1:]...)
+	cmd.Env = append(os.Environ(), "PATH="+h.path)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	return cmd, nil
+}
+
+// lookPath is exec.LookPath with the host's own PATH.
+func (h *Host) lookPath(program string) (string, error) {
+	if strings.Contains(program, "/") {
+		return program, nil
+	}
+	for _, dir := range filepath.SplitList(h.path) {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s: no program %s in %s", h.Name, program, h.path)
+}

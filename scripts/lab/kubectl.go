@@ -1,0 +1,55 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Kubectl runs the real kubectl on the control plane's host, with all rights. What the API server says is in the output
+// and in the error.
+func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return l.kubectl(ctx, "", args...)
+}
+
+// Apply is `kubectl apply -f -` of what the YAML says.
+func (l *Lab) Apply(ctx context.Context, yaml string) (string, error) {
+	return l.kubectl(ctx, yaml, "apply", "-f", "-")
+}
+
+// Delete is `kubectl delete -f -`.
+func (l *Lab) Delete(ctx context.Context, yaml string) (string, error) {
+	return l.kubectl(ctx, yaml, "delete", "-f", "-")
+}
+
+func (l *Lab) kubectl(ctx context.Context, input string, args ...string) (string, error) {
+	argv := append([]string{l.kubeProgram("kubectl"), "--kubeconfig=" + adminKubeconfig, "--cache-dir=" + workDir + "/kubectl"}, args...)
+	return l.Host(Control).ExecInput(ctx, input, argv...)
+}
+
+// ApplyCRDs makes the API server know Mappings, and waits until it serves them.
+func (l *Lab) ApplyCRDs(ctx context.Context) error {
+	if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", l.repo+"/apis/crds"); err != nil {
+		return err
+	}
+	_, err := l.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=20s", "crd/mappings.smartnat.aureacentral.com")
+	return err
+}
+
+// CreateNamespace makes a namespace for one test's objects.
+func (l *Lab) CreateNamespace(ctx context.Context, name string) error {
+	object := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	_, err := l.kube.CoreV1().Namespaces().Create(ctx, object, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating namespace %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,222 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+// Where the lab keeps what its hosts share: a folder in the memory of its namespaces, at the same path on every host.
+const (
+	workDir         = "/run/lab"
+	logDir          = workDir + "/log"
+	pkiDir          = workDir + "/pki"
+	caFile          = pkiDir + "/ca.crt"
+	adminKubeconfig = pkiDir + "/admin.kubeconfig"
+)
+
+// Lab is the running world. There is one at a time in a process.
+type Lab struct {
+	options    options
+	repo       string
+	kubeDir    string
+	binDir     string
+	wires      *wires
+	run        *runner
+	authority  *authority
+	kube       kubernetes.Interface
+	restConfig *rest.Config
+	nodes      map[string]*nodeState
+
+	mu    sync.Mutex
+	hosts map[string]*Host
+	pods  map[string]*podState
+}
+
+type options struct {
+	backend      string
+	controlPlane bool
+}
+
+// Option changes the lab that Start makes.
+type Option func(*options)
+
+// WithBackend makes the gateway's `iptables` the "legacy" or the "nft" one, whatever the machine's is.
+func WithBackend(name string) Option { return func(o *options) { o.backend = name } }
+
+// WithoutControlPlane starts hosts alone, which takes no time.
+func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = false } }
+
+// New starts a lab that ends with the test. It must run under Main.
+func New(t testing.TB, opts ...Option) *Lab {
+	t.Helper()
+	testenv.RequireKernel(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	l, err := Start(ctx, opts...)
+	if err != nil {
+		t.Fatalf("starting the lab: %v", err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(l.Logs())
+		}
+		if err := l.Stop(); err != nil {
+			t.Errorf("stopping the lab: %v", err)
+		}
+	})
+	return l
+}
+
+// Start starts a lab, for callers that share it among tests. It must run inside Run or Main.
+func Start(ctx context.Context, opts ...Option) (*Lab, error) {
+	l := &Lab{
+		options: options{controlPlane: true},
+		repo:    os.Getenv(repoKey), kubeDir: os.Getenv(kubeKey), binDir: os.Getenv(binKey),
+		run: &runner{}, hosts: map[string]*Host{}, pods: map[string]*podState{},
+		nodes: map[string]*nodeState{
+			Node1: {name: Node1, address: Node1Address, pods: netip.MustParsePrefix(podNetworkNode1), used: map[netip.Addr]bool{}},
+			Node2: {name: Node2, address: Node2Address, pods: netip.MustParsePrefix(podNetworkNode2), used: map[netip.Addr]bool{}},
+		},
+	}
+	for _, option := range opts {
+		option(&l.options)
+	}
+	if !testenv.Inside() || l.repo == "" {
+		return nil, errors.New("a lab runs inside lab.Main or lab.Run")
+	}
+	if err := l.start(ctx); err != nil {
+		return nil, errors.Join(err, l.Stop())
+	}
+	return l, nil
+}
+
+func (l *Lab) start(ctx context.Context) (err error) {
+	if err := os.Mkdir(workDir, 0o755); err != nil {
+		return fmt.Errorf("one lab at a time: %w", err)
+	}
+	for _, dir := range []string{logDir, pkiDir} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if l.wires, err = newWires(clients, outside1, outside2, cluster); err != nil {
+		return err
+	}
+	for _, spec := range topology() {
+		host, err := l.addHost(spec.name)
+		if err != nil {
+			return err
+		}
+		if err := l.wires.join(host, spec); err != nil {
+			return err
+		}
+	}
+	if err := l.chooseBackend(); err != nil {
+		return err
+	}
+	if !l.options.controlPlane {
+		return nil
+	}
+	return l.startControlPlane(ctx)
+}
+
+// chooseBackend puts programs of the chosen back end before all others in the gateway's PATH.
+func (l *Lab) chooseBackend() error {
+	if l.options.backend == "" {
+		return nil
+	}
+	dir := filepath.Join(workDir, "iptables-"+l.options.backend)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	gateway := l.Host(Gateway)
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			program, err := gateway.lookPath(family + "-" + l.options.backend + suffix)
+			if err != nil {
+				return err
+			}
+			if err := os.Symlink(program, filepath.Join(dir, family+suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	gateway.path = dir + string(filepath.ListSeparator) + gateway.path
+	return nil
+}
+
+// Stop ends all processes and hosts.
+func (l *Lab) Stop() error {
+	l.mu.Lock()
+	pods := slices.Collect(maps.Values(l.pods))
+	l.mu.Unlock()
+	errs := []error{l.run.killAll()}
+	for _, pod := range pods {
+		errs = append(errs, l.stopPod(pod))
+	}
+	if l.wires != nil {
+		errs = append(errs, l.wires.close())
+	}
+	for _, name := range l.Hosts() {
+		errs = append(errs, l.removeHost(name))
+	}
+	return errors.Join(append(errs, os.RemoveAll(workDir))...)
+}
+
+// Host is the host of that name; nil when there is none.
+func (l *Lab) Host(name string) *Host {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hosts[name]
+}
+
+// Hosts are the names of all hosts.
+func (l *Lab) Hosts() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.hosts))
+}
+
+func (l *Lab) addHost(name string) (*Host, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hosts[name] != nil {
+		return nil, fmt.Errorf("host %s exists", name)
+	}
+	host, err := newHost(name, l.run)
+	if err != nil {
+		return nil, err
+	}
+	l.hosts[name] = host
+	return host, nil
+}
+
+func (l *Lab) removeHost(name string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	host := l.hosts[name]
+	delete(l.hosts, name)
+	if host == nil {
+		return nil
+	}
+	return host.close()
+}

@@ -1,0 +1,106 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+// What the program outside the namespaces, which has a network, prepared for the one inside, which has none.
+const (
+	repoKey = "SMARTNAT_LAB_REPO"
+	kubeKey = "SMARTNAT_LAB_KUBE"
+	binKey  = "SMARTNAT_LAB_BIN"
+)
+
+// Main is testenv.Main for packages whose tests use a lab: what the lab runs is built first, by programs that are
+// cached outside the tree.
+func Main(m *testing.M) {
+	if err := prepare(); err != nil {
+		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
+		os.Exit(1)
+	}
+	testenv.Main(m)
+}
+
+// Run is testenv.Run for programs that use a lab.
+func Run(program func() int) (status int, err error) {
+	if err := prepare(); err != nil {
+		return 1, err
+	}
+	return testenv.Run(program)
+}
+
+// prepare builds the control plane and SmartNat's programs, where it has not been done yet.
+func prepare() error {
+	if testenv.Inside() {
+		return nil
+	}
+	repo, err := output("go", "list", "-m", "-f", "{{.Dir}}", "github.com/smartnat/smartnat")
+	if err != nil {
+		return err
+	}
+	kube, err := output(filepath.Join(repo, "scripts/kube/build.sh"))
+	if err != nil {
+		return err
+	}
+	bin, err := build(repo)
+	if err != nil {
+		// The world stands without them; who starts one is told.
+		fmt.Fprintf(os.Stderr, "lab: building SmartNat's programs: %v\n", err)
+		bin = ""
+	}
+	for key, value := range map[string]string{repoKey: repo, kubeKey: kube, binKey: bin} {
+		if err := os.Setenv(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// build builds SmartNat's programs into the cache. They are rebuilt when they are out of date; a lock keeps test
+// binaries of several packages, which run at once, from each other's programs.
+func build(repo string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "smartnat", fmt.Sprintf("lab-%.6x", sha256.Sum256([]byte(repo))))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = lock.Close() }() // which unlocks it
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("locking %s: %w", dir, err)
+	}
+	_, err = output("go", "-C", repo, "build", "-o", dir+"/", "./cmd/...")
+	return dir, err
+}
+
+// output runs a program, shows what it says on standard error, and returns what it prints.
+func output(argv ...string) (string, error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stderr = os.Stderr
+	text, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", argv[0], err)
+	}
+	return string(bytes.TrimSpace(text)), nil
+}

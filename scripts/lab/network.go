@@ -1,0 +1,166 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// wires holds the bridges. They stand in the lab's own network namespace, which has no addresses.
+type wires struct {
+	bridges map[segment]*netlink.Bridge
+	cables  []netlink.Link
+}
+
+func newWires(segments ...segment) (*wires, error) {
+	// Where the machine has br_netfilter, bridges would track connections of their own.
+	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("keeping iptables off the bridges: %w", err)
+	}
+	w := &wires{bridges: map[segment]*netlink.Bridge{}}
+	for _, s := range segments {
+		off := false
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: string(s)}, MulticastSnooping: &off}
+		if err := netlink.LinkAdd(bridge); err != nil {
+			return nil, fmt.Errorf("making bridge %s: %w", s, err)
+		}
+		w.bridges[s] = bridge
+		if err := netlink.LinkSetUp(bridge); err != nil {
+			return nil, fmt.Errorf("bringing bridge %s up: %w", s, err)
+		}
+	}
+	return w, nil
+}
+
+func (w *wires) close() error {
+	var errs []error
+	// The kernel would take them away with the hosts' namespaces, but in its own time.
+	for _, cable := range w.cables {
+		errs = append(errs, netlink.LinkDel(cable))
+	}
+	for _, bridge := range w.bridges {
+		errs = append(errs, netlink.LinkDel(bridge))
+	}
+	return errors.Join(errs...)
+}
+
+// join gives the host its sysctls, links, addresses and routes.
+func (w *wires) join(h *Host, spec hostSpec) error {
+	for name, value := range spec.sysctls {
+		if err := h.SetSysctl(name, value); err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+	}
+	// An address is usable at once, not after a second of asking whether somebody else has it.
+	for _, name := range []string{"net.ipv6.conf.all.accept_dad", "net.ipv6.conf.default.accept_dad"} {
+		if err := h.SetSysctl(name, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+	}
+	inside, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("%s: netlink: %w", h.Name, err)
+	}
+	defer inside.Close()
+	if err := linkUp(inside, "lo"); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
+	}
+	for _, link := range spec.links {
+		if err := w.plug(h, inside, link); err != nil {
+			return fmt.Errorf("%s: link %s: %w", h.Name, link.name, err)
+		}
+	}
+	for _, route := range spec.routes {
+		if err := addRoute(inside, route); err != nil {
+			return fmt.Errorf("%s: route to %q via %s: %w", h.Name, route.destination, route.via, err)
+		}
+	}
+	return nil
+}
+
+// plug puts a cable between the host and its segment.
+func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
+	cable := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: h.Name + "-" + link.name, MasterIndex: w.bridges[link.segment].Index},
+		PeerName:      link.name,
+		PeerNamespace: netlink.NsFd(h.ns),
+	}
+	if err := netlink.LinkAdd(cable); err != nil {
+		return err
+	}
+	w.cables = append(w.cables, cable)
+	if err := netlink.LinkSetUp(cable); err != nil {
+		return err
+	}
+	if err := linkUp(inside, link.name); err != nil {
+		return err
+	}
+	for _, address := range link.addresses {
+		if err := addAddress(inside, link.name, address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func linkUp(inside *netlink.Handle, name string) error {
+	link, err := inside.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", name, err)
+	}
+	return inside.LinkSetUp(link)
+}
+
+func addAddress(inside *netlink.Handle, name, address string) error {
+	link, err := inside.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", name, err)
+	}
+	parsed, err := netlink.ParseAddr(address)
+	if err != nil {
+		return fmt.Errorf("address %s: %w", address, err)
+	}
+	return inside.AddrAdd(link, parsed)
+}
+
+func addRoute(inside *netlink.Handle, spec routeSpec) error {
+	via, err := netip.ParseAddr(spec.via)
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{Gw: via.AsSlice()}
+	if spec.destination != "" {
+		if route.Dst, err = netlink.ParseIPNet(spec.destination); err != nil {
+			return err
+		}
+	}
+	return inside.RouteAdd(route)
+}
+
+// SetLink takes one of the host's links up or down, as `ip link set` does.
+func (h *Host) SetLink(name string, up bool) error {
+	inside, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("%s: netlink: %w", h.Name, err)
+	}
+	defer inside.Close()
+	link, err := inside.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("%s: finding %s: %w", h.Name, name, err)
+	}
+	if up {
+		return inside.LinkSetUp(link)
+	}
+	return inside.LinkSetDown(link)
+}

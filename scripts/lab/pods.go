@@ -1,0 +1,265 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Pod says which pod is wanted.
+type Pod struct {
+	Namespace string // "default" when empty
+	Name      string
+	Node      string // Node1 when empty
+	Labels    map[string]string
+	Ports     []uint16 // that it answers on, by TCP, HTTP and UDP; 8080 when empty
+}
+
+// nodeState is a node as its kubelet and network plugin would know it.
+type nodeState struct {
+	name, address string
+	pods          netip.Prefix
+	used          map[netip.Addr]bool
+}
+
+// podState is a pod that runs.
+type podState struct {
+	pod  Pod
+	node *nodeState
+	host *Host
+	ip   netip.Addr
+	echo *echoServer
+}
+
+func (p Pod) withDefaults() Pod {
+	if p.Namespace == "" {
+		p.Namespace = metav1.NamespaceDefault
+	}
+	if p.Node == "" {
+		p.Node = Node1
+	}
+	if len(p.Ports) == 0 {
+		p.Ports = []uint16{8080}
+	}
+	return p
+}
+
+func (p Pod) hostName() string { return p.Name + "." + p.Namespace }
+
+// PodHost is the host that a pod is; nil when there is none.
+func (l *Lab) PodHost(namespace, name string) *Host {
+	return l.Host(Pod{Namespace: namespace, Name: name}.withDefaults().hostName())
+}
+
+// AddPod makes a pod, its network behind its node and its echo server, and tells the API that it runs and is ready.
+func (l *Lab) AddPod(ctx context.Context, pod Pod) (netip.Addr, error) {
+	pod = pod.withDefaults()
+	node, ok := l.nodes[pod.Node]
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("pod %s: no node %s", pod.Name, pod.Node)
+	}
+	if err := l.createPod(ctx, pod); err != nil {
+		return netip.Addr{}, err
+	}
+	state, err := l.runPod(pod, node)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("pod %s: %w", pod.hostName(), err)
+	}
+	return state.ip, l.setPodStatus(ctx, state, true)
+}
+
+// createPod tells the API of a pod; while the namespace's service account is being made, the API refuses it.
+func (l *Lab) createPod(ctx context.Context, pod Pod) error {
+	seconds := int64(30)
+	object := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels},
+		Spec: corev1.PodSpec{
+			NodeName: pod.Node, TerminationGracePeriodSeconds: &seconds,
+			Containers: []corev1.Container{{Name: "echo", Image: "lab/echo"}},
+		},
+	}
+	for _, port := range pod.Ports {
+		container := &object.Spec.Containers[0]
+		container.Ports = append(container.Ports,
+			corev1.ContainerPort{Name: fmt.Sprintf("tcp-%d", port), ContainerPort: int32(port), Protocol: corev1.ProtocolTCP},
+			corev1.ContainerPort{Name: fmt.Sprintf("udp-%d", port), ContainerPort: int32(port), Protocol: corev1.ProtocolUDP})
+	}
+	var refused error
+	err := Poll(ctx, func(ctx context.Context) error {
+		_, err := l.kube.CoreV1().Pods(pod.Namespace).Create(ctx, object, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsForbidden(err) {
+			refused = err
+			return nil
+		}
+		return err
+	})
+	if err := errors.Join(err, refused); err != nil {
+		return fmt.Errorf("creating pod %s: %w", pod.hostName(), err)
+	}
+	return nil
+}
+
+// runPod is what a kubelet and its network plugin do.
+func (l *Lab) runPod(pod Pod, node *nodeState) (*podState, error) {
+	host, err := l.addHost(pod.hostName())
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	ip := node.freeAddress()
+	node.used[ip] = true
+	state := &podState{pod: pod, node: node, host: host, ip: ip}
+	l.pods[pod.hostName()] = state
+	l.mu.Unlock()
+	if err := connectPod(l.Host(node.name), host, ip); err != nil {
+		return nil, err
+	}
+	state.echo, err = startEcho(pod.Name, host, pod.Ports)
+	return state, err
+}
+
+func (n *nodeState) freeAddress() netip.Addr {
+	ip := n.pods.Addr().Next().Next() // .0 is the network's own, .1 the node's
+	for n.used[ip] {
+		ip = ip.Next()
+	}
+	return ip
+}
+
+// connectPod puts a cable between a node and a pod, with a route to the pod on the one and to everything on the other.
+func connectPod(node, pod *Host, ip netip.Addr) error {
+	outside, err := netlink.NewHandleAt(node.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer outside.Close()
+	inside, err := netlink.NewHandleAt(pod.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer inside.Close()
+	octets := ip.As4()
+	cable := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("pod%d", octets[3])}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
+	}
+	if err := outside.LinkAdd(cable); err != nil {
+		return fmt.Errorf("cable: %w", err)
+	}
+	if err := outside.LinkSetUp(cable); err != nil {
+		return fmt.Errorf("cable: %w", err)
+	}
+	gateway := netip.AddrFrom4([4]byte{octets[0], octets[1], octets[2], 1})
+	if err := errors.Join(addAddress(outside, cable.Name, gateway.String()+"/32"), linkUp(inside, "lo"), linkUp(inside, "eth0"),
+		addAddress(inside, "eth0", ip.String()+"/32")); err != nil {
+		return err
+	}
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	host32 := func(ip netip.Addr) *netlink.Route {
+		dst, _ := netlink.ParseIPNet(ip.String() + "/32") // an address always is one
+		return &netlink.Route{Dst: dst, Scope: netlink.SCOPE_LINK}
+	}
+	toPod, toNode := host32(ip), host32(gateway)
+	toPod.LinkIndex, toNode.LinkIndex = cable.Index, eth0.Attrs().Index
+	if err := errors.Join(outside.RouteAdd(toPod), inside.RouteAdd(toNode)); err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	return inside.RouteAdd(&netlink.Route{Gw: gateway.AsSlice(), LinkIndex: eth0.Attrs().Index})
+}
+
+// setPodStatus writes what a kubelet would.
+func (l *Lab) setPodStatus(ctx context.Context, p *podState, ready bool) error {
+	condition := corev1.ConditionFalse
+	if ready {
+		condition = corev1.ConditionTrue
+	}
+	pods := l.kube.CoreV1().Pods(p.pod.Namespace)
+	object, err := pods.Get(ctx, p.pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("reading pod %s: %w", p.pod.hostName(), err)
+	}
+	object.Status = corev1.PodStatus{
+		Phase: corev1.PodRunning, HostIP: p.node.address, PodIP: p.ip.String(), PodIPs: []corev1.PodIP{{IP: p.ip.String()}},
+		Conditions: []corev1.PodCondition{
+			{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
+			{Type: corev1.ContainersReady, Status: condition},
+			{Type: corev1.PodReady, Status: condition},
+		},
+		ContainerStatuses: []corev1.ContainerStatus{{
+			Name: "echo", Image: "lab/echo", Ready: ready,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},
+		}},
+	}
+	if _, err := pods.UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("writing the status of pod %s: %w", p.pod.hostName(), err)
+	}
+	return nil
+}
+
+func (l *Lab) pod(namespace, name string) (*podState, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := Pod{Namespace: namespace, Name: name}.withDefaults().hostName()
+	if p, ok := l.pods[key]; ok {
+		return p, nil
+	}
+	return nil, fmt.Errorf("no pod %s", key)
+}
+
+// SetReady makes a pod ready or not, as its readiness probe would. It answers as before.
+func (l *Lab) SetReady(ctx context.Context, namespace, name string, ready bool) error {
+	p, err := l.pod(namespace, name)
+	if err != nil {
+		return err
+	}
+	return l.setPodStatus(ctx, p, ready)
+}
+
+// TerminatePod begins the graceful end of a pod: it is terminating, and answers, until RemovePod.
+func (l *Lab) TerminatePod(ctx context.Context, namespace, name string) error {
+	p, err := l.pod(namespace, name)
+	if err != nil {
+		return err
+	}
+	return l.kube.CoreV1().Pods(p.pod.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
+}
+
+// RemovePod ends a pod at once: the object and the network.
+func (l *Lab) RemovePod(ctx context.Context, namespace, name string) error {
+	p, err := l.pod(namespace, name)
+	if err != nil {
+		return err
+	}
+	options := metav1.NewDeleteOptions(0)
+	err = l.kube.CoreV1().Pods(p.pod.Namespace).Delete(ctx, name, *options)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("deleting pod %s: %w", p.pod.hostName(), err)
+	}
+	return l.stopPod(p)
+}
+
+// stopPod takes a pod's network away.
+func (l *Lab) stopPod(p *podState) error {
+	if p.echo != nil {
+		_ = p.echo.Close()
+	}
+	l.mu.Lock()
+	delete(l.pods, p.pod.hostName())
+	delete(p.node.used, p.ip)
+	l.mu.Unlock()
+	return l.removeHost(p.pod.hostName())
+}

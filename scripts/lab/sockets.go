@@ -1,0 +1,167 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// patience bounds what waits for an answer when the caller's context does not.
+const patience = 3 * time.Second
+
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, patience)
+}
+
+// Dial opens a connection from the host, from a source port of the caller's choice or any (0).
+func (h *Host) Dial(ctx context.Context, network, address string, sourcePort uint16) (conn net.Conn, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	dialer := net.Dialer{}
+	switch {
+	case sourcePort == 0:
+	case strings.HasPrefix(network, "tcp"):
+		dialer.LocalAddr = &net.TCPAddr{Port: int(sourcePort)}
+	default:
+		dialer.LocalAddr = &net.UDPAddr{Port: int(sourcePort)}
+	}
+	err = h.Do(func() error {
+		conn, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	return conn, nil
+}
+
+// HTTPClient is a client on the host that keeps no connections.
+func (h *Host) HTTPClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return h.Dial(ctx, network, address, 0)
+		},
+	}}
+}
+
+// HTTPGet fetches a URL that a pod serves.
+func (h *Host) HTTPGet(ctx context.Context, url string) (Answer, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return Answer{}, err
+	}
+	response, err := h.HTTPClient().Do(request)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return Answer{}, fmt.Errorf("reading the answer of %s: %w", url, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return Answer{}, fmt.Errorf("%s: %s: %s", url, response.Status, body)
+	}
+	return parseAnswer(body)
+}
+
+// EchoTCP opens a connection to a pod, says something, and returns the answer.
+func (h *Host) EchoTCP(ctx context.Context, address string) (Answer, error) {
+	return h.echo(ctx, "tcp", address)
+}
+
+// EchoUDP sends one datagram from a new port and returns the answer.
+func (h *Host) EchoUDP(ctx context.Context, address string) (Answer, error) {
+	return h.echo(ctx, "udp", address)
+}
+
+func (h *Host) echo(ctx context.Context, network, address string) (Answer, error) {
+	flow, err := h.OpenFlow(ctx, network, address, 0)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer func() { _ = flow.Close() }()
+	return flow.Echo(ctx)
+}
+
+// Flow is a TCP connection or a UDP flow that lasts.
+type Flow struct {
+	Conn    net.Conn
+	reader  *bufio.Reader
+	counter atomic.Int64
+}
+
+// OpenFlow opens one ("tcp", "udp") from a source port of the caller's choice, or any (0).
+func (h *Host) OpenFlow(ctx context.Context, network, address string, sourcePort uint16) (*Flow, error) {
+	conn, err := h.Dial(ctx, network, address, sourcePort)
+	if err != nil {
+		return nil, err
+	}
+	return &Flow{Conn: conn, reader: bufio.NewReader(conn)}, nil
+}
+
+// LocalPort is the flow's source port.
+func (f *Flow) LocalPort() uint16 { return addrPort(f.Conn.LocalAddr()).Port() }
+
+// Close ends the flow.
+func (f *Flow) Close() error { return f.Conn.Close() }
+
+// Echo says something by the flow and returns the answer to just that.
+func (f *Flow) Echo(ctx context.Context) (Answer, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	if err := f.Conn.SetDeadline(deadline); err != nil {
+		return Answer{}, err
+	}
+	message := fmt.Sprintf("message %d", f.counter.Add(1))
+	text := message
+	if f.Conn.LocalAddr().Network() == "tcp" {
+		text += "\n"
+	}
+	if _, err := io.WriteString(f.Conn, text); err != nil {
+		return Answer{}, err
+	}
+	for {
+		line, err := f.reader.ReadBytes('\n')
+		if err != nil {
+			return Answer{}, err
+		}
+		answer, err := parseAnswer(line)
+		if err != nil || answer.Message == message { // else it is a late answer to an earlier one
+			return answer, err
+		}
+	}
+}
+
+func parseAnswer(text []byte) (Answer, error) {
+	var answer Answer
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return Answer{}, fmt.Errorf("not a pod's answer: %q: %w", text, err)
+	}
+	return answer, nil
+}
+
+// Join writes an address and a port as sockets do.
+func Join(address string, port uint16) string {
+	return netip.AddrPortFrom(netip.MustParseAddr(address), port).String()
+}
