@@ -116,7 +116,6 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	for _, family := range d.opts.IPTables.Families() {
 		errs = append(errs, d.filter(ctx, netfilter.Ruleset{Family: family}, &result))
 	}
-	d.families = map[netfilter.Family]family{}
 	have, err := d.opts.Routes.Observe()
 	errs = append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))
 	restored, err := d.opts.Sysctls.Restore()
@@ -151,22 +150,16 @@ func (d *Dataplane) route(changes policyrouting.Changes, result *Result) error {
 
 // filter brings one family's tables to want. On the hot path nothing is read.
 func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *Result) error {
-	known, have := d.families[want.Family], netfilter.Ruleset{}
-	if known.trusted {
-		have = known.written
-	} else {
+	have := d.families[want.Family].written
+	if !d.families[want.Family].trusted {
 		var err error
-		if have, err = d.opts.IPTables.Save(ctx, want.Family); err != nil {
-			return fmt.Errorf("reading the IPv%d tables: %w", want.Family, err)
-		}
-		if len(known.written.Tables) > 0 {
-			damage := netfilter.Diff(have, known.written, d.opts.Ownership.ChainPrefix)
-			result.Missing = append(result.Missing, missingRules(damage)...)
+		if have, err = d.readTables(ctx, want.Family, result); err != nil {
+			return err
 		}
 	}
 	batch := netfilter.Diff(have, want, d.opts.Ownership.ChainPrefix)
 	if !batch.Empty() {
-		// Until it is done nobody knows what the tables hold, a crash of ours within it included.
+		// Until it is done, nobody knows what the tables hold.
 		delete(d.families, want.Family)
 		if err := d.opts.IPTables.Restore(ctx, batch); err != nil {
 			return fmt.Errorf("writing the IPv%d tables: %w", want.Family, err)
@@ -175,4 +168,17 @@ func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *
 	}
 	d.families[want.Family] = family{written: want, trusted: true}
 	return nil
+}
+
+// readTables returns what a family's tables hold, and says what somebody else did to what was written there.
+func (d *Dataplane) readTables(ctx context.Context, family netfilter.Family, result *Result) (netfilter.Ruleset, error) {
+	have, err := d.opts.IPTables.Save(ctx, family)
+	if err != nil {
+		return netfilter.Ruleset{}, fmt.Errorf("reading the IPv%d tables: %w", family, err)
+	}
+	if written := d.families[family].written; len(written.Tables) > 0 {
+		damage := netfilter.Diff(have, written, d.opts.Ownership.ChainPrefix)
+		result.Missing = append(result.Missing, missingRules(damage)...)
+	}
+	return have, nil
 }

@@ -218,6 +218,31 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// A change that failed halfway is undone by going back to the state before.
+func TestBackAfterFailure(t *testing.T) {
+	for _, failing := range fresh(t, full()).Journal {
+		t.Run(failing, func(t *testing.T) {
+			k := newKernel()
+			d := start(k)
+			apply(t, d, gateway.State{})
+			broken := errors.New("broken for the test")
+			k.Fail = func(step string) error {
+				if step == failing {
+					return broken
+				}
+				return nil
+			}
+			_, err := d.Apply(t.Context(), full())
+			if set := failing == "sysctl net/ipv4/ip_forward=1"; set != (err == nil) { // set by the state before
+				t.Errorf("err = %v", err)
+			}
+			k.Fail = nil
+			apply(t, d, gateway.State{})
+			expectSame(t, fresh(t, gateway.State{}), k)
+		})
+	}
+}
+
 // dependsOn reports whether a step cannot be made without the other.
 func dependsOn(step, on string) bool {
 	family, _, isFamily := strings.Cut(on, " ")
@@ -420,9 +445,11 @@ func TestInterrupted(t *testing.T) {
 	k.Fail = func(step string) error {
 		if step == "IPv4 mangle" {
 			cancel()
+		}
+		if strings.HasPrefix(step, "IPv") {
 			return ctx.Err()
 		}
-		return ctx.Err()
+		return nil
 	}
 	if _, err := d.Apply(ctx, gateway.State{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v", err)
