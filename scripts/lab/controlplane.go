@@ -74,7 +74,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 func (l *Lab) startAgents(ctx context.Context) error {
 	if _, err := l.Host(Control).Start("kube-controller-manager", nil, l.kubeProgram("kube-controller-manager"),
 		"--kubeconfig="+kubeconfigFile("kube-controller-manager"), "--controllers="+controllers, "--leader-elect=false",
-		"--root-ca-file="+caFile, "--secure-port=0", "--profiling=false", "--kube-api-qps=200", "--kube-api-burst=400"); err != nil {
+		"--use-service-account-credentials", "--root-ca-file="+caFile, "--secure-port=0", "--profiling=false", "--kube-api-qps=200", "--kube-api-burst=400"); err != nil {
 		return err
 	}
 	for _, node := range l.nodes {

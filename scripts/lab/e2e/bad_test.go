@@ -46,15 +46,15 @@ func testBadMappings(t *testing.T, w *world) {
 	w.namespace(t, "bad", 1)
 	w.apply(t, "apiVersion: v1\nkind: Service\nmetadata: {name: headless, namespace: bad}\nspec: {clusterIP: None, selector: {app: echo}, ports: [{port: 8080}]}\n")
 	skip := len(w.daemon.Log())
-	for name, spec := range map[string]string{
-		"good":     `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7000, servicePort: 8080}]`,
-		"missing":  `addresses: [198.51.100.12], serviceName: nobody, ports: [{port: 7001}]`,
-		"headless": `addresses: [198.51.100.12], serviceName: headless, ports: [{port: 7002, servicePort: 8080}]`,
-		"portless": `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7003, servicePort: 8443}, {port: 7004, servicePort: 8080}]`,
-		"twice":    `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7000, servicePort: 8080}, {port: 7005, servicePort: 8080}]`,
+	for _, m := range []struct{ name, spec string }{
+		{"good", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7000, servicePort: 8080}]`},
+		{"missing", `addresses: [198.51.100.12], serviceName: nobody, ports: [{port: 7001}]`},
+		{"headless", `addresses: [198.51.100.12], serviceName: headless, ports: [{port: 7002, servicePort: 8080}]`},
+		{"portless", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7003, servicePort: 8443}, {port: 7004, servicePort: 8080}]`},
+		{"twice", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7000, servicePort: 8080}, {port: 7005, servicePort: 8080}]`},
 	} {
-		w.apply(t, mappingYAML("bad", name, spec))
-		if name == "good" {
+		w.apply(t, mappingYAML("bad", m.name, m.spec))
+		if m.name == "good" {
 			w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 7000), nil)
 		}
 	}
