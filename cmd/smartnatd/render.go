@@ -88,14 +88,8 @@ func render(out io.Writer, state gateway.State, cfg config.Config) error {
 	if _, err := fmt.Fprintln(out, "# ip rules and routes"); err != nil {
 		return err
 	}
-	set := policyrouting.Build(state, cfg.Ownership)
-	for _, route := range set.Routes {
-		if _, err := fmt.Fprintln(out, route); err != nil {
-			return err
-		}
-	}
-	for _, rule := range set.Rules {
-		if _, err := fmt.Fprintln(out, rule); err != nil {
+	for _, command := range policyrouting.Build(state, cfg.Ownership).Commands() {
+		if _, err := fmt.Fprintln(out, command); err != nil {
 			return err
 		}
 	}

@@ -86,8 +86,8 @@ func (d *Dataplane) Invalidate() {
 }
 
 // Apply brings the kernel to the state. What can be done is done, whatever fails beside it; what failed is observed again
-// by the next Apply. Additions go from the kernel's parameters by routes and rules of policy routing to netfilter,
-// removals the other way round.
+// by the next Apply. Additions go from the kernel's parameters by routes and rules of policy routing to netfilter and at
+// last to forwarding, removals the other way round.
 func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -97,7 +97,12 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 	errs = append(errs, err, d.route(changes.Additions(), &result))
 	for _, family := range d.opts.IPTables.Families() {
 		want := rules.Build(state, family, rules.Options{Ownership: d.opts.Ownership, RandomFully: d.opts.RandomFully})
-		errs = append(errs, d.filter(ctx, want, &result))
+		err := d.filter(ctx, want, &result)
+		errs = append(errs, err)
+		// A host that did not forward yet begins to only behind the boundary.
+		if family == netfilter.IPv4 && err == nil {
+			errs = append(errs, d.ensure(ipForward, "1", &result))
+		}
 	}
 	// Who was interrupted has not taken away what relies on the rest.
 	if ctx.Err() == nil {
@@ -113,14 +118,15 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	var result Result
 	var errs []error
 	d.families, d.routing, d.sysctls = map[netfilter.Family]family{}, policyrouting.Set{}, map[string]string{}
+	// A host that did not forward before us stops before the boundary goes.
+	restored, err := d.opts.Sysctls.Restore()
+	result.Sysctls = restored
+	errs = append(errs, err)
 	for _, family := range d.opts.IPTables.Families() {
 		errs = append(errs, d.filter(ctx, netfilter.Ruleset{Family: family}, &result))
 	}
 	have, err := d.opts.Routes.Observe()
-	errs = append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))
-	restored, err := d.opts.Sysctls.Restore()
-	result.Sysctls = restored
-	return result, errors.Join(append(errs, err)...)
+	return result, errors.Join(append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))...)
 }
 
 // planRouting returns what differs between the kernel's policy routing and what the state wants.

@@ -86,12 +86,12 @@ func TestOrderOfWrites(t *testing.T) {
 	}
 	result := apply(t, d, state)
 	want := []string{
-		"sysctl net/ipv4/ip_forward=1",
 		"sysctl net/ipv4/conf/eth1/rp_filter=2",
 		"ip route add 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
 		"ip route add default via 198.51.100.1 dev eth1 table 7380 proto 83",
 		"ip rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"IPv4 mangle", "IPv4 filter", "IPv4 nat",
+		"sysctl net/ipv4/ip_forward=1",
 		"IPv6 mangle", "IPv6 filter", "IPv6 nat",
 	}
 	if diff := cmp.Diff(want, k.Journal); diff != "" {
@@ -123,9 +123,9 @@ func TestOrderOfWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	want = []string{
+		"sysctl net/ipv4/ip_forward=0",
 		"IPv4 nat", "IPv4 filter", "IPv4 mangle",
 		"IPv6 nat", "IPv6 filter", "IPv6 mangle",
-		"sysctl net/ipv4/ip_forward=0",
 	}
 	if diff := cmp.Diff(want, k.Journal); diff != "" {
 		t.Errorf("cleaning up (-want +got):\n%s", diff)
@@ -252,7 +252,8 @@ func dependsOn(step, on string) bool {
 	case on == "observe routes":
 		return strings.HasPrefix(step, "ip ")
 	case strings.HasPrefix(family, "IPv") && isFamily:
-		return strings.HasPrefix(step, family+" ")
+		// Forwarding waits for the boundary.
+		return strings.HasPrefix(step, family+" ") || family == "IPv4" && strings.Contains(step, "ip_forward")
 	case strings.Contains(on, "route add 1") || strings.Contains(on, "route add 2"): // the network that a gateway is in
 		return strings.Contains(step, " default via ")
 	}

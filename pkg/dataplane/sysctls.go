@@ -21,10 +21,10 @@ const (
 
 func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
 
-// setSysctls has the host forward, and has uplinks take packets whose answers the main table would send another way: a
-// strict filter becomes a loose one, and never more than that.
+// setSysctls has uplinks take packets whose answers the main table would send another way: a strict filter becomes a loose
+// one, and never more than that.
 func (d *Dataplane) setSysctls(state gateway.State, result *Result) error {
-	errs := []error{d.ensure(ipForward, "1", result)}
+	var errs []error
 	all, err := d.opts.Sysctls.Get(reversePathFilter("all"))
 	if err != nil {
 		errs = append(errs, err)
