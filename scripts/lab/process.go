@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,10 +28,8 @@ type runner struct {
 
 // Process is a program that stays. What it prints goes to a log file.
 type Process struct {
-	name string
+	command
 	host *Host
-	argv []string
-	env  []string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -38,16 +37,38 @@ type Process struct {
 	err  error
 }
 
+// command says what runs.
+type command struct {
+	name string // which names the log
+	argv []string
+	env  []string
+	// ready returns nil once the program does its work; no ready means at once.
+	ready func(ctx context.Context) error
+	// closer is closed with the lab.
+	closer io.Closer
+}
+
 // Start starts a program on the host under a name of the caller's choice, which names its log.
 func (h *Host) Start(name string, env []string, argv ...string) (*Process, error) {
-	p := &Process{name: name, host: h, argv: argv, env: env}
+	return h.start(context.Background(), command{name: name, env: env, argv: argv})
+}
+
+func (h *Host) start(ctx context.Context, c command) (*Process, error) {
+	p := &Process{command: c, host: h}
 	if err := p.start(); err != nil {
 		return nil, err
 	}
 	h.run.mu.Lock()
-	defer h.run.mu.Unlock()
 	h.run.processes = append(h.run.processes, p)
-	return p, nil
+	h.run.mu.Unlock()
+	return p, p.waitReady(ctx)
+}
+
+func (p *Process) waitReady(ctx context.Context) error {
+	if p.ready == nil {
+		return nil
+	}
+	return p.until(ctx, p.ready)
 }
 
 func (p *Process) start() error {
@@ -136,12 +157,15 @@ func (p *Process) Stop(ctx context.Context) error {
 	}
 }
 
-// Restart starts the process again, killing it if it still runs.
-func (p *Process) Restart() error {
+// Restart starts the process again, killing it if it still runs, and returns when it does its work.
+func (p *Process) Restart(ctx context.Context) error {
 	if err := p.Kill(); err != nil {
 		return err
 	}
-	return p.start()
+	if err := p.start(); err != nil {
+		return err
+	}
+	return p.waitReady(ctx)
 }
 
 // Log is what the process printed so far, over all its restarts.
@@ -180,7 +204,11 @@ func (r *runner) killAll() error {
 	defer r.mu.Unlock()
 	var errs []error
 	for i := len(r.processes) - 1; i >= 0; i-- {
-		errs = append(errs, r.processes[i].Kill())
+		p := r.processes[i]
+		errs = append(errs, p.Kill())
+		if p.closer != nil {
+			errs = append(errs, p.closer.Close())
+		}
 	}
 	r.processes = nil
 	return errors.Join(errs...)

@@ -40,7 +40,7 @@ func testRestart(t *testing.T, w *world) {
 	}
 	traffic.awaitRounds(ctx, t, 20)
 	skip := len(w.daemon.Log())
-	if err := w.daemon.Restart(); err != nil {
+	if err := w.daemon.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitLog(ctx, t, skip, "in effect")

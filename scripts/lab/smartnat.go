@@ -1,0 +1,185 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// GatewayConfig is the /etc/smartnat.yaml of the lab's gateway; the files that it names are written by GrantGateway.
+const GatewayConfig = `source:
+  relay:
+    servers: ["https://10.10.0.11:8443"]
+    serverName: smartnat-relay.smartnat.svc
+    caFile: /etc/smartnat/ca.crt
+    tokenFile: /etc/smartnat/token
+uplinks:
+- {interface: eth1, gateway: 198.51.100.1}
+- {interface: eth2, gateway: 203.0.113.1}
+serviceRoutes:
+- {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
+`
+
+const (
+	gatewayConfigFile = "/etc/smartnat.yaml"
+	relayURL          = "https://" + Node1Address + ":8443"
+	relayName         = "smartnat-relay.smartnat.svc"
+)
+
+// ApplyRelay applies the relay's manifests. No controller of the lab makes pods of its Deployment: StartRelay stands in
+// for them.
+func (l *Lab) ApplyRelay(ctx context.Context) (string, error) {
+	return l.Kubectl(ctx, "apply", "-k", filepath.Join(l.repo, "relay/manifests"))
+}
+
+// StartRelay applies what the relay needs and starts it on node1, with the rights of its ServiceAccount and no others.
+// It returns when the relay is ready.
+func (l *Lab) StartRelay(ctx context.Context) (*Process, error) {
+	if err := l.ApplyCRDs(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := l.ApplyRelay(ctx); err != nil {
+		return nil, err
+	}
+	program, err := l.program("smartnat-relay")
+	if err != nil {
+		return nil, err
+	}
+	token, err := l.token(ctx, "smartnat-relay")
+	if err != nil {
+		return nil, err
+	}
+	if err := writeKubeconfig(kubeconfigFile("smartnat-relay"), apiServer, clientcmdapi.AuthInfo{Token: token}); err != nil {
+		return nil, err
+	}
+	if err := l.authority.issue("smartnat-relay", identity{user: "smartnat-relay", names: []string{relayName, Node1Address}}); err != nil {
+		return nil, err
+	}
+	return l.Host(Node1).start(ctx, command{
+		name: "smartnat-relay",
+		argv: []string{program, "--kubeconfig=" + kubeconfigFile("smartnat-relay"), "--secure-port=8443",
+			"--tls-cert-file=" + certFile("smartnat-relay"), "--tls-private-key-file=" + keyFile("smartnat-relay")},
+		ready: l.relayReady,
+	})
+}
+
+func (l *Lab) relayReady(ctx context.Context) error {
+	roots := x509.NewCertPool()
+	roots.AddCert(l.authority.certificate)
+	client := l.Host(Node1).HTTPClient()
+	client.Timeout = patience
+	client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: relayName}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, relayURL+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s/readyz: %s", relayURL, response.Status)
+	}
+	return nil
+}
+
+// GrantGateway makes a ServiceAccount for the gateway that may read what the relay shows, and puts its token and the
+// authority of the relay's certificate under /etc/smartnat. The relay's manifests must be there.
+func (l *Lab) GrantGateway(ctx context.Context) error {
+	for _, args := range [][]string{
+		{"create", "serviceaccount", "gateway-1", "--namespace=smartnat"},
+		{"create", "clusterrolebinding", "smartnat-gateway-1", "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:gateway-1"},
+	} {
+		if _, err := l.Kubectl(ctx, args...); err != nil && !strings.Contains(err.Error(), "already exists") {
+			return err
+		}
+	}
+	token, err := l.token(ctx, "gateway-1", "--audience=smartnat-relay")
+	if err != nil {
+		return err
+	}
+	gateway := l.Host(Gateway)
+	ca, err := gateway.ReadFile(caFile)
+	if err != nil {
+		return err
+	}
+	return errors.Join(gateway.WriteFile("/etc/smartnat/token", token), gateway.WriteFile("/etc/smartnat/ca.crt", ca))
+}
+
+// token asks the API server for a token of a ServiceAccount of SmartNat's namespace.
+func (l *Lab) token(ctx context.Context, account string, flags ...string) (string, error) {
+	output, err := l.Kubectl(ctx, append([]string{"create", "token", account, "--namespace=smartnat", "--duration=24h"}, flags...)...)
+	return strings.TrimSpace(output), err
+}
+
+// StartGateway writes /etc/smartnat.yaml on the gateway and starts smartnatd, as its unit does. It returns when smartnatd
+// says that it is ready. Restart waits for that too.
+func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error) {
+	program, err := l.program("smartnatd")
+	if err != nil {
+		return nil, err
+	}
+	gateway := l.Host(Gateway)
+	if err := gateway.WriteFile(gatewayConfigFile, config); err != nil {
+		return nil, err
+	}
+	address := &net.UnixAddr{Name: filepath.Join(workDir, fmt.Sprintf("notify-%d", time.Now().UnixNano())), Net: "unixgram"}
+	notify, err := net.ListenUnixgram("unixgram", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for smartnatd's word: %w", err)
+	}
+	return gateway.start(ctx, command{
+		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, env: []string{"NOTIFY_SOCKET=" + address.Name},
+		ready: func(context.Context) error { return heardReady(notify) }, closer: notify,
+	})
+}
+
+// Smartnatd runs one of smartnatd's commands on the gateway and returns what it prints.
+func (l *Lab) Smartnatd(ctx context.Context, args ...string) (string, error) {
+	program, err := l.program("smartnatd")
+	if err != nil {
+		return "", err
+	}
+	return l.Host(Gateway).Exec(ctx, append([]string{program}, args...)...)
+}
+
+// heardReady reads what came in by a notify socket since the last time.
+func heardReady(notify *net.UnixConn) error {
+	buffer := make([]byte, 4096)
+	for {
+		if err := notify.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			return err
+		}
+		n, err := notify.Read(buffer)
+		if err != nil {
+			return fmt.Errorf("not ready yet: %w", err)
+		}
+		if slices.Contains(strings.Split(string(buffer[:n]), "\n"), "READY=1") {
+			return nil
+		}
+	}
+}
+
+// program is one of SmartNat's own.
+func (l *Lab) program(name string) (string, error) {
+	if l.binDir == "" {
+		return "", fmt.Errorf("%s could not be built, see above", name)
+	}
+	return filepath.Join(l.binDir, name), nil
+}
