@@ -180,3 +180,21 @@ func TestParseRefusesWhatIsNotASave(t *testing.T) {
 		})
 	}
 }
+
+// FuzzParse holds that whatever was read is spelt such that it is read the same again.
+func FuzzParse(f *testing.F) {
+	for _, s := range spellings {
+		f.Add(s.text)
+	}
+	f.Add(`-m comment --comment "a \" -j" ! -i eth0 -g OURS`)
+	f.Add("-p tcp -m tcp --dport 0 -m statistic --mode random --probability 0.00000000001 -j ACCEPT")
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.ContainsAny(text, "\n\r") {
+			return
+		}
+		rule := parseRule(t, IPv4, text)
+		if again := parseRule(t, IPv4, rule.String()); again != rule {
+			t.Errorf("%q was read as\n%+v, and its spelling %q as\n%+v", text, rule, rule, again)
+		}
+	})
+}

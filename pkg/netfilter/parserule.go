@@ -62,11 +62,9 @@ func (r *ruleParser) basic(option, value string) bool {
 	case "-d":
 		return !r.rule.Destination.IsValid() && prefix(&r.rule.Destination, value)
 	case "-i":
-		r.rule.In = r.name(value)
-		return true
+		return r.rule.In == "" && r.word(&r.rule.In, value)
 	case "-o":
-		r.rule.Out = r.name(value)
-		return true
+		return r.rule.Out == "" && r.word(&r.rule.Out, value)
 	case "-p":
 		r.rule.Protocol = gateway.Protocol(r.name(value))
 		return value == string(gateway.TCP) || value == string(gateway.UDP) || value == string(gateway.SCTP)
@@ -74,15 +72,20 @@ func (r *ruleParser) basic(option, value string) bool {
 	return false
 }
 
+// word reads what iptables-save never has to quote.
+func (r *ruleParser) word(into *string, value string) bool {
+	*into = r.name(value)
+	return value != "" && !strings.ContainsAny(value, ` "\`)
+}
+
 // option reads an option of a match, named "MATCH --OPTION". A second one of a kind is not understood.
 func (r *ruleParser) option(name, value string) bool {
 	switch name {
 	case "tcp --dport", "udp --dport", "sctp --dport":
-		return r.rule.DestinationPorts == gateway.PortRange{} && ports(&r.rule.DestinationPorts, value, ":")
+		return r.match == string(r.rule.Protocol) && r.rule.DestinationPorts == gateway.PortRange{} &&
+			ports(&r.rule.DestinationPorts, value, ":") && r.rule.DestinationPorts != gateway.PortRange{}
 	case "multiport --dports":
-		first := r.rule.Multiport == ""
-		r.rule.Multiport = strings.Clone(value)
-		return first
+		return r.rule.Protocol != "" && r.rule.Multiport == "" && r.word(&r.rule.Multiport, value)
 	case "mark --mark":
 		return r.rule.Mark.Mask == 0 && mark(&r.rule.Mark, value) && r.rule.Mark.Mask != 0
 	case "connmark --mark":
@@ -97,7 +100,7 @@ func (r *ruleParser) option(name, value string) bool {
 		share, err := strconv.ParseFloat(value, 64)
 		first := r.rule.Probability == 0
 		r.rule.Probability = uint32(math.Round(share * Certain))
-		return err == nil && first && share > 0 && share <= 1
+		return err == nil && first && 0 < share && share <= 1 && r.rule.Probability != 0
 	case "comment --comment":
 		first := r.rule.Comment == ""
 		r.rule.Comment = strings.Clone(value)
@@ -153,8 +156,8 @@ func (r *ruleParser) target(verb Verb, name string) bool {
 	case "REJECT", "DNAT", "MARK", "CONNMARK":
 		return r.targetWithOptions(name) && len(r.tokens) == 0
 	default:
-		t.Verb, t.Chain = verb, r.name(name)
-		return len(r.tokens) == 0 && r.chains[name] != nil
+		t.Verb = verb
+		return len(r.tokens) == 0 && r.chains[name] != nil && r.word(&t.Chain, name)
 	}
 	return len(r.tokens) == 0
 }
@@ -172,8 +175,8 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 		t.Verb, t.RejectWith = Reject, defaultReject(r.family)
 		return true
 	case "REJECT --reject-with":
-		t.Verb, t.RejectWith = Reject, r.name(value)
-		return found
+		t.Verb = Reject
+		return found && r.word(&t.RejectWith, value)
 	case "DNAT --to-destination":
 		t.Verb = Translate
 		return t.parseDestination(value)
