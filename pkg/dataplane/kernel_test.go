@@ -72,6 +72,7 @@ func (h *host) prepare(t *testing.T) {
 	} {
 		run(t, "ip", args)
 	}
+	testenv.AwaitLocal(t, "2001:db8:1::10", "2001:db8:2::10")
 	for _, program := range []string{"iptables-", "ip6tables-"} {
 		// A rule in each table also sees to it that the tables are there before, as they will be after.
 		for _, args := range []string{

@@ -27,6 +27,8 @@ func host(t *testing.T) *Client {
 	testenv.NewNetNS(t)
 	for _, line := range []string{
 		"link add eth0 type veth peer name peer0", "link add eth1 type veth peer name peer1", "link add eth2 type veth peer name peer2",
+		"link set eth0 addrgenmode none", "link set eth1 addrgenmode none", "link set eth2 addrgenmode none",
+		"link set peer0 addrgenmode none", "link set peer1 addrgenmode none", "link set peer2 addrgenmode none",
 		"link set eth0 up", "link set eth1 up", "link set eth2 up", "link set peer0 up", "link set peer1 up", "link set peer2 up",
 		"addr add 10.10.0.2/24 dev eth0", "addr add 198.51.100.10/24 dev eth1", "addr add 203.0.113.10/24 dev eth2",
 		"addr add 2001:db8:10::2/64 dev eth0 nodad", "addr add 2001:db8:1::10/64 dev eth1 nodad", "addr add 2001:db8:2::10/64 dev eth2 nodad",
@@ -42,6 +44,7 @@ func host(t *testing.T) *Client {
 	} {
 		ip(t, line)
 	}
+	testenv.AwaitLocal(t, "2001:db8:10::2", "2001:db8:1::10", "2001:db8:2::10")
 	return New(gateway.DefaultOwnership())
 }
 

@@ -11,11 +11,13 @@ package testenv
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -149,4 +151,28 @@ func NewNetNS(t testing.TB) {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		t.Fatalf("bringing lo up: %v", err)
 	}
+}
+
+// AwaitLocal waits until the kernel takes the addresses for its own. For IPv6 that comes only after the link's carrier has
+// been noticed, in the background, and then adds routes that a comparison of before and after stumbles over.
+func AwaitLocal(t testing.TB, addresses ...string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for _, address := range addresses {
+		for !isLocal(t, address) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s did not become an address of this host", address)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+func isLocal(t testing.TB, address string) bool {
+	t.Helper()
+	routes, err := netlink.RouteGet(net.ParseIP(address))
+	if err != nil && !errors.Is(err, unix.ENETUNREACH) {
+		t.Fatalf("looking up the route to %s: %v", address, err)
+	}
+	return len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 }
