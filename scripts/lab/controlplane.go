@@ -50,9 +50,9 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", adminKubeconfig)
+	config, err := clientcmd.BuildConfigFromFlags("", AdminKubeconfig)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", adminKubeconfig, err)
+		return fmt.Errorf("reading %s: %w", AdminKubeconfig, err)
 	}
 	config.QPS, config.Burst = -1, -1
 	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -54,6 +54,9 @@ func (h *Host) live(ready chan<- error) {
 		err = h.mounts()
 	}
 	ready <- err
+	if err != nil {
+		return
+	}
 	for call := range h.calls {
 		call()
 	}
@@ -90,8 +93,13 @@ func (h *Host) mounts() error {
 			return fmt.Errorf("mounting %s: %w", m.target, err)
 		}
 	}
-	return nil
+	namespaces := fmt.Sprintf("/proc/%d/task/%d/ns", os.Getpid(), unix.Gettid())
+	return os.WriteFile(ThreadFile(h.Name), []byte(namespaces), 0o644)
 }
+
+// ThreadFile is where the lab says, for a program that enters a host from outside, in which folder of /proc the host's
+// namespaces are.
+func ThreadFile(host string) string { return filepath.Join(workDir, "hosts", host, "namespaces") }
 
 // close ends the host's thread and namespaces. Its processes must have ended.
 func (h *Host) close() error {

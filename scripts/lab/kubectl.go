@@ -31,7 +31,7 @@ func (l *Lab) Delete(ctx context.Context, yaml string) (string, error) {
 }
 
 func (l *Lab) kubectl(ctx context.Context, input string, args ...string) (string, error) {
-	argv := append([]string{l.kubeProgram("kubectl"), "--kubeconfig=" + adminKubeconfig, "--cache-dir=" + workDir + "/kubectl"}, args...)
+	argv := append([]string{l.kubeProgram("kubectl"), "--kubeconfig=" + AdminKubeconfig, "--cache-dir=" + workDir + "/kubectl"}, args...)
 	return l.Host(Control).ExecInput(ctx, input, argv...)
 }
 

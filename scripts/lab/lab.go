@@ -30,7 +30,7 @@ const (
 	logDir          = workDir + "/log"
 	pkiDir          = workDir + "/pki"
 	caFile          = pkiDir + "/ca.crt"
-	adminKubeconfig = pkiDir + "/admin.kubeconfig"
+	AdminKubeconfig = pkiDir + "/admin.kubeconfig"
 )
 
 // Lab is the running world. There is one at a time in a process.

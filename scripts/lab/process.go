@@ -100,6 +100,11 @@ func (p *Process) start() error {
 	return nil
 }
 
+// CommandLine is what was started, as a person would type it.
+func (p *Process) CommandLine() string {
+	return strings.Join(append([]string{filepath.Base(p.argv[0])}, p.argv[1:]...), " ")
+}
+
 // PID is its process number, as the lab counts.
 func (p *Process) PID() int {
 	p.mu.Lock()

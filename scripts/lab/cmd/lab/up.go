@@ -1,0 +1,99 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func upCommand() *cobra.Command {
+	var bare bool
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Bring the lab up, and stay until Ctrl-C or `lab down`",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return inside(func(ctx context.Context, door *door) error { return up(ctx, door, bare) })
+		},
+	}
+	cmd.Flags().BoolVar(&bare, "bare", false, "hosts and control plane alone: no relay, no smartnatd")
+	return cmd
+}
+
+// inside runs fn in the lab's namespaces, with a door by which `shell` and `down` of other terminals find it.
+func inside(fn func(ctx context.Context, door *door) error) error {
+	if !testenv.Inside() {
+		if err := buildDoor(); err != nil {
+			return err
+		}
+	}
+	status, err := lab.Run(func() int {
+		// The terminal sends Ctrl-C to the process outside as well, which ends, and the namespaces with it.
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		door, err := findDoor()
+		if err == nil {
+			err = fn(ctx, door)
+		}
+		if err != nil && !errors.Is(err, context.Canceled) {
+			fmt.Fprintf(os.Stderr, "lab: %v\n", err)
+			return 1
+		}
+		return 0
+	})
+	if err != nil {
+		return err
+	}
+	os.Exit(status)
+	return nil
+}
+
+func up(ctx context.Context, door *door, bare bool) error {
+	limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	started := time.Now()
+	l, err := lab.Start(limit)
+	if err != nil {
+		return err
+	}
+	if !bare {
+		if err := startSmartNat(limit, l); err != nil {
+			return err
+		}
+	}
+	if err := door.open(); err != nil {
+		return err
+	}
+	fmt.Printf("The lab is up after %.1f s. In another terminal:\n\n", time.Since(started).Seconds())
+	fmt.Printf("  lab shell HOST    a shell on one of: %s\n", strings.Join(l.Hosts(), " "))
+	fmt.Printf("  lab down          the end (or Ctrl-C here)\n\n")
+	<-ctx.Done()
+	return nil
+}
+
+// startSmartNat brings up what the demo brings up, without a word.
+func startSmartNat(ctx context.Context, l *lab.Lab) error {
+	if _, err := l.StartRelay(ctx); err != nil {
+		return err
+	}
+	if err := l.GrantGateway(ctx); err != nil {
+		return err
+	}
+	_, err := l.StartGateway(ctx, lab.GatewayConfig)
+	return err
+}
