@@ -1,6 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 // Package packages tests what the packages install, as far as it can be tested before they are made; test.sh does the rest.
 package packages
 
@@ -15,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/scripts/lab"
 )
 
 const delivered = "../../systemd/smartnat.yaml"
@@ -52,5 +55,16 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses")
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
 		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
+	}
+}
+
+// What README.md tells people to write is what the demo and the end-to-end tests run with.
+func TestReadmeShowsTheConfigOfTheDemo(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```yaml\n"+lab.GatewayConfig+"```\n") {
+		t.Errorf("README.md does not show the demo's config:\n%s", lab.GatewayConfig)
 	}
 }
