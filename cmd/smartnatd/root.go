@@ -4,8 +4,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/smartnat/smartnat/pkg/config"
@@ -49,7 +47,7 @@ func loadConfig(cmd *cobra.Command) (config.Config, error) {
 	}
 	cfg, err := config.Load(path)
 	if err != nil {
-		return cfg, usageError{fmt.Errorf("config %s:\n%w", path, err)}
+		return cfg, usageError{err}
 	}
 	return cfg, nil
 }

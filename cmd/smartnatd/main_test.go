@@ -1,0 +1,154 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func smartnatd(t *testing.T, stdin string, args ...string) (exit int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	exit = run(t.Context(), args, strings.NewReader(stdin), &out, &errs)
+	return exit, out.String(), errs.String()
+}
+
+func TestRenderOfTheExample(t *testing.T) {
+	exit, stdout, stderr := smartnatd(t, "", "render", "-f", "testdata/mapping.yaml", "-f", "testdata/service.yaml")
+	if exit != 0 || stderr != "" {
+		t.Fatalf("exit code %d, %s", exit, stderr)
+	}
+	const golden = "testdata/render.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(stdout), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), stdout); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRenderReadsAnyLayoutOfFilesAlike(t *testing.T) {
+	mapping, service := readFile(t, "testdata/mapping.yaml"), readFile(t, "testdata/service.yaml")
+	_, want, _ := smartnatd(t, "", "render", "-f", "testdata/mapping.yaml", "-f", "testdata/service.yaml")
+	for _, test := range []struct {
+		name, stdin string
+		args        []string
+	}{
+		{"files the other way round", "", []string{"-f", "testdata/service.yaml", "-f", "testdata/mapping.yaml"}},
+		{"documents on standard input", mapping + "---\n" + service, []string{"-f", "-"}},
+		{"a folder", "", []string{"-f", "testdata"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			exit, got, stderr := smartnatd(t, test.stdin, append([]string{"render"}, test.args...)...)
+			if exit != 0 {
+				t.Fatal(stderr)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRenderTellsWhatIsNotInEffect(t *testing.T) {
+	exit, stdout, stderr := smartnatd(t, "", "render", "-f", "testdata/mapping.yaml")
+	if exit != 0 || !strings.Contains(stdout, "*nat") {
+		t.Errorf("exit code %d: a finding is no failure\n%s", exit, stdout)
+	}
+	if want := "spec.serviceName: Service default/echo-test-service does not exist"; !strings.Contains(stderr, want) {
+		t.Errorf("standard error is %q, want %q in it", stderr, want)
+	}
+}
+
+func TestMistakesAreOneClearLineEach(t *testing.T) {
+	config := func(text string) string {
+		path := filepath.Join(t.TempDir(), "smartnat.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const files = "source: {files: {paths: [/nonexistent]}}\n"
+	for _, test := range []struct {
+		name string
+		args []string
+		exit int
+		want []string
+	}{
+		{"no config", []string{"--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml", "no such file"}},
+		{"an unknown key", []string{"--config", config(files + "uplink: []\n")}, exitUsage, []string{"uplink"}},
+		{"two mistakes", []string{"--config", config(files + "resync: soon\nmasquerade: perhaps\n")}, exitUsage, []string{"resync", "masquerade"}},
+		{"a certificate that cannot be read", []string{"--config", config("source: {relay: {servers: [\"https://192.0.2.1\"], caFile: /nonexistent.crt, tokenFile: /dev/null}}\n")},
+			exitUsage, []string{"source.relay.caFile", "/nonexistent.crt"}},
+		{"render without files", []string{"render"}, exitUsage, []string{"-f FILE"}},
+		{"render of a file that is missing", []string{"render", "-f", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
+		{"an unknown command", []string{"mapp"}, exitFailure, []string{"mapp"}},
+		{"an unknown flag", []string{"--verbose"}, exitUsage, []string{"--verbose"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			exit, _, stderr := smartnatd(t, "", test.args...)
+			if exit != test.exit {
+				t.Errorf("exit code %d, want %d", exit, test.exit)
+			}
+			for _, want := range test.want {
+				if n := linesWith(stderr, want); n != 1 {
+					t.Errorf("%d lines name %q, want 1:\n%s", n, want, stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestOnlyOneRunsOnAHost(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	first, err := lockInstance(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockInstance(dir); err == nil || !strings.Contains(err.Error(), "already running (pid ") {
+		t.Errorf("a second one: %v, want it refused", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := lockInstance(dir)
+	if err != nil {
+		t.Fatalf("after the first one ended: %v", err)
+	}
+	_ = second.Close()
+}
+
+func linesWith(text, part string) int {
+	n := 0
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			n++
+		}
+	}
+	return n
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
