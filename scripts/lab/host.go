@@ -27,6 +27,8 @@ type Host struct {
 	Name string
 
 	ns netns.NsHandle
+	// namespaces is where /proc shows all of them.
+	namespaces string
 	// path is where its programs are looked up.
 	path string
 	// calls are run on the one thread that is in all of the host's namespaces.
@@ -52,6 +54,9 @@ func (h *Host) live(ready chan<- error) {
 	if err == nil {
 		h.ns = ns
 		err = h.mounts()
+	}
+	if err == nil {
+		err = h.writeEnterFile()
 	}
 	ready <- err
 	if err != nil {
@@ -93,13 +98,27 @@ func (h *Host) mounts() error {
 			return fmt.Errorf("mounting %s: %w", m.target, err)
 		}
 	}
-	namespaces := fmt.Sprintf("/proc/%d/task/%d/ns", os.Getpid(), unix.Gettid())
-	return os.WriteFile(ThreadFile(h.Name), []byte(namespaces), 0o644)
+	h.namespaces = fmt.Sprintf("/proc/%d/task/%d/ns", os.Getpid(), unix.Gettid())
+	return nil
 }
 
-// ThreadFile is where the lab says, for a program that enters a host from outside, in which folder of /proc the host's
-// namespaces are.
-func ThreadFile(host string) string { return filepath.Join(workDir, "hosts", host, "namespaces") }
+// EnterFile says, to a shell that reads it in the lab's namespaces, where the host's namespaces are and what its PATH is.
+func EnterFile(host string) string { return filepath.Join(workDir, "hosts", host, "enter") }
+
+// addPath lets the host find programs in a folder before, or after, all others.
+func (h *Host) addPath(dir string, first bool) error {
+	if first {
+		h.path = dir + string(filepath.ListSeparator) + h.path
+	} else {
+		h.path += string(filepath.ListSeparator) + dir
+	}
+	return h.writeEnterFile()
+}
+
+func (h *Host) writeEnterFile() error {
+	text := fmt.Sprintf("namespaces='%s'\nPATH='%s'\n", h.namespaces, h.path)
+	return os.WriteFile(EnterFile(h.Name), []byte(text), 0o644)
+}
 
 // close ends the host's thread and namespaces. Its processes must have ended.
 func (h *Host) close() error {

@@ -130,13 +130,23 @@ func (l *Lab) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := l.chooseBackend(); err != nil {
+	if err := l.choosePrograms(); err != nil {
 		return err
 	}
 	if !l.options.controlPlane {
 		return nil
 	}
 	return l.startControlPlane(ctx)
+}
+
+// choosePrograms lets each host find the programs that belong on it.
+func (l *Lab) choosePrograms() error {
+	if l.binDir != "" {
+		if err := l.Host(Gateway).addPath(l.binDir, false); err != nil {
+			return err
+		}
+	}
+	return errors.Join(l.Host(Control).addPath(l.kubeDir, true), l.chooseBackend())
 }
 
 // chooseBackend puts programs of the chosen back end before all others in the gateway's PATH.
@@ -160,8 +170,7 @@ func (l *Lab) chooseBackend() error {
 			}
 		}
 	}
-	gateway.path = dir + string(filepath.ListSeparator) + gateway.path
-	return nil
+	return gateway.addPath(dir, true)
 }
 
 // Stop ends all processes and hosts.

@@ -7,15 +7,27 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
+	"sort"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(programKey) != "" {
+		os.Exit(program())
+	}
+	lab.Main(m)
+}
 
 func testContext(t *testing.T, limit time.Duration) context.Context {
 	t.Helper()
@@ -68,6 +80,64 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 		}
 		if got := exec(ctx, t, l.Host(lab.Gateway), "iptables", "--version"); got != "iptables v1.8.9 (legacy)\n" {
 			t.Errorf("iptables --version = %q, want the legacy one", got)
+		}
+	})
+	t.Run("a capture sees both directions, and by which link", func(t *testing.T) {
+		capture, err := l.Host(lab.Gateway).Capture("eth1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = capture.Close() }()
+		other, err := l.Host(lab.Gateway).Capture("eth2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = other.Close() }()
+		flow, err := l.Host(lab.Client).OpenFlow(ctx, "udp", lab.Join(lab.External1, 7), 4321)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = flow.Close() }()
+		if _, err := flow.Echo(ctx); err != nil {
+			t.Fatal(err)
+		}
+		client, server := netip.MustParseAddrPort("192.0.2.10:4321"), netip.MustParseAddrPort("198.51.100.10:7")
+		want := []lab.Packet{
+			{Protocol: unix.IPPROTO_UDP, Source: client, Destination: server},
+			{Protocol: unix.IPPROTO_UDP, Source: server, Destination: client, Out: true},
+		}
+		got, err := capture.Packets()
+		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
+			t.Errorf("packets on eth1: %v (-want +got):\n%s", err, diff)
+		}
+		if got, err := other.Packets(); err != nil || len(got) > 0 {
+			t.Errorf("packets on eth2: %v, %v", got, err)
+		}
+	})
+	t.Run("a process that was killed starts again, and its log goes on", func(t *testing.T) {
+		process, err := l.Host(lab.Router).Start("counter", nil, "sh", "-c", "echo started; exec sleep 1000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		starts := func(want int) {
+			t.Helper()
+			if err := lab.Poll(ctx, func(context.Context) error {
+				if got := strings.Count(process.Log(), "started"); got != want {
+					return fmt.Errorf("started %d times, want %d", got, want)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		starts(1)
+		first := process.PID()
+		if err := process.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+		starts(2)
+		if err := unix.Kill(first, 0); err == nil {
+			t.Errorf("process %d still runs", first)
 		}
 	})
 	t.Run("a host's files are its own", func(t *testing.T) {
@@ -141,11 +211,43 @@ func TestCluster(t *testing.T) {
 			t.Errorf("HTTP answer = %+v, %v", answer, err)
 		}
 	})
+	t.Run("endpoints follow pods", func(t *testing.T) {
+		ready := func(want ...string) {
+			t.Helper()
+			bound, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := lab.Poll(bound, func(ctx context.Context) error {
+				got, err := readyPods(ctx, l)
+				if diff := cmp.Diff(want, got); err == nil && diff != "" {
+					return fmt.Errorf("ready pods (-want +got):\n%s", diff)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ready("echo-1", "echo-2")
+		if err := l.SetReady(ctx, "", "echo-2", false); err != nil {
+			t.Fatal(err)
+		}
+		ready("echo-1")
+		if err := l.SetReady(ctx, "", "echo-2", true); err != nil {
+			t.Fatal(err)
+		}
+		ready("echo-1", "echo-2")
+		if err := l.RemovePod(ctx, "", "echo-1"); err != nil {
+			t.Fatal(err)
+		}
+		ready("echo-2")
+		if l.PodHost("", "echo-1") != nil {
+			t.Error("the pod's host is still there")
+		}
+	})
 	t.Run("the API server's word is in the error", func(t *testing.T) {
 		if _, err := l.Apply(ctx, "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 70000}]}\n"); err == nil {
 			t.Error("port 70000 was accepted")
-		} else {
-			t.Log(err)
+		} else if !strings.Contains(err.Error(), "must be between 1 and 65535") {
+			t.Errorf("the error does not say why: %v", err)
 		}
 	})
 	t.Run("Mappings are known", func(t *testing.T) {
@@ -153,6 +255,24 @@ func TestCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// readyPods are the names of the pods that the endpoint slices of the Service echo call ready.
+func readyPods(ctx context.Context, l *lab.Lab) ([]string, error) {
+	slices, err := l.Kube().DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=echo"})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, slice := range slices.Items {
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
+				names = append(names, endpoint.TargetRef.Name)
+			}
+		}
+	}
+	sort.Strings(names)
+	return names, nil
 }
 
 const echoService = `

@@ -124,14 +124,11 @@ func (d *demo) controlPlane(ctx context.Context) (err error) {
 	if d.lab, err = lab.Start(ctx); err != nil {
 		return err
 	}
-	for i, node := range []string{lab.Node1, lab.Node2, lab.Node2} {
-		pod := lab.Pod{Name: fmt.Sprintf("echo-%d", i+1), Node: node, Labels: map[string]string{"app": "echo"}}
-		if _, err := d.lab.AddPod(ctx, pod); err != nil {
-			return err
-		}
+	if err := addPods(ctx, d.lab); err != nil {
+		return err
 	}
 	show("etcd, kube-apiserver and kube-controller-manager run on the host control, kube-proxy on node1 and node2.")
-	return d.kubectl(ctx, "get", "nodes,pods", "--output=wide", "--no-headers=false")
+	return d.kubectl(ctx, "get", "nodes,pods", "--output=custom-columns=KIND:.kind,NAME:.metadata.name,NODE:.spec.nodeName,POD IP:.status.podIP")
 }
 
 // kubectl runs kubectl and shows it.
@@ -209,7 +206,8 @@ func (d *demo) mapping(ctx context.Context) error {
 func (d *demo) reach(ctx context.Context) error {
 	d.step("A client outside the cluster, 192.0.2.10, reaches the Service by both uplinks")
 	client := d.lab.Host(lab.Client)
-	for uplink, address := range map[string]string{"eth1": lab.External1, "eth2": lab.External2} {
+	for _, path := range [][2]string{{"eth1", lab.External1}, {"eth2", lab.External2}} {
+		uplink, address := path[0], path[1]
 		capture, err := d.lab.Host(lab.Gateway).Capture(uplink)
 		if err != nil {
 			return err

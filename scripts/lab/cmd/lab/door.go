@@ -6,11 +6,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -87,12 +89,22 @@ func labProcess() (int, error) {
 	return int(who.Pid), nil
 }
 
+// unbound is an error while a lab holds the door, open or not.
+func unbound() error {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(socket) }()
+	return unix.Bind(socket, doorAddress())
+}
+
 func downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "End the lab",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			pid, err := labProcess()
 			if err != nil {
 				return err
@@ -101,13 +113,15 @@ func downCommand() *cobra.Command {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				return fmt.Errorf("ending the lab: %w", err)
 			}
-			return nil
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			return lab.Poll(ctx, func(context.Context) error { return unbound() })
 		},
 	}
 }
 
 func shellCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "shell HOST [COMMAND...]",
 		Short: "Open a shell on a host of the lab, or run a command there",
 		Args:  cobra.MinimumNArgs(1),
@@ -127,6 +141,8 @@ func shellCommand() *cobra.Command {
 			return enter(pid, args[0], command)
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // what follows HOST is the command's
+	return cmd
 }
 
 // enter becomes nsenter(1), twice: into the lab, and there into the host.
@@ -139,11 +155,12 @@ func enter(pid int, host string, command []string) error {
 	if os.Getuid() != 0 {
 		argv = append(argv, "--user", "--preserve-credentials")
 	}
-	script := `thread=` + lab.ThreadFile("$1") + `
-[ -r "$thread" ] || { echo "lab: no host $1; there are:" $(ls /run/netns) >&2; exit 1; }
-host=$1; thread=$(cat "$thread"); shift
-export PS1="$host# " HOST="$host"
-exec nsenter --mount="$thread/mnt" --net="$thread/net" --wd=/ -- "$@"`
-	argv = append(argv, "--", "/bin/sh", "-c", script, "lab", host)
+	// The first argument is the host's file, the second its name, and the rest is to be run there.
+	script := `[ -r "$1" ] || { echo "lab: no host $2; there are:" $(ls /run/netns) >&2; exit 1; }
+. "$1"
+export PATH HOST="$2" PS1="$2# "
+shift 2
+exec nsenter --mount="$namespaces/mnt" --net="$namespaces/net" --wd=/ -- "$@"`
+	argv = append(argv, "--", "/bin/sh", "-c", script, "lab", lab.EnterFile(host), host)
 	return unix.Exec(nsenter, append(argv, command...), append(os.Environ(), "KUBECONFIG="+lab.AdminKubeconfig))
 }

@@ -25,13 +25,13 @@ func upCommand() *cobra.Command {
 	var bare bool
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Bring the lab up, and stay until Ctrl-C or `lab down`",
+		Short: "Bring the lab up, with three pods, relay and smartnatd, and stay until Ctrl-C or `lab down`",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return inside(func(ctx context.Context, door *door) error { return up(ctx, door, bare) })
 		},
 	}
-	cmd.Flags().BoolVar(&bare, "bare", false, "hosts and control plane alone: no relay, no smartnatd")
+	cmd.Flags().BoolVar(&bare, "bare", false, "no relay, no smartnatd")
 	return cmd
 }
 
@@ -71,6 +71,9 @@ func up(ctx context.Context, door *door, bare bool) error {
 	if err != nil {
 		return err
 	}
+	if err := addPods(limit, l); err != nil {
+		return err
+	}
 	if !bare {
 		if err := startSmartNat(limit, l); err != nil {
 			return err
@@ -83,6 +86,17 @@ func up(ctx context.Context, door *door, bare bool) error {
 	fmt.Printf("  lab shell HOST    a shell on one of: %s\n", strings.Join(l.Hosts(), " "))
 	fmt.Printf("  lab down          the end (or Ctrl-C here)\n\n")
 	<-ctx.Done()
+	return nil
+}
+
+// addPods makes three pods on two nodes.
+func addPods(ctx context.Context, l *lab.Lab) error {
+	for i, node := range []string{lab.Node1, lab.Node2, lab.Node2} {
+		pod := lab.Pod{Name: fmt.Sprintf("echo-%d", i+1), Node: node, Labels: map[string]string{"app": "echo"}}
+		if _, err := l.AddPod(ctx, pod); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
