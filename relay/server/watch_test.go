@@ -1,0 +1,242 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+// bothProtocols runs a test over each version of HTTP that clients use.
+func bothProtocols(t *testing.T, test func(*testing.T, *http.Client)) {
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
+		t.Run(proto, func(t *testing.T) {
+			transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: proto == "HTTP/2"}
+			t.Cleanup(transport.CloseIdleConnections)
+			test(t, &http.Client{Transport: transport})
+		})
+	}
+}
+
+func TestWatch(t *testing.T) {
+	const streamed = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+	for _, test := range []struct {
+		name, query string
+		want        []string
+	}{
+		{"as of old, from what there is", "watch=1", []string{"ADDED a", "ADDED b", "MODIFIED a", "DELETED b"}},
+		{"from version 0", "watch=1&resourceVersion=0", []string{"ADDED a", "ADDED b", "MODIFIED a", "DELETED b"}},
+		{"from a version", "watch=1&resourceVersion=NOW", []string{"MODIFIED a", "DELETED b"}},
+		{"with the initial events", streamed, []string{"ADDED a", "ADDED b", "BOOKMARK true", "MODIFIED a", "DELETED b"}},
+		{"with the initial events, not older than", streamed + "&resourceVersion=NOW",
+			[]string{"ADDED a", "ADDED b", "BOOKMARK true", "MODIFIED a", "DELETED b"}},
+		{"without the initial events", "watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan", []string{"MODIFIED a", "DELETED b"}},
+		{"of one", "watch=1&fieldSelector=metadata.name%3Db", []string{"ADDED b", "DELETED b"}},
+		{"of those with a label that is changed", "watch=1&labelSelector=tier%3Dold", []string{"ADDED a", "ADDED b", "DELETED a", "DELETED b"}},
+		{"of those with the new label", "watch=1&labelSelector=tier%3Dnew", []string{"ADDED a"}},
+		{"of those without the new label", "watch=1&labelSelector=tier%21%3Dnew", []string{"ADDED a", "ADDED b", "DELETED a", "DELETED b"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bothProtocols(t, func(t *testing.T, client *http.Client) {
+				f := newFixture(t, nil)
+				for _, name := range []string{"a", "b"} {
+					f.put(t, name, "old")
+				}
+				_, now := f.cache.Mappings().List()
+				next := openWatch(t, client, "https://"+f.address+mappingsPath+"?"+strings.Replace(test.query, "NOW", now.String(), 1))
+				f.put(t, "a", "new")
+				if err := f.cache.Mappings().Store().Delete(newMapping("shop", "b", "web")); err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for range test.want {
+					e := next()
+					m := decode[metav1.PartialObjectMetadata](t, e)
+					got = append(got, e.Type+" "+m.Name+m.Annotations[metav1.InitialEventsAnnotationKey])
+					if m.Kind != "Mapping" || m.ResourceVersion == "" {
+						t.Errorf("%s of a %q of version %q", e.Type, m.Kind, m.ResourceVersion)
+					}
+				}
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("-want +got\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// put writes a Mapping into the relay, past the cluster, so that tests know when it is there.
+func (f *fixture) put(t *testing.T, name, tier string) {
+	t.Helper()
+	m := newMapping("shop", name, "web")
+	m.Labels = map[string]string{"tier": tier}
+	if err := f.cache.Mappings().Store().Update(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A watch outlasts the server's write timeout and ends when the client said, with the version that it has reached.
+func TestWatchEndsInTime(t *testing.T) {
+	bothProtocols(t, func(t *testing.T, client *http.Client) {
+		cache := watchcache.New(watchcache.NewEpoch(), 4)
+		for _, r := range []*watchcache.Resource{cache.Mappings(), cache.Services(), cache.EndpointSlices()} {
+			if err := r.Store().Replace(nil, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		server := httptest.NewUnstartedServer(handlerOf(t, cache))
+		server.EnableHTTP2 = true
+		server.Config.WriteTimeout = readHeaderTimeout / 100
+		server.StartTLS()
+		defer server.Close()
+		_, at := cache.Mappings().List()
+		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion="+at.String())
+		e := next()
+		if m := decode[metav1.PartialObjectMetadata](t, e); e.Type != "BOOKMARK" || m.ResourceVersion != at.String() {
+			t.Errorf("%s at %s, want a bookmark at %s", e.Type, m.ResourceVersion, at)
+		}
+		if e := next(); e != nil {
+			t.Errorf("%s after the end", e.Type)
+		}
+	})
+}
+
+func TestWatchesEndWithTheRelay(t *testing.T) {
+	bothProtocols(t, func(t *testing.T, client *http.Client) {
+		f := newFixture(t, nil)
+		next := openWatch(t, client, "https://"+f.address+mappingsPath+"?watch=1")
+		f.stop()
+		if e := next(); e != nil {
+			t.Errorf("%s, want the end", e.Type)
+		}
+	})
+}
+
+// A watcher that does not read is not waited for, and costs no memory: what it has missed is forgotten, and it is told.
+func TestSlowWatcherIsCutOff(t *testing.T) {
+	bothProtocols(t, func(t *testing.T, client *http.Client) {
+		f := newFixture(t, func(c *Config) { c.Cache = watchcache.New(watchcache.NewEpoch(), 4) })
+		next := openWatch(t, client, "https://"+f.address+mappingsPath+"?watch=1")
+		const changes = 600
+		for i := range changes {
+			m := newMapping("shop", "web", "web")
+			m.Generation = int64(i)
+			m.Labels = map[string]string{"filling": strings.Repeat("x", 100_000)}
+			if err := f.cache.Mappings().Store().Update(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		events := 0
+		for e := next(); e != nil; e = next() {
+			if events++; e.Type != "ERROR" {
+				continue
+			}
+			if s := decode[metav1.Status](t, e); s.Kind != "Status" || s.Code != http.StatusGone || s.Reason != metav1.StatusReasonExpired {
+				t.Errorf("%+v, want the Status 410 Expired", s)
+			}
+			if e := next(); e != nil {
+				t.Errorf("%v after the error", e.Type)
+			}
+			return
+		}
+		t.Errorf("ended without an error after %d events of %d", events, changes)
+	})
+}
+
+func TestWatchOfTables(t *testing.T) {
+	f := newFixture(t, nil)
+	f.put(t, "a", "old")
+	f.put(t, "b", "old")
+	client := &http.Client{Transport: acceptTable{&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}}
+	next := openWatch(t, client, "https://"+f.address+mappingsPath+
+		"?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
+	var got []string
+	for range 3 {
+		e := next()
+		table := decode[metav1.Table](t, e)
+		if table.Kind != "Table" || len(table.Rows) != 1 {
+			t.Fatalf("%s, want a Table of one row", e.Object)
+		}
+		got = append(got, fmt.Sprint(e.Type, " ", len(table.ColumnDefinitions), " ", table.Rows[0].Cells[0]))
+	}
+	// As of kube-apiserver, the columns come with the first event alone.
+	if diff := cmp.Diff([]string{"ADDED 7 a", "ADDED 0 b", "BOOKMARK 0 <nil>"}, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+type acceptTable struct{ next http.RoundTripper }
+
+func (a acceptTable) RoundTrip(req *http.Request) (*http.Response, error) {
+	req.Header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+	return a.next.RoundTrip(req)
+}
+
+// openWatch opens a watch and returns what reads the next event of it.
+func openWatch(t *testing.T, client *http.Client, url string) func() *event {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = as(gatewayToken)
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("status %d", resp.StatusCode)
+	}
+	lines := bufio.NewReader(resp.Body)
+	return func() *event {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		e := &event{}
+		if err == nil {
+			err = json.Unmarshal(line, e)
+		}
+		if err != nil {
+			t.Fatalf("%v after %q", err, line)
+		}
+		return e
+	}
+}
+
+// event is one of any kind.
+type event struct {
+	Type   string
+	Object json.RawMessage
+}
+
+// decode reads the object of an event as one of some type.
+func decode[T any](t *testing.T, e *event) T {
+	t.Helper()
+	var obj T
+	if e == nil {
+		t.Fatal("the watch ended")
+	}
+	if err := json.Unmarshal(e.Object, &obj); err != nil {
+		t.Fatalf("%v in %s", err, e.Object)
+	}
+	return obj
+}
