@@ -12,7 +12,7 @@ type Ownership struct {
 	MarkMask uint32
 	// RoutingTable is the table of the first uplink; the uplink numbered n has RoutingTable+n-1: `routingTable`.
 	RoutingTable int
-	// RulePriority is the priority of all our `ip rule` entries: `rulePriority`.
+	// RulePriority is the priority of our `ip rule` entries for egress, those of the uplinks have the next: `rulePriority`.
 	RulePriority int
 	// RouteProtocol tags our routes and our `ip rule` entries (rtnetlink(7), rtm_protocol): `routeProtocol`.
 	RouteProtocol int
@@ -45,6 +45,10 @@ func (o Ownership) flag(n int) Mark {
 
 // Forwarded is set on connections that a Mapping translated.
 func (o Ownership) Forwarded() Mark { return o.flag(0) }
+
+// Egress is set on packets of connections that a pod opened and that leave with an external address. It shares its bit
+// with Forwarded, which is set on connections alone.
+func (o Ownership) Egress() Mark { return o.flag(0) }
 
 // Masquerade is set on connections whose source address is to be hidden.
 func (o Ownership) Masquerade() Mark { return o.flag(1) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"time"
 )
 
 // Protocol is a transport protocol, in lower case.
@@ -79,8 +80,23 @@ type Forward struct {
 	Direct bool
 	// Shift is set when port First+i leads to Backend.Port+i; otherwise every port leads to Backend.Port.
 	Shift bool
-	// Masquerade hides the client's address behind the host's.
+	// Masquerade hides the client's address behind the host's. Without it those who come in by an uplink keep theirs; who
+	// comes from elsewhere, a pod or the host itself, is hidden all the same, or the answer would pass the host by.
 	Masquerade bool
+	// Affinity keeps a client with the Backend that it had, as long as it comes back within this time; 0 is off.
+	Affinity time.Duration
+}
+
+// Egress has the connections that pods open through the host leave with an external address, by its uplink.
+type Egress struct {
+	// Address is the external address.
+	Address netip.Addr
+	// Uplink is the number of the one that holds the address.
+	Uplink int
+	// Owner is the Mapping, as namespace/name.
+	Owner string
+	// Sources are the pods, all of the Address's family. Sorted.
+	Sources []netip.Addr
 }
 
 // Uplink is a link to the outside. A connection that came in by it is answered through it.
@@ -111,6 +127,10 @@ type State struct {
 	Uplinks []Uplink
 	// ServiceRoutes are sorted by destination.
 	ServiceRoutes []ServiceRoute
+	// Egresses are sorted by owner and address. A source is in one of them at most.
+	Egresses []Egress
+	// ClampMSS lowers the segment size that the ends of forwarded TCP connections offer each other to what the path takes.
+	ClampMSS bool
 }
 
 // Host is what was observed of the host; it decides nothing by itself.
@@ -119,6 +139,10 @@ type Host struct {
 	Links []Link
 	// DefaultRoutes are those of the main table, best metric first.
 	DefaultRoutes []DefaultRoute
+	// Unreachable are neighbours that were asked for and do not answer. Sorted.
+	Unreachable []netip.Addr
+	// SCTP is set when the kernel can match and translate SCTP.
+	SCTP bool
 }
 
 // Link is a network interface of the host.
