@@ -31,7 +31,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-var comparable = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+var addresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 // TestScenarios computes testdata/NAME/objects.yaml on host.yaml with config.yaml, or for any address without them, in many
 // orders, and compares the outcome with want.txt.
@@ -53,7 +53,7 @@ func TestScenarios(t *testing.T) {
 				shuffle(random, snapshot.EndpointSlices)
 				shuffle(random, host.Links)
 				again, findingsAgain := calc.Calculate(snapshot, host, cfg)
-				if diff := cmp.Diff(state, again, comparable); diff != "" {
+				if diff := cmp.Diff(state, again, addresses); diff != "" {
 					t.Fatalf("the State depends on the order of the objects (-first +shuffled):\n%s", diff)
 				}
 				if diff := cmp.Diff(findings, findingsAgain); diff != "" {

@@ -100,9 +100,10 @@ func whyNoGateway(c config.Uplink) string {
 func connected(link gateway.Link) []netip.Prefix {
 	var networks []netip.Prefix
 	for _, a := range link.Addresses {
-		if !a.IsSingleIP() && !(a.Addr().Is6() && a.Addr().IsLinkLocalUnicast()) {
-			networks = append(networks, a.Masked())
+		if a.IsSingleIP() || a.Addr().Is6() && a.Addr().IsLinkLocalUnicast() {
+			continue
 		}
+		networks = append(networks, a.Masked())
 	}
 	slices.SortFunc(networks, comparePrefixes)
 	return slices.Compact(networks)

@@ -61,11 +61,10 @@ func noToken(content []byte) error {
 }
 
 func noPair(certFile string, key []byte) error {
-	cert, err := os.ReadFile(certFile)
-	if err != nil || noCertificate(cert) != nil {
-		return nil // named already
-	}
-	if _, err := tls.X509KeyPair(cert, key); err != nil {
+	cert, unreadable := os.ReadFile(certFile)
+	_, err := tls.X509KeyPair(cert, key)
+	// What is wrong with the certificate itself is told by its own key.
+	if err != nil && unreadable == nil && noCertificate(cert) == nil {
 		return fmt.Errorf("must hold the key of the certificate in certFile: %w", err)
 	}
 	return nil

@@ -190,7 +190,7 @@ func splitList(text string, elem reflect.Type) ([]any, error) {
 
 // addDecodeErrors takes the errors out of the tree that mapstructure joined them to.
 func (l *loader) addDecodeErrors(err error) {
-	switch err := err.(type) {
+	switch err := err.(type) { //nolint:errorlint // the tree itself is walked, level by level
 	case interface{ Unwrap() []error }:
 		for _, err := range err.Unwrap() {
 			l.addDecodeErrors(err)

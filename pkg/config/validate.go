@@ -187,6 +187,9 @@ func interfaceProblem(text string) string {
 	return ""
 }
 
+// reachable includes what routers announce themselves as.
+func reachable(a netip.Addr) bool { return a.IsGlobalUnicast() || a.Is6() && a.IsLinkLocalUnicast() }
+
 // validateAddresses wants addresses that a host can have.
 func validateAddresses(addrs []netip.Addr, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -195,7 +198,7 @@ func validateAddresses(addrs []netip.Addr, at *field.Path) field.ErrorList {
 		switch {
 		case seen[a]:
 			errs = append(errs, field.Duplicate(at.Index(i), a.String()))
-		case a.Is4In6() || a.Zone() != "" || !(a.IsGlobalUnicast() || a.Is6() && a.IsLinkLocalUnicast()):
+		case a.Is4In6() || a.Zone() != "" || !reachable(a):
 			errs = append(errs, field.Invalid(at.Index(i), a.String(), "must be a unicast address"))
 		}
 		seen[a] = true

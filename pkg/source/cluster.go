@@ -133,8 +133,8 @@ func (c *cluster) Snapshot() calc.Snapshot {
 	return s
 }
 
-// put adds an object to the Snapshot, and reports whether it belongs there.
-func put(s *calc.Snapshot, object any) bool {
+// put adds an object to the Snapshot.
+func put(s *calc.Snapshot, object any) {
 	switch o := object.(type) {
 	case *v1alpha1.Mapping:
 		s.Mappings = append(s.Mappings, o)
@@ -142,10 +142,7 @@ func put(s *calc.Snapshot, object any) bool {
 		s.Services = append(s.Services, o)
 	case *discoveryv1.EndpointSlice:
 		s.EndpointSlices = append(s.EndpointSlices, o)
-	default:
-		return false
 	}
-	return true
 }
 
 // listWatch lists and watches through a typed client, and tells contact how it went.

@@ -55,8 +55,11 @@ func ReadFiles(paths []string, stdin io.Reader) (calc.Snapshot, error) {
 // filesOf returns the path itself, or what a folder holds directly, as kubectl does without --recursive.
 func filesOf(path string) ([]string, error) {
 	info, err := os.Stat(path)
-	if err != nil || !info.IsDir() {
-		return []string{path}, nil // reading it will say why
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {

@@ -6,8 +6,7 @@ package source
 import (
 	"encoding/json"
 	"encoding/pem"
-	"io"
-	stdlog "log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -76,7 +75,7 @@ func newStub(t *testing.T, watchList bool) *stub {
 	s := &stub{watchList: watchList, token: "secret", objects: map[string][]string{}, watchers: map[chan string]string{}}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.EnableHTTP2 = true
-	s.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // of connections that tests cut
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of connections that tests cut
 	s.StartTLS()
 	t.Cleanup(s.stop)
 	return s
