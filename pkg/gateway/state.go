@@ -76,6 +76,8 @@ type Forward struct {
 	SourcesDeny bool
 	// Backends share the connections evenly. Sorted. Empty: connections are rejected at once.
 	Backends []Backend
+	// Draining are endpoints that take no new connections but keep those that they have until they are gone. Sorted.
+	Draining []Backend
 	// Direct is set when the Backends are endpoints rather than a ClusterIP.
 	Direct bool
 	// Shift is set when port First+i leads to Backend.Port+i; otherwise every port leads to Backend.Port.
