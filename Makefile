@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab test test-unit test-packages verify lint update packages clean
+.PHONY: help setup build demo lab test test-unit test-packages test-boot verify lint update packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-unit: ## what needs neither root nor a control plane; any package: make tes
 
 test-packages: packages ## install, upgrade and remove the packages in a root of their own
 	@scripts/packages/test.sh
+
+test-boot: packages ## boot a Debian with the deb and do what the README says (debootstrap, systemd-nspawn, root)
+	@scripts/packages/boot.sh
 
 verify: ## what a reviewer would check: generated code, go mod tidy, lint, licence headers, shell scripts
 	@scripts/setup.sh test
