@@ -101,9 +101,9 @@ func waitForEnter(ctx context.Context) error {
 }
 
 // step announces the next thing that is done.
-func (d *demo) step(format string, args ...any) {
+func (d *demo) step(title string) {
 	d.steps++
-	fmt.Printf("\n%d. %s  [%.1f s]\n", d.steps, fmt.Sprintf(format, args...), time.Since(d.started).Seconds())
+	fmt.Printf("\n%d. %s  [%.1f s]\n", d.steps, title, time.Since(d.started).Seconds())
 }
 
 // show prints a text as part of the step.
@@ -128,7 +128,7 @@ func (d *demo) controlPlane(ctx context.Context) (err error) {
 		return err
 	}
 	show("etcd, kube-apiserver and kube-controller-manager run on the host control, kube-proxy on node1 and node2.")
-	return d.kubectl(ctx, "get", "nodes,pods", "--output=custom-columns=KIND:.kind,NAME:.metadata.name,NODE:.spec.nodeName,POD IP:.status.podIP")
+	return d.kubectl(ctx, "get", "pods", "--output=custom-columns=POD:.metadata.name,NODE:.spec.nodeName,IP:.status.podIP")
 }
 
 // kubectl runs kubectl and shows it.
@@ -150,7 +150,7 @@ func (d *demo) kinds(ctx context.Context) error {
 	if err := d.lab.ApplyCRDs(ctx); err != nil {
 		return err
 	}
-	command(lab.Control, "kubectl apply --server-side -f apis/crds", "")
+	command(lab.Control, "kubectl apply --server-side -f apis/crds", "established")
 	output, err := d.lab.ApplyRelay(ctx)
 	command(lab.Control, "kubectl apply -k relay/manifests", output)
 	if err != nil {
@@ -234,7 +234,7 @@ func (d *demo) reach(ctx context.Context) error {
 				in++
 			}
 		}
-		show(fmt.Sprintf("      %d packets came in by %s, %d went out by it.", in, uplink, out))
+		show(fmt.Sprintf("%-38s %d packets came in by %s, %d went out by it", "", in, uplink, out))
 		if err := capture.Close(); err != nil {
 			return err
 		}
