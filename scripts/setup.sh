@@ -96,7 +96,7 @@ fi
 
 echo "setup: $manager install ${packages[*]}"
 if [[ $manager == apt-get ]]; then
-	export DEBIAN_FRONTEND=noninteractive
+	export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 	apt-get -qq update
 	apt-get -qq install --yes --no-install-recommends "${packages[@]}" >/dev/null
 else

@@ -57,7 +57,7 @@ lint() { # golangci-lint, the walls between packages included
 	local bin
 	bin="$(scripts/tools/build.sh lint)"
 	"$bin/golangci-lint" config verify
-	"$bin/golangci-lint" run ./...
+	"$bin/golangci-lint" run --allow-serial-runners ./...
 }
 
 headers() { # every source file says whose it is and under which licence
