@@ -148,8 +148,8 @@ func testWatch(t *testing.T, p *controlPlane, gateway []string) {
 		}
 	}
 	expect("ADDED", "web")
-	p.write("new.yaml", []byte(strings.NewReplacer("name: web,", "name: new,", "192.0.2.1]", "192.0.2.2]").Replace(
-		objects[:strings.Index(objects, "---")])))
+	mapping, _, _ := strings.Cut(objects, "---")
+	p.write("new.yaml", []byte(strings.NewReplacer("name: web,", "name: new,", "192.0.2.1]", "192.0.2.2]").Replace(mapping)))
 	p.kubectl("create", "--filename", p.path("new.yaml"))
 	expect("ADDED", "new")
 	p.kubectl("delete", "--filename", p.path("new.yaml"))

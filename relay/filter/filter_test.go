@@ -102,8 +102,9 @@ func meta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name}
 }
 
-func mapping(namespace, name, service string, change ...func(*v1alpha1.Mapping)) *v1alpha1.Mapping {
-	m := &v1alpha1.Mapping{ObjectMeta: meta(namespace, name), Spec: v1alpha1.MappingSpec{
+// mapping returns one of the namespace shop.
+func mapping(name, service string, change ...func(*v1alpha1.Mapping)) *v1alpha1.Mapping {
+	m := &v1alpha1.Mapping{ObjectMeta: meta("shop", name), Spec: v1alpha1.MappingSpec{
 		Addresses: []string{"192.0.2.1"}, ServiceName: service, Ports: []v1alpha1.MappingPort{{Port: 80}},
 	}}
 	for _, f := range change {
@@ -133,15 +134,15 @@ func TestVisible(t *testing.T) {
 		want     []string
 	}{
 		{"no Mapping shows nothing", nil, nil},
-		{"a Mapping shows the Service of its own namespace", []*v1alpha1.Mapping{mapping("shop", "a", "web")},
+		{"a Mapping shows the Service of its own namespace", []*v1alpha1.Mapping{mapping("a", "web")},
 			[]string{"mapping shop/a", "service shop/web", "slice shop/web-1", "slice shop/web-2"}},
-		{"two Mappings show a Service once", []*v1alpha1.Mapping{mapping("shop", "a", "web"), mapping("shop", "b", "web")},
+		{"two Mappings show a Service once", []*v1alpha1.Mapping{mapping("a", "web"), mapping("b", "web")},
 			[]string{"mapping shop/a", "mapping shop/b", "service shop/web", "slice shop/web-1", "slice shop/web-2"}},
-		{"a Service that does not exist shows nothing", []*v1alpha1.Mapping{mapping("shop", "a", "gone")}, []string{"mapping shop/a"}},
+		{"a Service that does not exist shows nothing", []*v1alpha1.Mapping{mapping("a", "gone")}, []string{"mapping shop/a"}},
 		{"a Mapping that is not valid shows itself alone", []*v1alpha1.Mapping{
-			mapping("shop", "a", "web", func(m *v1alpha1.Mapping) { m.Spec.Ports[0].Port = 70000 }),
+			mapping("a", "web", func(m *v1alpha1.Mapping) { m.Spec.Ports[0].Port = 70000 }),
 		}, []string{"mapping shop/a"}},
-		{"no name of a Service matches slices of none", []*v1alpha1.Mapping{mapping("shop", "a", "")}, []string{"mapping shop/a"}},
+		{"no name of a Service matches slices of none", []*v1alpha1.Mapping{mapping("a", "")}, []string{"mapping shop/a"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := filter.Visible(filter.Cluster{Mappings: test.mappings, Services: services, EndpointSlices: slices})

@@ -4,6 +4,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -76,7 +77,7 @@ func parseVersion(s string) (watchcache.Version, error) {
 		return 0, nil
 	}
 	v, err := watchcache.ParseVersion(s)
-	if err == watchcache.ErrExpired {
+	if errors.Is(err, watchcache.ErrExpired) {
 		return 0, expired(s)
 	}
 	if err != nil {

@@ -89,8 +89,8 @@ func TestStatus(t *testing.T) {
 			if err := json.Unmarshal(body, &got); err != nil {
 				t.Fatalf("%v in %q", err, body)
 			}
-			if got.Kind != "Status" || got.APIVersion != "v1" || got.Status != "Failure" || resp.StatusCode != int(got.Code) {
-				t.Errorf("status %d, body %s", resp.StatusCode, body)
+			if got.Kind != "Status" || got.APIVersion != "v1" || got.Status != "Failure" || resp.status != int(got.Code) {
+				t.Errorf("status %d, body %s", resp.status, body)
 			}
 			got = metav1.Status{Code: got.Code, Reason: got.Reason, Message: got.Message}
 			if test.want.Message == "" {
@@ -106,8 +106,8 @@ func TestStatus(t *testing.T) {
 func TestProbes(t *testing.T) {
 	f := newFixture(t, nil)
 	for _, path := range []string{"/livez", "/healthz", "/readyz"} {
-		if resp, body := f.do(t, "GET", path, http.Header{}); resp.StatusCode != 200 || string(body) != "ok" {
-			t.Errorf("%s: %d %q", path, resp.StatusCode, body)
+		if resp, body := f.do(t, "GET", path, http.Header{}); resp.status != 200 || string(body) != "ok" {
+			t.Errorf("%s: %d %q", path, resp.status, body)
 		}
 	}
 }
@@ -116,7 +116,7 @@ func TestNothingIsServedBeforeTheClusterIsKnown(t *testing.T) {
 	server := httptest.NewServer(handlerOf(t, watchcache.New(watchcache.NewEpoch(), 1)))
 	defer server.Close()
 	for path, want := range map[string]int{"/readyz": 503, "/livez": 200, mappingsPath: 429, mappingsPath + "?watch=1": 429} {
-		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+path, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,8 +257,8 @@ func TestAcceptOfWhatIsNotWritten(t *testing.T) {
 	} {
 		header := as(gatewayToken)
 		header.Set("Accept", accept)
-		if resp, body := f.do(t, "GET", mappingsPath, header); resp.StatusCode != want {
-			t.Errorf("Accept: %s: %d %s, want %d", accept, resp.StatusCode, body, want)
+		if resp, body := f.do(t, "GET", mappingsPath, header); resp.status != want {
+			t.Errorf("Accept: %s: %d %s, want %d", accept, resp.status, body, want)
 		}
 	}
 }
@@ -277,8 +277,8 @@ func TestLongListsAreCompressed(t *testing.T) {
 	header = as(gatewayToken)
 	header.Set("Accept-Encoding", "gzip")
 	resp, compressed := f.do(t, "GET", mappingsPath, header)
-	if resp.Header.Get("Content-Encoding") != "gzip" || len(compressed) > len(plain)/10 {
-		t.Fatalf("%d of %d bytes, encoding %q", len(compressed), len(plain), resp.Header.Get("Content-Encoding"))
+	if resp.header.Get("Content-Encoding") != "gzip" || len(compressed) > len(plain)/10 {
+		t.Fatalf("%d of %d bytes, encoding %q", len(compressed), len(plain), resp.header.Get("Content-Encoding"))
 	}
 	reader, err := gzip.NewReader(strings.NewReader(string(compressed)))
 	if err != nil {

@@ -155,8 +155,14 @@ func (f *fixture) smartnatClient(t *testing.T) versioned.Interface {
 	return client
 }
 
-// do sends a request and returns the answer with its body.
-func (f *fixture) do(t *testing.T, method, path string, header http.Header) (*http.Response, []byte) {
+// answer is what a request got.
+type answer struct {
+	status int
+	header http.Header
+}
+
+// do sends a request and returns the answer and its body.
+func (f *fixture) do(t *testing.T, method, path string, header http.Header) (answer, []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -180,7 +186,7 @@ func (f *fixture) do(t *testing.T, method, path string, header http.Header) (*ht
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, body
+	return answer{resp.StatusCode, resp.Header}, body
 }
 
 // get reads a path as the gateway and decodes the answer.
@@ -190,7 +196,7 @@ func (f *fixture) get(t *testing.T, path string, into any) int {
 	if err := json.Unmarshal(body, into); err != nil {
 		t.Fatalf("GET %s: %v in %q", path, err, body)
 	}
-	return resp.StatusCode
+	return resp.status
 }
 
 func eventually(t *testing.T, what string, condition func() bool) {

@@ -8,7 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	stdlog "log"
+	stdlog "log" //nolint:depguard // http.Server takes no other logger
 	"net"
 	"net/http"
 	"sync"

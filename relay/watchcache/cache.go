@@ -66,9 +66,13 @@ func New(epoch Version, history int) *Cache {
 	return c
 }
 
-// Mappings, Services and EndpointSlices are the kinds of the Cache.
-func (c *Cache) Mappings() *Resource       { return &c.mappings }
-func (c *Cache) Services() *Resource       { return &c.services }
+// Mappings are all there are.
+func (c *Cache) Mappings() *Resource { return &c.mappings }
+
+// Services are those that a valid Mapping names.
+func (c *Cache) Services() *Resource { return &c.services }
+
+// EndpointSlices are those of Services that a valid Mapping names.
 func (c *Cache) EndpointSlices() *Resource { return &c.slices }
 
 // HasSynced says whether the Cache has seen the whole cluster. Before that it must not be read: what is missing in it

@@ -20,7 +20,10 @@ func mapping(name, label string) *v1alpha1.Mapping {
 	return &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{"l": label}}}
 }
 
-func synced(t *testing.T, history int) *Cache {
+// history is how many changes the Caches of these tests keep.
+const history = 4
+
+func synced(t *testing.T) *Cache {
 	t.Helper()
 	c := New(NewEpoch(), history)
 	for _, r := range kinds(c) {
@@ -45,8 +48,7 @@ func update(t *testing.T, c *Cache, m *v1alpha1.Mapping) {
 }
 
 func TestHistoryIsBounded(t *testing.T) {
-	const history = 4
-	c := synced(t, history)
+	c := synced(t)
 	_, start := c.Mappings().List()
 	for i := range 100 {
 		update(t, c, mapping("web", fmt.Sprint(i)))
@@ -68,9 +70,9 @@ func TestHistoryIsBounded(t *testing.T) {
 }
 
 func TestVersionsOfOthersAreExpired(t *testing.T) {
-	c := synced(t, 4)
+	c := synced(t)
 	_, at := c.Mappings().List()
-	other := synced(t, 4)
+	other := synced(t)
 	_, foreign := other.Mappings().List()
 	for name, version := range map[string]Version{
 		"of another process": foreign, "of the future": at + 1, "zero": 0, "of a cluster": 4711, "the largest": ^Version(0),
@@ -121,7 +123,7 @@ func TestVersionsAreComparedAsClientsDo(t *testing.T) {
 }
 
 func TestWatchersWakeForWhatTheySee(t *testing.T) {
-	c := synced(t, 4)
+	c := synced(t)
 	_, at := c.Services().List()
 	_, _, more, err := c.Services().Since(at)
 	if err != nil {
@@ -151,7 +153,7 @@ func TestWatchersWakeForWhatTheySee(t *testing.T) {
 }
 
 func TestEntriesAreEncodedOnceAndCarryTheVersion(t *testing.T) {
-	c := synced(t, 4)
+	c := synced(t)
 	update(t, c, mapping("web", "a"))
 	entry := c.Mappings().Get("shop", "web")
 	text, err := entry.JSON()
@@ -172,7 +174,7 @@ func TestEntriesAreEncodedOnceAndCarryTheVersion(t *testing.T) {
 }
 
 func TestStoreRefusesOtherTypes(t *testing.T) {
-	c := synced(t, 4)
+	c := synced(t)
 	for name, obj := range map[string]any{"another kind": &corev1.Service{}, "nothing": nil} {
 		if err := c.Mappings().Store().Update(obj); err == nil {
 			t.Errorf("%s was taken", name)
