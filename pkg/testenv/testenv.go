@@ -112,7 +112,7 @@ func RequireKernel(t testing.TB) {
 func RequireTool(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
-		missing(t, fmt.Sprintf("needs the program %s: `make setup` installs it", program))
+		missing(t, fmt.Sprintf("needs the program %s, which `make setup` installs or `make test` builds", program))
 	}
 }
 

@@ -51,8 +51,9 @@ func (h *Host) Capture(link string) (*Capture, error) {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(unix.SetsockoptInt(c.socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
-			unix.Bind(c.socket, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: device.Index}))
+		// Only root gets this much room; who has less is told of losses.
+		_ = unix.SetsockoptInt(c.socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+		err = unix.Bind(c.socket, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: device.Index})
 		if err != nil {
 			return errors.Join(err, unix.Close(c.socket))
 		}

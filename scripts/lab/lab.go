@@ -65,10 +65,21 @@ func WithBackend(name string) Option { return func(o *options) { o.backend = nam
 // WithoutControlPlane starts hosts alone, which takes no time.
 func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = false } }
 
+func newOptions(opts []Option) options {
+	o := options{controlPlane: true}
+	for _, option := range opts {
+		option(&o)
+	}
+	return o
+}
+
 // New starts a lab that ends with the test. It must run under Main.
 func New(t testing.TB, opts ...Option) *Lab {
 	t.Helper()
 	testenv.RequireKernel(t)
+	if newOptions(opts).controlPlane {
+		testenv.RequireTool(t, filepath.Join(os.Getenv(kubeKey), "kube-apiserver"))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	l, err := Start(ctx, opts...)
@@ -89,16 +100,13 @@ func New(t testing.TB, opts ...Option) *Lab {
 // Start starts a lab, for callers that share it among tests. It must run inside Run or Main.
 func Start(ctx context.Context, opts ...Option) (*Lab, error) {
 	l := &Lab{
-		options: options{controlPlane: true},
+		options: newOptions(opts),
 		repo:    os.Getenv(repoKey), kubeDir: os.Getenv(kubeKey), binDir: os.Getenv(binKey),
 		run: &runner{}, hosts: map[string]*Host{}, pods: map[string]*podState{},
 		nodes: map[string]*nodeState{
 			Node1: {name: Node1, address: Node1Address, pods: netip.MustParsePrefix(podNetworkNode1), used: map[netip.Addr]bool{}},
 			Node2: {name: Node2, address: Node2Address, pods: netip.MustParsePrefix(podNetworkNode2), used: map[netip.Addr]bool{}},
 		},
-	}
-	for _, option := range opts {
-		option(&l.options)
 	}
 	if !testenv.Inside() || l.repo == "" {
 		return nil, errors.New("a lab runs inside lab.Main or lab.Run")

@@ -78,7 +78,7 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 				t.Errorf("%s = %q (%v), want %s", name, got, err, want)
 			}
 		}
-		if got := exec(ctx, t, l.Host(lab.Gateway), "iptables", "--version"); got != "iptables v1.8.9 (legacy)\n" {
+		if got := exec(ctx, t, l.Host(lab.Gateway), "iptables", "--version"); !strings.Contains(got, "(legacy)") {
 			t.Errorf("iptables --version = %q, want the legacy one", got)
 		}
 	})

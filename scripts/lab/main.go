@@ -26,17 +26,17 @@ const (
 	binKey  = "SMARTNAT_LAB_BIN"
 )
 
-// Main is testenv.Main for packages whose tests use a lab: what the lab runs is built first, by programs that are
-// cached outside the tree.
+// Main is testenv.Main for packages whose tests use a lab. SmartNat's programs are built first, into a cache outside the
+// tree. The control plane, which can take minutes, is not: New misses it where it has not been built.
 func Main(m *testing.M) {
-	if err := prepare(); err != nil {
+	if err := prepare("--where"); err != nil {
 		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
 		os.Exit(1)
 	}
 	testenv.Main(m)
 }
 
-// Run is testenv.Run for programs that use a lab.
+// Run is testenv.Run for programs that use a lab. All that the lab runs is built first.
 func Run(program func() int) (status int, err error) {
 	if err := prepare(); err != nil {
 		return 1, err
@@ -44,8 +44,8 @@ func Run(program func() int) (status int, err error) {
 	return testenv.Run(program)
 }
 
-// prepare builds the control plane and SmartNat's programs, where it has not been done yet.
-func prepare() error {
+// prepare builds SmartNat's programs and, as the flags of scripts/kube/build.sh say, the control plane.
+func prepare(kubeFlags ...string) error {
 	if testenv.Inside() || os.Getenv(repoKey) != "" {
 		return nil
 	}
@@ -53,7 +53,7 @@ func prepare() error {
 	if err != nil {
 		return err
 	}
-	kube, err := output(filepath.Join(repo, "scripts/kube/build.sh"))
+	kube, err := output(append([]string{filepath.Join(repo, "scripts/kube/build.sh")}, kubeFlags...)...)
 	if err != nil {
 		return err
 	}
