@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/host"
@@ -85,6 +86,7 @@ func newDataplane(cfg config.Config, tables *iptables.Runner) *dataplane.Datapla
 		IPTables:    tables,
 		Routes:      rtnetlink.New(cfg.Ownership),
 		Sysctls:     sysctl.New(cfg.RuntimeDir),
+		Conntrack:   conntrack.New(cfg.Ownership),
 	})
 }
 

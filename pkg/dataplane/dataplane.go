@@ -32,8 +32,16 @@ type Routes interface {
 	Apply(changes policyrouting.Changes) (policyrouting.Changes, error)
 }
 
+// Conntrack knows the connections that the kernel translates by what it remembers of their beginning.
+type Conntrack interface {
+	// Cut ends those of ours that the state does not make, and returns how many.
+	Cut(ctx context.Context, state gateway.State) (int, error)
+}
+
 // Sysctls reads and writes kernel parameters.
 type Sysctls interface {
+	// List returns the parameters that match a pattern as path.Match has it.
+	List(pattern string) ([]string, error)
 	// Get's error is fs.ErrNotExist where there is no such parameter.
 	Get(key string) (string, error)
 	Set(key, value string) error
@@ -47,9 +55,10 @@ type Options struct {
 	// RandomFully is set when the kernel and iptables know MASQUERADE's --random-fully.
 	RandomFully bool
 
-	IPTables IPTables
-	Routes   Routes
-	Sysctls  Sysctls
+	IPTables  IPTables
+	Routes    Routes
+	Sysctls   Sysctls
+	Conntrack Conntrack
 }
 
 // Dataplane brings the kernel to a State, and remembers what it wrote. It is safe for several goroutines.
@@ -62,6 +71,8 @@ type Dataplane struct {
 	families map[netfilter.Family]family
 	routing  policyrouting.Set
 	sysctls  map[string]string
+	// cut is what the connections were held against last, nil where nobody knows.
+	cut *gateway.State
 }
 
 type family struct {
@@ -83,11 +94,12 @@ func (d *Dataplane) Invalidate() {
 		f.trusted = false
 		d.families[name] = f
 	}
+	d.cut = nil
 }
 
 // Apply brings the kernel to the state. What can be done is done, whatever fails beside it; what failed is observed again
 // by the next Apply. Additions go from the kernel's parameters by routes and rules of policy routing to netfilter and at
-// last to forwarding, removals the other way round.
+// last to forwarding, removals the other way round. Connections follow the rules.
 func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -95,18 +107,21 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 	errs := []error{d.setSysctls(state, &result)}
 	changes, err := d.planRouting(state, &result)
 	errs = append(errs, err, d.route(changes.Additions(), &result))
+	var filterErr error
 	for _, family := range d.opts.IPTables.Families() {
 		want := rules.Build(state, family, rules.Options{Ownership: d.opts.Ownership, RandomFully: d.opts.RandomFully})
-		err := d.filter(ctx, want, &result)
-		errs = append(errs, err)
-		// A host that did not forward yet begins to only behind the boundary.
-		if family == netfilter.IPv4 && err == nil {
-			errs = append(errs, d.ensure(ipForward, "1", &result))
+		if err := d.filter(ctx, want, &result); err != nil {
+			filterErr = errors.Join(filterErr, err)
+			continue
 		}
+		// A host that did not forward yet begins to only behind the boundary.
+		errs = append(errs, d.startForwarding(family, state, &result))
 	}
+	errs = append(errs, filterErr)
 	// Who was interrupted has not taken away what relies on the rest.
 	if ctx.Err() == nil {
 		errs = append(errs, d.route(changes.Removals(), &result), d.restoreSysctls(state, &result))
+		errs = append(errs, d.cutConnections(ctx, state, filterErr == nil, &result))
 	}
 	return result, errors.Join(errs...)
 }
@@ -117,7 +132,7 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	defer d.mu.Unlock()
 	var result Result
 	var errs []error
-	d.families, d.routing, d.sysctls = map[netfilter.Family]family{}, policyrouting.Set{}, map[string]string{}
+	d.families, d.routing, d.sysctls, d.cut = map[netfilter.Family]family{}, policyrouting.Set{}, map[string]string{}, nil
 	// A host that did not forward before us stops before the boundary goes.
 	restored, err := d.opts.Sysctls.Restore()
 	result.Sysctls = restored
@@ -126,7 +141,9 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 		errs = append(errs, d.filter(ctx, netfilter.Ruleset{Family: family}, &result))
 	}
 	have, err := d.opts.Routes.Observe()
-	return result, errors.Join(append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))...)
+	errs = append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))
+	// Without the rules the kernel would go on translating what it remembers.
+	return result, errors.Join(append(errs, d.cutConnections(ctx, gateway.State{}, false, &result))...)
 }
 
 // planRouting returns what differs between the kernel's policy routing and what the state wants.

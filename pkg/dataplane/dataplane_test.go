@@ -6,6 +6,7 @@ package dataplane_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -24,7 +25,7 @@ import (
 func start(k *dataplanetest.Kernel) *dataplane.Dataplane {
 	return dataplane.New(dataplane.Options{
 		Ownership: gateway.DefaultOwnership(), RandomFully: true,
-		IPTables: k.Tables, Routes: k.Routes, Sysctls: k.Sysctls,
+		IPTables: k.Tables, Routes: k.Routes, Sysctls: k.Sysctls, Conntrack: k.Conntrack,
 	})
 }
 
@@ -108,7 +109,7 @@ func TestOrderOfWrites(t *testing.T) {
 	apply(t, d, gateway.State{})
 	want = []string{
 		"IPv4 mangle", "IPv4 filter", "IPv4 nat",
-		"IPv6 mangle", "IPv6 filter",
+		"IPv6 mangle", "IPv6 filter", "IPv6 nat",
 		"ip rule del priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"ip route del default via 198.51.100.1 dev eth1 table 7380 proto 83",
 		"ip route del 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
@@ -185,7 +186,7 @@ func TestExecutions(t *testing.T) {
 // Every step fails once; all that does not need it is done, and the next Apply brings the rest.
 func TestFailures(t *testing.T) {
 	want := fresh(t, full())
-	steps := slices.Concat([]string{"observe routes", "IPv4 save", "IPv6 save"}, want.Journal)
+	steps := slices.Concat([]string{"observe routes", "IPv4 save", "IPv6 save", "cut connections"}, want.Journal)
 	for _, failing := range steps {
 		t.Run(failing, func(t *testing.T) {
 			k := newKernel()
@@ -253,7 +254,9 @@ func dependsOn(step, on string) bool {
 		return strings.HasPrefix(step, "ip ")
 	case strings.HasPrefix(family, "IPv") && isFamily:
 		// Forwarding waits for the boundary.
-		return strings.HasPrefix(step, family+" ") || family == "IPv4" && strings.Contains(step, "ip_forward")
+		return strings.HasPrefix(step, family+" ") || strings.HasPrefix(step, "sysctl net/"+strings.ToLower(family)) && !strings.Contains(step, "rp_filter")
+	case strings.Contains(on, "accept_ra"): // or the host would lose what it heard from routers
+		return strings.Contains(step, "net/ipv6/conf/all/forwarding")
 	case strings.Contains(on, "route add 1") || strings.Contains(on, "route add 2"): // the network that a gateway is in
 		return strings.Contains(step, " default via ")
 	}
@@ -381,6 +384,144 @@ func TestSysctls(t *testing.T) {
 				t.Errorf("after cleanup: ip_forward %s, all %s, eth1 %s; want %s, %s, %s", v[forward], v[all], v[eth1], tc.forward, tc.all, tc.eth1)
 			}
 		})
+	}
+}
+
+// A host that forwards IPv6 goes on listening to routers, and is not made to forward without need.
+func TestIPv6Forwarding(t *testing.T) {
+	const forwarding, all, standard, eth0, eth1, eth2 = "net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra",
+		"net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth1/accept_ra", "net/ipv6/conf/eth2/accept_ra"
+	four := gateway.State{Forwards: []gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}}
+	six := gateway.State{Forwards: []gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}}
+	egress := gateway.State{Egresses: []gateway.Egress{{Address: addr("2001:db8:1::10"), Uplink: 1, Sources: addrs("fd00:244:1::2")}}}
+	for _, tc := range []struct {
+		name   string
+		before map[string]string
+		state  gateway.State
+		want   map[string]string
+	}{
+		{name: "IPv4 alone", state: four, want: map[string]string{forwarding: "0", standard: "1", eth1: "1"}},
+		{name: "a Forward", state: six, want: map[string]string{forwarding: "1", all: "1", standard: "2", eth0: "2", eth1: "2", eth2: "2"}},
+		{name: "an Egress", state: egress, want: map[string]string{forwarding: "1", eth1: "2"}},
+		{
+			name: "links that never listen, or do already", state: six, before: map[string]string{eth1: "0", eth2: "2"},
+			want: map[string]string{forwarding: "1", eth0: "2", eth1: "0", eth2: "2"},
+		},
+		{
+			name: "a router already: that is somebody else's doing", state: six, before: map[string]string{forwarding: "1"},
+			want: map[string]string{forwarding: "1", standard: "1", eth1: "1"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, end := range []string{"the state needs it no more", "cleanup"} {
+				k := newKernel()
+				maps.Copy(k.Sysctls.Values, tc.before)
+				before := maps.Clone(k.Sysctls.Values)
+				d := start(k)
+				apply(t, d, tc.state)
+				for key, want := range tc.want {
+					if got := k.Sysctls.Values[key]; got != want {
+						t.Errorf("%s is %s, want %s", key, got, want)
+					}
+				}
+				before["net/ipv4/ip_forward"] = "1"
+				if end == "cleanup" {
+					before["net/ipv4/ip_forward"] = "0"
+					if _, err := d.Cleanup(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					apply(t, d, four)
+				}
+				if diff := cmp.Diff(before, k.Sysctls.Values); diff != "" {
+					t.Errorf("%s (-before +after):\n%s", end, diff)
+				}
+			}
+		})
+	}
+	t.Run("listens before it forwards", func(t *testing.T) {
+		k := fresh(t, six)
+		last := slices.IndexFunc(k.Journal, func(s string) bool { return s == "sysctl "+forwarding+"=1" })
+		for i, step := range k.Journal {
+			if strings.Contains(step, "accept_ra") && i > last || strings.HasPrefix(step, "IPv6 ") && i > last {
+				t.Errorf("%q came after forwarding", step)
+			}
+		}
+		if last < 0 {
+			t.Error("IPv6 is not forwarded")
+		}
+	})
+}
+
+// Connections are held against a state once, when the rules are in place, and again after every doubt.
+func TestConnections(t *testing.T) {
+	broken := errors.New("broken for the test")
+	failing := func(k *dataplanetest.Kernel, at string) {
+		k.Fail = func(step string) error {
+			if step == at {
+				return broken
+			}
+			return nil
+		}
+	}
+	change := func(do func(*gateway.State)) gateway.State {
+		state := full()
+		do(&state)
+		return state
+	}
+	k := newKernel()
+	d := start(k)
+	for _, step := range []struct {
+		name   string
+		before func()
+		state  gateway.State
+		cut    bool
+		// stale are as many as the kernel ends.
+		stale int
+		fails bool
+	}{
+		{name: "start", state: full(), cut: true, stale: 3},
+		{name: "no change", state: full()},
+		{name: "what connections do not depend on", state: change(func(s *gateway.State) {
+			s.Forwards[0].Masquerade, s.Forwards[0].Affinity, s.Forwards[0].Owner = false, 1, "a/b"
+			s.Uplinks, s.ServiceRoutes, s.ClampMSS = s.Uplinks[:1], nil, true
+		})},
+		{name: "an endpoint went", state: change(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[:1] }), cut: true, stale: 1},
+		{name: "an endpoint drains", state: change(func(s *gateway.State) {
+			s.Forwards[0].Backends, s.Forwards[0].Draining = s.Forwards[0].Backends[:1], s.Forwards[0].Backends[1:]
+		}), cut: true},
+		{name: "another source", state: change(func(s *gateway.State) { s.Forwards[1].Sources = prefixes("203.0.113.0/24") }), cut: true},
+		{name: "a pod with egress", state: change(func(s *gateway.State) {
+			s.Egresses = []gateway.Egress{{Address: addr("198.51.100.10"), Uplink: 1, Sources: addrs("10.244.1.2")}}
+		}), cut: true},
+		{name: "back", state: full(), cut: true},
+		{name: "verification", before: d.Invalidate, state: full(), cut: true},
+		{name: "no rules yet", before: func() { failing(k, "IPv4 nat") }, state: gateway.State{}, cut: true, fails: true},
+		{name: "with the rules, once more", state: gateway.State{}, cut: true, stale: 2},
+		{name: "and that was it", state: gateway.State{}},
+		{name: "conntrack fails", before: func() { failing(k, "cut connections") }, state: full(), fails: true},
+		{name: "it is tried again", state: full(), cut: true},
+		{name: "restart", before: func() { d = start(k) }, state: full(), cut: true},
+	} {
+		k.Fail, k.Conntrack.Cuts, k.Conntrack.Stale = nil, nil, step.stale
+		if step.before != nil {
+			step.before()
+		}
+		result, err := d.Apply(t.Context(), step.state)
+		if step.fails != errors.Is(err, broken) || !step.fails && err != nil {
+			t.Errorf("%s: err = %v", step.name, err)
+		}
+		if got := len(k.Conntrack.Cuts) == 1; got != step.cut || result.Connections != step.stale {
+			t.Errorf("%s: cut %t, %d connections; want %t, %d", step.name, got, result.Connections, step.cut, step.stale)
+		}
+	}
+	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 4
+	result, err := d.Cleanup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]gateway.State{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
+		t.Errorf("cleanup: %s, held against (-want +got):\n%s", result, diff)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables"
@@ -104,6 +105,7 @@ func (h *host) start() *dataplane.Dataplane {
 		IPTables:    h.tables,
 		Routes:      rtnetlink.New(gateway.DefaultOwnership()),
 		Sysctls:     sysctl.New(h.runtimeDir),
+		Conntrack:   conntrack.New(gateway.DefaultOwnership()),
 	})
 }
 

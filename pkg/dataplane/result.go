@@ -20,13 +20,15 @@ type Result struct {
 	Routing policyrouting.Changes
 	// Batches are what was written to netfilter, at most one a family.
 	Batches []netfilter.Batch
+	// Connections is how many were ended because the state does not make them any more.
+	Connections int
 	// Missing says what somebody else removed or changed since it was written, in words.
 	Missing []string
 }
 
-// Empty reports whether nothing was written.
+// Empty reports whether nothing was changed.
 func (r Result) Empty() bool {
-	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0
+	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0 && r.Connections == 0
 }
 
 // Chains counts the chains that were created, rewritten or deleted.
@@ -57,6 +59,7 @@ func (r Result) String() string {
 		name string
 	}{
 		{len(r.Sysctls), "sysctl"}, {r.Routes(), "route"}, {r.IPRules(), "ip rule"}, {r.Chains(), "chain"}, {r.Rules(), "rule"},
+		{r.Connections, "connection"},
 	} {
 		switch p.n {
 		case 0:

@@ -7,11 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-const ipForward = "net/ipv4/ip_forward"
+const (
+	ipForward   = "net/ipv4/ip_forward"
+	ipv6Forward = "net/ipv6/conf/all/forwarding"
+	// acceptRA says on each link whether router advertisements are taken: never, by hosts, or by routers too. That of all
+	// means nothing to the kernel, that of default is given to links that come.
+	acceptRA    = "net/ipv6/conf/*/accept_ra"
+	acceptRAAll = "net/ipv6/conf/all/accept_ra"
+	byHosts     = "1"
+	byRouters   = "2"
+)
 
 // The reverse path filter (ip-sysctl): the kernel goes by the larger of a link's value and that of all links.
 const (
@@ -43,11 +54,63 @@ func (d *Dataplane) setSysctls(state gateway.State, result *Result) error {
 	return errors.Join(errs...)
 }
 
-// restoreSysctls puts back what a link that is no uplink any more was given.
+// startForwarding has the kernel forward a family. IPv4 it always does; IPv6 only where the state needs it, as that makes
+// a router of the host, which means more there.
+func (d *Dataplane) startForwarding(family netfilter.Family, state gateway.State, result *Result) error {
+	if family == netfilter.IPv4 {
+		return d.ensure(ipForward, "1", result)
+	}
+	if !forwardsIPv6(state) {
+		return nil
+	}
+	is, err := d.opts.Sysctls.Get(ipv6Forward)
+	if err != nil {
+		return err
+	}
+	if is != "1" {
+		// A router does not listen to other routers, and forgets what it heard from them, its own default route included,
+		// unless it is told to before it becomes one.
+		if err := d.listenToRouters(result); err != nil {
+			return fmt.Errorf("not forwarding IPv6, which could cost this host its default route: %w", err)
+		}
+	}
+	return d.ensure(ipv6Forward, "1", result)
+}
+
+func (d *Dataplane) listenToRouters(result *Result) error {
+	keys, err := d.opts.Sysctls.List(acceptRA)
+	errs := []error{err}
+	for _, key := range keys {
+		is, err := d.opts.Sysctls.Get(key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // The link went.
+		case err != nil:
+			errs = append(errs, err)
+		case is == byHosts && key != acceptRAAll:
+			errs = append(errs, d.ensure(key, byRouters, result))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func forwardsIPv6(state gateway.State) bool {
+	return slices.ContainsFunc(state.Forwards, func(f gateway.Forward) bool { return f.Address.Is6() }) ||
+		slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return e.Address.Is6() })
+}
+
+// restoreSysctls puts back what the state does not need any more: what a link was given that is no uplink now, and what
+// IPv6 was, where nothing of it is forwarded.
 func (d *Dataplane) restoreSysctls(state gateway.State, result *Result) error {
 	keep := []string{ipForward}
 	for _, uplink := range state.Uplinks {
 		keep = append(keep, reversePathFilter(uplink.Link))
+	}
+	if forwardsIPv6(state) {
+		keys, err := d.opts.Sysctls.List(acceptRA)
+		if err != nil {
+			return err
+		}
+		keep = append(append(keep, ipv6Forward), keys...)
 	}
 	restored, err := d.opts.Sysctls.Restore(keep...)
 	for _, key := range restored {

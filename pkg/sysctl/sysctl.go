@@ -52,6 +52,23 @@ func (s *Sysctls) Get(key string) (string, error) {
 	return strings.TrimSpace(string(value)), nil
 }
 
+// List returns the paths of the parameters that match a pattern as filepath.Match has it, sorted.
+func (s *Sysctls) List(pattern string) ([]string, error) {
+	path, err := s.path(pattern)
+	if err != nil {
+		return nil, err
+	}
+	found, err := filepath.Glob(path)
+	if err != nil {
+		return nil, fmt.Errorf("looking for kernel parameters like %s: %w", pattern, err)
+	}
+	keys := make([]string, 0, len(found))
+	for _, f := range found {
+		keys = append(keys, strings.TrimPrefix(f, s.root+"/"))
+	}
+	return keys, nil
+}
+
 // Set changes a parameter and records what it was. The parameter is set even when that cannot be recorded.
 func (s *Sysctls) Set(key, value string) error {
 	was, err := s.Get(key)

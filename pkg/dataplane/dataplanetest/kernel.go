@@ -12,17 +12,20 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // Kernel is a kernel. It is safe for one goroutine at a time.
 type Kernel struct {
-	Tables  *Tables
-	Routes  *Routes
-	Sysctls *Sysctls
+	Tables    *Tables
+	Routes    *Routes
+	Sysctls   *Sysctls
+	Conntrack *Conntrack
 	// Fail, when set, is asked before every step, and its error is the step's. A step is what Journal shows of it.
 	Fail func(step string) error
 	// Journal are the writes that were carried out.
@@ -38,10 +41,13 @@ func New(links ...string) *Kernel {
 	k.Routes = &Routes{kernel: k, links: map[string]bool{}}
 	k.Sysctls = &Sysctls{kernel: k, Values: map[string]string{
 		"net/ipv4/ip_forward": "0", "net/ipv4/conf/all/rp_filter": "0",
+		"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/all/accept_ra": "1", "net/ipv6/conf/default/accept_ra": "1",
 	}, was: map[string]string{}}
+	k.Conntrack = &Conntrack{kernel: k}
 	for _, l := range links {
 		k.Routes.SetLink(l, true)
 		k.Sysctls.Values["net/ipv4/conf/"+l+"/rp_filter"] = "1"
+		k.Sysctls.Values["net/ipv6/conf/"+l+"/accept_ra"] = "1"
 	}
 	return k
 }
@@ -246,6 +252,19 @@ func (s *Sysctls) Get(key string) (string, error) {
 	return value, nil
 }
 
+// List returns the parameters that match.
+func (s *Sysctls) List(pattern string) ([]string, error) {
+	var keys []string
+	for _, key := range slices.Sorted(maps.Keys(s.Values)) {
+		if matches, err := path.Match(pattern, key); err != nil {
+			return nil, err
+		} else if matches {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
 // Set changes a parameter. Its step is "sysctl net/ipv4/ip_forward=1".
 func (s *Sysctls) Set(key, value string) error {
 	if err := s.kernel.write("sysctl " + key + "=" + value); err != nil {
@@ -270,4 +289,24 @@ func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 		restored = append(restored, key)
 	}
 	return restored, nil
+}
+
+// Conntrack fakes the table of connections, in which there are none.
+type Conntrack struct {
+	kernel *Kernel
+	// Cuts are the states that connections were held against.
+	Cuts []gateway.State
+	// Stale is how many connections the next Cut ends.
+	Stale int
+}
+
+// Cut notes the state. Its step is "cut connections"; it is no write, as it is only there where something is to be ended.
+func (c *Conntrack) Cut(_ context.Context, state gateway.State) (int, error) {
+	if err := c.kernel.read("cut connections"); err != nil {
+		return 0, err
+	}
+	c.Cuts = append(c.Cuts, state)
+	ended := c.Stale
+	c.Stale = 0
+	return ended, nil
 }

@@ -1,0 +1,226 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package conntrack
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+const (
+	tcp  = gateway.TCP
+	udp  = gateway.UDP
+	sctp = gateway.SCTP
+)
+
+// made returns the connection that a client makes to a frontend and that was translated to a backend, masqueraded.
+func made(protocol gateway.Protocol, source, destination, backend string) flow {
+	f := direct(protocol, source, destination)
+	f.answeredBy = netip.MustParseAddrPort(backend)
+	gateway := netip.MustParseAddr("10.10.0.2")
+	if f.source.Addr().Is6() {
+		gateway = netip.MustParseAddr("2001:db8:10::2")
+	}
+	f.answeredTo = netip.AddrPortFrom(gateway, f.source.Port()^f.destination.Port()) // a port as good as any
+	return f
+}
+
+// kept is the same, with the client's address left as it is.
+func kept(protocol gateway.Protocol, source, destination, backend string) flow {
+	f := made(protocol, source, destination, backend)
+	f.answeredTo = f.source
+	return f
+}
+
+// direct returns a connection that nobody translates.
+func direct(protocol gateway.Protocol, source, destination string) flow {
+	from, to := netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination)
+	return flow{protocol: protocol, source: from, destination: to, answeredBy: to, answeredTo: from}
+}
+
+// leaves returns a connection that a pod opened and that leaves with an external address.
+func leaves(protocol gateway.Protocol, source, destination, external string) flow {
+	f := direct(protocol, source, destination)
+	f.answeredTo = netip.MustParseAddrPort(external)
+	return f
+}
+
+func expected(f flow) flow {
+	f.expected = true
+	return f
+}
+
+func backend(s string) gateway.Backend {
+	b := netip.MustParseAddrPort(s)
+	return gateway.Backend{Address: b.Addr(), Port: b.Port()}
+}
+
+func backends(s ...string) []gateway.Backend {
+	var bs []gateway.Backend
+	for _, b := range s {
+		bs = append(bs, backend(b))
+	}
+	return bs
+}
+
+func forward(address string, protocol gateway.Protocol, first, last uint16, to ...string) gateway.Forward {
+	return gateway.Forward{
+		Frontend: gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
+		Backends: backends(to...), Masquerade: true,
+	}
+}
+
+func with(f gateway.Forward, change func(*gateway.Forward)) gateway.Forward {
+	change(&f)
+	return f
+}
+
+func from(f gateway.Forward, sources ...string) gateway.Forward {
+	for _, s := range sources {
+		f.Sources = append(f.Sources, netip.MustParsePrefix(s))
+	}
+	return f
+}
+
+func state(forwards ...gateway.Forward) gateway.State { return gateway.State{Forwards: forwards} }
+
+func egress(external string, pods ...string) gateway.State {
+	e := gateway.Egress{Address: netip.MustParseAddr(external), Uplink: 1}
+	for _, p := range pods {
+		e.Sources = append(e.Sources, netip.MustParseAddr(p))
+	}
+	return gateway.State{Egresses: []gateway.Egress{e}}
+}
+
+const (
+	client = "192.0.2.10:40000"
+	public = "198.51.100.10"
+	front  = public + ":80"
+	pod1   = "10.244.1.2:8080"
+	pod2   = "10.244.2.2:8080"
+	vip    = "10.96.0.7:80"
+)
+
+// Connections with our mark: which of them does the state keep?
+func TestKeeps(t *testing.T) {
+	neighbours := []gateway.Forward{
+		forward("198.51.100.9", tcp, 80, 80, pod1), forward(public, tcp, 79, 79, pod1), forward(public, tcp, 80, 80, pod1, pod2),
+		forward(public, tcp, 81, 81, pod1), forward(public, udp, 80, 80, pod2), forward("198.51.100.11", tcp, 80, 80, pod1),
+	}
+	draining := with(forward(public, tcp, 80, 80, pod2), func(f *gateway.Forward) { f.Draining = backends(pod1) })
+	drainingUDP := with(draining, func(f *gateway.Forward) { f.Protocol = udp })
+	drainingSCTP := with(draining, func(f *gateway.Forward) { f.Protocol = sctp })
+	shifted := with(forward(public, udp, 20000, 20999, "10.244.1.2:30000"), func(f *gateway.Forward) { f.Shift = true })
+	identity := with(forward(public, udp, 20000, 20999, "10.244.1.2:20000"), func(f *gateway.Forward) { f.Shift = true })
+	toTop := with(forward(public, udp, 60000, 65535, "10.244.1.2:60000"), func(f *gateway.Forward) { f.Shift = true })
+	merged := forward(public, udp, 20000, 20999, "10.244.1.2:53")
+	const public6, pod6, client6 = "2001:db8:1::10", "[fd00:244:1::2]:8080", "[2001:db8:2::10]:40000"
+	six := forward(public6, tcp, 80, 80, pod6)
+
+	for _, tc := range []struct {
+		name  string
+		state gateway.State
+		flow  flow
+		want  bool
+	}{
+		{"as made", state(neighbours...), made(tcp, client, front, pod1), true},
+		{"as made, to the other endpoint", state(neighbours...), made(tcp, client, front, pod2), true},
+		{"as made, with the client's address", state(neighbours...), kept(tcp, client, front, pod1), true},
+		{"masqueraded, but would not be any more", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.Masquerade = false })), made(tcp, client, front, pod1), true},
+		{"not masqueraded, but would be now", state(forward(public, tcp, 80, 80, pod1)), kept(tcp, client, front, pod1), true},
+		{"the Mapping belongs to another owner now", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.Owner = "b/b" })), made(tcp, client, front, pod1), true},
+		{"affinity now leads elsewhere", state(with(forward(public, tcp, 80, 80, pod1, pod2), func(f *gateway.Forward) { f.Affinity = 1 })), made(tcp, client, front, pod1), true},
+
+		{"nothing is forwarded any more", state(), made(tcp, client, front, pod1), false},
+		{"the Mapping was deleted, its neighbours stay", state(append(neighbours[:2:2], neighbours[3:]...)...), made(tcp, client, front, pod1), false},
+		{"the same port of another protocol", state(forward(public, udp, 80, 80, pod1)), made(tcp, client, front, pod1), false},
+		{"the same backend under another Forward", state(forward(public, tcp, 81, 81, pod1), forward("198.51.100.11", tcp, 80, 80, pod1)), made(tcp, client, front, pod1), false},
+		{"scaled to zero", state(forward(public, udp, 80, 80)), made(udp, client, front, pod1), false},
+		{"scaled to zero, TCP", state(forward(public, tcp, 80, 80)), made(tcp, client, front, pod1), false},
+		{"an endpoint that went", state(forward(public, udp, 80, 80, pod2)), made(udp, client, front, pod1), false},
+		{"an endpoint that went, TCP", state(forward(public, tcp, 80, 80, pod2)), made(tcp, client, front, pod1), false},
+		{"an endpoint that went, SCTP", state(forward(public, sctp, 80, 80, pod2)), made(sctp, client, front, pod1), false},
+		{"the endpoint's port changed", state(forward(public, tcp, 80, 80, "10.244.1.2:8081")), made(tcp, client, front, pod1), false},
+		{"another ClusterIP", state(forward(public, tcp, 80, 80, "10.96.0.8:80")), made(tcp, client, front, vip), false},
+		{"another ClusterIP, UDP", state(forward(public, udp, 80, 80, "10.96.0.8:80")), made(udp, client, front, vip), false},
+		{"the same ClusterIP", state(forward(public, udp, 80, 80, vip)), made(udp, client, front, vip), true},
+		{"from endpoints to service mode", state(forward(public, tcp, 80, 80, vip)), made(tcp, client, front, pod1), false},
+
+		{"a draining endpoint", state(draining), made(tcp, client, front, pod1), true},
+		{"a draining endpoint, UDP", state(drainingUDP), made(udp, client, front, pod1), false},
+		{"a draining endpoint, SCTP", state(drainingSCTP), made(sctp, client, front, pod1), false},
+		{"beside a draining endpoint", state(draining), made(tcp, client, front, pod2), true},
+		{"all of them drain", state(with(draining, func(f *gateway.Forward) { f.Backends = nil })), made(tcp, client, front, pod1), true},
+		{"a draining endpoint, but the source may not connect any more", state(from(draining, "203.0.113.0/24")), made(tcp, client, front, pod1), false},
+
+		{"a source that is allowed", state(from(forward(public, tcp, 80, 80, pod1), "192.0.2.0/28", "203.0.113.0/24")), made(tcp, client, front, pod1), true},
+		{"a source that was revoked", state(from(forward(public, tcp, 80, 80, pod1), "192.0.2.0/29", "203.0.113.0/24")), made(tcp, client, front, pod1), false},
+		{"nobody may connect any more", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })), made(tcp, client, front, pod1), false},
+
+		{"a shifted range", state(shifted), made(udp, client, public+":20007", "10.244.1.2:30007"), true},
+		{"a shifted range, its first port", state(shifted), made(udp, client, public+":20000", "10.244.1.2:30000"), true},
+		{"a shifted range, its last port", state(shifted), made(udp, client, public+":20999", "10.244.1.2:30999"), true},
+		{"behind a shifted range", state(shifted), made(udp, client, public+":21000", "10.244.1.2:31000"), false},
+		{"before a shifted range", state(shifted), made(udp, client, public+":19999", "10.244.1.2:29999"), false},
+		{"a shifted range that was shifted otherwise", state(shifted), made(udp, client, public+":20007", "10.244.1.2:20007"), false},
+		{"a range that is not shifted any more", state(identity), made(udp, client, public+":20007", "10.244.1.2:30007"), false},
+		{"a range of the same ports", state(identity), made(udp, client, public+":20007", "10.244.1.2:20007"), true},
+		{"a range up to the last port", state(toTop), made(udp, client, public+":65535", "10.244.1.2:65535"), true},
+		{"a range to one port", state(merged), made(udp, client, public+":20007", "10.244.1.2:53"), true},
+		{"a range to one port, another one", state(merged), made(udp, client, public+":20007", "10.244.1.2:60"), false},
+		{"a range that lost the endpoint", state(with(shifted, func(f *gateway.Forward) { f.Backends = backends("10.244.2.2:30000") })), made(udp, client, public+":20007", "10.244.1.2:30007"), false},
+
+		{"IPv6", state(six), made(tcp, client6, "["+public6+"]:80", pod6), true},
+		{"IPv6, an endpoint that went", state(forward(public6, tcp, 80, 80, "[fd00:244:2::2]:8080")), made(tcp, client6, "["+public6+"]:80", pod6), false},
+		{"IPv6, a source that was revoked", state(from(six, "2001:db8:3::/48")), made(tcp, client6, "["+public6+"]:80", pod6), false},
+
+		{"egress", egress(public, "10.244.1.2", "10.244.1.3"), leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), true},
+		{"egress of a protocol that cannot be exposed", egress(public, "10.244.1.2"), leaves("", "10.244.1.2:0", "192.0.2.10:0", public+":0"), true},
+		{"egress, UDP to a port that is exposed elsewhere", gateway.State{Forwards: neighbours, Egresses: egress(public, "10.244.1.2").Egresses}, leaves(udp, "10.244.1.2:5000", "192.0.2.10:80", public+":5000"), true},
+		{"egress of a source that lost it", egress(public, "10.244.1.3"), leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), false},
+		{"egress with another address now", egress("198.51.100.11", "10.244.1.2"), leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), false},
+		{"egress when there is none any more", state(neighbours...), leaves(udp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), false},
+		{"a pod with egress to a Mapping that was deleted", egress(public, "10.244.1.2"), made(tcp, "10.244.1.2:5000", front, pod2), false},
+		{"a pod with egress to a Mapping", gateway.State{Forwards: neighbours, Egresses: egress(public, "10.244.1.2").Egresses}, made(tcp, "10.244.1.2:5000", front, pod1), true},
+
+		{"what a helper expected", state(), expected(made(tcp, client, public+":1025", "10.244.1.2:1025")), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := newJudge(tc.state).keeps(tc.flow); got != tc.want {
+				t.Errorf("keeps(%+v) = %t, want %t", tc.flow, got, tc.want)
+			}
+		})
+	}
+}
+
+// Flows without our mark that nobody answered: does a Forward only miss them because they are older?
+func TestTakesOver(t *testing.T) {
+	exposed := state(forward(public, tcp, 80, 80, pod1), forward(public, udp, 80, 80, pod1))
+	for _, tc := range []struct {
+		name  string
+		state gateway.State
+		flow  flow
+		want  bool
+	}{
+		{"to a Forward", exposed, direct(udp, client, front), true},
+		{"to a Forward, TCP begins anew by itself", exposed, direct(tcp, client, front), false},
+		{"to another port", exposed, direct(udp, client, public+":81"), false},
+		{"to another address", exposed, direct(udp, client, "198.51.100.11:80"), false},
+		{"published by somebody else", exposed, made(udp, client, front, "172.17.0.2:80"), false},
+		{"masqueraded by somebody else", exposed, leaves(udp, client, front, "10.10.0.2:45000"), false},
+		{"from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), direct(udp, client, front), false},
+		{"nothing to lead it to", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
+		{"what a helper expected", exposed, expected(direct(udp, client, front)), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := newJudge(tc.state).takesOver(tc.flow); got != tc.want {
+				t.Errorf("takesOver(%+v) = %t, want %t", tc.flow, got, tc.want)
+			}
+		})
+	}
+}

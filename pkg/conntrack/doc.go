@@ -1,0 +1,14 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package conntrack ends connections that the rules do not make any more, which the kernel would go on translating by what
+// it remembers of them.
+//
+// It reads those connections alone that carry our mark, and the unanswered ones that no mark keeps from being ours; it
+// deletes one exact connection at a time, and never flushes. It never knows how a State becomes rules.
+//
+// It speaks to the kernel through ti-mo/conntrack rather than vishvananda/netlink, which reads the whole table to look for
+// marks by itself: here the kernel filters, so that connections of others cost a look in the kernel and no message.
+package conntrack
