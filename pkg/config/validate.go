@@ -256,8 +256,9 @@ func validateOwnership(o gateway.Ownership, at *field.Path) field.ErrorList {
 	} else if last := o.Table(o.MaxUplinks()); o.RoutingTable < 1 || o.RoutingTable <= localTable && last >= compat {
 		errs = append(errs, field.Invalid(at.Child("routingTable"), o.RoutingTable, fmt.Sprintf("must begin %d tables that are free; %d to %d are the system's", o.MaxUplinks(), compat, localTable)))
 	}
-	if o.RulePriority < 1 || o.RulePriority >= mainPriority {
-		errs = append(errs, field.Invalid(at.Child("rulePriority"), o.RulePriority, fmt.Sprintf("must be between 1 and %d, before the main table's", mainPriority-1)))
+	// The one behind it is ours too.
+	if o.RulePriority < 1 || o.RulePriority+1 >= mainPriority {
+		errs = append(errs, field.Invalid(at.Child("rulePriority"), o.RulePriority, fmt.Sprintf("must be between 1 and %d, before the main table's", mainPriority-2)))
 	}
 	if o.RouteProtocol <= staticProtocol || o.RouteProtocol > limit {
 		errs = append(errs, field.Invalid(at.Child("routeProtocol"), o.RouteProtocol, fmt.Sprintf("must be between %d and %d, and no other program's", staticProtocol+1, limit)))
