@@ -90,7 +90,7 @@ func TestOrderOfWrites(t *testing.T) {
 		"sysctl net/ipv4/conf/eth1/rp_filter=2",
 		"ip route add 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
 		"ip route add default via 198.51.100.1 dev eth1 table 7380 proto 83",
-		"ip rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+		"ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"IPv4 mangle", "IPv4 filter", "IPv4 nat",
 		"sysctl net/ipv4/ip_forward=1",
 		"IPv6 mangle", "IPv6 filter", "IPv6 nat",
@@ -110,7 +110,7 @@ func TestOrderOfWrites(t *testing.T) {
 	want = []string{
 		"IPv4 mangle", "IPv4 filter", "IPv4 nat",
 		"IPv6 mangle", "IPv6 filter", "IPv6 nat",
-		"ip rule del priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+		"ip rule del priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"ip route del default via 198.51.100.1 dev eth1 table 7380 proto 83",
 		"ip route del 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
 		"sysctl net/ipv4/conf/eth1/rp_filter=1",
@@ -288,7 +288,7 @@ func TestRepair(t *testing.T) {
 		{
 			name:    "ip rule flush",
 			harm:    func(k *dataplanetest.Kernel) { k.Routes.Set.Rules = nil },
-			missing: []string{"ip rule: ip rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380", "ip rule: ip -6 rule add", "lookup 7381"},
+			missing: []string{"ip rule: ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380", "ip rule: ip -6 rule add", "lookup 7381"},
 		},
 		{
 			name: "a link that flapped",

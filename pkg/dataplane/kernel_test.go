@@ -131,7 +131,11 @@ func (h *host) dump(t *testing.T) string {
 		// Rules of one priority stand in the order in which they were made, which is all the same for other marks.
 		b.WriteString(strings.Join(sortedLines(run(t, "ip", args)), "\n") + "\n")
 	}
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth1/rp_filter", "net/ipv4/conf/eth2/rp_filter"} {
+	for _, key := range []string{
+		"net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth1/rp_filter", "net/ipv4/conf/eth2/rp_filter",
+		"net/ipv6/conf/all/forwarding", "net/ipv6/conf/default/forwarding", "net/ipv6/conf/eth1/forwarding",
+		"net/ipv6/conf/default/accept_ra", "net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth1/accept_ra",
+	} {
 		value, err := os.ReadFile("/proc/sys/" + key)
 		if err != nil {
 			t.Fatal(err)
@@ -202,11 +206,13 @@ func TestKernelRepair(t *testing.T) {
 			{"iptables-" + h.backend, "-t nat -F SMARTNAT-SERVICES", "IPv4 table nat: chains missing or changed: SMARTNAT-SERVICES"},
 			{"ip6tables-" + h.backend, "-t filter -D FORWARD 1", "IPv6 table filter: jumps missing or not first: FORWARD"},
 			{"iptables-" + h.backend, "-t mangle -D PREROUTING 1", "IPv4 table mangle: jumps missing or not first: PREROUTING"},
-			{"ip", "rule del priority 7380 protocol 83 fwmark 0x100/0x1f00", "ip rule: ip rule add priority 7380 fwmark 0x100/0x1f00"},
+			{"ip", "rule del priority 7380 protocol 83 fwmark 0x10/0x10", "ip rule: ip rule add priority 7380 fwmark 0x10/0x10 lookup 254 suppress_prefixlength 0"},
+			{"ip", "rule del priority 7381 protocol 83 fwmark 0x100/0x1f00", "ip rule: ip rule add priority 7381 fwmark 0x100/0x1f00"},
 			{"ip", "route flush table 7381", "route: ip route add default via 203.0.113.1 dev eth2 table 7381"},
 			{"ip", "-6 route flush table 7381", "route: ip -6 route add default via fe80::1 dev eth2 table 7381"},
 			{"ip", "route del 10.96.0.0/16", "route: ip route add 10.96.0.0/16"},
 			{"sysctl", "-w net.ipv4.ip_forward=0", "sysctl net/ipv4/ip_forward=1: it was 0"},
+			{"sysctl", "-w net.ipv6.conf.all.forwarding=0", "sysctl net/ipv6/conf/all/forwarding=1: it was 0"},
 		} {
 			run(t, harm.program, harm.args)
 			d.Invalidate()

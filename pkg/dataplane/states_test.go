@@ -38,6 +38,8 @@ var (
 		Link: "eth2", Number: 2,
 		Connected: prefixes("203.0.113.0/24", "2001:db8:2::/64"), Gateways: addrs("203.0.113.1", "fe80::1"),
 	}
+	egress4  = gateway.Egress{Address: addr("198.51.100.10"), Uplink: 1, Owner: "default/echo", Sources: addrs("10.244.1.2", "10.244.2.2")}
+	egress6  = gateway.Egress{Address: addr("2001:db8:2::10"), Uplink: 2, Owner: "default/echo", Sources: addrs("fd00:244:1::2")}
 	services = gateway.ServiceRoute{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11", "10.10.0.12")}
 )
 
@@ -67,6 +69,7 @@ func full() gateway.State {
 		},
 		Uplinks:       []gateway.Uplink{uplink1, uplink2},
 		ServiceRoutes: []gateway.ServiceRoute{services},
+		Egresses:      []gateway.Egress{egress4, egress6},
 	}
 }
 
@@ -86,6 +89,12 @@ func random(r *rand.Rand) gateway.State {
 		route := services
 		route.Via = route.Via[:1+r.IntN(2)]
 		state.ServiceRoutes = []gateway.ServiceRoute{route}
+	}
+	for _, e := range []gateway.Egress{egress4, egress6} {
+		if r.IntN(2) == 0 {
+			e.Sources = e.Sources[:1+r.IntN(len(e.Sources))]
+			state.Egresses = append(state.Egresses, e)
+		}
 	}
 	for _, address := range []string{"198.51.100.10", "203.0.113.10", "2001:db8:1::10"} {
 		backends := []string{"10.244.1.2", "10.244.2.2", "10.244.2.3"}

@@ -11,9 +11,22 @@ import (
 )
 
 // Build returns what the state wants: a table for each uplink, a rule that leads the answers of the uplink's connections
-// to it, and the service routes.
+// to it, and the service routes. What pods send through an uplink is looked up in the main table first, but for its default
+// routes: what is inside stays inside.
 func Build(state gateway.State, own gateway.Ownership) Set {
 	var set Set
+	for _, v6 := range []bool{false, true} {
+		if slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return e.Address.Is6() == v6 }) {
+			set.Rules = append(set.Rules, Rule{
+				IPv6:      v6,
+				Priority:  own.RulePriority,
+				Mark:      own.Egress(),
+				Table:     MainTable,
+				NoDefault: true,
+				Protocol:  own.RouteProtocol,
+			})
+		}
+	}
 	for _, uplink := range state.Uplinks {
 		routes := uplinkRoutes(uplink, own)
 		set.Routes = append(set.Routes, routes...)
@@ -24,7 +37,7 @@ func Build(state gateway.State, own gateway.Ownership) Set {
 			}
 			set.Rules = append(set.Rules, Rule{
 				IPv6:     v6,
-				Priority: own.RulePriority,
+				Priority: uplinkPriority(own),
 				Mark:     own.Uplink(uplink.Number),
 				Table:    own.Table(uplink.Number),
 				Protocol: own.RouteProtocol,
@@ -47,6 +60,14 @@ func Build(state gateway.State, own gateway.Ownership) Set {
 	// The kernel holds one route of a key, so a second one would be fought over for ever.
 	set.Routes = slices.CompactFunc(set.Routes, func(a, b Route) bool { return a.key() == b.key() })
 	return set
+}
+
+// uplinkPriority is that of the uplinks' rules: behind the one for egress, which comes first for the same packets.
+func uplinkPriority(own gateway.Ownership) int { return own.RulePriority + 1 }
+
+// OurPriority reports whether rules of ours have the priority. Those of uplinks once had that of the rule for egress.
+func OurPriority(priority int, own gateway.Ownership) bool {
+	return priority == own.RulePriority || priority == uplinkPriority(own)
 }
 
 func uplinkRoutes(uplink gateway.Uplink, own gateway.Ownership) []Route {

@@ -57,8 +57,8 @@ ip route add 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link
 ip route add default via 198.51.100.1 dev eth1 table 7380 proto 83
 ip route add 203.0.113.0/24 dev eth2 table 7381 proto 83 scope link
 ip route add default via 203.0.113.1 dev eth2 table 7381 proto 83
-ip rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83
-ip rule add priority 7380 fwmark 0x200/0x1f00 lookup 7381 protocol 83
+ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
+ip rule add priority 7381 fwmark 0x200/0x1f00 lookup 7381 protocol 83
 `,
 		},
 		{
@@ -72,8 +72,8 @@ ip route add 198.51.100.0/24 dev eth1 table 7382 proto 83 scope link
 ip route add default via 198.51.100.1 dev eth1 table 7382 proto 83
 ip -6 route add 2001:db8:1::/64 dev eth1 table 7382 proto 83
 ip -6 route add default via fe80::1 dev eth1 table 7382 proto 83
-ip rule add priority 7380 fwmark 0x300/0x1f00 lookup 7382 protocol 83
-ip -6 rule add priority 7380 fwmark 0x300/0x1f00 lookup 7382 protocol 83
+ip rule add priority 7381 fwmark 0x300/0x1f00 lookup 7382 protocol 83
+ip -6 rule add priority 7381 fwmark 0x300/0x1f00 lookup 7382 protocol 83
 `,
 		},
 		{
@@ -85,8 +85,25 @@ ip -6 rule add priority 7380 fwmark 0x300/0x1f00 lookup 7382 protocol 83
 ip route add 198.51.100.10 dev eth1 table 7380 proto 83 scope link
 ip route add default via 192.0.2.1 dev eth1 table 7380 proto 83 onlink
 ip -6 route add default via 2001:db8::1 dev eth1 table 7380 proto 83 onlink
-ip rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83
-ip -6 rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83
+ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
+ip -6 rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
+`,
+		},
+		{
+			name: "egress of both families",
+			state: gateway.State{
+				Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},
+				Egresses: []gateway.Egress{
+					{Address: netip.MustParseAddr("198.51.100.10"), Uplink: 1, Sources: addrs("10.244.1.2")},
+					{Address: netip.MustParseAddr("198.51.100.11"), Uplink: 1, Sources: addrs("10.244.1.3")},
+					{Address: netip.MustParseAddr("2001:db8:1::10"), Uplink: 1, Sources: addrs("fd00:244::2")},
+				},
+			},
+			want: `
+ip route add 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link
+ip rule add priority 7380 fwmark 0x10/0x10 lookup 254 suppress_prefixlength 0 protocol 83
+ip -6 rule add priority 7380 fwmark 0x10/0x10 lookup 254 suppress_prefixlength 0 protocol 83
+ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
 `,
 		},
 		{name: "an uplink without addresses", state: gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}}},
@@ -128,7 +145,7 @@ func TestOrder(t *testing.T) {
 		"ip route add 203.0.113.0/28 dev eth1 table 7380 proto 83 scope link",
 		"ip route add 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
 		"ip route add default via 198.51.100.1 dev eth1 table 7380 proto 83",
-		"ip rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+		"ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 	}
 	if diff := cmp.Diff(want, set.Commands()); diff != "" {
 		t.Errorf("adding (-want +got):\n%s", diff)
@@ -140,6 +157,24 @@ func TestOrder(t *testing.T) {
 	}
 	if diff := cmp.Diff(removal, Diff(set, Set{}).Commands()); diff != "" {
 		t.Errorf("removing (-want +got):\n%s", diff)
+	}
+}
+
+// A host that was programmed when the uplinks' rules had the other priority: the new ones come before the old ones go.
+func TestUplinkRulesMove(t *testing.T) {
+	own := gateway.DefaultOwnership()
+	want := Build(gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}}}, own)
+	have := Set{Rules: slices.Clone(want.Rules), Routes: want.Routes}
+	have.Rules[0].Priority = own.RulePriority
+	if !OurPriority(have.Rules[0].Priority, own) || !OurPriority(want.Rules[0].Priority, own) || OurPriority(own.RulePriority+2, own) {
+		t.Error("the priorities of ours are not these two")
+	}
+	changes := []string{
+		"ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+		"ip rule del priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+	}
+	if diff := cmp.Diff(changes, Diff(have, want).Commands()); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 }
 

@@ -22,6 +22,8 @@ type Rule struct {
 	Priority int
 	Mark     gateway.Mark
 	Table    int
+	// NoDefault has the rule pass over the default routes of the table.
+	NoDefault bool
 	// Protocol says whose the rule is.
 	Protocol int
 }
@@ -30,8 +32,12 @@ type Rule struct {
 func (r Rule) String() string { return r.command("add") }
 
 func (r Rule) command(verb string) string {
-	return fmt.Sprintf("%s rule %s priority %d fwmark %#x/%#x lookup %d protocol %d",
-		ip(r.IPv6), verb, r.Priority, r.Mark.Value, r.Mark.Mask, r.Table, r.Protocol)
+	suppress := ""
+	if r.NoDefault {
+		suppress = " suppress_prefixlength 0"
+	}
+	return fmt.Sprintf("%s rule %s priority %d fwmark %#x/%#x lookup %d%s protocol %d",
+		ip(r.IPv6), verb, r.Priority, r.Mark.Value, r.Mark.Mask, r.Table, suppress, r.Protocol)
 }
 
 func (r Rule) compare(o Rule) int {
@@ -41,6 +47,7 @@ func (r Rule) compare(o Rule) int {
 		cmp.Compare(r.Table, o.Table),
 		cmp.Compare(r.Mark.Value, o.Mark.Value),
 		cmp.Compare(r.Mark.Mask, o.Mark.Mask),
+		compareBool(r.NoDefault, o.NoDefault),
 		cmp.Compare(r.Protocol, o.Protocol),
 	)
 }

@@ -73,6 +73,9 @@ func toRule(r policyrouting.Rule) *netlink.Rule {
 	rule.Mark = r.Mark.Value
 	rule.Mask = &r.Mark.Mask
 	rule.Table = r.Table
+	if r.NoDefault {
+		rule.SuppressPrefixlen = 0
+	}
 	rule.Protocol = uint8(r.Protocol)
 	return rule
 }

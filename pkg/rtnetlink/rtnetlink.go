@@ -92,15 +92,16 @@ func (c *conn) rules(family int) ([]policyrouting.Rule, error) {
 	}
 	var rules []policyrouting.Rule
 	for _, r := range all {
-		if r.Priority != c.own.RulePriority || int(r.Protocol) != c.own.RouteProtocol {
+		if !policyrouting.OurPriority(r.Priority, c.own) || int(r.Protocol) != c.own.RouteProtocol {
 			continue
 		}
 		rule := policyrouting.Rule{
-			IPv6:     family == netlink.FAMILY_V6,
-			Priority: r.Priority,
-			Mark:     gateway.Mark{Value: r.Mark},
-			Table:    r.Table,
-			Protocol: int(r.Protocol),
+			IPv6:      family == netlink.FAMILY_V6,
+			Priority:  r.Priority,
+			Mark:      gateway.Mark{Value: r.Mark},
+			Table:     r.Table,
+			NoDefault: r.SuppressPrefixlen == 0,
+			Protocol:  int(r.Protocol),
 		}
 		if r.Mask != nil {
 			rule.Mark.Mask = *r.Mask

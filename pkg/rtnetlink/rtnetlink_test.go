@@ -38,6 +38,9 @@ func host(t *testing.T) *Client {
 		"-6 route add 2001:db8:77::/64 via 2001:db8:1::7 table 7380",
 		"route add 192.0.2.128/25 via 198.51.100.7 table 99 proto 83",
 		"rule add priority 7380 fwmark 0x100/0x1f00 lookup 99",
+		"rule add priority 7380 fwmark 0x10/0x10 lookup main suppress_prefixlength 0",
+		"rule add priority 7381 fwmark 0x200/0x1f00 lookup 7381",
+		"rule add priority 7382 fwmark 0x200/0x1f00 lookup 7381 protocol 83",
 		"rule add priority 7380 fwmark 0x900/0x1f00 lookup 7380 protocol 84",
 		"rule add priority 99 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"-6 rule add priority 7380 fwmark 0x100/0x1f00 lookup 99",
@@ -89,6 +92,10 @@ func state() gateway.State {
 			{Destination: netip.MustParsePrefix("10.244.1.0/24"), Via: addrs("10.10.0.11")},
 			{Destination: netip.MustParsePrefix("fd00:96::/108"), Via: addrs("2001:db8:10::11", "2001:db8:10::12")},
 			{Destination: netip.MustParsePrefix("fd00:244::/64"), Via: addrs("2001:db8:10::11")},
+		},
+		Egresses: []gateway.Egress{
+			{Address: netip.MustParseAddr("198.51.100.10"), Uplink: 1, Sources: addrs("10.244.1.2")},
+			{Address: netip.MustParseAddr("2001:db8:1::10"), Uplink: 1, Sources: addrs("fd00:244:1::2")},
 		},
 	}
 }
@@ -241,6 +248,32 @@ func TestForeignRuleStays(t *testing.T) {
 	reach(t, c, policyrouting.Set{})
 	if rules := ip(t, "rule"); !strings.Contains(rules, "7380:\tfrom all fwmark 0x100/0x1f00 lookup 99") {
 		t.Errorf("the same rule of somebody else is gone:\n%s", rules)
+	}
+}
+
+// Rules of uplinks that were written when they had the other priority are ours, and moved.
+func TestUplinkRulesMove(t *testing.T) {
+	c := host(t)
+	before := kernel(t)
+	for _, line := range []string{
+		"rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83", "-6 rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
+		"rule add priority 7380 fwmark 0x200/0x1f00 lookup 7381 protocol 83", "-6 rule add priority 7380 fwmark 0x200/0x1f00 lookup 7381 protocol 83",
+	} {
+		ip(t, line)
+	}
+	reach(t, c, policyrouting.Build(state(), gateway.DefaultOwnership()))
+	for _, family := range []string{"", "-6 "} {
+		rules := ip(t, family+"rule show priority 7380")
+		if strings.Count(rules, "proto 83") != 1 || !strings.Contains(rules, "lookup main suppress_prefixlength 0 proto 83") {
+			t.Errorf("not egress alone at priority 7380:\n%s", rules)
+		}
+		if rules := ip(t, family+"rule show priority 7381"); strings.Count(rules, "proto 83") != 2 {
+			t.Errorf("not two uplinks at priority 7381:\n%s", rules)
+		}
+	}
+	reach(t, c, policyrouting.Set{})
+	if diff := cmp.Diff(before, kernel(t)); diff != "" {
+		t.Errorf("not as before (-before +after):\n%s", diff)
 	}
 }
 
