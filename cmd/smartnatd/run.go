@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
@@ -51,7 +53,7 @@ func runDaemon(ctx context.Context, cfg config.Config) error {
 
 	control := controller.New(controller.Options{
 		Config:    cfg,
-		Host:      host.New(log),
+		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...),
 		Dataplane: newDataplane(cfg, tables),
 		Log:       log,
 		Ready: func() {
@@ -88,6 +90,15 @@ func newDataplane(cfg config.Config, tables *iptables.Runner) *dataplane.Datapla
 		Sysctls:     sysctl.New(cfg.RuntimeDir),
 		Conntrack:   conntrack.New(cfg.Ownership),
 	})
+}
+
+// nextHops are the nodes that the configured routes lead through.
+func nextHops(routes []gateway.ServiceRoute) []netip.Addr {
+	var hops []netip.Addr
+	for _, r := range routes {
+		hops = append(hops, r.Via...)
+	}
+	return hops
 }
 
 // notify tells systemd, where we run under it.

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
@@ -23,10 +25,22 @@ import (
 const dumpAttempts = 5
 
 // Host is the host that we are on.
-type Host struct{ log logrus.FieldLogger }
+type Host struct {
+	log        logrus.FieldLogger
+	neighbours *neighbours
+	// sctp is looked up once: what a kernel can do does not change under it.
+	sctp func() bool
+}
 
-// New returns the host. What becomes of its watch is logged.
-func New(log logrus.FieldLogger) *Host { return &Host{log: log} }
+// New returns the host. What becomes of its watch is logged. While it is watched, the nextHops are looked after, so that it
+// is known which of them do not answer.
+func New(log logrus.FieldLogger, nextHops ...netip.Addr) *Host {
+	return &Host{
+		log:        log,
+		neighbours: newNeighbours(nextHops),
+		sctp:       sync.OnceValue(func() bool { return sctp(os.DirFS("/"), kernelRelease()) }),
+	}
+}
 
 // Observe returns what the host looks like.
 func (h *Host) Observe() (gateway.Host, error) {
@@ -38,7 +52,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 	if err != nil {
 		return gateway.Host{}, fmt.Errorf("reading the addresses: %w", err)
 	}
-	var host gateway.Host
+	host := gateway.Host{SCTP: h.sctp()}
 	names := map[int]string{}
 	addresses := addressesByLink(addrs)
 	for _, l := range links {
@@ -51,7 +65,10 @@ func (h *Host) Observe() (gateway.Host, error) {
 		})
 	}
 	slices.SortFunc(host.Links, func(a, b gateway.Link) int { return cmp.Compare(a.Name, b.Name) })
-	host.DefaultRoutes, err = defaultRoutes(names)
+	if host.DefaultRoutes, err = defaultRoutes(names); err != nil {
+		return gateway.Host{}, err
+	}
+	host.Unreachable, err = h.neighbours.observe()
 	return host, err
 }
 

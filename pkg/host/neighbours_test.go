@@ -1,0 +1,197 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package host
+
+import (
+	"context"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"github.com/vishvananda/netlink"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func addresses(s ...string) []netip.Addr {
+	var as []netip.Addr
+	for _, a := range s {
+		as = append(as, netip.MustParseAddr(a))
+	}
+	return as
+}
+
+func TestNote(t *testing.T) {
+	hop := netip.MustParseAddr("10.10.0.11")
+	n := newNeighbours([]netip.Addr{hop})
+	for _, step := range []struct {
+		name              string
+		link, state       int
+		unreachable, news bool
+	}{
+		{"never asked for", 1, netlink.NUD_NONE, false, false},
+		{"asked for", 1, netlink.NUD_INCOMPLETE, false, false},
+		{"did not answer", 1, netlink.NUD_FAILED, true, true},
+		{"asked for again", 1, netlink.NUD_INCOMPLETE, true, false},
+		{"did not answer again", 1, netlink.NUD_FAILED, true, false},
+		{"forgotten", 1, netlink.NUD_NONE, true, false},
+		{"answered", 1, netlink.NUD_REACHABLE, false, true},
+		{"not heard of for a while", 1, netlink.NUD_STALE, false, false},
+		{"asked whether it is still there", 1, netlink.NUD_PROBE, false, false},
+		{"its link is down", 0, netlink.NUD_NONE, true, true},
+		{"its link came back", 1, netlink.NUD_NONE, true, false},
+		{"known by configuration", 1, netlink.NUD_PERMANENT, false, true},
+	} {
+		if news := n.note(neighbour{address: hop, link: step.link, state: step.state}); news != step.news || n.unreachable[hop] != step.unreachable {
+			t.Errorf("%s: news %t, unreachable %t; want %t, %t", step.name, news, n.unreachable[hop], step.news, step.unreachable)
+		}
+	}
+}
+
+// Next hops that go and come back are noticed without traffic to them, one family as the other.
+func TestUnreachable(t *testing.T) {
+	testenv.NewNetNS(t)
+	ip(t,
+		"netns add node", "link add eth0 type veth peer name peer0 netns node",
+		"addr add 10.10.0.2/24 dev eth0", "addr add fd00:10::2/64 dev eth0 nodad", "link set eth0 up",
+		"-n node addr add 10.10.0.11/24 dev peer0", "-n node addr add 10.10.0.12/24 dev peer0",
+		"-n node addr add fd00:10::11/64 dev peer0 nodad", "-n node addr add fd00:10::12/64 dev peer0 nodad", "-n node link set peer0 up",
+	)
+	testenv.AwaitLocal(t, "fd00:10::2")
+	log, _ := logtest.NewNullLogger()
+	h := New(log, addresses("fd00:10::12", "10.10.0.12", "10.10.0.11", "fd00:10::11", "192.0.2.1", "10.10.0.11")...)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	calls := make(chan struct{}, 1)
+	done := inNamespaceOf(t, func() {
+		_ = h.Watch(ctx, func() {
+			select {
+			case calls <- struct{}{}:
+			default:
+			}
+		})
+	})
+	const noLink = "192.0.2.1" // no link leads there
+	// The kernel's own three requests come on top.
+	const gone, back = confirmation + 3*time.Second + 4*time.Second, retryNeighbour + 2*time.Second
+	for _, step := range []struct {
+		name   string
+		do     []string
+		want   []netip.Addr
+		within time.Duration
+	}{
+		{"all answer", nil, addresses(noLink), back},
+		{
+			"two go", []string{"-n node addr del 10.10.0.12/24 dev peer0", "-n node addr del fd00:10::12/64 dev peer0"},
+			addresses("10.10.0.12", noLink, "fd00:10::12"), gone,
+		},
+		{
+			"and come back", []string{"-n node addr add 10.10.0.12/24 dev peer0", "-n node addr add fd00:10::12/64 dev peer0 nodad"},
+			addresses(noLink), back,
+		},
+		{"the link loses its carrier", []string{"-n node link set peer0 down"}, addresses("10.10.0.11", "10.10.0.12", noLink, "fd00:10::11", "fd00:10::12"), back},
+		{
+			"and has it again", []string{
+				"-n node link set peer0 up",
+				"-n node addr replace fd00:10::11/64 dev peer0 nodad", "-n node addr replace fd00:10::12/64 dev peer0 nodad",
+			}, addresses(noLink), 2 * back,
+		},
+	} {
+		ip(t, step.do...)
+		began := time.Now()
+		for {
+			host, err := h.Observe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Equal(host.Unreachable, step.want) {
+				t.Logf("%s: known after %v", step.name, time.Since(began).Round(time.Millisecond))
+				break
+			}
+			// Only what Watch tells of is looked at.
+			select {
+			case <-calls:
+			case <-time.After(step.within - time.Since(began)):
+				t.Fatalf("%s: after %v unreachable are %v, want %v", step.name, step.within, host.Unreachable, step.want)
+			}
+		}
+	}
+	cancel()
+	await(t, "the end", done)
+}
+
+// A host that serves no next hop is not woken by its neighbours.
+func TestForeignNeighboursAreNoNews(t *testing.T) {
+	testenv.NewNetNS(t)
+	ip(t, "link add eth0 type veth peer name peer0", "link set eth0 up", "link set peer0 up", "addr add 10.10.0.2/24 dev eth0")
+	log, _ := logtest.NewNullLogger()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	calls := make(chan struct{})
+	done := inNamespaceOf(t, func() {
+		_ = New(log, addresses("10.10.0.11")...).Watch(ctx, func() {
+			select {
+			case calls <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	})
+	await(t, "the first look", calls)
+	await(t, "that the next hop does not answer", calls)
+	settle(calls)
+	ip(t, "neigh add 10.10.0.99 lladdr 02:00:00:00:00:99 nud reachable dev eth0", "neigh del 10.10.0.99 dev eth0")
+	select {
+	case <-calls:
+		t.Error("called for a neighbour that is nothing to us")
+	case <-time.After(300 * time.Millisecond):
+	}
+	cancel()
+	await(t, "the end", done)
+}
+
+func TestSCTP(t *testing.T) {
+	file := func(content string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(content)} }
+	const tracked, tracking = "proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established", "proc/sys/net/netfilter/nf_conntrack_max"
+	const matches, builtin, modules = "proc/net/ip_tables_matches", "lib/modules/6.1/modules.builtin", "lib/modules/6.1/modules.dep"
+	const dep = "kernel/net/netfilter/xt_sctp.ko.xz: kernel/net/netfilter/x_tables.ko.xz\n"
+	for _, tc := range []struct {
+		name string
+		root fstest.MapFS
+		want bool
+	}{
+		{"nothing is known", fstest.MapFS{}, false},
+		{"the match is there", fstest.MapFS{tracking: file(""), tracked: file(""), matches: file("udp\nsctp\nset\n")}, true},
+		{"connections are not tracked", fstest.MapFS{tracking: file(""), matches: file("udp\nsctp\n")}, false},
+		{"connection tracking is not loaded yet", fstest.MapFS{modules: file(dep)}, true},
+		{"a module that nobody needed so far", fstest.MapFS{tracking: file(""), tracked: file(""), matches: file("udp\n"), modules: file(dep)}, true},
+		{"part of the kernel", fstest.MapFS{tracking: file(""), tracked: file(""), builtin: file("kernel/net/netfilter/xt_sctp.ko\n")}, true},
+		{"modules of another kernel", fstest.MapFS{"lib/modules/6.2/modules.dep": file(dep)}, false},
+		{"only the protocol itself", fstest.MapFS{modules: file("kernel/net/sctp/sctp.ko: \n"), "proc/net/protocols": file("SCTP 1 2 3\n")}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := sctp(tc.root, "6.1"); got != tc.want {
+				t.Errorf("sctp = %t, want %t", got, tc.want)
+			}
+		})
+	}
+	t.Run("as iptables finds it", func(t *testing.T) {
+		testenv.NewNetNS(t)
+		testenv.RequireTool(t, "iptables")
+		log, _ := logtest.NewNullLogger()
+		host, err := New(log).Observe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rule := exec.Command("iptables", "-t", "nat", "-A", "PREROUTING", "-p", "sctp", "--dport", "9", "-j", "DNAT", "--to-destination", "192.0.2.1:9")
+		if out, err := rule.CombinedOutput(); (err == nil) != host.SCTP {
+			t.Errorf("SCTP %t, but iptables: %v\n%s", host.SCTP, err, out)
+		}
+	})
+}
