@@ -203,6 +203,8 @@ func cases() []testCase {
 	return slices.Concat([]testCase{
 		{"the example as it stands", "{}", ""},
 	}, addressCases, sourceCases, serviceCases, portCases, rangeCases, []testCase{
+		{"address of the clients kept, and pods leave by it", "masquerade: false\negress: true", ""},
+		{"masquerade and egress said as by default", "masquerade: null\negress: false", ""},
 		{"64 addresses", "addresses: " + list(64, "198.51.100.%d"), ""},
 		{"65 addresses", "addresses: " + list(65, "198.51.100.%d"), "spec.addresses"},
 		{"256 ports", "ports: " + list(256, "{port: %d}"), ""},

@@ -20,8 +20,13 @@ type Config struct {
 	Uplinks []Uplink `mapstructure:"-"` // by way of document
 	// ServiceRoutes lead the range of the ClusterIPs through cluster nodes.
 	ServiceRoutes []gateway.ServiceRoute
-	// Masquerade hides the clients' addresses from the pods; true by default.
+	// Masquerade hides the clients' addresses from the pods, where a Mapping does not say; true by default.
 	Masquerade bool
+	// ClampMSS lowers the segment size of forwarded TCP connections to what the path takes; false by default.
+	ClampMSS bool `mapstructure:"clampMSS"`
+	// MaxPortsPerMapping is how many ports a Mapping may expose here, each of its ranges counted with all its ports; one
+	// that has more is left out whole. 0, the default, is no limit.
+	MaxPortsPerMapping int
 	// StandbyAddresses are programmed although the host does not hold them yet.
 	StandbyAddresses []netip.Addr
 	// AnyAddress takes every address of every Mapping as this host's own. It is what `render` does without a

@@ -38,6 +38,9 @@ func (c *Config) validate() field.ErrorList {
 	errs = append(errs, validateUplinks(c.Uplinks, field.NewPath("uplinks"))...)
 	errs = append(errs, validateServiceRoutes(c.ServiceRoutes, field.NewPath("serviceRoutes"))...)
 	errs = append(errs, validateAddresses(c.StandbyAddresses, field.NewPath("standbyAddresses"))...)
+	if c.MaxPortsPerMapping < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("maxPortsPerMapping"), c.MaxPortsPerMapping, "must not be negative; 0 is no limit"))
+	}
 	if c.Resync < time.Second {
 		errs = append(errs, field.Invalid(field.NewPath("resync"), c.Resync.String(), "must be at least 1s"))
 	}

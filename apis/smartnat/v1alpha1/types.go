@@ -102,10 +102,19 @@ type MappingSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be the name of a Service: lower case letters, digits and '-', beginning and ending with a letter or digit"
 	ServiceName string `json:"serviceName"`
 	// mode "service" translates to the ClusterIP and lets the cluster balance, "endpoints" translates straight to the
-	// ready endpoints.
+	// ready endpoints, over which the gateway balances; the Service's sessionAffinity holds there too. Traffic policies and
+	// topology hints do not, as a gateway is in no zone and on no node.
 	// +optional
 	// +kubebuilder:default=service
 	Mode Mode `json:"mode,omitempty"`
+	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
+	// are routed back through the gateway. It defaults to what the config of each gateway says.
+	// +optional
+	Masquerade *bool `json:"masquerade,omitempty"`
+	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their
+	// family that the gateway has on an uplink, by that uplink. A pod of several such Mappings leaves as the oldest one says.
+	// +optional
+	Egress bool `json:"egress,omitempty"`
 	// ports are the external ports and the ports of the Service that they lead to.
 	// +required
 	// +listType=atomic

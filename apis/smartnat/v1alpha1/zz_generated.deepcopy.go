@@ -129,6 +129,11 @@ func (in *MappingSpec) DeepCopyInto(out *MappingSpec) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Masquerade != nil {
+		in, out := &in.Masquerade, &out.Masquerade
+		*out = new(bool)
+		**out = **in
+	}
 	if in.Ports != nil {
 		in, out := &in.Ports, &out.Ports
 		*out = make([]MappingPort, len(*in))

@@ -21,8 +21,15 @@ type MappingSpecApplyConfiguration struct {
 	// serviceName names the Service, in the Mapping's namespace.
 	ServiceName *string `json:"serviceName,omitempty"`
 	// mode "service" translates to the ClusterIP and lets the cluster balance, "endpoints" translates straight to the
-	// ready endpoints.
+	// ready endpoints, over which the gateway balances; the Service's sessionAffinity holds there too. Traffic policies and
+	// topology hints do not, as a gateway is in no zone and on no node.
 	Mode *smartnatv1alpha1.Mode `json:"mode,omitempty"`
+	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
+	// are routed back through the gateway. It defaults to what the config of each gateway says.
+	Masquerade *bool `json:"masquerade,omitempty"`
+	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their
+	// family that the gateway has on an uplink, by that uplink. A pod of several such Mappings leaves as the oldest one says.
+	Egress *bool `json:"egress,omitempty"`
 	// ports are the external ports and the ports of the Service that they lead to.
 	Ports []MappingPortApplyConfiguration `json:"ports,omitempty"`
 }
@@ -66,6 +73,22 @@ func (b *MappingSpecApplyConfiguration) WithServiceName(value string) *MappingSp
 // If called multiple times, the Mode field is set to the value of the last call.
 func (b *MappingSpecApplyConfiguration) WithMode(value smartnatv1alpha1.Mode) *MappingSpecApplyConfiguration {
 	b.Mode = &value
+	return b
+}
+
+// WithMasquerade sets the Masquerade field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Masquerade field is set to the value of the last call.
+func (b *MappingSpecApplyConfiguration) WithMasquerade(value bool) *MappingSpecApplyConfiguration {
+	b.Masquerade = &value
+	return b
+}
+
+// WithEgress sets the Egress field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Egress field is set to the value of the last call.
+func (b *MappingSpecApplyConfiguration) WithEgress(value bool) *MappingSpecApplyConfiguration {
+	b.Egress = &value
 	return b
 }
 
