@@ -76,7 +76,7 @@ func chains(rs netfilter.Ruleset) map[string][]string {
 			for _, r := range c.Rules {
 				all[name] = append(all[name], r.String())
 			}
-			if c.Policy == "" && c.Rules == nil {
+			if c.Policy == "" && len(c.Rules) == 0 {
 				all[name] = nil
 			}
 		}
@@ -93,9 +93,9 @@ func (k kernel) read(t *testing.T) netfilter.Ruleset {
 	return rs
 }
 
-var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
+var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]| --mask (255\.255\.255\.255|ffff(:ffff){7})`)
 
-// dump returns what the back end's own program prints, without dates and counters.
+// dump returns what the back end's own program prints, without dates, counters and masks that say nothing.
 func (k kernel) dump(t *testing.T) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save()).Output()
@@ -114,10 +114,11 @@ func (k kernel) load(t *testing.T, text string) {
 	}
 }
 
-// In the state, one address has many ports, and one of its ports many backends.
+// In the state, one address has many ports, and one of its ports many backends; another one has the choices.
 const (
 	crowded = 5
 	heavy   = 4*crowded + 30
+	choosy  = 12
 )
 
 // state exercises every kind of rule that is built. It stays below what iptables-nft may send at once where it is not root,
@@ -161,9 +162,38 @@ func (k kernel) state() gateway.State {
 	}
 	// One with many backends, after the last single port of its address.
 	f := state.Forwards[heavy-1]
-	f.Ports, f.Backends = gateway.Port(1000), backends(20, 8000)
+	f.Ports, f.Backends, f.Masquerade = gateway.Port(1000), backends(70, 8000), false
 	state.Forwards = slices.Insert(state.Forwards, heavy, f)
+	state.Forwards = append(state.Forwards, k.choices(address(1+choosy), backends)...)
+	for n := range 2 {
+		e := gateway.Egress{Address: address(1 + n), Uplink: 1 + n, Owner: "default/echo"}
+		for i := range 9 {
+			e.Sources = append(e.Sources, address(100+2*i+n))
+		}
+		state.Egresses = append(state.Egresses, e)
+	}
+	state.ClampMSS = true
 	return state
+}
+
+// choices are forwards of an address of its own, in the order of a State: over SCTP, and with clients that come back.
+func (k kernel) choices(address netip.Addr, backends func(int, uint16) []gateway.Backend) []gateway.Forward {
+	forward := func(protocol gateway.Protocol, first, last uint16, b []gateway.Backend) gateway.Forward {
+		f := gateway.Forward{Frontend: gateway.Frontend{Address: address, Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
+			Owner: "default/choices", Masquerade: true, Backends: b, Affinity: 3 * time.Hour}
+		if last > first {
+			f.Shift = true
+		}
+		return f
+	}
+	return []gateway.Forward{
+		forward(gateway.SCTP, 80, 80, backends(1, 8000)),
+		forward(gateway.SCTP, 100, 199, backends(2, 300)),
+		forward(gateway.TCP, 80, 80, backends(3, 8000)),
+		forward(gateway.UDP, 53, 53, backends(40, 5353)),
+		forward(gateway.UDP, 5000, 5009, backends(2, 6000)),
+		forward(gateway.UDP, 7000, 7009, backends(2, 7000)),
+	}
 }
 
 func (k kernel) build(state gateway.State) netfilter.Ruleset {

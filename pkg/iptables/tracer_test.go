@@ -4,11 +4,13 @@
 package iptables
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
 // TestTracerAgreesWithTheKernel sends first packets from the host to itself and compares the rules of nat whose counters
@@ -29,8 +32,12 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 		external := state.Forwards[0].Address
 		network := netip.PrefixFrom(external, external.BitLen()-8).Masked()
 		everythingIsLocal(t, network)
+		// Nothing answers, so that connections last until they are looked at.
+		k.load(t, "*filter\n-A INPUT -j DROP\nCOMMIT\n")
 		k.apply(t, k.build(state))
 		tracer := netfilter.NewTracer(k.read(t))
+		// remembered are the lists of sources that hold the client.
+		var remembered []string
 
 		allowed := netip.PrefixFrom(external, external.BitLen()-8).Addr()
 		for range 200 {
@@ -49,9 +56,18 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 			{"nobody allowed", crowded, gateway.TCP, 131},
 			{"several backends", crowded, gateway.TCP, 98},
 			{"last leaf", 11, gateway.TCP, 167},
-			{"chain of its own", crowded, gateway.TCP, 1000},
+			{"groups of backends, masquerade off", crowded, gateway.TCP, 1000},
 			{"within a range", crowded, gateway.TCP, 33000},
 			{"shifted", crowded, gateway.UDP, 8005},
+			{"SCTP", choosy, gateway.SCTP, 80},
+			{"SCTP shifted", choosy, gateway.SCTP, 155},
+			{"a client that comes", choosy, gateway.TCP, 80},
+			{"a client that comes back", choosy, gateway.TCP, 80},
+			{"a client that comes to groups", choosy, gateway.UDP, 53},
+			{"a client that comes back to groups", choosy, gateway.UDP, 53},
+			{"a client that comes to a shifted range", choosy, gateway.UDP, 5003},
+			{"a client that comes back to another port of it", choosy, gateway.UDP, 5009},
+			{"a range that keeps its ports", choosy, gateway.UDP, 7004},
 			{"not mapped", crowded, gateway.TCP, 81},
 			{"another protocol", crowded, gateway.UDP, 80},
 			{"another address", 100, gateway.TCP, 80},
@@ -62,27 +78,61 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 			}
 			p := netfilter.Packet{Protocol: probe.protocol, State: netfilter.New, Direction: netfilter.Original,
 				Source: netip.AddrPortFrom(allowed, 0), Destination: netip.AddrPortFrom(to, probe.port),
-				Route: func(netip.Addr, uint32) string { return "lo" }}
+				Route:  func(netip.Addr, uint32) string { return "lo" },
+				Recent: func(list string, _ uint32) bool { return slices.Contains(remembered, list) }}
 			before := k.counters(t)
+			if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+				t.Fatal(err)
+			}
 			send(t, p)
 			got := moved(before, k.counters(t))
-			if want, agree := foreseen(tracer, p, got); !agree {
-				t.Errorf("%s: the tracer foresees other rules than those that matched:\n%s", probe.name, cmp.Diff(want, got))
+			trace, agree := foreseen(tracer, p, got)
+			if !agree {
+				t.Errorf("%s: the tracer foresees other rules than those that matched:\n%s", probe.name, cmp.Diff(natSteps(trace), got))
 			}
+			if to := k.translated(t, p); agree && trace.Verdict == netfilter.Accept && to != trace.Packet.Destination {
+				t.Errorf("%s: the tracer foresees %s, the kernel sends to %s", probe.name, trace.Packet.Destination, to)
+			}
+			remembered = append(remembered, trace.Remembered...)
+		}
+		if slices.Sort(remembered); len(remembered) != 8 || len(slices.Compact(slices.Clone(remembered))) != 5 {
+			t.Errorf("clients were remembered in %q, want five lists, three of them twice", remembered)
 		}
 	})
 }
 
-// foreseen returns the rules of nat that the tracer says match, and whether they are those that did. Which way chance led is
-// known by the rules that matched.
-func foreseen(tracer *netfilter.Tracer, p netfilter.Packet, matched []string) (want []string, agree bool) {
-	for n := range 20 {
-		p.Chance = func(uint32) bool { n--; return n == -1 }
-		if want = natSteps(tracer.Trace(p)); slices.Equal(want, matched) {
-			return want, true
+// foreseen returns the trace in which the rules of nat match that did, if there is one. Which way chance led is known by them.
+func foreseen(tracer *netfilter.Tracer, p netfilter.Packet, matched []string) (trace netfilter.Trace, agree bool) {
+	for trace = range tracer.Ways(p) {
+		if slices.Equal(natSteps(trace), matched) {
+			return trace, true
 		}
 	}
-	return want, false
+	return trace, false
+}
+
+// replied finds the second source and the second source port of a connection: those of who is to answer.
+var replied = regexp.MustCompile(`src=\S+ .*src=(\S+) .*sport=(\d+)`)
+
+// translated returns where the connection that began with the packet leads. The program is asked because netlink's
+// package reads no ports of SCTP.
+func (k kernel) translated(t *testing.T, p netfilter.Packet) netip.AddrPort {
+	t.Helper()
+	testenv.RequireTool(t, "conntrack")
+	out, err := exec.CommandContext(t.Context(), "conntrack", "-L", "-f", fmt.Sprintf("ipv%d", k.family), "-p", string(p.Protocol),
+		"--orig-dst", p.Destination.Addr().String(), "--orig-port-dst", fmt.Sprint(p.Destination.Port())).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := replied.FindSubmatch(out)
+	if found == nil {
+		return netip.AddrPort{}
+	}
+	to, err := netip.ParseAddrPort(net.JoinHostPort(string(found[1]), string(found[2])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
 }
 
 // everythingIsLocal makes every address of a network the host's own.
@@ -106,11 +156,20 @@ func everythingIsLocal(t *testing.T, network netip.Prefix) {
 	if err := netlink.RouteAdd(&route); err != nil {
 		t.Fatal(err)
 	}
+	// MASQUERADE drops where the link has no address but the loopback one.
+	mask := net.CIDRMask(8*len(destination.IP), 8*len(destination.IP))
+	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: destination.IP, Mask: mask}}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // send sends the first packet of a connection and nothing after it.
 func send(t *testing.T, p netfilter.Packet) {
 	t.Helper()
+	if p.Protocol == gateway.SCTP {
+		sendSCTP(t, p)
+		return
+	}
 	domain, kind := unix.AF_INET, unix.SOCK_STREAM
 	if p.Source.Addr().Is6() {
 		domain = unix.AF_INET6
@@ -130,6 +189,31 @@ func send(t *testing.T, p netfilter.Packet) {
 	_ = unix.Connect(fd, sockaddr(p.Destination))
 	if kind == unix.SOCK_DGRAM {
 		_, _ = unix.Write(fd, []byte("x"))
+	}
+}
+
+// sendSCTP sends what begins an association. Netfilter needs no SCTP of the kernel's own, so the packet is made here.
+func sendSCTP(t *testing.T, p netfilter.Packet) {
+	t.Helper()
+	domain := unix.AF_INET
+	if p.Source.Addr().Is6() {
+		domain = unix.AF_INET6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_RAW, unix.IPPROTO_SCTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(p.Source.Addr(), 0))); err != nil {
+		t.Fatalf("binding to %s: %v", p.Source, err)
+	}
+	packet := binary.BigEndian.AppendUint16(nil, 40000)
+	packet = binary.BigEndian.AppendUint16(packet, p.Destination.Port())
+	// No tag and no checksum yet; then an INIT of 20 bytes: its tag, window, streams out and in, first number.
+	packet = append(packet, make([]byte, 8)...)
+	packet = append(packet, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1)
+	if err := unix.Sendto(fd, packet, 0, sockaddr(netip.AddrPortFrom(p.Destination.Addr(), 0))); err != nil {
+		t.Fatalf("sending to %s: %v", p.Destination, err)
 	}
 }
 

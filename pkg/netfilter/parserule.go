@@ -34,6 +34,12 @@ func (r *ruleParser) next() (string, bool) {
 func (r *ruleParser) parse() bool {
 	for len(r.tokens) > 0 {
 		option, _ := r.next()
+		if option == "--set" || option == "--update" {
+			if !r.recent(option) {
+				return false
+			}
+			continue
+		}
 		value, found := r.next()
 		if !found {
 			return false
@@ -43,7 +49,7 @@ func (r *ruleParser) parse() bool {
 		case "-j", "-g":
 			return r.target(jumps[option], value)
 		case "-m":
-			r.match, ok = value, true
+			r.match, ok = value, r.rule.Recent.Name == "" || value == "comment"
 		default:
 			ok = r.basic(option, value) || r.option(r.match+" "+option, value)
 		}
@@ -52,6 +58,55 @@ func (r *ruleParser) parse() bool {
 		}
 	}
 	return true
+}
+
+// recent reads the whole match as it is printed, as the order of its options is fixed and some have no value. It is the
+// last one: what comes after it would decide on what is remembered.
+func (r *ruleParser) recent(option string) bool {
+	recent := &r.rule.Recent
+	if r.match != "recent" || recent.Name != "" {
+		return false
+	}
+	if option == "--update" {
+		seconds, err := strconv.ParseUint(r.value("--seconds"), 10, 32)
+		if err != nil || seconds == 0 || !r.flag("--reap") {
+			return false
+		}
+		recent.Seconds = uint32(seconds)
+	}
+	if !r.word(&recent.Name, r.value("--name")) {
+		return false
+	}
+	if mask := r.value("--mask"); mask != "" && mask != fullPrefix(r.family) {
+		return false
+	}
+	r.match = ""
+	return r.flag("--rsource")
+}
+
+func fullPrefix(family Family) string {
+	if family == IPv6 {
+		return "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	}
+	return "255.255.255.255"
+}
+
+// flag reads a word if it comes next.
+func (r *ruleParser) flag(word string) bool {
+	found := len(r.tokens) > 0 && r.tokens[0] == word
+	if found {
+		r.tokens = r.tokens[1:]
+	}
+	return found
+}
+
+// value reads an option's value if the option comes next.
+func (r *ruleParser) value(option string) string {
+	if len(r.tokens) < 2 || !r.flag(option) {
+		return ""
+	}
+	value, _ := r.next()
+	return value
 }
 
 // basic reads the matches that need no `-m`.
@@ -84,6 +139,10 @@ func (r *ruleParser) option(name, value string) bool {
 	case "tcp --dport", "udp --dport", "sctp --dport":
 		return r.match == string(r.rule.Protocol) && r.rule.DestinationPorts == gateway.PortRange{} &&
 			ports(&r.rule.DestinationPorts, value, ":") && r.rule.DestinationPorts != gateway.PortRange{}
+	case "tcp --tcp-flags":
+		first := !r.rule.SYN
+		r.rule.SYN = true
+		return first && r.rule.Protocol == gateway.TCP && value == "SYN,RST" && r.flag("SYN")
 	case "multiport --dports":
 		return r.rule.Protocol != "" && r.rule.Multiport == "" && r.word(&r.rule.Multiport, value)
 	case "mark --mark":
@@ -149,11 +208,11 @@ func (r *ruleParser) target(verb Verb, name string) bool {
 		t.Verb = Return
 	case "MASQUERADE":
 		t.Verb = Masquerade
-		if len(r.tokens) > 0 && r.tokens[0] == "--random-fully" {
-			t.RandomFully = true
-			r.tokens = r.tokens[1:]
-		}
-	case "REJECT", "DNAT", "MARK", "CONNMARK":
+		t.RandomFully = r.flag("--random-fully")
+	case "TCPMSS":
+		t.Verb = ClampMSS
+		return r.flag("--clamp-mss-to-pmtu") && len(r.tokens) == 0
+	case "REJECT", "DNAT", "SNAT", "MARK", "CONNMARK":
 		return r.targetWithOptions(name) && len(r.tokens) == 0
 	default:
 		t.Verb = verb
@@ -180,6 +239,12 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 	case "DNAT --to-destination":
 		t.Verb = Translate
 		return t.parseDestination(value)
+	case "SNAT --to-source":
+		t.Verb = TranslateSource
+		t.RandomFully = r.flag("--random-fully")
+		var err error
+		t.Address, err = netip.ParseAddr(value)
+		return err == nil
 	case "MARK --set-xmark":
 		t.Verb = SetMark
 	case "CONNMARK --set-xmark":

@@ -63,6 +63,8 @@ type Rule struct {
 	// Multiport is `-m multiport --dports` as iptables spells it, "80,443,8000:8010": at most 15 ports, a range counts
 	// as two. It needs Protocol.
 	Multiport string
+	// SYN is `--tcp-flags SYN,RST SYN`: the packet begins a TCP connection, or is the answer to such a one. It needs Protocol.
+	SYN bool
 	// State matches any of the states set in it.
 	State CTState
 	// Direction is the direction of the packet within its connection.
@@ -71,11 +73,22 @@ type Rule struct {
 	Mark, ConnMark gateway.Mark
 	// Probability matches at random, in units of 1/2^31 (xt_statistic's own resolution); 0 is absent.
 	Probability uint32
-	Comment     string
-	Target      Target
+	// Recent is the last match of a rule: it remembers the packets that all others let through.
+	Recent  Recent
+	Comment string
+	Target  Target
 	// Foreign is set when the rule says something that SmartNat never says: its text as read, behind `-A CHAIN`. Nothing
 	// else of the Rule is meaningful then but a Target that is a Jump or a Goto.
 	Foreign string
+}
+
+// Recent matches sources that are in a list of xt_recent, or adds them to it; the zero value is absent.
+type Recent struct {
+	// Name is that of the list.
+	Name string
+	// Seconds matches sources that were seen within this time, forgets the longest unseen one beyond it, and sees those that
+	// match again now. Zero puts the source into the list, and always matches.
+	Seconds uint32
 }
 
 // CTState is a set of conntrack states (iptables-extensions(8), conntrack --ctstate).
@@ -117,12 +130,16 @@ const (
 	Reject
 	// Translate is DNAT to Target.Address and Target.Ports.
 	Translate
+	// TranslateSource is SNAT to Target.Address.
+	TranslateSource
 	Masquerade
 	// SetMark and SetConnMark are --set-xmark Mark.Value/Mark.Mask where Value is within Mask: the bits of Mask become Value.
 	SetMark
 	SetConnMark
 	// RestoreMark copies the bits of Mark.Mask from the connection's mark to the packet's.
 	RestoreMark
+	// ClampMSS is TCPMSS --clamp-mss-to-pmtu.
+	ClampMSS
 )
 
 // Target is what happens to a packet that matches.
@@ -132,7 +149,7 @@ type Target struct {
 	Chain string
 	// Mark is the operand of SetMark, SetConnMark and RestoreMark.
 	Mark gateway.Mark
-	// Address is where Translate leads.
+	// Address is where Translate leads, and where packets come from after TranslateSource.
 	Address netip.Addr
 	// Ports is the port, or the range, that Translate leads to; zero keeps the packet's port.
 	Ports gateway.PortRange
@@ -140,6 +157,6 @@ type Target struct {
 	BasePort uint16
 	// RejectWith is as iptables spells it: "icmp-port-unreachable", "tcp-reset".
 	RejectWith string
-	// RandomFully is Masquerade's --random-fully.
+	// RandomFully is --random-fully of Masquerade and TranslateSource.
 	RandomFully bool
 }

@@ -27,10 +27,15 @@ func (r *Rule) append(b []byte) []byte {
 	w.option("-i", r.In)
 	w.option("-o", r.Out)
 	w.option("-p", string(r.Protocol))
-	if r.DestinationPorts != (gateway.PortRange{}) {
+	if r.DestinationPorts != (gateway.PortRange{}) || r.SYN {
 		w.option("-m", string(r.Protocol))
+	}
+	if r.DestinationPorts != (gateway.PortRange{}) {
 		w.word("--dport")
 		w.ports(r.DestinationPorts, ':')
+	}
+	if r.SYN {
+		w.word("--tcp-flags SYN,RST SYN")
 	}
 	if r.Multiport != "" {
 		w.word("-m multiport --dports")
@@ -43,12 +48,29 @@ func (r *Rule) append(b []byte) []byte {
 		w.word("-m statistic --mode random --probability ")
 		w.b = strconv.AppendFloat(w.b, float64(r.Probability)/Certain, 'f', 11, 64)
 	}
+	r.Recent.append(&w)
 	if r.Comment != "" {
 		w.word("-m comment --comment")
 		w.quoted(r.Comment)
 	}
 	r.Target.append(&w)
 	return w.b
+}
+
+// append leaves out the mask, which both back ends print: it is the full one where none is said.
+func (r *Recent) append(w *words) {
+	if r.Name == "" {
+		return
+	}
+	if r.Seconds == 0 {
+		w.word("-m recent --set")
+	} else {
+		w.word("-m recent --update --seconds ")
+		w.b = strconv.AppendUint(w.b, uint64(r.Seconds), 10)
+		w.word("--reap")
+	}
+	w.option("--name", r.Name)
+	w.word("--rsource")
 }
 
 func (r *Rule) appendConntrack(w *words) {
@@ -100,11 +122,13 @@ func (t *Target) append(w *words) {
 	case Translate:
 		w.word("-j DNAT --to-destination ")
 		t.appendDestination(w)
+	case TranslateSource:
+		w.word("-j SNAT --to-source ")
+		w.b = t.Address.AppendTo(w.b)
+		t.appendRandomFully(w)
 	case Masquerade:
 		w.word("-j MASQUERADE")
-		if t.RandomFully {
-			w.word("--random-fully")
-		}
+		t.appendRandomFully(w)
 	case SetMark:
 		w.operand("-j MARK --set-xmark", t.Mark)
 	case SetConnMark:
@@ -114,6 +138,14 @@ func (t *Target) append(w *words) {
 		w.hex(" 0x", t.Mark.Mask)
 		w.word("--ctmask")
 		w.hex(" 0x", t.Mark.Mask)
+	case ClampMSS:
+		w.word("-j TCPMSS --clamp-mss-to-pmtu")
+	}
+}
+
+func (t *Target) appendRandomFully(w *words) {
+	if t.RandomFully {
+		w.word("--random-fully")
 	}
 }
 

@@ -20,24 +20,38 @@ type Packet struct {
 	State          CTState
 	Direction      CTDirection
 	Mark, ConnMark uint32
+	// SYN is set when it begins a TCP connection, or answers such a one.
+	SYN bool
 	// Route says which link leads to a destination for packets with this mark, and "" for the host itself. Nil leads all
 	// packets to the host itself.
 	Route func(destination netip.Addr, mark uint32) string
 	// Chance decides whether a rule matches that matches at random; nil says never, which meets the most rules.
 	Chance func(probability uint32) bool
+	// Recent says whether the source was seen within this time by the list of this name; nil says never.
+	Recent func(list string, seconds uint32) bool
 }
+
+// tracked tells whether the packet belongs to a connection: without one there are neither marks of it nor directions.
+func (p *Packet) tracked() bool { return p.State&(Invalid|Untracked) == 0 }
 
 // Trace is what became of a packet.
 type Trace struct {
 	// Verdict is Accept, Drop or Reject.
 	Verdict    Verb
 	RejectWith string
-	// Packet is the packet as it leaves, with its marks and its destination; it is not tracked further.
+	// Packet is the packet as it leaves, with its marks, its source and its destination; it is not tracked further.
 	Packet Packet
 	// Out is the link that it leaves by, or "" when it ends on the host.
 	Out string
 	// Masqueraded is set when its source becomes that of the link.
 	Masqueraded bool
+	// Clamped is set when the segment size that it offers is lowered to what the path takes.
+	Clamped bool
+	// Remembered are the lists of sources that took note of its source.
+	Remembered []string
+	// Endless is set when the rules lead in a circle, or back and forth for so long that the packet was given up: it counts
+	// as dropped. The kernel takes no circles.
+	Endless bool
 	// Rules counts the rules that it met, whether they matched or not.
 	Rules int
 	// Steps are the rules that matched, and the foreign ones, of which it is not known and which are taken not to match.
@@ -55,15 +69,18 @@ type Step struct {
 // Tracer follows packets through one family's rules.
 type Tracer struct {
 	tables map[string]map[string]*Chain
+	// patience is how many rules a packet may meet. Rules that make sense lead a packet past few of them more than once.
+	patience int
 }
 
 // NewTracer prepares the rules, built or parsed.
 func NewTracer(rs Ruleset) *Tracer {
-	t := &Tracer{tables: map[string]map[string]*Chain{}}
+	t := &Tracer{tables: map[string]map[string]*Chain{}, patience: 1 << 14}
 	for _, table := range rs.Tables {
 		chains := make(map[string]*Chain, len(table.Chains))
 		for i := range table.Chains {
 			chains[table.Chains[i].Name] = &table.Chains[i]
+			t.patience += 4 * len(table.Chains[i].Rules)
 		}
 		t.tables[table.Name] = chains
 	}
@@ -83,6 +100,8 @@ type journey struct {
 	Trace
 	// table is where it is.
 	table string
+	// depth is how many chains it is in.
+	depth int
 }
 
 // travel passes the hooks in the kernel's order. Only the first packet of a connection meets the nat table.
@@ -118,7 +137,7 @@ func (j *journey) route() string {
 // hook passes a built-in chain in each of the tables, and reports whether the packet is still under way.
 func (j *journey) hook(chain string, tables ...string) bool {
 	for _, table := range tables {
-		if table == "nat" && j.Packet.State&New == 0 {
+		if table == "nat" && j.Packet.State&(New|Invalid|Untracked) != New {
 			continue
 		}
 		base := j.tracer.tables[table][chain]
@@ -138,9 +157,15 @@ func (j *journey) hook(chain string, tables ...string) bool {
 
 // chain passes a chain, and reports whether the table is done with the packet; otherwise the packet is back at the caller.
 func (j *journey) chain(c *Chain) bool {
+	if j.depth++; j.depth > len(j.tracer.tables[j.table]) {
+		return j.giveUp()
+	}
+	defer func() { j.depth-- }()
 	for i := range c.Rules {
 		r := &c.Rules[i]
-		j.Rules++
+		if j.Rules++; j.Rules > j.tracer.patience {
+			return j.giveUp()
+		}
 		matches := r.Foreign == "" && j.matches(r)
 		if matches || r.Foreign != "" {
 			j.Steps = append(j.Steps, Step{j.table, c.Name, i + 1, *r})
@@ -167,6 +192,11 @@ func (j *journey) chain(c *Chain) bool {
 	return false
 }
 
+func (j *journey) giveUp() bool {
+	j.Endless, j.Verdict = true, Drop
+	return true
+}
+
 // act does what a target does, and reports whether the table is done with the packet.
 func (j *journey) act(t *Target) bool {
 	p := &j.Packet
@@ -180,15 +210,25 @@ func (j *journey) act(t *Target) bool {
 		p.Destination = t.translate(p.Destination.Port())
 		p.State |= DNAT
 		return true
+	case TranslateSource:
+		p.Source = netip.AddrPortFrom(t.Address, p.Source.Port())
+		p.State |= SNAT
+		return true
 	case Masquerade:
 		j.Masqueraded = true
 		return true
+	case ClampMSS:
+		j.Clamped = true
 	case SetMark:
 		p.Mark = p.Mark&^t.Mark.Mask | t.Mark.Value
 	case SetConnMark:
-		p.ConnMark = p.ConnMark&^t.Mark.Mask | t.Mark.Value
+		if p.tracked() {
+			p.ConnMark = p.ConnMark&^t.Mark.Mask | t.Mark.Value
+		}
 	case RestoreMark:
-		p.Mark = p.Mark&^t.Mark.Mask | p.ConnMark&t.Mark.Mask
+		if p.tracked() {
+			p.Mark = p.Mark&^t.Mark.Mask | p.ConnMark&t.Mark.Mask
+		}
 	}
 	return false
 }
@@ -214,10 +254,30 @@ func (j *journey) matches(r *Rule) bool {
 		(r.Protocol == "" || r.Protocol == p.Protocol) &&
 		(r.DestinationPorts == gateway.PortRange{} || r.DestinationPorts.Contains(p.Destination.Port())) &&
 		(r.Multiport == "" || matchesAnyPort(r.Multiport, p.Destination.Port())) &&
-		p.Mark&r.Mark.Mask == r.Mark.Value && p.ConnMark&r.ConnMark.Mask == r.ConnMark.Value &&
+		(!r.SYN || p.SYN) &&
+		p.Mark&r.Mark.Mask == r.Mark.Value &&
+		(r.ConnMark.Mask == 0 || p.tracked() && p.ConnMark&r.ConnMark.Mask == r.ConnMark.Value) &&
 		(r.State == 0 || r.State&p.State != 0) &&
-		(r.Direction == AnyDirection || r.Direction == p.Direction) &&
-		(r.Probability == 0 || p.Chance != nil && p.Chance(r.Probability))
+		r.matchesDirection(p) &&
+		(r.Probability == 0 || p.Chance != nil && p.Chance(r.Probability)) &&
+		(r.Recent.Name == "" || j.recent(r.Recent))
+}
+
+// matchesDirection follows xt_conntrack, which asks a packet without connection for nothing but its state.
+func (r *Rule) matchesDirection(p *Packet) bool {
+	if !p.tracked() {
+		return r.Direction == AnyDirection || r.State != 0
+	}
+	return r.Direction == AnyDirection || r.Direction == p.Direction
+}
+
+// recent asks a list of sources, or adds to it.
+func (j *journey) recent(r Recent) bool {
+	if r.Seconds > 0 && (j.Packet.Recent == nil || !j.Packet.Recent(r.Name, r.Seconds)) {
+		return false
+	}
+	j.Remembered = append(j.Remembered, r.Name)
+	return true
 }
 
 func matchesLink(pattern, link string) bool {

@@ -14,15 +14,16 @@ import (
 // leafAddresses is how many addresses are tried one after the other.
 const leafAddresses = 8
 
-// service is the rules of one address: a jump for each protocol.
-type service struct {
+// site is an address and its rules.
+type site struct {
 	address netip.Addr
 	rules   []netfilter.Rule
 }
 
-// services builds the tree of ports of each address and protocol, and returns the addresses, sorted.
-func (b *builder) services(forwards []gateway.Forward) []service {
-	var services []service
+// services builds the tree of ports of each address and protocol, and returns the addresses, sorted, with a jump for each
+// protocol.
+func (b *builder) services(forwards []gateway.Forward) []site {
+	var services []site
 	for len(forwards) > 0 {
 		first := forwards[0]
 		end := slices.IndexFunc(forwards, func(f gateway.Forward) bool {
@@ -33,15 +34,15 @@ func (b *builder) services(forwards []gateway.Forward) []service {
 		}
 		same := forwards[:end]
 		forwards = forwards[end:]
-		if first.Address.Is4() != (b.family == netfilter.IPv4) {
+		if !b.ours(first.Address) {
 			continue
 		}
 		if n := len(services); n == 0 || services[n-1].address != first.Address {
-			services = append(services, service{address: first.Address})
+			services = append(services, site{address: first.Address})
 		}
 		s := &services[len(services)-1]
 		s.rules = append(s.rules, netfilter.Rule{
-			Destination: netip.PrefixFrom(first.Address, first.Address.BitLen()),
+			Destination: only(first.Address),
 			Protocol:    first.Protocol,
 			Target:      b.jump(b.ports(same)),
 		})
@@ -49,28 +50,38 @@ func (b *builder) services(forwards []gateway.Forward) []service {
 	return services
 }
 
-// dispatch returns the rules that lead to the services. Beyond a few, they stand in a tree of prefixes, whose chains are
-// jumped to and not gone to, so that a packet that is not ours comes back and meets the end of the first chain.
-func (b *builder) dispatch(services []service) []netfilter.Rule {
+// ours tells whether an address is of the family that is built.
+func (b *builder) ours(a netip.Addr) bool { return a.Is4() == (b.family == netfilter.IPv4) }
+
+func only(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// dispatch returns the rules of sorted sites. Beyond a few, they stand in a tree of prefixes, to whose chains way leads.
+func (b *builder) dispatch(sites []site, way func(netip.Prefix) netfilter.Rule) []netfilter.Rule {
 	var rules []netfilter.Rule
-	for len(services) > leafAddresses {
-		first, last := services[0].address, services[len(services)-1].address
+	for len(sites) > leafAddresses {
+		first, last := sites[0].address, sites[len(sites)-1].address
 		half := netip.PrefixFrom(first, commonBits(first, last)+1).Masked()
-		middle, _ := slices.BinarySearchFunc(services, half, func(s service, half netip.Prefix) int {
+		middle, _ := slices.BinarySearchFunc(sites, half, func(s site, half netip.Prefix) int {
 			if half.Contains(s.address) {
 				return -1
 			}
 			return 1
 		})
-		child := addressChain(half)
-		rules = append(rules, netfilter.Rule{Destination: half, Target: b.jump(child)})
-		b.chain(child, b.dispatch(services[:middle])...)
-		services = services[middle:]
+		rule := way(half)
+		rules = append(rules, rule)
+		child := netfilter.Chain{Name: rule.Target.Chain, Rules: b.dispatch(sites[:middle], way)}
+		b.chains = append(b.chains, child)
+		sites = sites[middle:]
 	}
-	for _, s := range services {
+	for _, s := range sites {
 		rules = append(rules, s.rules...)
 	}
 	return rules
+}
+
+// toServices leads to the services of a prefix and back, so that a packet that is not ours meets the end of the first chain.
+func (b *builder) toServices(half netip.Prefix) netfilter.Rule {
+	return netfilter.Rule{Destination: half, Target: b.jump(prefixChain("A", half))}
 }
 
 // commonBits returns the length of the longest prefix that holds both.

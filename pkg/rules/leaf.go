@@ -4,7 +4,6 @@
 package rules
 
 import (
-	"math"
 	"slices"
 	"strings"
 
@@ -75,43 +74,12 @@ func (b *builder) translate(rules []netfilter.Rule, forwards []gateway.Forward) 
 		return toAllPorts(rules, forwards, b.goTo(markRejectChain))
 	}
 	if !forwards[0].Masquerade {
-		keep := gateway.Mark{Mask: b.own.Masquerade().Mask}
-		rules = toAllPorts(rules, forwards, netfilter.Target{Verb: netfilter.SetConnMark, Mark: keep})
+		rules = toAllPorts(rules, forwards, b.jump(keepSourceChain))
 	}
 	for _, f := range forwards {
-		for i, backend := range f.Backends {
-			r := toPorts(f, destination(f, backend))
-			r.Probability = share(len(f.Backends) - i)
-			if i > 0 {
-				r.Comment = ""
-			}
-			rules = append(rules, r)
-		}
+		rules = b.backends(rules, f)
 	}
 	return rules
-}
-
-// destination is where a backend's share of the forward goes.
-func destination(f gateway.Forward, backend gateway.Backend) netfilter.Target {
-	t := netfilter.Target{Verb: netfilter.Translate, Address: backend.Address, Ports: gateway.Port(backend.Port)}
-	if !f.Shift || f.Ports.Single() {
-		return t
-	}
-	if backend.Port == f.Ports.First {
-		t.Ports = gateway.PortRange{}
-		return t
-	}
-	t.Ports.Last = backend.Port + f.Ports.Last - f.Ports.First
-	t.BasePort = f.Ports.First
-	return t
-}
-
-// share is the probability of the first of n backends that are left; the last takes what comes.
-func share(n int) uint32 {
-	if n == 1 {
-		return 0
-	}
-	return uint32(math.Round(netfilter.Certain / float64(n)))
 }
 
 // toPorts returns a rule for the ports of one forward, with its owner as comment.

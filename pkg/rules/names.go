@@ -30,9 +30,14 @@ func backendChain(f gateway.Frontend) string {
 	return fmt.Sprintf("B%s%s%04X", protocolLetters[f.Protocol], addressName(f.Address), f.Ports.First)
 }
 
-// addressChain names the chain of a prefix: A0A0B0C0018.
-func addressChain(p netip.Prefix) string {
-	return fmt.Sprintf("A%s%02X", addressName(p.Addr()), p.Bits())
+// groupChain names the chain of some of a frontend's backends, by where they start: GMQXBDP25K2F4000.
+func groupChain(f gateway.Frontend, start uint32) string {
+	return fmt.Sprintf("G%s%05X", digest([]byte(backendChain(f)), 10), start)
+}
+
+// prefixChain names the chain of a prefix within a tree: A0A0B0C0018.
+func prefixChain(tree string, p netip.Prefix) string {
+	return fmt.Sprintf("%s%s%02X", tree, addressName(p.Addr()), p.Bits())
 }
 
 // sourceChain names the chain of a set of sources.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
@@ -32,7 +33,13 @@ func randomState(random *rand.Rand, family netfilter.Family) gateway.State {
 				}
 				f := forward(family, a, protocol, uint16(port), uint16(last), backends(family, random.IntN(5), uint16(1+random.IntN(60000))))
 				if random.IntN(20) == 0 {
-					f.Backends = backends(family, leafRules+random.IntN(20), f.Ports.First)
+					f.Backends = backends(family, leafRules+random.IntN(100), f.Ports.First)
+				}
+				if random.IntN(4) == 0 {
+					f.Affinity = 3 * time.Hour
+				}
+				if random.IntN(4) == 0 {
+					f.Draining = []gateway.Backend{{Address: inside(family, 0x1000), Port: 80}}
 				}
 				f.Masquerade, f.Shift = random.IntN(4) > 0, random.IntN(2) == 0
 				for i := range random.IntN(3) {
@@ -51,6 +58,18 @@ func randomState(random *rand.Rand, family netfilter.Family) gateway.State {
 		}
 	}
 	state.Forwards = sorted(state.Forwards)
+	for pod := 1; len(state.Uplinks) > 0 && pod < 60; pod++ {
+		if random.IntN(3) == 0 {
+			continue
+		}
+		if n := len(state.Egresses); n == 0 || random.IntN(8) == 0 {
+			state.Egresses = append(state.Egresses, gateway.Egress{
+				Address: external(family, n), Uplink: 1 + random.IntN(len(state.Uplinks)), Owner: fmt.Sprintf("default/mapping-%d", n),
+			})
+		}
+		last := &state.Egresses[len(state.Egresses)-1]
+		last.Sources = append(last.Sources, inside(family, pod))
+	}
 	return state
 }
 
@@ -76,13 +95,15 @@ func pick(n int) func(uint32) bool {
 	}
 }
 
-// judge says what is to become of a packet by looking at the forwards one by one.
+// judge says what is to become of a packet by looking at the forwards one by one. Backend is the one that chance picks, or
+// that the client had.
 func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, got netfilter.Trace) {
 	t.Helper()
 	own := options.Ownership
 	i := slices.IndexFunc(state.Forwards, func(f gateway.Forward) bool {
 		return f.Address == p.Destination.Addr() && f.Protocol == p.Protocol && f.Ports.Contains(p.Destination.Port())
 	})
+	uplink := slices.IndexFunc(state.Uplinks, func(u gateway.Uplink) bool { return u.Link == p.In })
 	want := netfilter.Trace{Verdict: netfilter.Accept, Packet: netfilter.Packet{Destination: p.Destination}}
 	marks := uint32(0)
 	if i >= 0 {
@@ -95,14 +116,20 @@ func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, g
 			want.Verdict = netfilter.Reject
 		default:
 			b := f.Backends[min(backend, len(f.Backends)-1)]
+			if returning := f.Affinity > 0 && p.Recent != nil; !returning && len(f.Backends) > groupSize {
+				b = anyOf(f.Backends, got.Packet.Destination.Addr())
+			}
+			if f.Affinity > 0 && len(f.Backends) > 1 {
+				want.Remembered = []string{clients(f, b)}
+			}
 			port := b.Port
 			if f.Shift {
 				port += p.Destination.Port() - f.Ports.First
 			}
 			want.Packet.Destination = netip.AddrPortFrom(b.Address, port)
-			want.Out, want.Masqueraded = "eth0", f.Masquerade
+			want.Out, want.Masqueraded = "eth0", f.Masquerade || uplink < 0
 			marks = own.Forwarded().Value
-			if f.Masquerade {
+			if want.Masqueraded {
 				marks |= own.Masquerade().Value
 			}
 		}
@@ -112,12 +139,25 @@ func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, g
 			p.Source, p.Destination, p.Protocol, got.Verdict, got.Packet.Destination, got.Out, got.Masqueraded,
 			want.Verdict, want.Packet.Destination, want.Out, want.Masqueraded, got.Steps)
 	}
-	if len(state.Uplinks) > 0 {
-		marks |= own.Uplink(1).Value
+	if uplink >= 0 {
+		marks |= own.Uplink(state.Uplinks[uplink].Number).Value
 	}
-	if got.Packet.ConnMark != marks {
-		t.Fatalf("%s to %s/%s: connection marked %#x, want %#x", p.Source, p.Destination, p.Protocol, got.Packet.ConnMark, marks)
+	if got.Packet.ConnMark != marks || got.Packet.Source != p.Source || !slices.Equal(got.Remembered, want.Remembered) {
+		t.Fatalf("%s to %s/%s: connection marked %#x, now from %s, remembered by %q; want %#x, %q",
+			p.Source, p.Destination, p.Protocol, got.Packet.ConnMark, got.Packet.Source, got.Remembered, marks, want.Remembered)
 	}
+}
+
+// anyOf returns the backend with this address, or none.
+func anyOf(backends []gateway.Backend, address netip.Addr) gateway.Backend {
+	if i := slices.IndexFunc(backends, func(b gateway.Backend) bool { return b.Address == address }); i >= 0 {
+		return backends[i]
+	}
+	return gateway.Backend{}
+}
+
+func clients(f gateway.Forward, b gateway.Backend) string {
+	return fmt.Sprintf("SMARTNAT-%s-%s-%d-%s-%d", f.Protocol, f.Address, f.Ports.First, b.Address, b.Port)
 }
 
 func TestPacketsGoWhereTheStateSays(t *testing.T) {
@@ -134,9 +174,19 @@ func TestPacketsGoWhereTheStateSays(t *testing.T) {
 						from := source(family, random.IntN(3)).Addr().Next()
 						backend := random.IntN(4)
 						p := packet(family, from, f.Address, f.Protocol, uint16(min(port, 65535)))
+						p.In = []string{"eth1", "eth1", "eth2", "eth0", ""}[random.IntN(5)]
 						p.Chance = pick(backend)
 						judge(t, state, p, backend, tracer.Trace(p))
 					}
+					if f.Affinity == 0 || len(f.Backends) < 2 {
+						continue
+					}
+					p := packet(family, source(family, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
+					backend := random.IntN(len(f.Backends))
+					p.Recent = func(list string, seconds uint32) bool {
+						return list == clients(f, f.Backends[backend]) && seconds == 10800
+					}
+					judge(t, state, p, backend, tracer.Trace(p))
 				}
 			})
 		}

@@ -48,7 +48,7 @@ func (b *builder) ports(forwards []gateway.Forward) string {
 func (b *builder) tree(chain string, rules []netfilter.Rule, k block, forwards []gateway.Forward) {
 	for k.bits > 0 && weigh(forwards) > leafRules {
 		low, high := k.halves()
-		lower, astride, upper := part(forwards, high.start)
+		lower, astride, upper := cut(forwards, high.start)
 		if len(astride) > 0 {
 			rules = append(rules, b.astride(astride))
 		}
@@ -67,8 +67,8 @@ func (b *builder) tree(chain string, rules []netfilter.Rule, k block, forwards [
 	b.chain(chain, b.leaf(slices.Grow(rules, leafRules), forwards)...)
 }
 
-// part cuts sorted forwards at a port: those below, the one that reaches over it if any, those from it on.
-func part(forwards []gateway.Forward, at uint32) (lower, astride, upper []gateway.Forward) {
+// cut parts sorted forwards at a port: those below, the one that reaches over it if any, those from it on.
+func cut(forwards []gateway.Forward, at uint32) (lower, astride, upper []gateway.Forward) {
 	end := slices.IndexFunc(forwards, func(f gateway.Forward) bool { return uint32(f.Ports.Last) >= at })
 	if end < 0 {
 		return forwards, nil, nil
@@ -82,8 +82,10 @@ func part(forwards []gateway.Forward, at uint32) (lower, astride, upper []gatewa
 
 // astride returns the one rule for a range that reaches over the middle of a block; every packet to the block meets it.
 func (b *builder) astride(forward []gateway.Forward) netfilter.Rule {
-	if rules := b.inline(nil, forward); len(rules) == 1 {
-		return rules[0]
+	if !heavy(forward[0]) {
+		if rules := b.inline(nil, forward); len(rules) == 1 {
+			return rules[0]
+		}
 	}
 	return b.apart(forward[0])
 }
@@ -101,8 +103,16 @@ func weight(f gateway.Forward) int {
 	if heavy(f) || f.SourcesDeny {
 		return 1
 	}
-	return max(len(f.Backends), 1)
+	return max(choices(f), 1)
 }
 
 // heavy forwards have a chain of their own.
-func heavy(f gateway.Forward) bool { return !f.SourcesDeny && len(f.Backends) > leafRules }
+func heavy(f gateway.Forward) bool { return !f.SourcesDeny && choices(f) > leafRules }
+
+// choices is how many rules choose a backend where there are few.
+func choices(f gateway.Forward) int {
+	if sticky(f) {
+		return 2 * len(f.Backends)
+	}
+	return len(f.Backends)
+}

@@ -1,0 +1,149 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// groupSize is how many backends are tried one after the other; when there are more, they stand in groups of up to as many.
+const groupSize = 32
+
+// backends appends the rules that choose a backend and translate: first those for clients that are to have again the one
+// that they had, then those that share out evenly.
+func (b *builder) backends(rules []netfilter.Rule, f gateway.Forward) []netfilter.Rule {
+	start := len(rules)
+	if sticky(f) {
+		seconds := uint32(math.Ceil(f.Affinity.Seconds()))
+		for _, backend := range f.Backends {
+			r := toPorts(f, destination(f, backend))
+			r.Recent = netfilter.Recent{Name: b.clients(f, backend), Seconds: seconds}
+			rules = append(rules, r)
+		}
+	}
+	if len(f.Backends) > groupSize {
+		rules = b.groups(rules, f)
+	} else {
+		rules = b.share(rules, f, f.Ports, f.Backends)
+	}
+	for i := start + 1; i < len(rules); i++ {
+		rules[i].Comment = ""
+	}
+	return rules
+}
+
+// sticky tells whether clients come back to the backend that they had.
+func sticky(f gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
+
+// clients names the list of those that had this backend.
+func (b *builder) clients(f gateway.Forward, backend gateway.Backend) string {
+	return b.name(fmt.Sprintf("%s-%s-%d-%s-%d", f.Protocol, f.Address, f.Ports.First, backend.Address, backend.Port))
+}
+
+// share appends rules that share out evenly among some backends: each takes its part of what those before it left.
+func (b *builder) share(rules []netfilter.Rule, f gateway.Forward, ports gateway.PortRange, backends []gateway.Backend) []netfilter.Rule {
+	for i, backend := range backends {
+		r := toPorts(f, destination(f, backend))
+		r.DestinationPorts = ports
+		r.Probability = part(1, len(backends)-i)
+		if sticky(f) {
+			r.Recent.Name = b.clients(f, backend)
+		}
+		rules = append(rules, r)
+	}
+	return rules
+}
+
+// part is the probability of some of those that are left; all of them take whatever comes.
+func part(some, left int) uint32 {
+	if some == left {
+		return 0
+	}
+	return uint32(math.Round(netfilter.Certain * float64(some) / float64(left)))
+}
+
+// groups appends rules that share out among groups by their size. Which group a backend is in is said by its digest and by
+// how many others are near: as one comes or goes, no more changes than its group, the one that this splits into or merges
+// with, and the chain that leads to them. The largest come first, which evens out the number of rules to the last backend.
+func (b *builder) groups(rules []netfilter.Rule, f gateway.Forward) []netfilter.Rule {
+	groups := split(allDigests, members(f.Backends))
+	slices.SortStableFunc(groups, func(x, y group) int { return cmp.Compare(len(y.backends), len(x.backends)) })
+	left := len(f.Backends)
+	for _, g := range groups {
+		chain := groupChain(f.Frontend, g.start)
+		b.chain(chain, b.share(nil, f, gateway.PortRange{}, g.backends)...)
+		r := toPorts(f, b.goTo(chain))
+		r.Probability = part(len(g.backends), left)
+		rules = append(rules, r)
+		left -= len(g.backends)
+	}
+	return rules
+}
+
+// member is a backend and where it belongs.
+type member struct {
+	gateway.Backend
+	digest uint32
+}
+
+var allDigests = block{bits: 20}
+
+// members returns backends sorted by their digest.
+func members(backends []gateway.Backend) []member {
+	list := make([]member, len(backends))
+	for i, backend := range backends {
+		sum := sha256.Sum256([]byte(netip.AddrPortFrom(backend.Address, backend.Port).String()))
+		list[i] = member{backend, binary.BigEndian.Uint32(sum[:]) >> (32 - allDigests.bits)}
+	}
+	slices.SortStableFunc(list, func(x, y member) int { return cmp.Compare(x.digest, y.digest) })
+	return list
+}
+
+// group are backends with a chain, which is named by where the group starts.
+type group struct {
+	start    uint32
+	backends []gateway.Backend
+}
+
+// split halves a block of digests until each part is small enough. A lower half starts where the whole did, and so keeps its
+// chain.
+func split(k block, list []member) []group {
+	switch {
+	case len(list) == 0:
+		return nil
+	case len(list) > groupSize && k.bits > 0:
+		low, high := k.halves()
+		middle, _ := slices.BinarySearchFunc(list, high.start, func(m member, start uint32) int { return cmp.Compare(m.digest, start) })
+		return append(split(low, list[:middle]), split(high, list[middle:])...)
+	}
+	g := group{start: k.start}
+	for _, m := range list {
+		g.backends = append(g.backends, m.Backend)
+	}
+	return []group{g}
+}
+
+// destination is where a backend's share of the forward goes.
+func destination(f gateway.Forward, backend gateway.Backend) netfilter.Target {
+	t := netfilter.Target{Verb: netfilter.Translate, Address: backend.Address, Ports: gateway.Port(backend.Port)}
+	if !f.Shift || f.Ports.Single() {
+		return t
+	}
+	if backend.Port == f.Ports.First {
+		t.Ports = gateway.PortRange{}
+		return t
+	}
+	t.Ports.Last = backend.Port + f.Ports.Last - f.Ports.First
+	t.BasePort = f.Ports.First
+	return t
+}

@@ -1,0 +1,109 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+func manyBackends(n int, affinity time.Duration) gateway.State {
+	f := forward(netfilter.IPv4, 1, gateway.TCP, 80, 80, backends(netfilter.IPv4, n, 8080))
+	f.Affinity = affinity
+	return gateway.State{Uplinks: uplinks, Forwards: []gateway.Forward{f}}
+}
+
+// choice is what it costs to choose one of many backends, in exact figures.
+type choice struct {
+	Chains, Rules, Bytes int
+	// Worst is how many rules the first packet meets at most, in all tables, and Mean on average.
+	Worst int
+	Mean  string
+}
+
+func TestBackendsShareEvenly(t *testing.T) {
+	for _, tc := range []struct {
+		backends int
+		affinity time.Duration
+		want     choice
+	}{
+		{1, 0, choice{Chains: 12, Rules: 36, Bytes: 2600, Worst: 12, Mean: "12.0"}},
+		{3, time.Hour, choice{Chains: 12, Rules: 41, Bytes: 3680, Worst: 17, Mean: "16.0"}},
+		{16, 0, choice{Chains: 12, Rules: 51, Bytes: 4767, Worst: 27, Mean: "19.5"}},
+		{17, 0, choice{Chains: 13, Rules: 53, Bytes: 5124, Worst: 29, Mean: "21.0"}},
+		{33, 0, choice{Chains: 15, Rules: 71, Bytes: 8400, Worst: 33, Mean: "22.5"}},
+		{100, 0, choice{Chains: 17, Rules: 140, Bytes: 19956, Worst: 43, Mean: "27.6"}},
+		{100, time.Hour, choice{Chains: 17, Rules: 240, Bytes: 47032, Worst: 143, Mean: "127.6"}},
+		{1000, 0, choice{Chains: 60, Rules: 1083, Bytes: 177614, Worst: 72, Mean: "44.4"}},
+		{5000, 0, choice{Chains: 250, Rules: 5273, Bytes: 880335, Worst: 261, Mean: "128.0"}},
+	} {
+		t.Run(fmt.Sprintf("%d/%v", tc.backends, tc.affinity), func(t *testing.T) {
+			state := manyBackends(tc.backends, tc.affinity)
+			rs := Build(state, netfilter.IPv4, options)
+			batch := netfilter.Diff(netfilter.Ruleset{}, rs, options.Ownership.ChainPrefix)
+			got := choice{Chains: batch.Chains(), Rules: batch.Rules(), Bytes: len(batch.Text())}
+			shares, mean := map[netip.AddrPort]float64{}, 0.0
+			p := packet(netfilter.IPv4, source(netfilter.IPv4, 0).Addr(), state.Forwards[0].Address, gateway.TCP, 80)
+			for trace, probability := range netfilter.NewTracer(rs).Ways(p) {
+				shares[trace.Packet.Destination] += probability
+				mean += probability * float64(trace.Rules)
+				got.Worst = max(got.Worst, trace.Rules)
+			}
+			got.Mean = fmt.Sprintf("%.1f", mean)
+			for _, b := range state.Forwards[0].Backends {
+				share := shares[netip.AddrPortFrom(b.Address, b.Port)] * float64(tc.backends)
+				// A probability is a multiple of 1/2^31.
+				if math.Abs(share-1) > 1e-5 {
+					t.Errorf("%s has %.7f of its share", b.Address, share)
+				}
+			}
+			if len(shares) != tc.backends {
+				t.Errorf("connections lead to %d places, want %d", len(shares), tc.backends)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestBackendThatComesOrGoes adds one backend to many sizes, all of the small ones, where the shape of the chains changes most.
+func TestBackendThatComesOrGoes(t *testing.T) {
+	for _, tc := range []struct {
+		affinity time.Duration
+		// chains and rules are the most that one batch rewrites.
+		chains, rules int
+	}{
+		{0, 3, 71},
+		{time.Hour, 3, 1057},
+	} {
+		t.Run(fmt.Sprint(tc.affinity), func(t *testing.T) {
+			chains, rules := 0, 0
+			for n := 2; n <= 1000; n += 1 + n/50 {
+				before := Build(manyBackends(n-1, tc.affinity), netfilter.IPv4, options)
+				after := Build(manyBackends(n, tc.affinity), netfilter.IPv4, options)
+				for _, batch := range []netfilter.Batch{
+					netfilter.Diff(before, after, options.Ownership.ChainPrefix),
+					netfilter.Diff(after, before, options.Ownership.ChainPrefix),
+				} {
+					if batch.Chains() > 3 {
+						t.Fatalf("with %d backends, one that comes or goes rewrites %d chains", n, batch.Chains())
+					}
+					chains, rules = max(chains, batch.Chains()), max(rules, batch.Rules())
+				}
+			}
+			if chains != tc.chains || rules != tc.rules {
+				t.Errorf("at most %d chains and %d rules in a batch, want %d and %d", chains, rules, tc.chains, tc.rules)
+			}
+		})
+	}
+}

@@ -1,0 +1,88 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// leaves tells whether any pod of this family leaves with an external address.
+func (b *builder) leaves() bool {
+	return slices.ContainsFunc(b.state.Egresses, func(e gateway.Egress) bool { return b.ours(e.Address) && len(e.Sources) > 0 })
+}
+
+// egress returns the rules for the pods that leave with an external address, in a tree of their addresses.
+func (b *builder) egress(target func(gateway.Egress) netfilter.Target) []netfilter.Rule {
+	var sites []site
+	for _, e := range b.state.Egresses {
+		if !b.ours(e.Address) {
+			continue
+		}
+		for _, pod := range e.Sources {
+			sites = append(sites, site{pod, []netfilter.Rule{{Source: only(pod), Comment: comment(e.Owner), Target: target(e)}}})
+		}
+	}
+	slices.SortFunc(sites, func(x, y site) int { return x.address.Compare(y.address) })
+	return b.dispatch(sites, func(half netip.Prefix) netfilter.Rule {
+		return netfilter.Rule{Source: half, Target: b.goTo(prefixChain("E", half))}
+	})
+}
+
+// markEgress marks what pods send, so that it is routed by their uplink. Of what pods began before, nothing changes its way:
+// only connections that are new, or were new when this held, are marked. Who comes in by an uplink is no pod.
+func (b *builder) markEgress() []netfilter.Rule {
+	if !b.leaves() {
+		return nil
+	}
+	var rules []netfilter.Rule
+	for _, u := range b.state.Uplinks {
+		rules = append(rules, netfilter.Rule{In: u.Link, Target: netfilter.Target{Verb: netfilter.Return}})
+	}
+	b.chain(egressChain, append(rules, b.egress(func(e gateway.Egress) netfilter.Target {
+		uplink, flag := b.own.Uplink(e.Uplink), b.own.Egress()
+		return netfilter.Target{Verb: netfilter.SetMark, Mark: gateway.Mark{Value: uplink.Value | flag.Value, Mask: uplink.Mask | flag.Mask}}
+	})...)...)
+	return []netfilter.Rule{
+		{State: netfilter.New, Target: b.jump(egressChain)},
+		{ConnMark: b.own.Forwarded(), Direction: netfilter.Original, Target: b.jump(egressChain)},
+	}
+}
+
+// acceptEgress lets both directions of such connections pass, whatever the host's policy.
+func (b *builder) acceptEgress() []netfilter.Rule {
+	if !b.leaves() {
+		return nil
+	}
+	b.chain(egressChain,
+		netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.own.Forwarded()}},
+		netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Accept}},
+	)
+	return b.outward()
+}
+
+// translateEgress gives them their external address. By whichever uplink they leave, as another one may be connected to
+// where they go: nobody outside is to see a pod's address.
+func (b *builder) translateEgress(randomFully bool) []netfilter.Rule {
+	if !b.leaves() {
+		return nil
+	}
+	b.chain(egressChain, b.egress(func(e gateway.Egress) netfilter.Target {
+		return netfilter.Target{Verb: netfilter.TranslateSource, Address: e.Address, RandomFully: randomFully}
+	})...)
+	return b.outward()
+}
+
+// outward leads marked packets that leave by an uplink to the table's chain for them. One that stays inside, or was
+// translated to come back inside, keeps its way.
+func (b *builder) outward() []netfilter.Rule {
+	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
+	for _, u := range b.state.Uplinks {
+		rules = append(rules, netfilter.Rule{Out: u.Link, Mark: b.own.Egress(), Target: b.goTo(egressChain)})
+	}
+	return rules
+}

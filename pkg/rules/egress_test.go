@@ -1,0 +1,132 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// refusing are the rules for a state on a host that forwards nothing by itself.
+func refusing(state gateway.State, family netfilter.Family) netfilter.Ruleset {
+	rs := Build(state, family, options)
+	for _, table := range rs.Tables {
+		for i, c := range table.Chains {
+			if table.Name == "filter" && c.Name == "FORWARD" {
+				table.Chains[i].Policy = "DROP"
+			}
+		}
+	}
+	return rs
+}
+
+// byMark routes as the host does: what is inside stays inside, and an uplink's number leads out by it.
+func byMark(family netfilter.Family, state gateway.State) func(netip.Addr, uint32) string {
+	return func(destination netip.Addr, mark uint32) string {
+		if netip.PrefixFrom(inside(family, 0), destination.BitLen()-16).Contains(destination) {
+			return "eth0"
+		}
+		for _, u := range state.Uplinks {
+			if m := options.Ownership.Uplink(u.Number); mark&m.Mask == m.Value {
+				return u.Link
+			}
+		}
+		return "eth7"
+	}
+}
+
+// TestPodsLeaveAsTheStateSays follows first packets of pods, and of who pretends to be one, to the outside.
+func TestPodsLeaveAsTheStateSays(t *testing.T) {
+	own := options.Ownership
+	for seed := range uint64(8) {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%d/IPv%d", seed, family), func(t *testing.T) {
+				state := randomState(rand.New(rand.NewPCG(seed, 1)), family)
+				tracer := netfilter.NewTracer(refusing(state, family))
+				for pod := range 62 {
+					p := packet(family, inside(family, pod), source(family, 9).Addr(), gateway.UDP, 53)
+					p.Route = byMark(family, state)
+					for _, p.In = range []string{"eth0", "eth1"} {
+						i := slices.IndexFunc(state.Egresses, func(e gateway.Egress) bool { return slices.Contains(e.Sources, p.Source.Addr()) })
+						got := tracer.Trace(p)
+						if spoofed := len(state.Uplinks) > 0 && p.In == "eth1"; i < 0 || spoofed {
+							if got.Verdict != netfilter.Drop || got.Packet.Mark != 0 {
+								t.Fatalf("%s by %s: verdict %d, mark %#x; it is to be left to the host, which drops", p.Source, p.In, got.Verdict, got.Packet.Mark)
+							}
+							continue
+						}
+						e := state.Egresses[i]
+						if link := state.Uplinks[e.Uplink-1].Link; got.Verdict != netfilter.Accept || got.Out != link || got.Packet.Source.Addr() != e.Address || got.Masqueraded || got.Packet.ConnMark != own.Forwarded().Value {
+							t.Fatalf("%s: verdict %d by %s as %s, masqueraded %t, marked %#x; want it to leave by %s as %s",
+								p.Source, got.Verdict, got.Out, got.Packet.Source, got.Masqueraded, got.Packet.ConnMark, link, e.Address)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestEgress(t *testing.T) {
+	own, family := options.Ownership, netfilter.IPv4
+	pod, other, client := inside(family, 1), inside(family, 200), source(family, 0).Addr()
+	state := gateway.State{
+		Uplinks:  uplinks,
+		ClampMSS: true,
+		Forwards: []gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))},
+		Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod}}},
+	}
+	marked := own.Uplink(2).Value | own.Egress().Value
+	for _, tc := range []struct {
+		name     string
+		change   func(p *netfilter.Packet)
+		verdict  netfilter.Verb
+		out      string
+		from, to netip.Addr
+		mark     uint32
+		connMark uint32
+		// masqueraded and clamped are what else is done to it.
+		masqueraded, clamped bool
+	}{
+		{"to the outside", func(*netfilter.Packet) {}, netfilter.Accept, "eth2", external(family, 1), client, marked, 0x10, false, true},
+		{"to another pod", func(p *netfilter.Packet) { p.Destination = netip.AddrPortFrom(other, 80) }, netfilter.Drop, "eth0", pod, other, marked, 0, false, false},
+		{"to itself from outside", func(p *netfilter.Packet) { p.Destination = netip.AddrPortFrom(external(family, 1), 80) }, netfilter.Accept, "eth0", pod, pod, marked, 0x30, true, true},
+		{"goes on", func(p *netfilter.Packet) { p.State, p.ConnMark, p.SYN = netfilter.Established, 0x10, false }, netfilter.Accept, "eth2", pod, client, marked, 0x10, false, false},
+		{"began before", func(p *netfilter.Packet) { p.State = netfilter.Established }, netfilter.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"is answered", func(p *netfilter.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark = "eth2", netfilter.Established|netfilter.SNAT, netfilter.Reply, 0x10
+			p.Source, p.Destination = p.Destination, p.Source
+		}, netfilter.Accept, "eth0", client, pod, 0, 0x10, false, true},
+		{"an error about it", func(p *netfilter.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", netfilter.Related|netfilter.SNAT, netfilter.Reply, 0x10, "icmp"
+			p.Source, p.Destination = p.Destination, p.Source
+		}, netfilter.Accept, "eth0", client, pod, 0, 0x10, false, false},
+		{"where another uplink is connected", func(p *netfilter.Packet) {
+			p.Route = func(netip.Addr, uint32) string { return "eth1" }
+		}, netfilter.Accept, "eth1", external(family, 1), client, marked, 0x10, false, true},
+		{"of no connection", func(p *netfilter.Packet) { p.State = netfilter.Invalid }, netfilter.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"from a pod without", func(p *netfilter.Packet) { p.Source = netip.AddrPortFrom(other, 40000) }, netfilter.Drop, "eth7", other, client, 0, 0, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := packet(family, pod, client, gateway.TCP, 80)
+			p.In, p.SYN, p.Route = "eth0", true, byMark(family, state)
+			tc.change(&p)
+			got := netfilter.NewTracer(refusing(state, family)).Trace(p)
+			if got.Verdict != tc.verdict || got.Out != tc.out || got.Packet.Source.Addr() != tc.from || got.Packet.Destination.Addr() != tc.to {
+				t.Errorf("verdict %d by %s, %s to %s; want %d by %s, %s to %s\n%+v", got.Verdict, got.Out,
+					got.Packet.Source, got.Packet.Destination, tc.verdict, tc.out, tc.from, tc.to, got.Steps)
+			}
+			if got.Packet.Mark != tc.mark || got.Packet.ConnMark != tc.connMark || got.Masqueraded != tc.masqueraded || got.Clamped != tc.clamped {
+				t.Errorf("marks %#x and %#x, masqueraded %t, clamped %t; want %#x, %#x, %t, %t", got.Packet.Mark, got.Packet.ConnMark,
+					got.Masqueraded, got.Clamped, tc.mark, tc.connMark, tc.masqueraded, tc.clamped)
+			}
+		})
+	}
+}
