@@ -44,7 +44,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	api, err := control.Start("kube-apiserver", nil, l.kubeProgram("kube-apiserver"),
 		"--etcd-servers=http://127.0.0.1:2379", "--bind-address="+ControlAddress, "--advertise-address="+ControlAddress,
 		"--secure-port=6443", "--tls-cert-file="+certFile("kube-apiserver"), "--tls-private-key-file="+keyFile("kube-apiserver"),
-		"--client-ca-file="+caFile, "--authorization-mode=Node,RBAC", "--service-cluster-ip-range="+ServiceNetwork,
+		"--client-ca-file="+caFile, "--authorization-mode=Node,RBAC", "--service-cluster-ip-range="+ServiceNetwork+","+ServiceNetwork6,
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+keyFile("service-accounts"),
 		"--service-account-signing-key-file="+keyFile("service-accounts"), "--enable-priority-and-fairness=false", "--profiling=false")
 	if err != nil {
@@ -83,7 +83,7 @@ func (l *Lab) startAgents(ctx context.Context) error {
 		}
 		if _, err := l.Host(node.name).Start("kube-proxy", nil, l.kubeProgram("kube-proxy"),
 			"--kubeconfig="+kubeconfigFile("kube-proxy"), "--hostname-override="+node.name, "--proxy-mode=iptables",
-			"--cluster-cidr="+PodNetwork, "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0",
+			"--cluster-cidr="+PodNetwork+","+PodNetwork6, "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0",
 			"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"); err != nil {
 			return err
 		}
@@ -134,9 +134,13 @@ func writeKubeconfig(path, server string, user clientcmdapi.AuthInfo) error {
 func (l *Lab) createNode(ctx context.Context, n *nodeState) error {
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{corev1.LabelHostname: n.name}},
-		Spec:       corev1.NodeSpec{PodCIDR: n.pods.String(), PodCIDRs: []string{n.pods.String()}},
+		Spec:       corev1.NodeSpec{PodCIDR: n.pods[0].String(), PodCIDRs: []string{n.pods[0].String(), n.pods[1].String()}},
 		Status: corev1.NodeStatus{
-			Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.address}, {Type: corev1.NodeHostName, Address: n.name}},
+			Addresses: []corev1.NodeAddress{
+				{Type: corev1.NodeInternalIP, Address: n.addresses[0]},
+				{Type: corev1.NodeInternalIP, Address: n.addresses[1]},
+				{Type: corev1.NodeHostName, Address: n.name},
+			},
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "LabReady"}},
 		},
 	}

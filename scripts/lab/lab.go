@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,8 +103,8 @@ func Start(ctx context.Context, opts ...Option) (*Lab, error) {
 		repo:    os.Getenv(repoKey), kubeDir: os.Getenv(kubeKey), binDir: os.Getenv(binKey),
 		run: &runner{}, hosts: map[string]*Host{}, pods: map[string]*podState{},
 		nodes: map[string]*nodeState{
-			Node1: {name: Node1, address: Node1Address, pods: netip.MustParsePrefix(podNetworkNode1), used: map[netip.Addr]bool{}},
-			Node2: {name: Node2, address: Node2Address, pods: netip.MustParsePrefix(podNetworkNode2), used: map[netip.Addr]bool{}},
+			Node1: newNode(Node1, Node1Address, Node1Address6, podNetworkNode1, podNetworkNode16),
+			Node2: newNode(Node2, Node2Address, Node2Address6, podNetworkNode2, podNetworkNode26),
 		},
 	}
 	if !testenv.Inside() || l.repo == "" {
@@ -138,13 +137,23 @@ func (l *Lab) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := l.choosePrograms(); err != nil {
+	if err := errors.Join(l.filterSources(ctx), l.choosePrograms()); err != nil {
 		return err
 	}
 	if !l.options.controlPlane {
 		return nil
 	}
 	return l.startControlPlane(ctx)
+}
+
+// filterSources has the router drop what comes from an external segment with a source address of elsewhere.
+func (l *Lab) filterSources(ctx context.Context) error {
+	var errs []error
+	for link, network := range map[string]string{"eth1": "2001:db8:1::/64", "eth2": "2001:db8:2::/64"} {
+		_, err := l.Host(Router).Exec(ctx, "ip6tables", "-A", "FORWARD", "-i", link, "!", "-s", network, "-j", "DROP")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // choosePrograms lets each host find the programs that belong on it.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/scripts/lab"
@@ -58,22 +59,27 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 		t.Cleanup(func() { _ = server.Close() })
 	}
 	t.Run("the client reaches the router and the gateway", func(t *testing.T) {
-		for _, address := range []string{"192.0.2.1", lab.External1} {
+		for address, client := range map[string]string{
+			"192.0.2.1": lab.ClientAddress, lab.External1: lab.ClientAddress,
+			"2001:db8:c::1": lab.ClientAddress6, lab.External1v6: lab.ClientAddress6,
+		} {
 			answer, err := l.Host(lab.Client).EchoTCP(ctx, lab.Join(address, 7))
-			if err != nil || answer.Client.Addr().String() != lab.ClientAddress {
+			if err != nil || answer.Client.Addr().String() != client {
 				t.Errorf("%s answers %+v, %v", address, answer, err)
 			}
 		}
 	})
 	t.Run("a reply by the wrong uplink is lost", func(t *testing.T) {
-		try, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-		defer cancel()
-		if answer, err := l.Host(lab.Client).EchoUDP(try, lab.Join(lab.External2, 7)); err == nil {
-			t.Errorf("the second uplink answers although nobody set the gateway up: %+v", answer)
+		for _, address := range []string{lab.External2, lab.External2v6} {
+			try, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			if answer, err := l.Host(lab.Client).EchoUDP(try, lab.Join(address, 7)); err == nil {
+				t.Errorf("the second uplink answers although nobody set the gateway up: %+v", answer)
+			}
+			cancel()
 		}
 	})
 	t.Run("the gateway is as delivered", func(t *testing.T) {
-		for name, want := range map[string]string{"net.ipv4.ip_forward": "0", "net.ipv4.conf.eth1.rp_filter": "1"} {
+		for name, want := range map[string]string{"net.ipv4.ip_forward": "0", "net.ipv4.conf.eth1.rp_filter": "1", "net.ipv6.conf.all.forwarding": "0"} {
 			if got, err := l.Host(lab.Gateway).Sysctl(name); err != nil || got != want {
 				t.Errorf("%s = %q (%v), want %s", name, got, err, want)
 			}
@@ -171,40 +177,22 @@ func TestCluster(t *testing.T) {
 	}
 
 	t.Run("pods reach each other across nodes", func(t *testing.T) {
-		answer, err := l.PodHost("", "echo-1").EchoTCP(ctx, lab.Join(pods["echo-2"].String(), 8080))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if answer.Pod != "echo-2" || answer.Client.Addr() != pods["echo-1"] || answer.Port != 8080 {
-			t.Errorf("answer = %+v, want echo-2's, to %s", answer, pods["echo-1"])
+		// Each is the first pod of its node.
+		for to, from := range map[string]string{pods["echo-2"].String(): pods["echo-1"].String(), "fd00:244:2::2": "fd00:244:1::2"} {
+			answer, err := l.PodHost("", "echo-1").EchoTCP(ctx, lab.Join(to, 8080))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer.Pod != "echo-2" || answer.Client.Addr().String() != from || answer.Port != 8080 {
+				t.Errorf("answer = %+v, want echo-2's, to %s", answer, from)
+			}
 		}
 	})
 	t.Run("a ClusterIP leads to every pod", func(t *testing.T) {
-		const clusterIP = "10.96.10.10"
 		node := l.Host(lab.Node1)
-		for _, protocol := range []string{"tcp", "udp"} {
-			seen := map[string]bool{}
-			bound, cancel := context.WithTimeout(ctx, 15*time.Second)
-			defer cancel()
-			if err := lab.Poll(bound, func(ctx context.Context) error {
-				try, cancel := context.WithTimeout(ctx, time.Second)
-				defer cancel()
-				flow, err := node.OpenFlow(try, protocol, lab.Join(clusterIP, 80), 0)
-				if err != nil {
-					return err
-				}
-				defer func() { _ = flow.Close() }()
-				answer, err := flow.Echo(try)
-				if err != nil {
-					return err
-				}
-				seen[answer.Pod] = true
-				if len(seen) < len(pods) {
-					return context.DeadlineExceeded
-				}
-				return nil
-			}); err != nil {
-				t.Errorf("%s: only %v answered: %v", protocol, seen, err)
+		for _, address := range []string{lab.Join("10.96.10.10", 80), lab.Join("fd00:96::10", 80)} {
+			for _, protocol := range []string{"tcp", "udp"} {
+				awaitPods(ctx, t, node, protocol, address, len(pods))
 			}
 		}
 		if answer, err := node.HTTPGet(ctx, "http://10.96.10.10/hello"); err != nil || answer.Message != "/hello" {
@@ -257,6 +245,34 @@ func TestCluster(t *testing.T) {
 	})
 }
 
+// awaitPods speaks to an address until it was answered by as many pods.
+func awaitPods(ctx context.Context, t *testing.T, from *lab.Host, protocol, address string, want int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	seen := map[string]bool{}
+	if err := lab.Poll(ctx, func(ctx context.Context) error {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		flow, err := from.OpenFlow(try, protocol, address, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = flow.Close() }()
+		answer, err := flow.Echo(try)
+		if err != nil {
+			return err
+		}
+		seen[answer.Pod] = true
+		if len(seen) < want {
+			return fmt.Errorf("only %v answered", seen)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("%s by %s: %v", address, protocol, err)
+	}
+}
+
 // readyPods are the names of the pods that the endpoint slices of the Service echo call ready.
 func readyPods(ctx context.Context, l *lab.Lab) ([]string, error) {
 	slices, err := l.Kube().DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=echo"})
@@ -265,6 +281,9 @@ func readyPods(ctx context.Context, l *lab.Lab) ([]string, error) {
 	}
 	var names []string
 	for _, slice := range slices.Items {
+		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
+			continue // the same pods again
+		}
 		for _, endpoint := range slice.Endpoints {
 			if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
 				names = append(names, endpoint.TargetRef.Name)
@@ -280,7 +299,9 @@ apiVersion: v1
 kind: Service
 metadata: {name: echo, namespace: default}
 spec:
+  ipFamilyPolicy: RequireDualStack
   clusterIP: 10.96.10.10
+  clusterIPs: [10.96.10.10, "fd00:96::10"]
   selector: {app: echo}
   ports:
   - {name: tcp, port: 80, targetPort: 8080, protocol: TCP}

@@ -62,9 +62,9 @@ func (w *wires) join(h *Host, spec hostSpec) error {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
-	// An address is usable at once, not after a second of asking whether somebody else has it.
+	// The same for the addresses that links give themselves.
 	for _, name := range []string{"net.ipv6.conf.all.accept_dad", "net.ipv6.conf.default.accept_dad"} {
-		if err := h.SetSysctl(name, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := h.SetSysctl(name, "0"); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
@@ -130,6 +130,9 @@ func addAddress(inside *netlink.Handle, name, address string) error {
 	parsed, err := netlink.ParseAddr(address)
 	if err != nil {
 		return fmt.Errorf("address %s: %w", address, err)
+	}
+	if parsed.IP.To4() == nil {
+		parsed.Flags = unix.IFA_F_NODAD // usable at once, not after a second of asking whether somebody else has it
 	}
 	return inside.AddrAdd(link, parsed)
 }

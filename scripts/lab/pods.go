@@ -29,9 +29,17 @@ type Pod struct {
 
 // nodeState is a node as its kubelet and network plugin would know it.
 type nodeState struct {
-	name, address string
-	pods          netip.Prefix
-	used          map[netip.Addr]bool
+	name      string
+	addresses [2]string // IPv4, IPv6
+	pods      [2]netip.Prefix
+	used      map[netip.Addr]bool // of the IPv4 ones; a pod's IPv6 address ends like it
+}
+
+func newNode(name, address, address6, pods, pods6 string) *nodeState {
+	return &nodeState{
+		name: name, addresses: [2]string{address, address6},
+		pods: [2]netip.Prefix{netip.MustParsePrefix(pods), netip.MustParsePrefix(pods6)}, used: map[netip.Addr]bool{},
+	}
 }
 
 // podState is a pod that runs.
@@ -39,7 +47,7 @@ type podState struct {
 	pod  Pod
 	node *nodeState
 	host *Host
-	ip   netip.Addr
+	ips  [2]netip.Addr // IPv4, IPv6
 	echo *echoServer
 }
 
@@ -63,7 +71,8 @@ func (l *Lab) PodHost(namespace, name string) *Host {
 	return l.Host(Pod{Namespace: namespace, Name: name}.withDefaults().hostName())
 }
 
-// AddPod makes a pod, its network behind its node and its echo server, and tells the API that it runs and is ready.
+// AddPod makes a pod, its network behind its node and its echo server, and tells the API that it runs and is ready. It
+// returns the pod's IPv4 address.
 func (l *Lab) AddPod(ctx context.Context, pod Pod) (netip.Addr, error) {
 	pod = pod.withDefaults()
 	node, ok := l.nodes[pod.Node]
@@ -77,7 +86,7 @@ func (l *Lab) AddPod(ctx context.Context, pod Pod) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("pod %s: %w", pod.hostName(), err)
 	}
-	return state.ip, l.setPodStatus(ctx, state, true)
+	return state.ips[0], l.setPodStatus(ctx, state, true)
 }
 
 // createPod tells the API of a pod; while the namespace's service account is being made, the API refuses it.
@@ -118,28 +127,30 @@ func (l *Lab) runPod(pod Pod, node *nodeState) (*podState, error) {
 		return nil, err
 	}
 	l.mu.Lock()
-	ip := node.freeAddress()
-	node.used[ip] = true
-	state := &podState{pod: pod, node: node, host: host, ip: ip}
+	state := &podState{pod: pod, node: node, host: host, ips: node.takeAddresses()}
 	l.pods[pod.hostName()] = state
 	l.mu.Unlock()
-	if err := connectPod(l.Host(node.name), host, ip); err != nil {
+	if err := connectPod(l.Host(node.name), host, state.ips); err != nil {
 		return nil, err
 	}
 	state.echo, err = startEcho(pod.Name, host, pod.Ports)
 	return state, err
 }
 
-func (n *nodeState) freeAddress() netip.Addr {
-	ip := n.pods.Addr().Next().Next() // .0 is the network's own, .1 the node's
+// takeAddresses takes the first free addresses, which end alike.
+func (n *nodeState) takeAddresses() [2]netip.Addr {
+	ip := n.pods[0].Addr().Next().Next() // .0 is the network's own, .1 the node's
 	for n.used[ip] {
 		ip = ip.Next()
 	}
-	return ip
+	n.used[ip] = true
+	ip6 := n.pods[1].Addr().As16()
+	ip6[15] = ip.As4()[3]
+	return [2]netip.Addr{ip, netip.AddrFrom16(ip6)}
 }
 
-// connectPod puts a cable between a node and a pod, with a route to the pod on the one and to everything on the other.
-func connectPod(node, pod *Host, ip netip.Addr) error {
+// connectPod puts a cable between a node and a pod, with routes to the pod on the one and to everything on the other.
+func connectPod(node, pod *Host, ips [2]netip.Addr) error {
 	outside, err := netlink.NewHandleAt(node.ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -150,32 +161,41 @@ func connectPod(node, pod *Host, ip netip.Addr) error {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	defer inside.Close()
-	octets := ip.As4()
+	// The same for the addresses that links give themselves, see addAddress.
+	if err := errors.Join(pod.SetSysctl("net.ipv6.conf.all.accept_dad", "0"), pod.SetSysctl("net.ipv6.conf.default.accept_dad", "0")); err != nil {
+		return err
+	}
+	octets := ips[0].As4()
 	cable := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("pod%d", octets[3])}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
 	}
-	if err := outside.LinkAdd(cable); err != nil {
+	if err := errors.Join(outside.LinkAdd(cable), outside.LinkSetUp(cable), linkUp(inside, "lo"), linkUp(inside, "eth0")); err != nil {
 		return fmt.Errorf("cable: %w", err)
 	}
-	if err := outside.LinkSetUp(cable); err != nil {
-		return fmt.Errorf("cable: %w", err)
+	gateways := [2]netip.Addr{netip.AddrFrom4([4]byte{octets[0], octets[1], octets[2], 1}), netip.MustParseAddr("fe80::1")}
+	for family, ip := range ips {
+		if err := connectFamily(outside, inside, cable, ip, gateways[family]); err != nil {
+			return fmt.Errorf("%s: %w", ip, err)
+		}
 	}
-	gateway := netip.AddrFrom4([4]byte{octets[0], octets[1], octets[2], 1})
-	if err := errors.Join(addAddress(outside, cable.Name, gateway.String()+"/32"), linkUp(inside, "lo"), linkUp(inside, "eth0"),
-		addAddress(inside, "eth0", ip.String()+"/32")); err != nil {
-		return err
-	}
+	return nil
+}
+
+// connectFamily gives the ends of a pod's cable their addresses and routes.
+func connectFamily(outside, inside *netlink.Handle, cable netlink.Link, ip, gateway netip.Addr) error {
 	eth0, err := inside.LinkByName("eth0")
 	if err != nil {
 		return err
 	}
-	host32 := func(ip netip.Addr) *netlink.Route {
-		dst, _ := netlink.ParseIPNet(ip.String() + "/32") // an address always is one
-		return &netlink.Route{Dst: dst, Scope: netlink.SCOPE_LINK}
+	whole := func(ip netip.Addr) string { return netip.PrefixFrom(ip, ip.BitLen()).String() }
+	if err := errors.Join(addAddress(outside, cable.Attrs().Name, whole(gateway)), addAddress(inside, "eth0", whole(ip))); err != nil {
+		return err
 	}
-	toPod, toNode := host32(ip), host32(gateway)
-	toPod.LinkIndex, toNode.LinkIndex = cable.Index, eth0.Attrs().Index
-	if err := errors.Join(outside.RouteAdd(toPod), inside.RouteAdd(toNode)); err != nil {
+	route := func(ip netip.Addr, link netlink.Link) *netlink.Route {
+		dst, _ := netlink.ParseIPNet(whole(ip)) // an address always is one
+		return &netlink.Route{Dst: dst, Scope: netlink.SCOPE_LINK, LinkIndex: link.Attrs().Index}
+	}
+	if err := errors.Join(outside.RouteAdd(route(ip, cable)), inside.RouteAdd(route(gateway, eth0))); err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
 	return inside.RouteAdd(&netlink.Route{Gw: gateway.AsSlice(), LinkIndex: eth0.Attrs().Index})
@@ -193,7 +213,8 @@ func (l *Lab) setPodStatus(ctx context.Context, p *podState, ready bool) error {
 		return fmt.Errorf("reading pod %s: %w", p.pod.hostName(), err)
 	}
 	object.Status = corev1.PodStatus{
-		Phase: corev1.PodRunning, HostIP: p.node.address, PodIP: p.ip.String(), PodIPs: []corev1.PodIP{{IP: p.ip.String()}},
+		Phase: corev1.PodRunning, HostIP: p.node.addresses[0], HostIPs: []corev1.HostIP{{IP: p.node.addresses[0]}, {IP: p.node.addresses[1]}},
+		PodIP: p.ips[0].String(), PodIPs: []corev1.PodIP{{IP: p.ips[0].String()}, {IP: p.ips[1].String()}},
 		Conditions: []corev1.PodCondition{
 			{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 			{Type: corev1.ContainersReady, Status: condition},
@@ -259,7 +280,7 @@ func (l *Lab) stopPod(p *podState) error {
 	}
 	l.mu.Lock()
 	delete(l.pods, p.pod.hostName())
-	delete(p.node.used, p.ip)
+	delete(p.node.used, p.ips[0])
 	l.mu.Unlock()
 	return l.removeHost(p.pod.hostName())
 }

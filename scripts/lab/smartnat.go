@@ -35,6 +35,21 @@ serviceRoutes:
 - {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
 `
 
+// DualStackConfig is GatewayConfig with the same for IPv6.
+const DualStackConfig = `source:
+  relay:
+    servers: ["https://10.10.0.11:8443"]
+    serverName: smartnat-relay.smartnat.svc
+    caFile: /etc/smartnat/ca.crt
+    tokenFile: /etc/smartnat/token
+uplinks:
+- {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
+- {interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}
+serviceRoutes:
+- {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
+- {destination: "fd00:96::/108", via: ["fd00:10::11", "fd00:10::12"]}
+`
+
 const (
 	gatewayConfigFile = "/etc/smartnat.yaml"
 	relayURL          = "https://" + Node1Address + ":8443"

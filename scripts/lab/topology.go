@@ -5,6 +5,8 @@
 
 package lab
 
+import "fmt"
+
 // The hosts of the lab. Pods are hosts too, named POD.NAMESPACE.
 const (
 	Client  = "client"  // outside, behind the router
@@ -33,6 +35,22 @@ const (
 	podNetworkNode2 = "10.244.2.0/24"
 )
 
+// The same in IPv6.
+const (
+	ClientAddress6   = "2001:db8:c::10"
+	Client2Address6  = "2001:db8:c::20"
+	GatewayAddress6  = "fd00:10::2"
+	ControlAddress6  = "fd00:10::10"
+	Node1Address6    = "fd00:10::11"
+	Node2Address6    = "fd00:10::12"
+	External1v6      = "2001:db8:1::10" // and ::11 to ::14
+	External2v6      = "2001:db8:2::10" // and ::11 to ::14
+	ServiceNetwork6  = "fd00:96::/108"
+	PodNetwork6      = "fd00:244::/32"
+	podNetworkNode16 = "fd00:244:1::/64"
+	podNetworkNode26 = "fd00:244:2::/64"
+)
+
 // segment is a bridge: one layer 2 network.
 type segment string
 
@@ -43,7 +61,7 @@ const (
 	cluster  segment = "cluster"
 )
 
-// hostSpec says how a host is joined to the world. A further address family is a further entry in its lists.
+// hostSpec says how a host is joined to the world.
 type hostSpec struct {
 	name    string
 	links   []linkSpec
@@ -61,34 +79,60 @@ type linkSpec struct {
 type routeSpec struct{ destination, via string }
 
 var (
-	endHost = map[string]string{"net.ipv4.ip_forward": "0", "net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.default.rp_filter": "0"}
-	// A provider drops what its customers send with another's address, so a reply by the wrong uplink is lost.
-	strictRouter = map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.default.rp_filter": "1"}
+	endHost = sysctls("0", "0")
+	// A provider drops what its customers send with another's address, so a reply by the wrong uplink is lost. For IPv6,
+	// which has no rp_filter, filterSources does that.
+	strictRouter = sysctls("1", "1")
 	// The gateway is as a distribution delivers it: what smartnatd needs, it must set.
-	strictHost = map[string]string{"net.ipv4.ip_forward": "0", "net.ipv4.conf.all.rp_filter": "1", "net.ipv4.conf.default.rp_filter": "1"}
-	node       = map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.default.rp_filter": "0"}
+	strictHost = sysctls("0", "1")
+	node       = sysctls("1", "0")
 )
+
+func sysctls(forward, reversePathFilter string) map[string]string {
+	return map[string]string{
+		"net.ipv4.ip_forward":             forward,
+		"net.ipv6.conf.all.forwarding":    forward,
+		"net.ipv4.conf.all.rp_filter":     reversePathFilter,
+		"net.ipv4.conf.default.rp_filter": reversePathFilter,
+	}
+}
 
 // topology is the lab as README.md draws it.
 func topology() []hostSpec {
-	return []hostSpec{
-		{Client, []linkSpec{{"eth0", clients, []string{ClientAddress + "/24"}}}, []routeSpec{{"", "192.0.2.1"}}, endHost},
-		{Client2, []linkSpec{{"eth0", clients, []string{Client2Address + "/24"}}}, []routeSpec{{"", "192.0.2.1"}}, endHost},
-		{Router, []linkSpec{
-			{"eth0", clients, []string{"192.0.2.1/24"}},
-			{"eth1", outside1, []string{"198.51.100.1/24"}},
-			{"eth2", outside2, []string{"203.0.113.1/24"}},
-		}, nil, strictRouter},
-		{Rogue, []linkSpec{{"eth0", outside1, []string{"198.51.100.66/24"}}}, []routeSpec{{"", "198.51.100.1"}}, endHost},
-		{Gateway, []linkSpec{
-			{"eth0", cluster, []string{GatewayAddress + "/24"}},
-			{"eth1", outside1, []string{External1 + "/24", "198.51.100.11/24", "198.51.100.12/24", "198.51.100.13/24", "198.51.100.14/24"}},
-			{"eth2", outside2, []string{External2 + "/24", "203.0.113.11/24", "203.0.113.12/24", "203.0.113.13/24", "203.0.113.14/24"}},
-		}, []routeSpec{{"", "198.51.100.1"}, {podNetworkNode1, Node1Address}, {podNetworkNode2, Node2Address}}, strictHost},
-		{Control, []linkSpec{{"eth0", cluster, []string{ControlAddress + "/24"}}}, []routeSpec{
-			{"", GatewayAddress}, {podNetworkNode1, Node1Address}, {podNetworkNode2, Node2Address},
-		}, endHost},
-		{Node1, []linkSpec{{"eth0", cluster, []string{Node1Address + "/24"}}}, []routeSpec{{"", GatewayAddress}, {podNetworkNode2, Node2Address}}, node},
-		{Node2, []linkSpec{{"eth0", cluster, []string{Node2Address + "/24"}}}, []routeSpec{{"", GatewayAddress}, {podNetworkNode1, Node1Address}}, node},
+	pods := []routeSpec{
+		{podNetworkNode1, Node1Address},
+		{podNetworkNode2, Node2Address},
+		{podNetworkNode16, Node1Address6},
+		{podNetworkNode26, Node2Address6},
 	}
+	byClients := []routeSpec{{"", "192.0.2.1"}, {"", "2001:db8:c::1"}}
+	byOutside1 := []routeSpec{{"", "198.51.100.1"}, {"", "2001:db8:1::1"}}
+	byGateway := []routeSpec{{"", GatewayAddress}, {"", GatewayAddress6}}
+	return []hostSpec{
+		{Client, []linkSpec{{"eth0", clients, []string{ClientAddress + "/24", ClientAddress6 + "/64"}}}, byClients, endHost},
+		{Client2, []linkSpec{{"eth0", clients, []string{Client2Address + "/24", Client2Address6 + "/64"}}}, byClients, endHost},
+		{Router, []linkSpec{
+			{"eth0", clients, []string{"192.0.2.1/24", "2001:db8:c::1/64"}},
+			{"eth1", outside1, []string{"198.51.100.1/24", "2001:db8:1::1/64"}},
+			{"eth2", outside2, []string{"203.0.113.1/24", "2001:db8:2::1/64"}},
+		}, nil, strictRouter},
+		{Rogue, []linkSpec{{"eth0", outside1, []string{"198.51.100.66/24", "2001:db8:1::66/64"}}}, byOutside1, endHost},
+		{Gateway, []linkSpec{
+			{"eth0", cluster, []string{GatewayAddress + "/24", GatewayAddress6 + "/64"}},
+			{"eth1", outside1, append(five("198.51.100.1%d/24"), five("2001:db8:1::1%d/64")...)},
+			{"eth2", outside2, append(five("203.0.113.1%d/24"), five("2001:db8:2::1%d/64")...)},
+		}, append(byOutside1, pods...), strictHost},
+		{Control, []linkSpec{{"eth0", cluster, []string{ControlAddress + "/24", ControlAddress6 + "/64"}}}, append(byGateway, pods...), endHost},
+		{Node1, []linkSpec{{"eth0", cluster, []string{Node1Address + "/24", Node1Address6 + "/64"}}}, append(byGateway, pods[1], pods[3]), node},
+		{Node2, []linkSpec{{"eth0", cluster, []string{Node2Address + "/24", Node2Address6 + "/64"}}}, append(byGateway, pods[0], pods[2]), node},
+	}
+}
+
+// five are the addresses that the format makes of 0 to 4.
+func five(format string) []string {
+	var addresses []string
+	for i := range 5 {
+		addresses = append(addresses, fmt.Sprintf(format, i))
+	}
+	return addresses
 }

@@ -53,7 +53,7 @@ func newWorld(t *testing.T, backend string) *world {
 	}
 	w.countRestores(ctx, t)
 	w.before = w.kernel(ctx, t)
-	daemon, err := w.StartGateway(ctx, lab.GatewayConfig)
+	daemon, err := w.StartGateway(ctx, lab.DualStackConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +109,11 @@ func (w *world) kernel(ctx context.Context, t *testing.T) string {
 		ip -4 rule; ip -6 rule
 		# The kernel's own routes come and go with neighbours and link-local addresses.
 		ip -4 route show table all; ip -6 route show table all | grep -v 'fe80::\|ff00::' || true
-		for key in net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.conf.eth0.rp_filter net.ipv4.conf.eth1.rp_filter net.ipv4.conf.eth2.rp_filter; do
+		for key in net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv6.conf.default.forwarding; do
 			echo $key $(cat /proc/sys/$(echo $key | tr . /))
+		done
+		for link in all default eth0 eth1 eth2; do
+			echo $link $(cat /proc/sys/net/ipv4/conf/$link/rp_filter /proc/sys/net/ipv6/conf/$link/accept_ra)
 		done`)
 	if err != nil {
 		t.Fatal(err)
@@ -160,6 +163,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: echo, namespace: %s}
 spec:
+  ipFamilyPolicy: PreferDualStack
   selector: {app: echo}
   ports:
   - {name: tcp, port: 8080, protocol: TCP}
