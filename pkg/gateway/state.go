@@ -1,3 +1,6 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
 package gateway
 
 import (

@@ -43,7 +43,8 @@ compile() {
 		flags+=" -X $prefix.gitVersion=$version -X $prefix.gitMajor=1 -X $prefix.gitMinor=$minor"
 	done
 	temporary=$dir/.$(basename "$2").$$
-	go build -trimpath -ldflags "$flags" -o "$temporary" "$1"
+	# As SmartNat's own programs are built, so that what both are made of is compiled once.
+	CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$temporary" "$1"
 	mv "$temporary" "$2"
 }
 

@@ -86,29 +86,30 @@ func startTraffic(ctx context.Context, t *testing.T, w *world, addresses []strin
 		for round := 1; ; round++ {
 			for i, flow := range flows {
 				if _, err := flow.Echo(ctx); err != nil {
-					return ignoreEnd(ctx, fmt.Errorf("round %d, established flow %d: %w", round, i, err))
+					return unlessEnded(ctx, fmt.Errorf("round %d, established flow %d: %w", round, i, err))
 				}
 			}
 			for _, address := range addresses {
 				for _, protocol := range protocols {
 					if _, err := w.echo(ctx, lab.Client, protocol, address); err != nil {
-						return ignoreEnd(ctx, fmt.Errorf("round %d, new %s connection to %s: %w", round, protocol, address, err))
+						return unlessEnded(ctx, fmt.Errorf("round %d, new %s connection to %s: %w", round, protocol, address, err))
 					}
 				}
 			}
 			select {
 			case tr.rounds <- round:
 			case <-ctx.Done():
-				return nil
+				return ctx.Err()
 			}
 		}
 	})
 	return tr
 }
 
-func ignoreEnd(ctx context.Context, err error) error {
+// unlessEnded returns err, or the end of ctx where that is why.
+func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return ctx.Err()
 	}
 	return err
 }
