@@ -22,12 +22,60 @@ import (
 // Calculate computes what the host is to do, and says what it cannot do and why. Findings are sorted by Mapping, those of one
 // Mapping in the order of its fields; those about the host come first.
 func Calculate(snapshot Snapshot, host gateway.Host, cfg config.Config) (gateway.State, []Finding) {
-	c := calculation{
-		cfg:      cfg,
-		services: make(map[types.NamespacedName]*corev1.Service, len(snapshot.Services)),
-		slices:   make(map[types.NamespacedName][]*discoveryv1.EndpointSlice, len(snapshot.Services)),
-		local:    localAddresses(host, cfg),
-		claims:   claims{},
+	uplinks, findings := uplinks(host, cfg)
+	routes, routeFindings := serviceRoutes(host, cfg)
+	c := newCalculation(snapshot, host, cfg, uplinks)
+	for _, m := range byAge(snapshot.Mappings) {
+		before := len(c.findings)
+		c.add(m)
+		c.findings = append(c.findings[:before], fewOfAKind(c.findings[before:])...)
+	}
+	slices.SortStableFunc(c.findings, func(a, b Finding) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	slices.SortFunc(c.forwards, func(a, b gateway.Forward) int {
+		return cmp.Or(a.Address.Compare(b.Address), strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Ports.First, b.Ports.First))
+	})
+	slices.SortFunc(c.egresses, func(a, b gateway.Egress) int {
+		return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+	})
+	return gateway.State{
+		Forwards: c.forwards, Uplinks: uplinks, ServiceRoutes: routes, Egresses: c.egresses, ClampMSS: cfg.ClampMSS,
+	}, slices.Concat(findings, routeFindings, c.findings)
+}
+
+// calculation is one run of Calculate.
+type calculation struct {
+	cfg      config.Config
+	sctp     bool
+	services map[types.NamespacedName]*corev1.Service
+	slices   map[types.NamespacedName][]*discoveryv1.EndpointSlice
+	// read are the slices of the Services that were asked for.
+	read map[types.NamespacedName][]*endpointSlice
+	// held are the addresses that are on a link of this host, local those that it is to forward for.
+	held, local map[netip.Addr]bool
+	// uplinkOf has the number of the uplink that an address is on.
+	uplinkOf     map[netip.Addr]int
+	claims       claims
+	egressClaims map[netip.Addr]egressClaim
+	forwards     []gateway.Forward
+	egresses     []gateway.Egress
+	findings     []Finding
+}
+
+func newCalculation(snapshot Snapshot, host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) *calculation {
+	c := &calculation{
+		cfg: cfg,
+		// A host that is only imagined lacks nothing.
+		sctp:         host.SCTP || cfg.AnyAddress,
+		services:     make(map[types.NamespacedName]*corev1.Service, len(snapshot.Services)),
+		slices:       make(map[types.NamespacedName][]*discoveryv1.EndpointSlice, len(snapshot.Services)),
+		read:         map[types.NamespacedName][]*endpointSlice{},
+		held:         map[netip.Addr]bool{},
+		local:        map[netip.Addr]bool{},
+		uplinkOf:     map[netip.Addr]int{},
+		claims:       claims{},
+		egressClaims: map[netip.Addr]egressClaim{},
 	}
 	for _, s := range snapshot.Services {
 		c.services[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] = s
@@ -36,29 +84,22 @@ func Calculate(snapshot Snapshot, host gateway.Host, cfg config.Config) (gateway
 		service := types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
 		c.slices[service] = append(c.slices[service], s)
 	}
-	for _, m := range byAge(snapshot.Mappings) {
-		c.add(m)
+	for _, link := range host.Links {
+		uplink := slices.IndexFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == link.Name })
+		for _, a := range link.Addresses {
+			c.held[a.Addr()], c.local[a.Addr()] = true, true
+			if uplink < 0 {
+				continue
+			}
+			if n := uplinks[uplink].Number; c.uplinkOf[a.Addr()] == 0 || n < c.uplinkOf[a.Addr()] {
+				c.uplinkOf[a.Addr()] = n
+			}
+		}
 	}
-	slices.SortStableFunc(c.findings, func(a, b Finding) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	slices.SortFunc(c.forwards, func(a, b gateway.Forward) int {
-		return cmp.Or(a.Address.Compare(b.Address), strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Ports.First, b.Ports.First))
-	})
-	uplinks, hostFindings := uplinks(host, cfg)
-	state := gateway.State{Forwards: c.forwards, Uplinks: uplinks, ServiceRoutes: serviceRoutes(cfg.ServiceRoutes)}
-	return state, append(hostFindings, c.findings...)
-}
-
-// calculation is one run of Calculate.
-type calculation struct {
-	cfg      config.Config
-	services map[types.NamespacedName]*corev1.Service
-	slices   map[types.NamespacedName][]*discoveryv1.EndpointSlice
-	local    map[netip.Addr]bool
-	claims   claims
-	forwards []gateway.Forward
-	findings []Finding
+	for _, a := range cfg.StandbyAddresses {
+		c.local[a] = true
+	}
+	return c
 }
 
 // byAge puts the Mappings into the order in which they may take ports: the oldest first, then by namespace and name.
@@ -70,37 +111,24 @@ func byAge(mappings []*v1alpha1.Mapping) []*v1alpha1.Mapping {
 	return sorted
 }
 
-// localAddresses are those that this host has or may take over.
-func localAddresses(host gateway.Host, cfg config.Config) map[netip.Addr]bool {
-	local := map[netip.Addr]bool{}
-	for _, link := range host.Links {
-		for _, a := range link.Addresses {
-			local[a.Addr()] = true
-		}
-	}
-	for _, a := range cfg.StandbyAddresses {
-		local[a] = true
-	}
-	return local
-}
-
-// serviceRoutes keeps the next hops that can lead to the destination at all.
-func serviceRoutes(configured []gateway.ServiceRoute) []gateway.ServiceRoute {
-	var routes []gateway.ServiceRoute
-	for _, r := range configured {
-		via := slices.DeleteFunc(slices.Clone(r.Via), func(a netip.Addr) bool { return a.Is4() != r.Destination.Addr().Is4() })
-		if len(via) == 0 {
+// fewOfAKind keeps the first Findings of each reason: ten thousand of them help nobody, and fit in no status.
+func fewOfAKind(findings []Finding) []Finding {
+	const most = 16
+	last, dropped := map[string]int{}, map[string]int{}
+	count := map[string]int{}
+	var few []Finding
+	for _, f := range findings {
+		if count[f.Reason]++; count[f.Reason] > most {
+			dropped[f.Reason]++
 			continue
 		}
-		slices.SortFunc(via, netip.Addr.Compare)
-		routes = append(routes, gateway.ServiceRoute{Destination: r.Destination.Masked(), Via: slices.Compact(via)})
+		last[f.Reason] = len(few)
+		few = append(few, f)
 	}
-	slices.SortFunc(routes, func(a, b gateway.ServiceRoute) int { return comparePrefixes(a.Destination, b.Destination) })
-	return routes
-}
-
-func comparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	for reason, n := range dropped {
+		few[last[reason]].Message += fmt.Sprintf("; and %d more like this", n)
+	}
+	return few
 }
 
 func (c *calculation) report(m *v1alpha1.Mapping, condition, reason, field, format string, args ...any) {

@@ -118,6 +118,12 @@ func render(state gateway.State, findings []calc.Finding) string {
 	for _, f := range state.Forwards {
 		fmt.Fprintf(&b, "%s -> %s\n", f.Frontend, strings.Join(describe(f), " "))
 	}
+	for _, e := range state.Egresses {
+		fmt.Fprintf(&b, "egress %s by uplink %d for %s (%s)\n", e.Address, e.Uplink, e.Sources, e.Owner)
+	}
+	if state.ClampMSS {
+		fmt.Fprintln(&b, "clamp MSS")
+	}
 	for _, u := range state.Uplinks {
 		fmt.Fprintf(&b, "uplink %d %s connected %s gateways %s\n", u.Number, u.Link, u.Connected, u.Gateways)
 	}
@@ -134,10 +140,7 @@ func render(state gateway.State, findings []calc.Finding) string {
 }
 
 func describe(f gateway.Forward) []string {
-	var words []string
-	for _, b := range f.Backends {
-		words = append(words, netip.AddrPortFrom(b.Address, b.Port).String())
-	}
+	words := spell(f.Backends)
 	if len(f.Backends) == 0 {
 		words = append(words, "reject")
 	}
@@ -150,7 +153,21 @@ func describe(f gateway.Forward) []string {
 	if len(f.Sources) > 0 {
 		words = append(words, fmt.Sprint("from ", f.Sources))
 	}
+	if f.Affinity > 0 {
+		words = append(words, "affinity "+f.Affinity.String())
+	}
+	if len(f.Draining) > 0 {
+		words = append(words, fmt.Sprint("draining ", spell(f.Draining)))
+	}
 	return append(words, "("+f.Owner+")")
+}
+
+func spell(backends []gateway.Backend) []string {
+	var words []string
+	for _, b := range backends {
+		words = append(words, netip.AddrPortFrom(b.Address, b.Port).String())
+	}
+	return words
 }
 
 // TestSnapshotIsNotChanged guards the caches that the objects are shared with.

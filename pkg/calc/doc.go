@@ -10,4 +10,14 @@
 // What a Mapping names belongs to it also while it leads nowhere: when the Service or its port is missing, or no endpoint is
 // ready, connections from allowed sources are rejected at once. They must not fall through to whatever listens on the
 // gateway itself on that port, and a client must not wait for a timeout.
+//
+// In mode endpoints it does as kube-proxy does on a node: ready endpoints, or where a family has none those that serve while
+// they terminate, with the Service's sessionAffinity. What it does not follow is what is about the node that a packet is on:
+// internalTrafficPolicy, externalTrafficPolicy, trafficDistribution and topology hints, as a gateway is no node and in no
+// zone. A range of ports leads straight to the pods, whatever ports their Service and its slices name. In mode service the
+// cluster balances, and sees the gateway as the one client of all connections whose source is masqueraded: the Service's
+// affinity would then lead them all to one endpoint.
+//
+// What an older Mapping may have is settled for the whole cluster where it is about ports, so that all gateways agree on it
+// wherever the address is; which pods leave with which address is settled on each host by itself.
 package calc

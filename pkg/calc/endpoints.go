@@ -5,6 +5,7 @@ package calc
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -14,77 +15,153 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// endpoints returns the ready endpoints of all slices at the ports that portsOf finds in each, or where a family has none
-// those that still serve while they terminate (KEP-1669).
-func endpoints(all []*discoveryv1.EndpointSlice, portsOf func(*discoveryv1.EndpointSlice) []uint16) targets {
-	var ready, terminating targets
+// targets are the Backends of one port, and those that only finish what they have begun.
+type targets struct {
+	backends, draining byFamily[gateway.Backend]
+}
+
+// phase is how far an endpoint is on its way out. Where several slices hold an endpoint, as while the controller moves it,
+// they may differ: the least phase counts.
+type phase int
+
+const (
+	ready phase = iota
+	// serving endpoints terminate, but still take connections where no ready one is left (KEP-1669).
+	serving
+	// leaving endpoints take none, but have those that they have until they are gone.
+	leaving
+)
+
+// phaseOf reads the conditions as discovery/v1 defines them: what is not said is taken as ready.
+func phaseOf(c discoveryv1.EndpointConditions) phase {
+	switch isReady := c.Ready == nil || *c.Ready; {
+	case isReady:
+		return ready
+	case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
+		return serving
+	}
+	return leaving
+}
+
+// endpoints returns the endpoints of all slices at the ports that portsOf finds in each: the ready ones, or where a family
+// has none those that still serve; all others drain.
+func endpoints(all []*endpointSlice, portsOf func(*endpointSlice) []uint16) targets {
+	phases := map[gateway.Backend]phase{}
 	for _, slice := range all {
-		if slice.AddressType == discoveryv1.AddressTypeFQDN {
-			continue
-		}
-		ports := portsOf(slice)
-		for i := range slice.Endpoints {
-			isReady, isServing := condition(&slice.Endpoints[i])
-			switch {
-			case isReady:
-				addEndpoint(&ready, &slice.Endpoints[i], ports)
-			case isServing:
-				addEndpoint(&terminating, &slice.Endpoints[i], ports)
+		for _, port := range portsOf(slice) {
+			for _, e := range slice.endpoints {
+				backend := gateway.Backend{Address: e.address, Port: port}
+				if before, known := phases[backend]; !known || e.phase < before {
+					phases[backend] = e.phase
+				}
 			}
 		}
 	}
-	if len(ready.v4) == 0 {
-		ready.v4 = terminating.v4
+	best := map[bool]phase{true: leaving, false: leaving} // by whether it is of IPv4
+	for backend, p := range phases {
+		best[backend.Address.Is4()] = min(best[backend.Address.Is4()], p)
 	}
-	if len(ready.v6) == 0 {
-		ready.v6 = terminating.v6
+	var t targets
+	for backend, p := range phases {
+		if p < leaving && p == best[backend.Address.Is4()] {
+			t.backends.add(backend.Address, backend)
+		} else {
+			t.draining.add(backend.Address, backend)
+		}
 	}
-	return targets{v4: normalize(ready.v4), v6: normalize(ready.v6)}
+	for _, list := range [][]gateway.Backend{t.backends.v4, t.backends.v6, t.draining.v4, t.draining.v6} {
+		slices.SortFunc(list, func(a, b gateway.Backend) int {
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+		})
+	}
+	return t
 }
 
-// condition reads the conditions as discovery/v1 defines them: what is not said is taken as ready.
-func condition(e *discoveryv1.Endpoint) (ready, servingTerminating bool) {
-	ready = e.Conditions.Ready == nil || *e.Conditions.Ready
-	serving := e.Conditions.Serving == nil && ready || e.Conditions.Serving != nil && *e.Conditions.Serving
-	return ready, serving && e.Conditions.Terminating != nil && *e.Conditions.Terminating
+// endpointSlice is an EndpointSlice as far as it makes sense.
+type endpointSlice struct {
+	name      string
+	endpoints []endpoint
+	ports     []endpointPort
+	// problem is the first thing in it that makes none, if anything does.
+	problem string
+}
+
+type endpoint struct {
+	address netip.Addr
+	phase   phase
+}
+
+type endpointPort struct {
+	name     string
+	protocol string
+	port     uint16
+}
+
+// readSlice leaves out what no API server would have let through.
+func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
+	read := &endpointSlice{name: s.Name, endpoints: make([]endpoint, 0, len(s.Endpoints))}
+	switch s.AddressType {
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+	case discoveryv1.AddressTypeFQDN:
+		return read // valid, but nothing that packets can be sent to
+	default:
+		read.noteProblem("addressType: %.64q is neither IPv4 nor IPv6", s.AddressType)
+		return read
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if len(e.Addresses) == 0 {
+			read.noteProblem("endpoints[%d].addresses: is empty", i)
+			continue
+		}
+		// The first address alone: all of them are the same endpoint (discovery/v1).
+		addr, ok := parseUnicast(e.Addresses[0])
+		if !ok || family(addr.Is4()) != string(s.AddressType) {
+			read.noteProblem("endpoints[%d].addresses[0]: %.64q is no unicast address of %s", i, e.Addresses[0], s.AddressType)
+			continue
+		}
+		read.endpoints = append(read.endpoints, endpoint{addr, phaseOf(e.Conditions)})
+	}
+	for i, p := range s.Ports {
+		if p.Port == nil {
+			continue // valid: which ports the endpoints have is not said here
+		}
+		if *p.Port < 1 || *p.Port > maxPort {
+			read.noteProblem("ports[%d].port: %d is not between 1 and %d", i, *p.Port, maxPort)
+			continue
+		}
+		port := endpointPort{protocol: protocol(corev1.ProtocolTCP), port: uint16(*p.Port)}
+		if p.Name != nil {
+			port.name = *p.Name
+		}
+		if p.Protocol != nil {
+			port.protocol = protocol(*p.Protocol)
+		}
+		read.ports = append(read.ports, port)
+	}
+	return read
+}
+
+func (s *endpointSlice) noteProblem(format string, args ...any) {
+	if s.problem == "" {
+		s.problem = fmt.Sprintf(format, args...)
+	}
 }
 
 // portsNamed returns the ports of a slice that the port of the Service stands for. Slices may differ: a named target port
 // is another number in other pods.
-func portsNamed(slice *discoveryv1.EndpointSlice, servicePort *corev1.ServicePort) []uint16 {
+func (s *endpointSlice) portsNamed(servicePort *corev1.ServicePort) []uint16 {
 	var ports []uint16
-	for _, p := range slice.Ports {
-		name, proto := "", corev1.ProtocolTCP
-		if p.Name != nil {
-			name = *p.Name
-		}
-		if p.Protocol != nil {
-			proto = *p.Protocol
-		}
-		if p.Port != nil && name == servicePort.Name && protocol(proto) == protocol(servicePort.Protocol) {
-			ports = append(ports, uint16(*p.Port))
+	for _, p := range s.ports {
+		if p.name == servicePort.Name && p.protocol == protocol(servicePort.Protocol) {
+			ports = append(ports, p.port)
 		}
 	}
 	return ports
 }
 
-// addEndpoint takes the first address alone: all of them are the same endpoint (discovery/v1).
-func addEndpoint(t *targets, e *discoveryv1.Endpoint, ports []uint16) {
-	if len(e.Addresses) == 0 {
-		return
-	}
-	addr, err := netip.ParseAddr(e.Addresses[0])
-	if err != nil {
-		return
-	}
-	for _, port := range ports {
-		t.add(addr, gateway.Backend{Address: addr, Port: port})
-	}
-}
-
-func normalize(backends []gateway.Backend) []gateway.Backend {
-	slices.SortFunc(backends, func(a, b gateway.Backend) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
-	return slices.Compact(backends)
+// parseUnicast reads an address that a Service or an endpoint can have.
+func parseUnicast(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(text)
+	return addr, err == nil && addr.Zone() == "" && !addr.Is4In6() && addr.IsGlobalUnicast()
 }

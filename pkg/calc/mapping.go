@@ -13,6 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
+const maxPort = 65535
+
 // add puts what a Mapping asks for into the State. Mappings must come by age.
 func (c *calculation) add(mapping *v1alpha1.Mapping) {
 	if errs := validation.ValidateMapping(mapping); len(errs) > 0 {
@@ -23,12 +25,20 @@ func (c *calculation) add(mapping *v1alpha1.Mapping) {
 	}
 	m := mapping.DeepCopy()
 	v1alpha1.SetDefaults(m)
-	sources := parseSources(m.Spec.AllowedSources)
+	if n, most := countPorts(m.Spec.Ports), c.cfg.MaxPortsPerMapping; most > 0 && n > most {
+		c.report(m, v1alpha1.ConditionAccepted, ReasonTooManyPorts, "spec.ports",
+			"exposes %d ports, and maxPortsPerMapping in the config of this host allows %d; it is left out whole", n, most)
+		return
+	}
 	addresses := c.addresses(m)
-	targets := c.resolve(m, addresses)
-	owner := m.Namespace + "/" + m.Name
-
+	sources := c.sources(m, addresses)
+	backing := c.resolve(m, addresses)
+	masquerade := c.cfg.Masquerade
+	if m.Spec.Masquerade != nil {
+		masquerade = *m.Spec.Masquerade
+	}
 	for i, port := range m.Spec.Ports {
+		supported := c.supported(m, i, addresses)
 		for _, a := range addresses {
 			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
 			if winner := c.claims.take(front, mapping); winner != nil {
@@ -36,22 +46,47 @@ func (c *calculation) add(mapping *v1alpha1.Mapping) {
 					"%s belongs to Mapping %s/%s, which %s", front, winner.Namespace, winner.Name, precedence(winner, m))
 				continue
 			}
-			if !a.local {
+			if !a.local || !supported {
 				continue
 			}
 			allowed := sources.of(a.Addr)
 			c.forwards = append(c.forwards, gateway.Forward{
 				Frontend:    front,
-				Owner:       owner,
+				Owner:       m.Namespace + "/" + m.Name,
 				Sources:     allowed,
 				SourcesDeny: len(m.Spec.AllowedSources) > 0 && len(allowed) == 0,
-				Backends:    targets[i].of(a.Addr),
+				Backends:    backing.targets[i].backends.of(a.Addr),
+				Draining:    backing.targets[i].draining.of(a.Addr),
 				Direct:      m.Spec.Mode == v1alpha1.ModeEndpoints,
 				Shift:       !front.Ports.Single(),
-				Masquerade:  c.cfg.Masquerade,
+				Masquerade:  masquerade,
+				Affinity:    backing.affinity,
 			})
 		}
 	}
+	c.egress(m, addresses, backing.pods)
+}
+
+// countPorts counts ranges with all their ports: what the limit is to protect is what others could have had.
+func countPorts(ports []v1alpha1.MappingPort) int {
+	n := 0
+	for _, p := range ports {
+		r := portRange(p)
+		n += int(r.Last-r.First) + 1
+	}
+	return n
+}
+
+// supported reports whether the kernel can translate the protocol of a port.
+func (c *calculation) supported(m *v1alpha1.Mapping, port int, addresses []address) bool {
+	if c.sctp || m.Spec.Ports[port].Protocol != v1alpha1.ProtocolSCTP {
+		return true
+	}
+	if slices.ContainsFunc(addresses, func(a address) bool { return a.local }) {
+		c.report(m, v1alpha1.ConditionProgrammed, ReasonSCTPNotSupported, portField(port, "protocol"),
+			"the kernel of this host cannot translate sctp; port %s is left out here", portRange(m.Spec.Ports[port]))
+	}
+	return false
 }
 
 // address is one of a Mapping's.
@@ -120,13 +155,20 @@ func (b *byFamily[T]) add(a netip.Addr, item T) {
 	}
 }
 
-func parseSources(texts []string) byFamily[netip.Prefix] {
+// sources are the allowed ones. An address that they leave nobody for is more likely forgotten than meant.
+func (c *calculation) sources(m *v1alpha1.Mapping, addresses []address) byFamily[netip.Prefix] {
 	var sources byFamily[netip.Prefix]
-	for _, text := range texts {
+	for _, text := range m.Spec.AllowedSources {
 		p := netip.MustParsePrefix(text)
 		sources.add(p.Addr(), p)
 	}
 	slices.SortFunc(sources.v4, comparePrefixes)
 	slices.SortFunc(sources.v6, comparePrefixes)
+	for _, a := range addresses {
+		if a.local && len(m.Spec.AllowedSources) > 0 && len(sources.of(a.Addr)) == 0 {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoSources, "spec.allowedSources",
+				"holds no %s network, so nobody can connect to %s", family(a.Is4()), a)
+		}
+	}
 	return sources
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -18,17 +19,23 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// targets are the Backends of one port.
-type targets = byFamily[gateway.Backend]
+// backing is what a Mapping leads to.
+type backing struct {
+	// targets are those of each of its ports; none where the Service does not allow it.
+	targets []targets
+	// affinity is how long a client keeps its endpoint.
+	affinity time.Duration
+	// pods are all endpoints, whatever their ports and conditions.
+	pods byFamily[netip.Addr]
+}
 
-// resolve returns the Backends of each port of a Mapping: none where the Service does not allow it.
-func (c *calculation) resolve(m *v1alpha1.Mapping, addresses []address) []targets {
-	resolved := make([]targets, len(m.Spec.Ports))
+func (c *calculation) resolve(m *v1alpha1.Mapping, addresses []address) backing {
+	b := backing{targets: make([]targets, len(m.Spec.Ports))}
 	name := types.NamespacedName{Namespace: m.Namespace, Name: m.Spec.ServiceName}
 	service := c.services[name]
 	if reason, problem := serviceProblem(service, name, m.Spec.Mode); problem != "" {
 		c.report(m, v1alpha1.ConditionResolvedRefs, reason, "spec.serviceName", "%s; connections are rejected", problem)
-		return resolved
+		return b
 	}
 	var families []netip.Addr // one address for each that is in use here and that the Service has
 	for _, a := range addresses {
@@ -41,28 +48,80 @@ func (c *calculation) resolve(m *v1alpha1.Mapping, addresses []address) []target
 			families = append(families, a.Addr)
 		}
 	}
-	for i, port := range m.Spec.Ports {
-		if m.Spec.Mode == v1alpha1.ModeEndpoints && port.EndPort != nil {
-			// A range leads straight to the pods; the Service need not list a thousand ports.
-			resolved[i] = endpoints(c.slices[name], func(*discoveryv1.EndpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
-		} else if servicePort := findPort(service, port); servicePort == nil {
-			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServicePortNotFound, portField(i, "servicePort"),
-				"Service %s has no port %d/%s, it has %s; connections are rejected", name, port.ServicePort, port.Protocol, listPorts(service))
-			continue
-		} else if m.Spec.Mode == v1alpha1.ModeService {
-			resolved[i] = clusterIPs(service, uint16(port.ServicePort))
-			continue
-		} else {
-			resolved[i] = endpoints(c.slices[name], func(s *discoveryv1.EndpointSlice) []uint16 { return portsNamed(s, servicePort) })
+	c.checkService(m, service)
+	var of []*endpointSlice
+	if m.Spec.Mode == v1alpha1.ModeEndpoints || m.Spec.Egress {
+		of = c.endpointSlices(m, name)
+		b.pods = pods(of)
+	}
+	if m.Spec.Mode == v1alpha1.ModeEndpoints {
+		b.affinity = affinity(service)
+	}
+	for i := range m.Spec.Ports {
+		b.targets[i] = c.resolvePort(m, i, service, of, families)
+	}
+	return b
+}
+
+func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Service, of []*endpointSlice, families []netip.Addr) targets {
+	var t targets
+	port := m.Spec.Ports[i]
+	switch servicePort := findPort(service, port); {
+	case m.Spec.Mode == v1alpha1.ModeEndpoints && port.EndPort != nil:
+		// A range leads straight to the pods; the Service need not list a thousand ports.
+		t = endpoints(of, func(*endpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
+	case servicePort == nil:
+		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServicePortNotFound, portField(i, "servicePort"),
+			"Service %s/%s has no port %d/%s, it has %s; connections are rejected", service.Namespace, service.Name, port.ServicePort, port.Protocol, listPorts(service))
+		return t
+	case m.Spec.Mode == v1alpha1.ModeService:
+		for _, a := range serviceAddresses(service) {
+			t.backends.add(a, gateway.Backend{Address: a, Port: uint16(port.ServicePort)})
 		}
-		for _, a := range families {
-			if len(resolved[i].of(a)) == 0 {
-				c.report(m, v1alpha1.ConditionProgrammed, ReasonNoReadyEndpoints, portField(i, "servicePort"),
-					"Service %s has no ready %s endpoint for port %d/%s; connections are rejected", name, family(a.Is4()), port.ServicePort, port.Protocol)
-			}
+		return t
+	default:
+		t = endpoints(of, func(s *endpointSlice) []uint16 { return s.portsNamed(servicePort) })
+	}
+	for _, a := range families {
+		if len(t.backends.of(a)) == 0 {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoReadyEndpoints, portField(i, "servicePort"),
+				"Service %s/%s has no ready %s endpoint for port %d/%s; connections are rejected", service.Namespace, service.Name, family(a.Is4()), port.ServicePort, port.Protocol)
 		}
 	}
-	return resolved
+	return t
+}
+
+// endpointSlices returns the slices of a Service by name, and reports what makes no sense in them.
+func (c *calculation) endpointSlices(m *v1alpha1.Mapping, service types.NamespacedName) []*endpointSlice {
+	read, known := c.read[service]
+	if !known {
+		for _, s := range c.slices[service] {
+			read = append(read, readSlice(s))
+		}
+		slices.SortFunc(read, func(a, b *endpointSlice) int { return strings.Compare(a.name, b.name) })
+		c.read[service] = read
+	}
+	for _, s := range read {
+		if s.problem != "" {
+			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonEndpointSliceInvalid, "spec.serviceName",
+				"EndpointSlice %s/%s: %s; this, and whatever else makes no sense in it, is left out", service.Namespace, s.name, s.problem)
+		}
+	}
+	return read
+}
+
+func pods(of []*endpointSlice) byFamily[netip.Addr] {
+	var all byFamily[netip.Addr]
+	for _, s := range of {
+		for _, e := range s.endpoints {
+			all.add(e.address, e.address)
+		}
+	}
+	for _, list := range []*[]netip.Addr{&all.v4, &all.v6} {
+		slices.SortFunc(*list, netip.Addr.Compare)
+		*list = slices.Compact(*list)
+	}
+	return all
 }
 
 func serviceProblem(s *corev1.Service, name types.NamespacedName, mode v1alpha1.Mode) (reason, problem string) {
@@ -75,25 +134,54 @@ func serviceProblem(s *corev1.Service, name types.NamespacedName, mode v1alpha1.
 		return "", ""
 	case s.Spec.ClusterIP == corev1.ClusterIPNone:
 		return ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which needs mode endpoints", name)
-	case len(serviceAddresses(s)) == 0:
+	case clusterIPs(s)[0] == "":
 		return ReasonNoClusterIP, fmt.Sprintf("Service %s has no clusterIP yet", name)
+	case len(serviceAddresses(s)) == 0:
+		return ReasonNoClusterIP, fmt.Sprintf("Service %s has the clusterIP %.64q, which is no unicast address", name, clusterIPs(s)[0])
 	}
 	return "", ""
 }
 
-// serviceAddresses are the ClusterIPs.
+// serviceAddresses are the ClusterIPs, at most one a family as the API has it.
 func serviceAddresses(s *corev1.Service) []netip.Addr {
-	texts := s.Spec.ClusterIPs
-	if len(texts) == 0 {
-		texts = []string{s.Spec.ClusterIP}
-	}
 	var addrs []netip.Addr
-	for _, text := range texts {
-		if a, err := netip.ParseAddr(text); err == nil {
-			addrs = append(addrs, a.Unmap())
+	for _, text := range clusterIPs(s) {
+		a, ok := parseUnicast(text)
+		if ok && !slices.ContainsFunc(addrs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
+			addrs = append(addrs, a)
 		}
 	}
 	return addrs
+}
+
+func clusterIPs(s *corev1.Service) []string {
+	if len(s.Spec.ClusterIPs) > 0 {
+		return s.Spec.ClusterIPs
+	}
+	return []string{s.Spec.ClusterIP}
+}
+
+// affinity is how long a client keeps its endpoint.
+func affinity(s *corev1.Service) time.Duration {
+	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := affinitySeconds(s)
+	if !validAffinity(seconds) {
+		seconds = corev1.DefaultClientIPServiceAffinitySeconds
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+const maxAffinitySeconds = 86400
+
+func validAffinity(seconds int32) bool { return 1 <= seconds && seconds <= maxAffinitySeconds }
+
+func affinitySeconds(s *corev1.Service) int32 {
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		return *c.ClientIP.TimeoutSeconds
+	}
+	return corev1.DefaultClientIPServiceAffinitySeconds
 }
 
 // hasFamily reports whether the Service can be reached by the family. A Service in a file may not say which ones it has;
@@ -119,14 +207,6 @@ func family(v4 bool) string {
 	return string(corev1.IPv6Protocol)
 }
 
-func clusterIPs(s *corev1.Service, port uint16) targets {
-	var t targets
-	for _, a := range serviceAddresses(s) {
-		t.add(a, gateway.Backend{Address: a, Port: port})
-	}
-	return t
-}
-
 func findPort(s *corev1.Service, wanted v1alpha1.MappingPort) *corev1.ServicePort {
 	for i := range s.Spec.Ports {
 		if p := &s.Spec.Ports[i]; p.Port == wanted.ServicePort && protocol(p.Protocol) == string(wanted.Protocol) {
@@ -142,12 +222,17 @@ func protocol(p corev1.Protocol) string {
 }
 
 func listPorts(s *corev1.Service) string {
+	const most = 10
 	if len(s.Spec.Ports) == 0 {
 		return "none"
 	}
 	var list []string
-	for _, p := range s.Spec.Ports {
-		list = append(list, fmt.Sprintf("%d/%s", p.Port, protocol(p.Protocol)))
+	for i, p := range s.Spec.Ports {
+		if i == most {
+			list = append(list, fmt.Sprintf("and %d more", len(s.Spec.Ports)-most))
+			break
+		}
+		list = append(list, fmt.Sprintf("%d/%.8s", p.Port, protocol(p.Protocol)))
 	}
 	return strings.Join(list, ", ")
 }

@@ -39,6 +39,10 @@ const (
 	ReasonInvalid = "Invalid"
 	// ReasonPortConflict: an older Mapping has the port; only this port stays out.
 	ReasonPortConflict = "PortConflict"
+	// ReasonTooManyPorts: the config of this host does not let a Mapping have as many; the whole Mapping stays out.
+	ReasonTooManyPorts = "TooManyPorts"
+	// ReasonNoSources: sources are allowed, but none of an address's family; nobody can connect to it.
+	ReasonNoSources = "NoSources"
 	// ReasonServiceNotFound and those below: connections are rejected until the Service is right.
 	ReasonServiceNotFound     = "ServiceNotFound"
 	ReasonServiceExternalName = "ServiceExternalName"
@@ -47,20 +51,31 @@ const (
 	ReasonServicePortNotFound = "ServicePortNotFound"
 	// ReasonIPFamilyNotSupported: the Service is not of the address's family; connections to that address are rejected.
 	ReasonIPFamilyNotSupported = "IPFamilyNotSupported"
+	// ReasonServiceInvalid: the Service says what no API server would have let through, and the message what is made of it.
+	ReasonServiceInvalid = "ServiceInvalid"
+	// ReasonEndpointSliceInvalid: the same of an EndpointSlice; what makes no sense is left out.
+	ReasonEndpointSliceInvalid = "EndpointSliceInvalid"
 	// ReasonNoReadyEndpoints: connections are rejected until an endpoint is ready.
 	ReasonNoReadyEndpoints = "NoReadyEndpoints"
 	// ReasonAddressNotOnHost: the address is another gateway's, or nobody's; it stays out here.
 	ReasonAddressNotOnHost = "AddressNotOnHost"
 	// ReasonIPv6Disabled: the config turns IPv6 off; the address stays out here.
 	ReasonIPv6Disabled = "IPv6Disabled"
+	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port stays out here.
+	ReasonSCTPNotSupported = "SCTPNotSupported"
+	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
+	ReasonNoUplink = "NoUplink"
+	// ReasonEgressConflict: an older Mapping says with which address the pods leave.
+	ReasonEgressConflict = "EgressConflict"
 )
 
 // The reasons of Findings about the host.
 const (
-	ReasonLinkNotFound   = "LinkNotFound"
-	ReasonLinkDown       = "LinkDown"
-	ReasonNoGateway      = "NoGateway"
-	ReasonTooManyUplinks = "TooManyUplinks"
+	ReasonLinkNotFound       = "LinkNotFound"
+	ReasonLinkDown           = "LinkDown"
+	ReasonNoGateway          = "NoGateway"
+	ReasonTooManyUplinks     = "TooManyUplinks"
+	ReasonNextHopUnreachable = "NextHopUnreachable"
 )
 
 // String returns the finding on one line.

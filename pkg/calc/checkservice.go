@@ -1,0 +1,74 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// checkService reports what no API server would have let through, and what is made of it: a Service may be from a file.
+func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
+	report := func(format string, args ...any) {
+		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServiceInvalid, "spec.serviceName",
+			"Service %s/%s: %s", s.Namespace, s.Name, fmt.Sprintf(format, args...))
+	}
+	if m.Spec.Mode == v1alpha1.ModeService {
+		checkClusterIPs(s, report)
+	} else {
+		checkAffinity(s, report)
+	}
+	checkServicePorts(s, report)
+}
+
+func checkClusterIPs(s *corev1.Service, report func(string, ...any)) {
+	seen := map[string]bool{}
+	for i, text := range clusterIPs(s) {
+		a, ok := parseUnicast(text)
+		switch {
+		case !ok:
+			report("clusterIPs[%d]: %.64q is no unicast address; it is left out", i, text)
+		case seen[family(a.Is4())]:
+			report("clusterIPs[%d]: %s is the second %s address; it is left out", i, a, family(a.Is4()))
+		default:
+			seen[family(a.Is4())] = true
+		}
+	}
+}
+
+func checkAffinity(s *corev1.Service, report func(string, ...any)) {
+	switch s.Spec.SessionAffinity {
+	case "", corev1.ServiceAffinityNone:
+	case corev1.ServiceAffinityClientIP:
+		if n := affinitySeconds(s); !validAffinity(n) {
+			report("sessionAffinityConfig.clientIP.timeoutSeconds: %d is not between 1 and %d; %d is taken",
+				n, maxAffinitySeconds, corev1.DefaultClientIPServiceAffinitySeconds)
+		}
+	default:
+		report("sessionAffinity: %.64q is neither None nor ClientIP; None is taken", s.Spec.SessionAffinity)
+	}
+}
+
+func checkServicePorts(s *corev1.Service, report func(string, ...any)) {
+	type key struct {
+		port     int32
+		protocol string
+	}
+	seen := map[key]bool{}
+	for i, p := range s.Spec.Ports {
+		k := key{p.Port, protocol(p.Protocol)}
+		switch {
+		case p.Port < 1 || p.Port > maxPort:
+			report("ports[%d].port: %d is not between 1 and %d; it is left out", i, p.Port, maxPort)
+		case k.protocol != "tcp" && k.protocol != "udp" && k.protocol != "sctp":
+			report("ports[%d].protocol: %.64q is none of TCP, UDP and SCTP; it is left out", i, p.Protocol)
+		case seen[k]:
+			report("ports[%d]: %d/%s is there already; the first one is taken", i, k.port, k.protocol)
+		}
+		seen[k] = true
+	}
+}

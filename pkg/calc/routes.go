@@ -1,0 +1,52 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// serviceRoutes keeps the next hops that can lead to the destination and that answer. Where none of them answers they all
+// stay: a route that may work again any moment is better than none, by which packets would leave for the outside.
+func serviceRoutes(host gateway.Host, cfg config.Config) ([]gateway.ServiceRoute, []Finding) {
+	var routes []gateway.ServiceRoute
+	var findings []Finding
+	for i, r := range cfg.ServiceRoutes {
+		var via, silent []netip.Addr
+		for j, hop := range r.Via {
+			switch {
+			case hop.Is4() != r.Destination.Addr().Is4():
+				continue
+			case slices.Contains(host.Unreachable, hop):
+				silent = append(silent, hop)
+				findings = append(findings, Finding{
+					Reason: ReasonNextHopUnreachable, Field: fmt.Sprintf("serviceRoutes[%d].via[%d]", i, j),
+					Message: fmt.Sprintf("%s does not answer; %s goes by those that do, or by all where none does", hop, r.Destination),
+				})
+			default:
+				via = append(via, hop)
+			}
+		}
+		if len(via) == 0 {
+			via = silent
+		}
+		if len(via) == 0 {
+			continue
+		}
+		slices.SortFunc(via, netip.Addr.Compare)
+		routes = append(routes, gateway.ServiceRoute{Destination: r.Destination.Masked(), Via: slices.Compact(via)})
+	}
+	slices.SortFunc(routes, func(a, b gateway.ServiceRoute) int { return comparePrefixes(a.Destination, b.Destination) })
+	return routes, findings
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
