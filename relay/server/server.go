@@ -86,10 +86,23 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.stopping)
 	end, cancel := context.WithTimeout(work, s.config.ShutdownTimeout)
 	defer cancel()
-	if err := s.http.Shutdown(end); err != nil {
+	if err := s.shutdown(end); err != nil {
 		return errors.Join(fmt.Errorf("waiting for requests to end: %w", err), s.http.Close())
 	}
 	return nil
+}
+
+// shutdown asks until all have left: net/http asks those HTTP/2 connections that it knows at the moment, not one whose
+// handshake is under way, and then waits for that as well, although nobody told it to end.
+func (s *Server) shutdown(ctx context.Context) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		err := s.http.Shutdown(attempt)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // watchCertificates takes over certificate files that change.
