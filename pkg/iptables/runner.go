@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,8 @@ type Runner struct {
 	// randomFully is set when every family's program knows --random-fully.
 	randomFully bool
 	execs       atomic.Int64
+	// buffers hold the text of batches, which is large when all is written.
+	buffers sync.Pool
 }
 
 // program is where iptables or ip6tables was found; its companions stand beside it.
@@ -162,10 +165,16 @@ func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
 	if r.backend == Legacy {
 		args = append(args, "--wait", r.wait)
 	}
-	text := batch.Text()
-	if _, err = r.run(ctx, text, p.restore(), args...); err != nil {
-		return describe(err, text)
+	buffer, _ := r.buffers.Get().(*[]byte)
+	if buffer == nil {
+		buffer = new([]byte)
 	}
+	*buffer = batch.AppendText((*buffer)[:0])
+	if _, err = r.run(ctx, *buffer, p.restore(), args...); err != nil {
+		// A program that was killed may still be fed from the buffer, which is not used again.
+		return describe(err, *buffer)
+	}
+	r.buffers.Put(buffer)
 	return nil
 }
 

@@ -5,6 +5,8 @@ package netfilter
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -102,4 +104,182 @@ func TestTrace(t *testing.T) {
 			}
 		})
 	}
+}
+
+const treated = `*mangle
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -j CONNMARK --set-xmark 0x100/0xf00
+-A POSTROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -m connmark --mark 0x100/0xf00 -j TCPMSS --clamp-mss-to-pmtu
+COMMIT
+*filter
+:FORWARD ACCEPT [0:0]
+-A FORWARD -m conntrack --ctstate INVALID --ctdir REPLY -j DROP
+-A FORWARD -m conntrack --ctdir REPLY -j ACCEPT
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -p udp -m recent --update --seconds 60 --reap --name one --rsource -j DNAT --to-destination 10.0.0.1
+-A PREROUTING -p udp -m statistic --mode random --probability 0.5 -m recent --set --name one --rsource -j DNAT --to-destination 10.0.0.1
+-A PREROUTING -p udp -m recent --set --name two --rsource -j DNAT --to-destination 10.0.0.2
+-A POSTROUTING -p tcp -j SNAT --to-source 198.51.100.1
+COMMIT
+`
+
+func TestTraceOfTreatment(t *testing.T) {
+	rs, err := Parse(IPv4, []byte(treated))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name             string
+		change           func(p *Packet)
+		verdict          Verb
+		from, to         string
+		remembered       string
+		rules            int
+		clamped          bool
+		mark             uint32
+		wantTranslations CTState
+	}{
+		{"begins a connection", func(p *Packet) { p.Protocol, p.SYN = gateway.TCP, true }, Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, SNAT},
+		{"goes on with one", func(p *Packet) { p.Protocol, p.State = gateway.TCP, Established }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0x100, 0},
+		{"seen", func(p *Packet) {
+			p.Recent = func(list string, seconds uint32) bool { return list == "one" && seconds == 60 }
+		}, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 1 + 2 + 1 + 1, false, 0x100, DNAT},
+		{"not seen, and chance is for one", func(p *Packet) { p.Chance = func(uint32) bool { return true } }, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, DNAT},
+		{"not seen, and chance is against it", func(*Packet) {}, Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, DNAT},
+		{"of no connection", func(p *Packet) { p.State = Invalid }, Drop, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 1, false, 0, 0},
+		{"of no connection by intent", func(p *Packet) { p.State, p.Direction = Untracked, Reply }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := Packet{In: "eth1", Protocol: gateway.UDP, State: New, Direction: Original, Route: func(netip.Addr, uint32) string { return "eth0" },
+				Source: netip.MustParseAddrPort("198.51.100.7:4000"), Destination: netip.MustParseAddrPort("192.0.2.1:80")}
+			tc.change(&p)
+			got := NewTracer(rs).Trace(p)
+			if got.Verdict != tc.verdict || got.Packet.Source.String() != tc.from || got.Packet.Destination.String() != tc.to || got.Packet.State&(DNAT|SNAT) != tc.wantTranslations {
+				t.Errorf("verdict %d, from %s to %s, state %b; want %d, %s, %s, %b", got.Verdict, got.Packet.Source, got.Packet.Destination,
+					got.Packet.State, tc.verdict, tc.from, tc.to, tc.wantTranslations)
+			}
+			if strings.Join(got.Remembered, " ") != tc.remembered || got.Rules != tc.rules || got.Clamped != tc.clamped || got.Packet.ConnMark != tc.mark {
+				t.Errorf("remembered by %q, met %d rules, clamped %t, connection marked %#x; want %q, %d, %t, %#x", got.Remembered, got.Rules,
+					got.Clamped, got.Packet.ConnMark, tc.remembered, tc.rules, tc.clamped, tc.mark)
+			}
+		})
+	}
+}
+
+func TestWays(t *testing.T) {
+	rs, err := Parse(IPv4, []byte(treated))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for trace, probability := range NewTracer(rs).Ways(Packet{In: "eth1", Protocol: gateway.UDP, State: New}) {
+		got[trace.Packet.Destination.Addr().String()] += probability
+	}
+	if len(got) != 2 || got["10.0.0.1"] != 0.5 || got["10.0.0.2"] != 0.5 {
+		t.Errorf("the packet goes %v, want either way as often", got)
+	}
+}
+
+// chains of circles and of back and forth, as tables in which a packet never gets anywhere.
+var endless = []struct{ name, save string }{
+	{"a chain that leads to itself", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n-A PREROUTING -j A\n-A A -j A\nCOMMIT\n"},
+	{"a circle of gotos", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A PREROUTING -g A\n-A A -g B\n-A B -g A\nCOMMIT\n"},
+	{"a circle by way of a built-in chain", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n-A PREROUTING -j A\n-A A -j PREROUTING\nCOMMIT\n"},
+	{"twice as far with each chain", doubling(40)},
+}
+
+// doubling is a table in which each chain leads to the next one twice.
+func doubling(chains int) string {
+	var declared, rules strings.Builder
+	at := "PREROUTING"
+	for n := range chains {
+		next := "C" + strings.Repeat("x", n)
+		declared.WriteString(":" + next + " - [0:0]\n")
+		rules.WriteString(strings.Repeat("-A "+at+" -j "+next+"\n", 2))
+		at = next
+	}
+	return "*nat\n:PREROUTING ACCEPT [0:0]\n" + declared.String() + rules.String() + "COMMIT\n"
+}
+
+func TestPacketThatGetsNowhere(t *testing.T) {
+	for _, tc := range endless {
+		t.Run(tc.name, func(t *testing.T) {
+			rs, err := Parse(IPv4, []byte(tc.save))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := NewTracer(rs).Trace(Packet{In: "eth1", Protocol: gateway.UDP, State: New})
+			if !got.Endless || got.Verdict != Drop {
+				t.Errorf("endless %t, verdict %d after %d rules", got.Endless, got.Verdict, got.Rules)
+			}
+		})
+	}
+}
+
+// FuzzTrace holds that any packet comes through any rules that can be read, however they lead, within the bound.
+func FuzzTrace(f *testing.F) {
+	for _, save := range []string{traced, treated} {
+		f.Add(save, uint64(0))
+		f.Add(save, ^uint64(0))
+	}
+	for _, tc := range endless {
+		f.Add(tc.save, uint64(1))
+	}
+	f.Fuzz(func(t *testing.T, save string, seed uint64) {
+		rs, err := Parse(IPv4, []byte(save))
+		if err != nil {
+			return
+		}
+		tracer, total := NewTracer(rs), 0
+		for _, table := range rs.Tables {
+			for _, c := range table.Chains {
+				total += len(c.Rules)
+			}
+		}
+		got := tracer.Trace(anyPacket(seed))
+		if got.Rules > tracer.patience+1 || tracer.patience > 1<<14+4*total {
+			t.Fatalf("met %d rules of %d", got.Rules, total)
+		}
+		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) {
+			t.Fatalf("verdict %d", got.Verdict)
+		}
+		ways := 0
+		for _, probability := range tracer.Ways(anyPacket(seed)) {
+			if probability < 0 || probability > 1 {
+				t.Fatalf("probability %v", probability)
+			}
+			if ways++; ways == 8 {
+				break
+			}
+		}
+	})
+}
+
+// anyPacket makes a packet of 64 bits.
+func anyPacket(seed uint64) Packet {
+	bits := func(n int) uint64 {
+		v := seed & (1<<n - 1)
+		seed >>= n
+		return v
+	}
+	links := []string{"", "eth0", "eth1", "lan"}
+	p := Packet{
+		In:        links[bits(2)],
+		Protocol:  []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP, "icmp"}[bits(2)],
+		State:     CTState(bits(7)),
+		Direction: CTDirection(bits(2)),
+		SYN:       bits(1) == 1,
+		Mark:      uint32(bits(8)) << 4, ConnMark: uint32(bits(8)) << 4,
+		Source:      netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(bits(2)), 0, 1}), 4000),
+		Destination: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(bits(2))}), uint16(bits(16))),
+	}
+	chance, out := bits(1) == 1, links[bits(2)]
+	p.Chance = func(uint32) bool { return chance }
+	p.Recent = func(string, uint32) bool { return !chance }
+	p.Route = func(netip.Addr, uint32) string { return out }
+	return p
 }

@@ -221,6 +221,9 @@ func TestBoundary(t *testing.T) {
 	const forwarded, uplink1, uplink2 = 0x10, 0x100, 0x200
 	pod := netip.AddrPortFrom(inside(netfilter.IPv4, 1), 8080)
 	client := netip.AddrPortFrom(source(netfilter.IPv4, 0).Addr(), 40000)
+	to := func(link string) func(netip.Addr, uint32) string {
+		return func(netip.Addr, uint32) string { return link }
+	}
 	for _, tc := range []struct {
 		name    string
 		packet  netfilter.Packet
@@ -237,11 +240,18 @@ func TestBoundary(t *testing.T) {
 		{"of a forwarded connection", netfilter.Packet{In: "eth2", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink2, Source: client, Destination: pod}, netfilter.Accept, 0},
 		{"a reply leaves by the uplink that was used", netfilter.Packet{In: "eth0", State: netfilter.Established, Direction: netfilter.Reply, ConnMark: forwarded | uplink2, Source: pod, Destination: client}, netfilter.Accept, uplink2},
 		{"so does a reply of the host itself", netfilter.Packet{State: netfilter.Established, Direction: netfilter.Reply, ConnMark: uplink1, Source: pod, Destination: client}, netfilter.Accept, uplink1},
+		{"an answer of a pod to nothing", netfilter.Packet{In: "eth0", State: netfilter.Invalid, Source: pod, Destination: client, Route: to("eth2")}, netfilter.Drop, 0},
+		{"the same to the inside", netfilter.Packet{In: "eth0", State: netfilter.Invalid, Source: pod, Destination: client}, netfilter.Accept, 0},
+		{"a neighbour answers the host, which asked nothing", netfilter.Packet{In: "eth1", State: netfilter.Invalid, Source: client, Destination: pod, Route: to("")}, netfilter.Drop, 0},
+		{"a neighbour is looked for over IPv6", netfilter.Packet{In: "eth1", State: netfilter.Untracked, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
+		{"a neighbour opens a connection to the host", netfilter.Packet{In: "eth1", State: netfilter.New, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
 		{"to a pod no mark leads astray", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, netfilter.Accept, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.packet.Protocol = gateway.TCP
-			tc.packet.Route = func(netip.Addr, uint32) string { return "eth9" }
+			if tc.packet.Route == nil {
+				tc.packet.Route = to("eth9")
+			}
 			tracer := netfilter.NewTracer(Build(gateway.State{Uplinks: uplinks}, netfilter.IPv4, options))
 			got := tracer.Trace(tc.packet)
 			if got.Verdict != tc.verdict || got.Packet.Mark != tc.mark {
