@@ -44,6 +44,7 @@ func TestScenarios(t *testing.T) {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			snapshot, host, cfg := readScenario(t, folder)
 			state, findings := calc.Calculate(snapshot, host, cfg)
+			checkState(t, state, cfg)
 			compareGolden(t, filepath.Join(folder, "want.txt"), render(state, findings))
 
 			random := rand.New(rand.NewPCG(1, 2))

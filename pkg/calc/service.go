@@ -132,7 +132,7 @@ func serviceProblem(s *corev1.Service, name types.NamespacedName, mode v1alpha1.
 		return ReasonServiceExternalName, fmt.Sprintf("Service %s is of type ExternalName, which has no address in the cluster", name)
 	case mode == v1alpha1.ModeEndpoints:
 		return "", ""
-	case s.Spec.ClusterIP == corev1.ClusterIPNone:
+	case clusterIPs(s)[0] == corev1.ClusterIPNone:
 		return ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which needs mode endpoints", name)
 	case clusterIPs(s)[0] == "":
 		return ReasonNoClusterIP, fmt.Sprintf("Service %s has no clusterIP yet", name)
