@@ -116,7 +116,7 @@ func TestSchemaAndValidationAgree(t *testing.T) {
 }
 
 // exampleWith is the example with the fields of the spec in place of its own.
-func exampleWith(t *testing.T, spec string) []byte {
+func exampleWith(t testing.TB, spec string) []byte {
 	t.Helper()
 	var object struct {
 		APIVersion string         `json:"apiVersion"`

@@ -65,7 +65,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-func readScenario(t *testing.T, folder string) (calc.Snapshot, gateway.Host, config.Config) {
+func readScenario(t testing.TB, folder string) (calc.Snapshot, gateway.Host, config.Config) {
 	t.Helper()
 	snapshot, err := source.ReadFiles([]string{filepath.Join(folder, "objects.yaml")}, nil)
 	if err != nil {

@@ -4,7 +4,9 @@
 package calc
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -20,6 +22,7 @@ type claimKey struct {
 
 type ports struct {
 	single map[uint16]*v1alpha1.Mapping
+	// ranges are in order, and none overlaps another.
 	ranges []portClaim
 }
 
@@ -42,16 +45,20 @@ func (c claims) take(f gateway.Frontend, m *v1alpha1.Mapping) *v1alpha1.Mapping 
 	if f.Ports.Single() {
 		taken.single[f.Ports.First] = m
 	} else {
-		taken.ranges = append(taken.ranges, portClaim{f.Ports, m})
+		taken.ranges = slices.Insert(taken.ranges, taken.from(f.Ports.First), portClaim{f.Ports, m})
 	}
 	return nil
 }
 
+// from returns the index of the first range that ends at the port or behind it.
+func (p *ports) from(port uint16) int {
+	i, _ := slices.BinarySearchFunc(p.ranges, port, func(r portClaim, port uint16) int { return cmp.Compare(r.Last, port) })
+	return i
+}
+
 func (p *ports) owner(wanted gateway.PortRange) *v1alpha1.Mapping {
-	for _, r := range p.ranges {
-		if r.Overlaps(wanted) {
-			return r.owner
-		}
+	if i := p.from(wanted.First); i < len(p.ranges) && p.ranges[i].Overlaps(wanted) {
+		return p.ranges[i].owner
 	}
 	if len(p.single) == 0 {
 		return nil

@@ -79,7 +79,7 @@ func validateServiceName(name string, path *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(path, "must be the name of a Service in the Mapping's namespace")}
 	}
-	if len(validation.IsDNS1123Label(name)) > 0 {
+	if len(name) > validation.DNS1123LabelMaxLength || len(validation.IsDNS1123Label(name)) > 0 {
 		return field.ErrorList{field.Invalid(path, shorten(name), fmt.Sprintf("must be the name of a Service: at most %d "+
 			"lower case letters, digits and '-', beginning and ending with a letter or digit", validation.DNS1123LabelMaxLength))}
 	}

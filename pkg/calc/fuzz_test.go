@@ -1,0 +1,79 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc_test
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// FuzzCalculate computes what objects that nobody validated come to: no panic, a State as pkg/gateway promises it, the same
+// one in any order of slices, and Findings that a person can read.
+func FuzzCalculate(f *testing.F) {
+	host, cfg := fuzzHost(f)
+	seed := func(s calc.Snapshot) {
+		text, err := json.Marshal(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		const most = 16 << 10
+		if len(text) < most {
+			f.Add(text)
+		}
+	}
+	folders, err := filepath.Glob("testdata/*/objects.yaml")
+	if err != nil || len(folders) == 0 {
+		f.Fatalf("no scenarios: %v", err)
+	}
+	for _, path := range folders {
+		snapshot, _, _ := readScenario(f, filepath.Dir(path))
+		seed(snapshot)
+	}
+	for _, bad := range slices.Concat(badAddresses, badSources, badNames, badPorts, badRanges, badServices, badClusterIPs, badSlices) {
+		seed(bad.snapshot(f))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var s calc.Snapshot
+		if json.Unmarshal(text, &s) != nil {
+			return
+		}
+		// A source delivers objects, never the lack of one.
+		s.Mappings = withoutNil(s.Mappings)
+		s.Services = withoutNil(s.Services)
+		s.EndpointSlices = withoutNil(s.EndpointSlices)
+		state, findings := calc.Calculate(s, host, cfg)
+		checkState(t, state, cfg)
+		for _, finding := range findings {
+			if finding.Reason == "" || finding.Field == "" || finding.Message == "" || strings.ContainsAny(finding.Field+finding.Message, "\n\x00") {
+				t.Errorf("finding %+v", finding)
+			}
+		}
+		slices.Reverse(s.EndpointSlices)
+		again, _ := calc.Calculate(s, host, cfg)
+		if diff := cmp.Diff(state, again, addresses); diff != "" {
+			t.Errorf("the State depends on the order of slices (-first +reversed):\n%s", diff)
+		}
+	})
+}
+
+func withoutNil[T any](items []*T) []*T {
+	return slices.DeleteFunc(items, func(item *T) bool { return item == nil })
+}
+
+// fuzzHost holds the addresses of most scenarios on uplinks.
+func fuzzHost(tb testing.TB) (gateway.Host, config.Config) {
+	tb.Helper()
+	_, host, cfg := readScenario(tb, "testdata/egress")
+	host.SCTP = true
+	return host, cfg
+}
