@@ -80,12 +80,12 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 				Source: netip.AddrPortFrom(allowed, 0), Destination: netip.AddrPortFrom(to, probe.port),
 				Route:  func(netip.Addr, uint32) string { return "lo" },
 				Recent: func(list string, _ uint32) bool { return slices.Contains(remembered, list) }}
-			before := k.counters(t)
+			before := k.counters(t, "nat")
 			if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 				t.Fatal(err)
 			}
 			send(t, p)
-			got := moved(before, k.counters(t))
+			got := moved(before, k.counters(t, "nat"))
 			trace, agree := foreseen(tracer, p, got)
 			if !agree {
 				t.Errorf("%s: the tracer foresees other rules than those that matched:\n%s", probe.name, cmp.Diff(natSteps(trace), got))
@@ -228,33 +228,41 @@ func natSteps(trace netfilter.Trace) []string {
 	var steps []string
 	for _, s := range trace.Steps {
 		if s.Table == "nat" {
-			steps = append(steps, fmt.Sprintf("%s %d", s.Chain, s.Number))
+			steps = append(steps, step(s.Table, s.Chain, s.Number))
 		}
 	}
 	if trace.Verdict == netfilter.Reject {
 		// The answer belongs to the same connection, and is the first packet of it to get there.
-		steps = append(steps, "POSTROUTING 1")
+		steps = append(steps, step("nat", "POSTROUTING", 1))
 	}
 	slices.Sort(steps)
 	return steps
 }
 
-// counters returns the packet counters of the rules of nat.
-func (k kernel) counters(t *testing.T) map[string]string {
+func step(table, chain string, number int) string {
+	return fmt.Sprintf("%s %s %d", table, chain, number)
+}
+
+// counters returns the packet counters of the rules of these tables.
+func (k kernel) counters(t *testing.T, tables ...string) map[string]string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save(), "-c", "-t", "nat").Output()
+	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save(), "-c").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	counters, numbers := map[string]string{}, map[string]int{}
+	counters, numbers, table := map[string]string{}, map[string]int{}, ""
 	for line := range strings.Lines(string(out)) {
+		if line[0] == '*' {
+			table = strings.TrimSpace(line[1:])
+			clear(numbers)
+		}
 		counter, rule, found := strings.Cut(line, " -A ")
-		if !found {
+		if !found || !slices.Contains(tables, table) {
 			continue
 		}
 		chain, _, _ := strings.Cut(rule, " ")
 		numbers[chain]++
-		counters[fmt.Sprintf("%s %d", chain, numbers[chain])] = counter
+		counters[step(table, chain, numbers[chain])] = counter
 	}
 	return counters
 }

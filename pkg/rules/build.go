@@ -143,12 +143,25 @@ func (b *builder) filter() {
 	}
 	b.hook("INPUT", inputChain)
 	b.chain(inputChain, input...)
-	b.hook("OUTPUT", refuseChain)
+	b.hook("OUTPUT", outputChain)
+	b.chain(outputChain, b.refuseOutput()...)
 	b.chain(refuseChain,
 		netfilter.Rule{Mark: b.own.Drop(), Target: drop},
 		netfilter.Rule{Protocol: gateway.TCP, Mark: b.own.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: "tcp-reset"}},
 		netfilter.Rule{Mark: b.own.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: unreachable}},
 	)
+}
+
+// refuseOutput refuses what the host itself sends and nat marked. The kernel sends its reports of multicast groups (IGMP, MLD)
+// with something else where the mark is, as mark and reserved_tailroom share their place: only protocols that nat
+// marks are asked for theirs.
+func (b *builder) refuseOutput() []netfilter.Rule {
+	protocols := []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP}
+	rules := make([]netfilter.Rule, 0, len(protocols))
+	for _, p := range protocols {
+		rules = append(rules, netfilter.Rule{Protocol: p, Target: b.jump(refuseChain)})
+	}
+	return rules
 }
 
 // nat translates.

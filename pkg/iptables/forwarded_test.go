@@ -1,0 +1,276 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package iptables
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// TestTracerAgreesWithTheForwardingKernel has first packets come in by links, and compares the rules of all tables whose
+// counters moved with those that the tracer says match.
+func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		at := func(n int) netip.Addr {
+			address := k.state().Forwards[0].Address.Prev()
+			for range n {
+				address = address.Next()
+			}
+			return address
+		}
+		network := newGateway(t, at)
+		k.apply(t, k.build(k.state()))
+		tracer := netfilter.NewTracer(k.read(t))
+		outside := at(250)
+		port := uint16(40000)
+		for _, probe := range []struct {
+			name     string
+			in       string
+			from, to netip.Addr
+			protocol gateway.Protocol
+			port     uint16
+			flags    byte
+			verdict  netfilter.Verb
+			out      string
+			source   netip.Addr
+		}{
+			{"a client of a forward", "eth1", outside, at(1), gateway.TCP, 167, syn, netfilter.Accept, "eth0", outside},
+			{"by the other uplink, in groups", "eth2", outside, at(1 + crowded), gateway.TCP, 1000, syn, netfilter.Accept, "eth0", outside},
+			{"a range", "eth2", outside, at(1 + crowded), gateway.UDP, 8005, 0, netfilter.Accept, "eth0", outside},
+			{"a source that is not allowed", "eth1", outside.Next(), at(1 + crowded), gateway.TCP, 131, syn, netfilter.Drop, "", outside.Next()},
+			{"a pod, hairpin", "eth0", at(100), at(1), gateway.TCP, 167, syn, netfilter.Accept, "eth0", at(100)},
+			{"a pod leaves by the first uplink", "eth0", at(100), outside, gateway.TCP, 80, syn, netfilter.Accept, "eth1", at(1)},
+			{"a pod leaves by the second uplink", "eth0", at(101), outside, gateway.UDP, 53, 0, netfilter.Accept, "eth2", at(2)},
+			{"a pod without egress", "eth0", at(140), outside, gateway.UDP, 53, 0, netfilter.Accept, "eth1", at(140)},
+			{"a pod to another one", "eth0", at(101), at(140), gateway.UDP, 53, 0, netfilter.Accept, "eth0", at(101)},
+			{"a neighbour as a pod", "eth1", at(101), at(140), gateway.UDP, 53, 0, netfilter.Drop, "eth0", at(101)},
+			{"a neighbour to a pod", "eth2", outside, at(140), gateway.TCP, 80, syn, netfilter.Drop, "eth0", outside},
+			{"nonsense of a pod", "eth0", at(140), outside, gateway.TCP, 80, syn | fin, netfilter.Drop, "eth1", at(140)},
+		} {
+			p := netfilter.Packet{In: probe.in, Protocol: probe.protocol, State: netfilter.New, Direction: netfilter.Original, SYN: probe.flags&syn > 0,
+				Destination: netip.AddrPortFrom(probe.to, probe.port), Route: network.route}
+			if probe.flags == syn|fin {
+				p.State = netfilter.Invalid
+			}
+			var last, want []string
+			agree := false
+			// The kernel has packets of its own under way when links are young: another try has none.
+			for range 10 {
+				port++
+				p.Source = netip.AddrPortFrom(probe.from, port)
+				before := k.counters(t, allTables...)
+				network.send(t, p, probe.flags)
+				var trace netfilter.Trace
+				for deadline := time.Now().Add(200 * time.Millisecond); !agree && time.Now().Before(deadline); {
+					last = moved(before, k.counters(t, allTables...))
+					trace, want, agree = foreseenEverywhere(tracer, p, last)
+				}
+				if agree {
+					if trace.Verdict != probe.verdict || trace.Packet.Source.Addr() != probe.source || probe.out != "" && trace.Out != probe.out {
+						t.Errorf("%s: verdict %d by %s as %s, want %d by %s as %s", probe.name, trace.Verdict, trace.Out, trace.Packet.Source,
+							probe.verdict, probe.out, probe.source)
+					}
+					break
+				}
+			}
+			if !agree {
+				t.Errorf("%s: the tracer foresees other rules than those that matched:\n%s", probe.name, cmp.Diff(want, last))
+			}
+		}
+	})
+}
+
+// TestMulticastIsNotRefused has the host join a group. The kernel builds the packet that says so with another value where
+// the mark is (mark and reserved_tailroom of struct sk_buff share their place), and the bits of it are not to be taken for
+// ours.
+func TestMulticastIsNotRefused(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		at := func(n int) netip.Addr {
+			address := k.state().Forwards[0].Address.Prev()
+			for range n {
+				address = address.Next()
+			}
+			return address
+		}
+		newGateway(t, at)
+		k.apply(t, k.build(k.state()))
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := k.counters(t, "filter")
+		network, group := "udp4", "239.1.2.3"
+		if k.family == netfilter.IPv6 {
+			network, group = "udp6", "ff02::1234"
+		}
+		conn, err := net.ListenMulticastUDP(network, link, &net.UDPAddr{IP: net.ParseIP(group), Port: 5353})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		var after []string
+		for deadline := time.Now().Add(5 * time.Second); !slices.Contains(after, "filter OUTPUT 1"); {
+			if time.Now().After(deadline) {
+				t.Fatalf("no packet was sent, these rules matched: %q", after)
+			}
+			after = moved(before, k.counters(t, "filter"))
+		}
+		if refused := "filter " + own.ChainPrefix + "REFUSE 1"; slices.Contains(after, refused) {
+			t.Errorf("it is refused, these rules matched: %q", after)
+		}
+	})
+}
+
+var allTables = []string{"mangle", "filter", "nat"}
+
+// foreseenEverywhere is foreseen for all tables.
+func foreseenEverywhere(tracer *netfilter.Tracer, p netfilter.Packet, matched []string) (trace netfilter.Trace, want []string, agree bool) {
+	for trace = range tracer.Ways(p) {
+		want = nil
+		for _, s := range trace.Steps {
+			want = append(want, step(s.Table, s.Chain, s.Number))
+		}
+		slices.Sort(want)
+		// A chain may be passed twice, by FORWARD and POSTROUTING, and counts once as moved.
+		if want = slices.Compact(want); slices.Equal(want, matched) {
+			return trace, want, true
+		}
+	}
+	return trace, want, false
+}
+
+// TCP's flags.
+const (
+	fin = 1
+	syn = 2
+)
+
+// testGateway is a network namespace that forwards between three links, to whose far ends packets are given.
+type testGateway struct {
+	inside []netip.Prefix
+	links  map[string]*netlink.Veth
+}
+
+func newGateway(t *testing.T, at func(int) netip.Addr) *testGateway {
+	t.Helper()
+	family, bits := unix.AF_INET, 32
+	if at(0).Is6() {
+		family, bits = unix.AF_INET6, 128
+	}
+	// Nobody is told of a shorter way (over IPv6, a link without an address of its own tells nobody anything), and the packets
+	// need no checksums.
+	for name, value := range map[string]string{
+		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "netfilter/nf_conntrack_checksum": "0",
+		"ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0", "ipv6/conf/default/addr_gen_mode": "1",
+	} {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := &testGateway{inside: []netip.Prefix{netip.PrefixFrom(at(64), bits-6), netip.PrefixFrom(at(128), bits-6)}, links: map[string]*netlink.Veth{}}
+	toIPNet := func(p netip.Prefix) *net.IPNet {
+		return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), bits)}
+	}
+	for n, name := range []string{"eth0", "eth1", "eth2"} {
+		attributes := netlink.NewLinkAttrs()
+		attributes.Name = name
+		must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: name + "-far"}))
+		link, err := netlink.LinkByName(name)
+		must(err)
+		far, err := netlink.LinkByName(name + "-far")
+		must(err)
+		// Nobody is asked for a neighbour.
+		must(netlink.LinkSetARPOff(link))
+		must(netlink.LinkSetUp(link))
+		must(netlink.LinkSetUp(far))
+		g.links[name] = &netlink.Veth{LinkAttrs: *far.Attrs(), PeerHardwareAddr: link.Attrs().HardwareAddr}
+		must(netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(at(245+n), bits)), Flags: unix.IFA_F_NODAD}))
+		if n == 0 {
+			for _, p := range g.inside {
+				must(netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: toIPNet(p)}))
+			}
+			continue
+		}
+		whole := &net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}
+		must(netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole, Table: own.Table(n)}))
+		if n == 1 {
+			must(netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole}))
+		}
+		rule, mark := netlink.NewRule(), own.Uplink(n)
+		rule.Family, rule.Priority, rule.Table, rule.Mark, rule.Mask = family, own.RulePriority+1, own.Table(n), mark.Value, &mark.Mask
+		must(netlink.RuleAdd(rule))
+	}
+	rule, mark := netlink.NewRule(), own.Egress()
+	rule.Family, rule.Priority, rule.Table, rule.Mark, rule.Mask, rule.SuppressPrefixlen = family, own.RulePriority, unix.RT_TABLE_MAIN, mark.Value, &mark.Mask, 0
+	must(netlink.RuleAdd(rule))
+	return g
+}
+
+// route routes as the namespace does.
+func (g *testGateway) route(destination netip.Addr, mark uint32) string {
+	for _, p := range g.inside {
+		if p.Contains(destination) {
+			return "eth0"
+		}
+	}
+	if m := own.Uplink(2); mark&m.Mask == m.Value {
+		return "eth2"
+	}
+	return "eth1"
+}
+
+// send gives a packet to the far end of the link that it is to come in by.
+func (g *testGateway) send(t *testing.T, p netfilter.Packet, flags byte) {
+	t.Helper()
+	far := g.links[p.In]
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	frame := slices.Concat(far.PeerHardwareAddr, far.HardwareAddr)
+	frame = append(frame, ipPacket(p, flags)...)
+	if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: far.Index}); err != nil {
+		t.Fatalf("sending by %s: %v", far.Name, err)
+	}
+}
+
+// ipPacket is what follows the hardware addresses in a frame.
+func ipPacket(p netfilter.Packet, flags byte) []byte {
+	protocol, header := byte(unix.IPPROTO_UDP), []byte{0, 8, 0, 0}
+	if p.Protocol == gateway.TCP {
+		protocol, header = unix.IPPROTO_TCP, []byte{0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, flags, 255, 255, 0, 0, 0, 0}
+	}
+	payload := binary.BigEndian.AppendUint16(nil, p.Source.Port())
+	payload = append(binary.BigEndian.AppendUint16(payload, p.Destination.Port()), header...)
+	from, to := p.Source.Addr().AsSlice(), p.Destination.Addr().AsSlice()
+	if p.Source.Addr().Is6() {
+		return slices.Concat([]byte{0x86, 0xdd, 6 << 4, 0, 0, 0, 0, byte(len(payload)), protocol, 64}, from, to, payload)
+	}
+	ip := slices.Concat([]byte{4<<4 | 5, 0, 0, byte(20 + len(payload)), 0, 1, 0, 0, 64, protocol, 0, 0}, from, to)
+	sum := uint32(0)
+	for i := 0; i < len(ip); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
+	return slices.Concat([]byte{0x08, 0}, ip, payload)
+}
