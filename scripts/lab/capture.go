@@ -24,6 +24,9 @@ type Packet struct {
 	Protocol int
 	// Source and Destination have ports where the protocol has some.
 	Source, Destination netip.AddrPort
+	// Flags are those of TCP, and MSS is the segment size that a SYN offers.
+	Flags byte
+	MSS   uint16
 }
 
 func (p Packet) String() string {
@@ -125,8 +128,30 @@ func parsePacket(b []byte) (Packet, error) {
 			ports[0], ports[1] = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
 		}
 	}
+	if p.Protocol == unix.IPPROTO_TCP && len(rest) >= 20 {
+		p.Flags = rest[13]
+		p.MSS = parseMSS(rest[20:max(20, min(len(rest), int(rest[12]>>4)*4))])
+	}
 	from, _ := netip.AddrFromSlice(source) // of the right length
 	to, _ := netip.AddrFromSlice(destination)
 	p.Source, p.Destination = netip.AddrPortFrom(from, ports[0]), netip.AddrPortFrom(to, ports[1])
 	return p, nil
+}
+
+// parseMSS finds the maximum segment size among the options of TCP; 0 when it is not there.
+func parseMSS(options []byte) uint16 {
+	for len(options) > 0 && options[0] != 0 {
+		if options[0] == 1 { // padding
+			options = options[1:]
+			continue
+		}
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+			return 0
+		}
+		if options[0] == 2 && options[1] == 4 {
+			return binary.BigEndian.Uint16(options[2:])
+		}
+		options = options[options[1]:]
+	}
+	return 0
 }

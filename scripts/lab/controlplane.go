@@ -81,14 +81,19 @@ func (l *Lab) startAgents(ctx context.Context) error {
 		if err := l.createNode(ctx, node); err != nil {
 			return err
 		}
-		if _, err := l.Host(node.name).Start("kube-proxy", nil, l.kubeProgram("kube-proxy"),
-			"--kubeconfig="+kubeconfigFile("kube-proxy"), "--hostname-override="+node.name, "--proxy-mode=iptables",
-			"--cluster-cidr="+PodNetwork+","+PodNetwork6, "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0",
-			"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"); err != nil {
+		if _, err := l.StartKubeProxy(node.name, node.name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// StartKubeProxy starts a kube-proxy on a host, in the name of a node.
+func (l *Lab) StartKubeProxy(host, node string) (*Process, error) {
+	return l.Host(host).Start("kube-proxy", nil, l.kubeProgram("kube-proxy"),
+		"--kubeconfig="+kubeconfigFile("kube-proxy"), "--hostname-override="+node, "--proxy-mode=iptables",
+		"--cluster-cidr="+PodNetwork+","+PodNetwork6, "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0",
+		"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0")
 }
 
 func (l *Lab) issueCertificates() (err error) {

@@ -92,7 +92,7 @@ func (w *wires) join(h *Host, spec hostSpec) error {
 // plug puts a cable between the host and its segment.
 func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
 	cable := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: h.Name + "-" + link.name, MasterIndex: w.bridges[link.segment].Index},
+		LinkAttrs:     netlink.LinkAttrs{Name: cableName(h.Name, link.name), MasterIndex: w.bridges[link.segment].Index},
 		PeerName:      link.name,
 		PeerNamespace: netlink.NsFd(h.ns),
 	}
@@ -167,3 +167,34 @@ func (h *Host) SetLink(name string, up bool) error {
 	}
 	return inside.LinkSetDown(link)
 }
+
+// unlink takes one of the host's links away, if it is there.
+func (h *Host) unlink(name string) error {
+	inside, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("%s: netlink: %w", h.Name, err)
+	}
+	defer inside.Close()
+	link, err := inside.LinkByName(name)
+	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: finding %s: %w", h.Name, name, err)
+	}
+	return inside.LinkDel(link)
+}
+
+// SetCable plugs in or unplugs the cable of one of a host's links: the link stays up, and has no carrier.
+func (l *Lab) SetCable(host, link string, plugged bool) error {
+	cable, err := netlink.LinkByName(cableName(host, link))
+	if err != nil {
+		return fmt.Errorf("finding the cable of %s's %s: %w", host, link, err)
+	}
+	if plugged {
+		return netlink.LinkSetUp(cable)
+	}
+	return netlink.LinkSetDown(cable)
+}
+
+func cableName(host, link string) string { return host + "-" + link }

@@ -51,6 +51,9 @@ type podState struct {
 	echo *echoServer
 }
 
+// cable is the name of the pod's link on its node.
+func (p *podState) cable() string { return fmt.Sprintf("pod%d", p.ips[0].As4()[3]) }
+
 func (p Pod) withDefaults() Pod {
 	if p.Namespace == "" {
 		p.Namespace = metav1.NamespaceDefault
@@ -130,7 +133,7 @@ func (l *Lab) runPod(pod Pod, node *nodeState) (*podState, error) {
 	state := &podState{pod: pod, node: node, host: host, ips: node.takeAddresses()}
 	l.pods[pod.hostName()] = state
 	l.mu.Unlock()
-	if err := connectPod(l.Host(node.name), host, state.ips); err != nil {
+	if err := connectPod(l.Host(node.name), host, state.cable(), state.ips); err != nil {
 		return nil, err
 	}
 	state.echo, err = startEcho(pod.Name, host, pod.Ports)
@@ -150,7 +153,7 @@ func (n *nodeState) takeAddresses() [2]netip.Addr {
 }
 
 // connectPod puts a cable between a node and a pod, with routes to the pod on the one and to everything on the other.
-func connectPod(node, pod *Host, ips [2]netip.Addr) error {
+func connectPod(node, pod *Host, name string, ips [2]netip.Addr) error {
 	outside, err := netlink.NewHandleAt(node.ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -166,13 +169,13 @@ func connectPod(node, pod *Host, ips [2]netip.Addr) error {
 		return err
 	}
 	octets := ips[0].As4()
+	gateways := [2]netip.Addr{netip.AddrFrom4([4]byte{octets[0], octets[1], octets[2], 1}), netip.MustParseAddr("fe80::1")}
 	cable := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("pod%d", octets[3])}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
+		LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
 	}
 	if err := errors.Join(outside.LinkAdd(cable), outside.LinkSetUp(cable), linkUp(inside, "lo"), linkUp(inside, "eth0")); err != nil {
 		return fmt.Errorf("cable: %w", err)
 	}
-	gateways := [2]netip.Addr{netip.AddrFrom4([4]byte{octets[0], octets[1], octets[2], 1}), netip.MustParseAddr("fe80::1")}
 	for family, ip := range ips {
 		if err := connectFamily(outside, inside, cable, ip, gateways[family]); err != nil {
 			return fmt.Errorf("%s: %w", ip, err)
@@ -278,9 +281,25 @@ func (l *Lab) stopPod(p *podState) error {
 	if p.echo != nil {
 		_ = p.echo.Close()
 	}
+	// The kernel would take it away with the pod's namespace, but in its own time, and the next pod may need the name.
+	err := l.Host(p.node.name).unlink(p.cable())
 	l.mu.Lock()
 	delete(l.pods, p.pod.hostName())
 	delete(p.node.used, p.ips[0])
 	l.mu.Unlock()
-	return l.removeHost(p.pod.hostName())
+	return errors.Join(err, l.removeHost(p.pod.hostName()))
+}
+
+// Container is a host behind another one, as a container engine that Kubernetes does not know would make it: it answers on
+// port 80, at the end of a link of that host.
+func (l *Lab) Container(behind, name, link, ip, ip6 string) error {
+	host, err := l.addHost(name)
+	if err != nil {
+		return err
+	}
+	if err := connectPod(l.Host(behind), host, link, [2]netip.Addr{netip.MustParseAddr(ip), netip.MustParseAddr(ip6)}); err != nil {
+		return fmt.Errorf("container %s: %w", name, err)
+	}
+	_, err = host.Serve(80) // ends with the lab's process
+	return err
 }

@@ -127,14 +127,19 @@ func (f *Flow) Close() error { return f.Conn.Close() }
 
 // Echo says something by the flow and returns the answer to just that.
 func (f *Flow) Echo(ctx context.Context) (Answer, error) {
+	return f.Say(ctx, "")
+}
+
+// Say is Echo with a text of the caller's choice, without newlines: a long one is a transfer in both directions.
+func (f *Flow) Say(ctx context.Context, text string) (Answer, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	if err := f.Conn.SetDeadline(deadline); err != nil {
 		return Answer{}, err
 	}
-	message := fmt.Sprintf("message %d", f.counter.Add(1))
-	text := message
+	message := fmt.Sprintf("message %d%s", f.counter.Add(1), text)
+	text = message
 	if f.Conn.LocalAddr().Network() == "tcp" {
 		text += "\n"
 	}

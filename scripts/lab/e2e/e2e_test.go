@@ -34,8 +34,30 @@ func testBackend(t *testing.T, backend string) {
 		{"replies leave by the uplink that the request came in by", testReplyUplink},
 		{"nothing but Mappings crosses the boundary", testBoundary},
 		{"a deleted Mapping stops", testDeletion},
+		{"IPv6 in both modes and by both uplinks", testIPv6},
+		{"an IPv6 source that is not allowed gets silence", testSources6},
+		{"a Service without IPv6 works by IPv4", testFamilyMissing},
+		{"flows leave an endpoint that is not ready", testFlowsMove},
+		{"flows to nobody are refused and come back", testScaleToZero},
+		{"a terminating endpoint finishes what it has begun", testTerminating},
+		{"flows end with their Mapping", testFlowsEnd},
+		{"flows follow a Service to its new address", testServiceRecreated},
+		{"flows of a source that was revoked end", testSourceRevoked},
+		{"pods leave with their Mapping's address", testEgress},
+		{"pods see their clients' addresses", testKeepSource},
+		{"the inside reaches external addresses", testHairpin},
+		{"clients stay with their endpoint", testAffinity},
+		{"port ranges, with and without offset", testRanges},
 		{"one bad Mapping takes nothing else down", testBadMappings},
 		{"the API server refuses what cannot be meant", testSchema},
+		{"the path's MTU is learned through the translation", testPathMTU},
+		{"segments are clamped where the config says so", testClamp},
+		{"what belongs to no connection is dropped", testInvalid},
+		{"errors reach the client by its uplink", testICMPErrors},
+		{"addresses that come and go", testAddresses},
+		{"an uplink that goes and comes back", testLinkFlap},
+		{"gateways that are found, and change", testGatewayChange},
+		{"a next hop that is down is left out", testNextHop},
 		{"a killed smartnatd is not missed, and writes nothing when it is back", testRestart},
 		{"cleanup leaves the gateway as it was", testCleanup}, // last: nothing works after it
 	} {
@@ -291,6 +313,16 @@ func (w *world) expectClosed(t *testing.T) {
 func (w *world) podAddress(t *testing.T, namespace, name string) string {
 	t.Helper()
 	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIP}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ip
+}
+
+// podAddress6 is its other one.
+func (w *world) podAddress6(t *testing.T, namespace, name string) string {
+	t.Helper()
+	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIPs[1].ip}")
 	if err != nil {
 		t.Fatal(err)
 	}

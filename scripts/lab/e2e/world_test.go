@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +172,9 @@ spec:
 `, name))
 }
 
+// portText is for specs that are put together.
+func portText(port uint16) string { return strconv.Itoa(int(port)) }
+
 func podName(i int) string { return fmt.Sprintf("echo-%d", i) }
 
 func (w *world) addPod(ctx context.Context, t *testing.T, namespace, name string) {
@@ -273,4 +277,15 @@ func timeout(t *testing.T, limit time.Duration) context.Context {
 func tail(log string) string {
 	const most = 4000
 	return log[max(0, len(log)-most):]
+}
+
+// reconfigure starts smartnatd again with another config.
+func (w *world) reconfigure(t *testing.T, config string) {
+	t.Helper()
+	if err := w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", config); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.daemon.Restart(timeout(t, patience)); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -1,0 +1,260 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// flow opens a connection that ends with the test.
+func (w *world) flow(t *testing.T, host, protocol, address string) *lab.Flow {
+	t.Helper()
+	flow, err := w.Host(host).OpenFlow(timeout(t, patience), protocol, address, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = flow.Close() })
+	return flow
+}
+
+// say speaks by a flow that must work, and returns the pod that answered.
+func say(t *testing.T, flow *lab.Flow) string {
+	t.Helper()
+	answer, err := flow.Echo(timeout(t, patience))
+	if err != nil {
+		t.Fatalf("an established flow: %v", err)
+	}
+	return answer.Pod
+}
+
+// awaitFlow speaks by a flow, and so keeps it from ending by itself, until accept likes what comes of it.
+func awaitFlow(t *testing.T, flow *lab.Flow, what string, accept func(lab.Answer, error) bool) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		try, cancel := context.WithTimeout(ctx, silence)
+		defer cancel()
+		answer, err := flow.Echo(try)
+		if !accept(answer, err) {
+			return fmt.Errorf("answer %+v, error %w", answer, err)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("want the flow %s: %v", what, err)
+	}
+}
+
+func answeredBy(pod string) func(lab.Answer, error) bool {
+	return func(a lab.Answer, err error) bool { return err == nil && a.Pod == pod }
+}
+
+func failed(_ lab.Answer, err error) bool  { return err != nil }
+func refused(_ lab.Answer, err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
+func silent(_ lab.Answer, err error) bool  { return err != nil && isTimeout(err) }
+
+// external are the same port by both families.
+func externals(host string, port uint16) []string {
+	return []string{lab.Join("198.51.100."+host, port), lab.Join("2001:db8:1::"+host, port)}
+}
+
+// testFlowsMove: flows by UDP never outlive the endpoint that they go to, and TCP lives until that is gone.
+func testFlowsMove(t *testing.T, w *world) {
+	w.namespace(t, "flows", 2)
+	w.mapping(t, "flows", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo, mode: endpoints,
+		ports: [{port: 1100, servicePort: 8080}, {port: 1100, servicePort: 8080, protocol: udp}]`)
+	ctx := timeout(t, time.Minute)
+	for _, address := range externals("11", 1100) {
+		seen := map[string]bool{}
+		w.await(t, lab.Client, "udp", address, func(a lab.Answer) bool { seen[a.Pod] = true; return len(seen) == 2 })
+		udp := w.flow(t, lab.Client, "udp", address)
+		old, other := say(t, udp), "echo-0"
+		if old == other {
+			other = "echo-1"
+		}
+		tcp := w.flowTo(t, old, address)
+		if err := w.SetReady(ctx, "flows", old, false); err != nil { // it answers as before
+			t.Fatal(err)
+		}
+		awaitFlow(t, udp, "to go on with the pod that is left", answeredBy(other))
+		if pod := say(t, tcp); pod != old {
+			t.Errorf("the established connection was answered by %s, want %s until it is gone", pod, old)
+		}
+		if err := w.SetReady(ctx, "flows", old, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// flowTo opens TCP connections until one leads to the pod.
+func (w *world) flowTo(t *testing.T, pod, address string) *lab.Flow {
+	t.Helper()
+	for range 100 {
+		if flow := w.flow(t, lab.Client, "tcp", address); say(t, flow) == pod {
+			return flow
+		}
+	}
+	t.Fatalf("no connection of 100 to %s leads to %s", address, pod)
+	return nil
+}
+
+// testScaleToZero: who speaks to a Service without endpoints is told so, by the flow that worked before; and when there is
+// one again it works again.
+func testScaleToZero(t *testing.T, w *world) {
+	w.namespace(t, "zero", 1)
+	w.mapping(t, "zero", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo, mode: endpoints,
+		ports: [{port: 1110, servicePort: 8080, protocol: udp}]`)
+	ctx := timeout(t, time.Minute)
+	var flows []*lab.Flow
+	for _, address := range externals("11", 1110) {
+		w.await(t, lab.Client, "udp", address, nil)
+		flows = append(flows, w.flow(t, lab.Client, "udp", address))
+		say(t, flows[len(flows)-1])
+	}
+	if err := w.SetReady(ctx, "zero", "echo-0", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, flow := range flows {
+		awaitFlow(t, flow, "to be refused", refused)
+	}
+	if err := w.SetReady(ctx, "zero", "echo-0", true); err != nil {
+		t.Fatal(err)
+	}
+	for _, flow := range flows {
+		awaitFlow(t, flow, "to work again", answeredBy("echo-0"))
+	}
+}
+
+// testTerminating: a pod that terminates keeps its connections and gets no new ones, as long as there are others; when it
+// is the last it goes on for all.
+func testTerminating(t *testing.T, w *world) {
+	w.namespace(t, "terminating", 2)
+	w.mapping(t, "terminating", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo, mode: endpoints, ports: [{port: 1120, servicePort: 8080}]`)
+	ctx := timeout(t, time.Minute)
+	var flows []*lab.Flow
+	for _, address := range externals("11", 1120) {
+		seen := map[string]bool{}
+		w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { seen[a.Pod] = true; return len(seen) == 2 })
+		flows = append(flows, w.flowTo(t, "echo-0", address))
+	}
+	if err := w.TerminatePod(ctx, "terminating", "echo-0"); err != nil {
+		t.Fatal(err)
+	}
+	address := w.podAddress(t, "terminating", "echo-0") + ":8080"
+	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, address) })
+	for range 20 {
+		if answer, err := w.Host(lab.Client).EchoTCP(ctx, lab.Join("198.51.100.11", 1120)); err != nil || answer.Pod != "echo-1" {
+			t.Fatalf("a new connection: %+v, %v; want echo-1's, the other one terminates", answer, err)
+		}
+	}
+	for _, flow := range flows {
+		if pod := say(t, flow); pod != "echo-0" {
+			t.Errorf("the established connection was answered by %s, want the terminating echo-0", pod)
+		}
+	}
+	// Nobody else is left: better one that terminates than none.
+	if err := w.RemovePod(ctx, "terminating", "echo-1"); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.11", 1120), func(a lab.Answer) bool { return a.Pod == "echo-0" })
+	if err := w.RemovePod(ctx, "terminating", "echo-0"); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRefusal(t, lab.Client, "tcp", lab.Join("198.51.100.11", 1120))
+	for _, flow := range flows {
+		awaitFlow(t, flow, "to end with its pod", failed)
+	}
+}
+
+// testFlowsEnd: neither connections nor flows outlive the Mapping that made them.
+func testFlowsEnd(t *testing.T, w *world) {
+	w.namespace(t, "ends", 1)
+	w.mapping(t, "ends", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo,
+		ports: [{port: 1130, servicePort: 8080}, {port: 1130, servicePort: 8080, protocol: udp}]`)
+	var flows []*lab.Flow
+	for _, address := range externals("11", 1130) {
+		for _, protocol := range protocols {
+			w.await(t, lab.Client, protocol, address, nil)
+			flows = append(flows, w.flow(t, lab.Client, protocol, address))
+			say(t, flows[len(flows)-1])
+		}
+	}
+	if _, err := w.Kubectl(timeout(t, patience), "delete", "mapping", "echo", "-n", "ends"); err != nil {
+		t.Fatal(err)
+	}
+	for _, flow := range flows {
+		awaitFlow(t, flow, "to end with its Mapping", failed)
+	}
+}
+
+// testServiceRecreated: flows go to the ClusterIP that the Service has now.
+func testServiceRecreated(t *testing.T, w *world) {
+	w.namespace(t, "recreated", 1)
+	service := func(v4, v6 string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: again, namespace: recreated}\nspec: {ipFamilyPolicy: RequireDualStack, "+
+			"clusterIP: %s, clusterIPs: [%s, %q], selector: {app: echo}, ports: [{name: t, port: 8080}, {name: u, port: 8080, protocol: UDP}]}\n", v4, v4, v6)
+	}
+	w.apply(t, service("10.96.77.1", "fd00:96::7701"))
+	w.mapping(t, "recreated", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: again,
+		ports: [{port: 1140, servicePort: 8080}, {port: 1140, servicePort: 8080, protocol: udp}]`)
+	var udp, tcp []*lab.Flow
+	for _, address := range externals("11", 1140) {
+		w.await(t, lab.Client, "tcp", address, nil)
+		w.await(t, lab.Client, "udp", address, nil)
+		udp, tcp = append(udp, w.flow(t, lab.Client, "udp", address)), append(tcp, w.flow(t, lab.Client, "tcp", address))
+		say(t, udp[len(udp)-1])
+		say(t, tcp[len(tcp)-1])
+	}
+	ctx := timeout(t, patience)
+	if _, err := w.Kubectl(ctx, "delete", "service", "again", "-n", "recreated"); err != nil {
+		t.Fatal(err)
+	}
+	w.apply(t, service("10.96.77.2", "fd00:96::7702"))
+	for i := range udp {
+		awaitFlow(t, udp[i], "to go on by the new ClusterIP", answeredBy("echo-0"))
+		// The nodes still know the connection to the old one, so that it would work on.
+		awaitFlow(t, tcp[i], "to end with the old ClusterIP", failed)
+	}
+	flows, err := w.Host(lab.Gateway).Exec(ctx, "conntrack", "-L", "-p", "udp", "--orig-port-dst", "1140")
+	if err != nil || strings.Contains(flows, "10.96.77.1") || !strings.Contains(flows, "10.96.77.2") {
+		t.Errorf("%v; flows are:\n%s\nwant them by 10.96.77.2", err, flows)
+	}
+}
+
+// testSourceRevoked: who may no longer connect loses what is established, and nobody else does.
+func testSourceRevoked(t *testing.T, w *world) {
+	w.namespace(t, "revoked", 1)
+	mapping := func(sources string) {
+		w.mapping(t, "revoked", `addresses: [198.51.100.11, "2001:db8:1::11"], allowedSources: [`+sources+`], serviceName: echo,
+			ports: [{port: 1150, servicePort: 8080}, {port: 1150, servicePort: 8080, protocol: udp}]`)
+	}
+	mapping(`192.0.2.10/32, 192.0.2.20/32, "2001:db8:c::10/128", "2001:db8:c::20/128"`)
+	flows := map[string][]*lab.Flow{}
+	for _, address := range externals("11", 1150) {
+		for _, protocol := range protocols {
+			for _, client := range []string{lab.Client, lab.Client2} {
+				w.await(t, client, protocol, address, nil)
+				flow := w.flow(t, client, protocol, address)
+				say(t, flow)
+				flows[client] = append(flows[client], flow)
+			}
+		}
+	}
+	mapping(`192.0.2.10/32, "2001:db8:c::10/128"`)
+	for _, flow := range flows[lab.Client2] {
+		awaitFlow(t, flow, "to meet silence", silent)
+	}
+	for _, flow := range flows[lab.Client] {
+		say(t, flow)
+	}
+}

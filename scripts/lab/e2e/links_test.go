@@ -1,0 +1,206 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// promptly is how soon a change of the host's links has to be followed. The next resync is 30 s away, so that nothing but
+// an event does it; a second is the goal, and one more is for a machine that is busy.
+const promptly = 2 * time.Second
+
+// gateway runs a command line on the gateway that must succeed.
+func (w *world) gateway(t *testing.T, line string) string {
+	t.Helper()
+	out, err := w.Host(lab.Gateway).Exec(timeout(t, patience), strings.Fields(line)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// awaitPromptly waits until what a command line prints on the gateway is what accept wants.
+func (w *world) awaitPromptly(t *testing.T, line string, accept func(string) bool) {
+	t.Helper()
+	started := time.Now()
+	if err := lab.Poll(timeout(t, promptly), func(ctx context.Context) error {
+		out, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(line)...)
+		if err != nil || !accept(out) {
+			return fmt.Errorf("%s: %w: %s", line, err, out)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("not followed within %v: %v", promptly, err)
+	}
+	t.Logf("%s: followed after %v", line, time.Since(started).Round(time.Millisecond))
+}
+
+func has(part string) func(string) bool {
+	return func(s string) bool { return strings.Contains(s, part) }
+}
+func hasNot(part string) func(string) bool {
+	return func(s string) bool { return !strings.Contains(s, part) }
+}
+
+// testAddresses: an address that comes is forwarded from at once, and one that goes no longer.
+func testAddresses(t *testing.T, w *world) {
+	w.namespace(t, "addresses", 1)
+	w.mapping(t, "addresses", `addresses: [198.51.100.12, 203.0.113.15, "2001:db8:2::15"], serviceName: echo, ports: [{port: 1500, servicePort: 8080}]`)
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1500), nil)
+	for _, family := range []struct{ save, address, prefix string }{
+		{"iptables-save -t nat", "203.0.113.15", "/24"},
+		{"ip6tables-save -t nat", "2001:db8:2::15", "/64 nodad"},
+	} {
+		if rules := w.gateway(t, family.save); strings.Contains(rules, family.address) {
+			t.Errorf("rules for an address that the host does not hold:\n%s", rules)
+		}
+		w.gateway(t, "ip address add "+family.address+family.prefix+" dev eth2")
+		w.awaitPromptly(t, family.save, has(family.address))
+		w.await(t, lab.Client, "tcp", lab.Join(family.address, 1500), nil)
+		prefix, _, _ := strings.Cut(family.prefix, " ")
+		w.gateway(t, "ip address del "+family.address+prefix+" dev eth2")
+		w.awaitPromptly(t, family.save, hasNot(family.address))
+	}
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1500), nil)
+}
+
+// testLinkFlap: an uplink that goes takes its routes with it and nothing else, and all is as it was when it is back.
+func testLinkFlap(t *testing.T, w *world) {
+	w.namespace(t, "flap", 1)
+	w.mapping(t, "flap", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, ports: [{port: 1510, servicePort: 8080}]`)
+	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:2::12"} {
+		w.await(t, lab.Client, "tcp", lab.Join(external, 1510), nil)
+	}
+	tables := []string{"ip -4 route show table 7381", "ip -6 route show table 7381"}
+	var before []string
+	for _, table := range tables {
+		before = append(before, w.gateway(t, table))
+	}
+	if !has("default via 203.0.113.1 dev eth2")(before[0]) || !has("default via 2001:db8:2::1 dev eth2")(before[1]) {
+		t.Fatalf("the second uplink's routes are %q", before)
+	}
+	if err := w.Host(lab.Gateway).SetLink("eth2", false); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1510), nil)
+	if err := w.Host(lab.Gateway).SetLink("eth2", true); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 { // the kernel forgets IPv6's addresses with the link, who configured them has to do it again
+		w.gateway(t, fmt.Sprintf("ip address replace 2001:db8:2::1%d/64 dev eth2 nodad", i))
+	}
+	for i, table := range tables {
+		w.awaitPromptly(t, table, func(s string) bool { return s == before[i] })
+	}
+	for _, external := range []string{"203.0.113.12", "2001:db8:2::12"} {
+		w.await(t, lab.Client, "tcp", lab.Join(external, 1510), nil)
+		w.expectReplies(timeout(t, patience), t, "eth2", true, "tcp", lab.Join(external, 1510))
+	}
+}
+
+// testGatewayChange: interfaces by pattern, and gateways that nobody configured: they are found by the default route of the
+// link and by their place in its network, and followed.
+func testGatewayChange(t *testing.T, w *world) {
+	w.namespace(t, "found", 1)
+	w.mapping(t, "found", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:1::12", "2001:db8:2::12"], serviceName: echo, ports: [{port: 1520, servicePort: 8080}]`)
+	config := lab.DualStackConfig
+	for old, found := range map[string]string{
+		`{interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}`: `{interface: "eth[1]"}`,
+		`{interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}`:  `{interface: "/^eth2$/", gatewayOffset: 1}`,
+	} {
+		if !strings.Contains(config, old) {
+			t.Fatalf("the lab's config has no %s", old)
+		}
+		config = strings.Replace(config, old, found, 1)
+	}
+	w.reconfigure(t, config)
+	defer w.reconfigure(t, lab.DualStackConfig)
+	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:1::12", "2001:db8:2::12"} {
+		w.await(t, lab.Client, "tcp", lab.Join(external, 1520), nil)
+	}
+	ctx := timeout(t, patience)
+	for _, family := range []struct{ option, gateway, other, prefix, external string }{
+		{"-4", "198.51.100.1", "198.51.100.254", "/24", "198.51.100.12"},
+		{"-6", "2001:db8:1::1", "2001:db8:1::254", "/64", "2001:db8:1::12"},
+	} {
+		table := "ip " + family.option + " route show table 7380"
+		if routes := w.gateway(t, table); !has("default via " + family.gateway + " dev eth1")(routes) {
+			t.Errorf("the first uplink's routes are:\n%s\nwant them by the default route's %s", routes, family.gateway)
+		}
+		if _, err := w.Host(lab.Router).Exec(ctx, "ip", "address", "replace", family.other+family.prefix, "dev", "eth1"); err != nil {
+			t.Fatal(err)
+		}
+		w.gateway(t, "ip "+family.option+" route replace default via "+family.other)
+		w.awaitPromptly(t, table, has("default via "+family.other+" dev eth1"))
+		w.await(t, lab.Client, "tcp", lab.Join(family.external, 1520), nil)
+		w.gateway(t, "ip "+family.option+" route replace default via "+family.gateway)
+		w.awaitPromptly(t, table, has("default via "+family.gateway+" dev eth1"))
+	}
+}
+
+// testNextHop: a node that is down is not a way to the ClusterIPs, and one that is back is.
+func testNextHop(t *testing.T, w *world) {
+	w.namespace(t, "nexthop", 1) // on node1
+	w.mapping(t, "nexthop", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: service, ports: [{port: 1530, servicePort: 8080}]`)
+	both := map[string][2]string{
+		"ip -4 route show 10.96.0.0/16":  {lab.Node1Address, lab.Node2Address},
+		"ip -6 route show fd00:96::/108": {lab.Node1Address6, lab.Node2Address6},
+	}
+	expect := func(within time.Duration, down bool) {
+		t.Helper()
+		for line, hops := range both {
+			if err := lab.Poll(timeout(t, within), func(ctx context.Context) error {
+				out, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(line)...)
+				if err != nil || !strings.Contains(out, hops[0]+" ") || strings.Contains(out, hops[1]+" ") == down {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+				return nil
+			}); err != nil {
+				t.Errorf("%s, node2 down: %t: %v", line, down, err)
+			}
+		}
+	}
+	for _, address := range externals("12", 1530) {
+		w.await(t, lab.Client, "tcp", address, nil)
+	}
+	expect(patience, false)
+	if err := w.SetCable(lab.Node2, "eth0", false); err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now()
+	expect(patience, true)
+	t.Logf("left out after %v", time.Since(started).Round(time.Millisecond))
+	ctx := timeout(t, patience)
+	for _, address := range externals("12", 1530) {
+		for range 20 { // half of them would go by node2
+			if _, err := w.echo(ctx, lab.Client, "tcp", address); err != nil {
+				t.Errorf("node2 is down: %v", err)
+				break
+			}
+		}
+	}
+	if err := w.SetCable(lab.Node2, "eth0", true); err != nil {
+		t.Fatal(err)
+	}
+	started = time.Now()
+	expect(patience, false)
+	t.Logf("back after %v", time.Since(started).Round(time.Millisecond))
+	for _, address := range externals("12", 1530) {
+		for range 20 {
+			if _, err := w.echo(ctx, lab.Client, "tcp", address); err != nil {
+				t.Errorf("node2 is back: %v", err)
+				break
+			}
+		}
+	}
+}
