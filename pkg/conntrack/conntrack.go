@@ -9,10 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 
 	"github.com/ti-mo/conntrack"
+	"github.com/ti-mo/netfilter"
 	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -25,53 +24,64 @@ type Client struct{ own gateway.Ownership }
 func New(own gateway.Ownership) *Client { return &Client{own: own} }
 
 // Cut ends the connections that the state does not make, and returns how many those were. It is to be called once the rules
-// are in place, as the next packet of a connection that was cut meets them. What cannot be ended keeps nothing else from it.
-func (c *Client) Cut(ctx context.Context, state gateway.State) (int, error) {
+// are in place, as the next packet of a connection that was cut meets them. What is known to have been right since an
+// earlier state, and is not touched by what differs, is not looked at; nil has everything looked at. What cannot be ended
+// keeps nothing else from it.
+func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
+	ours := c.own.Forwarded()
+	judge := newJudge(state)
+	var queries []query
+	for _, s := range staleSince(since, state) {
+		queries = append(queries, query{mark: ours, scope: s})
+	}
+	for _, s := range missedSince(since, state) {
+		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, without: conntrack.StatusSeenReply, scope: s})
+	}
+	if len(queries) == 0 {
+		return 0, nil
+	}
+	flows, err := judge.condemned(ours, queries)
+	if err != nil {
+		err = fmt.Errorf("reading connections: %w", err)
+	}
+	ended, endErr := end(ctx, flows)
+	return ended, errors.Join(err, endErr)
+}
+
+// condemned are those of the connections that the kernel finds that are to be ended.
+func (j judge) condemned(ours gateway.Mark, queries []query) ([]conntrack.Flow, error) {
+	conn, err := netfilter.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var condemned []conntrack.Flow
+	var errs []error
+	for _, q := range queries {
+		flows, err := q.run(conn)
+		errs = append(errs, err)
+		for _, f := range flows {
+			// A kernel that does not filter leaves it to us.
+			stale := f.Mark&ours.Mask == ours.Value && !j.keeps(toFlow(f))
+			missed := f.Mark&ours.Mask == 0 && f.Status&conntrack.StatusSeenReply == 0 && j.takesOver(toFlow(f))
+			if stale || missed {
+				condemned = append(condemned, f)
+			}
+		}
+	}
+	return condemned, errors.Join(errs...)
+}
+
+// end deletes connections one by one.
+func end(ctx context.Context, flows []conntrack.Flow) (int, error) {
+	if len(flows) == 0 {
+		return 0, nil
+	}
 	conn, err := conntrack.Dial(nil)
 	if err != nil {
 		return 0, fmt.Errorf("opening a netlink socket to conntrack: %w", err)
 	}
 	defer conn.Close()
-
-	judge := newJudge(state)
-	stale, err := c.stale(conn, judge)
-	if err != nil {
-		return 0, fmt.Errorf("reading the connections that were forwarded: %w", err)
-	}
-	missed, err := c.missed(conn, judge)
-	if err != nil {
-		err = fmt.Errorf("reading the connections that nobody answered: %w", err)
-	}
-	cut, cutErr := end(ctx, conn, append(stale, missed...))
-	return cut, errors.Join(err, cutErr)
-}
-
-// stale are the connections with our mark that the State does not make.
-func (c *Client) stale(conn *conntrack.Conn, j judge) ([]conntrack.Flow, error) {
-	ours := c.own.Forwarded()
-	flows, err := conn.DumpFilter(conntrack.NewFilter().Mark(ours.Value).MarkMask(ours.Mask), nil)
-	return slices.DeleteFunc(flows, func(f conntrack.Flow) bool {
-		return f.Mark&ours.Mask != ours.Value || j.keeps(toFlow(f))
-	}), err
-}
-
-// missed are the flows that a Forward of the State does not have only because they are older.
-func (c *Client) missed(conn *conntrack.Conn, j judge) ([]conntrack.Flow, error) {
-	if !slices.ContainsFunc(j.forwards, func(f gateway.Forward) bool { return f.Protocol == gateway.UDP }) {
-		return nil, nil
-	}
-	ours := c.own.Forwarded().Mask
-	answered := conntrack.StatusSeenReply
-	filter := conntrack.NewFilter().Mark(0).MarkMask(ours).Status(0).StatusMask(uint32(answered))
-	flows, err := conn.DumpFilter(filter, nil)
-	return slices.DeleteFunc(flows, func(f conntrack.Flow) bool {
-		// A kernel before 5.15 does not filter by status.
-		return f.Mark&ours != 0 || f.Status&answered != 0 || !j.takesOver(toFlow(f))
-	}), err
-}
-
-// end deletes connections one by one.
-func end(ctx context.Context, conn *conntrack.Conn, flows []conntrack.Flow) (int, error) {
 	ended, failed := 0, 0
 	var first error
 	for _, f := range flows {
@@ -94,17 +104,6 @@ func end(ctx context.Context, conn *conntrack.Conn, flows []conntrack.Flow) (int
 		first = fmt.Errorf("%w (and %d more)", first, failed-1)
 	}
 	return ended, first
-}
-
-func toFlow(f conntrack.Flow) flow {
-	return flow{
-		protocol:    protocols[f.TupleOrig.Proto.Protocol],
-		source:      netip.AddrPortFrom(f.TupleOrig.IP.SourceAddress, f.TupleOrig.Proto.SourcePort),
-		destination: netip.AddrPortFrom(f.TupleOrig.IP.DestinationAddress, f.TupleOrig.Proto.DestinationPort),
-		answeredBy:  netip.AddrPortFrom(f.TupleReply.IP.SourceAddress, f.TupleReply.Proto.SourcePort),
-		answeredTo:  netip.AddrPortFrom(f.TupleReply.IP.DestinationAddress, f.TupleReply.Proto.DestinationPort),
-		expected:    f.TupleMaster.Proto.Protocol != 0,
-	}
 }
 
 var protocols = map[uint8]gateway.Protocol{

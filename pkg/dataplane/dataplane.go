@@ -34,8 +34,9 @@ type Routes interface {
 
 // Conntrack knows the connections that the kernel translates by what it remembers of their beginning.
 type Conntrack interface {
-	// Cut ends those of ours that the state does not make, and returns how many.
-	Cut(ctx context.Context, state gateway.State) (int, error)
+	// Cut ends those of ours that the state does not make, and returns how many. They are known to have been right for the
+	// state since; where that is nil, nobody knows.
+	Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error)
 }
 
 // Sysctls reads and writes kernel parameters.
@@ -71,7 +72,7 @@ type Dataplane struct {
 	families map[netfilter.Family]family
 	routing  policyrouting.Set
 	sysctls  map[string]string
-	// cut is what the connections were held against last, nil where nobody knows.
+	// cut is the state that the connections are right for, nil where nobody knows.
 	cut *gateway.State
 }
 

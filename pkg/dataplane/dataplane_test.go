@@ -453,66 +453,55 @@ func TestIPv6Forwarding(t *testing.T) {
 	})
 }
 
-// Connections are held against a state once, when the rules are in place, and again after every doubt.
+// Connections are held against every state, and against the whole of it after every doubt.
 func TestConnections(t *testing.T) {
 	broken := errors.New("broken for the test")
-	failing := func(k *dataplanetest.Kernel, at string) {
-		k.Fail = func(step string) error {
-			if step == at {
-				return broken
-			}
-			return nil
-		}
-	}
-	change := func(do func(*gateway.State)) gateway.State {
-		state := full()
-		do(&state)
-		return state
-	}
 	k := newKernel()
 	d := start(k)
+	other := full()
+	other.Forwards[0].Backends = other.Forwards[0].Backends[:1]
+	known := func(state gateway.State) *gateway.State { return &state }
 	for _, step := range []struct {
 		name   string
 		before func()
 		state  gateway.State
-		cut    bool
+		since  *gateway.State
+		// failing is a step that fails.
+		failing string
 		// stale are as many as the kernel ends.
 		stale int
-		fails bool
 	}{
-		{name: "start", state: full(), cut: true, stale: 3},
-		{name: "no change", state: full()},
-		{name: "what connections do not depend on", state: change(func(s *gateway.State) {
-			s.Forwards[0].Masquerade, s.Forwards[0].Affinity, s.Forwards[0].Owner = false, 1, "a/b"
-			s.Uplinks, s.ServiceRoutes, s.ClampMSS = s.Uplinks[:1], nil, true
-		})},
-		{name: "an endpoint went", state: change(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[:1] }), cut: true, stale: 1},
-		{name: "an endpoint drains", state: change(func(s *gateway.State) {
-			s.Forwards[0].Backends, s.Forwards[0].Draining = s.Forwards[0].Backends[:1], s.Forwards[0].Backends[1:]
-		}), cut: true},
-		{name: "another source", state: change(func(s *gateway.State) { s.Forwards[1].Sources = prefixes("203.0.113.0/24") }), cut: true},
-		{name: "a pod with egress", state: change(func(s *gateway.State) {
-			s.Egresses = []gateway.Egress{{Address: addr("198.51.100.10"), Uplink: 1, Sources: addrs("10.244.1.2")}}
-		}), cut: true},
-		{name: "back", state: full(), cut: true},
-		{name: "verification", before: d.Invalidate, state: full(), cut: true},
-		{name: "no rules yet", before: func() { failing(k, "IPv4 nat") }, state: gateway.State{}, cut: true, fails: true},
-		{name: "with the rules, once more", state: gateway.State{}, cut: true, stale: 2},
-		{name: "and that was it", state: gateway.State{}},
-		{name: "conntrack fails", before: func() { failing(k, "cut connections") }, state: full(), fails: true},
-		{name: "it is tried again", state: full(), cut: true},
-		{name: "restart", before: func() { d = start(k) }, state: full(), cut: true},
+		{name: "start", state: full(), stale: 3},
+		{name: "no change", state: full(), since: known(full())},
+		{name: "an endpoint went", state: other, since: known(full()), stale: 1},
+		{name: "and came back", state: full(), since: known(other)},
+		{name: "verification", before: func() { d.Invalidate() }, state: full()},
+		{name: "no rules yet: what is cut may come back", state: gateway.State{}, since: known(full()), failing: "IPv4 nat"},
+		{name: "with the rules", state: gateway.State{}, stale: 2},
+		{name: "conntrack fails", state: full(), failing: "cut connections"},
+		{name: "it is tried again", state: full()},
+		{name: "restart", before: func() { d = start(k) }, state: full()},
 	} {
-		k.Fail, k.Conntrack.Cuts, k.Conntrack.Stale = nil, nil, step.stale
+		k.Conntrack.Cuts, k.Conntrack.Stale = nil, step.stale
+		k.Fail = func(s string) error {
+			if s == step.failing {
+				return broken
+			}
+			return nil
+		}
 		if step.before != nil {
 			step.before()
 		}
 		result, err := d.Apply(t.Context(), step.state)
-		if step.fails != errors.Is(err, broken) || !step.fails && err != nil {
+		if step.failing != "" != errors.Is(err, broken) || step.failing == "" && err != nil {
 			t.Errorf("%s: err = %v", step.name, err)
 		}
-		if got := len(k.Conntrack.Cuts) == 1; got != step.cut || result.Connections != step.stale {
-			t.Errorf("%s: cut %t, %d connections; want %t, %d", step.name, got, result.Connections, step.cut, step.stale)
+		want := []dataplanetest.Cut{{Since: step.since, State: step.state}}
+		if step.failing == "cut connections" {
+			want = nil
+		}
+		if diff := cmp.Diff(want, k.Conntrack.Cuts, same...); diff != "" || result.Connections != step.stale {
+			t.Errorf("%s: %d connections, want %d; asked for (-want +got):\n%s", step.name, result.Connections, step.stale, diff)
 		}
 	}
 	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 4
@@ -520,9 +509,13 @@ func TestConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]gateway.State{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
-		t.Errorf("cleanup: %s, held against (-want +got):\n%s", result, diff)
+	if diff := cmp.Diff([]dataplanetest.Cut{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
+		t.Errorf("cleanup: %s, asked for (-want +got):\n%s", result, diff)
 	}
+}
+
+var same = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
 func TestAbsentUplinkBlocksNothing(t *testing.T) {

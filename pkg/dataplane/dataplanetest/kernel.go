@@ -294,18 +294,24 @@ func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 // Conntrack fakes the table of connections, in which there are none.
 type Conntrack struct {
 	kernel *Kernel
-	// Cuts are the states that connections were held against.
-	Cuts []gateway.State
+	// Cuts are what it was asked for.
+	Cuts []Cut
 	// Stale is how many connections the next Cut ends.
 	Stale int
 }
 
-// Cut notes the state. Its step is "cut connections"; it is no write, as it is only there where something is to be ended.
-func (c *Conntrack) Cut(_ context.Context, state gateway.State) (int, error) {
+// Cut is a call of Conntrack.Cut.
+type Cut struct {
+	Since *gateway.State
+	State gateway.State
+}
+
+// Cut notes the states. Its step is "cut connections"; it is no write, as it is only there where something is to be ended.
+func (c *Conntrack) Cut(_ context.Context, since *gateway.State, state gateway.State) (int, error) {
 	if err := c.kernel.read("cut connections"); err != nil {
 		return 0, err
 	}
-	c.Cuts = append(c.Cuts, state)
+	c.Cuts = append(c.Cuts, Cut{Since: since, State: state})
 	ended := c.Stale
 	c.Stale = 0
 	return ended, nil
