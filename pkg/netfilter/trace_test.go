@@ -220,20 +220,21 @@ func TestPacketThatGetsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzTrace holds that any packet comes through any rules that can be read, however they lead, within the bound.
+// FuzzTrace holds that any packet comes through any rules, read or made, however they lead, within the bound.
 func FuzzTrace(f *testing.F) {
 	for _, save := range []string{traced, treated} {
-		f.Add(save, uint64(0))
-		f.Add(save, ^uint64(0))
+		f.Add(save, []byte(nil), uint64(0))
+		f.Add(save, []byte("any bytes at all are rules: three of them make one"), ^uint64(0))
 	}
 	for _, tc := range endless {
-		f.Add(tc.save, uint64(1))
+		f.Add(tc.save, []byte(nil), uint64(1))
 	}
-	f.Fuzz(func(t *testing.T, save string, seed uint64) {
+	f.Fuzz(func(t *testing.T, save string, rules []byte, seed uint64) {
 		rs, err := Parse(IPv4, []byte(save))
 		if err != nil {
-			return
+			rs = Ruleset{}
 		}
+		rs.Tables = append(rs.Tables, anyTables(rules)...)
 		tracer, total := NewTracer(rs), 0
 		for _, table := range rs.Tables {
 			for _, c := range table.Chains {
@@ -241,11 +242,11 @@ func FuzzTrace(f *testing.F) {
 			}
 		}
 		got := tracer.Trace(anyPacket(seed))
-		if got.Rules > tracer.patience+1 || tracer.patience > 1<<14+4*total {
+		if bound := 1<<14 + 4*total; got.Rules > bound+1 {
 			t.Fatalf("met %d rules of %d", got.Rules, total)
 		}
-		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) {
-			t.Fatalf("verdict %d", got.Verdict)
+		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) || got.Endless && got.Verdict != Drop {
+			t.Fatalf("verdict %d, endless %t", got.Verdict, got.Endless)
 		}
 		ways := 0
 		for _, probability := range tracer.Ways(anyPacket(seed)) {
@@ -257,6 +258,30 @@ func FuzzTrace(f *testing.F) {
 			}
 		}
 	})
+}
+
+// anyTables makes tables of bytes: of three, the first says to which chain of which table a rule belongs, the second what it
+// matches, the third what it does.
+func anyTables(bytes []byte) []Table {
+	tables := []Table{{Name: "mangle"}, {Name: "filter"}, {Name: "nat"}}
+	names := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "A", "B", "C"}
+	for i := range tables {
+		for _, name := range names {
+			tables[i].Chains = append(tables[i].Chains, Chain{Name: name})
+		}
+	}
+	matches := []Rule{{}, {}, {In: "eth+"}, {Protocol: gateway.TCP}, {State: New}, {Probability: Certain / 2}, {Recent: Recent{Name: "x", Seconds: 1}},
+		{Direction: Reply}, {ConnMark: gateway.Mark{Value: 0x10, Mask: 0x10}}, {SYN: true}, {Multiport: "80,100:200"}}
+	for ; len(bytes) >= 3; bytes = bytes[3:] {
+		r := matches[int(bytes[1])%len(matches)]
+		r.Target = Target{
+			Verb: Verb(bytes[2]) % (ClampMSS + 1), Chain: names[int(bytes[2]/16)%len(names)],
+			Mark: gateway.Mark{Value: 0x10, Mask: 0x10}, Address: netip.AddrFrom4([4]byte{10, 0, 0, bytes[2]}),
+		}
+		chain := &tables[int(bytes[0]/8)%len(tables)].Chains[int(bytes[0])%len(names)]
+		chain.Rules = append(chain.Rules, r)
+	}
+	return tables
 }
 
 // anyPacket makes a packet of 64 bits.

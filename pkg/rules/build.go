@@ -27,6 +27,7 @@ const (
 	refuseChain      = "REFUSE"
 	inputChain       = "INPUT"
 	egressChain      = "EGRESS"
+	podsChain        = "PODS"
 	servicesChain    = "SERVICES"
 	keepSourceChain  = "KEEP-SOURCE"
 	postroutingChain = "POSTROUTING"
@@ -169,10 +170,11 @@ func (b *builder) nat(randomFully bool) {
 	b.hook("PREROUTING", servicesChain)
 	b.hook("OUTPUT", servicesChain)
 	b.hook("POSTROUTING", postroutingChain)
-	b.chain(postroutingChain, append(b.translateEgress(randomFully), netfilter.Rule{
+	masquerade := netfilter.Rule{
 		ConnMark: b.own.Masquerade(),
 		Target:   netfilter.Target{Verb: netfilter.Masquerade, RandomFully: randomFully},
-	})...)
+	}
+	b.chain(postroutingChain, append([]netfilter.Rule{masquerade}, b.translateEgress(randomFully)...)...)
 	b.chain(markDropChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.own.Drop()}})
 	b.chain(markRejectChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.own.Reject()}})
 	b.keepSource()

@@ -43,14 +43,15 @@ func (b *builder) markEgress() []netfilter.Rule {
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, netfilter.Rule{In: u.Link, Target: netfilter.Target{Verb: netfilter.Return}})
 	}
-	b.chain(egressChain, append(rules, b.egress(func(e gateway.Egress) netfilter.Target {
+	b.chain(egressChain, append(rules,
+		netfilter.Rule{State: netfilter.New, Target: b.goTo(podsChain)},
+		netfilter.Rule{ConnMark: b.own.Forwarded(), Target: b.goTo(podsChain)},
+	)...)
+	b.chain(podsChain, b.egress(func(e gateway.Egress) netfilter.Target {
 		uplink, flag := b.own.Uplink(e.Uplink), b.own.Egress()
 		return netfilter.Target{Verb: netfilter.SetMark, Mark: gateway.Mark{Value: uplink.Value | flag.Value, Mask: uplink.Mask | flag.Mask}}
-	})...)...)
-	return []netfilter.Rule{
-		{State: netfilter.New, Target: b.jump(egressChain)},
-		{ConnMark: b.own.Forwarded(), Direction: netfilter.Original, Target: b.jump(egressChain)},
-	}
+	})...)
+	return []netfilter.Rule{{Direction: netfilter.Original, Target: b.jump(egressChain)}}
 }
 
 // acceptEgress lets both directions of such connections pass, whatever the host's policy.
