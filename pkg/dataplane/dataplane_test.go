@@ -439,6 +439,16 @@ func TestIPv6Forwarding(t *testing.T) {
 			}
 		})
 	}
+	t.Run("goes on listening when a link is brought up anew", func(t *testing.T) {
+		k := newKernel()
+		d := start(k)
+		apply(t, d, six)
+		k.Sysctls.Values[eth1] = "1"
+		result := apply(t, d, six)
+		if k.Sysctls.Values[eth1] != "2" || !slices.Equal(result.Missing, []string{"sysctl " + eth1 + "=2: it was 1"}) {
+			t.Errorf("%s is %s, missing %q", eth1, k.Sysctls.Values[eth1], result.Missing)
+		}
+	})
 	t.Run("listens before it forwards", func(t *testing.T) {
 		k := fresh(t, six)
 		last := slices.IndexFunc(k.Journal, func(s string) bool { return s == "sysctl "+forwarding+"=1" })

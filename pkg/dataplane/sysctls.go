@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -67,14 +68,24 @@ func (d *Dataplane) startForwarding(family netfilter.Family, state gateway.State
 	if err != nil {
 		return err
 	}
-	if is != "1" {
+	if is != "1" || d.listens() {
 		// A router does not listen to other routers, and forgets what it heard from them, its own default route included,
-		// unless it is told to before it becomes one.
+		// unless it is told to before it becomes one. Whoever brings a link up may take that back.
 		if err := d.listenToRouters(result); err != nil {
 			return fmt.Errorf("not forwarding IPv6, which could cost this host its default route: %w", err)
 		}
 	}
 	return d.ensure(ipv6Forward, "1", result)
+}
+
+// listens reports whether it is our doing that the host listens to routers while it is one.
+func (d *Dataplane) listens() bool {
+	for key := range d.sysctls {
+		if matches, err := path.Match(acceptRA, key); matches && err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Dataplane) listenToRouters(result *Result) error {
