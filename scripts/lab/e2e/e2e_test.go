@@ -227,51 +227,6 @@ func (w *world) expectReplies(ctx context.Context, t *testing.T, link string, wa
 	}
 }
 
-func testBoundary(t *testing.T, w *world) {
-	w.namespace(t, "boundary", 1)
-	ctx := timeout(t, time.Minute)
-	pod := w.podAddress(t, "boundary", "echo-0")
-	service, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "boundary", "-o", "jsonpath={.spec.clusterIP}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, network := range []string{lab.PodNetwork, lab.ServiceNetwork} {
-		if out, err := w.Host(lab.Rogue).Exec(ctx, "ip", "route", "replace", network, "via", lab.External1); err != nil {
-			t.Fatal(out, err)
-		}
-	}
-	dropped := w.boundaryDrops(ctx, t)
-	for _, target := range []string{pod, service} {
-		for _, protocol := range protocols {
-			w.expectSilence(t, lab.Rogue, protocol, lab.Join(target, 8080))
-		}
-	}
-	if n := w.boundaryDrops(ctx, t) - dropped; n < 4 {
-		t.Errorf("%d packets were dropped at the boundary, want those of 4 attempts: did they arrive at all?", n)
-	}
-	// The way is open but for the boundary: from the inside the same addresses answer.
-	w.await(t, lab.Control, "tcp", lab.Join(pod, 8080), nil)
-}
-
-func (w *world) boundaryDrops(ctx context.Context, t *testing.T) int {
-	t.Helper()
-	out, err := w.Host(lab.Gateway).Exec(ctx, "iptables-save", "-c", "-t", "filter")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, "-A SMARTNAT-BOUNDARY -j DROP") {
-			var packets int
-			if _, err := fmt.Sscanf(line, "[%d:", &packets); err != nil {
-				t.Fatal(err)
-			}
-			return packets
-		}
-	}
-	t.Fatalf("no rule drops at the boundary:\n%s", out)
-	return 0
-}
-
 func testDeletion(t *testing.T, w *world) {
 	w.namespace(t, "deletion", 1)
 	w.mapping(t, "deletion", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 90, servicePort: 8080}]`)

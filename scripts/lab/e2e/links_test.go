@@ -116,7 +116,7 @@ func testGatewayChange(t *testing.T, w *world) {
 	config := lab.DualStackConfig
 	for old, found := range map[string]string{
 		`{interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}`: `{interface: "eth[1]"}`,
-		`{interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}`:  `{interface: "/^eth2$/", gatewayOffset: 1}`,
+		`{interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}`:  `{interface: "/^eth[29]$/", gatewayOffset: 1}`,
 	} {
 		if !strings.Contains(config, old) {
 			t.Fatalf("the lab's config has no %s", old)
@@ -128,6 +128,15 @@ func testGatewayChange(t *testing.T, w *world) {
 	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:1::12", "2001:db8:2::12"} {
 		w.await(t, lab.Client, "tcp", lab.Join(external, 1520), nil)
 	}
+	// A link that comes is one more uplink.
+	for _, line := range []string{"ip link add eth9 type veth peer name end9", "ip link set end9 up", "ip address add 198.18.0.10/24 dev eth9", "ip link set eth9 up"} {
+		w.gateway(t, line)
+	}
+	w.awaitPromptly(t, "ip -4 route show table all", has("default via 198.18.0.1 dev eth9 table 7382"))
+	w.awaitPromptly(t, "iptables-save -t mangle", has("-i eth9 "))
+	w.gateway(t, "ip link del eth9")
+	w.awaitPromptly(t, "iptables-save -t mangle", hasNot("-i eth9 "))
+
 	ctx := timeout(t, patience)
 	for _, family := range []struct{ option, gateway, other, prefix, external string }{
 		{"-4", "198.51.100.1", "198.51.100.254", "/24", "198.51.100.12"},

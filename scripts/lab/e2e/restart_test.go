@@ -20,10 +20,10 @@ import (
 
 func testRestart(t *testing.T, w *world) {
 	w.namespace(t, "restart", 2)
-	w.mapping(t, "restart", `addresses: [198.51.100.12, 203.0.113.12], serviceName: echo, mode: endpoints,
+	w.mapping(t, "restart", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
 		ports: [{port: 95, servicePort: 8080}, {port: 95, servicePort: 8080, protocol: udp}]`)
 	var addresses []string
-	for _, external := range []string{"198.51.100.12", "203.0.113.12"} {
+	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:2::12"} {
 		addresses = append(addresses, lab.Join(external, 95))
 		w.await(t, lab.Client, "tcp", addresses[len(addresses)-1], nil)
 		w.await(t, lab.Client, "udp", addresses[len(addresses)-1], nil)

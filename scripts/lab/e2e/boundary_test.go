@@ -1,0 +1,144 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// testBoundary: a neighbour who sends what it likes to the gateway's MAC gets nothing inside, whoever it pretends to be.
+func testBoundary(t *testing.T, w *world) {
+	w.namespace(t, "boundary", 1)
+	// A host without a Mapping of IPv6 forwards none at all.
+	w.mapping(t, "boundary", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, ports: [{port: 1700, servicePort: 8080}]`)
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1700), nil)
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1v6, 1700), nil)
+	ctx := timeout(t, time.Minute)
+	services, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "boundary", "-o", "jsonpath={.spec.clusterIPs[0]} {.spec.clusterIPs[1]}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	service4, service6, _ := strings.Cut(services, " ")
+	for _, family := range []struct {
+		name, save, pod, service, external string
+		networks, sources                  []string
+	}{
+		{
+			"IPv4", "iptables-save", w.podAddress(t, "boundary", "echo-0"), service4, lab.External1,
+			[]string{lab.PodNetwork, lab.ServiceNetwork},
+			[]string{"198.51.100.66", lab.ClientAddress, lab.ControlAddress, lab.Node2Address, "10.244.2.99"},
+		},
+		{
+			"IPv6", "ip6tables-save", w.podAddress6(t, "boundary", "echo-0"), service6, lab.External1v6,
+			[]string{lab.PodNetwork6, lab.ServiceNetwork6},
+			[]string{"2001:db8:1::66", lab.ClientAddress6, lab.ControlAddress6, lab.Node2Address6, "fd00:244:2::99"},
+		},
+	} {
+		t.Run(family.name, func(t *testing.T) {
+			for _, network := range family.networks {
+				if out, err := w.Host(lab.Rogue).Exec(ctx, "ip", "route", "replace", network, "via", family.external); err != nil {
+					t.Fatal(out, err)
+				}
+			}
+			w.await(t, lab.Control, "tcp", lab.Join(family.pod, 8080), nil) // the way is open but for the boundary
+			w.expectSilence(t, lab.Rogue, "tcp", lab.Join(family.pod, 8080))
+			w.expectSilence(t, lab.Rogue, "udp", lab.Join(family.service, 8080))
+			w.expectNothingInside(t, family.save, len(family.sources)*2*3, func() error {
+				return w.floodFrom(family.sources, family.pod, family.service)
+			})
+		})
+	}
+	t.Run("source routes", func(t *testing.T) {
+		// The kernel refuses them unless it is told otherwise; the boundary holds whatever it was told.
+		const key = "net.ipv4.conf.all.accept_source_route"
+		gateway := w.Host(lab.Gateway)
+		before, err := gateway.Sysctl(key)
+		if err := errors.Join(err, gateway.SetSysctl(key, "1")); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = gateway.SetSysctl(key, before) }()
+		w.expectNothingInside(t, "iptables-save", 1, func() error { return w.sendSourceRouted(w.podAddress(t, "boundary", "echo-0")) })
+	})
+}
+
+// floodFrom has the neighbour send datagrams, first segments and stray ones to each target from each source.
+func (w *world) floodFrom(sources []string, targets ...string) error {
+	rogue := w.Host(lab.Rogue)
+	var errs []error
+	for _, source := range sources {
+		for _, target := range targets {
+			from, to := netip.MustParseAddrPort(lab.Join(source, 40000)), netip.MustParseAddrPort(lab.Join(target, 8080))
+			errs = append(errs, rogue.SendUDP(from, to, "x"), rogue.SendTCP(from, to, lab.SYN, 1, 0), rogue.SendTCP(from, to, lab.ACK, 7, 7))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sendSourceRouted sends a datagram to the gateway that asks to be passed on to a pod (RFC 791, loose source route).
+func (w *world) sendSourceRouted(pod string) error {
+	hop, to := netip.MustParseAddr(lab.External1).As4(), netip.MustParseAddr(pod).As4()
+	option := append([]byte{131, 7, 4}, hop[:]...)
+	return w.Host(lab.Rogue).Do(func() error {
+		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.SetsockoptString(socket, unix.IPPROTO_IP, unix.IP_OPTIONS, string(append(option, 0))),
+			unix.Sendto(socket, []byte("x"), 0, &unix.SockaddrInet4{Port: 8080, Addr: to}), unix.Close(socket))
+	})
+}
+
+// expectNothingInside has the neighbour send, and sees that the boundary dropped at least so much, and that no packet of
+// those that were sent to port 8080 went on to the inside.
+func (w *world) expectNothingInside(t *testing.T, save string, want int, send func() error) {
+	t.Helper()
+	capture := w.capture(t, "eth0")
+	ctx := timeout(t, patience)
+	dropped := w.boundaryDrops(ctx, t, save)
+	if err := send(); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Poll(ctx, func(ctx context.Context) error {
+		if n := w.boundaryDrops(ctx, t, save) - dropped; n < want {
+			return fmt.Errorf("%d packets were dropped at the boundary, want %d: did they arrive at all?", n, want)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if p := findPacket(t, capture, func(p lab.Packet) bool { return p.Out && p.Destination.Port() == 8080 }); p != nil {
+		t.Errorf("it went on to the inside: %v", p)
+	}
+}
+
+func (w *world) boundaryDrops(ctx context.Context, t *testing.T, save string) int {
+	t.Helper()
+	out, err := w.Host(lab.Gateway).Exec(ctx, save, "-c", "-t", "filter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "-A SMARTNAT-BOUNDARY -j DROP") {
+			var packets int
+			if _, err := fmt.Sscanf(line, "[%d:", &packets); err != nil {
+				t.Fatal(err)
+			}
+			return packets
+		}
+	}
+	t.Fatalf("no rule drops at the boundary:\n%s", out)
+	return 0
+}

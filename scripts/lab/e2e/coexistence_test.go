@@ -1,0 +1,209 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+//go:embed testdata
+var layouts embed.FS
+
+func TestCoexistenceLegacy(t *testing.T)   { testCoexistence(t, "legacy") }
+func TestCoexistenceNFTables(t *testing.T) { testCoexistence(t, "nft") }
+
+// testCoexistence has others on the gateway who also write rules, and want to find them as they wrote them.
+func testCoexistence(t *testing.T, backend string) {
+	w := newWorld(t, backend)
+	w.reconfigure(t, lab.DualStackConfig+"resync: 1s\n")
+	w.namespace(t, "others", 1)
+	w.mapping(t, "others", `addresses: [198.51.100.10, 203.0.113.10, "2001:db8:1::10"], serviceName: echo, egress: true,
+		ports: [{port: 1600, servicePort: 8080}, {port: 1600, servicePort: 8080, protocol: udp}]`)
+	if err := w.Container(lab.Gateway, "container", "docker0", "172.17.0.2", "fd00:17::2"); err != nil {
+		t.Fatal(err)
+	}
+	for _, layout := range []string{"docker", "firewalld", "ufw"} {
+		t.Run(layout, func(t *testing.T) { testLayout(t, w, layout) })
+	}
+	t.Run("a rule above ours", func(t *testing.T) { testRuleAbove(t, w) })
+	t.Run("a kube-proxy", func(t *testing.T) { testKubeProxy(t, w) })
+	if backend == "legacy" { // the other one has no lock
+		t.Run("a lock that is held", func(t *testing.T) { testLock(t, w) })
+	}
+}
+
+// testLayout starts on a host that belongs to somebody else, and ends by leaving it as it was.
+func testLayout(t *testing.T, w *world, layout string) {
+	ctx := timeout(t, time.Minute)
+	if err := w.daemon.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Smartnatd(ctx, "cleanup"); err != nil {
+		t.Fatal(err)
+	}
+	rules, err := layouts.ReadFile("testdata/" + layout + ".txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Host(lab.Gateway).ExecInput(ctx, string(rules), "iptables-restore"); err != nil {
+		t.Fatal(err)
+	}
+	before := w.savedRules(ctx, t)
+	if err := w.daemon.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, external := range []string{lab.External1, lab.External2, lab.External1v6} {
+		for _, protocol := range protocols {
+			w.await(t, lab.Client, protocol, lab.Join(external, 1600), nil)
+		}
+	}
+	w.expectEgress(t)
+	if strings.Contains(string(rules), "172.17.0.2") {
+		for _, external := range []string{"198.51.100.11", "203.0.113.11"} {
+			if answer := w.await(t, lab.Client, "tcp", lab.Join(external, 9090), nil); answer.Pod != "container" {
+				t.Errorf("port 9090 of %s is answered by %s, want the container", external, answer.Pod)
+			}
+		}
+	}
+	if diff := cmp.Diff(before, notOurs(w.savedRules(ctx, t))); diff != "" {
+		t.Errorf("rules of %s were changed (-before +with us):\n%s", layout, diff)
+	}
+	if err := w.daemon.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Smartnatd(ctx, "cleanup"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, w.savedRules(ctx, t)); diff != "" {
+		t.Errorf("rules of %s were changed (-before +after):\n%s", layout, diff)
+	}
+	if err := w.daemon.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// savedRules are all rules of IPv4, by line, without counters.
+func (w *world) savedRules(ctx context.Context, t *testing.T) []string {
+	t.Helper()
+	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec",
+		`for table in raw mangle filter nat; do iptables-save -t $table | sed -e '/^#/d' -e 's/\[[0-9:]*\]//'; done`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(out, "\n")
+}
+
+func notOurs(rules []string) []string {
+	return slices.DeleteFunc(slices.Clone(rules), func(line string) bool { return strings.Contains(line, "SMARTNAT-") })
+}
+
+// expectEgress checks that a pod's own connections still leave, and with which address.
+func (w *world) expectEgress(t *testing.T) {
+	t.Helper()
+	server, err := w.Host(lab.Client).Serve(7000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	w.await(t, "echo-0.others", "tcp", lab.Join(lab.ClientAddress, 7000), func(a lab.Answer) bool { return a.Client.Addr().String() == lab.External1 })
+}
+
+// testRuleAbove: who gets above our jump would decide before us; the next resync puts that right, and keeps the rule.
+func testRuleAbove(t *testing.T, w *world) {
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1600), nil)
+	for _, hook := range [][2]string{{"filter", "FORWARD"}, {"nat", "PREROUTING"}, {"mangle", "PREROUTING"}} {
+		table, chain := hook[0], hook[1]
+		rule := "-A " + chain + " -s 192.0.2.10/32 -p tcp -m tcp --dport 1600 -j ACCEPT"
+		w.gateway(t, "iptables -w -t "+table+" -I"+strings.TrimPrefix(rule, "-A"))
+		if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+			out, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "-w", "-t", table, "-S", chain)
+			lines := strings.Split(out, "\n")
+			if err != nil || len(lines) < 2 || !strings.HasSuffix(lines[1], "-j SMARTNAT-"+chain) && !strings.HasSuffix(lines[1], "-j SMARTNAT-SERVICES") || !slices.Contains(lines, rule) {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}); err != nil {
+			t.Errorf("table %s: want our jump first, and the other's rule still there: %v", table, err)
+		}
+		w.gateway(t, "iptables -w -t "+table+" -D"+strings.TrimPrefix(rule, "-A"))
+	}
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1600), nil)
+}
+
+// testKubeProxy: a gateway may be a node as well.
+func testKubeProxy(t *testing.T, w *world) {
+	proxy, err := w.StartKubeProxy(lab.Gateway, lab.Node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = proxy.Kill() }()
+	ctx := timeout(t, time.Minute)
+	clusterIPs, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "others", "-o", "jsonpath={.spec.clusterIPs[0]} {.spec.clusterIPs[1]}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRules(t, func(rules string) bool { return strings.Contains(rules, "others/echo:tcp cluster IP") })
+	w.apply(t, mappingYAML("others", "endpoints", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, mode: endpoints, ports: [{port: 1610, servicePort: 8080}]`))
+	for _, clusterIP := range strings.Fields(clusterIPs) {
+		w.await(t, lab.Gateway, "tcp", lab.Join(clusterIP, 8080), nil)
+	}
+	for _, external := range []string{lab.External1, lab.External1v6} {
+		for _, port := range []uint16{1600, 1610} {
+			for _, host := range []string{lab.Client, lab.Gateway, lab.Node2, "echo-0.others"} {
+				w.await(t, host, "tcp", lab.Join(external, port), nil)
+			}
+		}
+	}
+	proxies := func() []string {
+		return slices.DeleteFunc(w.savedRules(ctx, t), func(line string) bool { return !strings.Contains(line, "KUBE-") })
+	}
+	before := proxies()
+	if err := w.daemon.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1600), nil)
+	if diff := cmp.Diff(before, proxies()); diff != "" {
+		t.Errorf("kube-proxy's rules were changed (-before +after):\n%s", diff)
+	}
+}
+
+// testLock: who holds the lock of iptables is waited for.
+func testLock(t *testing.T, w *world) {
+	skip := len(w.daemon.Log())
+	started := time.Now()
+	holder, err := w.Host(lab.Gateway).Start("lock", nil, "flock", "/run/xtables.lock", "sh", "-c", "echo held; sleep 2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+		if !strings.Contains(holder.Log(), "held") {
+			return fmt.Errorf("not held: %s", holder.Log())
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.apply(t, mappingYAML("others", "late", `addresses: [198.51.100.10], serviceName: echo, ports: [{port: 1620, servicePort: 8080}]`))
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1620), nil)
+	if waited := time.Since(started); waited < 2*time.Second {
+		t.Errorf("in effect after %v, while the lock was held: does it take the lock at all?", waited)
+	}
+	for line := range strings.Lines(w.daemon.Log()[skip:]) {
+		if strings.Contains(line, "level=error") || strings.Contains(line, "level=warning") && strings.Contains(line, "lock") {
+			t.Errorf("a lock that is held for 2 s of the 5 that it waits is nothing to complain about: %s", line)
+		}
+	}
+}
