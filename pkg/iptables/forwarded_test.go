@@ -5,6 +5,7 @@ package iptables
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -24,14 +25,8 @@ import (
 // counters moved with those that the tracer says match.
 func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
-		at := func(n int) netip.Addr {
-			address := k.state().Forwards[0].Address.Prev()
-			for range n {
-				address = address.Next()
-			}
-			return address
-		}
-		network := newGateway(t, at)
+		at := func(n int) netip.Addr { return address(k.family, n) }
+		network := newGateway(t, k.family)
 		k.apply(t, k.build(k.state()))
 		tracer := netfilter.NewTracer(k.read(t))
 		outside := at(250)
@@ -98,14 +93,7 @@ func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 // ours.
 func TestMulticastIsNotRefused(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
-		at := func(n int) netip.Addr {
-			address := k.state().Forwards[0].Address.Prev()
-			for range n {
-				address = address.Next()
-			}
-			return address
-		}
-		newGateway(t, at)
+		newGateway(t, k.family)
 		k.apply(t, k.build(k.state()))
 		link, err := net.InterfaceByName("eth0")
 		if err != nil {
@@ -164,65 +152,78 @@ type testGateway struct {
 	links  map[string]*netlink.Veth
 }
 
-func newGateway(t *testing.T, at func(int) netip.Addr) *testGateway {
+func newGateway(t *testing.T, family netfilter.Family) *testGateway {
 	t.Helper()
-	family, bits := unix.AF_INET, 32
-	if at(0).Is6() {
-		family, bits = unix.AF_INET6, 128
-	}
 	// Nobody is told of a shorter way (over IPv6, a link without an address of its own tells nobody anything), and the packets
 	// need no checksums.
 	for name, value := range map[string]string{
 		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "netfilter/nf_conntrack_checksum": "0",
 		"ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0", "ipv6/conf/default/addr_gen_mode": "1",
 	} {
-		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o600))
 	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	g := &testGateway{inside: []netip.Prefix{netip.PrefixFrom(at(64), bits-6), netip.PrefixFrom(at(128), bits-6)}, links: map[string]*netlink.Veth{}}
-	toIPNet := func(p netip.Prefix) *net.IPNet {
-		return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), bits)}
-	}
+	bits := address(family, 0).BitLen()
+	g := &testGateway{links: map[string]*netlink.Veth{}, inside: []netip.Prefix{
+		netip.PrefixFrom(address(family, 64), bits-6), netip.PrefixFrom(address(family, 128), bits-6),
+	}}
 	for n, name := range []string{"eth0", "eth1", "eth2"} {
-		attributes := netlink.NewLinkAttrs()
-		attributes.Name = name
-		must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: name + "-far"}))
-		link, err := netlink.LinkByName(name)
-		must(err)
-		far, err := netlink.LinkByName(name + "-far")
-		must(err)
-		// Nobody is asked for a neighbour.
-		must(netlink.LinkSetARPOff(link))
-		must(netlink.LinkSetUp(link))
-		must(netlink.LinkSetUp(far))
-		g.links[name] = &netlink.Veth{LinkAttrs: *far.Attrs(), PeerHardwareAddr: link.Attrs().HardwareAddr}
-		must(netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(at(245+n), bits)), Flags: unix.IFA_F_NODAD}))
-		if n == 0 {
-			for _, p := range g.inside {
-				must(netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: toIPNet(p)}))
-			}
-			continue
-		}
-		whole := &net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}
-		must(netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole, Table: own.Table(n)}))
-		if n == 1 {
-			must(netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: whole}))
-		}
-		rule, mark := netlink.NewRule(), own.Uplink(n)
-		rule.Family, rule.Priority, rule.Table, rule.Mark, rule.Mask = family, own.RulePriority+1, own.Table(n), mark.Value, &mark.Mask
-		must(netlink.RuleAdd(rule))
+		link := g.addLink(t, name)
+		host := netip.PrefixFrom(address(family, 245+n), bits)
+		must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(host), Flags: unix.IFA_F_NODAD}))
 	}
-	rule, mark := netlink.NewRule(), own.Egress()
-	rule.Family, rule.Priority, rule.Table, rule.Mark, rule.Mask, rule.SuppressPrefixlen = family, own.RulePriority, unix.RT_TABLE_MAIN, mark.Value, &mark.Mask, 0
-	must(netlink.RuleAdd(rule))
+	for _, p := range g.inside {
+		g.addRoute(t, "eth0", unix.RT_TABLE_MAIN, p)
+	}
+	everything := netip.PrefixFrom(address(family, 0), 0).Masked()
+	g.addRoute(t, "eth1", unix.RT_TABLE_MAIN, everything)
+	// What is inside stays inside, whatever the mark.
+	addRule(t, family, own.RulePriority, unix.RT_TABLE_MAIN, own.Egress(), 0)
+	for n := 1; n <= 2; n++ {
+		g.addRoute(t, fmt.Sprintf("eth%d", n), own.Table(n), everything)
+		addRule(t, family, own.RulePriority+1, own.Table(n), own.Uplink(n), -1)
+	}
 	return g
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// addLink adds a link and its far end. Nobody is asked for a neighbour's hardware address on it.
+func (g *testGateway) addLink(t *testing.T, name string) netlink.Link {
+	t.Helper()
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name = name
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: name + "-far"}))
+	link, err := netlink.LinkByName(name)
+	must(t, err)
+	far, err := netlink.LinkByName(name + "-far")
+	must(t, err)
+	must(t, netlink.LinkSetARPOff(link))
+	must(t, netlink.LinkSetUp(link))
+	must(t, netlink.LinkSetUp(far))
+	g.links[name] = &netlink.Veth{LinkAttrs: *far.Attrs(), PeerHardwareAddr: link.Attrs().HardwareAddr}
+	return link
+}
+
+func (g *testGateway) addRoute(t *testing.T, link string, table int, to netip.Prefix) {
+	t.Helper()
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: g.links[link].ParentIndex, Dst: ipNet(to), Table: table}))
+}
+
+func addRule(t *testing.T, family netfilter.Family, priority, table int, mark gateway.Mark, suppressPrefixLength int) {
+	t.Helper()
+	rule := netlink.NewRule()
+	rule.Family = map[netfilter.Family]int{netfilter.IPv4: unix.AF_INET, netfilter.IPv6: unix.AF_INET6}[family]
+	rule.Priority, rule.Table, rule.Mark, rule.Mask, rule.SuppressPrefixlen = priority, table, mark.Value, &mark.Mask, suppressPrefixLength
+	must(t, netlink.RuleAdd(rule))
 }
 
 // route routes as the namespace does.

@@ -121,15 +121,18 @@ const (
 	choosy  = 12
 )
 
+// address is the n-th of those that these tests use.
+func address(family netfilter.Family, n int) netip.Addr {
+	if family == netfilter.IPv6 {
+		return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n))
+	}
+	return netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
+}
+
 // state exercises every kind of rule that is built. It stays below what iptables-nft may send at once where it is not root,
 // net.core.wmem_max.
 func (k kernel) state() gateway.State {
-	address := func(n int) netip.Addr {
-		if k.family == netfilter.IPv6 {
-			return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n))
-		}
-		return netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
-	}
+	address := func(n int) netip.Addr { return address(k.family, n) }
 	source := netip.PrefixFrom(address(0), address(0).BitLen()-8)
 	backends := func(n int, port uint16) (list []gateway.Backend) {
 		for i := range n {
