@@ -28,8 +28,8 @@
 // with the prefix of our chains. A list holds ip_list_tot clients, a parameter of the kernel's module and 100 by default;
 // beyond it, those that were not seen for longest lose their backend. Each backend's list is asked in turn, so that affinity
 // among many backends costs one rule for each; and the kernel looks for a list among all others whenever a rule that names
-// it is written, so that affinity is not for thousands of ports. Which backend a client had survives changes of the
-// rules, not a reboot.
+// it is written: with 3,000 lists, 1,000 ports of three backends, any change takes the legacy back end most of a second,
+// and four times that with twice as many. Which backend a client had survives changes of the rules, not a reboot.
 //
 // Ranges whose ports are shifted need Linux 4.18 and iptables 1.8, for both back ends and families. Where masquerade is off,
 // a client that sends from one port to the same port of two addresses with equal backends has its second connection led
