@@ -8,7 +8,8 @@ import "math/bits"
 // Ownership names everything on a host that is SmartNat's. Nothing else is ever read as ours, changed or removed.
 // Each field can be moved by the key of the same name below `ownership` in the config file.
 type Ownership struct {
-	// ChainPrefix begins the name of each of our chains: `chainPrefix`, at most 12 characters.
+	// ChainPrefix begins the name of each of our chains, and of the kernel's lists of clients (xt_recent): `chainPrefix`, at
+	// most 12 characters.
 	ChainPrefix string
 	// MarkMask are the bits of packet and connection marks that are ours: `markMask`, at least 6 adjacent ones.
 	// The default keeps clear of kube-proxy (0x4000, 0x8000), Tailscale (0xff0000) and Calico (0xffff0000).
