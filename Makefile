@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab test test-unit test-packages test-boot verify lint update packages clean
+.PHONY: help setup build demo lab test test-unit test-packages test-boot fuzz bench-datapath verify lint update packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,13 @@ test-packages: packages ## install, upgrade and remove the packages in a root of
 
 test-boot: packages ## boot a Debian with the deb and do what the README says (debootstrap, systemd-nspawn, root)
 	@scripts/packages/boot.sh
+
+fuzz: ## every fuzz target for FUZZTIME (30s) each; what fails is kept in testdata/fuzz of its package
+	@scripts/bench/fuzz.sh
+
+bench-datapath: ## what a packet pays: through the gateway against plain routing (as root, 10 minutes); BENCH=-quick for one
+	@scripts/setup.sh test
+	@go run ./scripts/bench/datapath $(BENCH)
 
 verify: ## what a reviewer would check: generated code, go mod tidy, lint, licence headers, shell scripts
 	@scripts/setup.sh test

@@ -1,0 +1,227 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// The load is made of bare system calls on threads of their own: what it costs itself hides what is to be measured.
+
+// workers connect at once; enough to keep a few cores busy.
+const workers = 8
+
+// patience is how long a call may wait for the network, in seconds.
+const patience = 2
+
+// serve answers on TCP ports of a host, on all its addresses, until the end of the process: with the byte that it is sent,
+// or with nothing until the end of what is not a single byte.
+func serve(h *lab.Host, ports []uint16) error {
+	return h.Do(func() error {
+		for _, port := range ports {
+			listener, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return fmt.Errorf("a socket: %w", err)
+			}
+			if err := errors.Join(
+				unix.SetsockoptInt(listener, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0),
+				unix.SetsockoptTimeval(listener, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience}),
+				unix.Bind(listener, &unix.SockaddrInet6{Port: int(port)}),
+				unix.Listen(listener, 4096),
+			); err != nil {
+				return fmt.Errorf("listening on port %d: %w", port, err)
+			}
+			for range workers {
+				go accept(listener)
+			}
+		}
+		return nil
+	})
+}
+
+func accept(listener int) {
+	buffer := make([]byte, 1<<18)
+	for {
+		conn, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		answer(conn, buffer)
+		_ = unix.Close(conn)
+	}
+}
+
+func answer(conn int, buffer []byte) {
+	for {
+		n, err := retry(func() (int, error) { return unix.Read(conn, buffer) })
+		if err != nil || n == 0 {
+			return
+		}
+		if n > 1 {
+			continue
+		}
+		if _, err := unix.Write(conn, buffer[:1]); err != nil {
+			return
+		}
+	}
+}
+
+// retry repeats a call that a signal interrupted; the Go runtime sends some to itself.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// connect opens a connection that will be reset when it is closed, so that nothing of it stays.
+func connect(to netip.AddrPort) (int, error) {
+	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+	if to.Addr().Is4() {
+		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	for {
+		conn, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("a socket: %w", err)
+		}
+		limit := unix.Timeval{Sec: patience}
+		err = errors.Join(
+			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+			unix.SetsockoptLinger(conn, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+		if err == nil {
+			err = unix.Connect(conn, address)
+		}
+		if err == nil {
+			return conn, nil
+		}
+		_ = unix.Close(conn)
+		if !errors.Is(err, unix.EINTR) {
+			return -1, fmt.Errorf("connecting to %s: %w", to, err)
+		}
+	}
+}
+
+// exchange sends a byte and waits for it to come back.
+func exchange(conn int, buffer []byte) error {
+	if _, err := retry(func() (int, error) { return unix.Write(conn, buffer[:1]) }); err != nil {
+		return err
+	}
+	n, err := retry(func() (int, error) { return unix.Read(conn, buffer[:1]) })
+	if err == nil && n != 1 {
+		err = errors.New("closed by the other side")
+	}
+	return err
+}
+
+// limits bound a measurement.
+type limits struct {
+	count int64         // of what is counted
+	time  time.Duration // after which it ends in any case
+}
+
+// connections opens so many connections, one after the other by each worker, with one byte sent and returned on each. It
+// returns how many came to be in a second.
+func connections(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error) {
+	return together(from, l, func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error {
+		buffer := make([]byte, 1)
+		for next() {
+			conn, err := connect(to[r.IntN(len(to))])
+			if err == nil {
+				err = exchange(conn, buffer)
+				_ = unix.Close(conn)
+			}
+			if err != nil {
+				failed.Add(1)
+				continue
+			}
+			done.Add(1)
+		}
+		return nil
+	})
+}
+
+// exchanges sends bytes to and fro on a connection of each worker, and returns how often in a second.
+func exchanges(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error) {
+	return together(from, l, func(r *rand.Rand, next func() bool, done, _ *atomic.Int64) error {
+		conn, err := connect(to[r.IntN(len(to))])
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(conn) }()
+		buffer := make([]byte, 1)
+		for next() {
+			if err := exchange(conn, buffer); err != nil {
+				return fmt.Errorf("to and fro: %w", err)
+			}
+			done.Add(1)
+		}
+		return nil
+	})
+}
+
+// together runs a function in each worker, until next says that it is enough.
+func together(from *lab.Host, l limits, work func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error) (float64, int64, error) {
+	var taken, done, failed atomic.Int64
+	started := time.Now()
+	next := func() bool { return taken.Add(1) <= l.count && time.Since(started) < l.time }
+	errs := make([]error, workers)
+	var group sync.WaitGroup
+	for i := range workers {
+		group.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), uint64(started.UnixNano())))
+			errs[i] = from.Do(func() error { return work(r, next, &done, &failed) })
+		})
+	}
+	group.Wait()
+	return float64(done.Load()) / time.Since(started).Seconds(), failed.Load(), errors.Join(errs...)
+}
+
+// stream sends by one connection for a while and returns how many bits arrived in a second.
+func stream(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error) {
+	err = from.Do(func() error {
+		conn, err := connect(to[len(to)-1])
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(conn) }()
+		buffer := make([]byte, 1<<18)
+		sent, started := 0, time.Now()
+		for time.Since(started) < l.time {
+			n, err := retry(func() (int, error) { return unix.Write(conn, buffer) })
+			if err != nil {
+				return fmt.Errorf("sending: %w", err)
+			}
+			sent += n
+		}
+		if err := unix.Shutdown(conn, unix.SHUT_WR); err != nil {
+			return fmt.Errorf("ending a stream: %w", err)
+		}
+		// The other side closes when it has read all.
+		if _, err := retry(func() (int, error) { return unix.Read(conn, buffer) }); err != nil {
+			return fmt.Errorf("waiting for the end of a stream: %w", err)
+		}
+		rate = float64(sent) * 8 / time.Since(started).Seconds()
+		return nil
+	})
+	return rate, 0, err
+}

@@ -1,0 +1,134 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
+
+// report is a run.
+type report struct {
+	Date     time.Time `json:"date"`
+	Machine  string    `json:"machine"`
+	Cores    int       `json:"cores"`
+	Kernel   string    `json:"kernel"`
+	IPTables string    `json:"iptables"`
+	Quick    bool      `json:"quick"`
+	Seconds  float64   `json:"seconds"`
+	// Load is /proc/loadavg before and after: on a machine that does other things, ratios hold and rates do not.
+	Load  [2]string `json:"load"`
+	Cases []result  `json:"cases"`
+}
+
+// result is one row of each table.
+type result struct {
+	Backend string `json:"backend"`
+	Family  string `json:"family"`
+	// Ports is 0 for the rules that were written by hand.
+	Ports int `json:"ports"`
+	// Ready is how many seconds smartnatd took to be in effect, for both families.
+	Ready float64 `json:"ready"`
+	// Metrics are the series by what was measured.
+	Metrics map[string]series `json:"metrics"`
+}
+
+// metric is what is measured.
+type metric struct {
+	name, title, unit string
+	scale             float64 // of the unit
+	perOne            bool    // whether the cost of one can be told
+}
+
+// metrics, in the order of the tables.
+func metrics() []metric {
+	return []metric{
+		{"connections", "First packet: new connections (connect, a byte to and fro, reset)", "connections/s", 1, true},
+		{"exchanges", "Established, small packets: a byte to and fro on open connections", "exchanges/s", 1, true},
+		{"stream", "Established, bulk: one TCP stream", "Gbit/s", 1e9, false},
+	}
+}
+
+// markdown renders the report.
+func (r report) markdown() string {
+	var text strings.Builder
+	kind := "full run"
+	if r.Quick {
+		kind = "quick run"
+	}
+	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s, iptables %s. Load average before: %s, after: %s.\n",
+		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.IPTables, r.Load[0], r.Load[1])
+	for _, m := range metrics() {
+		r.table(&text, m)
+	}
+	return text.String()
+}
+
+func (r report) table(text *strings.Builder, m metric) {
+	more, line := "", ""
+	if m.perOne {
+		more, line = " µs more for one |", "---:|"
+	}
+	fmt.Fprintf(text, "\n### %s, %s\n\n", m.title, m.unit)
+	fmt.Fprintf(text, "| back end | family | ports | routed | routed, tracked | by the gateway | ratio to routed | half within | ratio to tracked | half within |%s\n", more)
+	fmt.Fprintf(text, "|---|---|---:|---:|---:|---:|---:|---|---:|---|%s\n", line)
+	for _, c := range r.Cases {
+		s, ok := c.Metrics[m.name]
+		if !ok {
+			continue
+		}
+		sum := s.summary()
+		mapped := number(sum.Mapped / m.scale)
+		if s.Failed > 0 {
+			mapped += fmt.Sprintf(" (%d failed)", s.Failed)
+		}
+		fmt.Fprintf(text, "| %s | %s | %s | %s | %s | %s | **%.2f** | %.2f - %.2f | **%.2f** | %.2f - %.2f |", c.Backend, c.Family, portsText(c.Ports),
+			number(sum.Plain/m.scale), number(sum.Tracked/m.scale), mapped,
+			sum.ToPlain.Median, sum.ToPlain.Low, sum.ToPlain.High, sum.ToTracked.Median, sum.ToTracked.Low, sum.ToTracked.High)
+		if m.perOne {
+			fmt.Fprintf(text, " %.1f |", sum.more(r.Cores))
+		}
+		text.WriteString("\n")
+	}
+}
+
+// progress is a result on one line.
+func (c result) progress() string {
+	parts := []string{}
+	for _, m := range metrics() {
+		if s, ok := c.Metrics[m.name]; ok {
+			sum := s.summary()
+			part := fmt.Sprintf("%s %s = %.2f of routed, %.2f of tracked", number(sum.Mapped/m.scale), m.unit, sum.ToPlain.Median, sum.ToTracked.Median)
+			if s.Failed > 0 {
+				part += fmt.Sprintf(" (%d failed)", s.Failed)
+			}
+			parts = append(parts, part)
+		}
+	}
+	return fmt.Sprintf("%-6s %s %7s ports: %s", c.Backend, c.Family, portsText(c.Ports), strings.Join(parts, "; "))
+}
+
+func portsText(n int) string {
+	if n == 0 {
+		return "by hand"
+	}
+	return number(float64(n))
+}
+
+// number writes three digits or all of those before the point, in groups of thousands.
+func number(v float64) string {
+	if math.IsNaN(v) {
+		return "-"
+	}
+	if v < 100 && v != math.Trunc(v) {
+		return fmt.Sprintf("%.1f", v)
+	}
+	digits := fmt.Sprintf("%.0f", v)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
