@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,7 +72,7 @@ func (h *Host) sendRaw(protocol byte, source, destination netip.Addr, payload []
 		if err != nil {
 			return err
 		}
-		return errors.Join(unix.Sendto(socket, append(header, payload...), 0, to), unix.Close(socket))
+		return errors.Join(unix.Sendto(socket, slices.Concat(header, payload), 0, to), unix.Close(socket))
 	})
 	if err != nil {
 		return fmt.Errorf("%s: sending from %s to %s: %w", h.Name, source, destination, err)
