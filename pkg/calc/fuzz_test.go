@@ -5,7 +5,6 @@ package calc_test
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,12 +30,8 @@ func FuzzCalculate(f *testing.F) {
 			f.Add(text)
 		}
 	}
-	folders, err := filepath.Glob("testdata/*/objects.yaml")
-	if err != nil || len(folders) == 0 {
-		f.Fatalf("no scenarios: %v", err)
-	}
-	for _, path := range folders {
-		snapshot, _, _ := readScenario(f, filepath.Dir(path))
+	for _, folder := range scenarios(f) {
+		snapshot, _, _ := readScenario(f, folder)
 		seed(snapshot)
 	}
 	for _, bad := range slices.Concat(badAddresses, badSources, badNames, badPorts, badRanges, badServices, badClusterIPs, badSlices) {

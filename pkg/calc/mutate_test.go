@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"maps"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -17,24 +16,20 @@ import (
 // TestMutatedObjects puts wrong values into objects of the scenarios, where the fuzzer, which knows no JSON, seldom gets to.
 func TestMutatedObjects(t *testing.T) {
 	host, cfg := fuzzHost(t)
-	folders, err := filepath.Glob("testdata/*/objects.yaml")
-	if err != nil || len(folders) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	var scenarios [][]byte
-	for _, path := range folders {
-		snapshot, _, _ := readScenario(t, filepath.Dir(path))
+	var originals [][]byte
+	for _, folder := range scenarios(t) {
+		snapshot, _, _ := readScenario(t, folder)
 		text, err := json.Marshal(snapshot)
 		if err != nil {
 			t.Fatal(err)
 		}
-		scenarios = append(scenarios, text)
+		originals = append(originals, text)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	decoded, forwards := 0, 0
 	for range 1500 {
 		var tree any
-		if err := json.Unmarshal(scenarios[random.IntN(len(scenarios))], &tree); err != nil {
+		if err := json.Unmarshal(originals[random.IntN(len(originals))], &tree); err != nil {
 			t.Fatal(err)
 		}
 		for range 1 + random.IntN(4) {
