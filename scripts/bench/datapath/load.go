@@ -139,9 +139,31 @@ type limits struct {
 	time  time.Duration // after which it ends in any case
 }
 
-// connections opens so many connections, one after the other by each worker, with one byte sent and returned on each. It
-// returns how many came to be in a second.
-func connections(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error) {
+// turn is what came of one measurement.
+type turn struct {
+	count, failed int64
+	// clock and processor are how long it took, by the clock and by what the process used of the cores.
+	clock, processor time.Duration
+}
+
+// stopwatch starts one; the function that it returns sets the times.
+func stopwatch(t *turn) (stop func()) {
+	started, used := time.Now(), processorTime()
+	return func() { t.clock, t.processor = time.Since(started), processorTime()-used }
+}
+
+// processorTime is what the process used so far. Where the kernel does not account for interrupts apart (IRQ_TIME_ACCOUNTING),
+// that includes the work on packets between namespaces, which is done by who sends.
+func processorTime() time.Duration {
+	var used unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
+		return 0
+	}
+	return time.Duration(used.Nano())
+}
+
+// connections opens so many connections, one after the other by each worker, with one byte sent and returned on each.
+func connections(from *lab.Host, to []netip.AddrPort, l limits) (turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error {
 		buffer := make([]byte, 1)
 		for next() {
@@ -160,8 +182,8 @@ func connections(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, f
 	})
 }
 
-// exchanges sends bytes to and fro on a connection of each worker, and returns how often in a second.
-func exchanges(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error) {
+// exchanges sends bytes to and fro on a connection of each worker.
+func exchanges(from *lab.Host, to []netip.AddrPort, l limits) (turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, _ *atomic.Int64) error {
 		conn, err := connect(to[r.IntN(len(to))])
 		if err != nil {
@@ -180,11 +202,12 @@ func exchanges(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, fai
 }
 
 // together runs a function in each worker, until next says that it is enough.
-func together(from *lab.Host, l limits, work func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error) (float64, int64, error) {
+func together(from *lab.Host, l limits, work func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error) (t turn, err error) {
 	var taken, done, failed atomic.Int64
 	started := time.Now()
 	next := func() bool { return taken.Add(1) <= l.count && time.Since(started) < l.time }
 	errs := make([]error, workers)
+	stop := stopwatch(&t)
 	var group sync.WaitGroup
 	for i := range workers {
 		group.Go(func() {
@@ -193,11 +216,13 @@ func together(from *lab.Host, l limits, work func(r *rand.Rand, next func() bool
 		})
 	}
 	group.Wait()
-	return float64(done.Load()) / time.Since(started).Seconds(), failed.Load(), errors.Join(errs...)
+	stop()
+	t.count, t.failed = done.Load(), failed.Load()
+	return t, errors.Join(errs...)
 }
 
-// stream sends by one connection for a while and returns how many bits arrived in a second.
-func stream(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error) {
+// stream sends by one connection for a while, and counts bits.
+func stream(from *lab.Host, to []netip.AddrPort, l limits) (t turn, err error) {
 	err = from.Do(func() error {
 		conn, err := connect(to[len(to)-1])
 		if err != nil {
@@ -205,13 +230,14 @@ func stream(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed
 		}
 		defer func() { _ = unix.Close(conn) }()
 		buffer := make([]byte, 1<<18)
-		sent, started := 0, time.Now()
+		started := time.Now()
+		stop := stopwatch(&t)
 		for time.Since(started) < l.time {
 			n, err := retry(func() (int, error) { return unix.Write(conn, buffer) })
 			if err != nil {
 				return fmt.Errorf("sending: %w", err)
 			}
-			sent += n
+			t.count += int64(n) * 8
 		}
 		if err := unix.Shutdown(conn, unix.SHUT_WR); err != nil {
 			return fmt.Errorf("ending a stream: %w", err)
@@ -220,8 +246,8 @@ func stream(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed
 		if _, err := retry(func() (int, error) { return unix.Read(conn, buffer) }); err != nil {
 			return fmt.Errorf("waiting for the end of a stream: %w", err)
 		}
-		rate = float64(sent) * 8 / time.Since(started).Seconds()
+		stop()
 		return nil
 	})
-	return rate, 0, err
+	return t, err
 }

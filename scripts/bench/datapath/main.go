@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// budget bounds the whole run.
+// budget bounds the whole run; what was measured until then is written.
 const budget = 10 * time.Minute
 
 // plan is what is measured, and how much.
@@ -43,9 +43,9 @@ func full() plan {
 	return plan{
 		ports: []int{1, 10, 1000, 10000},
 		turns: map[string]turns{
-			"connections": {25, 13 * time.Second, limits{1500, 2 * time.Second}},
+			"connections": {25, 11 * time.Second, limits{1500, 2 * time.Second}},
 			"exchanges":   {9, 3 * time.Second, limits{4000, time.Second}},
-			"stream":      {7, 5 * time.Second, limits{time: 200 * time.Millisecond}},
+			"stream":      {7, 4 * time.Second, limits{time: 200 * time.Millisecond}},
 		},
 	}
 }
@@ -99,13 +99,16 @@ func run(short bool, out string) error {
 	backends := []string{"legacy", "nft"}
 	b := &bench{plan: p, started: time.Now(), total: len(backends) * len(families) * (len(p.ports) + 1)}
 	b.report = report{Date: b.started.UTC(), Machine: processor(), Cores: cores, Kernel: kernel(), Quick: short, Load: [2]string{loadAverage(), ""}}
+	var err error
 	for _, backend := range backends {
-		if err := b.backend(ctx, backend); err != nil {
-			return fmt.Errorf("%s: %w", backend, err)
+		if err = b.backend(ctx, backend); err != nil {
+			err = fmt.Errorf("%s: %w", backend, err)
+			b.report.Ended = err.Error()
+			break
 		}
 	}
 	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), loadAverage()
-	return b.report.write(out)
+	return errors.Join(err, b.report.write(out))
 }
 
 // backend measures all that there is to one back end.
@@ -118,7 +121,7 @@ func (b *bench) backend(ctx context.Context, backend string) (err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, w.Logs())
 		}
-		err = errors.Join(err, w.endDaemon(ctx), w.Stop())
+		err = errors.Join(err, w.Stop())
 	}()
 	version, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "--version")
 	if err != nil {
@@ -150,14 +153,14 @@ func (b *bench) backend(ctx context.Context, backend string) (err error) {
 }
 
 // loads are what is measured, by the names of the metrics.
-var loads = map[string]func(from *lab.Host, to []netip.AddrPort, l limits) (rate float64, failed int64, err error){
+var loads = map[string]func(from *lab.Host, to []netip.AddrPort, l limits) (turn, error){
 	"connections": connections, "exchanges": exchanges, "stream": stream,
 }
 
 // ports measures both families at one number of ports.
 func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, ready time.Duration) error {
 	for _, family := range families {
-		c := result{Backend: backend, Family: family, Ports: ports, Ready: ready.Seconds(), Metrics: map[string]series{}}
+		c := result{Backend: backend, Family: family, Ports: ports, Ready: ready.Seconds(), Metrics: map[string]measurement{}}
 		for _, m := range metrics() {
 			s, err := b.inTurns(ctx, w, m.name, family, max(ports, 1))
 			if err != nil {
@@ -172,37 +175,40 @@ func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, 
 }
 
 // inTurns measures one thing, by each way in turn. The first turn of each is for warming up.
-func (b *bench) inTurns(ctx context.Context, w *world, metric, family string, ports int) (series, error) {
-	var s series
+func (b *bench) inTurns(ctx context.Context, w *world, metric, family string, ports int) (measurement, error) {
+	var m, warm measurement
 	turns := b.plan.turns[metric]
-	turn := func(rates *[]float64, to []netip.AddrPort) error {
+	measure := func(clock, processor *[]float64, to []netip.AddrPort) error {
 		if err := errors.Join(ctx.Err(), w.forget(ctx, family)); err != nil {
 			return err
 		}
-		rate, failed, err := loads[metric](w.Host(lab.Client), to, turns.limits)
-		if err == nil && rate == 0 {
+		t, err := loads[metric](w.Host(lab.Client), to, turns.limits)
+		if err == nil && t.count == 0 {
 			err = fmt.Errorf("nothing gets through to %s", to[0])
 		}
-		s.Failed += failed
-		*rates = append(*rates, rate)
+		m.Failed += t.failed
+		*clock = append(*clock, float64(t.count)/t.clock.Seconds())
+		*processor = append(*processor, float64(t.count)/t.processor.Seconds())
 		return err
 	}
-	plain, tracked := podTargets(family, plainPods, ports), podTargets(family, trackedPods, ports)
-	mapped := mappedTargets(external[family], ports)
-	var warm []float64
-	if err := errors.Join(turn(&warm, mapped), turn(&warm, plain), turn(&warm, tracked)); err != nil {
-		return s, err
+	routed := func(m *measurement) error {
+		return errors.Join(
+			measure(&m.Clock.Plain, &m.Processor.Plain, podTargets(family, plainPods, ports)),
+			measure(&m.Clock.Tracked, &m.Processor.Tracked, podTargets(family, trackedPods, ports)))
 	}
-	if err := errors.Join(turn(&s.Plain, plain), turn(&s.Tracked, tracked)); err != nil {
-		return s, err
+	mapped := func(m *measurement) error {
+		return measure(&m.Clock.Mapped, &m.Processor.Mapped, mappedTargets(external[family], ports))
+	}
+	if err := errors.Join(mapped(&warm), routed(&warm), routed(&m)); err != nil {
+		return m, err
 	}
 	started := time.Now()
 	for i := 0; i < turns.pairs && (i < 3 || time.Since(started) < turns.time); i++ {
-		if err := errors.Join(turn(&s.Mapped, mapped), turn(&s.Plain, plain), turn(&s.Tracked, tracked)); err != nil {
-			return s, err
+		if err := errors.Join(mapped(&m), routed(&m)); err != nil {
+			return m, err
 		}
 	}
-	return s, nil
+	return m, nil
 }
 
 // write puts the report where people and programs look for it.

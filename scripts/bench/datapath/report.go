@@ -22,6 +22,8 @@ type report struct {
 	// Load is /proc/loadavg before and after: on a machine that does other things, ratios hold and rates do not.
 	Load  [2]string `json:"load"`
 	Cases []result  `json:"cases"`
+	// Ended is why it ended early, when it did.
+	Ended string `json:"ended,omitempty"`
 }
 
 // result is one row of each table.
@@ -32,8 +34,8 @@ type result struct {
 	Ports int `json:"ports"`
 	// Ready is how many seconds smartnatd took to be in effect, for both families.
 	Ready float64 `json:"ready"`
-	// Metrics are the series by what was measured.
-	Metrics map[string]series `json:"metrics"`
+	// Metrics are by the name of what was measured.
+	Metrics map[string]measurement `json:"metrics"`
 }
 
 // metric is what is measured.
@@ -61,6 +63,9 @@ func (r report) markdown() string {
 	}
 	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s, iptables %s. Load average before: %s, after: %s.\n",
 		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.IPTables, r.Load[0], r.Load[1])
+	if r.Ended != "" {
+		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
+	}
 	for _, m := range metrics() {
 		r.table(&text, m)
 	}
@@ -73,23 +78,24 @@ func (r report) table(text *strings.Builder, m metric) {
 		more, line = " µs more for one |", "---:|"
 	}
 	fmt.Fprintf(text, "\n### %s, %s\n\n", m.title, m.unit)
-	fmt.Fprintf(text, "| back end | family | ports | routed | routed, tracked | by the gateway | ratio to routed | half within | ratio to tracked | half within |%s\n", more)
-	fmt.Fprintf(text, "|---|---|---:|---:|---:|---:|---:|---|---:|---|%s\n", line)
+	fmt.Fprintf(text, "| back end | family | ports | routed | tracked | by the gateway | ratio to routed | half within | ratio to tracked | half within | by processor: to routed | to tracked |%s\n", more)
+	fmt.Fprintf(text, "|---|---|---:|---:|---:|---:|---:|---|---:|---|---:|---:|%s\n", line)
 	for _, c := range r.Cases {
-		s, ok := c.Metrics[m.name]
+		got, ok := c.Metrics[m.name]
 		if !ok {
 			continue
 		}
-		sum := s.summary()
-		mapped := number(sum.Mapped / m.scale)
-		if s.Failed > 0 {
-			mapped += fmt.Sprintf(" (%d failed)", s.Failed)
+		clock, processor := got.Clock.summary(), got.Processor.summary()
+		mapped := number(clock.Mapped / m.scale)
+		if got.Failed > 0 {
+			mapped += fmt.Sprintf(" (%d failed)", got.Failed)
 		}
-		fmt.Fprintf(text, "| %s | %s | %s | %s | %s | %s | **%.2f** | %.2f - %.2f | **%.2f** | %.2f - %.2f |", c.Backend, c.Family, portsText(c.Ports),
-			number(sum.Plain/m.scale), number(sum.Tracked/m.scale), mapped,
-			sum.ToPlain.Median, sum.ToPlain.Low, sum.ToPlain.High, sum.ToTracked.Median, sum.ToTracked.Low, sum.ToTracked.High)
+		fmt.Fprintf(text, "| %s | %s | %s | %s | %s | %s | **%.2f** | %.2f - %.2f | **%.2f** | %.2f - %.2f | %.2f | %.2f |", c.Backend, c.Family, portsText(c.Ports),
+			number(clock.Plain/m.scale), number(clock.Tracked/m.scale), mapped,
+			clock.ToPlain.Median, clock.ToPlain.Low, clock.ToPlain.High, clock.ToTracked.Median, clock.ToTracked.Low, clock.ToTracked.High,
+			processor.ToPlain.Median, processor.ToTracked.Median)
 		if m.perOne {
-			fmt.Fprintf(text, " %.1f |", sum.more(r.Cores))
+			fmt.Fprintf(text, " %.1f |", processor.more())
 		}
 		text.WriteString("\n")
 	}
@@ -99,11 +105,12 @@ func (r report) table(text *strings.Builder, m metric) {
 func (c result) progress() string {
 	parts := []string{}
 	for _, m := range metrics() {
-		if s, ok := c.Metrics[m.name]; ok {
-			sum := s.summary()
-			part := fmt.Sprintf("%s %s = %.2f of routed, %.2f of tracked", number(sum.Mapped/m.scale), m.unit, sum.ToPlain.Median, sum.ToTracked.Median)
-			if s.Failed > 0 {
-				part += fmt.Sprintf(" (%d failed)", s.Failed)
+		if got, ok := c.Metrics[m.name]; ok {
+			clock, processor := got.Clock.summary(), got.Processor.summary()
+			part := fmt.Sprintf("%s %s = %.2f of routed, %.2f of tracked (processor %.2f, %.2f)", number(clock.Mapped/m.scale), m.unit,
+				clock.ToPlain.Median, clock.ToTracked.Median, processor.ToPlain.Median, processor.ToTracked.Median)
+			if got.Failed > 0 {
+				part += fmt.Sprintf(" (%d failed)", got.Failed)
 			}
 			parts = append(parts, part)
 		}

@@ -16,6 +16,13 @@ type series struct {
 	Tracked []float64 `json:"tracked"`
 	// Mapped is by the gateway.
 	Mapped []float64 `json:"mapped"`
+}
+
+// measurement is the same in two ways: by the clock, which is what users see, and by the processor time of the process,
+// which does not mind what else the machine does.
+type measurement struct {
+	Clock     series `json:"clock"`
+	Processor series `json:"processor"`
 	// Failed counts connections that did not come to be.
 	Failed int64 `json:"failed"`
 }
@@ -51,11 +58,9 @@ func (s series) summary() summary {
 	}
 }
 
-// more is how much processor time, in µs, one of what was counted costs more than by plain routing, when all cores are busy
-// with it.
-func (s summary) more(cores int) float64 {
-	return float64(cores) * 1e6 * (1/s.ToPlain.Median - 1) / s.Plain
-}
+// more is how much processor time, in µs, one of what was counted costs more than by plain routing. The summary must be
+// one by processor time.
+func (s summary) more() float64 { return 1e6 * (1/s.ToPlain.Median - 1) / s.Plain }
 
 // quantile interpolates between the values next to it; NaN when there are none.
 func quantile(values []float64, q float64) float64 {
