@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -44,6 +46,10 @@ func newWorld(ctx context.Context, backend string) (*world, error) {
 		return nil, err
 	}
 	w := &world{Lab: l}
+	// The lab keeps iptables off its bridges, which stand for wires. So must ip6tables be.
+	if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("keeping ip6tables off the bridges: %w", err), l.Stop())
+	}
 	if err := w.addWays(ctx, backend); err != nil {
 		return nil, errors.Join(fmt.Errorf("the ways that are only routed: %w", err), l.Stop())
 	}
