@@ -56,7 +56,7 @@ func testBoundary(t *testing.T, w *world) {
 			w.await(t, lab.Control, "tcp", lab.Join(family.pod, 8080), nil) // the way is open but for the boundary
 			w.expectSilence(t, lab.Rogue, "tcp", lab.Join(family.pod, 8080))
 			w.expectSilence(t, lab.Rogue, "udp", lab.Join(family.service, 8080))
-			w.expectNothingInside(t, family.save, len(family.sources)*2*3, func() error {
+			w.expectNothingInside(t, family.save, 8080, len(family.sources)*2*3, func() error {
 				return w.floodFrom(family.sources, family.pod, family.service)
 			})
 		})
@@ -70,7 +70,8 @@ func testBoundary(t *testing.T, w *world) {
 			t.Fatal(err)
 		}
 		defer func() { _ = gateway.SetSysctl(key, before) }()
-		w.expectNothingInside(t, "iptables-save", 1, func() error { return w.sendSourceRouted(w.podAddress(t, "boundary", "echo-0")) })
+		const port = 9999 // which no Mapping has
+		w.expectNothingInside(t, "iptables-save", port, 1, func() error { return w.sendSourceRouted(w.podAddress(t, "boundary", "echo-0"), port) })
 	})
 }
 
@@ -88,7 +89,7 @@ func (w *world) floodFrom(sources []string, targets ...string) error {
 }
 
 // sendSourceRouted sends a datagram to the gateway that asks to be passed on to a pod (RFC 791, loose source route).
-func (w *world) sendSourceRouted(pod string) error {
+func (w *world) sendSourceRouted(pod string, port int) error {
 	hop, to := netip.MustParseAddr(lab.External1).As4(), netip.MustParseAddr(pod).As4()
 	option := append([]byte{131, 7, 4}, hop[:]...)
 	return w.Host(lab.Rogue).Do(func() error {
@@ -97,13 +98,13 @@ func (w *world) sendSourceRouted(pod string) error {
 			return err
 		}
 		return errors.Join(unix.SetsockoptString(socket, unix.IPPROTO_IP, unix.IP_OPTIONS, string(append(option, 0))),
-			unix.Sendto(socket, []byte("x"), 0, &unix.SockaddrInet4{Port: 8080, Addr: to}), unix.Close(socket))
+			unix.Sendto(socket, []byte("x"), 0, &unix.SockaddrInet4{Port: port, Addr: to}), unix.Close(socket))
 	})
 }
 
 // expectNothingInside has the neighbour send, and sees that the boundary dropped at least so much, and that no packet of
-// those that were sent to port 8080 went on to the inside.
-func (w *world) expectNothingInside(t *testing.T, save string, want int, send func() error) {
+// those that were sent to the port went on to the inside.
+func (w *world) expectNothingInside(t *testing.T, save string, port uint16, want int, send func() error) {
 	t.Helper()
 	capture := w.capture(t, "eth0")
 	ctx := timeout(t, patience)
@@ -119,7 +120,7 @@ func (w *world) expectNothingInside(t *testing.T, save string, want int, send fu
 	}); err != nil {
 		t.Error(err)
 	}
-	if p := findPacket(t, capture, func(p lab.Packet) bool { return p.Out && p.Destination.Port() == 8080 }); p != nil {
+	if p := findPacket(t, capture, func(p lab.Packet) bool { return p.Out && p.Destination.Port() == port }); p != nil {
 		t.Errorf("it went on to the inside: %v", p)
 	}
 }

@@ -132,7 +132,7 @@ func testRuleAbove(t *testing.T, w *world) {
 			out, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "-w", "-t", table, "-S", chain)
 			lines := strings.Split(out, "\n")
 			if err != nil || len(lines) < 2 || !strings.HasSuffix(lines[1], "-j SMARTNAT-"+chain) && !strings.HasSuffix(lines[1], "-j SMARTNAT-SERVICES") || !slices.Contains(lines, rule) {
-				return fmt.Errorf("%w: %s", err, out)
+				return fmt.Errorf("%v: %s", err, out)
 			}
 			return nil
 		}); err != nil {

@@ -109,7 +109,7 @@ func (w *world) awaitEnd(t *testing.T, host, protocol, address string) {
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
 		try, cancel := context.WithTimeout(ctx, silence)
 		defer cancel()
-		if answer, err := w.echo(try, host, protocol, address); err == nil {
+		if answer, err := w.echo(try, host, protocol, address); err == nil || ctx.Err() != nil {
 			return fmt.Errorf("answer %+v", answer)
 		}
 		return nil

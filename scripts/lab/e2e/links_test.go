@@ -36,7 +36,7 @@ func (w *world) awaitPromptly(t *testing.T, line string, accept func(string) boo
 	if err := lab.Poll(timeout(t, promptly), func(ctx context.Context) error {
 		out, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(line)...)
 		if err != nil || !accept(out) {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
+			return fmt.Errorf("%s: %v: %s", line, err, out)
 		}
 		return nil
 	}); err != nil {
@@ -171,7 +171,7 @@ func testNextHop(t *testing.T, w *world) {
 			if err := lab.Poll(timeout(t, within), func(ctx context.Context) error {
 				out, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(line)...)
 				if err != nil || !strings.Contains(out, hops[0]+" ") || strings.Contains(out, hops[1]+" ") == down {
-					return fmt.Errorf("%w: %s", err, out)
+					return fmt.Errorf("%v: %s", err, out)
 				}
 				return nil
 			}); err != nil {

@@ -92,8 +92,11 @@ func testPathMTU(t *testing.T, w *world) {
 		}
 	})
 	t.Run("the gateway's own link", func(t *testing.T) {
-		run(lab.Gateway, "ip", "link", "set", "eth0", "mtu", "1350")
-		defer run(lab.Gateway, "ip", "link", "set", "eth0", "mtu", "1500")
+		// A link takes the same at both its ends, or what is too large for the other end is lost without a word.
+		for _, host := range []string{lab.Gateway, lab.Node1} {
+			run(host, "ip", "link", "set", "eth0", "mtu", "1350")
+			defer run(host, "ip", "link", "set", "eth0", "mtu", "1500")
+		}
 		for _, address := range addresses {
 			transfer(address)
 			learned(lab.Client, address, "1350")
