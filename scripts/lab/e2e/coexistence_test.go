@@ -8,6 +8,7 @@ package e2e
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -132,7 +133,7 @@ func testRuleAbove(t *testing.T, w *world) {
 			out, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "-w", "-t", table, "-S", chain)
 			lines := strings.Split(out, "\n")
 			if err != nil || len(lines) < 2 || !strings.HasSuffix(lines[1], "-j SMARTNAT-"+chain) && !strings.HasSuffix(lines[1], "-j SMARTNAT-SERVICES") || !slices.Contains(lines, rule) {
-				return fmt.Errorf("%v: %s", err, out)
+				return errors.Join(err, fmt.Errorf("the rules are:\n%s", out))
 			}
 			return nil
 		}); err != nil {

@@ -61,7 +61,7 @@ func awaitFlow(t *testing.T, flow *lab.Flow, what string, accept func(lab.Answer
 			return ctx.Err() // which also ended the try: nothing can be told from that
 		}
 		if !accept(answer, err) {
-			return fmt.Errorf("answer %+v, error %v", answer, err)
+			return errors.Join(err, fmt.Errorf("answer %+v", answer))
 		}
 		return nil
 	}); err != nil {

@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func (w *world) awaitPromptly(t *testing.T, line string, accept func(string) boo
 	if err := lab.Poll(timeout(t, promptly), func(ctx context.Context) error {
 		out, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(line)...)
 		if err != nil || !accept(out) {
-			return fmt.Errorf("%s: %v: %s", line, err, out)
+			return errors.Join(err, fmt.Errorf("%s: %s", line, out))
 		}
 		return nil
 	}); err != nil {
@@ -171,7 +172,7 @@ func testNextHop(t *testing.T, w *world) {
 			if err := lab.Poll(timeout(t, within), func(ctx context.Context) error {
 				out, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(line)...)
 				if err != nil || !strings.Contains(out, hops[0]+" ") || strings.Contains(out, hops[1]+" ") == down {
-					return fmt.Errorf("%v: %s", err, out)
+					return errors.Join(err, fmt.Errorf("the route is %q", out))
 				}
 				return nil
 			}); err != nil {
