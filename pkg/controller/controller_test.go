@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -28,35 +29,52 @@ func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (s *fakeSource) HasSynced() bool             { return s.synced.Load() }
 func (*fakeSource) Snapshot() calc.Snapshot       { return calc.Snapshot{} }
 
-type fakeHost struct{ changed func() }
+type fakeHost struct{}
 
-func (*fakeHost) Observe() (gateway.Host, error) { return gateway.Host{}, nil }
-func (h *fakeHost) Watch(ctx context.Context, changed func()) error {
-	h.changed = changed
-	<-ctx.Done()
-	return nil
-}
+func (fakeHost) Observe() (gateway.Host, error)            { return gateway.Host{}, nil }
+func (fakeHost) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 
 // fakeDataplane notes what the worker asks for; each apply takes a second and fails as long as fail says so.
 type fakeDataplane struct {
+	mu    sync.Mutex
 	calls []string
 	fail  error
 }
 
 func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result, error) {
 	time.Sleep(time.Second)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.calls = append(d.calls, "apply")
 	return dataplane.Result{}, d.fail
 }
 
-func (d *fakeDataplane) Invalidate() { d.calls = append(d.calls, "invalidate") }
+func (d *fakeDataplane) Invalidate() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, "invalidate")
+}
+
+func (d *fakeDataplane) setFail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail = err
+}
+
+// take returns what was asked for since the last time.
+func (d *fakeDataplane) take() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	calls := d.calls
+	d.calls = nil
+	return calls
+}
 
 type fixture struct {
 	*Controller
 	source *fakeSource
-	host   *fakeHost
 	plane  *fakeDataplane
-	readys int
+	readys atomic.Int32
 }
 
 // start runs a Controller in the test's bubble until the test ends.
@@ -64,10 +82,10 @@ func start(t *testing.T, synced bool) *fixture {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	f := &fixture{source: &fakeSource{}, host: &fakeHost{}, plane: &fakeDataplane{}}
+	f := &fixture{source: &fakeSource{}, plane: &fakeDataplane{}}
 	f.source.synced.Store(synced)
 	f.Controller = New(Options{
-		Config: config.Config{Resync: 30 * time.Second}, Host: f.host, Dataplane: f.plane, Log: log, Ready: func() { f.readys++ },
+		Config: config.Config{Resync: 30 * time.Second}, Host: fakeHost{}, Dataplane: f.plane, Log: log, Ready: func() { f.readys.Add(1) },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -85,10 +103,9 @@ func (f *fixture) expect(t *testing.T, after time.Duration, want ...string) {
 	t.Helper()
 	time.Sleep(after)
 	synctest.Wait()
-	if diff := cmp.Diff(want, f.plane.calls); diff != "" {
+	if diff := cmp.Diff(want, f.plane.take()); diff != "" {
 		t.Errorf("calls of the data plane (-want +got):\n%s", diff)
 	}
-	f.plane.calls = nil
 }
 
 func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
@@ -96,13 +113,13 @@ func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 		f := start(t, false)
 		f.Enqueue()
 		f.expect(t, time.Minute)
-		if f.readys != 0 {
+		if n := f.readys.Load(); n != 0 {
 			t.Error("ready before anything was applied")
 		}
 		f.source.synced.Store(true)
 		f.expect(t, 2*time.Second, "apply")
-		if f.readys != 1 {
-			t.Errorf("ready %d times, want once", f.readys)
+		if n := f.readys.Load(); n != 1 {
+			t.Errorf("ready %d times, want once", n)
 		}
 	})
 }
@@ -116,7 +133,6 @@ func TestABurstIsCoalesced(t *testing.T) {
 		for range 1000 {
 			f.Enqueue()
 		}
-		f.host.changed()
 		f.expect(t, 5*time.Second, "apply", "apply")
 	})
 }
@@ -141,16 +157,16 @@ func TestResyncReadsTheKernel(t *testing.T) {
 func TestFailuresBackOffAndReadTheKernelAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
-		f.plane.fail = errors.New("injected")
+		f.plane.setFail(errors.New("injected"))
 		// Applies end after 1 s, then wait 0.5 s, 1 s, 2 s: at 1 s, 2.5 s, 4.5 s, 7.5 s.
 		f.expect(t, 6*time.Second, "apply", "invalidate", "apply", "invalidate", "apply")
-		if f.readys != 0 {
+		if n := f.readys.Load(); n != 0 {
 			t.Error("ready although nothing succeeded")
 		}
-		f.plane.fail = nil
+		f.plane.setFail(nil)
 		f.expect(t, 3*time.Second, "invalidate", "apply")
-		if f.readys != 1 {
-			t.Errorf("ready %d times, want once", f.readys)
+		if n := f.readys.Load(); n != 1 {
+			t.Errorf("ready %d times, want once", n)
 		}
 	})
 }
