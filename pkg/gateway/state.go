@@ -71,7 +71,7 @@ type Backend struct {
 // Forward leads one Frontend to its Backends. In a State no two Forwards overlap.
 type Forward struct {
 	Frontend
-	// Owner is the Mapping, as namespace/name: for messages and comments, never for decisions.
+	// Owner is the Mapping, as namespace/name. Forwards of one Owner and family have the same Sources.
 	Owner string
 	// Sources may connect; empty means everyone. Masked, sorted, without duplicates, all of the Frontend's family.
 	Sources []netip.Prefix

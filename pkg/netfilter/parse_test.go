@@ -81,6 +81,10 @@ var spellings = []struct {
 	{name: "remember a source over IPv6", family: IPv6, rule: Rule{Probability: Certain / 2, Recent: Recent{Name: "S-2001:db8::1"}, Target: Target{Verb: Accept}},
 		text: "-m statistic --mode random --probability 0.50000000000 -m recent --set --name S-2001:db8::1 --rsource -j ACCEPT",
 		also: []string{"-m statistic --mode random --probability 0.50000000000 -m recent --set --name S-2001:db8::1 --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff --rsource -j ACCEPT"}},
+	{name: "source in a set", rule: Rule{Protocol: gateway.TCP, SourceSet: SetMatch{Name: "smartnat-ABC-4"}, Target: Target{Verb: Return}},
+		text: "-p tcp -m set --match-set smartnat-ABC-4 src -j RETURN"},
+	{name: "source in no set over IPv6", family: IPv6, rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), SourceSet: SetMatch{Name: "smartnat-ABC-6", Not: true}, Target: Target{Verb: Goto, Chain: "OURS"}},
+		text: "-p tcp -m tcp --dport 80 -m set ! --match-set smartnat-ABC-6 src -g OURS"},
 	{name: "clamp", rule: Rule{Protocol: gateway.TCP, SYN: true, ConnMark: gateway.Mark{Value: 0x10, Mask: 0x10}, Target: Target{Verb: ClampMSS}},
 		text: "-p tcp -m tcp --tcp-flags SYN,RST SYN -m connmark --mark 0x10/0x10 -j TCPMSS --clamp-mss-to-pmtu"},
 	{name: "port and flags", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), SYN: true, Target: Target{Verb: Accept}},
@@ -144,6 +148,11 @@ func TestWhatWeNeverSayIsForeign(t *testing.T) {
 		{text: "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xff"},
 		{text: "-j MARK --set-xmark 0x3/0x1"},
 		{text: "-f -j ACCEPT"},
+		{text: "-m set --match-set x dst -j ACCEPT"},
+		{text: "-m set --match-set x src,dst -j ACCEPT"},
+		{text: "-m set --match-set x src --return-nomatch -j ACCEPT"},
+		{text: "-m set --match-set x src -m set ! --match-set y src -j ACCEPT"},
+		{text: "-m set ! -j ACCEPT"},
 	} {
 		t.Run(tc.text, func(t *testing.T) {
 			want := Rule{Foreign: tc.text, Target: tc.want}

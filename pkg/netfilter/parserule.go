@@ -34,8 +34,14 @@ func (r *ruleParser) next() (string, bool) {
 func (r *ruleParser) parse() bool {
 	for len(r.tokens) > 0 {
 		option, _ := r.next()
-		if option == "--set" || option == "--update" {
+		switch option {
+		case "--set", "--update":
 			if !r.recent(option) {
+				return false
+			}
+			continue
+		case "!", "--match-set":
+			if !r.sourceSet(option) {
 				return false
 			}
 			continue
@@ -82,6 +88,19 @@ func (r *ruleParser) recent(option string) bool {
 	}
 	r.match = ""
 	return r.flag("--rsource")
+}
+
+// sourceSet reads the match of a set, which alone may be negated.
+func (r *ruleParser) sourceSet(option string) bool {
+	set := &r.rule.SourceSet
+	if r.match != "set" || set.Name != "" {
+		return false
+	}
+	if set.Not = option == "!"; set.Not && !r.flag("--match-set") {
+		return false
+	}
+	name, _ := r.next()
+	return r.word(&set.Name, name) && r.flag("src")
 }
 
 func fullPrefix(family Family) string {

@@ -24,6 +24,18 @@ type Ruleset struct {
 	Family Family
 	// Tables are in the order in which they may safely be written: mangle, filter, nat.
 	Tables []Table
+	// Sets are those that the desired rules name, sorted by name. They are not written with the rules: they have to be there
+	// before the rules, and to stay as long. Observed, there are none.
+	Sets []Set
+}
+
+// Set is a set of networks that the kernel looks up at once however many there are (ipset(8), hash:net).
+type Set struct {
+	// Name has at most 31 characters. It says whose set it is, not what is in it: the members change and no rule does.
+	Name   string
+	Family Family
+	// Members are masked, sorted, without duplicates, and none is the whole family, which such a set cannot hold.
+	Members []netip.Prefix
 }
 
 // Table is one table of a family.
@@ -55,6 +67,8 @@ const (
 // either back end. A match at its zero value is absent.
 type Rule struct {
 	Source, Destination netip.Prefix
+	// SourceSet matches the source.
+	SourceSet SetMatch
 	// In and Out are link names; a trailing "+" matches any rest (iptables(8)).
 	In, Out  string
 	Protocol gateway.Protocol
@@ -80,6 +94,13 @@ type Rule struct {
 	// Foreign is set when the rule says something that SmartNat never says: its text as read, behind `-A CHAIN`. Nothing
 	// else of the Rule is meaningful then but a Target that is a Jump or a Goto.
 	Foreign string
+}
+
+// SetMatch is `-m set --match-set NAME src`; the zero value is absent.
+type SetMatch struct {
+	Name string
+	// Not matches what is not in the set.
+	Not bool
 }
 
 // Recent matches sources that are in a list of xt_recent, or adds them to it; the zero value is absent.

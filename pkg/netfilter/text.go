@@ -41,6 +41,7 @@ func (r *Rule) append(b []byte) []byte {
 		w.word("-m multiport --dports")
 		w.word(r.Multiport)
 	}
+	r.SourceSet.append(&w)
 	w.mark("-m mark --mark", r.Mark)
 	w.mark("-m connmark --mark", r.ConnMark)
 	r.appendConntrack(&w)
@@ -55,6 +56,18 @@ func (r *Rule) append(b []byte) []byte {
 	}
 	r.Target.append(&w)
 	return w.b
+}
+
+func (m *SetMatch) append(w *words) {
+	if m.Name == "" {
+		return
+	}
+	w.word("-m set")
+	if m.Not {
+		w.word("!")
+	}
+	w.option("--match-set", m.Name)
+	w.word("src")
 }
 
 // append leaves out the mask, which both back ends print: it is the full one where none is said.

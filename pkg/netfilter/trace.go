@@ -5,6 +5,7 @@ package netfilter
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -69,13 +70,18 @@ type Step struct {
 // Tracer follows packets through one family's rules.
 type Tracer struct {
 	tables map[string]map[string]*Chain
+	// sets are those that are known; nothing is in the others.
+	sets map[string]Set
 	// patience is how many rules a packet may meet. Rules that make sense lead a packet past few of them more than once.
 	patience int
 }
 
 // NewTracer prepares the rules, built or parsed.
 func NewTracer(rs Ruleset) *Tracer {
-	t := &Tracer{tables: map[string]map[string]*Chain{}, patience: 1 << 14}
+	t := &Tracer{tables: map[string]map[string]*Chain{}, sets: map[string]Set{}, patience: 1 << 14}
+	for _, set := range rs.Sets {
+		t.sets[set.Name] = set
+	}
 	for _, table := range rs.Tables {
 		chains := make(map[string]*Chain, len(table.Chains))
 		for i := range table.Chains {
@@ -250,6 +256,7 @@ func (j *journey) matches(r *Rule) bool {
 	p := &j.Packet
 	return (!r.Source.IsValid() || r.Source.Contains(p.Source.Addr())) &&
 		(!r.Destination.IsValid() || r.Destination.Contains(p.Destination.Addr())) &&
+		(r.SourceSet.Name == "" || j.tracer.sets[r.SourceSet.Name].contains(p.Source.Addr()) != r.SourceSet.Not) &&
 		matchesLink(r.In, p.In) && matchesLink(r.Out, j.Out) &&
 		(r.Protocol == "" || r.Protocol == p.Protocol) &&
 		(r.DestinationPorts == gateway.PortRange{} || r.DestinationPorts.Contains(p.Destination.Port())) &&
@@ -261,6 +268,10 @@ func (j *journey) matches(r *Rule) bool {
 		r.matchesDirection(p) &&
 		(r.Probability == 0 || p.Chance != nil && p.Chance(r.Probability)) &&
 		(r.Recent.Name == "" || j.recent(r.Recent))
+}
+
+func (s Set) contains(a netip.Addr) bool {
+	return slices.ContainsFunc(s.Members, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // matchesDirection follows xt_conntrack, which asks a packet without connection for nothing but its state.

@@ -106,6 +106,26 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+func TestTraceOfSets(t *testing.T) {
+	rs, err := Parse(IPv4, []byte(`*filter
+:INPUT ACCEPT [0:0]
+-A INPUT -m set ! --match-set known src -j DROP
+-A INPUT -m set --match-set unknown src -j DROP
+-A INPUT -m set --match-set known src -j REJECT --reject-with tcp-reset
+COMMIT
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs.Sets = []Set{{Name: "known", Members: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("198.51.100.7/32")}}}
+	for source, want := range map[string]Verb{"192.0.2.127:1": Reject, "192.0.2.128:1": Drop, "198.51.100.7:1": Reject, "198.51.100.8:1": Drop} {
+		p := Packet{In: "eth1", Protocol: gateway.TCP, State: New, Source: netip.MustParseAddrPort(source)}
+		if got := NewTracer(rs).Trace(p).Verdict; got != want {
+			t.Errorf("verdict %d on %s, want %d", got, source, want)
+		}
+	}
+}
+
 const treated = `*mangle
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]

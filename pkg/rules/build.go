@@ -16,6 +16,8 @@ type Options struct {
 	Ownership gateway.Ownership
 	// RandomFully is set when MASQUERADE and SNAT know --random-fully.
 	RandomFully bool
+	// Sets is set when the host knows sets of addresses; without them each source of a long list is a rule.
+	Sets bool
 }
 
 // The chains that always exist, without the prefix.
