@@ -54,7 +54,7 @@ test-boot: packages ## boot a Debian with the deb and do what the README says (d
 	@scripts/packages/boot.sh
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each; what fails is kept in testdata/fuzz of its package
-	@scripts/bench/fuzz.sh
+	@scripts/fuzz.sh
 
 bench-datapath: ## what a packet pays: through the gateway against plain routing (as root, 10 minutes); BENCH=-quick for one
 	@scripts/setup.sh test

@@ -67,6 +67,9 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if l.options.controlPlane == apiServerAlone {
+		return nil
+	}
 	return l.startAgents(ctx)
 }
 
@@ -88,12 +91,13 @@ func (l *Lab) startAgents(ctx context.Context) error {
 	return nil
 }
 
-// StartKubeProxy starts a kube-proxy on a host, in the name of a node.
-func (l *Lab) StartKubeProxy(host, node string) (*Process, error) {
-	return l.Host(host).Start("kube-proxy", nil, l.kubeProgram("kube-proxy"),
-		"--kubeconfig="+kubeconfigFile("kube-proxy"), "--hostname-override="+node, "--proxy-mode=iptables",
-		"--cluster-cidr="+PodNetwork+","+PodNetwork6, "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0",
-		"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0")
+// StartKubeProxy starts a kube-proxy on a host, in the name of a node. Further flags go before those of the lab.
+func (l *Lab) StartKubeProxy(host, node string, flags ...string) (*Process, error) {
+	argv := []string{l.kubeProgram("kube-proxy"),
+		"--kubeconfig=" + kubeconfigFile("kube-proxy"), "--hostname-override=" + node, "--proxy-mode=iptables",
+		"--cluster-cidr=" + PodNetwork + "," + PodNetwork6, "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0",
+		"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"}
+	return l.Host(host).Start("kube-proxy", nil, append(argv, flags...)...)
 }
 
 func (l *Lab) issueCertificates() (err error) {

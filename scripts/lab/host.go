@@ -72,7 +72,7 @@ func (h *Host) mounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("a mount namespace: %w", err)
 	}
-	dir := filepath.Join(workDir, "hosts", h.Name)
+	dir := hostDir(h.Name)
 	for _, sub := range []string{"run/lab", "etc/upper", "etc/work", "lib/upper", "lib/work"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return err
@@ -102,8 +102,11 @@ func (h *Host) mounts() error {
 	return nil
 }
 
+// hostDir holds what a host has of its own of the file system.
+func hostDir(host string) string { return filepath.Join(workDir, "hosts", host) }
+
 // EnterFile says, to a shell that reads it in the lab's namespaces, where the host's namespaces are and what its PATH is.
-func EnterFile(host string) string { return filepath.Join(workDir, "hosts", host, "enter") }
+func EnterFile(host string) string { return filepath.Join(hostDir(host), "enter") }
 
 // addPath lets the host find programs in a folder before, or after, all others.
 func (h *Host) addPath(dir string, first bool) error {

@@ -52,8 +52,17 @@ type Lab struct {
 
 type options struct {
 	backend      string
-	controlPlane bool
+	controlPlane controlPlane
 }
+
+// controlPlane is how much of it there is.
+type controlPlane int
+
+const (
+	wholeControlPlane controlPlane = iota
+	apiServerAlone
+	noControlPlane
+)
 
 // Option changes the lab that Start makes.
 type Option func(*options)
@@ -62,10 +71,14 @@ type Option func(*options)
 func WithBackend(name string) Option { return func(o *options) { o.backend = name } }
 
 // WithoutControlPlane starts hosts alone, which takes no time.
-func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = false } }
+func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = noControlPlane } }
+
+// WithAPIServerAlone starts etcd and kube-apiserver, and neither controllers, nodes nor kube-proxies, which would all work
+// on each of many objects. Whoever wants a Node or an EndpointSlice makes it.
+func WithAPIServerAlone() Option { return func(o *options) { o.controlPlane = apiServerAlone } }
 
 func newOptions(opts []Option) options {
-	o := options{controlPlane: true}
+	o := options{}
 	for _, option := range opts {
 		option(&o)
 	}
@@ -76,7 +89,7 @@ func newOptions(opts []Option) options {
 func New(t testing.TB, opts ...Option) *Lab {
 	t.Helper()
 	testenv.RequireKernel(t)
-	if newOptions(opts).controlPlane {
+	if newOptions(opts).controlPlane != noControlPlane {
 		testenv.RequireTool(t, filepath.Join(os.Getenv(kubeKey), "kube-apiserver"))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -140,7 +153,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 	if err := errors.Join(l.filterSources(ctx), l.choosePrograms()); err != nil {
 		return err
 	}
-	if !l.options.controlPlane {
+	if l.options.controlPlane == noControlPlane {
 		return nil
 	}
 	return l.startControlPlane(ctx)
@@ -154,40 +167,6 @@ func (l *Lab) filterSources(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// choosePrograms lets each host find the programs that belong on it.
-func (l *Lab) choosePrograms() error {
-	if l.binDir != "" {
-		if err := l.Host(Gateway).addPath(l.binDir, false); err != nil {
-			return err
-		}
-	}
-	return errors.Join(l.Host(Control).addPath(l.kubeDir, true), l.chooseBackend())
-}
-
-// chooseBackend puts programs of the chosen back end before all others in the gateway's PATH.
-func (l *Lab) chooseBackend() error {
-	if l.options.backend == "" {
-		return nil
-	}
-	dir := filepath.Join(workDir, "iptables-"+l.options.backend)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	gateway := l.Host(Gateway)
-	for _, family := range []string{"iptables", "ip6tables"} {
-		for _, suffix := range []string{"", "-save", "-restore"} {
-			program, err := gateway.lookPath(family + "-" + l.options.backend + suffix)
-			if err != nil {
-				return err
-			}
-			if err := os.Symlink(program, filepath.Join(dir, family+suffix)); err != nil {
-				return err
-			}
-		}
-	}
-	return gateway.addPath(dir, true)
 }
 
 // Stop ends all processes and hosts.

@@ -36,9 +36,14 @@ func Main(m *testing.M) {
 	testenv.Main(m)
 }
 
-// Run is testenv.Run for programs that use a lab. All that the lab runs is built first.
-func Run(program func() int) (status int, err error) {
-	if err := prepare(); err != nil {
+// Run is testenv.Run for programs that use a lab. All that the lab runs is built first; the control plane, which can take
+// minutes, only where the options that the program will give to Start want one.
+func Run(program func() int, opts ...Option) (status int, err error) {
+	var flags []string
+	if newOptions(opts).controlPlane == noControlPlane {
+		flags = append(flags, "--where")
+	}
+	if err := prepare(flags...); err != nil {
 		return 1, err
 	}
 	return testenv.Run(program)

@@ -6,11 +6,14 @@
 package lab
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -95,6 +98,8 @@ func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
 		LinkAttrs:     netlink.LinkAttrs{Name: cableName(h.Name, link.name), MasterIndex: w.bridges[link.segment].Index},
 		PeerName:      link.name,
 		PeerNamespace: netlink.NsFd(h.ns),
+		// Neighbours remember a host by it, also when a new one has come in the old one's place.
+		PeerHardwareAddr: hardwareAddress(h.Name, link.name),
 	}
 	if err := netlink.LinkAdd(cable); err != nil {
 		return err
@@ -112,6 +117,27 @@ func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
 		}
 	}
 	return nil
+}
+
+// hardwareAddress is always the same for a link, and marked as given by hand.
+func hardwareAddress(host, link string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(cableName(host, link)))
+	return append(net.HardwareAddr{0x02}, sum[:5]...)
+}
+
+// unplug takes away the cables of a host, and with them their ends in it.
+func (w *wires) unplug(spec hostSpec) error {
+	var errs []error
+	for _, link := range spec.links {
+		name := cableName(spec.name, link.name)
+		i := slices.IndexFunc(w.cables, func(cable netlink.Link) bool { return cable.Attrs().Name == name })
+		if i < 0 {
+			continue
+		}
+		errs = append(errs, netlink.LinkDel(w.cables[i]))
+		w.cables = slices.Delete(w.cables, i, i+1)
+	}
+	return errors.Join(errs...)
 }
 
 func linkUp(inside *netlink.Handle, name string) error {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -204,18 +205,26 @@ func (l *Lab) Logs() string {
 }
 
 // killAll ends every process, the youngest first.
-func (r *runner) killAll() error {
+func (r *runner) killAll() error { return r.killAllOf(nil) }
+
+// killAllOf is killAll for one host; for all of them when it is nil.
+func (r *runner) killAllOf(host *Host) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
-	for i := len(r.processes) - 1; i >= 0; i-- {
-		p := r.processes[i]
+	var rest []*Process
+	for _, p := range slices.Backward(r.processes) {
+		if host != nil && p.host != host {
+			rest = append(rest, p)
+			continue
+		}
 		errs = append(errs, p.Kill())
 		if p.closer != nil {
 			errs = append(errs, p.closer.Close())
 		}
 	}
-	r.processes = nil
+	slices.Reverse(rest)
+	r.processes = rest
 	return errors.Join(errs...)
 }
 

@@ -71,7 +71,7 @@ func main() {
 			return 1
 		}
 		return 0
-	})
+	}, lab.WithoutControlPlane())
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench-datapath: %v\n", err)
 	}

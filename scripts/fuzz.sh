@@ -7,7 +7,7 @@
 # Go keeps an input that fails in testdata/fuzz of the package, where every later test run tries it again. It belongs into
 # the same commit as what puts it right.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fuzztime="${FUZZTIME:-30s}"
 

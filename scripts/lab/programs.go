@@ -1,0 +1,75 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// choosePrograms lets each host find the programs that belong on it.
+func (l *Lab) choosePrograms() error {
+	return errors.Join(l.Host(Control).addPath(l.kubeDir, true), l.chooseGatewayPrograms())
+}
+
+func (l *Lab) chooseGatewayPrograms() error {
+	if l.binDir != "" {
+		if err := l.Host(Gateway).addPath(l.binDir, false); err != nil {
+			return err
+		}
+	}
+	return l.chooseBackend()
+}
+
+// chooseBackend puts programs of the chosen back end before all others in the gateway's PATH.
+func (l *Lab) chooseBackend() error {
+	if l.options.backend == "" {
+		return nil
+	}
+	dir := filepath.Join(workDir, "iptables-"+l.options.backend)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	gateway := l.Host(Gateway)
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			program, err := gateway.lookPath(family + "-" + l.options.backend + suffix)
+			if err != nil {
+				return err
+			}
+			if err := os.Symlink(program, filepath.Join(dir, family+suffix)); err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+		}
+	}
+	return gateway.addPath(dir, true)
+}
+
+// RenewGateway puts a new gateway in the place of the old one, as it was at first but for the options given: nothing of the
+// kernel's state and of the files of the old one is left. Its processes are ended.
+func (l *Lab) RenewGateway(ctx context.Context, opts ...Option) error {
+	for _, option := range opts {
+		option(&l.options)
+	}
+	old := l.Host(Gateway)
+	if err := l.run.killAllOf(old); err != nil {
+		return err
+	}
+	all := topology()
+	spec := all[slices.IndexFunc(all, func(s hostSpec) bool { return s.name == Gateway })]
+	if err := errors.Join(l.wires.unplug(spec), l.removeHost(Gateway), os.RemoveAll(hostDir(Gateway))); err != nil {
+		return fmt.Errorf("taking the gateway away: %w", err)
+	}
+	host, err := l.addHost(Gateway)
+	if err != nil {
+		return err
+	}
+	return errors.Join(ctx.Err(), l.wires.join(host, spec), l.chooseGatewayPrograms())
+}
