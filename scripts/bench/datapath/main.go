@@ -11,15 +11,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/ways"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -29,23 +29,16 @@ const budget = 10 * time.Minute
 // plan is what is measured, and how much.
 type plan struct {
 	ports []int
-	turns map[string]turns
-}
-
-// turns say how often each way has its turn, after how long there are no more (three are always had), and how long one is.
-type turns struct {
-	pairs int
-	time  time.Duration
-	limits
+	turns map[string]ways.Turns
 }
 
 func full() plan {
 	return plan{
 		ports: []int{1, 10, 1000, 10000},
-		turns: map[string]turns{
-			"connections": {25, 11 * time.Second, limits{1500, 2 * time.Second}},
-			"exchanges":   {9, 3 * time.Second, limits{4000, time.Second}},
-			"stream":      {7, 4 * time.Second, limits{time: 200 * time.Millisecond}},
+		turns: map[string]ways.Turns{
+			"connections": {Pairs: 25, Time: 11 * time.Second, Limits: load.Limits{Count: 1500, Time: 2 * time.Second}},
+			"exchanges":   {Pairs: 9, Time: 3 * time.Second, Limits: load.Limits{Count: 4000, Time: time.Second}},
+			"stream":      {Pairs: 7, Time: 4 * time.Second, Limits: load.Limits{Time: 200 * time.Millisecond}},
 		},
 	}
 }
@@ -53,10 +46,10 @@ func full() plan {
 func quick() plan {
 	return plan{
 		ports: []int{10, 10000},
-		turns: map[string]turns{
-			"connections": {5, 2500 * time.Millisecond, limits{1000, time.Second}},
-			"exchanges":   {3, time.Second, limits{3000, time.Second}},
-			"stream":      {3, time.Second, limits{time: 100 * time.Millisecond}},
+		turns: map[string]ways.Turns{
+			"connections": {Pairs: 5, Time: 2500 * time.Millisecond, Limits: load.Limits{Count: 1000, Time: time.Second}},
+			"exchanges":   {Pairs: 3, Time: time.Second, Limits: load.Limits{Count: 3000, Time: time.Second}},
+			"stream":      {Pairs: 3, Time: time.Second, Limits: load.Limits{Time: 100 * time.Millisecond}},
 		},
 	}
 }
@@ -97,8 +90,8 @@ func run(short bool, out string) error {
 		p = quick()
 	}
 	backends := []string{"legacy", "nft"}
-	b := &bench{plan: p, started: time.Now(), total: len(backends) * len(families) * (len(p.ports) + 1)}
-	b.report = report{Date: b.started.UTC(), Machine: processor(), Cores: cores, Kernel: kernel(), Quick: short, Load: [2]string{loadAverage(), ""}}
+	b := &bench{plan: p, started: time.Now(), total: len(backends) * len(ways.Families) * (len(p.ports) + 1)}
+	b.report = report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Quick: short, Load: [2]string{load.LoadAverage(), ""}}
 	var err error
 	for _, backend := range backends {
 		if err = b.backend(ctx, backend); err != nil {
@@ -107,7 +100,7 @@ func run(short bool, out string) error {
 			break
 		}
 	}
-	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), loadAverage()
+	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.LoadAverage()
 	return errors.Join(err, b.report.write(out))
 }
 
@@ -153,16 +146,19 @@ func (b *bench) backend(ctx context.Context, backend string) (err error) {
 }
 
 // loads are what is measured, by the names of the metrics.
-var loads = map[string]func(from *lab.Host, to []netip.AddrPort, l limits) (turn, error){
-	"connections": connections, "exchanges": exchanges, "stream": stream,
-}
+var loads = map[string]load.Load{"connections": load.Connections, "exchanges": load.Exchanges, "stream": load.Stream}
 
 // ports measures both families at one number of ports.
 func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, ready time.Duration) error {
-	for _, family := range families {
-		c := result{Backend: backend, Family: family, Ports: ports, Ready: ready.Seconds(), Metrics: map[string]measurement{}}
+	for _, family := range ways.Families {
+		c := result{Backend: backend, Family: family, Ports: ports, Ready: ready.Seconds(), Metrics: map[string]figures.Measurement{}}
 		for _, m := range metrics() {
-			s, err := b.inTurns(ctx, w, m.name, family, max(ports, 1))
+			n := max(ports, 1)
+			s, err := ways.Compare(ctx, w.Lab, loads[m.name], family, ways.Targets{
+				Plain:   ways.PodTargets(family, ways.PlainPods, n),
+				Tracked: ways.PodTargets(family, ways.TrackedPods, n),
+				Mapped:  ways.MappedTargets(external[family], n),
+			}, b.plan.turns[m.name])
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", family, m.name, err)
 			}
@@ -172,43 +168,6 @@ func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, 
 		fmt.Printf("[%2d/%d %3.0f s] %s\n", len(b.report.Cases), b.total, time.Since(b.started).Seconds(), c.progress())
 	}
 	return nil
-}
-
-// inTurns measures one thing, by each way in turn. The first turn of each is for warming up.
-func (b *bench) inTurns(ctx context.Context, w *world, metric, family string, ports int) (measurement, error) {
-	var m, warm measurement
-	turns := b.plan.turns[metric]
-	measure := func(clock, processor *[]float64, to []netip.AddrPort) error {
-		if err := errors.Join(ctx.Err(), w.forget(ctx, family)); err != nil {
-			return err
-		}
-		t, err := loads[metric](w.Host(lab.Client), to, turns.limits)
-		if err == nil && t.count == 0 {
-			err = fmt.Errorf("nothing gets through to %s", to[0])
-		}
-		m.Failed += t.failed
-		*clock = append(*clock, float64(t.count)/t.clock.Seconds())
-		*processor = append(*processor, float64(t.count)/t.processor.Seconds())
-		return err
-	}
-	routed := func(m *measurement) error {
-		return errors.Join(
-			measure(&m.Clock.Plain, &m.Processor.Plain, podTargets(family, plainPods, ports)),
-			measure(&m.Clock.Tracked, &m.Processor.Tracked, podTargets(family, trackedPods, ports)))
-	}
-	mapped := func(m *measurement) error {
-		return measure(&m.Clock.Mapped, &m.Processor.Mapped, mappedTargets(external[family], ports))
-	}
-	if err := errors.Join(mapped(&warm), routed(&warm), routed(&m)); err != nil {
-		return m, err
-	}
-	started := time.Now()
-	for i := 0; i < turns.pairs && (i < 3 || time.Since(started) < turns.time); i++ {
-		if err := errors.Join(mapped(&m), routed(&m)); err != nil {
-			return m, err
-		}
-	}
-	return m, nil
 }
 
 // write puts the report where people and programs look for it.
@@ -226,31 +185,4 @@ func (r report) write(dir string) error {
 	}
 	fmt.Printf("\n%s\n%s.md and %s.json hold this.\n", r.markdown(), name, name)
 	return nil
-}
-
-func kernel() string {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return "?"
-	}
-	return unix.ByteSliceToString(name.Release[:])
-}
-
-func processor() string {
-	text, _ := os.ReadFile("/proc/cpuinfo") // without it, nobody knows
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
-}
-
-func loadAverage() string {
-	text, _ := os.ReadFile("/proc/loadavg") // without it, nobody knows
-	fields := strings.Fields(string(text))
-	if len(fields) == 0 {
-		return "?"
-	}
-	return fields[0]
 }

@@ -5,9 +5,10 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strings"
 	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/figures"
 )
 
 // report is a run.
@@ -35,7 +36,7 @@ type result struct {
 	// Ready is how many seconds smartnatd took to be in effect, for both families.
 	Ready float64 `json:"ready"`
 	// Metrics are by the name of what was measured.
-	Metrics map[string]measurement `json:"metrics"`
+	Metrics map[string]figures.Measurement `json:"metrics"`
 }
 
 // metric is what is measured.
@@ -85,17 +86,17 @@ func (r report) table(text *strings.Builder, m metric) {
 		if !ok {
 			continue
 		}
-		clock, processor := got.Clock.summary(), got.Processor.summary()
-		mapped := number(clock.Mapped / m.scale)
+		clock, processor := got.Clock.Summary(), got.Processor.Summary()
+		mapped := figures.Number(clock.Mapped / m.scale)
 		if got.Failed > 0 {
 			mapped += fmt.Sprintf(" (%d failed)", got.Failed)
 		}
 		fmt.Fprintf(text, "| %s | %s | %s | %s | %s | %s | **%.2f** | %.2f - %.2f | **%.2f** | %.2f - %.2f | %.2f | %.2f |", c.Backend, c.Family, portsText(c.Ports),
-			number(clock.Plain/m.scale), number(clock.Tracked/m.scale), mapped,
+			figures.Number(clock.Plain/m.scale), figures.Number(clock.Tracked/m.scale), mapped,
 			clock.ToPlain.Median, clock.ToPlain.Low, clock.ToPlain.High, clock.ToTracked.Median, clock.ToTracked.Low, clock.ToTracked.High,
 			processor.ToPlain.Median, processor.ToTracked.Median)
 		if m.perOne {
-			fmt.Fprintf(text, " %.1f |", processor.more())
+			fmt.Fprintf(text, " %.1f |", processor.More())
 		}
 		text.WriteString("\n")
 	}
@@ -106,8 +107,8 @@ func (c result) progress() string {
 	parts := []string{}
 	for _, m := range metrics() {
 		if got, ok := c.Metrics[m.name]; ok {
-			clock, processor := got.Clock.summary(), got.Processor.summary()
-			part := fmt.Sprintf("%s %s = %.2f of routed, %.2f of tracked (processor %.2f, %.2f)", number(clock.Mapped/m.scale), m.unit,
+			clock, processor := got.Clock.Summary(), got.Processor.Summary()
+			part := fmt.Sprintf("%s %s = %.2f of routed, %.2f of tracked (processor %.2f, %.2f)", figures.Number(clock.Mapped/m.scale), m.unit,
 				clock.ToPlain.Median, clock.ToTracked.Median, processor.ToPlain.Median, processor.ToTracked.Median)
 			if got.Failed > 0 {
 				part += fmt.Sprintf(" (%d failed)", got.Failed)
@@ -122,20 +123,5 @@ func portsText(n int) string {
 	if n == 0 {
 		return "by hand"
 	}
-	return number(float64(n))
-}
-
-// number writes three digits or all of those before the point, in groups of thousands.
-func number(v float64) string {
-	if math.IsNaN(v) {
-		return "-"
-	}
-	if v < 100 && v != math.Trunc(v) {
-		return fmt.Sprintf("%.1f", v)
-	}
-	digits := fmt.Sprintf("%.0f", v)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
+	return figures.Number(float64(n))
 }

@@ -3,7 +3,9 @@
 
 //go:build linux
 
-package main
+// Package load makes connections and traffic between hosts of the lab, and counts them. It is made of bare system calls on
+// threads of their own: what a load costs itself hides what is to be measured. It knows nothing of SmartNat.
+package load
 
 import (
 	"errors"
@@ -19,17 +21,15 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// The load is made of bare system calls on threads of their own: what it costs itself hides what is to be measured.
-
 // workers connect at once; enough to keep a few cores busy.
 const workers = 8
 
 // patience is how long a call may wait for the network, in seconds.
 const patience = 2
 
-// serve answers on TCP ports of a host, on all its addresses, until the end of the process: with the byte that it is sent,
+// Serve answers on TCP ports of a host, on all its addresses, until the end of the process: with the byte that it is sent,
 // or with nothing until the end of what is not a single byte.
-func serve(h *lab.Host, ports []uint16) error {
+func Serve(h *lab.Host, ports []uint16) error {
 	return h.Do(func() error {
 		for _, port := range ports {
 			listener, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -133,23 +133,26 @@ func exchange(conn int, buffer []byte) error {
 	return err
 }
 
-// limits bound a measurement.
-type limits struct {
-	count int64         // of what is counted
-	time  time.Duration // after which it ends in any case
+// Load is one kind of load: what came of it between a host and sockets.
+type Load func(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error)
+
+// Limits bound a measurement.
+type Limits struct {
+	Count int64         // of what is counted
+	Time  time.Duration // after which it ends in any case
 }
 
-// turn is what came of one measurement.
-type turn struct {
-	count, failed int64
-	// clock and processor are how long it took, by the clock and by what the process used of the cores.
-	clock, processor time.Duration
+// Turn is what came of one measurement.
+type Turn struct {
+	Count, Failed int64
+	// Clock and Processor are how long it took, by the clock and by what the process used of the cores.
+	Clock, Processor time.Duration
 }
 
 // stopwatch starts one; the function that it returns sets the times.
-func stopwatch(t *turn) (stop func()) {
+func stopwatch(t *Turn) (stop func()) {
 	started, used := time.Now(), processorTime()
-	return func() { t.clock, t.processor = time.Since(started), processorTime()-used }
+	return func() { t.Clock, t.Processor = time.Since(started), processorTime()-used }
 }
 
 // processorTime is what the process used so far. Where the kernel does not account for interrupts apart (IRQ_TIME_ACCOUNTING),
@@ -162,8 +165,8 @@ func processorTime() time.Duration {
 	return time.Duration(used.Nano())
 }
 
-// connections opens so many connections, one after the other by each worker, with one byte sent and returned on each.
-func connections(from *lab.Host, to []netip.AddrPort, l limits) (turn, error) {
+// Connections opens so many connections, one after the other by each worker, with one byte sent and returned on each.
+func Connections(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error {
 		buffer := make([]byte, 1)
 		for next() {
@@ -182,8 +185,8 @@ func connections(from *lab.Host, to []netip.AddrPort, l limits) (turn, error) {
 	})
 }
 
-// exchanges sends bytes to and fro on a connection of each worker.
-func exchanges(from *lab.Host, to []netip.AddrPort, l limits) (turn, error) {
+// Exchanges sends bytes to and fro on a connection of each worker.
+func Exchanges(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, _ *atomic.Int64) error {
 		conn, err := connect(to[r.IntN(len(to))])
 		if err != nil {
@@ -202,10 +205,10 @@ func exchanges(from *lab.Host, to []netip.AddrPort, l limits) (turn, error) {
 }
 
 // together runs a function in each worker, until next says that it is enough.
-func together(from *lab.Host, l limits, work func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error) (t turn, err error) {
+func together(from *lab.Host, l Limits, work func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error) (t Turn, err error) {
 	var taken, done, failed atomic.Int64
 	started := time.Now()
-	next := func() bool { return taken.Add(1) <= l.count && time.Since(started) < l.time }
+	next := func() bool { return taken.Add(1) <= l.Count && time.Since(started) < l.Time }
 	errs := make([]error, workers)
 	stop := stopwatch(&t)
 	var group sync.WaitGroup
@@ -217,12 +220,12 @@ func together(from *lab.Host, l limits, work func(r *rand.Rand, next func() bool
 	}
 	group.Wait()
 	stop()
-	t.count, t.failed = done.Load(), failed.Load()
+	t.Count, t.Failed = done.Load(), failed.Load()
 	return t, errors.Join(errs...)
 }
 
-// stream sends by one connection for a while, and counts bits.
-func stream(from *lab.Host, to []netip.AddrPort, l limits) (t turn, err error) {
+// Stream sends by one connection for a while, and counts bits.
+func Stream(from *lab.Host, to []netip.AddrPort, l Limits) (t Turn, err error) {
 	err = from.Do(func() error {
 		conn, err := connect(to[len(to)-1])
 		if err != nil {
@@ -232,12 +235,12 @@ func stream(from *lab.Host, to []netip.AddrPort, l limits) (t turn, err error) {
 		buffer := make([]byte, 1<<18)
 		started := time.Now()
 		stop := stopwatch(&t)
-		for time.Since(started) < l.time {
+		for time.Since(started) < l.Time {
 			n, err := retry(func() (int, error) { return unix.Write(conn, buffer) })
 			if err != nil {
 				return fmt.Errorf("sending: %w", err)
 			}
-			t.count += int64(n) * 8
+			t.Count += int64(n) * 8
 		}
 		if err := unix.Shutdown(conn, unix.SHUT_WR); err != nil {
 			return fmt.Errorf("ending a stream: %w", err)
