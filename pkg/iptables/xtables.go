@@ -1,0 +1,110 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package iptables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// Socket options of ip_tables and ip6_tables (linux/netfilter_ipv4/ip_tables.h).
+const (
+	getInfo    = 64 // IPT_SO_GET_INFO
+	getEntries = 65 // IPT_SO_GET_ENTRIES
+)
+
+// Offsets in struct ipt_getinfo and ipt_get_entries; both begin with the name of the table.
+const (
+	infoSize   = 84
+	sizeInInfo = 80
+	nameSize   = 32
+	headerSize = 40
+)
+
+// layout is where things stand in struct ipt_entry, or ip6t_entry.
+type layout struct {
+	level, domain int
+	// next is the offset of next_offset, counters that of the counters of packets and bytes, which are no part of a rule.
+	next, counters int
+}
+
+const countersSize = 16
+
+var layouts = map[netfilter.Family]layout{
+	netfilter.IPv4: {level: unix.SOL_IP, domain: unix.AF_INET, next: 90, counters: 96},
+	netfilter.IPv6: {level: unix.SOL_IPV6, domain: unix.AF_INET6, next: 142, counters: 152},
+}
+
+// xtables reads legacy tables as iptables-legacy does, through a raw socket.
+type xtables struct {
+	layout
+	fd int
+}
+
+func openXTables(family netfilter.Family) (*xtables, error) {
+	l := layouts[family]
+	fd, err := unix.Socket(l.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return nil, fmt.Errorf("opening a socket to the legacy tables: %w", err)
+	}
+	return &xtables{layout: l, fd: fd}, nil
+}
+
+func (x *xtables) close() { _ = unix.Close(x.fd) }
+
+// hash adds a table's sizes, or all of its rules but their counters.
+func (x *xtables) hash(hash *maphash.Hash, table string, whole bool) error {
+	info := make([]byte, infoSize)
+	copy(info, table)
+	if err := x.get(getInfo, info); err != nil {
+		return err
+	}
+	_, _ = hash.Write(info)
+	if !whole {
+		return nil
+	}
+	size := binary.NativeEndian.Uint32(info[sizeInInfo:])
+	entries := make([]byte, headerSize+int(size))
+	copy(entries, table)
+	binary.NativeEndian.PutUint32(entries[nameSize:], size)
+	err := x.get(getEntries, entries)
+	if errors.Is(err, unix.EAGAIN) {
+		return nil // It was just replaced, and so is about to differ by its sizes.
+	}
+	if err != nil {
+		return err
+	}
+	for rest := entries[headerSize:]; len(rest) > x.counters+countersSize; {
+		next := int(binary.NativeEndian.Uint16(rest[x.next:]))
+		if next < x.counters+countersSize || next > len(rest) {
+			return fmt.Errorf("a rule of %d bytes where %d are left", next, len(rest))
+		}
+		_, _ = hash.Write(rest[:x.counters])
+		_, _ = hash.Write(rest[x.counters+countersSize : next])
+		rest = rest[next:]
+	}
+	return nil
+}
+
+// get is getsockopt(2) with a buffer, which golang.org/x/sys/unix does not offer.
+func (x *xtables) get(option int, buffer []byte) error {
+	size := uint32(len(buffer))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(x.fd), uintptr(x.level), uintptr(option),
+		uintptr(unsafe.Pointer(&buffer[0])), uintptr(unsafe.Pointer(&size)), 0)
+	runtime.KeepAlive(buffer)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
