@@ -23,9 +23,9 @@ import (
 // mappingPrinterColumns are those of the CustomResourceDefinition.
 func mappingPrinterColumns() []apiextensionsv1.CustomResourceColumnDefinition {
 	return []apiextensionsv1.CustomResourceColumnDefinition{
-		{Name: "Addresses", Type: "string", JSONPath: ".spec.addresses"},
+		{Name: "Addresses", Type: "string", JSONPath: ".status.addresses"},
 		{Name: "Service", Type: "string", JSONPath: ".spec.serviceName"},
-		{Name: "Ports", Type: "string", JSONPath: ".spec.ports"},
+		{Name: "Ports", Type: "string", JSONPath: ".status.ports"},
 		{Name: "Accepted", Type: "string", JSONPath: `.status.conditions[?(@.type=="Accepted")].status`},
 		{Name: "Programmed", Type: "string", JSONPath: `.status.conditions[?(@.type=="Programmed")].status`},
 		{Name: "Age", Type: "date", JSONPath: ".metadata.creationTimestamp"},

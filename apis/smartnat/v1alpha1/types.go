@@ -38,6 +38,19 @@ const (
 	MaxPorts          = 256
 )
 
+// What the status of a Mapping holds at most of one gateway.
+const (
+	MaxProblems      = 16
+	MaxProblemLength = 512
+)
+
+// Field managers of the status: the conditions have one, whoever writes them, as all of SmartNat's programs come to the same
+// ones; the entry of each gateway has one of its own, of this prefix and the name of the instance.
+const (
+	ConditionsFieldManager     = "smartnat"
+	InstanceFieldManagerPrefix = "smartnatd-"
+)
+
 // Conditions of a Mapping.
 const (
 	// ConditionAccepted is true when the Mapping is valid and has all its ports for itself.
@@ -52,9 +65,9 @@ const (
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Namespaced,path=mappings,singular=mapping,shortName=smap,categories=smartnat
-// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
 // +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.spec.serviceName`
-// +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.spec.ports`
+// +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.status.ports`
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -156,6 +169,12 @@ type MappingStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list.
+	// +optional
+	Addresses string `json:"addresses,omitempty"`
+	// ports are the ports on one line, for people: "8080/tcp, 8081->8080/udp". The first few, where there are many.
+	// +optional
+	Ports string `json:"ports,omitempty"`
 	// serviceVIP is the ClusterIP that the Mapping leads to.
 	// +optional
 	ServiceVIP string `json:"serviceVIP,omitempty"`
@@ -182,9 +201,18 @@ type InstanceStatus struct {
 	// endpoints is the number of endpoints that it balances over; 0 in service mode.
 	// +optional
 	Endpoints int32 `json:"endpoints,omitempty"`
-	// observedGeneration is the generation of the Mapping that it has programmed.
+	// observedGeneration is the generation of the Mapping that this entry is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// programmed is whether the gateway forwards for all that it serves of the Mapping.
+	// +optional
+	Programmed bool `json:"programmed"`
+	// problems are what keeps it from that, and what a person may not have meant.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=512
+	Problems []string `json:"problems,omitempty"`
 }
 
 // +kubebuilder:object:root=true

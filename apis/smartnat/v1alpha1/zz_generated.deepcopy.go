@@ -21,6 +21,11 @@ func (in *InstanceStatus) DeepCopyInto(out *InstanceStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Problems != nil {
+		in, out := &in.Problems, &out.Problems
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	return
 }
 

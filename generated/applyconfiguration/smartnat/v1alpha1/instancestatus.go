@@ -16,8 +16,12 @@ type InstanceStatusApplyConfiguration struct {
 	Addresses []string `json:"addresses,omitempty"`
 	// endpoints is the number of endpoints that it balances over; 0 in service mode.
 	Endpoints *int32 `json:"endpoints,omitempty"`
-	// observedGeneration is the generation of the Mapping that it has programmed.
+	// observedGeneration is the generation of the Mapping that this entry is about.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
+	// programmed is whether the gateway forwards for all that it serves of the Mapping.
+	Programmed *bool `json:"programmed,omitempty"`
+	// problems are what keeps it from that, and what a person may not have meant.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // InstanceStatusApplyConfiguration constructs a declarative configuration of the InstanceStatus type for use with
@@ -57,5 +61,23 @@ func (b *InstanceStatusApplyConfiguration) WithEndpoints(value int32) *InstanceS
 // If called multiple times, the ObservedGeneration field is set to the value of the last call.
 func (b *InstanceStatusApplyConfiguration) WithObservedGeneration(value int64) *InstanceStatusApplyConfiguration {
 	b.ObservedGeneration = &value
+	return b
+}
+
+// WithProgrammed sets the Programmed field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Programmed field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithProgrammed(value bool) *InstanceStatusApplyConfiguration {
+	b.Programmed = &value
+	return b
+}
+
+// WithProblems adds the given value to the Problems field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Problems field.
+func (b *InstanceStatusApplyConfiguration) WithProblems(values ...string) *InstanceStatusApplyConfiguration {
+	for i := range values {
+		b.Problems = append(b.Problems, values[i])
+	}
 	return b
 }

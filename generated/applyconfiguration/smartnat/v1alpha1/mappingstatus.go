@@ -16,6 +16,10 @@ import (
 type MappingStatusApplyConfiguration struct {
 	// conditions are Accepted, ResolvedRefs and Programmed.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list.
+	Addresses *string `json:"addresses,omitempty"`
+	// ports are the ports on one line, for people: "8080/tcp, 8081->8080/udp". The first few, where there are many.
+	Ports *string `json:"ports,omitempty"`
 	// serviceVIP is the ClusterIP that the Mapping leads to.
 	ServiceVIP *string `json:"serviceVIP,omitempty"`
 	// instances are the gateways that forward for the Mapping.
@@ -38,6 +42,22 @@ func (b *MappingStatusApplyConfiguration) WithConditions(values ...*v1.Condition
 		}
 		b.Conditions = append(b.Conditions, *values[i])
 	}
+	return b
+}
+
+// WithAddresses sets the Addresses field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Addresses field is set to the value of the last call.
+func (b *MappingStatusApplyConfiguration) WithAddresses(value string) *MappingStatusApplyConfiguration {
+	b.Addresses = &value
+	return b
+}
+
+// WithPorts sets the Ports field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Ports field is set to the value of the last call.
+func (b *MappingStatusApplyConfiguration) WithPorts(value string) *MappingStatusApplyConfiguration {
+	b.Ports = &value
 	return b
 }
 

@@ -1,0 +1,259 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package conditions_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+var (
+	before = metav1.NewTime(time.Unix(1000, 0))
+	now    = metav1.NewTime(time.Unix(2000, 0))
+)
+
+// decide decides about a Mapping of generation 3 of the Service web, which has 80/tcp and 53/udp, changed by f.
+func decide(f func(m *v1alpha1.Mapping, s *corev1.Service, facts *conditions.Facts)) v1alpha1.MappingStatus {
+	m := &v1alpha1.Mapping{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Generation: 3},
+		Spec: v1alpha1.MappingSpec{
+			Addresses: []string{"192.0.2.1"}, ServiceName: "web", Ports: []v1alpha1.MappingPort{{Port: 8080, ServicePort: 80}},
+		},
+	}
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Ports: []corev1.ServicePort{{Port: 80}, {Port: 53, Protocol: corev1.ProtocolUDP}},
+		},
+	}
+	facts := conditions.Facts{Mapping: m, Service: s}
+	if f != nil {
+		f(m, s, &facts)
+	}
+	return conditions.Decide(facts, now)
+}
+
+// says is a condition on one line.
+func says(status v1alpha1.MappingStatus, condition string) string {
+	c := meta.FindStatusCondition(status.Conditions, condition)
+	if c == nil {
+		return "no such condition"
+	}
+	return fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message)
+}
+
+type (
+	mapping = *v1alpha1.Mapping
+	service = *corev1.Service
+	facts   = *conditions.Facts
+)
+
+func TestAccepted(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(mapping, service, facts)
+		want   string
+	}{
+		{"a good one", nil, "True Accepted: valid, and all of its ports are its own"},
+		{"not valid", func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
+			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535"},
+		{"not valid in many ways names a few", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"a", "b", "c", "d", "e", "f"} },
+			`False Invalid: spec.addresses[0]: Invalid value: "a": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
+				`spec.addresses[1]: Invalid value: "b": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
+				`spec.addresses[2]: Invalid value: "c": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
+				`spec.addresses[3]: Invalid value: "d": must be an IP address such as 192.0.2.10 or 2001:db8::10; and 2 more`},
+		{"in conflict", func(m mapping, _ service, f facts) {
+			f.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{
+				Namespace: "bank", Name: "old", CreationTimestamp: before,
+			}}}}
+		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, says(decide(test.change), v1alpha1.ConditionAccepted)); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestResolvedRefs(t *testing.T) {
+	endPort := int32(90)
+	for _, test := range []struct {
+		name   string
+		change func(mapping, service, facts)
+		want   string
+	}{
+		{"a good one", nil, "True ResolvedRefs: Service shop/web has all ports"},
+		{"not valid", func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "Unknown Invalid: a Mapping that is not valid leads nowhere"},
+		{"no Service", func(_ mapping, _ service, f facts) { f.Service = nil },
+			"False ServiceNotFound: Service shop/web does not exist; connections are rejected"},
+		{"ExternalName", func(_ mapping, s service, _ facts) { s.Spec.Type = corev1.ServiceTypeExternalName },
+			"False ServiceExternalName: Service shop/web is of type ExternalName, which has no address in the cluster; connections are rejected"},
+		{"headless", func(_ mapping, s service, _ facts) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} },
+			"False ServiceHeadless: Service shop/web is headless (clusterIP: None), which needs mode endpoints; connections are rejected"},
+		{"headless is good for endpoints", func(m mapping, s service, _ facts) {
+			m.Spec.Mode, s.Spec.ClusterIP, s.Spec.ClusterIPs = v1alpha1.ModeEndpoints, "None", []string{"None"}
+		}, "True ResolvedRefs: Service shop/web has all ports"},
+		{"no clusterIP yet", func(_ mapping, s service, _ facts) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil },
+			"False NoClusterIP: Service shop/web has no clusterIP yet; connections are rejected"},
+		{"a port is missing, by number and by protocol", func(m mapping, _ service, _ facts) {
+			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: 80, Protocol: "UDP"}, v1alpha1.MappingPort{Port: 81}, v1alpha1.MappingPort{Port: 53, Protocol: "udp"})
+		}, "False ServicePortNotFound: Service shop/web has no port 80/udp, 81/tcp, it has 80/tcp, 53/udp; connections are rejected"},
+		{"a Service without ports", func(_ mapping, s service, _ facts) { s.Spec.Ports = nil },
+			"False ServicePortNotFound: Service shop/web has no port 80/tcp, it has none; connections are rejected"},
+		{"a range needs no port of the Service", func(m mapping, _ service, _ facts) {
+			m.Spec.Mode, m.Spec.Ports = v1alpha1.ModeEndpoints, []v1alpha1.MappingPort{{Port: 81, EndPort: &endPort}}
+		}, "True ResolvedRefs: Service shop/web has all ports"},
+		{"another family", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "2001:db8::1"} },
+			"False IPFamilyNotSupported: Service shop/web is of IPv4 alone, so 2001:db8::1 leads nowhere; connections are rejected"},
+		{"another family of endpoints", func(m mapping, s service, _ facts) {
+			m.Spec.Mode, s.Spec.IPFamilies = v1alpha1.ModeEndpoints, []corev1.IPFamily{corev1.IPv6Protocol}
+		}, "False IPFamilyNotSupported: Service shop/web is of IPv6 alone, so 192.0.2.1 leads nowhere; connections are rejected"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, says(decide(test.change), v1alpha1.ConditionResolvedRefs)); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestProgrammed(t *testing.T) {
+	entry := func(name string, generation int64, programmed bool, addresses ...string) v1alpha1.InstanceStatus {
+		return v1alpha1.InstanceStatus{Name: name, ObservedGeneration: generation, Programmed: programmed, Addresses: addresses}
+	}
+	failing := entry("gw3", 3, false, "192.0.2.1")
+	failing.Problems = []string{"the kernel cannot translate sctp"}
+	for _, test := range []struct {
+		name      string
+		instances []v1alpha1.InstanceStatus
+		change    func(mapping, service, facts)
+		want      string
+	}{
+		{"nobody says anything", nil, nil, "Unknown NotReported: no gateway has reported that it forwards for 192.0.2.1"},
+		{"who holds no address does not count", []v1alpha1.InstanceStatus{entry("gw1", 3, true)}, nil,
+			"Unknown NotReported: no gateway has reported that it forwards for 192.0.2.1"},
+		{"all say so", []v1alpha1.InstanceStatus{entry("gw2", 3, true, "192.0.2.1"), entry("gw1", 3, true, "192.0.2.1")}, nil,
+			"True Programmed: in effect on gw1, gw2"},
+		{"one has not seen the last change", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1"), entry("gw2", 2, true, "192.0.2.1")}, nil,
+			"False Pending: the last change is not in effect yet on gw2"},
+		{"one cannot, whatever the others do", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1"), entry("gw2", 2, true, "192.0.2.1"), failing}, nil,
+			"False NotProgrammed: gw3: the kernel cannot translate sctp"},
+		{"one address has nobody", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
+			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
+			"True Programmed: in effect on gw1; no gateway has reported that it forwards for 192.0.2.2"},
+		{"not valid", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
+			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: nothing of it is accepted"},
+		{"all ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
+			func(m mapping, _ service, f facts) {
+				f.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}
+			}, "False NotAccepted: nothing of it is accepted"},
+		{"some ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
+			func(m mapping, _ service, f facts) {
+				m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: 80})
+				f.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}
+			}, "True Programmed: in effect on gw1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := says(decide(func(m mapping, s service, f facts) {
+				m.Status.Instances = test.instances
+				if test.change != nil {
+					test.change(m, s, f)
+				}
+			}), v1alpha1.ConditionProgrammed)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestColumns(t *testing.T) {
+	endPort := int32(20999)
+	got := decide(func(m mapping, _ service, _ facts) {
+		m.Spec.Mode, m.Spec.Addresses = v1alpha1.ModeEndpoints, []string{"192.0.2.1", "192.0.2.2"}
+		m.Spec.Ports = []v1alpha1.MappingPort{{Port: 443}, {Port: 8081, ServicePort: 8080, Protocol: "UDP"}, {Port: 20000, EndPort: &endPort, Protocol: "sctp"}, {Port: 5}}
+	})
+	if want := "192.0.2.1,192.0.2.2"; got.Addresses != want {
+		t.Errorf("addresses %q, want %q", got.Addresses, want)
+	}
+	if want := "443/tcp,8081->8080/udp,20000-20999/sctp + 1 more..."; got.Ports != want {
+		t.Errorf("ports %q, want %q", got.Ports, want)
+	}
+	if got.ServiceVIP != "" {
+		t.Errorf("serviceVIP %q in mode endpoints, want none", got.ServiceVIP)
+	}
+	if got := decide(nil); got.ServiceVIP != "10.96.0.1" {
+		t.Errorf("serviceVIP %q, want 10.96.0.1", got.ServiceVIP)
+	}
+}
+
+// TestTransitions has what is decided stay as it is, and tell since when.
+func TestTransitions(t *testing.T) {
+	first := decide(nil)
+	again := decide(func(m mapping, _ service, _ facts) {
+		first.DeepCopyInto(&m.Status)
+		for i := range m.Status.Conditions {
+			m.Status.Conditions[i].LastTransitionTime = before
+		}
+	})
+	for _, c := range again.Conditions {
+		if !c.LastTransitionTime.Equal(&before) || c.ObservedGeneration != 3 {
+			t.Errorf("%s: since %v of generation %d; want the time that it had, and generation 3", c.Type, c.LastTransitionTime, c.ObservedGeneration)
+		}
+	}
+	if !conditions.Holds(again, again) {
+		t.Error("a status does not hold itself")
+	}
+	changed := decide(func(m mapping, _ service, f facts) {
+		again.DeepCopyInto(&m.Status)
+		f.Service = nil
+	})
+	if conditions.Holds(again, changed) {
+		t.Error("the status of before holds what was decided of another Service")
+	}
+	for _, c := range changed.Conditions {
+		want := before
+		if c.Type == v1alpha1.ConditionResolvedRefs {
+			want = now
+		}
+		if !c.LastTransitionTime.Equal(&want) {
+			t.Errorf("%s: since %v, want %v", c.Type, c.LastTransitionTime, want)
+		}
+	}
+}
+
+func TestHoldsLooksAtEverything(t *testing.T) {
+	decided := decide(nil)
+	for name, change := range map[string]func(*v1alpha1.MappingStatus){
+		"addresses":                     func(s *v1alpha1.MappingStatus) { s.Addresses = "" },
+		"ports":                         func(s *v1alpha1.MappingStatus) { s.Ports = "" },
+		"serviceVIP":                    func(s *v1alpha1.MappingStatus) { s.ServiceVIP = "" },
+		"a condition's generation":      func(s *v1alpha1.MappingStatus) { s.Conditions[0].ObservedGeneration = 2 },
+		"a condition that is not there": func(s *v1alpha1.MappingStatus) { s.Conditions = s.Conditions[:2] },
+	} {
+		have := decided.DeepCopy()
+		change(have)
+		if conditions.Holds(*have, decided) {
+			t.Errorf("%s: holds although it differs", name)
+		}
+	}
+	have := decided.DeepCopy()
+	have.Instances = []v1alpha1.InstanceStatus{{Name: "gw1"}}
+	have.Conditions = append(have.Conditions, metav1.Condition{Type: "SomebodyElses"})
+	if !conditions.Holds(*have, decided) {
+		t.Error("what others write keeps a status from holding what was decided")
+	}
+}

@@ -1,0 +1,98 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package conflicts
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// Ports are what a Mapping asks for: a port, or a range of them with both ends, of a protocol of an address.
+type Ports struct {
+	Address     netip.Addr
+	Protocol    v1alpha1.Protocol
+	First, Last uint16
+}
+
+// String returns "192.0.2.10:8080/tcp", or "[2001:db8::10]:20000-20999/udp".
+func (p Ports) String() string {
+	address, ports := p.Address.String(), fmt.Sprint(p.First)
+	if p.Address.Is6() {
+		address = "[" + address + "]"
+	}
+	if p.Last != p.First {
+		ports = fmt.Sprintf("%d-%d", p.First, p.Last)
+	}
+	return fmt.Sprintf("%s:%s/%s", address, ports, p.Protocol)
+}
+
+// Conflict is what a Mapping asked for and did not get.
+type Conflict struct {
+	Ports
+	Winner *v1alpha1.Mapping
+}
+
+// Find returns what Mappings did not get, by Mapping and in the order of their fields. Those that are not valid have nothing
+// and are to be left out.
+func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName][]Conflict {
+	sorted := slices.Clone(valid)
+	slices.SortFunc(sorted, Compare)
+	lost := map[types.NamespacedName][]Conflict{}
+	taken := Claims{}
+	for _, m := range sorted {
+		for _, wanted := range Wanted(m) {
+			if winner := taken.Take(wanted, m); winner != nil {
+				key := Key(m)
+				lost[key] = append(lost[key], Conflict{wanted, winner})
+			}
+		}
+	}
+	return lost
+}
+
+// Key names a Mapping.
+func Key(m *v1alpha1.Mapping) types.NamespacedName {
+	return types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
+}
+
+// Compare puts Mappings into the order in which they may take ports: the oldest first, then by namespace and name.
+func Compare(a, b *v1alpha1.Mapping) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+// Precedence says in words why the winner has what the loser asked for.
+func Precedence(winner, loser *v1alpha1.Mapping) string {
+	if winner.CreationTimestamp.Equal(&loser.CreationTimestamp) {
+		return "comes first by name"
+	}
+	return "is older"
+}
+
+// Wanted returns what a valid Mapping asks for, defaulted or not.
+func Wanted(m *v1alpha1.Mapping) []Ports {
+	wanted := make([]Ports, 0, len(m.Spec.Ports)*len(m.Spec.Addresses))
+	for _, p := range m.Spec.Ports {
+		ports := Ports{
+			Protocol: v1alpha1.Protocol(strings.ToLower(cmp.Or(string(p.Protocol), string(v1alpha1.ProtocolTCP)))),
+			First:    uint16(p.Port), Last: uint16(p.Port),
+		}
+		if p.EndPort != nil {
+			ports.Last = uint16(*p.EndPort)
+		}
+		for _, text := range m.Spec.Addresses {
+			var err error
+			if ports.Address, err = netip.ParseAddr(text); err == nil {
+				wanted = append(wanted, ports)
+			}
+		}
+	}
+	return wanted
+}

@@ -1,0 +1,90 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package conflicts_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// mapping returns one that was created so many seconds after all began.
+func mapping(namespace, name string, born int, addresses []string, ports ...v1alpha1.MappingPort) *v1alpha1.Mapping {
+	return &v1alpha1.Mapping{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, CreationTimestamp: metav1.NewTime(time.Unix(int64(born), 0))},
+		Spec:       v1alpha1.MappingSpec{Addresses: addresses, Ports: ports},
+	}
+}
+
+func port(p int32) v1alpha1.MappingPort { return v1alpha1.MappingPort{Port: p} }
+
+func udp(p int32) v1alpha1.MappingPort { return v1alpha1.MappingPort{Port: p, Protocol: "UDP"} }
+
+func ports(first, last int32) v1alpha1.MappingPort {
+	return v1alpha1.MappingPort{Port: first, EndPort: &last}
+}
+
+func TestFind(t *testing.T) {
+	one, two, six := []string{"192.0.2.1"}, []string{"192.0.2.1", "192.0.2.2"}, []string{"2001:db8::1"}
+	for _, test := range []struct {
+		name     string
+		mappings []*v1alpha1.Mapping
+		want     []string
+	}{
+		{"other ports, other protocols and other addresses are no conflict", []*v1alpha1.Mapping{
+			mapping("a", "a", 1, one, port(80), udp(81)), mapping("a", "b", 2, one, port(81), udp(80)),
+			mapping("a", "c", 3, []string{"192.0.2.2"}, port(80)), mapping("a", "d", 3, six, port(80)),
+		}, nil},
+		{"the oldest has it, in whatever order they come", []*v1alpha1.Mapping{
+			mapping("a", "young", 3, one, port(80)), mapping("z", "old", 1, one, port(80)), mapping("a", "middle", 2, one, port(80)),
+		}, []string{"a/middle: 192.0.2.1:80/tcp has z/old", "a/young: 192.0.2.1:80/tcp has z/old"}},
+		{"of equal age, the first by namespace and then by name", []*v1alpha1.Mapping{
+			mapping("b", "a", 1, one, port(80)), mapping("a", "z", 1, one, port(80)), mapping("a", "y", 1, one, port(80)),
+		}, []string{"a/z: 192.0.2.1:80/tcp has a/y", "b/a: 192.0.2.1:80/tcp has a/y"}},
+		{"only what is taken is lost", []*v1alpha1.Mapping{
+			mapping("a", "old", 1, one, port(80)), mapping("a", "new", 2, two, port(80), port(81)),
+		}, []string{"a/new: 192.0.2.1:80/tcp has a/old"}},
+		{"a range that overlaps is lost whole, and what it lost is free", []*v1alpha1.Mapping{
+			mapping("a", "old", 1, one, ports(100, 200)), mapping("a", "new", 2, one, ports(200, 300)), mapping("a", "newest", 3, one, port(250)),
+		}, []string{"a/new: 192.0.2.1:200-300/tcp has a/old"}},
+		{"a port inside of a range, and a range around a port", []*v1alpha1.Mapping{
+			mapping("a", "old", 1, one, ports(100, 200), port(300)), mapping("a", "new", 2, one, port(150), ports(299, 301)),
+		}, []string{"a/new: 192.0.2.1:150/tcp has a/old", "a/new: 192.0.2.1:299-301/tcp has a/old"}},
+		{"an address in another spelling is the same", []*v1alpha1.Mapping{
+			mapping("a", "old", 1, six, port(80)), mapping("a", "new", 2, []string{"2001:DB8:0::1"}, port(80)),
+		}, []string{"a/new: [2001:db8::1]:80/tcp has a/old"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			lost := conflicts.Find(test.mappings)
+			var got []string
+			for key, all := range lost {
+				for _, c := range all {
+					got = append(got, fmt.Sprintf("%s: %s has %s", key, c.Ports, conflicts.Key(c.Winner)))
+				}
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	one := []string{"192.0.2.1"}
+	old, young := mapping("a", "a", 1, one), mapping("a", "b", 2, one)
+	if got := conflicts.Precedence(old, young); got != "is older" {
+		t.Errorf("of another age: %q", got)
+	}
+	if got := conflicts.Precedence(young, mapping("a", "c", 2, one)); got != "comes first by name" {
+		t.Errorf("of the same age: %q", got)
+	}
+}
