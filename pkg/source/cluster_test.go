@@ -42,6 +42,20 @@ func start(t *testing.T, s Source) {
 	})
 }
 
+// startRelay runs a Source of the server as a relay.
+func startRelay(t *testing.T, server *stub, changed func()) (Source, *logtest.Hook) {
+	t.Helper()
+	log, hook := testLog()
+	source, err := New(config.Source{Relay: &config.Relay{
+		Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "secret"),
+	}}, changed, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, source)
+	return source, hook
+}
+
 // TestRelay syncs through a server that knows the newer handshake and through one that does not.
 func TestRelay(t *testing.T) {
 	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
@@ -71,6 +85,7 @@ func TestRelay(t *testing.T) {
 				t.Error("the newer handshake was not tried")
 			}
 
+			eventually(t, "Services watched", func() bool { return server.watched("services") })
 			server.add("services", strings.ReplaceAll(echoService, "echo", "other"))
 			eventually(t, "told of the new Service", func() bool { return changes.Load() == 2 && len(source.Snapshot().Services) == 2 })
 			if n := messages(hook, "contact"); n != 0 {
@@ -215,28 +230,85 @@ contexts: [{name: a, context: {cluster: a}}, {name: b, context: {cluster: b}}]
 func TestOnlyRelevantChangesAreTold(t *testing.T) {
 	server := newStub(t, true)
 	server.add("mappings", echoMapping)
+	server.add("services", echoService)
 	var changes atomic.Int64
-	log, _ := testLog()
-	source, err := New(config.Source{Relay: &config.Relay{
-		Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "secret"),
-	}}, func() { changes.Add(1) }, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	start(t, source)
+	source, _ := startRelay(t, server, func() { changes.Add(1) })
 	eventually(t, "told of the sync", func() bool { return changes.Load() == 1 && server.watched("mappings") })
+	before := source.Snapshot()
 
 	irrelevant := strings.NewReplacer(`"a":"b"`, `"a":"c"`, `"resourceVersion":"5"`, `"resourceVersion":"8"`).Replace(echoMapping)
 	server.send("MODIFIED", "mappings", irrelevant)
-	eventually(t, "the update arrived", func() bool { return source.Snapshot().Mappings[0].ResourceVersion == "8" })
+	// Events of a kind come in order: when the next one is here, this one is too.
+	server.send("ADDED", "mappings", strings.ReplaceAll(echoMapping, `"echo"`, `"other"`))
+	eventually(t, "the other one is there", func() bool { return len(source.Snapshot().Mappings) == 2 })
+	after := source.Snapshot()
+	if got := names(after); got != "Mapping echo, Mapping other, Service echo" || after.Mappings[0] != before.Mappings[0] {
+		t.Errorf("snapshot holds %s; what did not change must be the same object", got)
+	}
+	if &after.Services[0] != &before.Services[0] {
+		t.Error("the list of Services is another one, although none changed")
+	}
+	if len(before.Mappings) != 1 {
+		t.Error("a Snapshot changed after it was given out")
+	}
+
 	relevant := strings.NewReplacer(`"port":80`, `"port":81`, `"resourceVersion":"8"`, `"resourceVersion":"9"`).Replace(irrelevant)
 	server.send("MODIFIED", "mappings", relevant)
-	eventually(t, "told of the spec", func() bool { return changes.Load() > 1 })
-	if got := changes.Load(); got != 2 {
-		t.Errorf("told %d times, want 2: the sync and the spec", got)
+	eventually(t, "the spec is there", func() bool { return source.Snapshot().Mappings[0] != before.Mappings[0] })
+	eventually(t, "told of it", func() bool { return changes.Load() > 2 })
+	if got := changes.Load(); got != 3 {
+		t.Errorf("told %d times, want 3: the sync, the other one and the spec", got)
+	}
+	if source.Snapshot().Mappings[0].Spec.Ports[0].Port != 81 || before.Mappings[0].Spec.Ports[0].Port != 80 {
+		t.Error("the change is not in the Snapshot, or also in that from before")
 	}
 	server.send("DELETED", "mappings", relevant)
-	eventually(t, "told of the deletion", func() bool { return changes.Load() == 3 && len(source.Snapshot().Mappings) == 0 })
+	eventually(t, "told of the deletion", func() bool { return changes.Load() == 4 && len(source.Snapshot().Mappings) == 1 })
+}
+
+// TestARelistIsNoNews cuts all connections: what is read again says the same, so nobody is told and nothing is new.
+func TestARelistIsNoNews(t *testing.T) {
+	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
+		t.Run(name, func(t *testing.T) {
+			server := newStub(t, watchList)
+			server.add("mappings", echoMapping)
+			server.add("services", echoService)
+			server.add("endpointslices", echoSlice)
+			var changes atomic.Int64
+			source, _ := startRelay(t, server, func() { changes.Add(1) })
+			eventually(t, "told of the sync", func() bool { return changes.Load() == 1 && server.watched("endpointslices") })
+			before, lists := source.Snapshot(), server.initialRequests("endpointslices")
+
+			server.expire("endpointslices")
+			eventually(t, "read again", func() bool { return server.initialRequests("endpointslices") > lists })
+			eventually(t, "watched again", func() bool { return server.watched("endpointslices") })
+			server.add("endpointslices", strings.ReplaceAll(echoSlice, "echo-1", "echo-2"))
+			eventually(t, "the next one is there", func() bool { return len(source.Snapshot().EndpointSlices) == 2 })
+			eventually(t, "told of it", func() bool { return changes.Load() > 1 })
+			if got := changes.Load(); got != 2 {
+				t.Errorf("told %d times, want 2: the sync and the new one", got)
+			}
+			after := source.Snapshot()
+			if after.EndpointSlices[0] != before.EndpointSlices[0] {
+				t.Errorf("snapshot holds %s; what was read again must be the same object", names(after))
+			}
+		})
+	}
+}
+
+// TestProtobufIsAskedFor of the server for the kinds that it can send in it.
+func TestProtobufIsAskedFor(t *testing.T) {
+	server := newStub(t, true)
+	source, _ := startRelay(t, server, func() {})
+	eventually(t, "synced", source.HasSynced)
+	want := map[string]string{
+		"mappings":       "application/json",
+		"services":       "application/vnd.kubernetes.protobuf,application/json",
+		"endpointslices": "application/vnd.kubernetes.protobuf,application/json",
+	}
+	if diff := cmp.Diff(want, server.accepted()); diff != "" {
+		t.Errorf("accepted types (-want +got):\n%s", diff)
+	}
 }
 
 func TestStrip(t *testing.T) {
@@ -244,7 +316,8 @@ func TestStrip(t *testing.T) {
 		Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2, Annotations: map[string]string{"a": "b"},
 		Labels: map[string]string{"l": "m", discoveryv1.LabelServiceName: "s"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
 	}
-	slim := metav1.ObjectMeta{Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2}
+	aged := metav1.ObjectMeta{Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2}
+	slim := metav1.ObjectMeta{Name: "n", Namespace: "ns", ResourceVersion: "1"}
 	labelled := slim
 	labelled.Labels = map[string]string{discoveryv1.LabelServiceName: "s"}
 	node, ready := "node1", true
@@ -253,7 +326,7 @@ func TestStrip(t *testing.T) {
 		object, want any
 	}{
 		{"Mapping", &v1alpha1.Mapping{ObjectMeta: full, Spec: v1alpha1.MappingSpec{ServiceName: "s"}, Status: v1alpha1.MappingStatus{ServiceVIP: "v"}},
-			&v1alpha1.Mapping{ObjectMeta: slim, Spec: v1alpha1.MappingSpec{ServiceName: "s"}}},
+			&v1alpha1.Mapping{ObjectMeta: aged, Spec: v1alpha1.MappingSpec{ServiceName: "s"}}},
 		{"Service", &corev1.Service{ObjectMeta: full, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}, ExternalIPs: []string{"192.0.2.1"}}},
 			&corev1.Service{ObjectMeta: slim, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}},
 		{"EndpointSlice", &discoveryv1.EndpointSlice{ObjectMeta: full, Endpoints: []discoveryv1.Endpoint{{
@@ -261,8 +334,7 @@ func TestStrip(t *testing.T) {
 			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			strip(test.object)
-			if diff := cmp.Diff(test.want, test.object); diff != "" {
+			if diff := cmp.Diff(test.want, strip(test.object)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

@@ -14,7 +14,6 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/sirupsen/logrus"
-	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/smartnat/smartnat/pkg/calc"
 )
@@ -28,10 +27,10 @@ type files struct {
 	changed func()
 	log     logrus.FieldLogger
 
-	mu       sync.Mutex
-	synced   bool
-	snapshot calc.Snapshot
-	problem  string
+	mu      sync.Mutex
+	synced  bool
+	problem string
+	objects store
 }
 
 func newFiles(paths []string, changed func(), log logrus.FieldLogger) *files {
@@ -96,8 +95,8 @@ func (f *files) read() {
 			f.log.Info("files are right again")
 		}
 		f.problem = ""
-		differs = !f.synced || !equality.Semantic.DeepEqual(f.snapshot, snapshot)
-		f.synced, f.snapshot = true, snapshot
+		differs = f.objects.replace(snapshot) || !f.synced
+		f.synced = true
 	}
 	f.mu.Unlock()
 	if differs {
@@ -113,8 +112,4 @@ func (f *files) HasSynced() bool {
 }
 
 // Snapshot implements Source.
-func (f *files) Snapshot() calc.Snapshot {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.snapshot
-}
+func (f *files) Snapshot() calc.Snapshot { return f.objects.snapshot() }

@@ -53,11 +53,11 @@ func TestReadFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff("Mapping echo, Mapping listed, Service echo, Service from-stdin, EndpointSlice echo-1", names(got)); diff != "" {
+	if diff := cmp.Diff("Mapping echo, Mapping listed, Service from-stdin, Service echo, EndpointSlice echo-1", names(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if ns := got.Mappings[0].Namespace + " " + got.Services[0].Namespace + " " + got.Services[1].Namespace; ns != "default web default" {
-		t.Errorf("namespaces %s, want default web default", ns)
+	if ns := got.Mappings[0].Namespace + " " + got.Services[0].Namespace + " " + got.Services[1].Namespace; ns != "default default web" {
+		t.Errorf("namespaces %s, want default default web", ns)
 	}
 }
 

@@ -49,7 +49,7 @@ func ReadFiles(paths []string, stdin io.Reader) (calc.Snapshot, error) {
 			r.readFile(file)
 		}
 	}
-	return r.snapshot, errors.Join(r.errs...)
+	return r.objects.snapshot(), errors.Join(r.errs...)
 }
 
 // filesOf returns the path itself, or what a folder holds directly, as kubectl does without --recursive.
@@ -80,21 +80,19 @@ func isManifest(name string) bool {
 
 // reader collects the objects, and the problems, of several files.
 type reader struct {
-	decoder  runtime.Decoder
-	snapshot calc.Snapshot
+	decoder runtime.Decoder
+	objects store
 	// places are where objects were found, by kind, namespace and name.
 	places map[string]string
 	errs   []error
 }
 
 func newReader() (*reader, error) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("registering Mapping: %w", err)
-	}
 	// No more than what is used: another kind is a mistake to be named.
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.List{})
-	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
 	codecs := serializer.NewCodecFactory(scheme, serializer.EnableStrict)
 	return &reader{decoder: codecs.UniversalDeserializer(), places: map[string]string{}}, nil
 }
@@ -191,6 +189,5 @@ func (r *reader) add(place, kind string, object metav1.Object) {
 		return
 	}
 	r.places[id] = place
-	strip(object)
-	put(&r.snapshot, object)
+	r.objects.set(strip(object))
 }

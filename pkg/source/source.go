@@ -32,13 +32,13 @@ func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, err
 		if err != nil {
 			return nil, err
 		}
-		return newClusterFor(client, changed, log)
+		return newCluster(client, changed, log)
 	case cfg.Kubeconfig != nil:
 		client, err := kubeconfigConfig(*cfg.Kubeconfig)
 		if err != nil {
 			return nil, err
 		}
-		return newClusterFor(client, changed, log)
+		return newCluster(client, changed, log)
 	case cfg.Files != nil:
 		return newFiles(cfg.Files.Paths, changed, log), nil
 	}

@@ -8,53 +8,97 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// strip drops what no gateway uses. It saves memory, and what is not there cannot wake anyone when it changes.
-func strip(object any) {
+// strip returns a copy that holds what gateways use and nothing else. It saves memory, and what is not there cannot wake
+// anyone when it changes. The copy is never a part of a decoded list, which one object would keep alive as a whole.
+func strip(object any) any {
 	switch o := object.(type) {
 	case *v1alpha1.Mapping:
-		o.ObjectMeta = stripMeta(o.ObjectMeta)
-		o.Status = v1alpha1.MappingStatus{}
+		meta := stripMeta(o.ObjectMeta)
+		// Mappings are told apart by age, and their status names them and their generation.
+		meta.UID, meta.Generation, meta.CreationTimestamp = o.UID, o.Generation, o.CreationTimestamp
+		return &v1alpha1.Mapping{ObjectMeta: meta, Spec: o.Spec}
 	case *corev1.Service:
-		o.ObjectMeta = stripMeta(o.ObjectMeta)
-		o.Status = corev1.ServiceStatus{}
-		o.Spec = corev1.ServiceSpec{
+		return &corev1.Service{ObjectMeta: stripMeta(o.ObjectMeta), Spec: corev1.ServiceSpec{
 			Type: o.Spec.Type, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, IPFamilies: o.Spec.IPFamilies,
-			Ports: o.Spec.Ports, SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
-		}
+			Ports: stripPorts(o.Spec.Ports), SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
+		}}
 	case *discoveryv1.EndpointSlice:
-		service := o.Labels[discoveryv1.LabelServiceName]
-		o.ObjectMeta = stripMeta(o.ObjectMeta)
-		o.Labels = map[string]string{discoveryv1.LabelServiceName: service}
-		for i, e := range o.Endpoints {
-			o.Endpoints[i] = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions}
+		meta := stripMeta(o.ObjectMeta)
+		meta.Labels = map[string]string{discoveryv1.LabelServiceName: o.Labels[discoveryv1.LabelServiceName]}
+		return &discoveryv1.EndpointSlice{
+			ObjectMeta: meta, AddressType: o.AddressType, Endpoints: stripEndpoints(o.Endpoints), Ports: o.Ports,
 		}
 	}
+	return object
 }
 
 func stripMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
-	return metav1.ObjectMeta{
-		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
-		Generation: m.Generation, CreationTimestamp: m.CreationTimestamp,
+	return metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, ResourceVersion: m.ResourceVersion}
+}
+
+// stripPorts drops the ports of nodes, as a gateway is none, and of pods, which the slices have.
+func stripPorts(ports []corev1.ServicePort) []corev1.ServicePort {
+	if ports == nil {
+		return nil
+	}
+	stripped := make([]corev1.ServicePort, len(ports))
+	for i, p := range ports {
+		stripped[i] = corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port}
+	}
+	return stripped
+}
+
+// stripEndpoints drops where endpoints are and what they are: a gateway is in no zone.
+func stripEndpoints(endpoints []discoveryv1.Endpoint) []discoveryv1.Endpoint {
+	if endpoints == nil {
+		return nil
+	}
+	stripped := make([]discoveryv1.Endpoint, len(endpoints))
+	for i, e := range endpoints {
+		stripped[i] = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: discoveryv1.EndpointConditions{
+			Ready: shared(e.Conditions.Ready), Serving: shared(e.Conditions.Serving), Terminating: shared(e.Conditions.Terminating),
+		}}
+	}
+	return stripped
+}
+
+// shared returns a pointer to the same value that all objects have in common.
+func shared(condition *bool) *bool {
+	switch {
+	case condition == nil:
+		return nil
+	case *condition:
+		return &isTrue
+	default:
+		return &isFalse
 	}
 }
 
-// differ reports whether two stripped versions of an object say different things.
-func differ(old, current any) bool {
-	before, ok1 := old.(runtime.Object)
-	after, ok2 := current.(runtime.Object)
-	if !ok1 || !ok2 {
-		return true
+// What shared points to: constants, but for Go having no pointers to those.
+var isTrue, isFalse = true, false
+
+// same reports whether two stripped versions of an object say the same. That one was written again is no news.
+func same(old, current any) bool {
+	switch now := current.(type) {
+	case *v1alpha1.Mapping:
+		was, ok := old.(*v1alpha1.Mapping)
+		return ok && sameMeta(was.ObjectMeta, now.ObjectMeta) && equality.Semantic.DeepEqual(was.Spec, now.Spec)
+	case *corev1.Service:
+		was, ok := old.(*corev1.Service)
+		return ok && sameMeta(was.ObjectMeta, now.ObjectMeta) && equality.Semantic.DeepEqual(was.Spec, now.Spec)
+	case *discoveryv1.EndpointSlice:
+		was, ok := old.(*discoveryv1.EndpointSlice)
+		return ok && sameMeta(was.ObjectMeta, now.ObjectMeta) && was.AddressType == now.AddressType &&
+			equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints) && equality.Semantic.DeepEqual(was.Ports, now.Ports)
 	}
-	copied := before.DeepCopyObject()
-	if was, ok := copied.(metav1.Object); ok {
-		if now, ok := after.(metav1.Object); ok {
-			was.SetResourceVersion(now.GetResourceVersion())
-		}
-	}
-	return !equality.Semantic.DeepEqual(copied, after)
+	return false
+}
+
+func sameMeta(old, current metav1.ObjectMeta) bool {
+	old.ResourceVersion = current.ResourceVersion
+	return equality.Semantic.DeepEqual(old, current)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -65,6 +66,7 @@ type stub struct {
 	objects  map[string][]string
 	watchers map[chan string]string
 	requests []string
+	accepts  map[string]string
 }
 
 // lists are the kinds of the lists, by the end of their path.
@@ -72,7 +74,7 @@ var lists = map[string]string{"mappings": "MappingList", "services": "ServiceLis
 
 func newStub(t *testing.T, watchList bool) *stub {
 	t.Helper()
-	s := &stub{watchList: watchList, token: "secret", objects: map[string][]string{}, watchers: map[chan string]string{}}
+	s := &stub{watchList: watchList, token: "secret", objects: map[string][]string{}, watchers: map[chan string]string{}, accepts: map[string]string{}}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.EnableHTTP2 = true
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of connections that tests cut
@@ -147,6 +149,31 @@ func (s *stub) sawWatchList() bool {
 	return false
 }
 
+// accepted are the media types that were asked for last, by resource.
+func (s *stub) accepted() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.accepts)
+}
+
+// initialRequests counts those that asked for all objects of a resource.
+func (s *stub) initialRequests(resource string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, r := range s.requests {
+		if strings.Contains(r, "/"+resource+"?") && (!strings.Contains(r, "watch=true") || s.watchList && strings.Contains(r, "sendInitialEvents=true")) {
+			n++
+		}
+	}
+	return n
+}
+
+// expire ends all watches of a resource such that it has to be read again.
+func (s *stub) expire(resource string) {
+	s.send("ERROR", resource, `{"kind":"Status","apiVersion":"v1","status":"Failure","code":410,"reason":"Expired","message":"too old"}`)
+}
+
 func (s *stub) requestCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,6 +184,7 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
 	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	s.mu.Lock()
 	s.requests = append(s.requests, r.URL.String())
+	s.accepts[resource] = r.Header.Get("Accept")
 	objects, refuse := strings.Join(s.objects[resource], ","), s.refuse
 	s.mu.Unlock()
 	query := r.URL.Query()

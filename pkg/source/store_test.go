@@ -1,0 +1,111 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+)
+
+func service(namespace, name, ip string) *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip}}
+}
+
+// TestStoreIsAMap walks at random and compares with a map at each step; and with what was given out before.
+func TestStoreIsAMap(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var s store
+	model := map[string]*corev1.Service{}
+	type given struct{ list, copied []*corev1.Service }
+	var all []given
+	for step := range 2000 {
+		o := service(fmt.Sprint("ns", random.IntN(3)), fmt.Sprint("s", random.IntN(12)), fmt.Sprint(step))
+		key := o.Namespace + "/" + o.Name
+		if random.IntN(2) == 0 {
+			s.set(o)
+			model[key] = o
+		} else {
+			s.remove(o)
+			delete(model, key)
+		}
+		if random.IntN(3) > 0 {
+			continue
+		}
+		list := s.snapshot().Services
+		all = append(all, given{list, slices.Clone(list)})
+		var want []*corev1.Service
+		for _, o := range model {
+			want = append(want, o)
+		}
+		slices.SortFunc(want, func(a, b *corev1.Service) int { return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name) })
+		if !slices.Equal(want, list) {
+			t.Fatalf("step %d: holds %s, want %s", step, names(calc.Snapshot{Services: list}), names(calc.Snapshot{Services: want}))
+		}
+	}
+	for i, g := range all {
+		if !slices.Equal(g.list, g.copied) {
+			t.Fatalf("Snapshot %d changed after it was given out", i)
+		}
+	}
+}
+
+func TestReplaceKeepsWhatSaysTheSame(t *testing.T) {
+	a, b := service("ns", "a", "10.96.0.1"), service("ns", "b", "10.96.0.2")
+	for _, test := range []struct {
+		name string
+		with []*corev1.Service
+		want bool
+		kept []string
+	}{
+		{"the same", []*corev1.Service{a.DeepCopy(), b.DeepCopy()}, false, []string{"a", "b"}},
+		{"one changed", []*corev1.Service{a.DeepCopy(), service("ns", "b", "10.96.0.3")}, true, []string{"a"}},
+		{"one gone", []*corev1.Service{b.DeepCopy()}, true, []string{"b"}},
+		{"one more", []*corev1.Service{a.DeepCopy(), service("ns", "aa", ""), b.DeepCopy()}, true, []string{"a", "b"}},
+		{"nothing left", nil, true, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var s store
+			s.set(a)
+			s.set(b)
+			if got := s.replace(calc.Snapshot{Services: test.with}); got != test.want {
+				t.Errorf("differs: %t, want %t", got, test.want)
+			}
+			got := s.snapshot().Services
+			var kept []string
+			for _, o := range got {
+				if o == a || o == b {
+					kept = append(kept, o.Name)
+				}
+			}
+			if diff := cmp.Diff(test.kept, kept); diff != "" || len(got) != len(test.with) {
+				t.Errorf("%d objects, want %d; kept (-want +got):\n%s", len(got), len(test.with), diff)
+			}
+		})
+	}
+}
+
+// TestAQuietSnapshotCostsNothing and one changed object costs one list.
+func TestAQuietSnapshotCostsNothing(t *testing.T) {
+	var s store
+	for i := range 1000 {
+		s.set(service("ns", fmt.Sprint("s", i), ""))
+	}
+	s.snapshot()
+	if n := testing.AllocsPerRun(100, func() { s.snapshot() }); n != 0 {
+		t.Errorf("%v allocations while nothing changed, want none", n)
+	}
+	changed := service("ns", "s500", "10.96.0.1")
+	if n := testing.AllocsPerRun(100, func() { s.set(changed); s.snapshot() }); n != 1 {
+		t.Errorf("%v allocations for one change, want 1: the list", n)
+	}
+}
