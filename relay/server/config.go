@@ -4,15 +4,17 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
-	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
+	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -24,26 +26,44 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-const (
-	// reviewTimeout bounds one question to the cluster about a client.
-	reviewTimeout = 10 * time.Second
-	// The answers are remembered so long. What was revoked is refused after the longer of the two.
-	tokenCacheTTL, allowCacheTTL, denyCacheTTL = 10 * time.Second, 10 * time.Second, 10 * time.Second
-)
+// reviewTimeout bounds one question to the cluster about a client.
+const reviewTimeout = 10 * time.Second
 
 // Config is all that a Server is made of.
 type Config struct {
-	Listener      net.Listener
-	ServingCert   dynamiccertificates.CertKeyContentProvider
-	ClientCA      dynamiccertificates.CAContentProvider
+	Listener net.Listener
+	// MetricsListener may be nil.
+	MetricsListener net.Listener
+	ServingCert     dynamiccertificates.CertKeyContentProvider
+	ClientCA        dynamiccertificates.CAContentProvider
+	// MinTLSVersion is TLS 1.3 unless it says something else.
+	MinTLSVersion uint16
 	Authenticator authenticator.Request
 	Authorizer    authorizer.UnconditionalAuthorizer
 	Audiences     authenticator.Audiences
-	Cache         *watchcache.Cache
+	// RecheckInterval is how often it is asked whether a watch may go on, never when it is 0.
+	RecheckInterval time.Duration
+	Limits          Limits
+	Cache           *watchcache.Cache
+	// Metrics takes what is counted; without it nobody sees that.
+	Metrics *prometheus.Registry
 	// Upstream fills the Cache.
 	Upstream        Upstream
 	ShutdownTimeout time.Duration
 	Log             logrus.FieldLogger
+
+	metrics *metrics
+}
+
+// instrument makes what is counted, once.
+func (c *Config) instrument() {
+	if c.metrics != nil {
+		return
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	c.metrics = newMetrics(c.Metrics, c.Cache)
 }
 
 // Config opens what the options name.
@@ -65,22 +85,40 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	}
 	c := &Config{
 		Audiences:       o.TokenAudiences,
+		RecheckInterval: o.RecheckInterval,
+		Limits:          o.Limits,
 		Cache:           watchcache.New(watchcache.NewEpoch(), o.History),
 		Upstream:        Upstream{Core: client, SmartNat: mappings},
 		ShutdownTimeout: o.ShutdownTimeout,
 		Log:             log,
 	}
+	c.MinTLSVersion, err = tlsVersion(o.MinTLSVersion)
+	if err != nil {
+		return nil, err
+	}
+	c.instrument()
 	if err := o.readCertificates(c); err != nil {
 		return nil, err
 	}
-	if err := c.delegate(client); err != nil {
+	if err := o.delegate(c, client); err != nil {
 		return nil, err
 	}
+	return c, o.listen(c)
+}
+
+func (o *Options) listen(c *Config) (err error) {
 	c.Listener, err = net.Listen("tcp", net.JoinHostPort(o.BindAddress, strconv.Itoa(o.SecurePort)))
 	if err != nil {
-		return nil, fmt.Errorf("listening: %w", err)
+		return fmt.Errorf("listening: %w", err)
 	}
-	return c, nil
+	if o.MetricsBindAddress == "" {
+		return nil
+	}
+	c.MetricsListener, err = net.Listen("tcp", o.MetricsBindAddress)
+	if err != nil {
+		return fmt.Errorf("--metrics-bind-address: %w", errors.Join(err, c.Listener.Close()))
+	}
+	return nil
 }
 
 func (o *Options) readCertificates(c *Config) error {
@@ -101,25 +139,19 @@ func (o *Options) readCertificates(c *Config) error {
 }
 
 // delegate leaves it to the cluster who a client is and what it may do.
-func (c *Config) delegate(client kubernetes.Interface) error {
-	backoff := &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 4}
-	var err error
-	c.Authenticator, _, err = authenticatorfactory.DelegatingAuthenticatorConfig{
-		TokenAccessReviewClient:            client.AuthenticationV1(),
-		TokenAccessReviewTimeout:           reviewTimeout,
-		WebhookRetryBackoff:                backoff,
-		CacheTTL:                           tokenCacheTTL,
-		ClientCertificateCAContentProvider: c.ClientCA,
-		APIAudiences:                       c.Audiences,
-	}.New()
-	if err != nil {
-		return fmt.Errorf("authentication: %w", err)
+func (o *Options) delegate(c *Config, client kubernetes.Interface) error {
+	reviewer := newTokenReviewer(client.AuthenticationV1().TokenReviews(), o.TokenAudiences, o.Limits.TokenReviewsPerSecond, c.metrics)
+	var clientCA x509.VerifyOptionFunc
+	if c.ClientCA != nil {
+		clientCA = c.ClientCA.VerifyOptions
 	}
+	c.Authenticator = newAuthenticator(reviewer, clientCA, o.ReviewCacheTTL)
+	var err error
 	c.Authorizer, err = authorizerfactory.DelegatingAuthorizerConfig{
 		SubjectAccessReviewClient: client.AuthorizationV1(),
-		AllowCacheTTL:             allowCacheTTL,
-		DenyCacheTTL:              denyCacheTTL,
-		WebhookRetryBackoff:       backoff,
+		AllowCacheTTL:             o.ReviewCacheTTL,
+		DenyCacheTTL:              o.ReviewCacheTTL,
+		WebhookRetryBackoff:       &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 4},
 	}.New()
 	if err != nil {
 		return fmt.Errorf("authorization: %w", err)

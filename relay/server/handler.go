@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
-	"github.com/sirupsen/logrus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -19,18 +17,25 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// newHandler is the way of a request: probes are answered to everybody; all else has to be of somebody, a read, and
-// allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
+// newHandler is the way of a request: probes are answered to everybody; all else has to be of somebody, not too much, a
+// read, and allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
-	codecs := registry.Codecs()
-	handler := genericfilters.WithAuthorization(api, c.Authorizer, codecs)
+	c.instrument()
+	handler := supervised(api, c, c.metrics)
+	handler = bounded(handler, c.Limits.RequestsInFlight)
+	handler = admitted(handler)
+	handler = genericfilters.WithAuthorization(handler, c.Authorizer, registry.Codecs())
 	handler = readOnly(handler)
-	handler = genericfilters.WithAuthentication(handler, c.Authenticator, genericfilters.Unauthorized(codecs), c.Audiences, nil)
+	handler = rated(handler, c.Limits.RequestsPerSecond)
+	handler = authenticated(handler, c)
+	handler = noted(handler)
 	handler = genericfilters.WithRequestInfo(handler, &request.RequestInfoFactory{
 		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
 	})
 	handler = canonical(handler)
-	handler = logged(handler, c.Log)
+	handler = brief(handler, c.Limits.BodyBytes)
+	handler = recovered(handler, c.metrics, c.Log)
+	handler = recorded(handler, c.metrics, c.Log)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", ok)
@@ -82,24 +87,12 @@ func readOnly(next http.Handler) http.Handler {
 			next.ServeHTTP(w, req)
 			return
 		}
+		visitOf(req.Context()).rejection = "method"
 		w.Header().Set("Allow", http.MethodGet)
 		verb, gr := strings.ToLower(req.Method), schema.GroupResource{}
 		if info, ok := request.RequestInfoFrom(req.Context()); ok && info.IsResourceRequest {
 			verb, gr = info.Verb, schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
 		}
 		registry.WriteError(w, req, apierrors.NewMethodNotSupported(gr, verb))
-	})
-}
-
-func logged(next http.Handler, log logrus.FieldLogger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		start := time.Now()
-		defer func() {
-			log.WithFields(logrus.Fields{
-				"method": req.Method, "uri": req.RequestURI, "client": req.RemoteAddr, "agent": req.UserAgent(),
-				"took": time.Since(start).Round(time.Millisecond),
-			}).Debug("request")
-		}()
-		next.ServeHTTP(w, req)
 	})
 }

@@ -25,8 +25,16 @@ type Options struct {
 	TLSCertFile    string
 	TLSKeyFile     string
 	ClientCAFile   string
+	MinTLSVersion  string
 	TokenAudiences []string
-	History        int
+	// ReviewCacheTTL is how long the answers of the cluster are remembered, RecheckInterval how often it is asked whether
+	// an open watch may go on. What was revoked ends after both and what the cluster itself remembers, ten seconds.
+	ReviewCacheTTL  time.Duration
+	RecheckInterval time.Duration
+	Limits          Limits
+	// MetricsBindAddress is where metrics are served without TLS, if anywhere.
+	MetricsBindAddress string
+	History            int
 	// ShutdownTimeout is how long requests may take to end.
 	ShutdownTimeout time.Duration
 }
@@ -36,7 +44,11 @@ func NewOptions() *Options {
 	return &Options{
 		BindAddress:     "::",
 		SecurePort:      8443,
+		MinTLSVersion:   "1.3",
 		TokenAudiences:  []string{DefaultAudience},
+		ReviewCacheTTL:  10 * time.Second,
+		RecheckInterval: 25 * time.Second,
+		Limits:          DefaultLimits(),
 		History:         watchcache.DefaultHistory,
 		ShutdownTimeout: 15 * time.Second,
 	}
@@ -51,6 +63,11 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.TLSKeyFile, "tls-private-key-file", o.TLSKeyFile, "the `file` of the key of the serving certificate; read again when it changes")
 	flags.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile, "the `file` of the authorities whose client certificates are accepted, the common name being the user and the organizations the groups; read again when it changes; without it tokens alone are accepted")
 	flags.StringSliceVar(&o.TokenAudiences, "token-audience", o.TokenAudiences, "the `audience` that tokens have to be issued for; may be given several times")
+	flags.StringVar(&o.MinTLSVersion, "tls-min-version", o.MinTLSVersion, "the oldest `version` of TLS that is spoken: 1.3 or 1.2")
+	flags.DurationVar(&o.ReviewCacheTTL, "review-cache-ttl", o.ReviewCacheTTL, "how long it is remembered what the cluster said of a client")
+	flags.DurationVar(&o.RecheckInterval, "recheck-interval", o.RecheckInterval, "how often it is asked whether an open watch may go on")
+	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress, "the `address:port` at which metrics are served to everybody without TLS; nowhere when it is empty")
+	o.Limits.addFlags(flags)
 	flags.IntVar(&o.History, "history", o.History, "how many `changes` of each kind are kept for watchers that reconnect")
 	flags.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", o.ShutdownTimeout, "how long requests may take to end when the relay is told to")
 }
@@ -72,6 +89,21 @@ func (o *Options) Validate() error {
 	}
 	if len(o.TokenAudiences) == 0 {
 		errs = append(errs, errors.New("--token-audience: must be given"))
+	}
+	if _, err := tlsVersion(o.MinTLSVersion); err != nil {
+		errs = append(errs, err)
+	}
+	if o.ReviewCacheTTL <= 0 || o.ReviewCacheTTL > time.Minute {
+		errs = append(errs, fmt.Errorf("--review-cache-ttl: %s is not between 0 and 1m", o.ReviewCacheTTL))
+	}
+	if o.RecheckInterval <= 0 {
+		errs = append(errs, fmt.Errorf("--recheck-interval: %s is not positive", o.RecheckInterval))
+	}
+	errs = append(errs, o.Limits.validate()...)
+	if o.MetricsBindAddress != "" {
+		if _, _, err := net.SplitHostPort(o.MetricsBindAddress); err != nil {
+			errs = append(errs, fmt.Errorf("--metrics-bind-address: %w", err))
+		}
 	}
 	if o.History < 1 {
 		errs = append(errs, fmt.Errorf("--history: %d is not positive", o.History))

@@ -11,9 +11,11 @@ import (
 	stdlog "log" //nolint:depguard // http.Server takes no other logger
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
@@ -25,26 +27,26 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	writeTimeout      = time.Minute
 	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
+	maxHeaderBytes    = 32 << 10
+	// A peer that is silent so long is asked whether it is there, and is cut off when it does not answer.
+	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
 )
 
 // Server is a relay that is ready to run.
 type Server struct {
 	config   *Config
 	http     *http.Server
+	metrics  *http.Server // nil when nobody is to see them
 	certs    *dynamiccertificates.DynamicServingCertificateController
 	stopping chan struct{}
 }
 
 // Complete makes a Server of a Config.
 func (c *Config) Complete() (*Server, error) {
+	c.instrument()
 	s := &Server{config: c, stopping: make(chan struct{})}
-	s.certs = dynamiccertificates.NewDynamicServingCertificateController(&tls.Config{
-		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{"h2", "http/1.1"},
-		// A certificate is checked when it is used to authenticate a request: those who have a token need none.
-		ClientAuth: tls.RequestClientCert,
-	}, c.ClientCA, c.ServingCert, nil, nil)
+	base := c.tlsConfig()
+	s.certs = dynamiccertificates.NewDynamicServingCertificateController(base, c.ClientCA, c.ServingCert, nil, nil)
 	if err := s.certs.RunOnce(); err != nil {
 		return nil, fmt.Errorf("serving certificate: %w", err)
 	}
@@ -52,14 +54,25 @@ func (c *Config) Complete() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API: %w", err)
 	}
+	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
 	s.http = &http.Server{
 		Handler:           newHandler(c, api, s.stopping),
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: s.certs.GetConfigForClient},
+		TLSConfig:         &tls.Config{MinVersion: base.MinVersion, GetConfigForClient: s.certs.GetConfigForClient},
 		ReadHeaderTimeout: readHeaderTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          stdlog.New(logWriter{c.Log}, "", 0),
+		ConnContext:       withConnection,
+		ErrorLog:          stdlog.New(logWriter{c.Log, c.metrics.tlsErrors}, "", 0),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: c.Limits.StreamsPerConnection,
+			// Nothing long comes in.
+			MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 256 << 10, MaxReceiveBufferPerStream: 64 << 10,
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout,
+		},
+	}
+	if c.MetricsListener != nil {
+		s.metrics = metricsServer(c.Metrics)
 	}
 	return s, nil
 }
@@ -70,10 +83,14 @@ func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stopWork()
-	wg.Go(func() { s.config.Upstream.Run(work, s.config.Cache) })
+	wg.Go(func() { s.config.Upstream.run(work, s.config.Cache, s.config.metrics) })
 	s.watchCertificates(work, &wg)
 
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
+	if s.metrics != nil {
+		wg.Go(func() { failed <- s.metrics.Serve(s.config.MetricsListener) })
+		defer func() { _ = s.metrics.Close() }()
+	}
 	wg.Go(func() { failed <- s.http.ServeTLS(s.config.Listener, "", "") })
 	s.config.Log.WithField("address", s.config.Listener.Addr()).Info("serving")
 
@@ -124,9 +141,13 @@ func (s *Server) watchCertificates(ctx context.Context, wg *sync.WaitGroup) {
 func (s *Server) Addr() net.Addr { return s.config.Listener.Addr() }
 
 // logWriter passes on what the HTTP server says about connections: bad handshakes, mostly.
-type logWriter struct{ log logrus.FieldLogger }
+type logWriter struct {
+	log    logrus.FieldLogger
+	errors prometheus.Counter
+}
 
 func (w logWriter) Write(p []byte) (int, error) {
-	w.log.Debug(string(p))
+	w.errors.Inc()
+	w.log.Debug(strings.TrimSpace(string(p)))
 	return len(p), nil
 }

@@ -1,0 +1,40 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"crypto/tls"
+	"fmt"
+)
+
+// tlsVersion reads the version of TLS that an option names.
+func tlsVersion(s string) (uint16, error) {
+	switch s {
+	case "1.3":
+		return tls.VersionTLS13, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	}
+	return 0, fmt.Errorf("--tls-min-version: %q is neither 1.3 nor 1.2", s)
+}
+
+// tlsConfig is what every connection has in common; certificates are added to it as they come.
+func (c *Config) tlsConfig() *tls.Config {
+	config := &tls.Config{
+		MinVersion: c.MinTLSVersion,
+		NextProtos: []string{"h2", "http/1.1"},
+		// A certificate is checked when it is used to authenticate a request: those who have a token need none.
+		ClientAuth: tls.RequestClientCert,
+		// Of TLS 1.2 only what has forward secrecy and authenticates what it encrypts; TLS 1.3 has nothing else.
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+	}
+	if config.MinVersion == 0 {
+		config.MinVersion = tls.VersionTLS13
+	}
+	return config
+}
