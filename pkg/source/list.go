@@ -27,7 +27,7 @@ type resource struct {
 	schema.GroupVersionResource
 	object  runtime.Object
 	newList func() runtime.Object
-	// protobuf is set for kinds that the server can send in it. It is a third of the size, and of the work.
+	// protobuf is set for kinds that the server can send in it: smaller, and much less work to write and to read.
 	protobuf bool
 }
 
