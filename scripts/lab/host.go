@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -196,19 +197,32 @@ func (h *Host) Exec(ctx context.Context, argv ...string) (string, error) {
 
 // ExecInput is Exec with text on the program's standard input.
 func (h *Host) ExecInput(ctx context.Context, input string, argv ...string) (string, error) {
+	output, _, err := h.exec(ctx, input, argv)
+	return output, err
+}
+
+// ExecUsage is ExecInput that returns the processor time that the program used.
+func (h *Host) ExecUsage(ctx context.Context, input string, argv ...string) (time.Duration, error) {
+	_, used, err := h.exec(ctx, input, argv)
+	return used, err
+}
+
+func (h *Host) exec(ctx context.Context, input string, argv []string) (string, time.Duration, error) {
 	var output strings.Builder
 	cmd, err := h.command(ctx, argv)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &output, &output
 	if err := h.do(cmd.Start); err != nil {
-		return "", fmt.Errorf("%s: starting %s: %w", h.Name, argv[0], err)
+		return "", 0, fmt.Errorf("%s: starting %s: %w", h.Name, argv[0], err)
 	}
-	if err := cmd.Wait(); err != nil {
-		return output.String(), fmt.Errorf("%s: %s: %w: %s", h.Name, strings.Join(argv, " "), err, strings.TrimSpace(output.String()))
+	err = cmd.Wait()
+	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if err != nil {
+		err = fmt.Errorf("%s: %s: %w: %s", h.Name, strings.Join(argv, " "), err, strings.TrimSpace(output.String()))
 	}
-	return output.String(), nil
+	return output.String(), used, err
 }
 
 // command prepares a program; the host's thread must start it. Ended by ctx, it takes its children with it.

@@ -24,12 +24,15 @@ import (
 // workers connect at once; enough to keep a few cores busy.
 const workers = 8
 
-// patience is how long a call may wait for the network, in seconds.
-const patience = 2
+// patience is how long a call may wait for the network.
+const patience = 2 * time.Second
 
 // Serve answers on TCP ports of a host, on all its addresses, until the end of the process: with the byte that it is sent,
 // or with nothing until the end of what is not a single byte.
-func Serve(h *lab.Host, ports []uint16) error {
+func Serve(h *lab.Host, ports []uint16) error { return listen(h, ports, answer) }
+
+// listen has workers answer on ports, each connection by a call.
+func listen(h *lab.Host, ports []uint16, answer func(conn int, buffer []byte)) error {
 	return h.Do(func() error {
 		for _, port := range ports {
 			listener, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -38,21 +41,21 @@ func Serve(h *lab.Host, ports []uint16) error {
 			}
 			if err := errors.Join(
 				unix.SetsockoptInt(listener, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0),
-				unix.SetsockoptTimeval(listener, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience}),
+				unix.SetsockoptTimeval(listener, unix.SOL_SOCKET, unix.SO_RCVTIMEO, timeval(patience)),
 				unix.Bind(listener, &unix.SockaddrInet6{Port: int(port)}),
 				unix.Listen(listener, 4096),
 			); err != nil {
 				return fmt.Errorf("listening on port %d: %w", port, err)
 			}
 			for range workers {
-				go accept(listener)
+				go accept(listener, answer)
 			}
 		}
 		return nil
 	})
 }
 
-func accept(listener int) {
+func accept(listener int, answer func(conn int, buffer []byte)) {
 	buffer := make([]byte, 1<<18)
 	for {
 		conn, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
@@ -93,7 +96,7 @@ func retry(call func() (int, error)) (int, error) {
 }
 
 // connect opens a connection that will be reset when it is closed, so that nothing of it stays.
-func connect(to netip.AddrPort) (int, error) {
+func connect(to netip.AddrPort, limit time.Duration) (int, error) {
 	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
 	if to.Addr().Is4() {
 		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
@@ -103,10 +106,9 @@ func connect(to netip.AddrPort) (int, error) {
 		if err != nil {
 			return -1, fmt.Errorf("a socket: %w", err)
 		}
-		limit := unix.Timeval{Sec: patience}
 		err = errors.Join(
-			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
-			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_SNDTIMEO, timeval(limit)),
+			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, timeval(limit)),
 			unix.SetsockoptLinger(conn, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
 		if err == nil {
 			err = unix.Connect(conn, address)
@@ -119,6 +121,11 @@ func connect(to netip.AddrPort) (int, error) {
 			return -1, fmt.Errorf("connecting to %s: %w", to, err)
 		}
 	}
+}
+
+func timeval(d time.Duration) *unix.Timeval {
+	t := unix.NsecToTimeval(d.Nanoseconds())
+	return &t
 }
 
 // exchange sends a byte and waits for it to come back.
@@ -170,7 +177,7 @@ func Connections(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error {
 		buffer := make([]byte, 1)
 		for next() {
-			conn, err := connect(to[r.IntN(len(to))])
+			conn, err := connect(to[r.IntN(len(to))], patience)
 			if err == nil {
 				err = exchange(conn, buffer)
 				_ = unix.Close(conn)
@@ -188,7 +195,7 @@ func Connections(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 // Exchanges sends bytes to and fro on a connection of each worker.
 func Exchanges(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, _ *atomic.Int64) error {
-		conn, err := connect(to[r.IntN(len(to))])
+		conn, err := connect(to[r.IntN(len(to))], patience)
 		if err != nil {
 			return err
 		}
@@ -227,7 +234,7 @@ func together(from *lab.Host, l Limits, work func(r *rand.Rand, next func() bool
 // Stream sends by one connection for a while, and counts bits.
 func Stream(from *lab.Host, to []netip.AddrPort, l Limits) (t Turn, err error) {
 	err = from.Do(func() error {
-		conn, err := connect(to[len(to)-1])
+		conn, err := connect(to[len(to)-1], patience)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,129 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func main() {
+	short := flag.Bool("quick", false, "fewer ports and repetitions: a few minutes' try")
+	only := flag.String("only", "", "a regular expression: only contenders that match, such as 'smartnat|kube-proxy nft$'")
+	ports := flag.String("n", "", "numbers of ports instead of the usual ones, such as 100,10000")
+	out := flag.String("out", "scripts/bench/results", "the folder for the table, the JSON and the curves")
+	readme := flag.String("readme", "", "a README.md in which to put the table in the place of the last one")
+	flag.Parse()
+	p := full()
+	if *short {
+		p = quick()
+	}
+	p, err := p.limit(*only, *ports)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(2)
+	}
+	status, err := lab.Run(func() int {
+		if err := runAndWrite(p, *short, *out, *readme); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+			return 1
+		}
+		return 0
+	})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+	}
+	os.Exit(status)
+}
+
+func runAndWrite(p plan, short bool, out, readme string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), p.budget+3*p.cap)
+	defer cancel()
+	report, err := run(ctx, p, func(line string) { fmt.Println(line) })
+	report.Quick = short
+	return errors.Join(err, report.write(out, readme))
+}
+
+// bench is a run under way.
+type bench struct {
+	plan    plan
+	report  Report
+	started time.Time
+	total   int
+	say     func(line string)
+}
+
+// run measures all of a plan. What fails is in the report, and the rest goes on.
+func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
+	// Threads wait in system calls, each with a processor of the runtime's: with as many as there are cores they would wait
+	// for each other.
+	cores := runtime.GOMAXPROCS(64)
+	b := &bench{plan: p, started: time.Now(), say: say}
+	b.report = Report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Load: [2]string{load.LoadAverage(), ""}}
+	scenes := p.scenes()
+	for _, s := range scenes {
+		b.total += len(s.cases)
+	}
+	var errs []error
+	for _, s := range scenes {
+		if err := b.scene(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("%s, mode %s: %w", s.Family, s.Mode, err))
+		}
+	}
+	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.LoadAverage()
+	if err := errors.Join(errs...); err != nil {
+		b.report.Ended = err.Error()
+		return b.report, err
+	}
+	return b.report, nil
+}
+
+// scene measures all cases of a scene in a lab of their own.
+func (b *bench) scene(ctx context.Context, s scene) (err error) {
+	w, err := newWorld(ctx, s.scenery)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, w.Logs())
+		}
+		err = errors.Join(err, w.Stop())
+	}()
+	if b.report.IPTables == "" {
+		version, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "--version")
+		if err != nil {
+			return err
+		}
+		if fields := strings.Fields(version); len(fields) > 1 {
+			b.report.IPTables = strings.TrimPrefix(fields[1], "v")
+		}
+	}
+	for _, c := range s.cases {
+		result := Result{Contender: c.Contender, scenery: s.scenery, Ports: c.ports, Failed: "left out: out of time"}
+		if time.Since(b.started) < b.plan.budget {
+			if err := w.populate(ctx, c.ports); err != nil {
+				return err
+			}
+			result = b.measure(ctx, w, c.Contender, c.ports)
+		}
+		b.report.Results = append(b.report.Results, result)
+		b.say(fmt.Sprintf("[%2d/%d %4.0f s] %s", len(b.report.Results), b.total, time.Since(b.started).Seconds(), result.progress()))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}

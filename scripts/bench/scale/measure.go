@@ -1,0 +1,208 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/ways"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+const (
+	// startPoll and changePoll are how often a connection is tried. More often would take the processor from who is measured.
+	startPoll  = 2 * time.Millisecond
+	changePoll = 500 * time.Microsecond
+	settleTime = 15 * time.Second
+)
+
+var errCapped = errors.New("capped")
+
+// measure runs a contender through everything.
+func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (result Result) {
+	result = Result{Contender: c, scenery: w.scenery, Ports: ports}
+	r, err := b.starts(ctx, w, c, &result)
+	if r != nil {
+		defer func() { _ = r.stop(ctx) }() // the gateway is taken away with it anyway
+	}
+	for _, step := range []func(context.Context, *world, runner, *Result) error{b.size, b.changes, b.connections, b.idle} {
+		if err != nil {
+			break
+		}
+		err = step(ctx, w, r, &result)
+	}
+	if err != nil && !errors.Is(err, errCapped) {
+		result.Failed = err.Error()
+	}
+	return result
+}
+
+// starts has the contender start a few times from nothing, until the last port answers, and returns it at work.
+func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Result) (r runner, err error) {
+	repeat := b.plan.starts
+	if result.Ports > manyPorts {
+		repeat = 1
+	}
+	for range repeat {
+		if err := w.RenewGateway(ctx, lab.WithBackend(c.iptables())); err != nil {
+			return nil, err
+		}
+		r = c.runner(w, result.Ports)
+		if err := r.prepare(ctx); err != nil {
+			return r, fmt.Errorf("preparing: %w", err)
+		}
+		took, err := b.start(ctx, w, r, result.Ports)
+		if errors.Is(err, errCapped) {
+			result.Capped = append(result.Capped, "start")
+		}
+		if err != nil {
+			return r, err
+		}
+		if err := b.settle(ctx, r); err != nil {
+			return r, err
+		}
+		used, err := r.used()
+		if err != nil {
+			return r, err
+		}
+		result.Starts, result.StartCPU = append(result.Starts, took.Seconds()), append(result.StartCPU, used.Seconds())
+	}
+	return r, nil
+}
+
+func (b *bench) start(ctx context.Context, w *world, r runner, ports int) (time.Duration, error) {
+	limit, cancel := context.WithTimeoutCause(ctx, b.plan.cap, errCapped)
+	defer cancel()
+	started := make(chan error, 1)
+	began := time.Now()
+	go func() {
+		err := r.start(limit)
+		if err != nil && limit.Err() == nil {
+			cancel() // nothing is to be waited for
+		}
+		started <- err
+	}()
+	answered, err := load.Until(limit, w.Host(lab.Client), w.external(ports-1), 0, startPoll)
+	if err := <-started; err != nil && !errors.Is(context.Cause(limit), errCapped) {
+		return 0, fmt.Errorf("starting: %w", err)
+	}
+	return answered.Sub(began), err
+}
+
+func (b *bench) settle(ctx context.Context, r runner) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	return settle(ctx, r)
+}
+
+// size is what the contender takes of memory and of the kernel's tables.
+func (b *bench) size(ctx context.Context, w *world, r runner, result *Result) error {
+	if process := r.process(); process != nil {
+		memory, err := readMemory(process.PID())
+		if err != nil {
+			return err
+		}
+		result.Memory = &memory
+	}
+	if result.Backend == "nftables" {
+		return nil
+	}
+	program := "iptables-save"
+	if w.Family == "IPv6" {
+		program = "ip6tables-save"
+	}
+	limit, cancel := context.WithTimeoutCause(ctx, b.plan.cap, errCapped)
+	defer cancel()
+	text, err := w.Host(lab.Gateway).Exec(limit, program)
+	if errors.Is(context.Cause(limit), errCapped) {
+		result.Capped = append(result.Capped, "size")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	result.Rules, result.Chains = strings.Count(text, "\n-A "), strings.Count(text, "\n:")
+	return nil
+}
+
+// changes moves the watched endpoint again and again.
+func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result) error {
+	if w.Mode == "service" {
+		return nil // where endpoints are no business of the gateway
+	}
+	before, err := r.used()
+	if err != nil {
+		return err
+	}
+	journal, err := w.newJournal(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer journal.close()
+	began := time.Now()
+	for i := 0; i < b.plan.changes && (i < 3 || time.Since(began) < b.plan.changeTime); i++ {
+		if err := sleep(ctx, r.pause()); err != nil {
+			return err
+		}
+		limit, cancel := context.WithTimeoutCause(ctx, b.plan.cap, errCapped)
+		c := change{}
+		said, now, err := r.change(limit)
+		if err == nil {
+			address := now.As16()
+			c = change{said: said, address: now.String()}
+			c.seen, err = load.Until(limit, w.Host(lab.Client), w.external(watched*ways.PortsPerMapping), address[15], changePoll)
+		}
+		cancel()
+		if errors.Is(err, errCapped) {
+			result.Capped = append(result.Capped, "change")
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("a change: %w", err)
+		}
+		journal.changes = append(journal.changes, c)
+		result.Changes = append(result.Changes, milliseconds(c.seen.Sub(c.said)))
+	}
+	if err := b.settle(ctx, r); err != nil {
+		return err
+	}
+	after, err := r.used()
+	result.ChangeCPU = milliseconds(after-before) / float64(len(result.Changes))
+	result.Stages = journal.stages()
+	return err
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// connections compares new ones by the contender with those by the hosts that only route.
+func (b *bench) connections(ctx context.Context, w *world, _ runner, result *Result) error {
+	n := result.Ports
+	m, err := ways.Compare(ctx, w.Lab, load.Connections, w.Family, ways.Targets{
+		Plain:   ways.PodTargets(w.Family, ways.PlainPods, n),
+		Tracked: ways.PodTargets(w.Family, ways.TrackedPods, n),
+		Mapped:  w.mapped(n),
+	}, b.plan.turns)
+	if err != nil {
+		return fmt.Errorf("connections: %w", err)
+	}
+	result.Connections = &m
+	return nil
+}
+
+// idle watches SmartNat do nothing, at the number of ports that its goal is given for.
+func (b *bench) idle(ctx context.Context, _ *world, r runner, result *Result) error {
+	if result.Name != smartnat || result.Ports != b.plan.idleAt || result.scenery != usual {
+		return nil
+	}
+	i, err := watchIdle(ctx, r, b.plan.idle)
+	result.Idle = &i
+	return err
+}

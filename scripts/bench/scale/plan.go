@@ -1,0 +1,147 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/ways"
+)
+
+// usual is the scene that all contenders are in.
+var usual = scenery{"IPv4", "endpoints"}
+
+// manyPorts is from where on a start is had once, and what follows in short.
+const manyPorts = 30000
+
+// plan is what is measured, and how much.
+type plan struct {
+	// sizes are the numbers of ports, by contender.
+	sizes map[string][]int
+	// variants are further scenes, for SmartNat alone, at variantSize.
+	variants    []scenery
+	variantSize int
+	// only has the contenders and back ends that take part ("smartnat nft"); all of them when it is nil.
+	only *regexp.Regexp
+	// cap is after how long a start or a change is given up.
+	cap time.Duration
+	// starts and changes are how many there are at most; changeTime is after how long there are no more.
+	starts, changes int
+	changeTime      time.Duration
+	turns           ways.Turns
+	// idle is how long SmartNat is watched doing nothing, at the number of ports idleAt.
+	idle   time.Duration
+	idleAt int
+	// budget is when no case is begun any more.
+	budget time.Duration
+}
+
+func full() plan {
+	return plan{
+		sizes: map[string][]int{
+			smartnat:  {10, 100, 1000, 10000, 30000, 100000},
+			byHand:    {100, 1000, 10000, 30000},
+			kubeProxy: {100, 1000, 10000},
+		},
+		variants:    []scenery{{"IPv6", "endpoints"}, {"IPv4", "service"}},
+		variantSize: 10000,
+		cap:         time.Minute,
+		starts:      3, changes: 100, changeTime: 25 * time.Second,
+		turns: ways.Turns{Pairs: 9, Time: 5 * time.Second, Limits: load.Limits{Count: 2000, Time: time.Second}},
+		idle:  30 * time.Second, idleAt: 10000,
+		budget: 27 * time.Minute,
+	}
+}
+
+// quick is a minute's try: does it run, and is anything far off.
+func quick() plan {
+	p := full()
+	p.sizes = map[string][]int{smartnat: {10, 1000}, byHand: {1000}, kubeProxy: {1000}}
+	p.variants, p.variantSize = nil, 0
+	p.cap = 20 * time.Second
+	p.starts, p.changes, p.changeTime = 1, 20, 5*time.Second
+	p.turns = ways.Turns{Pairs: 3, Time: time.Second, Limits: load.Limits{Count: 500, Time: time.Second}}
+	p.idle, p.idleAt = 5*time.Second, 1000
+	return p
+}
+
+// smoke is tens of ports and seconds: does it work at all.
+func smoke() plan {
+	p := quick()
+	p.sizes = map[string][]int{smartnat: {20}, byHand: {20}, kubeProxy: {20}}
+	p.changes, p.changeTime = 3, time.Second
+	p.turns.Limits.Count = 50
+	p.idle, p.idleAt = 100*time.Millisecond, 20
+	return p
+}
+
+// limit keeps of a plan what was asked for: names that match, and these numbers of ports.
+func (p plan) limit(only, ports string) (plan, error) {
+	var err error
+	if p.only, err = regexp.Compile(only); err != nil {
+		return p, fmt.Errorf("-only: %w", err)
+	}
+	if ports == "" {
+		return p, nil
+	}
+	var sizes []int
+	for _, text := range strings.Split(ports, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < ways.PortsPerMapping || n%ways.PortsPerMapping != 0 || n > 3*portsPerAddress {
+			return p, fmt.Errorf("-n: %q: a number of ports is a multiple of %d up to %d", text, ways.PortsPerMapping, 3*portsPerAddress)
+		}
+		sizes = append(sizes, n)
+	}
+	slices.Sort(sizes)
+	p.sizes = map[string][]int{smartnat: sizes, byHand: sizes, kubeProxy: sizes}
+	p.variants = nil
+	p.idleAt = sizes[len(sizes)-1]
+	return p, nil
+}
+
+// aCase is one contender at one number of ports.
+type aCase struct {
+	Contender
+	ports int
+}
+
+// scene is what is measured in one lab, the numbers of ports growing.
+type scene struct {
+	scenery
+	cases []aCase
+}
+
+// scenes are everything, in its order.
+func (p plan) scenes() []scene {
+	all := contenders()
+	if p.only != nil {
+		all = slices.DeleteFunc(all, func(c Contender) bool { return !p.only.MatchString(c.String()) })
+	}
+	first := scene{scenery: usual}
+	for _, c := range all {
+		for _, n := range p.sizes[c.Name] {
+			first.cases = append(first.cases, aCase{c, n})
+		}
+	}
+	slices.SortStableFunc(first.cases, func(a, b aCase) int { return a.ports - b.ports })
+	scenes := []scene{first}
+	for _, variant := range p.variants {
+		s := scene{scenery: variant}
+		for _, c := range all {
+			if c.Name == smartnat {
+				s.cases = append(s.cases, aCase{c, p.variantSize})
+			}
+		}
+		scenes = append(scenes, s)
+	}
+	return slices.DeleteFunc(scenes, func(s scene) bool { return len(s.cases) == 0 })
+}

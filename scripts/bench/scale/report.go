@@ -1,0 +1,126 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/figures"
+)
+
+// Report is a run.
+type Report struct {
+	Date     time.Time `json:"date"`
+	Machine  string    `json:"machine"`
+	Cores    int       `json:"cores"`
+	Kernel   string    `json:"kernel"`
+	IPTables string    `json:"iptables"`
+	Quick    bool      `json:"quick"`
+	Seconds  float64   `json:"seconds"`
+	// Load is /proc/loadavg before and after.
+	Load    [2]string `json:"load"`
+	Results []Result  `json:"results"`
+	// Ended is why it ended early, when it did.
+	Ended string `json:"ended,omitempty"`
+}
+
+// Result is one contender at one number of ports. Times are in milliseconds but for those of starts, which are in seconds.
+type Result struct {
+	Contender
+	scenery
+	Ports int `json:"ports"`
+	// Starts are how long it took from the start of the program to the answer of the last port, and StartCPU the processor
+	// time until all was quiet.
+	Starts   []float64 `json:"starts"`
+	StartCPU []float64 `json:"startCPU"`
+	// Changes are from the API server's answer to the first connection that reached the moved endpoint; ChangeCPU is the
+	// processor time for one.
+	Changes     []float64            `json:"changes"`
+	ChangeCPU   float64              `json:"changeCPU"`
+	Stages      map[string][]float64 `json:"stages,omitempty"`
+	Connections *figures.Measurement `json:"connections,omitempty"`
+	Memory      *memory              `json:"memory,omitempty"`
+	Idle        *idle                `json:"idle,omitempty"`
+	Rules       int                  `json:"rules,omitempty"`
+	Chains      int                  `json:"chains,omitempty"`
+	// Capped names what took too long to be waited for.
+	Capped []string `json:"capped,omitempty"`
+	Failed string   `json:"failed,omitempty"`
+}
+
+func (r Result) capped(what string) bool { return slices.Contains(r.Capped, what) }
+
+// progress is a result on one line.
+func (r Result) progress() string {
+	parts := []string{"start " + r.startText() + " s"}
+	if len(r.Changes) > 0 || r.capped("change") {
+		parts = append(parts, fmt.Sprintf("change %s ms (p99 %s, %d of them), processor %s ms", r.changeText(0.5), r.changeText(0.99), len(r.Changes), figures.Number(r.ChangeCPU)))
+	}
+	if r.Connections != nil {
+		clock, processor := r.Connections.Clock.Summary(), r.Connections.Processor.Summary()
+		parts = append(parts, fmt.Sprintf("connections %.2f of tracked routing (processor %.2f)", clock.ToTracked.Median, processor.ToTracked.Median))
+	}
+	if r.Memory != nil {
+		parts = append(parts, figures.Number(r.Memory.RSS)+" MB")
+	}
+	if r.Idle != nil {
+		parts = append(parts, fmt.Sprintf("idle %.2f %% of a core", r.Idle.Core))
+	}
+	if r.Failed != "" {
+		parts = append(parts, "FAILED: "+r.Failed)
+	}
+	return fmt.Sprintf("%-16s %-8s %7s ports, %s, %s: %s", r.Name, r.Backend, figures.Number(float64(r.Ports)), r.Family, r.Mode, strings.Join(parts, "; "))
+}
+
+// startText is the median, or that it took too long.
+func (r Result) startText() string {
+	if r.capped("start") {
+		return "capped"
+	}
+	return seconds(figures.Quantile(r.Starts, 0.5))
+}
+
+func (r Result) changeText(q float64) string {
+	if r.capped("change") {
+		return "capped"
+	}
+	return figures.Number(figures.Quantile(r.Changes, q))
+}
+
+func seconds(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2f", v)
+	}
+	return figures.Number(v)
+}
+
+// write puts the report where people and programs look for it, and into a README when one is named.
+func (r Report) write(dir, readme string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	name := filepath.Join(dir, "scale")
+	errs := []error{os.WriteFile(name+".md", []byte(r.markdown()), 0o644), os.WriteFile(name+".json", append(data, '\n'), 0o644)}
+	for _, curve := range r.curves() {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, "scale-"+curve.name+".svg"), []byte(curve.svg()), 0o644))
+	}
+	if readme != "" {
+		errs = append(errs, writeReadme(readme, r.markdown()))
+	}
+	fmt.Printf("\n%s\n%s.md, .json and -*.svg hold this.\n", r.markdown(), name)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,178 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/figures"
+)
+
+// markdown renders the report.
+func (r Report) markdown() string {
+	var text strings.Builder
+	kind := "full run"
+	if r.Quick {
+		kind = "quick run"
+	}
+	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s, iptables %s. Load average before: %s, after: %s.\n",
+		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.IPTables, r.Load[0], r.Load[1])
+	if r.Ended != "" {
+		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
+	}
+	r.mainTable(&text)
+	r.stagesTable(&text)
+	r.idleTable(&text)
+	r.failures(&text)
+	return text.String()
+}
+
+// sorted are the results by scene and ports.
+func (r Report) sorted() []Result {
+	results := slices.Clone(r.Results)
+	slices.SortStableFunc(results, func(a, b Result) int {
+		if a.scenery != b.scenery {
+			return 0 // scenes came one after the other
+		}
+		return a.Ports - b.Ports
+	})
+	return results
+}
+
+func (r Report) mainTable(text *strings.Builder) {
+	text.WriteString("\n### Start, change, connections, memory\n\n")
+	text.WriteString("| scene | ports | | back end | start, s | all within | processor, s | change, ms | half within | p99 | n | processor, ms | connections: to tracked | half within | by processor | to routed | by processor | RSS, MB | PSS, MB | chains | rules |\n")
+	text.WriteString("|---|---:|---|---|---:|---|---:|---:|---|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, c := range r.sorted() {
+		cells := []string{c.Family + " " + c.Mode, figures.Number(float64(c.Ports)), c.Name, c.Backend}
+		cells = append(cells, c.startCells()...)
+		cells = append(cells, c.changeCells()...)
+		cells = append(cells, c.connectionCells()...)
+		cells = append(cells, c.sizeCells()...)
+		fmt.Fprintf(text, "| %s |\n", strings.Join(cells, " | "))
+	}
+}
+
+func (r Result) startCells() []string {
+	if len(r.Starts) == 0 || r.capped("start") {
+		return []string{r.startText(), "-", "-"}
+	}
+	return []string{"**" + r.startText() + "**", seconds(slices.Min(r.Starts)) + " - " + seconds(slices.Max(r.Starts)), seconds(figures.Quantile(r.StartCPU, 0.5))}
+}
+
+func (r Result) changeCells() []string {
+	if len(r.Changes) == 0 || r.capped("change") {
+		return []string{r.changeText(0.5), "-", "-", "-", "-"}
+	}
+	half := figures.SpreadOf(r.Changes)
+	return []string{
+		"**" + r.changeText(0.5) + "**", figures.Number(half.Low) + " - " + figures.Number(half.High), r.changeText(0.99),
+		figures.Number(float64(len(r.Changes))), figures.Number(r.ChangeCPU),
+	}
+}
+
+func (r Result) connectionCells() []string {
+	if r.Connections == nil {
+		return []string{"-", "-", "-", "-", "-"}
+	}
+	clock, processor := r.Connections.Clock.Summary(), r.Connections.Processor.Summary()
+	first := fmt.Sprintf("**%.2f**", clock.ToTracked.Median)
+	if r.Connections.Failed > 0 {
+		first += fmt.Sprintf(" (%d failed)", r.Connections.Failed)
+	}
+	return []string{
+		first, fmt.Sprintf("%.2f - %.2f", clock.ToTracked.Low, clock.ToTracked.High), fmt.Sprintf("%.2f", processor.ToTracked.Median),
+		fmt.Sprintf("%.2f", clock.ToPlain.Median), fmt.Sprintf("%.2f", processor.ToPlain.Median),
+	}
+}
+
+func (r Result) sizeCells() []string {
+	cells := []string{"-", "-", "-", "-"}
+	if r.Memory != nil {
+		cells[0], cells[1] = figures.Number(r.Memory.RSS), figures.Number(r.Memory.PSS)
+	}
+	if r.Rules > 0 {
+		cells[2], cells[3] = figures.Number(float64(r.Chains)), figures.Number(float64(r.Rules))
+	}
+	return cells
+}
+
+// stagesTable says where the time of a change goes.
+func (r Report) stagesTable(text *strings.Builder) {
+	var rows []string
+	for _, c := range r.sorted() {
+		if len(c.Stages) == 0 {
+			continue
+		}
+		cells := []string{c.Family, figures.Number(float64(c.Ports)), c.Backend, stageCell(c.Changes)}
+		for _, name := range stageNames() {
+			cells = append(cells, stageCell(c.Stages[name]))
+		}
+		rows = append(rows, "| "+strings.Join(cells, " | ")+" |\n")
+	}
+	if len(rows) == 0 {
+		return
+	}
+	names := stageNames()
+	text.WriteString("\n### Where the milliseconds of a change go: smartnat, p50 / p99\n\n")
+	fmt.Fprintf(text, "| | ports | back end | all | %s |\n|---|---:|---|%s\n", strings.Join(names, " | "), strings.Repeat("---:|", len(names)+1))
+	text.WriteString(strings.Join(rows, ""))
+}
+
+func stageCell(values []float64) string {
+	if len(values) == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f / %.1f", figures.Quantile(values, 0.5), figures.Quantile(values, 0.99))
+}
+
+func (r Report) idleTable(text *strings.Builder) {
+	first := true
+	for _, c := range r.sorted() {
+		if c.Idle == nil {
+			continue
+		}
+		if first {
+			text.WriteString("\n### Idle: smartnat while nothing changes\n\n| ports | back end | seconds | of a core, % | bytes to disk | calls of write | rules written |\n|---:|---|---:|---:|---:|---:|---:|\n")
+			first = false
+		}
+		fmt.Fprintf(text, "| %s | %s | %s | %.2f | %s | %s | %d |\n", figures.Number(float64(c.Ports)), c.Backend, figures.Number(c.Idle.Seconds),
+			c.Idle.Core, figures.Number(float64(c.Idle.Written)), figures.Number(float64(c.Idle.Writes)), c.Idle.Restores)
+	}
+}
+
+func (r Report) failures(text *strings.Builder) {
+	for _, c := range r.sorted() {
+		if c.Failed != "" {
+			fmt.Fprintf(text, "\n**Failed**: %s, %s ports, %s, %s: %s\n", c.Contender, figures.Number(float64(c.Ports)), c.Family, c.Mode, c.Failed)
+		}
+	}
+}
+
+// Between these lines of a README stands the last run.
+const (
+	readmeBegin = "<!-- scale: the last run begins -->\n"
+	readmeEnd   = "<!-- scale: the last run ends -->\n"
+)
+
+// writeReadme puts a run in the place of the last one.
+func writeReadme(path, run string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), readmeBegin)
+	_, after, ended := strings.Cut(rest, readmeEnd)
+	if !ok || !ended {
+		return fmt.Errorf("%s: no lines %q and %q to write between", path, strings.TrimSpace(readmeBegin), strings.TrimSpace(readmeEnd))
+	}
+	run = strings.ReplaceAll(run, "\n### ", "\n#### ")
+	return os.WriteFile(path, []byte(before+readmeBegin+"\n"+run+"\n"+readmeEnd+after), 0o644)
+}

@@ -1,0 +1,149 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/ways"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// gatewayNode is the Node that kube-proxy on the gateway is on.
+const gatewayNode = "gateway"
+
+// writers make objects at once.
+const writers = 16
+
+// world is a lab with an API server, the objects in it, and nodes that stand in for all pods.
+type world struct {
+	*lab.Lab
+	scenery
+	config   *rest.Config
+	core     kubernetes.Interface
+	mappings versioned.Interface
+	relay    *lab.Process
+	objects  int
+	changes  int
+}
+
+func newWorld(ctx context.Context, s scenery) (*world, error) {
+	l, err := lab.Start(ctx, lab.WithAPIServerAlone())
+	if err != nil {
+		return nil, err
+	}
+	w := &world{Lab: l, scenery: s, config: l.RESTConfig()}
+	w.config.WarningHandler = rest.NoWarnings{} // that externalIPs are deprecated
+	if err := w.furnish(ctx); err != nil {
+		return nil, errors.Join(err, l.Stop())
+	}
+	return w, nil
+}
+
+func (w *world) furnish(ctx context.Context) (err error) {
+	if w.core, err = kubernetes.NewForConfig(protobuf(w.config)); err != nil {
+		return err
+	}
+	if w.mappings, err = versioned.NewForConfig(w.config); err != nil {
+		return err
+	}
+	if err := ways.Add(ctx, w.Lab, "legacy"); err != nil {
+		return fmt.Errorf("the ways that are only routed: %w", err)
+	}
+	for _, name := range []string{lab.Node1, lab.Node2} {
+		if err := w.furnishNode(ctx, w.Host(name)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: gatewayNode},
+		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: lab.GatewayAddress}, {Type: corev1.NodeInternalIP, Address: lab.GatewayAddress6}}},
+	}
+	if _, err := w.core.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("creating node %s: %w", gatewayNode, err)
+	}
+	return w.ApplyCRDs(ctx)
+}
+
+// furnishNode lets a node answer for all pods on it. It answers for all ClusterIPs too, as its kube-proxy would have it do.
+func (w *world) furnishNode(ctx context.Context, node *lab.Host) error {
+	var plain, named []uint16
+	for k := range ways.PortsPerMapping {
+		plain, named = append(plain, uint16(ways.FirstTarget+k)), append(named, uint16(watchedPorts+k))
+	}
+	if err := errors.Join(load.Serve(node, plain), load.ServeName(node, named)); err != nil {
+		return err
+	}
+	if w.Mode != "service" {
+		return nil
+	}
+	network, program := lab.ServiceNetwork, "iptables"
+	if w.Family == "IPv6" {
+		network, program = lab.ServiceNetwork6, "ip6tables"
+	}
+	return ways.Exec(ctx, node, "ip route add local "+network+" dev lo",
+		fmt.Sprintf("%s -t nat -A PREROUTING -d %s -p tcp -j REDIRECT --to-ports %d", program, network, ways.FirstTarget))
+}
+
+func protobuf(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
+	return config
+}
+
+// populate makes the objects for so many ports that are not there yet.
+func (w *world) populate(ctx context.Context, ports int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	for ; w.objects*ways.PortsPerMapping < ports; w.objects++ {
+		object := w.objects
+		group.Go(func() error { return w.create(ctx, object) })
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("making objects for %d ports: %w", ports, err)
+	}
+	return nil
+}
+
+func (w *world) create(ctx context.Context, object int) error {
+	_, err := w.core.CoreV1().Services(namespace).Create(ctx, w.service(object), metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	if _, err = w.core.DiscoveryV1().EndpointSlices(namespace).Create(ctx, w.slice(object), metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	_, err = w.mappings.SmartnatV1alpha1().Mappings(namespace).Create(ctx, w.mapping(object), metav1.CreateOptions{})
+	return err
+}
+
+// moveEndpoint changes the watched endpoint and returns when the API server had answered, and the address that it has now.
+func (w *world) moveEndpoint(ctx context.Context) (answered time.Time, now netip.Addr, err error) {
+	now = w.watchedEndpoint(w.changes + 1)
+	patch := fmt.Sprintf(`[{"op":"replace","path":"/endpoints/0/addresses/0","value":%q}]`, now)
+	_, err = w.core.DiscoveryV1().EndpointSlices(namespace).Patch(ctx, objectName(watched), types.JSONPatchType, []byte(patch), metav1.PatchOptions{})
+	answered = time.Now()
+	if err != nil {
+		return answered, now, fmt.Errorf("moving the watched endpoint to %s: %w", now, err)
+	}
+	w.changes++
+	return answered, now, nil
+}
