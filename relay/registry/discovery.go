@@ -4,29 +4,40 @@
 package registry
 
 import (
+	"net/http"
 	goruntime "runtime"
 	"runtime/debug"
 	"strings"
 
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 )
 
-// discovery returns the documents by which clients learn what is served, by path. A trailing slash makes no difference.
-func discovery(resources []*resource) map[string]any {
-	documents := map[string]any{"/version": protocolVersion()}
-	groups := metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList")}
+// documents are what is served beside objects, by path.
+type documents map[string]http.Handler
+
+// addDiscovery adds the documents by which clients learn what is served: all of it at once for those who ask for that, and
+// a document for each group and version for others.
+func (d documents) addDiscovery(resources []*resource) {
+	groups := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList")}
+	core, named := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
 	for _, r := range resources {
 		gv := r.GroupVersion()
-		path := "/apis/" + gv.String()
+		manager, path := named, "/apis/"+gv.String()
 		if gv.Group == "" {
-			path = "/api/" + gv.Version
-			documents["/api"] = metav1.APIVersions{
-				TypeMeta: metav1.TypeMeta{Kind: "APIVersions"},
-				Versions: []string{gv.Version},
+			manager, path = core, "/api/"+gv.Version
+			versions := &metav1.APIVersions{
+				TypeMeta: typeMeta("APIVersions"), Versions: []string{gv.Version},
 				// Required. Clients keep to the address that they have.
 				ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
 			}
+			d["/api"] = aggregated.WrapAggregatedDiscoveryToHandler(document(versions), core, nil)
 		} else {
 			served := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
 			group := metav1.APIGroup{
@@ -34,15 +45,30 @@ func discovery(resources []*resource) map[string]any {
 			}
 			groups.Groups = append(groups.Groups, group)
 			group.TypeMeta = typeMeta("APIGroup")
-			documents["/apis/"+gv.Group] = group
+			d["/apis/"+gv.Group] = document(&group)
 		}
-		documents[path] = metav1.APIResourceList{
+		manager.AddGroupVersion(gv.Group, apidiscoveryv2.APIVersionDiscovery{
+			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
+			Resources: []apidiscoveryv2.APIResourceDiscovery{r.discovery()},
+		})
+		d[path] = document(&metav1.APIResourceList{
 			TypeMeta: typeMeta("APIResourceList"), GroupVersion: gv.String(),
 			APIResources: []metav1.APIResource{r.apiResource()},
-		}
+		})
 	}
-	documents["/apis"] = groups
-	return documents
+	d["/apis"] = aggregated.WrapAggregatedDiscoveryToHandler(document(groups), named, nil)
+	d["/version"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		responsewriters.WriteRawJSON(http.StatusOK, protocolVersion(), w)
+	})
+}
+
+// document serves an object that never changes.
+func document(obj runtime.Object) http.Handler {
+	codecs := Codecs()
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		responsewriters.WriteObjectNegotiated(codecs, negotiation.DefaultEndpointRestrictions,
+			schema.GroupVersion{Version: "v1"}, w, req, http.StatusOK, obj, false)
+	})
 }
 
 func typeMeta(kind string) metav1.TypeMeta { return metav1.TypeMeta{Kind: kind, APIVersion: "v1"} }

@@ -5,14 +5,11 @@ package registry
 
 import (
 	"bufio"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
@@ -21,53 +18,61 @@ import (
 // writeTimeout is how long a client may take for what is written at once before it is cut off.
 const writeTimeout = 30 * time.Second
 
-// encoder writes the objects of watch events: as they are, or as tables of one row, the first of which has the headers.
+// encoder writes objects in the form and the encoding that a client has asked for. Of tables, which have one row for each
+// event, the first has the headers.
 type encoder struct {
+	accepted
 	resource *resource
-	table    bool
 	include  metav1.IncludeObjectPolicy
 	headed   bool
 }
 
-func (e *encoder) object(entry *watchcache.Entry) ([]byte, error) {
-	if !e.table {
-		return entry.JSON()
+func (e *encoder) entry(entry *watchcache.Entry) (encoded, error) {
+	switch e.form {
+	case asTable:
+		row, err := e.resource.columns.row(entry.Object, e.include)
+		if err != nil {
+			return encoded{}, err
+		}
+		return e.row(row, entry.Version)
+	case asMetadata:
+		return e.encoding.object(partial(entry.Object))
 	}
-	row, err := e.resource.columns.row(entry.Object, e.include)
-	if err != nil {
-		return nil, err
-	}
-	return e.row(row, entry.Version)
+	return e.encoding.entry(e.resource, entry)
 }
 
-func (e *encoder) row(row metav1.TableRow, version watchcache.Version) ([]byte, error) {
+func (e *encoder) row(row metav1.TableRow, version watchcache.Version) (encoded, error) {
 	table := newTable(nil, version)
 	if !e.headed {
 		table.ColumnDefinitions, e.headed = e.resource.columns.headers, true
 	}
 	table.Rows = append(table.Rows, row)
-	return json.Marshal(table)
+	return e.encoding.object(table)
 }
 
-func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) ([]byte, error) {
+func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) (encoded, error) {
+	// All objects begin with their metadata, in each of the encodings.
 	obj := &metav1.PartialObjectMetadata{
-		TypeMeta:   metav1.TypeMeta{Kind: e.resource.kind, APIVersion: e.resource.GroupVersion().String()},
+		TypeMeta:   e.resource.typeMeta(),
 		ObjectMeta: metav1.ObjectMeta{ResourceVersion: version.String()},
 	}
 	if initialEnd {
 		obj.Annotations = initialEventsEnd()
 	}
-	if e.table {
+	switch e.form {
+	case asTable:
 		cells := make([]any, len(e.resource.columns.headers))
 		return e.row(metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: partial(obj)}}, version)
+	case asMetadata:
+		obj = partial(obj)
 	}
-	return json.Marshal(obj)
+	return e.encoding.object(obj)
 }
 
-func encodeStatus(err error) ([]byte, error) {
+func (e *encoder) status(err error) (encoded, error) {
 	status := responsewriters.ErrorToAPIStatus(err)
 	status.TypeMeta = typeMeta("Status")
-	return json.Marshal(status)
+	return e.encoding.object(status)
 }
 
 // output is the body of a watch. The server's own write timeout does not hold for it, as it may be quiet for long; each
@@ -84,22 +89,11 @@ func newOutput(w http.ResponseWriter) *output {
 	return o
 }
 
-func (o *output) begin() error {
-	o.w.Header().Set("Content-Type", runtime.ContentTypeJSON)
+func (o *output) begin(mediaType string) error {
+	o.w.Header().Set("Content-Type", mediaType)
 	o.w.Header().Set("Cache-Control", "no-cache, private")
 	o.w.WriteHeader(http.StatusOK)
 	return o.flush()
-}
-
-func (o *output) event(t watch.EventType, object []byte) error {
-	if _, err := fmt.Fprintf(o.buffer, `{"type":%q,"object":`, t); err != nil {
-		return err
-	}
-	if _, err := o.buffer.Write(object); err != nil {
-		return err
-	}
-	_, err := o.buffer.WriteString("}\n")
-	return err
 }
 
 func (o *output) flush() error {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -20,14 +19,13 @@ import (
 type Handler struct {
 	cache     *watchcache.Cache
 	resources map[schema.GroupVersionResource]*resource
-	documents map[string]any
-	codecs    runtime.NegotiatedSerializer
+	documents documents
 	stopping  <-chan struct{}
 }
 
 // New returns the handler of what is in a cache. Its watches end when stopping is closed.
 func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
-	h := &Handler{cache: cache, resources: map[schema.GroupVersionResource]*resource{}, codecs: Codecs(), stopping: stopping}
+	h := &Handler{cache: cache, resources: map[schema.GroupVersionResource]*resource{}, documents: documents{}, stopping: stopping}
 	resources, err := newResources(cache)
 	if err != nil {
 		return nil, err
@@ -35,7 +33,7 @@ func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 	for _, r := range resources {
 		h.resources[r.GroupVersionResource] = r
 	}
-	h.documents = discovery(resources)
+	h.documents.addDiscovery(resources)
 	return h, nil
 }
 
@@ -56,7 +54,8 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 		if !ok {
 			return notFound(info)
 		}
-		return writeJSON(w, req, document)
+		document.ServeHTTP(w, req)
+		return nil
 	}
 	r, ok := h.resources[schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}]
 	if !ok || info.Subresource != "" {

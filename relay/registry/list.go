@@ -4,8 +4,6 @@
 package registry
 
 import (
-	"bytes"
-	"fmt"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,7 +14,7 @@ import (
 )
 
 func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
-	table, err := h.wantsTable(req)
+	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
 		return err
 	}
@@ -31,21 +29,21 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, inf
 	if entry == nil {
 		return apierrors.NewNotFound(r.GroupResource(), info.Name)
 	}
-	if table {
-		return h.writeTable(w, req, r, []*watchcache.Entry{entry}, entry.Version)
+	if accepted.form == asTable {
+		return writeTable(w, req, r, []*watchcache.Entry{entry}, entry.Version)
 	}
-	text, err := entry.JSON()
+	object, err := (&encoder{accepted: accepted, resource: r}).entry(entry)
 	if err != nil {
 		return err
 	}
-	writeText(w, req, text)
+	writeBody(w, req, accepted.encoding.mediaType(), object.bytes())
 	return nil
 }
 
 // list always answers with the whole list: a gateway reads all of it, and it is in memory. `limit` asks for at most so
 // many, so that is allowed; a `continue` token is never ours.
 func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
-	table, err := h.wantsTable(req)
+	accepted, err := r.negotiate(req, ofMany)
 	if err != nil {
 		return err
 	}
@@ -73,27 +71,29 @@ func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, in
 			entries = append(entries, e)
 		}
 	}
-	if table {
-		return h.writeTable(w, req, r, entries, version)
+	if accepted.form == asTable {
+		return writeTable(w, req, r, entries, version)
 	}
-	return writeList(w, req, r, entries, version)
+	return writeList(w, req, &encoder{accepted: accepted, resource: r}, entries, version)
 }
 
-func writeList(w http.ResponseWriter, req *http.Request, r *resource, entries []*watchcache.Entry, version watchcache.Version) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":%q},"items":[`,
-		r.kind+"List", r.GroupVersion(), version)
-	for i, e := range entries {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		text, err := e.JSON()
-		if err != nil {
+func writeList(w http.ResponseWriter, req *http.Request, e *encoder, entries []*watchcache.Entry, version watchcache.Version) error {
+	items := make([]encoded, len(entries))
+	for i, entry := range entries {
+		var err error
+		if items[i], err = e.entry(entry); err != nil {
 			return err
 		}
-		b.Write(text)
 	}
-	b.WriteString("]}\n")
-	writeText(w, req, b.Bytes())
+	kind := e.resource.typeMeta()
+	if e.form == asMetadata {
+		kind = partialTypeMeta()
+	}
+	kind.Kind += "List"
+	body, err := e.encoding.list(kind, version, items)
+	if err != nil {
+		return err
+	}
+	writeBody(w, req, e.encoding.mediaType(), body)
 	return nil
 }

@@ -4,9 +4,11 @@
 package registry
 
 import (
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
@@ -21,6 +23,12 @@ type resource struct {
 	shortNames     []string
 	categories     []string
 	columns        columns
+	// codecs are what it can be written with.
+	codecs runtime.NegotiatedSerializer
+}
+
+func (r *resource) typeMeta() metav1.TypeMeta {
+	return metav1.TypeMeta{Kind: r.kind, APIVersion: r.GroupVersion().String()}
 }
 
 func newResources(cache *watchcache.Cache) ([]*resource, error) {
@@ -28,6 +36,9 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 	if err != nil {
 		return nil, err
 	}
+	core := Codecs()
+	// As of all kinds that a CustomResourceDefinition defines, nobody knows a protobuf message of it.
+	custom := offer{newCodecs(), []string{runtime.ContentTypeJSON}}
 	return []*resource{{
 		Resource:             cache.Services(),
 		GroupVersionResource: corev1.SchemeGroupVersion.WithResource("services"),
@@ -35,11 +46,13 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 		shortNames: []string{"svc"},
 		categories: []string{"all"},
 		columns:    serviceColumns,
+		codecs:     core,
 	}, {
 		Resource:             cache.EndpointSlices(),
 		GroupVersionResource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"),
 		kind:                 "EndpointSlice", singular: "endpointslice",
 		columns: sliceColumns,
+		codecs:  core,
 	}, {
 		Resource:             cache.Mappings(),
 		GroupVersionResource: v1alpha1.SchemeGroupVersion.WithResource("mappings"),
@@ -47,6 +60,7 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 		shortNames: []string{"smap"},
 		categories: []string{"smartnat"},
 		columns:    mappingColumns,
+		codecs:     custom,
 	}}, nil
 }
 
@@ -57,5 +71,14 @@ func (r *resource) apiResource() metav1.APIResource {
 	return metav1.APIResource{
 		Name: r.GroupVersionResource.Resource, SingularName: r.singular, Namespaced: true, Kind: r.kind,
 		Verbs: verbs(), ShortNames: r.shortNames, Categories: r.categories,
+	}
+}
+
+// discovery says the same as apiResource, to those who ask for all that is served at once.
+func (r *resource) discovery() apidiscoveryv2.APIResourceDiscovery {
+	return apidiscoveryv2.APIResourceDiscovery{
+		Resource: r.GroupVersionResource.Resource, SingularResource: r.singular, Scope: apidiscoveryv2.ScopeNamespace,
+		ResponseKind: &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.kind},
+		Verbs:        verbs(), ShortNames: r.shortNames, Categories: r.categories,
 	}
 }

@@ -24,7 +24,7 @@ type columns struct {
 	cells   func(watchcache.Object) ([]any, error)
 }
 
-func (h *Handler) writeTable(w http.ResponseWriter, req *http.Request, r *resource, entries []*watchcache.Entry, version watchcache.Version) error {
+func writeTable(w http.ResponseWriter, req *http.Request, r *resource, entries []*watchcache.Entry, version watchcache.Version) error {
 	include, err := includeObject(req.URL.Query())
 	if err != nil {
 		return err
@@ -37,7 +37,12 @@ func (h *Handler) writeTable(w http.ResponseWriter, req *http.Request, r *resour
 		}
 		table.Rows = append(table.Rows, row)
 	}
-	return writeJSON(w, req, table)
+	text, err := jsonEncoding{}.object(table)
+	if err != nil {
+		return err
+	}
+	writeBody(w, req, runtime.ContentTypeJSON, text.bytes())
+	return nil
 }
 
 func newTable(headers []metav1.TableColumnDefinition, version watchcache.Version) *metav1.Table {
@@ -66,8 +71,12 @@ func (c columns) row(obj watchcache.Object, include metav1.IncludeObjectPolicy) 
 
 func partial(obj metav1.Object) *metav1.PartialObjectMetadata {
 	p := meta.AsPartialObjectMetadata(obj)
-	p.TypeMeta = metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: metav1.SchemeGroupVersion.String()}
+	p.TypeMeta = partialTypeMeta()
 	return p
+}
+
+func partialTypeMeta() metav1.TypeMeta {
+	return metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: metav1.SchemeGroupVersion.String()}
 }
 
 func includeObject(values url.Values) (metav1.IncludeObjectPolicy, error) {

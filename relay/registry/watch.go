@@ -26,7 +26,7 @@ const (
 // watch answers with the changes of a kind until the client, its timeout or the relay ends it. Nothing is buffered for
 // a client: it is read from the history of the cache, at the pace at which it takes it.
 func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
-	table, err := h.wantsTable(req)
+	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, i
 
 	s := &stream{
 		selection: q.selection, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
-		encoder: &encoder{table: table, include: include, resource: r}, out: newOutput(w),
+		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w),
 	}
 	s.run(h, req, initial, q)
 	return nil
@@ -89,7 +89,7 @@ type stream struct {
 
 // run writes events until the watch ends. An error of writing ends it too: there is nobody left to tell.
 func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry, q query) {
-	if s.out.begin() != nil || s.writeInitial(initial, q) != nil {
+	if s.out.begin(s.encoder.encoding.streamType()) != nil || s.writeInitial(initial, q) != nil {
 		return
 	}
 	end := time.NewTimer(q.timeout())
@@ -178,21 +178,23 @@ func (s *stream) seen(event watchcache.Event) (watch.EventType, *watchcache.Entr
 }
 
 func (s *stream) write(t watch.EventType, e *watchcache.Entry) error {
-	text, err := s.encoder.object(e)
+	object, err := s.encoder.entry(e)
+	return s.event(t, object, err)
+}
+
+// event writes an object, or returns the error with which it was encoded.
+func (s *stream) event(t watch.EventType, object encoded, err error) error {
 	if err != nil {
 		return err
 	}
-	return s.out.event(t, text)
+	return s.encoder.encoding.event(s.out.buffer, t, object)
 }
 
 // writeBookmark tells a client that asked for it the version that it has reached.
 func (s *stream) writeBookmark(initialEventsEnd bool) error {
 	if s.bookmarks {
-		text, err := s.encoder.bookmark(s.at, initialEventsEnd)
-		if err != nil {
-			return err
-		}
-		if err := s.out.event(watch.Bookmark, text); err != nil {
+		object, err := s.encoder.bookmark(s.at, initialEventsEnd)
+		if err := s.event(watch.Bookmark, object, err); err != nil {
 			return err
 		}
 	}
@@ -201,11 +203,8 @@ func (s *stream) writeBookmark(initialEventsEnd bool) error {
 
 // writeError writes the last event of a watch.
 func (s *stream) writeError(cause error) error {
-	text, err := encodeStatus(cause)
-	if err != nil {
-		return err
-	}
-	if err := s.out.event(watch.Error, text); err != nil {
+	status, err := s.encoder.status(cause)
+	if err := s.event(watch.Error, status, err); err != nil {
 		return err
 	}
 	if err := s.out.flush(); err != nil {

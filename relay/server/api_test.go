@@ -246,19 +246,34 @@ func TestTables(t *testing.T) {
 	}
 }
 
-func TestAcceptOfWhatIsNotWritten(t *testing.T) {
+func TestAccept(t *testing.T) {
 	f := newFixture(t, nil)
-	for accept, want := range map[string]int{
-		"application/vnd.kubernetes.protobuf":                                                        406,
-		"application/vnd.kubernetes.protobuf,application/json":                                       200,
-		"application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io":                           406,
-		"application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json":                         200,
-		"application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;q=.9": 200,
+	const services = "/api/v1/services"
+	for _, test := range []struct {
+		path, accept string
+		want         int
+		mediaType    string
+	}{
+		{mappingsPath, "application/vnd.kubernetes.protobuf", 406, "application/json"},
+		{mappingsPath, "application/vnd.kubernetes.protobuf,application/json", 200, "application/json"},
+		{services, "application/vnd.kubernetes.protobuf", 200, "application/vnd.kubernetes.protobuf"},
+		{services, "application/json,application/vnd.kubernetes.protobuf", 200, "application/json"},
+		{services, "*/*", 200, "application/json"},
+		{services, "application/yaml", 406, "application/json"},
+		{services, "application/cbor", 406, "application/json"},
+		{services, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", 200, "application/json"},
+		{services, "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", 406, "application/json"},
+		{services, "application/json;as=Table;v=v1beta1;g=meta.k8s.io", 406, "application/json"},
+		{services, "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", 406, "application/json"},
+		{services, "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", 200, "application/json"},
+		{services, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;q=.9", 200, "application/json"},
+		{"/apis", "application/vnd.kubernetes.protobuf", 200, "application/vnd.kubernetes.protobuf"},
 	} {
 		header := as(gatewayToken)
-		header.Set("Accept", accept)
-		if resp, body := f.do(t, "GET", mappingsPath, header); resp.status != want {
-			t.Errorf("Accept: %s: %d %s, want %d", accept, resp.status, body, want)
+		header.Set("Accept", test.accept)
+		resp, body := f.do(t, "GET", test.path, header)
+		if got := resp.header.Get("Content-Type"); resp.status != test.want || got != test.mediaType {
+			t.Errorf("%s as %s: %d in %s, want %d in %s: %.200s", test.path, test.accept, resp.status, got, test.want, test.mediaType, body)
 		}
 	}
 }

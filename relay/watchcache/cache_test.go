@@ -20,6 +20,15 @@ func mapping(name, label string) *v1alpha1.Mapping {
 	return &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{"l": label}}}
 }
 
+// naming is a valid Mapping, of a Service.
+func naming(name, service string) *v1alpha1.Mapping {
+	m := mapping(name, "")
+	m.Spec = v1alpha1.MappingSpec{
+		Addresses: []string{"192.0.2.1"}, ServiceName: service, Ports: []v1alpha1.MappingPort{{Port: 80}},
+	}
+	return m
+}
+
 // history is how many changes the Caches of these tests keep.
 const history = 4
 
@@ -144,9 +153,7 @@ func TestWatchersWakeForWhatTheySee(t *testing.T) {
 	if awake() {
 		t.Error("a Service that nothing names woke watchers")
 	}
-	update(t, c, &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "m"}, Spec: v1alpha1.MappingSpec{
-		Addresses: []string{"192.0.2.1"}, ServiceName: "web", Ports: []v1alpha1.MappingPort{{Port: 80}},
-	}})
+	update(t, c, naming("m", "web"))
 	if !awake() {
 		t.Error("a Service that is named now woke nobody")
 	}
@@ -154,22 +161,36 @@ func TestWatchersWakeForWhatTheySee(t *testing.T) {
 
 func TestEntriesAreEncodedOnceAndCarryTheVersion(t *testing.T) {
 	c := synced(t)
-	update(t, c, mapping("web", "a"))
-	entry := c.Mappings().Get("shop", "web")
-	text, err := entry.JSON()
-	if err != nil {
+	update(t, c, naming("m", "web"))
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
+	if err := c.Services().Store().Add(service); err != nil {
 		t.Fatal(err)
 	}
-	var got v1alpha1.Mapping
-	if err := json.Unmarshal(text, &got); err != nil {
-		t.Fatal(err)
+	entry := c.Services().Get("shop", "web")
+	for name, encoding := range map[string]struct {
+		encode func() ([]byte, error)
+		decode func([]byte, *corev1.Service) error
+	}{
+		"JSON":     {entry.JSON, func(b []byte, s *corev1.Service) error { return json.Unmarshal(b, s) }},
+		"protobuf": {entry.Protobuf, func(b []byte, s *corev1.Service) error { return s.Unmarshal(b) }},
+	} {
+		data, err := encoding.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got corev1.Service
+		if err := encoding.decode(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Name != "web" || got.ResourceVersion != entry.Version.String() {
+			t.Errorf("%s: %s of version %s, want web of version %s", name, got.Name, got.ResourceVersion, entry.Version)
+		}
+		if again, err := encoding.encode(); err != nil || &again[0] != &data[0] {
+			t.Errorf("%s: encoded again, %v", name, err)
+		}
 	}
-	if got.ResourceVersion != entry.Version.String() || got.Kind != "Mapping" {
-		t.Errorf("%s of version %s, want a Mapping of version %s", got.Kind, got.ResourceVersion, entry.Version)
-	}
-	again, err := entry.JSON()
-	if err != nil || &again[0] != &text[0] {
-		t.Errorf("encoded again, %v", err)
+	if data, err := c.Mappings().Get("shop", "m").Protobuf(); err == nil {
+		t.Errorf("a Mapping as protobuf: %q", data)
 	}
 }
 

@@ -19,14 +19,20 @@ type Object interface {
 	metav1.Object
 }
 
-// Entry is an object as it is served, at one version. It never changes, and it is encoded once for all that ask for it.
+// Entry is an object as it is served, at one version. It never changes, and each encoding of it that anybody asks for is
+// made once for all that do.
 type Entry struct {
 	Object  Object
 	Version Version
 
-	encodeOnce sync.Once
-	encoded    []byte
-	encodeErr  error
+	json, protobuf encoding
+}
+
+// encoding is an encoded object, once somebody has asked for it.
+type encoding struct {
+	once sync.Once
+	data []byte
+	err  error
 }
 
 // newEntry gives an object a version. The object itself belongs to the cluster's side and is not changed.
@@ -36,14 +42,30 @@ func newEntry(obj Object, v Version) *Entry {
 	return &Entry{Object: obj, Version: v}
 }
 
-// JSON returns the encoded object. It must not be changed.
+// JSON returns the object as JSON. It must not be changed.
 func (e *Entry) JSON() ([]byte, error) {
-	e.encodeOnce.Do(func() {
-		if e.encoded, e.encodeErr = json.Marshal(e.Object); e.encodeErr != nil {
-			e.encodeErr = fmt.Errorf("encoding %s/%s: %w", e.Object.GetNamespace(), e.Object.GetName(), e.encodeErr)
+	return e.encode(&e.json, func(obj Object) ([]byte, error) { return json.Marshal(obj) })
+}
+
+// Protobuf returns the object as the message of its kind, without the envelope in which Kubernetes sends it. Kinds that
+// are defined by a CustomResourceDefinition have none. It must not be changed.
+func (e *Entry) Protobuf() ([]byte, error) {
+	return e.encode(&e.protobuf, func(obj Object) ([]byte, error) {
+		message, ok := obj.(interface{ Marshal() ([]byte, error) })
+		if !ok {
+			return nil, fmt.Errorf("%T has no protobuf encoding", obj)
+		}
+		return message.Marshal()
+	})
+}
+
+func (e *Entry) encode(as *encoding, marshal func(Object) ([]byte, error)) ([]byte, error) {
+	as.once.Do(func() {
+		if as.data, as.err = marshal(e.Object); as.err != nil {
+			as.err = fmt.Errorf("encoding %s/%s: %w", e.Object.GetNamespace(), e.Object.GetName(), as.err)
 		}
 	})
-	return e.encoded, e.encodeErr
+	return as.data, as.err
 }
 
 // Event is one change. Object is what is served from Version on, or, when it was deleted, the last of it, at Version.

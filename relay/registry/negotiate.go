@@ -1,0 +1,92 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"net/http"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+)
+
+// Codecs returns what documents and errors are written with: JSON unless a client likes protobuf better.
+func Codecs() runtime.NegotiatedSerializer {
+	return offer{newCodecs(), []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf}}
+}
+
+func newCodecs() serializer.CodecFactory {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	return serializer.NewCodecFactory(scheme)
+}
+
+// offer is the part of the codecs that answers can be written with.
+type offer struct {
+	serializer.CodecFactory
+	mediaTypes []string
+}
+
+func (o offer) SupportedMediaTypes() []runtime.SerializerInfo {
+	return slices.DeleteFunc(slices.Clone(o.CodecFactory.SupportedMediaTypes()), func(info runtime.SerializerInfo) bool {
+		return !slices.Contains(o.mediaTypes, info.MediaType)
+	})
+}
+
+// form is what an object is shown as.
+type form string
+
+const (
+	asItself   form = ""
+	asTable    form = "Table"
+	asMetadata form = "PartialObjectMetadata"
+)
+
+// accepted is what a client would like an answer to be: its form and its encoding.
+type accepted struct {
+	form     form
+	encoding encoding
+}
+
+// transforms are the forms that can be asked for, by the kinds of the answers.
+type transforms map[string]form
+
+// A single object, and each of a watch, has another kind of its metadata than a list.
+var (
+	ofOne  = transforms{"Table": asTable, "PartialObjectMetadata": asMetadata}
+	ofMany = transforms{"Table": asTable, "PartialObjectMetadataList": asMetadata}
+)
+
+func (t transforms) AllowsMediaTypeTransform(_, subType string, target *schema.GroupVersionKind) bool {
+	if target == nil {
+		return true
+	}
+	form, ok := t[target.Kind]
+	// Tables have no protobuf encoding.
+	return ok && target.GroupVersion() == metav1.SchemeGroupVersion && (form != asTable || subType == "json")
+}
+func (transforms) AllowsServerVersion(string) bool  { return false }
+func (transforms) AllowsStreamSchema(s string) bool { return s == "watch" }
+
+// negotiate reads the Accept header; it fails when that allows nothing that the relay can write of the resource.
+func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, error) {
+	media, info, err := negotiation.NegotiateOutputMediaType(req, r.codecs, forms)
+	if err != nil {
+		return accepted{}, err
+	}
+	a := accepted{encoding: encodings[info.MediaType]}
+	if media.Convert != nil {
+		a.form = forms[media.Convert.Kind]
+	}
+	return a, nil
+}
+
+// writeBody answers with what is encoded already, compressed when it is long and the client can read that.
+func writeBody(w http.ResponseWriter, req *http.Request, mediaType string, body []byte) {
+	responsewriters.SerializeObject(mediaType, verbatim{}, w, req, http.StatusOK, &runtime.Unknown{Raw: body})
+}

@@ -1,0 +1,120 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+// Numbers of fields in the messages of Kubernetes.
+const (
+	unknownTypeMeta, unknownRaw protowire.Number = 1, 2
+	listMetadata, listItems     protowire.Number = 1, 2
+	eventType, eventObject      protowire.Number = 1, 2
+	rawExtensionRaw             protowire.Number = 1
+	magic                                        = "k8s\x00"
+	frameLength                                  = 4
+	streamOfFrames                               = runtime.ContentTypeProtobuf + ";stream=watch"
+	maxEventHead                                 = 64
+)
+
+// protobufEncoding writes messages in the envelope of Kubernetes: a magic number, and a runtime.Unknown that says of what
+// kind the message in it is.
+type protobufEncoding struct{}
+
+func (protobufEncoding) mediaType() string  { return runtime.ContentTypeProtobuf }
+func (protobufEncoding) streamType() string { return streamOfFrames }
+
+func (protobufEncoding) entry(r *resource, e *watchcache.Entry) (encoded, error) {
+	message, err := e.Protobuf()
+	if err != nil {
+		return encoded{}, err
+	}
+	return enveloped(r.typeMeta(), message)
+}
+
+func (protobufEncoding) object(obj runtime.Object) (encoded, error) {
+	m, ok := obj.(interface{ Marshal() ([]byte, error) })
+	if !ok {
+		return encoded{}, fmt.Errorf("%T has no protobuf encoding", obj)
+	}
+	message, err := m.Marshal()
+	if err != nil {
+		return encoded{}, fmt.Errorf("encoding %T: %w", obj, err)
+	}
+	apiVersion, kind := obj.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+	return enveloped(metav1.TypeMeta{APIVersion: apiVersion, Kind: kind}, message)
+}
+
+func (protobufEncoding) list(kind metav1.TypeMeta, version watchcache.Version, items []encoded) ([]byte, error) {
+	meta, err := (&metav1.ListMeta{ResourceVersion: version.String()}).Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encoding the metadata of a list: %w", err)
+	}
+	size := sizeOfField(len(meta))
+	for _, item := range items {
+		size += sizeOfField(len(item.message))
+	}
+	body, err := appendEnvelope(nil, kind, size)
+	if err != nil {
+		return nil, err
+	}
+	body = append(make([]byte, 0, len(body)+size), body...)
+	body = appendField(body, listMetadata, meta)
+	for _, item := range items {
+		body = appendField(body, listItems, item.message)
+	}
+	return body, nil
+}
+
+// event writes a frame: its length, and in it a metav1.WatchEvent, whose object is a RawExtension with the envelope in it.
+func (protobufEncoding) event(w io.Writer, t watch.EventType, object encoded) error {
+	inner := len(object.head) + len(object.message)
+	head := appendField(make([]byte, frameLength, maxEventHead), eventType, []byte(t))
+	head = appendHeader(head, eventObject, sizeOfField(inner))
+	head = appendHeader(head, rawExtensionRaw, inner)
+	binary.BigEndian.PutUint32(head, uint32(len(head)-frameLength+inner))
+	for _, part := range [][]byte{head, object.head, object.message} {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func enveloped(kind metav1.TypeMeta, message []byte) (encoded, error) {
+	head, err := appendEnvelope(nil, kind, len(message))
+	return encoded{head, message}, err
+}
+
+// appendEnvelope appends all that stands before a message of some size.
+func appendEnvelope(b []byte, kind metav1.TypeMeta, size int) ([]byte, error) {
+	meta, err := (&runtime.TypeMeta{APIVersion: kind.APIVersion, Kind: kind.Kind}).Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encoding the kind %s: %w", kind.Kind, err)
+	}
+	b = appendField(append(b, magic...), unknownTypeMeta, meta)
+	return appendHeader(b, unknownRaw, size), nil
+}
+
+func appendField(b []byte, number protowire.Number, value []byte) []byte {
+	return append(appendHeader(b, number, len(value)), value...)
+}
+
+// appendHeader appends what stands before the value of a field.
+func appendHeader(b []byte, number protowire.Number, size int) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, number, protowire.BytesType), uint64(size))
+}
+
+// sizeOfField is that of a whole field; all numbers of fields here take one byte.
+func sizeOfField(size int) int { return protowire.SizeTag(1) + protowire.SizeBytes(size) }
