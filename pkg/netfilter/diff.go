@@ -72,32 +72,62 @@ type differ struct {
 	held map[string]bool
 }
 
+// diff walks through the chains of both tables, which are sorted.
 func (d differ) diff() TableBatch {
 	b := TableBatch{Name: d.have.Name}
-	for _, want := range d.want.Chains {
-		have, found := d.have.chain(want.Name)
-		switch {
-		case builtIn(want.Name):
-			d.jumps(&b, have, want.Rules)
-		case !found || !slices.Equal(have.Rules, want.Rules):
-			b.Write = append(b.Write, want)
-		}
+	have, want := d.have.Chains, d.want.Chains
+	if len(have) == len(want) && len(have) > 0 && &have[0] == &want[0] {
+		return b
 	}
-	for _, have := range d.have.Chains {
-		if _, wanted := d.want.find(have.Name); wanted {
-			continue
+	for len(have)+len(want) > 0 {
+		order := 1
+		switch {
+		case len(want) == 0:
+			order = -1
+		case len(have) > 0:
+			order = strings.Compare(have[0].Name, want[0].Name)
 		}
 		switch {
-		case builtIn(have.Name):
-			d.jumps(&b, have, nil)
-		case !strings.HasPrefix(have.Name, d.prefix):
-		case !d.held[have.Name]:
-			b.Delete = append(b.Delete, have.Name)
-		case len(have.Rules) > 0:
-			b.Write = append(b.Write, Chain{Name: have.Name})
+		case order < 0:
+			d.unwanted(&b, have[0])
+			have = have[1:]
+		case order > 0:
+			d.differing(&b, Chain{Name: want[0].Name}, want[0])
+			want = want[1:]
+		default:
+			if !sameRules(have[0].Rules, want[0].Rules) {
+				d.differing(&b, have[0], want[0])
+			}
+			have, want = have[1:], want[1:]
 		}
 	}
 	return b
+}
+
+// sameRules compares rules, which are mostly one and the same slice.
+func sameRules(x, y []Rule) bool {
+	return len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0] || slices.Equal(x, y))
+}
+
+func (d differ) differing(b *TableBatch, have, want Chain) {
+	if builtIn(want.Name) {
+		d.jumps(b, have, want.Rules)
+	} else {
+		b.Write = append(b.Write, want)
+	}
+}
+
+// unwanted has a chain that is not wanted go, if it is ours.
+func (d differ) unwanted(b *TableBatch, have Chain) {
+	switch {
+	case builtIn(have.Name):
+		d.jumps(b, have, nil)
+	case !strings.HasPrefix(have.Name, d.prefix):
+	case !d.held[have.Name]:
+		b.Delete = append(b.Delete, have.Name)
+	case len(have.Rules) > 0:
+		b.Write = append(b.Write, Chain{Name: have.Name})
+	}
 }
 
 // jumps sees to it that of all our rules the built-in chain holds just want, and holds it first. As a rule can be deleted

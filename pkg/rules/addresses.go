@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
@@ -20,34 +19,21 @@ type site struct {
 	rules   []netfilter.Rule
 }
 
-// services builds the tree of ports of each address and protocol, and returns the addresses, sorted, with a jump for each
-// protocol.
-func (b *builder) services(forwards []gateway.Forward) []site {
-	var services []site
-	for len(forwards) > 0 {
-		first := forwards[0]
-		end := slices.IndexFunc(forwards, func(f gateway.Forward) bool {
-			return f.Address != first.Address || f.Protocol != first.Protocol
-		})
-		if end < 0 {
-			end = len(forwards)
+// sites returns the addresses, sorted, with a jump for each protocol.
+func (b *builder) sites(trees []tree) []site {
+	var sites []site
+	for _, t := range trees {
+		if n := len(sites); n == 0 || sites[n-1].address != t.address {
+			sites = append(sites, site{address: t.address})
 		}
-		same := forwards[:end]
-		forwards = forwards[end:]
-		if !b.ours(first.Address) {
-			continue
-		}
-		if n := len(services); n == 0 || services[n-1].address != first.Address {
-			services = append(services, site{address: first.Address})
-		}
-		s := &services[len(services)-1]
+		s := &sites[len(sites)-1]
 		s.rules = append(s.rules, netfilter.Rule{
-			Destination: only(first.Address),
-			Protocol:    first.Protocol,
-			Target:      b.jump(b.ports(same)),
+			Destination: only(t.address),
+			Protocol:    t.protocol,
+			Target:      b.jump(t.root.name),
 		})
 	}
-	return services
+	return sites
 }
 
 // ours tells whether an address is of the family that is built.
@@ -70,6 +56,7 @@ func (b *builder) dispatch(sites []site, way func(netip.Prefix) netfilter.Rule) 
 		rule := way(half)
 		rules = append(rules, rule)
 		child := netfilter.Chain{Name: rule.Target.Chain, Rules: b.dispatch(sites[:middle], way)}
+		commentOnce(child.Rules)
 		b.chains = append(b.chains, child)
 		sites = sites[middle:]
 	}

@@ -21,7 +21,7 @@ const groupSize = 32
 
 // backends appends the rules that choose a backend and translate: first those for clients that are to have again the one
 // that they had, then those that share out evenly.
-func (b *builder) backends(rules []netfilter.Rule, f gateway.Forward) []netfilter.Rule {
+func (b *builder) backends(rules []netfilter.Rule, f *gateway.Forward) []netfilter.Rule {
 	start := len(rules)
 	if sticky(f) {
 		seconds := uint32(math.Ceil(f.Affinity.Seconds()))
@@ -43,15 +43,15 @@ func (b *builder) backends(rules []netfilter.Rule, f gateway.Forward) []netfilte
 }
 
 // sticky tells whether clients come back to the backend that they had.
-func sticky(f gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
+func sticky(f *gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
 
 // clients names the list of those that had this backend.
-func (b *builder) clients(f gateway.Forward, backend gateway.Backend) string {
+func (b *builder) clients(f *gateway.Forward, backend gateway.Backend) string {
 	return b.name(fmt.Sprintf("%s-%s-%d-%s-%d", f.Protocol, f.Address, f.Ports.First, backend.Address, backend.Port))
 }
 
 // share appends rules that share out evenly among some backends: each takes its part of what those before it left.
-func (b *builder) share(rules []netfilter.Rule, f gateway.Forward, ports gateway.PortRange, backends []gateway.Backend) []netfilter.Rule {
+func (b *builder) share(rules []netfilter.Rule, f *gateway.Forward, ports gateway.PortRange, backends []gateway.Backend) []netfilter.Rule {
 	for i, backend := range backends {
 		r := toPorts(f, destination(f, backend))
 		r.DestinationPorts = ports
@@ -75,7 +75,7 @@ func part(some, left int) uint32 {
 // groups appends rules that share out among groups by their size. Which group a backend is in is said by its digest and by
 // how many others are near: as one comes or goes, no more changes than its group, the one that this splits into or merges
 // with, and the chain that leads to them. The largest come first, which evens out the number of rules to the last backend.
-func (b *builder) groups(rules []netfilter.Rule, f gateway.Forward) []netfilter.Rule {
+func (b *builder) groups(rules []netfilter.Rule, f *gateway.Forward) []netfilter.Rule {
 	groups := split(allDigests, members(f.Backends))
 	slices.SortStableFunc(groups, func(x, y group) int { return cmp.Compare(len(y.backends), len(x.backends)) })
 	left := len(f.Backends)
@@ -134,7 +134,7 @@ func split(k block, list []member) []group {
 }
 
 // destination is where a backend's share of the forward goes.
-func destination(f gateway.Forward, backend gateway.Backend) netfilter.Target {
+func destination(f *gateway.Forward, backend gateway.Backend) netfilter.Target {
 	t := netfilter.Target{Verb: netfilter.Translate, Address: backend.Address, Ports: gateway.Port(backend.Port)}
 	if !f.Shift || f.Ports.Single() {
 		return t

@@ -4,8 +4,8 @@
 package rules
 
 import (
-	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
@@ -40,34 +40,62 @@ const (
 // Build returns the rules of one family that make the host do what the state asks for. A state that asks for nothing still
 // has the fixed chains.
 func Build(state gateway.State, family netfilter.Family, opts Options) netfilter.Ruleset {
-	b := builder{family: family, own: opts.Ownership, state: state}
-	return netfilter.Ruleset{Family: family, Tables: []netfilter.Table{
-		b.table("mangle", b.mangle),
-		b.table("filter", b.filter),
-		b.table("nat", func() { b.nat(opts.RandomFully) }),
-	}}
+	return NewBuilder(family, opts).Build(state)
 }
 
-// builder collects the chains of one table at a time.
+// builder collects chains, those of one table, or of a part of it, at a time.
 type builder struct {
 	family netfilter.Family
-	own    gateway.Ownership
+	opts   Options
 	state  gateway.State
+	// forwards are those of the family.
+	forwards []gateway.Forward
+	// before is what was built last.
+	before *memory
 	chains []netfilter.Chain
-	// sourceChains are the chains that check sources and exist already in the table.
-	sourceChains map[string]bool
+	// sources are the chains that check sources and that the part being built leads to, known those of all parts, by name.
+	sources []netfilter.Chain
+	known   map[string][]netfilter.Rule
 }
 
 func (b *builder) table(name string, fill func()) netfilter.Table {
+	return netfilter.Table{Name: name, Chains: byName(b.collect(fill))}
+}
+
+// collect returns the chains that fill adds.
+func (b *builder) collect(fill func()) []netfilter.Chain {
+	outer := b.chains
 	b.chains = nil
 	fill()
-	slices.SortFunc(b.chains, func(x, y netfilter.Chain) int { return cmp.Compare(x.Name, y.Name) })
-	return netfilter.Table{Name: name, Chains: b.chains}
+	filled := b.chains
+	b.chains = outer
+	return filled
+}
+
+func byName(chains []netfilter.Chain) []netfilter.Chain {
+	slices.SortFunc(chains, func(x, y netfilter.Chain) int { return strings.Compare(x.Name, y.Name) })
+	return chains
 }
 
 // chain adds a chain of ours.
 func (b *builder) chain(name string, rules ...netfilter.Rule) {
+	commentOnce(rules)
 	b.chains = append(b.chains, netfilter.Chain{Name: b.name(name), Rules: rules})
+}
+
+// commentOnce leaves out what the rule above says already: a comment takes the legacy back end as much room as the rest of
+// the rule.
+func commentOnce(rules []netfilter.Rule) {
+	last := ""
+	for i := range rules {
+		switch comment := rules[i].Comment; comment {
+		case "":
+		case last:
+			rules[i].Comment = ""
+		default:
+			last = comment
+		}
+	}
 }
 
 // hook leads a built-in chain to a chain of ours.
@@ -75,7 +103,7 @@ func (b *builder) hook(builtIn, chain string) {
 	b.chains = append(b.chains, netfilter.Chain{Name: builtIn, Rules: []netfilter.Rule{{Target: b.jump(chain)}}})
 }
 
-func (b *builder) name(chain string) string { return b.own.ChainPrefix + chain }
+func (b *builder) name(chain string) string { return b.opts.Ownership.ChainPrefix + chain }
 
 func (b *builder) jump(chain string) netfilter.Target {
 	return netfilter.Target{Verb: netfilter.Jump, Chain: b.name(chain)}
@@ -90,14 +118,14 @@ func (b *builder) goTo(chain string) netfilter.Target {
 func (b *builder) mangle() {
 	restore := netfilter.Rule{
 		Direction: netfilter.Reply,
-		Target:    netfilter.Target{Verb: netfilter.RestoreMark, Mark: gateway.Mark{Mask: b.own.UplinkMask()}},
+		Target:    netfilter.Target{Verb: netfilter.RestoreMark, Mark: gateway.Mark{Mask: b.opts.Ownership.UplinkMask()}},
 	}
 	rules := []netfilter.Rule{restore}
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, netfilter.Rule{
 			In:     u.Link,
 			State:  netfilter.New,
-			Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.own.Uplink(u.Number)},
+			Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.opts.Ownership.Uplink(u.Number)},
 		})
 	}
 	b.hook("PREROUTING", preroutingChain)
@@ -108,7 +136,7 @@ func (b *builder) mangle() {
 		// Not before POSTROUTING is the first packet of a pod's connection known to be ours.
 		b.hook("POSTROUTING", postroutingChain)
 		b.chain(postroutingChain, netfilter.Rule{
-			Protocol: gateway.TCP, SYN: true, ConnMark: b.own.Forwarded(), Target: netfilter.Target{Verb: netfilter.ClampMSS},
+			Protocol: gateway.TCP, SYN: true, ConnMark: b.opts.Ownership.Forwarded(), Target: netfilter.Target{Verb: netfilter.ClampMSS},
 		})
 	}
 }
@@ -118,7 +146,7 @@ func (b *builder) mangle() {
 func (b *builder) filter() {
 	accept, drop := netfilter.Target{Verb: netfilter.Accept}, netfilter.Target{Verb: netfilter.Drop}
 	input := []netfilter.Rule{{Target: b.jump(refuseChain)}}
-	forward := []netfilter.Rule{{ConnMark: b.own.Forwarded(), Target: accept}, {Target: b.jump(refuseChain)}}
+	forward := []netfilter.Rule{{ConnMark: b.opts.Ownership.Forwarded(), Target: accept}, {Target: b.jump(refuseChain)}}
 	for _, u := range b.state.Uplinks {
 		input = append(input, netfilter.Rule{In: u.Link, State: netfilter.Invalid, Target: drop})
 		// An answer of a backend that belongs to no connection would leave with the backend's own address.
@@ -149,9 +177,9 @@ func (b *builder) filter() {
 	b.hook("OUTPUT", outputChain)
 	b.chain(outputChain, b.refuseOutput()...)
 	b.chain(refuseChain,
-		netfilter.Rule{Mark: b.own.Drop(), Target: drop},
-		netfilter.Rule{Protocol: gateway.TCP, Mark: b.own.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: "tcp-reset"}},
-		netfilter.Rule{Mark: b.own.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: unreachable}},
+		netfilter.Rule{Mark: b.opts.Ownership.Drop(), Target: drop},
+		netfilter.Rule{Protocol: gateway.TCP, Mark: b.opts.Ownership.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: "tcp-reset"}},
+		netfilter.Rule{Mark: b.opts.Ownership.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: unreachable}},
 	)
 }
 
@@ -167,25 +195,27 @@ func (b *builder) refuseOutput() []netfilter.Rule {
 	return rules
 }
 
-// nat translates.
-func (b *builder) nat(randomFully bool) {
+// fixed adds what of the nat table has nothing to do with forwards. It translates.
+func (b *builder) fixed() {
 	b.hook("PREROUTING", servicesChain)
 	b.hook("OUTPUT", servicesChain)
 	b.hook("POSTROUTING", postroutingChain)
 	masquerade := netfilter.Rule{
-		ConnMark: b.own.Masquerade(),
-		Target:   netfilter.Target{Verb: netfilter.Masquerade, RandomFully: randomFully},
+		ConnMark: b.opts.Ownership.Masquerade(),
+		Target:   netfilter.Target{Verb: netfilter.Masquerade, RandomFully: b.opts.RandomFully},
 	}
-	b.chain(postroutingChain, append([]netfilter.Rule{masquerade}, b.translateEgress(randomFully)...)...)
-	b.chain(markDropChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.own.Drop()}})
-	b.chain(markRejectChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.own.Reject()}})
+	b.chain(postroutingChain, append([]netfilter.Rule{masquerade}, b.translateEgress()...)...)
+	b.chain(markDropChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.opts.Ownership.Drop()}})
+	b.chain(markRejectChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.opts.Ownership.Reject()}})
 	b.keepSource()
+}
 
-	b.sourceChains = map[string]bool{}
-	rules := b.dispatch(b.services(b.state.Forwards), b.toServices)
+// services leads to the trees of ports.
+func (b *builder) services(trees []tree) {
+	rules := b.dispatch(b.sites(trees), b.toServices)
 	// Nothing was translated: no port matched, or the packet is to be refused.
 	rules = append(rules, netfilter.Rule{
-		ConnMark: b.own.Forwarded(),
+		ConnMark: b.opts.Ownership.Forwarded(),
 		Target:   netfilter.Target{Verb: netfilter.SetConnMark, Mark: gateway.Mark{Mask: b.forwarded().Mask}},
 	})
 	b.chain(servicesChain, rules...)
@@ -198,7 +228,7 @@ func (b *builder) keepSource() {
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, netfilter.Rule{
 			In:     u.Link,
-			Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: gateway.Mark{Mask: b.own.Masquerade().Mask}},
+			Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: gateway.Mark{Mask: b.opts.Ownership.Masquerade().Mask}},
 		})
 	}
 	b.chain(keepSourceChain, rules...)
@@ -206,6 +236,6 @@ func (b *builder) keepSource() {
 
 // forwarded are the marks of a connection that we translate, unless its Forward says otherwise.
 func (b *builder) forwarded() gateway.Mark {
-	bits := b.own.Forwarded().Mask | b.own.Masquerade().Mask
+	bits := b.opts.Ownership.Forwarded().Mask | b.opts.Ownership.Masquerade().Mask
 	return gateway.Mark{Value: bits, Mask: bits}
 }

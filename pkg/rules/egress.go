@@ -45,10 +45,10 @@ func (b *builder) markEgress() []netfilter.Rule {
 	}
 	b.chain(egressChain, append(rules,
 		netfilter.Rule{State: netfilter.New, Target: b.goTo(podsChain)},
-		netfilter.Rule{ConnMark: b.own.Forwarded(), Target: b.goTo(podsChain)},
+		netfilter.Rule{ConnMark: b.opts.Ownership.Forwarded(), Target: b.goTo(podsChain)},
 	)...)
 	b.chain(podsChain, b.egress(func(e gateway.Egress) netfilter.Target {
-		uplink, flag := b.own.Uplink(e.Uplink), b.own.Egress()
+		uplink, flag := b.opts.Ownership.Uplink(e.Uplink), b.opts.Ownership.Egress()
 		return netfilter.Target{Verb: netfilter.SetMark, Mark: gateway.Mark{Value: uplink.Value | flag.Value, Mask: uplink.Mask | flag.Mask}}
 	})...)
 	return []netfilter.Rule{{Direction: netfilter.Original, Target: b.jump(egressChain)}}
@@ -60,7 +60,7 @@ func (b *builder) acceptEgress() []netfilter.Rule {
 		return nil
 	}
 	b.chain(egressChain,
-		netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.own.Forwarded()}},
+		netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.opts.Ownership.Forwarded()}},
 		netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Accept}},
 	)
 	return b.outward()
@@ -68,12 +68,12 @@ func (b *builder) acceptEgress() []netfilter.Rule {
 
 // translateEgress gives them their external address. By whichever uplink they leave, as another one may be connected to
 // where they go: nobody outside is to see a pod's address.
-func (b *builder) translateEgress(randomFully bool) []netfilter.Rule {
+func (b *builder) translateEgress() []netfilter.Rule {
 	if !b.leaves() {
 		return nil
 	}
 	b.chain(egressChain, b.egress(func(e gateway.Egress) netfilter.Target {
-		return netfilter.Target{Verb: netfilter.TranslateSource, Address: e.Address, RandomFully: randomFully}
+		return netfilter.Target{Verb: netfilter.TranslateSource, Address: e.Address, RandomFully: b.opts.RandomFully}
 	})...)
 	return b.outward()
 }
@@ -83,7 +83,7 @@ func (b *builder) translateEgress(randomFully bool) []netfilter.Rule {
 func (b *builder) outward() []netfilter.Rule {
 	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
 	for _, u := range b.state.Uplinks {
-		rules = append(rules, netfilter.Rule{Out: u.Link, Mark: b.own.Egress(), Target: b.goTo(egressChain)})
+		rules = append(rules, netfilter.Rule{Out: u.Link, Mark: b.opts.Ownership.Egress(), Target: b.goTo(egressChain)})
 	}
 	return rules
 }

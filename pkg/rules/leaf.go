@@ -4,7 +4,6 @@
 package rules
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -13,13 +12,17 @@ import (
 
 // leaf appends the rules of the forwards themselves, in the order of their ports.
 func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
-	for run := range runs(forwards, func(x, y gateway.Forward) bool { return heavy(x) == heavy(y) }) {
-		if !heavy(run[0]) {
+	pieces := make([]gateway.Forward, 0, leafRules)
+	for f := range merged(forwards) {
+		pieces = append(pieces, *f)
+	}
+	for run := range runs(pieces, func(x, y *gateway.Forward) bool { return heavy(x) == heavy(y) }) {
+		if !heavy(&run[0]) {
 			rules = b.inline(rules, run)
 			continue
 		}
-		for _, f := range run {
-			rules = append(rules, b.apart(f))
+		for i := range run {
+			rules = append(rules, b.apart(&run[i]))
 		}
 	}
 	return rules
@@ -27,9 +30,9 @@ func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []net
 
 // apart gives a forward a chain of its own and returns the rule that leads there. The chain is named by its frontend rather
 // than by its content, so that a change of an endpoint rewrites this chain and no other.
-func (b *builder) apart(f gateway.Forward) netfilter.Rule {
+func (b *builder) apart(f *gateway.Forward) netfilter.Rule {
 	chain := backendChain(f.Frontend)
-	b.chain(chain, b.inline(nil, []gateway.Forward{f})...)
+	b.chain(chain, b.inline(nil, []gateway.Forward{*f})...)
 	return toPorts(f, b.goTo(chain))
 }
 
@@ -40,32 +43,12 @@ func (b *builder) inline(rules []netfilter.Rule, forwards []gateway.Forward) []n
 			rules = toAllPorts(rules, run, b.goTo(markDropChain))
 			continue
 		}
-		if len(run[0].Sources) > 0 {
-			rules = toAllPorts(rules, run, b.jump(b.sources(run[0])))
-			rules = append(rules, netfilter.Rule{Mark: b.own.Drop(), Target: netfilter.Target{Verb: netfilter.Return}})
-		}
+		rules = b.check(rules, run)
 		for alike := range runs(run, sameTreatment) {
 			rules = b.translate(rules, alike)
 		}
 	}
 	return rules
-}
-
-// sources returns the chain that marks packets from anywhere but the forward's sources to be dropped. Equal sets share it,
-// so it is named by its content.
-func (b *builder) sources(f gateway.Forward) string {
-	name := sourceChain(f.Sources)
-	if b.sourceChains[name] {
-		return name
-	}
-	b.sourceChains[name] = true
-	rules := make([]netfilter.Rule, 0, len(f.Sources)+1)
-	for _, s := range f.Sources {
-		rules = append(rules, netfilter.Rule{Source: s, Target: netfilter.Target{Verb: netfilter.Return}})
-	}
-	rules = append(rules, netfilter.Rule{Target: b.goTo(markDropChain)})
-	b.chain(name, rules...)
-	return name
 }
 
 // translate appends the rules of forwards that are treated alike, once the source was found to be allowed.
@@ -76,14 +59,14 @@ func (b *builder) translate(rules []netfilter.Rule, forwards []gateway.Forward) 
 	if !forwards[0].Masquerade {
 		rules = toAllPorts(rules, forwards, b.jump(keepSourceChain))
 	}
-	for _, f := range forwards {
-		rules = b.backends(rules, f)
+	for i := range forwards {
+		rules = b.backends(rules, &forwards[i])
 	}
 	return rules
 }
 
 // toPorts returns a rule for the ports of one forward, with its owner as comment.
-func toPorts(f gateway.Forward, target netfilter.Target) netfilter.Rule {
+func toPorts(f *gateway.Forward, target netfilter.Target) netfilter.Rule {
 	return netfilter.Rule{Protocol: f.Protocol, DestinationPorts: f.Ports, Comment: comment(f.Owner), Target: target}
 }
 
@@ -93,10 +76,11 @@ func comment(owner string) string { return owner[:min(len(owner), netfilter.MaxC
 // toAllPorts appends as few rules as possible for the ports of neighbours.
 func toAllPorts(rules []netfilter.Rule, forwards []gateway.Forward, target netfilter.Target) []netfilter.Rule {
 	var ranges []gateway.PortRange
-	rule := toPorts(forwards[0], target)
-	for _, f := range forwards {
+	rule := toPorts(&forwards[0], target)
+	for i := range forwards {
+		f := &forwards[i]
 		if f.Owner != forwards[0].Owner {
-			rule.Comment = ""
+			rule.Comment = "several Mappings"
 		}
 		if n := len(ranges); n > 0 && uint32(ranges[n-1].Last)+1 == uint32(f.Ports.First) {
 			ranges[n-1].Last = f.Ports.Last
@@ -136,10 +120,6 @@ func multiports(ranges []gateway.PortRange) []string {
 	return append(lists, strings.Join(list, ","))
 }
 
-func sameSources(x, y gateway.Forward) bool {
-	return x.SourcesDeny == y.SourcesDeny && slices.Equal(x.Sources, y.Sources)
-}
-
-func sameTreatment(x, y gateway.Forward) bool {
+func sameTreatment(x, y *gateway.Forward) bool {
 	return (len(x.Backends) == 0) == (len(y.Backends) == 0) && x.Masquerade == y.Masquerade
 }

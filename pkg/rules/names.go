@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
 // The kernel allows chain names of 28 characters, and a prefix may take 12 of them: 16 are left.
@@ -20,9 +21,14 @@ import (
 // protocolLetters name the protocols within chain names.
 var protocolLetters = map[gateway.Protocol]string{gateway.TCP: "T", gateway.UDP: "U", gateway.SCTP: "S"}
 
-// portChain names the chain of a block of ports: T0A0B0C0D1F90.
+// portChain names the chain of a block of ports: TC0000201 that of all ports, TC00002011F40I the one of those from 0x1F40 on
+// after all have been halved eight times. In the order of their names, chains come as they stand in their tree.
 func portChain(f gateway.Frontend, k block) string {
-	return fmt.Sprintf("%s%s%X", protocolLetters[f.Protocol], addressName(f.Address), k.index())
+	name := protocolLetters[f.Protocol] + addressName(f.Address)
+	if k == allPorts {
+		return name
+	}
+	return fmt.Sprintf("%s%04X%c", name, k.start, 'A'+allPorts.bits-k.bits)
 }
 
 // backendChain names the chain of one frontend: BT0A0B0C0D1F90.
@@ -38,6 +44,11 @@ func groupChain(f gateway.Frontend, start uint32) string {
 // prefixChain names the chain of a prefix within a tree: A0A0B0C0018.
 func prefixChain(tree string, p netip.Prefix) string {
 	return fmt.Sprintf("%s%s%02X", tree, addressName(p.Addr()), p.Bits())
+}
+
+// setName names the set of a Mapping's sources.
+func setName(prefix, owner string, family netfilter.Family) string {
+	return fmt.Sprintf("%s%s-%d", prefix, digest([]byte(owner), 12), family)
 }
 
 // sourceChain names the chain of a set of sources.
@@ -63,11 +74,11 @@ func digest(b []byte, length int) string {
 }
 
 // runs cuts forwards into the longest runs of neighbours that are alike.
-func runs(forwards []gateway.Forward, alike func(x, y gateway.Forward) bool) iter.Seq[[]gateway.Forward] {
+func runs(forwards []gateway.Forward, alike func(x, y *gateway.Forward) bool) iter.Seq[[]gateway.Forward] {
 	return func(yield func([]gateway.Forward) bool) {
 		start := 0
 		for i := range forwards {
-			if i+1 < len(forwards) && alike(forwards[i], forwards[i+1]) {
+			if i+1 < len(forwards) && alike(&forwards[i], &forwards[i+1]) {
 				continue
 			}
 			if !yield(forwards[start : i+1]) {

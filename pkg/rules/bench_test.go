@@ -1,0 +1,100 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// shapes are ways to have many ports: side by side and each to a place of its own, and as Mappings of ten ports are that
+// lead to the same endpoints.
+var shapes = []struct {
+	name  string
+	state func(ports int) gateway.State
+}{
+	{"apart", dense},
+	{"tens", tens},
+}
+
+var sizes = []int{10, 1000, 10000, 30000}
+
+func each(b *testing.B, run func(b *testing.B, state gateway.State)) {
+	for _, shape := range shapes {
+		for _, n := range sizes {
+			b.Run(fmt.Sprintf("%s/ports=%d", shape.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				run(b, shape.state(n))
+			})
+		}
+	}
+}
+
+// lessOne is the state without an endpoint of ten ports in its middle, as calc makes it: the rest is shared.
+func lessOne(state gateway.State) gateway.State {
+	state.Forwards = slices.Clone(state.Forwards)
+	middle := len(state.Forwards) / 20 * 10
+	for i := range state.Forwards[middle : middle+10] {
+		f := &state.Forwards[middle+i]
+		f.Backends = f.Backends[1:]
+	}
+	return state
+}
+
+func BenchmarkBuild(b *testing.B) {
+	each(b, func(b *testing.B, state gateway.State) {
+		for b.Loop() {
+			Build(state, netfilter.IPv4, options)
+		}
+	})
+}
+
+func BenchmarkBuildOneEndpoint(b *testing.B) {
+	each(b, func(b *testing.B, state gateway.State) {
+		builder := NewBuilder(netfilter.IPv4, options)
+		states := [2]gateway.State{state, lessOne(state)}
+		builder.Build(state)
+		for i := 1; b.Loop(); i++ {
+			builder.Build(states[i%2])
+		}
+	})
+}
+
+func BenchmarkDiff(b *testing.B) {
+	each(b, func(b *testing.B, state gateway.State) {
+		have, want := Build(state, netfilter.IPv4, options), Build(state, netfilter.IPv4, options)
+		for b.Loop() {
+			if batch := netfilter.Diff(have, want, options.Ownership.ChainPrefix); !batch.Empty() {
+				b.Fatal("not equal")
+			}
+		}
+	})
+}
+
+func BenchmarkDiffOneEndpoint(b *testing.B) {
+	each(b, func(b *testing.B, state gateway.State) {
+		builder := NewBuilder(netfilter.IPv4, options)
+		have, want := builder.Build(state), builder.Build(lessOne(state))
+		var text []byte
+		for b.Loop() {
+			text = netfilter.Diff(have, want, options.Ownership.ChainPrefix).AppendText(text[:0])
+		}
+		b.ReportMetric(float64(len(text)), "text-B")
+	})
+}
+
+func BenchmarkRender(b *testing.B) {
+	each(b, func(b *testing.B, state gateway.State) {
+		batch := netfilter.Diff(netfilter.Ruleset{}, Build(state, netfilter.IPv4, options), options.Ownership.ChainPrefix)
+		var text []byte
+		for b.Loop() {
+			text = batch.AppendText(text[:0])
+		}
+		b.ReportMetric(float64(len(text)), "text-B")
+	})
+}

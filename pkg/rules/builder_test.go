@@ -1,0 +1,156 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// step returns a state that differs from the last one as states do: mostly in little, and the rest shared with it.
+func step(random *rand.Rand, last gateway.State, family netfilter.Family) gateway.State {
+	next := last
+	next.Forwards = slices.Clone(last.Forwards)
+	switch n := len(next.Forwards); {
+	case n == 0 || random.IntN(25) == 0:
+		return randomState(random, family)
+	case random.IntN(10) == 0:
+		next.Uplinks, next.Egresses = uplinks[:random.IntN(3)], nil
+		return next
+	case random.IntN(10) == 0:
+		next.ClampMSS = !next.ClampMSS
+		return next
+	}
+	for range 1 + random.IntN(3) {
+		if len(next.Forwards) == 0 {
+			break
+		}
+		i := random.IntN(len(next.Forwards))
+		f := &next.Forwards[i]
+		switch random.IntN(9) {
+		case 0:
+			end := min(len(next.Forwards), i+1+random.IntN(8))
+			next.Forwards = slices.Delete(next.Forwards, i, end)
+		case 1:
+			other := *f
+			other.Protocol, other.Address = gateway.TCP, external(family, random.IntN(40))
+			if !overlaps(next.Forwards, other) {
+				next.Forwards = sorted(append(next.Forwards, other))
+			}
+		case 2:
+			f.Backends = slices.Clone(f.Backends) // equal, elsewhere
+		case 3:
+			f.Backends = backends(family, random.IntN(5), f.Ports.First)
+		case 4:
+			f.Sources, f.SourcesDeny = manySources(family, random.IntN(2*listedSources)), false
+		case 5:
+			f.Sources, f.SourcesDeny = []netip.Prefix{everybody(family)}, false
+		case 6:
+			f.Masquerade = !f.Masquerade
+		case 7:
+			f.Owner = fmt.Sprintf("default/mapping-%d", random.IntN(5))
+		case 8:
+			// What is alike but for its ports may become one.
+			for j := i + 1; j < min(len(next.Forwards), i+10); j++ {
+				to := &next.Forwards[j]
+				front := to.Frontend
+				*to = *f
+				to.Frontend = front
+			}
+		}
+	}
+	return next
+}
+
+func overlaps(forwards []gateway.Forward, f gateway.Forward) bool {
+	return slices.ContainsFunc(forwards, func(g gateway.Forward) bool {
+		return g.Address == f.Address && g.Protocol == f.Protocol && g.Ports.Overlaps(f.Ports)
+	})
+}
+
+// manySources are as many networks side by side.
+func manySources(family netfilter.Family, n int) []netip.Prefix {
+	var sources []netip.Prefix
+	for i := range n {
+		sources = append(sources, source(family, i))
+	}
+	return sources
+}
+
+func everybody(family netfilter.Family) netip.Prefix {
+	if family == netfilter.IPv4 {
+		return netip.MustParsePrefix("0.0.0.0/0")
+	}
+	return netip.MustParsePrefix("::/0")
+}
+
+// TestBuilderBuildsWhatBuildDoes walks through states, and compares what grew with what is built anew.
+func TestBuilderBuildsWhatBuildDoes(t *testing.T) {
+	opts := options
+	opts.Sets = true
+	for seed := range uint64(2) {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%d/IPv%d", seed, family), func(t *testing.T) {
+				random := rand.New(rand.NewPCG(seed, 17))
+				builder := NewBuilder(family, opts)
+				var state gateway.State
+				var kernel netfilter.Ruleset
+				for n := range 100 {
+					state = step(random, state, family)
+					got, want := builder.Build(state), Build(state, family, opts)
+					if !reflect.DeepEqual(got, want) {
+						t.Fatalf("step %d:\n%s", n, cmp.Diff(string(netfilter.Render(want)), string(netfilter.Render(got))))
+					}
+					// What it shares must be the same for who compares too.
+					kernel = netfilter.Apply(kernel, netfilter.Diff(kernel, got, opts.Ownership.ChainPrefix))
+					if left := netfilter.Diff(kernel, want, opts.Ownership.ChainPrefix); !left.Empty() {
+						t.Fatalf("step %d leaves this to do:\n%s", n, left.Text())
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestBuilderSharesWhatDidNotChange counts the chains that are built anew.
+func TestBuilderSharesWhatDidNotChange(t *testing.T) {
+	builder := NewBuilder(netfilter.IPv4, options)
+	state := dense(1000)
+	before := builder.Build(state)
+	for _, tc := range []struct {
+		name   string
+		change func(*gateway.State)
+		want   int
+	}{
+		{"nothing", func(*gateway.State) {}, 0},
+		{"one endpoint", func(s *gateway.State) { s.Forwards[500].Backends = s.Forwards[500].Backends[1:] }, 3},
+		{"one port less", func(s *gateway.State) { s.Forwards = slices.Delete(s.Forwards, 300, 301) }, 5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			state.Forwards = slices.Clone(state.Forwards)
+			tc.change(&state)
+			after := builder.Build(state)
+			anew := 0
+			for _, c := range after.Tables[2].Chains {
+				i := slices.IndexFunc(before.Tables[2].Chains, func(o netfilter.Chain) bool { return o.Name == c.Name })
+				if i < 0 || len(c.Rules) > 0 && &c.Rules[0] != &before.Tables[2].Chains[i].Rules[0] {
+					anew++
+				}
+			}
+			if anew != tc.want {
+				t.Errorf("%d chains were built anew, want %d", anew, tc.want)
+			}
+			before = after
+		})
+	}
+}

@@ -1,0 +1,53 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"iter"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// merged yields sorted forwards, with neighbours that lead to the same place as one. What it yields is good until the next.
+func merged(forwards []gateway.Forward) iter.Seq[*gateway.Forward] {
+	return func(yield func(*gateway.Forward) bool) {
+		for i := 0; i < len(forwards); {
+			one := forwards[i]
+			for i++; i < len(forwards) && join(&one, &forwards[i]); i++ {
+			}
+			if !yield(&one) {
+				return
+			}
+		}
+	}
+}
+
+// join has x take in the ports of y, the next one, if one rule can lead all of them to where they go: all to the same port of
+// a backend, or each to its own as they come.
+//
+// Ports that are shifted stay apart where the client keeps its address: within a range the kernel may choose another port
+// of the backend (see the package's limits). So do those of clients that come back to a backend, as what is remembered of
+// them is by port.
+func join(x, y *gateway.Forward) bool {
+	if uint32(x.Ports.Last)+1 != uint32(y.Ports.First) || len(x.Backends) == 0 || len(x.Backends) != len(y.Backends) ||
+		x.Owner != y.Owner || x.Masquerade != y.Masquerade || sticky(x) || sticky(y) || !sameSources(x, y) {
+		return false
+	}
+	same := (x.Ports.Single() || !x.Shift) && (y.Ports.Single() || !y.Shift)
+	shift := (x.Ports.Single() || x.Shift) && (y.Ports.Single() || y.Shift)
+	for i := range x.Backends {
+		from, to := x.Backends[i], y.Backends[i]
+		if from.Address != to.Address {
+			return false
+		}
+		same = same && from.Port == to.Port
+		shift = shift && uint32(from.Port)+uint32(y.Ports.First-x.Ports.First) == uint32(to.Port) &&
+			(x.Masquerade || from.Port == x.Ports.First)
+	}
+	if !same && !shift {
+		return false
+	}
+	x.Ports.Last, x.Shift = y.Ports.Last, shift
+	return true
+}

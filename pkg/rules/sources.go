@@ -1,0 +1,96 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// listedSources is how many sources are rules of a chain where the host knows sets. A set costs a packet about as much as three
+// rules, and whoever writes it a call of its own.
+const listedSources = 64
+
+// allowed are the sources that may connect, or none where everybody may.
+func allowed(f *gateway.Forward) []netip.Prefix {
+	if len(f.Sources) > 0 && f.Sources[0].Bits() == 0 {
+		return nil // Sorted, it comes first.
+	}
+	return f.Sources
+}
+
+// many tells whether sources are to be in a set.
+func many(sources []netip.Prefix) bool { return len(sources) > listedSources }
+
+func sameSources(x, y *gateway.Forward) bool {
+	if x.SourcesDeny != y.SourcesDeny {
+		return false
+	}
+	a, b := allowed(x), allowed(y)
+	return same(a, b) && (!many(a) || x.Owner == y.Owner)
+}
+
+// same compares slices, which are mostly one and the same.
+func same[T comparable](x, y []T) bool {
+	return len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0] || slices.Equal(x, y))
+}
+
+// check appends the rules that have packets from anywhere but the sources of forwards, which are alike in that, dropped.
+func (b *builder) check(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
+	sources := allowed(&forwards[0])
+	switch {
+	case len(sources) == 0:
+		return rules
+	case b.opts.Sets && many(sources):
+		from := len(rules)
+		rules = toAllPorts(rules, forwards, b.goTo(markDropChain))
+		for i := range rules[from:] {
+			rules[from+i].SourceSet = netfilter.SetMatch{Name: b.setName(forwards[0].Owner), Not: true}
+		}
+		return rules
+	}
+	rules = toAllPorts(rules, forwards, b.jump(b.sourceChain(sources)))
+	return append(rules, netfilter.Rule{Mark: b.opts.Ownership.Drop(), Target: netfilter.Target{Verb: netfilter.Return}})
+}
+
+// sourceChain returns the chain that marks packets from anywhere but the sources to be dropped. Equal lists share it, so it
+// is named by its content.
+func (b *builder) sourceChain(sources []netip.Prefix) string {
+	chain := netfilter.Chain{Name: b.name(sourceChain(sources))}
+	if chain.Rules = b.before.sources[chain.Name]; chain.Rules == nil {
+		for _, s := range sources {
+			chain.Rules = append(chain.Rules, netfilter.Rule{Source: s, Target: netfilter.Target{Verb: netfilter.Return}})
+		}
+		chain.Rules = append(chain.Rules, netfilter.Rule{Target: b.goTo(markDropChain)})
+	}
+	b.sources = append(b.sources, chain)
+	return sourceChain(sources)
+}
+
+// setName names the set of a Mapping's sources.
+func (b *builder) setName(owner string) string {
+	return setName(b.opts.Ownership.SetPrefix, owner, b.family)
+}
+
+// setsOf returns the sets that the rules of the forwards name.
+func (b *builder) setsOf(forwards []gateway.Forward) []netfilter.Set {
+	if !b.opts.Sets {
+		return nil
+	}
+	var sets []netfilter.Set
+	named := map[string]bool{}
+	for i := range forwards {
+		f := &forwards[i]
+		if sources := allowed(f); many(sources) && !named[f.Owner] {
+			named[f.Owner] = true
+			sets = append(sets, netfilter.Set{Name: b.setName(f.Owner), Family: b.family, Members: sources})
+		}
+	}
+	slices.SortFunc(sets, func(x, y netfilter.Set) int { return strings.Compare(x.Name, y.Name) })
+	return sets
+}
