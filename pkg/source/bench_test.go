@@ -144,7 +144,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 type counter atomic.Int64
 
-func (c *counter) Write(p []byte) (int, error) { (*atomic.Int64)(c).Add(int64(len(p))); return len(p), nil }
+func (c *counter) Write(p []byte) (int, error) {
+	(*atomic.Int64)(c).Add(int64(len(p)))
+	return len(p), nil
+}
 
 func fullMeta(name string, i int) metav1.ObjectMeta {
 	const uid = "7d8f1c1e-6a4f-4a6e-9d38-0c3b7a5b2f10"
