@@ -1,0 +1,70 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+func at(name string) conditions.AppliedMetadata {
+	return conditions.AppliedMetadata{Namespace: "shop", Name: name}
+}
+
+// with returns a status of one condition, "Programmed True Programmed", or of none.
+func with(text string) v1alpha1.MappingStatus {
+	parts := strings.Fields(text)
+	if len(parts) == 0 {
+		return v1alpha1.MappingStatus{}
+	}
+	return v1alpha1.MappingStatus{Conditions: []metav1.Condition{
+		{Type: parts[0], Status: metav1.ConditionStatus(parts[1]), Reason: parts[2], Message: "because"},
+	}}
+}
+
+func TestNews(t *testing.T) {
+	for _, test := range []struct{ name, before, after, want string }{
+		{"all is well from the start", "", "Accepted True Accepted", ""},
+		{"in effect for the first time", "", "Programmed True Programmed", "Normal Programmed"},
+		{"in effect after nobody said so", "Programmed Unknown NotReported", "Programmed True Programmed", "Normal Programmed"},
+		{"not accepted from the start", "", "Accepted False Invalid", "Warning Invalid"},
+		{"not accepted any more", "Accepted True Accepted", "Accepted False PortConflict", "Warning PortConflict"},
+		{"not accepted for another reason", "Accepted False Invalid", "Accepted False PortConflict", "Warning PortConflict"},
+		{"still not accepted", "Accepted False Invalid", "Accepted False Invalid", ""},
+		{"accepted again", "Accepted False PortConflict", "Accepted True Accepted", "Normal Accepted"},
+		{"a Service that went", "ResolvedRefs True ResolvedRefs", "ResolvedRefs False ServiceNotFound", "Warning ServiceNotFound"},
+		{"what Accepted says already", "Programmed True Programmed", "Programmed False NotAccepted", ""},
+		{"what passes by itself", "Programmed True Programmed", "Programmed False Pending", ""},
+		{"a gateway that cannot", "Programmed False Pending", "Programmed False NotProgrammed", "Warning NotProgrammed"},
+		{"nobody says anything yet", "", "Programmed Unknown NotReported", ""},
+		{"nobody says anything any more", "Programmed True Programmed", "Programmed Unknown NotReported", "Warning NotReported"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			for _, e := range news(with(test.before), with(test.after)) {
+				if e.note != "because" || e.action != strings.Fields(test.after)[0] {
+					t.Errorf("note %q, action %q", e.note, e.action)
+				}
+				got = append(got, e.eventType+" "+e.reason)
+			}
+			if diff := cmp.Diff(test.want, strings.Join(got, "; ")); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestANoteFitsIntoAnEvent(t *testing.T) {
+	long := with("Accepted False Invalid")
+	long.Conditions[0].Message = strings.Repeat("x", 5000)
+	if got := news(v1alpha1.MappingStatus{}, long); len(got) != 1 || len(got[0].note) != maxNote || !strings.HasSuffix(got[0].note, "x...") {
+		t.Errorf("a note of %d bytes, want %d that end in dots", len(got[0].note), maxNote)
+	}
+}

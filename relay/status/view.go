@@ -1,0 +1,141 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+type key = types.NamespacedName
+
+// view is what is known of all Mappings, and which of them have to be looked at again after a change.
+type view struct {
+	mu       sync.RWMutex
+	mappings map[key]*known
+	lost     map[key][]conflicts.Conflict
+}
+
+type known struct {
+	*v1alpha1.Mapping
+	valid bool
+}
+
+// replace starts anew with the Mappings that there are, and returns all of them.
+func (v *view) replace(entries []*watchcache.Entry) sets.Set[key] {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mappings = make(map[key]*known, len(entries))
+	for _, e := range entries {
+		if m, ok := e.Object.(*v1alpha1.Mapping); ok {
+			v.mappings[conflicts.Key(m)] = newKnown(m)
+		}
+	}
+	v.resolve()
+	return sets.KeySet(v.mappings)
+}
+
+// follow takes changes of Mappings over and returns those whose status may be another now: the ones that changed, and those
+// that won or lost a port by it.
+func (v *view) follow(events []watchcache.Event) sets.Set[key] {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	touched, contested := sets.New[key](), false
+	for _, e := range events {
+		m, ok := e.Object.Object.(*v1alpha1.Mapping)
+		if !ok {
+			continue
+		}
+		k := conflicts.Key(m)
+		before := v.mappings[k]
+		if e.Type == watch.Deleted {
+			delete(v.mappings, k)
+			contested = true
+			continue
+		}
+		touched.Insert(k)
+		if before != nil && before.UID == m.UID && before.Generation == m.Generation {
+			// Its status alone is another.
+			v.mappings[k] = &known{m, before.valid}
+			continue
+		}
+		v.mappings[k] = newKnown(m)
+		contested = true
+	}
+	if contested {
+		touched = touched.Union(v.resolve())
+	}
+	return touched
+}
+
+// resolve finds who has which port, and returns those for whom that changed.
+func (v *view) resolve() sets.Set[key] {
+	valid := make([]*v1alpha1.Mapping, 0, len(v.mappings))
+	for _, m := range v.mappings {
+		if m.valid {
+			valid = append(valid, m.Mapping)
+		}
+	}
+	lost, changed := conflicts.Find(valid), sets.New[key]()
+	for k := range sets.KeySet(v.lost).Union(sets.KeySet(lost)) {
+		if _, known := v.mappings[k]; known && !slices.EqualFunc(v.lost[k], lost[k], sameConflict) {
+			changed.Insert(k)
+		}
+	}
+	v.lost = lost
+	return changed
+}
+
+func newKnown(m *v1alpha1.Mapping) *known {
+	return &known{m, len(validation.ValidateMapping(m)) == 0}
+}
+
+func sameConflict(a, b conflicts.Conflict) bool {
+	return a.Ports == b.Ports && conflicts.Key(a.Winner) == conflicts.Key(b.Winner) && a.Winner.UID == b.Winner.UID
+}
+
+// get returns a Mapping and what it did not get, or nil.
+func (v *view) get(k key) (*v1alpha1.Mapping, []conflicts.Conflict) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if m := v.mappings[k]; m != nil {
+		return m.Mapping, v.lost[k]
+	}
+	return nil, nil
+}
+
+// naming returns the Mappings that name one of the Services.
+func (v *view) naming(services sets.Set[key]) sets.Set[key] {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	found := sets.New[key]()
+	for k, m := range v.mappings {
+		if services.Has(key{Namespace: k.Namespace, Name: m.Spec.ServiceName}) {
+			found.Insert(k)
+		}
+	}
+	return found
+}
+
+// instances returns the Mappings that each gateway has an entry in.
+func (v *view) instances() map[string][]*v1alpha1.Mapping {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	entries := map[string][]*v1alpha1.Mapping{}
+	for _, m := range v.mappings {
+		for i := range m.Status.Instances {
+			entries[m.Status.Instances[i].Name] = append(entries[m.Status.Instances[i].Name], m.Mapping)
+		}
+	}
+	return entries
+}

@@ -1,0 +1,92 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+)
+
+// Mappings are those of the cluster.
+type Mappings interface {
+	Get(ctx context.Context, namespace, name string) (*v1alpha1.Mapping, error)
+	// ApplyStatus applies all that a field manager has to say of a status, by server-side apply.
+	ApplyStatus(ctx context.Context, manager string, meta conditions.AppliedMetadata, status v1alpha1.MappingStatus) (*v1alpha1.Mapping, error)
+}
+
+// NewMappings reads and writes by a client.
+func NewMappings(client versioned.Interface) Mappings { return clientMappings{client} }
+
+type clientMappings struct{ client versioned.Interface }
+
+func (c clientMappings) Get(ctx context.Context, namespace, name string) (*v1alpha1.Mapping, error) {
+	return c.client.SmartnatV1alpha1().Mappings(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (c clientMappings) ApplyStatus(
+	ctx context.Context, manager string, meta conditions.AppliedMetadata, status v1alpha1.MappingStatus,
+) (*v1alpha1.Mapping, error) {
+	body, err := conditions.Apply(meta, status)
+	if err != nil {
+		return nil, err
+	}
+	force := true
+	return c.client.SmartnatV1alpha1().Mappings(meta.Namespace).Patch(ctx, meta.Name, types.ApplyPatchType, body,
+		metav1.PatchOptions{FieldManager: manager, Force: &force}, "status")
+}
+
+// settle has the status of a Mapping say what it is to say. What the cache knows tells whether there is anything to do; what
+// is written is decided of the Mapping as it is now, and refused if that changes meanwhile. So, of several relays that see
+// the same change, one writes and the others find it written.
+func (c *Controller) settle(ctx context.Context, k key) error {
+	m, lost := c.view.get(k)
+	if m == nil {
+		return nil
+	}
+	facts := conditions.Facts{Mapping: m, Conflicts: lost, Service: c.service(k.Namespace, m.Spec.ServiceName)}
+	if conditions.Holds(m.Status, conditions.Decide(facts, c.now())) {
+		return nil
+	}
+	live, err := c.Mappings.Get(ctx, k.Namespace, k.Name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading Mapping %s: %w", k, err)
+	case live.UID != m.UID || live.Generation != m.Generation:
+		// What conflicts it has is not known yet. The cache is about to see it.
+		return nil
+	}
+	facts.Mapping = live
+	decided := conditions.Decide(facts, c.now())
+	if conditions.Holds(live.Status, decided) {
+		return nil
+	}
+	_, err = c.Mappings.ApplyStatus(ctx, v1alpha1.ConditionsFieldManager, conditions.AppliedMetadata{
+		Namespace: live.Namespace, Name: live.Name, UID: live.UID, ResourceVersion: live.ResourceVersion,
+	}, decided)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("writing the status of Mapping %s: %w", k, err)
+	}
+	c.announce(live, decided)
+	return nil
+}
+
+// announce records as Events what a person should see. Only the relay that wrote it gets here, so each is recorded once.
+func (c *Controller) announce(m *v1alpha1.Mapping, decided v1alpha1.MappingStatus) {
+	for _, n := range news(m.Status, decided) {
+		c.Recorder.Eventf(m, nil, n.eventType, n.reason, n.action, "%s", n.note)
+	}
+}
