@@ -44,3 +44,15 @@ func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, err
 	}
 	return nil, errors.New("source: must hold one of relay, kubeconfig, files")
 }
+
+// Origin names the servers that the objects come from, so that what one cluster said is never taken for what another one says.
+// Files have none: they are where they are after any boot.
+func Origin(cfg config.Source) []string {
+	switch {
+	case cfg.Relay != nil:
+		return cfg.Relay.Servers
+	case cfg.Kubeconfig != nil:
+		return []string{"kubeconfig " + cfg.Kubeconfig.Path + " " + cfg.Kubeconfig.Context}
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/snapshot"
+)
+
+// fakeSource holds one Service, whose name is the number of the change that made it.
+type fakeSource struct {
+	changed func()
+	changes atomic.Int64
+}
+
+func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (s *fakeSource) HasSynced() bool             { return s.changes.Load() > 0 }
+func (s *fakeSource) change()                     { s.changes.Add(1); s.changed() }
+func (s *fakeSource) Snapshot() calc.Snapshot {
+	return calc.Snapshot{Services: []*corev1.Service{service("ns", fmt.Sprint(s.changes.Load()), "")}}
+}
+
+// fakeMemory notes when something is saved, and the name of the Service in it.
+type fakeMemory struct {
+	mu      sync.Mutex
+	started time.Time
+	saved   snapshot.Saved
+	loads   error
+	saves   error
+	calls   []string
+}
+
+func (m *fakeMemory) Load() (snapshot.Saved, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, fmt.Sprintf("%s load", time.Since(m.started)))
+	return m.saved, m.loads
+}
+
+func (m *fakeMemory) Save(s snapshot.Saved) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, fmt.Sprintf("%s save %s", time.Since(m.started), s.Services[0].Name))
+	return m.saves
+}
+
+func (m *fakeMemory) setSaves(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.saves = err
+}
+
+type remembered struct {
+	*Remembering
+	source  *fakeSource
+	memory  *fakeMemory
+	log     *logtest.Hook
+	changes atomic.Int64
+	stop    func()
+}
+
+func remember(t *testing.T, memory *fakeMemory) *remembered {
+	t.Helper()
+	log, hook := testLog()
+	memory.started = time.Now()
+	r := &remembered{source: &fakeSource{}, memory: memory, log: hook}
+	starter := func(changed func()) (Source, error) { r.source.changed = changed; return r.source, nil }
+	var err error
+	if r.Remembering, err = Remember(starter, memory, []string{"here"}, func() { r.changes.Add(1) }, log); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *remembered) expect(t *testing.T, what string, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	r.memory.mu.Lock()
+	defer r.memory.mu.Unlock()
+	if diff := cmp.Diff(want, r.memory.calls); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestWhatIsKnownIsSavedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := remember(t, &fakeMemory{})
+		r.source.change()
+		time.Sleep(time.Minute)
+		r.expect(t, "the first Snapshot, and nothing while it is quiet", "1s save 1")
+		for range 774 {
+			r.source.change()
+			time.Sleep(31 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		saves := []string{"1s save 1", "1m1s save 34", "1m11s save 356", "1m21s save 679", "1m31s save 775"}
+		r.expect(t, "24 s of changes", saves...)
+		if got := r.changes.Load(); got != 775 {
+			t.Errorf("told of %d changes, want 775", got)
+		}
+		r.source.change()
+		r.stop()
+		r.expect(t, "the end", append(saves, "2m23.994s save 776")...)
+	})
+}
+
+func TestWhatWasSavedIsUsedWhileTheClusterCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+		old := snapshot.Saved{Origin: []string{"elsewhere", "here"}, At: at, Snapshot: calc.Snapshot{Services: []*corev1.Service{service("ns", "old", "")}}}
+		r := remember(t, &fakeMemory{saved: old})
+		time.Sleep(patience - time.Second)
+		synctest.Wait()
+		if r.HasSynced() {
+			t.Error("synced before the cluster had its time to answer")
+		}
+		time.Sleep(time.Hour)
+		r.expect(t, "read once, and not saved again", "5s load")
+		if got, restored := r.Restored(); !r.HasSynced() || !restored || !got.Equal(at) || names(r.Snapshot()) != "Service old" || r.changes.Load() != 1 {
+			t.Errorf("synced %t, restored %t from %s, holds %s, told %d times", r.HasSynced(), restored, got, names(r.Snapshot()), r.changes.Load())
+		}
+		if n := messages(r.log, "going on from what was saved"); n != 1 {
+			t.Errorf("%d lines say so, want 1", n)
+		}
+		r.source.change()
+		if _, restored := r.Restored(); restored || !r.HasSynced() || names(r.Snapshot()) != "Service 1" || r.changes.Load() != 2 {
+			t.Errorf("the cluster is back: restored %t, holds %s, told %d times", restored, names(r.Snapshot()), r.changes.Load())
+		}
+		time.Sleep(time.Minute)
+		r.expect(t, "saved", "5s load", "1h0m5s save 1")
+	})
+}
+
+func TestWhatCannotBeUsedIsNot(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		memory *fakeMemory
+		want   string
+	}{
+		{"nothing saved", &fakeMemory{loads: fmt.Errorf("reading: %w", fs.ErrNotExist)}, "nothing is saved"},
+		{"a bad file", &fakeMemory{loads: errors.New("is cut off")}, "cannot be used"},
+		{"of another cluster", &fakeMemory{saved: snapshot.Saved{Origin: []string{"elsewhere"}}}, "came from elsewhere"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := remember(t, test.memory)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if r.HasSynced() || r.changes.Load() != 0 {
+					t.Error("synced, or told of a change, without having anything")
+				}
+				if n := messages(r.log, test.want); n != 1 || len(r.log.AllEntries()) != 1 {
+					t.Errorf("the log has %d lines, and %d of them say that %s; want 1", len(r.log.AllEntries()), n, test.want)
+				}
+				r.source.change()
+				if !r.HasSynced() || names(r.Snapshot()) != "Service 1" {
+					t.Error("the cluster is not taken over when it comes")
+				}
+			})
+		})
+	}
+}
+
+func TestADiskThatCannotBeWrittenIsToldOnceAndTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := remember(t, &fakeMemory{saves: errors.New("no space left on device")})
+		r.source.change()
+		time.Sleep(150 * time.Second)
+		r.expect(t, "tried again", "1s save 1", "1m1s save 1", "2m1s save 1")
+		if n := messages(r.log, "could not be saved"); n != 1 {
+			t.Errorf("%d lines say so, want 1", n)
+		}
+		r.memory.setSaves(nil)
+		time.Sleep(time.Hour)
+		r.expect(t, "and then left alone", "1s save 1", "1m1s save 1", "2m1s save 1", "3m1s save 1")
+		if n := messages(r.log, "is saved again"); n != 1 {
+			t.Errorf("%d lines say so, want 1", n)
+		}
+	})
+}
