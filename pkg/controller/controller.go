@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -31,6 +30,9 @@ const (
 // resyncJitter spreads the resyncs of gateways that were started together.
 const resyncJitter = 0.1
 
+// checkInterval is how often a look is taken whether somebody else changed what was programmed. It costs microseconds.
+const checkInterval = 3 * time.Second
+
 // The kernel is one object: whatever changed, the whole of it is compared.
 const kernelKey = "kernel"
 
@@ -53,8 +55,12 @@ type Host interface {
 // Dataplane brings the kernel to a State. It is called by the worker alone.
 type Dataplane interface {
 	Apply(ctx context.Context, state gateway.State) (dataplane.Result, error)
-	// Invalidate makes the next Apply read the kernel rather than trust what was written.
-	Invalidate()
+	// HostChanged makes the next Apply read routes, rules of policy routing and parameters.
+	HostChanged()
+	// Check looks at little cost whether somebody else wrote, and reports whether the next Apply is going to see to it.
+	Check() (bool, error)
+	// Verify makes the next Apply find out for sure.
+	Verify()
 }
 
 // Options are what a Controller is made of.
@@ -70,33 +76,50 @@ type Options struct {
 // Controller owns the queue and its worker.
 type Controller struct {
 	Options
-	source Source
-	queue  workqueue.TypedRateLimitingInterface[string]
-	// distrust is set when the kernel may not hold what was written last.
-	distrust atomic.Bool
-	findings findingLog
-	ready    bool
+	source     Source
+	queue      workqueue.TypedInterface[string]
+	backoff    workqueue.TypedRateLimiter[string]
+	pending    pending
+	calculator *calc.Calculator
+	findings   findingLog
+	ready      bool
+	// host and state are those of the last apply, and stand until something tells that they may be others.
+	host  gateway.Host
+	state gateway.State
+	// owed is what an apply that failed was for; retry is when it is tried again.
+	owed  reason
+	retry *time.Timer
+	// blind is why the last check could not see.
+	blind string
 }
 
 // New returns a Controller that does nothing until Run. Its Enqueue is what the source is to call on changes.
 func New(options Options) *Controller {
 	return &Controller{
-		Options:  options,
-		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff)),
-		findings: findingLog{log: options.Log},
+		Options:    options,
+		queue:      workqueue.NewTyped[string](),
+		backoff:    workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff),
+		calculator: calc.NewCalculator(options.Config),
+		findings:   findingLog{log: options.Log},
 	}
 }
 
-// Enqueue asks for an apply. Calls while one is waiting are one; a call while one is running leads to one more.
-func (c *Controller) Enqueue() { c.queue.Add(kernelKey) }
+// Enqueue says that objects changed, and asks for an apply. Calls while one is waiting are one; a call while one is running
+// leads to one more.
+func (c *Controller) Enqueue() { c.enqueue(objects) }
 
-// Run runs source, host watch, resync and worker until ctx ends or one of them can never work. Nothing is written before the
-// source has synced, and nothing is undone at the end.
+func (c *Controller) enqueue(r reason) {
+	c.pending.add(r, time.Now())
+	c.queue.Add(kernelKey)
+}
+
+// Run runs source, host watch, checks, resync and worker until ctx ends or one of them can never work. Nothing is written
+// before the source has synced, and nothing is undone at the end.
 func (c *Controller) Run(ctx context.Context, source Source) error {
 	c.source = source
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source.Run(ctx) })
-	group.Go(func() error { return c.Host.Watch(ctx, c.Enqueue) })
+	group.Go(func() error { return c.Host.Watch(ctx, func() { c.enqueue(host) }) })
 	group.Go(func() error {
 		<-ctx.Done()
 		c.queue.ShutDown()
@@ -106,8 +129,9 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		if !cache.WaitForCacheSync(ctx.Done(), source.HasSynced) {
 			return nil
 		}
-		c.Enqueue()
-		group.Go(func() error { return c.resync(ctx) })
+		c.enqueue(objects | host)
+		group.Go(func() error { return c.repeat(ctx, check, checkInterval) })
+		group.Go(func() error { return c.repeat(ctx, resync, c.Config.Resync) })
 		for c.processNextItem(ctx) {
 		}
 		return nil
@@ -118,15 +142,14 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 	return nil
 }
 
-// resync has the kernel read and compared from time to time, for the hands that no event tells of.
-func (c *Controller) resync(ctx context.Context) error {
+// repeat has the kernel looked at from time to time, for the hands that no event tells of.
+func (c *Controller) repeat(ctx context.Context, r reason, interval time.Duration) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait.Jitter(c.Config.Resync, resyncJitter)):
-			c.distrust.Store(true)
-			c.Enqueue()
+		case <-time.After(wait.Jitter(interval, resyncJitter)):
+			c.enqueue(r)
 		}
 	}
 }
@@ -137,43 +160,80 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 		return false
 	}
 	defer c.queue.Done(key)
-	err := c.sync(ctx)
+	taken := c.pending.take()
+	if !c.needed(&taken) {
+		return true
+	}
+	err := c.sync(ctx, taken)
+	if c.retry != nil {
+		c.retry.Stop()
+	}
 	switch {
 	case ctx.Err() != nil:
 	case err == nil:
-		c.queue.Forget(key)
+		c.owed = 0
+		c.backoff.Forget(key)
 	default:
-		// Whatever failed may have left the kernel halfway.
-		c.distrust.Store(true)
-		c.Log.WithError(err).WithField("failures", c.queue.NumRequeues(key)+1).Error("not everything could be programmed, will be tried again")
-		c.queue.AddRateLimited(key)
+		// What was to be looked at may not have been; the data plane knows by itself what it could not write.
+		c.owed = taken.reasons | host
+		delay := c.backoff.When(key)
+		c.Log.WithError(err).WithField("failures", c.backoff.NumRequeues(key)).Error("not everything could be programmed, will be tried again")
+		c.retry = time.AfterFunc(delay, func() { c.enqueue(retry) })
 	}
 	return true
 }
 
-func (c *Controller) sync(ctx context.Context) error {
-	host, err := c.Host.Observe()
+// needed reports whether there is more to do than to take the look that was asked for, and takes it.
+func (c *Controller) needed(taken *event) bool {
+	news := taken.reasons &^ check
+	if news != 0 {
+		taken.reasons |= c.owed
+	}
+	if taken.reasons&check == 0 || news == 0 && c.owed != 0 {
+		return news != 0
+	}
+	changed, err := c.Dataplane.Check()
+	blind := ""
 	if err != nil {
-		return fmt.Errorf("observing the host: %w", err)
+		blind = err.Error()
 	}
-	state, findings := calc.Calculate(c.source.Snapshot(), host, c.Config)
-	c.findings.report(findings)
+	if blind != c.blind && blind != "" {
+		c.Log.WithError(err).Warn("could not look whether somebody else changed what is programmed")
+	}
+	c.blind = blind
+	if taken.since.IsZero() {
+		taken.since = time.Now()
+	}
+	return news != 0 || changed
+}
 
-	if c.distrust.Swap(false) {
-		c.Dataplane.Invalidate()
-	}
+// sync applies what the objects and the host ask for now.
+func (c *Controller) sync(ctx context.Context, taken event) error {
 	started := time.Now()
-	result, err := c.Dataplane.Apply(ctx, state)
-	for _, missing := range result.Missing {
-		c.Log.WithField("missing", missing).Warn("somebody else changed what was programmed: repaired")
+	took := stages{waited: started.Sub(taken.since)}
+	if taken.reasons&(host|resync) != 0 {
+		observed, err := c.Host.Observe()
+		if err != nil {
+			return fmt.Errorf("observing the host: %w", err)
+		}
+		c.host = observed
+		c.Dataplane.HostChanged()
 	}
-	if !result.Empty() {
-		c.Log.WithFields(logrus.Fields{
-			"changes":  result.String(),
-			"took":     time.Since(started).Round(time.Millisecond),
-			"forwards": len(state.Forwards),
-		}).Info("programmed")
+	if taken.reasons&resync != 0 {
+		c.Dataplane.Verify()
 	}
+	took.observe = time.Since(started)
+	if taken.reasons&(objects|host|resync) != 0 {
+		calculating := time.Now()
+		var findings []calc.Finding
+		c.state, findings = c.calculator.Calculate(c.source.Snapshot(), c.host)
+		took.calc = time.Since(calculating)
+		c.findings.report(findings)
+	}
+	applying := time.Now()
+	result, err := c.Dataplane.Apply(ctx, c.state)
+	took.apply, took.total = time.Since(applying), time.Since(started)
+	c.report(taken, result, took)
 	if err == nil && !c.ready {
 		c.ready = true
 		c.Ready()

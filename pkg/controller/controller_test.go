@@ -6,7 +6,6 @@ package controller
 import (
 	"context"
 	"errors"
-	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,16 +28,52 @@ func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (s *fakeSource) HasSynced() bool             { return s.synced.Load() }
 func (*fakeSource) Snapshot() calc.Snapshot       { return calc.Snapshot{} }
 
-type fakeHost struct{}
+// fakeHost counts how often it is observed.
+type fakeHost struct {
+	mu           sync.Mutex
+	observations int
+	fail         error
+	changed      chan struct{}
+}
 
-func (fakeHost) Observe() (gateway.Host, error)            { return gateway.Host{}, nil }
-func (fakeHost) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+func (h *fakeHost) Observe() (gateway.Host, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.observations++
+	return gateway.Host{}, h.fail
+}
+
+func (h *fakeHost) setFail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail = err
+}
+
+func (h *fakeHost) observed() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.observations
+}
+
+func (h *fakeHost) Watch(ctx context.Context, changed func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.changed:
+			changed()
+		}
+	}
+}
 
 // fakeDataplane notes what the worker asks for; each apply takes a second and fails as long as fail says so.
 type fakeDataplane struct {
 	mu    sync.Mutex
 	calls []string
 	fail  error
+	// checks counts looks at the kernel; harmed is what they find until the next apply.
+	checks int
+	harmed bool
 }
 
 func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result, error) {
@@ -46,13 +81,27 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, "apply")
-	return dataplane.Result{}, d.fail
+	d.harmed = false
+	return dataplane.Result{Took: dataplane.Took{
+		Build: 1250 * time.Microsecond, Diff: 2500 * time.Microsecond, Restore: 3001 * time.Microsecond, Cut: 4 * time.Millisecond,
+	}}, d.fail
 }
 
-func (d *fakeDataplane) Invalidate() {
+func (d *fakeDataplane) HostChanged() { d.note("host changed") }
+func (d *fakeDataplane) Verify()      { d.note("verify") }
+
+// Check is noted by its number alone: it comes every few seconds.
+func (d *fakeDataplane) Check() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.calls = append(d.calls, "invalidate")
+	d.checks++
+	return d.harmed, nil
+}
+
+func (d *fakeDataplane) note(call string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, call)
 }
 
 func (d *fakeDataplane) setFail(err error) {
@@ -73,19 +122,21 @@ func (d *fakeDataplane) take() []string {
 type fixture struct {
 	*Controller
 	source *fakeSource
+	host   *fakeHost
 	plane  *fakeDataplane
+	log    *logtest.Hook
 	readys atomic.Int32
 }
 
 // start runs a Controller in the test's bubble until the test ends.
 func start(t *testing.T, synced bool) *fixture {
 	t.Helper()
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	f := &fixture{source: &fakeSource{}, plane: &fakeDataplane{}}
+	log, hook := logtest.NewNullLogger()
+	log.SetLevel(logrus.DebugLevel)
+	f := &fixture{source: &fakeSource{}, host: &fakeHost{changed: make(chan struct{})}, plane: &fakeDataplane{}, log: hook}
 	f.source.synced.Store(synced)
 	f.Controller = New(Options{
-		Config: config.Config{Resync: 30 * time.Second}, Host: fakeHost{}, Dataplane: f.plane, Log: log, Ready: func() { f.readys.Add(1) },
+		Config: config.Config{Resync: 30 * time.Second}, Host: f.host, Dataplane: f.plane, Log: log, Ready: func() { f.readys.Add(1) },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -117,7 +168,7 @@ func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 			t.Error("ready before anything was applied")
 		}
 		f.source.synced.Store(true)
-		f.expect(t, 2*time.Second, "apply")
+		f.expect(t, 2*time.Second, "host changed", "apply")
 		if n := f.readys.Load(); n != 1 {
 			t.Errorf("ready %d times, want once", n)
 		}
@@ -127,7 +178,7 @@ func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 func TestABurstIsCoalesced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
-		f.expect(t, 2*time.Second, "apply")
+		f.expect(t, 2*time.Second, "host changed", "apply")
 		f.Enqueue()
 		time.Sleep(500 * time.Millisecond) // the worker is in the middle of an apply
 		for range 1000 {
@@ -140,7 +191,7 @@ func TestABurstIsCoalesced(t *testing.T) {
 func TestAChangeAfterQuietIsAppliedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
-		f.expect(t, 20*time.Second, "apply")
+		f.expect(t, 20*time.Second, "host changed", "apply")
 		f.Enqueue()
 		f.expect(t, time.Second, "apply")
 	})
@@ -149,24 +200,99 @@ func TestAChangeAfterQuietIsAppliedAtOnce(t *testing.T) {
 func TestResyncReadsTheKernel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
-		f.expect(t, 2*time.Second, "apply")
-		f.expect(t, 35*time.Second, "invalidate", "apply")
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		f.expect(t, 35*time.Second, "host changed", "verify", "apply")
 	})
 }
 
-func TestFailuresBackOffAndReadTheKernelAgain(t *testing.T) {
+func TestFailuresBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
 		f.plane.setFail(errors.New("injected"))
-		// Applies end after 1 s, then wait 0.5 s, 1 s, 2 s: at 1 s, 2.5 s, 4.5 s, 7.5 s.
-		f.expect(t, 6*time.Second, "apply", "invalidate", "apply", "invalidate", "apply")
+		// Applies end after 1 s, then wait 0.5 s, 1 s, 2 s: at 1 s, 2.5 s, 4.5 s, 7.5 s. Checks do not hurry them.
+		f.expect(t, 6*time.Second, "host changed", "apply", "host changed", "apply", "host changed", "apply")
 		if n := f.readys.Load(); n != 0 {
 			t.Error("ready although nothing succeeded")
 		}
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		f.expect(t, 3*time.Second)
 		f.plane.setFail(nil)
-		f.expect(t, 3*time.Second, "invalidate", "apply")
+		f.expect(t, 2*time.Second, "host changed", "apply")
 		if n := f.readys.Load(); n != 1 {
 			t.Errorf("ready %d times, want once", n)
+		}
+		f.expect(t, 15*time.Second)
+	})
+}
+
+// What a failed apply was for is not forgotten by the next one, which something else may ask for.
+func TestNothingIsAppliedForAHostThatNobodySaw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.host.setFail(errors.New("injected"))
+		f.expect(t, 3*time.Second) // the first look failed
+		f.Enqueue()
+		f.expect(t, time.Second)
+		f.host.setFail(nil)
+		f.Enqueue()
+		f.expect(t, 2*time.Second, "host changed", "apply")
+	})
+}
+
+func TestTheHostIsObservedWhenItChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		before := f.host.observed()
+		f.Enqueue()
+		f.expect(t, 2*time.Second, "apply")
+		if n := f.host.observed() - before; n != 0 {
+			t.Errorf("observed %d times because objects changed", n)
+		}
+		f.host.changed <- struct{}{}
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		if n := f.host.observed() - before; n != 1 {
+			t.Errorf("observed %d times because the host changed once", n)
+		}
+	})
+}
+
+func TestChecksApplyOnlyWhatTheyFind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		f.expect(t, 20*time.Second)
+		f.plane.mu.Lock()
+		checks := f.plane.checks
+		f.plane.harmed = true
+		f.plane.mu.Unlock()
+		if checks < 6 || checks > 7 { // 22 s by 3 s and a tenth
+			t.Errorf("%d checks in 22 s", checks)
+		}
+		f.expect(t, checkInterval+checkInterval/10+time.Second, "apply")
+	})
+}
+
+// A benchmark reads from the line where the time of a change went.
+func TestTheStagesOfAnApplyAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		f.Enqueue()
+		time.Sleep(250 * time.Millisecond) // the worker is in the middle of an apply
+		event := time.Now()
+		f.Enqueue()
+		f.expect(t, 3*time.Second, "apply", "apply")
+		line := f.log.LastEntry()
+		want := logrus.Fields{
+			"event": event.UTC().Format(time.RFC3339Nano), "reason": "objects", "waited": 750.0, "observe": 0.0, "calc": 0.0,
+			"build": 1.25, "diff": 2.5, "restore": 3.001, "cut": 4.0, "total": 1000.0,
+		}
+		if line.Message != "applied" || line.Level != logrus.DebugLevel {
+			t.Errorf("the last line is %q at level %s", line.Message, line.Level)
+		}
+		if diff := cmp.Diff(want, line.Data); diff != "" {
+			t.Errorf("fields (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -4,6 +4,8 @@
 package controller
 
 import (
+	"slices"
+
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/calc"
@@ -13,9 +15,14 @@ import (
 type findingLog struct {
 	log  logrus.FieldLogger
 	open map[calc.Finding]struct{}
+	last []calc.Finding
 }
 
 func (l *findingLog) report(findings []calc.Finding) {
+	if slices.Equal(findings, l.last) {
+		return
+	}
+	l.last = findings
 	now := make(map[calc.Finding]struct{}, len(findings))
 	for _, f := range findings {
 		now[f] = struct{}{}

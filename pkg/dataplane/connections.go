@@ -6,6 +6,7 @@ package dataplane
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -15,7 +16,9 @@ import (
 func (d *Dataplane) cutConnections(ctx context.Context, state gateway.State, inPlace bool, result *Result) error {
 	since := d.cut
 	d.cut = nil
+	started := time.Now()
 	n, err := d.opts.Conntrack.Cut(ctx, since, state)
+	result.Took.Cut += time.Since(started)
 	result.Connections += n
 	if err != nil {
 		return fmt.Errorf("ending connections that are not wanted any more: %w", err)

@@ -136,6 +136,7 @@ func followOnce(t *testing.T, watched *hostpkg.Host, cfg config.Config, d *datap
 	}
 	state, _ := calc.Calculate(calc.Snapshot{}, observed, cfg)
 	// A link that changes between the look at it and what is made of it is an error that the next event puts right.
+	d.HostChanged()
 	if _, err := d.Apply(t.Context(), state); err != nil {
 		t.Log(err)
 	}

@@ -214,8 +214,14 @@ func TestKernelRepair(t *testing.T) {
 			{"sysctl", "-w net.ipv4.ip_forward=0", "sysctl net/ipv4/ip_forward=1: it was 0"},
 			{"sysctl", "-w net.ipv6.conf.all.forwarding=0", "sysctl net/ipv6/conf/all/forwarding=1: it was 0"},
 		} {
+			expectChanged(t, d, false)
 			run(t, harm.program, harm.args)
-			d.Invalidate()
+			if harm.program == "ip" { // Of routes and rules of policy routing the kernel tells by itself.
+				expectChanged(t, d, false)
+				d.HostChanged()
+			} else {
+				awaitChange(t, d)
+			}
 			result := apply(t, d, full())
 			if said := strings.Join(result.Missing, "\n"); !strings.Contains(said, harm.missing) {
 				t.Errorf("%s %s: missing %q, want %q in it", harm.program, harm.args, said, harm.missing)
@@ -228,6 +234,22 @@ func TestKernelRepair(t *testing.T) {
 	})
 }
 
+// awaitChange waits until a check says that somebody else wrote: tables that were just read are not read again at once.
+func awaitChange(t *testing.T, d *dataplane.Dataplane) {
+	t.Helper()
+	for range 500 {
+		changed, err := d.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("a check does not see that somebody else wrote")
+}
+
 // What a link that goes takes with it comes back with it, without a word from anybody.
 func TestKernelLinkFlap(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
@@ -236,6 +258,7 @@ func TestKernelLinkFlap(t *testing.T) {
 		apply(t, d, full())
 		programmed := h.dump(t)
 		run(t, "ip", "link set eth1 down")
+		d.HostChanged()
 		if _, err := d.Apply(t.Context(), full()); err == nil || !strings.Contains(err.Error(), "eth1") || strings.Contains(err.Error(), "eth2") {
 			t.Errorf("err = %v, want eth1 in it alone", err)
 		}
@@ -243,6 +266,7 @@ func TestKernelLinkFlap(t *testing.T) {
 		run(t, "ip", "addr replace 2001:db8:1::10/64 dev eth1 nodad")
 		run(t, "ip", "route replace default via 198.51.100.1")
 		run(t, "ip", "route replace 192.0.2.0/24 via 198.51.100.7 table 7380")
+		d.HostChanged()
 		if result := apply(t, d, full()); result.Routes() != 4 || len(result.Batches) > 0 {
 			t.Errorf("the link came back: %s, want its 4 routes", result)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
@@ -20,15 +21,26 @@ type Result struct {
 	Routing policyrouting.Changes
 	// Batches are what was written to netfilter, at most one a family.
 	Batches []netfilter.Batch
+	// Sets is how many sets of networks were written or removed, Members how many members of them came or went.
+	Sets, Members int
 	// Connections is how many were ended because the state does not make them any more.
 	Connections int
 	// Missing says what somebody else removed or changed since it was written, in words.
 	Missing []string
+	// Took says where the time went.
+	Took Took
+}
+
+// Took are the parts of an Apply that take time as there is more to do.
+type Took struct {
+	// Observe is the kernel being read, Build rules being made of the state, Diff the comparison of both, Restore the run of
+	// the programs that write, and Cut connections being looked for and ended.
+	Observe, Build, Diff, Restore, Cut time.Duration
 }
 
 // Empty reports whether nothing was changed.
 func (r Result) Empty() bool {
-	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0 && r.Connections == 0
+	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0 && r.Sets == 0 && r.Connections == 0
 }
 
 // Chains counts the chains that were created, rewritten or deleted.
@@ -59,7 +71,7 @@ func (r Result) String() string {
 		name string
 	}{
 		{len(r.Sysctls), "sysctl"}, {r.Routes(), "route"}, {r.IPRules(), "ip rule"}, {r.Chains(), "chain"}, {r.Rules(), "rule"},
-		{r.Connections, "connection"},
+		{r.Sets, "set"}, {r.Connections, "connection"},
 	} {
 		switch p.n {
 		case 0:

@@ -35,14 +35,14 @@ func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/
 
 // setSysctls has uplinks take packets whose answers the main table would send another way: a strict filter becomes a loose
 // one, and never more than that.
-func (d *Dataplane) setSysctls(state gateway.State, result *Result) error {
+func (d *Dataplane) setSysctls(uplinks []string, result *Result) error {
 	var errs []error
 	all, err := d.opts.Sysctls.Get(reversePathFilter("all"))
 	if err != nil {
 		errs = append(errs, err)
 	}
-	for _, uplink := range state.Uplinks {
-		key := reversePathFilter(uplink.Link)
+	for _, link := range uplinks {
+		key := reversePathFilter(link)
 		own, err := d.opts.Sysctls.Get(key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // The link went; its routes will tell.
@@ -57,11 +57,11 @@ func (d *Dataplane) setSysctls(state gateway.State, result *Result) error {
 
 // startForwarding has the kernel forward a family. IPv4 it always does; IPv6 only where the state needs it, as that makes
 // a router of the host, which means more there.
-func (d *Dataplane) startForwarding(family netfilter.Family, state gateway.State, result *Result) error {
+func (d *Dataplane) startForwarding(family netfilter.Family, ipv6 bool, result *Result) error {
 	if family == netfilter.IPv4 {
 		return d.ensure(ipForward, "1", result)
 	}
-	if !forwardsIPv6(state) {
+	if !ipv6 {
 		return nil
 	}
 	is, err := d.opts.Sysctls.Get(ipv6Forward)
@@ -111,12 +111,12 @@ func forwardsIPv6(state gateway.State) bool {
 
 // restoreSysctls puts back what the state does not need any more: what a link was given that is no uplink now, and what
 // IPv6 was, where nothing of it is forwarded.
-func (d *Dataplane) restoreSysctls(state gateway.State, result *Result) error {
+func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	keep := []string{ipForward}
-	for _, uplink := range state.Uplinks {
-		keep = append(keep, reversePathFilter(uplink.Link))
+	for _, link := range n.uplinks {
+		keep = append(keep, reversePathFilter(link))
 	}
-	if forwardsIPv6(state) {
+	if n.ipv6 {
 		keys, err := d.opts.Sysctls.List(acceptRA)
 		if err != nil {
 			return err
@@ -150,4 +150,22 @@ func (d *Dataplane) ensure(key, value string, result *Result) error {
 	d.sysctls[key] = value
 	result.Sysctls = append(result.Sysctls, key)
 	return nil
+}
+
+// lookAtSysctls reports whether a parameter is not as we set it.
+func (d *Dataplane) lookAtSysctls() (bool, error) {
+	if d.settled == nil {
+		return false, nil
+	}
+	for key, value := range d.sysctls {
+		is, err := d.opts.Sysctls.Get(key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // The link went.
+		case err != nil:
+			return false, err
+		case is != value:
+			return true, nil
+		}
+	}
+	return false, nil
 }

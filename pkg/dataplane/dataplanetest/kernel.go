@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"maps"
 	"net/netip"
@@ -23,6 +24,7 @@ import (
 // Kernel is a kernel. It is safe for one goroutine at a time.
 type Kernel struct {
 	Tables    *Tables
+	Sets      *Sets
 	Routes    *Routes
 	Sysctls   *Sysctls
 	Conntrack *Conntrack
@@ -38,6 +40,7 @@ func New(links ...string) *Kernel {
 	k.Tables = &Tables{kernel: k, Rulesets: map[netfilter.Family]netfilter.Ruleset{
 		netfilter.IPv4: {Family: netfilter.IPv4}, netfilter.IPv6: {Family: netfilter.IPv6},
 	}}
+	k.Sets = &Sets{kernel: k, Members: map[string]netfilter.Set{}}
 	k.Routes = &Routes{kernel: k, links: map[string]bool{}}
 	k.Sysctls = &Sysctls{kernel: k, Values: map[string]string{
 		"net/ipv4/ip_forward": "0", "net/ipv4/conf/all/rp_filter": "0",
@@ -74,6 +77,8 @@ type Tables struct {
 	Rulesets map[netfilter.Family]netfilter.Ruleset
 	// Saves and Restores count the executions of a program.
 	Saves, Restores int
+	// Blind has Stamp overlook every change.
+	Blind bool
 }
 
 // Families are those of Rulesets, IPv4 first.
@@ -88,12 +93,32 @@ func (t *Tables) Save(_ context.Context, family netfilter.Family) (netfilter.Rul
 	return t.Rulesets[family], nil
 }
 
+// Stamp tells of every change, unless the tables are Blind.
+func (t *Tables) Stamp(family netfilter.Family) (uint64, error) {
+	if err := t.kernel.read(fmt.Sprintf("IPv%d stamp", family)); err != nil || t.Blind {
+		return 0, err
+	}
+	return digest(t.Rulesets[family]), nil
+}
+
+// Digest tells of every change.
+func (t *Tables) Digest(family netfilter.Family) (uint64, error) {
+	if err := t.kernel.read(fmt.Sprintf("IPv%d digest", family)); err != nil {
+		return 0, err
+	}
+	return digest(t.Rulesets[family]), nil
+}
+
+var seed = maphash.MakeSeed()
+
+func digest(rs netfilter.Ruleset) uint64 { return maphash.Bytes(seed, netfilter.Render(rs)) }
+
 // Restore commits table by table, so that an error leaves those before it done. The steps are "IPv4 mangle" and so on.
 func (t *Tables) Restore(_ context.Context, batch netfilter.Batch) error {
 	t.Restores++
 	for _, table := range batch.Tables {
 		one := netfilter.Batch{Family: batch.Family, Tables: []netfilter.TableBatch{table}}
-		if err := check(t.Rulesets[batch.Family], one); err != nil {
+		if err := t.check(t.Rulesets[batch.Family], one); err != nil {
 			return err
 		}
 		if err := t.kernel.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name)); err != nil {
@@ -105,7 +130,7 @@ func (t *Tables) Restore(_ context.Context, batch netfilter.Batch) error {
 }
 
 // check refuses what iptables-restore would refuse.
-func check(have netfilter.Ruleset, b netfilter.Batch) error {
+func (t *Tables) check(have netfilter.Ruleset, b netfilter.Batch) error {
 	table := b.Tables[0]
 	before := chains(have, table.Name)
 	for _, name := range table.Delete {
@@ -123,6 +148,9 @@ func check(have netfilter.Ruleset, b netfilter.Batch) error {
 		for _, r := range rules {
 			if _, found := after[r.Target.Chain]; r.Target.Chain != "" && !found {
 				return fmt.Errorf("IPv%d %s: chain %s leads to %s, which there is not", b.Family, table.Name, name, r.Target.Chain)
+			}
+			if _, found := t.kernel.Sets.Members[r.SourceSet.Name]; r.SourceSet.Name != "" && !found {
+				return fmt.Errorf("IPv%d %s: chain %s names the set %s, which there is not", b.Family, table.Name, name, r.SourceSet.Name)
 			}
 		}
 	}

@@ -1,0 +1,92 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplanetest
+
+import (
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// Sets fakes sets of networks.
+type Sets struct {
+	kernel *Kernel
+	// Members are the sets that there are of ours, by name.
+	Members map[string]netfilter.Set
+	// Observations counts how often they were read whole.
+	Observations int
+}
+
+// Observe returns the sets. Its step is "observe sets".
+func (s *Sets) Observe() ([]netfilter.Set, error) {
+	s.Observations++
+	if err := s.kernel.read("observe sets"); err != nil {
+		return nil, err
+	}
+	var sets []netfilter.Set
+	for _, name := range slices.Sorted(maps.Keys(s.Members)) {
+		sets = append(sets, s.Members[name])
+	}
+	return sets, nil
+}
+
+// Stamp tells of names and sizes.
+func (s *Sets) Stamp() (uint64, error) {
+	var hash maphash.Hash
+	hash.SetSeed(seed)
+	for _, name := range slices.Sorted(maps.Keys(s.Members)) {
+		_, _ = fmt.Fprintf(&hash, "%s %d\n", name, len(s.Members[name].Members))
+	}
+	return hash.Sum64(), nil
+}
+
+// Put makes the set. Its step is "put set NAME".
+func (s *Sets) Put(set netfilter.Set) error {
+	if err := s.kernel.write("put set " + set.Name); err != nil {
+		return err
+	}
+	s.Members[set.Name] = set
+	return nil
+}
+
+// Change changes the members. Its step is "change set NAME +1 -2".
+func (s *Sets) Change(set netfilter.Set, add, remove []netip.Prefix) error {
+	have, found := s.Members[set.Name]
+	if !found {
+		return fmt.Errorf("set %s: there is none", set.Name)
+	}
+	if err := s.kernel.write(fmt.Sprintf("change set %s +%d -%d", set.Name, len(add), len(remove))); err != nil {
+		return err
+	}
+	members := slices.DeleteFunc(slices.Concat(have.Members, add), func(p netip.Prefix) bool { return slices.Contains(remove, p) })
+	slices.SortFunc(members, netip.Prefix.Compare)
+	have.Members = members
+	s.Members[set.Name] = have
+	return nil
+}
+
+// Destroy removes a set that no rule names. Its step is "destroy set NAME".
+func (s *Sets) Destroy(name string) error {
+	for family, rs := range s.kernel.Tables.Rulesets {
+		for _, t := range rs.Tables {
+			for _, c := range t.Chains {
+				if slices.ContainsFunc(c.Rules, func(r netfilter.Rule) bool { return r.SourceSet.Name == name }) {
+					return fmt.Errorf("set %s: IPv%d chain %s still names it", name, family, c.Name)
+				}
+			}
+		}
+	}
+	if _, found := s.Members[name]; !found {
+		return fmt.Errorf("set %s: there is none", name)
+	}
+	if err := s.kernel.write("destroy set " + name); err != nil {
+		return err
+	}
+	delete(s.Members, name)
+	return nil
+}

@@ -1,0 +1,97 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+)
+
+// needs are what a State asks of the host beside netfilter.
+type needs struct {
+	routing policyrouting.Set
+	// uplinks are the links whose parameters are looked after.
+	uplinks []string
+	// ipv6 is set when IPv6 is forwarded.
+	ipv6 bool
+}
+
+func (n needs) equal(o needs) bool {
+	return n.ipv6 == o.ipv6 && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
+		slices.EqualFunc(n.routing.Routes, o.routing.Routes, policyrouting.Route.Equal)
+}
+
+// hostChange brings routes, rules of policy routing and the kernel's parameters to what a State needs, in the three steps
+// before, while and after netfilter is brought there. Where they are known to be so already, nothing is read.
+type hostChange struct {
+	*Dataplane
+	needs
+	settled bool
+	changes policyrouting.Changes
+}
+
+func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
+	n := needs{routing: policyrouting.Build(state, d.opts.Ownership), ipv6: forwardsIPv6(state)}
+	for _, uplink := range state.Uplinks {
+		n.uplinks = append(n.uplinks, uplink.Link)
+	}
+	return &hostChange{Dataplane: d, needs: n, settled: d.settled != nil && d.settled.equal(n)}
+}
+
+// prepare adds what rules rely on.
+func (h *hostChange) prepare(result *Result) error {
+	if h.settled {
+		return nil
+	}
+	started := time.Now()
+	sysctlErr := h.setSysctls(h.uplinks, result)
+	var err error
+	h.changes, err = h.planRouting(h.needs.routing, result)
+	result.Took.Observe += time.Since(started)
+	return errors.Join(sysctlErr, err, h.route(h.changes.Additions(), result))
+}
+
+func (h *hostChange) startForwarding(family netfilter.Family, result *Result) error {
+	if h.settled {
+		return nil
+	}
+	return h.Dataplane.startForwarding(family, h.ipv6, result)
+}
+
+// finish removes what no rule relies on any more.
+func (h *hostChange) finish(result *Result) error {
+	if h.settled {
+		return nil
+	}
+	return errors.Join(h.route(h.changes.Removals(), result), h.restoreSysctls(h.needs, result))
+}
+
+// planRouting returns what differs between the kernel's policy routing and what is wanted.
+func (d *Dataplane) planRouting(want policyrouting.Set, result *Result) (policyrouting.Changes, error) {
+	have, err := d.opts.Routes.Observe()
+	if err != nil {
+		return policyrouting.Changes{}, err
+	}
+	changes := policyrouting.Diff(have, want)
+	result.Missing = append(result.Missing, missingRouting(changes, d.routing)...)
+	d.routing = want
+	return changes, nil
+}
+
+func (d *Dataplane) route(changes policyrouting.Changes, result *Result) error {
+	if changes.Empty() {
+		return nil
+	}
+	done, err := d.opts.Routes.Apply(changes)
+	result.Routing = result.Routing.Append(done)
+	if err != nil {
+		d.routing = policyrouting.Set{} // What could not be written will not have gone missing.
+	}
+	return err
+}

@@ -1,0 +1,172 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+func TestRepair(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		harm func(k *dataplanetest.Kernel)
+		// event is set when the kernel tells by itself; a check finds the rest.
+		event   bool
+		missing []string
+	}{
+		{
+			name:    "iptables -t nat -F; iptables -t nat -X",
+			harm:    func(k *dataplanetest.Kernel) { dropTable(k, netfilter.IPv4, "nat") },
+			missing: []string{"IPv4 table nat: chains missing or changed: SMARTNAT-", "jumps missing or not first: OUTPUT POSTROUTING PREROUTING"},
+		},
+		{
+			name: "another program's rule above ours",
+			harm: func(k *dataplanetest.Kernel) {
+				insert(k, "filter", "FORWARD", netfilter.Rule{In: "eth9", Target: netfilter.Target{Verb: netfilter.Accept}})
+			},
+			missing: []string{"IPv4 table filter: jumps missing or not first: FORWARD"},
+		},
+		{
+			name:    "ip rule flush",
+			event:   true,
+			harm:    func(k *dataplanetest.Kernel) { k.Routes.Set.Rules = nil },
+			missing: []string{"ip rule: ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380", "ip rule: ip -6 rule add", "lookup 7381"},
+		},
+		{
+			name:  "a link that flapped",
+			event: true,
+			harm: func(k *dataplanetest.Kernel) {
+				k.Routes.SetLink("eth1", false)
+				k.Routes.SetLink("eth1", true)
+			},
+			missing: []string{"route: ip route add default via 198.51.100.1 dev eth1 table 7380", "route: ip -6 route add default via 2001:db8:1::1"},
+		},
+		{
+			name:    "a gateway changed by hand",
+			event:   true,
+			harm:    func(k *dataplanetest.Kernel) { k.Routes.Set.Routes[1].Gateways = addrs("10.10.0.99") },
+			missing: []string{"route: "},
+		},
+		{
+			name:    "a sysctl set back",
+			harm:    func(k *dataplanetest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" },
+			missing: []string{"sysctl net/ipv4/ip_forward=1: it was 0"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := fresh(t, full())
+			d := start(k)
+			apply(t, d, full())
+			expectChanged(t, d, false)
+			tc.harm(k)
+			expectChanged(t, d, !tc.event)
+			if tc.event {
+				if result := apply(t, d, full()); !result.Empty() {
+					t.Fatalf("noticed without an event: %s", result)
+				}
+				d.HostChanged()
+			}
+			expectRepair(t, apply(t, d, full()), tc.missing)
+			expectChanged(t, d, false)
+			d.Verify()
+			if result := apply(t, d, full()); !result.Empty() || len(result.Missing) > 0 {
+				t.Errorf("repaired again: %s, %q", result, result.Missing)
+			}
+		})
+	}
+}
+
+// What changes no stamp is found when all is verified, also where nothing was written for long.
+func TestVerification(t *testing.T) {
+	k := fresh(t, full())
+	k.Tables.Blind = true
+	d := start(k)
+	apply(t, d, full())
+	for range 2 {
+		dropTable(k, netfilter.IPv4, "nat")
+		expectChanged(t, d, false)
+		if result := apply(t, d, full()); !result.Empty() {
+			t.Fatalf("noticed without reading the tables: %s", result)
+		}
+		d.Verify()
+		expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
+	}
+}
+
+// Who writes all the time has the tables read from time to time, and not all the time.
+func TestReadingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := fresh(t, full())
+		k.Fail = func(step string) error {
+			if step == "IPv4 save" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		}
+		d := start(k)
+		apply(t, d, full())
+		k.Tables.Saves = 0
+		found := 0
+		for i := range 100 { // 10 s
+			time.Sleep(100 * time.Millisecond)
+			insert(k, "filter", "FORWARD", netfilter.Rule{In: fmt.Sprintf("eth%d", 9+i), Target: netfilter.Target{Verb: netfilter.Accept}})
+			if changed, err := d.Check(); err != nil {
+				t.Fatal(err)
+			} else if changed {
+				found++
+				expectRepair(t, apply(t, d, full()), []string{"IPv4 table filter: jumps missing or not first: FORWARD"})
+			}
+		}
+		// A reading of 0.1 s keeps the tables unread for 2 s, and these are 10.5 s with the readings.
+		if found != 5 || k.Tables.Saves != 5 {
+			t.Errorf("%d repairs, %d readings, want 5", found, k.Tables.Saves)
+		}
+	})
+}
+
+func expectChanged(t *testing.T, d *dataplane.Dataplane, want bool) {
+	t.Helper()
+	changed, err := d.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changed != want {
+		t.Fatalf("a check says that somebody else wrote: %t, want %t", changed, want)
+	}
+}
+
+func expectRepair(t *testing.T, result dataplane.Result, missing []string) {
+	t.Helper()
+	said := strings.Join(result.Missing, "\n")
+	for _, want := range missing {
+		if !strings.Contains(said, want) {
+			t.Errorf("missing %q in:\n%s", want, said)
+		}
+	}
+	if result.Empty() {
+		t.Error("nothing was repaired")
+	}
+}
+
+func dropTable(k *dataplanetest.Kernel, family netfilter.Family, name string) {
+	rs := k.Tables.Rulesets[family]
+	rs.Tables = slices.DeleteFunc(slices.Clone(rs.Tables), func(t netfilter.Table) bool { return t.Name == name })
+	k.Tables.Rulesets[family] = rs
+}
+
+func insert(k *dataplanetest.Kernel, table, chain string, rule netfilter.Rule) {
+	k.Tables.Rulesets[netfilter.IPv4] = netfilter.Apply(k.Tables.Rulesets[netfilter.IPv4], netfilter.Batch{
+		Family: netfilter.IPv4,
+		Tables: []netfilter.TableBatch{{Name: table, Insert: []netfilter.ChainRule{{Chain: chain, Rule: rule}}}},
+	})
+}

@@ -1,0 +1,128 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+func TestSysctls(t *testing.T) {
+	const all, eth1, forward = "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth1/rp_filter", "net/ipv4/ip_forward"
+	for _, tc := range []struct {
+		name                           string
+		forward, all, eth1             string
+		wantForward, wantAll, wantEth1 string
+	}{
+		{"strict on the link", "0", "0", "1", "1", "0", "2"},
+		{"strict on all", "0", "1", "0", "1", "1", "2"},
+		{"strict on both", "0", "1", "1", "1", "1", "2"},
+		{"loose on all", "1", "2", "1", "1", "2", "1"},
+		{"loose on the link", "1", "1", "2", "1", "1", "2"},
+		{"off stays off", "1", "0", "0", "1", "0", "0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := newKernel()
+			k.Sysctls.Values[forward], k.Sysctls.Values[all], k.Sysctls.Values[eth1] = tc.forward, tc.all, tc.eth1
+			d := start(k)
+			apply(t, d, gateway.State{Uplinks: []gateway.Uplink{uplink1}})
+			v := k.Sysctls.Values
+			if v[forward] != tc.wantForward || v[all] != tc.wantAll || v[eth1] != tc.wantEth1 {
+				t.Errorf("ip_forward %s, all %s, eth1 %s; want %s, %s, %s", v[forward], v[all], v[eth1], tc.wantForward, tc.wantAll, tc.wantEth1)
+			}
+			if v["net/ipv4/conf/eth2/rp_filter"] != "1" {
+				t.Error("a link that is no uplink was changed")
+			}
+			if _, err := d.Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if v[forward] != tc.forward || v[all] != tc.all || v[eth1] != tc.eth1 {
+				t.Errorf("after cleanup: ip_forward %s, all %s, eth1 %s; want %s, %s, %s", v[forward], v[all], v[eth1], tc.forward, tc.all, tc.eth1)
+			}
+		})
+	}
+}
+
+// A host that forwards IPv6 goes on listening to routers, and is not made to forward without need.
+func TestIPv6Forwarding(t *testing.T) {
+	const forwarding, all, standard, eth0, eth1, eth2 = "net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra",
+		"net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth1/accept_ra", "net/ipv6/conf/eth2/accept_ra"
+	four := gateway.State{Forwards: []gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}}
+	six := gateway.State{Forwards: []gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}}
+	egress := gateway.State{Egresses: []gateway.Egress{{Address: addr("2001:db8:1::10"), Uplink: 1, Sources: addrs("fd00:244:1::2")}}}
+	for _, tc := range []struct {
+		name   string
+		before map[string]string
+		state  gateway.State
+		want   map[string]string
+	}{
+		{name: "IPv4 alone", state: four, want: map[string]string{forwarding: "0", standard: "1", eth1: "1"}},
+		{name: "a Forward", state: six, want: map[string]string{forwarding: "1", all: "1", standard: "2", eth0: "2", eth1: "2", eth2: "2"}},
+		{name: "an Egress", state: egress, want: map[string]string{forwarding: "1", eth1: "2"}},
+		{
+			name: "links that never listen, or do already", state: six, before: map[string]string{eth1: "0", eth2: "2"},
+			want: map[string]string{forwarding: "1", eth0: "2", eth1: "0", eth2: "2"},
+		},
+		{
+			name: "a router already: that is somebody else's doing", state: six, before: map[string]string{forwarding: "1"},
+			want: map[string]string{forwarding: "1", standard: "1", eth1: "1"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, end := range []string{"the state needs it no more", "cleanup"} {
+				k := newKernel()
+				maps.Copy(k.Sysctls.Values, tc.before)
+				before := maps.Clone(k.Sysctls.Values)
+				d := start(k)
+				apply(t, d, tc.state)
+				for key, want := range tc.want {
+					if got := k.Sysctls.Values[key]; got != want {
+						t.Errorf("%s is %s, want %s", key, got, want)
+					}
+				}
+				before["net/ipv4/ip_forward"] = "1"
+				if end == "cleanup" {
+					before["net/ipv4/ip_forward"] = "0"
+					if _, err := d.Cleanup(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					apply(t, d, four)
+				}
+				if diff := cmp.Diff(before, k.Sysctls.Values); diff != "" {
+					t.Errorf("%s (-before +after):\n%s", end, diff)
+				}
+			}
+		})
+	}
+	t.Run("goes on listening when a link is brought up anew", func(t *testing.T) {
+		k := newKernel()
+		d := start(k)
+		apply(t, d, six)
+		k.Sysctls.Values[eth1] = "1"
+		d.HostChanged()
+		result := apply(t, d, six)
+		if k.Sysctls.Values[eth1] != "2" || !slices.Equal(result.Missing, []string{"sysctl " + eth1 + "=2: it was 1"}) {
+			t.Errorf("%s is %s, missing %q", eth1, k.Sysctls.Values[eth1], result.Missing)
+		}
+	})
+	t.Run("listens before it forwards", func(t *testing.T) {
+		k := fresh(t, six)
+		last := slices.IndexFunc(k.Journal, func(s string) bool { return s == "sysctl "+forwarding+"=1" })
+		for i, step := range k.Journal {
+			if strings.Contains(step, "accept_ra") && i > last || strings.HasPrefix(step, "IPv6 ") && i > last {
+				t.Errorf("%q came after forwarding", step)
+			}
+		}
+		if last < 0 {
+			t.Error("IPv6 is not forwarded")
+		}
+	})
+}
