@@ -51,6 +51,13 @@ const (
 	InstanceFieldManagerPrefix = "smartnatd-"
 )
 
+// The Lease of a gateway says when it was last heard of. Its name is this prefix and the name of the instance.
+const (
+	LeaseNamePrefix = "smartnatd-"
+	LeaseLabel      = "app.kubernetes.io/name"
+	LeaseLabelValue = "smartnatd"
+)
+
 // Conditions of a Mapping.
 const (
 	// ConditionAccepted is true when the Mapping is valid and has all its ports for itself.
