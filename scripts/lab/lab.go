@@ -88,10 +88,7 @@ func newOptions(opts []Option) options {
 // New starts a lab that ends with the test. It must run under Main.
 func New(t testing.TB, opts ...Option) *Lab {
 	t.Helper()
-	testenv.RequireKernel(t)
-	if newOptions(opts).controlPlane != noControlPlane {
-		testenv.RequireTool(t, filepath.Join(os.Getenv(kubeKey), "kube-apiserver"))
-	}
+	Require(t, opts...)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	l, err := Start(ctx, opts...)
@@ -107,6 +104,15 @@ func New(t testing.TB, opts ...Option) *Lab {
 		}
 	})
 	return l
+}
+
+// Require skips the test, loudly, or fails it where all is required, unless Start can do what the options say.
+func Require(t testing.TB, opts ...Option) {
+	t.Helper()
+	testenv.RequireKernel(t)
+	if newOptions(opts).controlPlane != noControlPlane {
+		testenv.RequireTool(t, filepath.Join(os.Getenv(kubeKey), "kube-apiserver"))
+	}
 }
 
 // Start starts a lab, for callers that share it among tests. It must run inside Run or Main.

@@ -59,13 +59,18 @@ func (j *journal) stages() map[string][]float64 {
 	return stagesOf(j.changes, parseApplied(j.process.Log()[j.logBegan:]), &j.api, &j.relay)
 }
 
-// stageNames, in their order; withoutRestore is all of a change but what iptables-restore took.
-func stageNames() []string {
-	names := append([]string{"apiserver", "relay", "informer"}, daemonStages...)
-	return append(names, "connection", withoutRestore)
-}
+// Further stages: seen is from the beginning of the restore to the first connection, which may come before the program that
+// restores has ended; withoutRestore is all that went before the restore, and what passed between its end and that connection.
+const (
+	seenStage      = "restore to connection"
+	withoutRestore = "all but restore"
+)
 
-const withoutRestore = "all but restore"
+// stageNames, in their order: those before the restore add up with the first connection's to the whole.
+func stageNames() []string {
+	names := append([]string{"apiserver", "relay", "informer"}, stagesBefore...)
+	return append(names, seenStage, "restore", "cut", withoutRestore)
+}
 
 // stagesOf puts together what was seen of each change.
 func stagesOf(changes []change, written []applied, api, relay *sightings) map[string][]float64 {
@@ -84,18 +89,22 @@ func stagesOf(changes []change, written []applied, api, relay *sightings) map[st
 		// The last write that began between the change before and the connection is the one that led to it.
 		for i := len(written) - 1; i >= 0; i-- {
 			a := written[i]
-			if a.event.IsZero() || a.event.After(c.seen) || !a.event.After(last) {
+			if a.stages["restore"] <= 0 || a.event.IsZero() || a.event.After(c.seen) || !a.event.After(last) {
 				continue
 			}
 			if inRelay {
 				add("informer", atRelay, a.event)
 			}
-			for _, stage := range daemonStages {
+			begun := milliseconds(a.event.Sub(c.said))
+			for _, stage := range stagesBefore {
+				begun += a.stages[stage]
+			}
+			seen := milliseconds(c.seen.Sub(c.said)) - begun
+			for _, stage := range append([]string{"restore", "cut"}, stagesBefore...) {
 				all[stage] = append(all[stage], a.stages[stage])
 			}
-			total := time.Duration(a.stages["total"] * float64(time.Millisecond))
-			add("connection", a.event.Add(total), c.seen)
-			all[withoutRestore] = append(all[withoutRestore], milliseconds(c.seen.Sub(c.said))-a.stages["restore"])
+			all[seenStage] = append(all[seenStage], seen)
+			all[withoutRestore] = append(all[withoutRestore], begun+max(0, seen-a.stages["restore"]))
 			break
 		}
 		last = c.seen

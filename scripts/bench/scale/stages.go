@@ -30,8 +30,8 @@ type applied struct {
 	stages map[string]float64
 }
 
-// daemonStages, in their order, as the log names them.
-var daemonStages = []string{"waited", "observe", "calc", "build", "diff", "restore", "cut"}
+// stagesBefore are those of the daemon before it writes rules, in their order, as the log names them.
+var stagesBefore = []string{"waited", "observe", "calc", "build", "diff"}
 
 // parseApplied reads them from a log in JSON.
 func parseApplied(log string) []applied {
@@ -45,7 +45,7 @@ func parseApplied(log string) []applied {
 		if text, ok := entry["event"].(string); ok {
 			a.event, _ = time.Parse(time.RFC3339Nano, text) // without it, the stages before are unknown
 		}
-		for _, stage := range append(daemonStages, "total") {
+		for _, stage := range append([]string{"restore", "cut"}, stagesBefore...) {
 			if value, ok := entry[stage].(float64); ok {
 				a.stages[stage] = value
 			}
