@@ -213,14 +213,35 @@ func TestTakeover(t *testing.T) {
 }
 
 func BenchmarkCalculate(b *testing.B) {
+	cfg := config.Default()
+	cfg.AnyAddress = true
 	for _, mode := range []v1alpha1.Mode{v1alpha1.ModeService, v1alpha1.ModeEndpoints} {
-		b.Run(fmt.Sprintf("mode=%s/mappings=1000/ports=10", mode), func(b *testing.B) {
-			snapshot := bigSnapshot(1000, 10, mode)
-			cfg := config.Default()
-			cfg.AnyAddress = true
+		for _, ports := range []int{10, 1000, 10000, 30000} {
+			b.Run(fmt.Sprintf("mode=%s/ports=%d", mode, ports), func(b *testing.B) {
+				snapshot := bigSnapshot(ports/10, 10, mode)
+				b.ReportAllocs()
+				for b.Loop() {
+					if state, findings := calc.Calculate(snapshot, gateway.Host{}, cfg); len(state.Forwards) != ports || len(findings) != 0 {
+						b.Fatalf("%d forwards, findings %v", len(state.Forwards), findings)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkCalculateOneEndpoint(b *testing.B) {
+	cfg := config.Default()
+	cfg.AnyAddress = true
+	for _, ports := range []int{10, 1000, 10000, 30000} {
+		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
+			snapshot := bigSnapshot(ports/10, 10, v1alpha1.ModeEndpoints)
+			snapshots := [2]calc.Snapshot{snapshot, lessOneEndpoint(snapshot)}
+			calculator := calc.NewCalculator(cfg)
+			calculator.Calculate(snapshot, gateway.Host{})
 			b.ReportAllocs()
-			for b.Loop() {
-				if state, findings := calc.Calculate(snapshot, gateway.Host{}, cfg); len(state.Forwards) != 10000 || len(findings) != 0 {
+			for i := 1; b.Loop(); i++ {
+				if state, findings := calculator.Calculate(snapshots[i%2], gateway.Host{}); len(state.Forwards) != ports || len(findings) != 0 {
 					b.Fatalf("%d forwards, findings %v", len(state.Forwards), findings)
 				}
 			}
@@ -242,7 +263,7 @@ func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) calc.Snapshot {
 		}
 		for p := range ports {
 			name, port := fmt.Sprintf("p%d", p), int32(8000+p)
-			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: int32(1000 + i*ports + p), ServicePort: port})
+			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: int32(1 + i*ports + p), ServicePort: port})
 			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: name, Port: port, Protocol: corev1.ProtocolTCP})
 			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Port: &port})
 		}

@@ -4,6 +4,16 @@
 package calc
 
 import (
+	"cmp"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -11,15 +21,124 @@ import (
 // Calculator computes what Calculate does, again and again as objects change, and at the cost of what changed. An object that
 // changed is another one by its address; those that a Snapshot holds must not be changed. It is not safe for several
 // goroutines.
+//
+// What a Mapping asks for depends on itself, its Service, the Service's slices and the host, and is computed anew when one of
+// these is another one. What it has of that depends on older Mappings too, and is settled anew for all when one of them
+// asks for something else.
 type Calculator struct {
-	cfg config.Config
+	cfg     config.Config
+	started bool
+	host    gateway.Host
+	facts   *facts
+	objects objects
+	// mappings are those that the entries are of; the entries come by age.
+	mappings []*v1alpha1.Mapping
+	entries  []*entry
+	state    gateway.State
+	// aboutHost are the Findings about the host, findings all.
+	aboutHost, findings []Finding
 }
 
 // NewCalculator returns a Calculator that has seen nothing yet.
-func NewCalculator(cfg config.Config) *Calculator { return &Calculator{cfg: cfg} }
+func NewCalculator(cfg config.Config) *Calculator {
+	return &Calculator{cfg: cfg, facts: &facts{}, objects: objects{
+		services: map[serviceKey]*corev1.Service{}, slices: map[serviceKey][]*discoveryv1.EndpointSlice{},
+	}}
+}
 
 // Calculate returns what the function Calculate would. The State shares what did not change with earlier ones, and must not
 // be changed.
 func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.State, []Finding) {
-	return Calculate(snapshot, host, c.cfg)
+	var r run
+	about, elsewhere := c.observe(host)
+	services := c.objects.update(snapshot)
+	c.follow(snapshot.Mappings, &r)
+	if elsewhere || len(services) > 0 {
+		for _, e := range c.entries {
+			if elsewhere || services[e.service] {
+				r.doubt(e)
+			}
+		}
+	}
+	r.resolve(&calculation{cfg: c.cfg, facts: c.facts, objects: &c.objects, read: map[serviceKey][]*endpointSlice{}})
+	if r.ports {
+		r.settlePorts(c.entries)
+	}
+	if r.egress {
+		r.settleEgress(c.entries)
+		c.state.Egresses = egresses(c.entries)
+	}
+	r.finish()
+	if about || r.about {
+		c.findings = slices.Concat(c.aboutHost, findings(c.entries))
+	}
+	c.state.Forwards = replace(c.state.Forwards, r.gone, r.come)
+	return c.state, c.findings
+}
+
+// observe follows the host, and reports whether there is anything else to say of it, and whether Mappings have to know.
+func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
+	if c.started && reflect.DeepEqual(host, c.host) {
+		return false, false
+	}
+	c.started, c.host = true, host
+	uplinks, aboutUplinks := uplinks(host, c.cfg)
+	routes, aboutRoutes := serviceRoutes(host, c.cfg)
+	aboutHost := slices.Concat(aboutUplinks, aboutRoutes)
+	about = !slices.Equal(aboutHost, c.aboutHost)
+	c.aboutHost = aboutHost
+	c.state.Uplinks, c.state.ServiceRoutes, c.state.ClampMSS = uplinks, routes, c.cfg.ClampMSS
+
+	facts := newFacts(host, c.cfg, uplinks)
+	elsewhere = !facts.equal(c.facts)
+	c.facts = facts
+	return about, elsewhere
+}
+
+// follow has an entry for each Mapping, by age: the order in which they may take ports.
+func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
+	gone, come := differ(c.mappings, mappings)
+	c.mappings = mappings
+	if len(gone)+len(come) == 0 {
+		return
+	}
+	left := map[*v1alpha1.Mapping]int{}
+	for _, m := range gone {
+		left[m]++
+	}
+	// Who is only another version of what it was stays.
+	free := map[types.NamespacedName][]*entry{}
+	c.entries = slices.DeleteFunc(c.entries, func(e *entry) bool {
+		if left[e.mapping] == 0 {
+			return false
+		}
+		left[e.mapping]--
+		free[nameOf(e.mapping)] = append(free[nameOf(e.mapping)], e)
+		return true
+	})
+	for _, m := range come {
+		e := &entry{}
+		if same := free[nameOf(m)]; len(same) > 0 {
+			e, free[nameOf(m)] = same[0], same[1:]
+			r.ports = r.ports || !e.mapping.CreationTimestamp.Equal(&m.CreationTimestamp)
+		}
+		e.mapping = m
+		c.entries = append(c.entries, e)
+		r.doubt(e)
+	}
+	for _, same := range free {
+		for _, e := range same {
+			r.leave(e)
+		}
+	}
+	slices.SortFunc(c.entries, byAge)
+}
+
+func nameOf(m *v1alpha1.Mapping) types.NamespacedName {
+	return types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
+}
+
+func byAge(x, y *entry) int {
+	a, b := x.mapping, y.mapping
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -21,31 +20,31 @@ type claimKey struct {
 }
 
 type ports struct {
-	single map[uint16]*v1alpha1.Mapping
+	single map[uint16]*entry
 	// ranges are in order, and none overlaps another.
 	ranges []portClaim
 }
 
 type portClaim struct {
 	gateway.PortRange
-	owner *v1alpha1.Mapping
+	owner *entry
 }
 
 // take gives the Frontend to the Mapping, or returns the one that has it, or some of its ports, already.
-func (c claims) take(f gateway.Frontend, m *v1alpha1.Mapping) *v1alpha1.Mapping {
+func (c claims) take(f gateway.Frontend, e *entry) *entry {
 	key := claimKey{f.Address, f.Protocol}
 	taken := c[key]
 	if taken == nil {
-		taken = &ports{single: map[uint16]*v1alpha1.Mapping{}}
+		taken = &ports{single: map[uint16]*entry{}}
 		c[key] = taken
 	}
 	if owner := taken.owner(f.Ports); owner != nil {
 		return owner
 	}
 	if f.Ports.Single() {
-		taken.single[f.Ports.First] = m
+		taken.single[f.Ports.First] = e
 	} else {
-		taken.ranges = slices.Insert(taken.ranges, taken.from(f.Ports.First), portClaim{f.Ports, m})
+		taken.ranges = slices.Insert(taken.ranges, taken.from(f.Ports.First), portClaim{f.Ports, e})
 	}
 	return nil
 }
@@ -56,7 +55,7 @@ func (p *ports) from(port uint16) int {
 	return i
 }
 
-func (p *ports) owner(wanted gateway.PortRange) *v1alpha1.Mapping {
+func (p *ports) owner(wanted gateway.PortRange) *entry {
 	if i := p.from(wanted.First); i < len(p.ranges) && p.ranges[i].Overlaps(wanted) {
 		return p.ranges[i].owner
 	}

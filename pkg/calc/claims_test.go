@@ -18,14 +18,14 @@ func TestClaims(t *testing.T) {
 	const last = 40 // few ports, so that most of them are wanted often
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 500 {
-		c, owners := claims{}, [last + 1]*v1alpha1.Mapping{}
+		c, owners := claims{}, [last + 1]*entry{}
 		for n := range 30 {
 			first := uint16(1 + random.IntN(last))
 			wanted := gateway.PortRange{First: first, Last: min(last, first+uint16(random.IntN(3)*random.IntN(4)))}
-			m := &v1alpha1.Mapping{}
-			m.Name = strconv.Itoa(n)
+			m := &entry{mapping: &v1alpha1.Mapping{}}
+			m.mapping.Name = strconv.Itoa(n)
 			winner := c.take(gateway.Frontend{Address: netip.MustParseAddr("198.51.100.10"), Protocol: gateway.TCP, Ports: wanted}, m)
-			has := map[*v1alpha1.Mapping]bool{}
+			has := map[*entry]bool{}
 			for port := wanted.First; port <= wanted.Last; port++ {
 				if owner := owners[port]; owner != nil {
 					has[owner] = true

@@ -18,11 +18,19 @@ type egressClaim struct {
 	address netip.Addr
 }
 
-// egress has the pods of a Mapping leave with its addresses. Mappings must come by age.
-func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFamily[netip.Addr]) {
+// egressWish is that pods leave with an address.
+type egressWish struct {
+	address netip.Addr
+	uplink  int
+	pods    []netip.Addr
+}
+
+// egress returns what a Mapping asks for its pods: that they leave with its addresses.
+func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFamily[netip.Addr]) []egressWish {
 	if !m.Spec.Egress {
-		return
+		return nil
 	}
+	var wishes []egressWish
 	for _, v4 := range []bool{true, false} {
 		candidates := slices.DeleteFunc(slices.Clone(addresses), func(a address) bool {
 			return a.Is4() != v4 || !a.local || !c.cfg.AnyAddress && !c.held[a.Addr]
@@ -37,29 +45,39 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 			continue
 		}
 		external := candidates[i].Addr
-		if sources := c.claimPods(m, external, pods.of(external)); len(sources) > 0 {
-			c.egresses = append(c.egresses, gateway.Egress{
-				Address: external, Uplink: c.uplinkOf[external], Owner: m.Namespace + "/" + m.Name, Sources: sources,
+		wishes = append(wishes, egressWish{external, c.uplinkOf[external], pods.of(external)})
+	}
+	return wishes
+}
+
+// egressClaims remember with which address each pod leaves: that of the first Mapping that asks.
+type egressClaims map[netip.Addr]egressClaim
+
+// claimPods gives a Mapping those of its pods that no older one has leave with an address of its own. Mappings must come by
+// age.
+func (claims egressClaims) claimPods(e *entry) {
+	e.egresses = nil
+	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f Finding) bool { return f.Reason == ReasonEgressConflict })
+	for _, wish := range e.egress {
+		var mine []netip.Addr
+		var winners []*v1alpha1.Mapping
+		for _, pod := range wish.pods {
+			claim, taken := claims[pod]
+			switch {
+			case !taken:
+				claims[pod] = egressClaim{e.mapping, wish.address}
+				mine = append(mine, pod)
+			case claim.address != wish.address && !slices.Contains(winners, claim.owner):
+				winners = append(winners, claim.owner)
+				e.aboutEgress = append(e.aboutEgress, finding(e.mapping, v1alpha1.ConditionProgrammed, ReasonEgressConflict, "spec.egress",
+					"pod %s, and maybe others, leaves with %s by Mapping %s/%s, which %s",
+					pod, claim.address, claim.owner.Namespace, claim.owner.Name, precedence(claim.owner, e.mapping)))
+			}
+		}
+		if len(mine) > 0 {
+			e.egresses = append(e.egresses, gateway.Egress{
+				Address: wish.address, Uplink: wish.uplink, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine,
 			})
 		}
 	}
-}
-
-// claimPods returns those of the pods that no older Mapping has leave with an address of its own.
-func (c *calculation) claimPods(m *v1alpha1.Mapping, external netip.Addr, pods []netip.Addr) []netip.Addr {
-	var mine []netip.Addr
-	var winners []*v1alpha1.Mapping
-	for _, pod := range pods {
-		claim, taken := c.egressClaims[pod]
-		switch {
-		case !taken:
-			c.egressClaims[pod] = egressClaim{m, external}
-			mine = append(mine, pod)
-		case claim.address != external && !slices.Contains(winners, claim.owner):
-			winners = append(winners, claim.owner)
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonEgressConflict, "spec.egress",
-				"pod %s, and maybe others, leaves with %s by Mapping %s/%s, which %s", pod, claim.address, claim.owner.Namespace, claim.owner.Name, precedence(claim.owner, m))
-		}
-	}
-	return mine
 }

@@ -15,15 +15,58 @@ import (
 
 const maxPort = 65535
 
-// add puts what a Mapping asks for into the State. Mappings must come by age.
-func (c *calculation) add(mapping *v1alpha1.Mapping) {
-	if errs := validation.ValidateMapping(mapping); len(errs) > 0 {
+// entry is a Mapping, what it asks for, and what it has.
+type entry struct {
+	mapping *v1alpha1.Mapping
+	// doubtful is set when what it asks for is to be found out anew.
+	doubtful bool
+	// changed is set while what it has is to be settled anew.
+	changed bool
+	service serviceKey
+	// wants are in the order of the Mapping's ports and addresses.
+	wants []want
+	// about are the Findings about the Mapping as a whole, aboutPort those about its ports, aboutEgress those about its pods.
+	about, aboutEgress []Finding
+	aboutPort          []portFinding
+	// egress is what it asks for its pods, egresses what they have.
+	egress   []egressWish
+	egresses []gateway.Egress
+	// findings are all of them, in the order of the Mapping's fields.
+	findings []Finding
+}
+
+// want is a Frontend that a Mapping asks for.
+type want struct {
+	gateway.Forward
+	// port is the index of the Mapping's port.
+	port int
+	// here is set when this host is to forward for it, programmed when it does.
+	here, programmed bool
+	// winner has the Frontend, or some of its ports, if another Mapping does.
+	winner *entry
+}
+
+type portFinding struct {
+	port int
+	Finding
+}
+
+// resolve finds out what the Mapping asks for, whatever others do.
+func (c *calculation) resolve(e *entry) {
+	mapping := e.mapping
+	*e = entry{mapping: mapping, service: serviceKey{Namespace: mapping.Namespace, Name: mapping.Spec.ServiceName}}
+	c.wants(e)
+	e.about = slices.Concat(e.about, c.reported())
+}
+
+func (c *calculation) wants(e *entry) {
+	if errs := validation.ValidateMapping(e.mapping); len(errs) > 0 {
 		for _, err := range errs {
-			c.report(mapping, v1alpha1.ConditionAccepted, ReasonInvalid, err.Field, "%s", err.ErrorBody())
+			c.report(e.mapping, v1alpha1.ConditionAccepted, ReasonInvalid, err.Field, "%s", err.ErrorBody())
 		}
 		return
 	}
-	m := mapping.DeepCopy()
+	m := e.mapping.DeepCopy()
 	v1alpha1.SetDefaults(m)
 	if n, most := countPorts(m.Spec.Ports), c.cfg.MaxPortsPerMapping; most > 0 && n > most {
 		c.report(m, v1alpha1.ConditionAccepted, ReasonTooManyPorts, "spec.ports",
@@ -32,27 +75,25 @@ func (c *calculation) add(mapping *v1alpha1.Mapping) {
 	}
 	addresses := c.addresses(m)
 	sources := c.sources(m, addresses)
-	backing := c.resolve(m, addresses)
+	backing := c.backing(m, addresses)
+	e.about = c.reported()
 	masquerade := c.cfg.Masquerade
 	if m.Spec.Masquerade != nil {
 		masquerade = *m.Spec.Masquerade
 	}
+	owner := m.Namespace + "/" + m.Name
+	e.wants = make([]want, 0, len(m.Spec.Ports)*len(addresses))
 	for i, port := range m.Spec.Ports {
 		supported := c.supported(m, i, addresses)
+		for _, f := range c.reported() {
+			e.aboutPort = append(e.aboutPort, portFinding{i, f})
+		}
 		for _, a := range addresses {
 			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
-			if winner := c.claims.take(front, mapping); winner != nil {
-				c.report(m, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(i, "port"),
-					"%s belongs to Mapping %s/%s, which %s", front, winner.Namespace, winner.Name, precedence(winner, m))
-				continue
-			}
-			if !a.local || !supported {
-				continue
-			}
 			allowed := sources.of(a.Addr)
-			c.forwards = append(c.forwards, gateway.Forward{
+			e.wants = append(e.wants, want{port: i, here: a.local && supported, Forward: gateway.Forward{
 				Frontend:    front,
-				Owner:       m.Namespace + "/" + m.Name,
+				Owner:       owner,
 				Sources:     allowed,
 				SourcesDeny: len(m.Spec.AllowedSources) > 0 && len(allowed) == 0,
 				Backends:    backing.targets[i].backends.of(a.Addr),
@@ -61,10 +102,33 @@ func (c *calculation) add(mapping *v1alpha1.Mapping) {
 				Shift:       !front.Ports.Single(),
 				Masquerade:  masquerade,
 				Affinity:    backing.affinity,
-			})
+			}})
 		}
 	}
-	c.egress(m, addresses, backing.pods)
+	e.egress = c.egress(m, addresses, backing.pods)
+	e.aboutEgress = c.reported()
+}
+
+// gather puts the Findings in the order of the Mapping's fields.
+func (e *entry) gather() {
+	findings := slices.Clone(e.about)
+	about := e.aboutPort
+	for i := range e.wants {
+		w := &e.wants[i]
+		for len(about) > 0 && about[0].port <= w.port {
+			findings, about = append(findings, about[0].Finding), about[1:]
+		}
+		if w.winner != nil {
+			findings = append(findings, e.conflict(w))
+		}
+	}
+	e.findings = fewOfAKind(append(findings, e.aboutEgress...))
+}
+
+func (e *entry) conflict(w *want) Finding {
+	winner := w.winner.mapping
+	return finding(e.mapping, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(w.port, "port"),
+		"%s belongs to Mapping %s/%s, which %s", w.Frontend, winner.Namespace, winner.Name, precedence(winner, e.mapping))
 }
 
 // countPorts counts ranges with all their ports: what the limit is to protect is what others could have had.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
@@ -27,6 +29,7 @@ func TestMutatedObjects(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	decoded, forwards := 0, 0
+	calculator := calc.NewCalculator(cfg)
 	for range 1500 {
 		var tree any
 		if err := json.Unmarshal(originals[random.IntN(len(originals))], &tree); err != nil {
@@ -45,7 +48,10 @@ func TestMutatedObjects(t *testing.T) {
 		}
 		decoded++
 		s.Mappings, s.Services, s.EndpointSlices = withoutNil(s.Mappings), withoutNil(s.Services), withoutNil(s.EndpointSlices)
-		state, _ := calc.Calculate(s, host, cfg)
+		state, findings := calc.Calculate(s, host, cfg)
+		if again, findingsAgain := calculator.Calculate(s, host); !cmp.Equal(state, again, addresses) || !cmp.Equal(findings, findingsAgain) {
+			t.Fatalf("after other objects, it makes another State or other Findings of\n%s", text)
+		}
 		forwards += len(state.Forwards)
 		checkState(t, state, cfg)
 		if t.Failed() {

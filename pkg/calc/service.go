@@ -13,7 +13,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -29,9 +28,9 @@ type backing struct {
 	pods byFamily[netip.Addr]
 }
 
-func (c *calculation) resolve(m *v1alpha1.Mapping, addresses []address) backing {
+func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing {
 	b := backing{targets: make([]targets, len(m.Spec.Ports))}
-	name := types.NamespacedName{Namespace: m.Namespace, Name: m.Spec.ServiceName}
+	name := serviceKey{Namespace: m.Namespace, Name: m.Spec.ServiceName}
 	service := c.services[name]
 	if reason, problem := serviceProblem(service, name, m.Spec.Mode); problem != "" {
 		c.report(m, v1alpha1.ConditionResolvedRefs, reason, "spec.serviceName", "%s; connections are rejected", problem)
@@ -92,7 +91,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 }
 
 // endpointSlices returns the slices of a Service by name, and reports what makes no sense in them.
-func (c *calculation) endpointSlices(m *v1alpha1.Mapping, service types.NamespacedName) []*endpointSlice {
+func (c *calculation) endpointSlices(m *v1alpha1.Mapping, service serviceKey) []*endpointSlice {
 	read, known := c.read[service]
 	if !known {
 		for _, s := range c.slices[service] {
@@ -124,7 +123,7 @@ func pods(of []*endpointSlice) byFamily[netip.Addr] {
 	return all
 }
 
-func serviceProblem(s *corev1.Service, name types.NamespacedName, mode v1alpha1.Mode) (reason, problem string) {
+func serviceProblem(s *corev1.Service, name serviceKey, mode v1alpha1.Mode) (reason, problem string) {
 	switch {
 	case s == nil:
 		return ReasonServiceNotFound, fmt.Sprintf("Service %s does not exist", name)
@@ -193,7 +192,7 @@ func (c *calculation) hasFamily(s *corev1.Service, mode v1alpha1.Mode, v4 bool) 
 	if len(s.Spec.IPFamilies) > 0 {
 		return slices.Contains(s.Spec.IPFamilies, corev1.IPFamily(family(v4)))
 	}
-	of := c.slices[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}]
+	of := c.slices[serviceKey{Namespace: s.Namespace, Name: s.Name}]
 	return len(of) == 0 || slices.ContainsFunc(of, func(s *discoveryv1.EndpointSlice) bool {
 		return s.AddressType == discoveryv1.AddressType(family(v4))
 	})

@@ -1,0 +1,217 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// world is a small cluster and a host in which much happens: few addresses, ports and pods, so that Mappings meet.
+type world struct {
+	random *rand.Rand
+	calc.Snapshot
+	host gateway.Host
+}
+
+// step changes a few things. Objects are replaced, never changed.
+func (w *world) step() {
+	w.Mappings, w.Services, w.EndpointSlices = slices.Clone(w.Mappings), slices.Clone(w.Services), slices.Clone(w.EndpointSlices)
+	for range 1 + w.random.IntN(3) {
+		switch w.random.IntN(12) {
+		case 0, 1:
+			w.Mappings = change(w.random, w.Mappings, w.mapping(w.random.IntN(12)))
+		case 2, 3:
+			w.Services = change(w.random, w.Services, w.service(w.random.IntN(8)))
+		case 4, 5, 6, 7:
+			w.EndpointSlices = change(w.random, w.EndpointSlices, w.slice(w.random.IntN(16)))
+		case 8:
+			w.observe()
+		case 9:
+			shuffle(w.random, w.Mappings)
+			shuffle(w.random, w.Services)
+			shuffle(w.random, w.EndpointSlices)
+		case 10:
+			if n := len(w.Mappings); n > 0 {
+				i := w.random.IntN(n)
+				w.Mappings[i] = w.Mappings[i].DeepCopy() // another version that says the same
+			}
+		case 11:
+			w.host.Unreachable = nil
+			if w.random.IntN(2) == 0 {
+				w.host.Unreachable = []netip.Addr{netip.MustParseAddr("10.10.0.11")}
+			}
+		}
+	}
+}
+
+// change puts the object in the place of that of its name, or takes that away.
+func change[T metav1.Object](random *rand.Rand, objects []T, object T) []T {
+	i := slices.IndexFunc(objects, func(o T) bool { return o.GetName() == object.GetName() })
+	switch {
+	case i < 0:
+		return append(objects, object)
+	case random.IntN(4) == 0:
+		return slices.Delete(objects, i, i+1)
+	}
+	objects[i] = object
+	return objects
+}
+
+func (w *world) pick(of ...string) string { return of[w.random.IntN(len(of))] }
+
+func (w *world) meta(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: "default", Name: name, CreationTimestamp: metav1.NewTime(time.Unix(int64(w.random.IntN(6)), 0))}
+}
+
+func (w *world) mapping(n int) *v1alpha1.Mapping {
+	m := &v1alpha1.Mapping{ObjectMeta: w.meta(fmt.Sprintf("m%d", n)), Spec: v1alpha1.MappingSpec{
+		ServiceName: fmt.Sprintf("s%d", w.random.IntN(8)), Mode: v1alpha1.ModeEndpoints, Egress: w.random.IntN(3) == 0,
+		Addresses: []string{w.pick("198.51.100.10", "198.51.100.11", "203.0.113.9", "nonsense")},
+	}}
+	if w.random.IntN(3) == 0 {
+		m.Spec.Mode = v1alpha1.ModeService
+	}
+	if w.random.IntN(3) == 0 {
+		m.Spec.Addresses = append(m.Spec.Addresses, "2001:db8:1::10")
+	}
+	if w.random.IntN(3) == 0 {
+		m.Spec.AllowedSources = []string{w.pick("10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32")}
+	}
+	for range 1 + w.random.IntN(3) {
+		p := v1alpha1.MappingPort{Port: int32(80 + w.random.IntN(12)), ServicePort: int32(80 + w.random.IntN(2))}
+		if w.random.IntN(4) == 0 && m.Spec.Mode == v1alpha1.ModeEndpoints {
+			p.EndPort = ptr.To(p.Port + int32(w.random.IntN(4)))
+		}
+		if w.random.IntN(4) == 0 {
+			p.Protocol = v1alpha1.Protocol(w.pick("udp", "sctp"))
+		}
+		m.Spec.Ports = append(m.Spec.Ports, p)
+	}
+	return m
+}
+
+func (w *world) service(n int) *corev1.Service {
+	s := &corev1.Service{ObjectMeta: w.meta(fmt.Sprintf("s%d", n)), Spec: corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.96.0.%d", 1+n)}}
+	for port := range 1 + w.random.IntN(2) {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", port), Port: int32(80 + port), Protocol: corev1.ProtocolTCP})
+	}
+	if w.random.IntN(3) == 0 {
+		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	}
+	return s
+}
+
+func (w *world) slice(n int) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{ObjectMeta: w.meta(fmt.Sprintf("e%d", n)), AddressType: discoveryv1.AddressTypeIPv4}
+	s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", w.random.IntN(8))}
+	for port := range 2 {
+		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: ptr.To(fmt.Sprintf("p%d", port)), Port: ptr.To(int32(8000 + port))})
+	}
+	for range w.random.IntN(4) {
+		e := discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.0.%d", 1+w.random.IntN(20))}}
+		if w.random.IntN(4) == 0 {
+			e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(w.random.IntN(2) == 0), Terminating: ptr.To(true)}
+		}
+		s.Endpoints = append(s.Endpoints, e)
+	}
+	return s
+}
+
+// observe makes another host of the uplinks that the config names, with some of the addresses.
+func (w *world) observe() {
+	w.host.SCTP = w.random.IntN(2) == 0
+	w.host.Links = nil
+	for i, link := range [][]string{{"198.51.100.10/24", "2001:db8:1::10/64"}, {"198.51.100.11/24", "203.0.113.9/24"}} {
+		l := gateway.Link{Name: fmt.Sprintf("eth%d", 1+i), Up: w.random.IntN(4) > 0}
+		for _, a := range link {
+			if w.random.IntN(4) > 0 {
+				l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
+			}
+		}
+		w.host.Links = append(w.host.Links, l)
+	}
+}
+
+// TestCalculatorCalculatesWhatCalculateDoes walks through the life of a small cluster, and compares what grew with what is
+// computed anew.
+func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
+	cfg := config.Default()
+	cfg.Uplinks = []config.Uplink{{Interface: "eth1"}, {Interface: "eth2"}}
+	cfg.ServiceRoutes = []gateway.ServiceRoute{{
+		Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")},
+	}}
+	reasons := map[string]int{}
+	forwards, egresses := 0, 0
+	for seed := range uint64(10) {
+		w := &world{random: rand.New(rand.NewPCG(seed, 5))}
+		w.observe()
+		calculator := calc.NewCalculator(cfg)
+		for step := range 400 {
+			w.step()
+			state, findings := calculator.Calculate(w.Snapshot, w.host)
+			want, wantFindings := calc.Calculate(w.Snapshot, w.host, cfg)
+			if diff := cmp.Diff(want, state, addresses); diff != "" {
+				t.Fatalf("seed %d, step %d: the State is not what it would be of the same objects (-want +got):\n%s", seed, step, diff)
+			}
+			if diff := cmp.Diff(wantFindings, findings); diff != "" {
+				t.Fatalf("seed %d, step %d: the Findings are not what they would be of the same objects (-want +got):\n%s", seed, step, diff)
+			}
+			forwards, egresses = forwards+len(state.Forwards), egresses+len(state.Egresses)
+			for _, f := range findings {
+				reasons[f.Reason]++
+			}
+		}
+	}
+	if forwards < 10000 || egresses < 1000 || reasons[calc.ReasonPortConflict] < 1000 || reasons[calc.ReasonEgressConflict] < 100 || reasons[calc.ReasonNoReadyEndpoints] < 1000 {
+		t.Errorf("%d forwards, %d egresses, findings %v: too little happened to say anything", forwards, egresses, reasons)
+	}
+}
+
+// TestCalculatorSharesWhatDidNotChange counts what is another slice after one endpoint went.
+func TestCalculatorSharesWhatDidNotChange(t *testing.T) {
+	cfg := config.Default()
+	cfg.AnyAddress = true
+	calculator := calc.NewCalculator(cfg)
+	snapshot := bigSnapshot(100, 10, v1alpha1.ModeEndpoints)
+	before, _ := calculator.Calculate(snapshot, gateway.Host{})
+	if again, _ := calculator.Calculate(snapshot, gateway.Host{}); &again.Forwards[0] != &before.Forwards[0] {
+		t.Error("nothing changed, and yet the Forwards are others")
+	}
+	after, _ := calculator.Calculate(lessOneEndpoint(snapshot), gateway.Host{})
+	others := 0
+	for i := range after.Forwards {
+		if &after.Forwards[i].Backends[0] != &before.Forwards[i].Backends[0] {
+			others++
+		}
+	}
+	if others != 10 || len(after.Forwards) != len(before.Forwards) {
+		t.Errorf("%d of %d Forwards have other Backends, want the 10 of one Mapping", others, len(after.Forwards))
+	}
+}
+
+// lessOneEndpoint is the Snapshot with one endpoint less, and all else shared.
+func lessOneEndpoint(s calc.Snapshot) calc.Snapshot {
+	s.EndpointSlices = slices.Clone(s.EndpointSlices)
+	i := len(s.EndpointSlices) / 2
+	changed := s.EndpointSlices[i].DeepCopy()
+	changed.Endpoints = changed.Endpoints[1:]
+	s.EndpointSlices[i] = changed
+	return s
+}

@@ -1,0 +1,52 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// facts are what a Mapping has to know of the host.
+type facts struct {
+	sctp bool
+	// held are the addresses that are on a link of this host, local those that it is to forward for.
+	held, local map[netip.Addr]bool
+	// uplinkOf has the number of the uplink that an address is on.
+	uplinkOf map[netip.Addr]int
+}
+
+func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) *facts {
+	f := &facts{
+		// A host that is only imagined lacks nothing.
+		sctp:     host.SCTP || cfg.AnyAddress,
+		held:     map[netip.Addr]bool{},
+		local:    map[netip.Addr]bool{},
+		uplinkOf: map[netip.Addr]int{},
+	}
+	for _, link := range host.Links {
+		uplink := slices.IndexFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == link.Name })
+		for _, a := range link.Addresses {
+			f.held[a.Addr()], f.local[a.Addr()] = true, true
+			if uplink < 0 {
+				continue
+			}
+			if n := uplinks[uplink].Number; f.uplinkOf[a.Addr()] == 0 || n < f.uplinkOf[a.Addr()] {
+				f.uplinkOf[a.Addr()] = n
+			}
+		}
+	}
+	for _, a := range cfg.StandbyAddresses {
+		f.local[a] = true
+	}
+	return f
+}
+
+func (f *facts) equal(other *facts) bool {
+	return f.sctp == other.sctp && maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf)
+}

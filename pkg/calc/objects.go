@@ -1,0 +1,91 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+type serviceKey = types.NamespacedName
+
+// objects are the Services and their slices by the Service's name.
+type objects struct {
+	last     Snapshot
+	services map[serviceKey]*corev1.Service
+	slices   map[serviceKey][]*discoveryv1.EndpointSlice
+}
+
+// update follows the Snapshot, and returns the Services that changed, themselves or their slices.
+func (o *objects) update(now Snapshot) map[serviceKey]bool {
+	changed := map[serviceKey]bool{}
+	gone, come := differ(o.last.Services, now.Services)
+	for _, s := range gone {
+		key := serviceKey{Namespace: s.Namespace, Name: s.Name}
+		changed[key] = true
+		delete(o.services, key)
+	}
+	for _, s := range come {
+		key := serviceKey{Namespace: s.Namespace, Name: s.Name}
+		changed[key] = true
+		o.services[key] = s
+	}
+	goneSlices, comeSlices := differ(o.last.EndpointSlices, now.EndpointSlices)
+	for _, s := range goneSlices {
+		key := serviceOf(s)
+		changed[key] = true
+		o.slices[key] = slices.DeleteFunc(o.slices[key], func(other *discoveryv1.EndpointSlice) bool { return other == s })
+		if len(o.slices[key]) == 0 {
+			delete(o.slices, key)
+		}
+	}
+	for _, s := range comeSlices {
+		key := serviceOf(s)
+		changed[key] = true
+		o.slices[key] = append(o.slices[key], s)
+	}
+	o.last.Services, o.last.EndpointSlices = now.Services, now.EndpointSlices
+	return changed
+}
+
+func serviceOf(s *discoveryv1.EndpointSlice) serviceKey {
+	return serviceKey{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
+}
+
+// differ returns the objects that went and those that came. Lists that are in the same order cost little.
+func differ[T any](before, now []*T) (gone, come []*T) {
+	if len(before) == len(now) && (len(now) == 0 || &before[0] == &now[0]) {
+		return nil, nil
+	}
+	for len(before) > 0 && len(now) > 0 && before[0] == now[0] {
+		before, now = before[1:], now[1:]
+	}
+	for len(before) > 0 && len(now) > 0 && before[len(before)-1] == now[len(now)-1] {
+		before, now = before[:len(before)-1], now[:len(now)-1]
+	}
+	if len(before) == 0 || len(now) == 0 {
+		return before, now
+	}
+	left := make(map[*T]int, len(before))
+	for _, object := range before {
+		left[object]++
+	}
+	for _, object := range now {
+		if left[object] > 0 {
+			left[object]--
+		} else {
+			come = append(come, object)
+		}
+	}
+	for _, object := range before {
+		if left[object] > 0 {
+			left[object]--
+			gone = append(gone, object)
+		}
+	}
+	return gone, come
+}

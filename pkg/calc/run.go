@@ -1,0 +1,178 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// run is what changes by one calculation.
+type run struct {
+	doubtful []*entry
+	// changed are the entries whose Forwards are to be settled anew.
+	changed []*entry
+	// ports is set when somebody asks for other ports, egress when for other pods, about when there is anything else to say.
+	ports, egress, about bool
+	// gone and come are the Forwards that leave the State and those that come into it. What changes does both.
+	gone []gateway.Frontend
+	come []*gateway.Forward
+}
+
+// doubt has it found out anew what an entry asks for.
+func (r *run) doubt(e *entry) {
+	if !e.doubtful {
+		e.doubtful = true
+		r.doubtful = append(r.doubtful, e)
+	}
+}
+
+// leave takes an entry out.
+func (r *run) leave(e *entry) {
+	r.withdraw(e.wants)
+	r.ports = r.ports || len(e.wants) > 0
+	r.egress = r.egress || len(e.egress) > 0
+	r.about = r.about || len(e.findings) > 0
+}
+
+// withdraw takes what an entry has out of the State.
+func (r *run) withdraw(wants []want) {
+	for i := range wants {
+		if wants[i].programmed {
+			wants[i].programmed = false
+			r.gone = append(r.gone, wants[i].Frontend)
+		}
+	}
+}
+
+// resolve finds out what the doubtful ones ask for.
+func (r *run) resolve(c *calculation) {
+	for _, e := range r.doubtful {
+		before := *e
+		c.resolve(e)
+		r.withdraw(before.wants)
+		r.changed = append(r.changed, e)
+		e.changed, e.findings = true, before.findings
+		r.egress = r.egress || len(before.egress)+len(e.egress) > 0
+		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.Frontend == y.Frontend }) {
+			for i := range e.wants {
+				e.wants[i].winner = before.wants[i].winner
+			}
+		} else {
+			r.ports = true
+		}
+	}
+}
+
+// settlePorts gives each Frontend to the first one that asks.
+func (r *run) settlePorts(entries []*entry) {
+	claims := claims{}
+	for _, e := range entries {
+		for i := range e.wants {
+			w := &e.wants[i]
+			winner := claims.take(w.Frontend, e)
+			if winner == nil && w.winner == nil {
+				continue
+			}
+			// What is said of the winner may be something else where it is the same one.
+			w.winner = winner
+			if !e.changed {
+				e.changed = true
+				r.changed = append(r.changed, e)
+				r.withdraw(e.wants)
+			}
+		}
+	}
+}
+
+// settleEgress gives each pod to the first one that asks.
+func (r *run) settleEgress(entries []*entry) {
+	claims := egressClaims{}
+	for _, e := range entries {
+		if len(e.egress) > 0 {
+			claims.claimPods(e)
+			if !e.changed {
+				e.changed = true
+				r.changed = append(r.changed, e)
+				r.withdraw(e.wants)
+			}
+		}
+	}
+}
+
+// finish puts what the changed entries have into the State.
+func (r *run) finish() {
+	for _, e := range r.changed {
+		e.changed = false
+		for i := range e.wants {
+			w := &e.wants[i]
+			if w.programmed = w.here && w.winner == nil; w.programmed {
+				r.come = append(r.come, &w.Forward)
+			}
+		}
+		before := e.findings
+		e.gather()
+		r.about = r.about || !slices.Equal(before, e.findings)
+	}
+}
+
+// findings returns those about all entries, which come by age, sorted by Mapping.
+func findings(entries []*entry) []Finding {
+	var all []Finding
+	for _, e := range entries {
+		all = append(all, e.findings...)
+	}
+	slices.SortStableFunc(all, func(a, b Finding) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return all
+}
+
+func egresses(entries []*entry) []gateway.Egress {
+	var all []gateway.Egress
+	for _, e := range entries {
+		all = append(all, e.egresses...)
+	}
+	slices.SortFunc(all, func(a, b gateway.Egress) int {
+		return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+	})
+	return all
+}
+
+// replace returns sorted forwards without some and with others.
+func replace(forwards []gateway.Forward, gone []gateway.Frontend, come []*gateway.Forward) []gateway.Forward {
+	if len(gone)+len(come) == 0 {
+		return forwards
+	}
+	slices.SortFunc(gone, compareFrontends)
+	slices.SortFunc(come, func(a, b *gateway.Forward) int { return compareFrontends(a.Frontend, b.Frontend) })
+	all := make([]gateway.Forward, 0, len(forwards)-len(gone)+len(come))
+	upTo := func(f gateway.Frontend) {
+		i, _ := slices.BinarySearchFunc(forwards, f, func(g gateway.Forward, f gateway.Frontend) int { return compareFrontends(g.Frontend, f) })
+		all, forwards = append(all, forwards[:i]...), forwards[i:]
+	}
+	for len(gone)+len(come) > 0 {
+		if len(come) == 0 || len(gone) > 0 && compareFrontends(gone[0], come[0].Frontend) <= 0 {
+			upTo(gone[0])
+			forwards, gone = forwards[1:], gone[1:]
+		} else {
+			upTo(come[0].Frontend)
+			all, come = append(all, *come[0]), come[1:]
+		}
+	}
+	if all = append(all, forwards...); len(all) == 0 {
+		return nil
+	}
+	return all
+}
+
+func compareFrontends(a, b gateway.Frontend) int {
+	if a.Address != b.Address {
+		return a.Address.Compare(b.Address)
+	}
+	return cmp.Or(strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Ports.First, b.Ports.First))
+}
