@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/relay/status"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
@@ -47,6 +48,9 @@ type Config struct {
 	Cache           *watchcache.Cache
 	// Metrics takes what is counted; without it nobody sees that.
 	Metrics *prometheus.Registry
+	// Status writes what became of Mappings, Reports takes what gateways say of it; nil where that is turned off.
+	Status  *statusWriter
+	Reports *status.Reports
 	// Upstream fills the Cache.
 	Upstream        Upstream
 	ShutdownTimeout time.Duration
@@ -96,6 +100,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Status.apply(c)
 	c.instrument()
 	if err := o.readCertificates(c); err != nil {
 		return nil, err

@@ -15,17 +15,18 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/relay/registry"
+	"github.com/smartnat/smartnat/relay/status"
 )
 
 // newHandler is the way of a request: probes are answered to everybody; all else has to be of somebody, not too much, a
 // read, and allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
 	c.instrument()
-	handler := supervised(api, c, c.metrics)
+	handler := supervised(reported(api, c.Reports), c, c.metrics)
 	handler = bounded(handler, c.Limits.RequestsInFlight)
 	handler = admitted(handler)
 	handler = genericfilters.WithAuthorization(handler, c.Authorizer, registry.Codecs())
-	handler = readOnly(handler)
+	handler = readOnly(handler, c.Reports)
 	handler = rated(handler, c.Limits.RequestsPerSecond)
 	handler = authenticated(handler, c)
 	handler = noted(handler)
@@ -80,10 +81,10 @@ func canonical(next http.Handler) http.Handler {
 	})
 }
 
-// readOnly refuses all that is not a read, whoever asks for it.
-func readOnly(next http.Handler) http.Handler {
+// readOnly refuses all that is neither a read nor a report that is taken, whoever asks for it.
+func readOnly(next http.Handler, reports *status.Reports) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodGet {
+		if req.Method == http.MethodGet || reports.Takes(req) {
 			next.ServeHTTP(w, req)
 			return
 		}

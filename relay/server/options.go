@@ -32,6 +32,7 @@ type Options struct {
 	ReviewCacheTTL  time.Duration
 	RecheckInterval time.Duration
 	Limits          Limits
+	Status          StatusOptions
 	// MetricsBindAddress is where metrics are served without TLS, if anywhere.
 	MetricsBindAddress string
 	History            int
@@ -49,6 +50,7 @@ func NewOptions() *Options {
 		ReviewCacheTTL:  10 * time.Second,
 		RecheckInterval: 25 * time.Second,
 		Limits:          DefaultLimits(),
+		Status:          DefaultStatusOptions(),
 		History:         watchcache.DefaultHistory,
 		ShutdownTimeout: 15 * time.Second,
 	}
@@ -68,6 +70,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.RecheckInterval, "recheck-interval", o.RecheckInterval, "how often it is asked whether an open watch may go on")
 	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress, "the `address:port` at which metrics are served to everybody without TLS; nowhere when it is empty")
 	o.Limits.addFlags(flags)
+	o.Status.addFlags(flags)
 	flags.IntVar(&o.History, "history", o.History, "how many `changes` of each kind are kept for watchers that reconnect")
 	flags.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", o.ShutdownTimeout, "how long requests may take to end when the relay is told to")
 }
@@ -100,6 +103,7 @@ func (o *Options) Validate() error {
 		errs = append(errs, fmt.Errorf("--recheck-interval: %s is not positive", o.RecheckInterval))
 	}
 	errs = append(errs, o.Limits.validate()...)
+	errs = append(errs, o.Status.validate()...)
 	if o.MetricsBindAddress != "" {
 		if _, _, err := net.SplitHostPort(o.MetricsBindAddress); err != nil {
 			errs = append(errs, fmt.Errorf("--metrics-bind-address: %w", err))

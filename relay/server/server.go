@@ -83,8 +83,13 @@ func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stopWork()
-	wg.Go(func() { s.config.Upstream.run(work, s.config.Cache, s.config.metrics) })
+	wg.Go(func() { s.config.Upstream.run(work, s.config.Cache, s.config.metrics, s.config.Log) })
 	s.watchCertificates(work, &wg)
+	wg.Go(func() {
+		if err := s.config.Status.run(work); err != nil {
+			s.config.Log.WithError(err).Error("the status of Mappings is not written")
+		}
+	})
 
 	failed := make(chan error, 2)
 	if s.metrics != nil {

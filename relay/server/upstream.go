@@ -7,7 +7,10 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	"github.com/go-logr/logr/funcr"
+	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
@@ -28,19 +32,21 @@ type Upstream struct {
 }
 
 // run fills a cache with what the cluster holds, until ctx ends.
-func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics) {
+func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, log logrus.FieldLogger) {
+	ctx = klog.NewContext(ctx, funcr.New(func(_, line string) { log.Debug(line) }, funcr.Options{}))
+	of := func(resource string) *observer { return &observer{metrics: m, resource: resource, log: log} }
 	mappings := u.SmartNat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)
 	services := u.Core.CoreV1().Services(metav1.NamespaceAll)
 	slices := u.Core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		reflect(ctx, mappings.List, mappings.Watch, &v1alpha1.Mapping{}, cache.Mappings(), u.SmartNat, m.of("mappings"))
+		reflect(ctx, mappings.List, mappings.Watch, &v1alpha1.Mapping{}, cache.Mappings(), u.SmartNat, of("mappings"))
 	})
 	wg.Go(func() {
-		reflect(ctx, services.List, services.Watch, &corev1.Service{}, cache.Services(), u.Core, m.of("services"))
+		reflect(ctx, services.List, services.Watch, &corev1.Service{}, cache.Services(), u.Core, of("services"))
 	})
 	wg.Go(func() {
-		reflect(ctx, slices.List, slices.Watch, &discoveryv1.EndpointSlice{}, cache.EndpointSlices(), u.Core, m.of("endpointslices"))
+		reflect(ctx, slices.List, slices.Watch, &discoveryv1.EndpointSlice{}, cache.EndpointSlices(), u.Core, of("endpointslices"))
 	})
 	wg.Wait()
 }
@@ -50,48 +56,55 @@ func reflect[L runtime.Object](
 	ctx context.Context,
 	list func(context.Context, metav1.ListOptions) (L, error),
 	watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error),
-	expected runtime.Object, into *watchcache.Resource, client any, m upstreamMetrics,
+	expected runtime.Object, into *watchcache.Resource, client any, o *observer,
 ) {
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			objects, err := list(ctx, options)
-			m.asked("list", err)
+			o.asked("list", err)
 			return objects, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			w, err := watchFunc(ctx, options)
-			m.asked("watch", err)
+			o.asked("watch", err)
 			if err != nil {
 				return nil, err
 			}
-			return m.listen(w), nil
+			return o.listen(w), nil
 		},
 	}
 	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, client), expected, into.Store(),
 		toolscache.ReflectorOptions{}).RunWithContext(ctx)
 }
 
-// upstreamMetrics are those of one kind.
-type upstreamMetrics struct {
+// observer says how it goes with one kind.
+type observer struct {
 	*metrics
 	resource string
+	log      logrus.FieldLogger
+	failing  atomic.Bool
 }
 
-func (m *metrics) of(resource string) upstreamMetrics { return upstreamMetrics{m, resource} }
-
-// asked counts a request to the cluster. One that failed says nothing of when the cluster was heard of last.
-func (m upstreamMetrics) asked(verb string, err error) {
-	result := "ok"
+// asked counts a request to the cluster, and says once when it fails and once when it does not any more: that the relay
+// goes on with what it knows must not hide from its operator that it learns nothing new.
+func (o *observer) asked(verb string, err error) {
+	log := o.log.WithField("resource", o.resource)
 	if err != nil {
-		result = "error"
-	} else {
-		m.upstreamContact.WithLabelValues(m.resource).SetToCurrentTime()
+		o.upstreamRequests.WithLabelValues(o.resource, verb, "error").Inc()
+		if !o.failing.Swap(true) {
+			log.WithError(err).Warn("the cluster cannot be read, what is served stands still")
+		}
+		return
 	}
-	m.upstreamRequests.WithLabelValues(m.resource, verb, result).Inc()
+	o.upstreamRequests.WithLabelValues(o.resource, verb, "ok").Inc()
+	o.upstreamContact.WithLabelValues(o.resource).SetToCurrentTime()
+	if o.failing.Swap(false) {
+		log.Info("the cluster can be read again")
+	}
 }
 
 // listen counts the events of a watch and changes none. It ends with the watch, whoever ends that.
-func (m upstreamMetrics) listen(w watch.Interface) watch.Interface {
+func (o *observer) listen(w watch.Interface) watch.Interface {
 	events := make(chan watch.Event)
 	counted := watch.NewProxyWatcher(events)
 	go func() {
@@ -105,8 +118,8 @@ func (m upstreamMetrics) listen(w watch.Interface) watch.Interface {
 				if !ok {
 					return
 				}
-				m.upstreamEvents.WithLabelValues(m.resource, strings.ToLower(string(e.Type))).Inc()
-				m.upstreamContact.WithLabelValues(m.resource).SetToCurrentTime()
+				o.upstreamEvents.WithLabelValues(o.resource, strings.ToLower(string(e.Type))).Inc()
+				o.upstreamContact.WithLabelValues(o.resource).SetToCurrentTime()
 				select {
 				case events <- e:
 				case <-counted.StopChan():

@@ -36,13 +36,18 @@ type Options struct {
 	Cache    *watchcache.Cache
 	Mappings Mappings
 	Recorder events.EventRecorder
-	Log      logrus.FieldLogger
+	// Leases say which gateways are still there. Without them none is ever forgotten.
+	Leases *Leases
+	// InstanceTimeout is how long a gateway that is not heard of is counted on.
+	InstanceTimeout time.Duration
+	Log             logrus.FieldLogger
 }
 
 // Controller writes the conditions of all Mappings.
 type Controller struct {
 	Options
 	view  view
+	aging *aging
 	queue workqueue.TypedRateLimitingInterface[key]
 	now   func() metav1.Time
 }
@@ -52,6 +57,7 @@ func New(options Options) *Controller {
 	return &Controller{
 		Options: options,
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, maxBackoff)),
+		aging:   newAging(options.InstanceTimeout),
 		now:     metav1.Now,
 	}
 }
@@ -67,6 +73,10 @@ func (c *Controller) Run(ctx context.Context) {
 			for c.processNextItem(ctx) {
 			}
 		})
+	}
+	if c.Leases != nil {
+		running.Go(func() { c.Leases.watch(ctx, func(instance string) { c.aging.hear(instance, time.Now()) }) })
+		running.Go(func() { c.age(ctx) })
 	}
 	c.follow(ctx)
 	c.queue.ShutDown()

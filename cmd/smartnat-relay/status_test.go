@@ -1,0 +1,191 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/x509/pkix"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	applyv1alpha1 "github.com/smartnat/smartnat/generated/applyconfiguration/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+)
+
+// rival asks for the port that the Mapping web has.
+const rival = `
+apiVersion: smartnat.aureacentral.com/v1alpha1
+kind: Mapping
+metadata: {name: zebra, namespace: shop}
+spec: {addresses: [192.0.2.1, "2001:db8::1"], serviceName: web, ports: [{port: 80}, {port: 8081, servicePort: 80}]}
+`
+
+// startReplica runs one relay that takes reports, and returns once it is ready.
+func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{
+			"--kubeconfig", kubeconfig, "--bind-address=127.0.0.1", "--secure-port", port, "--accept-status",
+			"--tls-cert-file", p.path("relay.crt"), "--tls-private-key-file", p.path("relay.key"),
+		}, io.Discard, t.Output())
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if got := <-ended; got != 0 {
+			t.Errorf("the relay ended with %d, want 0", got)
+		}
+	})
+	anonymous := p.client("")
+	p.eventually("the relay to be ready", func() bool {
+		return get(anonymous, "https://127.0.0.1:"+port+"/readyz") == http.StatusOK
+	})
+}
+
+// startReplicas installs the manifests with the component that takes reports, and runs two relays with what they allow.
+func startReplicas(t *testing.T, p *controlPlane) (gatewayToken string) {
+	t.Helper()
+	manifests, err := filepath.Abs("../../relay/manifests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	relative, err := filepath.Rel(p.dir, manifests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write("kustomization.yaml", fmt.Appendf(nil, "resources: [%s]\ncomponents: [%[1]s/components/accept-status]\n", relative))
+	p.kubectl("apply", "--filename=../../apis/crds")
+	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
+	if out := p.kubectl("apply", "--kustomize", p.dir, "--validate=strict"); strings.Contains(out, "Warning") {
+		t.Errorf("the cluster has something against the manifests:\n%s", out)
+	}
+	p.kubectl("create", "namespace", "shop")
+	p.kubectl("--namespace=smartnat", "create", "serviceaccount", "gw1")
+	p.kubectl("create", "clusterrolebinding", "gw1", "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:gw1")
+	p.issue("relay", pkix.Name{CommonName: "smartnat-relay"})
+	kubeconfig := p.tokenKubeconfig("relay.kubeconfig", p.kubectl("--namespace=smartnat", "create", "token", "smartnat-relay"))
+	startReplica(t, p, "8443", kubeconfig)
+	startReplica(t, p, "8444", kubeconfig)
+	return p.kubectl("--namespace=smartnat", "create", "token", "gw1", "--audience=smartnat-relay")
+}
+
+func TestStatusInARealCluster(t *testing.T) {
+	p := startControlPlane(t)
+	token := startReplicas(t, p)
+	client, err := versioned.NewForConfig(&rest.Config{
+		Host: relayURL, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAFile: p.path("ca.crt")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := func(name string, entries ...*applyv1alpha1.InstanceStatusApplyConfiguration) error {
+		_, err := client.SmartnatV1alpha1().Mappings("shop").ApplyStatus(t.Context(), applyv1alpha1.Mapping(name, "shop").
+			WithStatus(applyv1alpha1.MappingStatus().WithInstances(entries...)), metav1.ApplyOptions{FieldManager: "whoever", Force: true})
+		return err
+	}
+	wait := func(what, mapping string) {
+		t.Helper()
+		p.kubectl("wait", "--namespace=shop", "--for=condition="+what, "mapping/"+mapping, "--timeout=30s")
+	}
+	p.write("objects.yaml", []byte(objects))
+	p.write("rival.yaml", []byte(rival))
+	p.kubectl("apply", "--filename", p.path("objects.yaml"))
+	wait("Accepted", "web")
+	wait("ResolvedRefs", "web")
+	p.kubectl("apply", "--filename", p.path("rival.yaml"))
+	wait("Accepted=False", "zebra")
+	wait("ResolvedRefs=False", "zebra")
+
+	gw1 := func() *applyv1alpha1.InstanceStatusApplyConfiguration {
+		return applyv1alpha1.InstanceStatus().WithName("gw1").WithAddresses("192.0.2.1").WithEndpoints(0).WithObservedGeneration(1)
+	}
+	for _, name := range []string{"web", "zebra"} {
+		// The relay may not have seen it yet.
+		p.eventually("the report about "+name+" to be taken", func() bool { return report(name, gw1().WithProgrammed(true)) == nil })
+	}
+	wait("Programmed", "web")
+	wait("Programmed", "zebra")
+
+	t.Run("kubectl get mappings", func(t *testing.T) {
+		var got []string
+		for _, line := range strings.Split(p.kubectl("get", "mappings", "--all-namespaces"), "\n") {
+			fields := strings.Fields(line)
+			got = append(got, strings.Join(fields[:len(fields)-1], " ")) // all but the age
+		}
+		want := []string{
+			"NAMESPACE NAME ADDRESSES SERVICE PORTS ACCEPTED PROGRAMMED",
+			"shop web 192.0.2.1 web 80/tcp True True",
+			"shop zebra 192.0.2.1,2001:db8::1 web 80/tcp,8081->80/tcp False True",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
+
+	t.Run("who wrote what", func(t *testing.T) {
+		got := p.kubectl("get", "mapping", "web", "--namespace=shop", "--show-managed-fields",
+			"-o", `jsonpath={range .metadata.managedFields[?(@.subresource=="status")]}{.manager} {.operation} {.fieldsV1.f:status}{"\n"}{end}`)
+		for _, want := range []string{"smartnat Apply", "smartnatd-gw1 Apply"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %s in\n%s", want, got)
+			}
+		}
+		if n := strings.Count(got, "Apply"); n != 2 || strings.Contains(got, "whoever") {
+			t.Errorf("%d managers of the status, want 2:\n%s", n, got)
+		}
+		if got := p.kubectl("get", "lease", "--namespace=smartnat", "-o", "jsonpath={.items[*].spec.holderIdentity}"); got != "gw1" {
+			t.Errorf("Leases of %q, want of gw1", got)
+		}
+	})
+
+	t.Run("each event once, of two relays", func(t *testing.T) {
+		seen := func() string {
+			return p.kubectl("get", "events", "--namespace=shop", "--sort-by=.metadata.name",
+				"-o", `jsonpath={range .items[*]}{.involvedObject.name} {.type} {.reason} {.series.count}{"\n"}{end}`)
+		}
+		for _, want := range []string{"web Normal Programmed", "zebra Normal Programmed", "zebra Warning PortConflict", "zebra Warning IPFamilyNotSupported"} {
+			p.eventually(want, func() bool { return strings.Contains(seen(), want) })
+			if n := strings.Count(seen(), want); n != 1 {
+				t.Errorf("%s: %d times, want once, in\n%s", want, n, seen())
+			}
+		}
+	})
+
+	t.Run("a gateway reports for itself alone", func(t *testing.T) {
+		other := gw1().WithName("gw2")
+		if err := report("web", other); err == nil || !strings.Contains(err.Error(), `this user is the gateway "gw1"`) {
+			t.Errorf("a report in the name of gw2: %v", err)
+		}
+		out, err := p.kubectlAs("--server", relayURL, "--token", token, "--namespace=shop", "label", "mapping", "web", "a=b")
+		if err == nil || !strings.Contains(out, "MethodNotAllowed") {
+			t.Errorf("labels of a Mapping: %v, %s", err, out)
+		}
+	})
+
+	t.Run("what a gateway withdraws is gone", func(t *testing.T) {
+		if err := report("web"); err != nil {
+			t.Fatal(err)
+		}
+		wait("Programmed=Unknown", "web")
+		if got := p.kubectl("get", "mapping", "web", "--namespace=shop", "-o", "jsonpath={.status.instances}"); got != "" && got != "[]" {
+			t.Errorf("instances %s, want none", got)
+		}
+	})
+
+	t.Run("the loser takes over", func(t *testing.T) {
+		p.kubectl("delete", "mapping", "web", "--namespace=shop")
+		wait("Accepted", "zebra")
+	})
+}

@@ -1,0 +1,81 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// aging knows when each gateway was last heard of.
+type aging struct {
+	timeout time.Duration
+
+	mu    sync.Mutex
+	heard map[string]time.Time
+}
+
+func newAging(timeout time.Duration) *aging {
+	return &aging{timeout: timeout, heard: map[string]time.Time{}}
+}
+
+func (a *aging) hear(instance string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.heard[instance] = now
+}
+
+// gone reports whether a gateway went. One that was never heard of is given the time that every other one has.
+func (a *aging) gone(instance string, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last, known := a.heard[instance]
+	if !known {
+		a.heard[instance] = now
+		return false
+	}
+	return now.Sub(last) >= a.timeout
+}
+
+// forget takes the entries of gateways out that went. Every relay does: where another one was first there is nothing left.
+func (c *Controller) forget(ctx context.Context, now time.Time) {
+	for instance, mappings := range c.view.instances() {
+		if !c.aging.gone(instance, now) {
+			continue
+		}
+		c.Log.WithFields(logrus.Fields{"instance": instance, "mappings": len(mappings), "timeout": c.InstanceTimeout}).
+			Warn("a gateway has not been heard of for too long: the status of Mappings does not count on it any more")
+		for _, m := range mappings {
+			// What a manager does not apply any more is taken out.
+			_, err := c.Mappings.ApplyStatus(ctx, v1alpha1.InstanceFieldManagerPrefix+instance, conditions.AppliedMetadata{
+				Namespace: m.Namespace, Name: m.Name, UID: m.UID,
+			}, v1alpha1.MappingStatus{})
+			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				c.Log.WithError(err).WithFields(logrus.Fields{"instance": instance, "mapping": m.Namespace + "/" + m.Name}).
+					Warn("the entry of a gateway that went could not be taken out, will be tried again")
+			}
+		}
+	}
+}
+
+// age forgets from time to time, until ctx ends.
+func (c *Controller) age(ctx context.Context) {
+	ticker := time.NewTicker(c.InstanceTimeout / 10)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			c.forget(ctx, now)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	applycoordinationv1 "k8s.io/client-go/applyconfigurations/coordination/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// renewEvery is the least time between two renewals of a Lease: gateways report more often than anybody needs to know.
+const renewEvery = time.Minute
+
+// Leases say when gateways were last heard of. They are how the relays, and gateways that reach the cluster by themselves,
+// tell each other.
+type Leases struct {
+	client    kubernetes.Interface
+	namespace string
+	duration  time.Duration
+	now       func() time.Time
+
+	mu      sync.Mutex
+	renewed map[string]time.Time
+}
+
+// NewLeases are those of a namespace. One that was not renewed for so long is of a gateway that went.
+func NewLeases(client kubernetes.Interface, namespace string, duration time.Duration) *Leases {
+	return &Leases{client: client, namespace: namespace, duration: duration, now: time.Now, renewed: map[string]time.Time{}}
+}
+
+// Renew says that a gateway was heard of.
+func (l *Leases) Renew(ctx context.Context, instance string) error {
+	now := l.now()
+	l.mu.Lock()
+	last := l.renewed[instance]
+	due := now.Sub(last) >= min(renewEvery, l.duration/4)
+	if due {
+		l.renewed[instance] = now
+	}
+	l.mu.Unlock()
+	if !due {
+		return nil
+	}
+	name := v1alpha1.LeaseNamePrefix + instance
+	_, err := l.client.CoordinationV1().Leases(l.namespace).Apply(ctx, applycoordinationv1.Lease(name, l.namespace).
+		WithLabels(map[string]string{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue}).
+		WithSpec(applycoordinationv1.LeaseSpec().
+			WithHolderIdentity(instance).
+			WithLeaseDurationSeconds(int32(l.duration.Seconds())).
+			WithRenewTime(metav1.NewMicroTime(now))),
+		metav1.ApplyOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: true})
+	if err != nil {
+		l.mu.Lock()
+		l.renewed[instance] = last
+		l.mu.Unlock()
+		return fmt.Errorf("renewing Lease %s/%s: %w", l.namespace, name, err)
+	}
+	return nil
+}
+
+// watch tells heard when a gateway was heard of, as often as its Lease is renewed, until ctx ends.
+func (l *Leases) watch(ctx context.Context, heard func(instance string)) {
+	leases := l.client.CoordinationV1().Leases(l.namespace)
+	selector := labels.Set{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue}.String()
+	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.LabelSelector = selector
+			return leases.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.LabelSelector = selector
+			return leases.Watch(ctx, options)
+		},
+	}, l.client)
+	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: lw,
+		ObjectType:    &coordinationv1.Lease{},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc: func(obj any) { hear(nil, obj, heard) },
+			UpdateFunc: func(old, obj any) {
+				before, _ := old.(*coordinationv1.Lease)
+				hear(before, obj, heard)
+			},
+		},
+	})
+	informer.RunWithContext(ctx)
+}
+
+// hear does not compare the times in Leases with the clock here: clocks differ. What counts is when one was seen to change.
+func hear(before *coordinationv1.Lease, obj any, heard func(instance string)) {
+	lease, ok := obj.(*coordinationv1.Lease)
+	if !ok || lease.Spec.HolderIdentity == nil || before != nil && before.Spec.RenewTime.Equal(lease.Spec.RenewTime) {
+		return
+	}
+	heard(*lease.Spec.HolderIdentity)
+}

@@ -1,0 +1,202 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/relay/filter"
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+// maxReport bounds what is read of a report: an entry with all that it may hold is smaller.
+const maxReport = 32 << 10
+
+// Reports take what gateways say of themselves, one entry of a status at a time, and nothing else. What is written is made
+// anew of what was read and understood; nothing of a request is passed on.
+type Reports struct {
+	Cache    *watchcache.Cache
+	Mappings Mappings
+	// Heard is told who reported.
+	Heard func(ctx context.Context, instance string) error
+	// Namespace is that of the ServiceAccounts of gateways.
+	Namespace string
+	Log       logrus.FieldLogger
+}
+
+// Takes says whether a request is a report: a server-side apply of the status of a Mapping. Nobody takes any where r is nil.
+func (r *Reports) Takes(req *http.Request) bool {
+	info, ok := request.RequestInfoFrom(req.Context())
+	return r != nil && ok && req.Method == http.MethodPatch && info.IsResourceRequest && info.Subresource == "status" &&
+		info.APIGroup == v1alpha1.GroupName && info.APIVersion == v1alpha1.SchemeGroupVersion.Version &&
+		info.Resource == "mappings" && info.Namespace != "" && info.Name != ""
+}
+
+// Take answers a report of an authenticated user who may apply the status.
+func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
+	user, ok := request.UserFrom(req.Context())
+	info, haveInfo := request.RequestInfoFrom(req.Context())
+	if !ok || !haveInfo {
+		return apierrors.NewInternalError(errors.New("nobody said who this is"))
+	}
+	instance, err := instanceOf(user.GetName(), r.Namespace)
+	if err != nil {
+		return forbidden(info.Name, err)
+	}
+	reported, err := readReport(w, req)
+	if err != nil {
+		return err
+	}
+	served := r.Cache.Mappings().Get(info.Namespace, info.Name)
+	if served == nil {
+		return apierrors.NewNotFound(mappingResource, info.Name)
+	}
+	m, ok := served.Object.(*v1alpha1.Mapping)
+	if !ok {
+		return apierrors.NewInternalError(fmt.Errorf("unexpected type %T", served.Object))
+	}
+	if err := reported.check(m, instance); err != nil {
+		return err
+	}
+	if m, err = r.apply(req.Context(), m, instance, reported.Status.Instances); err != nil {
+		return err
+	}
+	if err := r.Heard(req.Context(), instance); err != nil {
+		// It is about to be told again.
+		r.Log.WithError(err).WithField("instance", instance).Warn("could not note that a gateway was heard of")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(filter.Mapping(m))
+}
+
+// apply writes an entry, unless it is there already.
+func (r *Reports) apply(ctx context.Context, m *v1alpha1.Mapping, instance string, entries []v1alpha1.InstanceStatus) (*v1alpha1.Mapping, error) {
+	var have []v1alpha1.InstanceStatus
+	if i := slices.IndexFunc(m.Status.Instances, func(i v1alpha1.InstanceStatus) bool { return i.Name == instance }); i >= 0 {
+		have = m.Status.Instances[i : i+1]
+	}
+	if equality.Semantic.DeepEqual(have, entries) {
+		return m, nil
+	}
+	written, err := r.Mappings.ApplyStatus(ctx, v1alpha1.InstanceFieldManagerPrefix+instance, conditions.AppliedMetadata{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID,
+	}, v1alpha1.MappingStatus{Instances: entries})
+	switch {
+	case err == nil:
+		return written, nil
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err), apierrors.IsTooManyRequests(err):
+		return nil, err
+	}
+	r.Log.WithError(err).WithFields(logrus.Fields{"instance": instance, "mapping": m.Namespace + "/" + m.Name}).
+		Warn("what a gateway reported could not be written")
+	return nil, apierrors.NewServiceUnavailable("the relay could not write the status into the cluster")
+}
+
+// report is all that a gateway may say. Any other field is refused.
+type report struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Metadata   struct {
+		Name      string    `json:"name"`
+		Namespace string    `json:"namespace"`
+		UID       types.UID `json:"uid"`
+	} `json:"metadata"`
+	Status struct {
+		Instances []v1alpha1.InstanceStatus `json:"instances"`
+	} `json:"status"`
+}
+
+func readReport(w http.ResponseWriter, req *http.Request) (*report, error) {
+	contentType, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	if err != nil || contentType != string(types.ApplyPatchType) {
+		return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", mappingResource, "",
+			"a status is reported by server-side apply, "+string(types.ApplyPatchType), 0, false)
+	}
+	// JSON, the part of YAML that clients send: nothing in it can grow.
+	decoder := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxReport))
+	decoder.DisallowUnknownFields()
+	r := &report{}
+	err = decoder.Decode(r)
+	if err == nil {
+		if _, more := decoder.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("there is more than one object")
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("a report has at most %d bytes", maxReport))
+	case err != nil:
+		return nil, apierrors.NewBadRequest("a report is JSON with nothing but a gateway's own entry in status.instances: " + err.Error())
+	}
+	return r, nil
+}
+
+// check refuses what is not about this Mapping, or not about this gateway.
+func (r *report) check(m *v1alpha1.Mapping, instance string) error {
+	if r.APIVersion != v1alpha1.SchemeGroupVersion.String() || r.Kind != "Mapping" ||
+		r.Metadata.Name != m.Name || r.Metadata.Namespace != m.Namespace {
+		return apierrors.NewBadRequest(fmt.Sprintf("a report about Mapping %s/%s has to say apiVersion %s, kind Mapping and its name and namespace",
+			m.Namespace, m.Name, v1alpha1.SchemeGroupVersion))
+	}
+	if r.Metadata.UID != "" && r.Metadata.UID != m.UID {
+		return apierrors.NewConflict(mappingResource, m.Name, fmt.Errorf("it is another one, with UID %s", m.UID))
+	}
+	if len(r.Status.Instances) > 1 {
+		return apierrors.NewBadRequest("a report has one entry, or none when the gateway does not serve the Mapping any more")
+	}
+	for _, i := range r.Status.Instances {
+		if i.Name != instance {
+			return forbidden(m.Name, fmt.Errorf("this user is the gateway %q and may not report as %q: set instance: %s in the gateway's config", instance, i.Name, instance))
+		}
+		for _, a := range i.Addresses {
+			if !slices.Contains(m.Spec.Addresses, a) {
+				return apierrors.NewBadRequest(fmt.Sprintf("%q is none of the Mapping's addresses", a))
+			}
+		}
+		if i.ObservedGeneration > m.Generation || i.ObservedGeneration < 0 || i.Endpoints < 0 {
+			return apierrors.NewBadRequest("there is no such generation, or number of endpoints")
+		}
+	}
+	return nil
+}
+
+// instanceOf is the only gateway that a user can speak for: a ServiceAccount of the relay's namespace for the one of its name,
+// somebody with a client certificate for the one of its common name.
+func instanceOf(user, namespace string) (string, error) {
+	if in, name, err := serviceaccount.SplitUsername(user); err == nil {
+		if in != namespace {
+			return "", fmt.Errorf("gateways are ServiceAccounts of namespace %s, this is one of %s", namespace, in)
+		}
+		return name, nil
+	}
+	if strings.HasPrefix(user, "system:") {
+		return "", fmt.Errorf("%s is no gateway", user)
+	}
+	return user, nil
+}
+
+var mappingResource = schema.GroupResource{Group: v1alpha1.GroupName, Resource: "mappings"}
+
+func forbidden(name string, err error) error {
+	return apierrors.NewForbidden(mappingResource, name, err)
+}

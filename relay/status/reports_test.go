@@ -1,0 +1,200 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// good is a report of gateway gw1 about the Mapping web.
+const good = `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":"web","namespace":"shop"},
+	"status":{"instances":[{"name":"gw1","addresses":["192.0.2.1"],"endpoints":2,"observedGeneration":1,"programmed":true}]}}`
+
+// desk is where reports come in, over a cluster with the Mapping web.
+type desk struct {
+	*cluster
+	*Reports
+	heard []string
+}
+
+func newDesk(t *testing.T) *desk {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	d := &desk{cluster: newCluster(t, 1)}
+	d.Reports = &Reports{Cache: d.caches[0], Mappings: d.cluster, Namespace: "smartnat", Log: log,
+		Heard: func(_ context.Context, instance string) error { d.heard = append(d.heard, instance); return nil }}
+	d.put(mapping("web", 1, 8080))
+	return d
+}
+
+// report sends one and returns the answer.
+func (d *desk) report(userName, contentType, body string) (*httptest.ResponseRecorder, error) {
+	req := httptest.NewRequest(http.MethodPatch, "/apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/web/status", strings.NewReader(body))
+	req.Header.Set("Content-Type", contentType)
+	ctx := request.WithRequestInfo(req.Context(), &request.RequestInfo{
+		IsResourceRequest: true, Verb: "patch", APIGroup: v1alpha1.GroupName, APIVersion: "v1alpha1", Namespace: "shop",
+		Resource: "mappings", Subresource: "status", Name: "web",
+	})
+	req = req.WithContext(request.WithUser(ctx, &user.DefaultInfo{Name: userName}))
+	if !d.Takes(req) {
+		return nil, errors.New("not taken")
+	}
+	answer := httptest.NewRecorder()
+	return answer, d.Take(answer, req)
+}
+
+const applyPatch = "application/apply-patch+yaml"
+
+func TestReportsAreTaken(t *testing.T) {
+	for _, test := range []struct{ name, user string }{
+		{"of a ServiceAccount", "system:serviceaccount:smartnat:gw1"},
+		{"of somebody with a certificate", "gw1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			answer, err := d.report(test.user, applyPatch, good)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got v1alpha1.Mapping
+			if err := json.Unmarshal(answer.Body.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			want := []v1alpha1.InstanceStatus{{Name: "gw1", Addresses: []string{"192.0.2.1"}, Endpoints: 2, ObservedGeneration: 1, Programmed: true}}
+			if diff := cmp.Diff(want, got.Status.Instances); diff != "" {
+				t.Errorf("in the answer (-want +got)\n%s", diff)
+			}
+			if got.ResourceVersion != "" {
+				t.Error("the answer has the cluster's own resource version")
+			}
+			// What is there already is not written again, and the gateway was heard of all the same.
+			if _, err := d.report(test.user, applyPatch, good); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff([]string{"smartnatd-gw1 shop/web"}, d.written()); diff != "" {
+				t.Errorf("writes (-want +got)\n%s", diff)
+			}
+			if diff := cmp.Diff([]string{"gw1", "gw1"}, d.heard); diff != "" {
+				t.Errorf("heard of (-want +got)\n%s", diff)
+			}
+			// A gateway that does not serve it any more says so.
+			if _, err := d.report(test.user, applyPatch, strings.Split(good, `,
+	"status"`)[0]+`,"status":{}}`); err != nil {
+				t.Error(err)
+			}
+			if got := d.mappings[key{Namespace: "shop", Name: "web"}].Status.Instances; len(got) != 0 {
+				t.Errorf("the entry is still there: %v", got)
+			}
+		})
+	}
+}
+
+func TestReportsAreRefused(t *testing.T) {
+	gw1 := "system:serviceaccount:smartnat:gw1"
+	change := func(old, new string) string {
+		if !strings.Contains(good, old) {
+			panic(old)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	for _, test := range []struct {
+		name, user, contentType, body string
+		status                        int
+		says                          string
+	}{
+		{"for another gateway", "system:serviceaccount:smartnat:gw2", applyPatch, good, 403, `this user is the gateway "gw2" and may not report as "gw1": set instance: gw2`},
+		{"by a ServiceAccount of another namespace", "system:serviceaccount:shop:gw1", applyPatch, good, 403, "ServiceAccounts of namespace smartnat"},
+		{"by a node", "system:node:gw1", applyPatch, good, 403, "is no gateway"},
+		{"by nobody", "system:anonymous", applyPatch, good, 403, "is no gateway"},
+		{"another kind of patch", gw1, "application/merge-patch+json", good, 415, "server-side apply"},
+		{"of no kind", gw1, "", good, 415, "server-side apply"},
+		{"no JSON", gw1, applyPatch, "kind: Mapping", 400, "a report is JSON"},
+		{"nothing", gw1, applyPatch, "", 400, "a report is JSON"},
+		{"two objects", gw1, applyPatch, good + good, 400, "more than one"},
+		{"a condition", gw1, applyPatch, change(`"status":{`, `"status":{"conditions":[],`), 400, `unknown field "conditions"`},
+		{"the VIP", gw1, applyPatch, change(`"status":{`, `"status":{"serviceVIP":"10.0.0.1",`), 400, `unknown field "serviceVIP"`},
+		{"the spec", gw1, applyPatch, change(`"status":`, `"spec":{},"status":`), 400, `unknown field "spec"`},
+		{"labels", gw1, applyPatch, change(`"name":"web"`, `"labels":{"a":"b"},"name":"web"`), 400, `unknown field "labels"`},
+		{"a field that there is not", gw1, applyPatch, change(`"endpoints":2`, `"endpoint":2`), 400, `unknown field "endpoint"`},
+		{"two entries", gw1, applyPatch, change(`"instances":[`, `"instances":[{"name":"gw2"},`), 400, "a report has one entry"},
+		{"another Mapping", gw1, applyPatch, change(`"name":"web"`, `"name":"other"`), 400, "has to say"},
+		{"another namespace", gw1, applyPatch, change(`"namespace":"shop"`, `"namespace":"bank"`), 400, "has to say"},
+		{"another kind", gw1, applyPatch, change(`"kind":"Mapping"`, `"kind":"Service"`), 400, "has to say"},
+		{"one that was deleted and made anew", gw1, applyPatch, change(`"name":"web"`, `"uid":"old","name":"web"`), 409, "another one"},
+		{"an address of others", gw1, applyPatch, change("192.0.2.1", "192.0.2.9"), 400, "none of the Mapping's addresses"},
+		{"a generation to come", gw1, applyPatch, change(`"observedGeneration":1`, `"observedGeneration":2`), 400, "no such generation"},
+		{"fewer endpoints than none", gw1, applyPatch, change(`"endpoints":2`, `"endpoints":-2`), 400, "no such generation"},
+		{"too much", gw1, applyPatch, change(`"programmed":true`, `"problems":["`+strings.Repeat("x", maxReport)+`"]`), 413, "at most"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			_, err := d.report(test.user, test.contentType, test.body)
+			var status apierrors.APIStatus
+			if !errors.As(err, &status) || int(status.Status().Code) != test.status || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%v, want %d and %q", err, test.status, test.says)
+			}
+			if len(d.written()) != 0 || len(d.heard) != 0 {
+				t.Errorf("written %v, heard of %v", d.written(), d.heard)
+			}
+		})
+	}
+}
+
+func TestOnlyReportsAreTaken(t *testing.T) {
+	report := request.RequestInfo{
+		IsResourceRequest: true, Verb: "patch", APIGroup: v1alpha1.GroupName, APIVersion: "v1alpha1", Namespace: "shop",
+		Resource: "mappings", Subresource: "status", Name: "web",
+	}
+	for name, change := range map[string]func(*http.Request, *request.RequestInfo){
+		"a read":                    func(r *http.Request, _ *request.RequestInfo) { r.Method = http.MethodGet },
+		"an update":                 func(r *http.Request, _ *request.RequestInfo) { r.Method = http.MethodPut },
+		"a deletion":                func(r *http.Request, _ *request.RequestInfo) { r.Method = http.MethodDelete },
+		"of the Mapping itself":     func(_ *http.Request, i *request.RequestInfo) { i.Subresource = "" },
+		"of its scale":              func(_ *http.Request, i *request.RequestInfo) { i.Subresource = "scale" },
+		"of a Service":              func(_ *http.Request, i *request.RequestInfo) { i.Resource = "services" },
+		"of the Mapping of another": func(_ *http.Request, i *request.RequestInfo) { i.APIGroup = "example.com" },
+		"of a later version":        func(_ *http.Request, i *request.RequestInfo) { i.APIVersion = "v2" },
+		"of no namespace":           func(_ *http.Request, i *request.RequestInfo) { i.Namespace = "" },
+		"of no name":                func(_ *http.Request, i *request.RequestInfo) { i.Name = "" },
+		"of no resource":            func(_ *http.Request, i *request.RequestInfo) { i.IsResourceRequest = false },
+	} {
+		req, info := httptest.NewRequest(http.MethodPatch, "/", http.NoBody), report
+		change(req, &info)
+		if (&Reports{}).Takes(req.WithContext(request.WithRequestInfo(req.Context(), &info))) {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	req := httptest.NewRequest(http.MethodPatch, "/", http.NoBody)
+	req = req.WithContext(request.WithRequestInfo(req.Context(), &report))
+	if !(&Reports{}).Takes(req) {
+		t.Error("a report is not taken")
+	}
+	if (*Reports)(nil).Takes(req) {
+		t.Error("a report is taken where that is turned off")
+	}
+}
+
+func TestWhatCannotBeWrittenIsNotExplained(t *testing.T) {
+	d := newDesk(t)
+	d.fails = errors.New("the relay's ServiceAccount may not, and these are its secrets")
+	_, err := d.report("gw1", applyPatch, good)
+	if !apierrors.IsServiceUnavailable(err) || strings.Contains(err.Error(), "secrets") || len(d.heard) != 0 {
+		t.Errorf("%v, heard of %v", err, d.heard)
+	}
+}
