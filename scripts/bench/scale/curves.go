@@ -24,8 +24,8 @@ type curve struct {
 }
 
 type line struct {
-	name   string
-	points []point
+	name, colour string
+	points       []point
 }
 
 type point struct{ x, y float64 }
@@ -34,8 +34,8 @@ type point struct{ x, y float64 }
 func (r Report) curves() []curve {
 	of := func(name, title string, linear bool, value func(Result) float64) curve {
 		c := curve{name: name, title: title, linear: linear}
-		for _, contender := range contenders() {
-			l := line{name: contender.String()}
+		for i, contender := range contenders() {
+			l := line{name: contender.String(), colour: colours[i]}
 			for _, result := range r.Results {
 				if y := value(result); result.Contender == contender && result.scenery == usual && !math.IsNaN(y) && (linear || y > 0) {
 					l.points = append(l.points, point{float64(result.Ports), y})
@@ -79,7 +79,7 @@ const (
 	plotBottom          = 370.0
 )
 
-// colours that tell the lines apart, as those of contenders.
+// colours of the contenders, in their order.
 var colours = []string{"#0b6", "#06c", "#999", "#555", "#e90", "#c30", "#93c"}
 
 // axis places values of a kind between two ends.
@@ -145,10 +145,10 @@ func (c curve) svg() string {
 			var points []string
 			for _, p := range l.points {
 				points = append(points, fmt.Sprintf("%.1f,%.1f", x.at(p.x), y.at(p.y)))
-				fmt.Fprintf(&text, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", x.at(p.x), y.at(p.y), colours[i%len(colours)])
+				fmt.Fprintf(&text, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", x.at(p.x), y.at(p.y), l.colour)
 			}
-			fmt.Fprintf(&text, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n", strings.Join(points, " "), colours[i%len(colours)])
-			fmt.Fprintf(&text, "<text x=\"%.0f\" y=\"%.0f\" fill=\"%s\">%s</text>\n", plotRight+15, plotTop+10+20*float64(i), colours[i%len(colours)], html.EscapeString(l.name))
+			fmt.Fprintf(&text, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n", strings.Join(points, " "), l.colour)
+			fmt.Fprintf(&text, "<text x=\"%.0f\" y=\"%.0f\" fill=\"%s\">%s</text>\n", plotRight+15, plotTop+10+20*float64(i), l.colour, html.EscapeString(l.name))
 		}
 	}
 	text.WriteString("</svg>\n")

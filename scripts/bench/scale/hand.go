@@ -105,7 +105,7 @@ func (s scenery) leaf(rules *strings.Builder, name string, first, last int, endp
 				chance = fmt.Sprintf(" -m statistic --mode random --probability %.5f", 1/float64(i+1))
 			}
 			fmt.Fprintf(rules, "-A %s -p tcp -m tcp --dport %d%s -j DNAT --to-destination %s\n", name, s.external(p).Port(), chance,
-				netip.AddrPortFrom(address, uint16(target+k)))
+				netip.AddrPortFrom(address, uint16(target+s.target(k))))
 		}
 	}
 }

@@ -79,7 +79,7 @@ func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
 	var errs []error
 	for _, s := range scenes {
 		if err := b.scene(ctx, s); err != nil {
-			errs = append(errs, fmt.Errorf("%s, mode %s: %w", s.Family, s.Mode, err))
+			errs = append(errs, fmt.Errorf("%s: %w", s.scenery, err))
 		}
 	}
 	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.LoadAverage()

@@ -28,7 +28,7 @@ var errCapped = errors.New("capped")
 
 // measure runs a contender through everything.
 func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (result Result) {
-	result = Result{Contender: c, scenery: w.scenery, Ports: ports}
+	result = Result{Contender: c, scenery: w.scenery, Ports: ports, Cap: b.plan.cap.Seconds()}
 	r, err := b.starts(ctx, w, c, &result)
 	if r != nil {
 		defer func() { _ = r.stop(ctx) }() // the gateway is taken away with it anyway

@@ -36,6 +36,24 @@ var watchedHosts = [2]byte{252, 253}
 type scenery struct {
 	Family string `json:"family"`
 	Mode   string `json:"mode"`
+	// Targets says how the target ports of ten ports in a row lie.
+	Targets string `json:"targets"`
+}
+
+const (
+	// scattered targets cannot be written as a range, so that each port is a rule for each endpoint.
+	scattered = "scattered"
+	inARow    = "in a row"
+)
+
+func (s scenery) String() string { return s.Family + ", " + s.Mode + ", targets " + s.Targets }
+
+// target is the port that the kth port of an object leads to, counted from its first.
+func (s scenery) target(k int) int {
+	if s.Targets == scattered {
+		return k * 7 % ways.PortsPerMapping
+	}
+	return k
 }
 
 // external is the address that the pth port is exposed on.
@@ -87,7 +105,7 @@ func (s scenery) service(object int) *corev1.Service {
 	}
 	for k := range ways.PortsPerMapping {
 		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{
-			Name: fmt.Sprintf("p%d", k), Port: int32(at.Port()) + int32(k), TargetPort: intstr.FromInt32(int32(target + k)), Protocol: corev1.ProtocolTCP,
+			Name: fmt.Sprintf("p%d", k), Port: int32(at.Port()) + int32(k), TargetPort: intstr.FromInt32(int32(target + s.target(k))), Protocol: corev1.ProtocolTCP,
 		})
 	}
 	return service
@@ -106,7 +124,7 @@ func (s scenery) slice(object int) *discoveryv1.EndpointSlice {
 	}
 	for k := range ways.PortsPerMapping {
 		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{
-			Name: new(fmt.Sprintf("p%d", k)), Port: new(int32(target + k)), Protocol: new(corev1.ProtocolTCP),
+			Name: new(fmt.Sprintf("p%d", k)), Port: new(int32(target + s.target(k))), Protocol: new(corev1.ProtocolTCP),
 		})
 	}
 	return slice

@@ -18,7 +18,7 @@ import (
 )
 
 // usual is the scene that all contenders are in.
-var usual = scenery{"IPv4", "endpoints"}
+var usual = scenery{"IPv4", "endpoints", scattered}
 
 // manyPorts is from where on a start is had once, and what follows in short.
 const manyPorts = 30000
@@ -52,7 +52,7 @@ func full() plan {
 			byHand:    {100, 1000, 10000, 30000},
 			kubeProxy: {100, 1000, 10000},
 		},
-		variants:    []scenery{{"IPv6", "endpoints"}, {"IPv4", "service"}},
+		variants:    []scenery{{"IPv4", "endpoints", inARow}, {"IPv6", "endpoints", scattered}, {"IPv4", "service", inARow}},
 		variantSize: 10000,
 		cap:         time.Minute,
 		starts:      3, changes: 100, changeTime: 25 * time.Second,

@@ -53,8 +53,9 @@ type Result struct {
 	Idle        *idle                `json:"idle,omitempty"`
 	Rules       int                  `json:"rules,omitempty"`
 	Chains      int                  `json:"chains,omitempty"`
-	// Capped names what took too long to be waited for.
+	// Capped names what was given up after Cap seconds, and what would have followed it is not there.
 	Capped []string `json:"capped,omitempty"`
+	Cap    float64  `json:"cap"`
 	Failed string   `json:"failed,omitempty"`
 }
 
@@ -64,7 +65,7 @@ func (r Result) capped(what string) bool { return slices.Contains(r.Capped, what
 func (r Result) progress() string {
 	parts := []string{"start " + r.startText() + " s"}
 	if len(r.Changes) > 0 || r.capped("change") {
-		parts = append(parts, fmt.Sprintf("change %s ms (p99 %s, %d of them), processor %s ms", r.changeText(0.5), r.changeText(0.99), len(r.Changes), figures.Number(r.ChangeCPU)))
+		parts = append(parts, fmt.Sprintf("change %s ms (%d of them, p99 %s), processor %s ms", r.changeText(0.5), len(r.Changes), r.changeText(0.99), figures.Number(r.ChangeCPU)))
 	}
 	if r.Connections != nil {
 		clock, processor := r.Connections.Clock.Summary(), r.Connections.Processor.Summary()
@@ -79,20 +80,20 @@ func (r Result) progress() string {
 	if r.Failed != "" {
 		parts = append(parts, "FAILED: "+r.Failed)
 	}
-	return fmt.Sprintf("%-16s %-8s %7s ports, %s, %s: %s", r.Name, r.Backend, figures.Number(float64(r.Ports)), r.Family, r.Mode, strings.Join(parts, "; "))
+	return fmt.Sprintf("%-16s %-8s %7s ports (%s): %s", r.Name, r.Backend, figures.Number(float64(r.Ports)), r.scenery, strings.Join(parts, "; "))
 }
 
 // startText is the median, or that it took too long.
 func (r Result) startText() string {
 	if r.capped("start") {
-		return "capped"
+		return fmt.Sprintf("> %.0f (capped)", r.Cap)
 	}
 	return seconds(figures.Quantile(r.Starts, 0.5))
 }
 
 func (r Result) changeText(q float64) string {
 	if r.capped("change") {
-		return "capped"
+		return fmt.Sprintf("> %s (capped)", figures.Number(1000*r.Cap))
 	}
 	return figures.Number(figures.Quantile(r.Changes, q))
 }

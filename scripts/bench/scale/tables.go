@@ -27,7 +27,7 @@ func (r Report) markdown() string {
 	if r.Ended != "" {
 		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
 	}
-	r.mainTable(&text)
+	r.mainTables(&text)
 	r.stagesTable(&text)
 	r.idleTable(&text)
 	r.failures(&text)
@@ -46,18 +46,25 @@ func (r Report) sorted() []Result {
 	return results
 }
 
-func (r Report) mainTable(text *strings.Builder) {
-	text.WriteString("\n### Start, change, connections, memory\n\n")
-	text.WriteString("| scene | ports | | back end | start, s | all within | processor, s | change, ms | half within | p99 | n | processor, ms | connections: to tracked | half within | by processor | to routed | by processor | RSS, MB | PSS, MB | chains | rules |\n")
-	text.WriteString("|---|---:|---|---|---:|---|---:|---:|---|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|\n")
+func (r Report) mainTables(text *strings.Builder) {
+	text.WriteString("\n### Start and change\n\n")
+	text.WriteString("| scene | ports | | back end | start, s | all within | processor, s | change, ms | half within | p99 | changes | processor, ms |\n")
+	text.WriteString("|---|---:|---|---|---:|---|---:|---:|---|---:|---:|---:|\n")
 	for _, c := range r.sorted() {
-		cells := []string{c.Family + " " + c.Mode, figures.Number(float64(c.Ports)), c.Name, c.Backend}
-		cells = append(cells, c.startCells()...)
-		cells = append(cells, c.changeCells()...)
-		cells = append(cells, c.connectionCells()...)
-		cells = append(cells, c.sizeCells()...)
-		fmt.Fprintf(text, "| %s |\n", strings.Join(cells, " | "))
+		fmt.Fprintf(text, "| %s |\n", strings.Join(slices.Concat(c.nameCells(), c.startCells(), c.changeCells()), " | "))
 	}
+	text.WriteString("\n### New connections, and size\n\n")
+	text.WriteString("| scene | ports | | back end | ratio to tracked | half within | by processor | ratio to routed | by processor | RSS, MB | PSS, MB | chains | rules |\n")
+	text.WriteString("|---|---:|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, c := range r.sorted() {
+		if c.Connections != nil {
+			fmt.Fprintf(text, "| %s |\n", strings.Join(slices.Concat(c.nameCells(), c.connectionCells(), c.sizeCells()), " | "))
+		}
+	}
+}
+
+func (r Result) nameCells() []string {
+	return []string{r.scenery.String(), figures.Number(float64(r.Ports)), r.Name, r.Backend}
 }
 
 func (r Result) startCells() []string {
@@ -79,9 +86,6 @@ func (r Result) changeCells() []string {
 }
 
 func (r Result) connectionCells() []string {
-	if r.Connections == nil {
-		return []string{"-", "-", "-", "-", "-"}
-	}
 	clock, processor := r.Connections.Clock.Summary(), r.Connections.Processor.Summary()
 	first := fmt.Sprintf("**%.2f**", clock.ToTracked.Median)
 	if r.Connections.Failed > 0 {
@@ -111,7 +115,7 @@ func (r Report) stagesTable(text *strings.Builder) {
 		if len(c.Stages) == 0 {
 			continue
 		}
-		cells := []string{c.Family, figures.Number(float64(c.Ports)), c.Backend, stageCell(c.Changes)}
+		cells := []string{c.scenery.String(), figures.Number(float64(c.Ports)), c.Backend, stageCell(c.Changes)}
 		for _, name := range stageNames() {
 			cells = append(cells, stageCell(c.Stages[name]))
 		}
@@ -122,7 +126,7 @@ func (r Report) stagesTable(text *strings.Builder) {
 	}
 	names := stageNames()
 	text.WriteString("\n### Where the milliseconds of a change go: smartnat, p50 / p99\n\n")
-	fmt.Fprintf(text, "| | ports | back end | all | %s |\n|---|---:|---|%s\n", strings.Join(names, " | "), strings.Repeat("---:|", len(names)+1))
+	fmt.Fprintf(text, "| scene | ports | back end | all | %s |\n|---|---:|---|%s\n", strings.Join(names, " | "), strings.Repeat("---:|", len(names)+1))
 	text.WriteString(strings.Join(rows, ""))
 }
 
@@ -151,7 +155,7 @@ func (r Report) idleTable(text *strings.Builder) {
 func (r Report) failures(text *strings.Builder) {
 	for _, c := range r.sorted() {
 		if c.Failed != "" {
-			fmt.Fprintf(text, "\n**Failed**: %s, %s ports, %s, %s: %s\n", c.Contender, figures.Number(float64(c.Ports)), c.Family, c.Mode, c.Failed)
+			fmt.Fprintf(text, "\n**Failed**: %s, %s ports (%s): %s\n", c.Contender, figures.Number(float64(c.Ports)), c.scenery, c.Failed)
 		}
 	}
 }
