@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,6 +55,15 @@ type fixture struct {
 	stop     func()
 }
 
+// servingCert is made once: keys take long.
+var servingCert = sync.OnceValues(func() (dynamiccertificates.CertKeyContentProvider, error) {
+	certPEM, keyPEM, err := cert.GenerateSelfSignedCertKeyWithFixtures("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil, "")
+	if err != nil {
+		return nil, err
+	}
+	return dynamiccertificates.NewStaticCertKeyContent("serving", certPEM, keyPEM)
+})
+
 func newFixture(t *testing.T, change func(*Config)) *fixture {
 	t.Helper()
 	return startRelay(t, corefake.NewClientset(), smartnatfake.NewSimpleClientset(), "127.0.0.1:0", change)
@@ -62,11 +72,7 @@ func newFixture(t *testing.T, change func(*Config)) *fixture {
 // startRelay starts a relay of its own over a cluster; a second one at the same address is what a restart is.
 func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.Clientset, address string, change func(*Config)) *fixture {
 	t.Helper()
-	certPEM, keyPEM, err := cert.GenerateSelfSignedCertKeyWithFixtures("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	serving, err := dynamiccertificates.NewStaticCertKeyContent("serving", certPEM, keyPEM)
+	serving, err := servingCert()
 	if err != nil {
 		t.Fatal(err)
 	}

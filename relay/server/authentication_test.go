@@ -1,0 +1,178 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	corefake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+// reviews is a cluster that knows what a token is by what it says, and notes what it was asked.
+type reviews struct {
+	asked []string
+	down  bool
+}
+
+func (r *reviews) reviewer(perSecond int) *tokenReviewer {
+	client := corefake.NewClientset()
+	client.PrependReactor("create", "tokenreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		review := action.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview).DeepCopy()
+		r.asked = append(r.asked, review.Spec.Token)
+		if r.down {
+			return true, nil, errors.New("connection refused")
+		}
+		word, _, _ := strings.Cut(review.Spec.Token, "-")
+		switch word {
+		case "good":
+			review.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: review.Spec.Audiences,
+				User: authenticationv1.UserInfo{Username: "gateway", UID: "1", Groups: []string{"gateways"},
+					Extra: map[string]authenticationv1.ExtraValue{"pod": {"p"}}}}
+		case "elsewhere":
+			review.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: []string{"another"},
+				User: authenticationv1.UserInfo{Username: "gateway"}}
+		case "anywhere":
+			review.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: authenticationv1.UserInfo{Username: "gateway"}}
+		default:
+			review.Status.Error = "invalid bearer token"
+		}
+		return true, review, nil
+	})
+	return newTokenReviewer(client.AuthenticationV1().TokenReviews(), []string{DefaultAudience}, perSecond,
+		newMetrics(prometheus.NewRegistry(), watchcache.New(watchcache.NewEpoch(), 1)))
+}
+
+func TestTokenReview(t *testing.T) {
+	for _, test := range []struct {
+		name, token string
+		down        bool
+		want        string
+	}{
+		{name: "a token for the relay", token: "good", want: "gateway 1 [gateways] map[pod:[p]]"},
+		{name: "a token for another audience", token: "elsewhere", want: "nobody"},
+		{name: "a token of which the cluster names no audience", token: "anywhere", want: "nobody"},
+		{name: "a token that is none", token: "bad", want: "nobody"},
+		{name: "a cluster that does not answer", token: "good", down: true, want: "unavailable"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cluster := &reviews{down: test.down}
+			response, ok, err := cluster.reviewer(0).AuthenticateToken(t.Context(), test.token)
+			got := "nobody"
+			switch {
+			case errors.Is(err, errUnavailable):
+				got = "unavailable"
+			case err != nil:
+				got = err.Error()
+			case ok:
+				u := response.User
+				got = fmt.Sprint(u.GetName(), " ", u.GetUID(), " ", u.GetGroups(), " ", u.GetExtra())
+				if diff := cmp.Diff(authenticator.Audiences{DefaultAudience}, response.Audiences); diff != "" {
+					t.Errorf("audiences (-want +got)\n%s", diff)
+				}
+			}
+			if got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestReviewsAreRememberedButNotFailures(t *testing.T) {
+	cluster := &reviews{}
+	a := newAuthenticator(cluster.reviewer(0), nil, time.Hour)
+	ask := func(token string) (bool, error) {
+		_, ok, err := a.AuthenticateRequest(&http.Request{Header: as(token)})
+		return ok, err
+	}
+	for range 3 {
+		if ok, err := ask("good"); !ok || err != nil {
+			t.Errorf("good: %v, %v", ok, err)
+		}
+		if ok, _ := ask("bad"); ok {
+			t.Error("bad was accepted")
+		}
+	}
+	if diff := cmp.Diff([]string{"good", "bad"}, cluster.asked); diff != "" {
+		t.Errorf("asked (-want +got)\n%s", diff)
+	}
+	cluster.down = true
+	for range 2 {
+		if _, err := ask("good-2"); !errors.Is(err, errUnavailable) {
+			t.Errorf("a cluster that is down: %v, want errUnavailable", err)
+		}
+	}
+	cluster.down = false
+	if ok, err := ask("good-2"); !ok || err != nil {
+		t.Errorf("after the cluster came back: %v, %v", ok, err)
+	}
+}
+
+// Tokens that are made up cost the cluster no more than the limit, and those that were good before do not wait for them.
+func TestInventedTokensAreAskedAboutAtALimitedRate(t *testing.T) {
+	cluster := &reviews{}
+	r := cluster.reviewer(1)
+	if _, ok, err := r.AuthenticateToken(t.Context(), "good"); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	busy := 0
+	for i := range 1000 {
+		if _, _, err := r.AuthenticateToken(t.Context(), fmt.Sprint("bad-", i)); errors.Is(err, errBusy) {
+			busy++
+		}
+	}
+	if asked := len(cluster.asked) - 1; asked+busy != 1000 || busy == 0 {
+		t.Errorf("%d asked about, %d not, of 1000", asked, busy)
+	}
+	// The bucket has refilled by as much as the test took.
+	for err := error(nil); err == nil; {
+		_, _, err = r.AuthenticateToken(t.Context(), "bad-again")
+	}
+	if _, ok, err := r.AuthenticateToken(t.Context(), "good"); !ok || err != nil {
+		t.Errorf("a token that was good before: %v, %v", ok, err)
+	}
+	if _, ok, err := r.AuthenticateToken(t.Context(), "good-but-new"); ok || !errors.Is(err, errBusy) {
+		t.Errorf("a token that was never seen: %v, %v, want errBusy", ok, err)
+	}
+}
+
+func TestWhoCannotBeKnownIsToldToComeAgain(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		err    error
+		status int
+		retry  string
+	}{
+		{"the cluster is down", fmt.Errorf("%w: timeout", errUnavailable), 503, "1"},
+		{"too many strangers", errBusy, 429, "1"},
+		{"a bad credential", errors.New("x509: certificate has expired"), 401, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFixture(t, func(c *Config) {
+				c.Authenticator = authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
+					return nil, false, test.err
+				})
+			})
+			resp, body := f.do(t, http.MethodGet, mappingsPath, as(gatewayToken))
+			if resp.status != test.status || resp.header.Get("Retry-After") != test.retry || !strings.Contains(string(body), `"Status"`) {
+				t.Errorf("%d, Retry-After %q: %s", resp.status, resp.header.Get("Retry-After"), body)
+			}
+			if strings.Contains(string(body), "x509") {
+				t.Errorf("a stranger is told what is wrong: %s", body)
+			}
+		})
+	}
+}

@@ -1,0 +1,231 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// dial opens a TCP connection to a relay.
+func (f *fixture) dial(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", f.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// dialTLS opens a connection on which HTTP/1.1 is spoken by hand.
+func (f *fixture) dialTLS(t *testing.T) *tls.Conn {
+	t.Helper()
+	conn := tls.Client(f.dial(t), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// served fails the test unless a gateway is served.
+func (f *fixture) served(t *testing.T) {
+	t.Helper()
+	if resp, body := f.do(t, http.MethodGet, mappingsPath, as(gatewayToken)); resp.status != http.StatusOK {
+		t.Fatalf("a gateway got %d: %s", resp.status, body)
+	}
+}
+
+func TestVersionsOfTLS(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		min     uint16 // of the relay
+		client  *tls.Config
+		refused bool
+	}{
+		{"1.3 by default", 0, &tls.Config{MinVersion: tls.VersionTLS13}, false},
+		{"1.2 not by default", 0, &tls.Config{MaxVersion: tls.VersionTLS12}, true},
+		{"1.2 where it is allowed", tls.VersionTLS12, &tls.Config{MaxVersion: tls.VersionTLS12}, false},
+		{"1.1 never", tls.VersionTLS12, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, true},
+		{"1.2 without forward secrecy", tls.VersionTLS12, &tls.Config{MaxVersion: tls.VersionTLS12,
+			CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384}}, true},
+		{"1.2 with CBC", tls.VersionTLS12, &tls.Config{MaxVersion: tls.VersionTLS12,
+			CipherSuites: []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA}}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFixture(t, func(c *Config) { c.MinTLSVersion = test.min })
+			config := test.client.Clone()
+			config.InsecureSkipVerify = true
+			err := tls.Client(f.dial(t), config).Handshake()
+			if refused := err != nil; refused != test.refused {
+				t.Errorf("Handshake() = %v, want refused: %v", err, test.refused)
+			}
+		})
+	}
+}
+
+// What is no request gets no more than a few bytes, and the next is served.
+func TestGarbage(t *testing.T) {
+	f := newFixture(t, nil)
+	long := strings.Repeat("x", 2*maxHeaderBytes)
+	for _, test := range []struct {
+		name string
+		tls  bool
+		send string
+		want string // the first line of the answer, if there is one
+	}{
+		{"noise in place of a handshake", false, "\x00\xff\x13\x37" + long, ""},
+		{"a handshake that breaks off", false, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", ""},
+		{"a record that is too long", false, "\x16\x03\x01\xff\xff" + long, ""},
+		{"HTTP without TLS", false, "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.0 400 Bad Request"},
+		{"noise in place of a request", true, "\x00\xff\x13\x37\r\n\r\n", "HTTP/1.1 400 Bad Request"},
+		{"a version that is none", true, "GET / HTTP/9.9\r\nHost: x\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported: unsupported protocol version"},
+		{"two lengths", true, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "HTTP/1.1 400 Bad Request"},
+		{"a length and chunks", true, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: x\r\n\r\nxx", "HTTP/1.1 501 Not Implemented"},
+		{"two hosts", true, "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "HTTP/1.1 400 Bad Request"},
+		{"a header that is too long", true, "GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + long + "\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large"},
+		{"a path that is too long", true, "GET /" + long + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large"},
+		{"a proxy's request", true, "CONNECT kubernetes.default:443 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
+		{"another site", true, "GET https://kubernetes.default/api/v1/secrets HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
+		{"an upgrade", true, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
+		{"HTTP/2 without having agreed on it", true, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var conn net.Conn = f.dial(t)
+			if test.tls {
+				conn = f.dialTLS(t)
+			}
+			// The relay may hang up before it has read all.
+			_, _ = io.WriteString(conn, test.send)
+			if closer, ok := conn.(interface{ CloseWrite() error }); ok {
+				_ = closer.CloseWrite()
+			}
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			got := strings.TrimSpace(line)
+			if !strings.HasPrefix(got, "HTTP/") {
+				got = "" // an alert of TLS
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+			f.served(t)
+		})
+	}
+}
+
+// Whoever only holds connections, at whatever point, keeps nobody out, and the relay holds no more than it has room for.
+func TestThoseWhoOnlyWaitKeepNobodyOut(t *testing.T) {
+	const room, crowd = 20, 200
+	for _, test := range []struct {
+		name string
+		wait func(*testing.T, *fixture)
+	}{
+		{"who say nothing", func(t *testing.T, f *fixture) { f.dial(t) }},
+		{"who begin a handshake", func(t *testing.T, f *fixture) { _, _ = io.WriteString(f.dial(t), "\x16\x03\x01\x02") }},
+		{"who begin a request", func(t *testing.T, f *fixture) {
+			_, _ = io.WriteString(f.dialTLS(t), "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+		}},
+		{"who send a body slowly", func(t *testing.T, f *fixture) {
+			_, _ = io.WriteString(f.dialTLS(t), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var config *Config
+			f := newFixture(t, func(c *Config) {
+				c.Limits = DefaultLimits()
+				c.Limits.Connections = room
+				config = c
+			})
+			client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+			t.Cleanup(client.CloseIdleConnections)
+			next := openWatch(t, client, "https://"+f.address+mappingsPath+"?watch=1")
+			for range crowd {
+				test.wait(t, f)
+			}
+			f.served(t)
+			if got := config.count(t, "connections"); got > room {
+				t.Errorf("%v connections are open, and there is room for %d", got, room)
+			}
+			// The watch, and those that there was room for at the end, were not displaced.
+			if got := config.count(t, "connections_ended_total", "reason=displaced"); got < crowd-room || got > crowd+1 {
+				t.Errorf("%v connections were displaced by %d", got, crowd)
+			}
+			f.put(t, "a", "old")
+			if e := next(); e == nil || e.Type != "ADDED" {
+				t.Errorf("%v, want the watch to go on", e)
+			}
+		})
+	}
+}
+
+// What clients begin and leave is not kept.
+func TestNothingIsLeftOfThoseWhoLeave(t *testing.T) {
+	f := newFixture(t, nil)
+	f.put(t, "a", "old")
+	f.served(t)
+	before := runtime.NumGoroutine()
+	bothProtocols(t, func(t *testing.T, client *http.Client) {
+		for i := range 200 {
+			ctx, cancel := context.WithCancel(t.Context())
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+f.address+mappingsPath+"?watch=1", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header = as(gatewayToken)
+			if i%2 == 0 {
+				cancel()
+			}
+			resp, err := client.Do(req)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		client.CloseIdleConnections()
+	})
+	eventually(t, fmt.Sprintf("the %d goroutines that there were before", before), func() bool { return runtime.NumGoroutine() <= before })
+	f.served(t)
+}
+
+// A body is not read beyond its limit, and a request that says more than it sends does not hold its connection.
+func TestBodies(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.Limits = DefaultLimits() })
+	for _, test := range []struct{ name, method, want string }{
+		{"of a read", http.MethodGet, "HTTP/1.1 200 OK"},
+		{"of a write", http.MethodPost, "HTTP/1.1 405 Method Not Allowed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			conn := f.dialTLS(t)
+			// More than is thrown away to keep a connection.
+			fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 1000000000\r\n\r\nx",
+				test.method, mappingsPath, gatewayToken)
+			reader := bufio.NewReader(conn)
+			line, err := reader.ReadString('\n')
+			if got := strings.TrimSpace(line); got != test.want || err != nil {
+				t.Errorf("%q, %v, want %q", got, err, test.want)
+			}
+			if _, err := io.Copy(io.Discard, reader); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("the connection was not ended: %v", err)
+			}
+		})
+	}
+}
