@@ -71,6 +71,8 @@ type Options struct {
 	Log       logrus.FieldLogger
 	// Ready is called once, after the first apply that left nothing undone.
 	Ready func()
+	// Turned, where it is set, is called after each turn of the worker, which comes every few seconds at least.
+	Turned func()
 }
 
 // Controller owns the queue and its worker.
@@ -133,6 +135,9 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		group.Go(func() error { return c.repeat(ctx, check, checkInterval) })
 		group.Go(func() error { return c.repeat(ctx, resync, c.Config.Resync) })
 		for c.processNextItem(ctx) {
+			if c.Turned != nil {
+				c.Turned()
+			}
 		}
 		return nil
 	})
@@ -160,6 +165,9 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 		return false
 	}
 	defer c.queue.Done(key)
+	if c.Turned != nil {
+		defer c.Turned()
+	}
 	taken := c.pending.take()
 	if !c.needed(&taken) {
 		return true

@@ -52,6 +52,9 @@ func expectSame(t *testing.T, want, got *dataplanetest.Kernel) {
 	if diff := cmp.Diff(want.Sysctls.Values, got.Sysctls.Values); diff != "" {
 		t.Errorf("sysctls (-want +got):\n%s", diff)
 	}
+	if diff := cmp.Diff(want.Sets.Members, got.Sets.Members, same...); diff != "" {
+		t.Errorf("sets (-want +got):\n%s", diff)
+	}
 	for family, rules := range want.Tables.Rulesets {
 		// Built-in chains that were written to once stay, empty.
 		if diff := cmp.Diff(text(rules), text(got.Tables.Rulesets[family])); diff != "" {

@@ -6,6 +6,7 @@
 package dataplane_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/ipset"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/sysctl"
@@ -32,6 +34,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type host struct {
 	backend    string
 	tables     *iptables.Runner
+	sets       *ipset.Client
 	runtimeDir string
 }
 
@@ -46,7 +49,11 @@ func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := &host{backend: backend, tables: tables, runtimeDir: t.TempDir()}
+			sets, err := ipset.New(gateway.DefaultOwnership())
+			if err != nil || !tables.Sets() {
+				t.Fatalf("iptables knows sets: %t, the kernel: %v", tables.Sets(), err)
+			}
+			h := &host{backend: backend, tables: tables, sets: sets, runtimeDir: t.TempDir()}
 			h.prepare(t)
 			test(t, h)
 		})
@@ -103,6 +110,7 @@ func (h *host) start() *dataplane.Dataplane {
 		Ownership:   gateway.DefaultOwnership(),
 		RandomFully: h.tables.RandomFully(),
 		IPTables:    h.tables,
+		Sets:        h.sets,
 		Routes:      rtnetlink.New(gateway.DefaultOwnership()),
 		Sysctls:     sysctl.New(h.runtimeDir),
 		Conntrack:   conntrack.New(gateway.DefaultOwnership()),
@@ -126,6 +134,13 @@ func (h *host) dump(t *testing.T) string {
 	var b strings.Builder
 	for _, program := range []string{"iptables-", "ip6tables-"} {
 		b.WriteString(volatile.ReplaceAllString(run(t, program+h.backend+"-save", ""), ""))
+	}
+	sets, err := h.sets.Observe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, set := range sets {
+		fmt.Fprintln(&b, "set", set.Name, set.Family, set.Members)
 	}
 	for _, args := range []string{"rule", "-6 rule", "route show table all", "-6 route show table all"} {
 		// Rules of one priority stand in the order in which they were made, which is all the same for other marks.
@@ -250,6 +265,40 @@ func awaitChange(t *testing.T, d *dataplane.Dataplane) {
 	t.Fatal("a check does not see that somebody else wrote")
 }
 
+// Ten thousand sources are a rule and a set, which is written in thousands and changed in ones.
+func TestKernelSets(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		before := h.dump(t)
+		d := h.start()
+		apply(t, d, full())
+		for _, step := range []struct {
+			name  string
+			state gateway.State
+			execs int64
+			// sets and members are as many as were written.
+			sets, members int
+		}{
+			{"ten thousand sources", limited(sources(10_000)), 1, 1, 10_000},
+			{"one more", limited(sources(10_001)), 0, 1, 1},
+			{"one less", limited(sources(10_001)[1:]), 0, 1, 1},
+			{"others", limited(sources(20_000)[10_001:]), 0, 1, 19_999},
+			{"none", full(), 1, 1, 0},
+		} {
+			execs := h.tables.Execs()
+			result := apply(t, d, step.state)
+			if n := h.tables.Execs() - execs; n != step.execs || result.Sets != step.sets || result.Members != step.members {
+				t.Errorf("%s: %d executions, %d sets, %d members; want %d, %d, %d",
+					step.name, n, result.Sets, result.Members, step.execs, step.sets, step.members)
+			}
+			if result := apply(t, h.start(), step.state); !result.Empty() {
+				t.Errorf("%s: a restart finds something to do: %s", step.name, result)
+			}
+		}
+		apply(t, d, limited(sources(10_000)))
+		h.cleanup(t, d, before)
+	})
+}
+
 // What a link that goes takes with it comes back with it, without a word from anybody.
 func TestKernelLinkFlap(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
@@ -264,6 +313,7 @@ func TestKernelLinkFlap(t *testing.T) {
 		}
 		run(t, "ip", "link set eth1 up")
 		run(t, "ip", "addr replace 2001:db8:1::10/64 dev eth1 nodad")
+		testenv.AwaitLocal(t, "2001:db8:1::10")
 		run(t, "ip", "route replace default via 198.51.100.1")
 		run(t, "ip", "route replace 192.0.2.0/24 via 198.51.100.7 table 7380")
 		d.HostChanged()

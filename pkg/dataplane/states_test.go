@@ -101,6 +101,8 @@ func random(r *rand.Rand) gateway.State {
 		if addr(address).Is6() {
 			backends = []string{"fd00:244:1::2", "fd00:244:2::2"}
 		}
+		first := r.IntN(50)
+		many := sources(200)[first : first+30+r.IntN(100)]
 		for port := range uint16(60) {
 			if r.IntN(3) == 0 {
 				continue
@@ -108,6 +110,10 @@ func random(r *rand.Rand) gateway.State {
 			f := forward(address, 8000+port*7, backends[:r.IntN(len(backends)+1)]...)
 			if r.IntN(4) == 0 && f.Address.Is4() {
 				f.Sources = prefixes("192.0.2.0/24")
+			}
+			if port%10 == 9 && f.Address.Is4() { // of a Mapping of its own, with many sources most of the time
+				f.Owner = "default/limited-" + address
+				f.Sources = many
 			}
 			state.Forwards = append(state.Forwards, f)
 		}

@@ -46,7 +46,9 @@ type Runner struct {
 	programs map[netfilter.Family]program
 	// randomFully is set when every family's program knows --random-fully.
 	randomFully bool
-	execs       atomic.Int64
+	// sets is set when rules of every family can name sets.
+	sets  bool
+	execs atomic.Int64
 	// buffers hold the text of batches, which is large when all is written.
 	buffers sync.Pool
 }
@@ -67,6 +69,7 @@ func New(opts Options) (*Runner, error) {
 		wait:        strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
 		programs:    map[netfilter.Family]program{},
 		randomFully: true,
+		sets:        true,
 	}
 	if err := r.find(netfilter.IPv4, "iptables"+suffix, goiptables.ProtocolIPv4); err != nil {
 		return nil, err
@@ -89,6 +92,8 @@ func (r *Runner) find(family netfilter.Family, name string, protocol goiptables.
 		return fmt.Errorf("asking %s for its version: %w", path, err)
 	}
 	r.randomFully = r.randomFully && tables.HasRandomFully()
+	// A program finds a match only where both it and the kernel have it.
+	r.sets = r.sets && exec.Command(path, "-m", "set", "--help").Run() == nil
 	// The restoring program is asked, and not its companion, because it is the one that writes.
 	backend, err := backendOf(program(path).restore())
 	if err != nil {
@@ -130,6 +135,9 @@ func (r *Runner) Backend() string { return r.backend }
 
 // RandomFully reports whether MASQUERADE knows --random-fully.
 func (r *Runner) RandomFully() bool { return r.randomFully }
+
+// Sets reports whether rules can name sets.
+func (r *Runner) Sets() bool { return r.sets }
 
 // Execs returns how many programs were run to read or write rules.
 func (r *Runner) Execs() int64 { return r.execs.Load() }

@@ -1,0 +1,181 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// sources returns as many networks, sorted, those of a higher number behind those of lower ones.
+func sources(n int) []netip.Prefix {
+	ps := make([]netip.Prefix, n)
+	for i := range ps {
+		ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+	}
+	return ps
+}
+
+// limited is full, with as many sources allowed on one Forward of a Mapping of its own.
+func limited(sources []netip.Prefix) gateway.State {
+	state := full()
+	state.Forwards[1].Owner, state.Forwards[1].Sources = "default/limited", sources
+	return state
+}
+
+// oneSet returns the only set that there is.
+func oneSet(t *testing.T, k *dataplanetest.Kernel) netfilter.Set {
+	t.Helper()
+	if len(k.Sets.Members) != 1 {
+		t.Fatalf("sets %v, want one", k.Sets.Members)
+	}
+	for _, set := range k.Sets.Members {
+		return set
+	}
+	return netfilter.Set{}
+}
+
+func TestSets(t *testing.T) {
+	k := newKernel()
+	d := start(k)
+	apply(t, d, full())
+	name := ""
+	for _, step := range []struct {
+		name  string
+		state gateway.State
+		// journal is what is written, with NAME for the set's.
+		journal []string
+		members int
+	}{
+		{name: "many sources", state: limited(sources(100)), journal: []string{"put set NAME", "IPv4 nat"}, members: 100},
+		{name: "no change", state: limited(sources(100)), members: 100},
+		{name: "one more", state: limited(sources(101)), journal: []string{"change set NAME +1 -0"}, members: 101},
+		{name: "one less", state: limited(sources(101)[1:]), journal: []string{"change set NAME +0 -1"}, members: 100},
+		{name: "all others", state: limited(sources(300)[200:]), journal: []string{"put set NAME"}, members: 100},
+		{name: "few sources", state: limited(sources(3)), journal: []string{"IPv4 nat", "destroy set NAME"}},
+		{name: "many again", state: limited(sources(100)), journal: []string{"put set NAME", "IPv4 nat"}, members: 100},
+		{name: "the Mapping goes", state: full(), journal: []string{"IPv4 nat", "destroy set NAME"}},
+	} {
+		k.Journal = nil
+		result := apply(t, d, step.state)
+		if step.members > 0 {
+			set := oneSet(t, k)
+			name = set.Name
+			if len(set.Members) != step.members || !strings.HasPrefix(name, "smartnat-") {
+				t.Errorf("%s: the set %s has %d members, want %d", step.name, name, len(set.Members), step.members)
+			}
+		} else if len(k.Sets.Members) != 0 {
+			t.Errorf("%s: sets %v, want none", step.name, k.Sets.Members)
+		}
+		want := slices.Clone(step.journal)
+		for i := range want {
+			want[i] = strings.ReplaceAll(want[i], "NAME", name)
+		}
+		if diff := cmp.Diff(want, k.Journal); diff != "" {
+			t.Errorf("%s: writes (-want +got):\n%s", step.name, diff)
+		}
+		if len(result.Missing) > 0 || result.Empty() != (len(step.journal) == 0) {
+			t.Errorf("%s: result %q, missing %q", step.name, result, result.Missing)
+		}
+		if k.Sets.Observations != 1 {
+			t.Errorf("%s: the sets were read %d times, want once at the start", step.name, k.Sets.Observations)
+		}
+	}
+}
+
+func TestSetsAreRepaired(t *testing.T) {
+	state := limited(sources(100))
+	for _, tc := range []struct {
+		name string
+		harm func(*dataplanetest.Kernel)
+		// unseen is set when only a verification can tell.
+		unseen  bool
+		missing string
+	}{
+		{"flush", func(k *dataplanetest.Kernel) { edit(k, nil) }, false, "100 members missing, 0 that nobody asked for"},
+		{"another member", func(k *dataplanetest.Kernel) { edit(k, sources(101)) }, false, "0 members missing, 1 that nobody asked for"},
+		{"one for another", func(k *dataplanetest.Kernel) { edit(k, sources(101)[1:]) }, true, "1 members missing, 1 that nobody asked for"},
+		{"rules and set", func(k *dataplanetest.Kernel) {
+			dropTable(k, netfilter.IPv4, "nat")
+			clear(k.Sets.Members)
+		}, false, "IPv4 table nat: chains missing"},
+		{"one that is left over", func(k *dataplanetest.Kernel) {
+			k.Sets.Members["smartnat-next"] = netfilter.Set{Name: "smartnat-next", Family: netfilter.IPv4}
+		}, false, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := newKernel()
+			d := start(k)
+			apply(t, d, state)
+			want := oneSet(t, k)
+			expectChanged(t, d, false)
+			tc.harm(k)
+			expectChanged(t, d, !tc.unseen)
+			if tc.unseen {
+				d.Verify()
+			}
+			expectRepair(t, apply(t, d, state), []string{tc.missing})
+			if diff := cmp.Diff(want, oneSet(t, k), same...); diff != "" {
+				t.Errorf("the set (-want +got):\n%s", diff)
+			}
+			expectChanged(t, d, false)
+			if cut := k.Conntrack.Cuts[len(k.Conntrack.Cuts)-1]; (cut.Since == nil) != (tc.missing != "") {
+				t.Errorf("all connections were looked at: %t, although %q was missing", cut.Since == nil, tc.missing)
+			}
+		})
+	}
+}
+
+// edit gives the only set other members.
+func edit(k *dataplanetest.Kernel, members []netip.Prefix) {
+	for name, set := range k.Sets.Members {
+		set.Members = members
+		k.Sets.Members[name] = set
+	}
+}
+
+// What cannot be a set is rules, and nothing else is kept from being written.
+func TestRulesDoWithoutSets(t *testing.T) {
+	state := limited(sources(100))
+	k := newKernel()
+	broken := errors.New("broken for the test")
+	k.Fail = func(step string) error {
+		if strings.HasPrefix(step, "put set") {
+			return broken
+		}
+		return nil
+	}
+	d := start(k)
+	if _, err := d.Apply(t.Context(), state); !errors.Is(err, broken) {
+		t.Errorf("err = %v, want the injected one", err)
+	}
+	without := newKernel()
+	none := dataplane.New(dataplane.Options{
+		Ownership: gateway.DefaultOwnership(), RandomFully: true,
+		IPTables: without.Tables, Routes: without.Routes, Sysctls: without.Sysctls, Conntrack: without.Conntrack,
+	})
+	apply(t, none, state)
+	expectSame(t, without, k)
+	k.Fail = nil
+	if result := apply(t, d, state); len(result.Missing) > 0 {
+		t.Errorf("what failed is said to have gone missing: %q", result.Missing)
+	}
+	expectSame(t, fresh(t, state), k)
+	if _, err := d.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(k.Sets.Members) > 0 {
+		t.Errorf("left behind: %v", k.Sets.Members)
+	}
+}

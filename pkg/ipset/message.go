@@ -1,0 +1,155 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package ipset
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+const (
+	typeName = "hash:net"
+	// listHeader has sets listed without their members (IPSET_FLAG_LIST_HEADER).
+	listHeader = 1 << 2
+	// maxMembers is room for as many as a set may have; the kernel takes memory for those alone that it has.
+	maxMembers = 1 << 24
+	// membersPerMessage keeps the attribute that holds them below 64 KiB.
+	membersPerMessage = 1000
+	// dumpAttempts bounds how often a dump is repeated that a change interrupted.
+	dumpAttempts = 5
+)
+
+var families = map[netfilter.Family]uint8{netfilter.IPv4: unix.AF_INET, netfilter.IPv6: unix.AF_INET6}
+
+// request is a message to the kernel's sets.
+type request struct{ *nl.NetlinkRequest }
+
+func newRequest(command int) request {
+	r := request{nl.NewNetlinkRequest(unix.NFNL_SUBSYS_IPSET<<8|command, nl.GetIpsetFlags(command))}
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+	r.AddData(nl.NewRtAttr(nl.IPSET_ATTR_PROTOCOL, nl.Uint8Attr(nl.IPSET_PROTOCOL)))
+	return r
+}
+
+func (r request) name(attribute int, name string) request {
+	r.AddData(nl.NewRtAttr(attribute, nl.ZeroTerminated(name)))
+	return r
+}
+
+func (r request) number(attribute int, n uint32) request {
+	r.AddData(nl.NewRtAttr(attribute|int(nl.NLA_F_NET_BYTEORDER), binary.BigEndian.AppendUint32(nil, n)))
+	return r
+}
+
+// execute returns the answers, without the header that all of them have.
+func (r request) execute() ([][]byte, error) {
+	var answers [][]byte
+	var err error
+	for range dumpAttempts {
+		if answers, err = r.Execute(unix.NETLINK_NETFILTER, 0); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) && errno >= nl.IPSET_ERR_PRIVATE {
+		return nil, nl.IPSetError(errno)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range answers {
+		answers[i] = answers[i][min(nl.SizeofNfgenmsg, len(answers[i])):]
+	}
+	return answers, nil
+}
+
+// appendMember spells a member as an entry of IPSET_ATTR_ADT.
+func appendMember(entries *nl.RtAttr, p netip.Prefix) {
+	kind := nl.IPSET_ATTR_IPADDR_IPV4
+	if p.Addr().Is6() {
+		kind = nl.IPSET_ATTR_IPADDR_IPV6
+	}
+	data := entries.AddRtAttr(nl.IPSET_ATTR_DATA|int(nl.NLA_F_NESTED), nil)
+	ip := data.AddRtAttr(nl.IPSET_ATTR_IP|int(nl.NLA_F_NESTED), nil)
+	ip.AddRtAttr(kind|int(nl.NLA_F_NET_BYTEORDER), p.Addr().AsSlice())
+	data.AddRtAttr(nl.IPSET_ATTR_CIDR, nl.Uint8Attr(uint8(p.Bits())))
+}
+
+// answer is what a message says of a set, or of a part of it.
+type answer struct {
+	name     string
+	kind     string
+	family   netfilter.Family
+	revision uint8
+	// count is how many members the set has.
+	count   uint32
+	members []netip.Prefix
+}
+
+func parse(message []byte) answer {
+	var a answer
+	for attribute := range nl.ParseAttributes(message) {
+		switch value := attribute.Value; attribute.Type & nl.NLA_TYPE_MASK {
+		case nl.IPSET_ATTR_SETNAME:
+			a.name = nl.BytesToString(value)
+		case nl.IPSET_ATTR_TYPENAME:
+			a.kind = nl.BytesToString(value)
+		case nl.IPSET_ATTR_REVISION:
+			a.revision = first(value)
+		case nl.IPSET_ATTR_FAMILY:
+			a.family = netfilter.IPv4
+			if first(value) == unix.AF_INET6 {
+				a.family = netfilter.IPv6
+			}
+		case nl.IPSET_ATTR_DATA:
+			for header := range nl.ParseAttributes(value) {
+				if header.Type&nl.NLA_TYPE_MASK == nl.IPSET_ATTR_ELEMENTS && len(header.Value) == 4 {
+					a.count = binary.BigEndian.Uint32(header.Value)
+				}
+			}
+		case nl.IPSET_ATTR_ADT:
+			for entry := range nl.ParseAttributes(value) {
+				if p, ok := parseMember(entry.Value); ok {
+					a.members = append(a.members, p)
+				}
+			}
+		}
+	}
+	return a
+}
+
+func parseMember(entry []byte) (netip.Prefix, bool) {
+	var address netip.Addr
+	bits := -1
+	for attribute := range nl.ParseAttributes(entry) {
+		switch attribute.Type & nl.NLA_TYPE_MASK {
+		case nl.IPSET_ATTR_IP:
+			for ip := range nl.ParseAttributes(attribute.Value) {
+				address, _ = netip.AddrFromSlice(ip.Value)
+			}
+		case nl.IPSET_ATTR_CIDR:
+			bits = int(first(attribute.Value))
+		}
+	}
+	if bits < 0 {
+		bits = address.BitLen()
+	}
+	p := netip.PrefixFrom(address, bits)
+	return p, p.IsValid()
+}
+
+func first(value []byte) uint8 {
+	return cmp.Or(append(value, 0)[0], 0)
+}
