@@ -13,15 +13,22 @@ import (
 )
 
 func newLogger(cfg config.Log, out io.Writer) (*logrus.Logger, error) {
-	level, err := logrus.ParseLevel(cfg.Level)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("log.level: %w", err)}
-	}
 	log := logrus.New()
 	log.SetOutput(out)
+	return log, configureLogger(log, cfg)
+}
+
+// configureLogger changes a logger while it is used.
+func configureLogger(log *logrus.Logger, cfg config.Log) error {
+	level, err := logrus.ParseLevel(cfg.Level)
+	if err != nil {
+		return usageError{fmt.Errorf("log.level: %w", err)}
+	}
 	log.SetLevel(level)
 	if cfg.Format == "json" {
 		log.SetFormatter(&logrus.JSONFormatter{})
+	} else {
+		log.SetFormatter(&logrus.TextFormatter{})
 	}
-	return log, nil
+	return nil
 }

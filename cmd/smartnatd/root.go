@@ -26,11 +26,16 @@ Without a command it runs until it is told to end. What it has programmed stays;
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			return runDaemon(cmd.Context(), cfg)
+			return runDaemon(cmd.Context(), func() (config.Config, error) {
+				cfg, err := loadConfig(cmd)
+				if err != nil {
+					return cfg, err
+				}
+				if err := cfg.CheckFiles(); err != nil {
+					return cfg, usageError{err}
+				}
+				return cfg, nil
+			})
 		},
 	}
 	root.PersistentFlags().String(configFlag, defaultConfig, "the config `file`")

@@ -9,9 +9,9 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/config"
@@ -22,55 +22,59 @@ import (
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
-	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
-func runDaemon(ctx context.Context, cfg config.Config) error {
-	log, err := newLogger(cfg.Log, os.Stderr)
+func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
+	cfg, err := load()
 	if err != nil {
 		return err
 	}
-	if err := cfg.CheckFiles(); err != nil {
-		return usageError{err}
+	log, err := newLogger(cfg.Log, os.Stderr)
+	if err != nil {
+		return err
 	}
 	lock, err := lockInstance(cfg.RuntimeDir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+	tuneMemory()
+	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
 
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	d := &daemon{
+		log: log, manager: newManager(log), hangup: hangup, load: load,
+		newObjects: func(cfg config.Config) (*objects, error) { return newObjects(cfg, log) },
+		newRunner:  func(cfg config.Config, h hooks) (runner, error) { return newRunner(ctx, cfg, h, log) },
+	}
+	err = d.run(ctx, cfg)
+	log.Info("stopping: what is programmed stays and forwards on")
+	return err
+}
+
+// newRunner constructs what touches the kernel, and the controller that works with it.
+func newRunner(ctx context.Context, cfg config.Config, h hooks, log *logrus.Logger) (runner, error) {
 	tables, err := newIPTables(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if other, err := tables.OtherBackendRules(ctx); err != nil {
 		log.WithError(err).Warn("could not look for rules of the other iptables back end")
 	} else if other != "" {
 		log.Warn(other)
 	}
-	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance, "iptables": tables.Backend()}).Info("starting")
-
-	control := controller.New(controller.Options{
+	log.WithField("iptables", tables.Backend()).Info("programming the kernel")
+	return controller.New(controller.Options{
 		Config:    cfg,
 		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...),
 		Dataplane: newDataplane(cfg, tables),
 		Log:       log,
-		Ready: func() {
-			log.Info("in effect")
-			notify(log, daemon.SdNotifyReady+"\nSTATUS=in effect")
-		},
-	})
-	objects, err := source.New(cfg.Source, control.Enqueue, log)
-	if err != nil {
-		return usageError{err}
-	}
-	ignoreHangup(ctx, log)
-	notify(log, "STATUS=waiting for the first complete list of objects")
-	err = control.Run(ctx, objects)
-	notify(log, daemon.SdNotifyStopping)
-	log.Info("stopping: what is programmed stays and forwards on")
-	return err
+		Ready:     func() { h.ready(); go debug.FreeOSMemory() },
+		Turned:    h.turned,
+	}), nil
 }
 
 func newIPTables(cfg config.Config) (*iptables.Runner, error) {
@@ -86,6 +90,7 @@ func newDataplane(cfg config.Config, tables *iptables.Runner) *dataplane.Datapla
 		Ownership:   cfg.Ownership,
 		RandomFully: tables.RandomFully(),
 		IPTables:    tables,
+		Sets:        newSets(cfg, tables),
 		Routes:      rtnetlink.New(cfg.Ownership),
 		Sysctls:     sysctl.New(cfg.RuntimeDir),
 		Conntrack:   conntrack.New(cfg.Ownership),
@@ -99,28 +104,4 @@ func nextHops(routes []gateway.ServiceRoute) []netip.Addr {
 		hops = append(hops, r.Via...)
 	}
 	return hops
-}
-
-// notify tells systemd, where we run under it.
-func notify(log logrus.FieldLogger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.WithError(err).Warn("could not notify systemd")
-	}
-}
-
-// ignoreHangup keeps a SIGHUP, which many send to have a config read again, from ending us.
-func ignoreHangup(ctx context.Context, log logrus.FieldLogger) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	go func() {
-		defer signal.Stop(hangup)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hangup:
-				log.Warn("SIGHUP ignored: restart smartnatd for a changed config, traffic flows on meanwhile")
-			}
-		}
-	}()
 }

@@ -6,7 +6,6 @@ package source
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"github.com/go-logr/logr/funcr"
@@ -110,16 +109,16 @@ func (c *cluster) event() {
 // Run implements Source.
 func (c *cluster) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, funcr.New(func(_, line string) { c.log.Debug(line) }, funcr.Options{}))
-	var running sync.WaitGroup
 	for _, informer := range c.informers {
-		running.Go(func() { informer.RunWithContext(ctx) })
+		go informer.RunWithContext(ctx)
 	}
 	if cache.WaitFor(ctx, "", c.handlers...) {
 		c.synced.Store(true)
 		c.log.Info("all objects have been read")
 		c.changed()
 	}
-	running.Wait()
+	// The informers are not waited for: client-go sleeps until its next try, half a minute or more, whatever the context says.
+	<-ctx.Done()
 	return nil
 }
 

@@ -1,0 +1,193 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/controller"
+)
+
+// runner is what one config makes of this host: a controller.
+type runner interface {
+	Run(ctx context.Context, objects controller.Source) error
+	Enqueue()
+}
+
+// hooks are how a runner tells what becomes of it, both from its worker.
+type hooks struct {
+	// ready is called once, when all is in effect.
+	ready func()
+	// turned is called after each turn of the worker, every few seconds at least.
+	turned func()
+}
+
+// daemon runs a runner, and another one in its place with each new config. What is programmed stays meanwhile, and the new
+// one writes but what differs.
+type daemon struct {
+	log     *logrus.Logger
+	manager *manager
+	hangup  <-chan os.Signal
+	// load reads the config again and checks it.
+	load       func() (config.Config, error)
+	newObjects func(config.Config) (*objects, error)
+	newRunner  func(config.Config, hooks) (runner, error)
+}
+
+// generation is all that there is of one config.
+type generation struct {
+	cfg     config.Config
+	objects *objects
+	runner  runner
+	// ready is set once all is in effect; turned is closed once the worker turns.
+	ready  atomic.Bool
+	turned chan struct{}
+}
+
+func (d *daemon) run(ctx context.Context, cfg config.Config) error {
+	g, err := d.prepare(cfg, nil)
+	if err != nil {
+		return err
+	}
+	d.manager.say("waiting for the first complete list of objects")
+	g.objects.start(context.WithoutCancel(ctx))
+	for {
+		next, err := d.runOne(ctx, g)
+		if next == nil {
+			g.objects.stop()
+			return err
+		}
+		if next.objects != g.objects {
+			g.objects.stop()
+		}
+		g = next
+	}
+}
+
+// runOne runs a generation until it ends, or another one is there to take over.
+func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error) {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	enqueue := g.runner.Enqueue
+	g.objects.enqueue.Store(&enqueue)
+	ended := make(chan error, 1)
+	go func() { ended <- g.runner.Run(running, g.objects) }()
+	go d.manager.aliveUntil(running, g.turned)
+	for {
+		select {
+		case err := <-ended:
+			return nil, err
+		case <-ctx.Done():
+			d.manager.stopping()
+			stop()
+			return nil, <-ended
+		case <-d.hangup:
+			next := d.reload(ctx, g)
+			if next == nil {
+				continue
+			}
+			stop()
+			if err := <-ended; err != nil {
+				return nil, err
+			}
+			return next, nil
+		}
+	}
+}
+
+// reload returns what the config makes now; nothing when the running generation is to go on.
+func (d *daemon) reload(ctx context.Context, running *generation) *generation {
+	if running.ready.Load() {
+		d.manager.reloading()
+	}
+	next, err := d.next(running)
+	if err != nil {
+		oneLine := errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+		d.log.WithError(oneLine).Error("not reloaded: the config from before stays in effect until this is right")
+		d.manager.remark("the config has changed and is wrong, the one from before is used")
+	} else {
+		d.manager.remark("")
+	}
+	if next == nil {
+		if running.ready.Load() {
+			d.manager.ready()
+		}
+		return nil
+	}
+	if next.objects != running.objects {
+		if running.objects.HasSynced() {
+			known := running.objects.Snapshot()
+			next.objects.before.Store(&known)
+		}
+		next.objects.start(context.WithoutCancel(ctx))
+	}
+	d.log.Info("reloading: changing over to the new config")
+	return next
+}
+
+// next prepares what the config says now, if that is anything new.
+func (d *daemon) next(running *generation) (*generation, error) {
+	cfg, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	cfg, kept := config.Reload(running.cfg, cfg)
+	if len(kept) > 0 {
+		d.log.WithField("keys", strings.Join(kept, ", ")).
+			Warn("these keys stay as they were, for they name what is programmed: run smartnatd cleanup under the old config, then start under the new one")
+	}
+	if reflect.DeepEqual(cfg, running.cfg) {
+		d.log.Info("reloaded: nothing to change over to")
+		return nil, nil
+	}
+	next, err := d.prepare(cfg, running)
+	if err != nil {
+		return nil, err
+	}
+	return next, configureLogger(d.log, cfg.Log)
+}
+
+// prepare constructs a generation and starts nothing. It goes on with the objects of the running one where it can.
+func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, error) {
+	g := &generation{cfg: cfg, turned: make(chan struct{})}
+	var err error
+	switch {
+	case running != nil && reflect.DeepEqual(cfg.Source, running.cfg.Source) && cfg.StateDir == running.cfg.StateDir:
+		g.objects = running.objects
+	default:
+		if g.objects, err = d.newObjects(cfg); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	turned := sync.OnceFunc(func() { close(g.turned) })
+	g.runner, err = d.newRunner(cfg, hooks{
+		ready: func() {
+			g.ready.Store(true)
+			d.log.Info("in effect")
+			d.manager.say(g.objects.describe())
+			d.manager.ready()
+		},
+		turned: func() {
+			turned()
+			d.manager.alive()
+			if g.ready.Load() {
+				d.manager.say(g.objects.describe())
+			}
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("preparing: %w", err)
+	}
+	return g, nil
+}

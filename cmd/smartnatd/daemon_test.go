@@ -1,0 +1,320 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/controller"
+)
+
+// fakeSource knows one Service, named as the file that its config names.
+type fakeSource struct {
+	name   string
+	synced atomic.Bool
+	note   func(string)
+}
+
+func (s *fakeSource) Run(ctx context.Context) error {
+	s.note("source " + s.name + " starts")
+	<-ctx.Done()
+	s.note("source " + s.name + " ends")
+	return nil
+}
+func (s *fakeSource) HasSynced() bool { return s.synced.Load() }
+func (s *fakeSource) Snapshot() calc.Snapshot {
+	return calc.Snapshot{Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Name: s.name}}}}
+}
+
+// fakeRunner is ready when its objects are there, unless it fails; and turns when it is told to.
+type fakeRunner struct {
+	name string
+	hooks
+	note   func(string)
+	fail   error
+	events chan struct{}
+}
+
+func (r *fakeRunner) Enqueue() { r.events <- struct{}{} }
+
+func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
+	r.note("runner " + r.name + " starts")
+	defer r.note("runner " + r.name + " ends")
+	if r.fail != nil {
+		return r.fail
+	}
+	ready := sync.OnceFunc(r.ready)
+	for {
+		if objects.HasSynced() {
+			r.note("runner " + r.name + " sees " + objects.Snapshot().Services[0].Name)
+			ready()
+			r.turned()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.events:
+		}
+	}
+}
+
+// world is a daemon with everything around it made up; it notes what happens in order.
+type world struct {
+	*daemon
+	mu      sync.Mutex
+	notes   []string
+	hangups chan os.Signal
+	file    config.Config
+	broken  error
+	sources map[string]*fakeSource
+	runners []*fakeRunner
+	log     *logtest.Hook
+	ended   chan error
+	stop    func()
+}
+
+func (w *world) note(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes = append(w.notes, what)
+}
+
+func startWorld(t *testing.T, watchdog time.Duration, synced bool) *world {
+	t.Helper()
+	log, hook := logtest.NewNullLogger()
+	w := &world{hangups: make(chan os.Signal, 1), sources: map[string]*fakeSource{}, log: hook, ended: make(chan error, 1)}
+	w.file = config.Default()
+	w.file.Source.Files = &config.Files{Paths: []string{"a"}}
+	w.daemon = &daemon{
+		log: log, hangup: w.hangups, manager: &manager{send: func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog: watchdog},
+		load: func() (config.Config, error) { return w.file, w.broken },
+		newObjects: func(cfg config.Config) (*objects, error) {
+			s := &fakeSource{name: cfg.Source.Files.Paths[0], note: w.note}
+			s.synced.Store(synced)
+			w.sources[s.name] = s
+			return &objects{Source: s, ended: make(chan struct{})}, nil
+		},
+		newRunner: func(cfg config.Config, h hooks) (runner, error) {
+			if cfg.ClampMSS {
+				return nil, errors.New("iptables is missing")
+			}
+			r := &fakeRunner{name: fmt.Sprint(len(w.runners) + 1), hooks: h, note: w.note, events: make(chan struct{}, 1)}
+			w.runners = append(w.runners, r)
+			return r, nil
+		},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.stop = cancel
+	go func() { w.ended <- w.run(ctx, w.file) }()
+	t.Cleanup(cancel)
+	return w
+}
+
+// expect takes what was noted since the last time.
+func (w *world) expect(t *testing.T, what string, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if diff := cmp.Diff(want, w.notes); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+	w.notes = nil
+}
+
+// settle forgets what was noted.
+func (w *world) settle() {
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes = nil
+}
+
+func (w *world) reload() { w.hangups <- syscall.SIGHUP }
+
+func TestANewConfigTakesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		w.file.Masquerade = false
+		w.reload()
+		w.expect(t, "the same objects, another runner", "RELOADING=1", "runner 1 ends", "runner 2 starts", "runner 2 sees a", "READY=1")
+		w.stop()
+		w.expect(t, "the end", "STOPPING=1", "runner 2 ends", "source a ends")
+		if err := <-w.ended; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+// TestOtherObjectsTakeOverWhenTheyAreThere and not before: until then stands what was known.
+func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, false)
+		w.expect(t, "nothing is there yet", "STATUS=waiting for the first complete list of objects", "source a starts", "runner 1 starts")
+		w.sources["a"].synced.Store(true)
+		w.runners[0].Enqueue()
+		w.expect(t, "there", "runner 1 sees a", "STATUS=in effect", "READY=1")
+
+		w.file.Source.Files = &config.Files{Paths: []string{"b"}}
+		w.reload()
+		synctest.Wait()
+		if got := w.daemonNotes("RELOADING=1", "runner 1 ends", "source a ends", "runner 2 starts", "runner 2 sees a", "READY=1", "source b starts"); got != "" {
+			t.Error(got)
+		}
+		w.settle()
+		w.sources["b"].synced.Store(true)
+		w.runners[1].Enqueue()
+		w.expect(t, "the new objects are there", "runner 2 sees b")
+		w.stop()
+		w.expect(t, "the end: what is known is kept until the last write", "STOPPING=1", "runner 2 ends", "source b ends")
+		if err := <-w.ended; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+// daemonNotes says what is missing or too much, in whatever order: goroutines start when they like.
+func (w *world) daemonNotes(want ...string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	count := map[string]int{}
+	for _, n := range want {
+		count[n]++
+	}
+	for _, n := range w.notes {
+		count[n]--
+	}
+	for n, c := range count {
+		if c != 0 {
+			return fmt.Sprintf("%q is noted %d times too few, in %q", n, c, w.notes)
+		}
+	}
+	return ""
+}
+
+func TestABadConfigKeepsTheOldOneRunning(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(*world)
+		want  string
+	}{
+		{"cannot be read", func(w *world) { w.broken = errors.New("line 1: wrong\nline 2: wrong") }, "line 1: wrong; line 2: wrong"},
+		{"cannot be put into effect", func(w *world) { w.file.ClampMSS = true }, "iptables is missing"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := startWorld(t, 0, true)
+				w.settle()
+				good := w.file
+				test.spoil(w)
+				w.reload()
+				w.expect(t, "the old one runs on", "RELOADING=1", "STATUS=in effect (the config has changed and is wrong, the one from before is used)", "READY=1")
+				if e := w.log.LastEntry(); !strings.Contains(fmt.Sprint(e.Data["error"]), test.want) {
+					t.Errorf("the log says %q %v, want %s", e.Message, e.Data, test.want)
+				}
+				w.file, w.broken = good, nil
+				w.reload()
+				w.expect(t, "right again", "RELOADING=1", "STATUS=in effect", "READY=1")
+				w.stop()
+				<-w.ended
+			})
+		})
+	}
+}
+
+func TestNotReadyIsNotToldByAReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, false)
+		w.settle()
+		w.broken = errors.New("wrong")
+		w.reload()
+		w.expect(t, "a bad config", "STATUS=waiting for the first complete list of objects (the config has changed and is wrong, the one from before is used)")
+		w.broken, w.file.Masquerade = nil, false
+		w.reload()
+		w.expect(t, "a good one", "STATUS=waiting for the first complete list of objects", "runner 1 ends", "runner 2 starts")
+		w.sources["a"].synced.Store(true)
+		w.runners[1].Enqueue()
+		w.expect(t, "in effect", "runner 2 sees a", "STATUS=in effect", "READY=1")
+		w.stop()
+		<-w.ended
+	})
+}
+
+func TestWhatNamesOursStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		w.file.Ownership.ChainPrefix = "OTHER-"
+		w.reload()
+		w.expect(t, "nothing changes", "RELOADING=1", "READY=1")
+		told := false
+		for _, e := range w.log.AllEntries() {
+			told = told || e.Data["keys"] == "ownership"
+		}
+		if !told {
+			t.Error("no line says that ownership stays")
+		}
+		w.stop()
+		<-w.ended
+	})
+}
+
+// TestTheWatchdogHearsOfTheWorker alone, once there is one: a worker that hangs is silence.
+func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, time.Minute, false)
+		w.settle()
+		time.Sleep(31 * time.Second)
+		w.expect(t, "while it waits for objects", "WATCHDOG=1", "WATCHDOG=1")
+		w.sources["a"].synced.Store(true)
+		w.runners[0].Enqueue()
+		w.expect(t, "the worker turns for the first time", "runner 1 sees a", "STATUS=in effect", "READY=1")
+		time.Sleep(time.Hour)
+		w.expect(t, "it hangs")
+		for range 10 {
+			w.runners[0].turned()
+			time.Sleep(3 * time.Second)
+		}
+		w.expect(t, "it turns every three seconds, for thirty", "WATCHDOG=1", "WATCHDOG=1")
+		w.stop()
+		<-w.ended
+	})
+}
+
+func TestARunnerThatFailsEndsTheDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		w.file.Masquerade = false
+		made := w.newRunner
+		w.newRunner = func(cfg config.Config, h hooks) (runner, error) {
+			r, err := made(cfg, h)
+			r.(*fakeRunner).fail = errors.New("no netlink")
+			return r, err
+		}
+		w.reload()
+		if err := <-w.ended; err == nil || err.Error() != "no netlink" {
+			t.Errorf("ended with %v, want no netlink", err)
+		}
+		w.expect(t, "the order", "RELOADING=1", "runner 1 ends", "runner 2 starts", "runner 2 ends", "source a ends")
+	})
+}

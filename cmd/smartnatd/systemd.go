@@ -1,0 +1,109 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// manager is what started us and watches over us: systemd, or nobody.
+type manager struct {
+	send func(state string)
+	// watchdog is how long we may be silent; 0 where nobody listens.
+	watchdog time.Duration
+
+	mu sync.Mutex
+	// status is what was said last, note what is said beside it, shown what `systemctl status` has of both.
+	status, note, shown string
+	beat                time.Time
+}
+
+func newManager(log logrus.FieldLogger) *manager {
+	m := &manager{send: func(state string) {
+		if _, err := systemd.SdNotify(false, state); err != nil {
+			log.WithError(err).Warn("could not notify systemd")
+		}
+	}}
+	var err error
+	if m.watchdog, err = systemd.SdWatchdogEnabled(false); err != nil {
+		log.WithError(err).Warn("could not read what systemd expects of its watchdog")
+	}
+	return m
+}
+
+// say shows a text in `systemctl status`. One that is shown already costs nothing.
+func (m *manager) say(status string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.status = status
+	m.show()
+}
+
+// remark shows a note beside whatever is said.
+func (m *manager) remark(note string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note = note
+	m.show()
+}
+
+func (m *manager) show() {
+	text := m.status
+	if m.note != "" {
+		text += " (" + m.note + ")"
+	}
+	if text != m.shown {
+		m.shown = text
+		m.send("STATUS=" + text)
+	}
+}
+
+func (m *manager) ready() { m.send(systemd.SdNotifyReady) }
+
+func (m *manager) stopping() { m.send(systemd.SdNotifyStopping) }
+
+func (m *manager) reloading() {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		m.send(systemd.SdNotifyReloading)
+		return
+	}
+	m.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", systemd.SdNotifyReloading, now.Nano()/int64(time.Microsecond)))
+}
+
+// alive tells the watchdog that the worker turns, as often as it has to be told.
+func (m *manager) alive() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); m.watchdog > 0 && now.Sub(m.beat) >= m.watchdog/4 {
+		m.beat = now
+		m.send(systemd.SdNotifyWatchdog)
+	}
+}
+
+// aliveUntil tells the watchdog so while there is no worker yet: it has to wait for objects, for as long as it takes.
+func (m *manager) aliveUntil(ctx context.Context, turned <-chan struct{}) {
+	if m.watchdog <= 0 {
+		return
+	}
+	beats := time.NewTicker(m.watchdog / 4)
+	defer beats.Stop()
+	for {
+		m.alive()
+		select {
+		case <-ctx.Done():
+			return
+		case <-turned:
+			return
+		case <-beats.C:
+		}
+	}
+}

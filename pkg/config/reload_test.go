@@ -1,0 +1,48 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func TestReload(t *testing.T) {
+	running := Default()
+	for _, test := range []struct {
+		name string
+		// change is what the file says, takes what is taken over of it.
+		change, takes func(*Config)
+		kept          []string
+	}{
+		{"nothing", func(*Config) {}, func(*Config) {}, nil},
+		{"what can be taken over", func(c *Config) {
+			c.Masquerade, c.Resync, c.StateDir, c.IPTables.LockTimeout = false, time.Minute, "/srv", time.Second
+			c.Source.Files, c.Uplinks, c.Log.Level = &Files{Paths: []string{"/objects"}}, []Uplink{{Interface: "eth1"}}, "debug"
+		}, func(c *Config) {
+			c.Masquerade, c.Resync, c.StateDir, c.IPTables.LockTimeout = false, time.Minute, "/srv", time.Second
+			c.Source.Files, c.Uplinks, c.Log.Level = &Files{Paths: []string{"/objects"}}, []Uplink{{Interface: "eth1"}}, "debug"
+		}, nil},
+		{"one of the names", func(c *Config) { c.Ownership.SetPrefix = "other-"; c.ClampMSS = true }, func(c *Config) { c.ClampMSS = true }, []string{"ownership"}},
+		{"all that cannot", func(c *Config) {
+			c.Ownership.MarkMask, c.IPTables.Backend, c.IPTables.IPv6, c.RuntimeDir = 0x3f, BackendLegacy, false, "/tmp"
+		}, func(*Config) {}, []string{"ownership", "iptables.backend", "iptables.ipv6", "runtimeDir"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			next, want := Default(), Default()
+			test.change(&next)
+			test.takes(&want)
+			got, kept := Reload(running, next)
+			if diff := cmp.Diff(want, got, cmpopts.EquateComparable()); diff != "" {
+				t.Errorf("config (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(test.kept, kept); diff != "" {
+				t.Errorf("kept keys (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
