@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab test test-unit test-packages test-boot fuzz bench-datapath verify lint update packages clean
+.PHONY: help setup build demo lab test test-unit test-packages test-boot fuzz bench bench-go bench-datapath verify lint update packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ test-boot: packages ## boot a Debian with the deb and do what the README says (d
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each; what fails is kept in testdata/fuzz of its package
 	@scripts/fuzz.sh
+
+bench: ## SmartNat, kube-proxy and iptables-restore from 10 to 100,000 ports (as root, 30 minutes); BENCH=-quick for a few
+	@scripts/setup.sh test
+	@scripts/kube/build.sh >/dev/null
+	@go run ./scripts/bench/scale $(BENCH)
+
+bench-go: ## Go benchmarks with benchstat; BASE=HEAD~3 compares with a commit, PKG=./pkg/rules is one package
+	@scripts/bench/go.sh $(PKG)
 
 bench-datapath: ## what a packet pays: through the gateway against plain routing (as root, 10 minutes); BENCH=-quick for one
 	@scripts/setup.sh test

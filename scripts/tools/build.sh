@@ -6,6 +6,7 @@
 #   build.sh            generators (scripts/tools/go.mod)
 #   build.sh lint       golangci-lint
 #   build.sh nfpm       nfpm
+#   build.sh benchstat  benchstat
 # They are built once for each state of the module's go.mod and go.sum, outside the tree. Only the path goes to standard output.
 set -euo pipefail
 

@@ -33,7 +33,7 @@ func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (
 	if r != nil {
 		defer func() { _ = r.stop(ctx) }() // the gateway is taken away with it anyway
 	}
-	for _, step := range []func(context.Context, *world, runner, *Result) error{b.size, b.changes, b.connections, b.idle} {
+	for _, step := range []func(context.Context, *world, runner, *Result) error{b.size, b.changes, b.connections, b.memory, b.idle} {
 		if err != nil {
 			break
 		}
@@ -47,11 +47,8 @@ func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (
 
 // starts has the contender start a few times from nothing, until the last port answers, and returns it at work.
 func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Result) (r runner, err error) {
-	repeat := b.plan.starts
-	if result.Ports > manyPorts {
-		repeat = 1
-	}
-	for range repeat {
+	began := time.Now()
+	for i := 0; i < b.plan.starts && (i == 0 || time.Since(began) < b.plan.startTime); i++ {
 		if err := w.RenewGateway(ctx, lab.WithBackend(c.iptables())); err != nil {
 			return nil, err
 		}
@@ -103,14 +100,22 @@ func (b *bench) settle(ctx context.Context, r runner) error {
 	return settle(ctx, r)
 }
 
+// memory is what the program holds now, or held before if that was more.
+func (b *bench) memory(_ context.Context, _ *world, r runner, result *Result) error {
+	if r.process() == nil {
+		return nil
+	}
+	now, err := readMemory(r.process().PID())
+	if err == nil && (result.Memory == nil || now.RSS > result.Memory.RSS) {
+		result.Memory = &now
+	}
+	return err
+}
+
 // size is what the contender takes of memory and of the kernel's tables.
 func (b *bench) size(ctx context.Context, w *world, r runner, result *Result) error {
-	if process := r.process(); process != nil {
-		memory, err := readMemory(process.PID())
-		if err != nil {
-			return err
-		}
-		result.Memory = &memory
+	if err := b.memory(ctx, w, r, result); err != nil {
+		return err
 	}
 	if result.Backend == "nftables" {
 		return nil

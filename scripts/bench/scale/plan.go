@@ -20,9 +20,6 @@ import (
 // usual is the scene that all contenders are in.
 var usual = scenery{"IPv4", "endpoints", scattered}
 
-// manyPorts is from where on a start is had once, and what follows in short.
-const manyPorts = 30000
-
 // plan is what is measured, and how much.
 type plan struct {
 	// sizes are the numbers of ports, by contender.
@@ -34,9 +31,9 @@ type plan struct {
 	only *regexp.Regexp
 	// cap is after how long a start or a change is given up.
 	cap time.Duration
-	// starts and changes are how many there are at most; changeTime is after how long there are no more.
-	starts, changes int
-	changeTime      time.Duration
+	// starts and changes are how many there are at most; startTime and changeTime are after how long there are no more.
+	starts, changes       int
+	startTime, changeTime time.Duration
 	turns           ways.Turns
 	// idle is how long SmartNat is watched doing nothing, at the number of ports idleAt.
 	idle   time.Duration
@@ -55,7 +52,7 @@ func full() plan {
 		variants:    []scenery{{"IPv4", "endpoints", inARow}, {"IPv6", "endpoints", scattered}, {"IPv4", "service", inARow}},
 		variantSize: 10000,
 		cap:         time.Minute,
-		starts:      3, changes: 100, changeTime: 25 * time.Second,
+		starts:      3, changes: 100, startTime: 45 * time.Second, changeTime: 25 * time.Second,
 		turns: ways.Turns{Pairs: 9, Time: 5 * time.Second, Limits: load.Limits{Count: 2000, Time: time.Second}},
 		idle:  30 * time.Second, idleAt: 10000,
 		budget: 27 * time.Minute,
