@@ -12,7 +12,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/smartnat/smartnat/pkg/calc"
@@ -40,7 +39,7 @@ const kernelKey = "kernel"
 type Source interface {
 	// Run blocks until ctx ends, or until it can never work.
 	Run(ctx context.Context) error
-	// HasSynced is true once the Snapshot is whole.
+	// HasSynced is true once the Snapshot is whole, of which Enqueue is told.
 	HasSynced() bool
 	Snapshot() calc.Snapshot
 }
@@ -128,16 +127,13 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		return nil
 	})
 	group.Go(func() error {
-		if !cache.WaitForCacheSync(ctx.Done(), source.HasSynced) {
+		if !c.waitForObjects() {
 			return nil
 		}
 		c.enqueue(objects | host)
 		group.Go(func() error { return c.repeat(ctx, check, checkInterval) })
 		group.Go(func() error { return c.repeat(ctx, resync, c.Config.Resync) })
 		for c.processNextItem(ctx) {
-			if c.Turned != nil {
-				c.Turned()
-			}
 		}
 		return nil
 	})
@@ -145,6 +141,19 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		return err
 	}
 	return nil
+}
+
+// waitForObjects returns when the Snapshot is whole, of which the source tells as of any change: to ask it now and then would
+// make each start wait for the next time.
+func (c *Controller) waitForObjects() bool {
+	for !c.source.HasSynced() {
+		key, shutdown := c.queue.Get()
+		if shutdown {
+			return false
+		}
+		c.queue.Done(key)
+	}
+	return true
 }
 
 // repeat has the kernel looked at from time to time, for the hands that no event tells of.

@@ -168,6 +168,7 @@ func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 			t.Error("ready before anything was applied")
 		}
 		f.source.synced.Store(true)
+		f.Enqueue()
 		f.expect(t, 2*time.Second, "host changed", "apply")
 		if n := f.readys.Load(); n != 1 {
 			t.Errorf("ready %d times, want once", n)

@@ -1,0 +1,39 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestEachTurnIsTold while there is work and while it is quiet, so that silence means a worker that hangs.
+func TestEachTurnIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, false)
+		var turns atomic.Int64
+		f.Turned = func() { turns.Add(1) }
+		f.Enqueue()
+		time.Sleep(time.Minute)
+		if n := turns.Load(); n != 0 {
+			t.Errorf("told of %d turns before there was anything to do", n)
+		}
+		f.source.synced.Store(true)
+		f.Enqueue()
+		time.Sleep(500 * time.Millisecond)
+		if n := turns.Load(); n != 0 {
+			t.Errorf("told of %d turns in the middle of the first apply", n)
+		}
+		for last := int64(0); last < 50; {
+			time.Sleep(checkInterval + checkInterval/10 + time.Second)
+			now := turns.Load()
+			if now <= last {
+				t.Fatalf("no turn after the %d. for as long as a check and an apply take", last)
+			}
+			last = now
+		}
+	})
+}
