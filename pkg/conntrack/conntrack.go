@@ -28,19 +28,19 @@ func New(own gateway.Ownership) *Client { return &Client{own: own} }
 // earlier state, and is not touched by what differs, is not looked at; nil has everything looked at. What cannot be ended
 // keeps nothing else from it.
 func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
-	ours := c.own.Forwarded()
-	judge := newJudge(state)
-	var queries []query
-	for _, s := range staleSince(since, state) {
-		queries = append(queries, query{mark: ours, scope: s})
-	}
-	for _, s := range missedSince(since, state) {
-		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, without: conntrack.StatusSeenReply, scope: s})
-	}
-	if len(queries) == 0 {
+	changed := changedSince(since, state)
+	if len(changed.stale)+len(changed.missed) == 0 {
 		return 0, nil
 	}
-	flows, err := judge.condemned(ours, queries)
+	ours := c.own.Forwarded()
+	var queries []query
+	for _, s := range changed.stale {
+		queries = append(queries, query{mark: ours, scope: s})
+	}
+	for _, s := range changed.missed {
+		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, without: conntrack.StatusSeenReply, scope: s})
+	}
+	flows, err := newJudge(state).condemned(ours, queries)
 	if err != nil {
 		err = fmt.Errorf("reading connections: %w", err)
 	}

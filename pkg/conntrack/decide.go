@@ -40,13 +40,18 @@ type judge struct {
 }
 
 func newJudge(state gateway.State) judge {
-	j := judge{forwards: state.Forwards, egress: map[netip.Addr]netip.Addr{}}
-	for _, e := range state.Egresses {
+	return judge{forwards: state.Forwards, egress: egressAddresses(state.Egresses)}
+}
+
+// egressAddresses has the external address of each pod that has one.
+func egressAddresses(egresses []gateway.Egress) map[netip.Addr]netip.Addr {
+	addresses := map[netip.Addr]netip.Addr{}
+	for _, e := range egresses {
 		for _, source := range e.Sources {
-			j.egress[source] = e.Address
+			addresses[source] = e.Address
 		}
 	}
-	return j
+	return addresses
 }
 
 // keeps decides on a connection that carries our mark: would the State make it, or let it go on?

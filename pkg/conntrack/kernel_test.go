@@ -199,7 +199,7 @@ func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 		{"egress", gateway.State{Forwards: before.Forwards, Egresses: egress(public, "10.244.1.3").Egresses}, []string{"egress"}},
 	} {
 		var found []string
-		for _, s := range staleSince(&before, tc.after) {
+		for _, s := range changedSince(&before, tc.after).stale {
 			got, err := query{mark: gateway.DefaultOwnership().Forwarded(), scope: s}.run(conn)
 			if err != nil {
 				t.Fatal(err)

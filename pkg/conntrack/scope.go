@@ -6,8 +6,10 @@
 package conntrack
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -24,49 +26,73 @@ type scope struct {
 // maxScopes is how many walks over the kernel's table are cheaper than one that brings along every connection of ours.
 const maxScopes = 8
 
-// staleSince is where connections may have become stale that were right for the state before.
-func staleSince(since *gateway.State, state gateway.State) []scope {
-	if since == nil {
-		return []scope{{}}
+// changes are where connections may not be what the state makes any more that were right for the state before.
+type changes struct {
+	// stale are where connections of ours may have become wrong, missed where flows may be older than their Forward.
+	stale, missed []scope
+}
+
+// changedSince compares two States, whose Forwards are sorted; nil means that nothing is known to have been right.
+func changedSince(since *gateway.State, state gateway.State) changes {
+	var c changes
+	var before gateway.State
+	if since != nil {
+		before = *since
 	}
-	now := byFrontend(state.Forwards)
-	var scopes []scope
-	for _, before := range since.Forwards {
-		if after, found := now[before.Frontend]; !found || !sameConnections(before, after) {
-			scopes = append(scopes, toFrontend(before.Frontend))
+	for a, b := before.Forwards, state.Forwards; len(a) > 0 || len(b) > 0; {
+		switch order := compareFirst(a, b); {
+		case order < 0:
+			c.stale, a = append(c.stale, toFrontend(a[0].Frontend)), a[1:]
+		case order > 0:
+			// Where there was a Forward without backends, flows were refused and so not remembered.
+			if b[0].Protocol == gateway.UDP && len(b[0].Backends) > 0 {
+				c.missed = append(c.missed, toFrontend(b[0].Frontend))
+			}
+			b = b[1:]
+		default:
+			if !sameConnections(&a[0], &b[0]) {
+				c.stale = append(c.stale, toFrontend(a[0].Frontend))
+			}
+			a, b = a[1:], b[1:]
 		}
 	}
-	before, after := newJudge(*since).egress, newJudge(state).egress
-	for pod, external := range before {
-		if after[pod] != external {
+	c.stale = append(c.stale, changedEgress(before.Egresses, state.Egresses)...)
+	if since == nil {
+		c.stale = []scope{{}}
+	}
+	c.stale, c.missed = few(c.stale), few(c.missed)
+	return c
+}
+
+// compareFirst orders by frontend; behind the end of a list comes everything.
+func compareFirst(a, b []gateway.Forward) int {
+	switch {
+	case len(a) == 0:
+		return 1
+	case len(b) == 0:
+		return -1
+	}
+	x, y := &a[0].Frontend, &b[0].Frontend
+	if order := x.Address.Compare(y.Address); order != 0 {
+		return order
+	}
+	return cmp.Or(strings.Compare(string(x.Protocol), string(y.Protocol)),
+		cmp.Compare(x.Ports.First, y.Ports.First), cmp.Compare(x.Ports.Last, y.Ports.Last))
+}
+
+// changedEgress is where pods leave with another address than before.
+func changedEgress(before, after []gateway.Egress) []scope {
+	if slices.EqualFunc(before, after, func(a, b gateway.Egress) bool { return a.Address == b.Address && same(a.Sources, b.Sources) }) {
+		return nil
+	}
+	now := egressAddresses(after)
+	var scopes []scope
+	for pod, external := range egressAddresses(before) {
+		if now[pod] != external {
 			scopes = append(scopes, scope{source: pod})
 		}
 	}
-	return few(scopes)
-}
-
-// missedSince is where there may be flows that are older than the Forward that they are for.
-func missedSince(since *gateway.State, state gateway.State) []scope {
-	before := map[gateway.Frontend]gateway.Forward{}
-	if since != nil {
-		before = byFrontend(since.Forwards)
-	}
-	var scopes []scope
-	for _, f := range state.Forwards {
-		// Where there was a Forward without backends, flows were refused and so not remembered.
-		if _, found := before[f.Frontend]; !found && f.Protocol == gateway.UDP && len(f.Backends) > 0 {
-			scopes = append(scopes, toFrontend(f.Frontend))
-		}
-	}
-	return few(scopes)
-}
-
-func byFrontend(forwards []gateway.Forward) map[gateway.Frontend]gateway.Forward {
-	m := make(map[gateway.Frontend]gateway.Forward, len(forwards))
-	for _, f := range forwards {
-		m[f.Frontend] = f
-	}
-	return m
+	return scopes
 }
 
 func few(scopes []scope) []scope {
@@ -85,7 +111,12 @@ func toFrontend(f gateway.Frontend) scope {
 }
 
 // sameConnections reports whether two Forwards of a frontend let the same connections be.
-func sameConnections(a, b gateway.Forward) bool {
-	return a.Shift == b.Shift && a.SourcesDeny == b.SourcesDeny && slices.Equal(a.Sources, b.Sources) &&
-		slices.Equal(a.Backends, b.Backends) && slices.Equal(a.Draining, b.Draining)
+func sameConnections(a, b *gateway.Forward) bool {
+	return a.Shift == b.Shift && a.SourcesDeny == b.SourcesDeny && same(a.Sources, b.Sources) &&
+		same(a.Backends, b.Backends) && same(a.Draining, b.Draining)
+}
+
+// same compares slices, which are mostly one and the same.
+func same[T comparable](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }

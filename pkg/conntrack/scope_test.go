@@ -1,0 +1,143 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package conntrack
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// some returns a sorted State that shares much with the others that it returns.
+func some(r *rand.Rand) gateway.State {
+	var state gateway.State
+	for _, address := range []string{"198.51.100.10", "198.51.100.11", "2001:db8:1::10"} {
+		for _, protocol := range []gateway.Protocol{tcp, udp} {
+			for port := uint16(1); port < 12; port += 3 {
+				f := gateway.Forward{Frontend: gateway.Frontend{
+					Address: netip.MustParseAddr(address), Protocol: protocol, Ports: gateway.PortRange{First: port, Last: port + uint16(r.IntN(2))},
+				}}
+				f.Backends = []gateway.Backend{{Address: f.Address.Next(), Port: 80}, {Address: f.Address.Next(), Port: 81}}[:r.IntN(3)]
+				f.Shift = r.IntN(9) == 0
+				if r.IntN(3) > 0 {
+					state.Forwards = append(state.Forwards, f)
+				}
+			}
+		}
+	}
+	slices.SortFunc(state.Forwards, func(a, b gateway.Forward) int {
+		return cmp.Or(a.Address.Compare(b.Address), strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Ports.First, b.Ports.First))
+	})
+	for pod := range 3 {
+		if r.IntN(2) == 0 {
+			e := egress(public, fmt.Sprintf("10.244.1.%d", pod)).Egresses[0]
+			if r.IntN(4) == 0 {
+				e.Address = e.Address.Next()
+			}
+			state.Egresses = append(state.Egresses, e)
+		}
+	}
+	return state
+}
+
+// Both lists are walked once; what they find is what a look at each Forward by itself finds.
+func TestWhatChanged(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 3))
+	before := some(r)
+	found := map[string]int{}
+	for step := range 2000 {
+		after := some(r)
+		if r.IntN(2) == 0 { // a small change
+			after = gateway.State{Forwards: slices.Clone(before.Forwards), Egresses: before.Egresses}
+			for range r.IntN(4) {
+				if len(after.Forwards) > 0 {
+					i := r.IntN(len(after.Forwards))
+					after.Forwards[i].Draining = []gateway.Backend{{Port: uint16(step)}}
+				}
+			}
+		}
+		stale, missed := eachByItself(before, after)
+		got := changedSince(&before, after)
+		for name, lists := range map[string][2][]scope{"stale": {stale, got.stale}, "missed": {missed, got.missed}} {
+			want := few(lists[0])
+			slices.SortFunc(want, compareScopes)
+			slices.SortFunc(lists[1], compareScopes)
+			if diff := gocmp.Diff(want, lists[1], gocmp.Comparer(func(a, b scope) bool { return a == b })); diff != "" {
+				t.Fatalf("step %d: %s (-want +got):\n%s", step, name, diff)
+			}
+			if n := len(want); n > 0 && want[0] != (scope{}) {
+				found[name] += n
+			}
+		}
+		before = after
+	}
+	if found["stale"] < 100 || found["missed"] < 100 {
+		t.Errorf("too little was to be found: %v", found)
+	}
+}
+
+func compareScopes(a, b scope) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
+
+func eachByItself(before, after gateway.State) (stale, missed []scope) {
+	for _, b := range before.Forwards {
+		i := slices.IndexFunc(after.Forwards, func(a gateway.Forward) bool { return a.Frontend == b.Frontend })
+		if i < 0 || after.Forwards[i].Shift != b.Shift || !slices.Equal(after.Forwards[i].Backends, b.Backends) ||
+			!slices.Equal(after.Forwards[i].Draining, b.Draining) {
+			stale = append(stale, toFrontend(b.Frontend))
+		}
+	}
+	for _, a := range after.Forwards {
+		if a.Protocol == udp && len(a.Backends) > 0 &&
+			!slices.ContainsFunc(before.Forwards, func(b gateway.Forward) bool { return a.Frontend == b.Frontend }) {
+			missed = append(missed, toFrontend(a.Frontend))
+		}
+	}
+	for pod, external := range egressAddresses(before.Egresses) {
+		if egressAddresses(after.Egresses)[pod] != external {
+			stale = append(stale, scope{source: pod})
+		}
+	}
+	return stale, missed
+}
+
+// A State that is the one before costs a look at each Forward and nothing in memory.
+func TestNothingChanged(t *testing.T) {
+	state := some(rand.New(rand.NewPCG(1, 1)))
+	if n := testing.AllocsPerRun(10, func() {
+		if c := changedSince(&state, state); len(c.stale)+len(c.missed) > 0 {
+			t.Errorf("%v changed", c)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkWhatChanged(b *testing.B) {
+	for _, ports := range []int{10_000, 30_000} {
+		b.Run(fmt.Sprint(ports), func(b *testing.B) {
+			var state gateway.State
+			for i := range ports {
+				state.Forwards = append(state.Forwards, forward(public, tcp, uint16(1+i), uint16(1+i), pod1, pod2))
+			}
+			other := gateway.State{Forwards: slices.Clone(state.Forwards)}
+			other.Forwards[ports/2] = forward(public, tcp, uint16(1+ports/2), uint16(1+ports/2), pod1)
+			b.ReportAllocs()
+			for b.Loop() {
+				if c := changedSince(&state, other); len(c.stale) != 1 {
+					b.Fatalf("%v changed", c)
+				}
+			}
+		})
+	}
+}
