@@ -50,7 +50,10 @@ func (w *world) step() {
 		case 10:
 			if n := len(w.Mappings); n > 0 {
 				i := w.random.IntN(n)
-				w.Mappings[i] = w.Mappings[i].DeepCopy() // another version that says the same
+				w.Mappings[i] = w.Mappings[i].DeepCopy() // another version that says the same, or is of another age
+				if w.random.IntN(2) == 0 {
+					w.Mappings[i].CreationTimestamp = w.meta("").CreationTimestamp
+				}
 			}
 		case 11:
 			w.host.Unreachable = nil
