@@ -1,0 +1,111 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"net/netip"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Facts are what came of an apply. They are shared and not changed by anybody.
+type Facts struct {
+	Snapshot calc.Snapshot
+	Host     gateway.Host
+	State    gateway.State
+	Findings []calc.Finding
+	// Err is why not all of it could be programmed.
+	Err error
+}
+
+type key = types.NamespacedName
+
+// Entry is what a gateway has to say of a Mapping.
+type Entry struct {
+	// UID is the Mapping's: one that is made anew has no entry yet.
+	UID types.UID
+	v1alpha1.InstanceStatus
+}
+
+// entries returns one for each Mapping of which this gateway holds an address.
+func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
+	local := map[netip.Addr]bool{}
+	for _, a := range standby {
+		local[a] = true
+	}
+	for _, link := range f.Host.Links {
+		for _, a := range link.Addresses {
+			local[a.Addr()] = true
+		}
+	}
+	endpoints := map[string]int32{}
+	for i := range f.State.Forwards {
+		if f := &f.State.Forwards[i]; f.Direct {
+			endpoints[f.Owner] = max(endpoints[f.Owner], int32(len(f.Backends)))
+		}
+	}
+	findings := map[key][]calc.Finding{}
+	for _, finding := range f.Findings {
+		k := key{Namespace: finding.Namespace, Name: finding.Name}
+		findings[k] = append(findings[k], finding)
+	}
+	all := map[key]Entry{}
+	for _, m := range f.Snapshot.Mappings {
+		addresses := held(m.Spec.Addresses, local)
+		if len(addresses) == 0 {
+			continue
+		}
+		k := key{Namespace: m.Namespace, Name: m.Name}
+		e := Entry{m.UID, v1alpha1.InstanceStatus{
+			Name: instance, Addresses: addresses, Endpoints: endpoints[m.Namespace+"/"+m.Name], ObservedGeneration: m.Generation, Programmed: true,
+		}}
+		if f.Err != nil {
+			e.Programmed = false
+			e.addProblem("could not be programmed: " + f.Err.Error())
+		}
+		for _, finding := range findings[k] {
+			e.find(finding)
+		}
+		all[k] = e
+	}
+	return all
+}
+
+// held returns the addresses that this gateway serves, as they are spelled.
+func held(texts []string, local map[netip.Addr]bool) []string {
+	var addresses []string
+	for _, text := range texts {
+		if a, err := netip.ParseAddr(text); err == nil && local[a] {
+			addresses = append(addresses, text)
+		}
+	}
+	return addresses
+}
+
+// find takes a Finding over. What keeps something of the Mapping out of this gateway keeps it from being programmed; a port
+// that another Mapping has, or a Service that leads nowhere, does not: that is in effect as it should be.
+func (e *Entry) find(f calc.Finding) {
+	switch f.Reason {
+	case calc.ReasonAddressNotOnHost, calc.ReasonPortConflict:
+		return // the first is another gateway's business, the second is in the condition Accepted
+	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported:
+		e.Programmed = false
+	}
+	e.addProblem(f.Field + ": " + f.Message + " (" + f.Reason + ")")
+}
+
+func (e *Entry) addProblem(text string) {
+	if len(e.Problems) >= v1alpha1.MaxProblems {
+		return
+	}
+	if len(text) > v1alpha1.MaxProblemLength {
+		text = strings.ToValidUTF8(text[:v1alpha1.MaxProblemLength-3], "") + "..."
+	}
+	e.Problems = append(e.Problems, text)
+}

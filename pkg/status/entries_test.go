@@ -1,0 +1,121 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// facts are of a host that holds 192.0.2.1 and 2001:db8::1, and of Mappings of these names and addresses.
+func facts(mappings map[string][]string) Facts {
+	f := Facts{Host: gateway.Host{Links: []gateway.Link{{Name: "eth0", Addresses: []netip.Prefix{
+		netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"),
+	}}}}}
+	for name, addresses := range mappings {
+		f.Snapshot.Mappings = append(f.Snapshot.Mappings, &v1alpha1.Mapping{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-of-" + name), Generation: 3},
+			Spec:       v1alpha1.MappingSpec{Addresses: addresses},
+		})
+	}
+	return f
+}
+
+func TestEntries(t *testing.T) {
+	finding := func(reason string) calc.Finding {
+		return calc.Finding{Namespace: "shop", Name: "web", Reason: reason, Field: "spec", Message: "because"}
+	}
+	good := v1alpha1.InstanceStatus{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 3, Programmed: true}
+	with := func(change func(*v1alpha1.InstanceStatus)) *v1alpha1.InstanceStatus {
+		e := good.DeepCopy()
+		change(e)
+		return e
+	}
+	bad := func(problem string) *v1alpha1.InstanceStatus {
+		return with(func(e *v1alpha1.InstanceStatus) { e.Programmed, e.Problems = false, []string{problem} })
+	}
+	for _, test := range []struct {
+		name      string
+		addresses []string
+		change    func(*Facts)
+		want      *v1alpha1.InstanceStatus // none when this gateway has nothing to say
+	}{
+		{"one of its addresses", []string{"192.0.2.1", "192.0.2.9"}, nil, &good},
+		{"none of its addresses", []string{"192.0.2.9"}, nil, nil},
+		{"an address in another spelling", []string{"2001:DB8:0::1"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"2001:DB8:0::1"} })},
+		{"one that it is to serve once it has it", []string{"192.0.2.7"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"192.0.2.7"} })},
+		{"the endpoints of either family", []string{"192.0.2.1"}, func(f *Facts) {
+			f.State.Forwards = []gateway.Forward{
+				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 2)},
+				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 3)},
+				{Owner: "shop/other", Direct: true, Backends: make([]gateway.Backend, 9)},
+			}
+		}, with(func(e *v1alpha1.InstanceStatus) { e.Endpoints = 3 })},
+		{"a ClusterIP is no endpoint", []string{"192.0.2.1"}, func(f *Facts) {
+			f.State.Forwards = []gateway.Forward{{Owner: "shop/web", Backends: make([]gateway.Backend, 1)}}
+		}, &good},
+		{"what another gateway is to do", []string{"192.0.2.1"}, func(f *Facts) {
+			f.Findings = []calc.Finding{finding(calc.ReasonAddressNotOnHost), finding(calc.ReasonPortConflict)}
+		}, &good},
+		{"of another Mapping", []string{"192.0.2.1"}, func(f *Facts) {
+			other := finding(calc.ReasonTooManyPorts)
+			other.Name = "other"
+			f.Findings = []calc.Finding{other, {Reason: calc.ReasonLinkDown}}
+		}, &good},
+		{"what is in effect, but not as meant", []string{"192.0.2.1"}, func(f *Facts) {
+			f.Findings = []calc.Finding{finding(calc.ReasonNoReadyEndpoints)}
+		}, with(func(e *v1alpha1.InstanceStatus) { e.Problems = []string{"spec: because (NoReadyEndpoints)"} })},
+		{"too many ports", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonTooManyPorts)} },
+			bad("spec: because (TooManyPorts)")},
+		{"no IPv6", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonIPv6Disabled)} },
+			bad("spec: because (IPv6Disabled)")},
+		{"no SCTP", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonSCTPNotSupported)} },
+			bad("spec: because (SCTPNotSupported)")},
+		{"an apply that failed", []string{"192.0.2.1"}, func(f *Facts) { f.Err = errors.New("no iptables") },
+			bad("could not be programmed: no iptables")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := facts(map[string][]string{"web": test.addresses})
+			if test.change != nil {
+				test.change(&f)
+			}
+			want := map[key]Entry{}
+			if test.want != nil {
+				want[key{Namespace: "shop", Name: "web"}] = Entry{"uid-of-web", *test.want}
+			}
+			got := entries("gw1", []netip.Addr{netip.MustParseAddr("192.0.2.7")}, f)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAnEntryFits has more to say than a status holds.
+func TestAnEntryFits(t *testing.T) {
+	f := facts(map[string][]string{"web": {"192.0.2.1"}})
+	for range 2 * v1alpha1.MaxProblems {
+		f.Findings = append(f.Findings, calc.Finding{Namespace: "shop", Name: "web", Reason: calc.ReasonNoSources,
+			Message: strings.Repeat("ä", v1alpha1.MaxProblemLength)})
+	}
+	got := entries("gw1", nil, f)[key{Namespace: "shop", Name: "web"}]
+	if len(got.Problems) != v1alpha1.MaxProblems {
+		t.Errorf("%d problems, want %d", len(got.Problems), v1alpha1.MaxProblems)
+	}
+	for _, p := range got.Problems {
+		if len(p) > v1alpha1.MaxProblemLength || !strings.HasSuffix(p, "ä...") {
+			t.Errorf("a problem of %d bytes: %.20q", len(p), p)
+		}
+	}
+}

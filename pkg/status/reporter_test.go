@@ -1,0 +1,295 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// api is where entries are written to.
+type api struct {
+	mu      sync.Mutex
+	entries map[key]Entry
+	reads   int
+	writes  []string
+	fails   error
+}
+
+func (a *api) Read(context.Context) (map[types.NamespacedName]Entry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reads++
+	return maps.Clone(a.entries), a.fails
+}
+
+func (a *api) Write(_ context.Context, mapping types.NamespacedName, e Entry) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.writes = append(a.writes, "write "+mapping.Name)
+	if a.fails == nil {
+		a.entries[mapping] = e
+	}
+	return a.fails
+}
+
+func (a *api) Remove(_ context.Context, mapping types.NamespacedName) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.writes = append(a.writes, "remove "+mapping.Name)
+	delete(a.entries, mapping)
+	return a.fails
+}
+
+// written returns what was done since it was asked for last.
+func (a *api) written() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := a.writes
+	a.writes = nil
+	slices.Sort(all)
+	return all
+}
+
+// reporting runs a test with a Reporter, in a bubble where time passes when nothing else happens.
+func reporting(t *testing.T, test func(t *testing.T, r *Reporter, a *api, log *bytes.Buffer)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := logrus.New()
+		log.SetOutput(&out)
+		a := &api{entries: map[key]Entry{}}
+		r := New(Options{Instance: "gw1", Writer: a, Log: log})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		test(t, r, a, &out)
+		cancel()
+		<-done
+	})
+}
+
+// after lets time pass and expects what was written in it.
+func (a *api) after(t *testing.T, d time.Duration, want ...string) {
+	t.Helper()
+	time.Sleep(d)
+	synctest.Wait()
+	if diff := cmp.Diff(want, a.written()); diff != "" {
+		t.Errorf("after %v (-want +got)\n%s", d, diff)
+	}
+}
+
+// soon is when a Reporter has written what does not wait.
+const soon = 2 * time.Second
+
+var web = map[string][]string{"web": {"192.0.2.1"}}
+
+func TestReporter(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		a.entries[key{Namespace: "shop", Name: "moved"}] = Entry{UID: "uid-of-moved"}
+		a.after(t, time.Hour) // before anything was applied there is nothing to say
+		if a.reads != 0 {
+			t.Errorf("%d reads before there is anything to say", a.reads)
+		}
+		f := facts(web)
+		r.Report(f)
+		a.after(t, soon, "remove moved", "write web")
+		if e := a.entries[key{Namespace: "shop", Name: "web"}]; !e.Programmed || e.UID != "uid-of-web" || e.ObservedGeneration != 3 {
+			t.Errorf("written %+v", e)
+		}
+		r.Report(f)
+		a.after(t, soon)
+
+		again := facts(web)
+		again.Snapshot.Mappings[0].Generation = 4
+		r.Report(again)
+		a.after(t, soon, "write web")
+
+		anew := facts(web)
+		anew.Snapshot.Mappings[0].Generation, anew.Snapshot.Mappings[0].UID = 4, "another"
+		r.Report(anew)
+		a.after(t, soon, "write web")
+
+		r.Report(facts(nil))
+		a.after(t, soon, "remove web")
+		a.after(t, time.Hour) // nothing to say, and nothing is said
+	})
+}
+
+func TestAGatewayIsHeardOf(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		r.Report(facts(web))
+		a.after(t, soon, "write web")
+		a.after(t, 5*heartbeat, slices.Repeat([]string{"write web"}, 5)...)
+		// Somebody takes it out: it is back at the latest when it is read again.
+		delete(a.entries, key{Namespace: "shop", Name: "web"})
+		time.Sleep(2 * refreshEvery)
+		synctest.Wait()
+		if len(a.entries) != 1 {
+			t.Error("an entry that was taken out did not come back")
+		}
+	})
+}
+
+// TestARestartWritesNothing but a heartbeat: what is there is read, and the same.
+func TestARestartWritesNothing(t *testing.T) {
+	many := map[string][]string{}
+	for i := range 1000 {
+		many[fmt.Sprint("m", i)] = []string{"192.0.2.1"}
+	}
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		a.entries = entries("gw1", nil, facts(many))
+		r.Report(facts(many))
+		time.Sleep(soon)
+		synctest.Wait()
+		if got := a.written(); len(got) != 1 || a.reads != 1 {
+			t.Errorf("%d writes and %d reads, want one each", len(got), a.reads)
+		}
+	})
+}
+
+func TestManyAreWrittenSlowly(t *testing.T) {
+	many := map[string][]string{}
+	for i := range 100 {
+		many[fmt.Sprint("m", i)] = []string{"192.0.2.1"}
+	}
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		r.Report(facts(many))
+		time.Sleep(5*time.Second + 10*time.Millisecond)
+		synctest.Wait()
+		if got, want := len(a.written()), writesAtOnce+5*writesPerSecond; got != want {
+			t.Errorf("%d writes in 5 s, want %d", got, want)
+		}
+	})
+}
+
+// TestEndpointsThatComeAndGo fifty times a second are written every ten seconds.
+func TestEndpointsThatComeAndGo(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		r.Report(facts(web))
+		a.after(t, soon, "write web")
+		for i := range 40 * 50 {
+			f := facts(web)
+			f.State.Forwards = []gateway.Forward{{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 1+i)}}
+			r.Report(f)
+			time.Sleep(20 * time.Millisecond)
+		}
+		if got := len(a.written()); got < 2 || got > 4 {
+			t.Errorf("%d writes in 40 s, want about one in ten", got)
+		}
+	})
+}
+
+func TestApplyThatFails(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		r.Report(facts(web))
+		a.after(t, soon, "write web")
+		both := facts(map[string][]string{"web": {"192.0.2.1"}, "new": {"192.0.2.1"}})
+		both.Err = errors.New("the lock is held")
+		r.Report(both)
+		a.after(t, soon, "write new") // what is in effect is in effect
+		time.Sleep(patience)
+		r.Report(both)
+		a.after(t, soon, "write web") // for so long, nobody should trust it
+		for name, e := range a.entries {
+			if e.Programmed || !strings.Contains(strings.Join(e.Problems, ""), "the lock is held") {
+				t.Errorf("%s: %+v", name, e)
+			}
+		}
+		both.Err = nil
+		r.Report(both)
+		a.after(t, soon, "write new", "write web")
+	})
+}
+
+func TestWhatCannotBeWrittenIsTriedAgain(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, log *bytes.Buffer) {
+		r.Report(facts(web))
+		a.after(t, soon, "write web")
+		a.fails = errors.New("connection refused")
+		f := facts(web)
+		f.Findings = []calc.Finding{{Namespace: "shop", Name: "web", Reason: calc.ReasonNoSources}}
+		r.Report(f)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := len(a.written()); n < 8 || n > 25 {
+			t.Errorf("%d tries in ten minutes, want them to back off to one a minute", n)
+		}
+		a.fails = nil
+		a.after(t, 2*maxBackoff, "write web", "write web") // it, and a heartbeat
+		if n := strings.Count(log.String(), "cannot be reported"); n != 1 {
+			t.Errorf("said %d times that it fails, want once:\n%s", n, log)
+		}
+		if !strings.Contains(log.String(), "is reported again") {
+			t.Errorf("not said that it works again:\n%s", log)
+		}
+	})
+}
+
+func TestARelayThatTakesNothing(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, log *bytes.Buffer) {
+		a.fails = apierrors.NewMethodNotSupported(schema.GroupResource{Resource: "mappings"}, "patch")
+		f := facts(web)
+		for range 60 {
+			r.Report(f)
+			time.Sleep(time.Minute)
+		}
+		if got := a.reads; got != 6 {
+			t.Errorf("asked %d times in an hour, want 6", got)
+		}
+		a.fails = nil
+		time.Sleep(refreshEvery)
+		synctest.Wait()
+		if len(a.entries) != 1 {
+			t.Error("what is taken now is not reported")
+		}
+		if strings.Contains(log.String(), "warning") {
+			t.Errorf("nothing is wrong with that:\n%s", log)
+		}
+	})
+}
+
+func TestOneThatIsRefusedHoldsUpNoOther(t *testing.T) {
+	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
+		refuse := &refusing{api: a}
+		r.Writer = refuse
+		r.Report(facts(map[string][]string{"bad": {"192.0.2.1"}, "good": {"192.0.2.1"}}))
+		a.after(t, soon, "write good")
+		if refuse.tries != 1 {
+			t.Errorf("what is refused was said %d times, want once", refuse.tries)
+		}
+	})
+}
+
+// refusing finds something wrong with the Mapping bad.
+type refusing struct {
+	*api
+	tries int
+}
+
+func (r *refusing) Write(ctx context.Context, mapping types.NamespacedName, e Entry) error {
+	if mapping.Name == "bad" {
+		r.tries++
+		return fmt.Errorf("writing: %w", apierrors.NewBadRequest("no"))
+	}
+	return r.api.Write(ctx, mapping, e)
+}
