@@ -1,0 +1,101 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// dense is one address with as many ports up to 65,535, then the next, each with three endpoints, ten to a Mapping.
+func dense(ports int) gateway.State {
+	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+	address, endpoint := addr("198.51.100.10"), addr("10.244.0.0")
+	for i := range ports {
+		if i > 0 && i%65_535 == 0 {
+			address = address.Next()
+		}
+		f := gateway.Forward{
+			Frontend: gateway.Frontend{Address: address, Protocol: gateway.TCP, Ports: gateway.Port(uint16(1 + i%65_535))},
+			Owner:    fmt.Sprintf("default/echo-%d", i/10), Masquerade: true, Direct: true,
+		}
+		for range 3 {
+			endpoint = endpoint.Next()
+			f.Backends = append(f.Backends, gateway.Backend{Address: endpoint, Port: 8080})
+		}
+		state.Forwards = append(state.Forwards, f)
+	}
+	return state
+}
+
+// oneEndpointLess returns what a Calculator does when an endpoint goes: the rest is shared.
+func oneEndpointLess(state gateway.State, port int) gateway.State {
+	forwards := append([]gateway.Forward(nil), state.Forwards...)
+	forwards[port].Backends = forwards[port].Backends[1:]
+	state.Forwards = forwards
+	return state
+}
+
+// instant is a kernel that takes everything at once.
+type instant struct {
+	families []netfilter.Family
+	text     []byte
+}
+
+func (i *instant) Families() []netfilter.Family { return i.families }
+func (*instant) Save(_ context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
+	return netfilter.Ruleset{Family: family}, nil
+}
+func (i *instant) Restore(_ context.Context, batch netfilter.Batch) error {
+	i.text = batch.AppendText(i.text[:0])
+	return nil
+}
+func (*instant) Stamp(netfilter.Family) (uint64, error)  { return 0, nil }
+func (*instant) Digest(netfilter.Family) (uint64, error) { return 0, nil }
+
+func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
+
+// BenchmarkApply is what an endpoint that comes and goes costs beside the calls of the kernel.
+func BenchmarkApply(b *testing.B) {
+	for _, ports := range []int{100, 1_000, 10_000, 30_000} {
+		b.Run(fmt.Sprint(ports), func(b *testing.B) {
+			tables := &instant{families: []netfilter.Family{netfilter.IPv4, netfilter.IPv6}}
+			k := newKernel()
+			d := dataplane.New(dataplane.Options{
+				Ownership: gateway.DefaultOwnership(), RandomFully: true,
+				IPTables: tables, Sets: k.Sets, Routes: k.Routes, Sysctls: k.Sysctls, Conntrack: tables,
+			})
+			state := dense(ports)
+			other := oneEndpointLess(state, ports/2)
+			for _, s := range []gateway.State{state, other, state} {
+				if _, err := d.Apply(b.Context(), s); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportAllocs()
+			var took dataplane.Took
+			n := 0
+			for b.Loop() {
+				s := other
+				if n%2 == 1 {
+					s = state
+				}
+				result, err := d.Apply(b.Context(), s)
+				if err != nil || len(result.Batches) != 1 {
+					b.Fatalf("%s: %v", result, err)
+				}
+				took.Build += result.Took.Build
+				took.Diff += result.Took.Diff
+				n++
+			}
+			b.ReportMetric(float64(took.Build.Nanoseconds())/float64(n), "ns/build")
+			b.ReportMetric(float64(took.Diff.Nanoseconds())/float64(n), "ns/diff")
+		})
+	}
+}
