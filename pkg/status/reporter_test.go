@@ -60,6 +60,13 @@ func (a *api) Remove(_ context.Context, mapping types.NamespacedName) error {
 	return a.fails
 }
 
+// fail has everything fail from now on, or nothing.
+func (a *api) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fails = err
+}
+
 // written returns what was done since it was asked for last.
 func (a *api) written() []string {
 	a.mu.Lock()
@@ -141,7 +148,9 @@ func TestAGatewayIsHeardOf(t *testing.T) {
 		a.after(t, soon, "write web")
 		a.after(t, 5*heartbeat, slices.Repeat([]string{"write web"}, 5)...)
 		// Somebody takes it out: it is back at the latest when it is read again.
+		a.mu.Lock()
 		delete(a.entries, key{Namespace: "shop", Name: "web"})
+		a.mu.Unlock()
 		time.Sleep(2 * refreshEvery)
 		synctest.Wait()
 		if len(a.entries) != 1 {
@@ -225,7 +234,7 @@ func TestWhatCannotBeWrittenIsTriedAgain(t *testing.T) {
 	reporting(t, func(t *testing.T, r *Reporter, a *api, log *bytes.Buffer) {
 		r.Report(facts(web))
 		a.after(t, soon, "write web")
-		a.fails = errors.New("connection refused")
+		a.fail(errors.New("connection refused"))
 		f := facts(web)
 		f.Findings = []calc.Finding{{Namespace: "shop", Name: "web", Reason: calc.ReasonNoSources}}
 		r.Report(f)
@@ -234,8 +243,12 @@ func TestWhatCannotBeWrittenIsTriedAgain(t *testing.T) {
 		if n := len(a.written()); n < 8 || n > 25 {
 			t.Errorf("%d tries in ten minutes, want them to back off to one a minute", n)
 		}
-		a.fails = nil
-		a.after(t, 2*maxBackoff, "write web", "write web") // it, and a heartbeat
+		a.fail(nil)
+		time.Sleep(2 * maxBackoff)
+		synctest.Wait()
+		if e := a.entries[key{Namespace: "shop", Name: "web"}]; len(e.Problems) != 1 {
+			t.Errorf("%+v, want what was to be said all the time", e)
+		}
 		if n := strings.Count(log.String(), "cannot be reported"); n != 1 {
 			t.Errorf("said %d times that it fails, want once:\n%s", n, log)
 		}
@@ -247,17 +260,18 @@ func TestWhatCannotBeWrittenIsTriedAgain(t *testing.T) {
 
 func TestARelayThatTakesNothing(t *testing.T) {
 	reporting(t, func(t *testing.T, r *Reporter, a *api, log *bytes.Buffer) {
-		a.fails = apierrors.NewMethodNotSupported(schema.GroupResource{Resource: "mappings"}, "patch")
+		a.fail(apierrors.NewMethodNotSupported(schema.GroupResource{Resource: "mappings"}, "patch"))
 		f := facts(web)
-		for range 60 {
+		for range 59 {
 			r.Report(f)
 			time.Sleep(time.Minute)
 		}
+		synctest.Wait()
 		if got := a.reads; got != 6 {
-			t.Errorf("asked %d times in an hour, want 6", got)
+			t.Errorf("asked %d times in 59 minutes, want 6", got)
 		}
-		a.fails = nil
-		time.Sleep(refreshEvery)
+		a.fail(nil)
+		time.Sleep(refreshEvery + time.Minute)
 		synctest.Wait()
 		if len(a.entries) != 1 {
 			t.Error("what is taken now is not reported")
