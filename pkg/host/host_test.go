@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -184,10 +185,15 @@ func TestWatch(t *testing.T) {
 		"route add default via 198.51.100.1", "route replace default via 198.51.100.2", "-6 route add default via 2001:db8:1::1",
 		"rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380", "-6 rule add priority 7380 fwmark 0x100/0x1f00 lookup 7380",
 		"rule del priority 7380", "-6 route del default via 2001:db8:1::1", "route del default",
+		"sysctl net/ipv4/ip_forward=1", "sysctl net/ipv4/conf/eth1/rp_filter=2", "sysctl net/ipv6/conf/all/forwarding=1",
 		"addr del 198.51.100.10/24 dev eth1", "link set peer1 down", "link del eth1",
 	} {
 		settle(calls)
-		ip(t, event)
+		if parameter, isSysctl := strings.CutPrefix(event, "sysctl "); isSysctl {
+			set(t, parameter)
+		} else {
+			ip(t, event)
+		}
 		began := time.Now()
 		await(t, event, calls)
 		if took := time.Since(began); took > atOnce {
@@ -198,6 +204,20 @@ func TestWatch(t *testing.T) {
 	await(t, "the end", done)
 	if watchErr != nil {
 		t.Error(watchErr)
+	}
+}
+
+// set sets a parameter to another value, "net/ipv4/ip_forward=1".
+func set(t *testing.T, parameter string) {
+	t.Helper()
+	key, value, _ := strings.Cut(parameter, "=")
+	path := "/proc/sys/" + key
+	was, err := os.ReadFile(path)
+	if err != nil || strings.TrimSpace(string(was)) == value {
+		t.Fatalf("%s is %q already: %v", key, was, err)
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 const resubscribeDelay = time.Second
 
 // Watch calls changed once it watches, and then when a link, an address, a route or a rule of policy routing came, went
-// or changed, or a next hop stopped answering or began to, until ctx ends, which is no error. Changes that arrive while
+// or changed, forwarding or a reverse path filter was set, or a next hop stopped answering or began to, until ctx ends, which is no error. Changes that arrive while
 // changed runs are one call; a call after quiet comes at once.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	events := make(chan struct{}, 1)
@@ -64,13 +64,15 @@ func (h *Host) watch(ctx context.Context, notify func()) error {
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+		// Forwarding and the reverse path filter.
+		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	}
 	if len(h.neighbours.nextHops) > 0 {
 		groups = append(groups, unix.RTNLGRP_NEIGH)
 	}
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {
-		return fmt.Errorf("subscribing to links, addresses and routes: %w", err)
+		return fmt.Errorf("subscribing to links, addresses, routes and parameters: %w", err)
 	}
 	// What changed before is seen by looking.
 	notify()
