@@ -32,7 +32,7 @@ type Config struct {
 	// AnyAddress takes every address of every Mapping as this host's own. It is what `render` does without a
 	// config file and has no key in it.
 	AnyAddress bool `mapstructure:"-"`
-	// Resync is how often the kernel is read and compared, whatever happens; 30 s by default.
+	// Resync is how often it is found out for sure whether the kernel holds what it should; 5 min by default.
 	Resync time.Duration
 	// StateDir holds what must outlive a reboot, RuntimeDir what must not.
 	StateDir, RuntimeDir string

@@ -41,7 +41,7 @@ type uplink struct {
 func Default() Config {
 	return Config{
 		Masquerade: true,
-		Resync:     30 * time.Second,
+		Resync:     5 * time.Minute,
 		StateDir:   "/var/lib/smartnat",
 		RuntimeDir: "/run/smartnat",
 		IPTables:   IPTables{Backend: BackendAuto, LockTimeout: 5 * time.Second, IPv6: true},

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// promptly is how soon a change of the host's links has to be followed. The next resync is 30 s away, so that nothing but
+// promptly is how soon a change of the host's links has to be followed. The next resync is minutes away, so that nothing but
 // an event does it; a second is the goal, and one more is for a machine that is busy.
 const promptly = 2 * time.Second
 
