@@ -67,14 +67,19 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, log *logrus.Logg
 		log.Warn(other)
 	}
 	log.WithField("iptables", tables.Backend()).Info("programming the kernel")
-	return controller.New(controller.Options{
+	reporter, err := newReporter(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return reporting{controller.New(controller.Options{
 		Config:    cfg,
 		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...),
 		Dataplane: newDataplane(cfg, tables),
 		Log:       log,
+		Applied:   reporter.Report,
 		Ready:     func() { h.ready(); go debug.FreeOSMemory() },
 		Turned:    h.turned,
-	}), nil
+	}), reporter}, nil
 }
 
 func newIPTables(cfg config.Config) (*iptables.Runner, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/status"
 )
 
 // Retries after a failed apply back off between these.
@@ -70,6 +71,8 @@ type Options struct {
 	Log       logrus.FieldLogger
 	// Ready is called once, after the first apply that left nothing undone.
 	Ready func()
+	// Applied, where it is set, is told what came of each apply. It must not wait for anything.
+	Applied func(status.Facts)
 	// Turned, where it is set, is called after each turn of the worker, which comes every few seconds at least.
 	Turned func()
 }
@@ -84,9 +87,11 @@ type Controller struct {
 	calculator *calc.Calculator
 	findings   findingLog
 	ready      bool
-	// host and state are those of the last apply, and stand until something tells that they may be others.
-	host  gateway.Host
-	state gateway.State
+	// These are what the last apply was made of, and stand until something tells that they may be others.
+	host     gateway.Host
+	state    gateway.State
+	snapshot calc.Snapshot
+	found    []calc.Finding
 	// owed is what an apply that failed was for; retry is when it is tried again.
 	owed  reason
 	retry *time.Timer
@@ -242,15 +247,18 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	took.observe = time.Since(started)
 	if taken.reasons&(objects|host|resync) != 0 {
 		calculating := time.Now()
-		var findings []calc.Finding
-		c.state, findings = c.calculator.Calculate(c.source.Snapshot(), c.host)
+		c.snapshot = c.source.Snapshot()
+		c.state, c.found = c.calculator.Calculate(c.snapshot, c.host)
 		took.calc = time.Since(calculating)
-		c.findings.report(findings)
+		c.findings.report(c.found)
 	}
 	applying := time.Now()
 	result, err := c.Dataplane.Apply(ctx, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
 	c.report(taken, result, took)
+	if c.Applied != nil {
+		c.Applied(status.Facts{Snapshot: c.snapshot, Host: c.host, State: c.state, Findings: c.found, Err: err})
+	}
 	if err == nil && !c.ready {
 		c.ready = true
 		c.Ready()

@@ -62,8 +62,8 @@ func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
 	return rest.AddUserAgent(client, userAgent), nil
 }
 
-// failover sends each request to the server that answered last, and moves on to the next when it does not. It is for
-// requests without a body. A watch that breaks is taken up again by client-go, and so moves too.
+// failover sends each request to the server that answered last, and moves on to the next when it does not. The
+// body of a request, if it has one, must be one that can be had again. A watch that breaks is taken up again by client-go, and so moves too.
 type failover struct {
 	next    http.RoundTripper
 	servers []*url.URL
@@ -77,6 +77,13 @@ func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 	for i := range f.servers {
 		n := (first + int64(i)) % int64(len(f.servers))
 		attempt := request.Clone(request.Context())
+		if request.GetBody != nil {
+			body, err := request.GetBody()
+			if err != nil {
+				return nil, errors.Join(append(errs, err)...)
+			}
+			attempt.Body = body
+		}
 		attempt.URL.Scheme, attempt.URL.Host, attempt.Host = f.servers[n].Scheme, f.servers[n].Host, ""
 		response, err := f.next.RoundTrip(attempt)
 		last := i == len(f.servers)-1

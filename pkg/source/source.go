@@ -8,6 +8,7 @@ import (
 	"errors"
 
 	"github.com/sirupsen/logrus"
+	"k8s.io/client-go/rest"
 
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
@@ -26,21 +27,23 @@ type Source interface {
 // New returns the Source that the config names. It calls changed when the Snapshot has become whole, and whenever it differs
 // thereafter; changed must return quickly.
 func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, error) {
+	if cfg.Files != nil {
+		return newFiles(cfg.Files.Paths, changed, log), nil
+	}
+	client, err := ClientConfig(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return newCluster(client, changed, log)
+}
+
+// ClientConfig says how the API is reached that the objects come from. Files come from none.
+func ClientConfig(cfg config.Source, log logrus.FieldLogger) (*rest.Config, error) {
 	switch {
 	case cfg.Relay != nil:
-		client, err := relayConfig(*cfg.Relay, log)
-		if err != nil {
-			return nil, err
-		}
-		return newCluster(client, changed, log)
+		return relayConfig(*cfg.Relay, log)
 	case cfg.Kubeconfig != nil:
-		client, err := kubeconfigConfig(*cfg.Kubeconfig)
-		if err != nil {
-			return nil, err
-		}
-		return newCluster(client, changed, log)
-	case cfg.Files != nil:
-		return newFiles(cfg.Files.Paths, changed, log), nil
+		return kubeconfigConfig(*cfg.Kubeconfig)
 	}
 	return nil, errors.New("source: must hold one of relay, kubeconfig, files")
 }

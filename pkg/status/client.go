@@ -23,6 +23,8 @@ const (
 	// leaseEvery is how often the Lease is renewed at most, leaseDuration how long it holds: what relays wait for.
 	leaseEvery    = time.Minute
 	leaseDuration = 10 * time.Minute
+	// LeaseNamespace is where relays look for Leases, unless they are told otherwise.
+	LeaseNamespace = "smartnat"
 	// requestTimeout bounds each request. Nobody waits for it.
 	requestTimeout = 10 * time.Second
 )

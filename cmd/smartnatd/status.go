@@ -1,0 +1,81 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/status"
+)
+
+// reporting is a controller beside which a reporter says what it does. How the reporter fares is no concern of the controller's.
+type reporting struct {
+	*controller.Controller
+	reporter reporter
+}
+
+type reporter interface {
+	Report(status.Facts)
+	Run(ctx context.Context)
+}
+
+// Run implements runner.
+func (r reporting) Run(ctx context.Context, objects controller.Source) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { r.reporter.Run(ctx) })
+	err := r.Controller.Run(ctx, objects)
+	cancel()
+	running.Wait()
+	return err
+}
+
+// newReporter returns who says in the status of Mappings what this gateway has in effect.
+func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
+	if cfg.Source.Files != nil {
+		return silent{}, nil
+	}
+	client, err := source.ClientConfig(cfg.Source, log)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	writer, err := newStatusClient(cfg, client)
+	if err != nil {
+		return nil, fmt.Errorf("reporting the status: %w", err)
+	}
+	return status.New(status.Options{
+		Instance: cfg.Instance, StandbyAddresses: cfg.StandbyAddresses, Writer: writer, Log: log.WithField("server", client.Host),
+	}), nil
+}
+
+func newStatusClient(cfg config.Config, client *rest.Config) (*status.Client, error) {
+	mappings, err := versioned.NewForConfig(client)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Source.Relay != nil {
+		return status.NewRelayClient(cfg.Instance, mappings), nil
+	}
+	leases, err := kubernetes.NewForConfig(client)
+	if err != nil {
+		return nil, err
+	}
+	return status.NewClusterClient(cfg.Instance, mappings, leases, status.LeaseNamespace), nil
+}
+
+// silent is for objects from files, which have nobody who reads their status.
+type silent struct{}
+
+func (silent) Report(status.Facts)     {}
+func (silent) Run(ctx context.Context) { <-ctx.Done() }
