@@ -45,8 +45,8 @@ spec: {ports: [{port: 81}]}
 `
 
 // startRelay installs the relay's manifests as its README says, runs the program with nothing but the ServiceAccount that
-// they make, and returns the token of a gateway.
-func startRelay(t *testing.T, p *controlPlane) (token string) {
+// they make, and returns the token of a gateway. Flags come after those that every test needs.
+func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 	t.Helper()
 	p.kubectl("apply", "--filename=../../apis/crds")
 	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
@@ -66,13 +66,12 @@ func startRelay(t *testing.T, p *controlPlane) (token string) {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	status := make(chan int, 1)
-	go func() {
-		status <- run(ctx, []string{
-			"--kubeconfig", p.tokenKubeconfig("relay.kubeconfig", relayToken), "--bind-address=127.0.0.1",
-			"--tls-cert-file", p.path("relay.crt"), "--tls-private-key-file", p.path("relay.key"),
-			"--client-ca-file", p.path("ca.crt"),
-		}, io.Discard, t.Output())
-	}()
+	args := append([]string{
+		"--kubeconfig", p.tokenKubeconfig("relay.kubeconfig", relayToken), "--bind-address=127.0.0.1",
+		"--tls-cert-file", p.path("relay.crt"), "--tls-private-key-file", p.path("relay.key"),
+		"--client-ca-file", p.path("ca.crt"),
+	}, flags...)
+	go func() { status <- run(ctx, args, io.Discard, io.MultiWriter(t.Output(), &p.log)) }()
 	t.Cleanup(func() {
 		cancel()
 		if got := <-status; got != 0 {

@@ -1,0 +1,340 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+const listPath = relayURL + "/apis/smartnat.aureacentral.com/v1alpha1/mappings"
+
+// TestGuardOfARealCluster gives credentials out and takes them back, as an administrator does.
+func TestGuardOfARealCluster(t *testing.T) {
+	p := startControlPlane(t)
+	p.write("clients.crt", p.ca.pem())
+	startRelay(t, p, "--log-level=debug", "--recheck-interval=1s", "--review-cache-ttl=1s", "--metrics-bind-address=127.0.0.1:9090",
+		"--client-ca-file", p.path("clients.crt"))
+	t.Run("manifests", func(t *testing.T) { testManifests(t, p) })
+	t.Run("rights of the relay", func(t *testing.T) { testRights(t, p) })
+	t.Run("enroll and revoke", func(t *testing.T) { testEnroll(t, p) })
+	t.Run("certificates that change", func(t *testing.T) { testCertificates(t, p) })
+	t.Run("metrics", func(t *testing.T) { testMetrics(t) })
+}
+
+// testManifests has the cluster look at each component, and at a Pod as the Deployment's controller would make it.
+func testManifests(t *testing.T, p *controlPlane) {
+	here, err := filepath.Rel(p.dir, must(t)(filepath.Abs("../../relay/manifests")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for component, want := range map[string]string{
+		"accept-status": "--accept-status",
+		"client-ca":     "--client-ca-file=/etc/smartnat-relay/client-ca/ca.crt",
+		"load-balancer": "type: LoadBalancer",
+		"cert-manager":  "",
+	} {
+		t.Run(component, func(t *testing.T) {
+			p.write("kustomization.yaml", fmt.Appendf(nil, "resources: [%s]\ncomponents: [%[1]s/components/%s]\n", here, component))
+			if component == "cert-manager" {
+				// Its kinds are not of this cluster: what has to fit together is looked at.
+				text := p.kubectl("kustomize", p.dir)
+				if got := strings.Count(text, "secretName: smartnat-relay-tls"); got != 2 {
+					t.Errorf("the Secret of the certificate is named %d times, want by the Certificate and by the Deployment", got)
+				}
+				return
+			}
+			out := p.kubectl("apply", "--dry-run=server", "--validate=strict", "--kustomize", p.dir, "-o", "yaml")
+			if !strings.Contains(out, want) || strings.Contains(out, "Warning") {
+				t.Errorf("no %s in\n%s", want, out)
+			}
+		})
+	}
+	t.Run("a Pod is admitted", func(t *testing.T) {
+		var template corev1.PodTemplateSpec
+		text := p.kubectl("--namespace=smartnat", "get", "deployment", "smartnat-relay", "-o", "jsonpath={.spec.template}")
+		if err := json.Unmarshal([]byte(text), &template); err != nil {
+			t.Fatal(err)
+		}
+		pod := corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+		pod.Name, pod.Namespace = "smartnat-relay-1", "smartnat"
+		create := func(name string) error {
+			raw, err := json.Marshal(pod)
+			if err != nil {
+				return err
+			}
+			p.write(name, raw)
+			out, err := p.kubectlAs("--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key", p.path("admin.key"),
+				"create", "--dry-run=server", "--filename", p.path(name))
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}
+		if err := create("pod.json"); err != nil {
+			t.Error(err)
+		}
+		pod.Spec.Containers[0].SecurityContext.Capabilities = nil
+		if err := create("lax.json"); err == nil || !strings.Contains(err.Error(), "restricted") {
+			t.Errorf("one that keeps its capabilities: %v, want it to be refused by the namespace", err)
+		}
+	})
+}
+
+func must(t *testing.T) func(string, error) string {
+	return func(s string, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+}
+
+// testRights asks the cluster what whoever takes over the relay could do with its ServiceAccount.
+func testRights(t *testing.T, p *controlPlane) {
+	got := map[string]string{}
+	want := map[string]string{}
+	for question, answer := range map[string]string{
+		"watch mappings.smartnat.aureacentral.com": "yes",
+		"watch services":      "yes",
+		"create tokenreviews": "yes",
+		"patch mappings.smartnat.aureacentral.com --subresource=status": "yes",
+		"patch mappings.smartnat.aureacentral.com":                      "no",
+		"create mappings.smartnat.aureacentral.com":                     "no",
+		"get secrets":     "no",
+		"get configmaps":  "no",
+		"get pods":        "no",
+		"get nodes":       "no",
+		"update services": "no",
+		"create serviceaccounts --subresource=token":    "no",
+		"impersonate users":                             "no",
+		"create clusterrolebindings.rbac.authorization": "no",
+		"delete leases --namespace=smartnat":            "no",
+	} {
+		out, _ := p.kubectlAs(append([]string{"--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key",
+			p.path("admin.key"), "auth", "can-i", "--as=system:serviceaccount:smartnat:smartnat-relay"}, strings.Fields(question)...)...)
+		lines := strings.Fields(out)
+		got[question], want[question] = lines[len(lines)-1], answer
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// enroll runs the script as the admin of the cluster.
+func (p *controlPlane) enroll(args ...string) (string, error) {
+	cmd := exec.CommandContext(p.t.Context(), "../../scripts/enroll.sh", args...)
+	cmd.Env = append(os.Environ(), "KUBECTL="+strings.Join([]string{filepath.Join(p.tools, "kubectl"), "--kubeconfig=/dev/null",
+		"--server", clusterURL, "--certificate-authority", p.path("ca.crt"),
+		"--client-certificate", p.path("admin.crt"), "--client-key", p.path("admin.key")}, " "))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func testEnroll(t *testing.T, p *controlPlane) {
+	folder := filepath.Join(p.dir, "edge-1")
+	enroll := func() string {
+		out, err := p.enroll("edge-1", "--server", relayURL, "--server-name=127.0.0.1", "--ca", p.path("ca.crt"), "--output", folder)
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return p.read("edge-1/token")
+	}
+	token := enroll()
+	for _, name := range []string{"token", "smartnat.yaml", "ca.crt"} {
+		info, err := os.Stat(filepath.Join(folder, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v, want it to be for its owner alone", name, info, err)
+		}
+	}
+	got, err := config.Load(filepath.Join(folder, "smartnat.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Relay{Servers: []string{relayURL}, ServerName: "127.0.0.1", CAFile: "/etc/smartnat/ca.crt", TokenFile: "/etc/smartnat/token"}
+	if diff := cmp.Diff(want, got.Source.Relay); diff != "" || got.Instance != "edge-1" {
+		t.Errorf("instance %s, relay (-want +got)\n%s", got.Instance, diff)
+	}
+
+	client := p.client("")
+	if got := p.ask(client, listPath, token); got != http.StatusOK {
+		t.Errorf("the relay answered %d", got)
+	}
+	if got := p.ask(client, clusterURL+"/api/v1/services", token); got != http.StatusUnauthorized {
+		t.Errorf("the cluster's own API server answered %d, want 401", got)
+	}
+	old, token := token, enroll()
+	for name, token := range map[string]string{"the token before it was renewed": old, "the renewed token": token} {
+		if got := p.ask(client, listPath, token); got != http.StatusOK {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+
+	t.Run("a role that is taken away", func(t *testing.T) {
+		ended := p.watch(client, token)
+		p.kubectl("delete", "clusterrolebinding", "smartnat-gateway-edge-1")
+		ended()
+		p.eventually("requests to be forbidden", func() bool { return p.ask(client, listPath, token) == http.StatusForbidden })
+		enroll()
+		p.eventually("requests to be allowed again", func() bool { return p.ask(client, listPath, token) == http.StatusOK })
+	})
+	t.Run("a gateway that is revoked", func(t *testing.T) {
+		ended := p.watch(client, token)
+		if out, err := p.enroll("--revoke", "edge-1"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		ended()
+		p.eventually("requests to be refused", func() bool { return p.ask(client, listPath, token) == http.StatusUnauthorized })
+		if got := p.ask(client, listPath, enroll()); got != http.StatusOK {
+			t.Errorf("enrolled again: %d", got)
+		}
+		if got := p.ask(client, listPath, token); got != http.StatusUnauthorized {
+			t.Errorf("a token from before: %d, want 401", got)
+		}
+	})
+	t.Run("an account that is no gateway's", func(t *testing.T) {
+		for _, args := range [][]string{{"smartnat-relay", "--server", relayURL}, {"--revoke", "smartnat-relay"}} {
+			if out, err := p.enroll(args...); err == nil || !strings.Contains(out, "is no gateway's") {
+				t.Errorf("%v: %v: %s", args, err, out)
+			}
+		}
+		p.kubectl("--namespace=smartnat", "get", "serviceaccount", "smartnat-relay")
+	})
+	if text := p.log.String(); strings.Contains(text, token) || strings.Contains(text, old) || !strings.Contains(text, listPath[len(relayURL):]) {
+		t.Errorf("the log of each request has a token, or no request: %t", strings.Contains(text, token))
+	}
+}
+
+func (p *controlPlane) read(name string) string {
+	p.t.Helper()
+	text, err := os.ReadFile(p.path(name))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// ask returns the status of an answer, 0 when there is none.
+func (p *controlPlane) ask(client *http.Client, url, token string) int {
+	resp, err := p.request(p.t.Context(), client, url, token)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return resp.StatusCode
+}
+
+func (p *controlPlane) request(ctx context.Context, client *http.Client, url, token string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return client.Do(req)
+}
+
+// watch opens a watch, and returns what waits for its end.
+func (p *controlPlane) watch(client *http.Client, token string) (ended func()) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	p.t.Cleanup(cancel)
+	resp, err := p.request(ctx, client, listPath+"?watch=1", token)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		p.t.Fatalf("a watch was answered %d", resp.StatusCode)
+	}
+	return func() {
+		p.t.Helper()
+		defer func() { _ = resp.Body.Close() }()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			p.t.Errorf("the watch did not end: %v", err)
+		}
+	}
+}
+
+// testCertificates replaces the files of a relay that runs.
+func testCertificates(t *testing.T, p *controlPlane) {
+	shown := func() string {
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(relayURL, "https://"), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	p.issue("renewed", pkix.Name{CommonName: "renewed"})
+	p.write("relay.crt", []byte("not a certificate"))
+	p.write("relay.key", []byte(p.read("renewed.key")))
+	for range 20 {
+		if got := shown(); got != "smartnat-relay" {
+			t.Fatalf("with a broken file, the certificate of %q is shown", got)
+		}
+		time.Sleep(10 * time.Millisecond) // which is time for the file to be read
+	}
+	p.write("relay.crt", []byte(p.read("renewed.crt")))
+	p.eventually("the renewed certificate", func() bool { return shown() == "renewed" })
+
+	p.issue("certified-gateway", pkix.Name{CommonName: "certified-gateway"})
+	client := p.client("certified-gateway")
+	if got := p.ask(client, listPath, ""); got != http.StatusOK {
+		t.Errorf("a client certificate: %d", got)
+	}
+	ended := p.watch(client, "")
+	p.write("clients.crt", newAuthority(t).pem())
+	ended()
+	p.eventually("the certificate of an authority that went to be refused", func() bool {
+		return p.ask(client, listPath, "") == http.StatusUnauthorized
+	})
+	p.write("clients.crt", p.ca.pem())
+	p.eventually("the certificate to be accepted again", func() bool { return p.ask(client, listPath, "") == http.StatusOK })
+}
+
+func testMetrics(t *testing.T) {
+	resp, err := http.Get("http://127.0.0.1:9090/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"smartnat_relay_synced 1\n", `smartnat_relay_objects{resource="services"} 1` + "\n", "smartnat_relay_watches_revoked_total 3\n",
+		`smartnat_relay_upstream_requests_total{resource="mappings",result="ok",verb="watch"} `, "smartnat_relay_panics_total 0\n",
+		`smartnat_relay_requests_total{code="200",resource="mappings",verb="list"} `, `smartnat_relay_token_reviews_total{result="accepted"} `,
+		`smartnat_relay_rejections_total{reason="forbidden"} `, "go_goroutines ",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if strings.Contains(string(text), "edge-1") || t.Failed() {
+		t.Errorf("metrics:\n%s", text)
+	}
+}
