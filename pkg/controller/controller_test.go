@@ -22,11 +22,18 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-type fakeSource struct{ synced atomic.Bool }
+// fakeSource counts how often it changed, and notes what of that the last Snapshot had.
+type fakeSource struct {
+	synced        atomic.Bool
+	version, seen atomic.Int64
+}
 
 func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (s *fakeSource) HasSynced() bool             { return s.synced.Load() }
-func (*fakeSource) Snapshot() calc.Snapshot       { return calc.Snapshot{} }
+func (s *fakeSource) Snapshot() calc.Snapshot {
+	s.seen.Store(s.version.Load())
+	return calc.Snapshot{}
+}
 
 // fakeHost counts how often it is observed.
 type fakeHost struct {
@@ -74,6 +81,8 @@ type fakeDataplane struct {
 	// checks counts looks at the kernel; harmed is what they find until the next apply.
 	checks int
 	harmed bool
+	// applied, where it is set, is called at the end of each apply.
+	applied func()
 }
 
 func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result, error) {
@@ -82,6 +91,9 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, "apply")
 	d.harmed = false
+	if d.applied != nil {
+		d.applied()
+	}
 	return dataplane.Result{Took: dataplane.Took{
 		Build: 1250 * time.Microsecond, Diff: 2500 * time.Microsecond, Restore: 3001 * time.Microsecond, Cut: 4 * time.Millisecond,
 	}}, d.fail
@@ -186,6 +198,39 @@ func TestABurstIsCoalesced(t *testing.T) {
 			f.Enqueue()
 		}
 		f.expect(t, 5*time.Second, "apply", "apply")
+	})
+}
+
+// However many changes come, none waits for more than the apply that is running and the one that has it.
+func TestABurstIsNeverMoreThanOneBatchBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const changes, between = 10_000, 6 * time.Millisecond // a minute
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		madeAt := make([]time.Time, changes+1)
+		inEffect, applies, longest := int64(0), 0, time.Duration(0)
+		f.plane.mu.Lock()
+		f.plane.applied = func() {
+			applies++
+			for ; inEffect < f.source.seen.Load(); inEffect++ {
+				longest = max(longest, time.Since(madeAt[inEffect+1]))
+			}
+		}
+		f.plane.mu.Unlock()
+		for i := 1; i <= changes; i++ {
+			madeAt[i] = time.Now()
+			f.source.version.Store(int64(i))
+			f.Enqueue()
+			time.Sleep(between)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		f.plane.mu.Lock()
+		defer f.plane.mu.Unlock()
+		// An apply takes a second.
+		if inEffect != changes || longest > 2*time.Second || applies < 60 || applies > 63 {
+			t.Errorf("%d changes in effect after %d applies, one waited %v", inEffect, applies, longest)
+		}
 	})
 }
 
