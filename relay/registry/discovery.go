@@ -22,12 +22,15 @@ import (
 // documents are what is served beside objects, by path.
 type documents map[string]http.Handler
 
+// firstPriority is that of the first group; it is higher than that of those after it.
+const firstPriority = 1000
+
 // addDiscovery adds the documents by which clients learn what is served: all of it at once for those who ask for that, and
 // a document for each group and version for others.
 func (d documents) addDiscovery(resources []*resource) {
 	groups := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList")}
 	core, named := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
-	for _, r := range resources {
+	for i, r := range resources {
 		gv := r.GroupVersion()
 		manager, path := named, "/apis/"+gv.String()
 		if gv.Group == "" {
@@ -51,6 +54,8 @@ func (d documents) addDiscovery(resources []*resource) {
 			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
 			Resources: []apidiscoveryv2.APIResourceDiscovery{r.discovery()},
 		})
+		// In the order of the resources, as the document of groups is.
+		manager.SetGroupVersionPriority(metav1.GroupVersion(gv), firstPriority-i, 1)
 		d[path] = document(&metav1.APIResourceList{
 			TypeMeta: typeMeta("APIResourceList"), GroupVersion: gv.String(),
 			APIResources: []metav1.APIResource{r.apiResource()},

@@ -62,6 +62,7 @@ func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) (encoded
 	switch e.form {
 	case asTable:
 		cells := make([]any, len(e.resource.columns.headers))
+		cells[0] = "" // its name
 		return e.row(metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: partial(obj)}}, version)
 	case asMetadata:
 		obj = partial(obj)

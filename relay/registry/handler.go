@@ -52,7 +52,8 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	if !info.IsResourceRequest {
 		document, ok := h.documents[info.Path]
 		if !ok {
-			return notFound(info)
+			http.NotFound(w, req)
+			return nil
 		}
 		document.ServeHTTP(w, req)
 		return nil
@@ -75,10 +76,9 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	return notFound(info)
 }
 
-// notFound is the answer to paths that the relay does not have, in the words of kube-apiserver.
+// notFound is the answer to resources that the relay does not have, in the words of kube-apiserver.
 func notFound(info *request.RequestInfo) error {
-	gr := schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
-	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, gr, info.Name, "", 0, true)
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, schema.GroupResource{}, "", "", 0, false)
 }
 
 // WriteError answers with an error as a Status.

@@ -81,7 +81,7 @@ func parseVersion(s string) (watchcache.Version, error) {
 		return 0, expired(s)
 	}
 	if err != nil {
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: Invalid value: %q: %v", s, err))
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: resourceVersion: Invalid value: %q: %v", s, err))
 	}
 	return v, nil
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	internalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -84,11 +85,11 @@ func includeObject(values url.Values) (metav1.IncludeObjectPolicy, error) {
 	if err := internalversionscheme.ParameterCodec.DecodeParameters(values, metav1.SchemeGroupVersion, &options); err != nil {
 		return "", apierrors.NewBadRequest(err.Error())
 	}
-	switch options.IncludeObject {
-	case "":
-		return metav1.IncludeMetadata, nil
-	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
-		return options.IncludeObject, nil
+	if errs := validation.ValidateTableOptions(&options); len(errs) > 0 {
+		return "", apierrors.NewBadRequest(fmt.Sprintf("Unable to convert to Table as requested: %v", errs[0]))
 	}
-	return "", apierrors.NewBadRequest(fmt.Sprintf("unrecognized includeObject value: %q", options.IncludeObject))
+	if options.IncludeObject == "" {
+		return metav1.IncludeMetadata, nil
+	}
+	return options.IncludeObject, nil
 }
