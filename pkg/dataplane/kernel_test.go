@@ -43,21 +43,27 @@ func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
 	for _, backend := range []string{"legacy", "nft"} {
 		t.Run(backend, func(t *testing.T) {
 			testenv.RequireTool(t, "ip")
-			testenv.RequireTool(t, "iptables-"+backend)
 			testenv.NewNetNS(t)
-			tables, err := iptables.New(iptables.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			sets, err := ipset.New(gateway.DefaultOwnership())
-			if err != nil || !tables.Sets() {
-				t.Fatalf("iptables knows sets: %t, the kernel: %v", tables.Sets(), err)
-			}
-			h := &host{backend: backend, tables: tables, sets: sets, runtimeDir: t.TempDir()}
+			h := newHost(t, backend)
 			h.prepare(t)
 			test(t, h)
 		})
 	}
+}
+
+// newHost returns the host that the network namespace is.
+func newHost(t *testing.T, backend string) *host {
+	t.Helper()
+	testenv.RequireTool(t, "iptables-"+backend)
+	tables, err := iptables.New(iptables.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sets, err := ipset.New(gateway.DefaultOwnership())
+	if err != nil || !tables.Sets() {
+		t.Fatalf("iptables knows sets: %t, the kernel: %v", tables.Sets(), err)
+	}
+	return &host{backend: backend, tables: tables, sets: sets, runtimeDir: t.TempDir()}
 }
 
 func (h *host) prepare(t *testing.T) {
