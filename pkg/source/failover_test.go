@@ -1,0 +1,50 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+)
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestABodyGoesToTheNextRelay whole, however much of it the one before has read.
+func TestABodyGoesToTheNextRelay(t *testing.T) {
+	log, _ := logtest.NewNullLogger()
+	var got []string
+	f := &failover{log: log, servers: []*url.URL{{Scheme: "https", Host: "one"}, {Scheme: "https", Host: "two"}},
+		next: roundTripper(func(r *http.Request) (*http.Response, error) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return nil, err
+			}
+			got = append(got, r.URL.Host+": "+string(body))
+			if r.URL.Host == "one" {
+				return nil, errors.New("connection reset")
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+		})}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, "https://one/", strings.NewReader("what is to be said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := f.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if diff := cmp.Diff([]string{"one: what is to be said", "two: what is to be said"}, got); diff != "" {
+		t.Errorf("requests (-want +got)\n%s", diff)
+	}
+}
