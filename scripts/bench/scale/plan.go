@@ -34,7 +34,7 @@ type plan struct {
 	// starts and changes are how many there are at most; startTime and changeTime are after how long there are no more.
 	starts, changes       int
 	startTime, changeTime time.Duration
-	turns           ways.Turns
+	turns                 ways.Turns
 	// idle is how long SmartNat is watched doing nothing, at the number of ports idleAt.
 	idle   time.Duration
 	idleAt int
@@ -52,7 +52,7 @@ func full() plan {
 		variants:    []scenery{{"IPv4", "endpoints", inARow}, {"IPv6", "endpoints", scattered}, {"IPv4", "service", inARow}},
 		variantSize: 10000,
 		cap:         time.Minute,
-		starts:      3, changes: 100, startTime: 45 * time.Second, changeTime: 25 * time.Second,
+		starts:      3, changes: 100, startTime: 45 * time.Second, changeTime: 20 * time.Second,
 		turns: ways.Turns{Pairs: 9, Time: 5 * time.Second, Limits: load.Limits{Count: 2000, Time: time.Second}},
 		idle:  30 * time.Second, idleAt: 10000,
 		budget: 27 * time.Minute,
