@@ -56,10 +56,12 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 			time.Sleep(want.after)
 			synctest.Wait()
 			plane.setFail(nil)
+			mu.Lock()
 			last := told[len(told)-1]
 			if len(told) != want.times || !errors.Is(last.Err, want.err) || len(last.Snapshot.Mappings) != 1 || len(last.Findings) == 0 {
 				t.Errorf("told %d times, the last one %+v; want %d times and %v", len(told), last, want.times, want.err)
 			}
+			mu.Unlock()
 		}
 		cancel()
 		if err := <-done; err != nil {
