@@ -49,14 +49,6 @@ func (t Table) find(chain string) (int, bool) {
 	return slices.BinarySearchFunc(t.Chains, chain, func(c Chain, name string) int { return cmp.Compare(c.Name, name) })
 }
 
-// chain returns the chain of this name, or an empty one, and whether the table has it.
-func (t Table) chain(name string) (Chain, bool) {
-	if i, found := t.find(name); found {
-		return t.Chains[i], true
-	}
-	return Chain{Name: name}, false
-}
-
 func builtIn(chain string) bool {
 	switch chain {
 	case "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING":

@@ -81,7 +81,9 @@ func (b *builder) groups(rules []netfilter.Rule, f *gateway.Forward) []netfilter
 	left := len(f.Backends)
 	for _, g := range groups {
 		chain := groupChain(f.Frontend, g.start)
-		b.chain(chain, b.share(nil, f, gateway.PortRange{}, g.backends)...)
+		share := b.share(b.draft(), f, gateway.PortRange{}, g.backends)
+		b.chain(chain, share...)
+		b.done(share)
 		r := toPorts(f, b.goTo(chain))
 		r.Probability = part(len(g.backends), left)
 		rules = append(rules, r)

@@ -98,3 +98,29 @@ func BenchmarkRender(b *testing.B) {
 		b.ReportMetric(float64(len(text)), "text-B")
 	})
 }
+
+// TestAllocationsFollowTheChange holds what one endpoint costs among many ports against what it costs among few.
+func TestAllocationsFollowTheChange(t *testing.T) {
+	for _, shape := range shapes {
+		for _, n := range []int{1000, 10000, 30000} {
+			t.Run(fmt.Sprintf("%s/%d", shape.name, n), func(t *testing.T) {
+				builder := NewBuilder(netfilter.IPv4, options)
+				states := []gateway.State{shape.state(n)}
+				states = append(states, lessOne(states[0]))
+				have := builder.Build(states[0])
+				var text []byte
+				i := 0
+				got := testing.AllocsPerRun(10, func() {
+					i++
+					want := builder.Build(states[i%2])
+					text = netfilter.Diff(have, want, options.Ownership.ChainPrefix).AppendText(text[:0])
+					have = want
+				})
+				if got > 400 || len(text) == 0 {
+					t.Errorf("%.0f allocations for %d bytes of rules", got, len(text))
+				}
+				t.Logf("%.0f allocations", got)
+			})
+		}
+	}
+}

@@ -53,6 +53,9 @@ type builder struct {
 	// before is what was built last.
 	before *memory
 	chains []netfilter.Chain
+	// drafts and pieces are room for what is put together, used again and again.
+	drafts [][]netfilter.Rule
+	pieces []gateway.Forward
 	// sources are the chains that check sources and that the part being built leads to, known those of all parts, by name.
 	sources []netfilter.Chain
 	known   map[string][]netfilter.Rule
@@ -77,11 +80,25 @@ func byName(chains []netfilter.Chain) []netfilter.Chain {
 	return chains
 }
 
-// chain adds a chain of ours.
+// chain adds a chain of ours. It keeps a copy of the rules that is no larger than it has to be.
 func (b *builder) chain(name string, rules ...netfilter.Rule) {
-	commentOnce(rules)
-	b.chains = append(b.chains, netfilter.Chain{Name: b.name(name), Rules: rules})
+	kept := append(make([]netfilter.Rule, 0, len(rules)), rules...)
+	commentOnce(kept)
+	b.chains = append(b.chains, netfilter.Chain{Name: b.name(name), Rules: kept})
 }
+
+// draft lends room for the rules of a chain that are put together one by one.
+func (b *builder) draft() []netfilter.Rule {
+	if n := len(b.drafts); n > 0 {
+		draft := b.drafts[n-1]
+		b.drafts = b.drafts[:n-1]
+		return draft
+	}
+	return make([]netfilter.Rule, 0, 2*leafRules)
+}
+
+// done takes the room back.
+func (b *builder) done(draft []netfilter.Rule) { b.drafts = append(b.drafts, draft[:0]) }
 
 // commentOnce leaves out what the rule above says already: a comment takes the legacy back end as much room as the rest of
 // the rule.

@@ -44,7 +44,8 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	nat := netfilter.Table{Name: "nat", Chains: b.before.table}
 	if !b.before.all(len(run.forwards)) || !b.before.sameHost(&now) {
 		nat = run.table("nat", func() {
-			run.chains = slices.Concat(now.nat, now.services)
+			run.chains = append(make([]netfilter.Chain, 0, len(b.before.table)+leafRules), now.nat...)
+			run.chains = append(run.chains, now.services...)
 			for _, t := range now.trees {
 				run.walk(t.root.node)
 			}

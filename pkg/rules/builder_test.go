@@ -21,13 +21,16 @@ import (
 func step(random *rand.Rand, last gateway.State, family netfilter.Family) gateway.State {
 	next := last
 	next.Forwards = slices.Clone(last.Forwards)
-	switch n := len(next.Forwards); {
-	case n == 0 || random.IntN(25) == 0:
+	if len(next.Forwards) == 0 {
 		return randomState(random, family)
-	case random.IntN(10) == 0:
+	}
+	switch random.IntN(30) {
+	case 0:
+		return randomState(random, family)
+	case 1, 2, 3:
 		next.Uplinks, next.Egresses = uplinks[:random.IntN(3)], nil
 		return next
-	case random.IntN(10) == 0:
+	case 4, 5, 6:
 		next.ClampMSS = !next.ClampMSS
 		return next
 	}

@@ -12,11 +12,11 @@ import (
 
 // leaf appends the rules of the forwards themselves, in the order of their ports.
 func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
-	pieces := make([]gateway.Forward, 0, leafRules)
+	b.pieces = b.pieces[:0]
 	for f := range merged(forwards) {
-		pieces = append(pieces, *f)
+		b.pieces = append(b.pieces, *f)
 	}
-	for run := range runs(pieces, func(x, y *gateway.Forward) bool { return heavy(x) == heavy(y) }) {
+	for run := range runs(b.pieces, func(x, y *gateway.Forward) bool { return heavy(x) == heavy(y) }) {
 		if !heavy(&run[0]) {
 			rules = b.inline(rules, run)
 			continue
@@ -32,7 +32,9 @@ func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []net
 // than by its content, so that a change of an endpoint rewrites this chain and no other.
 func (b *builder) apart(f *gateway.Forward) netfilter.Rule {
 	chain := backendChain(f.Frontend)
-	b.chain(chain, b.inline(nil, []gateway.Forward{*f})...)
+	rules := b.inline(b.draft(), []gateway.Forward{*f})
+	b.chain(chain, rules...)
+	b.done(rules)
 	return toPorts(f, b.goTo(chain))
 }
 

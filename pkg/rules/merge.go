@@ -12,8 +12,9 @@ import (
 // merged yields sorted forwards, with neighbours that lead to the same place as one. What it yields is good until the next.
 func merged(forwards []gateway.Forward) iter.Seq[*gateway.Forward] {
 	return func(yield func(*gateway.Forward) bool) {
+		var one gateway.Forward
 		for i := 0; i < len(forwards); {
-			one := forwards[i]
+			one = forwards[i]
 			for i++; i < len(forwards) && join(&one, &forwards[i]); i++ {
 			}
 			if !yield(&one) {

@@ -48,7 +48,7 @@ func prefixChain(tree string, p netip.Prefix) string {
 
 // setName names the set of a Mapping's sources.
 func setName(prefix, owner string, family netfilter.Family) string {
-	return fmt.Sprintf("%s%s-%d", prefix, digest([]byte(owner), 12), family)
+	return fmt.Sprintf("%s%s-%d", prefix, digest([]byte(owner), 10), family)
 }
 
 // sourceChain names the chain of a set of sources.

@@ -76,7 +76,7 @@ func (b *builder) node(before branch, name string, rules []netfilter.Rule, k blo
 	outer := b.sources
 	b.sources = nil
 	n.chains = b.collect(func() {
-		rules = rules[:len(rules):len(rules)]
+		rules := append(b.draft(), rules...)
 		low, high := start, end
 		for k.bits > 0 && !light(b.forwards[low:high]) {
 			lower, upper := k.halves()
@@ -97,7 +97,9 @@ func (b *builder) node(before branch, name string, rules []netfilter.Rule, k blo
 				k, low = upper, highStart
 			}
 		}
-		b.chain(name, b.leaf(rules, b.forwards[low:high])...)
+		rules = b.leaf(rules, b.forwards[low:high])
+		b.chain(name, rules...)
+		b.done(rules)
 	})
 	n.sources, b.sources = b.sources, outer
 	return n

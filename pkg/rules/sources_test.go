@@ -1,0 +1,163 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// withSources is a Mapping of three ports, two of them neighbours, and another one beside it.
+func withSources(family netfilter.Family, sources []netip.Prefix) gateway.State {
+	state := gateway.State{Uplinks: uplinks}
+	for _, port := range []uint16{80, 81, 443, 8080} {
+		f := forward(family, 1, gateway.TCP, port, port, backends(family, 2, port))
+		f.Sources = sources
+		if port == 8080 {
+			f.Owner, f.Sources = "default/other", nil
+		}
+		state.Forwards = append(state.Forwards, f)
+	}
+	return state
+}
+
+func withSets() Options {
+	opts := options
+	opts.Sets = true
+	return opts
+}
+
+func TestManySources(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		sources int
+		sets    bool
+		// want is what is there for the sources and not without.
+		want    cost
+		members int
+	}{
+		{"few", listedSources, true, cost{Chains: 1, Rules: 67}, 0},
+		{"many", listedSources + 1, true, cost{Rules: 1}, 65},
+		{"10000", 10000, true, cost{Rules: 1}, 10000},
+		{"10000 without sets", 10000, false, cost{Chains: 1, Rules: 10003}, 0},
+	} {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
+				opts := options
+				opts.Sets = tc.sets
+				rs, open := Build(withSources(family, manySources(family, tc.sources)), family, opts), Build(withSources(family, nil), family, opts)
+				check(t, rs)
+				with, without := size(netfilter.Diff(netfilter.Ruleset{}, rs, "")), size(netfilter.Diff(netfilter.Ruleset{}, open, ""))
+				if diff := cmp.Diff(tc.want, cost{Chains: with.Chains - without.Chains, Rules: with.Rules - without.Rules}); diff != "" {
+					t.Error(diff)
+				}
+				if tc.members == 0 {
+					if len(rs.Sets) != 0 {
+						t.Errorf("sets %v", rs.Sets)
+					}
+					return
+				}
+				if len(rs.Sets) != 1 || len(rs.Sets[0].Members) != tc.members || rs.Sets[0].Family != family {
+					t.Fatalf("sets %v", rs.Sets)
+				}
+				if text := string(netfilter.Render(rs)); strings.Count(text, "! --match-set "+rs.Sets[0].Name+" src") != 1 {
+					t.Errorf("not one rule asks the set:\n%s", text)
+				}
+			})
+		}
+	}
+}
+
+// TestSourceOfManyThatComes changes no rule, and the set keeps its name.
+func TestSourceOfManyThatComes(t *testing.T) {
+	for _, family := range families {
+		builder := NewBuilder(family, withSets())
+		before := builder.Build(withSources(family, manySources(family, 100)))
+		after := builder.Build(withSources(family, manySources(family, 101)))
+		if batch := netfilter.Diff(before, after, options.Ownership.ChainPrefix); !batch.Empty() {
+			t.Errorf("IPv%d: rules change:\n%s", family, batch.Text())
+		}
+		if before.Sets[0].Name != after.Sets[0].Name || len(after.Sets[0].Members) != 101 {
+			t.Errorf("IPv%d: %v", family, after.Sets)
+		}
+	}
+}
+
+func TestSetNamesFit(t *testing.T) {
+	opts := withSets()
+	opts.Ownership.SetPrefix = "sixteen-letters-"
+	names := map[string]bool{}
+	for _, family := range families {
+		for _, owner := range []string{"default/echo", "default/echo2", strings.Repeat("n", 63) + "/" + strings.Repeat("m", 253)} {
+			state := withSources(family, manySources(family, 100))
+			for i := range state.Forwards {
+				state.Forwards[i].Owner = owner
+			}
+			for _, s := range Build(state, family, opts).Sets {
+				names[s.Name] = true
+				// Three are left for the name of a set that is to take its place.
+				if len(s.Name) > 28 || !strings.HasPrefix(s.Name, opts.Ownership.SetPrefix) {
+					t.Errorf("%s has %d characters", s.Name, len(s.Name))
+				}
+			}
+		}
+	}
+	if len(names) != 6 {
+		t.Errorf("names %v, want 6", names)
+	}
+}
+
+// TestEverybodyIsNoSource: who allows everybody says nothing.
+func TestEverybodyIsNoSource(t *testing.T) {
+	for _, family := range families {
+		sources := append([]netip.Prefix{everybody(family)}, manySources(family, 100)...)
+		got, want := Build(withSources(family, sources), family, withSets()), Build(withSources(family, nil), family, withSets())
+		if diff := cmp.Diff(string(netfilter.Render(want)), string(netfilter.Render(got))); diff != "" || len(got.Sets) > 0 {
+			t.Errorf("IPv%d: sets %v\n%s", family, got.Sets, diff)
+		}
+	}
+}
+
+// TestPacketsFromManySources sends packets from those that are in sets and from those that are not.
+func TestPacketsFromManySources(t *testing.T) {
+	for _, sets := range []bool{true, false} {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("sets=%t/IPv%d", sets, family), func(t *testing.T) {
+				opts := options
+				opts.Sets = sets
+				random := rand.New(rand.NewPCG(3, 9))
+				state := randomState(random, family)
+				for i := range state.Forwards {
+					f := &state.Forwards[i]
+					f.Owner = fmt.Sprintf("default/mapping-%d", i/5)
+					f.Sources, f.SourcesDeny = manySources(family, 40*(i/5%4)), false
+				}
+				rs := Build(state, family, opts)
+				if sets == (len(rs.Sets) == 0) {
+					t.Errorf("%d sets", len(rs.Sets))
+				}
+				tracer := netfilter.NewTracer(rs)
+				for i, f := range state.Forwards {
+					for _, n := range []int{0, 39, 40, 79, 80, 119, 120, 1000} {
+						p := packet(family, source(family, n).Addr().Next(), f.Address, f.Protocol, f.Ports.First)
+						p.Chance = pick(0)
+						judge(t, state, p, 0, tracer.Trace(p))
+						if allowed := slices.ContainsFunc(f.Sources, func(s netip.Prefix) bool { return s.Contains(p.Source.Addr()) }); allowed != (n < 40*(i/5%4)) {
+							t.Fatalf("%s is in %d sources: %t", p.Source, len(f.Sources), allowed)
+						}
+					}
+				}
+			})
+		}
+	}
+}
