@@ -91,7 +91,7 @@ func run(short bool, out string) error {
 	}
 	backends := []string{"legacy", "nft"}
 	b := &bench{plan: p, started: time.Now(), total: len(backends) * len(ways.Families) * (len(p.ports) + 1)}
-	b.report = report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Quick: short, Load: [2]string{load.LoadAverage(), ""}}
+	b.report = report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Quick: short, Load: [2]string{load.Average(), ""}}
 	var err error
 	for _, backend := range backends {
 		if err = b.backend(ctx, backend); err != nil {
@@ -100,7 +100,7 @@ func run(short bool, out string) error {
 			break
 		}
 	}
-	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.LoadAverage()
+	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.Average()
 	return errors.Join(err, b.report.write(out))
 }
 

@@ -33,8 +33,8 @@ func Processor() string {
 	return runtime.GOARCH
 }
 
-// LoadAverage is that of the last minute.
-func LoadAverage() string {
+// Average is the load average: that of the last minute.
+func Average() string {
 	text, _ := os.ReadFile("/proc/loadavg") // without it, nobody knows
 	fields := strings.Fields(string(text))
 	if len(fields) == 0 {

@@ -71,7 +71,7 @@ func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
 	// for each other.
 	cores := runtime.GOMAXPROCS(64)
 	b := &bench{plan: p, started: time.Now(), say: say}
-	b.report = Report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Load: [2]string{load.LoadAverage(), ""}}
+	b.report = Report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Load: [2]string{load.Average(), ""}}
 	scenes := p.scenes()
 	for _, s := range scenes {
 		b.total += len(s.cases)
@@ -82,7 +82,7 @@ func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", s.scenery, err))
 		}
 	}
-	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.LoadAverage()
+	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.Average()
 	if err := errors.Join(errs...); err != nil {
 		b.report.Ended = err.Error()
 		return b.report, err
