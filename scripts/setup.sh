@@ -45,6 +45,7 @@ shellcheck                | shellcheck               | ShellCheck            | m
 dpkg-deb                  | dpkg                     | dpkg                  | tests of the deb
 rpm                       | rpm                      | rpm                   | tests of the rpm
 systemd-analyze           | systemd                  | systemd               | tests of the systemd unit
+buildah                   | buildah                  | buildah               | tests of the image of the relay
 '
 table="$demo"
 [[ $purpose == demo ]] || table+="$test"
