@@ -148,6 +148,15 @@ func (w *world) settle() {
 	w.notes = nil
 }
 
+// end has the daemon end as it should.
+func (w *world) end(t *testing.T) {
+	t.Helper()
+	w.stop()
+	if err := <-w.ended; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
 func (w *world) reload() { w.hangups <- syscall.SIGHUP }
 
 func TestANewConfigTakesOver(t *testing.T) {
@@ -157,11 +166,8 @@ func TestANewConfigTakesOver(t *testing.T) {
 		w.file.Masquerade = false
 		w.reload()
 		w.expect(t, "the same objects, another runner", "RELOADING=1", "runner 1 ends", "runner 2 starts", "runner 2 sees a", "READY=1")
-		w.stop()
+		w.end(t)
 		w.expect(t, "the end", "STOPPING=1", "runner 2 ends", "source a ends")
-		if err := <-w.ended; err != nil {
-			t.Errorf("ended with %v", err)
-		}
 	})
 }
 
@@ -184,11 +190,8 @@ func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 		w.sources["b"].synced.Store(true)
 		w.runners[1].Enqueue()
 		w.expect(t, "the new objects are there", "runner 2 sees b")
-		w.stop()
+		w.end(t)
 		w.expect(t, "the end: what is known is kept until the last write", "STOPPING=1", "runner 2 ends", "source b ends")
-		if err := <-w.ended; err != nil {
-			t.Errorf("ended with %v", err)
-		}
 	})
 }
 
@@ -234,8 +237,7 @@ func TestABadConfigKeepsTheOldOneRunning(t *testing.T) {
 				w.file, w.broken = good, nil
 				w.reload()
 				w.expect(t, "right again", "RELOADING=1", "STATUS=in effect", "READY=1")
-				w.stop()
-				<-w.ended
+				w.end(t)
 			})
 		})
 	}
@@ -254,8 +256,7 @@ func TestNotReadyIsNotToldByAReload(t *testing.T) {
 		w.sources["a"].synced.Store(true)
 		w.runners[1].Enqueue()
 		w.expect(t, "in effect", "runner 2 sees a", "STATUS=in effect", "READY=1")
-		w.stop()
-		<-w.ended
+		w.end(t)
 	})
 }
 
@@ -273,8 +274,7 @@ func TestWhatNamesOursStays(t *testing.T) {
 		if !told {
 			t.Error("no line says that ownership stays")
 		}
-		w.stop()
-		<-w.ended
+		w.end(t)
 	})
 }
 
@@ -295,8 +295,7 @@ func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 			time.Sleep(3 * time.Second)
 		}
 		w.expect(t, "it turns every three seconds, for thirty", "WATCHDOG=1", "WATCHDOG=1")
-		w.stop()
-		<-w.ended
+		w.end(t)
 	})
 }
 

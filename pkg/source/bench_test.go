@@ -56,7 +56,9 @@ func BenchmarkFirstSync(b *testing.B) {
 					b.Fatalf("%d slices, want 1000", n)
 				}
 				stop()
-				<-done
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
 				b.StartTimer()
 			}
 			b.ReportMetric(float64(server.sent.Load())/float64(b.N), "wire-B/op")
@@ -125,7 +127,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", stream)
 	group := a.objects[resource][0].GetObjectKind().GroupVersionKind().GroupVersion()
 	object := a.codecs.EncoderForVersion(info.Serializer, group)
-	frames := info.StreamSerializer.Framer.NewFrameWriter(io.MultiWriter(w, (*counter)(&a.sent)))
+	frames := info.StreamSerializer.NewFrameWriter(io.MultiWriter(w, (*counter)(&a.sent)))
 	events := streaming.NewEncoder(frames, a.codecs.EncoderForVersion(info.StreamSerializer.Serializer, group))
 	send := func(kind watch.EventType, o apiruntime.Object) {
 		if raw, err := apiruntime.Encode(object, o); err == nil {
@@ -155,7 +157,7 @@ func fullMeta(name string, i int) metav1.ObjectMeta {
 		Name: name, Namespace: "default", UID: uid, ResourceVersion: fmt.Sprint(1000 + i), Generation: 1, CreationTimestamp: metav1.Unix(1700000000, 0),
 		Labels:        map[string]string{discoveryv1.LabelServiceName: fmt.Sprint("echo-", i), discoveryv1.LabelManagedBy: "endpointslice-controller.k8s.io"},
 		Annotations:   map[string]string{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 600)},
-		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:ports":{}}}`)}}},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`)}},
 	}
 }
 

@@ -56,8 +56,9 @@ func TestReadFiles(t *testing.T) {
 	if diff := cmp.Diff("Mapping echo, Mapping listed, Service from-stdin, Service echo, EndpointSlice echo-1", names(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if ns := got.Mappings[0].Namespace + " " + got.Services[0].Namespace + " " + got.Services[1].Namespace; ns != "default default web" {
-		t.Errorf("namespaces %s, want default default web", ns)
+	namespaces := []string{got.Mappings[0].Namespace, got.Services[0].Namespace, got.Services[1].Namespace}
+	if diff := cmp.Diff([]string{"default", "default", "web"}, namespaces); diff != "" {
+		t.Errorf("namespaces (-want +got):\n%s", diff)
 	}
 }
 
