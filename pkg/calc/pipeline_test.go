@@ -1,0 +1,103 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc_test
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/rules"
+)
+
+// pipeline is all that is pure between objects and the text for iptables-restore.
+type pipeline struct {
+	calculator *calc.Calculator
+	builders   []*rules.Builder
+	have       [2]netfilter.Ruleset
+	text       []byte
+}
+
+func newPipeline() *pipeline {
+	cfg := config.Default()
+	cfg.AnyAddress = true
+	opts := rules.Options{Ownership: cfg.Ownership, RandomFully: true, Sets: true}
+	return &pipeline{calculator: calc.NewCalculator(cfg), builders: []*rules.Builder{
+		rules.NewBuilder(netfilter.IPv4, opts), rules.NewBuilder(netfilter.IPv6, opts),
+	}}
+}
+
+// run returns the text for both families, which is good until the next run.
+func (p *pipeline) run(snapshot calc.Snapshot) []byte {
+	state, _ := p.calculator.Calculate(snapshot, gateway.Host{})
+	p.text = p.text[:0]
+	for i, builder := range p.builders {
+		want := builder.Build(state)
+		p.text = netfilter.Diff(p.have[i], want, "SMARTNAT-").AppendText(p.text)
+		p.have[i] = want
+	}
+	return p.text
+}
+
+// BenchmarkOneEndpoint is what one endpoint that comes or goes costs from objects to text. Each port leads to a port of its
+// own, so that no two are one rule.
+func BenchmarkOneEndpoint(b *testing.B) {
+	for _, ports := range []int{10, 1000, 10000, 30000} {
+		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
+			snapshot := scattered(ports)
+			snapshots := [2]calc.Snapshot{snapshot, lessOneEndpoint(snapshot)}
+			p := newPipeline()
+			p.run(snapshot)
+			b.ReportAllocs()
+			for i := 1; b.Loop(); i++ {
+				if len(p.run(snapshots[i%2])) == 0 {
+					b.Fatal("nothing to write")
+				}
+			}
+			b.ReportMetric(float64(len(p.text)), "text-B")
+		})
+	}
+}
+
+// BenchmarkFirst is the same for everything, with nothing there before, and what is held of it afterwards.
+func BenchmarkFirst(b *testing.B) {
+	for _, ports := range []int{1000, 10000, 30000} {
+		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
+			snapshot := scattered(ports)
+			before := heap()
+			var p *pipeline
+			b.ReportAllocs()
+			for b.Loop() {
+				p = newPipeline()
+				p.run(snapshot)
+			}
+			p.text = nil
+			b.ReportMetric(float64(heap()-before)/1e6, "held-MB")
+			runtime.KeepAlive(p)
+		})
+	}
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// scattered leads each port of ten to a port of the pods that is not next to that of its neighbour.
+func scattered(ports int) calc.Snapshot {
+	snapshot := bigSnapshot(ports/10, 10, v1alpha1.ModeEndpoints)
+	for _, s := range snapshot.EndpointSlices {
+		for i := range s.Ports {
+			*s.Ports[i].Port = int32(8000 + 7*i%10)
+		}
+	}
+	return snapshot
+}
