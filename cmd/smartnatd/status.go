@@ -10,7 +10,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	"github.com/smartnat/smartnat/pkg/config"
@@ -50,28 +49,40 @@ func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	writer, err := newStatusClient(cfg, client)
+	mappings, err := versioned.NewForConfig(client)
 	if err != nil {
 		return nil, fmt.Errorf("reporting the status: %w", err)
 	}
-	return status.New(status.Options{
-		Instance: cfg.Instance, StandbyAddresses: cfg.StandbyAddresses, Writer: writer, Log: log.WithField("server", client.Host),
-	}), nil
-}
-
-func newStatusClient(cfg config.Config, client *rest.Config) (*status.Client, error) {
-	mappings, err := versioned.NewForConfig(client)
-	if err != nil {
-		return nil, err
-	}
+	options := status.Options{Instance: cfg.Instance, StandbyAddresses: cfg.StandbyAddresses, Log: log.WithField("server", client.Host)}
 	if cfg.Source.Relay != nil {
-		return status.NewRelayClient(cfg.Instance, mappings), nil
+		options.Writer = status.NewRelayClient(cfg.Instance, mappings)
+		return status.New(options), nil
 	}
 	leases, err := kubernetes.NewForConfig(client)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reporting the status: %w", err)
 	}
-	return status.NewClusterClient(cfg.Instance, mappings, leases, status.LeaseNamespace), nil
+	options.Writer = status.NewClusterClient(cfg.Instance, mappings, leases, status.LeaseNamespace)
+	conditions := status.NewConditions(mappings, options.Log)
+	options.Reported = conditions.Reported
+	return both{status.New(options), conditions}, nil
+}
+
+// both are two reporters.
+type both [2]reporter
+
+func (b both) Report(f status.Facts) {
+	for _, r := range b {
+		r.Report(f)
+	}
+}
+
+func (b both) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	for _, r := range b {
+		running.Go(func() { r.Run(ctx) })
+	}
+	running.Wait()
 }
 
 // silent is for objects from files, which have nobody who reads their status.

@@ -47,7 +47,9 @@ type Options struct {
 	// StandbyAddresses are served although the host does not hold them yet.
 	StandbyAddresses []netip.Addr
 	Writer           Writer
-	Log              logrus.FieldLogger
+	// Reported, where it is set, is told which entry was written.
+	Reported func(mapping types.NamespacedName)
+	Log      logrus.FieldLogger
 }
 
 // Reporter has the status of Mappings say what this gateway has in effect.
@@ -263,6 +265,9 @@ func (r *Reporter) write(ctx context.Context, k key) error {
 	}
 	if err != nil {
 		r.Log.WithError(err).WithField("mapping", k.String()).Warn("the status of a Mapping was refused")
+	}
+	if err == nil && r.Reported != nil {
+		r.Reported(k)
 	}
 	// What was refused is not said again until it changes, or until it is read what there is.
 	delete(r.due, k)

@@ -1,0 +1,197 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+)
+
+// Conditions writes the conditions of all Mappings where no relay may be there to do it: a gateway that reaches the cluster by
+// itself knows all that they follow from. Every program of SmartNat comes to the same ones, and one that comes second finds
+// them written.
+type Conditions struct {
+	mappings versioned.Interface
+	log      logrus.FieldLogger
+	limiter  *rate.Limiter
+	queue    workqueue.TypedRateLimitingInterface[key]
+	wake     chan struct{}
+
+	mu     sync.Mutex
+	latest *Facts
+	known  map[key]conditions.Facts
+
+	// What known was made of; of Run alone.
+	seen []*v1alpha1.Mapping
+	lost map[types.NamespacedName][]conflicts.Conflict
+	// failing is set once it was said that nothing can be written; of the worker alone.
+	failing bool
+}
+
+// NewConditions returns one that does nothing until Run.
+func NewConditions(mappings versioned.Interface, log logrus.FieldLogger) *Conditions {
+	return &Conditions{
+		mappings: mappings, log: log, limiter: rate.NewLimiter(writesPerSecond, writesAtOnce), wake: make(chan struct{}, 1),
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, refreshEvery)),
+	}
+}
+
+// Report takes the objects of an apply. It never waits; of many reports the last one counts.
+func (c *Conditions) Report(f Facts) {
+	c.mu.Lock()
+	c.latest = &f
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Reported has a Mapping looked at again whose entry of this gateway was written.
+func (c *Conditions) Reported(mapping types.NamespacedName) { c.queue.Add(mapping) }
+
+// Run writes what is not said yet until ctx ends.
+func (c *Conditions) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	running.Go(func() {
+		for c.processNextItem(ctx) {
+		}
+	})
+	defer running.Wait()
+	defer c.queue.ShutDown()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		}
+		c.digest()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(digestEvery):
+		}
+	}
+}
+
+// digest puts into the queue what follows from other objects than before.
+func (c *Conditions) digest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.latest
+	c.latest = nil
+	if f == nil {
+		return
+	}
+	if c.lost == nil || !slices.Equal(c.seen, f.Snapshot.Mappings) {
+		c.seen, c.lost = f.Snapshot.Mappings, conflicts.Find(valid(f.Snapshot.Mappings))
+	}
+	services := make(map[key]*corev1.Service, len(f.Snapshot.Services))
+	for _, s := range f.Snapshot.Services {
+		services[key{Namespace: s.Namespace, Name: s.Name}] = s
+	}
+	known := make(map[key]conditions.Facts, len(f.Snapshot.Mappings))
+	for _, m := range f.Snapshot.Mappings {
+		k := conflicts.Key(m)
+		now := conditions.Facts{Mapping: m, Conflicts: c.lost[k], Service: services[key{Namespace: m.Namespace, Name: m.Spec.ServiceName}]}
+		known[k] = now
+		if before, ok := c.known[k]; !ok || before.Mapping != m || before.Service != now.Service ||
+			!slices.EqualFunc(before.Conflicts, now.Conflicts, sameConflict) {
+			c.queue.Add(k)
+		}
+	}
+	c.known = known
+}
+
+func valid(mappings []*v1alpha1.Mapping) []*v1alpha1.Mapping {
+	return slices.DeleteFunc(slices.Clone(mappings), func(m *v1alpha1.Mapping) bool { return len(validation.ValidateMapping(m)) > 0 })
+}
+
+func sameConflict(a, b conflicts.Conflict) bool {
+	return a.Ports == b.Ports && conflicts.Key(a.Winner) == conflicts.Key(b.Winner) && a.Winner.UID == b.Winner.UID
+}
+
+func (c *Conditions) processNextItem(ctx context.Context) bool {
+	k, shutdown := c.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer c.queue.Done(k)
+	err := c.limiter.Wait(ctx)
+	if err == nil {
+		err = c.settle(ctx, k)
+	}
+	switch {
+	case err == nil:
+		c.failing = false
+		c.queue.Forget(k)
+		return true
+	case ctx.Err() != nil:
+		return true
+	case apierrors.IsConflict(err):
+		c.log.WithError(err).Debug("the conditions will be decided again")
+	case !c.failing:
+		c.failing = true
+		c.log.WithError(err).Warn("the conditions of Mappings cannot be written, will be tried again")
+	}
+	c.queue.AddRateLimited(k)
+	return true
+}
+
+// settle decides of the Mapping as it is now, and writes what it does not say yet.
+func (c *Conditions) settle(ctx context.Context, k key) error {
+	c.mu.Lock()
+	facts, ok := c.known[k]
+	c.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	client := c.mappings.SmartnatV1alpha1().Mappings(k.Namespace)
+	live, err := client.Get(ctx, k.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading Mapping %s: %w", k, err)
+	case live.UID != facts.Mapping.UID || live.Generation != facts.Mapping.Generation:
+		return nil // what it is now is about to be known
+	}
+	facts.Mapping = live
+	decided := conditions.Decide(facts, metav1.Now())
+	if conditions.Holds(live.Status, decided) {
+		return nil
+	}
+	body, err := conditions.Apply(conditions.AppliedMetadata{
+		Namespace: k.Namespace, Name: k.Name, UID: live.UID, ResourceVersion: live.ResourceVersion,
+	}, decided)
+	if err != nil {
+		return err
+	}
+	force := true
+	_, err = client.Patch(ctx, k.Name, types.ApplyPatchType, body,
+		metav1.PatchOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: &force}, "status")
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("writing the conditions of Mapping %s: %w", k, err)
+	}
+	return nil
+}
