@@ -64,7 +64,7 @@ func (l *Lab) ApplyRelay(ctx context.Context) (string, error) {
 
 // StartRelay applies what the relay needs and starts it on node1, with the rights of its ServiceAccount and no others.
 // It returns when the relay is ready.
-func (l *Lab) StartRelay(ctx context.Context) (*Process, error) {
+func (l *Lab) StartRelay(ctx context.Context, flags ...string) (*Process, error) {
 	if err := l.ApplyCRDs(ctx); err != nil {
 		return nil, err
 	}
@@ -87,8 +87,8 @@ func (l *Lab) StartRelay(ctx context.Context) (*Process, error) {
 	}
 	return l.Host(Node1).start(ctx, command{
 		name: "smartnat-relay",
-		argv: []string{program, "--kubeconfig=" + kubeconfigFile("smartnat-relay"), "--secure-port=8443",
-			"--tls-cert-file=" + certFile("smartnat-relay"), "--tls-private-key-file=" + keyFile("smartnat-relay")},
+		argv: append([]string{program, "--kubeconfig=" + kubeconfigFile("smartnat-relay"), "--secure-port=8443",
+			"--tls-cert-file=" + certFile("smartnat-relay"), "--tls-private-key-file=" + keyFile("smartnat-relay")}, flags...),
 		ready: l.relayReady,
 	})
 }

@@ -1,0 +1,134 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// withAccess are the relay's manifests with the component that lets gateways report.
+const withAccess = `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [MANIFESTS]
+components: [MANIFESTS/components/accept-status]
+`
+
+// TestStatus follows what a Mapping's author sees: through a relay, and with a gateway that reaches the cluster by itself.
+func TestStatus(t *testing.T) {
+	w := &world{Lab: lab.New(t)}
+	ctx := timeout(t, 3*time.Minute)
+	relay, err := w.StartRelay(ctx, "--accept-status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.kubectl(t, "apply", "--kustomize", kustomization(t))
+	if err := w.GrantGateway(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if w.daemon, err = w.StartGateway(ctx, "instance: gateway-1\n"+lab.GatewayConfig); err != nil {
+		t.Fatal(err)
+	}
+	w.namespace(t, "status", 2)
+	w.mapping(t, "status", `addresses: [198.51.100.11], serviceName: echo, mode: endpoints, ports: [{port: 97, servicePort: 8080}]`)
+	w.kubectl(t, "wait", "--namespace=status", "--for=condition=Programmed", "mapping/echo", "--timeout=20s")
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.11", 97), nil)
+	w.eventuallySays(t, "{.status.instances}",
+		`[{"addresses":["198.51.100.11"],"endpoints":2,"name":"gateway-1","observedGeneration":1,"programmed":true}]`)
+
+	if err := relay.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.daemon.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// Without relay, and with the name of another gateway: the first one's entry stays, as nobody is there to miss it.
+	if err := w.Host(lab.Gateway).WriteFile("/etc/smartnat/kubeconfig", kubeconfig(t, w)); err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(lab.GatewayConfig, "uplinks:")
+	if w.daemon, err = w.StartGateway(ctx, "instance: direct\nsource: {kubeconfig: {path: /etc/smartnat/kubeconfig}}\nuplinks:"+rest); err != nil {
+		t.Fatal(err)
+	}
+	w.eventuallySays(t, "{.status.instances[*].name}", "gateway-1 direct")
+	w.eventuallySays(t, `{.status.conditions[?(@.type=="Programmed")].message}`, "in effect on direct, gateway-1")
+	w.mapping(t, "status", `addresses: [198.51.100.11], serviceName: nobody, mode: endpoints, ports: [{port: 97, servicePort: 8080}]`)
+	w.eventuallySays(t, `{.status.conditions[?(@.type=="ResolvedRefs")].reason}`, "ServiceNotFound")
+	w.eventuallySays(t, `{.status.conditions[?(@.type=="Programmed")].message}`, "the last change is not in effect yet on gateway-1")
+	if got := w.kubectl(t, "get", "leases", "--namespace=smartnat", "-o", "jsonpath={.items[*].metadata.name}"); got != "smartnatd-direct smartnatd-gateway-1" {
+		t.Errorf("Leases %q, want one of each gateway", got)
+	}
+}
+
+func (w *world) kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := w.Kubectl(timeout(t, time.Minute), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// eventuallySays waits until a field of the Mapping has a value.
+func (w *world) eventuallySays(t *testing.T, field, want string) {
+	t.Helper()
+	var got string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if got = w.kubectl(t, "get", "mapping", "echo", "--namespace=status", "-o", "jsonpath="+field); got == want {
+			return
+		}
+	}
+	t.Errorf("%s (-want +got)\n%s", field, cmp.Diff(want, got))
+}
+
+// kustomization returns a folder to apply.
+func kustomization(t *testing.T) string {
+	t.Helper()
+	manifests, err := filepath.Abs("../../../relay/manifests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	relative, err := filepath.Rel(dir, manifests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(withAccess, "MANIFESTS", relative)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// kubeconfig is that of the lab's admin, with all that it names in it.
+func kubeconfig(t *testing.T, w *world) string {
+	t.Helper()
+	rest := w.RESTConfig()
+	config := clientcmdapi.NewConfig()
+	config.Clusters["lab"] = &clientcmdapi.Cluster{Server: rest.Host, CertificateAuthority: rest.CAFile, CertificateAuthorityData: rest.CAData}
+	config.AuthInfos["lab"] = &clientcmdapi.AuthInfo{
+		ClientCertificate: rest.CertFile, ClientCertificateData: rest.CertData, ClientKey: rest.KeyFile, ClientKeyData: rest.KeyData, Token: rest.BearerToken,
+	}
+	config.Contexts["lab"] = &clientcmdapi.Context{Cluster: "lab", AuthInfo: "lab"}
+	config.CurrentContext = "lab"
+	if err := clientcmdapi.FlattenConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	text, err := clientcmd.Write(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
