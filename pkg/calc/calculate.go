@@ -24,6 +24,8 @@ type calculation struct {
 	*objects
 	// read are the slices of the Services that were asked for.
 	read map[serviceKey][]*endpointSlice
+	// candidates is room that is used again and again.
+	candidates []candidate
 	// findings are those about the Mapping at hand.
 	findings []Finding
 }

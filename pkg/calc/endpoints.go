@@ -43,38 +43,65 @@ func phaseOf(c discoveryv1.EndpointConditions) phase {
 	return leaving
 }
 
+// candidate is an endpoint at a port.
+type candidate struct {
+	gateway.Backend
+	phase phase
+}
+
+func compareCandidates(a, b candidate) int {
+	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.phase, b.phase))
+}
+
 // endpoints returns the endpoints of all slices at the ports that portsOf finds in each: the ready ones, or where a family
 // has none those that still serve; all others drain.
-func endpoints(all []*endpointSlice, portsOf func(*endpointSlice) []uint16) targets {
-	phases := map[gateway.Backend]phase{}
+func (c *calculation) endpoints(all []*endpointSlice, portsOf func(*endpointSlice) []uint16) targets {
+	list := c.candidates[:0]
 	for _, slice := range all {
 		for _, port := range portsOf(slice) {
 			for _, e := range slice.endpoints {
-				backend := gateway.Backend{Address: e.address, Port: port}
-				if before, known := phases[backend]; !known || e.phase < before {
-					phases[backend] = e.phase
-				}
+				list = append(list, candidate{gateway.Backend{Address: e.address, Port: port}, e.phase})
 			}
 		}
 	}
-	best := map[bool]phase{true: leaving, false: leaving} // by whether it is of IPv4
-	for backend, p := range phases {
-		best[backend.Address.Is4()] = min(best[backend.Address.Is4()], p)
-	}
+	c.candidates = list
+	slices.SortFunc(list, compareCandidates)
+	list = slices.CompactFunc(list, func(a, b candidate) bool { return a.Backend == b.Backend })
 	var t targets
-	for backend, p := range phases {
-		if p < leaving && p == best[backend.Address.Is4()] {
-			t.backends.add(backend.Address, backend)
-		} else {
-			t.draining.add(backend.Address, backend)
+	six := 0
+	for six < len(list) && list[six].Address.Is4() {
+		six++
+	}
+	t.backends.v4, t.draining.v4 = sortOut(list[:six])
+	t.backends.v6, t.draining.v6 = sortOut(list[six:])
+	return t
+}
+
+// sortOut parts the endpoints of a family.
+func sortOut(list []candidate) (backends, draining []gateway.Backend) {
+	best, n := leaving, 0
+	for _, c := range list {
+		if c.phase < best {
+			best, n = c.phase, 0
+		}
+		if c.phase == best {
+			n++
 		}
 	}
-	for _, list := range [][]gateway.Backend{t.backends.v4, t.backends.v6, t.draining.v4, t.draining.v6} {
-		slices.SortFunc(list, func(a, b gateway.Backend) int {
-			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-		})
+	if best == leaving {
+		n = 0
 	}
-	return t
+	if n > 0 {
+		backends = make([]gateway.Backend, 0, n)
+	}
+	for _, c := range list {
+		if c.phase < leaving && c.phase == best {
+			backends = append(backends, c.Backend)
+		} else {
+			draining = append(draining, c.Backend)
+		}
+	}
+	return backends, draining
 }
 
 // endpointSlice is an EndpointSlice as far as it makes sense.

@@ -68,7 +68,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 	switch servicePort := findPort(service, port); {
 	case m.Spec.Mode == v1alpha1.ModeEndpoints && port.EndPort != nil:
 		// A range leads straight to the pods; the Service need not list a thousand ports.
-		t = endpoints(of, func(*endpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
+		t = c.endpoints(of, func(*endpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
 	case servicePort == nil:
 		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServicePortNotFound, portField(i, "servicePort"),
 			"Service %s/%s has no port %d/%s, it has %s; connections are rejected", service.Namespace, service.Name, port.ServicePort, port.Protocol, listPorts(service))
@@ -79,7 +79,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 		}
 		return t
 	default:
-		t = endpoints(of, func(s *endpointSlice) []uint16 { return s.portsNamed(servicePort) })
+		t = c.endpoints(of, func(s *endpointSlice) []uint16 { return s.portsNamed(servicePort) })
 	}
 	for _, a := range families {
 		if len(t.backends.of(a)) == 0 {

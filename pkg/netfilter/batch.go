@@ -68,6 +68,8 @@ func (b Batch) Text() []byte { return b.AppendText(nil) }
 
 // AppendText appends the Text to dst.
 func (b Batch) AppendText(dst []byte) []byte {
+	// About as long as a rule and a chain are. Many small steps would leave several times the text behind.
+	dst = slices.Grow(dst, b.Rules()*152+b.Chains()*96)
 	for i := range b.Tables {
 		dst = b.Tables[i].append(dst)
 	}
