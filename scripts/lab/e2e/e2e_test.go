@@ -59,6 +59,8 @@ func testBackend(t *testing.T, backend string) {
 		{"gateways that are found, and change", testGatewayChange},
 		{"a next hop that is down is left out", testNextHop},
 		{"a killed smartnatd is not missed, and writes nothing when it is back", testRestart},
+		{"a config that changes is taken over without a gap", testReload},
+		{"a gateway that boots alone knows what to do", testBootAlone},
 		{"cleanup leaves the gateway as it was", testCleanup}, // last: nothing works after it
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, w) })

@@ -32,7 +32,7 @@ const silence = 700 * time.Millisecond
 // world is a lab in which the relay and smartnatd run.
 type world struct {
 	*lab.Lab
-	daemon *lab.Process
+	relay, daemon *lab.Process
 	// before is what the gateway's kernel held before smartnatd first ran.
 	before string
 	// restores is the file that notes each run of iptables-restore or ip6tables-restore.
@@ -46,7 +46,8 @@ func newWorld(t *testing.T, backend string) *world {
 	w := &world{Lab: lab.New(t, lab.WithBackend(backend))}
 	ctx := timeout(t, 2*time.Minute)
 	t.Logf("control plane up after %v", time.Since(started).Round(time.Millisecond))
-	if _, err := w.StartRelay(ctx); err != nil {
+	var err error
+	if w.relay, err = w.StartRelay(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.GrantGateway(ctx); err != nil {
@@ -54,11 +55,9 @@ func newWorld(t *testing.T, backend string) *world {
 	}
 	w.countRestores(ctx, t)
 	w.before = w.kernel(ctx, t)
-	daemon, err := w.StartGateway(ctx, lab.DualStackConfig)
-	if err != nil {
+	if w.daemon, err = w.StartGateway(ctx, lab.DualStackConfig); err != nil {
 		t.Fatal(err)
 	}
-	w.daemon = daemon
 	t.Logf("smartnatd in effect after %v", time.Since(started).Round(time.Millisecond))
 	return w
 }

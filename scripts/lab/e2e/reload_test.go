@@ -1,0 +1,106 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+const configFile = "/etc/smartnat.yaml"
+
+// testReload changes the config under traffic: to a good one, to a bad one and back.
+func testReload(t *testing.T, w *world) {
+	w.namespace(t, "reload", 2)
+	w.mapping(t, "reload", `addresses: [198.51.100.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
+		ports: [{port: 96, servicePort: 8080}, {port: 96, servicePort: 8080, protocol: udp}]`)
+	addresses := []string{lab.Join("198.51.100.12", 96), lab.Join("2001:db8:2::12", 96)}
+	for _, address := range addresses {
+		for _, protocol := range protocols {
+			w.await(t, lab.Client, protocol, address, nil)
+		}
+	}
+	ctx := timeout(t, time.Minute)
+	before := w.kernel(ctx, t)
+	traffic := startTraffic(ctx, t, w, addresses)
+	for _, step := range []struct {
+		name, config, want string
+		// clamped is set while the kernel is to lower the size of segments.
+		clamped bool
+	}{
+		{"a good config", lab.DualStackConfig + "clampMSS: true\n", "in effect", true},
+		{"a bad config", lab.DualStackConfig + "clampMSS: maybe\n", "not reloaded", true},
+		{"the first config", lab.DualStackConfig, "in effect", false},
+	} {
+		skip := len(w.daemon.Log())
+		if err := w.Host(lab.Gateway).WriteFile(configFile, step.config); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.daemon.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		w.awaitLog(ctx, t, skip, step.want)
+		traffic.awaitRounds(ctx, t, 10)
+		if clamped := strings.Contains(w.kernel(ctx, t), "--clamp-mss-to-pmtu"); clamped != step.clamped {
+			t.Errorf("%s: segments are clamped: %t, want %t", step.name, clamped, step.clamped)
+		}
+	}
+	traffic.stop(t)
+	if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
+		t.Errorf("the kernel is not as it was under the same config (-before +after):\n%s", diff)
+	}
+}
+
+// testBootAlone boots the gateway, as far as its kernel goes, while the relay answers nobody: not even with a refusal.
+func testBootAlone(t *testing.T, w *world) {
+	w.namespace(t, "boot", 1)
+	mapping := func(port string) string {
+		return `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints, ports: [{port: ` + port + `, servicePort: 8080}]`
+	}
+	w.mapping(t, "boot", mapping("97"))
+	addresses := []string{lab.Join("198.51.100.12", 97), lab.Join("203.0.113.12", 97), lab.Join("2001:db8:2::12", 97)}
+	for _, address := range addresses {
+		w.await(t, lab.Client, "tcp", address, nil)
+	}
+	ctx := timeout(t, 2*time.Minute)
+	before := w.kernel(ctx, t)
+	if err := w.relay.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = w.relay.Signal(unix.SIGCONT) }()
+	if err := w.daemon.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Smartnatd(ctx, "cleanup"); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRefusal(t, lab.Client, "tcp", addresses[0])
+
+	skip := len(w.daemon.Log())
+	if err := w.daemon.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitLog(ctx, t, skip, "going on from what was saved")
+	for _, address := range addresses {
+		w.await(t, lab.Client, "tcp", address, nil)
+	}
+	if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
+		t.Errorf("the kernel is not as it was before (-before +after):\n%s", diff)
+	}
+
+	if err := w.relay.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitLog(ctx, t, skip, "all objects have been read")
+	w.mapping(t, "boot", mapping("98"))
+	w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", 98), nil)
+}
