@@ -45,6 +45,7 @@ Every flag can be given as an environment variable: --secure-port is SMARTNAT_RE
 			if err != nil {
 				return usageError{err}
 			}
+			librariesLogTo(log)
 			config, err := options.Config(log)
 			if err != nil {
 				return err

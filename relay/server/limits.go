@@ -41,7 +41,7 @@ type Limits struct {
 // DefaultLimits are meant for hundreds of gateways, each with a connection and a watch of each kind.
 func DefaultLimits() Limits {
 	return Limits{
-		Connections: 2000, ConnectionsPerUser: 100, RequestsInFlight: 100, RequestsPerSecond: 50, WatchesPerUser: 100,
+		Connections: 1000, ConnectionsPerUser: 100, RequestsInFlight: 100, RequestsPerSecond: 50, WatchesPerUser: 100,
 		TokenReviewsPerSecond: 50, BodyBytes: 64 << 10, StreamsPerConnection: 100,
 	}
 }

@@ -1,0 +1,41 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/go-logr/logr"
+	"github.com/sirupsen/logrus"
+	"k8s.io/klog/v2"
+)
+
+// librariesLogTo has what the libraries of Kubernetes say logged as the rest is: their errors are warnings here, since they
+// go on after them, and the rest is for who debugs.
+func librariesLogTo(log logrus.FieldLogger) { klog.SetLogger(logr.New(sink{log})) }
+
+// sink is a logr.LogSink.
+type sink struct{ log logrus.FieldLogger }
+
+func (sink) Init(logr.RuntimeInfo) {}
+
+func (sink) Enabled(level int) bool { return level == 0 }
+
+func (s sink) Info(_ int, message string, pairs ...any) { s.with(pairs).Debug(message) }
+
+func (s sink) Error(err error, message string, pairs ...any) {
+	s.with(pairs).WithError(err).Warning(message)
+}
+
+func (s sink) WithValues(pairs ...any) logr.LogSink { return sink{s.with(pairs)} }
+
+func (s sink) WithName(name string) logr.LogSink { return sink{s.log.WithField("logger", name)} }
+
+func (s sink) with(pairs []any) logrus.FieldLogger {
+	fields := logrus.Fields{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		fields[fmt.Sprint(pairs[i])] = fmt.Sprint(pairs[i+1])
+	}
+	return s.log.WithFields(fields)
+}
