@@ -52,7 +52,7 @@ func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
 }
 
 // newHost returns the host that the network namespace is.
-func newHost(t *testing.T, backend string) *host {
+func newHost(t testing.TB, backend string) *host {
 	t.Helper()
 	testenv.RequireTool(t, "iptables-"+backend)
 	tables, err := iptables.New(iptables.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})

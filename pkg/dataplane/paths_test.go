@@ -146,5 +146,4 @@ func walk(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	expectSame(t, newKernel(), k)
-
 }
