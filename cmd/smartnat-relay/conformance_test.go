@@ -162,7 +162,7 @@ var conformance = []struct {
 
 func TestConformance(t *testing.T) {
 	p := startControlPlane(t)
-	startRelay(t, p)
+	token := startRelay(t, p)
 	p.write("conformance.yaml", []byte(conformanceObjects))
 	p.kubectl("apply", "--filename", p.path("conformance.yaml"))
 	client := p.client("admin")
@@ -197,6 +197,7 @@ func TestConformance(t *testing.T) {
 			})
 		}
 	})
+	t.Run("kubectl", func(t *testing.T) { testKubectl(t, p, token) })
 	t.Run("watches", func(t *testing.T) { testWatches(t, p, client) })
 }
 

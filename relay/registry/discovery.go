@@ -32,9 +32,9 @@ func (d documents) addDiscovery(resources []*resource) {
 	core, named := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
 	for i, r := range resources {
 		gv := r.GroupVersion()
-		manager, path := named, "/apis/"+gv.String()
+		manager := named
 		if gv.Group == "" {
-			manager, path = core, "/api/"+gv.Version
+			manager = core
 			versions := &metav1.APIVersions{
 				TypeMeta: typeMeta("APIVersions"), Versions: []string{gv.Version},
 				// Required. Clients keep to the address that they have.
@@ -56,7 +56,7 @@ func (d documents) addDiscovery(resources []*resource) {
 		})
 		// In the order of the resources, as the document of groups is.
 		manager.SetGroupVersionPriority(metav1.GroupVersion(gv), firstPriority-i, 1)
-		d[path] = document(&metav1.APIResourceList{
+		d[r.groupVersionPath()] = document(&metav1.APIResourceList{
 			TypeMeta: typeMeta("APIResourceList"), GroupVersion: gv.String(),
 			APIResources: []metav1.APIResource{r.apiResource()},
 		})

@@ -34,6 +34,9 @@ func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 		h.resources[r.GroupVersionResource] = r
 	}
 	h.documents.addDiscovery(resources)
+	if err := h.documents.addOpenAPI(resources); err != nil {
+		return nil, err
+	}
 	return h, nil
 }
 

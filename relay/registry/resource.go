@@ -31,6 +31,14 @@ func (r *resource) typeMeta() metav1.TypeMeta {
 	return metav1.TypeMeta{Kind: r.kind, APIVersion: r.GroupVersion().String()}
 }
 
+// groupVersionPath is where the resources of its group and version are.
+func (r *resource) groupVersionPath() string {
+	if r.Group == "" {
+		return "/api/" + r.Version
+	}
+	return "/apis/" + r.GroupVersion().String()
+}
+
 func newResources(cache *watchcache.Cache) ([]*resource, error) {
 	mappingColumns, err := newMappingColumns()
 	if err != nil {

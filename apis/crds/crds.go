@@ -1,0 +1,12 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package crds holds the CustomResourceDefinitions as they are installed, for those who tell others what is in them.
+package crds
+
+import _ "embed" // for what follows
+
+// Mapping is the CustomResourceDefinition of Mappings, in YAML.
+//
+//go:embed smartnat.aureacentral.com_mappings.yaml
+var Mapping []byte
