@@ -122,12 +122,12 @@ func TestStatusInARealCluster(t *testing.T) {
 		var got []string
 		for _, line := range strings.Split(p.kubectl("get", "mappings", "--all-namespaces"), "\n") {
 			fields := strings.Fields(line)
-			got = append(got, strings.Join(fields[:len(fields)-1], " ")) // all but the age
+			got = append(got, strings.Join(fields[:len(fields)-1], "|")) // all but the age
 		}
 		want := []string{
-			"NAMESPACE NAME ADDRESSES SERVICE PORTS ACCEPTED PROGRAMMED",
-			"shop web 192.0.2.1 web 80/tcp True True",
-			"shop zebra 192.0.2.1,2001:db8::1 web 80/tcp,8081->80/tcp False True",
+			"NAMESPACE|NAME|ADDRESSES|SERVICE|PORTS|ACCEPTED|PROGRAMMED",
+			"shop|web|192.0.2.1|web|80/tcp|True|True",
+			"shop|zebra|192.0.2.1,2001:db8::1|web|80/tcp,8081->80/tcp|False|True",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got\n%s", diff)

@@ -107,11 +107,11 @@ func TestReportsAreTaken(t *testing.T) {
 
 func TestReportsAreRefused(t *testing.T) {
 	gw1 := "system:serviceaccount:smartnat:gw1"
-	change := func(old, new string) string {
-		if !strings.Contains(good, old) {
-			panic(old)
+	change := func(from, to string) string {
+		if !strings.Contains(good, from) {
+			t.Fatalf("no %s in a report", from)
 		}
-		return strings.Replace(good, old, new, 1)
+		return strings.Replace(good, from, to, 1)
 	}
 	for _, test := range []struct {
 		name, user, contentType, body string
