@@ -30,6 +30,7 @@ import (
 type fakeSource struct {
 	name   string
 	synced atomic.Bool
+	lost   atomic.Bool
 	note   func(string)
 }
 
@@ -39,7 +40,8 @@ func (s *fakeSource) Run(ctx context.Context) error {
 	s.note("source " + s.name + " ends")
 	return nil
 }
-func (s *fakeSource) HasSynced() bool { return s.synced.Load() }
+func (s *fakeSource) HasSynced() bool         { return s.synced.Load() }
+func (s *fakeSource) Lost() (time.Time, bool) { return time.Unix(1700000000, 0), s.lost.Load() }
 func (s *fakeSource) Snapshot() calc.Snapshot {
 	return calc.Snapshot{Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Name: s.name}}}}
 }
@@ -295,6 +297,22 @@ func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 			time.Sleep(3 * time.Second)
 		}
 		w.expect(t, "it turns every three seconds, for thirty", "WATCHDOG=1", "WATCHDOG=1")
+		w.end(t)
+	})
+}
+
+// TestLostContactIsShown in the status of the unit from the next turn on, until it is back.
+func TestLostContactIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		w.sources["a"].lost.Store(true)
+		w.runners[0].turned()
+		w.runners[0].turned()
+		w.expect(t, "lost", "STATUS=in effect as it was known at 2023-11-14T22:13:20Z: what has changed since then cannot be read")
+		w.sources["a"].lost.Store(false)
+		w.runners[0].turned()
+		w.expect(t, "back", "STATUS=in effect")
 		w.end(t)
 	})
 }

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -88,12 +87,17 @@ func (o *objects) Snapshot() calc.Snapshot {
 	return o.Source.Snapshot()
 }
 
-// describe says what is in effect.
+// describe says what is in effect, and how old it may be.
 func (o *objects) describe() string {
 	if r, ok := o.Source.(interface{ Restored() (time.Time, bool) }); ok {
 		if at, restored := r.Restored(); restored {
-			return fmt.Sprintf("in effect from what was saved at %s: the cluster has not been read since the start", at.UTC().Format(time.RFC3339))
+			return "in effect from what was saved at " + stamp(at) + ": the cluster has not been read since the start"
 		}
+	}
+	if since, lost := o.Lost(); lost {
+		return "in effect as it was known at " + stamp(since) + ": what has changed since then cannot be read"
 	}
 	return "in effect"
 }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
@@ -24,6 +25,7 @@ type cluster struct {
 	store     store
 	synced    atomic.Bool
 	changed   func()
+	contact   *contact
 	log       logrus.FieldLogger
 }
 
@@ -37,10 +39,9 @@ func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*clus
 		return nil, fmt.Errorf("source: %w", err)
 	}
 	log = log.WithField("server", cfg.Host)
-	c := &cluster{changed: changed, log: log}
-	contact := newContact(log)
+	c := &cluster{changed: changed, contact: newContact(log), log: log}
 	for _, r := range resources() {
-		lw, err := listWatch(cfg, httpClient, codecs, r, contact)
+		lw, err := listWatch(cfg, httpClient, codecs, r, c.contact)
 		if err != nil {
 			return nil, fmt.Errorf("source: %s: %w", r.Resource, err)
 		}
@@ -127,3 +128,6 @@ func (c *cluster) HasSynced() bool { return c.synced.Load() }
 
 // Snapshot implements Source.
 func (c *cluster) Snapshot() calc.Snapshot { return c.store.snapshot() }
+
+// Lost implements Source.
+func (c *cluster) Lost() (time.Time, bool) { return c.contact.lost() }

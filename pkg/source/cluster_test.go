@@ -166,8 +166,14 @@ func TestLostContactIsToldOnce(t *testing.T) {
 	if len(source.Snapshot().Mappings) != 1 || !source.HasSynced() {
 		t.Error("what was known is gone")
 	}
+	if since, lost := source.Lost(); !lost || since.IsZero() {
+		t.Errorf("lost %t since %s", lost, since)
+	}
 	server.setRefuse(0)
 	eventually(t, "back", func() bool { return messages(hook, "contact is back") == 1 })
+	if _, lost := source.Lost(); lost {
+		t.Error("still lost")
+	}
 	if n := messages(hook, "lost contact"); n != 1 {
 		t.Errorf("%d lines of lost contact, want 1", n)
 	}

@@ -37,7 +37,7 @@ func (c *contact) observe(ctx context.Context, resource, verb string, err error)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := len(c.failing)
-	if lost(err) {
+	if isLoss(err) {
 		c.failing[request{resource, verb}] = true
 	} else {
 		delete(c.failing, request{resource, verb})
@@ -56,8 +56,15 @@ func (c *contact) observe(ctx context.Context, resource, verb string, err error)
 	}
 }
 
-// lost is false for answers that are part of how client-go and the server find together: a resource version that is too old,
+// lost reports since when something fails.
+func (c *contact) lost() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.since, len(c.failing) > 0
+}
+
+// isLoss is false for answers that are part of how client-go and the server find together: a resource version that is too old,
 // and a handshake that the server does not know.
-func lost(err error) bool {
+func isLoss(err error) bool {
 	return err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !apierrors.IsInvalid(err)
 }

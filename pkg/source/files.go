@@ -30,6 +30,7 @@ type files struct {
 	mu      sync.Mutex
 	synced  bool
 	problem string
+	wrong   time.Time
 	objects store
 }
 
@@ -89,6 +90,9 @@ func (f *files) read() {
 	switch {
 	case err != nil && err.Error() != f.problem:
 		f.log.Errorf("files are left as they were last read, until this is right: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		if f.problem == "" {
+			f.wrong = time.Now()
+		}
 		f.problem = err.Error()
 	case err == nil:
 		if f.problem != "" {
@@ -113,3 +117,10 @@ func (f *files) HasSynced() bool {
 
 // Snapshot implements Source.
 func (f *files) Snapshot() calc.Snapshot { return f.objects.snapshot() }
+
+// Lost implements Source.
+func (f *files) Lost() (time.Time, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wrong, f.problem != ""
+}

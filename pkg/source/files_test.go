@@ -143,12 +143,18 @@ func TestFilesAreReadAgain(t *testing.T) {
 		if got := names(source.Snapshot()); got != "Mapping echo, Service echo" {
 			t.Errorf("a bad file leaves %s", got)
 		}
+		if since, lost := source.Lost(); !lost || since.IsZero() {
+			t.Errorf("a bad file: lost %t since %s", lost, since)
+		}
 		if line := hook.LastEntry().Message; strings.Contains(line, "\n") || !strings.Contains(line, file) {
 			t.Errorf("not one line that names %s: %q", file, line)
 		}
 
 		write(serviceYAML)
 		eventually(t, "right again", func() bool { return names(source.Snapshot()) == "Service echo" && changes.Load() == 3 })
+		if _, lost := source.Lost(); lost {
+			t.Error("still lost with good files")
+		}
 	}
 }
 

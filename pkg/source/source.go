@@ -6,6 +6,7 @@ package source
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/rest"
@@ -22,6 +23,8 @@ type Source interface {
 	HasSynced() bool
 	// Snapshot returns what is known. What it holds is shared and must not be changed.
 	Snapshot() calc.Snapshot
+	// Lost reports since when what is known may be old, if it may: the server is out of reach, or the files are wrong.
+	Lost() (since time.Time, lost bool)
 }
 
 // New returns the Source that the config names. It calls changed when the Snapshot has become whole, and whenever it differs
