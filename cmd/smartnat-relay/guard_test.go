@@ -176,6 +176,8 @@ func testEnroll(t *testing.T, p *controlPlane) {
 		t.Errorf("instance %s, relay (-want +got)\n%s", got.Instance, diff)
 	}
 
+	t.Run("with what the cluster knows", func(t *testing.T) { testEnrollByDefault(t, p) })
+
 	client := p.client("")
 	if got := p.ask(client, listPath, token); got != http.StatusOK {
 		t.Errorf("the relay answered %d", got)
@@ -225,6 +227,36 @@ func testEnroll(t *testing.T, p *controlPlane) {
 	}
 }
 
+// testEnrollByDefault gives no more than a name, as where the relay's certificate was put where the README says.
+func testEnrollByDefault(t *testing.T, p *controlPlane) {
+	if out, err := p.enroll("edge-2", "--output", p.path("edge-2")); err == nil || !strings.Contains(out, "please give --server") {
+		t.Errorf("without a node: %v: %s", err, out)
+	}
+	p.write("node.yaml", []byte(`{apiVersion: v1, kind: Node, metadata: {name: node1},
+		status: {addresses: [{type: Hostname, address: node1}, {type: InternalIP, address: 10.10.0.11}, {type: InternalIP, address: "fd00:10::11"}]}}`))
+	p.kubectl("create", "--filename", p.path("node.yaml"))
+	if out, err := p.enroll("edge-2", "--output", p.path("edge-2")); err == nil || !strings.Contains(out, "please give --ca FILE") {
+		t.Errorf("without an authority: %v: %s", err, out)
+	}
+	p.kubectl("--namespace=smartnat", "create", "secret", "generic", "smartnat-relay-tls", "--type=kubernetes.io/tls",
+		"--from-file=tls.crt="+p.path("relay.crt"), "--from-file=tls.key="+p.path("relay.key"), "--from-file=ca.crt="+p.path("ca.crt"))
+	if out, err := p.enroll("edge-2", "--output="+p.path("edge-2")); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	got, err := config.Load(p.path("edge-2/smartnat.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := p.kubectl("--namespace=smartnat", "get", "service", "smartnat-relay", "-o", "jsonpath={.spec.ports[0].nodePort}")
+	want := []string{"https://10.10.0.11:" + port, "https://[fd00:10::11]:" + port}
+	if diff := cmp.Diff(want, got.Source.Relay.Servers); diff != "" || got.Source.Relay.ServerName != "smartnat-relay.smartnat.svc" {
+		t.Errorf("server name %s, servers (-want +got)\n%s", got.Source.Relay.ServerName, diff)
+	}
+	if p.read("edge-2/ca.crt") != p.read("ca.crt") {
+		t.Error("the authority is another")
+	}
+}
+
 func (p *controlPlane) read(name string) string {
 	p.t.Helper()
 	text, err := os.ReadFile(p.path(name))
@@ -264,12 +296,12 @@ func (p *controlPlane) watch(client *http.Client, token string) (ended func()) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	p.t.Cleanup(func() { _ = resp.Body.Close() })
 	if resp.StatusCode != http.StatusOK {
 		p.t.Fatalf("a watch was answered %d", resp.StatusCode)
 	}
 	return func() {
 		p.t.Helper()
-		defer func() { _ = resp.Body.Close() }()
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 			p.t.Errorf("the watch did not end: %v", err)
 		}

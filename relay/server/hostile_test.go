@@ -35,7 +35,7 @@ func (f *fixture) dial(t *testing.T) net.Conn {
 }
 
 // dialTLS opens a connection on which HTTP/1.1 is spoken by hand.
-func (f *fixture) dialTLS(t *testing.T) *tls.Conn {
+func (f *fixture) dialTLS(t *testing.T) net.Conn {
 	t.Helper()
 	conn := tls.Client(f.dial(t), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	if err := conn.Handshake(); err != nil {
@@ -107,7 +107,7 @@ func TestGarbage(t *testing.T) {
 		{"HTTP/2 without having agreed on it", true, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var conn net.Conn = f.dial(t)
+			conn := f.dial(t)
 			if test.tls {
 				conn = f.dialTLS(t)
 			}

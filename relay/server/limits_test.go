@@ -112,7 +112,8 @@ func TestWatchesOfAUserAreCounted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return resp.StatusCode, func() { cancel(); _ = resp.Body.Close() }
+			t.Cleanup(func() { _ = resp.Body.Close() })
+			return resp.StatusCode, cancel
 		}
 		var got []int
 		var ends []func()

@@ -66,8 +66,7 @@ func every(ctx context.Context, interval time.Duration, f func()) (stop func() b
 	next := func() time.Duration { return interval - rand.N(interval/5+1) }
 	// The timer is handed over before it can fire into what reads it.
 	ready := make(chan *time.Timer, 1)
-	var tick func()
-	tick = func() {
+	tick := func() {
 		timer := <-ready
 		ready <- timer
 		if ctx.Err() != nil {
@@ -100,9 +99,8 @@ func (c *Config) mayStill(ctx context.Context, v *visit) error {
 	if err != nil {
 		return err
 	}
-	decision, _, err := c.Authorizer.Authorize(ctx, attributes)
-	if decision == authorizer.DecisionAllow || err != nil {
-		return nil
+	if decision, _, err := c.Authorizer.Authorize(ctx, attributes); decision != authorizer.DecisionAllow && err == nil {
+		return errors.New("its role was taken away")
 	}
-	return errors.New("its role was taken away")
+	return nil
 }
