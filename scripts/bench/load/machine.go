@@ -33,7 +33,7 @@ func Processor() string {
 	return runtime.GOARCH
 }
 
-// Average is the load average: that of the last minute.
+// Average is the load average of the last minute.
 func Average() string {
 	text, _ := os.ReadFile("/proc/loadavg") // without it, nobody knows
 	fields := strings.Fields(string(text))

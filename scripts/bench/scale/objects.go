@@ -27,6 +27,9 @@ const (
 	// connection tells whether the change has arrived, and ports of its own there, which answer with the endpoint's address.
 	watched      = 0
 	watchedPorts = 9080
+	// headlessFrom is the first object whose Service has no ClusterIP, since the API server takes the longer to find one the
+	// more there are. Beyond it SmartNat is alone, and asks for none.
+	headlessFrom = 3000
 )
 
 // watchedHosts are the last bytes of the addresses between which the watched endpoint moves; no other endpoint has them.
@@ -102,6 +105,9 @@ func (s scenery) service(object int) *corev1.Service {
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: objectName(object)},
 		Spec:       corev1.ServiceSpec{ExternalIPs: []string{at.Addr().String()}, IPFamilies: []corev1.IPFamily{corev1.IPFamily(s.Family)}},
+	}
+	if object >= headlessFrom {
+		service.Spec.ClusterIP = corev1.ClusterIPNone
 	}
 	for k := range ways.PortsPerMapping {
 		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{
