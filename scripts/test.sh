@@ -54,7 +54,7 @@ all() {
 
 unit() {
 	if (($# == 0)); then
-		mapfile -t packages < <(go list ./... | grep -v /scripts/lab)
+		mapfile -t packages < <(go list ./... | grep -v -e /scripts/lab -e /scripts/bench/scale)
 		set -- "${packages[@]}"
 	fi
 	summarized go test -json "$@"

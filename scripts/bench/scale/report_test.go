@@ -47,6 +47,7 @@ func testReport() Report {
 			larger, complete,
 			{Contender: Contender{kubeProxy, "nft"}, scenery: usual, Ports: 10000, Capped: []string{"start"}, Cap: 60},
 			{Contender: Contender{byHand, "legacy"}, scenery: usual, Ports: 1000, Starts: []float64{12.5}, StartCPU: []float64{0.1}, Changes: []float64{1}, Capped: []string{"change"}, Cap: 60},
+			{Contender: Contender{byHand, "legacy"}, scenery: usual, Ports: 10000, Starts: []float64{0.5}, StartCPU: []float64{0.4}, Changes: []float64{24}, ChangeCPU: 10},
 			failed,
 		},
 	}

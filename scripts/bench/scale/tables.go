@@ -7,6 +7,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ func (r Report) markdown() string {
 		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
 	}
 	r.mainTables(&text)
+	r.ratiosTable(&text)
 	r.stagesTable(&text)
 	r.idleTable(&text)
 	r.failures(&text)
@@ -106,6 +108,34 @@ func (r Result) sizeCells() []string {
 		cells[2], cells[3] = figures.Number(float64(r.Chains)), figures.Number(float64(r.Rules))
 	}
 	return cells
+}
+
+// ratiosTable compares SmartNat with rules loaded by hand: what it adds to what the kernel and iptables take.
+func (r Report) ratiosTable(text *strings.Builder) {
+	var rows []string
+	for _, c := range r.sorted() {
+		i := slices.IndexFunc(r.Results, func(hand Result) bool {
+			return hand.Contender == Contender{byHand, c.Backend} && hand.scenery == c.scenery && hand.Ports == c.Ports
+		})
+		if c.Name != smartnat || i < 0 || len(c.Capped)+len(r.Results[i].Capped) > 0 {
+			continue
+		}
+		hand := r.Results[i]
+		rows = append(rows, fmt.Sprintf("| %s | %s | %s | %s | %s |\n", figures.Number(float64(c.Ports)), c.Backend,
+			ratio(figures.Quantile(c.Starts, 0.5), figures.Quantile(hand.Starts, 0.5)),
+			ratio(figures.Quantile(c.Changes, 0.5), figures.Quantile(hand.Changes, 0.5)), ratio(c.ChangeCPU, hand.ChangeCPU)))
+	}
+	if len(rows) > 0 {
+		text.WriteString("\n### smartnat as a multiple of iptables-restore by hand\n\n| ports | back end | start | change | processor of a change |\n|---:|---|---:|---:|---:|\n")
+		text.WriteString(strings.Join(rows, ""))
+	}
+}
+
+func ratio(a, b float64) string {
+	if math.IsNaN(a) || math.IsNaN(b) || b == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", a/b)
 }
 
 // stagesTable says where the time of a change goes.
