@@ -32,12 +32,12 @@ func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.St
 	if len(changed.stale)+len(changed.missed) == 0 {
 		return 0, nil
 	}
-	ours := c.own.Forwarded()
+	ours, most := c.own.Forwarded(), worthwhile()
 	var queries []query
-	for _, s := range changed.stale {
+	for _, s := range atMost(most, changed.stale) {
 		queries = append(queries, query{mark: ours, scope: s})
 	}
-	for _, s := range changed.missed {
+	for _, s := range atMost(most, changed.missed) {
 		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, without: conntrack.StatusSeenReply, scope: s})
 	}
 	flows, err := newJudge(state).condemned(ours, queries)

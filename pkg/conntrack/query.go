@@ -8,6 +8,9 @@ package conntrack
 import (
 	"encoding/binary"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 
 	"github.com/mdlayher/netlink"
 	"github.com/ti-mo/conntrack"
@@ -56,6 +59,29 @@ type query struct {
 	// without are bits of the status that must not be set.
 	without conntrack.Status
 	scope   scope
+}
+
+// worthwhile is how many walks over the kernel's table cost less than one that brings along connections that are nothing to us.
+// A walk passes every bucket, full or not, and some thirty of them cost as much as a connection that is brought along.
+func worthwhile() int {
+	const bucketsPerConnection, most = 32, 4 // for nobody knows how many of the connections are ours
+	buckets, err := readNumber("/proc/sys/net/netfilter/nf_conntrack_buckets")
+	if err != nil || buckets == 0 {
+		return 1
+	}
+	connections, err := readNumber("/proc/sys/net/netfilter/nf_conntrack_count")
+	if err != nil {
+		return 1
+	}
+	return min(1+connections*bucketsPerConnection/buckets, most)
+}
+
+func readNumber(path string) (int, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
 // run returns the connections that the kernel finds.

@@ -23,9 +23,6 @@ type scope struct {
 	source, destination netip.Addr
 }
 
-// maxScopes is how many walks over the kernel's table are cheaper than one that brings along every connection of ours.
-const maxScopes = 8
-
 // changes are where connections may not be what the state makes any more that were right for the state before.
 type changes struct {
 	// stale are where connections of ours may have become wrong, missed where flows may be older than their Forward.
@@ -50,7 +47,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 			}
 			b = b[1:]
 		default:
-			if !sameConnections(&a[0], &b[0]) {
+			if !letsBe(&a[0], &b[0]) {
 				c.stale = append(c.stale, toFrontend(a[0].Frontend))
 			}
 			a, b = a[1:], b[1:]
@@ -60,7 +57,6 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	if since == nil {
 		c.stale = []scope{{}}
 	}
-	c.stale, c.missed = few(c.stale), few(c.missed)
 	return c
 }
 
@@ -95,11 +91,32 @@ func changedEgress(before, after []gateway.Egress) []scope {
 	return scopes
 }
 
-func few(scopes []scope) []scope {
-	if len(scopes) > maxScopes {
-		return []scope{{}}
+// atMost returns the scopes, or one that holds them all where they are more than that.
+func atMost(most int, scopes []scope) []scope {
+	if len(scopes) <= most {
+		return scopes
 	}
-	return scopes
+	all := scopes[0]
+	for _, s := range scopes[1:] {
+		all.protocol, all.port = common(all.protocol, s.protocol), common(all.port, s.port)
+		all.source, all.destination = common(all.source, s.source), common(all.destination, s.destination)
+	}
+	switch {
+	case !all.source.IsValid() && !all.destination.IsValid(): // The kernel compares protocols within a family alone.
+		all = scope{}
+	case all.protocol == "":
+		all.port = 0
+	}
+	return []scope{all}
+}
+
+// common returns what two scopes agree on, or any.
+func common[T comparable](a, b T) T {
+	if a == b {
+		return a
+	}
+	var whatever T
+	return whatever
 }
 
 func toFrontend(f gateway.Frontend) scope {
@@ -110,11 +127,30 @@ func toFrontend(f gateway.Frontend) scope {
 	return s
 }
 
-// sameConnections reports whether two Forwards of a frontend let the same connections be.
-func sameConnections(a, b *gateway.Forward) bool {
-	return a.Shift == b.Shift && a.SourcesDeny == b.SourcesDeny && same(a.Sources, b.Sources) &&
-		same(a.Backends, b.Backends) && same(a.Draining, b.Draining)
+// letsBe reports whether each connection that a Forward of the same frontend may have made is still right with the one after.
+func letsBe(before, after *gateway.Forward) bool {
+	if before.Shift != after.Shift || before.SourcesDeny != after.SourcesDeny || !allowsAll(before.Sources, after.Sources) {
+		return false
+	}
+	if same(before.Backends, after.Backends) && same(before.Draining, after.Draining) {
+		return true
+	}
+	lead, led := after.Backends, before.Backends
+	if before.Protocol == gateway.TCP { // That of others was ended when the endpoint began to drain.
+		lead, led = slices.Concat(lead, after.Draining), slices.Concat(led, before.Draining)
+	}
+	stay := make(map[gateway.Backend]struct{}, len(lead))
+	for _, b := range lead {
+		stay[b] = struct{}{}
+	}
+	return !slices.ContainsFunc(led, func(b gateway.Backend) bool {
+		_, stays := stay[b]
+		return !stays
+	})
 }
+
+// allowsAll reports whether every source that was allowed still is, as far as that is seen at once.
+func allowsAll(before, after []netip.Prefix) bool { return len(after) == 0 || same(before, after) }
 
 // same compares slices, which are mostly one and the same.
 func same[T comparable](a, b []T) bool {
