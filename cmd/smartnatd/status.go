@@ -9,9 +9,7 @@ import (
 	"sync"
 
 	"github.com/sirupsen/logrus"
-	"k8s.io/client-go/kubernetes"
 
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/source"
@@ -49,21 +47,17 @@ func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	mappings, err := versioned.NewForConfig(client)
+	api, err := status.NewAPI(client)
 	if err != nil {
 		return nil, fmt.Errorf("reporting the status: %w", err)
 	}
 	options := status.Options{Instance: cfg.Instance, StandbyAddresses: cfg.StandbyAddresses, Log: log.WithField("server", client.Host)}
 	if cfg.Source.Relay != nil {
-		options.Writer = status.NewRelayClient(cfg.Instance, mappings)
+		options.Writer = status.NewRelayClient(cfg.Instance, api)
 		return status.New(options), nil
 	}
-	leases, err := kubernetes.NewForConfig(client)
-	if err != nil {
-		return nil, fmt.Errorf("reporting the status: %w", err)
-	}
-	options.Writer = status.NewClusterClient(cfg.Instance, mappings, leases, status.LeaseNamespace)
-	conditions := status.NewConditions(mappings, options.Log)
+	options.Writer = status.NewClusterClient(cfg.Instance, api, status.LeaseNamespace)
+	conditions := status.NewConditions(api, options.Log)
 	options.Reported = conditions.Reported
 	return both{status.New(options), conditions}, nil
 }

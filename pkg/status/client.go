@@ -9,14 +9,10 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	applycoordinationv1 "k8s.io/client-go/applyconfigurations/coordination/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
 )
 
 const (
@@ -32,29 +28,28 @@ const (
 // Client speaks to the API that holds the status of Mappings: the relay, which takes entries and does the rest, or the cluster.
 type Client struct {
 	instance string
-	mappings versioned.Interface
-	// leases are nil where the relay notes who reported.
-	leases    kubernetes.Interface
+	api      API
+	// namespace is that of the Lease; none where the relay notes who reported.
 	namespace string
 	renewed   time.Time
 	now       func() time.Time
 }
 
 // NewRelayClient reports through a relay.
-func NewRelayClient(instance string, mappings versioned.Interface) *Client {
-	return &Client{instance: instance, mappings: mappings, now: time.Now}
+func NewRelayClient(instance string, api API) *Client {
+	return &Client{instance: instance, api: api, now: time.Now}
 }
 
 // NewClusterClient writes into the cluster, and says by a Lease in a namespace that this gateway is still there.
-func NewClusterClient(instance string, mappings versioned.Interface, leases kubernetes.Interface, namespace string) *Client {
-	return &Client{instance: instance, mappings: mappings, leases: leases, namespace: namespace, now: time.Now}
+func NewClusterClient(instance string, api API, namespace string) *Client {
+	return &Client{instance: instance, api: api, namespace: namespace, now: time.Now}
 }
 
 // Read returns the entries of this gateway that there are.
 func (c *Client) Read(ctx context.Context) (map[types.NamespacedName]Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	list, err := c.mappings.SmartnatV1alpha1().Mappings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	list, err := c.api.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the status of Mappings: %w", err)
 	}
@@ -90,9 +85,7 @@ func (c *Client) apply(ctx context.Context, k key, uid types.UID, status v1alpha
 	if err != nil {
 		return err
 	}
-	force := true
-	_, err = c.mappings.SmartnatV1alpha1().Mappings(k.Namespace).Patch(ctx, k.Name, types.ApplyPatchType, body,
-		metav1.PatchOptions{FieldManager: v1alpha1.InstanceFieldManagerPrefix + c.instance, Force: &force}, "status")
+	err = c.api.Apply(ctx, k, v1alpha1.InstanceFieldManagerPrefix+c.instance, body)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("writing the status of Mapping %s: %w", k, err)
 	}
@@ -102,19 +95,12 @@ func (c *Client) apply(ctx context.Context, k key, uid types.UID, status v1alpha
 // renew says that this gateway is still there, before it says anything else: an entry without a Lease is of one that went.
 func (c *Client) renew(ctx context.Context) error {
 	now := c.now()
-	if c.leases == nil || now.Sub(c.renewed) < leaseEvery {
+	if c.namespace == "" || now.Sub(c.renewed) < leaseEvery {
 		return nil
 	}
-	name := v1alpha1.LeaseNamePrefix + c.instance
-	_, err := c.leases.CoordinationV1().Leases(c.namespace).Apply(ctx, applycoordinationv1.Lease(name, c.namespace).
-		WithLabels(map[string]string{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue}).
-		WithSpec(applycoordinationv1.LeaseSpec().
-			WithHolderIdentity(c.instance).
-			WithLeaseDurationSeconds(int32(leaseDuration.Seconds())).
-			WithRenewTime(metav1.NewMicroTime(now))),
-		metav1.ApplyOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: true})
-	if err != nil {
-		return fmt.Errorf("renewing Lease %s/%s: %w", c.namespace, name, err)
+	lease := types.NamespacedName{Namespace: c.namespace, Name: v1alpha1.LeaseNamePrefix + c.instance}
+	if err := c.api.Renew(ctx, lease, v1alpha1.ConditionsFieldManager, c.instance, now, leaseDuration); err != nil {
+		return fmt.Errorf("renewing Lease %s: %w", lease, err)
 	}
 	c.renewed = now
 	return nil

@@ -22,18 +22,17 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
 )
 
 // Conditions writes the conditions of all Mappings where no relay may be there to do it: a gateway that reaches the cluster by
 // itself knows all that they follow from. Every program of SmartNat comes to the same ones, and one that comes second finds
 // them written.
 type Conditions struct {
-	mappings versioned.Interface
-	log      logrus.FieldLogger
-	limiter  *rate.Limiter
-	queue    workqueue.TypedRateLimitingInterface[key]
-	wake     chan struct{}
+	api     API
+	log     logrus.FieldLogger
+	limiter *rate.Limiter
+	queue   workqueue.TypedRateLimitingInterface[key]
+	wake    chan struct{}
 
 	mu     sync.Mutex
 	latest *Facts
@@ -47,9 +46,9 @@ type Conditions struct {
 }
 
 // NewConditions returns one that does nothing until Run.
-func NewConditions(mappings versioned.Interface, log logrus.FieldLogger) *Conditions {
+func NewConditions(api API, log logrus.FieldLogger) *Conditions {
 	return &Conditions{
-		mappings: mappings, log: log, limiter: rate.NewLimiter(writesPerSecond, writesAtOnce), wake: make(chan struct{}, 1),
+		api: api, log: log, limiter: rate.NewLimiter(writesPerSecond, writesAtOnce), wake: make(chan struct{}, 1),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, refreshEvery)),
 	}
 }
@@ -166,8 +165,7 @@ func (c *Conditions) settle(ctx context.Context, k key) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	client := c.mappings.SmartnatV1alpha1().Mappings(k.Namespace)
-	live, err := client.Get(ctx, k.Name, metav1.GetOptions{})
+	live, err := c.api.Get(ctx, k)
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil
@@ -187,9 +185,7 @@ func (c *Conditions) settle(ctx context.Context, k key) error {
 	if err != nil {
 		return err
 	}
-	force := true
-	_, err = client.Patch(ctx, k.Name, types.ApplyPatchType, body,
-		metav1.PatchOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: &force}, "status")
+	err = c.api.Apply(ctx, k, v1alpha1.ConditionsFieldManager, body)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("writing the conditions of Mapping %s: %w", k, err)
 	}

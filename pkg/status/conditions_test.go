@@ -22,17 +22,16 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/generated/clientset/versioned/fake"
 )
 
 // cluster holds Mappings and counts what is asked of it.
 type cluster struct {
+	API
 	mu       sync.Mutex
 	mappings map[string]*v1alpha1.Mapping
 	version  int
@@ -40,46 +39,45 @@ type cluster struct {
 	fails    error
 }
 
-func (c *cluster) client() *fake.Clientset {
-	client := &fake.Clientset{}
-	client.AddReactor("get", "mappings", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		return c.answer("get", action.(clienttesting.GetAction).GetName(), func(m *v1alpha1.Mapping) error { return nil })
-	})
-	client.AddReactor("patch", "mappings", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		patch := action.(clienttesting.PatchActionImpl)
-		return c.answer("patch", patch.GetName(), func(m *v1alpha1.Mapping) error {
-			var applied conditions.Applied
-			if err := json.Unmarshal(patch.GetPatch(), &applied); err != nil {
-				return err
-			}
-			if applied.Metadata.ResourceVersion != m.ResourceVersion || patch.PatchOptions.FieldManager != v1alpha1.ConditionsFieldManager {
-				return apierrors.NewConflict(schema.GroupResource{}, m.Name, errors.New("changed"))
-			}
-			applied.Status.Instances = m.Status.Instances
-			m.Status = applied.Status
-			c.version++
-			m.ResourceVersion = strconv.Itoa(c.version)
-			return nil
-		})
-	})
-	return client
+// Get implements API.
+func (c *cluster) Get(_ context.Context, mapping types.NamespacedName) (*v1alpha1.Mapping, error) {
+	return c.answer("get", mapping.Name, func(*v1alpha1.Mapping) error { return nil })
 }
 
-func (c *cluster) answer(verb, name string, do func(*v1alpha1.Mapping) error) (bool, runtime.Object, error) {
+// Apply implements API.
+func (c *cluster) Apply(_ context.Context, mapping types.NamespacedName, manager string, body []byte) error {
+	_, err := c.answer("patch", mapping.Name, func(m *v1alpha1.Mapping) error {
+		var applied conditions.Applied
+		if err := json.Unmarshal(body, &applied); err != nil {
+			return err
+		}
+		if applied.Metadata.ResourceVersion != m.ResourceVersion || manager != v1alpha1.ConditionsFieldManager {
+			return apierrors.NewConflict(schema.GroupResource{}, m.Name, errors.New("changed"))
+		}
+		applied.Status.Instances = m.Status.Instances
+		m.Status = applied.Status
+		c.version++
+		m.ResourceVersion = strconv.Itoa(c.version)
+		return nil
+	})
+	return err
+}
+
+func (c *cluster) answer(verb, name string, do func(*v1alpha1.Mapping) error) (*v1alpha1.Mapping, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.requests = append(c.requests, verb+" "+name)
 	m := c.mappings[name]
 	if m == nil {
-		return true, nil, apierrors.NewNotFound(schema.GroupResource{}, name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{}, name)
 	}
 	if c.fails != nil {
-		return true, nil, c.fails
+		return nil, c.fails
 	}
 	if err := do(m); err != nil {
-		return true, nil, err
+		return nil, err
 	}
-	return true, m.DeepCopy(), nil
+	return m.DeepCopy(), nil
 }
 
 // has puts a Mapping of the Service of its name there, born so many seconds after all began, and returns it as a source does.
@@ -121,7 +119,7 @@ func deciding(t *testing.T, test func(t *testing.T, conditions *Conditions, c *c
 		log := logrus.New()
 		log.SetOutput(&out)
 		c := &cluster{mappings: map[string]*v1alpha1.Mapping{}}
-		writer := NewConditions(c.client(), log)
+		writer := NewConditions(c, log)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); writer.Run(ctx) }()
