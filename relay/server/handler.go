@@ -34,7 +34,7 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
 	})
 	handler = canonical(handler)
-	handler = brief(handler, c.Limits.BodyBytes)
+	handler = brief(handler, c.Limits.BodyBytes, readHeaderTimeout)
 	handler = recovered(handler, c.metrics, c.Log)
 	handler = recorded(handler, c.metrics, c.Log)
 

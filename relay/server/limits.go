@@ -154,11 +154,11 @@ func bounded(next http.Handler, inFlight int) http.Handler {
 }
 
 // brief lets a request have a short body that comes soon. The server's own timeout of reading would end watches too.
-func brief(next http.Handler, maxBytes int) http.Handler {
+func brief(next http.Handler, maxBytes int, timeout time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body != nil && req.Body != http.NoBody {
 			// Where there is no deadline to set, there is no connection to hold.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readHeaderTimeout))
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout))
 			if maxBytes > 0 {
 				req.Body = http.MaxBytesReader(w, req.Body, int64(maxBytes))
 			}

@@ -1,0 +1,98 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/smartnat/smartnat/relay/watchcache"
+)
+
+func TestDefects(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		handler http.HandlerFunc
+		status  int // 0 when the answer breaks off
+		counted float64
+	}{
+		{"before an answer", func(http.ResponseWriter, *http.Request) { panic("oh") }, 500, 1},
+		{"within an answer", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			panic("oh")
+		}, 0, 1},
+		{"an answer that is given up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, 0},
+		{"none", ok, 200, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var output bytes.Buffer
+			log := logrus.New()
+			log.SetOutput(&output)
+			c := &Config{Cache: watchcache.New(watchcache.NewEpoch(), 1), Log: log}
+			c.instrument()
+			server := httptest.NewServer(recorded(recovered(test.handler, c.metrics, log), c.metrics, log))
+			resp, err := server.Client().Get(server.URL)
+			status := 0
+			if err == nil {
+				if _, err = io.ReadAll(resp.Body); err == nil {
+					status = resp.StatusCode
+				}
+				_ = resp.Body.Close()
+			}
+			server.Close()
+			if status != test.status {
+				t.Errorf("status %d, want %d (%v)", status, test.status, err)
+			}
+			if got := c.count(t, "panics_total"); got != test.counted {
+				t.Errorf("%v were counted, want %v", got, test.counted)
+			}
+			if told := strings.Contains(output.String(), "level=error"); told != (test.counted > 0) {
+				t.Errorf("told an operator: %v\n%s", told, output.String())
+			}
+		})
+	}
+}
+
+// Whatever clients ask for, the names under which it is counted are few.
+func TestWhatIsCounted(t *testing.T) {
+	var config *Config
+	f := newFixture(t, func(c *Config) { config = c })
+	for _, request := range []struct{ method, path, token string }{
+		{"GET", mappingsPath, gatewayToken}, {"GET", mappingsPath, gatewayToken}, {"GET", mappingsPath, strangerToken}, {"GET", mappingsPath, ""},
+		{"DELETE", mappingsPath, gatewayToken}, {"GET", "/api/v1/namespaces/x/secrets/a", gatewayToken},
+		{"GET", "/api/v1/namespaces/x/inventions/b", gatewayToken}, {"BREW", "/coffee", gatewayToken}, {"GET", "/apis", gatewayToken},
+	} {
+		f.do(t, request.method, request.path, as(request.token))
+	}
+	got := map[string]float64{}
+	for _, labels := range []string{
+		"verb=list resource=mappings code=200", "verb=list resource=mappings code=403", "verb=list resource=mappings code=401",
+		"verb=other resource=mappings code=405", "verb=get resource= code=404", "verb=other resource= code=405", "verb=other resource= code=200", "",
+	} {
+		got[labels] = config.count(t, "requests_total", strings.Fields(labels)...)
+	}
+	for _, reason := range []string{"unauthenticated", "forbidden", "method", "rate"} {
+		got[reason] = config.count(t, "rejections_total", "reason="+reason)
+	}
+	want := map[string]float64{
+		"verb=list resource=mappings code=200": 2, "verb=list resource=mappings code=403": 1, "verb=list resource=mappings code=401": 1,
+		"verb=other resource=mappings code=405": 1, "verb=get resource= code=404": 2, "verb=other resource= code=405": 1,
+		"verb=other resource= code=200": 1, "": 9,
+		"unauthenticated": 1, "forbidden": 1, "method": 2, "rate": 0,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if got := config.count(t, "response_bytes_total", "verb=list", "resource=mappings"); got == 0 {
+		t.Error("no bytes were counted")
+	}
+}
