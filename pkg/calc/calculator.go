@@ -4,15 +4,14 @@
 package calc
 
 import (
-	"cmp"
 	"reflect"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -113,13 +112,13 @@ func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
 			return false
 		}
 		left[e.mapping]--
-		free[nameOf(e.mapping)] = append(free[nameOf(e.mapping)], e)
+		free[conflicts.Key(e.mapping)] = append(free[conflicts.Key(e.mapping)], e)
 		return true
 	})
 	for _, m := range come {
 		e := &entry{}
-		if same := free[nameOf(m)]; len(same) > 0 {
-			e, free[nameOf(m)] = same[0], same[1:]
+		if same := free[conflicts.Key(m)]; len(same) > 0 {
+			e, free[conflicts.Key(m)] = same[0], same[1:]
 			r.ports = r.ports || !e.mapping.CreationTimestamp.Equal(&m.CreationTimestamp)
 		}
 		e.mapping = m
@@ -131,14 +130,5 @@ func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
 			r.leave(e)
 		}
 	}
-	slices.SortFunc(c.entries, byAge)
-}
-
-func nameOf(m *v1alpha1.Mapping) types.NamespacedName {
-	return types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
-}
-
-func byAge(x, y *entry) int {
-	a, b := x.mapping, y.mapping
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	slices.SortFunc(c.entries, func(x, y *entry) int { return conflicts.Compare(x.mapping, y.mapping) })
 }

@@ -7,6 +7,10 @@
 // It is pure: no clock, no I/O, no logging, no client. Equal inputs give equal outputs, in whatever order the objects came.
 // It must never know how a State is spelled to the kernel.
 //
+// A Calculator remembers what it computed, so that what one object costs does not grow with the number of others: what a
+// Mapping asks for is found out again when it, its Service, the Service's slices or the addresses of the host change, and
+// who has what when somebody asks for something else. Who wins is said by apis/smartnat/conflicts, as in the cluster.
+//
 // What a Mapping names belongs to it also while it leads nowhere: when the Service or its port is missing, or no endpoint is
 // ready, connections from allowed sources are rejected at once. They must not fall through to whatever listens on the
 // gateway itself on that port, and a client must not wait for a timeout.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -71,7 +72,7 @@ func (claims egressClaims) claimPods(e *entry) {
 				winners = append(winners, claim.owner)
 				e.aboutEgress = append(e.aboutEgress, finding(e.mapping, v1alpha1.ConditionProgrammed, ReasonEgressConflict, "spec.egress",
 					"pod %s, and maybe others, leaves with %s by Mapping %s/%s, which %s",
-					pod, claim.address, claim.owner.Namespace, claim.owner.Name, precedence(claim.owner, e.mapping)))
+					pod, claim.address, claim.owner.Namespace, claim.owner.Name, conflicts.Precedence(claim.owner, e.mapping)))
 			}
 		}
 		if len(mine) > 0 {

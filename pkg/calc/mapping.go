@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -43,7 +44,7 @@ type want struct {
 	// here is set when this host is to forward for it, programmed when it does.
 	here, programmed bool
 	// winner has the Frontend, or some of its ports, if another Mapping does.
-	winner *entry
+	winner *v1alpha1.Mapping
 }
 
 type portFinding struct {
@@ -126,9 +127,8 @@ func (e *entry) gather() {
 }
 
 func (e *entry) conflict(w *want) Finding {
-	winner := w.winner.mapping
 	return finding(e.mapping, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(w.port, "port"),
-		"%s belongs to Mapping %s/%s, which %s", w.Frontend, winner.Namespace, winner.Name, precedence(winner, e.mapping))
+		"%s belongs to Mapping %s/%s, which %s", w.Frontend, w.winner.Namespace, w.winner.Name, conflicts.Precedence(w.winner, e.mapping))
 }
 
 // countPorts counts ranges with all their ports: what the limit is to protect is what others could have had.
@@ -183,14 +183,6 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 		addrs = append(addrs, a)
 	}
 	return addrs
-}
-
-// precedence says why the winner has the port.
-func precedence(winner, loser *v1alpha1.Mapping) string {
-	if winner.CreationTimestamp.Equal(&loser.CreationTimestamp) {
-		return "comes first by name"
-	}
-	return "is older"
 }
 
 func portRange(p v1alpha1.MappingPort) gateway.PortRange {

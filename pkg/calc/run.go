@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -70,11 +72,11 @@ func (r *run) resolve(c *calculation) {
 
 // settlePorts gives each Frontend to the first one that asks.
 func (r *run) settlePorts(entries []*entry) {
-	claims := claims{}
+	claims := conflicts.Claims{}
 	for _, e := range entries {
 		for i := range e.wants {
 			w := &e.wants[i]
-			winner := claims.take(w.Frontend, e)
+			winner := claims.Take(w.claim(), e.mapping)
 			if winner == nil && w.winner == nil {
 				continue
 			}
@@ -87,6 +89,10 @@ func (r *run) settlePorts(entries []*entry) {
 			}
 		}
 	}
+}
+
+func (w *want) claim() conflicts.Ports {
+	return conflicts.Ports{Address: w.Address, Protocol: v1alpha1.Protocol(w.Protocol), First: w.Ports.First, Last: w.Ports.Last}
 }
 
 // settleEgress gives each pod to the first one that asks.

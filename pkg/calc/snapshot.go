@@ -12,7 +12,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Snapshot is what a source knew at one instant. The objects are shared with caches and must not be changed.
+// Snapshot is what a source knew at one instant, no two objects of a kind with one name. Objects and lists are shared with
+// caches and must not be changed: one that says something else is another one. In whatever order they come, the outcome is
+// the same; that Snapshots come in the same order makes it cheap to see what is another one.
 type Snapshot struct {
 	Mappings       []*v1alpha1.Mapping
 	Services       []*corev1.Service
