@@ -6,6 +6,7 @@ package calc_test
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
@@ -45,23 +46,41 @@ func (p *pipeline) run(snapshot calc.Snapshot) []byte {
 	return p.text
 }
 
-// BenchmarkOneEndpoint is what one endpoint that comes or goes costs from objects to text. Each port leads to a port of its
+// BenchmarkOneChange is what one object that changes costs from objects to text, and back. Each port leads to a port of its
 // own, so that no two are one rule.
-func BenchmarkOneEndpoint(b *testing.B) {
-	for _, ports := range []int{10, 1000, 10000, 30000} {
-		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
-			snapshot := scattered(ports)
-			snapshots := [2]calc.Snapshot{snapshot, lessOneEndpoint(snapshot)}
-			p := newPipeline()
-			p.run(snapshot)
-			b.ReportAllocs()
-			for i := 1; b.Loop(); i++ {
-				if len(p.run(snapshots[i%2])) == 0 {
-					b.Fatal("nothing to write")
+func BenchmarkOneChange(b *testing.B) {
+	for _, change := range []struct {
+		name string
+		make func(calc.Snapshot) calc.Snapshot
+	}{
+		{"endpoint", lessOneEndpoint},
+		{"source", func(s calc.Snapshot) calc.Snapshot {
+			s.Mappings = slices.Clone(s.Mappings)
+			m := s.Mappings[len(s.Mappings)/2].DeepCopy()
+			m.Spec.AllowedSources = []string{"10.0.0.0/8"}
+			s.Mappings[len(s.Mappings)/2] = m
+			return s
+		}},
+		{"mapping", func(s calc.Snapshot) calc.Snapshot {
+			s.Mappings = slices.Delete(slices.Clone(s.Mappings), len(s.Mappings)/2, len(s.Mappings)/2+1)
+			return s
+		}},
+	} {
+		for _, ports := range []int{10, 1000, 10000, 30000} {
+			b.Run(fmt.Sprintf("%s/ports=%d", change.name, ports), func(b *testing.B) {
+				snapshot := scattered(ports)
+				snapshots := [2]calc.Snapshot{snapshot, change.make(snapshot)}
+				p := newPipeline()
+				p.run(snapshot)
+				b.ReportAllocs()
+				for i := 1; b.Loop(); i++ {
+					if len(p.run(snapshots[i%2])) == 0 {
+						b.Fatal("nothing to write")
+					}
 				}
-			}
-			b.ReportMetric(float64(len(p.text)), "text-B")
-		})
+				b.ReportMetric(float64(len(p.text)), "text-B")
+			})
+		}
 	}
 }
 
