@@ -216,6 +216,22 @@ func TestApplyThatFails(t *testing.T) {
 		both.Err = errors.New("the lock is held")
 		r.Report(both)
 		a.after(t, soon, "write new") // what is in effect is in effect
+		both.Snapshot.Mappings = slices.Clone(both.Snapshot.Mappings)
+		for i, m := range both.Snapshot.Mappings {
+			if m.Name == "web" {
+				anew := m.DeepCopy()
+				anew.UID = "another"
+				both.Snapshot.Mappings[i] = anew
+			}
+		}
+		r.Report(both)
+		a.after(t, soon, "write web") // one that was made anew is not
+		good := facts(web)
+		good.Snapshot.Mappings[0].UID = "another"
+		r.Report(good)
+		a.after(t, soon, "remove new", "write web")
+		r.Report(both)
+		a.after(t, soon, "write new")
 		time.Sleep(patience)
 		r.Report(both)
 		a.after(t, soon, "write web") // for so long, nobody should trust it

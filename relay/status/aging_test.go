@@ -107,6 +107,13 @@ func TestLeases(t *testing.T) {
 		t.Errorf("%d requests within a minute of a renewal, want none", got-count)
 	}
 	now = now.Add(time.Minute)
+	if lease, err = client.CoordinationV1().Leases("smartnat").Get(ctx, "smartnatd-gw1", metav1.GetOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	lease.Annotations = map[string]string{"somebody": "looked at it"}
+	if _, err := client.CoordinationV1().Leases("smartnat").Update(ctx, lease, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	renew("gw1")
 	renew("gw2")
 	eventually(t, "both to be heard of", func() bool { return times("gw1") == 2 && times("gw2") == 1 })
