@@ -39,6 +39,7 @@ func NewAPI(cfg *rest.Config) (API, error) {
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.APIPath = "/apis"
+	cfg.QPS = -1 // those who write have a limit of their own
 	cfg.ContentConfig = rest.ContentConfig{
 		AcceptContentTypes: runtime.ContentTypeJSON,
 		GroupVersion:       &v1alpha1.SchemeGroupVersion, NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion(),

@@ -29,7 +29,7 @@ const (
 	// patience is how long what is in effect is said to be so although an apply fails: it is tried again.
 	patience = 30 * time.Second
 	// writesPerSecond is less than what a relay takes of one user.
-	writesPerSecond, writesAtOnce = 8, 16
+	writesPerSecond, writesAtOnce = 20, 40
 	minBackoff, maxBackoff        = time.Second, time.Minute
 )
 

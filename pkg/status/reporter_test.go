@@ -178,7 +178,7 @@ func TestARestartWritesNothing(t *testing.T) {
 
 func TestManyAreWrittenSlowly(t *testing.T) {
 	many := map[string][]string{}
-	for i := range 100 {
+	for i := range 500 {
 		many[fmt.Sprint("m", i)] = []string{"192.0.2.1"}
 	}
 	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
