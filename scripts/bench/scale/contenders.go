@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/smartnat/smartnat/scripts/bench/process"
 	"github.com/smartnat/smartnat/scripts/bench/ways"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
@@ -87,7 +88,7 @@ func (d *daemon) change(ctx context.Context) (time.Time, netip.Addr, error) {
 	return d.moveEndpoint(ctx)
 }
 
-func (d *daemon) used() (time.Duration, error) { return processorTime(d.running.PID()) }
+func (d *daemon) used() (time.Duration, error) { return process.Time(d.running.PID()) }
 
 func (d *daemon) stop(context.Context) error {
 	if d.running == nil {

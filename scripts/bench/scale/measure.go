@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/process"
 	"github.com/smartnat/smartnat/scripts/bench/ways"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
@@ -105,7 +106,7 @@ func (b *bench) memory(_ context.Context, _ *world, r runner, result *Result) er
 	if r.process() == nil {
 		return nil
 	}
-	now, err := readMemory(r.process().PID())
+	now, err := process.ReadMemory(r.process().PID())
 	if err == nil && (result.Memory == nil || now.RSS > result.Memory.RSS) {
 		result.Memory = &now
 	}

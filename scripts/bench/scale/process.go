@@ -7,80 +7,10 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/process"
 )
-
-// tick is the unit of times in /proc/PID/stat.
-const tick = 10 * time.Millisecond
-
-// processorTime is what a process and the programs that it ran used of the cores so far.
-func processorTime(pid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("the processor time of a process: %w", err)
-	}
-	return parseStat(string(text))
-}
-
-func parseStat(text string) (time.Duration, error) {
-	_, rest, ok := strings.Cut(text[strings.LastIndexByte(text, '(')+1:], ") ")
-	fields := strings.Fields(rest)
-	const utime, cstime = 11, 14 // user, system, and both of children that ended
-	if !ok || len(fields) <= cstime {
-		return 0, fmt.Errorf("/proc/PID/stat is %q", text)
-	}
-	var ticks int64
-	for _, field := range fields[utime : cstime+1] {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/PID/stat: %w", err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * tick, nil
-}
-
-// memory is what a process holds, in MB: all of it, and the most that it ever was; and its share where pages are used by others too.
-type memory struct {
-	RSS  float64 `json:"rss"`
-	Peak float64 `json:"peak"`
-	PSS  float64 `json:"pss"`
-}
-
-func readMemory(pid int) (m memory, err error) {
-	status, err := procValues(pid, "status")
-	if err != nil {
-		return m, err
-	}
-	rollup, err := procValues(pid, "smaps_rollup")
-	if err != nil {
-		return m, err
-	}
-	const kB = 1.0 / 1000 * 1.024 // as /proc counts them
-	return memory{RSS: status["VmRSS"] * kB, Peak: status["VmHWM"] * kB, PSS: rollup["Pss"] * kB}, nil
-}
-
-// procValues reads the "Name: number" lines of a file of /proc/PID.
-func procValues(pid int, file string) (map[string]float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
-	if err != nil {
-		return nil, fmt.Errorf("what a process uses: %w", err)
-	}
-	values := map[string]float64{}
-	for line := range strings.Lines(string(text)) {
-		name, rest, _ := strings.Cut(line, ":")
-		if fields := strings.Fields(rest); len(fields) > 0 {
-			if value, err := strconv.ParseFloat(fields[0], 64); err == nil {
-				values[name] = value
-			}
-		}
-	}
-	return values, nil
-}
 
 // idle is what a process does while nothing changes.
 type idle struct {
@@ -96,7 +26,7 @@ type idle struct {
 
 func watchIdle(ctx context.Context, r runner, time time.Duration) (i idle, err error) {
 	pid := r.process().PID()
-	before, err := procValues(pid, "io")
+	before, err := process.Values(pid, "io")
 	if err != nil {
 		return i, err
 	}
@@ -108,7 +38,7 @@ func watchIdle(ctx context.Context, r runner, time time.Duration) (i idle, err e
 	if err := sleep(ctx, time); err != nil {
 		return i, err
 	}
-	after, err := procValues(pid, "io")
+	after, err := process.Values(pid, "io")
 	if err != nil {
 		return i, err
 	}
@@ -153,7 +83,7 @@ func settle(ctx context.Context, r runner) error {
 			return nil //nolint:nilerr // that it is never quiet is seen in the figures
 		}
 		var now time.Duration
-		if now, err = r.used(); now-last <= 2*tick {
+		if now, err = r.used(); now-last <= 2*process.Tick {
 			break
 		}
 		last = now

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
 // Report is a run.
@@ -49,7 +50,7 @@ type Result struct {
 	ChangeCPU   float64              `json:"changeCPU"`
 	Stages      map[string][]float64 `json:"stages,omitempty"`
 	Connections *figures.Measurement `json:"connections,omitempty"`
-	Memory      *memory              `json:"memory,omitempty"`
+	Memory      *process.Memory      `json:"memory,omitempty"`
 	Idle        *idle                `json:"idle,omitempty"`
 	Rules       int                  `json:"rules,omitempty"`
 	Chains      int                  `json:"chains,omitempty"`
@@ -120,7 +121,7 @@ func (r Report) write(dir, readme string) error {
 		errs = append(errs, os.WriteFile(filepath.Join(dir, "scale-"+curve.name+".svg"), []byte(curve.svg()), 0o644))
 	}
 	if readme != "" {
-		errs = append(errs, writeReadme(readme, r.markdown()))
+		errs = append(errs, figures.ReplaceRun(readme, "scale", r.markdown()))
 	}
 	fmt.Printf("\n%s\n%s.md, .json and -*.svg hold this.\n", r.markdown(), name)
 	return errors.Join(errs...)

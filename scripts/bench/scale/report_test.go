@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -33,7 +34,7 @@ func testReport() Report {
 		Starts: []float64{0.5, 0.25, 0.75}, StartCPU: []float64{0.1, 0.2, 0.3}, Changes: []float64{10, 20, 30, 40, 50}, ChangeCPU: 12.5,
 		Stages:      map[string][]float64{"apiserver": {-0.25}, "relay": {1, 2, 3}, "restore": {30, 40}, withoutRestore: {5, 6, 7}},
 		Connections: &figures.Measurement{Clock: series, Processor: slower},
-		Memory:      &memory{RSS: 41.5, Peak: 50, PSS: 40.25}, Chains: 143, Rules: 3100,
+		Memory:      &process.Memory{RSS: 41.5, Peak: 50, PSS: 40.25}, Chains: 143, Rules: 3100,
 		Idle: &idle{Seconds: 30, Core: 0.0333, Written: 4096, Writes: 12, Restores: 1},
 	}
 	larger, failed := complete, complete
@@ -93,31 +94,5 @@ func TestCurves(t *testing.T) {
 		if c.name == "start" {
 			golden(t, "start.svg", text)
 		}
-	}
-}
-
-func TestWriteReadme(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "README.md")
-	for _, test := range []struct{ name, before, want string }{
-		{"the last run is replaced", "# a\n" + readmeBegin + "old\n" + readmeEnd + "z\n", "# a\n" + readmeBegin + "\nnew\n#### b\n\n" + readmeEnd + "z\n"},
-		{"nowhere to write", "# a\n" + readmeBegin, ""},
-		{"no place", "# a\n", ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if err := os.WriteFile(path, []byte(test.before), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			err := writeReadme(path, "new\n### b\n")
-			got, _ := os.ReadFile(path) // what is not there differs
-			if test.want == "" {
-				test.want = test.before
-				if err == nil {
-					t.Error("no error")
-				}
-			}
-			if diff := cmp.Diff(test.want, string(got)); diff != "" {
-				t.Errorf("%v (-want +got):\n%s", err, diff)
-			}
-		})
 	}
 }

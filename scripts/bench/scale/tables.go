@@ -8,7 +8,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -188,25 +187,4 @@ func (r Report) failures(text *strings.Builder) {
 			fmt.Fprintf(text, "\n**Failed**: %s, %s ports (%s): %s\n", c.Contender, figures.Number(float64(c.Ports)), c.scenery, c.Failed)
 		}
 	}
-}
-
-// Between these lines of a README stands the last run.
-const (
-	readmeBegin = "<!-- scale: the last run begins -->\n"
-	readmeEnd   = "<!-- scale: the last run ends -->\n"
-)
-
-// writeReadme puts a run in the place of the last one.
-func writeReadme(path, run string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(text), readmeBegin)
-	_, after, ended := strings.Cut(rest, readmeEnd)
-	if !ok || !ended {
-		return fmt.Errorf("%s: no lines %q and %q to write between", path, strings.TrimSpace(readmeBegin), strings.TrimSpace(readmeEnd))
-	}
-	run = strings.ReplaceAll(run, "\n### ", "\n#### ")
-	return os.WriteFile(path, []byte(before+readmeBegin+"\n"+run+"\n"+readmeEnd+after), 0o644)
 }
