@@ -193,6 +193,18 @@ func (p *Process) tail() string {
 	return text[max(0, len(text)-2000):]
 }
 
+// Process is the youngest process of that name; nil when there is none.
+func (l *Lab) Process(name string) *Process {
+	l.run.mu.Lock()
+	defer l.run.mu.Unlock()
+	for _, p := range slices.Backward(l.run.processes) {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
 // Logs are the ends of the logs of all processes, for whoever looks for the cause of a failure.
 func (l *Lab) Logs() string {
 	l.run.mu.Lock()

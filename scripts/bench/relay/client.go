@@ -1,0 +1,149 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// What is asked for, by both names of an API's path.
+const (
+	services       = "/api/v1/services"
+	endpointSlices = "/apis/discovery.k8s.io/v1/endpointslices"
+	mappings       = "/apis/smartnat.aureacentral.com/v1alpha1/mappings"
+)
+
+// kinds are what a gateway watches.
+var kinds = []string{mappings, services, endpointSlices}
+
+// asGateways is what gateways accept: protobuf of the kinds that have it.
+const asGateways = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+
+// server is one of the two that are compared.
+type server struct {
+	name, url string
+	process   *lab.Process
+}
+
+// client has one connection to a server and counts its bytes, those of TLS included.
+type client struct {
+	http     *http.Client
+	url      string
+	token    string
+	received atomic.Int64
+}
+
+func (w *world) newClient(s server, token string) *client {
+	c := &client{url: s.url, token: token}
+	c.http = &http.Client{Transport: &http2.Transport{
+		TLSClientConfig:    &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13},
+		DisableCompression: true, // who wants it says so
+		DialTLSContext: func(ctx context.Context, network, address string, config *tls.Config) (net.Conn, error) {
+			// On a host of its own: the bytes go the way that a gateway's go.
+			socket, err := w.Host(lab.Gateway).Dial(ctx, network, address, 0)
+			if err != nil {
+				return nil, err
+			}
+			conn := tls.Client(&counted{Conn: socket, received: &c.received}, config)
+			if err := conn.HandshakeContext(ctx); err != nil {
+				_ = socket.Close()
+				return nil, err
+			}
+			return conn, nil
+		},
+	}}
+	return c
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// counted counts what is received.
+type counted struct {
+	net.Conn
+	received *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received.Add(int64(n))
+	return n, err
+}
+
+// refusal is an answer other than 200.
+type refusal struct {
+	status int
+	after  time.Duration
+}
+
+func (r *refusal) Error() string { return "answered " + strconv.Itoa(r.status) }
+
+// get asks for a path. The caller closes the answer's body.
+func (c *client) get(ctx context.Context, path, accept string, gzip bool) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+c.token)
+	request.Header.Set("Accept", accept)
+	if gzip {
+		request.Header.Set("Accept-Encoding", "gzip")
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		_, _ = io.Copy(io.Discard, response.Body) // it is refused, whatever it says
+		_ = response.Body.Close()
+		after, _ := strconv.Atoi(response.Header.Get("Retry-After")) // none is no time
+		return nil, &refusal{response.StatusCode, time.Duration(after) * time.Second}
+	}
+	return response, nil
+}
+
+// frames reads the events of a watch one by one, however they are encoded. One larger than a megabyte is an error.
+func frames(response *http.Response) (*bufio.Scanner, error) {
+	media, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	if err != nil {
+		return nil, fmt.Errorf("the type of a watch: %w", err)
+	}
+	scanner := bufio.NewScanner(response.Body)
+	scanner.Buffer(make([]byte, 4<<10), 1<<20)
+	if media == runtime.ContentTypeProtobuf {
+		scanner.Split(splitProtobuf)
+	}
+	return scanner, nil
+}
+
+// splitProtobuf splits what is framed by lengths of four bytes.
+func splitProtobuf(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	const header = 4
+	if len(data) >= header {
+		if end := header + int(binary.BigEndian.Uint32(data)); len(data) >= end {
+			return end, data[header:end], nil
+		}
+	}
+	if atEOF && len(data) > 0 {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	return 0, nil, nil
+}

@@ -1,0 +1,224 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// fleet are watchers of one server, each with a connection of its own and a watch of each kind, as a gateway has.
+type fleet struct {
+	watchers []*watcher
+	events   atomic.Int64
+	refused  atomic.Int64 // requests
+	broken   atomic.Int64 // connections, and those that did not come to be
+	cancel   context.CancelFunc
+	done     sync.WaitGroup
+}
+
+type watcher struct {
+	*client
+	streams []*stream
+}
+
+// stream is one watch, begun anew whenever it ends.
+type stream struct {
+	fleet *fleet
+	*client
+	query string
+
+	mu       sync.Mutex
+	synced   time.Time
+	arrivals map[int]time.Time // by write
+}
+
+// initialEventsEnd is in the bookmark that ends what there was at the beginning.
+var initialEventsEnd = []byte("k8s.io/initial-events-end")
+
+const (
+	withInitialEvents = "?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+	// Those of client-go's reflectors.
+	firstDelay, lastDelay = 800 * time.Millisecond, 30 * time.Second
+)
+
+// newFleet starts watchers, one for each token. With versions, those of each kind, they ask for what comes after them and
+// are not sent what there is.
+func (w *world) newFleet(ctx context.Context, s server, tokens []string, versions map[string]string) *fleet {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &fleet{cancel: cancel}
+	for _, token := range tokens {
+		each := &watcher{client: w.newClient(s, token)}
+		for _, kind := range kinds {
+			query := withInitialEvents
+			if version := versions[kind]; version != "" {
+				query = "?watch=true&allowWatchBookmarks=true&resourceVersion=" + version
+			}
+			one := &stream{fleet: f, client: each.client, query: kind + query, arrivals: map[int]time.Time{}}
+			each.streams = append(each.streams, one)
+			f.done.Go(func() { one.follow(ctx) })
+		}
+		f.watchers = append(f.watchers, each)
+	}
+	return f
+}
+
+// close ends all watches.
+func (f *fleet) close() {
+	f.cancel()
+	f.done.Wait()
+	for _, w := range f.watchers {
+		w.close()
+	}
+}
+
+// follow watches until ctx ends, and waits between attempts as client-go does.
+func (s *stream) follow(ctx context.Context) {
+	delay := firstDelay
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := s.watch(ctx)
+		var refused *refusal
+		wait := delay
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.As(err, &refused):
+			s.fleet.refused.Add(1)
+			if refused.after > 0 {
+				wait = refused.after
+			}
+		default:
+			s.fleet.broken.Add(1)
+		}
+		if time.Since(began) > lastDelay {
+			delay, wait = firstDelay, firstDelay
+		}
+		delay = min(2*delay, lastDelay)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait + rand.N(wait)):
+		}
+	}
+}
+
+// watch reads one watch to its end.
+func (s *stream) watch(ctx context.Context) error {
+	response, err := s.get(ctx, s.query, asGateways, false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if !bytes.Contains([]byte(s.query), []byte("sendInitialEvents")) {
+		s.sync()
+	}
+	scanner, err := frames(response)
+	if err != nil {
+		return err
+	}
+	for scanner.Scan() {
+		now := time.Now()
+		if write, ok := markOf(scanner.Bytes()); ok {
+			s.arrived(write, now)
+		} else if bytes.Contains(scanner.Bytes(), initialEventsEnd) {
+			s.sync()
+		}
+	}
+	return scanner.Err()
+}
+
+func (s *stream) sync() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced = time.Now()
+}
+
+// arrived notes the first time that a write was heard of, unless it came with what there was at the beginning.
+func (s *stream) arrived(write int, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.arrivals[write]; known || s.synced.IsZero() {
+		return
+	}
+	s.arrivals[write] = at
+	s.fleet.events.Add(1)
+}
+
+// forget makes all watchers count as not synced.
+func (f *fleet) forget() {
+	for _, w := range f.watchers {
+		for _, s := range w.streams {
+			s.mu.Lock()
+			s.synced = time.Time{}
+			s.mu.Unlock()
+		}
+	}
+}
+
+// waitSynced waits for the last watcher and returns when each had all.
+func (f *fleet) waitSynced(ctx context.Context, patience time.Duration) ([]time.Time, error) {
+	var all []time.Time
+	err := await(ctx, patience, func() error {
+		all = all[:0]
+		for _, w := range f.watchers {
+			if at := w.syncedAt(); !at.IsZero() {
+				all = append(all, at)
+			}
+		}
+		if len(all) < len(f.watchers) {
+			return fmt.Errorf("%d of %d watchers have all (%d requests refused, %d connections broken)", len(all), len(f.watchers), f.refused.Load(), f.broken.Load())
+		}
+		return nil
+	})
+	return all, err
+}
+
+// syncedAt is when the last of the watches had all; never is zero.
+func (w *watcher) syncedAt() (last time.Time) {
+	for _, s := range w.streams {
+		s.mu.Lock()
+		at := s.synced
+		s.mu.Unlock()
+		if at.IsZero() {
+			return at
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
+// received is what all connections received.
+func (f *fleet) received() (n int64) {
+	for _, w := range f.watchers {
+		n += w.client.received.Load()
+	}
+	return n
+}
+
+// delays are the milliseconds from each write to its arrival, by write.
+func (f *fleet) delays(writes []write) [][]float64 {
+	all := make([][]float64, len(writes))
+	for _, w := range f.watchers {
+		for _, s := range w.streams {
+			s.mu.Lock()
+			for i, write := range writes {
+				if at, ok := s.arrivals[write.mark]; ok {
+					all[i] = append(all[i], milliseconds(at.Sub(write.sent)))
+				}
+			}
+			s.mu.Unlock()
+		}
+	}
+	return all
+}

@@ -1,0 +1,165 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/process"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+const (
+	apiName, relayName = "kube-apiserver", "smartnat-relay"
+
+	apiURL   = "https://" + lab.ControlAddress + ":6443"
+	relayURL = "https://" + lab.Node1Address + ":8443"
+	// budget is how long a run takes at most.
+	budget = 10 * time.Minute
+)
+
+func main() {
+	short := flag.Bool("quick", false, "a small cluster and few watchers: a try of a minute")
+	out := flag.String("out", "scripts/bench/results", "the folder for the table and the JSON")
+	readme := flag.String("readme", "", "a README.md in which to put the table in the place of the last one")
+	flag.Parse()
+	p := full()
+	if *short {
+		p = quick()
+	}
+	status, err := lab.Run(func() int {
+		ctx, cancel := context.WithTimeout(context.Background(), budget)
+		defer cancel()
+		report, err := run(ctx, p, func(line string) { fmt.Println(line) })
+		report.Quick = *short
+		if err := errors.Join(err, report.write(*out, *readme)); err != nil {
+			fmt.Fprintf(os.Stderr, "bench-relay: %v\n", err)
+			return 1
+		}
+		return 0
+	}, lab.WithAPIServerAlone())
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench-relay: %v\n", err)
+	}
+	os.Exit(status)
+}
+
+// bench is a run under way.
+type bench struct {
+	plan    plan
+	world   *world
+	report  Report
+	started time.Time
+	out     func(line string)
+}
+
+func (b *bench) say(format string, args ...any) {
+	b.out(fmt.Sprintf("[%4.0f s] ", time.Since(b.started).Seconds()) + fmt.Sprintf(format, args...))
+}
+
+// run measures all of a plan. What was measured before something failed is in the report.
+func run(ctx context.Context, p plan, out func(line string)) (Report, error) {
+	// Threads wait in system calls, each with a processor of the runtime's: with as many as there are cores they would wait
+	// for each other.
+	cores := runtime.GOMAXPROCS(64)
+	b := &bench{plan: p, started: time.Now(), out: out}
+	b.report = Report{
+		Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Load: [2]string{load.Average(), ""}, Plan: p,
+	}
+	err := b.run(ctx)
+	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.Average()
+	if err != nil {
+		b.report.Ended = err.Error()
+	}
+	return b.report, err
+}
+
+func (b *bench) run(ctx context.Context) (err error) {
+	if b.world, err = newWorld(ctx, b.plan); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			b.out(b.world.Logs())
+		}
+		err = errors.Join(err, b.world.Stop())
+	}()
+	if err := b.world.populate(ctx); err != nil {
+		return fmt.Errorf("making the cluster's objects: %w", err)
+	}
+	tokens, err := b.world.admit(ctx)
+	if err != nil {
+		return fmt.Errorf("admitting watchers: %w", err)
+	}
+	api := server{name: apiName, url: apiURL, process: b.world.Process(apiName)}
+	if err := settle(ctx, api, 10*time.Second); err != nil {
+		return err
+	}
+	if b.report.APIServer, err = process.ReadMemory(api.process.PID()); err != nil {
+		return err
+	}
+	b.say("%d Services with %d endpoints each made, %d of them mapped; the API server holds %.0f MB", b.plan.Services, b.plan.Endpoints, b.plan.Mapped, b.report.APIServer.RSS)
+	relay, err := b.startRelay(ctx)
+	if err != nil {
+		return err
+	}
+	r := b.report.Relay
+	b.say("the relay was ready after %.2f s, used %.2f s of processor and holds %.1f MB", r.Seconds, r.CPU, r.Memory.RSS)
+	if err := b.churn(ctx, relay); err != nil {
+		return err
+	}
+	b.say("a change that nobody may see costs it %.2f ms of processor", b.report.Relay.PerChange)
+	if b.report.Lists, err = b.world.lists(ctx, api, relay, tokens[0]); err != nil {
+		return err
+	}
+	for _, l := range b.report.Lists {
+		b.say("first sync, %s: %.1f %% of the API server's", l.Name, 100*l.share())
+	}
+	return b.watchers(ctx, api, relay, tokens)
+}
+
+// watchers has both servers watched, one after the other, and then restarts the relay.
+func (b *bench) watchers(ctx context.Context, api, relay server, tokens []string) error {
+	versions, err := b.world.newClient(api, tokens[0]).versions(ctx)
+	if err != nil {
+		return err
+	}
+	f, m, err := b.watch(ctx, api, tokens, versions)
+	if f != nil {
+		f.close()
+	}
+	if err != nil {
+		return err
+	}
+	b.watched(m)
+	f, m, err = b.watch(ctx, relay, tokens, nil)
+	if f != nil {
+		defer f.close()
+	}
+	if err != nil {
+		return err
+	}
+	b.watched(m)
+	storm, err := b.storm(ctx, relay, f)
+	if err != nil {
+		return err
+	}
+	b.report.Storm = &storm
+	b.say("%d watchers had all again %.1f s after the relay was killed (the median %.1f s, the relay was ready after %.1f s)", len(tokens), storm.Last, storm.Median, storm.Ready)
+	return nil
+}
+
+func (b *bench) watched(m Watched) {
+	b.report.Watched = append(b.report.Watched, m)
+	b.say("%s, %d watchers: %.1f ms (p99 %.1f) from write to event, %.0f MB", m.Server, b.plan.Watchers, m.Median, m.P99, m.After.RSS)
+}

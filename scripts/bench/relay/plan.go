@@ -1,0 +1,46 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import "time"
+
+// plan is how much is measured.
+type plan struct {
+	Services  int `json:"services"`
+	Endpoints int `json:"endpoints"` // of each Service, in one EndpointSlice
+	Mapped    int `json:"mapped"`    // of the Services, each by a Mapping
+	Watchers  int `json:"watchers"`
+	Writes    int `json:"writes"` // to mapped EndpointSlices, while watchers listen
+	Churn     int `json:"churn"`  // writes to EndpointSlices that are not mapped
+	// every is how far apart writes begin.
+	every time.Duration
+	idle  time.Duration
+	// patience is how long one step may take, such as the last watcher's return.
+	patience time.Duration
+}
+
+func full() plan {
+	return plan{
+		Services: 10000, Endpoints: 10, Mapped: 1000, Watchers: 500, Writes: 200, Churn: 500,
+		every: 150 * time.Millisecond, idle: 10 * time.Second, patience: 2 * time.Minute,
+	}
+}
+
+// quick is a try of a minute.
+func quick() plan {
+	return plan{
+		Services: 500, Endpoints: 10, Mapped: 50, Watchers: 50, Writes: 50, Churn: 50,
+		every: 50 * time.Millisecond, idle: 2 * time.Second, patience: time.Minute,
+	}
+}
+
+// smoke shows that all of it runs.
+func smoke() plan {
+	return plan{
+		Services: 40, Endpoints: 3, Mapped: 10, Watchers: 5, Writes: 10, Churn: 5,
+		every: 10 * time.Millisecond, idle: 200 * time.Millisecond, patience: time.Minute,
+	}
+}

@@ -1,0 +1,149 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/process"
+)
+
+// Report is a run.
+type Report struct {
+	Date    time.Time `json:"date"`
+	Machine string    `json:"machine"`
+	Cores   int       `json:"cores"`
+	Kernel  string    `json:"kernel"`
+	Quick   bool      `json:"quick"`
+	Seconds float64   `json:"seconds"`
+	// Load is /proc/loadavg before and after.
+	Load [2]string `json:"load"`
+	Plan plan      `json:"plan"`
+	// APIServer is its memory with all objects and nobody watching.
+	APIServer process.Memory `json:"apiServer"`
+	Relay     Relay          `json:"relay"`
+	Lists     []Lists        `json:"lists"`
+	Watched   []Watched      `json:"watched"`
+	Storm     *Storm         `json:"storm,omitempty"`
+	// Ended is why it ended early, when it did.
+	Ended string `json:"ended,omitempty"`
+}
+
+// markdown renders the report.
+func (r Report) markdown() string {
+	var text strings.Builder
+	kind := "full run"
+	if r.Quick {
+		kind = "quick run"
+	}
+	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s. Load average before: %s, after: %s.\n",
+		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.Load[0], r.Load[1])
+	fmt.Fprintf(&text, "%s Services with %s endpoints in all, %s of the Services mapped; %s watchers.\n", count(r.Plan.Services),
+		count(r.Plan.Services*r.Plan.Endpoints), count(r.Plan.Mapped), count(r.Plan.Watchers))
+	if r.Ended != "" {
+		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
+	}
+	r.goals(&text)
+	r.relayTable(&text)
+	r.listsTable(&text)
+	r.watchedTable(&text)
+	r.stormTable(&text)
+	return text.String()
+}
+
+// goals are said for the full run alone: they are about its size.
+func (r Report) goals(text *strings.Builder) {
+	if r.Quick || r.Storm == nil {
+		return
+	}
+	peak, p99 := max(r.Relay.Memory.Peak, r.Storm.Memory.Peak), math.NaN()
+	for _, w := range r.Watched {
+		if w.Server == relayName {
+			peak, p99 = max(peak, w.After.Peak), w.P99
+		}
+	}
+	text.WriteString("\n### Goals\n\n| | goal | seen |\n|---|---:|---:|\n")
+	fmt.Fprintf(text, "| memory of the relay at its highest, MB | 150 | %s |\n", figures.Number(peak))
+	fmt.Fprintf(text, "| p99 from write to event, ms | 100 | %s |\n", figures.Number(p99))
+	for _, l := range r.Lists {
+		fmt.Fprintf(text, "| first sync, %s, of the API server's, %% | 5 | %.1f |\n", l.Name, 100*l.share())
+	}
+}
+
+func (r Report) relayTable(text *strings.Builder) {
+	text.WriteString("\n### The relay with nobody watching\n\n")
+	text.WriteString("| ready after, s | processor until quiet, s | RSS, MB | peak, MB | idle, % of a core | a change that nobody may see, ms of processor | RSS of kube-apiserver, MB |\n")
+	text.WriteString("|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(text, "| %.2f | %.2f | %s | %s | %.2f | %.2f | %s |\n", r.Relay.Seconds, r.Relay.CPU, figures.Number(r.Relay.Memory.RSS),
+		figures.Number(r.Relay.Memory.Peak), r.Relay.Idle, r.Relay.PerChange, figures.Number(r.APIServer.RSS))
+}
+
+func (r Report) listsTable(text *strings.Builder) {
+	text.WriteString("\n### First sync of one gateway, kB received\n\n")
+	text.WriteString("| encoding | kube-apiserver: Services | EndpointSlices | together | relay: Services | EndpointSlices | Mappings | together | share |\n")
+	text.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, l := range r.Lists {
+		fmt.Fprintf(text, "| %s | %s | %s | %s | %s | %s | %s | %s | **%.1f %%** |\n", l.Name,
+			kB(l.APIServer[services]), kB(l.APIServer[endpointSlices]), kB(sum(l.APIServer)),
+			kB(l.Relay[services]), kB(l.Relay[endpointSlices]), kB(l.Relay[mappings]), kB(sum(l.Relay)), 100*l.share())
+	}
+}
+
+func (r Report) watchedTable(text *strings.Builder) {
+	fmt.Fprintf(text, "\n### Watchers: from write to event, %s writes\n\n", count(r.Plan.Writes))
+	text.WriteString("| | median, ms | p99 | longest | the last watcher's, median | events missing | answer to the write, ms | bytes an event | processor an event, µs | kB at first | all open after, s | processor for that, s | RSS before, MB | with them | peak | kB a watcher |\n")
+	text.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, w := range r.Watched {
+		cells := []string{
+			w.Server, figures.Number(w.Median), "**" + figures.Number(w.P99) + "**", figures.Number(w.Last), figures.Number(w.Slowest), count(w.Missing),
+			figures.Number(figures.Quantile(w.Written, 0.5)), figures.Number(w.EventBytes), figures.Number(w.EventCPU), kB(int64(w.InitialBytes)),
+			fmt.Sprintf("%.2f", w.Opened/1000), fmt.Sprintf("%.2f", w.OpenedCPU), figures.Number(w.Before.RSS), figures.Number(w.After.RSS),
+			figures.Number(w.After.Peak), figures.Number(w.perWatcher(r.Plan.Watchers)),
+		}
+		fmt.Fprintf(text, "| %s |\n", strings.Join(cells, " | "))
+	}
+}
+
+func (r Report) stormTable(text *strings.Builder) {
+	if r.Storm == nil {
+		return
+	}
+	s := r.Storm
+	text.WriteString("\n### The relay is killed and started again under its watchers\n\n")
+	text.WriteString("| ready after, s | median watcher has all again, s | p99 | last | kB a watcher | processor, s | RSS, MB | peak, MB | requests refused | connections broken |\n")
+	text.WriteString("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(text, "| %.2f | %.2f | %.2f | %.2f | %s | %.2f | %s | %s | %s | %s |\n", s.Ready, s.Median, s.P99, s.Last, kB(int64(s.Bytes)), s.CPU,
+		figures.Number(s.Memory.RSS), figures.Number(s.Memory.Peak), count(int(s.Refused)), count(int(s.Broken)))
+}
+
+func kB(bytes int64) string { return figures.Number(float64(bytes) / 1000) }
+func count(n int) string    { return figures.Number(float64(n)) }
+
+// write puts the report where people and programs look for it, and into a README when one is named.
+func (r Report) write(dir, readme string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	name := filepath.Join(dir, "relay")
+	errs := []error{os.WriteFile(name+".md", []byte(r.markdown()), 0o644), os.WriteFile(name+".json", append(data, '\n'), 0o644)}
+	if readme != "" {
+		errs = append(errs, figures.ReplaceRun(readme, "relay", r.markdown()))
+	}
+	fmt.Printf("\n%s\n%s.md and .json hold this.\n", r.markdown(), name)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,50 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// The whole benchmark runs, with few objects: every figure is there, and each watcher heard of each write. Whether the
+// figures are good is not for a test.
+func TestSmoke(t *testing.T) {
+	lab.Require(t, lab.WithAPIServerAlone())
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	p := smoke()
+	r, err := run(ctx, p, func(line string) { t.Log(line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Relay.Seconds <= 0 || r.Relay.Memory.RSS < 1 || r.APIServer.RSS < 1 {
+		t.Errorf("the relay: %+v, the API server's memory: %+v", r.Relay, r.APIServer)
+	}
+	for _, l := range r.Lists {
+		// The relay shows a quarter of the Services, and of each less.
+		if relay, api := sum(l.Relay), sum(l.APIServer); relay == 0 || relay >= api || len(l.APIServer) != 2 || len(l.Relay) != 3 {
+			t.Errorf("lists by %s: %+v", l.Name, l)
+		}
+	}
+	if len(r.Watched) != 2 {
+		t.Fatalf("%d servers watched, want 2", len(r.Watched))
+	}
+	for _, w := range r.Watched {
+		if w.Missing != 0 || w.Median <= 0 || w.P99 < w.Median || w.Last < w.P99 || w.EventBytes < 100 || len(w.Written) != p.Writes {
+			t.Errorf("%s: %+v", w.Server, w)
+		}
+	}
+	watches := int64(p.Watchers * len(kinds))
+	if s := r.Storm; s == nil || s.Last < s.Ready || s.Bytes <= 0 || s.Broken < watches {
+		t.Errorf("restart: %+v, want at least %d watches to break", s, watches)
+	}
+}
