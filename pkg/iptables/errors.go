@@ -15,6 +15,9 @@ import (
 // ErrLocked says that another program held the lock for longer than LockTimeout; trying again may help.
 var ErrLocked = errors.New("another program holds the lock of iptables")
 
+// ErrHung says that a program was killed because it did not end: nothing may wait for one for ever.
+var ErrHung = errors.New("the program did not end in time and was killed")
+
 // LineError says which line of a batch was refused.
 type LineError struct {
 	// Line counts from 1; Text is what it says.

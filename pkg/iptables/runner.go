@@ -39,6 +39,9 @@ type Options struct {
 	IPv6 bool
 }
 
+// programTimeout is longer than any program takes once it has the lock: a hundred thousand ports are seconds.
+const programTimeout = 2 * time.Minute
+
 // Runner runs the programs of one back end. It may be used by several goroutines.
 type Runner struct {
 	backend  string
@@ -47,8 +50,10 @@ type Runner struct {
 	// randomFully is set when every family's program knows --random-fully.
 	randomFully bool
 	// sets is set when rules of every family can name sets.
-	sets  bool
-	execs atomic.Int64
+	sets bool
+	// timeout is when a program is killed that does not end.
+	timeout time.Duration
+	execs   atomic.Int64
 	// buffers hold the text of batches, which is large when all is written.
 	buffers sync.Pool
 }
@@ -68,6 +73,7 @@ func New(opts Options) (*Runner, error) {
 	r := &Runner{
 		wait:        strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
 		programs:    map[netfilter.Family]program{},
+		timeout:     opts.LockTimeout + programTimeout,
 		randomFully: true,
 		sets:        true,
 	}
@@ -159,8 +165,11 @@ func (r *Runner) Save(ctx context.Context, family netfilter.Family) (netfilter.R
 	return rules, nil
 }
 
+// keptBuffer is the largest that is kept: that of a few changes, for the text of everything is written once and large.
+const keptBuffer = 256 << 10
+
 // Restore writes a batch. When it fails, tables before the one that failed are written, and those after it are not. The
-// error is ErrLocked, or a *LineError where the program said which line it did not take.
+// error is ErrLocked, ErrHung, or a *LineError where the program said which line it did not take.
 func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
 	if batch.Empty() {
 		return nil
@@ -182,7 +191,9 @@ func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
 		// A program that was killed may still be fed from the buffer, which is not used again.
 		return describe(err, *buffer)
 	}
-	r.buffers.Put(buffer)
+	if cap(*buffer) <= keptBuffer {
+		r.buffers.Put(buffer)
+	}
 	return nil
 }
 
@@ -196,6 +207,8 @@ func (r *Runner) program(family netfilter.Family) (program, error) {
 
 func (r *Runner) run(ctx context.Context, input []byte, path string, args ...string) ([]byte, error) {
 	r.execs.Add(1)
+	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, ErrHung)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdin = bytes.NewReader(input)

@@ -135,3 +135,17 @@ func TestContextEndsTheWait(t *testing.T) {
 		t.Errorf("error %v, want that of the context", err)
 	}
 }
+
+func TestAProgramThatHangsIsKilled(t *testing.T) {
+	runner, release := lockedRunner(t, time.Hour)
+	runner.timeout = 100 * time.Millisecond
+	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own}), own.ChainPrefix)
+	if err := runner.Restore(t.Context(), batch); !errors.Is(err, ErrHung) {
+		t.Errorf("error %v, want ErrHung", err)
+	}
+	release()
+	runner.timeout = time.Minute
+	if err := runner.Restore(t.Context(), batch); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+}
