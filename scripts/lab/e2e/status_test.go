@@ -112,15 +112,35 @@ func kustomization(t *testing.T) string {
 	return dir
 }
 
-// kubeconfig is that of the lab's admin, with all that it names in it.
+// directRole is what a gateway with a kubeconfig may, as the README of the relay has it.
+const directRole = `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: direct}
+rules:
+- {apiGroups: [smartnat.aureacentral.com], resources: [mappings], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [services], verbs: [list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
+- {apiGroups: [smartnat.aureacentral.com], resources: [mappings/status], verbs: [patch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: direct, namespace: smartnat}
+rules:
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, patch]}
+`
+
+// kubeconfig is that of a ServiceAccount with the directRole.
 func kubeconfig(t *testing.T, w *world) string {
 	t.Helper()
+	w.apply(t, directRole)
+	w.kubectl(t, "create", "serviceaccount", "direct", "--namespace=smartnat")
+	w.kubectl(t, "create", "clusterrolebinding", "direct", "--clusterrole=direct", "--serviceaccount=smartnat:direct")
+	w.kubectl(t, "create", "rolebinding", "direct", "--role=direct", "--serviceaccount=smartnat:direct", "--namespace=smartnat")
 	rest := w.RESTConfig()
 	config := clientcmdapi.NewConfig()
 	config.Clusters["lab"] = &clientcmdapi.Cluster{Server: rest.Host, CertificateAuthority: rest.CAFile, CertificateAuthorityData: rest.CAData}
-	config.AuthInfos["lab"] = &clientcmdapi.AuthInfo{
-		ClientCertificate: rest.CertFile, ClientCertificateData: rest.CertData, ClientKey: rest.KeyFile, ClientKeyData: rest.KeyData, Token: rest.BearerToken,
-	}
+	config.AuthInfos["lab"] = &clientcmdapi.AuthInfo{Token: w.kubectl(t, "create", "token", "direct", "--namespace=smartnat")}
 	config.Contexts["lab"] = &clientcmdapi.Context{Cluster: "lab", AuthInfo: "lab"}
 	config.CurrentContext = "lab"
 	if err := clientcmdapi.FlattenConfig(config); err != nil {
