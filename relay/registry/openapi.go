@@ -25,20 +25,19 @@ func (d documents) addOpenAPI(resources []*resource) error {
 	service := handler3.NewOpenAPIService()
 	for _, r := range resources {
 		all := schemas{prefix: "#/components/schemas/", byName: map[string]*spec.Schema{}}
-		model, err := all.add(r)
-		if err != nil {
+		if err := all.add(r); err != nil {
 			return err
 		}
 		path := r.groupVersionPath()
-		service.UpdateGroupVersion(path[1:], openAPI(r, all, model))
+		service.UpdateGroupVersion(path[1:], openAPI(r, all))
 		d["/openapi/v3"+path] = http.HandlerFunc(service.HandleGroupVersion)
 	}
 	d["/openapi/v3"] = http.HandlerFunc(service.HandleDiscovery)
 	return nil
 }
 
-// add adds the schema of a resource and those that it refers to, and returns its name.
-func (s schemas) add(r *resource) (string, error) {
+// add adds the schema of a resource and those that it refers to.
+func (s schemas) add(r *resource) error {
 	var model string
 	switch r.kind {
 	case "Service":
@@ -50,15 +49,15 @@ func (s schemas) add(r *resource) (string, error) {
 	default:
 		model = mappingModel
 		if err := s.addMapping(model); err != nil {
-			return "", err
+			return err
 		}
 	}
 	s.byName[model].AddExtension(kindExtension, []any{kindOf(r)})
-	return model, nil
+	return nil
 }
 
 // openAPI describes one resource: its fields, and where it is found.
-func openAPI(r *resource, all schemas, model string) *spec3.OpenAPI {
+func openAPI(r *resource, all schemas) *spec3.OpenAPI {
 	list := &spec3.Operation{OperationProps: spec3.OperationProps{
 		Description: "list or watch objects of kind " + r.kind,
 		Responses: &spec3.Responses{ResponsesProps: spec3.ResponsesProps{StatusCodeResponses: map[int]*spec3.Response{
