@@ -52,7 +52,7 @@ type runner interface {
 	change(ctx context.Context) (said time.Time, now netip.Addr, err error)
 	// used is the processor time so far, with that of the programs that were run.
 	used() (time.Duration, error)
-	// pause is how long to leave it alone between changes.
+	// pause is how long to leave it alone at least before the next change.
 	pause() time.Duration
 	// stop ends it.
 	stop(ctx context.Context) error

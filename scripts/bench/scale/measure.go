@@ -59,7 +59,7 @@ func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Resul
 		}
 		took, err := b.start(ctx, w, r, result.Ports)
 		if errors.Is(err, errCapped) {
-			result.Capped = append(result.Capped, "start")
+			result.Capped, result.Said = append(result.Capped, "start"), lastWords(r)
 		}
 		if err != nil {
 			return r, err
@@ -93,6 +93,15 @@ func (b *bench) start(ctx context.Context, w *world, r runner, ports int) (time.
 		return 0, fmt.Errorf("starting: %w", err)
 	}
 	return answered.Sub(began), err
+}
+
+// lastWords are the last lines that the contender logged.
+func lastWords(r runner) string {
+	if r.process() == nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(r.process().Log()), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], "\n")
 }
 
 func (b *bench) settle(ctx context.Context, r runner) error {
@@ -153,9 +162,10 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 		return err
 	}
 	defer journal.close()
-	began := time.Now()
+	began, last := time.Now(), time.Duration(0)
 	for i := 0; i < b.plan.changes && (i < 3 || time.Since(began) < b.plan.changeTime); i++ {
-		if err := sleep(ctx, r.pause()); err != nil {
+		// A program may have work left after the change was seen, and more so the longer that took.
+		if err := sleep(ctx, r.pause()+last); err != nil {
 			return err
 		}
 		limit, cancel := context.WithTimeoutCause(ctx, b.plan.cap, errCapped)
@@ -168,12 +178,13 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 		}
 		cancel()
 		if errors.Is(err, errCapped) {
-			result.Capped = append(result.Capped, "change")
+			result.Capped, result.Said = append(result.Capped, "change"), lastWords(r)
 			return err
 		}
 		if err != nil {
 			return fmt.Errorf("a change: %w", err)
 		}
+		last = c.seen.Sub(c.said)
 		journal.changes = append(journal.changes, c)
 		result.Changes = append(result.Changes, milliseconds(c.seen.Sub(c.said)))
 	}

@@ -57,7 +57,9 @@ type Result struct {
 	// Capped names what was given up after Cap seconds, and what would have followed it is not there.
 	Capped []string `json:"capped,omitempty"`
 	Cap    float64  `json:"cap"`
-	Failed string   `json:"failed,omitempty"`
+	// Said are the last lines that a capped contender logged.
+	Said   string `json:"said,omitempty"`
+	Failed string `json:"failed,omitempty"`
 }
 
 func (r Result) capped(what string) bool { return slices.Contains(r.Capped, what) }
@@ -80,6 +82,9 @@ func (r Result) progress() string {
 	}
 	if r.Failed != "" {
 		parts = append(parts, "FAILED: "+r.Failed)
+	}
+	if r.Said != "" {
+		parts = append(parts, "it said last: "+r.Said)
 	}
 	return fmt.Sprintf("%-16s %-8s %7s ports (%s): %s", r.Name, r.Backend, figures.Number(float64(r.Ports)), r.scenery, strings.Join(parts, "; "))
 }
