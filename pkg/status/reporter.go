@@ -109,7 +109,11 @@ func (r *Reporter) Run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case notTaken(err):
-			r.Log.WithError(err).Info("the status of Mappings is not reported, as nobody takes it; this is tried again from time to time")
+			level := logrus.InfoLevel
+			if apierrors.IsForbidden(err) {
+				level = logrus.WarnLevel // that somebody can set right
+			}
+			r.Log.WithError(err).WithField("again", refreshEvery).Log(level, "the status of Mappings is not reported, as it is not taken")
 			failed, r.known = false, false
 			if !r.sleep(ctx, refreshEvery, false) {
 				return

@@ -292,8 +292,16 @@ func TestARelayThatTakesNothing(t *testing.T) {
 		if len(a.entries) != 1 {
 			t.Error("what is taken now is not reported")
 		}
-		if strings.Contains(log.String(), "warning") {
+		if strings.Contains(log.String(), "level=warning") {
 			t.Errorf("nothing is wrong with that:\n%s", log)
+		}
+		// That it may not is another matter: somebody can set it right.
+		a.fail(apierrors.NewForbidden(schema.GroupResource{Resource: "mappings"}, "web", errors.New("set instance: gw2")))
+		r.Report(facts(nil))
+		time.Sleep(2 * refreshEvery)
+		synctest.Wait()
+		if !strings.Contains(log.String(), "level=warning") || !strings.Contains(log.String(), "set instance: gw2") {
+			t.Errorf("not said who has to do what:\n%s", log)
 		}
 	})
 }

@@ -31,6 +31,8 @@ type StatusOptions struct {
 	InstanceTimeout time.Duration
 }
 
+const minInstanceTimeout = 3 * time.Minute
+
 // DefaultStatusOptions are those of the manifests.
 func DefaultStatusOptions() StatusOptions {
 	return StatusOptions{Write: true, Namespace: "smartnat", InstanceTimeout: 10 * time.Minute}
@@ -47,8 +49,8 @@ func (o *StatusOptions) validate() (errs []error) {
 	if len(validation.IsDNS1123Label(o.Namespace)) > 0 {
 		errs = append(errs, fmt.Errorf("--namespace: %q is not the name of a namespace", o.Namespace))
 	}
-	if o.InstanceTimeout < time.Minute {
-		errs = append(errs, fmt.Errorf("--instance-timeout: %s is less than 1m", o.InstanceTimeout))
+	if o.InstanceTimeout < minInstanceTimeout {
+		errs = append(errs, fmt.Errorf("--instance-timeout: %s is less than %s: gateways are heard of once a minute", o.InstanceTimeout, minInstanceTimeout))
 	}
 	if o.Accept && !o.Write {
 		errs = append(errs, errors.New("--accept-status: needs --write-status, or nobody would sum up what gateways say"))

@@ -1,0 +1,129 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/rest"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/relay/status"
+)
+
+func TestStatusOptions(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*StatusOptions)
+		want   string
+	}{
+		{"the defaults", func(*StatusOptions) {}, ""},
+		{"gateways report", func(o *StatusOptions) { o.Accept = true }, ""},
+		{"nobody writes", func(o *StatusOptions) { o.Write = false }, ""},
+		{"gateways report what nobody sums up", func(o *StatusOptions) { o.Accept, o.Write = true, false },
+			"--accept-status: needs --write-status, or nobody would sum up what gateways say"},
+		{"no namespace", func(o *StatusOptions) { o.Namespace = "" }, `--namespace: "" is not the name of a namespace`},
+		{"a timeout that everybody misses", func(o *StatusOptions) { o.InstanceTimeout = time.Minute },
+			"--instance-timeout: 1m0s is less than 3m0s: gateways are heard of once a minute"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := DefaultStatusOptions()
+			test.change(&o)
+			got := ""
+			if err := errors.Join(o.validate()...); err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+// ledger notes what would be written.
+type ledger struct {
+	mu      sync.Mutex
+	written []string
+}
+
+func (*ledger) Get(context.Context, string, string) (*v1alpha1.Mapping, error) {
+	return nil, errors.New("nobody reads here")
+}
+
+func (l *ledger) ApplyStatus(_ context.Context, manager string, at conditions.AppliedMetadata, s v1alpha1.MappingStatus) (*v1alpha1.Mapping, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.written = append(l.written, manager+" "+at.Namespace+"/"+at.Name)
+	return &v1alpha1.Mapping{Status: s}, nil
+}
+
+// TestReportsPassTheSameDoors as reads: who, and whether that one may, is asked before a report is read.
+func TestReportsPassTheSameDoors(t *testing.T) {
+	written := &ledger{}
+	var asked []string
+	f := newFixture(t, func(c *Config) {
+		c.Reports = &status.Reports{Cache: c.Cache, Mappings: written, Namespace: "smartnat", Log: c.Log,
+			Heard: func(context.Context, string) error { return nil }}
+		c.Authorizer = authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			if a.GetVerb() == "patch" {
+				asked = append(asked, strings.Join([]string{a.GetUser().GetName(), a.GetVerb(), a.GetAPIGroup(), a.GetResource(), a.GetSubresource(), a.GetNamespace(), a.GetName()}, " "))
+			}
+			return fakeAuthorization(ctx, a)
+		})
+	})
+	f.populate(t)
+	const path = "/apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/web"
+	const body = `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":"web","namespace":"shop"},
+		"status":{"instances":[{"name":"gateway"}]}}`
+	for _, test := range []struct {
+		name, method, path, token string
+		want                      int
+	}{
+		{"nobody", http.MethodPatch, path + "/status", "", 401},
+		{"a stranger", http.MethodPatch, path + "/status", strangerToken, 403},
+		{"not the status", http.MethodPatch, path, gatewayToken, 405},
+		{"no apply", http.MethodPut, path + "/status", gatewayToken, 405},
+		{"a deletion", http.MethodDelete, path + "/status", gatewayToken, 405},
+		{"one that is not there", http.MethodPatch, strings.Replace(path, "web", "other", 1) + "/status", gatewayToken, 404},
+		{"a gateway", http.MethodPatch, path + "/status", gatewayToken, 200},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), test.method, "https://"+f.address+test.path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/apply-patch+yaml")
+		if test.token != "" {
+			req.Header.Set("Authorization", "Bearer "+test.token)
+		}
+		client, err := rest.HTTPClientFor(&rest.Config{TLSClientConfig: rest.TLSClientConfig{CAData: f.caPEM}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		client.CloseIdleConnections()
+		if resp.StatusCode != test.want {
+			t.Errorf("%s: %d, want %d", test.name, resp.StatusCode, test.want)
+		}
+	}
+	if diff := cmp.Diff([]string{"smartnatd-gateway shop/web"}, written.written); diff != "" {
+		t.Errorf("written (-want +got)\n%s", diff)
+	}
+	web := " patch smartnat.aureacentral.com mappings status shop web"
+	if diff := cmp.Diff([]string{"stranger" + web, "gateway" + strings.Replace(web, "web", "other", 1), "gateway" + web}, asked); diff != "" {
+		t.Errorf("asked of the cluster (-want +got)\n%s", diff)
+	}
+}
