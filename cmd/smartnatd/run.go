@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -39,7 +38,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 		return err
 	}
 	defer lock.Close()
-	tuneMemory()
+	memory := newMemory()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
 
 	hangup := make(chan os.Signal, 1)
@@ -48,7 +47,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	d := &daemon{
 		log: log, manager: newManager(log), hangup: hangup, load: load,
 		newObjects: func(cfg config.Config) (*objects, error) { return newObjects(cfg, log) },
-		newRunner:  func(cfg config.Config, h hooks) (runner, error) { return newRunner(ctx, cfg, h, log) },
+		newRunner:  func(cfg config.Config, h hooks) (runner, error) { return newRunner(ctx, cfg, h.and(memory), log) },
 	}
 	err = d.run(ctx, cfg)
 	log.Info("stopping: what is programmed stays and forwards on")
@@ -77,7 +76,7 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, log *logrus.Logg
 		Dataplane: newDataplane(cfg, tables),
 		Log:       log,
 		Applied:   reporter.Report,
-		Ready:     func() { h.ready(); go debug.FreeOSMemory() },
+		Ready:     h.ready,
 		Turned:    h.turned,
 	}), reporter}, nil
 }
