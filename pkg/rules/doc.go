@@ -25,6 +25,18 @@
 // connection then meets about twice the square root of 1,000 rules for 1,000 backends, and a backend that comes or goes
 // rewrites at most three chains.
 //
+// # What a packet pays
+//
+// Connection tracking and translation cost more than all rules. An established packet on one core of a busy EPYC took 5.6 µs
+// from socket to socket where it was only routed; 1.5 µs more where one DNAT rule and one MASQUERADE had translated its
+// connection; and 1.8 µs (legacy) to 2.1 µs (nf_tables) more with all of ours for 10,000 ports. Of ours, filter takes
+// about 0.1 µs, mangle 0.1 µs (legacy) to 0.4 µs (nf_tables), and the rules of policy routing less than can be told. The
+// first packet takes another 1 µs (legacy) to 1.8 µs (nf_tables) for its way through the tree.
+//
+// The uplink is marked in mangle, although nat would be asked once a connection and not once a packet: nat is not asked at
+// all where a base chain of somebody else's, with an earlier priority, has translated before; and connections that others
+// publish on this host are to be answered by the uplink that they came in by, as well as ours.
+//
 // # Limits
 //
 // Affinity is kept by xt_recent, as kube-proxy does it: a list of clients for each frontend and backend, whose names begin

@@ -5,6 +5,7 @@ package rules
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -136,6 +137,58 @@ func TestCostOfManyPorts(t *testing.T) {
 			got := size(netfilter.Diff(netfilter.Ruleset{}, Build(state, netfilter.IPv4, options), options.Ownership.ChainPrefix))
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestManyEndpointsBehindNeighbours: ten ports that lead to the same thousand endpoints take what one port takes.
+func TestManyEndpointsBehindNeighbours(t *testing.T) {
+	one := manyBackends(1000, 0)
+	ten := one
+	for i := range uint16(9) {
+		f := one.Forwards[0]
+		f.Ports = gateway.Port(81 + i)
+		ten.Forwards = append(ten.Forwards[:len(ten.Forwards):len(ten.Forwards)], f)
+	}
+	want := size(netfilter.Diff(netfilter.Ruleset{}, Build(one, netfilter.IPv4, options), options.Ownership.ChainPrefix))
+	got := size(netfilter.Diff(netfilter.Ruleset{}, Build(ten, netfilter.IPv4, options), options.Ownership.ChainPrefix))
+	if got.Chains != want.Chains || got.Rules != want.Rules {
+		t.Errorf("%+v, want what one port takes: %+v", got, want)
+	}
+}
+
+// TestCostOfEstablishedPackets counts the rules that packets meet once their connection is known, however many ports there
+// are. None of them is in the nat table.
+func TestCostOfEstablishedPackets(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		uplinks int
+		// original and reply are how many rules a packet meets in either direction.
+		original, reply int
+	}{
+		{"one uplink", 1, 5, 5},
+		{"two uplinks", 2, 6, 6},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			state := tens(1000)
+			state.Uplinks = uplinks[:tc.uplinks]
+			tracer := netfilter.NewTracer(Build(state, netfilter.IPv4, options))
+			own := options.Ownership
+			f := state.Forwards[500]
+			client, pod := netip.AddrPortFrom(source(netfilter.IPv4, 0).Addr(), 40000), netip.AddrPortFrom(f.Backends[0].Address, f.Backends[0].Port)
+			p := netfilter.Packet{
+				In: "eth1", Protocol: gateway.TCP, Source: client, Destination: pod, Direction: netfilter.Original,
+				State: netfilter.Established | netfilter.DNAT, ConnMark: own.Forwarded().Value | own.Uplink(1).Value,
+				Route: func(netip.Addr, uint32) string { return "eth0" },
+			}
+			if got := tracer.Trace(p); got.Rules != tc.original || got.Verdict != netfilter.Accept || got.Packet.Mark != 0 {
+				t.Errorf("to the pod: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.original)
+			}
+			p.In, p.Source, p.Destination, p.Direction = "eth0", pod, client, netfilter.Reply
+			p.Route = func(netip.Addr, uint32) string { return "eth1" }
+			if got := tracer.Trace(p); got.Rules != tc.reply || got.Verdict != netfilter.Accept || got.Packet.Mark != own.Uplink(1).Value {
+				t.Errorf("from the pod: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.reply)
 			}
 		})
 	}
