@@ -5,6 +5,7 @@ package status
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -33,6 +34,12 @@ type Entry struct {
 	v1alpha1.InstanceStatus
 }
 
+// equal is compared by hand: reflection would cost a gateway more than all else that it does for its status.
+func (e Entry) equal(o Entry) bool {
+	return e.UID == o.UID && e.Name == o.Name && e.Endpoints == o.Endpoints && e.ObservedGeneration == o.ObservedGeneration &&
+		e.Programmed == o.Programmed && slices.Equal(e.Addresses, o.Addresses) && slices.Equal(e.Problems, o.Problems)
+}
+
 // entries returns one for each Mapping of which this gateway holds an address.
 func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 	local := map[netip.Addr]bool{}
@@ -44,18 +51,13 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 			local[a.Addr()] = true
 		}
 	}
-	endpoints := map[string]int32{}
-	for i := range f.State.Forwards {
-		if f := &f.State.Forwards[i]; f.Direct {
-			endpoints[f.Owner] = max(endpoints[f.Owner], int32(len(f.Backends)))
-		}
-	}
+	endpoints := countEndpoints(f.State.Forwards)
 	findings := map[key][]calc.Finding{}
 	for _, finding := range f.Findings {
 		k := key{Namespace: finding.Namespace, Name: finding.Name}
 		findings[k] = append(findings[k], finding)
 	}
-	all := map[key]Entry{}
+	all := make(map[key]Entry, len(f.Snapshot.Mappings))
 	for _, m := range f.Snapshot.Mappings {
 		addresses := held(m.Spec.Addresses, local)
 		if len(addresses) == 0 {
@@ -75,6 +77,25 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 		all[k] = e
 	}
 	return all
+}
+
+// countEndpoints returns over how many endpoints each owner's connections are spread, in the family that has more of them.
+func countEndpoints(forwards []gateway.Forward) map[string]int32 {
+	endpoints := map[string]int32{}
+	owner, most := "", int32(0) // neighbours are mostly of one owner
+	for i := range forwards {
+		f := &forwards[i]
+		if !f.Direct {
+			continue
+		}
+		n := int32(len(f.Backends))
+		if f.Owner == owner && n <= most {
+			continue
+		}
+		owner, most = f.Owner, max(endpoints[f.Owner], n)
+		endpoints[owner] = most
+	}
+	return endpoints
 }
 
 // held returns the addresses that this gateway serves, as they are spelled.

@@ -6,6 +6,7 @@ package status
 import (
 	"errors"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -116,6 +117,30 @@ func TestAnEntryFits(t *testing.T) {
 	for _, p := range got.Problems {
 		if len(p) > v1alpha1.MaxProblemLength || !strings.HasSuffix(p, "ä...") {
 			t.Errorf("a problem of %d bytes: %.20q", len(p), p)
+		}
+	}
+}
+
+// TestEqualLooksAtEveryField there is, and at those that are to come.
+func TestEqualLooksAtEveryField(t *testing.T) {
+	full := Entry{"uid", v1alpha1.InstanceStatus{
+		Name: "gw1", Addresses: []string{"192.0.2.1"}, Endpoints: 1, ObservedGeneration: 1, Programmed: true, Problems: []string{"one"},
+	}}
+	if !full.equal(full) || !(Entry{}).equal(Entry{}) {
+		t.Error("an entry does not equal itself")
+	}
+	if full.equal(Entry{"other", full.InstanceStatus}) {
+		t.Error("the UID is not looked at")
+	}
+	for i := range reflect.TypeFor[v1alpha1.InstanceStatus]().NumField() {
+		less := full
+		field := reflect.ValueOf(&less.InstanceStatus).Elem().Field(i)
+		if field.IsZero() {
+			t.Errorf("%s is not in this test", reflect.TypeFor[v1alpha1.InstanceStatus]().Field(i).Name)
+		}
+		field.SetZero()
+		if full.equal(less) {
+			t.Errorf("%s is not looked at", reflect.TypeFor[v1alpha1.InstanceStatus]().Field(i).Name)
 		}
 	}
 }

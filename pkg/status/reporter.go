@@ -11,7 +11,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -203,10 +202,10 @@ func (r *Reporter) compare(now time.Time) {
 		switch {
 		case !there:
 			note(k, now)
-		case equality.Semantic.DeepEqual(is, e):
+		case is.equal(e):
 		default:
 			is.Endpoints = e.Endpoints
-			if equality.Semantic.DeepEqual(is, e) {
+			if is.equal(e) {
 				note(k, now.Add(endpointsAfter))
 				continue
 			}

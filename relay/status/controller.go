@@ -26,8 +26,10 @@ const (
 	// Retries of what could not be written back off between these.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Minute
-	// pause is the least time between two looks at what changed: bursts are taken together.
-	pause = 100 * time.Millisecond
+	// pause is the least time between two looks at what changed: bursts are taken together. It is longer where a look takes
+	// long, so that looking never takes more than a share of a processor.
+	pause      = 100 * time.Millisecond
+	pauseShare = 4
 )
 
 // Options are what a Controller is made of.
@@ -89,11 +91,13 @@ func (c *Controller) follow(ctx context.Context) {
 		entries, version := c.Cache.Mappings().List()
 		c.enqueue(c.view.replace(entries))
 		for {
+			started := time.Now()
 			next, changed, err := c.catchUp(version)
 			if err != nil {
 				break // too far behind: all of it again
 			}
 			version = next
+			rest := max(pause, pauseShare*time.Since(started))
 			select {
 			case <-ctx.Done():
 				return
@@ -102,7 +106,7 @@ func (c *Controller) follow(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(pause):
+			case <-time.After(rest):
 			}
 		}
 	}
