@@ -6,6 +6,7 @@ package registry
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,13 +18,17 @@ import (
 
 // Handler serves the API.
 type Handler struct {
+	// Spread is the time over which watches end when the relay does, each at a moment of its own, so that not all clients
+	// come to the other replicas at once. It has to be set before anything is served; without it they end at once.
+	Spread time.Duration
+
 	cache     *watchcache.Cache
 	resources map[schema.GroupVersionResource]*resource
 	documents documents
 	stopping  <-chan struct{}
 }
 
-// New returns the handler of what is in a cache. Its watches end when stopping is closed.
+// New returns the handler of what is in a cache. Its watches end after stopping is closed.
 func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 	h := &Handler{cache: cache, resources: map[schema.GroupVersionResource]*resource{}, documents: documents{}, stopping: stopping}
 	resources, err := newResources(cache)

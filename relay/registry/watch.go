@@ -96,6 +96,7 @@ func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry,
 	defer end.Stop()
 	bookmark := time.NewTicker(bookmarkEvery)
 	defer bookmark.Stop()
+	stopping := h.stopping
 	for {
 		more, err := s.writeChanges()
 		if err != nil {
@@ -110,13 +111,21 @@ func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry,
 		case <-end.C:
 			_ = s.writeBookmark(false)
 			return
-		case <-h.stopping:
-			_ = s.writeBookmark(false)
-			return
+		case <-stopping:
+			stopping = nil
+			end.Reset(h.leaveIn())
 		case <-req.Context().Done():
 			return
 		}
 	}
+}
+
+// leaveIn is how long a watch goes on once the relay ends.
+func (h *Handler) leaveIn() time.Duration {
+	if h.Spread <= 0 {
+		return 0
+	}
+	return rand.N(h.Spread)
 }
 
 func (s *stream) writeInitial(initial []*watchcache.Entry, q query) error {

@@ -54,7 +54,9 @@ type Config struct {
 	// Upstream fills the Cache.
 	Upstream        Upstream
 	ShutdownTimeout time.Duration
-	Log             logrus.FieldLogger
+	// WatchSpread is the part of it over which watches end, so that their clients do not all come back at once.
+	WatchSpread time.Duration
+	Log         logrus.FieldLogger
 
 	metrics *metrics
 }
@@ -94,6 +96,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		Cache:           watchcache.New(watchcache.NewEpoch(), o.History),
 		Upstream:        Upstream{Core: client, SmartNat: mappings},
 		ShutdownTimeout: o.ShutdownTimeout,
+		WatchSpread:     o.ShutdownTimeout * 2 / 3,
 		Log:             log,
 	}
 	c.MinTLSVersion, err = tlsVersion(o.MinTLSVersion)

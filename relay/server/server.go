@@ -54,6 +54,7 @@ func (c *Config) Complete() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API: %w", err)
 	}
+	api.Spread = c.WatchSpread
 	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
 	s.http = &http.Server{
 		Handler:           newHandler(c, api, s.stopping),
@@ -77,7 +78,7 @@ func (c *Config) Complete() (*Server, error) {
 	return s, nil
 }
 
-// Run serves until ctx ends, then lets the requests that are under way end, watches at once.
+// Run serves until ctx ends, then lets the requests that are under way end, and ends watches over WatchSpread.
 func (s *Server) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
