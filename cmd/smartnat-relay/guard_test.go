@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509/pkix"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -194,6 +196,12 @@ func testEnroll(t *testing.T, p *controlPlane) {
 
 	t.Run("a role that is taken away", func(t *testing.T) {
 		ended := p.watch(client, token)
+		const accepted = `smartnat_relay_token_reviews_total{result="accepted"}`
+		before := p.metric(accepted)
+		p.eventually("the watch to have been asked about several times", func() bool { return p.metric(accepted) > before+3 })
+		if got := p.metric("smartnat_relay_watches_revoked_total"); got != 0 {
+			t.Errorf("%v watches of users who may watch have ended", got)
+		}
 		p.kubectl("delete", "clusterrolebinding", "smartnat-gateway-edge-1")
 		ended()
 		p.eventually("requests to be forbidden", func() bool { return p.ask(client, listPath, token) == http.StatusForbidden })
@@ -343,6 +351,25 @@ func testCertificates(t *testing.T, p *controlPlane) {
 	})
 	p.write("clients.crt", p.ca.pem())
 	p.eventually("the certificate to be accepted again", func() bool { return p.ask(client, listPath, "") == http.StatusOK })
+}
+
+// metric returns the value of a series, 0 when there is none yet.
+func (p *controlPlane) metric(series string) (value float64) {
+	p.t.Helper()
+	resp, err := http.Get("http://127.0.0.1:9090/metrics")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if text, ok := strings.CutPrefix(lines.Text(), series+" "); ok {
+			if value, err = strconv.ParseFloat(text, 64); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
+	return value
 }
 
 func testMetrics(t *testing.T) {

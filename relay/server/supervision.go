@@ -84,7 +84,8 @@ func every(ctx context.Context, interval time.Duration, f func()) (stop func() b
 
 // mayStill asks again what was asked when a watch began. It fails when the answer is no, not when there is none.
 func (c *Config) mayStill(ctx context.Context, v *visit) error {
-	original := v.credentials.WithContext(authenticator.WithAudiences(ctx, c.Audiences))
+	// Authenticators take the credentials that they accept out of the request, so it is shown a copy.
+	original := v.credentials.Clone(authenticator.WithAudiences(ctx, c.Audiences))
 	response, ok, err := c.Authenticator.AuthenticateRequest(original)
 	switch {
 	case errors.Is(err, errUnavailable), errors.Is(err, errBusy):

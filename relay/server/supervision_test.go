@@ -38,6 +38,7 @@ func (c *cluster) AuthenticateRequest(req *http.Request) (*authenticator.Respons
 	if req.Header.Get("Authorization") != "Bearer "+gatewayToken || o.user == "" {
 		return nil, false, o.authentication
 	}
+	req.Header.Del("Authorization") // as the authenticators of k8s.io/apiserver do
 	return &authenticator.Response{User: &user.DefaultInfo{Name: o.user}}, true, nil
 }
 
