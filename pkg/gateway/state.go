@@ -75,12 +75,12 @@ type Forward struct {
 	Owner string
 	// Sources may connect; empty means everyone. Masked, sorted, without duplicates, all of the Frontend's family.
 	Sources []netip.Prefix
-	// SourcesDeny is set when the Mapping allows sources, but none of this Frontend's family: nobody may connect.
-	SourcesDeny bool
 	// Backends share the connections evenly. Sorted. Empty: connections are rejected at once.
 	Backends []Backend
 	// Draining are endpoints that take no new connections but keep those that they have until they are gone. Sorted.
 	Draining []Backend
+	// SourcesDeny is set when the Mapping allows sources, but none of this Frontend's family: nobody may connect.
+	SourcesDeny bool
 	// Direct is set when the Backends are endpoints rather than a ClusterIP.
 	Direct bool
 	// Shift is set when port First+i leads to Backend.Port+i; otherwise every port leads to Backend.Port.
