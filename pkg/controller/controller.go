@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -256,6 +257,9 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	result, err := c.Dataplane.Apply(ctx, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
 	c.report(taken, result, took)
+	if result.Readings > 0 {
+		debug.FreeOSMemory() // Seldom, and after the kernel was written: what the text of all rules took is not kept.
+	}
 	if c.Applied != nil {
 		c.Applied(status.Facts{Snapshot: c.snapshot, Host: c.host, State: c.state, Findings: c.found, Err: err})
 	}

@@ -58,6 +58,7 @@ func (i *instant) Restore(_ context.Context, batch netfilter.Batch) error {
 }
 func (*instant) Stamp(netfilter.Family) (uint64, error)  { return 0, nil }
 func (*instant) Digest(netfilter.Family) (uint64, error) { return 0, nil }
+func (*instant) Alone(uint64, uint64, int) bool          { return false }
 
 func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
 

@@ -23,6 +23,9 @@ type IPTables interface {
 	// change now and then; Digest, which costs more, does not.
 	Stamp(family netfilter.Family) (uint64, error)
 	Digest(family netfilter.Family) (uint64, error)
+	// Alone reports whether a Restore of as many tables is for sure all that was written between two Stamps. Where it can be
+	// true, a Stamp is a Digest too.
+	Alone(before, after uint64, tables int) bool
 }
 
 // Sets reads and writes sets of networks.

@@ -103,6 +103,54 @@ func TestVerification(t *testing.T) {
 	}
 }
 
+// Where writes are counted, what we wrote needs no reading, unless somebody else wrote at the same time.
+func TestVerificationByCount(t *testing.T) {
+	k := newKernel()
+	k.Tables.Counting = true
+	d := start(k)
+	other := full()
+	other.Forwards[0].Backends = other.Forwards[0].Backends[:1]
+	harm := func() {
+		dropTable(k, netfilter.IPv4, "filter")
+		k.Tables.Writes++
+	}
+	for _, step := range []struct {
+		name string
+		// during is done while a table is written.
+		during func()
+		// more is set when another change is written before the verification.
+		more   bool
+		saves  int
+		repair bool
+	}{
+		{name: "nobody else writes"},
+		{name: "nobody else again"},
+		{name: "somebody does, at the same time", during: harm, saves: 2, repair: true},
+		{name: "nobody after that"},
+		{name: "somebody does, and more is written after that", during: harm, more: true, saves: 2, repair: true},
+	} {
+		apply(t, d, full())
+		k.Fail = func(s string) error {
+			if s == "IPv4 nat" && step.during != nil {
+				step.during()
+				step.during = nil
+			}
+			return nil
+		}
+		apply(t, d, other)
+		if step.more {
+			apply(t, d, full())
+			apply(t, d, other)
+		}
+		k.Fail, k.Tables.Saves = nil, 0
+		d.Verify()
+		result := apply(t, d, other)
+		if k.Tables.Saves != step.saves || result.Empty() == step.repair {
+			t.Errorf("%s: %d saves, want %d; %s", step.name, k.Tables.Saves, step.saves, result)
+		}
+	}
+}
+
 // Who writes all the time has the tables read from time to time, and not all the time.
 func TestReadingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -27,6 +27,8 @@ type Result struct {
 	Connections int
 	// Missing says what somebody else removed or changed since it was written, in words.
 	Missing []string
+	// Readings is how often all tables of a family were read, which takes much memory for a while.
+	Readings int
 	// Took says where the time went.
 	Took Took
 }

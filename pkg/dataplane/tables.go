@@ -63,7 +63,7 @@ func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *
 	// A kernel that does not tell is asked again when all is verified.
 	_ = d.lookAtTables()
 	have := f.written
-	if !f.known || f.suspect && d.mayRead || f.verify && !d.verified(want.Family, f) {
+	if !f.known || f.suspect && d.mayRead || f.verify && !d.verified(want.Family, f, result) {
 		var err error
 		if have, err = d.readTables(ctx, want.Family, result); err != nil {
 			return err
@@ -82,10 +82,8 @@ func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *
 			return fmt.Errorf("writing the IPv%d tables: %w", want.Family, err)
 		}
 		result.Batches = append(result.Batches, batch)
-		// Somebody else may have written meanwhile: only what is read from now on is digested.
-		f.digest = nil
 		f.written, f.known = want, true
-		d.stampTables()
+		d.stampTables(f, len(batch.Tables))
 	}
 	f.written, f.known = want, true
 	return nil
@@ -105,15 +103,23 @@ func (d *Dataplane) lookAtTables() error {
 	return errors.Join(errs...)
 }
 
-// stampTables takes new stamps after a write of ours, which may have changed those of both families.
-func (d *Dataplane) stampTables() {
+// stampTables takes new stamps after a write of ours, which may have changed those of both families. Unless it is certain that
+// nobody else wrote meanwhile, the tables have to be read once more before their digest says anything.
+func (d *Dataplane) stampTables(written *family, tables int) {
 	for name, f := range d.families {
 		if !f.known || f.suspect {
 			continue
 		}
-		var err error
-		f.stamp, err = d.opts.IPTables.Stamp(name)
+		stamp, err := d.opts.IPTables.Stamp(name)
 		f.suspect = err != nil
+		alone := d.opts.IPTables.Alone(f.stamp, stamp, tables)
+		switch {
+		case alone && f.digest != nil && *f.digest == f.stamp:
+			f.digest = &stamp
+		case f == written:
+			f.digest = nil
+		}
+		f.stamp = stamp
 	}
 }
 
@@ -122,11 +128,13 @@ func (d *Dataplane) stampTables() {
 func (d *Dataplane) allowReading() { d.mayRead = !time.Now().Before(d.unread) }
 
 // verified reports whether the tables are for sure as they were when they were read last.
-func (d *Dataplane) verified(name netfilter.Family, f *family) bool {
+func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) bool {
 	if f.digest == nil {
 		return false
 	}
+	started := time.Now()
 	digest, err := d.opts.IPTables.Digest(name)
+	result.Took.Observe += time.Since(started)
 	f.verify = err != nil || digest != *f.digest
 	return !f.verify
 }
@@ -141,6 +149,7 @@ func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, resul
 	have, err := d.opts.IPTables.Save(ctx, name)
 	took := time.Since(started)
 	result.Took.Observe += took
+	result.Readings++
 	if err != nil {
 		f.known = false
 		return netfilter.Ruleset{}, fmt.Errorf("reading the IPv%d tables: %w", name, err)

@@ -43,6 +43,12 @@ func (r *Runner) Digest(family netfilter.Family) (uint64, error) {
 	return legacyStamp(family, true)
 }
 
+// Alone reports whether a Restore of as many tables is for sure all that was written between two Stamps. The legacy tables
+// cannot tell.
+func (r *Runner) Alone(before, after uint64, tables int) bool {
+	return r.backend == NFTables && uint32(after-before) == uint32(tables)
+}
+
 // generation is how often the rules of nf_tables were changed, modulo 2^32.
 func generation() (uint64, error) {
 	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)

@@ -98,6 +98,26 @@ func TestStampsTellOfWrites(t *testing.T) {
 	})
 }
 
+// A write of ours is known for the only one where the kernel counts, and never where it does not.
+func TestAlone(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		for ports, others := range []int{0, 0, 1, 0} {
+			before, _ := k.stamps(t)
+			batch := netfilter.Diff(k.read(t), rules.Build(many(k.family, 10*ports), k.family, rules.Options{Ownership: own}), own.ChainPrefix)
+			for range others {
+				k.iptables(t, "-t mangle -A FORWARD -j ACCEPT")
+			}
+			if err := k.Restore(t.Context(), batch); err != nil {
+				t.Fatal(err)
+			}
+			after, _ := k.stamps(t)
+			if want := k.backend == NFTables && others == 0; k.Alone(before, after, len(batch.Tables)) != want {
+				t.Errorf("write %d of %d tables beside %d others: alone is %t, want %t", ports, len(batch.Tables), others, !want, want)
+			}
+		}
+	})
+}
+
 // Packets count, and their counters are no part of a rule.
 func TestPacketsChangeNoStamp(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
