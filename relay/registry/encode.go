@@ -15,8 +15,12 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// writeTimeout is how long a client may take for what is written at once before it is cut off.
-const writeTimeout = 30 * time.Second
+const (
+	// writeTimeout is how long a client may take for what is written at once before it is cut off.
+	writeTimeout = 30 * time.Second
+	// A watch begins with many events and then has few: hundreds of watches must not each keep what the beginning took.
+	beginSize, quietSize = 16 << 10, 2 << 10
+)
 
 // encoder writes objects in the form and the encoding that a client has asked for. Of tables, which have one row for each
 // event, the first has the headers.
@@ -86,7 +90,7 @@ type output struct {
 
 func newOutput(w http.ResponseWriter) *output {
 	o := &output{w: w, control: http.NewResponseController(w)}
-	o.buffer = bufio.NewWriterSize(writerFunc(o.write), 16<<10)
+	o.buffer = bufio.NewWriterSize(writerFunc(o.write), beginSize)
 	return o
 }
 
@@ -94,12 +98,15 @@ func (o *output) begin(mediaType string) error {
 	o.w.Header().Set("Content-Type", mediaType)
 	o.w.Header().Set("Cache-Control", "no-cache, private")
 	o.w.WriteHeader(http.StatusOK)
-	return o.flush()
+	return o.timed(o.control.Flush)
 }
 
 func (o *output) flush() error {
 	if err := o.buffer.Flush(); err != nil {
 		return err
+	}
+	if o.buffer.Size() > quietSize {
+		o.buffer = bufio.NewWriterSize(writerFunc(o.write), quietSize)
 	}
 	return o.timed(o.control.Flush)
 }
