@@ -249,12 +249,15 @@ func BenchmarkCalculateOneEndpoint(b *testing.B) {
 	}
 }
 
-// bigSnapshot holds Mappings of one address, each to a Service of three endpoints.
+// bigSnapshot holds Mappings, each to a Service of three endpoints. They have one address as long as it has ports enough.
 func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) calc.Snapshot {
+	const most = 50000
 	var s calc.Snapshot
 	for i := range mappings {
-		meta := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("m%04d", i), CreationTimestamp: metav1.NewTime(time.Unix(int64(i), 0))}
-		m := &v1alpha1.Mapping{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{Addresses: []string{"198.51.100.10"}, ServiceName: meta.Name, Mode: mode}}
+		meta := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("m%05d", i), CreationTimestamp: metav1.NewTime(time.Unix(int64(i), 0))}
+		m := &v1alpha1.Mapping{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{
+			Addresses: []string{fmt.Sprintf("198.51.100.%d", 10+i*ports/most)}, ServiceName: meta.Name, Mode: mode,
+		}}
 		service := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.96.%d.%d", i/250, i%250+1)}}
 		meta.Labels = map[string]string{discoveryv1.LabelServiceName: meta.Name}
 		slice := &discoveryv1.EndpointSlice{ObjectMeta: meta, AddressType: discoveryv1.AddressTypeIPv4}
@@ -263,7 +266,7 @@ func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) calc.Snapshot {
 		}
 		for p := range ports {
 			name, port := fmt.Sprintf("p%d", p), int32(8000+p)
-			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: int32(1 + i*ports + p), ServicePort: port})
+			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: int32(1 + i*ports%most + p), ServicePort: port})
 			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: name, Port: port, Protocol: corev1.ProtocolTCP})
 			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Port: &port})
 		}

@@ -66,7 +66,7 @@ func BenchmarkOneChange(b *testing.B) {
 			return s
 		}},
 	} {
-		for _, ports := range []int{10, 1000, 10000, 30000} {
+		for _, ports := range []int{10, 1000, 10000, 30000, 100000} {
 			b.Run(fmt.Sprintf("%s/ports=%d", change.name, ports), func(b *testing.B) {
 				snapshot := scattered(ports)
 				snapshots := [2]calc.Snapshot{snapshot, change.make(snapshot)}
@@ -86,7 +86,7 @@ func BenchmarkOneChange(b *testing.B) {
 
 // BenchmarkFirst is the same for everything, with nothing there before, and what is held of it afterwards.
 func BenchmarkFirst(b *testing.B) {
-	for _, ports := range []int{1000, 10000, 30000} {
+	for _, ports := range []int{1000, 10000, 30000, 100000} {
 		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
 			snapshot := scattered(ports)
 			before := heap()
