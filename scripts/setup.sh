@@ -37,7 +37,7 @@ git                       | git                      | git                   | t
 test='
 iptables-legacy           | iptables                 | iptables-legacy       | tests of both iptables back ends
 ipset                     | ipset                    | ipset                 | sets of sources
-nft                       | nftables                 | nftables              | benchmarks of kube-proxy's nftables mode
+nft                       | nftables                 | nftables              | benchmarks of kube-proxy with nftables
 tcpdump                   | tcpdump                  | tcpdump               | seeing what does not arrive
 gcc                       | gcc                      | gcc                   | the race detector
 /usr/include/stdlib.h     | libc6-dev                | glibc-devel           | the race detector
