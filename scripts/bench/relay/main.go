@@ -30,12 +30,19 @@ const (
 
 func main() {
 	short := flag.Bool("quick", false, "a small cluster and few watchers: a try of a minute")
+	size := flag.Int("n", 0, "the number of Services instead of the usual one; a tenth of them is mapped")
+	watchers := flag.Int("watchers", 0, "the number of watchers instead of the usual one")
 	out := flag.String("out", "scripts/bench/results", "the folder for the table and the JSON")
 	readme := flag.String("readme", "", "a README.md in which to put the table in the place of the last one")
 	flag.Parse()
 	p := full()
 	if *short {
 		p = quick()
+	}
+	p, err := p.resize(*size, *watchers)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench-relay: %v\n", err)
+		os.Exit(2)
 	}
 	status, err := lab.Run(func() int {
 		ctx, cancel := context.WithTimeout(context.Background(), budget)
@@ -94,7 +101,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, b.world.Stop())
 	}()
-	if err := b.world.populate(ctx); err != nil {
+	if err := b.world.populate(ctx, func(made int) { b.say("%d Services made", made) }); err != nil {
 		return fmt.Errorf("making the cluster's objects: %w", err)
 	}
 	tokens, err := b.world.admit(ctx)

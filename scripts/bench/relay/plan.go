@@ -5,7 +5,10 @@
 
 package main
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // plan is how much is measured.
 type plan struct {
@@ -24,7 +27,7 @@ type plan struct {
 
 func full() plan {
 	return plan{
-		Services: 10000, Endpoints: 10, Mapped: 1000, Watchers: 500, Writes: 200, Churn: 500,
+		Services: 10000, Endpoints: 10, Mapped: 1000, Watchers: 500, Writes: 200, Churn: 200,
 		every: 150 * time.Millisecond, idle: 10 * time.Second, patience: 2 * time.Minute,
 	}
 }
@@ -43,4 +46,21 @@ func smoke() plan {
 		Services: 40, Endpoints: 3, Mapped: 10, Watchers: 5, Writes: 10, Churn: 5,
 		every: 10 * time.Millisecond, idle: 200 * time.Millisecond, patience: time.Minute,
 	}
+}
+
+// most is how many Services can be told apart by their addresses.
+const most = 45000
+
+// resize changes what is not 0.
+func (p plan) resize(services, watchers int) (plan, error) {
+	if services != 0 {
+		p.Services, p.Mapped = services, services/10
+	}
+	if watchers != 0 {
+		p.Watchers = watchers
+	}
+	if p.Mapped < 1 || p.Services > most || p.Watchers < 1 {
+		return p, fmt.Errorf("%d Services and %d watchers: 10 to %d of the former, and one of the latter at least", p.Services, p.Watchers, most)
+	}
+	return p, nil
 }

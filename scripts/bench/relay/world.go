@@ -82,8 +82,8 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	return err
 }
 
-// populate makes the cluster's objects.
-func (w *world) populate(ctx context.Context) error {
+// populate makes the cluster's objects, and says now and then how many of the Services there are.
+func (w *world) populate(ctx context.Context, say func(made int)) error {
 	for o := object(0); int(o) < w.plan.Services; o += perNamespace {
 		if err := w.createNamespace(ctx, o.namespace()); err != nil {
 			return err
@@ -91,6 +91,9 @@ func (w *world) populate(ctx context.Context) error {
 	}
 	return inParallel(ctx, w.plan.Services, func(ctx context.Context, i int) error {
 		o := object(i)
+		if i > 0 && i%1000 == 0 {
+			say(i)
+		}
 		if _, err := w.core.CoreV1().Services(o.namespace()).Create(ctx, o.service(), metav1.CreateOptions{}); err != nil {
 			return err
 		}
@@ -104,7 +107,10 @@ func (w *world) populate(ctx context.Context) error {
 }
 
 // mapped Services lie evenly among the others.
-func (w *world) mapped(o object) bool { return int(o)%(w.plan.Services/w.plan.Mapped) == 0 }
+func (w *world) mapped(o object) bool {
+	apart := w.plan.Services / w.plan.Mapped
+	return int(o)%apart == 0 && int(o)/apart < w.plan.Mapped
+}
 
 func (w *world) createNamespace(ctx context.Context, name string) error {
 	_, err := w.core.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
