@@ -90,7 +90,7 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, "apply")
-	d.harmed = false
+	d.harmed = d.harmed && d.fail != nil
 	if d.applied != nil {
 		d.applied()
 	}
@@ -255,6 +255,9 @@ func TestFailuresBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
 		f.plane.setFail(errors.New("injected"))
+		f.plane.mu.Lock()
+		f.plane.harmed = true
+		f.plane.mu.Unlock()
 		// Applies end after 1 s, then wait 0.5 s, 1 s, 2 s: at 1 s, 2.5 s, 4.5 s, 7.5 s. Checks do not hurry them.
 		f.expect(t, 6*time.Second, "host changed", "apply", "host changed", "apply", "host changed", "apply")
 		if n := f.readys.Load(); n != 0 {

@@ -173,6 +173,10 @@ func TestReadingIsBounded(t *testing.T) {
 			} else if changed {
 				found++
 				expectRepair(t, apply(t, d, full()), []string{"IPv4 table filter: jumps missing or not first: FORWARD"})
+			} else { // Changes of ours read no more than checks do.
+				state := full()
+				state.Forwards[0].Backends = state.Forwards[0].Backends[:1+i%2]
+				apply(t, d, state)
 			}
 		}
 		// A reading of 0.1 s keeps the tables unread for 2 s, and these are 10.5 s with the readings.

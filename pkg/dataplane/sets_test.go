@@ -172,6 +172,19 @@ func TestRulesDoWithoutSets(t *testing.T) {
 		t.Errorf("what failed is said to have gone missing: %q", result.Missing)
 	}
 	expectSame(t, fresh(t, state), k)
+	k.Fail = func(step string) error {
+		if strings.HasPrefix(step, "change set") {
+			edit(k, sources(101)[:50]) // half done
+			return broken
+		}
+		return nil
+	}
+	if result, err := d.Apply(t.Context(), limited(sources(101))); !errors.Is(err, broken) || len(result.Missing) > 0 {
+		t.Errorf("err = %v, want the injected one; said to have gone missing: %q", err, result.Missing)
+	}
+	k.Fail = nil
+	apply(t, d, limited(sources(101)))
+	expectSame(t, fresh(t, limited(sources(101))), k)
 	if _, err := d.Cleanup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
