@@ -132,7 +132,7 @@ func TestGarbage(t *testing.T) {
 
 // Whoever only holds connections, at whatever point, keeps nobody out, and the relay holds no more than it has room for.
 func TestThoseWhoOnlyWaitKeepNobodyOut(t *testing.T) {
-	const room, crowd = 20, 200
+	const room, crowd = 20, 60
 	for _, test := range []struct {
 		name string
 		wait func(*testing.T, *fixture)
