@@ -15,6 +15,8 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/sirupsen/logrus"
 )
 
 // gcPercent is how much garbage may pile up beside what is in use, in percent of it, unless GOGC says otherwise: what is in
@@ -33,14 +35,14 @@ func main() {
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr, librariesLogTo)
 	stop()
 	os.Exit(status)
 }
 
-// run is main with everything that it touches given to it.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	command := newRootCommand()
+// run is main with everything that it touches given to it; libraries is told where they are to log to, which is global.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, libraries func(logrus.FieldLogger)) int {
+	command := newRootCommand(libraries)
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)

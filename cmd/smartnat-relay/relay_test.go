@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 )
 
 const relayURL = "https://127.0.0.1:8443"
@@ -71,7 +72,7 @@ func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 		"--tls-cert-file", p.path("relay.crt"), "--tls-private-key-file", p.path("relay.key"),
 		"--client-ca-file", p.path("ca.crt"),
 	}, flags...)
-	go func() { status <- run(ctx, args, io.Discard, io.MultiWriter(t.Output(), &p.log)) }()
+	go func() { status <- run(ctx, args, io.Discard, io.MultiWriter(t.Output(), &p.log), alone) }()
 	t.Cleanup(func() {
 		cancel()
 		if got := <-status; got != 0 {
@@ -208,3 +209,6 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 		}
 	})
 }
+
+// alone leaves the libraries' log as it is: there is one for the whole process, and tests run several relays in it.
+func alone(logrus.FieldLogger) {}

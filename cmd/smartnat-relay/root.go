@@ -20,7 +20,7 @@ import (
 // logOptions say what is logged, and how.
 type logOptions struct{ level, format string }
 
-func newRootCommand() *cobra.Command {
+func newRootCommand(libraries func(logrus.FieldLogger)) *cobra.Command {
 	options := server.NewOptions()
 	logging := logOptions{level: "info", format: "text"}
 	root := &cobra.Command{
@@ -45,7 +45,7 @@ Every flag can be given as an environment variable: --secure-port is SMARTNAT_RE
 			if err != nil {
 				return usageError{err}
 			}
-			librariesLogTo(log)
+			libraries(log)
 			config, err := options.Config(log)
 			if err != nil {
 				return err

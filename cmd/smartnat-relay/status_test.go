@@ -40,7 +40,7 @@ func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
 		ended <- run(ctx, []string{
 			"--kubeconfig", kubeconfig, "--bind-address=127.0.0.1", "--secure-port", port, "--accept-status",
 			"--tls-cert-file", p.path("relay.crt"), "--tls-private-key-file", p.path("relay.key"),
-		}, io.Discard, t.Output())
+		}, io.Discard, t.Output(), alone)
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -133,10 +134,16 @@ func startWorld(t *testing.T, watchdog time.Duration, synced bool) *world {
 // expect takes what was noted since the last time.
 func (w *world) expect(t *testing.T, what string, want ...string) {
 	t.Helper()
+	w.expectBy(t, what, want)
+}
+
+// expectBy takes options for what has no order.
+func (w *world) expectBy(t *testing.T, what string, want []string, options ...cmp.Option) {
+	t.Helper()
 	synctest.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if diff := cmp.Diff(want, w.notes); diff != "" {
+	if diff := cmp.Diff(want, w.notes, options...); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 	w.notes = nil
@@ -177,7 +184,8 @@ func TestANewConfigTakesOver(t *testing.T) {
 func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, false)
-		w.expect(t, "nothing is there yet", "STATUS=waiting for the first complete list of objects", "source a starts", "runner 1 starts")
+		w.expectBy(t, "nothing is there yet", []string{"STATUS=waiting for the first complete list of objects", "source a starts", "runner 1 starts"},
+			cmpopts.SortSlices(strings.Compare))
 		w.sources["a"].synced.Store(true)
 		w.runners[0].Enqueue()
 		w.expect(t, "there", "runner 1 sees a", "STATUS=in effect", "READY=1")

@@ -6,6 +6,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -28,7 +30,7 @@ type manager struct {
 
 func newManager(log logrus.FieldLogger) *manager {
 	m := &manager{send: func(state string) {
-		if _, err := systemd.SdNotify(false, state); err != nil {
+		if err := notify(state); err != nil {
 			log.WithError(err).Warn("could not notify systemd")
 		}
 	}}
@@ -37,6 +39,28 @@ func newManager(log logrus.FieldLogger) *manager {
 		log.WithError(err).Warn("could not read what systemd expects of its watchdog")
 	}
 	return m
+}
+
+// notifyPatience is how long systemd may take to make room for one more message.
+const notifyPatience = 100 * time.Millisecond
+
+// notify is sd_notify(3), but waits for nobody: whoever does not read what it asked for must not keep the worker from its
+// work, nor smartnatd from ending.
+func notify(state string) error {
+	address := &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"}
+	if address.Name == "" {
+		return nil
+	}
+	conn, err := net.DialUnix(address.Net, nil, address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(notifyPatience)); err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(state))
+	return err
 }
 
 // say shows a text in `systemctl status`. One that is shown already costs nothing.

@@ -30,9 +30,9 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 	handler = rated(handler, c.Limits.RequestsPerSecond)
 	handler = authenticated(handler, c)
 	handler = noted(handler)
-	handler = genericfilters.WithRequestInfo(handler, &request.RequestInfoFactory{
+	handler = genericfilters.WithRequestInfo(handler, paths{request.RequestInfoFactory{
 		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
-	})
+	}})
 	handler = canonical(handler)
 	handler = brief(handler, c.Limits.BodyBytes, readHeaderTimeout)
 	handler = recovered(handler, c.metrics, c.Log)
@@ -55,6 +55,18 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 		ok(w, req)
 	})
 	return probesFirst(mux, handler)
+}
+
+// paths says what a path means. One that means nothing, such as a watch of nothing, is a path as any other, so that whoever
+// asks for it has to be somebody before being told that it does not exist.
+type paths struct{ request.RequestInfoFactory }
+
+func (p paths) NewRequestInfo(req *http.Request) (*request.RequestInfo, error) {
+	info, err := p.RequestInfoFactory.NewRequestInfo(req)
+	if err != nil {
+		return &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}, nil
+	}
+	return info, nil
 }
 
 // probesFirst keeps the mux from rewriting paths of the API.

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -159,9 +160,11 @@ func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error)
 	if err != nil {
 		return nil, fmt.Errorf("listening for smartnatd's word: %w", err)
 	}
+	heard := &listener{}
+	go heard.listen(notify)
 	return gateway.start(ctx, command{
 		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, env: []string{"NOTIFY_SOCKET=" + address.Name},
-		ready: func(context.Context) error { return heardReady(notify) }, closer: notify,
+		ready: func(context.Context) error { return heard.ready() }, closer: notify,
 	})
 }
 
@@ -174,21 +177,28 @@ func (l *Lab) Smartnatd(ctx context.Context, args ...string) (string, error) {
 	return l.Host(Gateway).Exec(ctx, append([]string{program}, args...)...)
 }
 
-// heardReady reads what came in by a notify socket since the last time.
-func heardReady(notify *net.UnixConn) error {
+// listener reads all that comes in by a notify socket, as systemd does, until that is closed.
+type listener struct{ heardReady atomic.Bool }
+
+func (l *listener) listen(notify *net.UnixConn) {
 	buffer := make([]byte, 4096)
 	for {
-		if err := notify.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
-			return err
-		}
 		n, err := notify.Read(buffer)
 		if err != nil {
-			return fmt.Errorf("not ready yet: %w", err)
+			return
 		}
 		if slices.Contains(strings.Split(string(buffer[:n]), "\n"), "READY=1") {
-			return nil
+			l.heardReady.Store(true)
 		}
 	}
+}
+
+// ready is nil once after each time that readiness was heard of.
+func (l *listener) ready() error {
+	if !l.heardReady.Swap(false) {
+		return errors.New("not ready yet")
+	}
+	return nil
 }
 
 // program is one of SmartNat's own.
