@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -43,7 +45,16 @@ const (
 	clusterURL = "https://127.0.0.1:6443"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+// librariesLog is what the libraries of Kubernetes said: there is one log of theirs for the whole process, so it is set before
+// anything of theirs runs.
+var librariesLog safeBuffer
+
+func TestMain(m *testing.M) {
+	log := logrus.New()
+	log.SetOutput(io.MultiWriter(os.Stderr, &librariesLog))
+	librariesLogTo(log)
+	testenv.Main(m)
+}
 
 // controlPlane is the real one: etcd and kube-apiserver, on the loopback of the test's own network namespace.
 type controlPlane struct {

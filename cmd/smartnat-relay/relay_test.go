@@ -210,5 +210,5 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 	})
 }
 
-// alone leaves the libraries' log as it is: there is one for the whole process, and tests run several relays in it.
+// alone leaves the libraries' log as it is: tests run several relays in one process.
 func alone(logrus.FieldLogger) {}

@@ -59,8 +59,6 @@ func TestStatus(t *testing.T) {
 			Message: "the server could not find the requested resource"}},
 		{"a name without its namespace", "GET", "/api/v1/services/mapped", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: "the server could not find the requested resource"}},
-		{"a watch of nothing", "GET", "/api/v1/watch", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
-			Message: "the server could not find the requested resource"}},
 		{"a watch of nothing by nobody", "GET", "/api/v1/watch", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
 		{"another version", "GET", "/apis/discovery.k8s.io/v1beta1/endpointslices", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: "the server could not find the requested resource"}},
@@ -104,6 +102,13 @@ func TestStatus(t *testing.T) {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestAWatchOfNothingDoesNotExist(t *testing.T) {
+	f := newFixture(t, nil)
+	if resp, body := f.do(t, "GET", "/api/v1/watch", as(gatewayToken)); resp.status != http.StatusNotFound {
+		t.Errorf("%d %s, want 404", resp.status, body)
 	}
 }
 

@@ -62,11 +62,10 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 type paths struct{ request.RequestInfoFactory }
 
 func (p paths) NewRequestInfo(req *http.Request) (*request.RequestInfo, error) {
-	info, err := p.RequestInfoFactory.NewRequestInfo(req)
-	if err != nil {
-		return &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}, nil
+	if info, err := p.RequestInfoFactory.NewRequestInfo(req); err == nil {
+		return info, nil
 	}
-	return info, nil
+	return &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}, nil
 }
 
 // probesFirst keeps the mux from rewriting paths of the API.
