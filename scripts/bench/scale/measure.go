@@ -172,6 +172,11 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 		c := change{}
 		said, now, err := r.change(limit)
 		if err == nil {
+			if n := len(journal.changes); n > 0 && journal.changes[n-1].address == now.String() {
+				err = fmt.Errorf("the endpoint is at %s already", now)
+			}
+		}
+		if err == nil {
 			address := now.As16()
 			c = change{said: said, address: now.String()}
 			c.seen, err = load.Until(limit, w.Host(lab.Client), w.external(watched*ways.PortsPerMapping), address[15], changePoll)
