@@ -203,6 +203,11 @@ func (p *controlPlane) client(name string) *http.Client {
 
 func (p *controlPlane) eventually(what string, condition func() bool) {
 	p.t.Helper()
+	p.within(patience, what, condition)
+}
+
+func (p *controlPlane) within(patience time.Duration, what string, condition func() bool) {
+	p.t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			p.t.Fatalf("waited in vain for %s", what)
