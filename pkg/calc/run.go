@@ -154,15 +154,15 @@ func replace(forwards []gateway.Forward, gone []gateway.Frontend, come []*gatewa
 	if len(gone)+len(come) == 0 {
 		return forwards
 	}
-	slices.SortFunc(gone, compareFrontends)
-	slices.SortFunc(come, func(a, b *gateway.Forward) int { return compareFrontends(a.Frontend, b.Frontend) })
+	slices.SortFunc(gone, gateway.Frontend.Compare)
+	slices.SortFunc(come, func(a, b *gateway.Forward) int { return a.Frontend.Compare(b.Frontend) })
 	all := make([]gateway.Forward, 0, len(forwards)-len(gone)+len(come))
 	upTo := func(f gateway.Frontend) {
-		i, _ := slices.BinarySearchFunc(forwards, f, func(g gateway.Forward, f gateway.Frontend) int { return compareFrontends(g.Frontend, f) })
+		i, _ := slices.BinarySearchFunc(forwards, f, func(g gateway.Forward, f gateway.Frontend) int { return g.Frontend.Compare(f) })
 		all, forwards = append(all, forwards[:i]...), forwards[i:]
 	}
 	for len(gone)+len(come) > 0 {
-		if len(come) == 0 || len(gone) > 0 && compareFrontends(gone[0], come[0].Frontend) <= 0 {
+		if len(come) == 0 || len(gone) > 0 && gone[0].Compare(come[0].Frontend) <= 0 {
 			upTo(gone[0])
 			forwards, gone = forwards[1:], gone[1:]
 		} else {
@@ -174,11 +174,4 @@ func replace(forwards []gateway.Forward, gone []gateway.Frontend, come []*gatewa
 		return nil
 	}
 	return all
-}
-
-func compareFrontends(a, b gateway.Frontend) int {
-	if a.Address != b.Address {
-		return a.Address.Compare(b.Address)
-	}
-	return cmp.Or(strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Ports.First, b.Ports.First))
 }

@@ -6,10 +6,8 @@
 package conntrack
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -68,12 +66,7 @@ func compareFirst(a, b []gateway.Forward) int {
 	case len(b) == 0:
 		return -1
 	}
-	x, y := &a[0].Frontend, &b[0].Frontend
-	if order := x.Address.Compare(y.Address); order != 0 {
-		return order
-	}
-	return cmp.Or(strings.Compare(string(x.Protocol), string(y.Protocol)),
-		cmp.Compare(x.Ports.First, y.Ports.First), cmp.Compare(x.Ports.Last, y.Ports.Last))
+	return a[0].Frontend.Compare(b[0].Frontend)
 }
 
 // changedEgress is where pods leave with another address than before.

@@ -4,9 +4,11 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -59,6 +61,15 @@ func (f Frontend) String() string {
 		host = "[" + host + "]"
 	}
 	return fmt.Sprintf("%s:%s/%s", host, f.Ports, f.Protocol)
+}
+
+// Compare orders Frontends by address, protocol and ports, as a State has them.
+func (f Frontend) Compare(o Frontend) int {
+	if f.Address != o.Address {
+		return f.Address.Compare(o.Address)
+	}
+	return cmp.Or(strings.Compare(string(f.Protocol), string(o.Protocol)),
+		cmp.Compare(f.Ports.First, o.Ports.First), cmp.Compare(f.Ports.Last, o.Ports.Last))
 }
 
 // Backend is where a connection is translated to: a ClusterIP or an endpoint.

@@ -22,8 +22,8 @@ import (
 const resubscribeDelay = time.Second
 
 // Watch calls changed once it watches, and then when a link, an address, a route or a rule of policy routing came, went
-// or changed, forwarding or a reverse path filter was set, or a next hop stopped answering or began to, until ctx ends, which is no error. Changes that arrive while
-// changed runs are one call; a call after quiet comes at once.
+// or changed, forwarding or a reverse path filter was set, or a next hop stopped answering or began to, until ctx ends, which
+// is no error. Changes that arrive while changed runs are one call; a call after quiet comes at once.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	events := make(chan struct{}, 1)
 	var calls sync.WaitGroup

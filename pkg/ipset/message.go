@@ -6,7 +6,6 @@
 package ipset
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"net/netip"
@@ -151,5 +150,8 @@ func parseMember(entry []byte) (netip.Prefix, bool) {
 }
 
 func first(value []byte) uint8 {
-	return cmp.Or(append(value, 0)[0], 0)
+	if len(value) == 0 {
+		return 0
+	}
+	return value[0]
 }

@@ -42,7 +42,7 @@ func (m *memory) compare(now []gateway.Forward) {
 	for j := range now {
 		order := -1
 		for ; i < len(m.forwards); i++ {
-			if order = compareFrontends(&m.forwards[i], &now[j]); order >= 0 {
+			if order = m.forwards[i].Frontend.Compare(now[j].Frontend); order >= 0 {
 				break
 			}
 		}
@@ -97,16 +97,6 @@ func (m *memory) root(address netip.Addr, protocol gateway.Protocol) branch {
 }
 
 func sameSite(x, y tree) bool { return x.address == y.address && x.protocol == y.protocol }
-
-func compareFrontends(x, y *gateway.Forward) int {
-	if x.Address != y.Address {
-		return x.Address.Compare(y.Address)
-	}
-	if x.Protocol != y.Protocol {
-		return strings.Compare(string(x.Protocol), string(y.Protocol))
-	}
-	return int(x.Ports.First) - int(y.Ports.First)
-}
 
 // alike tells whether forwards of the same frontend are the same in all that the rules are made of.
 func alike(x, y *gateway.Forward) bool {

@@ -113,7 +113,7 @@ func (c *Conditions) digest() {
 		now := conditions.Facts{Mapping: m, Conflicts: c.lost[k], Service: services[key{Namespace: m.Namespace, Name: m.Spec.ServiceName}]}
 		known[k] = now
 		if before, ok := c.known[k]; !ok || before.Mapping != m || before.Service != now.Service ||
-			!slices.EqualFunc(before.Conflicts, now.Conflicts, sameConflict) {
+			!slices.EqualFunc(before.Conflicts, now.Conflicts, conflicts.Conflict.Equal) {
 			c.queue.Add(k)
 		}
 	}
@@ -122,10 +122,6 @@ func (c *Conditions) digest() {
 
 func valid(mappings []*v1alpha1.Mapping) []*v1alpha1.Mapping {
 	return slices.DeleteFunc(slices.Clone(mappings), func(m *v1alpha1.Mapping) bool { return len(validation.ValidateMapping(m)) > 0 })
-}
-
-func sameConflict(a, b conflicts.Conflict) bool {
-	return a.Ports == b.Ports && conflicts.Key(a.Winner) == conflicts.Key(b.Winner) && a.Winner.UID == b.Winner.UID
 }
 
 func (c *Conditions) processNextItem(ctx context.Context) bool {

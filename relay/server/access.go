@@ -55,7 +55,7 @@ func recorded(next http.Handler, m *metrics, log logrus.FieldLogger) http.Handle
 			m.requests.WithLabelValues(verb, resource, strconv.Itoa(out.code())).Inc()
 			m.bytes.WithLabelValues(verb, resource).Add(float64(out.bytes))
 			if verb != "watch" {
-				m.duration.WithLabelValues(verb).Observe(sinceSeconds(start))
+				m.duration.WithLabelValues(verb).Observe(time.Since(start).Seconds())
 			}
 			if v.rejection == "" && out.status == http.StatusForbidden {
 				v.rejection = "forbidden"

@@ -5,7 +5,6 @@ package server
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -118,6 +117,3 @@ func metricsServer(gatherer prometheus.Gatherer) *http.Server {
 		Handler: mux, ReadTimeout: readHeaderTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 	}
 }
-
-// sinceSeconds is for histograms.
-func sinceSeconds(start time.Time) float64 { return time.Since(start).Seconds() }

@@ -4,6 +4,8 @@
 package status
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +29,7 @@ func news(before, after v1alpha1.MappingStatus) []event {
 		if eventType := newsType(was, now); eventType != "" {
 			note := now.Message
 			if len(note) > maxNote {
-				note = note[:maxNote-3] + "..."
+				note = strings.ToValidUTF8(note[:maxNote-3], "") + "..."
 			}
 			all = append(all, event{eventType, now.Reason, now.Type, note})
 		}

@@ -88,7 +88,7 @@ func (v *view) resolve() sets.Set[key] {
 	}
 	lost, changed := conflicts.Find(valid), sets.New[key]()
 	for k := range sets.KeySet(v.lost).Union(sets.KeySet(lost)) {
-		if _, known := v.mappings[k]; known && !slices.EqualFunc(v.lost[k], lost[k], sameConflict) {
+		if _, known := v.mappings[k]; known && !slices.EqualFunc(v.lost[k], lost[k], conflicts.Conflict.Equal) {
 			changed.Insert(k)
 		}
 	}
@@ -98,10 +98,6 @@ func (v *view) resolve() sets.Set[key] {
 
 func newKnown(m *v1alpha1.Mapping) *known {
 	return &known{m, len(validation.ValidateMapping(m)) == 0}
-}
-
-func sameConflict(a, b conflicts.Conflict) bool {
-	return a.Ports == b.Ports && conflicts.Key(a.Winner) == conflicts.Key(b.Winner) && a.Winner.UID == b.Winner.UID
 }
 
 // get returns a Mapping and what it did not get, or nil.

@@ -22,14 +22,18 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// GatewayConfig is the /etc/smartnat.yaml of the lab's gateway; the files that it names are written by GrantGateway.
-const GatewayConfig = `source:
+// RelaySource is the part of /etc/smartnat.yaml by which the lab's gateway finds the relay; the files that it names are
+// written by GrantGateway.
+const RelaySource = `source:
   relay:
     servers: ["https://10.10.0.11:8443"]
     serverName: smartnat-relay.smartnat.svc
     caFile: /etc/smartnat/ca.crt
     tokenFile: /etc/smartnat/token
-uplinks:
+`
+
+// GatewayConfig is the /etc/smartnat.yaml of the lab's gateway.
+const GatewayConfig = RelaySource + `uplinks:
 - {interface: eth1, gateway: 198.51.100.1}
 - {interface: eth2, gateway: 203.0.113.1}
 serviceRoutes:
@@ -37,13 +41,7 @@ serviceRoutes:
 `
 
 // DualStackConfig is GatewayConfig with the same for IPv6.
-const DualStackConfig = `source:
-  relay:
-    servers: ["https://10.10.0.11:8443"]
-    serverName: smartnat-relay.smartnat.svc
-    caFile: /etc/smartnat/ca.crt
-    tokenFile: /etc/smartnat/token
-uplinks:
+const DualStackConfig = RelaySource + `uplinks:
 - {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
 - {interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}
 serviceRoutes:

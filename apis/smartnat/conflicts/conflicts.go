@@ -40,6 +40,11 @@ type Conflict struct {
 	Winner *v1alpha1.Mapping
 }
 
+// Equal reports whether the same ports were lost to the same Mapping, whatever else of it changed.
+func (c Conflict) Equal(o Conflict) bool {
+	return c.Ports == o.Ports && Key(c.Winner) == Key(o.Winner) && c.Winner.UID == o.Winner.UID
+}
+
 // Find returns what Mappings did not get, by Mapping and in the order of their fields. Those that are not valid have nothing
 // and are to be left out.
 func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName][]Conflict {

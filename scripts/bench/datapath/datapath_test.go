@@ -16,6 +16,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -30,8 +31,10 @@ func TestMarkdown(t *testing.T) {
 	failed := s(1)
 	failed.Failed = 3
 	r := report{
-		Date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Machine: "a machine", Cores: 2, Kernel: "6.18", IPTables: "1.8.9", Seconds: 59.6,
-		Load: [2]string{"0.10", "3.20"},
+		Run: load.Run{
+			Date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Machine: "a machine", Cores: 2, Kernel: "6.18", IPTables: "1.8.9", Seconds: 59.6,
+			Load: [2]string{"0.10", "3.20"},
+		},
 		Cases: []result{
 			{Backend: "legacy", Family: "IPv4", Metrics: map[string]figures.Measurement{"connections": s(1)}},
 			{Backend: "nft", Family: "IPv6", Ports: 10000, Metrics: map[string]figures.Measurement{"connections": failed, "exchanges": s(5), "stream": s(1e6)}},

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -82,25 +81,22 @@ type bench struct {
 func run(short bool, out string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
-	// Threads wait in system calls, each with a processor of the runtime's: with as many as there are cores they would wait
-	// for each other.
-	cores := runtime.GOMAXPROCS(64)
 	p := full()
 	if short {
 		p = quick()
 	}
 	backends := []string{"legacy", "nft"}
 	b := &bench{plan: p, started: time.Now(), total: len(backends) * len(ways.Families) * (len(p.ports) + 1)}
-	b.report = report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Quick: short, Load: [2]string{load.Average(), ""}}
+	b.report.Run = load.Begin()
+	b.report.Quick = short
 	var err error
 	for _, backend := range backends {
 		if err = b.backend(ctx, backend); err != nil {
 			err = fmt.Errorf("%s: %w", backend, err)
-			b.report.Ended = err.Error()
 			break
 		}
 	}
-	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.Average()
+	b.report.End(err)
 	return errors.Join(err, b.report.write(out))
 }
 

@@ -6,25 +6,15 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
 )
 
 // report is a run.
 type report struct {
-	Date     time.Time `json:"date"`
-	Machine  string    `json:"machine"`
-	Cores    int       `json:"cores"`
-	Kernel   string    `json:"kernel"`
-	IPTables string    `json:"iptables"`
-	Quick    bool      `json:"quick"`
-	Seconds  float64   `json:"seconds"`
-	// Load is /proc/loadavg before and after: on a machine that does other things, ratios hold and rates do not.
-	Load  [2]string `json:"load"`
-	Cases []result  `json:"cases"`
-	// Ended is why it ended early, when it did.
-	Ended string `json:"ended,omitempty"`
+	load.Run
+	Cases []result `json:"cases"`
 }
 
 // result is one row of each table.
@@ -58,15 +48,7 @@ func metrics() []metric {
 // markdown renders the report.
 func (r report) markdown() string {
 	var text strings.Builder
-	kind := "full run"
-	if r.Quick {
-		kind = "quick run"
-	}
-	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s, iptables %s. Load average before: %s, after: %s.\n",
-		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.IPTables, r.Load[0], r.Load[1])
-	if r.Ended != "" {
-		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
-	}
+	text.WriteString(r.Heading())
 	for _, m := range metrics() {
 		r.table(&text, m)
 	}

@@ -19,7 +19,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/smartnat/smartnat/scripts/lab"
@@ -54,21 +53,20 @@ type client struct {
 
 func (w *world) newClient(s server, token string) *client {
 	c := &client{url: s.url, token: token}
-	c.http = &http.Client{Transport: &http2.Transport{
+	protocols := &http.Protocols{}
+	protocols.SetHTTP2(true)
+	c.http = &http.Client{Transport: &http.Transport{
+		Protocols:          protocols,
+		MaxConnsPerHost:    1,
 		TLSClientConfig:    &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13},
 		DisableCompression: true, // who wants it says so
-		DialTLSContext: func(ctx context.Context, network, address string, config *tls.Config) (net.Conn, error) {
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			// On a host of its own: the bytes go the way that a gateway's go.
 			socket, err := w.Host(lab.Gateway).Dial(ctx, network, address, 0)
 			if err != nil {
 				return nil, err
 			}
-			conn := tls.Client(&counted{Conn: socket, received: &c.received}, config)
-			if err := conn.HandshakeContext(ctx); err != nil {
-				_ = socket.Close()
-				return nil, err
-			}
-			return conn, nil
+			return &counted{Conn: socket, received: &c.received}, nil
 		},
 	}}
 	return c

@@ -201,7 +201,7 @@ func (w *watcher) syncedAt() (last time.Time) {
 // received is what all connections received.
 func (f *fleet) received() (n int64) {
 	for _, w := range f.watchers {
-		n += w.client.received.Load()
+		n += w.received.Load()
 	}
 	return n
 }

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/load"
@@ -76,18 +75,10 @@ func (b *bench) say(format string, args ...any) {
 
 // run measures all of a plan. What was measured before something failed is in the report.
 func run(ctx context.Context, p plan, out func(line string)) (Report, error) {
-	// Threads wait in system calls, each with a processor of the runtime's: with as many as there are cores they would wait
-	// for each other.
-	cores := runtime.GOMAXPROCS(64)
 	b := &bench{plan: p, started: time.Now(), out: out}
-	b.report = Report{
-		Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Load: [2]string{load.Average(), ""}, Plan: p,
-	}
+	b.report = Report{Run: load.Begin(), Plan: p}
 	err := b.run(ctx)
-	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.Average()
-	if err != nil {
-		b.report.Ended = err.Error()
-	}
+	b.report.End(err)
 	return b.report, err
 }
 

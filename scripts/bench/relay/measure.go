@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/smartnat/smartnat/scripts/bench/load"
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
@@ -92,7 +93,7 @@ func (b *bench) startRelay(ctx context.Context) (s server, err error) {
 	if r.Memory, err = process.ReadMemory(s.process.PID()); err != nil {
 		return s, err
 	}
-	if err := sleep(ctx, b.plan.idle); err != nil {
+	if err := load.Sleep(ctx, b.plan.idle); err != nil {
 		return s, err
 	}
 	now, err := process.Time(s.process.PID())
@@ -227,7 +228,7 @@ func settle(ctx context.Context, s server, patience time.Duration) error {
 		if err != nil {
 			return err
 		}
-		if err := sleep(ctx, time.Second); err != nil {
+		if err := load.Sleep(ctx, time.Second); err != nil {
 			return err
 		}
 		now, err := process.Time(s.process.PID())
@@ -236,15 +237,4 @@ func settle(ctx context.Context, s server, patience time.Duration) error {
 		}
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

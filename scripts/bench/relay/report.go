@@ -13,47 +13,30 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
 // Report is a run.
 type Report struct {
-	Date    time.Time `json:"date"`
-	Machine string    `json:"machine"`
-	Cores   int       `json:"cores"`
-	Kernel  string    `json:"kernel"`
-	Quick   bool      `json:"quick"`
-	Seconds float64   `json:"seconds"`
-	// Load is /proc/loadavg before and after.
-	Load [2]string `json:"load"`
-	Plan plan      `json:"plan"`
+	load.Run
+	Plan plan `json:"plan"`
 	// APIServer is its memory with all objects and nobody watching.
 	APIServer process.Memory `json:"apiServer"`
 	Relay     Relay          `json:"relay"`
 	Lists     []Lists        `json:"lists"`
 	Watched   []Watched      `json:"watched"`
 	Storm     *Storm         `json:"storm,omitempty"`
-	// Ended is why it ended early, when it did.
-	Ended string `json:"ended,omitempty"`
 }
 
 // markdown renders the report.
 func (r Report) markdown() string {
 	var text strings.Builder
-	kind := "full run"
-	if r.Quick {
-		kind = "quick run"
-	}
-	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s. Load average before: %s, after: %s.\n",
-		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.Load[0], r.Load[1])
+	text.WriteString(r.Heading())
 	fmt.Fprintf(&text, "%s Services with %s endpoints in all, %s of the Services mapped; %s watchers.\n", count(r.Plan.Services),
 		count(r.Plan.Services*r.Plan.Endpoints), count(r.Plan.Mapped), count(r.Plan.Watchers))
-	if r.Ended != "" {
-		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
-	}
 	r.goals(&text)
 	r.relayTable(&text)
 	r.listsTable(&text)

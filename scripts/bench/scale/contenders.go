@@ -100,13 +100,7 @@ func (d *daemon) stop(context.Context) error {
 // smartnatRunner is smartnatd with the objects from a relay.
 type smartnatRunner struct{ daemon }
 
-const smartnatConfig = `instance: gateway
-source:
-  relay:
-    servers: ["https://10.10.0.11:8443"]
-    serverName: smartnat-relay.smartnat.svc
-    caFile: /etc/smartnat/ca.crt
-    tokenFile: /etc/smartnat/token
+const smartnatConfig = lab.RelaySource + `instance: gateway
 uplinks:
 - {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
 serviceRoutes:

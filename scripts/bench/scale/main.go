@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -67,11 +66,8 @@ type bench struct {
 
 // run measures all of a plan. What fails is in the report, and the rest goes on.
 func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
-	// Threads wait in system calls, each with a processor of the runtime's: with as many as there are cores they would wait
-	// for each other.
-	cores := runtime.GOMAXPROCS(64)
 	b := &bench{plan: p, started: time.Now(), say: say}
-	b.report = Report{Date: b.started.UTC(), Machine: load.Processor(), Cores: cores, Kernel: load.Kernel(), Load: [2]string{load.Average(), ""}}
+	b.report.Run = load.Begin()
 	scenes := p.scenes()
 	for _, s := range scenes {
 		b.total += len(s.cases)
@@ -82,12 +78,9 @@ func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", s.scenery, err))
 		}
 	}
-	b.report.Seconds, b.report.Load[1] = time.Since(b.started).Seconds(), load.Average()
-	if err := errors.Join(errs...); err != nil {
-		b.report.Ended = err.Error()
-		return b.report, err
-	}
-	return b.report, nil
+	err := errors.Join(errs...)
+	b.report.End(err)
+	return b.report, err
 }
 
 // scene measures all cases of a scene in a lab of their own.

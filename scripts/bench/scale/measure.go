@@ -165,7 +165,7 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 	began, last := time.Now(), time.Duration(0)
 	for i := 0; i < b.plan.changes && (i < 3 || time.Since(began) < b.plan.changeTime); i++ {
 		// A program may have work left after the change was seen, and more so the longer that took.
-		if err := sleep(ctx, r.pause()+last); err != nil {
+		if err := load.Sleep(ctx, r.pause()+last); err != nil {
 			return err
 		}
 		limit, cancel := context.WithTimeoutCause(ctx, b.plan.cap, errCapped)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/smartnat/smartnat/scripts/bench/load"
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
@@ -35,7 +36,7 @@ func watchIdle(ctx context.Context, r runner, time time.Duration) (i idle, err e
 		return i, err
 	}
 	said := len(r.process().Log())
-	if err := sleep(ctx, time); err != nil {
+	if err := load.Sleep(ctx, time); err != nil {
 		return i, err
 	}
 	after, err := process.Values(pid, "io")
@@ -61,17 +62,6 @@ func restores(rounds []applied) int {
 	return n
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 // settle waits until a contender has done nothing for a second, or for as long as the context allows.
 func settle(ctx context.Context, r runner) error {
 	if r.process() == nil {
@@ -79,7 +69,7 @@ func settle(ctx context.Context, r runner) error {
 	}
 	last, err := r.used()
 	for err == nil {
-		if err := sleep(ctx, time.Second); err != nil {
+		if err := load.Sleep(ctx, time.Second); err != nil {
 			return nil //nolint:nilerr // that it is never quiet is seen in the figures
 		}
 		var now time.Duration

@@ -13,26 +13,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
 // Report is a run.
 type Report struct {
-	Date     time.Time `json:"date"`
-	Machine  string    `json:"machine"`
-	Cores    int       `json:"cores"`
-	Kernel   string    `json:"kernel"`
-	IPTables string    `json:"iptables"`
-	Quick    bool      `json:"quick"`
-	Seconds  float64   `json:"seconds"`
-	// Load is /proc/loadavg before and after.
-	Load    [2]string `json:"load"`
-	Results []Result  `json:"results"`
-	// Ended is why it ended early, when it did.
-	Ended string `json:"ended,omitempty"`
+	load.Run
+	Results []Result `json:"results"`
 }
 
 // Result is one contender at one number of ports. Times are in milliseconds but for those of starts, which are in seconds.

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
@@ -43,7 +44,10 @@ func testReport() Report {
 	failed.Connections = &figures.Measurement{Clock: series, Processor: slower, Failed: 3}
 	failed.Failed = "something is wrong"
 	return Report{
-		Date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Machine: "a machine", Cores: 2, Kernel: "6.18", IPTables: "1.8.9", Seconds: 59.6, Load: [2]string{"0.10", "3.20"},
+		Run: load.Run{
+			Date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Machine: "a machine", Cores: 2, Kernel: "6.18", IPTables: "1.8.9", Seconds: 59.6,
+			Load: [2]string{"0.10", "3.20"},
+		},
 		Results: []Result{
 			larger, complete,
 			{Contender: Contender{kubeProxy, "nft"}, scenery: usual, Ports: 10000, Capped: []string{"start"}, Cap: 60},

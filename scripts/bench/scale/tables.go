@@ -10,7 +10,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
 )
@@ -18,15 +17,7 @@ import (
 // markdown renders the report.
 func (r Report) markdown() string {
 	var text strings.Builder
-	kind := "full run"
-	if r.Quick {
-		kind = "quick run"
-	}
-	fmt.Fprintf(&text, "%s, %s of %.0f s. %s, %d cores, Linux %s, iptables %s. Load average before: %s, after: %s.\n",
-		r.Date.Format(time.DateOnly+" 15:04 MST"), kind, r.Seconds, r.Machine, r.Cores, r.Kernel, r.IPTables, r.Load[0], r.Load[1])
-	if r.Ended != "" {
-		fmt.Fprintf(&text, "\n**Not complete**: %s\n", r.Ended)
-	}
+	text.WriteString(r.Heading())
 	r.mainTables(&text)
 	r.ratiosTable(&text)
 	r.stagesTable(&text)
