@@ -155,10 +155,10 @@ func replace(forwards []gateway.Forward, gone []gateway.Frontend, come []*gatewa
 		return forwards
 	}
 	slices.SortFunc(gone, gateway.Frontend.Compare)
-	slices.SortFunc(come, func(a, b *gateway.Forward) int { return a.Frontend.Compare(b.Frontend) })
+	slices.SortFunc(come, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
 	all := make([]gateway.Forward, 0, len(forwards)-len(gone)+len(come))
 	upTo := func(f gateway.Frontend) {
-		i, _ := slices.BinarySearchFunc(forwards, f, func(g gateway.Forward, f gateway.Frontend) int { return g.Frontend.Compare(f) })
+		i, _ := slices.BinarySearchFunc(forwards, f, func(g gateway.Forward, f gateway.Frontend) int { return g.Compare(f) })
 		all, forwards = append(all, forwards[:i]...), forwards[i:]
 	}
 	for len(gone)+len(come) > 0 {

@@ -66,7 +66,7 @@ func compareFirst(a, b []gateway.Forward) int {
 	case len(b) == 0:
 		return -1
 	}
-	return a[0].Frontend.Compare(b[0].Frontend)
+	return a[0].Compare(b[0].Frontend)
 }
 
 // changedEgress is where pods leave with another address than before.

@@ -42,7 +42,7 @@ func (m *memory) compare(now []gateway.Forward) {
 	for j := range now {
 		order := -1
 		for ; i < len(m.forwards); i++ {
-			if order = m.forwards[i].Frontend.Compare(now[j].Frontend); order >= 0 {
+			if order = m.forwards[i].Compare(now[j].Frontend); order >= 0 {
 				break
 			}
 		}
