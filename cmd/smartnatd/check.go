@@ -36,11 +36,14 @@ func newCheckCommand() *cobra.Command {
 				return err
 			}
 			c := checker{out: cmd.OutOrStdout()}
-			c.report("config", cfg.CheckFiles())
+			wrong := cfg.CheckFiles()
+			c.report("config", wrong)
 			c.report("privileges", checkPrivileges())
 			c.checkIPTables(cmd.Context(), cfg)
 			c.checkUplinks(cfg)
-			c.report("source", checkSource(cmd.Context(), cfg))
+			if wrong == nil { // What cannot be read would be said a second time, by libraries that do not mind secrets.
+				c.report("source", checkSource(cmd.Context(), cfg))
+			}
 			if c.problems > 0 {
 				return fmt.Errorf("%d of %d checks failed", c.problems, c.checks)
 			}

@@ -30,7 +30,7 @@ sets sysctls back to what smartnatd found. Stop smartnatd first: established con
 			if err != nil {
 				return err
 			}
-			result, err := newDataplane(cfg, tables).Cleanup(cmd.Context())
+			result, err := newDataplane(cfg, tables, tables).Cleanup(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}

@@ -10,8 +10,8 @@ import (
 	"os"
 	"reflect"
 	"strings"
-	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -23,12 +23,15 @@ import (
 type runner interface {
 	Run(ctx context.Context, objects controller.Source) error
 	Enqueue()
+	Queued() int
 }
 
 // hooks are how a runner tells what becomes of it, both from its worker.
 type hooks struct {
 	// ready is called once, when all is in effect.
 	ready func()
+	// applied is called after each try to bring the kernel to what is wanted.
+	applied func(controller.Outcome)
 	// turned is called after each turn of the worker, every few seconds at least.
 	turned func()
 }
@@ -43,6 +46,11 @@ type daemon struct {
 	load       func() (config.Config, error)
 	newObjects func(config.Config) (*objects, error)
 	newRunner  func(config.Config, hooks) (runner, error)
+	// listen serves metrics and probes at an address.
+	listen func(address string)
+	// account is of all generations, current of the one that runs.
+	account account
+	current atomic.Pointer[generation]
 }
 
 // generation is all that there is of one config.
@@ -50,9 +58,8 @@ type generation struct {
 	cfg     config.Config
 	objects *objects
 	runner  runner
-	// ready is set once all is in effect; turned is closed once the worker turns.
-	ready  atomic.Bool
-	turned chan struct{}
+	// ready is set once all is in effect.
+	ready atomic.Bool
 }
 
 func (d *daemon) run(ctx context.Context, cfg config.Config) error {
@@ -60,7 +67,8 @@ func (d *daemon) run(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	d.manager.say("waiting for the first complete list of objects")
+	d.listen(cfg.Metrics.Address)
+	defer d.listen("")
 	g.objects.start(context.WithoutCancel(ctx))
 	for {
 		next, err := d.runOne(ctx, g)
@@ -79,11 +87,12 @@ func (d *daemon) run(ctx context.Context, cfg config.Config) error {
 func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	d.current.Store(g)
 	enqueue := g.runner.Enqueue
 	g.objects.enqueue.Store(&enqueue)
 	ended := make(chan error, 1)
 	go func() { ended <- g.runner.Run(running, g.objects) }()
-	go d.manager.aliveUntil(running, g.turned)
+	go d.waitForObjects(running, g)
 	for {
 		select {
 		case err := <-ended:
@@ -102,6 +111,23 @@ func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error)
 				return nil, err
 			}
 			return next, nil
+		}
+	}
+}
+
+// waitForObjects tells systemd how it stands while the worker has nothing to do yet, for as long as that takes.
+func (d *daemon) waitForObjects(ctx context.Context, g *generation) {
+	looks := time.NewTicker(d.manager.interval())
+	defer looks.Stop()
+	for !g.objects.HasSynced() {
+		d.manager.alive()
+		if !g.ready.Load() {
+			d.manager.say(strings.Join(append([]string{waiting}, contact(g.objects)...), "; "))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-looks.C:
 		}
 	}
 }
@@ -155,12 +181,13 @@ func (d *daemon) next(running *generation) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.listen(cfg.Metrics.Address)
 	return next, configureLogger(d.log, cfg.Log)
 }
 
 // prepare constructs a generation and starts nothing. It goes on with the objects of the running one where it can.
 func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, error) {
-	g := &generation{cfg: cfg, turned: make(chan struct{})}
+	g := &generation{cfg: cfg}
 	var err error
 	switch {
 	case running != nil && reflect.DeepEqual(cfg.Source, running.cfg.Source) && cfg.StateDir == running.cfg.StateDir:
@@ -170,19 +197,20 @@ func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, e
 			return nil, usageError{err}
 		}
 	}
-	turned := sync.OnceFunc(func() { close(g.turned) })
 	g.runner, err = d.newRunner(cfg, hooks{
 		ready: func() {
 			g.ready.Store(true)
+			d.account.ready()
 			d.log.Info("in effect")
-			d.manager.say(g.objects.describe())
+			d.manager.say(d.describe(g))
 			d.manager.ready()
 		},
+		applied: func(o controller.Outcome) { d.account.applied(o, time.Now()) },
 		turned: func() {
-			turned()
+			d.account.turned(time.Now())
 			d.manager.alive()
 			if g.ready.Load() {
-				d.manager.say(g.objects.describe())
+				d.manager.say(d.describe(g))
 			}
 		},
 	})

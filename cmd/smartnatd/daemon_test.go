@@ -25,6 +25,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/source"
 )
 
 // fakeSource knows one Service, named as the file that its config names.
@@ -41,8 +42,10 @@ func (s *fakeSource) Run(ctx context.Context) error {
 	s.note("source " + s.name + " ends")
 	return nil
 }
-func (s *fakeSource) HasSynced() bool         { return s.synced.Load() }
-func (s *fakeSource) Lost() (time.Time, bool) { return time.Unix(1700000000, 0), s.lost.Load() }
+func (s *fakeSource) HasSynced() bool { return s.synced.Load() }
+func (s *fakeSource) Contact() source.Contact {
+	return source.Contact{Lost: s.lost.Load(), Since: time.Unix(1700000000, 0), Why: "refused"}
+}
 func (s *fakeSource) Snapshot() calc.Snapshot {
 	return calc.Snapshot{Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Name: s.name}}}}
 }
@@ -56,7 +59,8 @@ type fakeRunner struct {
 	events chan struct{}
 }
 
-func (r *fakeRunner) Enqueue() { r.events <- struct{}{} }
+func (r *fakeRunner) Enqueue()    { r.events <- struct{}{} }
+func (r *fakeRunner) Queued() int { return len(r.events) }
 
 func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
 	r.note("runner " + r.name + " starts")
@@ -79,6 +83,9 @@ func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
 	}
 }
 
+// inEffect is what systemd shows of a daemon that has no Mappings.
+const inEffect = "STATUS=0 Mappings programmed; source connected"
+
 // world is a daemon with everything around it made up; it notes what happens in order.
 type world struct {
 	*daemon
@@ -90,6 +97,7 @@ type world struct {
 	sources map[string]*fakeSource
 	runners []*fakeRunner
 	log     *logtest.Hook
+	served  []string
 	ended   chan error
 	stop    func()
 }
@@ -108,7 +116,8 @@ func startWorld(t *testing.T, watchdog time.Duration, synced bool) *world {
 	w.file.Source.Files = &config.Files{Paths: []string{"a"}}
 	w.daemon = &daemon{
 		log: log, hangup: w.hangups, manager: &manager{send: func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog: watchdog},
-		load: func() (config.Config, error) { return w.file, w.broken },
+		load:   func() (config.Config, error) { return w.file, w.broken },
+		listen: func(address string) { w.mu.Lock(); defer w.mu.Unlock(); w.served = append(w.served, address) },
 		newObjects: func(cfg config.Config) (*objects, error) {
 			s := &fakeSource{name: cfg.Source.Files.Paths[0], note: w.note}
 			s.synced.Store(synced)
@@ -188,18 +197,19 @@ func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 			cmpopts.SortSlices(strings.Compare))
 		w.sources["a"].synced.Store(true)
 		w.runners[0].Enqueue()
-		w.expect(t, "there", "runner 1 sees a", "STATUS=in effect", "READY=1")
+		w.expect(t, "there", "runner 1 sees a", inEffect, "READY=1")
 
 		w.file.Source.Files = &config.Files{Paths: []string{"b"}}
 		w.reload()
 		synctest.Wait()
-		if got := w.daemonNotes("RELOADING=1", "runner 1 ends", "source a ends", "runner 2 starts", "runner 2 sees a", "READY=1", "source b starts"); got != "" {
+		if got := w.daemonNotes("RELOADING=1", "runner 1 ends", "source a ends", "runner 2 starts", "runner 2 sees a",
+			"STATUS=0 Mappings programmed", "READY=1", "source b starts"); got != "" {
 			t.Error(got)
 		}
 		w.settle()
 		w.sources["b"].synced.Store(true)
 		w.runners[1].Enqueue()
-		w.expect(t, "the new objects are there", "runner 2 sees b")
+		w.expect(t, "the new objects are there", "runner 2 sees b", inEffect)
 		w.end(t)
 		w.expect(t, "the end: what is known is kept until the last write", "STOPPING=1", "runner 2 ends", "source b ends")
 	})
@@ -240,13 +250,13 @@ func TestABadConfigKeepsTheOldOneRunning(t *testing.T) {
 				good := w.file
 				test.spoil(w)
 				w.reload()
-				w.expect(t, "the old one runs on", "RELOADING=1", "STATUS=in effect (the config has changed and is wrong, the one from before is used)", "READY=1")
+				w.expect(t, "the old one runs on", "RELOADING=1", "STATUS=0 Mappings programmed; source connected (the config has changed and is wrong, the one from before is used)", "READY=1")
 				if e := w.log.LastEntry(); !strings.Contains(fmt.Sprint(e.Data["error"]), test.want) {
 					t.Errorf("the log says %q %v, want %s", e.Message, e.Data, test.want)
 				}
 				w.file, w.broken = good, nil
 				w.reload()
-				w.expect(t, "right again", "RELOADING=1", "STATUS=in effect", "READY=1")
+				w.expect(t, "right again", "RELOADING=1", inEffect, "READY=1")
 				w.end(t)
 			})
 		})
@@ -265,7 +275,7 @@ func TestNotReadyIsNotToldByAReload(t *testing.T) {
 		w.expect(t, "a good one", "STATUS=waiting for the first complete list of objects", "runner 1 ends", "runner 2 starts")
 		w.sources["a"].synced.Store(true)
 		w.runners[1].Enqueue()
-		w.expect(t, "in effect", "runner 2 sees a", "STATUS=in effect", "READY=1")
+		w.expect(t, "in effect", "runner 2 sees a", inEffect, "READY=1")
 		w.end(t)
 	})
 }
@@ -297,7 +307,7 @@ func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 		w.expect(t, "while it waits for objects", "WATCHDOG=1", "WATCHDOG=1")
 		w.sources["a"].synced.Store(true)
 		w.runners[0].Enqueue()
-		w.expect(t, "the worker turns for the first time", "runner 1 sees a", "STATUS=in effect", "READY=1")
+		w.expect(t, "the worker turns for the first time", "runner 1 sees a", inEffect, "READY=1")
 		time.Sleep(time.Hour)
 		w.expect(t, "it hangs")
 		for range 10 {
@@ -305,6 +315,49 @@ func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 			time.Sleep(3 * time.Second)
 		}
 		w.expect(t, "it turns every three seconds, for thirty", "WATCHDOG=1", "WATCHDOG=1")
+		w.end(t)
+	})
+}
+
+// TestTheWatchdogHearsNothingOfAWorkerThatHangsAtOnce though nobody has heard of it before.
+func TestTheWatchdogHearsNothingOfAWorkerThatHangsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, time.Minute, false)
+		w.settle()
+		w.sources["a"].synced.Store(true) // and the worker does nothing about it
+		time.Sleep(time.Hour)
+		w.expect(t, "it hangs in its first turn")
+		w.end(t)
+	})
+}
+
+// TestMetricsMoveWithTheConfig while smartnatd runs, and end with it.
+func TestMetricsMoveWithTheConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		before := w.file.Metrics.Address
+		w.file.Metrics.Address = "127.0.0.1:1"
+		w.reload()
+		w.settle()
+		w.broken = errors.New("wrong")
+		w.reload()
+		w.settle()
+		w.end(t)
+		if diff := cmp.Diff([]string{before, "127.0.0.1:1", ""}, w.served); diff != "" {
+			t.Errorf("served at (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestWhatIsWaitedForIsShown with why it takes so long.
+func TestWhatIsWaitedForIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, false)
+		w.settle()
+		w.sources["a"].lost.Store(true)
+		time.Sleep(time.Minute)
+		w.expect(t, "out of reach", "STATUS="+waiting+"; source lost since 2023-11-14T22:13:20Z: refused")
 		w.end(t)
 	})
 }
@@ -317,10 +370,10 @@ func TestLostContactIsShown(t *testing.T) {
 		w.sources["a"].lost.Store(true)
 		w.runners[0].turned()
 		w.runners[0].turned()
-		w.expect(t, "lost", "STATUS=in effect as it was known at 2023-11-14T22:13:20Z: what has changed since then cannot be read")
+		w.expect(t, "lost", "STATUS=0 Mappings programmed; source lost since 2023-11-14T22:13:20Z: refused")
 		w.sources["a"].lost.Store(false)
 		w.runners[0].turned()
-		w.expect(t, "back", "STATUS=in effect")
+		w.expect(t, "back", inEffect)
 		w.end(t)
 	})
 }

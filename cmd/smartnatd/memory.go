@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"github.com/smartnat/smartnat/pkg/controller"
 )
 
 const (
@@ -44,6 +46,13 @@ func (m *memory) settle() {
 	go debug.FreeOSMemory()
 }
 
+// shrink gives back what the text of all rules took, where it was read: seldom, and after the kernel was written.
+func (m *memory) shrink(readings int) {
+	if readings > 0 {
+		debug.FreeOSMemory()
+	}
+}
+
 // follow sets the limit by what is in use now. It is called often, by one goroutine at a time.
 func (m *memory) follow() {
 	now := time.Now()
@@ -74,7 +83,8 @@ func limitFor(live, current int64) int64 {
 // and has the memory follow what a runner does.
 func (h hooks) and(m *memory) hooks {
 	return hooks{
-		ready:  func() { h.ready(); m.settle() },
-		turned: func() { h.turned(); m.follow() },
+		ready:   func() { h.ready(); m.settle() },
+		applied: func(o controller.Outcome) { h.applied(o); m.shrink(o.Result.Readings) },
+		turned:  func() { h.turned(); m.follow() },
 	}
 }

@@ -28,8 +28,8 @@ type objects struct {
 	err    error
 }
 
-// newObjects returns the Source that the config names; it remembers what comes from a cluster.
-func newObjects(cfg config.Config, log logrus.FieldLogger) (*objects, error) {
+// newObjects returns the Source that the config names; it remembers what comes from a cluster, by way of counted.
+func newObjects(cfg config.Config, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objects, error) {
 	o := &objects{ended: make(chan struct{})}
 	start := func(changed func()) (source.Source, error) { return source.New(cfg.Source, changed, log) }
 	var err error
@@ -37,7 +37,7 @@ func newObjects(cfg config.Config, log logrus.FieldLogger) (*objects, error) {
 		o.Source, err = start(o.changed)
 	} else {
 		file := snapshot.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"))
-		o.Source, err = source.Remember(start, file, origin, o.changed, log)
+		o.Source, err = source.Remember(start, counted(file), origin, o.changed, log)
 	}
 	return o, err
 }
@@ -87,17 +87,12 @@ func (o *objects) Snapshot() calc.Snapshot {
 	return o.Source.Snapshot()
 }
 
-// describe says what is in effect, and how old it may be.
-func (o *objects) describe() string {
+// restored is when the objects were saved that are in effect, while they come from the disk.
+func (o *objects) restored() time.Time {
 	if r, ok := o.Source.(interface{ Restored() (time.Time, bool) }); ok {
 		if at, restored := r.Restored(); restored {
-			return "in effect from what was saved at " + stamp(at) + ": the cluster has not been read since the start"
+			return at
 		}
 	}
-	if since, lost := o.Lost(); lost {
-		return "in effect as it was known at " + stamp(since) + ": what has changed since then cannot be read"
-	}
-	return "in effect"
+	return time.Time{}
 }
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

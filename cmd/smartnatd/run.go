@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -20,7 +21,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
+	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
@@ -31,6 +34,9 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	}
 	log, err := newLogger(cfg.Log, os.Stderr)
 	if err != nil {
+		return err
+	}
+	if err := source.NoticeSilence(); err != nil {
 		return err
 	}
 	lock, err := lockInstance(cfg.RuntimeDir)
@@ -44,10 +50,12 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	d := &daemon{
-		log: log, manager: newManager(log), hangup: hangup, load: load,
-		newObjects: func(cfg config.Config) (*objects, error) { return newObjects(cfg, log) },
-		newRunner:  func(cfg config.Config, h hooks) (runner, error) { return newRunner(ctx, cfg, h.and(memory), log) },
+	d := &daemon{log: log, manager: newManager(log), hangup: hangup, load: load}
+	counts := metrics.New(version, d)
+	d.listen = counts.Server(metrics.Probes{Alive: d.alive, Ready: d.ready}, log).Listen
+	d.newObjects = func(cfg config.Config) (*objects, error) { return newObjects(cfg, counts.Memory, log) }
+	d.newRunner = func(cfg config.Config, h hooks) (runner, error) {
+		return newRunner(ctx, cfg, h.and(memory), counts, log)
 	}
 	err = d.run(ctx, cfg)
 	log.Info("stopping: what is programmed stays and forwards on")
@@ -55,7 +63,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 }
 
 // newRunner constructs what touches the kernel, and the controller that works with it.
-func newRunner(ctx context.Context, cfg config.Config, h hooks, log *logrus.Logger) (runner, error) {
+func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.Metrics, log *logrus.Logger) (runner, error) {
 	tables, err := newIPTables(cfg)
 	if err != nil {
 		return nil, err
@@ -73,11 +81,17 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, log *logrus.Logg
 	return reporting{controller.New(controller.Options{
 		Config:    cfg,
 		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...),
-		Dataplane: newDataplane(cfg, tables),
+		Dataplane: newDataplane(cfg, tables, counts.IPTables(tables)),
 		Log:       log,
-		Applied:   reporter.Report,
-		Ready:     h.ready,
-		Turned:    h.turned,
+		Applied: func(o controller.Outcome) {
+			counts.Applied(o, time.Now())
+			if o.Facts != nil {
+				reporter.Report(*o.Facts)
+			}
+			h.applied(o)
+		},
+		Ready:  h.ready,
+		Turned: h.turned,
 	}), reporter}, nil
 }
 
@@ -89,11 +103,12 @@ func newIPTables(cfg config.Config) (*iptables.Runner, error) {
 	return tables, nil
 }
 
-func newDataplane(cfg config.Config, tables *iptables.Runner) *dataplane.Dataplane {
+// newDataplane takes the tables twice: what they can do, and the door that is used.
+func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPTables) *dataplane.Dataplane {
 	return dataplane.New(dataplane.Options{
 		Ownership:   cfg.Ownership,
 		RandomFully: tables.RandomFully(),
-		IPTables:    tables,
+		IPTables:    door,
 		Sets:        newSets(cfg, tables),
 		Routes:      rtnetlink.New(cfg.Ownership),
 		Sysctls:     sysctl.New(cfg.RuntimeDir),

@@ -4,10 +4,10 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +40,9 @@ func newManager(log logrus.FieldLogger) *manager {
 	}
 	return m
 }
+
+// maxStatus is as long as a line in `systemctl status` may become.
+const maxStatus = 1000
 
 // notifyPatience is how long systemd may take to make room for one more message.
 const notifyPatience = 100 * time.Millisecond
@@ -84,6 +87,10 @@ func (m *manager) show() {
 	if m.note != "" {
 		text += " (" + m.note + ")"
 	}
+	// A new line would be another word of ours to systemd.
+	if text = strings.Join(strings.Fields(text), " "); len(text) > maxStatus {
+		text = strings.ToValidUTF8(text[:maxStatus], "") + "..."
+	}
 	if text != m.shown {
 		m.shown = text
 		m.send("STATUS=" + text)
@@ -113,21 +120,11 @@ func (m *manager) alive() {
 	}
 }
 
-// aliveUntil tells the watchdog so while there is no worker yet: it has to wait for objects, for as long as it takes.
-func (m *manager) aliveUntil(ctx context.Context, turned <-chan struct{}) {
-	if m.watchdog <= 0 {
-		return
+// interval is how often something has to be told while there is no worker that does.
+func (m *manager) interval() time.Duration {
+	const often = 3 * time.Second
+	if m.watchdog > 0 {
+		return min(often, m.watchdog/4)
 	}
-	beats := time.NewTicker(m.watchdog / 4)
-	defer beats.Stop()
-	for {
-		m.alive()
-		select {
-		case <-ctx.Done():
-			return
-		case <-turned:
-			return
-		case <-beats.C:
-		}
-	}
+	return often
 }

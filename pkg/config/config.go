@@ -42,6 +42,8 @@ type Config struct {
 	Ownership gateway.Ownership
 	// Log says what is logged, and how.
 	Log Log
+	// Metrics says where metrics and probes are served.
+	Metrics Metrics
 }
 
 // Source is where objects come from.
@@ -95,6 +97,12 @@ type IPTables struct {
 	LockTimeout time.Duration
 	// IPv6 is set when ip6tables is to be programmed too; true by default.
 	IPv6 bool `mapstructure:"ipv6"`
+}
+
+// Metrics says where metrics and probes are served, without TLS and to whoever reaches it.
+type Metrics struct {
+	// Address is HOST:PORT; "127.0.0.1:9470" by default, and nowhere where it is empty.
+	Address string
 }
 
 // Log says what is logged, and how.

@@ -48,6 +48,7 @@ runtimeDir: /runtime
 iptables: {backend: legacy, lockTimeout: 10s, ipv6: false}
 ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
 log: {level: debug, format: json}
+metrics: {address: "[::1]:9471"}
 `
 
 func wholeConfig() Config {
@@ -70,6 +71,7 @@ func wholeConfig() Config {
 		IPTables:           IPTables{Backend: BackendLegacy, LockTimeout: 10 * time.Second},
 		Ownership:          gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
 		Log:                Log{Level: "debug", Format: "json"},
+		Metrics:            Metrics{Address: "[::1]:9471"},
 	}
 }
 
@@ -112,6 +114,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_OWNERSHIP_SETPREFIX":     "sn-",
 		"SMARTNAT_LOG_LEVEL":               "debug",
 		"SMARTNAT_LOG_FORMAT":              "json",
+		"SMARTNAT_METRICS_ADDRESS":         "[::1]:9471",
 	}
 	const other = "instance: other\nuplinks: [{interface: eth9}]\nmasquerade: true\nsource: {relay: {servers: ['https://x:1'], tokenFile: /x}}"
 	got, err := parse("f", []byte(other), func(name string) string { return environment[name] })
@@ -167,7 +170,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, clampMSS, maxPortsPerMapping, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, clampMSS, maxPortsPerMapping, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -182,7 +185,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, clampMSS, maxPortsPerMapping, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, clampMSS, maxPortsPerMapping, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},

@@ -47,6 +47,7 @@ func Default() Config {
 		IPTables:   IPTables{Backend: BackendAuto, LockTimeout: 5 * time.Second, IPv6: true},
 		Ownership:  gateway.DefaultOwnership(),
 		Log:        Log{Level: "info", Format: "text"},
+		Metrics:    Metrics{Address: "127.0.0.1:9470"},
 	}
 }
 

@@ -6,11 +6,13 @@ package config
 import (
 	"fmt"
 	"math/bits"
+	"net"
 	"net/netip"
 	"net/url"
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,7 +56,23 @@ func (c *Config) validate() field.ErrorList {
 	if _, err := logrus.ParseLevel(c.Log.Level); err != nil {
 		errs = append(errs, validateChoice(c.Log.Level, field.NewPath("log", "level"), "error", "warn", "info", "debug", "trace")...)
 	}
+	errs = append(errs, validateListen(c.Metrics.Address, field.NewPath("metrics", "address"))...)
 	return append(errs, validateChoice(c.Log.Format, field.NewPath("log", "format"), "text", "json")...)
+}
+
+// validateListen takes what can be listened on, and nothing at all.
+func validateListen(address string, at *field.Path) field.ErrorList {
+	if address == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err == nil {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, address, `must be of the form HOST:PORT such as 127.0.0.1:9470 or [::1]:9470, or "" to serve nothing`)}
 }
 
 func validatePath(name string, at *field.Path) field.ErrorList {
@@ -114,6 +132,9 @@ func (r *Relay) validate(at *field.Path) field.ErrorList {
 	for i, server := range r.Servers {
 		u, err := url.Parse(server)
 		if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+			if strings.Contains(server, "@") {
+				server = "(with a password)" // which is not for the log
+			}
 			errs = append(errs, field.Invalid(at.Child("servers").Index(i), server, "must be of the form https://HOST:PORT"))
 		}
 	}
@@ -126,7 +147,7 @@ func (r *Relay) validate(at *field.Path) field.ErrorList {
 	}
 	switch certificate := r.CertFile != "" || r.KeyFile != ""; {
 	case certificate && r.TokenFile != "":
-		errs = append(errs, field.Invalid(at.Child("tokenFile"), r.TokenFile, "must not be set beside certFile and keyFile"))
+		errs = append(errs, field.Forbidden(at.Child("tokenFile"), "must not be set beside certFile and keyFile"))
 	case !certificate && r.TokenFile == "":
 		errs = append(errs, field.Required(at.Child("tokenFile"), "a relay tells nothing to strangers: set tokenFile, or certFile and keyFile"))
 	}

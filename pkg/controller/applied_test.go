@@ -11,13 +11,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
-	"github.com/smartnat/smartnat/pkg/status"
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // mapped is a Source with a Mapping that is not valid.
@@ -31,13 +34,13 @@ func (*mapped) Snapshot() calc.Snapshot {
 func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		var told []status.Facts
+		var told []Outcome
 		log, _ := logtest.NewNullLogger()
 		plane, failure := &fakeDataplane{}, errors.New("locked")
 		plane.setFail(failure)
 		c := New(Options{
 			Config: config.Config{Resync: time.Hour}, Host: &fakeHost{}, Dataplane: plane, Log: log, Ready: func() {},
-			Applied: func(f status.Facts) { mu.Lock(); defer mu.Unlock(); told = append(told, f) },
+			Applied: func(o Outcome) { mu.Lock(); defer mu.Unlock(); told = append(told, o) },
 		})
 		source := &mapped{}
 		source.synced.Store(true)
@@ -58,7 +61,8 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 			plane.setFail(nil)
 			mu.Lock()
 			last := told[len(told)-1]
-			if len(told) != want.times || !errors.Is(last.Err, want.err) || len(last.Snapshot.Mappings) != 1 || len(last.Findings) == 0 {
+			if len(told) != want.times || !errors.Is(last.Err, want.err) || !errors.Is(last.Facts.Err, want.err) ||
+				len(last.Facts.Snapshot.Mappings) != 1 || len(last.Facts.Findings) == 0 || last.Took != time.Second {
 				t.Errorf("told %d times, the last one %+v; want %d times and %v", len(told), last, want.times, want.err)
 			}
 			mu.Unlock()
@@ -68,4 +72,84 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestAHostThatCannotBeSeenIsTold without facts: there are none that anybody could go by.
+func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, false)
+		var told []Outcome
+		f.Applied = func(o Outcome) { told = append(told, o) }
+		unseen := errors.New("injected")
+		f.host.setFail(unseen)
+		f.source.synced.Store(true)
+		f.Enqueue()
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if len(told) != 1 || told[0].Facts != nil || !errors.Is(told[0].Err, unseen) {
+			t.Errorf("told %+v, want one without facts of %v", told, unseen)
+		}
+	})
+}
+
+// writing is a data plane whose applies write and repair what they are told to, one after the other, and then nothing.
+type writing struct {
+	fakeDataplane
+	results []dataplane.Result
+}
+
+func (d *writing) Apply(ctx context.Context, state gateway.State) (dataplane.Result, error) {
+	_, err := d.fakeDataplane.Apply(ctx, state)
+	if len(d.results) == 0 {
+		return dataplane.Result{}, err
+	}
+	result := d.results[0]
+	d.results = d.results[1:]
+	return result, err
+}
+
+// TestReadyIsWhatWasVerified after it was written, and not before.
+func TestReadyIsWhatWasVerified(t *testing.T) {
+	wrote := dataplane.Result{Routing: policyrouting.Changes{AddRules: make([]policyrouting.Rule, 1)}}
+	undone := wrote
+	undone.Repaired = []dataplane.Repair{{Kind: dataplane.KindIPRule}}
+	first, verified := []string{"host changed", "apply"}, []string{"host changed", "verify", "apply"}
+	for _, test := range []struct {
+		name    string
+		results []dataplane.Result
+		// calls before ready is said are those of so many applies.
+		applies int
+	}{
+		{"all is there already, as after a restart", nil, 1},
+		{"all has to be written", []dataplane.Result{wrote}, 2},
+		{"somebody undoes it at once", []dataplane.Result{wrote, undone}, 3},
+		{"more comes meanwhile", []dataplane.Result{wrote, wrote}, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := start(t, false)
+				plane := &writing{results: test.results}
+				f.Dataplane = plane
+				f.source.synced.Store(true)
+				f.Enqueue()
+				want := first
+				for n := 1; n <= test.applies; n++ {
+					if n > 1 {
+						want = append(want, verified...)
+					}
+					if f.readys.Load() != 0 {
+						t.Errorf("ready after %d applies, want %d", n-1, test.applies)
+					}
+					time.Sleep(time.Second)
+					synctest.Wait()
+				}
+				if n := f.readys.Load(); n != 1 {
+					t.Errorf("ready %d times after %d applies, want once", n, test.applies)
+				}
+				if diff := cmp.Diff(want, plane.take()); diff != "" {
+					t.Errorf("calls of the data plane (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -58,6 +57,8 @@ type Dataplane interface {
 	Apply(ctx context.Context, state gateway.State) (dataplane.Result, error)
 	// HostChanged makes the next Apply read routes, rules of policy routing and parameters.
 	HostChanged()
+	// Watch calls changed when it is time for a Check, until ctx ends or it can watch no longer.
+	Watch(ctx context.Context, changed func()) error
 	// Check looks at little cost whether somebody else wrote, and reports whether the next Apply is going to see to it.
 	Check() (bool, error)
 	// Verify makes the next Apply find out for sure.
@@ -70,12 +71,24 @@ type Options struct {
 	Host      Host
 	Dataplane Dataplane
 	Log       logrus.FieldLogger
-	// Ready is called once, after the first apply that left nothing undone.
+	// Ready is called once, after the first apply that left nothing undone and was found to be in the kernel.
 	Ready func()
-	// Applied, where it is set, is told what came of each apply. It must not wait for anything.
-	Applied func(status.Facts)
+	// Applied, where it is set, is told what came of each try to bring the kernel to what is wanted. It must not wait for anything.
+	Applied func(Outcome)
 	// Turned, where it is set, is called after each turn of the worker, which comes every few seconds at least.
 	Turned func()
+}
+
+// Outcome is what came of a try to bring the kernel to what is wanted.
+type Outcome struct {
+	// Facts are what it was made of, nil where the host could not be observed: then nothing else was tried.
+	Facts *status.Facts
+	// Result is what was written.
+	Result dataplane.Result
+	// Took is how long all of it took.
+	Took time.Duration
+	// Err is why not all of it could be done.
+	Err error
 }
 
 // Controller owns the queue and its worker.
@@ -115,6 +128,9 @@ func New(options Options) *Controller {
 // leads to one more.
 func (c *Controller) Enqueue() { c.enqueue(objects) }
 
+// Queued is how much waits for the worker: 0 or 1, as all that happened is one thing to do.
+func (c *Controller) Queued() int { return c.queue.Len() }
+
 func (c *Controller) enqueue(r reason) {
 	c.pending.add(r, time.Now())
 	c.queue.Add(kernelKey)
@@ -137,6 +153,7 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 			return nil
 		}
 		c.enqueue(objects | host)
+		group.Go(func() error { return c.watchRules(ctx) })
 		group.Go(func() error { return c.repeat(ctx, check, checkInterval) })
 		group.Go(func() error { return c.repeat(ctx, resync, c.Config.Resync) })
 		for c.processNextItem(ctx) {
@@ -209,12 +226,15 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 // needed reports whether there is more to do than to take the look that was asked for, and takes it.
 func (c *Controller) needed(taken *event) bool {
 	news := taken.reasons &^ check
-	if news != 0 {
-		taken.reasons |= c.owed
+	if found := taken.reasons&check != 0 && c.look(taken); news == 0 && !found {
+		return false
 	}
-	if taken.reasons&check == 0 || news == 0 && c.owed != 0 {
-		return news != 0
-	}
+	taken.reasons |= c.owed
+	return true
+}
+
+// look reports whether somebody else changed what is programmed.
+func (c *Controller) look(taken *event) bool {
 	changed, err := c.Dataplane.Check()
 	blind := ""
 	if err != nil {
@@ -227,7 +247,7 @@ func (c *Controller) needed(taken *event) bool {
 	if taken.since.IsZero() {
 		taken.since = time.Now()
 	}
-	return news != 0 || changed
+	return changed
 }
 
 // sync applies what the objects and the host ask for now.
@@ -237,7 +257,9 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	if taken.reasons&(host|resync) != 0 {
 		observed, err := c.Host.Observe()
 		if err != nil {
-			return fmt.Errorf("observing the host: %w", err)
+			err = fmt.Errorf("observing the host: %w", err)
+			c.tell(Outcome{Took: time.Since(started), Err: err})
+			return err
 		}
 		c.host = observed
 		c.Dataplane.HostChanged()
@@ -257,15 +279,27 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	result, err := c.Dataplane.Apply(ctx, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
 	c.report(taken, result, took)
-	if result.Readings > 0 {
-		debug.FreeOSMemory() // Seldom, and after the kernel was written: what the text of all rules took is not kept.
-	}
-	if c.Applied != nil {
-		c.Applied(status.Facts{Snapshot: c.snapshot, Host: c.host, State: c.state, Findings: c.found, Err: err})
-	}
+	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: c.state, Findings: c.found, Err: err}
+	c.tell(Outcome{Facts: facts, Result: result, Took: took.total, Err: err})
 	if err == nil && !c.ready {
-		c.ready = true
-		c.Ready()
+		c.verifyOrReady(taken, result)
 	}
 	return err
+}
+
+// verifyOrReady says that everything is in effect once it was found so: what was only written is found out for sure first.
+func (c *Controller) verifyOrReady(taken event, result dataplane.Result) {
+	verified := taken.reasons&resync != 0 && len(result.Repaired) == 0
+	if !verified && !result.Empty() {
+		c.enqueue(resync)
+		return
+	}
+	c.ready = true
+	c.Ready()
+}
+
+func (c *Controller) tell(o Outcome) {
+	if c.Applied != nil {
+		c.Applied(o)
+	}
 }

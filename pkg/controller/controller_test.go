@@ -6,6 +6,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,7 +91,7 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, "apply")
-	d.harmed = d.harmed && d.fail != nil
+	d.harmed = false
 	if d.applied != nil {
 		d.applied()
 	}
@@ -99,8 +100,9 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	}}, d.fail
 }
 
-func (d *fakeDataplane) HostChanged() { d.note("host changed") }
-func (d *fakeDataplane) Verify()      { d.note("verify") }
+func (*fakeDataplane) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+func (d *fakeDataplane) HostChanged()                            { d.note("host changed") }
+func (d *fakeDataplane) Verify()                                 { d.note("verify") }
 
 // Check is noted by its number alone: it comes every few seconds.
 func (d *fakeDataplane) Check() (bool, error) {
@@ -255,9 +257,6 @@ func TestFailuresBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
 		f.plane.setFail(errors.New("injected"))
-		f.plane.mu.Lock()
-		f.plane.harmed = true
-		f.plane.mu.Unlock()
 		// Applies end after 1 s, then wait 0.5 s, 1 s, 2 s: at 1 s, 2.5 s, 4.5 s, 7.5 s. Checks do not hurry them.
 		f.expect(t, 6*time.Second, "host changed", "apply", "host changed", "apply", "host changed", "apply")
 		if n := f.readys.Load(); n != 0 {
@@ -271,6 +270,19 @@ func TestFailuresBackOff(t *testing.T) {
 			t.Errorf("ready %d times, want once", n)
 		}
 		f.expect(t, 15*time.Second)
+	})
+}
+
+// What cannot be done leaves nobody waiting for the repair of what can.
+func TestARepairDoesNotWaitForARetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.plane.setFail(errors.New("injected"))
+		f.expect(t, 13*time.Second, slices.Repeat([]string{"host changed", "apply"}, 5)...) // the next retry comes at 20.5 s
+		f.plane.mu.Lock()
+		f.plane.harmed = true
+		f.plane.mu.Unlock()
+		f.expect(t, checkInterval+checkInterval/10+time.Second, "host changed", "apply")
 	})
 }
 

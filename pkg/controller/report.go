@@ -19,8 +19,8 @@ type stages struct {
 
 // report tells what was done, and at debug level how long each part of it took.
 func (c *Controller) report(taken event, result dataplane.Result, took stages) {
-	for _, missing := range result.Missing {
-		c.Log.WithField("missing", missing).Warn("somebody else changed what was programmed: repaired")
+	for _, repair := range result.Repaired {
+		c.Log.WithFields(logrus.Fields{"kind": repair.Kind, "missing": repair.Missing}).Warn("somebody else changed what was programmed: repaired")
 	}
 	if !result.Empty() {
 		c.Log.WithFields(logrus.Fields{

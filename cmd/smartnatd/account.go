@@ -1,0 +1,138 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/metrics"
+)
+
+const (
+	waiting = "waiting for the first complete list of objects"
+	// hung is how long the worker may take for one turn: longer than all programs of an apply are given. The unit's WatchdogSec
+	// says the same.
+	hung = 10 * time.Minute
+)
+
+// account is what there is to say of all that was done since the start, in one line.
+type account struct {
+	mu sync.Mutex
+	// everReady is set once all has been in effect; turnedAt is when the worker was last done with something.
+	everReady bool
+	turnedAt  time.Time
+	// programmed is of how many Mappings something is in effect.
+	programmed int
+	// failing is why not all could be done, since when; nil while all could.
+	failing error
+	since   time.Time
+	// repaired says what was last put back, and when.
+	repaired   string
+	repairedAt time.Time
+}
+
+func (a *account) ready() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.everReady = true
+}
+
+func (a *account) turned(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.turnedAt = now
+}
+
+func (a *account) applied(o controller.Outcome, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(o.Result.Repaired); n > 0 {
+		a.repaired, a.repairedAt = o.Result.Repaired[n-1].Missing, now
+	}
+	if o.Facts != nil {
+		a.programmed = metrics.Owners(o.Facts.State)
+	}
+	if o.Err != nil && a.failing == nil {
+		a.since = now
+	}
+	a.failing = o.Err
+}
+
+// describe says what is in effect, and how old it may be.
+func (a *account) describe(o *objects) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	line := fmt.Sprintf("%d Mappings programmed", a.programmed)
+	if a.programmed == 1 {
+		line = "1 Mapping programmed"
+	}
+	parts := []string{line}
+	if at := o.restored(); !at.IsZero() {
+		parts[0] += " from what was saved at " + stamp(at)
+		parts = append(parts, "the source has not been read since the start")
+	}
+	parts = append(parts, contact(o)...)
+	if a.failing != nil {
+		parts = append(parts, "not all could be programmed since "+stamp(a.since)+": "+a.failing.Error())
+	}
+	if a.repaired != "" {
+		parts = append(parts, "last repair at "+stamp(a.repairedAt)+": "+a.repaired)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// contact says how it stands with the source.
+func contact(o *objects) []string {
+	switch c := o.Contact(); {
+	case c.Lost:
+		return []string{"source lost since " + stamp(c.Since) + ": " + c.Why}
+	case o.Source.HasSynced() && o.restored().IsZero():
+		return []string{"source connected"}
+	}
+	return nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func (d *daemon) describe(g *generation) string { return d.account.describe(g.objects) }
+
+// alive implements metrics.Probes.
+func (d *daemon) alive() error {
+	d.account.mu.Lock()
+	defer d.account.mu.Unlock()
+	if at := d.account.turnedAt; !at.IsZero() && time.Since(at) > hung {
+		return fmt.Errorf("the worker hangs since %s", stamp(at))
+	}
+	return nil
+}
+
+// ready implements metrics.Probes.
+func (d *daemon) ready() error {
+	d.account.mu.Lock()
+	defer d.account.mu.Unlock()
+	if !d.account.everReady {
+		return errors.New("not all has been in effect yet")
+	}
+	return nil
+}
+
+// Standing implements metrics.Gateway.
+func (d *daemon) Standing() metrics.Standing {
+	d.account.mu.Lock()
+	s := metrics.Standing{Ready: d.account.everReady, Turned: d.account.turnedAt}
+	d.account.mu.Unlock()
+	g := d.current.Load()
+	if g == nil {
+		return s
+	}
+	s.Queued = g.runner.Queued()
+	s.Synced, s.Contact, s.Restored = g.objects.Source.HasSynced() && g.objects.restored().IsZero(), g.objects.Contact(), g.objects.restored()
+	s.CertificateEnds = certificateEnds(g.cfg.Source)
+	return s
+}

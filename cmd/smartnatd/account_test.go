@@ -1,0 +1,146 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/metrics"
+	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/status"
+)
+
+// fromDisk is a source that has not been read since the start.
+type fromDisk struct{ *fakeSource }
+
+func (fromDisk) HasSynced() bool             { return true }
+func (fromDisk) Restored() (time.Time, bool) { return time.Unix(1600000000, 0), true }
+
+func objectsOf(s source.Source) *objects { return &objects{Source: s} }
+
+func TestTheStatusLine(t *testing.T) {
+	now := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
+	one := &status.Facts{State: gateway.State{Forwards: []gateway.Forward{{Owner: "a/web"}, {Owner: "a/web"}}}}
+	two := &status.Facts{State: gateway.State{Forwards: []gateway.Forward{{Owner: "a/web"}, {Owner: "a/dns"}}}}
+	repaired := dataplane.Result{Repaired: []dataplane.Repair{{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindIPSet, Missing: "set x"}}}
+	locked := errors.New("locked")
+	read, lost := &fakeSource{}, &fakeSource{}
+	read.synced.Store(true)
+	lost.synced.Store(true)
+	lost.lost.Store(true)
+	for _, test := range []struct {
+		name     string
+		source   source.Source
+		outcomes []controller.Outcome // a minute apart
+		want     string
+	}{
+		{"one Mapping", read, []controller.Outcome{{Facts: one}}, "1 Mapping programmed; source connected"},
+		{"the last counts", read, []controller.Outcome{{Facts: one}, {Facts: two}}, "2 Mappings programmed; source connected"},
+		{
+			"the host could not be seen, which changes nothing of what is programmed", read, []controller.Outcome{{Facts: two}, {Err: locked}},
+			"2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:01:00Z: locked",
+		},
+		{
+			"since the first failure", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two, Err: locked}},
+			"2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:00:00Z: locked",
+		},
+		{"a failure that is over", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two}}, "2 Mappings programmed; source connected"},
+		{
+			"a repair", read, []controller.Outcome{{Facts: two, Result: repaired}, {Facts: two}},
+			"2 Mappings programmed; source connected; last repair at 2026-11-25T10:00:00Z: set x",
+		},
+		{"lost", lost, []controller.Outcome{{Facts: one}}, "1 Mapping programmed; source lost since 2023-11-14T22:13:20Z: refused"},
+		{
+			"from the disk", fromDisk{lost}, []controller.Outcome{{Facts: one}}, "1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; " +
+				"the source has not been read since the start; source lost since 2023-11-14T22:13:20Z: refused",
+		},
+		{
+			"from the disk, and nothing has failed yet", fromDisk{read}, []controller.Outcome{{Facts: one}},
+			"1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; the source has not been read since the start",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var a account
+			for i, o := range test.outcomes {
+				a.applied(o, now.Add(time.Duration(i)*time.Minute))
+			}
+			if diff := cmp.Diff(test.want, a.describe(objectsOf(test.source))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAStatusIsOneLine of a length that can be read: a new line would be a word to systemd.
+func TestAStatusIsOneLine(t *testing.T) {
+	var sent []string
+	m := &manager{send: func(s string) { sent = append(sent, s) }}
+	m.say("failed: first\nREADY=1\n  last")
+	m.say(string(make([]byte, maxStatus)) + "äöü" + string(make([]byte, maxStatus)))
+	if want := "STATUS=failed: first READY=1 last"; sent[0] != want {
+		t.Errorf("sent %q, want %q", sent[0], want)
+	}
+	if n := len(sent[1]); n > maxStatus+len("STATUS=...") {
+		t.Errorf("sent %d bytes", n)
+	}
+}
+
+func TestProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, false)
+		w.settle()
+		check := func(when string, alive, ready bool) {
+			t.Helper()
+			if err := w.alive(); (err == nil) != alive {
+				t.Errorf("%s: alive: %v", when, err)
+			}
+			if err := w.daemon.ready(); (err == nil) != ready {
+				t.Errorf("%s: ready: %v", when, err)
+			}
+		}
+		time.Sleep(24 * time.Hour)
+		check("waiting for objects", true, false)
+		w.sources["a"].synced.Store(true)
+		w.runners[0].Enqueue()
+		synctest.Wait()
+		check("in effect", true, true)
+		time.Sleep(hung + time.Second)
+		check("the worker hangs", false, true)
+		w.runners[0].turned()
+		check("it turns again", true, true)
+		w.file.Masquerade = false
+		w.reload()
+		synctest.Wait()
+		check("another config", true, true)
+		w.end(t)
+	})
+}
+
+// TestStanding has what the generation that runs knows.
+func TestStanding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		w.sources["a"].lost.Store(true)
+		want := metrics.Standing{
+			Ready: true, Turned: time.Now(), Synced: true,
+			Contact: source.Contact{Lost: true, Since: time.Unix(1700000000, 0), Why: "refused"},
+		}
+		if diff := cmp.Diff(want, w.Standing()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		w.end(t)
+	})
+	if diff := cmp.Diff(metrics.Standing{}, new(daemon).Standing()); diff != "" {
+		t.Errorf("before anything runs (-want +got):\n%s", diff)
+	}
+}

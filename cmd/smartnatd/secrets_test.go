@@ -1,0 +1,163 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/status"
+)
+
+// secret is what must never be in a log.
+const secret = "eyJhbGciOiJSUzI1NiJ9.cGxhbnRlZA.c2VjcmV0"
+
+// TestMistakesInTheConfigTellNoSecret wherever somebody puts one by mistake.
+func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	relay := func(more string) string {
+		return "source:\n  relay:\n    servers: [https://127.0.0.1:1]\n" + more
+	}
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte(secret)}))
+	keySecret := strings.Split(key, "\n")[1]
+	token := file("token", secret+"\n")
+	for _, test := range []struct {
+		name, config string
+		env          string // in place of tokenFile
+		want         string
+	}{
+		{"the token in place of its file", relay("    tokenFile: " + secret), "", "source.relay.tokenFile: must be the path of a file"},
+		{"the token in the environment", relay(""), secret, "source.relay.tokenFile: must be the path of a file"},
+		{"a key that there is not", relay("    token: " + secret), "", "source.relay.token: unknown key"},
+		{"a list", relay("    tokenFile: [" + secret + "]"), "", "source.relay.tokenFile: must be a single value"},
+		{"two tokens in the file", relay("    tokenFile: " + file("two", secret+" "+secret)), "", "must hold one bearer token"},
+		{"a token and a certificate", relay("    tokenFile: " + secret + "\n    certFile: /c\n    keyFile: /k"), "", "must not be set beside"},
+		{"the key in place of its file", relay("    certFile: " + token + "\n    keyFile: |\n      " + strings.ReplaceAll(key, "\n", "\n      ")), "",
+			"source.relay.keyFile: must be the path of a file"},
+		{"the token as a certificate", relay("    certFile: " + token + "\n    keyFile: " + file("key", key)), "", "must hold a certificate"},
+		{"a password in the URL", "source:\n  relay:\n    servers: ['https://me:" + secret + "@127.0.0.1']\n    tokenFile: " + token, "",
+			"source.relay.servers[0]"},
+		{"a kubeconfig that is none", "source: {kubeconfig: {path: " + file("kubeconfig", "users: {token: "+secret+"}\nkind: [") + "}}", "", "source.kubeconfig"},
+		{"no YAML", relay("    tokenFile: " + secret + ": {"), "", "yaml"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := file("smartnat.yaml", test.config+"\nlog: {level: debug}\n")
+			if test.env != "" {
+				t.Setenv("SMARTNAT_SOURCE_RELAY_TOKENFILE", test.env)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // for a source that is never there
+			defer cancel()
+			var out bytes.Buffer
+			exit := run(ctx, []string{"check", "--config", path}, strings.NewReader(""), &out, &out)
+			said := out.String()
+			if exit == 0 || !strings.Contains(said, test.want) {
+				t.Errorf("exit code %d, want a failure that says %q:\n%s", exit, test.want, said)
+			}
+			if strings.Contains(said, secret) || strings.Contains(said, keySecret) {
+				t.Errorf("the secret is told:\n%s", said)
+			}
+		})
+	}
+}
+
+// lines is a log that several goroutines write.
+type lines struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Buffer.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Buffer.String()
+}
+
+// TestRefusalsTellNoSecret at debug level, of whatever the server makes of the token.
+func TestRefusalsTellNoSecret(t *testing.T) {
+	defer klog.CaptureState().Restore()
+	for _, code := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError, http.StatusTooManyRequests} {
+		t.Run(http.StatusText(code), func(t *testing.T) {
+			var mu sync.Mutex
+			seen := map[string]bool{}
+			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				defer mu.Unlock()
+				seen[r.Header.Get("Authorization")] = true
+				w.WriteHeader(code)
+			}))
+			defer server.Close()
+			dir := t.TempDir()
+			write := func(name string, content []byte) string {
+				path := filepath.Join(dir, name)
+				if err := os.WriteFile(path, content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return path
+			}
+			cfg := config.Default()
+			cfg.Instance, cfg.StateDir, cfg.Log.Level = "gw1", dir, "debug"
+			cfg.Source.Relay = &config.Relay{
+				Servers: []string{server.URL}, TokenFile: write("token", []byte(secret)),
+				CAFile: write("ca", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})),
+			}
+			var out lines
+			klog.LogToStderr(false)
+			klog.SetOutput(&out)
+			log, err := newLogger(cfg.Log, &out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects, err := newObjects(cfg, func(m source.Memory) source.Memory { return m }, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reporter, err := newReporter(cfg, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			reporter.Report(status.Facts{})
+			objects.start(ctx)
+			reporter.Run(ctx)
+			objects.stop()
+			log.WithField("config", fmt.Sprintf("%+v", cfg.Source.Relay)).Debug("what it was")
+			mu.Lock()
+			defer mu.Unlock()
+			if !seen["Bearer "+secret] {
+				t.Errorf("the token was never shown to the server, which saw %d others", len(seen))
+			}
+			if said := out.String(); !strings.Contains(said, "lost contact") || strings.Contains(said, secret) {
+				t.Errorf("says nothing, or the secret:\n%s", said)
+			}
+		})
+	}
+}

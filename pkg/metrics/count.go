@@ -1,0 +1,61 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/source"
+)
+
+// IPTables returns tables of which each Restore is counted.
+func (m *Metrics) IPTables(of dataplane.IPTables) dataplane.IPTables {
+	for _, family := range of.Families() {
+		for _, result := range []string{success, failure} {
+			m.restores.WithLabelValues(familyLabel(family), result)
+		}
+	}
+	return tables{of, m}
+}
+
+type tables struct {
+	dataplane.IPTables
+	m *Metrics
+}
+
+func (t tables) Restore(ctx context.Context, batch netfilter.Batch) error {
+	started := time.Now()
+	err := t.IPTables.Restore(ctx, batch)
+	t.m.restoreDuration.Observe(time.Since(started).Seconds())
+	t.m.restores.WithLabelValues(familyLabel(batch.Family), resultOf(err)).Inc()
+	return err
+}
+
+// Memory returns a memory of which each Save is counted.
+func (m *Metrics) Memory(of source.Memory) source.Memory { return memory{of, m} }
+
+type memory struct {
+	source.Memory
+	m *Metrics
+}
+
+func (c memory) Save(saved snapshot.Saved) error {
+	err := c.Memory.Save(saved)
+	c.m.snapshotWrites.WithLabelValues(resultOf(err)).Inc()
+	return err
+}
+
+func familyLabel(family netfilter.Family) string { return fmt.Sprintf("ipv%d", family) }
+
+func resultOf(err error) string {
+	if err != nil {
+		return failure
+	}
+	return success
+}

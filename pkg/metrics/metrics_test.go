@@ -1,0 +1,208 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/status"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+type fakeGateway Standing
+
+func (g *fakeGateway) Standing() Standing { return Standing(*g) }
+
+func at(seconds int64) time.Time { return time.Unix(1700000000+seconds, 0) }
+
+// ours returns the lines of all metrics that are ours and do not depend on the machine, as they are served.
+func ours(t *testing.T, m *Metrics) string {
+	t.Helper()
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, family := range families {
+		name := family.GetName()
+		if !strings.HasPrefix(name, namespace+"_") || name == "smartnat_build_info" || name == "smartnat_iptables_restore_duration_seconds" {
+			continue
+		}
+		if _, err := expfmt.MetricFamilyToText(&all, family); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all.String()
+}
+
+func compare(t *testing.T, golden, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", golden, diff)
+	}
+}
+
+// TestAtTheStart everything that can be counted is there with 0, so that its first time is seen as an increase.
+func TestAtTheStart(t *testing.T) {
+	m := New("1.2.3", &fakeGateway{})
+	m.IPTables(noTables{})
+	compare(t, "testdata/start.golden", ours(t, m))
+}
+
+func TestWhatIsToldIsCounted(t *testing.T) {
+	m := New("1.2.3", &fakeGateway{
+		Ready: true, Turned: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7}, CertificateEnds: at(1000),
+	})
+	forward := func(owner string, port uint16) gateway.Forward {
+		return gateway.Forward{Owner: owner, Frontend: gateway.Frontend{
+			Address: netip.MustParseAddr("198.51.100.10"), Protocol: gateway.TCP, Ports: gateway.Port(port),
+		}}
+	}
+	facts := &status.Facts{
+		Snapshot: calc.Snapshot{Mappings: make([]*v1alpha1.Mapping, 4)},
+		State:    gateway.State{Forwards: []gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)}},
+		Findings: []calc.Finding{
+			{Namespace: "a", Name: "web", Condition: "ResolvedRefs", Reason: "ServiceNotFound", Field: "spec.serviceName"},
+			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.addresses"},
+			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.ports"},
+			{Reason: "NoUplink", Field: "uplinks[0]"},
+		},
+	}
+	wrote := dataplane.Result{Sets: 1, Connections: 12, Repaired: []dataplane.Repair{
+		{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindRoute, Missing: "another one"}, {Kind: dataplane.KindIPSet, Missing: "a set"},
+	}}
+	m.Applied(controller.Outcome{Err: errors.New("no netlink"), Took: time.Millisecond}, at(1))
+	m.Applied(controller.Outcome{Facts: facts, Result: wrote, Took: 3 * time.Millisecond}, at(2))
+	m.Applied(controller.Outcome{Facts: facts, Took: 40 * time.Second}, at(3))
+	m.Applied(controller.Outcome{Facts: facts, Err: errors.New("locked")}, at(4))
+	m.Applied(controller.Outcome{Facts: facts, Err: context.Canceled}, at(5))
+	compare(t, "testdata/counted.golden", ours(t, m))
+}
+
+func TestObjectsFromTheDiskAreNoContact(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		Standing
+		connected, restored, saved string
+	}{
+		{"not read yet", Standing{}, "0", "0", "0"},
+		{"read", Standing{Synced: true}, "1", "0", "0"},
+		{"lost", Standing{Synced: true, Contact: source.Contact{Lost: true}}, "0", "0", "0"},
+		{"from the disk", Standing{Restored: at(0), Contact: source.Contact{Lost: true}}, "0", "1", "1.7e+09"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := fakeGateway(test.Standing)
+			got := ours(t, New("1.2.3", &g))
+			for _, want := range []string{
+				"smartnat_source_connected " + test.connected, "smartnat_source_restored " + test.restored,
+				"smartnat_source_restored_saved_timestamp_seconds " + test.saved,
+			} {
+				if !strings.Contains(got, "\n"+want+"\n") {
+					t.Errorf("no line %q in\n%s", want, got)
+				}
+			}
+		})
+	}
+}
+
+// TestNamesAreAsPrometheusWantsThem by its own linter.
+func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
+	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeGateway{CertificateEnds: at(0)}).registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// noTables are tables of which each write fails with what it is.
+type noTables struct {
+	dataplane.IPTables
+	fail error
+}
+
+func (noTables) Families() []netfilter.Family {
+	return []netfilter.Family{netfilter.IPv4, netfilter.IPv6}
+}
+func (n noTables) Restore(context.Context, netfilter.Batch) error { return n.fail }
+
+func TestRestoresAreCountedByFamilyAndResult(t *testing.T) {
+	m, broken := New("1.2.3", &fakeGateway{}), errors.New("broken")
+	good, bad := m.IPTables(noTables{}), m.IPTables(noTables{fail: broken})
+	for _, call := range []struct {
+		on     dataplane.IPTables
+		family netfilter.Family
+		want   error
+	}{{good, netfilter.IPv4, nil}, {good, netfilter.IPv4, nil}, {bad, netfilter.IPv6, broken}} {
+		if err := call.on.Restore(t.Context(), netfilter.Batch{Family: call.family}); !errors.Is(err, call.want) {
+			t.Errorf("err = %v, want %v", err, call.want)
+		}
+	}
+	for labels, want := range map[[2]string]float64{
+		{"ipv4", "success"}: 2, {"ipv4", "error"}: 0, {"ipv6", "success"}: 0, {"ipv6", "error"}: 1,
+	} {
+		if got := testutil.ToFloat64(m.restores.WithLabelValues(labels[:]...)); got != want {
+			t.Errorf("%v: %v, want %v", labels, got, want)
+		}
+	}
+	if n := testutil.CollectAndCount(m.restoreDuration); n != 1 {
+		t.Errorf("%d histograms", n)
+	}
+}
+
+type fakeMemory struct{ fail error }
+
+func (fakeMemory) Load() (snapshot.Saved, error) {
+	return snapshot.Saved{Origin: []string{"here"}}, nil
+}
+func (f fakeMemory) Save(snapshot.Saved) error { return f.fail }
+
+func TestWritesOfTheSnapshotAreCounted(t *testing.T) {
+	m, full := New("1.2.3", &fakeGateway{}), errors.New("disk full")
+	if err := m.Memory(fakeMemory{full}).Save(snapshot.Saved{}); !errors.Is(err, full) {
+		t.Errorf("err = %v", err)
+	}
+	memory := m.Memory(fakeMemory{})
+	if err := memory.Save(snapshot.Saved{}); err != nil {
+		t.Error(err)
+	}
+	if saved, err := memory.Load(); err != nil || len(saved.Origin) != 1 {
+		t.Errorf("loaded %v, %v", saved, err)
+	}
+	for result, want := range map[string]float64{success: 1, failure: 1} {
+		if got := testutil.ToFloat64(m.snapshotWrites.WithLabelValues(result)); got != want {
+			t.Errorf("%s: %v, want %v", result, got, want)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/net/netutil"
+)
+
+const (
+	// retryListen is how often an address is tried that cannot be listened on: it may be another's for a while, or not be
+	// on the host yet.
+	retryListen = 10 * time.Second
+	// Whoever asks does so briefly, and few do.
+	readTimeout, writeTimeout, idleTimeout = 5 * time.Second, 20 * time.Second, 2 * time.Minute
+	maxHeaderBytes                         = 16 << 10
+	maxConnections                         = 64
+	maxScrapes                             = 4
+)
+
+// Probes answer whether all is well; an error says why not.
+type Probes struct {
+	// Alive fails when a restart would help, Ready until everything has been in effect.
+	Alive, Ready func() error
+}
+
+// Server serves metrics and probes, without TLS and to everybody: it is for an address that only the host or those who run it
+// reach. Whatever becomes of it, nothing else of smartnatd notices.
+type Server struct {
+	handler http.Handler
+	log     logrus.FieldLogger
+
+	retry   time.Duration
+	address string
+	stop    func()
+}
+
+// Server returns one that listens nowhere yet.
+func (m *Metrics) Server(probes Probes, log logrus.FieldLogger) *Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+	mux.HandleFunc("GET /livez", answer(probes.Alive))
+	mux.HandleFunc("GET /readyz", answer(probes.Ready))
+	return &Server{handler: mux, log: log, retry: retryListen}
+}
+
+func answer(problem func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if err := problem(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	}
+}
+
+// Listen changes over to the address, nowhere when it is empty, and does not wait until it can be listened on. It is for one
+// goroutine.
+func (s *Server) Listen(address string) {
+	if address == s.address {
+		return
+	}
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+	s.address = address
+	if address == "" {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() { s.keepServing(ctx, address) })
+	s.stop = func() { cancel(); serving.Wait() }
+}
+
+func (s *Server) keepServing(ctx context.Context, address string) {
+	log := s.log.WithField("address", address)
+	for told := false; ; {
+		err := s.serve(ctx, address, log)
+		if ctx.Err() != nil {
+			return
+		}
+		if !told {
+			log.WithError(err).Warn("metrics and probes cannot be served there: all else goes on, and this is tried again")
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(s.retry):
+		}
+	}
+}
+
+func (s *Server) serve(ctx context.Context, address string, log logrus.FieldLogger) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	log.WithField("address", listener.Addr().String()).Info("serving metrics and probes")
+	server := &http.Server{
+		Handler: s.handler, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+	}
+	ended := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer ended()
+	err = server.Serve(netutil.LimitListener(listener, maxConnections))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

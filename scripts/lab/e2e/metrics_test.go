@@ -1,0 +1,95 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// metricsURL is where smartnatd serves what an operator can see, unless its config says otherwise.
+const metricsURL = "http://127.0.0.1:9470"
+
+// ask returns what smartnatd answers there.
+func (w *world) ask(ctx context.Context, t *testing.T, path string) (int, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := w.Host(lab.Gateway).HTTPClient().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// metric returns the value of one, which is named with all its labels.
+func (w *world) metric(ctx context.Context, t *testing.T, name string) float64 {
+	t.Helper()
+	_, text := w.ask(ctx, t, "/metrics")
+	for line := range strings.Lines(text) {
+		if value, found := strings.CutPrefix(strings.TrimSpace(line), name+" "); found {
+			number, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return number
+		}
+	}
+	t.Fatalf("there is no metric %s in:\n%s", name, text)
+	return 0
+}
+
+func testMetrics(t *testing.T, w *world) {
+	ctx := timeout(t, time.Minute)
+	for _, path := range []string{"/readyz", "/livez"} {
+		if code, body := w.ask(ctx, t, path); code != http.StatusOK {
+			t.Errorf("%s: %d, %s", path, code, body)
+		}
+	}
+	now := float64(time.Now().Unix())
+	for name, least := range map[string]float64{
+		"smartnat_ready": 1, "smartnat_source_connected": 1, "smartnat_mappings": 1, "smartnat_mappings_programmed": 1, "smartnat_frontends": 1,
+		`smartnat_applies_total{result="changed"}`: 1, `smartnat_iptables_restores_total{family="ipv4",result="success"}`: 1,
+		`smartnat_iptables_restores_total{family="ipv6",result="success"}`: 1, "smartnat_apply_duration_seconds_count": 2,
+		"smartnat_last_successful_apply_timestamp_seconds": now - 600, "smartnat_source_last_contact_timestamp_seconds": now - 600,
+		"smartnat_worker_last_turn_timestamp_seconds": now - 60, "go_goroutines": 5, "process_resident_memory_bytes": 1 << 20,
+	} {
+		if got := w.metric(ctx, t, name); got < least {
+			t.Errorf("%s is %v, want at least %v", name, got, least)
+		}
+	}
+	for _, hand := range []struct{ kind, command string }{
+		{"iptables", "iptables -t nat -D PREROUTING 1"},
+		{"ip_rule", "ip rule del priority 7380"},
+		{"sysctl", "echo 0 > /proc/sys/net/ipv4/ip_forward"},
+	} {
+		name := `smartnat_repairs_total{kind="` + hand.kind + `"}`
+		before := w.metric(ctx, t, name)
+		if out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", hand.command); err != nil {
+			t.Fatalf("%s: %v %s", hand.command, err, out)
+		}
+		for w.metric(ctx, t, name) <= before {
+			if ctx.Err() != nil {
+				t.Fatalf("%s: %s stays %v", hand.command, name, before)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+}
