@@ -6,6 +6,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	mdlayher "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -157,16 +159,22 @@ func (hop neighbour) ask() {
 	}
 }
 
-// event takes down what a message of the kernel says of a next hop, and reports whether that is news.
+// event takes down what a message of the kernel says of a next hop, and reports whether that is news. The library would ask
+// the kernel back for some messages, and panics over ones that are cut off.
 func (n *neighbours) event(message []byte) bool {
-	entry, err := netlink.NeighDeserialize(message)
+	if len(message) < unix.SizeofNdMsg {
+		return false
+	}
+	attributes, err := mdlayher.UnmarshalAttributes(message[unix.SizeofNdMsg:])
 	if err != nil {
 		return false
 	}
-	address, ok := netip.AddrFromSlice(entry.IP)
-	if !ok {
-		return false
+	hop := neighbour{link: int(int32(binary.NativeEndian.Uint32(message[4:]))), state: int(binary.NativeEndian.Uint16(message[8:]))}
+	for _, a := range attributes {
+		if a.Type == netlink.NDA_DST {
+			hop.address, _ = netip.AddrFromSlice(a.Data)
+		}
 	}
-	address = address.Unmap()
-	return slices.Contains(n.nextHops, address) && n.note(neighbour{address: address, link: entry.LinkIndex, state: entry.State})
+	hop.address = hop.address.Unmap()
+	return slices.Contains(n.nextHops, hop.address) && n.note(hop)
 }

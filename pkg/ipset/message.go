@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	mdlayher "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -99,12 +100,12 @@ type answer struct {
 
 func parse(message []byte) answer {
 	var a answer
-	for attribute := range nl.ParseAttributes(message) {
-		switch value := attribute.Value; attribute.Type & nl.NLA_TYPE_MASK {
+	for _, attribute := range attributesOf(message) {
+		switch value := attribute.Data; attribute.Type & nl.NLA_TYPE_MASK {
 		case nl.IPSET_ATTR_SETNAME:
-			a.name = nl.BytesToString(value)
+			a.name = unix.ByteSliceToString(value)
 		case nl.IPSET_ATTR_TYPENAME:
-			a.kind = nl.BytesToString(value)
+			a.kind = unix.ByteSliceToString(value)
 		case nl.IPSET_ATTR_REVISION:
 			a.revision = first(value)
 		case nl.IPSET_ATTR_FAMILY:
@@ -113,14 +114,14 @@ func parse(message []byte) answer {
 				a.family = netfilter.IPv6
 			}
 		case nl.IPSET_ATTR_DATA:
-			for header := range nl.ParseAttributes(value) {
-				if header.Type&nl.NLA_TYPE_MASK == nl.IPSET_ATTR_ELEMENTS && len(header.Value) == 4 {
-					a.count = binary.BigEndian.Uint32(header.Value)
+			for _, header := range attributesOf(value) {
+				if header.Type&nl.NLA_TYPE_MASK == nl.IPSET_ATTR_ELEMENTS && len(header.Data) == 4 {
+					a.count = binary.BigEndian.Uint32(header.Data)
 				}
 			}
 		case nl.IPSET_ATTR_ADT:
-			for entry := range nl.ParseAttributes(value) {
-				if p, ok := parseMember(entry.Value); ok {
+			for _, entry := range attributesOf(value) {
+				if p, ok := parseMember(entry.Data); ok {
 					a.members = append(a.members, p)
 				}
 			}
@@ -129,17 +130,26 @@ func parse(message []byte) answer {
 	return a
 }
 
+// attributesOf returns those of a message, none of one that is cut off. The other library panics over some of these.
+func attributesOf(message []byte) []mdlayher.Attribute {
+	attributes, err := mdlayher.UnmarshalAttributes(message)
+	if err != nil {
+		return nil
+	}
+	return attributes
+}
+
 func parseMember(entry []byte) (netip.Prefix, bool) {
 	var address netip.Addr
 	bits := -1
-	for attribute := range nl.ParseAttributes(entry) {
+	for _, attribute := range attributesOf(entry) {
 		switch attribute.Type & nl.NLA_TYPE_MASK {
 		case nl.IPSET_ATTR_IP:
-			for ip := range nl.ParseAttributes(attribute.Value) {
-				address, _ = netip.AddrFromSlice(ip.Value)
+			for _, ip := range attributesOf(attribute.Data) {
+				address, _ = netip.AddrFromSlice(ip.Data)
 			}
 		case nl.IPSET_ATTR_CIDR:
-			bits = int(first(attribute.Value))
+			bits = int(first(attribute.Data))
 		}
 	}
 	if bits < 0 {

@@ -7,9 +7,11 @@ package iptables
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
 
+	"github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -58,20 +60,27 @@ func generation() (uint64, error) {
 		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
 	}
 	for _, answer := range answers {
-		if len(answer) < nl.SizeofNfgenmsg {
-			continue
-		}
-		attributes, err := nl.ParseRouteAttr(answer[nl.SizeofNfgenmsg:])
-		if err != nil {
-			return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
-		}
-		for _, a := range attributes {
-			if a.Attr.Type&nl.NLA_TYPE_MASK == unix.NFTA_GEN_ID && len(a.Value) == 4 {
-				return uint64(binary.BigEndian.Uint32(a.Value)), nil
-			}
+		if id, found := parseGeneration(answer); found {
+			return uint64(id), nil
 		}
 	}
-	return 0, fmt.Errorf("asking for the generation of nf_tables: the kernel does not say it")
+	return 0, errors.New("asking for the generation of nf_tables: the kernel does not say it")
+}
+
+func parseGeneration(answer []byte) (uint32, bool) {
+	if len(answer) < nl.SizeofNfgenmsg {
+		return 0, false
+	}
+	attributes, err := netlink.UnmarshalAttributes(answer[nl.SizeofNfgenmsg:])
+	if err != nil {
+		return 0, false
+	}
+	for _, a := range attributes {
+		if a.Type&nl.NLA_TYPE_MASK == unix.NFTA_GEN_ID && len(a.Data) == 4 {
+			return binary.BigEndian.Uint32(a.Data), true
+		}
+	}
+	return 0, false
 }
 
 // seed is the process's own: Stamps are compared with each other alone.

@@ -85,14 +85,19 @@ func (x *xtables) hash(hash *maphash.Hash, table string, whole bool) error {
 	if err != nil {
 		return err
 	}
-	for rest := entries[headerSize:]; len(rest) > x.counters+countersSize; {
-		next := int(binary.NativeEndian.Uint16(rest[x.next:]))
-		if next < x.counters+countersSize || next > len(rest) {
-			return fmt.Errorf("a rule of %d bytes where %d are left", next, len(rest))
+	return x.hashRules(hash, entries[headerSize:])
+}
+
+// hashRules adds rules, one behind the other, but not their counters.
+func (l layout) hashRules(hash *maphash.Hash, rules []byte) error {
+	for ruleSize := l.counters + countersSize; len(rules) > ruleSize; {
+		next := int(binary.NativeEndian.Uint16(rules[l.next:]))
+		if next < ruleSize || next > len(rules) {
+			return fmt.Errorf("a rule of %d bytes where %d are left", next, len(rules))
 		}
-		_, _ = hash.Write(rest[:x.counters])
-		_, _ = hash.Write(rest[x.counters+countersSize : next])
-		rest = rest[next:]
+		_, _ = hash.Write(rules[:l.counters])
+		_, _ = hash.Write(rules[ruleSize:next])
+		rules = rules[next:]
 	}
 	return nil
 }

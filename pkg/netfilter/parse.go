@@ -59,8 +59,7 @@ func (p *parser) line(line string) error {
 	case line == "" || line[0] == '#':
 		return nil
 	case line[0] == '*':
-		p.table, p.chains = strings.Clone(line[1:]), map[string]*Chain{}
-		return nil
+		return p.begin(line[1:])
 	case p.chains == nil:
 		return errors.New("it stands outside of any table")
 	case line == "COMMIT":
@@ -85,10 +84,24 @@ func (p *parser) line(line string) error {
 	return nil
 }
 
+func (p *parser) begin(table string) error {
+	if p.chains != nil {
+		return fmt.Errorf("table %s has not ended", p.table)
+	}
+	if slices.ContainsFunc(p.tables, func(t Table) bool { return t.Name == table }) {
+		return errors.New("the table was there before")
+	}
+	p.table, p.chains = strings.Clone(table), map[string]*Chain{}
+	return nil
+}
+
 func (p *parser) declare(line string) error {
 	name, rest, found := strings.Cut(line, " ")
 	if !found {
 		return errors.New("it is not a chain")
+	}
+	if p.chains[name] != nil {
+		return errors.New("the chain was declared before")
 	}
 	chain := &Chain{Name: p.name(name)}
 	if policy, _, _ := strings.Cut(rest, " "); policy != "-" {

@@ -205,6 +205,9 @@ func TestParseRefusesWhatIsNotASave(t *testing.T) {
 		{"undeclared chain", "*nat\n-A A -j ACCEPT\nCOMMIT\n", "line 2"},
 		{"not a rule", "*nat\nhello\nCOMMIT\n", `"hello"`},
 		{"not a chain", "*nat\n:hello\nCOMMIT\n", `":hello"`},
+		{"a table that another one follows", "*nat\n:A - [0:0]\n*filter\nCOMMIT\n", "table nat has not ended"},
+		{"a table twice", "*nat\nCOMMIT\n*nat\nCOMMIT\n", "the table was there before"},
+		{"a chain twice", "*nat\n:A - [0:0]\n-A A -j DROP\n:A - [0:0]\nCOMMIT\n", "the chain was declared before"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Parse(IPv4, []byte(tc.save))

@@ -220,7 +220,11 @@ func toPrefix(n *net.IPNet, v6 bool) (netip.Prefix, error) {
 		addr = addr.Unmap()
 	}
 	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(addr, bits), nil
+	prefix := netip.PrefixFrom(addr, bits)
+	if !prefix.IsValid() {
+		return netip.Prefix{}, fmt.Errorf("%v is not a network", n)
+	}
+	return prefix, nil
 }
 
 func familyName(family int) string {

@@ -162,6 +162,9 @@ func (s *Sysctls) load() (map[string]change, error) {
 	if err := json.Unmarshal(content, &record); err != nil {
 		return nil, fmt.Errorf("the record of kernel parameters %s is damaged, remove it: %w", s.record, err)
 	}
+	if record == nil { // The file says null.
+		record = map[string]change{}
+	}
 	return record, nil
 }
 

@@ -1,0 +1,104 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package iptables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/maphash"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// FuzzGeneration takes anything for what nf_tables answers: no panic, and no number that it does not say.
+func FuzzGeneration(f *testing.F) {
+	answer := func(kind int, value []byte) []byte {
+		return append(make([]byte, nl.SizeofNfgenmsg), nl.NewRtAttr(kind, value).Serialize()...)
+	}
+	for _, seed := range [][]byte{
+		nil, {1, 2}, answer(unix.NFTA_GEN_ID, []byte{0, 0, 0, 7}), answer(unix.NFTA_GEN_ID, []byte{7}), answer(2, []byte{0, 0, 0, 7}),
+		append(make([]byte, nl.SizeofNfgenmsg), 0xff, 0xff, 1, 0), append(make([]byte, nl.SizeofNfgenmsg), 3, 0, 1, 0),
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		if id, found := parseGeneration(answer); found && !bytes.Contains(answer, binary.BigEndian.AppendUint32(nil, id)) {
+			t.Errorf("generation %d out of %x", id, answer)
+		}
+	})
+}
+
+// FuzzLegacyRules takes anything for a legacy table: no panic and no end that is not reached, and what only counts packets
+// changes nothing.
+func FuzzLegacyRules(f *testing.F) {
+	rule := func(family netfilter.Family, size int) []byte {
+		b := bytes.Repeat([]byte{1}, size)
+		binary.NativeEndian.PutUint16(b[layouts[family].next:], uint16(size))
+		return b
+	}
+	for _, family := range []netfilter.Family{netfilter.IPv4, netfilter.IPv6} {
+		v6, least := family == netfilter.IPv6, layouts[family].counters+countersSize
+		f.Add(v6, []byte{})
+		f.Add(v6, make([]byte, 1000))
+		f.Add(v6, append(rule(family, least), rule(family, 3*least)...))
+		f.Add(v6, rule(family, 2*least)[:least+1])
+	}
+	f.Fuzz(func(t *testing.T, v6 bool, rules []byte) {
+		l := layouts[netfilter.IPv4]
+		if v6 {
+			l = layouts[netfilter.IPv6]
+		}
+		sum := func(rules []byte) (uint64, error) {
+			var hash maphash.Hash
+			hash.SetSeed(seed)
+			err := l.hashRules(&hash, rules)
+			return hash.Sum64(), err
+		}
+		before, err := sum(rules)
+		if err != nil || len(rules) <= l.counters+countersSize {
+			return
+		}
+		counted := bytes.Clone(rules)
+		counted[l.counters]++
+		if after, err := sum(counted); err != nil || after != before {
+			t.Errorf("a packet that is counted makes another table: %v", err)
+		}
+		changed := bytes.Clone(rules)
+		changed[0]++
+		if after, _ := sum(changed); after == before {
+			t.Error("another address makes no other table")
+		}
+	})
+}
+
+// FuzzRefusal takes anything for what a program says that failed: the line that it names is one of the batch, and all that is
+// said is one line.
+func FuzzRefusal(f *testing.F) {
+	const batch = "*nat\n-A A -j B\nCOMMIT\n"
+	for _, stderr := range []string{
+		"", "iptables-restore v1.8.9 (nf_tables): \nline 2: RULE_APPEND failed (No such file or directory): rule in chain A",
+		"iptables-restore: line 2 failed", "Error occurred at line: 2\nTry `iptables-restore -h'", "line 0 failed", "line: 99999999999999999999",
+		"line 5 failed", "Another app is currently holding the xtables lock. Stopped waiting after 5s.", "Fatal: can't open lock file /run/xtables.lock: No such file",
+	} {
+		f.Add(stderr, batch)
+	}
+	f.Fuzz(func(t *testing.T, stderr, batch string) {
+		err := describe(&runError{command: "iptables-restore", err: errors.New("exit status 1"), stderr: stderr}, []byte(batch))
+		var line *LineError
+		if errors.As(err, &line) && strings.Split(batch, "\n")[line.Line-1] != line.Text {
+			t.Errorf("line %d of the batch is not %q", line.Line, line.Text)
+		}
+		if strings.Contains(err.Error(), "\n") {
+			t.Errorf("more than one line: %q", err)
+		}
+	})
+}
