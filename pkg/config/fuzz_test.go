@@ -5,6 +5,7 @@ package config
 
 import (
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -36,6 +37,38 @@ func FuzzLoad(f *testing.F) {
 		}
 		if errs := cfg.validate(); len(errs) > 0 {
 			t.Errorf("accepted, and not valid: %v", errs.ToAggregate())
+		}
+	})
+}
+
+// FuzzEnvironment says one key by its variable, over a file that is right: no panic, a line that names the variable, and
+// nothing accepted that is not valid.
+func FuzzEnvironment(f *testing.F) {
+	const text = "instance: gw1\nsource: {relay: {servers: ['https://10.10.0.11:8443'], tokenFile: /token}}"
+	keys := leafKeys(reflect.TypeFor[document](), "")
+	for i, k := range keys {
+		for _, value := range []string{"x", "-1", "0x1ff0", "[", "[{}]", "[~]", "{a: b}", "a,,b", " ", "\x00", "10.0.0.1/8", "1h", "true", "null"} {
+			f.Add(uint8(i), value)
+		}
+		if k.name == "uplinks" {
+			f.Add(uint8(i), `[{interface: eth1, gateway: 198.51.100.1}, {interface: eth2, gateways: [203.0.113.1, "2001:db8::1"]}]`)
+		}
+	}
+	f.Fuzz(func(t *testing.T, n uint8, value string) {
+		name := variable(keys[int(n)%len(keys)].name)
+		cfg, err := parse("the-file", []byte(text), func(asked string) string {
+			if asked == name {
+				return value
+			}
+			return ""
+		})
+		if err != nil && !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), "the-file") {
+			t.Errorf("%s=%q: neither variable nor file is named: %v", name, value, err)
+		}
+		if err == nil {
+			if errs := cfg.validate(); len(errs) > 0 {
+				t.Errorf("%s=%q: accepted, and not valid: %v", name, value, errs.ToAggregate())
+			}
 		}
 	})
 }

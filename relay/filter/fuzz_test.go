@@ -1,0 +1,77 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package filter_test
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/relay/filter"
+)
+
+// FuzzVisible takes any objects for those of the cluster: no panic, no Service that no valid Mapping of its namespace names, no
+// slice of another one, and what was filtered once is filtered the same again.
+func FuzzVisible(f *testing.F) {
+	for _, cluster := range []filter.Cluster{
+		{},
+		{
+			Mappings: []*v1alpha1.Mapping{mapping("a", "web"), mapping("b", "")},
+			Services: []*corev1.Service{{ObjectMeta: meta("shop", "web")}, {ObjectMeta: meta("bank", "web")}},
+			EndpointSlices: []*discoveryv1.EndpointSlice{
+				slice("shop", "web-1", map[string]string{discoveryv1.LabelServiceName: "web"}), slice("shop", "of-nothing", nil),
+			},
+		},
+		{
+			Mappings: []*v1alpha1.Mapping{filled[v1alpha1.Mapping]()}, Services: []*corev1.Service{filled[corev1.Service]()},
+			EndpointSlices: []*discoveryv1.EndpointSlice{filled[discoveryv1.EndpointSlice]()},
+		},
+	} {
+		text, err := json.Marshal(cluster)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var cluster filter.Cluster
+		if json.Unmarshal(text, &cluster) != nil {
+			return
+		}
+		// Informers deliver objects, never the lack of one.
+		cluster.Mappings, cluster.Services = withoutNil(cluster.Mappings), withoutNil(cluster.Services)
+		cluster.EndpointSlices = withoutNil(cluster.EndpointSlices)
+		named := map[types.NamespacedName]bool{}
+		for _, m := range cluster.Mappings {
+			if service, valid := filter.NamedBy(m); valid && service.Namespace == m.Namespace {
+				named[service] = true
+			}
+		}
+		out := filter.Visible(cluster)
+		for _, s := range out.Services {
+			if !named[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] || len(s.Annotations)+len(s.ManagedFields) > 0 {
+				t.Errorf("Service %s/%s leaves the cluster", s.Namespace, s.Name)
+			}
+		}
+		for _, s := range out.EndpointSlices {
+			if !named[types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}] || len(s.Annotations)+len(s.ManagedFields) > 0 {
+				t.Errorf("EndpointSlice %s/%s leaves the cluster", s.Namespace, s.Name)
+			}
+		}
+		if diff := cmp.Diff(out, filter.Visible(out), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("filtered again (-once +twice):\n%s", diff)
+		}
+	})
+}
+
+func withoutNil[T any](items []*T) []*T {
+	return slices.DeleteFunc(items, func(item *T) bool { return item == nil })
+}
