@@ -57,6 +57,9 @@ func (w *world) metric(ctx context.Context, t *testing.T, name string) float64 {
 }
 
 func testMetrics(t *testing.T, w *world) {
+	w.namespace(t, "metrics", 1)
+	w.mapping(t, "metrics", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, ports: [{port: 9470, servicePort: 8080}]`)
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 9470), nil)
 	ctx := timeout(t, time.Minute)
 	for _, path := range []string{"/readyz", "/livez"} {
 		if code, body := w.ask(ctx, t, path); code != http.StatusOK {
@@ -77,7 +80,7 @@ func testMetrics(t *testing.T, w *world) {
 	}
 	for _, hand := range []struct{ kind, command string }{
 		{"iptables", "iptables -t nat -D PREROUTING 1"},
-		{"ip_rule", "ip rule del priority 7380"},
+		{"ip_rule", "ip rule flush protocol 83"},
 		{"sysctl", "echo 0 > /proc/sys/net/ipv4/ip_forward"},
 	} {
 		name := `smartnat_repairs_total{kind="` + hand.kind + `"}`
