@@ -54,7 +54,7 @@ all() {
 
 unit() {
 	if (($# == 0)); then
-		mapfile -t packages < <(go list ./... | grep -v -e /scripts/lab -e /scripts/bench/scale)
+		mapfile -t packages < <(go list ./... | grep -v -e /scripts/lab -e /scripts/bench/scale -e /scripts/chaos)
 		set -- "${packages[@]}"
 	fi
 	summarized go test -json "$@"

@@ -51,7 +51,6 @@ serviceRoutes:
 
 const (
 	gatewayConfigFile = "/etc/smartnat.yaml"
-	relayURL          = "https://" + Node1Address + ":8443"
 	relayName         = "smartnat-relay.smartnat.svc"
 )
 
@@ -64,6 +63,11 @@ func (l *Lab) ApplyRelay(ctx context.Context) (string, error) {
 // StartRelay applies what the relay needs and starts it on node1, with the rights of its ServiceAccount and no others.
 // It returns when the relay is ready.
 func (l *Lab) StartRelay(ctx context.Context, flags ...string) (*Process, error) {
+	return l.StartRelayOn(ctx, Node1, flags...)
+}
+
+// StartRelayOn is StartRelay on one of the nodes: a replica.
+func (l *Lab) StartRelayOn(ctx context.Context, node string, flags ...string) (*Process, error) {
 	if err := l.ApplyCRDs(ctx); err != nil {
 		return nil, err
 	}
@@ -78,24 +82,25 @@ func (l *Lab) StartRelay(ctx context.Context, flags ...string) (*Process, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeKubeconfig(kubeconfigFile("smartnat-relay"), apiServer, clientcmdapi.AuthInfo{Token: token}); err != nil {
+	files, address := "smartnat-relay-"+node, l.nodes[node].addresses[0]
+	if err := writeKubeconfig(kubeconfigFile(files), apiServer, clientcmdapi.AuthInfo{Token: token}); err != nil {
 		return nil, err
 	}
-	if err := l.authority.issue("smartnat-relay", identity{user: "smartnat-relay", names: []string{relayName, Node1Address}}); err != nil {
+	if err := l.authority.issue(files, identity{user: "smartnat-relay", names: []string{relayName, address}}); err != nil {
 		return nil, err
 	}
-	return l.Host(Node1).start(ctx, command{
+	return l.Host(node).start(ctx, command{
 		name: "smartnat-relay",
-		argv: append([]string{program, "--kubeconfig=" + kubeconfigFile("smartnat-relay"), "--secure-port=8443",
-			"--tls-cert-file=" + certFile("smartnat-relay"), "--tls-private-key-file=" + keyFile("smartnat-relay")}, flags...),
-		ready: l.relayReady,
+		argv: append([]string{program, "--kubeconfig=" + kubeconfigFile(files), "--secure-port=8443",
+			"--tls-cert-file=" + certFile(files), "--tls-private-key-file=" + keyFile(files)}, flags...),
+		ready: func(ctx context.Context) error { return l.relayReady(ctx, node, "https://"+address+":8443") },
 	})
 }
 
-func (l *Lab) relayReady(ctx context.Context) error {
+func (l *Lab) relayReady(ctx context.Context, node, relayURL string) error {
 	roots := x509.NewCertPool()
 	roots.AddCert(l.authority.certificate)
-	client := l.Host(Node1).HTTPClient()
+	client := l.Host(node).HTTPClient()
 	client.Timeout = patience
 	client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots, ServerName: relayName}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, relayURL+"/readyz", nil)

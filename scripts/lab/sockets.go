@@ -81,7 +81,7 @@ func (h *Host) HTTPGet(ctx context.Context, url string) (Answer, error) {
 	if response.StatusCode != http.StatusOK {
 		return Answer{}, fmt.Errorf("%s: %s: %s", url, response.Status, body)
 	}
-	return parseAnswer(body)
+	return ParseAnswer(body)
 }
 
 // EchoTCP opens a connection to a pod, says something, and returns the answer.
@@ -151,14 +151,15 @@ func (f *Flow) Say(ctx context.Context, text string) (Answer, error) {
 		if err != nil {
 			return Answer{}, err
 		}
-		answer, err := parseAnswer(line)
+		answer, err := ParseAnswer(line)
 		if err != nil || answer.Message == message { // else it is a late answer to an earlier one
 			return answer, err
 		}
 	}
 }
 
-func parseAnswer(text []byte) (Answer, error) {
+// ParseAnswer reads what a pod said.
+func ParseAnswer(text []byte) (Answer, error) {
 	var answer Answer
 	if err := json.Unmarshal(text, &answer); err != nil {
 		return Answer{}, fmt.Errorf("not a pod's answer: %q: %w", text, err)

@@ -1,0 +1,64 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// linkFaults are uplinks that go and come back. What passes by the other uplink has to be right meanwhile.
+func linkFaults() []fault {
+	return []fault{
+		{name: "uplink down", promise: linkDown, inject: uplinkDown},
+		{name: "uplink's cable out", promise: linkDown, inject: cableOut},
+		{name: "addresses removed", promise: linkDown, inject: removeAddresses},
+	}
+}
+
+// uplink is one of the two: what its addresses begin with.
+type uplink struct{ link, prefix4, prefix6 string }
+
+func chosenUplink(s step) uplink {
+	return []uplink{{"eth1", "198.51.100.1", "2001:db8:1::1"}, {"eth2", "203.0.113.1", "2001:db8:2::1"}}[s.Pick%2]
+}
+
+// uplinkDown: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
+func uplinkDown(_ context.Context, w *world, s step) (injury, error) {
+	u := chosenUplink(s)
+	gateway := w.Host(lab.Gateway)
+	return injury{variant: u.link, scope: scope{link: u.link}, heal: func(ctx context.Context) error {
+		lines := fmt.Sprintf("for i in 0 1 2 3 4; do ip address replace %s$i/64 dev %s nodad; done", u.prefix6, u.link)
+		if u.link == "eth1" {
+			lines += fmt.Sprintf("; ip -4 route replace default via %s; ip -6 route replace default via %s", u.prefix4, u.prefix6)
+		}
+		return errors.Join(gateway.SetLink(u.link, true), w.on(ctx, lines))
+	}}, gateway.SetLink(u.link, false)
+}
+
+func cableOut(_ context.Context, w *world, s step) (injury, error) {
+	u := chosenUplink(s)
+	return injury{variant: u.link, scope: scope{link: u.link}, heal: func(context.Context) error {
+		return w.SetCable(lab.Gateway, u.link, true)
+	}}, w.SetCable(lab.Gateway, u.link, false)
+}
+
+// removeAddresses takes the addresses of an uplink and a family away, and brings them back.
+func removeAddresses(ctx context.Context, w *world, s step) (injury, error) {
+	family := s.Pick / 2 % 2
+	u := chosenUplink(s)
+	prefix, length := []string{u.prefix4, u.prefix6}[family], []string{"/24", "/64 nodad"}[family]
+	where := scope{link: u.link, family: families[family]}
+	lines := fmt.Sprintf("for i in 0 1 2 3 4; do ip address add %s$i%s dev %s; done", prefix, length, u.link)
+	if u.link == "eth1" {
+		lines += fmt.Sprintf("; ip %s route replace default via %s", options[family], prefix)
+	}
+	return injury{variant: u.link + ", " + where.family, scope: where, heal: func(ctx context.Context) error { return w.on(ctx, lines) }},
+		w.on(ctx, fmt.Sprintf("ip %s address flush dev %s scope global", options[family], u.link))
+}

@@ -1,0 +1,59 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func main() {
+	p := plan{warmUp: 179}
+	flag.Uint64Var(&p.Seed, "seed", rand.Uint64N(1_000_000), "what decides the order of faults: the same seed, the same order")
+	flag.DurationVar(&p.Duration, "duration", 5*time.Minute, "how long faults go on")
+	flag.StringVar(&p.Backend, "backend", "nft", "legacy or nft: the gateway's iptables")
+	soak := flag.Bool("soak", false, "no faults, but a cluster in which much changes, and a look at what grows")
+	only := flag.String("only", "", "faults by name, separated by commas, in the place of all")
+	list := flag.Bool("list", false, "print the names of all faults and end")
+	out := flag.String("out", "scripts/chaos/results", "the folder for the report")
+	readme := flag.String("readme", "", "a README.md in which to put the report in the place of the last one")
+	flag.Parse()
+	if *list {
+		fmt.Println(strings.Join(choose(func(fault) bool { return true }), "\n"))
+		return
+	}
+	p.name, p.tempo, p.Growth = "chaos", tempo{pause: [2]time.Duration{time.Second, 3 * time.Second}, hold: [2]time.Duration{2 * time.Second, 8 * time.Second}}, bounds
+	p.faults = choose(func(f fault) bool { return f.backend == "" || f.backend == p.Backend })
+	if *soak {
+		p.name, p.Growth.Slope = "soak", 0.05
+		p.faults = choose(func(f fault) bool { return f.churn })
+	}
+	if *only != "" {
+		p.faults = strings.Split(*only, ",")
+	}
+	status, err := lab.Run(func() int {
+		fmt.Printf("%s: seed %d, %v, iptables %s\n", p.name, p.Seed, p.Duration, p.Backend)
+		report, err := run(p, func(line string) { fmt.Println(line) })
+		if err == nil {
+			err = report.write(*out, *readme)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", p.name, err)
+			return 1
+		}
+		return min(len(report.Verdict), 1)
+	})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", p.name, err)
+	}
+	os.Exit(status)
+}

@@ -1,0 +1,80 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+const (
+	namespace = "chaos"
+	// Ports of Mappings: to endpoints, to a ClusterIP, to endpoints of which one comes and goes, and guarded: to where only
+	// packets of sources that are not allowed go.
+	endpointsPort, servicePort, flappingPort, guardedPort = 8080, 8081, 8082, 9001
+	// insidePort is of no Mapping: only packets that cross the boundary go there.
+	insidePort = 9002
+)
+
+// canaryPorts are those that the Mapping "canary" has by turns: whether a change gets through is seen by them.
+var canaryPorts = [2]int{7001, 7002}
+
+// externals are the addresses by which everything is reached: both uplinks, both families.
+var externals = []string{lab.External1, lab.External2, lab.External1v6, lab.External2v6}
+
+func join(port uint16) []string {
+	var addresses []string
+	for _, external := range externals {
+		addresses = append(addresses, lab.Join(external, port))
+	}
+	return addresses
+}
+
+// allowed are the sources that Mappings allow: the client, and not the other one.
+const allowed = `allowedSources: [192.0.2.10/32, "2001:db8:c::10/128"]`
+
+// objects are the Services and Mappings of a run.
+func objects() string {
+	quoted := `"` + strings.Join(externals, `", "`) + `"`
+	var text strings.Builder
+	for _, service := range []string{"steady", "flapping"} {
+		fmt.Fprintf(&text, `
+apiVersion: v1
+kind: Service
+metadata: {name: %s, namespace: %s}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: %s}
+  ports:
+  - {name: tcp, port: 8080, protocol: TCP}
+  - {name: udp, port: 8080, protocol: UDP}
+  - {name: guarded-tcp, port: %d, protocol: TCP}
+  - {name: guarded-udp, port: %d, protocol: UDP}
+---
+`, service, namespace, service, guardedPort, guardedPort)
+	}
+	both := func(port int, target int) string {
+		return fmt.Sprintf("[{port: %d, servicePort: %d}, {port: %d, servicePort: %d, protocol: udp}]", port, target, port, target)
+	}
+	for _, m := range []struct{ name, service, mode, ports string }{
+		{"endpoints", "steady", "endpoints", both(endpointsPort, 8080)},
+		{"service", "steady", "service", both(servicePort, 8080)},
+		{"flapping", "flapping", "endpoints", both(flappingPort, 8080)},
+		{"guarded", "steady", "endpoints", both(guardedPort, guardedPort)},
+		{"canary", "steady", "endpoints", fmt.Sprintf("[{port: %d, servicePort: 8080}]", canaryPorts[0])},
+	} {
+		fmt.Fprintf(&text, `
+apiVersion: smartnat.aureacentral.com/v1alpha1
+kind: Mapping
+metadata: {name: %s, namespace: %s}
+spec: {addresses: [%s], serviceName: %s, mode: %s, ports: %s, %s}
+---
+`, m.name, namespace, quoted, m.service, m.mode, m.ports, allowed)
+	}
+	return text.String()
+}

@@ -1,0 +1,177 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/bench/figures"
+	"github.com/smartnat/smartnat/scripts/bench/load"
+)
+
+// Report is a run.
+type Report struct {
+	load.Run
+	plan
+	outcome
+	// Verdict names all that must not have happened.
+	Verdict []string
+}
+
+// cost is what faults of a kind cost, the worst of them.
+type cost struct {
+	times int
+	// What was lost, and the forbidden packets that passed.
+	sessions, connections, datagrams, passed int
+	// gap is the longest for new connections, silence that of what lasts.
+	gap, silence       time.Duration
+	repaired, followed time.Duration
+}
+
+// line is a record in short.
+func (r record) line() string {
+	text := fmt.Sprintf("%s (%s): held %v, repaired after %v, followed after %v", r.Fault, r.Variant, milliseconds(r.Healed.Sub(r.Injected)),
+		milliseconds(r.Repaired.Sub(r.Healed)), milliseconds(r.Followed.Sub(r.Repaired)))
+	if r.Passed+r.PassedAfter > 0 {
+		text += fmt.Sprintf(", PASSED %d+%d", r.Passed, r.PassedAfter)
+	}
+	if r.Failed != "" {
+		text += ", FAILED: " + r.Failed
+	}
+	return text
+}
+
+func milliseconds(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+
+// costs are those of each kind of fault.
+func (o outcome) costs() map[string]cost {
+	costs := map[string]cost{}
+	for _, r := range o.Records {
+		c := costs[r.Fault]
+		c.times++
+		c.passed += r.Passed + r.PassedAfter
+		c.repaired, c.followed = max(c.repaired, r.Repaired.Sub(r.Healed)), max(c.followed, r.Followed.Sub(r.Repaired))
+		for _, t := range o.Tracks {
+			c.add(t, r.period())
+		}
+		costs[r.Fault] = c
+	}
+	return costs
+}
+
+func (c *cost) add(t track, period span) {
+	lost := 0
+	for _, l := range t.Losses {
+		if !l.At.Before(period.From) && l.At.Before(period.To) {
+			lost++
+		}
+	}
+	longest := time.Duration(0)
+	for _, gap := range t.Gaps {
+		longest = max(longest, gap.overlap(period).length())
+	}
+	switch t.Class {
+	case sessions:
+		c.sessions += lost
+		c.silence = max(c.silence, longest)
+	case connections:
+		c.connections += lost
+		c.gap = max(c.gap, longest)
+	case datagrams:
+		c.datagrams += lost
+		c.silence = max(c.silence, longest)
+	case control:
+	}
+}
+
+// markdown is the whole report.
+func (r *Report) markdown() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s\nSeed %d, iptables %s, %d faults in %v.\n\n", r.Heading(), r.Seed, r.Backend, len(r.Records), r.Duration)
+	text.WriteString("| fault | times | established connections lost | new connections failed | longest gap for new connections | longest silence of established ones | datagrams lost | forbidden packets passed | repaired within | next change followed within |\n")
+	text.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	costs := r.costs()
+	for _, name := range slices.Sorted(maps.Keys(costs)) {
+		c := costs[name]
+		fmt.Fprintf(&text, "| %s | %d | %d | %d | %s | %s | %d | %d | %s | %s |\n", name, c.times, c.sessions, c.connections,
+			ms(c.gap), ms(c.silence), c.datagrams, c.passed, ms(c.repaired), ms(c.followed))
+	}
+	text.WriteString("\n" + r.totals() + "\n")
+	text.WriteString(r.used())
+	if len(r.Verdict) == 0 {
+		text.WriteString("\n**Passed.**\n")
+		return text.String()
+	}
+	fmt.Fprintf(&text, "\n**Failed**, for %d reasons:\n\n", len(r.Verdict))
+	for _, reason := range r.Verdict {
+		fmt.Fprintf(&text, "- %s\n", strings.ReplaceAll(reason, "\n", "\n  "))
+	}
+	return text.String()
+}
+
+// ms is a time in milliseconds; what is not remarkable has none.
+func ms(d time.Duration) string {
+	if d == 0 {
+		return "-"
+	}
+	return figures.Number(float64(d.Milliseconds())) + " ms"
+}
+
+// totals count the traffic.
+func (r *Report) totals() string {
+	done, lost := map[class]int{}, map[class]int{}
+	late := time.Duration(0)
+	for _, t := range r.Tracks {
+		done[t.Class] += t.Done
+		lost[t.Class] += len(t.Losses)
+		for _, gap := range t.Gaps {
+			if t.Class == control {
+				late = max(late, gap.length())
+			}
+		}
+	}
+	return fmt.Sprintf("Traffic in all: %s lines by sessions, of which %d were lost; %s new connections and %d that failed; %s datagrams answered and %d that were not. "+
+		"Past the gateway, the longest gap was %s: so late was the machine itself. Gaps up to %v are not told.\n",
+		figures.Number(float64(done[sessions])), lost[sessions], figures.Number(float64(done[connections])), lost[connections],
+		figures.Number(float64(done[datagrams])), lost[datagrams], ms(late), remarkable)
+}
+
+// used is what was used, at first, at most and at last.
+func (r *Report) used() string {
+	if len(r.Usage) == 0 {
+		return ""
+	}
+	var text strings.Builder
+	text.WriteString("\n| used | at first | at most | at last |\n|---|--:|--:|--:|\n")
+	first, last := r.Usage[0], r.Usage[len(r.Usage)-1]
+	for _, name := range slices.Sorted(maps.Keys(first.Values)) {
+		most := 0.0
+		for _, u := range r.Usage {
+			most = max(most, u.Values[name])
+		}
+		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", name, figures.Number(first.Values[name]), figures.Number(most), figures.Number(last.Values[name]))
+	}
+	return text.String()
+}
+
+// write puts the report where people look for it, and into a README when one is named.
+func (r *Report) write(dir, readme string) error {
+	text := r.markdown()
+	path := filepath.Join(dir, r.name+".md")
+	errs := []error{os.MkdirAll(dir, 0o755), os.WriteFile(path, []byte(text), 0o644)}
+	if readme != "" {
+		errs = append(errs, figures.ReplaceRun(readme, r.name, text))
+	}
+	fmt.Printf("\n%s\n%s holds this.\n", text, path)
+	return errors.Join(errs...)
+}

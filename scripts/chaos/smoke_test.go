@@ -1,0 +1,42 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// A short run, always the same one: what must not happen does not.
+func TestSmoke(t *testing.T) {
+	lab.Require(t)
+	p := plan{
+		name: "chaos", Seed: 1, Duration: 12 * time.Second, Backend: "nft", Growth: bounds,
+		tempo:  tempo{pause: [2]time.Duration{200 * time.Millisecond, 500 * time.Millisecond}, hold: [2]time.Duration{300 * time.Millisecond, time.Second}},
+		faults: choose(func(f fault) bool { return f.quick }),
+	}
+	report, err := run(p, func(line string) { t.Log(line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(report.markdown())
+	for _, reason := range report.Verdict {
+		t.Error(reason)
+	}
+	if len(report.Records) < 3 {
+		t.Errorf("only %d faults in %v", len(report.Records), p.Duration)
+	}
+	for _, c := range []class{connections, sessions, datagrams, control} {
+		if !slices.ContainsFunc(report.Tracks, func(t track) bool { return t.Class == c && t.Done > 50 }) {
+			t.Errorf("no traffic to speak of: %s", c)
+		}
+	}
+}

@@ -1,0 +1,184 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// world is a lab with everything in it: two relays, smartnatd, pods and Mappings.
+type world struct {
+	*lab.Lab
+	backend  string
+	smartnat versioned.Interface
+	relays   []*lab.Process
+	daemon   *lab.Process
+	// services are the ClusterIPs of the Service "steady", and pods the addresses of one of its pods; endpoints are those of
+	// all pods.
+	services, pods, endpoints []string
+	// canary says which of its two ports the Mapping has, and desired what the kernel should hold with the one and the other.
+	canary  int
+	desired [2]string
+	// toggles is how often the config was changed.
+	toggles int
+}
+
+// config is the lab's with both relays.
+func config() string {
+	one := `servers: ["https://` + lab.Node1Address + `:8443"`
+	return strings.Replace(lab.DualStackConfig, one, one+`, "https://`+lab.Node2Address+`:8443"`, 1)
+}
+
+func newWorld(ctx context.Context, backend string) (*world, error) {
+	l, err := lab.Start(ctx, lab.WithBackend(backend))
+	if err != nil {
+		return nil, err
+	}
+	w := &world{Lab: l, backend: backend}
+	if err := w.furnish(ctx); err != nil {
+		return nil, errors.Join(err, fmt.Errorf("%s", l.Logs()), l.Stop())
+	}
+	return w, nil
+}
+
+// furnish makes all that is there before the first fault.
+func (w *world) furnish(ctx context.Context) (err error) {
+	for _, node := range []string{lab.Node1, lab.Node2} {
+		relay, err := w.StartRelayOn(ctx, node)
+		if err != nil {
+			return err
+		}
+		w.relays = append(w.relays, relay)
+	}
+	rest := w.RESTConfig()
+	rest.QPS = -1
+	if w.smartnat, err = versioned.NewForConfig(rest); err != nil {
+		return err
+	}
+	if err := errors.Join(w.GrantGateway(ctx), w.CreateNamespace(ctx, namespace), w.wrapRestore(ctx)); err != nil {
+		return err
+	}
+	for _, app := range []string{"steady", "flapping"} {
+		for i, node := range []string{lab.Node1, lab.Node2} {
+			pod := lab.Pod{Namespace: namespace, Name: fmt.Sprintf("%s-%d", app, i), Node: node, Labels: map[string]string{"app": app}}
+			if _, err := w.AddPod(ctx, pod); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := w.Apply(ctx, objects()); err != nil {
+		return err
+	}
+	if w.daemon, err = w.StartGateway(ctx, config()); err != nil {
+		return err
+	}
+	if err := errors.Join(w.findInside(ctx), w.reachable(ctx)); err != nil {
+		return err
+	}
+	// The second first, so that the first is in effect afterwards.
+	for range canaryPorts {
+		if err := errors.Join(w.toggle(ctx), w.learn(ctx)); err != nil {
+			return err
+		}
+	}
+	return w.countAtNodes(ctx)
+}
+
+// reachable waits until every way that traffic is going to take leads to a pod.
+func (w *world) reachable(ctx context.Context) error {
+	for _, port := range []uint16{endpointsPort, servicePort, flappingPort} {
+		for _, address := range join(port) {
+			if err := lab.Poll(ctx, func(ctx context.Context) error {
+				_, err := w.Host(lab.Client).EchoTCP(ctx, address)
+				return err
+			}); err != nil {
+				return fmt.Errorf("before the first fault: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// toggle gives the canary its other port.
+func (w *world) toggle(ctx context.Context) error {
+	next := 1 - w.canary
+	patch := fmt.Sprintf(`{"spec":{"ports":[{"port":%d,"servicePort":8080}]}}`, canaryPorts[next])
+	_, err := w.smartnat.SmartnatV1alpha1().Mappings(namespace).Patch(ctx, "canary", types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("changing the canary: %w", err)
+	}
+	w.canary = next
+	return nil
+}
+
+// restores is the file in which every run of a restore program is noted, but for those that ask for its version.
+const restores = "/run/restores"
+
+// wrapRestore puts scripts that note their runs before the gateway's restore programs.
+func (w *world) wrapRestore(ctx context.Context) error {
+	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
+		link, err := w.restoreProgram(ctx, name)
+		if err != nil {
+			return err
+		}
+		program, err := os.Readlink(link)
+		if err != nil {
+			return fmt.Errorf("the lab's %s: %w", name, err)
+		}
+		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] || echo %s >> %s\nexec %s \"$@\"\n", name, restores, program)
+		if err := errors.Join(os.Remove(link), os.WriteFile(link, []byte(script), 0o755)); err != nil {
+			return err
+		}
+	}
+	return w.Host(lab.Gateway).WriteFile(restores, "")
+}
+
+// restoreProgram is the path of a program on the gateway.
+func (w *world) restoreProgram(ctx context.Context, name string) (string, error) {
+	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", "command -v "+name)
+	return strings.TrimSpace(out), err
+}
+
+// writes counts the runs of the restore programs.
+func (w *world) writes() (int, error) {
+	text, err := w.Host(lab.Gateway).ReadFile(restores)
+	return strings.Count(text, "\n"), err
+}
+
+// findInside learns the addresses that nobody outside may reach but by a Mapping.
+func (w *world) findInside(ctx context.Context) error {
+	service, err := w.Kube().CoreV1().Services(namespace).Get(ctx, "steady", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	w.services = service.Spec.ClusterIPs
+	pods, err := w.Kube().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods.Items {
+		for _, ip := range pod.Status.PodIPs {
+			w.endpoints = append(w.endpoints, ip.IP)
+			if pod.Name == "steady-1" {
+				w.pods = append(w.pods, ip.IP)
+			}
+		}
+	}
+	if len(w.services) != 2 || len(w.pods) != 2 {
+		return fmt.Errorf("the cluster is not dual stack: ClusterIPs %v, pod IPs %v", w.services, w.pods)
+	}
+	return nil
+}
