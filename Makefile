@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab test test-unit test-packages test-boot fuzz bench bench-go bench-datapath bench-relay verify lint update packages clean
+.PHONY: help setup build demo lab test test-unit test-packages test-boot fuzz bench bench-go bench-datapath bench-relay chaos soak verify lint update packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ build: ## build the programs into bin/
 	@mkdir -p bin
 	@for program in $(PROGRAMS); do \
 		echo "build: bin/$$program $(VERSION)"; \
-		CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o "bin/$$program" "./cmd/$$program"; \
+		CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o "bin/$$program" "./cmd/$$program"; \
 	done
 
 demo: ## a real control plane, a gateway and a client on this machine; DEMO_EXIT=1 ends at once
@@ -73,7 +73,17 @@ bench-relay: ## what the relay costs in a cluster of 10,000 Services, with 500 w
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/bench/relay $(BENCH)
 
-verify: ## what a reviewer would check: generated code, go mod tidy, lint, licence headers, shell scripts
+chaos: ## break things under traffic for DURATION (5m), in the order that SEED stands for; all else: CHAOS=-help (as root)
+	@scripts/setup.sh test
+	@scripts/kube/build.sh >/dev/null
+	@go run ./scripts/chaos $(if $(SEED),-seed $(SEED)) -duration $(or $(DURATION),5m) $(CHAOS)
+
+soak: ## change things under traffic for DURATION (2h): does anything grow? (as root)
+	@scripts/setup.sh test
+	@scripts/kube/build.sh >/dev/null
+	@go run ./scripts/chaos -soak $(if $(SEED),-seed $(SEED)) -duration $(or $(DURATION),2h) $(CHAOS)
+
+verify: ## what a reviewer would check: generated code, lint, known vulnerabilities, that two builds are the same, ...
 	@scripts/setup.sh test
 	@scripts/verify.sh
 
