@@ -29,7 +29,7 @@ done
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 say "building smartnat-relay $version for linux/$arch"
-CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$context/smartnat-relay" ./cmd/smartnat-relay
+CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$context/smartnat-relay" ./cmd/smartnat-relay
 chmod 0755 "$context/smartnat-relay"
 
 say "building $name with $engine"

@@ -38,7 +38,7 @@ for ARCH in "${arches[@]}"; do
 	BIN="$tmp/$ARCH"
 	export ARCH BIN
 	echo "packages: smartnatd $VERSION for $ARCH"
-	CGO_ENABLED=0 GOOS=linux GOARCH="$ARCH" go build -trimpath -ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$BIN/smartnatd" ./cmd/smartnatd
+	CGO_ENABLED=0 GOOS=linux GOARCH="$ARCH" go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$BIN/smartnatd" ./cmd/smartnatd
 	for packager in deb rpm; do
 		"$nfpm" package --config scripts/packages/nfpm.yaml --packager "$packager" --target "$dist" >"$tmp/log" 2>&1 || {
 			cat "$tmp/log" >&2

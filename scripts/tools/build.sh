@@ -3,10 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds the tools of one module of scripts/tools and prints the folder that holds them:
-#   build.sh            generators (scripts/tools/go.mod)
-#   build.sh lint       golangci-lint
-#   build.sh nfpm       nfpm
-#   build.sh benchstat  benchstat
+#   build.sh              generators (scripts/tools/go.mod)
+#   build.sh lint         golangci-lint
+#   build.sh nfpm         nfpm
+#   build.sh benchstat    benchstat
+#   build.sh govulncheck  govulncheck
 # They are built once for each state of the module's go.mod and go.sum, outside the tree. Only the path goes to standard output.
 set -euo pipefail
 
