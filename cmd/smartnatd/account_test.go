@@ -103,7 +103,7 @@ func TestProbes(t *testing.T) {
 			if err := w.alive(); (err == nil) != alive {
 				t.Errorf("%s: alive: %v", when, err)
 			}
-			if err := w.daemon.ready(); (err == nil) != ready {
+			if err := w.ready(); (err == nil) != ready {
 				t.Errorf("%s: ready: %v", when, err)
 			}
 		}
