@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/ti-mo/conntrack"
 	"github.com/ti-mo/netfilter"
@@ -17,18 +19,35 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Client reads and ends connections. It keeps no socket between calls.
-type Client struct{ own gateway.Ownership }
+// patience is how long connections may be put off that do no harm. To look for them costs a walk over the kernel's table,
+// most of what an endpoint that comes and goes costs where there are few ports.
+const patience = time.Second
+
+// maxOwed bounds what is remembered of those that were put off.
+const maxOwed = 64
+
+// Client reads and ends connections. It keeps no socket between calls, and is not safe for several goroutines.
+type Client struct {
+	own gateway.Ownership
+	// looked is when connections were looked at last, owed where they were put off since.
+	looked time.Time
+	owed   []scope
+}
 
 // New returns a Client for the connections that carry own's mark.
 func New(own gateway.Ownership) *Client { return &Client{own: own} }
+
+// Owes reports whether the next Cut is going to look at connections that were put off, whatever the state.
+func (c *Client) Owes() bool { return len(c.owed) > 0 && time.Since(c.looked) >= patience }
 
 // Cut ends the connections that the state does not make, and returns how many those were. It is to be called once the rules
 // are in place, as the next packet of a connection that was cut meets them. What is known to have been right since an
 // earlier state, and is not touched by what differs, is not looked at; nil has everything looked at. What cannot be ended
 // keeps nothing else from it.
+//
+// TCP to backends that went is looked at once in a while where they go all the time: Owes says when.
 func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
-	changed := changedSince(since, state)
+	changed := c.take(changedSince(since, state), time.Now())
 	if len(changed.stale)+len(changed.missed) == 0 {
 		return 0, nil
 	}
@@ -46,6 +65,24 @@ func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.St
 	}
 	ended, endErr := end(ctx, flows)
 	return ended, errors.Join(err, endErr)
+}
+
+// take returns what is to be looked at now: what changed and what was put off, or nothing where that can wait.
+func (c *Client) take(changed changes, now time.Time) changes {
+	for _, s := range c.owed {
+		if !slices.Contains(changed.stale, s) {
+			changed.stale = append(changed.stale, s)
+		}
+	}
+	if !changed.urgent && now.Sub(c.looked) < patience {
+		c.owed = atMost(maxOwed, changed.stale)
+		return changes{}
+	}
+	c.owed = nil
+	if len(changed.stale)+len(changed.missed) > 0 {
+		c.looked = now
+	}
+	return changed
 }
 
 // condemned are those of the connections that the kernel finds that are to be ended.

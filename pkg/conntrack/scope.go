@@ -25,6 +25,9 @@ type scope struct {
 type changes struct {
 	// stale are where connections of ours may have become wrong, missed where flows may be older than their Forward.
 	stale, missed []scope
+	// urgent is set when one of them does harm as long as it lives. A connection of TCP to a backend that went does not: who is
+	// at its ends only learns later that it is over.
+	urgent bool
 }
 
 // changedSince compares two States, whose Forwards are sorted; nil means that nothing is known to have been right.
@@ -37,23 +40,26 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	for a, b := before.Forwards, state.Forwards; len(a) > 0 || len(b) > 0; {
 		switch order := compareFirst(a, b); {
 		case order < 0:
-			c.stale, a = append(c.stale, toFrontend(a[0].Frontend)), a[1:]
+			c.stale, c.urgent, a = append(c.stale, toFrontend(a[0].Frontend)), true, a[1:]
 		case order > 0:
 			// Where there was a Forward without backends, flows were refused and so not remembered.
 			if b[0].Protocol == gateway.UDP && len(b[0].Backends) > 0 {
-				c.missed = append(c.missed, toFrontend(b[0].Frontend))
+				c.missed, c.urgent = append(c.missed, toFrontend(b[0].Frontend)), true
 			}
 			b = b[1:]
 		default:
-			if !letsBe(&a[0], &b[0]) {
+			if admits, leads := admitsAll(&a[0], &b[0]), leadsOn(&a[0], &b[0]); !admits || !leads {
 				c.stale = append(c.stale, toFrontend(a[0].Frontend))
+				c.urgent = c.urgent || !admits || a[0].Protocol != gateway.TCP
 			}
 			a, b = a[1:], b[1:]
 		}
 	}
-	c.stale = append(c.stale, changedEgress(before.Egresses, state.Egresses)...)
+	if egress := changedEgress(before.Egresses, state.Egresses); len(egress) > 0 {
+		c.stale, c.urgent = append(c.stale, egress...), true
+	}
 	if since == nil {
-		c.stale = []scope{{}}
+		c.stale, c.urgent = []scope{{}}, true
 	}
 	return c
 }
@@ -120,11 +126,14 @@ func toFrontend(f gateway.Frontend) scope {
 	return s
 }
 
-// letsBe reports whether each connection that a Forward of the same frontend may have made is still right with the one after.
-func letsBe(before, after *gateway.Forward) bool {
-	if before.Shift != after.Shift || before.SourcesDeny != after.SourcesDeny || !allowsAll(before.Sources, after.Sources) {
-		return false
-	}
+// admitsAll reports whether everybody who could connect by a Forward still can by the one after of the same frontend, and to
+// the same ports.
+func admitsAll(before, after *gateway.Forward) bool {
+	return before.Shift == after.Shift && before.SourcesDeny == after.SourcesDeny && allowsAll(before.Sources, after.Sources)
+}
+
+// leadsOn reports whether each backend that a Forward led to is one that connections may still lead to with the one after.
+func leadsOn(before, after *gateway.Forward) bool {
 	if same(before.Backends, after.Backends) && same(before.Draining, after.Draining) {
 		return true
 	}

@@ -56,11 +56,13 @@ func (i *instant) Restore(_ context.Context, batch netfilter.Batch) error {
 	i.text = batch.AppendText(i.text[:0])
 	return nil
 }
+func (*instant) Watch(context.Context, func()) error     { return nil }
 func (*instant) Stamp(netfilter.Family) (uint64, error)  { return 0, nil }
 func (*instant) Digest(netfilter.Family) (uint64, error) { return 0, nil }
 func (*instant) Alone(uint64, uint64, int) bool          { return false }
 
 func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
+func (*instant) Owes() bool                                                      { return false }
 
 // BenchmarkApply is what an endpoint that comes and goes costs beside the calls of the kernel.
 func BenchmarkApply(b *testing.B) {

@@ -78,6 +78,26 @@ func TestConnections(t *testing.T) {
 	}
 }
 
+// What was left for later is asked for again by a look that finds nothing else.
+func TestConnectionsLeftForLater(t *testing.T) {
+	k := newKernel()
+	d := start(k)
+	state := full()
+	if _, err := d.Apply(t.Context(), state); err != nil {
+		t.Fatal(err)
+	}
+	for _, owed := range []bool{false, true} {
+		k.Conntrack.Owed = owed
+		if due, err := d.Check(); due != owed || err != nil {
+			t.Errorf("owed %t: Check = %t, %v", owed, due, err)
+		}
+	}
+	k.Conntrack.Cuts = nil
+	if _, err := d.Apply(t.Context(), state); err != nil || len(k.Conntrack.Cuts) != 1 {
+		t.Errorf("%d cuts, %v; want one", len(k.Conntrack.Cuts), err)
+	}
+}
+
 var same = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }

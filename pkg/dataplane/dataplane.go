@@ -39,9 +39,16 @@ type Dataplane struct {
 	// mayRead is whether tables are read because somebody else wrote; they are not until unread.
 	mayRead bool
 	unread  time.Time
+	// undigested is until when no digests are asked for that nobody needs.
+	undigested time.Time
+	// changed, where somebody watches, asks for a Check; later does so once tables may be read.
+	changed func()
+	later   *time.Timer
 	sets    sets
 	routing policyrouting.Set
 	sysctls map[string]string
+	// unset is set while a parameter could not be set.
+	unset bool
 	// settled is what routing and sysctls were written for, nil while the kernel may hold something else.
 	settled *needs
 	// cut is the state that the connections are right for, nil where nobody knows.
@@ -56,7 +63,7 @@ func New(opts Options) *Dataplane {
 }
 
 func (d *Dataplane) forget() {
-	d.families, d.sets = map[netfilter.Family]*family{}, sets{}
+	d.families, d.sets = map[netfilter.Family]*family{}, sets{damage: map[string]Repair{}}
 	d.routing, d.sysctls, d.settled, d.cut = policyrouting.Set{}, map[string]string{}, nil, nil
 }
 
@@ -78,23 +85,29 @@ func (d *Dataplane) Verify() {
 	}
 }
 
-// Check looks whether somebody else wrote, at a cost that does not grow with what is programmed, and reports whether the next
-// Apply is going to read something because of that.
+// Watch calls changed whenever it is time for a Check, because rules may have been written, until ctx ends, which is no
+// error, or until it can watch no longer.
+func (d *Dataplane) Watch(ctx context.Context, changed func()) error {
+	d.mu.Lock()
+	d.changed = changed
+	d.mu.Unlock()
+	return d.opts.IPTables.Watch(ctx, changed)
+}
+
+// Check looks whether somebody else wrote, at a cost that is bounded whatever is programmed, and reports whether the next
+// Apply is going to do something because of that, or because connections were left for later.
 func (d *Dataplane) Check() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.allowReading()
-	tablesErr := d.lookAtTables()
-	changed := false
-	for _, f := range d.families {
-		changed = changed || f.known && f.suspect && d.mayRead
-	}
+	tablesErr := errors.Join(d.lookAtTables(), d.lookClosely())
+	changed := d.readingIsDue()
 	setsChanged, setsErr := d.lookAtSets()
 	sysctlsChanged, sysctlErr := d.lookAtSysctls()
 	if sysctlsChanged {
 		d.settled = nil
 	}
-	return changed || setsChanged || sysctlsChanged, errors.Join(tablesErr, setsErr, sysctlErr)
+	return changed || setsChanged || sysctlsChanged || d.opts.Conntrack.Owes(), errors.Join(tablesErr, setsErr, sysctlErr)
 }
 
 // Apply brings the kernel to the state. What can be done is done, whatever fails beside it; what failed is observed again

@@ -18,11 +18,13 @@ import (
 )
 
 // start is what a start of smartnatd is to the kernel.
-func start(k *dataplanetest.Kernel) *dataplane.Dataplane {
-	return dataplane.New(dataplane.Options{
+func start(k *dataplanetest.Kernel) *dataplane.Dataplane { return dataplane.New(options(k)) }
+
+func options(k *dataplanetest.Kernel) dataplane.Options {
+	return dataplane.Options{
 		Ownership: gateway.DefaultOwnership(), RandomFully: true,
 		IPTables: k.Tables, Sets: k.Sets, Routes: k.Routes, Sysctls: k.Sysctls, Conntrack: k.Conntrack,
-	})
+	}
 }
 
 func newKernel() *dataplanetest.Kernel { return dataplanetest.New("eth0", "eth1", "eth2") }
@@ -100,8 +102,8 @@ func TestOrderOfWrites(t *testing.T) {
 	if len(result.Sysctls) != 2 || result.Routes() != 2 || result.IPRules() != 1 || len(result.Batches) != 2 || result.Chains() == 0 || result.Rules() == 0 {
 		t.Errorf("the result %q is not what was written", result)
 	}
-	if len(result.Missing) > 0 {
-		t.Errorf("missing at the first start: %q", result.Missing)
+	if len(result.Repaired) > 0 {
+		t.Errorf("missing at the first start: %q", result.Repaired)
 	}
 
 	k.Journal = nil

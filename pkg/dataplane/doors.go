@@ -19,6 +19,9 @@ type IPTables interface {
 	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
 	// Restore carries out the batch; after an error some of its tables may be done.
 	Restore(ctx context.Context, batch netfilter.Batch) error
+	// Watch calls changed once it watches, and then whenever rules may have been written, by whomever, until ctx ends, which
+	// is no error, or it can watch no longer.
+	Watch(ctx context.Context, changed func()) error
 	// Stamp is another number once somebody has written rules of the family, and costs next to nothing. It may overlook a
 	// change now and then; Digest, which costs more, does not.
 	Stamp(family netfilter.Family) (uint64, error)
@@ -55,6 +58,8 @@ type Conntrack interface {
 	// Cut ends those of ours that the state does not make, and returns how many. They are known to have been right for the
 	// state since; where that is nil, nobody knows.
 	Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error)
+	// Owes reports whether Cut has put off something that is due now.
+	Owes() bool
 }
 
 // Sysctls reads and writes kernel parameters.

@@ -40,8 +40,8 @@ func TestFailures(t *testing.T) {
 				}
 			}
 			k.Fail = nil
-			if result := apply(t, d, full()); len(result.Missing) > 0 {
-				t.Errorf("what failed is said to have gone missing: %q", result.Missing)
+			if result := apply(t, d, full()); len(result.Repaired) > 0 {
+				t.Errorf("what failed is said to have gone missing: %q", result.Repaired)
 			}
 			expectSame(t, want, k)
 		})

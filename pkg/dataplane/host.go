@@ -51,10 +51,16 @@ func (h *hostChange) prepare(result *Result) error {
 	}
 	started := time.Now()
 	sysctlErr := h.setSysctls(h.uplinks, result)
-	var err error
-	h.changes, err = h.planRouting(h.needs.routing, result)
+	have, err := h.opts.Routes.Observe()
 	result.Took.Observe += time.Since(started)
-	return errors.Join(sysctlErr, err, h.route(h.changes.Additions(), result))
+	if err != nil {
+		return errors.Join(sysctlErr, err)
+	}
+	written := h.Dataplane.routing
+	h.Dataplane.routing, h.changes = h.needs.routing, policyrouting.Diff(have, h.needs.routing)
+	err = h.route(h.changes.Additions(), result)
+	result.Repaired = append(result.Repaired, missingRouting(result.Routing, written)...)
+	return errors.Join(sysctlErr, err)
 }
 
 func (h *hostChange) startForwarding(family netfilter.Family, result *Result) error {
@@ -70,18 +76,6 @@ func (h *hostChange) finish(result *Result) error {
 		return nil
 	}
 	return errors.Join(h.route(h.changes.Removals(), result), h.restoreSysctls(h.needs, result))
-}
-
-// planRouting returns what differs between the kernel's policy routing and what is wanted.
-func (d *Dataplane) planRouting(want policyrouting.Set, result *Result) (policyrouting.Changes, error) {
-	have, err := d.opts.Routes.Observe()
-	if err != nil {
-		return policyrouting.Changes{}, err
-	}
-	changes := policyrouting.Diff(have, want)
-	result.Missing = append(result.Missing, missingRouting(changes, d.routing)...)
-	d.routing = want
-	return changes, nil
 }
 
 func (d *Dataplane) route(changes policyrouting.Changes, result *Result) error {

@@ -111,8 +111,10 @@ func (h *host) write(t *testing.T, key, value string) {
 }
 
 // start is what a start of smartnatd is.
-func (h *host) start() *dataplane.Dataplane {
-	return dataplane.New(dataplane.Options{
+func (h *host) start() *dataplane.Dataplane { return dataplane.New(h.options()) }
+
+func (h *host) options() dataplane.Options {
+	return dataplane.Options{
 		Ownership:   gateway.DefaultOwnership(),
 		RandomFully: h.tables.RandomFully(),
 		IPTables:    h.tables,
@@ -120,7 +122,7 @@ func (h *host) start() *dataplane.Dataplane {
 		Routes:      rtnetlink.New(gateway.DefaultOwnership()),
 		Sysctls:     sysctl.New(h.runtimeDir),
 		Conntrack:   conntrack.New(gateway.DefaultOwnership()),
-	})
+	}
 }
 
 func run(t *testing.T, program, args string) string {
@@ -244,7 +246,7 @@ func TestKernelRepair(t *testing.T) {
 				awaitChange(t, d)
 			}
 			result := apply(t, d, full())
-			if said := strings.Join(result.Missing, "\n"); !strings.Contains(said, harm.missing) {
+			if said := fmt.Sprint(result.Repaired); !strings.Contains(said, harm.missing) {
 				t.Errorf("%s %s: missing %q, want %q in it", harm.program, harm.args, said, harm.missing)
 			}
 			if diff := cmp.Diff(programmed, h.dump(t)); diff != "" {

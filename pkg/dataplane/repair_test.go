@@ -79,28 +79,94 @@ func TestRepair(t *testing.T) {
 			expectRepair(t, apply(t, d, full()), tc.missing)
 			expectChanged(t, d, false)
 			d.Verify()
-			if result := apply(t, d, full()); !result.Empty() || len(result.Missing) > 0 {
-				t.Errorf("repaired again: %s, %q", result, result.Missing)
+			if result := apply(t, d, full()); !result.Empty() || len(result.Repaired) > 0 {
+				t.Errorf("repaired again: %s, %q", result, result.Repaired)
 			}
 		})
 	}
 }
 
-// What changes no stamp is found when all is verified, also where nothing was written for long.
+// What changes no stamp before a look is found when all is verified, also where nothing was written for long.
 func TestVerification(t *testing.T) {
-	k := fresh(t, full())
+	k := newKernel()
 	k.Tables.Blind = true
 	d := start(k)
 	apply(t, d, full())
-	for range 2 {
+	dropTable(k, netfilter.IPv4, "nat")
+	expectChanged(t, d, false)
+	if result := apply(t, d, full()); !result.Empty() {
+		t.Fatalf("noticed without reading the tables: %s", result)
+	}
+	d.Verify()
+	expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
+}
+
+// What changes no stamp is seen by the digest after a look that was not harmed, which is taken a share of the time.
+func TestDigestsAreCompared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.Tables.Blind = true
+		digests := 0
+		k.Fail = func(step string) error {
+			if step == "IPv4 digest" {
+				digests++
+				time.Sleep(10 * time.Millisecond)
+			}
+			return nil
+		}
+		d := start(k)
+		apply(t, d, full())
+		digests = 0
+		for range 100 { // 10 s
+			expectChanged(t, d, false)
+			time.Sleep(100 * time.Millisecond)
+		}
+		// One of 10 ms is made every 5 s.
+		if digests != 2 {
+			t.Errorf("%d digests in 10 s, want 2", digests)
+		}
+		dropTable(k, netfilter.IPv4, "nat")
+		time.Sleep(5 * time.Second)
+		expectChanged(t, d, true)
+		expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
+		time.Sleep(5 * time.Second)
+		expectChanged(t, d, false)
+	})
+}
+
+// Who may not read the tables yet is called when it may.
+func TestACheckThatComesTooEarlyIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := fresh(t, full())
+		k.Fail = func(step string) error {
+			if step == "IPv4 save" {
+				time.Sleep(600 * time.Millisecond) // keeps them unread for 12 s, of which the quiet before pays 10
+			}
+			return nil
+		}
+		d := start(k)
+		apply(t, d, full())
+		time.Sleep(time.Minute)
+		called := make(chan time.Time, 10)
+		go func() { _ = d.Watch(t.Context(), func() { called <- time.Now() }) }()
+		<-called // it watches
+		dropTable(k, netfilter.IPv4, "nat")
+		expectChanged(t, d, true)
+		apply(t, d, full())
+		repaired := time.Now()
 		dropTable(k, netfilter.IPv4, "nat")
 		expectChanged(t, d, false)
-		if result := apply(t, d, full()); !result.Empty() {
-			t.Fatalf("noticed without reading the tables: %s", result)
+		expectChanged(t, d, false) // and asks for no second call
+		if waited := (<-called).Sub(repaired); waited < time.Second || waited > 3*time.Second {
+			t.Errorf("called after %v, want 2 s", waited)
 		}
-		d.Verify()
+		expectChanged(t, d, true)
 		expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
-	}
+		time.Sleep(time.Minute)
+		if len(called) > 0 {
+			t.Errorf("called %d times more", len(called))
+		}
+	})
 }
 
 // Where writes are counted, what we wrote needs no reading, unless somebody else wrote at the same time.
@@ -165,6 +231,7 @@ func TestReadingIsBounded(t *testing.T) {
 		apply(t, d, full())
 		k.Tables.Saves = 0
 		found := 0
+		time.Sleep(time.Minute)
 		for i := range 100 { // 10 s
 			time.Sleep(100 * time.Millisecond)
 			insert(k, "filter", "FORWARD", netfilter.Rule{In: fmt.Sprintf("eth%d", 9+i), Target: netfilter.Target{Verb: netfilter.Accept}})
@@ -179,9 +246,9 @@ func TestReadingIsBounded(t *testing.T) {
 				apply(t, d, state)
 			}
 		}
-		// A reading of 0.1 s keeps the tables unread for 2 s, and these are 10.5 s with the readings.
-		if found != 5 || k.Tables.Saves != 5 {
-			t.Errorf("%d repairs, %d readings, want 5", found, k.Tables.Saves)
+		// A reading of 0.1 s keeps the tables unread for 2 s. These are 11 s with the readings, and 10 s of quiet before.
+		if found != 11 || k.Tables.Saves != 11 {
+			t.Errorf("%d repairs, %d readings, want 11", found, k.Tables.Saves)
 		}
 	})
 }
@@ -199,7 +266,7 @@ func expectChanged(t *testing.T, d *dataplane.Dataplane, want bool) {
 
 func expectRepair(t *testing.T, result dataplane.Result, missing []string) {
 	t.Helper()
-	said := strings.Join(result.Missing, "\n")
+	said := fmt.Sprint(result.Repaired)
 	for _, want := range missing {
 		if !strings.Contains(said, want) {
 			t.Errorf("missing %q in:\n%s", want, said)

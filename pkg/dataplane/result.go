@@ -25,13 +25,38 @@ type Result struct {
 	Sets, Members int
 	// Connections is how many were ended because the state does not make them any more.
 	Connections int
-	// Missing says what somebody else removed or changed since it was written, in words.
-	Missing []string
+	// Repaired is what somebody else removed or changed since it was written, found by this Apply and put back.
+	Repaired []Repair
 	// Readings is how often all tables of a family were read, which takes much memory for a while.
 	Readings int
 	// Took says where the time went.
 	Took Took
 }
+
+// Kind is what a Repair was made to.
+type Kind string
+
+// The kinds of what somebody else may change.
+const (
+	KindIPTables Kind = "iptables"
+	KindIPSet    Kind = "ipset"
+	KindRoute    Kind = "route"
+	KindIPRule   Kind = "ip_rule"
+	KindSysctl   Kind = "sysctl"
+)
+
+// Kinds are all there are, for those who count them from zero on.
+func Kinds() []Kind { return []Kind{KindIPTables, KindIPSet, KindRoute, KindIPRule, KindSysctl} }
+
+// Repair is one thing that was not as it had been written.
+type Repair struct {
+	Kind Kind
+	// Missing says what it was, in words.
+	Missing string
+}
+
+// String returns what was missing.
+func (r Repair) String() string { return r.Missing }
 
 // Took are the parts of an Apply that take time as there is more to do.
 type Took struct {
@@ -90,27 +115,27 @@ func (r Result) String() string {
 }
 
 // missingRouting says which of the changes bring back what was written before.
-func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []string {
-	var lines []string
+func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []Repair {
+	var repairs []Repair
 	for _, r := range slices.Concat(changes.AddRoutes, changes.ReplaceRoutes) {
 		if slices.ContainsFunc(written.Routes, r.Equal) {
-			lines = append(lines, "route: "+r.String())
+			repairs = append(repairs, Repair{KindRoute, "route: " + r.String()})
 		}
 	}
 	for _, r := range changes.AddRules {
 		if slices.Contains(written.Rules, r) {
-			lines = append(lines, "ip rule: "+r.String())
+			repairs = append(repairs, Repair{KindIPRule, "ip rule: " + r.String()})
 		}
 	}
-	return lines
+	return repairs
 }
 
-// namesShown bounds a line of Missing: ten thousand chains may be gone.
+// namesShown bounds the text of a Repair: ten thousand chains may be gone.
 const namesShown = 5
 
-// missingRules says, a line a table, what a batch that would bring back what was written repairs.
-func missingRules(damage netfilter.Batch) []string {
-	var lines []string
+// missingRules says, one Repair a table, what a batch that would bring back what was written repairs.
+func missingRules(damage netfilter.Batch) []Repair {
+	var repairs []Repair
 	for _, t := range damage.Tables {
 		var parts []string
 		add := func(what string, names []string) {
@@ -135,8 +160,9 @@ func missingRules(damage netfilter.Batch) []string {
 		add("jumps missing or not first:", jumps)
 		add("chains of nobody's:", t.Delete)
 		if len(parts) > 0 {
-			lines = append(lines, fmt.Sprintf("IPv%d table %s: %s", damage.Family, t.Name, strings.Join(parts, "; ")))
+			text := fmt.Sprintf("IPv%d table %s: %s", damage.Family, t.Name, strings.Join(parts, "; "))
+			repairs = append(repairs, Repair{KindIPTables, text})
 		}
 	}
-	return lines
+	return repairs
 }

@@ -24,6 +24,8 @@ type sets struct {
 	stamp uint64
 	// verify is set when the members are to be read.
 	verify bool
+	// damage is what somebody else did to a set and is not repaired yet.
+	damage map[string]Repair
 }
 
 // lookAtSets reports whether somebody else changed what we wrote.
@@ -32,16 +34,21 @@ func (d *Dataplane) lookAtSets() (bool, error) {
 		return false, nil
 	}
 	stamp, err := d.opts.Sets.Stamp()
-	if err == nil && stamp != d.sets.stamp {
-		d.sets.known = false
+	if err == nil {
+		d.sets.known = stamp == d.sets.stamp
 	}
 	return !d.sets.known, err
 }
 
-// observeSets reads them where it is not known what they hold, and says what somebody else did to them.
-func (d *Dataplane) observeSets(result *Result) error {
+// observeSets reads them where it is not known what they hold, and notes what somebody else did to them.
+func (d *Dataplane) observeSets() error {
 	if d.sets.known && !d.sets.verify {
 		return nil
+	}
+	// What is written while the sets are read is found by the next look.
+	stamp, err := d.opts.Sets.Stamp()
+	if err != nil {
+		return err
 	}
 	observed, err := d.opts.Sets.Observe()
 	if err != nil {
@@ -51,21 +58,22 @@ func (d *Dataplane) observeSets(result *Result) error {
 	for _, set := range observed {
 		have[set.Name] = set
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.sets.written)) {
+	damage := maps.Clone(d.sets.damage)
+	for name, written := range d.sets.written {
 		set, found := have[name]
-		gone, more := differ(set.Members, d.sets.written[name].Members)
+		gone, more := differ(set.Members, written.Members)
 		switch {
 		case !found:
-			result.Missing = append(result.Missing, "set "+name)
+			damage[name] = Repair{KindIPSet, "set " + name}
 		case len(gone)+len(more) > 0:
-			result.Missing = append(result.Missing, fmt.Sprintf("set %s: %d members missing, %d that nobody asked for", name, len(gone), len(more)))
+			damage[name] = Repair{KindIPSet, fmt.Sprintf("set %s: %d members missing, %d that nobody asked for", name, len(gone), len(more))}
 		default:
 			continue
 		}
 		d.cut = nil // Connections may have been made that should not be.
 	}
-	d.sets = sets{written: have, known: true}
-	return d.stampSets()
+	d.sets = sets{written: have, known: true, stamp: stamp, damage: damage}
+	return nil
 }
 
 func (d *Dataplane) stampSets() error {
@@ -80,7 +88,9 @@ func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, resul
 	if d.opts.Sets == nil || len(want) == 0 && d.sets.known && !d.sets.verify {
 		return nil
 	}
-	if err := d.observeSets(result); err != nil {
+	// Rules that name a set that somebody destroyed would be refused.
+	_, err := d.lookAtSets()
+	if err = errors.Join(err, d.observeSets()); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
 	}
 	changed := false
@@ -88,11 +98,11 @@ func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, resul
 		have, found := d.sets.written[set.Name]
 		add, remove := differ(have.Members, set.Members)
 		if found && len(add)+len(remove) == 0 {
+			delete(d.sets.damage, set.Name)
 			continue
 		}
 		changed = true
 		d.sets.known = false // until it is done
-		var err error
 		if found && (len(add)+len(remove))*wholeShare <= len(set.Members) {
 			err = d.opts.Sets.Change(set, add, remove)
 		} else {
@@ -103,6 +113,10 @@ func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, resul
 			return fmt.Errorf("writing the IPv%d set %s: %w", family, set.Name, err)
 		}
 		d.sets.written[set.Name] = set
+		if repair, damaged := d.sets.damage[set.Name]; damaged {
+			result.Repaired = append(result.Repaired, repair)
+			delete(d.sets.damage, set.Name)
+		}
 		result.Sets++
 		result.Members += len(add) + len(remove)
 	}
@@ -118,7 +132,7 @@ func (d *Dataplane) destroySets(wanted []netfilter.Set, result *Result) error {
 	if d.opts.Sets == nil {
 		return nil
 	}
-	if err := d.observeSets(result); err != nil {
+	if err := d.observeSets(); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
 	}
 	var unwanted []string

@@ -85,8 +85,8 @@ func TestSets(t *testing.T) {
 		if diff := cmp.Diff(want, k.Journal); diff != "" {
 			t.Errorf("%s: writes (-want +got):\n%s", step.name, diff)
 		}
-		if len(result.Missing) > 0 || result.Empty() != (len(step.journal) == 0) {
-			t.Errorf("%s: result %q, missing %q", step.name, result, result.Missing)
+		if len(result.Repaired) > 0 || result.Empty() != (len(step.journal) == 0) {
+			t.Errorf("%s: result %q, missing %q", step.name, result, result.Repaired)
 		}
 		if k.Sets.Observations != 1 {
 			t.Errorf("%s: the sets were read %d times, want once at the start", step.name, k.Sets.Observations)
@@ -168,8 +168,8 @@ func TestRulesDoWithoutSets(t *testing.T) {
 	apply(t, none, state)
 	expectSame(t, without, k)
 	k.Fail = nil
-	if result := apply(t, d, state); len(result.Missing) > 0 {
-		t.Errorf("what failed is said to have gone missing: %q", result.Missing)
+	if result := apply(t, d, state); len(result.Repaired) > 0 {
+		t.Errorf("what failed is said to have gone missing: %q", result.Repaired)
 	}
 	expectSame(t, fresh(t, state), k)
 	k.Fail = func(step string) error {
@@ -179,8 +179,8 @@ func TestRulesDoWithoutSets(t *testing.T) {
 		}
 		return nil
 	}
-	if result, err := d.Apply(t.Context(), limited(sources(101))); !errors.Is(err, broken) || len(result.Missing) > 0 {
-		t.Errorf("err = %v, want the injected one; said to have gone missing: %q", err, result.Missing)
+	if result, err := d.Apply(t.Context(), limited(sources(101))); !errors.Is(err, broken) || len(result.Repaired) > 0 {
+		t.Errorf("err = %v, want the injected one; said to have gone missing: %q", err, result.Repaired)
 	}
 	k.Fail = nil
 	apply(t, d, limited(sources(101)))

@@ -36,6 +36,7 @@ func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/
 // setSysctls has uplinks take packets whose answers the main table would send another way: a strict filter becomes a loose
 // one, and never more than that.
 func (d *Dataplane) setSysctls(uplinks []string, result *Result) error {
+	d.unset = false
 	var errs []error
 	all, err := d.opts.Sysctls.Get(reversePathFilter("all"))
 	if err != nil {
@@ -105,7 +106,8 @@ func (d *Dataplane) listenToRouters(result *Result) error {
 }
 
 func forwardsIPv6(state gateway.State) bool {
-	return slices.ContainsFunc(state.Forwards, func(f gateway.Forward) bool { return f.Address.Is6() }) ||
+	n := len(state.Forwards) // those of IPv6 come last
+	return n > 0 && state.Forwards[n-1].Address.Is6() ||
 		slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return e.Address.Is6() })
 }
 
@@ -141,20 +143,21 @@ func (d *Dataplane) ensure(key, value string, result *Result) error {
 		d.sysctls[key] = value
 		return nil
 	}
-	if d.sysctls[key] == value {
-		result.Missing = append(result.Missing, fmt.Sprintf("sysctl %s=%s: it was %s", key, value, is))
-	}
 	if err := d.opts.Sysctls.Set(key, value); err != nil {
+		d.unset = true
 		return err
+	}
+	if d.sysctls[key] == value {
+		result.Repaired = append(result.Repaired, Repair{KindSysctl, fmt.Sprintf("sysctl %s=%s: it was %s", key, value, is)})
 	}
 	d.sysctls[key] = value
 	result.Sysctls = append(result.Sysctls, key)
 	return nil
 }
 
-// lookAtSysctls reports whether a parameter is not as we set it.
+// lookAtSysctls reports whether a parameter is not as we set it. That one could not be set is known without a look.
 func (d *Dataplane) lookAtSysctls() (bool, error) {
-	if d.settled == nil {
+	if d.unset {
 		return false, nil
 	}
 	for key, value := range d.sysctls {

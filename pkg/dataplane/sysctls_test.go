@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -109,8 +110,8 @@ func TestIPv6Forwarding(t *testing.T) {
 		k.Sysctls.Values[eth1] = "1"
 		d.HostChanged()
 		result := apply(t, d, six)
-		if k.Sysctls.Values[eth1] != "2" || !slices.Equal(result.Missing, []string{"sysctl " + eth1 + "=2: it was 1"}) {
-			t.Errorf("%s is %s, missing %q", eth1, k.Sysctls.Values[eth1], result.Missing)
+		if k.Sysctls.Values[eth1] != "2" || !slices.Equal(result.Repaired, []dataplane.Repair{{Kind: dataplane.KindSysctl, Missing: "sysctl " + eth1 + "=2: it was 1"}}) {
+			t.Errorf("%s is %s, missing %q", eth1, k.Sysctls.Values[eth1], result.Repaired)
 		}
 	})
 	t.Run("listens before it forwards", func(t *testing.T) {

@@ -14,8 +14,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/rules"
 )
 
-// readingShare bounds what somebody who writes all the time can make us read: of this many seconds, one.
-const readingShare = 20
+// readingShare bounds what somebody who writes all the time can make us read: of this many seconds, one. After a quiet time
+// as long as readingCredit there may be several at once: a firewall that is reloaded writes several times.
+const (
+	readingShare  = 20
+	readingCredit = 10 * time.Second
+)
+
+// digestShare bounds what digests cost that are taken because a stamp may overlook something.
+const digestShare = 500
 
 // family is what is known of one family's tables.
 type family struct {
@@ -27,6 +34,9 @@ type family struct {
 	// stamp and digest are those of tables that hold written; digest is nil where only a reading could tell.
 	stamp  uint64
 	digest *uint64
+	// seen is the digest at the last look since something was written. It tells of what came later, and does not prove what
+	// is there.
+	seen *uint64
 	// suspect is set when somebody else wrote, verify when it is to be known for sure whether somebody did.
 	suspect, verify bool
 }
@@ -63,9 +73,10 @@ func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *
 	// A kernel that does not tell is asked again when all is verified.
 	_ = d.lookAtTables()
 	have := f.written
+	var damage []Repair
 	if !f.known || f.suspect && d.mayRead || f.verify && !d.verified(want.Family, f, result) {
 		var err error
-		if have, err = d.readTables(ctx, want.Family, result); err != nil {
+		if have, damage, err = d.readTables(ctx, want.Family, result); err != nil {
 			return err
 		}
 	}
@@ -82,6 +93,7 @@ func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *
 			return fmt.Errorf("writing the IPv%d tables: %w", want.Family, err)
 		}
 		result.Batches = append(result.Batches, batch)
+		result.Repaired = append(result.Repaired, damage...)
 		f.written, f.known = want, true
 		d.stampTables(f, len(batch.Tables))
 	}
@@ -103,6 +115,30 @@ func (d *Dataplane) lookAtTables() error {
 	return errors.Join(errs...)
 }
 
+// lookClosely compares digests, which tell of what stamps overlook, as often as their share of the time allows.
+func (d *Dataplane) lookClosely() error {
+	started := time.Now()
+	if started.Before(d.undigested) {
+		return nil
+	}
+	var errs []error
+	for name, f := range d.families {
+		if !f.known || f.suspect {
+			continue
+		}
+		digest, err := d.opts.IPTables.Digest(name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		f.suspect = f.seen != nil && *f.seen != digest
+		f.seen = &digest
+	}
+	now := time.Now()
+	d.undigested = now.Add(now.Sub(started) * digestShare)
+	return errors.Join(errs...)
+}
+
 // stampTables takes new stamps after a write of ours, which may have changed those of both families. Unless it is certain that
 // nobody else wrote meanwhile, the tables have to be read once more before their digest says anything.
 func (d *Dataplane) stampTables(written *family, tables int) {
@@ -111,7 +147,7 @@ func (d *Dataplane) stampTables(written *family, tables int) {
 			continue
 		}
 		stamp, err := d.opts.IPTables.Stamp(name)
-		f.suspect = err != nil
+		f.suspect, f.seen = err != nil, nil
 		alone := d.opts.IPTables.Alone(f.stamp, stamp, tables)
 		switch {
 		case alone && f.digest != nil && *f.digest == f.stamp:
@@ -127,6 +163,22 @@ func (d *Dataplane) stampTables(written *family, tables int) {
 // share of the time alone.
 func (d *Dataplane) allowReading() { d.mayRead = !time.Now().Before(d.unread) }
 
+// readingIsDue reports whether the next Apply reads tables because somebody else wrote. Where it may not yet, another Check
+// is asked for in time.
+func (d *Dataplane) readingIsDue() bool {
+	suspect := false
+	for _, f := range d.families {
+		suspect = suspect || f.known && f.suspect
+	}
+	if suspect && !d.mayRead && d.changed != nil && d.later == nil {
+		d.later = time.AfterFunc(time.Until(d.unread), d.changed)
+	}
+	if d.mayRead {
+		d.later = nil
+	}
+	return suspect && d.mayRead
+}
+
 // verified reports whether the tables are for sure as they were when they were read last.
 func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) bool {
 	if f.digest == nil {
@@ -140,7 +192,7 @@ func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) b
 }
 
 // readTables returns what a family's tables hold, and says what somebody else did to what was written there.
-func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, result *Result) (netfilter.Ruleset, error) {
+func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, result *Result) (netfilter.Ruleset, []Repair, error) {
 	f := d.family(name)
 	started := time.Now()
 	// What is written while the tables are read is found by the next look.
@@ -152,25 +204,25 @@ func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, resul
 	result.Readings++
 	if err != nil {
 		f.known = false
-		return netfilter.Ruleset{}, fmt.Errorf("reading the IPv%d tables: %w", name, err)
+		return netfilter.Ruleset{}, nil, fmt.Errorf("reading the IPv%d tables: %w", name, err)
 	}
 	f.stamp, f.digest = stamp, &digest
 	if digestErr != nil {
 		f.digest = nil
 	}
 	if f.suspect {
-		if now := time.Now(); d.unread.Before(now) {
-			d.unread = now
+		if earliest := time.Now().Add(-readingCredit); d.unread.Before(earliest) {
+			d.unread = earliest
 		}
 		d.unread = d.unread.Add(took * readingShare)
 	}
-	f.suspect, f.verify = stampErr != nil, false
-	if len(f.written.Tables) > 0 {
-		damage := netfilter.Diff(have, f.written, d.opts.Ownership.ChainPrefix)
-		if !damage.Empty() {
-			d.cut = nil // Connections may have been made that should not be.
-		}
-		result.Missing = append(result.Missing, missingRules(damage)...)
+	f.suspect, f.verify, f.seen = stampErr != nil, false, f.digest
+	if len(f.written.Tables) == 0 {
+		return have, nil, nil
 	}
-	return have, nil
+	damage := netfilter.Diff(have, f.written, d.opts.Ownership.ChainPrefix)
+	if !damage.Empty() {
+		d.cut = nil // Connections may have been made that should not be.
+	}
+	return have, missingRules(damage), nil
 }

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -119,27 +117,6 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// inNamespaceOf runs f on a goroutine of its own in the network namespace of the test.
-func inNamespaceOf(t *testing.T, f func()) (done <-chan struct{}) {
-	t.Helper()
-	ns, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			t.Errorf("entering the network namespace: %v", err)
-			return
-		}
-		f()
-	}()
-	return ended
-}
-
 func await(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
@@ -168,7 +145,7 @@ func TestWatch(t *testing.T) {
 	defer cancel()
 	calls := make(chan struct{})
 	var watchErr error
-	done := inNamespaceOf(t, func() {
+	done := testenv.Go(t, func() {
 		watchErr = New(log).Watch(ctx, func() {
 			select {
 			case calls <- struct{}{}:
@@ -228,7 +205,7 @@ func TestChangesDuringACallAreOneCall(t *testing.T) {
 	defer cancel()
 	calls, proceed := make(chan struct{}), make(chan struct{})
 	var watchErr error
-	done := inNamespaceOf(t, func() {
+	done := testenv.Go(t, func() {
 		watchErr = New(log).Watch(ctx, func() {
 			calls <- struct{}{}
 			<-proceed

@@ -70,7 +70,7 @@ func TestUnreachable(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	calls := make(chan struct{}, 1)
-	done := inNamespaceOf(t, func() {
+	done := testenv.Go(t, func() {
 		_ = h.Watch(ctx, func() {
 			select {
 			case calls <- struct{}{}:
@@ -137,7 +137,7 @@ func TestForeignNeighboursAreNoNews(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	calls := make(chan struct{})
-	done := inNamespaceOf(t, func() {
+	done := testenv.Go(t, func() {
 		_ = New(log, addresses("10.10.0.11")...).Watch(ctx, func() {
 			select {
 			case calls <- struct{}{}:

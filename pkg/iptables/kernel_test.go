@@ -84,7 +84,7 @@ func chains(rs netfilter.Ruleset) map[string][]string {
 	return all
 }
 
-func (k kernel) read(t *testing.T) netfilter.Ruleset {
+func (k kernel) read(t testing.TB) netfilter.Ruleset {
 	t.Helper()
 	rs, err := k.Save(t.Context(), k.family)
 	if err != nil {

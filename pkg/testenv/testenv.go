@@ -153,6 +153,28 @@ func NewNetNS(t testing.TB) {
 	}
 }
 
+// Go runs f on a goroutine of its own in the network namespace of the test, for what blocks. The channel is closed when f
+// has returned.
+func Go(t testing.TB, f func()) (done <-chan struct{}) {
+	t.Helper()
+	ns, err := netns.Get()
+	if err != nil {
+		t.Fatalf("reading the current network namespace: %v", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		defer func() { _ = ns.Close() }()
+		if err := netns.Set(ns); err != nil {
+			t.Errorf("entering the network namespace: %v", err)
+			return
+		}
+		f()
+	}()
+	return ended
+}
+
 // AwaitLocal waits until the kernel takes the addresses for its own. For IPv6 that comes only after the link's carrier has
 // been noticed, in the background, and then adds routes that a comparison of before and after stumbles over.
 func AwaitLocal(t testing.TB, addresses ...string) {

@@ -96,6 +96,13 @@ func (t *Tables) Save(_ context.Context, family netfilter.Family) (netfilter.Rul
 	return t.Rulesets[family], nil
 }
 
+// Watch tells of nothing but that it watches.
+func (t *Tables) Watch(ctx context.Context, changed func()) error {
+	changed()
+	<-ctx.Done()
+	return nil
+}
+
 // Stamp tells of every change, unless the tables are Blind.
 func (t *Tables) Stamp(family netfilter.Family) (uint64, error) {
 	if err := t.kernel.read(fmt.Sprintf("IPv%d stamp", family)); err != nil || t.Blind {
@@ -341,7 +348,12 @@ type Conntrack struct {
 	Cuts []Cut
 	// Stale is how many connections the next Cut ends.
 	Stale int
+	// Owed is what Owes returns.
+	Owed bool
 }
+
+// Owes returns Owed.
+func (c *Conntrack) Owes() bool { return c.Owed }
 
 // Cut is a call of Conntrack.Cut.
 type Cut struct {

@@ -1,0 +1,133 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package conntrack
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Only TCP to backends that went may live on for a while.
+func TestWhatIsUrgent(t *testing.T) {
+	before := forward(public, tcp, 80, 80, pod1, pod2)
+	before.Sources = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("203.0.113.0/24")}
+	for _, tc := range []struct {
+		name     string
+		protocol gateway.Protocol
+		change   func(f *gateway.Forward)
+		// stale and urgent are what is to be found.
+		stale, urgent bool
+	}{
+		{"nothing", tcp, func(*gateway.Forward) {}, false, false},
+		{"an endpoint came", tcp, func(f *gateway.Forward) { f.Backends = backends(pod1, pod2, "10.244.1.9:8080") }, false, false},
+		{"an endpoint went", tcp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, false},
+		{"all endpoints went", tcp, func(f *gateway.Forward) { f.Backends = nil }, true, false},
+		{"an endpoint drains", tcp, func(f *gateway.Forward) { f.Backends, f.Draining = f.Backends[1:], f.Backends[:1] }, false, false},
+		{"an endpoint of UDP went", udp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, true},
+		{"an endpoint of SCTP went", gateway.SCTP, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, true},
+		{"a source was revoked", tcp, func(f *gateway.Forward) { f.Sources = f.Sources[1:] }, true, true},
+		{"a source was revoked, and an endpoint went", tcp, func(f *gateway.Forward) { f.Sources, f.Backends = f.Sources[1:], f.Backends[1:] }, true, true},
+		{"all sources were revoked", tcp, func(f *gateway.Forward) { f.Sources, f.SourcesDeny = nil, true }, true, true},
+		{"the Mapping went", tcp, nil, true, true},
+	} {
+		since := before
+		since.Protocol = tc.protocol
+		after := gateway.State{}
+		if tc.change != nil {
+			f := since
+			tc.change(&f)
+			after = state(f)
+		}
+		one := state(since)
+		if got := changedSince(&one, after); len(got.stale) > 0 != tc.stale || got.urgent != tc.urgent {
+			t.Errorf("%s: stale %v, urgent %t; want %t, %t", tc.name, got.stale, got.urgent, tc.stale, tc.urgent)
+		}
+	}
+	leaving, others := egress(public, "10.244.1.2", "10.244.1.3"), egress(public, "10.244.1.3")
+	if got := changedSince(&leaving, others); !got.urgent {
+		t.Errorf("a pod that may not leave any more: %+v", got)
+	}
+	if got := changedSince(nil, gateway.State{}); !got.urgent {
+		t.Errorf("nothing known: %+v", got)
+	}
+}
+
+// What can wait is looked at once in a while, and lost by nothing that happens meanwhile.
+func TestWhatIsLeftForLater(t *testing.T) {
+	at := func(port uint16) scope {
+		return scope{protocol: tcp, destination: netip.MustParseAddr(public), port: port}
+	}
+	began := time.Now()
+	c := New(gateway.DefaultOwnership())
+	for _, step := range []struct {
+		name    string
+		after   time.Duration
+		changed changes
+		// looked are where it is looked, owed where it is still to be.
+		looked, owed []scope
+	}{
+		{"the first after long", 0, changes{stale: []scope{at(1)}}, []scope{at(1)}, nil},
+		{"soon after", patience / 4, changes{stale: []scope{at(2)}}, nil, []scope{at(2)}},
+		{"the same again, and another", patience / 2, changes{stale: []scope{at(3), at(2)}}, nil, []scope{at(3), at(2)}},
+		{"nothing new", patience * 3 / 4, changes{}, nil, []scope{at(3), at(2)}},
+		{"when it is time", patience, changes{}, []scope{at(3), at(2)}, nil},
+		{"soon after that", patience * 3 / 2, changes{stale: []scope{at(4)}}, nil, []scope{at(4)}},
+		{"something urgent", patience * 7 / 4, changes{stale: []scope{at(5)}, urgent: true}, []scope{at(5), at(4)}, nil},
+		{"soon after something urgent", patience * 5 / 2, changes{stale: []scope{at(6)}}, nil, []scope{at(6)}},
+		{"together with others", patience * 3, changes{stale: []scope{at(7)}}, []scope{at(7), at(6)}, nil},
+		{"nothing at all", patience * 9, changes{}, nil, nil},
+	} {
+		got := c.take(step.changed, began.Add(step.after))
+		same := cmp.Comparer(func(a, b scope) bool { return a == b })
+		if diff := cmp.Diff(step.looked, got.stale, same); diff != "" {
+			t.Errorf("%s: looked at (-want +got):\n%s", step.name, diff)
+		}
+		if diff := cmp.Diff(step.owed, c.owed, same); diff != "" {
+			t.Errorf("%s: owed (-want +got):\n%s", step.name, diff)
+		}
+	}
+	for port := range uint16(2 * maxOwed) {
+		c.take(changes{stale: []scope{at(port + 1)}}, c.looked)
+	}
+	if len(c.owed) > maxOwed {
+		t.Errorf("%d are remembered, want at most %d", len(c.owed), maxOwed)
+	}
+}
+
+// A connection to a backend that came and went between two looks is known to no State that they compare.
+func TestKernelEndsWhatWasLeftForLater(t *testing.T) {
+	tb := newTable(t)
+	ours := gateway.DefaultOwnership().Forwarded().Value
+	c := New(gateway.DefaultOwnership())
+	one, two := state(forward(public, tcp, 80, 80, pod1)), state(forward(public, tcp, 80, 80, pod2))
+	cut := func(what string, since, now *gateway.State, want int) {
+		t.Helper()
+		if got, err := c.Cut(t.Context(), since, *now); got != want || err != nil {
+			t.Errorf("%s: cut %d, %v; want %d", what, got, err, want)
+		}
+	}
+	tb.add(made(tcp, client, front, pod2), ours, answered, 0)
+	cut("start", nil, &one, 1)
+	cut("another backend", &one, &two, 0)
+	tb.add(made(tcp, client, front, pod2), ours, answered, 0)
+	cut("the first one again", &two, &one, 0)
+	if c.Owes() {
+		t.Error("it is time already")
+	}
+	c.looked = c.looked.Add(-patience)
+	if !c.Owes() {
+		t.Error("it is not time yet")
+	}
+	cut("when it is time", &one, &one, 1)
+	if c.Owes() || len(tb.flows()) != 0 {
+		t.Errorf("owes %t, left are %v", c.Owes(), tb.flows())
+	}
+}

@@ -1,0 +1,171 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package dataplane_test
+
+import (
+	"fmt"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+// hand is what somebody does on the host, as a script in which IPTABLES and IP6TABLES are the programs of the back end and
+// SET is the name of our set.
+type hand struct {
+	name, script string
+	// kinds are those of what is repaired; missing is in what is said of it.
+	kinds   []dataplane.Kind
+	missing string
+	// event is set when the kernel tells of it as of any change of the host.
+	event bool
+	// backend is the only one that it harms, where it is set.
+	backend string
+}
+
+const flushTables = "for t in mangle filter nat; do IPTABLES -t $t -F && IPTABLES -t $t -X && IP6TABLES -t $t -F && IP6TABLES -t $t -X || exit 1; done"
+
+var hands = []hand{
+	{name: "iptables -F", script: "IPTABLES -F && IPTABLES -t nat -F", kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv4 table nat: chains missing or changed"},
+	{name: "iptables -F and -X everywhere", script: flushTables, kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv6 table nat: chains missing or changed"},
+	{
+		name: "nft flush ruleset", script: "nft flush ruleset", backend: "nft",
+		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv4 table filter: chains missing or changed",
+	},
+	{
+		name: "all that there is destroyed, sets too", script: flushTables + "\nipset destroy",
+		kinds: []dataplane.Kind{dataplane.KindIPTables, dataplane.KindIPSet}, missing: "set smartnat-",
+	},
+	{name: "ipset flush", script: "ipset flush SET", kinds: []dataplane.Kind{dataplane.KindIPSet}, missing: "200 members missing"},
+	{
+		name: "jumps moved below another program's", script: "IPTABLES -A FORWARD -i eth9 -j ACCEPT && IPTABLES -D FORWARD -j SMARTNAT-FORWARD && IPTABLES -A FORWARD -j SMARTNAT-FORWARD",
+		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "jumps missing or not first: FORWARD",
+	},
+	{ // The tables are as large as they were.
+		name: "jumps moved", script: "IPTABLES -D FORWARD -j SMARTNAT-FORWARD && IPTABLES -A FORWARD -j SMARTNAT-FORWARD",
+		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "jumps missing or not first: FORWARD",
+	},
+	{
+		name: "a rule of ours replaced", script: "IPTABLES -t nat -R SMARTNAT-SERVICES 1 -d 192.0.2.200 -j ACCEPT",
+		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "chains missing or changed: SMARTNAT-SERVICES",
+	},
+	{
+		name: "ip rule flush", event: true,
+		script: "for f in -4 -6; do ip $f rule flush; ip $f rule add pref 32766 lookup main; done; ip -4 rule add pref 32767 lookup default",
+		kinds:  []dataplane.Kind{dataplane.KindIPRule}, missing: "ip rule: ip rule add priority 7380",
+	},
+	{
+		name: "ip route flush table", event: true, script: "ip route flush table 7380; ip -6 route flush table 7380",
+		kinds: []dataplane.Kind{dataplane.KindRoute}, missing: "route: ip route add default via 198.51.100.1 dev eth1 table 7380",
+	},
+	{
+		name: "a gateway changed", event: true, script: "ip route replace default via 198.51.100.77 dev eth1 table 7380 proto 83",
+		kinds: []dataplane.Kind{dataplane.KindRoute}, missing: "default via 198.51.100.1 dev eth1 table 7380",
+	},
+	{
+		name: "an address removed and added", event: true,
+		script: "ip addr del 198.51.100.10/24 dev eth1 && ip addr add 198.51.100.10/24 dev eth1",
+		kinds:  []dataplane.Kind{dataplane.KindRoute}, missing: "default via 198.51.100.1 dev eth1 table 7380",
+	},
+	{
+		name: "a link down and up", event: true, script: "ip link set eth2 down && ip link set eth2 up && ip addr replace 2001:db8:2::10/64 dev eth2 nodad",
+		kinds: []dataplane.Kind{dataplane.KindRoute}, missing: "default via 203.0.113.1 dev eth2 table 7381",
+	},
+	{
+		name: "forwarding turned off", script: "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+		kinds: []dataplane.Kind{dataplane.KindSysctl}, missing: "sysctl net/ipv4/ip_forward=1: it was 0",
+	},
+	{
+		name: "a strict reverse path filter", script: "sysctl -qw net.ipv4.conf.eth1.rp_filter=1",
+		kinds: []dataplane.Kind{dataplane.KindSysctl}, missing: "sysctl net/ipv4/conf/eth1/rp_filter=2: it was 1",
+	},
+}
+
+// Whatever a hand does to what is ours, the next look or the kernel's own event tells, and all of it is as it was.
+func TestKernelHands(t *testing.T) {
+	testenv.RequireTool(t, "ipset")
+	testenv.RequireTool(t, "nft")
+	onHosts(t, func(t *testing.T, h *host) {
+		d := h.start()
+		state := limited(sources(200))
+		apply(t, d, state)
+		h.write(t, "net/ipv4/conf/eth1/rp_filter", "1")
+		d.HostChanged()
+		apply(t, d, state)
+		programmed := h.ours(t)
+		for _, hand := range hands {
+			if hand.backend != "" && hand.backend != h.backend {
+				continue
+			}
+			// No test of its own, which would be on another goroutine, in another network namespace.
+			h.repair(t, d, state, hand)
+			if diff := cmp.Diff(programmed, h.ours(t)); diff != "" {
+				t.Errorf("%s: not repaired (-before +after):\n%s", hand.name, diff)
+			}
+		}
+	})
+}
+
+// repair has a hand do harm, and an Apply repair it once it is noticed.
+func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State, hand hand) {
+	t.Helper()
+	quiet(t, d)
+	h.harm(t, hand.script)
+	if hand.event {
+		expectChanged(t, d, false)
+		d.HostChanged()
+	} else {
+		awaitChange(t, d)
+	}
+	result := apply(t, d, state)
+	if said := fmt.Sprint(result.Repaired); !strings.Contains(said, hand.missing) {
+		t.Errorf("%s: repaired %s, want %q in it", hand.name, said, hand.missing)
+	}
+	for _, r := range result.Repaired {
+		if !slices.Contains(hand.kinds, r.Kind) {
+			t.Errorf("%s: %q is of the kind %s, want %v", hand.name, r.Missing, r.Kind, hand.kinds)
+		}
+	}
+}
+
+// quiet has looks taken until nothing is left to be found.
+func quiet(t *testing.T, d *dataplane.Dataplane) {
+	t.Helper()
+	for range 10 {
+		expectChanged(t, d, false)
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (h *host) harm(t *testing.T, script string) {
+	t.Helper()
+	sets, err := h.sets.Observe()
+	if err != nil || len(sets) != 1 {
+		t.Fatalf("sets %v, %v; want one", sets, err)
+	}
+	script = strings.NewReplacer("IP6TABLES", "ip6tables-"+h.backend, "IPTABLES", "iptables-"+h.backend, "SET", sets[0].Name).Replace(script)
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+var ofOurs = regexp.MustCompile(`(?m)^.*(SMARTNAT-|smartnat-|proto 83|=).*$`)
+
+// ours are the lines of the dump that tell of what is ours, sorted: chains stand in the order in which they were made.
+func (h *host) ours(t *testing.T) []string {
+	t.Helper()
+	lines := ofOurs.FindAllString(h.dump(t), -1)
+	slices.Sort(lines)
+	return lines
+}

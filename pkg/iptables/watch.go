@@ -1,0 +1,118 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package iptables
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Watch calls changed once it watches and then whenever somebody has written rules, or may have, ourselves included. It
+// returns when ctx ends, which is no error, or when it can watch no longer.
+//
+// nf_tables tells of each commit. The legacy tables tell of nothing, but the programs that write them hold a lock, and the
+// kernel tells when its file is closed; who writes without the programs, or in a mount namespace with a /run of its own, is
+// not seen.
+func (r *Runner) Watch(ctx context.Context, changed func()) error {
+	var err error
+	if r.backend == NFTables {
+		err = watchCommits(ctx, changed)
+	} else {
+		err = watchLock(ctx, cmp.Or(os.Getenv("XTABLES_LOCKFILE"), defaultLock), changed)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// commits lets through the message that ends a commit, and not the thousands of what was committed.
+func commits() []unix.SockFilter {
+	const typeInHeader = 4 // struct nlmsghdr, in the order of bytes of the host, which the filter takes to be that of the network
+	newGeneration := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN))
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: typeInHeader},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(newGeneration), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+}
+
+func watchCommits(ctx context.Context, changed func()) error {
+	socket, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+	if err != nil {
+		return fmt.Errorf("subscribing to changes of nf_tables: %w", err)
+	}
+	defer context.AfterFunc(ctx, socket.Close)()
+	defer socket.Close()
+	filter := commits()
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(socket.GetFd(), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		return fmt.Errorf("subscribing to changes of nf_tables: %w", err)
+	}
+	return receive(socket, changed)
+}
+
+func receive(socket *nl.NetlinkSocket, changed func()) error {
+	for {
+		changed()
+		// ENOBUFS: more came at once than the socket holds. What was lost told the same.
+		if _, _, err := socket.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("reading changes of nf_tables: %w", err)
+		}
+	}
+}
+
+// defaultLock is where the programs have their lock, unless XTABLES_LOCKFILE says otherwise.
+const defaultLock = "/run/xtables.lock"
+
+func watchLock(ctx context.Context, path string, changed func()) error {
+	// As the programs do, which have it there from their first run on.
+	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("watching the lock of the legacy tables: %w", err)
+	}
+	_ = lock.Close()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watching the lock of the legacy tables: %w", err)
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer context.AfterFunc(ctx, func() { _ = events.Close() })()
+	defer events.Close()
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CLOSE|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF); err != nil {
+		return fmt.Errorf("watching %s: %w", path, err)
+	}
+	buffer := make([]byte, 4096) // Many at once are all the same.
+	for {
+		changed()
+		n, err := events.Read(buffer)
+		if err != nil {
+			return fmt.Errorf("watching %s: %w", path, err)
+		}
+		if gone(buffer[:n]) {
+			return fmt.Errorf("watching %s: %w", path, os.ErrNotExist)
+		}
+	}
+}
+
+// gone reports whether the file that is watched was removed.
+func gone(events []byte) bool {
+	const maskInEvent = 4 // struct inotify_event; that of a file has no name behind it
+	for ; len(events) >= unix.SizeofInotifyEvent; events = events[unix.SizeofInotifyEvent:] {
+		if binary.NativeEndian.Uint32(events[maskInEvent:])&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED) != 0 {
+			return true
+		}
+	}
+	return false
+}
