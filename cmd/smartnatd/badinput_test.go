@@ -4,6 +4,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,7 +25,7 @@ func TestWhatSystemdSaysMayBeWrong(t *testing.T) {
 	}{
 		{"nothing", nil, 0, false},
 		{"a watchdog", map[string]string{microseconds: "20000000"}, 20 * time.Second, false},
-		{"of another process", map[string]string{microseconds: "20000000", process: "1"}, 0, false},
+		{"of another process", map[string]string{microseconds: "20000000", process: strconv.Itoa(os.Getpid() + 1)}, 0, false},
 		{"of no process", map[string]string{microseconds: "20000000", process: "me"}, 0, true},
 		{"no number", map[string]string{microseconds: "soon"}, 0, true},
 		{"at once", map[string]string{microseconds: "0"}, 0, true},
