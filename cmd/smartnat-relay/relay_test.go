@@ -86,7 +86,7 @@ func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 
 func TestRelayOfARealCluster(t *testing.T) {
 	p := startControlPlane(t)
-	token := startRelay(t, p)
+	token := startRelay(t, p, "--log-level=debug") // each request, for what must not be in there
 	gateway := []string{"--server", relayURL, "--token", token}
 
 	t.Run("kubectl sees what is mapped and nothing else", func(t *testing.T) {
@@ -202,6 +202,17 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 			}
 		})
 	}
+	t.Run("no token is in the log", func(t *testing.T) {
+		said := p.log.String()
+		for _, secret := range []string{token, stranger, forTheCluster} {
+			if strings.Contains(said, secret) {
+				t.Errorf("the log has the token %s", secret)
+			}
+		}
+		if !strings.Contains(said, "system:serviceaccount:smartnat:gateway") && !strings.Contains(said, "certified-gateway") {
+			t.Error("the log does not say who asked: is it that of the relay, at debug level?")
+		}
+	})
 	t.Run("a user who is allowed cannot write", func(t *testing.T) {
 		out, err := p.kubectlAs("--server", relayURL, "--token", token, "--namespace=shop", "delete", "mapping", "web")
 		if err == nil || !strings.Contains(out, "(MethodNotAllowed)") {
