@@ -188,4 +188,6 @@ func TestStatusInARealCluster(t *testing.T) {
 		p.kubectl("delete", "mapping", "web", "--namespace=shop")
 		wait("Accepted", "zebra")
 	})
+
+	t.Run("a gateway that went is forgotten", func(t *testing.T) { testAging(t, p) })
 }

@@ -70,11 +70,15 @@ func fill(v reflect.Value) {
 // TestWhatLeavesTheCluster shows, for each kind, every field that can leave the cluster: the golden files are the list
 // that a reviewer reads.
 func TestWhatLeavesTheCluster(t *testing.T) {
-	slice := filled[discoveryv1.EndpointSlice]()
+	mapping, service, slice := filter.Mapping(filled[v1alpha1.Mapping]()), filter.Service(filled[corev1.Service]()),
+		filter.EndpointSlice(filled[discoveryv1.EndpointSlice]())
+	named, terminating := slice.DeepCopy(), false
+	named.Labels[discoveryv1.LabelServiceName] = "set"
+	named.Endpoints[0].Conditions.Ready = &terminating
 	for name, obj := range map[string]any{
-		"mapping":       filter.Mapping(filled[v1alpha1.Mapping]()),
-		"service":       filter.Service(filled[corev1.Service]()),
-		"endpointslice": filter.EndpointSlice(slice),
+		"mapping": mapping, "service": service, "endpointslice": slice,
+		"gateway-mapping": filter.GatewayMapping(mapping), "gateway-service": filter.GatewayService(service),
+		"gateway-endpointslice": filter.GatewayEndpointSlice(named),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := yaml.Marshal(obj)
@@ -183,6 +187,36 @@ func TestStrippingChangesNothingOfTheOriginal(t *testing.T) {
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s: -want +got\n%s", name, diff)
+		}
+	}
+}
+
+// Conditions that are left out for gateways mean the same as what was there, as discovery/v1 defines what is not said.
+func TestGatewayConditionsMeanTheSame(t *testing.T) {
+	type meaning struct{ ready, serving, terminating bool }
+	means := func(c discoveryv1.EndpointConditions) (m meaning) {
+		is := func(condition *bool, otherwise bool) bool {
+			if condition == nil {
+				return otherwise
+			}
+			return *condition
+		}
+		m.ready = is(c.Ready, true)
+		if !m.ready { // or else the others make no difference
+			m.serving, m.terminating = is(c.Serving, m.ready), is(c.Terminating, false)
+		}
+		return m
+	}
+	some := []*bool{nil, new(true), new(false)}
+	for _, ready := range some {
+		for _, serving := range some {
+			for _, terminating := range some {
+				in := discoveryv1.EndpointConditions{Ready: ready, Serving: serving, Terminating: terminating}
+				out := filter.GatewayEndpointSlice(&discoveryv1.EndpointSlice{Endpoints: []discoveryv1.Endpoint{{Conditions: in}}})
+				if got := out.Endpoints[0].Conditions; means(got) != means(in) {
+					t.Errorf("%v became %v", in, got)
+				}
+			}
 		}
 	}
 }

@@ -51,13 +51,13 @@ func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 		TypeMeta:    metav1.TypeMeta{APIVersion: discoveryv1.SchemeGroupVersion.String(), Kind: "EndpointSlice"},
 		ObjectMeta:  objectMeta(&in.ObjectMeta),
 		AddressType: in.AddressType,
-		// Both are required: an empty list must not become null.
+		// All these are required: an empty list must not become null.
 		Endpoints: make([]discoveryv1.Endpoint, 0, len(in.Endpoints)),
 		Ports:     make([]discoveryv1.EndpointPort, 0, len(in.Ports)),
 	}
 	for i := range in.Endpoints {
 		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
-			Addresses:  slices.Clone(in.Endpoints[i].Addresses),
+			Addresses:  append([]string{}, in.Endpoints[i].Addresses...),
 			Conditions: *in.Endpoints[i].Conditions.DeepCopy(),
 		})
 	}

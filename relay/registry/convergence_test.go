@@ -94,9 +94,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
-	for range 2 {
+	for _, view := range []watchcache.View{watchcache.Whole, watchcache.ForGateway} {
 		for kind := range kindsOf(w.replicas[0].cache) {
-			f := newFollower(w, kind)
+			f := newFollower(w, kind, view)
 			w.followed = append(w.followed, f)
 			done.Go(func() { f.run(ctx, w.server.URL) })
 		}
@@ -209,17 +209,19 @@ func place[T watchcache.Object](w *world, objects []T, obj T) []T {
 // check waits until all clients hold what is visible of the cluster.
 func (w *world) check() {
 	visible := filter.Visible(w.cluster)
-	want := [3]map[string]watchcache.Object{{}, {}, {}}
+	wants := [2][3]map[string]watchcache.Object{{{}, {}, {}}, {{}, {}, {}}}
+	whole, brief := wants[watchcache.Whole], wants[watchcache.ForGateway]
 	for _, m := range visible.Mappings {
-		want[0][m.Name] = m
+		whole[0][m.Name], brief[0][m.Name] = m, filter.GatewayMapping(m)
 	}
 	for _, s := range visible.Services {
-		want[1][s.Name] = s
+		whole[1][s.Name], brief[1][s.Name] = s, filter.GatewayService(s)
 	}
 	for _, s := range visible.EndpointSlices {
-		want[2][s.Name] = s
+		whole[2][s.Name], brief[2][s.Name] = s, filter.GatewayEndpointSlice(s)
 	}
 	for _, f := range w.followed {
+		want := wants[f.view]
 		deadline := time.Now().Add(20 * time.Second)
 		for !equality.Semantic.DeepEqual(want[f.kind], f.state()) && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)

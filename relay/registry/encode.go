@@ -6,6 +6,7 @@ package registry
 import (
 	"bufio"
 	"net/http"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,7 +43,7 @@ func (e *encoder) entry(entry *watchcache.Entry) (encoded, error) {
 	case asMetadata:
 		return e.encoding.object(partial(entry.Object))
 	}
-	return e.encoding.entry(e.resource, entry)
+	return e.encoding.entry(e.resource, entry, e.view)
 }
 
 func (e *encoder) row(row metav1.TableRow, version watchcache.Version) (encoded, error) {
@@ -86,17 +87,27 @@ type output struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	buffer  *bufio.Writer
+	timeout time.Duration
+	timer   *time.Timer
+
+	mu    sync.Mutex
+	ended bool
 }
 
 func newOutput(w http.ResponseWriter) *output {
-	o := &output{w: w, control: http.NewResponseController(w)}
+	o := &output{w: w, control: http.NewResponseController(w), timeout: writeTimeout}
 	o.buffer = bufio.NewWriterSize(writerFunc(o.write), beginSize)
+	o.timer = time.AfterFunc(o.timeout, o.cutOff)
+	o.timer.Stop()
 	return o
 }
 
 func (o *output) begin(mediaType string) error {
 	o.w.Header().Set("Content-Type", mediaType)
 	o.w.Header().Set("Cache-Control", "no-cache, private")
+	if err := o.control.SetWriteDeadline(time.Time{}); err != nil {
+		return err
+	}
 	o.w.WriteHeader(http.StatusOK)
 	return o.timed(o.control.Flush)
 }
@@ -119,16 +130,29 @@ func (o *output) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// timed cuts a client off that does not take what is written. The time limit has to go again afterwards: over HTTP/2 it
-// would end a watch that is merely quiet.
+// timed cuts a client off that does not take what is written. Over HTTP/2 a deadline for each write, which would have to go
+// again afterwards, costs as much as the write: the server's other goroutine has to be asked both times.
 func (o *output) timed(write func() error) error {
-	if err := o.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
+	o.timer.Reset(o.timeout)
+	defer o.timer.Stop()
+	return write()
+}
+
+// cutOff has the write under way fail.
+func (o *output) cutOff() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.ended {
+		_ = o.control.SetWriteDeadline(time.Unix(1, 0)) // long ago
 	}
-	if err := write(); err != nil {
-		return err
-	}
-	return o.control.SetWriteDeadline(time.Time{})
+}
+
+// end has to be called before the request is done with: nothing may touch its answer afterwards.
+func (o *output) end() {
+	o.timer.Stop()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
 }
 
 type writerFunc func([]byte) (int, error)

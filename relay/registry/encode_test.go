@@ -5,6 +5,7 @@ package registry
 
 import (
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -42,5 +43,49 @@ func TestOutputKeepsLittle(t *testing.T) {
 		if o.buffer.Size() != quietSize {
 			t.Errorf("a quiet watch keeps %d bytes, want %d", o.buffer.Size(), quietSize)
 		}
+	}
+}
+
+// A client that does not take what is written is cut off, and one that is merely quiet for as long is not.
+func TestWritesThatTakeTooLongFail(t *testing.T) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			failed := make(chan error, 1)
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				o := newOutput(w)
+				o.timeout = 100 * time.Millisecond
+				defer o.end()
+				err := o.begin(req.Proto)
+				time.Sleep(3 * o.timeout)
+				for written := 0; err == nil && written < 64<<20; written += beginSize {
+					if _, err = o.buffer.Write(make([]byte, beginSize)); err == nil {
+						err = o.flush()
+					}
+					if written == 0 && err != nil {
+						t.Errorf("after a quiet time: %v", err)
+					}
+				}
+				failed <- err
+			}))
+			server.EnableHTTP2 = protocol == "HTTP/2.0"
+			server.StartTLS()
+			defer server.Close()
+			response, err := server.Client().Get(server.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			if got := response.Header.Get("Content-Type"); got != protocol {
+				t.Fatalf("by %s, want %s", got, protocol)
+			}
+			select {
+			case err := <-failed:
+				if err == nil {
+					t.Error("all of it was written, although nobody reads")
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("it is still being written")
+			}
+		})
 	}
 }

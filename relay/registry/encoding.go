@@ -22,7 +22,7 @@ type encoding interface {
 	// mediaType is the Content-Type of answers, streamType that of watches.
 	mediaType() string
 	streamType() string
-	entry(r *resource, e *watchcache.Entry) (encoded, error)
+	entry(r *resource, e *watchcache.Entry, view watchcache.View) (encoded, error)
 	object(obj runtime.Object) (encoded, error)
 	list(kind metav1.TypeMeta, version watchcache.Version, items []encoded) ([]byte, error)
 	event(w io.Writer, t watch.EventType, object encoded) error
@@ -50,8 +50,8 @@ type jsonEncoding struct{}
 func (jsonEncoding) mediaType() string  { return runtime.ContentTypeJSON }
 func (jsonEncoding) streamType() string { return runtime.ContentTypeJSON }
 
-func (jsonEncoding) entry(_ *resource, e *watchcache.Entry) (encoded, error) {
-	text, err := e.JSON()
+func (jsonEncoding) entry(_ *resource, e *watchcache.Entry, view watchcache.View) (encoded, error) {
+	text, err := e.JSON(view)
 	return encoded{message: text}, err
 }
 

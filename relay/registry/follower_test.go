@@ -29,6 +29,7 @@ import (
 type follower struct {
 	world *world
 	kind  int
+	view  watchcache.View
 
 	mu   sync.Mutex
 	held map[string]watchcache.Object
@@ -39,8 +40,8 @@ type follower struct {
 
 var _ cache.ReflectorStore = &follower{}
 
-func newFollower(w *world, kind int) *follower {
-	return &follower{world: w, kind: kind, held: map[string]watchcache.Object{}}
+func newFollower(w *world, kind int, view watchcache.View) *follower {
+	return &follower{world: w, kind: kind, view: view, held: map[string]watchcache.Object{}}
 }
 
 // run follows until ctx ends.
@@ -56,13 +57,19 @@ func (f *follower) run(ctx context.Context, url string) {
 }
 
 func (f *follower) listerWatcher(config *rest.Config) (cache.ListerWatcher, runtime.Object) {
-	mappings, err := versioned.NewForConfig(config)
+	var profile string
+	if f.view == watchcache.ForGateway {
+		profile = ";profile=" + v1alpha1.GatewayProfile
+	}
+	inJSON := *config
+	inJSON.AcceptContentTypes = runtime.ContentTypeJSON + profile
+	mappings, err := versioned.NewForConfig(&inJSON)
 	if err != nil {
 		f.world.Error(err)
 		return nil, nil
 	}
 	inProtobuf := *config
-	inProtobuf.ContentType, inProtobuf.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf
+	inProtobuf.ContentType, inProtobuf.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+profile
 	core, err := kubernetes.NewForConfig(&inProtobuf)
 	if err != nil {
 		f.world.Error(err)
@@ -147,7 +154,7 @@ func (f *follower) tell(t watch.EventType, o any) error {
 	if (t == watch.Added) == holds {
 		f.world.Errorf("kind %d: %s %s at %d, while %v is held", f.kind, t, name, version, held)
 	}
-	if next, known := f.world.next(f.kind, f.at); known && next != version {
+	if next, known := f.world.next(f.kind, f.view, f.at); known && next != version {
 		f.world.Errorf("kind %d: %s %s at %d after %d, the next is %d", f.kind, t, name, version, f.at, next)
 	}
 	f.told++
@@ -160,13 +167,19 @@ func (f *follower) tell(t watch.EventType, o any) error {
 	return nil
 }
 
-// next is the version of the next event of a kind after one, if the replica that gave it still knows.
-func (w *world) next(kind int, after watchcache.Version) (watchcache.Version, bool) {
+// next is the version of the next event of a kind after one that matters in a view, if the replica that gave it still knows.
+func (w *world) next(kind int, view watchcache.View, after watchcache.Version) (watchcache.Version, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range w.replicas {
-		if events, _, _, err := kindsOf(r.cache)[kind].Since(after); err == nil && len(events) > 0 {
-			return events[0].Version, true
+		events, _, _, err := kindsOf(r.cache)[kind].Since(after)
+		if err != nil {
+			continue
+		}
+		for _, e := range events {
+			if !e.Minor || view == watchcache.Whole {
+				return e.Version, true
+			}
 		}
 	}
 	return 0, false

@@ -21,6 +21,9 @@ type Handler struct {
 	// Spread is the time over which watches end when the relay does, each at a moment of its own, so that not all clients
 	// come to the other replicas at once. It has to be set before anything is served; without it they end at once.
 	Spread time.Duration
+	// Sent, where it is set before anything is served, is told of events that a watcher of a resource was sent, and how long
+	// after the first of them had reached the cache.
+	Sent func(resource string, events int, delay time.Duration)
 
 	cache     *watchcache.Cache
 	resources map[schema.GroupVersionResource]*resource

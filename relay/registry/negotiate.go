@@ -13,6 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // Codecs returns what documents and errors are written with: JSON unless a client likes protobuf better.
@@ -47,10 +50,12 @@ const (
 	asMetadata form = "PartialObjectMetadata"
 )
 
-// accepted is what a client would like an answer to be: its form and its encoding.
+// accepted is what a client would like an answer to be: its form, its encoding, and how much of each object, which matters
+// where objects are shown as themselves.
 type accepted struct {
 	form     form
 	encoding encoding
+	view     watchcache.View
 }
 
 // transforms are the forms that can be asked for, by the kinds of the answers.
@@ -80,8 +85,11 @@ func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, err
 		return accepted{}, err
 	}
 	a := accepted{encoding: encodings[info.MediaType]}
-	if media.Convert != nil {
+	switch {
+	case media.Convert != nil:
 		a.form = forms[media.Convert.Kind]
+	case media.Profile == v1alpha1.GatewayProfile:
+		a.view = watchcache.ForGateway
 	}
 	return a, nil
 }

@@ -35,8 +35,8 @@ type protobufEncoding struct{}
 func (protobufEncoding) mediaType() string  { return runtime.ContentTypeProtobuf }
 func (protobufEncoding) streamType() string { return streamOfFrames }
 
-func (protobufEncoding) entry(r *resource, e *watchcache.Entry) (encoded, error) {
-	message, err := e.Protobuf()
+func (protobufEncoding) entry(r *resource, e *watchcache.Entry, view watchcache.View) (encoded, error) {
+	message, err := e.Protobuf(view)
 	if err != nil {
 		return encoded{}, err
 	}

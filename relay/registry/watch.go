@@ -55,7 +55,7 @@ func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, i
 
 	s := &stream{
 		selection: q.selection, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
-		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w),
+		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w), sent: h.Sent,
 	}
 	s.run(h, req, initial, q)
 	return nil
@@ -85,10 +85,12 @@ type stream struct {
 	bookmarks bool
 	encoder   *encoder
 	out       *output
+	sent      func(resource string, events int, delay time.Duration)
 }
 
 // run writes events until the watch ends. An error of writing ends it too: there is nobody left to tell.
 func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry, q query) {
+	defer s.out.end()
 	if s.out.begin(s.encoder.encoding.streamType()) != nil || s.writeInitial(initial, q) != nil {
 		return
 	}
@@ -105,11 +107,11 @@ func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry,
 		select {
 		case <-more:
 		case <-bookmark.C:
-			if s.writeBookmark(false) != nil {
+			if s.writeReached() != nil {
 				return
 			}
 		case <-end.C:
-			_ = s.writeBookmark(false)
+			_ = s.writeReached()
 			return
 		case <-stopping:
 			stopping = nil
@@ -155,16 +157,27 @@ func (s *stream) writeChanges() (<-chan struct{}, error) {
 			s.at = at
 			return more, nil
 		}
+		var first time.Time
+		written := 0
 		for _, event := range events {
 			if t, e := s.seen(event); e != nil {
 				if err := s.write(t, e); err != nil {
 					return nil, err
 				}
+				if written++; written == 1 {
+					first = event.At
+				}
 			}
 			s.at = event.Version
 		}
+		if written == 0 {
+			continue
+		}
 		if err := s.out.flush(); err != nil {
 			return nil, err
+		}
+		if s.sent != nil {
+			s.sent(s.resource.GroupVersionResource.Resource, written, time.Since(first))
 		}
 	}
 }
@@ -174,6 +187,8 @@ func (s *stream) seen(event watchcache.Event) (watch.EventType, *watchcache.Entr
 	is := event.Type != watch.Deleted && s.matches(event.Object)
 	was := event.Type != watch.Added && s.matches(event.Old)
 	switch {
+	case is && was && event.Minor && s.encoder.view == watchcache.ForGateway:
+		return "", nil
 	case is && was:
 		return watch.Modified, event.Object
 	case is:
@@ -197,6 +212,14 @@ func (s *stream) event(t watch.EventType, object encoded, err error) error {
 		return err
 	}
 	return s.encoder.encoding.event(s.out.buffer, t, object)
+}
+
+// writeReached writes what there is and then the version that it leads to, which changes of other kinds move on too.
+func (s *stream) writeReached() error {
+	if _, err := s.writeChanges(); err != nil {
+		return err
+	}
+	return s.writeBookmark(false)
 }
 
 // writeBookmark tells a client that asked for it the version that it has reached.

@@ -103,8 +103,8 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Status.apply(c)
 	c.instrument()
+	o.Status.apply(c)
 	if err := o.readCertificates(c); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ package server
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -31,6 +32,9 @@ type metrics struct {
 	upstreamEvents   *prometheus.CounterVec
 	upstreamRequests *prometheus.CounterVec
 	upstreamContact  *prometheus.GaugeVec
+	eventsSent       *prometheus.CounterVec
+	eventDelay       *prometheus.HistogramVec
+	statusWrites     *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metrics {
@@ -61,9 +65,16 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 		upstreamEvents:   counters("upstream_events_total", "Events that the cluster sent, bookmarks among them.", "resource", "type"),
 		upstreamRequests: counters("upstream_requests_total", "Lists and watches that the cluster was asked for.", "resource", "verb", "result"),
 		upstreamContact:  gauges("upstream_last_event_timestamp_seconds", "When the cluster was last heard of.", "resource"),
+		eventsSent:       counters("events_sent_total", "Events that watchers were sent, without those that a watch begins with and bookmarks.", "resource"),
+		eventDelay: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "event_delay_seconds", Help: "From the cluster's event to what a watcher was sent for it, the longest of what was sent at once.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 7),
+		}, []string{"resource"}),
+		statusWrites: counters("status_writes_total", "Writes of the status of Mappings: conditions, and what gateways report.", "of", "result"),
 	}
 	registry.MustRegister(m.connections, m.connectionsEnded, m.tlsErrors, m.requests, m.duration, m.bytes, m.watches,
-		m.watchesRevoked, m.authentications, m.rejections, m.panics, m.upstreamEvents, m.upstreamRequests, m.upstreamContact)
+		m.watchesRevoked, m.authentications, m.rejections, m.panics, m.upstreamEvents, m.upstreamRequests, m.upstreamContact,
+		m.eventsSent, m.eventDelay, m.statusWrites)
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -78,11 +89,16 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 			if !cache.HasSynced() {
 				return 0
 			}
-			objects, _ := resource.List()
-			return float64(len(objects))
+			return float64(resource.Len())
 		}))
 	}
 	return m
+}
+
+// sent counts events that a watcher was sent.
+func (m *metrics) sent(resource string, events int, delay time.Duration) {
+	m.eventsSent.WithLabelValues(resource).Add(float64(events))
+	m.eventDelay.WithLabelValues(resource).Observe(delay.Seconds())
 }
 
 func oneIf(b bool) float64 {

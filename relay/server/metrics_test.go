@@ -35,3 +35,20 @@ func (c *Config) count(t *testing.T, name string, labels ...string) (sum float64
 	}
 	return sum
 }
+
+// observations is how many times something was measured, whatever its labels.
+func (c *Config) observations(t *testing.T, name string) (n uint64) {
+	t.Helper()
+	families, err := c.Metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == namespace+"_"+name {
+			for _, metric := range family.GetMetric() {
+				n += metric.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
+}

@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/generated/clientset/versioned/scheme"
 	"github.com/smartnat/smartnat/relay/registry"
 	"github.com/smartnat/smartnat/relay/status"
@@ -58,6 +61,30 @@ func (o *StatusOptions) validate() (errs []error) {
 	return errs
 }
 
+// countedMappings count what is written.
+type countedMappings struct {
+	status.Mappings
+	metrics *metrics
+}
+
+func (c countedMappings) ApplyStatus(
+	ctx context.Context, manager string, meta conditions.AppliedMetadata, applied v1alpha1.MappingStatus,
+) (*v1alpha1.Mapping, error) {
+	written, err := c.Mappings.ApplyStatus(ctx, manager, meta, applied)
+	of, result := "conditions", "ok"
+	if manager != v1alpha1.ConditionsFieldManager {
+		of = "instances"
+	}
+	switch {
+	case apierrors.IsConflict(err):
+		result = "conflict" // another relay was first, as often as not
+	case err != nil:
+		result = "error"
+	}
+	c.metrics.statusWrites.WithLabelValues(of, result).Inc()
+	return written, err
+}
+
 // statusWriter writes conditions, and Events about them.
 type statusWriter struct {
 	controller  *status.Controller
@@ -69,7 +96,7 @@ func (o *StatusOptions) apply(c *Config) {
 		return
 	}
 	leases := status.NewLeases(c.Upstream.Core, o.Namespace, o.InstanceTimeout)
-	mappings := status.NewMappings(c.Upstream.SmartNat)
+	mappings := countedMappings{status.NewMappings(c.Upstream.SmartNat), c.metrics}
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: c.Upstream.Core.EventsV1()})
 	c.Status = &statusWriter{
 		controller: status.New(status.Options{

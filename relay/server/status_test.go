@@ -13,12 +13,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/rest"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/status"
+	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 func TestStatusOptions(t *testing.T) {
@@ -125,5 +128,40 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 	web := " patch smartnat.aureacentral.com mappings status shop web"
 	if diff := cmp.Diff([]string{"stranger" + web, "gateway" + strings.Replace(web, "web", "other", 1), "gateway" + web}, asked); diff != "" {
 		t.Errorf("asked of the cluster (-want +got)\n%s", diff)
+	}
+}
+
+// failing fails to write, with an error of its own for each Mapping.
+type failing struct {
+	status.Mappings
+	errs map[string]error
+}
+
+func (f failing) ApplyStatus(_ context.Context, _ string, at conditions.AppliedMetadata, _ v1alpha1.MappingStatus) (*v1alpha1.Mapping, error) {
+	return nil, f.errs[at.Name]
+}
+
+func TestStatusWritesAreCounted(t *testing.T) {
+	c := &Config{Cache: watchcache.New(watchcache.NewEpoch(), 1)}
+	c.instrument()
+	conflict := apierrors.NewConflict(schema.GroupResource{}, "raced", errors.New("changed meanwhile"))
+	mappings := countedMappings{failing{errs: map[string]error{"raced": conflict, "refused": errors.New("refused")}}, c.metrics}
+	for _, write := range []struct{ manager, name string }{
+		{v1alpha1.ConditionsFieldManager, "web"}, {v1alpha1.ConditionsFieldManager, "web"}, {v1alpha1.ConditionsFieldManager, "raced"},
+		{v1alpha1.InstanceFieldManagerPrefix + "gw1", "web"}, {v1alpha1.InstanceFieldManagerPrefix + "gw1", "refused"},
+	} {
+		_, _ = mappings.ApplyStatus(t.Context(), write.manager, conditions.AppliedMetadata{Name: write.name}, v1alpha1.MappingStatus{})
+	}
+	got := map[string]float64{}
+	for _, of := range []string{"conditions", "instances"} {
+		for _, result := range []string{"ok", "conflict", "error"} {
+			got[of+" "+result] = c.count(t, "status_writes_total", "of="+of, "result="+result)
+		}
+	}
+	want := map[string]float64{
+		"conditions ok": 2, "conditions conflict": 1, "conditions error": 0, "instances ok": 1, "instances conflict": 0, "instances error": 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }

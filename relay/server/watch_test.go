@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
@@ -78,6 +79,68 @@ func TestWatch(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who asks by the profile of gateways is not told what gateways do not need, and gets no event when nothing else changed; others
+// are, at the same time. What was sent is counted.
+func TestGatewaysAreToldWhatTheyNeed(t *testing.T) {
+	var config *Config
+	f := newFixture(t, func(c *Config) { config = c })
+	open := func(accept string) func() *event {
+		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		t.Cleanup(transport.CloseIdleConnections)
+		return openWatch(t, &http.Client{Transport: accepting{accept, transport}}, "https://"+f.address+mappingsPath+"?watch=1&resourceVersion="+version(f))
+	}
+	gateway, other := open("application/json;profile=gateway"), open("application/json")
+	m := newMapping("shop", "a", "web")
+	for _, change := range []func(){
+		func() {}, func() { m.Labels = map[string]string{"tier": "new"} }, func() { m.Status.ServiceVIP = "10.96.0.1" },
+		func() { m.Spec.AllowedSources = []string{"192.0.2.0/24"} },
+	} {
+		change()
+		if err := f.cache.Mappings().Store().Update(m.DeepCopy()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all []string
+	for range 4 {
+		e := other()
+		all = append(all, e.Type+" "+decode[v1alpha1.Mapping](t, e).Status.ServiceVIP)
+	}
+	if diff := cmp.Diff([]string{"ADDED ", "MODIFIED ", "MODIFIED 10.96.0.1", "MODIFIED 10.96.0.1"}, all); diff != "" {
+		t.Errorf("others: -want +got\n%s", diff)
+	}
+	for _, want := range []string{"ADDED []", "MODIFIED [192.0.2.0/24]"} {
+		e := gateway()
+		got := decode[v1alpha1.Mapping](t, e)
+		if says := fmt.Sprint(e.Type, " ", got.Spec.AllowedSources); says != want {
+			t.Errorf("%s, want %s", says, want)
+		}
+		if got.Labels != nil || got.Status.ServiceVIP != "" || got.UID != m.UID || got.ResourceVersion == "" {
+			t.Errorf("a gateway is told %+v", got)
+		}
+	}
+	eventually(t, "all that was sent to be counted", func() bool { return config.count(t, "events_sent_total", "resource=mappings") == 6 })
+	if n := config.observations(t, "event_delay_seconds"); n < 2 || n > 6 {
+		t.Errorf("the delay of %d events was measured", n)
+	}
+}
+
+// version is that of all that there is.
+func version(f *fixture) string {
+	_, now := f.cache.Mappings().List()
+	return now.String()
+}
+
+// accepting asks for a media type.
+type accepting struct {
+	accept string
+	next   http.RoundTripper
+}
+
+func (a accepting) RoundTrip(req *http.Request) (*http.Response, error) {
+	req.Header.Set("Accept", a.accept)
+	return a.next.RoundTrip(req)
 }
 
 // put writes a Mapping into the relay, past the cluster, so that tests know when it is there.
@@ -162,7 +225,8 @@ func TestWatchOfTables(t *testing.T) {
 	f := newFixture(t, nil)
 	f.put(t, "a", "old")
 	f.put(t, "b", "old")
-	client := &http.Client{Transport: acceptTable{&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}}
+	client := &http.Client{Transport: accepting{"application/json;as=Table;v=v1;g=meta.k8s.io",
+		&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}}
 	next := openWatch(t, client, "https://"+f.address+mappingsPath+
 		"?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
 	var got []string
@@ -178,13 +242,6 @@ func TestWatchOfTables(t *testing.T) {
 	if diff := cmp.Diff([]string{"ADDED 7 a", "ADDED 0 b", "BOOKMARK 0 "}, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-}
-
-type acceptTable struct{ next http.RoundTripper }
-
-func (a acceptTable) RoundTrip(req *http.Request) (*http.Response, error) {
-	req.Header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
-	return a.next.RoundTrip(req)
 }
 
 // openWatch opens a watch and returns what reads the next event of it.

@@ -92,7 +92,7 @@ func (c *Controller) follow(ctx context.Context) {
 		c.enqueue(c.view.replace(entries))
 		for {
 			started := time.Now()
-			next, changed, err := c.catchUp(version)
+			next, mappings, services, err := c.catchUp(version)
 			if err != nil {
 				break // too far behind: all of it again
 			}
@@ -101,7 +101,8 @@ func (c *Controller) follow(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-changed:
+			case <-mappings:
+			case <-services:
 			}
 			select {
 			case <-ctx.Done():
@@ -112,16 +113,16 @@ func (c *Controller) follow(ctx context.Context) {
 	}
 }
 
-// catchUp takes over what happened since a version. The channel is closed when there is more.
-func (c *Controller) catchUp(version watchcache.Version) (watchcache.Version, <-chan struct{}, error) {
+// catchUp takes over what happened since a version. The channels are closed when there is more of Mappings and of Services.
+func (c *Controller) catchUp(version watchcache.Version) (_ watchcache.Version, moreMappings, moreServices <-chan struct{}, err error) {
 	// Services after Mappings: one that a Mapping began to name is visible by then.
-	mappings, next, changed, err := c.Cache.Mappings().Since(version)
+	mappings, next, moreMappings, err := c.Cache.Mappings().Since(version)
 	if err != nil {
-		return 0, nil, fmt.Errorf("changes of Mappings: %w", err)
+		return 0, nil, nil, fmt.Errorf("changes of Mappings: %w", err)
 	}
-	services, _, _, err := c.Cache.Services().Since(version)
+	services, _, moreServices, err := c.Cache.Services().Since(version)
 	if err != nil {
-		return 0, nil, fmt.Errorf("changes of Services: %w", err)
+		return 0, nil, nil, fmt.Errorf("changes of Services: %w", err)
 	}
 	c.enqueue(c.view.follow(mappings))
 	if len(services) > 0 {
@@ -131,7 +132,7 @@ func (c *Controller) catchUp(version watchcache.Version) (watchcache.Version, <-
 		}
 		c.enqueue(c.view.naming(named))
 	}
-	return next, changed, nil
+	return next, moreMappings, moreServices, nil
 }
 
 func (c *Controller) enqueue(keys sets.Set[key]) {

@@ -176,7 +176,7 @@ func TestOnlyWhatChangedIsLookedAt(t *testing.T) {
 	} {
 		step.do()
 		var err error
-		if version, _, err = relay.catchUp(version); err != nil {
+		if version, _, _, err = relay.catchUp(version); err != nil {
 			t.Fatal(err)
 		}
 		var got []string

@@ -4,12 +4,12 @@
 package watchcache
 
 import (
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/filter"
@@ -25,12 +25,11 @@ type Cache struct {
 	version Version
 	history int
 	synced  bool
-	changed chan struct{}
 
 	mappings, services, slices Resource
 	// naming counts the valid Mappings that name a Service; backing holds the keys of its EndpointSlices.
 	naming  map[types.NamespacedName]int
-	backing map[types.NamespacedName]sets.Set[types.NamespacedName]
+	backing map[types.NamespacedName][]types.NamespacedName
 }
 
 // New returns an empty Cache that counts from epoch and keeps so many changes of each kind.
@@ -38,30 +37,32 @@ func New(epoch Version, history int) *Cache {
 	c := &Cache{
 		version: epoch,
 		history: history,
-		changed: make(chan struct{}),
 		naming:  map[types.NamespacedName]int{},
-		backing: map[types.NamespacedName]sets.Set[types.NamespacedName]{},
+		backing: map[types.NamespacedName][]types.NamespacedName{},
 	}
 	c.mappings.init(c, kind{
 		strip:   func(obj any) (Object, bool) { m, ok := obj.(*v1alpha1.Mapping); return strip(filter.Mapping, m), ok },
-		visible: func(Object) bool { return true },
+		empty:   func() Object { return &v1alpha1.Mapping{} },
+		service: func(obj Object) types.NamespacedName { return someOf(filter.NamedBy(obj.(*v1alpha1.Mapping))) },
+		visible: func(*held) bool { return true },
 		index:   c.indexMapping,
 	})
 	c.services.init(c, kind{
 		strip:   func(obj any) (Object, bool) { s, ok := obj.(*corev1.Service); return strip(filter.Service, s), ok },
-		visible: func(obj Object) bool { return c.naming[keyOf(obj)] > 0 },
-		index:   func(Object, Object) {},
+		empty:   func() Object { return &corev1.Service{} },
+		service: keyOf,
+		visible: c.isNamed,
+		index:   func(types.NamespacedName, types.NamespacedName, types.NamespacedName) {},
 	})
 	c.slices.init(c, kind{
 		strip: func(obj any) (Object, bool) {
 			s, ok := obj.(*discoveryv1.EndpointSlice)
 			return strip(filter.EndpointSlice, s), ok
 		},
-		visible: func(obj Object) bool {
-			service, ok := filter.Backs(obj.(*discoveryv1.EndpointSlice))
-			return ok && c.naming[service] > 0
-		},
-		index: c.indexSlice,
+		empty:   func() Object { return &discoveryv1.EndpointSlice{} },
+		service: func(obj Object) types.NamespacedName { return someOf(filter.Backs(obj.(*discoveryv1.EndpointSlice))) },
+		visible: c.isNamed,
+		index:   c.indexSlice,
 	})
 	return c
 }
@@ -83,20 +84,17 @@ func (c *Cache) HasSynced() bool {
 	return c.synced
 }
 
+func (c *Cache) isNamed(h *held) bool { return c.naming[h.service] > 0 }
+
 // indexMapping notes which Services are named, and shows or hides those for which that changed.
-func (c *Cache) indexMapping(old, obj Object) {
-	before, wasNamed := namedBy(old)
-	after, isNamed := namedBy(obj)
-	if before == after && wasNamed == isNamed {
-		return
-	}
-	if isNamed {
+func (c *Cache) indexMapping(_, before, after types.NamespacedName) {
+	if after != none {
 		c.naming[after]++
 		if c.naming[after] == 1 {
 			c.settleService(after)
 		}
 	}
-	if wasNamed {
+	if before != none {
 		c.naming[before]--
 		if c.naming[before] == 0 {
 			delete(c.naming, before)
@@ -105,51 +103,44 @@ func (c *Cache) indexMapping(old, obj Object) {
 	}
 }
 
-func (c *Cache) indexSlice(old, obj Object) {
-	before, had := backs(old)
-	after, has := backs(obj)
-	if before == after && had == has {
-		return
-	}
-	if had {
-		c.backing[before].Delete(keyOf(old))
-		if c.backing[before].Len() == 0 {
+// indexSlice notes which EndpointSlices a Service has: one or two, as a rule.
+func (c *Cache) indexSlice(key, before, after types.NamespacedName) {
+	if before != none {
+		c.backing[before] = slices.DeleteFunc(c.backing[before], func(k types.NamespacedName) bool { return k == key })
+		if len(c.backing[before]) == 0 {
 			delete(c.backing, before)
 		}
 	}
-	if has {
-		if c.backing[after] == nil {
-			c.backing[after] = sets.New[types.NamespacedName]()
-		}
-		c.backing[after].Insert(keyOf(obj))
+	if after != none {
+		c.backing[after] = append(c.backing[after], key)
 	}
 }
 
 func (c *Cache) settleService(service types.NamespacedName) {
 	c.services.settle(service)
-	for slice := range c.backing[service] {
+	for _, slice := range c.backing[service] {
 		c.slices.settle(slice)
 	}
 }
 
-// wake tells all watchers to read on.
+// wake tells the watchers of those kinds to read on of which something was published.
 func (c *Cache) wake() {
-	close(c.changed)
-	c.changed = make(chan struct{})
+	for _, r := range []*Resource{&c.mappings, &c.services, &c.slices} {
+		if r.news {
+			close(r.changed)
+			r.changed, r.news = make(chan struct{}), false
+		}
+	}
 }
 
-func namedBy(obj Object) (types.NamespacedName, bool) {
-	if obj == nil {
-		return types.NamespacedName{}, false
-	}
-	return filter.NamedBy(obj.(*v1alpha1.Mapping))
-}
+// none is the name of no Service.
+var none types.NamespacedName
 
-func backs(obj Object) (types.NamespacedName, bool) {
-	if obj == nil {
-		return types.NamespacedName{}, false
+func someOf(service types.NamespacedName, ok bool) types.NamespacedName {
+	if !ok {
+		return none
 	}
-	return filter.Backs(obj.(*discoveryv1.EndpointSlice))
+	return service
 }
 
 func keyOf(obj Object) types.NamespacedName {
@@ -165,20 +156,4 @@ func strip[T any, P interface {
 		return nil
 	}
 	return f(obj)
-}
-
-// shallowCopy copies what is needed to give an object another resource version.
-func shallowCopy(obj Object) Object {
-	switch o := obj.(type) {
-	case *v1alpha1.Mapping:
-		c := *o
-		return &c
-	case *corev1.Service:
-		c := *o
-		return &c
-	case *discoveryv1.EndpointSlice:
-		c := *o
-		return &c
-	}
-	return obj.DeepCopyObject().(Object)
 }

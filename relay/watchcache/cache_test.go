@@ -171,8 +171,8 @@ func TestEntriesAreEncodedOnceAndCarryTheVersion(t *testing.T) {
 		encode func() ([]byte, error)
 		decode func([]byte, *corev1.Service) error
 	}{
-		"JSON":     {entry.JSON, func(b []byte, s *corev1.Service) error { return json.Unmarshal(b, s) }},
-		"protobuf": {entry.Protobuf, func(b []byte, s *corev1.Service) error { return s.Unmarshal(b) }},
+		"JSON":     {func() ([]byte, error) { return entry.JSON(Whole) }, func(b []byte, s *corev1.Service) error { return json.Unmarshal(b, s) }},
+		"protobuf": {func() ([]byte, error) { return entry.Protobuf(Whole) }, func(b []byte, s *corev1.Service) error { return s.Unmarshal(b) }},
 	} {
 		data, err := encoding.encode()
 		if err != nil {
@@ -189,7 +189,7 @@ func TestEntriesAreEncodedOnceAndCarryTheVersion(t *testing.T) {
 			t.Errorf("%s: encoded again, %v", name, err)
 		}
 	}
-	if data, err := c.Mappings().Get("shop", "m").Protobuf(); err == nil {
+	if data, err := c.Mappings().Get("shop", "m").Protobuf(Whole); err == nil {
 		t.Errorf("a Mapping as protobuf: %q", data)
 	}
 }

@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"sort"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,10 +16,14 @@ import (
 type kind struct {
 	// strip turns an object of the cluster into what may leave it; false when it is of another type.
 	strip func(any) (Object, bool)
-	// visible says whether a stripped object is to be seen at the moment.
-	visible func(Object) bool
-	// index is told what an object was and is, either nil, after it was taken in.
-	index func(old, obj Object)
+	// empty returns an object of the kind to read one into.
+	empty func() Object
+	// service returns the Service that decides whether an object is visible; empty when there is none.
+	service func(Object) types.NamespacedName
+	// visible says whether an object is to be seen at the moment.
+	visible func(*held) bool
+	// index is told of which Service an object was and is, either empty, after it was taken in.
+	index func(key, before, after types.NamespacedName)
 }
 
 // Resource is the Cache's view of one kind.
@@ -26,19 +31,23 @@ type Resource struct {
 	kind
 	cache *Cache
 	// known are the stripped objects of the cluster, visible or not; served are those that are visible.
-	known  map[types.NamespacedName]Object
+	known  map[types.NamespacedName]*held
 	served map[types.NamespacedName]*Entry
 	// events are the latest changes; all those after horizon are there. Watchers read parts of it without a lock, so
 	// what is in it is never overwritten.
 	events  []Event
 	horizon Version
 	synced  bool
+	// changed is closed when there is something to read; news says that there is.
+	changed chan struct{}
+	news    bool
 }
 
 func (r *Resource) init(c *Cache, k kind) {
 	r.kind, r.cache, r.horizon = k, c, c.version
-	r.known = map[types.NamespacedName]Object{}
+	r.known = map[types.NamespacedName]*held{}
 	r.served = map[types.NamespacedName]*Entry{}
+	r.changed = make(chan struct{})
 }
 
 // Get returns an object, or nil.
@@ -46,6 +55,13 @@ func (r *Resource) Get(namespace, name string) *Entry {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
 	return r.served[types.NamespacedName{Namespace: namespace, Name: name}]
+}
+
+// Len is how many are served.
+func (r *Resource) Len() int {
+	r.cache.mu.RLock()
+	defer r.cache.mu.RUnlock()
+	return len(r.served)
 }
 
 // List returns what is served, in the order of the keys, and the version that it is the state of.
@@ -73,7 +89,7 @@ func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, er
 		return nil, 0, nil, ErrExpired
 	}
 	first := sort.Search(len(r.events), func(i int) bool { return r.events[i].Version > version })
-	return r.events[first:len(r.events):len(r.events)], r.cache.version, r.cache.changed, nil
+	return r.events[first:len(r.events):len(r.events)], r.cache.version, r.changed, nil
 }
 
 // Knows fails with ErrExpired unless a version was given out by this Cache.
@@ -86,42 +102,51 @@ func (c *Cache) Knows(version Version) error {
 	return nil
 }
 
-// take puts a stripped object, or nil for none, in the place of what was known under its key.
-func (r *Resource) take(key types.NamespacedName, obj Object) {
-	old, had := r.known[key]
-	if !had {
-		old = nil
+// take puts an object, or nil for none, in the place of what was known under its key.
+func (r *Resource) take(key types.NamespacedName, now *held) {
+	var before, after types.NamespacedName
+	if old := r.known[key]; old != nil {
+		before = old.service
 	}
-	if obj == nil {
+	if now == nil {
 		delete(r.known, key)
 	} else {
-		r.known[key] = obj
+		r.known[key], after = now, now.service
 	}
-	r.index(old, obj)
+	if before != after {
+		r.index(key, before, after)
+	}
 	r.settle(key)
 }
 
 // settle publishes what changed for watchers of one object, if anything did.
 func (r *Resource) settle(key types.NamespacedName) {
-	now, known := r.known[key]
-	shown := known && r.visible(now)
+	now := r.known[key]
+	shown := now != nil && r.visible(now)
+	switch {
+	case shown:
+		r.unpack(now)
+	case now != nil:
+		r.pack(now)
+	}
 	before, was := r.served[key]
 	switch {
 	case shown && !was:
-		r.publish(watch.Added, key, now)
+		r.publish(watch.Added, key, now.object)
 	case !shown && was:
 		r.publish(watch.Deleted, key, before.Object)
 	case !shown && !was:
-	case before.Object.GetUID() != now.GetUID():
+	case before.Object.GetUID() != now.object.GetUID():
 		r.publish(watch.Deleted, key, before.Object)
-		r.publish(watch.Added, key, now)
-	case !sameContent(before.Object, now):
-		r.publish(watch.Modified, key, now)
+		r.publish(watch.Added, key, now.object)
+	case !sameContent(before.Object, now.object):
+		r.publish(watch.Modified, key, now.object)
 	}
 }
 
 func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object) {
 	r.cache.version++
+	r.news = true
 	entry, old := newEntry(obj, r.cache.version), r.served[key]
 	if t == watch.Deleted {
 		delete(r.served, key)
@@ -133,7 +158,9 @@ func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Obje
 		r.horizon = r.cache.version
 		return
 	}
-	r.events = append(r.events, Event{Type: t, Version: entry.Version, Object: entry, Old: old})
+	event := Event{Type: t, Version: entry.Version, Object: entry, Old: old, At: time.Now()}
+	event.Minor = t == watch.Modified && sameContent(forGateway(old.Object), forGateway(obj))
+	r.events = append(r.events, event)
 	if surplus := len(r.events) - r.cache.history; surplus > r.cache.history {
 		r.horizon = r.events[surplus-1].Version
 		r.events = append(make([]Event, 0, 2*r.cache.history), r.events[surplus:]...)
@@ -143,6 +170,6 @@ func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Obje
 // sameContent compares all but the resource version, which is ours in one and empty in the other.
 func sameContent(served, known Object) bool {
 	served = shallowCopy(served)
-	served.SetResourceVersion("")
+	served.SetResourceVersion(known.GetResourceVersion())
 	return equality.Semantic.DeepEqual(served, known)
 }

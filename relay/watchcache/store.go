@@ -24,33 +24,33 @@ func (s Store) Add(obj any) error { return s.Update(obj) }
 
 // Update takes a changed object in.
 func (s Store) Update(obj any) error {
-	stripped, err := s.strip(obj)
+	h, err := s.hold(obj)
 	if err != nil {
 		return err
 	}
-	s.do(func() { s.resource.take(keyOf(stripped), stripped) })
+	s.do(func() { s.resource.take(h.key, h) })
 	return nil
 }
 
 // Delete takes an object out.
 func (s Store) Delete(obj any) error {
-	stripped, err := s.strip(obj)
+	h, err := s.hold(obj)
 	if err != nil {
 		return err
 	}
-	s.do(func() { s.resource.take(keyOf(stripped), nil) })
+	s.do(func() { s.resource.take(h.key, nil) })
 	return nil
 }
 
 // Replace makes objs all that there is. When every kind was replaced once the Cache has synced.
 func (s Store) Replace(objs []any, _ string) error {
-	next := make(map[types.NamespacedName]Object, len(objs))
+	next := make(map[types.NamespacedName]*held, len(objs))
 	for _, obj := range objs {
-		stripped, err := s.strip(obj)
+		h, err := s.hold(obj)
 		if err != nil {
 			return err
 		}
-		next[keyOf(stripped)] = stripped
+		next[h.key] = h
 	}
 	s.do(func() {
 		for key := range s.resource.known {
@@ -58,8 +58,8 @@ func (s Store) Replace(objs []any, _ string) error {
 				s.resource.take(key, nil)
 			}
 		}
-		for key, obj := range next {
-			s.resource.take(key, obj)
+		for key, h := range next {
+			s.resource.take(key, h)
 		}
 		s.resource.synced = true
 		c := s.resource.cache
@@ -71,28 +71,34 @@ func (s Store) Replace(objs []any, _ string) error {
 // Resync does nothing: what is published is always what was taken in.
 func (s Store) Resync() error { return nil }
 
-// Transformer strips objects while a reflector still collects them.
+// Transformer strips and packs objects while a reflector still collects them: all of a large cluster is there at once then.
 func (s Store) Transformer() toolscache.TransformFunc {
-	return func(obj any) (any, error) { return s.strip(obj) }
+	return func(obj any) (any, error) {
+		h, err := s.hold(obj)
+		if err == nil {
+			s.resource.pack(h)
+		}
+		return h, err
+	}
 }
 
-// strip is idempotent: reflectors pass what they transformed already.
-func (s Store) strip(obj any) (Object, error) {
+// hold strips an object, unless it went through the Transformer.
+func (s Store) hold(obj any) (*held, error) {
+	if h, ok := obj.(*held); ok {
+		return h, nil
+	}
 	stripped, ok := s.resource.strip(obj)
 	if !ok {
 		return nil, fmt.Errorf("unexpected object of type %T from the cluster", obj)
 	}
-	return stripped, nil
+	return &held{key: keyOf(stripped), service: s.resource.service(stripped), object: stripped}, nil
 }
 
-// do changes the Cache, and wakes the watchers when that gave them something to read.
+// do changes the Cache, and wakes the watchers to whom that gave something to read.
 func (s Store) do(change func()) {
 	c := s.resource.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.version
 	change()
-	if c.version != before {
-		c.wake()
-	}
+	c.wake()
 }

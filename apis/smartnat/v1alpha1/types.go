@@ -58,6 +58,10 @@ const (
 	LeaseLabelValue = "smartnatd"
 )
 
+// GatewayProfile is the profile of media types ("application/json;profile=gateway") by which a gateway asks a relay for what it
+// needs of objects and no more. Other servers ignore it.
+const GatewayProfile = "gateway"
+
 // Conditions of a Mapping.
 const (
 	// ConditionAccepted is true when the Mapping is valid and has all its ports for itself.

@@ -24,8 +24,8 @@ type encoding struct {
 
 func encodings() []encoding {
 	return []encoding{
-		{"JSON", runtime.ContentTypeJSON, false},
-		{"JSON, gzip", runtime.ContentTypeJSON, true},
+		{"JSON", runtime.ContentTypeJSON + profile, false},
+		{"JSON, gzip", runtime.ContentTypeJSON + profile, true},
 		{"protobuf", asGateways, false},
 		{"protobuf, gzip", asGateways, true},
 	}

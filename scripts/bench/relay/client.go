@@ -21,6 +21,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -34,8 +35,11 @@ const (
 // kinds are what a gateway watches.
 var kinds = []string{mappings, services, endpointSlices}
 
-// asGateways is what gateways accept: protobuf of the kinds that have it.
-const asGateways = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+// What gateways accept: protobuf of the kinds that have it, and of a relay no more of an object than they need.
+const (
+	profile    = ";profile=" + v1alpha1.GatewayProfile
+	asGateways = runtime.ContentTypeProtobuf + profile + "," + runtime.ContentTypeJSON + profile
+)
 
 // server is one of the two that are compared.
 type server struct {
