@@ -1,0 +1,92 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	applyv1alpha1 "github.com/smartnat/smartnat/generated/applyconfiguration/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/relay/server"
+)
+
+// testAging lets one gateway go that has reported about the Mapping zebra, gw1, while another one goes on to report, gw2, and
+// then that one too. The relay waits for seconds, where no option lets it wait for less than minutes.
+func testAging(t *testing.T, p *controlPlane) {
+	const port, timeout = 8445, 4 * time.Second
+	options := server.NewOptions()
+	options.Kubeconfig, options.BindAddress, options.SecurePort = p.path("relay.kubeconfig"), "127.0.0.1", port
+	options.TLSCertFile, options.TLSKeyFile = p.path("relay.crt"), p.path("relay.key")
+	options.Status.Accept, options.Status.InstanceTimeout = true, timeout
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	config, err := options.Config(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay, err := config.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- relay.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	url := "https://" + relay.Addr().String()
+	anonymous := p.client("")
+	p.eventually("the relay to be ready", func() bool { return get(anonymous, url+"/readyz") == http.StatusOK })
+
+	p.kubectl("--namespace=smartnat", "create", "serviceaccount", "gw2")
+	p.kubectl("create", "clusterrolebinding", "gw2", "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:gw2")
+	client, err := versioned.NewForConfig(&rest.Config{
+		Host: url, TLSClientConfig: rest.TLSClientConfig{CAFile: p.path("ca.crt")},
+		BearerToken: p.kubectl("--namespace=smartnat", "create", "token", "gw2", "--audience=smartnat-relay"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := func() error {
+		_, err := client.SmartnatV1alpha1().Mappings("shop").ApplyStatus(t.Context(), applyv1alpha1.Mapping("zebra", "shop").
+			WithStatus(applyv1alpha1.MappingStatus().WithInstances(applyv1alpha1.InstanceStatus().WithName("gw2").
+				WithAddresses("2001:db8::1").WithObservedGeneration(1).WithProgrammed(true))), metav1.ApplyOptions{FieldManager: "whoever", Force: true})
+		return err
+	}
+	instances := func() string {
+		return p.kubectl("get", "mapping", "zebra", "--namespace=shop", "-o", "jsonpath={.status.instances[*].name}")
+	}
+	p.eventually("the report of gw2 to be taken", func() bool { return report() == nil })
+	if got := instances(); got != "gw1 gw2" {
+		t.Errorf("instances %q, want gw1 and gw2", got)
+	}
+	p.eventually("gw1 to be forgotten, who says nothing", func() bool {
+		if err := report(); err != nil {
+			t.Errorf("a report of gw2: %v", err)
+		}
+		return instances() == "gw2"
+	})
+	for began := time.Now(); time.Since(began) < timeout+time.Second; time.Sleep(200 * time.Millisecond) {
+		if err := report(); err != nil {
+			t.Errorf("a report of gw2: %v", err)
+		}
+		if got := instances(); got != "gw2" {
+			t.Fatalf("instances %q, want gw2, which goes on to report", got)
+		}
+	}
+	p.eventually("gw2 to be forgotten, who says nothing any more", func() bool { return instances() == "" })
+	p.kubectl("wait", "--namespace=shop", "--for=condition=Programmed=Unknown", "mapping/zebra", "--timeout=30s")
+}

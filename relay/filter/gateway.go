@@ -1,0 +1,72 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package filter
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// What a gateway needs of what leaves the cluster. It gets that when it asks for it, by the profile of the media type;
+// others, such as kubectl, get all of it. The results share memory with what they are made of and must not be changed.
+
+// GatewayMapping leaves out the status, and labels.
+func GatewayMapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
+	meta := gatewayMeta(&in.ObjectMeta)
+	// The older of two Mappings wins, and what is reported of one names it and its generation.
+	meta.UID, meta.Generation, meta.CreationTimestamp = in.UID, in.Generation, in.CreationTimestamp
+	return &v1alpha1.Mapping{TypeMeta: in.TypeMeta, ObjectMeta: meta, Spec: in.Spec}
+}
+
+// GatewayService leaves out labels and the ports of pods, which the EndpointSlices have.
+func GatewayService(in *corev1.Service) *corev1.Service {
+	out := &corev1.Service{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), Spec: corev1.ServiceSpec{
+		Type: in.Spec.Type, ClusterIP: in.Spec.ClusterIP, ClusterIPs: in.Spec.ClusterIPs, IPFamilies: in.Spec.IPFamilies,
+		SessionAffinity: in.Spec.SessionAffinity, SessionAffinityConfig: in.Spec.SessionAffinityConfig,
+	}}
+	for _, p := range in.Spec.Ports {
+		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+	}
+	return out
+}
+
+// GatewayEndpointSlice leaves out all labels but that of the Service, and conditions that mean the same when they are absent.
+func GatewayEndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	out := &discoveryv1.EndpointSlice{
+		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType,
+		Endpoints: make([]discoveryv1.Endpoint, 0, len(in.Endpoints)), Ports: in.Ports,
+	}
+	if service, ok := Backs(in); ok {
+		out.Labels = map[string]string{discoveryv1.LabelServiceName: service.Name}
+	}
+	for i := range in.Endpoints {
+		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
+			Addresses: in.Endpoints[i].Addresses, Conditions: gatewayConditions(in.Endpoints[i].Conditions),
+		})
+	}
+	return out
+}
+
+// gatewayConditions of a ready endpoint are none: to be ready is the default, and nothing else matters then. Of another
+// one it matters whether it still serves while it terminates, which by default it does not.
+func gatewayConditions(in discoveryv1.EndpointConditions) (out discoveryv1.EndpointConditions) {
+	if in.Ready == nil || *in.Ready {
+		return out
+	}
+	out.Ready = in.Ready
+	if in.Serving != nil && *in.Serving {
+		out.Serving = in.Serving
+	}
+	if in.Terminating != nil && *in.Terminating {
+		out.Terminating = in.Terminating
+	}
+	return out
+}
+
+func gatewayMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: in.Name, Namespace: in.Namespace}
+}
