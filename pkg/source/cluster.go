@@ -6,8 +6,8 @@ package source
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
@@ -110,16 +110,16 @@ func (c *cluster) event() {
 // Run implements Source.
 func (c *cluster) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, funcr.New(func(_, line string) { c.log.Debug(line) }, funcr.Options{}))
+	var running sync.WaitGroup
 	for _, informer := range c.informers {
-		go informer.RunWithContext(ctx)
+		running.Go(func() { informer.RunWithContext(ctx) })
 	}
 	if cache.WaitFor(ctx, "", c.handlers...) {
 		c.synced.Store(true)
 		c.log.Info("all objects have been read")
 		c.changed()
 	}
-	// The informers are not waited for: client-go sleeps until its next try, half a minute or more, whatever the context says.
-	<-ctx.Done()
+	running.Wait()
 	return nil
 }
 
@@ -129,5 +129,5 @@ func (c *cluster) HasSynced() bool { return c.synced.Load() }
 // Snapshot implements Source.
 func (c *cluster) Snapshot() calc.Snapshot { return c.store.snapshot() }
 
-// Lost implements Source.
-func (c *cluster) Lost() (time.Time, bool) { return c.contact.lost() }
+// Contact implements Source.
+func (c *cluster) Contact() Contact { return c.contact.get() }

@@ -166,12 +166,12 @@ func TestLostContactIsToldOnce(t *testing.T) {
 	if len(source.Snapshot().Mappings) != 1 || !source.HasSynced() {
 		t.Error("what was known is gone")
 	}
-	if since, lost := source.Lost(); !lost || since.IsZero() {
-		t.Errorf("lost %t since %s", lost, since)
+	if c := source.Contact(); !c.Lost || c.Since.IsZero() {
+		t.Errorf("%+v", c)
 	}
 	server.setRefuse(0)
 	eventually(t, "back", func() bool { return messages(hook, "contact is back") == 1 })
-	if _, lost := source.Lost(); lost {
+	if source.Contact().Lost {
 		t.Error("still lost")
 	}
 	if n := messages(hook, "lost contact"); n != 1 {
@@ -368,7 +368,9 @@ func TestContact(t *testing.T) {
 		{"mappings", "watch", nil, ""},
 		{"services", "watch", nil, "contact is back"},
 		{"mappings", "list", down, "lost contact"},
-		{"mappings", "watch", nil, "contact is back"},
+		{"mappings", "watch", nil, ""},
+		{"mappings", "events", errCutOff, ""},
+		{"mappings", "events", nil, "contact is back"},
 	} {
 		hook.Reset()
 		clock = clock.Add(time.Second)
@@ -381,8 +383,11 @@ func TestContact(t *testing.T) {
 			t.Errorf("step %d: logged %q, want %q", i, got, step.want)
 		}
 	}
-	if got := hook.LastEntry().Data["after"]; got != "1s" {
-		t.Errorf("back after %v, want 1s", got)
+	if got := hook.LastEntry().Data["after"]; got != "3s" {
+		t.Errorf("back after %v, want 3s", got)
+	}
+	if diff := cmp.Diff(Contact{Last: clock, Failures: 5}, c.get()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 	stopped, stop := context.WithCancel(t.Context())
 	stop()

@@ -5,6 +5,7 @@ package source
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,12 +19,13 @@ type contact struct {
 	now func() time.Time
 
 	mu    sync.Mutex
-	since time.Time
+	state Contact
 	// failing are the requests that have not succeeded since: a resource whose list works and whose watch does not
 	// is no contact.
 	failing map[request]bool
 }
 
+// request is what was asked for: "list" and "watch" of a resource, and "events", which a watch that was begun may bring or not.
 type request struct{ resource, verb string }
 
 func newContact(log logrus.FieldLogger) *contact {
@@ -36,32 +38,37 @@ func (c *contact) observe(ctx context.Context, resource, verb string, err error)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := len(c.failing)
+	now, before := c.now(), len(c.failing)
 	if isLoss(err) {
 		c.failing[request{resource, verb}] = true
+		c.state.Failures++
+		c.state.Why = resource + ": " + oneLine(err)
 	} else {
+		c.state.Last = now
 		delete(c.failing, request{resource, verb})
-		if verb == "watch" {
-			// A watch may do what a list did before.
+		if verb == "events" {
+			// A watch may bring what a list brought before.
 			delete(c.failing, request{resource, "list"})
 		}
 	}
 	switch after := len(c.failing); {
 	case before == 0 && after > 0:
-		c.since = c.now()
-		c.log.WithError(err).WithFields(logrus.Fields{"resource": resource, "since": c.since.Format(time.RFC3339)}).
+		c.state.Lost, c.state.Since = true, now
+		c.log.WithError(err).WithFields(logrus.Fields{"resource": resource, "since": now.Format(time.RFC3339)}).
 			Warn("lost contact; going on with what is known, and trying again")
 	case before > 0 && after == 0:
-		c.log.WithField("after", c.now().Sub(c.since).Round(time.Second).String()).Info("contact is back")
+		c.log.WithField("after", now.Sub(c.state.Since).Round(time.Second).String()).Info("contact is back")
+		c.state.Lost, c.state.Since, c.state.Why = false, time.Time{}, ""
 	}
 }
 
-// lost reports since when something fails.
-func (c *contact) lost() (time.Time, bool) {
+func (c *contact) get() Contact {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.since, len(c.failing) > 0
+	return c.state
 }
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // isLoss is false for answers that are part of how client-go and the server find together: a resource version that is too old,
 // and a handshake that the server does not know.

@@ -29,8 +29,7 @@ type files struct {
 
 	mu      sync.Mutex
 	synced  bool
-	problem string
-	wrong   time.Time
+	contact Contact
 	objects store
 }
 
@@ -88,17 +87,20 @@ func (f *files) read() {
 	f.mu.Lock()
 	differs := false
 	switch {
-	case err != nil && err.Error() != f.problem:
-		f.log.Errorf("files are left as they were last read, until this is right: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
-		if f.problem == "" {
-			f.wrong = time.Now()
+	case err != nil:
+		f.contact.Failures++
+		if why := strings.ReplaceAll(err.Error(), "\n", "; "); why != f.contact.Why {
+			f.log.Errorf("files are left as they were last read, until this is right: %s", why)
+			f.contact.Why = why
 		}
-		f.problem = err.Error()
-	case err == nil:
-		if f.problem != "" {
+		if !f.contact.Lost {
+			f.contact.Lost, f.contact.Since = true, time.Now()
+		}
+	default:
+		if f.contact.Lost {
 			f.log.Info("files are right again")
 		}
-		f.problem = ""
+		f.contact = Contact{Last: time.Now(), Failures: f.contact.Failures}
 		differs = f.objects.replace(snapshot) || !f.synced
 		f.synced = true
 	}
@@ -118,9 +120,9 @@ func (f *files) HasSynced() bool {
 // Snapshot implements Source.
 func (f *files) Snapshot() calc.Snapshot { return f.objects.snapshot() }
 
-// Lost implements Source.
-func (f *files) Lost() (time.Time, bool) {
+// Contact implements Source.
+func (f *files) Contact() Contact {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.wrong, f.problem != ""
+	return f.contact
 }

@@ -143,8 +143,8 @@ func TestFilesAreReadAgain(t *testing.T) {
 		if got := names(source.Snapshot()); got != "Mapping echo, Service echo" {
 			t.Errorf("a bad file leaves %s", got)
 		}
-		if since, lost := source.Lost(); !lost || since.IsZero() {
-			t.Errorf("a bad file: lost %t since %s", lost, since)
+		if c := source.Contact(); !c.Lost || c.Since.IsZero() {
+			t.Errorf("a bad file: %+v", c)
 		}
 		if line := hook.LastEntry().Message; strings.Contains(line, "\n") || !strings.Contains(line, file) {
 			t.Errorf("not one line that names %s: %q", file, line)
@@ -152,7 +152,7 @@ func TestFilesAreReadAgain(t *testing.T) {
 
 		write(serviceYAML)
 		eventually(t, "right again", func() bool { return names(source.Snapshot()) == "Service echo" && changes.Load() == 3 })
-		if _, lost := source.Lost(); lost {
+		if source.Contact().Lost {
 			t.Error("still lost with good files")
 		}
 	}

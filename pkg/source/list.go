@@ -5,16 +5,19 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -25,8 +28,7 @@ import (
 // resource is one kind of objects, and how it is asked for. The clientsets would bring all kinds there are.
 type resource struct {
 	schema.GroupVersionResource
-	object  runtime.Object
-	newList func() runtime.Object
+	object, list runtime.Object
 	// protobuf is set for kinds that the server can send in it: smaller, and much less work to write and to read.
 	protobuf bool
 }
@@ -35,15 +37,15 @@ func resources() []resource {
 	return []resource{
 		{
 			GroupVersionResource: v1alpha1.SchemeGroupVersion.WithResource("mappings"),
-			object:               &v1alpha1.Mapping{}, newList: func() runtime.Object { return &v1alpha1.MappingList{} },
+			object:               &v1alpha1.Mapping{}, list: &v1alpha1.MappingList{},
 		},
 		{
 			GroupVersionResource: corev1.SchemeGroupVersion.WithResource("services"), protobuf: true,
-			object: &corev1.Service{}, newList: func() runtime.Object { return &corev1.ServiceList{} },
+			object: &corev1.Service{}, list: &corev1.ServiceList{},
 		},
 		{
 			GroupVersionResource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), protobuf: true,
-			object: &discoveryv1.EndpointSlice{}, newList: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+			object: &discoveryv1.EndpointSlice{}, list: &discoveryv1.EndpointSliceList{},
 		},
 	}
 }
@@ -76,9 +78,11 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 	if group.Group == corev1.GroupName {
 		path = "/api"
 	}
-	accept := runtime.ContentTypeJSON
+	// A relay sends those who ask by this profile what they need and no more.
+	const profile = ";profile=" + v1alpha1.GatewayProfile
+	accept := runtime.ContentTypeJSON + profile
 	if r.protobuf {
-		accept = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+		accept = runtime.ContentTypeProtobuf + profile + "," + accept
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.APIPath = path
@@ -96,16 +100,29 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			list := r.newList()
-			err := request(options).Do(ctx).Into(list)
-			c.observe(ctx, r.Resource, "list", err)
+			ctx, by := whoAnswers(ctx)
+			list, err := request(options).Do(ctx).Get()
+			if err == nil {
+				err = r.checkList(list)
+			}
+			c.observe(ctx, r.Resource, "list", by.judge(err))
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.Watch = true
+			initial := options.SendInitialEvents != nil
+			ctx, by := whoAnswers(ctx)
 			w, err := request(options).Watch(ctx)
-			c.observe(ctx, r.Resource, "watch", err)
-			return w, err
+			c.observe(ctx, r.Resource, "watch", by.judge(err))
+			if err == nil {
+				return newCheckedWatch(r, w, initial, func(err error) { c.observe(ctx, r.Resource, "events", by.judge(err)) }), nil
+			}
+			if initial && (utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err)) {
+				// After these, client-go waits for its next try and hears nobody who says that it is to end. It waits as well
+				// after any other, and listens.
+				err = errors.New(err.Error())
+			}
+			return nil, err
 		},
 	}, client), nil
 }

@@ -30,7 +30,7 @@ type fakeSource struct {
 
 func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (s *fakeSource) HasSynced() bool             { return s.changes.Load() > 0 }
-func (*fakeSource) Lost() (time.Time, bool)       { return time.Time{}, false }
+func (*fakeSource) Contact() Contact              { return Contact{} }
 func (s *fakeSource) change()                     { s.changes.Add(1); s.changed() }
 func (s *fakeSource) Snapshot() calc.Snapshot {
 	return calc.Snapshot{Services: []*corev1.Service{service("ns", fmt.Sprint(s.changes.Load()), "")}}

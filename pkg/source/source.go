@@ -23,8 +23,21 @@ type Source interface {
 	HasSynced() bool
 	// Snapshot returns what is known. What it holds is shared and must not be changed.
 	Snapshot() calc.Snapshot
-	// Lost reports since when what is known may be old, if it may: the server is out of reach, or the files are wrong.
-	Lost() (since time.Time, lost bool)
+	// Contact tells how it stands with where the objects come from.
+	Contact() Contact
+}
+
+// Contact is how it stands with the server, or the files, that objects come from.
+type Contact struct {
+	// Lost is set while what is known may be old: the server is out of reach or makes no sense, or the files are wrong.
+	Lost bool
+	// Since is when it was lost, and Why what failed last; neither says anything while it is not lost.
+	Since time.Time
+	Why   string
+	// Last is when anything that made sense was read; it is zero before that.
+	Last time.Time
+	// Failures counts the requests and readings that failed since the start.
+	Failures int64
 }
 
 // New returns the Source that the config names. It calls changed when the Snapshot has become whole, and whenever it differs

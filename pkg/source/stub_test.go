@@ -4,6 +4,7 @@
 package source
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"log/slog"
@@ -61,12 +62,15 @@ type stub struct {
 	watchList bool
 	token     string
 
-	mu       sync.Mutex
-	refuse   int
-	objects  map[string][]string
-	watchers map[chan string]string
-	requests []string
-	accepts  map[string]string
+	mu     sync.Mutex
+	refuse int
+	// nonsense answers in place of the stub; nonsensed counts how often it did, by resource.
+	nonsense  garbled
+	nonsensed map[string]int
+	objects   map[string][]string
+	watchers  map[chan string]string
+	requests  []string
+	accepts   map[string]string
 }
 
 // lists are the kinds of the lists, by the end of their path.
@@ -74,9 +78,15 @@ var lists = map[string]string{"mappings": "MappingList", "services": "ServiceLis
 
 func newStub(t *testing.T, watchList bool) *stub {
 	t.Helper()
-	s := &stub{watchList: watchList, token: "secret", objects: map[string][]string{}, watchers: map[chan string]string{}, accepts: map[string]string{}}
+	return newStubOf(t, watchList, nil)
+}
+
+// newStubOf is a stub with certificates of the test's own.
+func newStubOf(t *testing.T, watchList bool, certificates *tls.Config) *stub {
+	t.Helper()
+	s := bareStub(watchList)
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
-	s.EnableHTTP2 = true
+	s.EnableHTTP2, s.TLS = true, certificates
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of connections that tests cut
 	s.StartTLS()
 	t.Cleanup(s.stop)
@@ -111,12 +121,14 @@ func (s *stub) add(resource, object string) {
 }
 
 // send gives an event to all who watch.
-func (s *stub) send(kind, resource, object string) {
+func (s *stub) send(kind, resource, object string) { s.sendRaw(resource, event(kind, object)) }
+
+func (s *stub) sendRaw(resource, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w, of := range s.watchers {
 		if of == resource {
-			w <- event(kind, object)
+			w <- text
 		}
 	}
 }
@@ -136,6 +148,18 @@ func (s *stub) setRefuse(status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuse = status
+}
+
+func (s *stub) setNonsense(a garbled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nonsense = a
+}
+
+func (s *stub) nonsenses(resource string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nonsensed[resource]
 }
 
 func (s *stub) sawWatchList() bool {
@@ -185,10 +209,15 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, r.URL.String())
 	s.accepts[resource] = r.Header.Get("Accept")
-	objects, refuse := strings.Join(s.objects[resource], ","), s.refuse
+	objects, refuse, nonsense := strings.Join(s.objects[resource], ","), s.refuse, s.nonsense
+	if nonsense != nil {
+		s.nonsensed[resource]++
+	}
 	s.mu.Unlock()
 	query := r.URL.Query()
 	switch {
+	case nonsense != nil:
+		nonsense(w, query.Get("watch") != "")
 	case refuse != 0:
 		fail(w, refuse, metav1.StatusReasonServiceUnavailable)
 	case r.Header.Get("Authorization") != "Bearer "+s.token:

@@ -1,0 +1,124 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// asked notes when each request came.
+type asked struct {
+	answer roundTripper
+	mu     sync.Mutex
+	at     map[string][]time.Time
+}
+
+func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
+	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	a.mu.Lock()
+	a.at[resource] = append(a.at[resource], time.Now())
+	a.mu.Unlock()
+	return a.answer(r)
+}
+
+// TestReconnectsBackOff counts what two gateways ask for in an hour of a server that does not work, in whatever way.
+func TestReconnectsBackOff(t *testing.T) {
+	status := func(code int, header http.Header) roundTripper {
+		return func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: code, Header: header, Body: http.NoBody, Request: r}, nil
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		answer roundTripper
+	}{
+		{"refuses connections", func(*http.Request) (*http.Response, error) { return nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED) }},
+		{"cannot be reached", func(*http.Request) (*http.Response, error) { return nil, errors.New("no route to host") }},
+		{"says nothing", func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() }},
+		{"is not authorized", status(http.StatusUnauthorized, http.Header{})},
+		{"is busy", status(http.StatusTooManyRequests, http.Header{})},
+		{"is busy for a year", status(http.StatusTooManyRequests, http.Header{"Retry-After": {"31536000"}})},
+		{"is broken", status(http.StatusInternalServerError, http.Header{})},
+		{"is a page", status(http.StatusOK, http.Header{"Content-Type": {"text/html"}})},
+		{"is empty", status(http.StatusOK, http.Header{"Content-Type": {"application/json"}})},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var gateways []*asked
+				for range 2 {
+					a := &asked{answer: test.answer, at: map[string][]time.Time{}}
+					gateways = append(gateways, a)
+					log, hook := testLog()
+					c, err := newCluster(&rest.Config{Host: "https://relay", Transport: &guard{limits: defaultLimits, next: a}}, func() {}, log)
+					if err != nil {
+						t.Fatal(err)
+					}
+					ctx, stop := context.WithCancel(t.Context())
+					ended := make(chan struct{})
+					go func() { defer close(ended); _ = c.Run(ctx) }()
+					defer func() {
+						if n := messages(hook, "lost contact"); n != 1 {
+							t.Errorf("%d lines say that contact was lost, want 1", n)
+						}
+						stop()
+						synctest.Wait()
+						select {
+						case <-ended:
+						default:
+							t.Error("it does not end when it is told to")
+						}
+					}()
+				}
+				time.Sleep(time.Hour)
+				for resource := range lists {
+					first, second := gateways[0].rounds(resource), gateways[1].rounds(resource)
+					t.Logf("%s: %d and %d rounds, the longest pause %s", resource, len(first), len(second), slices.Max(pauses(first)))
+					// client-go begins anew with 0.8 s every two minutes, and waits for up to a minute in between.
+					if len(first) < 50 || len(first) > 250 {
+						t.Errorf("%s: %d rounds in an hour", resource, len(first))
+					}
+					if longest := slices.Max(pauses(first)); longest > 2*time.Minute {
+						t.Errorf("%s: a pause of %s", resource, longest)
+					}
+					if slices.Equal(first[1:], second[1:]) {
+						t.Errorf("%s: two gateways come at the same time", resource)
+					}
+				}
+			})
+		})
+	}
+}
+
+// rounds are the requests that did not follow at once on another.
+func (a *asked) rounds(resource string) []time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var rounds []time.Time
+	for i, at := range a.at[resource] {
+		if i == 0 || at.Sub(a.at[resource][i-1]) > 500*time.Millisecond {
+			rounds = append(rounds, at)
+		}
+	}
+	return rounds
+}
+
+func pauses(at []time.Time) []time.Duration {
+	var all []time.Duration
+	for i := range at[1:] {
+		all = append(all, at[i+1].Sub(at[i]))
+	}
+	return all
+}

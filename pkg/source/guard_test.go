@@ -1,0 +1,151 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// drip is a body that gives one byte after each pause, for ever, and ends with its context.
+type drip struct {
+	ctx   context.Context
+	pause time.Duration
+}
+
+func (d drip) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(d.pause):
+		p[0] = ' '
+		return 1, nil
+	case <-d.ctx.Done():
+		return 0, d.ctx.Err()
+	}
+}
+
+func (drip) Close() error { return nil }
+
+// flood is a body without an end.
+type flood struct{}
+
+func (flood) Read(p []byte) (int, error) { return copy(p, bytes.Repeat([]byte("x"), len(p))), nil }
+func (flood) Close() error               { return nil }
+
+// TestGuard has servers that are slow, silent or without an end.
+func TestGuard(t *testing.T) {
+	json := http.Header{"Content-Type": {"application/json"}}
+	html := http.Header{"Content-Type": {"text/html; charset=utf-8"}}
+	never := func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	dripping := func(pause time.Duration) roundTripper {
+		return func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusOK, Header: json, Body: drip{r.Context(), pause}}, nil
+		}
+	}
+	saying := func(code int, header http.Header, body io.ReadCloser) roundTripper {
+		return func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: code, Header: header, Body: body}, nil
+		}
+	}
+	limits := defaultLimits
+	limits.answer, limits.refusal = 1000, 100
+	for _, test := range []struct {
+		name, query string
+		server      roundTripper
+		// err is what is said at the end, nothing where it just ends; read and after are when that is.
+		err   string
+		read  int
+		after time.Duration
+	}{
+		{name: "a list is not answered", server: never, err: "says nothing", after: 30 * time.Second},
+		{name: "all objects of a watch are not begun", query: "watch=true&sendInitialEvents=true", server: never, err: "says nothing", after: 30 * time.Second},
+		{name: "a watch is not answered", query: "watch=true", server: never, err: "says nothing", after: 3 * time.Minute},
+		{name: "a list stops in the middle", server: dripping(time.Hour), err: "says nothing", after: 30 * time.Second},
+		{name: "a list that is slow is waited for as long as it moves", server: dripping(29 * time.Second), err: "too large", read: 1000, after: 1001 * 29 * time.Second},
+		{name: "a watch falls silent", query: "watch=true", server: dripping(time.Hour), after: 3 * time.Minute},
+		{name: "a list without an end", server: saying(http.StatusOK, json, flood{}), err: "too large", read: 1000},
+		{name: "a refusal without an end", server: saying(http.StatusBadGateway, html, flood{}), err: "too large", read: 100},
+		{name: "a page in place of objects", server: saying(http.StatusOK, html, flood{}), err: `"text/html; charset=utf-8", which is no object`},
+		{name: "an answer of just the size", server: saying(http.StatusOK, json, io.NopCloser(strings.NewReader(strings.Repeat("x", 1000)))), read: 1000},
+		{name: "a type with parameters", server: saying(http.StatusOK, http.Header{"Content-Type": {"application/vnd.kubernetes.protobuf;stream=watch"}}, http.NoBody)},
+		{name: "no type", server: saying(http.StatusOK, http.Header{}, http.NoBody)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://relay/apis?"+test.query, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				started := time.Now()
+				var read []byte
+				response, err := (&guard{limits: limits, next: test.server}).RoundTrip(request)
+				if err == nil {
+					read, err = io.ReadAll(response.Body)
+					defer response.Body.Close()
+				}
+				if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+					t.Errorf("error %v, want %q", err, test.err)
+				}
+				if len(read) != test.read || time.Since(started) != test.after {
+					t.Errorf("%d bytes in %s, want %d in %s", len(read), time.Since(started), test.read, test.after)
+				}
+			})
+		})
+	}
+}
+
+// TestGuardLetsTheCallerEndIt and says what the caller said.
+func TestGuardLetsTheCallerEndIt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	g := &guard{limits: defaultLimits, next: roundTripper(func(r *http.Request) (*http.Response, error) {
+		cancel()
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://relay/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := g.RoundTrip(request)
+	if err == nil {
+		response.Body.Close()
+	}
+	if !errors.Is(err, context.Canceled) || errors.Is(err, errSilent) {
+		t.Errorf("error %v, want that of the caller", err)
+	}
+}
+
+// TestGuardBoundsHowLongAServerHasUsWait in Retry-After.
+func TestGuardBoundsHowLongAServerHasUsWait(t *testing.T) {
+	for said, want := range map[string]string{"1": "1", "30": "30", "31": "30", "86400": "30", "": "", "soon": "soon"} {
+		g := &guard{limits: defaultLimits, next: roundTripper(func(*http.Request) (*http.Response, error) {
+			header := http.Header{}
+			if said != "" {
+				header.Set("Retry-After", said)
+			}
+			return &http.Response{StatusCode: http.StatusTooManyRequests, Header: header, Body: http.NoBody}, nil
+		})}
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://relay/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := g.RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if got := response.Header.Get("Retry-After"); got != want {
+			t.Errorf("Retry-After %q becomes %q, want %q", said, got, want)
+		}
+	}
+}
