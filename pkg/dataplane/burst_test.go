@@ -185,8 +185,8 @@ func TestKernelBurst(t *testing.T) {
 			}
 			t.Logf("%d changes of %d ports in %v: %d applies, the longest %v, %d executions; the last change in effect after %v",
 				*burstChanges, *burstPorts, *burstOver, len(plane.took)-1, slices.Max(plane.took[1:]), h.tables.Execs()-before, time.Since(last))
-			if execs := h.tables.Execs() - before; execs != int64(len(plane.took)-1) {
-				t.Errorf("%d executions, want one for each apply", execs)
+			if execs := h.tables.Execs() - before; execs > int64(len(plane.took)-1) {
+				t.Errorf("%d executions, want at most one for each apply", execs)
 			}
 			for _, line := range hook.AllEntries() {
 				t.Errorf("%s: %v", line.Message, line.Data)

@@ -120,7 +120,7 @@ func TestKernelHands(t *testing.T) {
 // repair has a hand do harm, and an Apply repair it once it is noticed.
 func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State, hand hand) {
 	t.Helper()
-	quiet(t, d)
+	quiet(t, d, state)
 	h.harm(t, hand.script)
 	if hand.event {
 		expectChanged(t, d, false)
@@ -140,10 +140,10 @@ func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State,
 }
 
 // quiet has looks taken until nothing is left to be found.
-func quiet(t *testing.T, d *dataplane.Dataplane) {
+func quiet(t *testing.T, d *dataplane.Dataplane, state gateway.State) {
 	t.Helper()
 	for range 10 {
-		expectChanged(t, d, false)
+		expectQuiet(t, d, state)
 		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -95,7 +95,7 @@ func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *
 		result.Batches = append(result.Batches, batch)
 		result.Repaired = append(result.Repaired, damage...)
 		f.written, f.known = want, true
-		d.stampTables(f, len(batch.Tables))
+		d.stampTables(f, len(batch.Tables), len(damage) > 0)
 	}
 	f.written, f.known = want, true
 	return nil
@@ -139,15 +139,16 @@ func (d *Dataplane) lookClosely() error {
 	return errors.Join(errs...)
 }
 
-// stampTables takes new stamps after a write of ours, which may have changed those of both families. Unless it is certain that
-// nobody else wrote meanwhile, the tables have to be read once more before their digest says anything.
-func (d *Dataplane) stampTables(written *family, tables int) {
+// stampTables takes new stamps after a write of ours, which may have changed those of both families. Where it is certain
+// that nobody else wrote meanwhile, the digest is known too. Where somebody did, the tables are to be read once more; where
+// nobody can tell, they are if there was damage, for who did that may not have been done with it.
+func (d *Dataplane) stampTables(written *family, tables int, damaged bool) {
+	counted := d.opts.IPTables.Alone(0, 0, 0) // Where no number of writes can be told, not even none can.
 	for name, f := range d.families {
-		if !f.known || f.suspect {
+		if !f.known || f.suspect || !counted && f != written {
 			continue
 		}
 		stamp, err := d.opts.IPTables.Stamp(name)
-		f.suspect, f.seen = err != nil, nil
 		alone := d.opts.IPTables.Alone(f.stamp, stamp, tables)
 		switch {
 		case alone && f.digest != nil && *f.digest == f.stamp:
@@ -155,7 +156,8 @@ func (d *Dataplane) stampTables(written *family, tables int) {
 		case f == written:
 			f.digest = nil
 		}
-		f.stamp = stamp
+		f.stamp, f.seen = stamp, nil
+		f.suspect = err != nil || counted && !alone || !counted && damaged
 	}
 }
 
