@@ -21,7 +21,7 @@ func handFaults() []fault {
 		{name: "mangle flushed", promise: untilRepaired, quick: true, inject: flushTable("mangle")},
 		{name: "filter flushed", promise: untilRepaired, opens: true, quick: true, inject: flushTable("filter")},
 		{name: "everything flushed", promise: untilRepaired, opens: true, inject: flushAll},
-		{name: "nft flush ruleset", promise: untilRepaired, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
+		{name: "nft flush ruleset", promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
 		{name: "another's rule above ours", promise: unnoticed, inject: insertRule},
 		{name: "ip rules flushed", promise: untilRepaired, quick: true, inject: flushRules},
 		{name: "uplink's routes flushed", promise: untilRepaired, quick: true, inject: flushRoutes},

@@ -16,9 +16,9 @@ import (
 // linkFaults are uplinks that go and come back. What passes by the other uplink has to be right meanwhile.
 func linkFaults() []fault {
 	return []fault{
-		{name: "uplink down", promise: linkDown, inject: uplinkDown},
-		{name: "uplink's cable out", promise: linkDown, inject: cableOut},
-		{name: "addresses removed", promise: linkDown, inject: removeAddresses},
+		{name: "uplink down", promise: mayEnd, inject: upmayEnd},
+		{name: "uplink's cable out", promise: mayEnd, inject: cableOut},
+		{name: "addresses removed", promise: mayEnd, inject: removeAddresses},
 	}
 }
 
@@ -29,8 +29,8 @@ func chosenUplink(s step) uplink {
 	return []uplink{{"eth1", "198.51.100.1", "2001:db8:1::1"}, {"eth2", "203.0.113.1", "2001:db8:2::1"}}[s.Pick%2]
 }
 
-// uplinkDown: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
-func uplinkDown(_ context.Context, w *world, s step) (injury, error) {
+// upmayEnd: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
+func upmayEnd(_ context.Context, w *world, s step) (injury, error) {
 	u := chosenUplink(s)
 	gateway := w.Host(lab.Gateway)
 	return injury{variant: u.link, scope: scope{link: u.link}, heal: func(ctx context.Context) error {

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,11 +19,12 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// dumpScript prints what smartnatd programs. A table that was never asked for does not exist yet, and no list of sets is none.
+// dumpScript prints what smartnatd programs. Rules of policy routing with the same priority are for different marks, so that
+// their order means nothing. A table that was never asked for does not exist yet, and no list of sets is none.
 const dumpScript = `
 iptables-save; echo family IPv6; ip6tables-save; echo other
 ipset save | sort
-ip -4 rule; ip -6 rule
+ip -4 rule | sort; ip -6 rule | sort
 ip -4 route show table all proto 83 | sort; ip -6 route show table all proto 83 | sort
 for key in ip_forward conf/all/rp_filter conf/eth0/rp_filter conf/eth1/rp_filter conf/eth2/rp_filter; do
 	echo $key $(cat /proc/sys/net/ipv4/$key)
@@ -80,13 +82,15 @@ const settlement = 90 * time.Second
 func (w *world) settle(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, settlement)
 	defer cancel()
+	var differs error
 	err := lab.Poll(ctx, func(ctx context.Context) error {
 		have, err := w.kernel(ctx)
 		if err != nil {
-			return err
+			return errors.Join(err, differs)
 		}
-		if diff := cmp.Diff(w.desired[w.canary], have); diff != "" {
-			return fmt.Errorf("the kernel differs from what is desired (-desired +kernel):\n%s", diff)
+		if diff := cmp.Diff(strings.Split(w.desired[w.canary], "\n"), strings.Split(have, "\n")); diff != "" {
+			differs = fmt.Errorf("the kernel differs from what is desired (-desired +kernel):\n%s", diff)
+			return differs
 		}
 		return nil
 	})

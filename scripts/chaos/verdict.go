@@ -20,8 +20,8 @@ const (
 	unnoticed promise = iota
 	// untilRepaired: what was taken out of the kernel is missed until it is back. Connections that last outlive that.
 	untilRepaired
-	// linkDown: nothing passes a link that is down, and connections by it may end.
-	linkDown
+	// mayEnd: connections that last may end with it too: their link is down, or the kernel does not translate any more.
+	mayEnd
 )
 
 // Bounds of the verdict.
@@ -134,7 +134,7 @@ func (r record) judge(say func(string, ...any)) {
 // judgeSessions: only a link that is down may end a connection.
 func (o outcome) judgeSessions(t track, say func(string, ...any)) {
 	for _, l := range t.Losses {
-		if r := o.recordAt(l.At); r == nil || r.Promise != linkDown || !r.Scope.covers(t.Path) {
+		if r := o.recordAt(l.At); r == nil || r.Promise != mayEnd || !r.Scope.covers(t.Path) {
 			say("an established connection to %s was lost: %s %s", t.Path, l.Why, o.after(l.At))
 		}
 	}

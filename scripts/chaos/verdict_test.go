@@ -35,7 +35,7 @@ func TestJudge(t *testing.T) {
 		Injected: at(10), Healed: at(10), Repaired: at(14), Followed: at(15), Ended: at(20),
 	}
 	down := record{
-		step: step{Fault: "uplink down"}, Promise: linkDown, Scope: scope{link: "eth1"},
+		step: step{Fault: "uplink down"}, Promise: mayEnd, Scope: scope{link: "eth1"},
 		Injected: at(10), Healed: at(14), Repaired: at(15), Followed: at(16), Ended: at(20),
 	}
 	with := func(r record, change func(*record)) record { change(&r); return r }
