@@ -23,7 +23,9 @@ type LineError struct {
 	// Line counts from 1; Text is what it says.
 	Line int
 	Text string
-	err  error
+	// table is which of the batch's tables the line is in.
+	table int
+	err   error
 }
 
 // Error names the line and what the program said of it.
@@ -69,5 +71,14 @@ func describe(err error, input []byte) error {
 	if convErr != nil || number < 1 || number > len(lines) {
 		return err
 	}
-	return &LineError{Line: number, Text: string(lines[number-1]), err: err}
+	table := -1
+	for _, line := range lines[:number] {
+		if bytes.HasPrefix(line, []byte("*")) {
+			table++
+		}
+	}
+	if table < 0 {
+		return err
+	}
+	return &LineError{Line: number, Text: string(lines[number-1]), table: table, err: err}
 }

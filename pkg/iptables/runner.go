@@ -168,12 +168,24 @@ func (r *Runner) Save(ctx context.Context, family netfilter.Family) (netfilter.R
 // keptBuffer is the largest that is kept: that of a few changes, for the text of everything is written once and large.
 const keptBuffer = 256 << 10
 
-// Restore writes a batch. When it fails, tables before the one that failed are written, and those after it are not. The
-// error is ErrLocked, ErrHung, or a *LineError where the program said which line it did not take.
+// Restore writes a batch. Where a table is refused, those before it are written, and those after it too: one that fails
+// does not keep back the others. Only nat waits for filter, which refuses what nat marks. The error is ErrLocked, ErrHung,
+// or a *LineError where the program said which line it did not take.
 func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
-	if batch.Empty() {
-		return nil
+	var errs []error
+	for !batch.Empty() {
+		err := r.restore(ctx, batch)
+		errs = append(errs, err)
+		refused, ok := errors.AsType[*LineError](err)
+		if !ok || batch.Tables[refused.table].Name == "filter" {
+			break
+		}
+		batch.Tables = batch.Tables[refused.table+1:]
 	}
+	return errors.Join(errs...)
+}
+
+func (r *Runner) restore(ctx context.Context, batch netfilter.Batch) error {
 	p, err := r.program(batch.Family)
 	if err != nil {
 		return err
