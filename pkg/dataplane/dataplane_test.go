@@ -88,11 +88,11 @@ func TestOrderOfWrites(t *testing.T) {
 	}
 	result := apply(t, d, state)
 	want := []string{
-		"sysctl net/ipv4/conf/eth1/rp_filter=2",
 		"ip route add 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
 		"ip route add default via 198.51.100.1 dev eth1 table 7380 proto 83",
 		"ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"IPv4 mangle", "IPv4 filter", "IPv4 nat",
+		"sysctl net/ipv4/conf/eth1/rp_filter=2",
 		"sysctl net/ipv4/ip_forward=1",
 		"IPv6 mangle", "IPv6 filter", "IPv6 nat",
 	}
@@ -109,12 +109,12 @@ func TestOrderOfWrites(t *testing.T) {
 	k.Journal = nil
 	apply(t, d, gateway.State{})
 	want = []string{
+		"sysctl net/ipv4/conf/eth1/rp_filter=1",
 		"IPv4 mangle", "IPv4 filter", "IPv4 nat",
 		"IPv6 mangle", "IPv6 filter", "IPv6 nat",
 		"ip rule del priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 		"ip route del default via 198.51.100.1 dev eth1 table 7380 proto 83",
 		"ip route del 198.51.100.0/24 dev eth1 table 7380 proto 83 scope link",
-		"sysctl net/ipv4/conf/eth1/rp_filter=1",
 	}
 	if diff := cmp.Diff(want, k.Journal); diff != "" {
 		t.Errorf("removing (-want +got):\n%s", diff)

@@ -83,7 +83,7 @@ func dependsOn(step, on string) bool {
 		return strings.HasPrefix(step, "ip ")
 	case strings.HasPrefix(family, "IPv") && isFamily:
 		// Forwarding waits for the boundary.
-		return strings.HasPrefix(step, family+" ") || strings.HasPrefix(step, "sysctl net/"+strings.ToLower(family)) && !strings.Contains(step, "rp_filter")
+		return strings.HasPrefix(step, family+" ") || strings.HasPrefix(step, "sysctl net/"+strings.ToLower(family))
 	case strings.Contains(on, "accept_ra"): // or the host would lose what it heard from routers
 		return strings.Contains(step, "net/ipv6/conf/all/forwarding")
 	case strings.Contains(on, "route add 1") || strings.Contains(on, "route add 2"): // the network that a gateway is in

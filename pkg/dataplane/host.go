@@ -44,13 +44,14 @@ func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
 	return &hostChange{Dataplane: d, needs: n, settled: d.settled != nil && d.settled.equal(n)}
 }
 
-// prepare adds what rules rely on.
+// prepare adds what rules rely on. First it puts back what is not needed any more: a link that is no uplink now filters
+// strictly again, and a family that is not forwarded now is not, before the boundary leaves them alone.
 func (h *hostChange) prepare(result *Result) error {
 	if h.settled {
 		return nil
 	}
 	started := time.Now()
-	sysctlErr := h.setSysctls(h.uplinks, result)
+	sysctlErr := h.restoreSysctls(h.needs, result)
 	have, err := h.opts.Routes.Observe()
 	result.Took.Observe += time.Since(started)
 	if err != nil {
@@ -63,11 +64,16 @@ func (h *hostChange) prepare(result *Result) error {
 	return errors.Join(sysctlErr, err)
 }
 
+// startForwarding lets in, now that the boundary is there, what it was kept from before.
 func (h *hostChange) startForwarding(family netfilter.Family, result *Result) error {
 	if h.settled {
 		return nil
 	}
-	return h.Dataplane.startForwarding(family, h.ipv6, result)
+	var err error
+	if family == netfilter.IPv4 {
+		err = h.setSysctls(h.uplinks, result)
+	}
+	return errors.Join(err, h.Dataplane.startForwarding(family, h.ipv6, result))
 }
 
 // finish removes what no rule relies on any more.
@@ -75,7 +81,7 @@ func (h *hostChange) finish(result *Result) error {
 	if h.settled {
 		return nil
 	}
-	return errors.Join(h.route(h.changes.Removals(), result), h.restoreSysctls(h.needs, result))
+	return h.route(h.changes.Removals(), result)
 }
 
 func (d *Dataplane) route(changes policyrouting.Changes, result *Result) error {
