@@ -1,0 +1,213 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// change is a way from one state to another.
+type change struct {
+	name          string
+	before, after gateway.State
+	// empty is set when nothing of ours was ever there before.
+	empty bool
+}
+
+// changes are one of each kind.
+func changes() []change {
+	with := func(edit func(s *gateway.State)) gateway.State {
+		s := full()
+		edit(&s)
+		return s
+	}
+	oneUplink := with(func(s *gateway.State) {
+		s.Uplinks = s.Uplinks[:1]
+		s.Forwards = append(s.Forwards[:2:2], s.Forwards[3])
+		s.Egresses = s.Egresses[:1]
+	})
+	return []change{
+		{name: "the first start", after: full(), empty: true},
+		{name: "the first start with many sources", after: limited(sources(100)), empty: true},
+		{name: "an endpoint that comes", before: with(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[1:] }), after: full()},
+		{name: "an endpoint that goes", before: full(), after: with(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[1:] })},
+		{name: "no endpoints", before: full(), after: with(func(s *gateway.State) { s.Forwards[0].Backends, s.Forwards[3].Backends = nil, nil })},
+		{name: "a Mapping that comes", before: with(func(s *gateway.State) { s.Forwards = s.Forwards[:2] }), after: full()},
+		{name: "a Mapping that goes", before: full(), after: with(func(s *gateway.State) { s.Forwards = s.Forwards[1:] })},
+		{name: "fifty Mappings that come", before: full(), after: with(many)},
+		{name: "fifty Mappings that go", before: with(many), after: full()},
+		{name: "sources that are limited", before: full(), after: with(func(s *gateway.State) { s.Forwards[2].Sources = prefixes("10.0.5.0/24") })},
+		{name: "sources that are not limited any more", before: full(), after: with(func(s *gateway.State) { s.Forwards[1].Sources = nil })},
+		{name: "other sources", before: full(), after: with(func(s *gateway.State) { s.Forwards[1].Sources = prefixes("10.0.5.0/24") })},
+		{name: "few sources become many", before: full(), after: limited(sources(100))},
+		{name: "many sources become few", before: limited(sources(100)), after: full()},
+		{name: "a few sources of many change", before: limited(sources(260)[:255]), after: limited(sources(260)[8:])},
+		{name: "many sources become others", before: limited(sources(100)), after: limited(sources(300)[200:])},
+		{name: "nobody may connect any more", before: limited(sources(100)), after: with(func(s *gateway.State) { s.Forwards[1].Sources, s.Forwards[1].SourcesDeny = nil, true })},
+		{name: "an uplink that comes", before: oneUplink, after: full()},
+		{name: "an uplink that goes", before: full(), after: oneUplink},
+		{name: "another gateway", before: full(), after: with(func(s *gateway.State) {
+			s.Uplinks = []gateway.Uplink{uplink1, uplink2}
+			s.Uplinks[1].Gateways = addrs("203.0.113.254", "fe80::2")
+		})},
+		{name: "a next hop less", before: full(), after: with(func(s *gateway.State) {
+			s.ServiceRoutes = []gateway.ServiceRoute{{Destination: services.Destination, Via: services.Via[:1]}}
+		})},
+		{name: "no service routes", before: full(), after: with(func(s *gateway.State) { s.ServiceRoutes = nil })},
+		{name: "an egress less", before: full(), after: with(func(s *gateway.State) { s.Egresses = s.Egresses[1:] })},
+		{name: "an egress more", before: with(func(s *gateway.State) { s.Egresses = nil }), after: full()},
+		{name: "another config", before: full(), after: with(func(s *gateway.State) {
+			s.ClampMSS = true
+			for i := range s.Forwards {
+				s.Forwards[i].Masquerade = false
+			}
+		})},
+		{name: "no IPv6 any more", before: full(), after: with(func(s *gateway.State) { s.Forwards, s.Egresses = s.Forwards[:3], s.Egresses[:1] })},
+		{name: "nothing any more", before: full(), after: gateway.State{}},
+		{name: "all that can change at once", before: limited(sources(100)), after: with(func(s *gateway.State) {
+			many(s)
+			s.Forwards = s.Forwards[2:]
+			s.Uplinks = s.Uplinks[1:]
+			s.Egresses, s.ServiceRoutes, s.ClampMSS = nil, nil, true
+		})},
+	}
+}
+
+// many adds Forwards, so that the trees get deeper.
+func many(s *gateway.State) {
+	var more []gateway.Forward
+	for i := range uint16(50) {
+		f := forward("198.51.100.10", 9000+i*3, "10.244.2.2")
+		if i%5 == 0 {
+			f.Owner, f.Sources = "default/some", []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		}
+		more = append(more, f)
+	}
+	s.Forwards = append(append(s.Forwards[:2:2], more...), s.Forwards[2:]...)
+}
+
+// kernelBefore is a kernel as it is before the change.
+func (c change) kernelBefore(t *testing.T) *dataplanetest.Kernel {
+	t.Helper()
+	if c.empty {
+		return newKernel()
+	}
+	return fresh(t, c.before)
+}
+
+// Killed behind every write of every change, a process leaves a kernel that forwards what both states forward and lets pass
+// nothing that neither lets pass; and the next process brings it to any of the states, as if nothing had been.
+func TestCrashAtEveryWrite(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			probes := probes(c.before, c.after)
+			before := judge(look(t, options(c.kernelBefore(t))), probes)
+			// The way there may leave traces that no packet sees.
+			want := c.kernelBefore(t)
+			apply(t, start(want), c.after)
+			after := judge(look(t, options(want)), probes)
+			crashes := 0
+			for ; ; crashes++ {
+				k := c.kernelBefore(t)
+				killed, life := mortal(options(k), crashes)
+				_, err := killed.Apply(t.Context(), c.after)
+				if err != nil && !errors.Is(err, errCrashed) {
+					t.Fatal(err)
+				}
+				when := fmt.Sprintf("killed behind %q", life.done)
+				expectBetween(t, when, before, after, judge(look(t, options(k)), probes))
+				if crashes%2 == 0 && !c.empty { // The next one knows nothing newer than what was saved before.
+					apply(t, start(k), c.before)
+					expectSame(t, fresh(t, c.before), k)
+				}
+				apply(t, start(k), c.after)
+				expectSame(t, want, k)
+				if t.Failed() {
+					t.Fatal(when)
+				}
+				if err == nil {
+					break
+				}
+			}
+			if crashes < 1 {
+				t.Error("the change is none: nobody was killed")
+			}
+			t.Logf("%d crashes, %d packets", crashes, len(probes))
+		})
+	}
+}
+
+// A process that is killed behind each write, whenever it is started again, gets there all the same, and safely.
+func TestCrashAfterCrash(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			probes := probes(c.before, c.after)
+			k := c.kernelBefore(t)
+			before := judge(look(t, options(k)), probes)
+			want := c.kernelBefore(t)
+			apply(t, start(want), c.after)
+			after := judge(look(t, options(want)), probes)
+			n, life := 0, &life{}
+			for ; n == 0 || len(life.done) > 0; n++ {
+				var killed *dataplane.Dataplane
+				// Half a set alone is where the next process begins again.
+				killed, life = mortal(options(k), 1+n%2)
+				if _, err := killed.Apply(t.Context(), c.after); err != nil && !errors.Is(err, errCrashed) {
+					t.Fatal(err)
+				}
+				expectBetween(t, fmt.Sprintf("after %d crashes, the last behind %q", n+1, life.done), before, after, judge(look(t, options(k)), probes))
+				const most = 200
+				if n > most || t.Failed() {
+					t.Fatalf("not done after %d crashes", n)
+				}
+			}
+			apply(t, start(k), c.after)
+			expectSame(t, want, k)
+		})
+	}
+}
+
+// A cleanup that is killed opens nothing on its way, and the next one leaves the host as it was before us.
+func TestCrashInCleanup(t *testing.T) {
+	state := limited(sources(100))
+	probes := probes(state)
+	before := judge(look(t, options(fresh(t, state))), probes)
+	after := judge(look(t, options(newKernel())), probes)
+	for crashes := 0; ; crashes++ {
+		k := fresh(t, state)
+		killed, life := mortal(options(k), crashes)
+		_, err := killed.Cleanup(t.Context())
+		expectBetween(t, fmt.Sprintf("killed behind %q", life.done), before, after, judge(look(t, options(k)), probes))
+		if _, err := start(k).Cleanup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		expectSame(t, newKernel(), k)
+		if err == nil {
+			break
+		}
+	}
+}
+
+// Whoever is killed before connections were cut leaves that to the next one, who takes nothing for granted.
+func TestCrashBeforeConnectionsAreCut(t *testing.T) {
+	k := fresh(t, full())
+	after := full()
+	after.Forwards = after.Forwards[1:]
+	killed, life := mortal(options(k), 1)
+	if _, err := killed.Apply(t.Context(), after); !errors.Is(err, errCrashed) || len(life.done) != 1 {
+		t.Fatalf("err = %v, behind %q", err, life.done)
+	}
+	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 3
+	result := apply(t, start(k), after)
+	if len(k.Conntrack.Cuts) != 1 || k.Conntrack.Cuts[0].Since != nil || result.Connections != 3 {
+		t.Errorf("%d connections were cut, asked for %v; want the 3, looked for among all", result.Connections, k.Conntrack.Cuts)
+	}
+}

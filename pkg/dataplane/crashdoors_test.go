@@ -1,0 +1,217 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/policyrouting"
+)
+
+var errCrashed = errors.New("killed for the test")
+
+// life is how many writes a process still makes before it is killed.
+type life struct {
+	left int
+	// done are the writes that it made.
+	done []string
+}
+
+// write makes one write, or none where the process is dead.
+func (l *life) write(step string, do func() error) error {
+	if l.left == 0 {
+		return errCrashed
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	l.left--
+	l.done = append(l.done, step)
+	return nil
+}
+
+// mortal returns a start of smartnatd that is killed behind so many writes. What a door does in several steps is several
+// writes here, so that it is killed between them too.
+func mortal(opts dataplane.Options, writes int) (*dataplane.Dataplane, *life) {
+	l := &life{left: writes}
+	opts.IPTables = mortalTables{opts.IPTables, l}
+	if opts.Sets != nil {
+		opts.Sets = mortalSets{opts.Sets, opts.Ownership, l}
+	}
+	opts.Routes = mortalRoutes{opts.Routes, l}
+	opts.Sysctls = mortalSysctls{opts.Sysctls, l}
+	opts.Conntrack = mortalConntrack{opts.Conntrack, l}
+	return dataplane.New(opts), l
+}
+
+type mortalTables struct {
+	dataplane.IPTables
+	life *life
+}
+
+// Restore commits table by table, as iptables-restore does.
+func (m mortalTables) Restore(ctx context.Context, batch netfilter.Batch) error {
+	for _, table := range batch.Tables {
+		one := netfilter.Batch{Family: batch.Family, Tables: []netfilter.TableBatch{table}}
+		err := m.life.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name), func() error { return m.IPTables.Restore(ctx, one) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Alone is never certain: the tables come one by one.
+func (m mortalTables) Alone(uint64, uint64, int) bool { return false }
+
+type mortalSets struct {
+	dataplane.Sets
+	own  gateway.Ownership
+	life *life
+}
+
+// Put leaves half a set where there was none; where there was one it is half of another one, which comes in its place later.
+func (m mortalSets) Put(set netfilter.Set) error {
+	half := netfilter.Set{Name: set.Name, Family: set.Family, Members: set.Members[:len(set.Members)/2]}
+	present, err := m.Observe()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(present, func(s netfilter.Set) bool { return s.Name == set.Name }) {
+		half.Name = m.own.SetPrefix + "next"
+	}
+	if err := m.life.write("put half of set "+set.Name, func() error { return m.Sets.Put(half) }); err != nil {
+		return err
+	}
+	return m.life.write("put set "+set.Name, func() error {
+		if half.Name != set.Name {
+			if err := m.Sets.Destroy(half.Name); err != nil {
+				return err
+			}
+		}
+		return m.Sets.Put(set)
+	})
+}
+
+// Change adds and removes in two halves each.
+func (m mortalSets) Change(set netfilter.Set, add, remove []netip.Prefix) error {
+	for _, part := range []struct{ add, remove []netip.Prefix }{
+		{add: add[:len(add)/2]}, {add: add[len(add)/2:]}, {remove: remove[:len(remove)/2]}, {remove: remove[len(remove)/2:]},
+	} {
+		if len(part.add)+len(part.remove) == 0 {
+			continue
+		}
+		step := fmt.Sprintf("change set %s +%d -%d", set.Name, len(part.add), len(part.remove))
+		if err := m.life.write(step, func() error { return m.Sets.Change(set, part.add, part.remove) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m mortalSets) Destroy(name string) error {
+	return m.life.write("destroy set "+name, func() error { return m.Sets.Destroy(name) })
+}
+
+type mortalRoutes struct {
+	dataplane.Routes
+	life *life
+}
+
+// Apply carries out one change after the other, until the process is killed.
+func (m mortalRoutes) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
+	var done policyrouting.Changes
+	for _, one := range single(changes) {
+		err := m.life.write(one.Commands()[0], func() error {
+			applied, err := m.Routes.Apply(one)
+			done = done.Append(applied)
+			return err
+		})
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// single returns the changes one by one, in the order in which they are made.
+func single(changes policyrouting.Changes) []policyrouting.Changes {
+	var all []policyrouting.Changes
+	for i := range changes.AddRoutes {
+		all = append(all, policyrouting.Changes{AddRoutes: changes.AddRoutes[i : i+1]})
+	}
+	for i := range changes.ReplaceRoutes {
+		all = append(all, policyrouting.Changes{ReplaceRoutes: changes.ReplaceRoutes[i : i+1]})
+	}
+	for i := range changes.AddRules {
+		all = append(all, policyrouting.Changes{AddRules: changes.AddRules[i : i+1]})
+	}
+	for i := range changes.DeleteRules {
+		all = append(all, policyrouting.Changes{DeleteRules: changes.DeleteRules[i : i+1]})
+	}
+	for i := range changes.DeleteRoutes {
+		all = append(all, policyrouting.Changes{DeleteRoutes: changes.DeleteRoutes[i : i+1]})
+	}
+	return all
+}
+
+type mortalSysctls struct {
+	dataplane.Sysctls
+	life *life
+}
+
+func (m mortalSysctls) Set(key, value string) error {
+	return m.life.write("sysctl "+key+"="+value, func() error { return m.Sysctls.Set(key, value) })
+}
+
+// Restore puts back one parameter after the other.
+func (m mortalSysctls) Restore(keep ...string) ([]string, error) {
+	all := []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+	for _, pattern := range []string{"net/ipv4/conf/*/rp_filter", "net/ipv6/conf/*/accept_ra"} {
+		keys, err := m.List(pattern)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, keys...)
+	}
+	var restored []string
+	for i, key := range all {
+		if slices.Contains(keep, key) {
+			continue
+		}
+		if m.life.left == 0 {
+			return restored, errCrashed
+		}
+		one, err := m.Sysctls.Restore(slices.Concat(keep, all[:i], all[i+1:])...)
+		if err != nil {
+			return restored, err
+		}
+		if len(one) > 0 {
+			m.life.left--
+			m.life.done = append(m.life.done, "sysctl back "+key)
+		}
+		restored = append(restored, one...)
+	}
+	return restored, nil
+}
+
+type mortalConntrack struct {
+	dataplane.Conntrack
+	life *life
+}
+
+// Cut is done by nobody who is dead.
+func (m mortalConntrack) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
+	if m.life.left == 0 {
+		return 0, errCrashed
+	}
+	return m.Conntrack.Cut(ctx, since, state)
+}
