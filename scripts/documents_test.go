@@ -1,0 +1,143 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package scripts holds what documents say to what there is.
+package scripts
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const root = ".."
+
+// walk calls f with all files of the tree, but hidden ones.
+func walk(t *testing.T, f func(path string)) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && path != root:
+			return fs.SkipDir
+		case !entry.IsDir():
+			f(path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tests are the functions of all _test.go files of the tree that begin with Test, test or Fuzz.
+func tests(t *testing.T) map[string]bool {
+	t.Helper()
+	declaration := regexp.MustCompile(`(?m)^func ((?:[Tt]est|Fuzz)[A-Z]\w*)\(`)
+	found := map[string]bool{}
+	walk(t, func(path string) {
+		if !strings.HasSuffix(path, "_test.go") {
+			return
+		}
+		for _, match := range declaration.FindAllStringSubmatch(read(t, path), -1) {
+			found[match[1]] = true
+		}
+	})
+	return found
+}
+
+// named are the tests that a document names between backticks.
+func named(text string) []string {
+	var names []string
+	for _, match := range regexp.MustCompile("`((?:[Tt]est|Fuzz)[A-Z]\\w*)`").FindAllStringSubmatch(text, -1) {
+		names = append(names, match[1])
+	}
+	return names
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestNamedTestsExist goes through the documents that name the tests of what they say.
+func TestNamedTestsExist(t *testing.T) {
+	all := tests(t)
+	for path, least := range map[string]int{"../README.md": 30, "README.md": 30} {
+		names := named(read(t, path))
+		if len(names) < least {
+			t.Errorf("%s names %d tests, and is meant to name %d at least", path, len(names), least)
+		}
+		for _, name := range names {
+			if !all[name] {
+				t.Errorf("%s names the test %s, which there is none of", path, name)
+			}
+		}
+	}
+}
+
+// TestEveryFuzzTargetIsListed has whoever adds a target say what comes in there.
+func TestEveryFuzzTargetIsListed(t *testing.T) {
+	listed := map[string]bool{}
+	for _, name := range named(read(t, "README.md")) {
+		listed[name] = true
+	}
+	for name := range tests(t) {
+		if strings.HasPrefix(name, "Fuzz") && !listed[name] {
+			t.Errorf("%s is not in scripts/README.md", name)
+		}
+	}
+}
+
+// TestEveryPromiseIsProved wants a test beside each promise of the README.
+func TestEveryPromiseIsProved(t *testing.T) {
+	_, section, found := strings.Cut(read(t, root+"/README.md"), "\n## What is promised")
+	if !found {
+		t.Fatal("README.md promises nothing")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	promises := 0
+	for line := range strings.Lines(section) {
+		heading := strings.HasPrefix(line, "| promise") || strings.HasPrefix(line, "| ---") || strings.HasPrefix(line, "| **")
+		if !strings.HasPrefix(line, "| ") || heading {
+			continue
+		}
+		if promises++; len(named(line)) == 0 {
+			t.Errorf("no test proves: %s", line)
+		}
+	}
+	if promises == 0 {
+		t.Error("there is no table of promises")
+	}
+}
+
+// TestLinksLeadSomewhere follows the links between documents.
+func TestLinksLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)]*)?\)`)
+	links := 0
+	walk(t, func(path string) {
+		if filepath.Ext(path) != ".md" {
+			return
+		}
+		for _, match := range link.FindAllStringSubmatch(read(t, path), -1) {
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), match[1])); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	})
+	if links == 0 {
+		t.Error("there are no links")
+	}
+}
