@@ -27,8 +27,8 @@ const (
 	refreshEvery = 10 * time.Minute
 	// patience is how long what is in effect is said to be so although an apply fails: it is tried again.
 	patience = 30 * time.Second
-	// writesPerSecond is less than what a relay takes of one user.
-	writesPerSecond, writesAtOnce = 20, 40
+	// writesPerSecond is less than what a relay takes of one user, 50 and 250 at once.
+	writesPerSecond, writesAtOnce = 40, 150
 	minBackoff, maxBackoff        = time.Second, time.Minute
 )
 
