@@ -61,6 +61,8 @@ func testBackend(t *testing.T, backend string) {
 		{"a killed smartnatd is not missed, and writes nothing when it is back", testRestart},
 		{"a config that changes is taken over without a gap", testReload},
 		{"a gateway that boots alone knows what to do", testBootAlone},
+		{"a disk that is full, and one that is damaged", testBadDisk},
+		{"a smartnatd that is killed again and again leaves no trace", testCrashes},
 		{"cleanup leaves the gateway as it was", testCleanup}, // last: nothing works after it
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, w) })

@@ -1,0 +1,271 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+var (
+	crashKills = flag.Int("crash.kills", 10, "how often smartnatd is killed with each back end")
+	crashSeed  = flag.Uint64("crash.seed", 1, "what the times and ways of the kills are drawn from")
+)
+
+// manners are the ways in which smartnatd is killed. Those that the restore program knows happen in the middle of a write.
+var manners = []manner{
+	{"at any time", killAnyTime},
+	{"without its children", killAlone},
+	{"while it starts", killStarting},
+	{"before a write", killWriting("before")},
+	{"in a write that is torn", killWriting("torn")},
+	{"behind the first table of a write", killWriting("half")},
+	{"behind a write", killWriting("after")},
+	{"before a write that comes nevertheless, and late", killWriting("orphan")},
+}
+
+type manner struct {
+	name string
+	// kill returns when smartnatd has ended. A change is on its way to it.
+	kill func(ctx context.Context, w *world, random *rand.Rand) error
+}
+
+// testCrashes kills smartnatd again and again while Mappings change, under traffic of those who may and those who may not.
+func testCrashes(t *testing.T, w *world) {
+	const limit = 5 * time.Minute
+	ctx := timeout(t, limit)
+	w.namespace(t, "crash", 2)
+	c := newCrashes(ctx, t, w)
+	traffic := startTraffic(ctx, t, w, []string{
+		lab.Join("198.51.100.12", 990), lab.Join("203.0.113.12", 990), lab.Join("2001:db8:2::12", 990), lab.Join("198.51.100.12", 991),
+	})
+	rounds := make(chan int, 1)
+	go func() {
+		last := 0
+		for last = range traffic.rounds {
+		}
+		rounds <- last
+	}()
+	intruders := startIntruders(ctx, t, w)
+
+	random := rand.New(rand.NewPCG(*crashSeed, 1))
+	var longest time.Duration
+	for n := range *crashKills {
+		m := manners[n%len(manners)]
+		if n >= len(manners) {
+			m = manners[random.IntN(len(manners))]
+		}
+		longest = max(longest, c.killOnce(ctx, t, m, random))
+		if t.Failed() {
+			t.Fatalf("seed %d, kill %d, %s", *crashSeed, n, m.name)
+		}
+	}
+	intruders.stop(t)
+	traffic.stop(t)
+	t.Logf("seed %d: %d kills; as it is to be at most %v after the start; %d rounds of traffic, %d tries and %d packets to get in",
+		*crashSeed, *crashKills, longest.Round(time.Millisecond), <-rounds, intruders.tries, intruders.arrived)
+}
+
+// crashes is what smartnatd is killed for: objects that change from one variant to another.
+type crashes struct {
+	*world
+	// want is the kernel of each variant, as a smartnatd that was never killed made it.
+	want    []string
+	variant int
+}
+
+// variants are objects that differ in all that a Mapping has. Client2 is never allowed to port 991.
+var variants = []string{
+	crashMappings("allowedSources: [192.0.2.10/32]", "", 20, "endpoints"),
+	crashMappings("allowedSources: [192.0.2.10/32, "+networks(100)+"]", "allowedSources: ["+networks(150)+"]", 3, "endpoints"),
+	crashMappings("allowedSources: [192.0.2.10/32, "+networks(90)+"]", "allowedSources: ["+networks(10)+"]", 40, "service"),
+}
+
+func crashMappings(closed, changing string, ports int, mode string) string {
+	var list []string
+	for port := range ports {
+		list = append(list, fmt.Sprintf("{port: %d, servicePort: 8080}", 9000+port*7))
+	}
+	if changing != "" {
+		changing += ", "
+	}
+	return mappingYAML("crash", "echo", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
+		ports: [{port: 990, servicePort: 8080}, {port: 990, servicePort: 8080, protocol: udp}]`) + "---\n" +
+		mappingYAML("crash", "closed", `addresses: [198.51.100.12], serviceName: echo, mode: endpoints, `+closed+`,
+		ports: [{port: 991, servicePort: 8080}, {port: 991, servicePort: 8080, protocol: udp}]`) + "---\n" +
+		mappingYAML("crash", "changing", `addresses: [198.51.100.13, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: `+mode+`, `+changing+
+			`ports: [`+strings.Join(list, ", ")+`]`)
+}
+
+// networks is a list of n of them, in which there is no client.
+func networks(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("10.200.%d.0/24", i))
+	}
+	return strings.Join(list, ", ")
+}
+
+func newCrashes(ctx context.Context, t *testing.T, w *world) *crashes {
+	t.Helper()
+	c := &crashes{world: w}
+	before := ""
+	for _, yaml := range variants {
+		w.apply(t, yaml)
+		w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 991), nil)
+		before = c.settled(ctx, t, before)
+		c.want = append(c.want, before)
+	}
+	c.variant = len(variants) - 1
+	w.interceptRestores(ctx, t)
+	return c
+}
+
+// settled is the kernel once it is another one than before and stays so.
+func (c *crashes) settled(ctx context.Context, t *testing.T, before string) string {
+	t.Helper()
+	const still = 700 * time.Millisecond
+	last, since := "", time.Now()
+	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+		now := c.programmed(ctx, t)
+		if now != last {
+			last, since = now, time.Now()
+		}
+		if now == before || time.Since(since) < still {
+			return errors.New("the kernel has not settled")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return last
+}
+
+// programmed is all that smartnatd may have changed, in an order that does not tell when chains and sets were made. That of a
+// chain's rules stays.
+func (c *crashes) programmed(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	sets, err := c.Host(lab.Gateway).Exec(ctx, "sh", "-ec", "ipset save | sed 's/ hash:.*//' | sort")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var other, chains []string
+	rules := map[string]string{}
+	table := 0
+	for line := range strings.Lines(c.kernel(ctx, t)) {
+		if strings.HasPrefix(line, "*") {
+			table++
+		}
+		fields := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(line, ":"):
+			chains = append(chains, fmt.Sprintf("%d %s", table, line))
+		case strings.HasPrefix(line, "-A "):
+			rules[fmt.Sprintf("%d %s", table, fields[1])] += line
+		default:
+			other = append(other, line)
+		}
+	}
+	slices.Sort(chains)
+	for _, chain := range slices.Sorted(maps.Keys(rules)) {
+		chains = append(chains, rules[chain])
+	}
+	return sets + strings.Join(other, "") + strings.Join(chains, "")
+}
+
+// killOnce changes the objects, kills smartnatd, starts it again and returns how long it then took until the kernel was as it
+// is to be.
+func (c *crashes) killOnce(ctx context.Context, t *testing.T, m manner, random *rand.Rand) time.Duration {
+	t.Helper()
+	c.variant = (c.variant + 1 + random.IntN(len(variants)-1)) % len(variants)
+	applied := make(chan error, 1)
+	go func() {
+		_, err := c.Apply(ctx, variants[c.variant])
+		applied <- err
+	}()
+	if err := errors.Join(m.kill(ctx, c.world, random), <-applied); err != nil {
+		t.Fatalf("%s: %v", m.name, err)
+	}
+	skip, started := len(c.daemon.Log()), time.Now()
+	if err := c.daemon.Restart(ctx); err != nil {
+		t.Fatalf("%s: %v", m.name, err)
+	}
+	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+		if diff := cmp.Diff(c.want[c.variant], c.programmed(ctx, t)); diff != "" {
+			return fmt.Errorf("(-want +got):\n%s", diff)
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("killed %s, and the kernel is not as it is to be: %v\nthe log since the start:\n%s", m.name, err, c.daemon.Log()[skip:])
+	}
+	return time.Since(started)
+}
+
+// aWhile is about how long a change takes to get from the API to the kernel, or smartnatd to start.
+const aWhile = 500 * time.Millisecond
+
+func within(random *rand.Rand, d time.Duration) time.Duration {
+	return time.Duration(random.Int64N(int64(d)))
+}
+
+func killAnyTime(_ context.Context, w *world, random *rand.Rand) error {
+	time.Sleep(within(random, aWhile))
+	return w.daemon.Kill()
+}
+
+func killAlone(_ context.Context, w *world, random *rand.Rand) error {
+	time.Sleep(within(random, aWhile))
+	return w.killAlone()
+}
+
+// killAlone kills smartnatd, and leaves a program that it runs alone.
+func (w *world) killAlone() error {
+	if err := unix.Kill(w.daemon.PID(), unix.SIGKILL); err != nil {
+		return fmt.Errorf("killing smartnatd: %w", err)
+	}
+	<-w.daemon.Done()
+	return nil
+}
+
+func killStarting(ctx context.Context, w *world, random *rand.Rand) error {
+	starting, cancel := context.WithTimeout(ctx, within(random, aWhile))
+	defer cancel()
+	if err := w.daemon.Restart(starting); err != nil && starting.Err() == nil {
+		return err
+	}
+	return w.daemon.Kill()
+}
+
+// killWriting has the next restore program kill smartnatd, in its way. Where the change needs none, smartnatd is killed all
+// the same.
+func killWriting(how string) func(context.Context, *world, *rand.Rand) error {
+	return func(ctx context.Context, w *world, _ *rand.Rand) error {
+		if err := w.Host(lab.Gateway).WriteFile(interception, how); err != nil {
+			return err
+		}
+		select {
+		case <-w.daemon.Done():
+			return nil
+		case <-time.After(patience):
+			return fmt.Errorf("no restore program ran within %v of a change", patience)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

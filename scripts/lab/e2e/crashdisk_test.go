@@ -1,0 +1,91 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// saved is where smartnatd keeps what it knows.
+const (
+	folder = "/var/lib/smartnat"
+	saved  = folder + "/objects.jsonl"
+)
+
+// testBadDisk has the disk full, then what is on it torn while there is nobody else to ask: traffic does not notice.
+func testBadDisk(t *testing.T, w *world) {
+	w.namespace(t, "disk", 1)
+	mapping := func(port uint16) string {
+		return fmt.Sprintf(`addresses: [198.51.100.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints, ports: [{port: %d, servicePort: 8080}]`, port)
+	}
+	addresses := func(port uint16) []string {
+		return []string{lab.Join("198.51.100.12", port), lab.Join("2001:db8:2::12", port)}
+	}
+	reached := func(port uint16) {
+		for _, address := range addresses(port) {
+			w.await(t, lab.Client, "tcp", address, nil)
+		}
+	}
+	w.mapping(t, "disk", mapping(980))
+	reached(980)
+	ctx := timeout(t, time.Minute)
+
+	skip := len(w.daemon.Log())
+	w.gateway(t, "mkdir -p "+folder)
+	w.gateway(t, "mount -t tmpfs -o size=4k full "+folder)
+	unmount := sync.OnceFunc(func() { w.gateway(t, "umount "+folder) })
+	defer unmount()
+	w.gateway(t, "fallocate -l 4096 "+folder+"/ballast")
+	w.mapping(t, "disk", mapping(981))
+	reached(981)
+	if err := w.daemon.Stop(ctx); err != nil { // which saves what has not been saved yet
+		t.Error(err)
+	}
+	w.awaitLog(ctx, t, skip, "could not be saved", "no space left on device")
+	if left := w.gateway(t, "ls "+folder); left != "ballast\n" {
+		t.Errorf("what did not fit is left behind: %s", left)
+	}
+	unmount()
+
+	if err := w.relay.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = w.relay.Signal(unix.SIGCONT) }()
+	text, err := w.Host(lab.Gateway).ReadFile(saved)
+	if err := errors.Join(err, w.Host(lab.Gateway).WriteFile(saved, text[:len(text)-10])); err != nil {
+		t.Fatal(err)
+	}
+	skip = len(w.daemon.Log())
+	started := make(chan error, 1)
+	go func() { started <- w.daemon.Restart(ctx) }()
+	w.awaitLog(ctx, t, skip, saved+" cannot be used and is now "+saved+".bad", "is cut off after", "waiting for it")
+	reached(981) // by what the kernel holds
+	if err := w.relay.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+		text, err := w.Host(lab.Gateway).ReadFile(saved)
+		if err == nil && !strings.Contains(text, `"port":981`) {
+			err = errors.New("what is known is not saved again")
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
