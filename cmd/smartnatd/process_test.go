@@ -8,6 +8,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -145,9 +146,11 @@ func TestAsSystemdSeesIt(t *testing.T) {
 	if n := heard.count("STATUS=1 Mapping programmed; source connected"); n != 1 {
 		t.Errorf("the status was told %d times, want once, in %q", n, heard.said)
 	}
-	for _, path := range []string{"/livez", "/readyz", "/metrics"} {
-		if code := getInside(t, path); code != http.StatusOK {
-			t.Errorf("%s: %d", path, code)
+	for path, want := range map[string]string{
+		"/livez": "ok\n", "/readyz": "ok\n", "/metrics": "\nsmartnat_mappings_programmed 1\n",
+	} {
+		if code, body := getInside(t, path); code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%s: %d, want %q in\n%s", path, code, want, body)
 		}
 	}
 	heard.await(t, "WATCHDOG=1", 2)
@@ -168,7 +171,7 @@ func TestAsSystemdSeesIt(t *testing.T) {
 }
 
 // getInside asks the program in the network namespace of the test, whose thread has to be the one that dials.
-func getInside(t *testing.T, path string) int {
+func getInside(t *testing.T, path string) (code int, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", "127.0.0.1:9470")
 	if err != nil {
@@ -187,5 +190,9 @@ func getInside(t *testing.T, path string) int {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	return response.StatusCode
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(text)
 }
