@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
@@ -167,8 +168,17 @@ func TestWatchEndsInTime(t *testing.T) {
 		server.Config.WriteTimeout = readHeaderTimeout / 100
 		server.StartTLS()
 		defer server.Close()
+		if err := cache.Mappings().Store().Add(newMapping("shop", "a", "web")); err != nil {
+			t.Fatal(err)
+		}
 		_, at := cache.Mappings().List()
 		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion="+at.String())
+		// What happens to other kinds is no event here, but moves the version on.
+		web := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
+		if err := cache.Services().Store().Add(web); err != nil {
+			t.Fatal(err)
+		}
+		at++
 		e := next()
 		if m := decode[metav1.PartialObjectMetadata](t, e); e.Type != "BOOKMARK" || m.ResourceVersion != at.String() {
 			t.Errorf("%s at %s, want a bookmark at %s", e.Type, m.ResourceVersion, at)
