@@ -22,11 +22,14 @@ func linkFaults() []fault {
 	}
 }
 
-// uplink is one of the two: what its addresses begin with.
-type uplink struct{ link, prefix4, prefix6 string }
+// uplink is one of the two: what its addresses begin with, which are its gateways too, and the metrics of its default routes.
+type uplink struct{ link, prefix4, prefix6, metric4, metric6 string }
 
 func chosenUplink(s step) uplink {
-	return []uplink{{"eth1", "198.51.100.1", "2001:db8:1::1"}, {"eth2", "203.0.113.1", "2001:db8:2::1"}}[s.Pick%2]
+	return []uplink{
+		{"eth1", "198.51.100.1", "2001:db8:1::1", "", ""},
+		{"eth2", "203.0.113.1", "2001:db8:2::1", " metric 1000", " metric 2000"},
+	}[s.Pick%2]
 }
 
 // upmayEnd: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
@@ -35,9 +38,7 @@ func upmayEnd(_ context.Context, w *world, s step) (injury, error) {
 	gateway := w.Host(lab.Gateway)
 	return injury{variant: u.link, scope: scope{link: u.link}, heal: func(ctx context.Context) error {
 		lines := fmt.Sprintf("for i in 0 1 2 3 4; do ip address replace %s$i/64 dev %s nodad; done", u.prefix6, u.link)
-		if u.link == "eth1" {
-			lines += fmt.Sprintf("; ip -4 route replace default via %s; ip -6 route replace default via %s", u.prefix4, u.prefix6)
-		}
+		lines += fmt.Sprintf("; ip -4 route replace default via %s%s; ip -6 route replace default via %s%s", u.prefix4, u.metric4, u.prefix6, u.metric6)
 		return errors.Join(gateway.SetLink(u.link, true), w.on(ctx, lines))
 	}}, gateway.SetLink(u.link, false)
 }
@@ -56,9 +57,7 @@ func removeAddresses(ctx context.Context, w *world, s step) (injury, error) {
 	prefix, length := []string{u.prefix4, u.prefix6}[family], []string{"/24", "/64 nodad"}[family]
 	where := scope{link: u.link, family: families[family]}
 	lines := fmt.Sprintf("for i in 0 1 2 3 4; do ip address add %s$i%s dev %s; done", prefix, length, u.link)
-	if u.link == "eth1" {
-		lines += fmt.Sprintf("; ip %s route replace default via %s", options[family], prefix)
-	}
+	lines += fmt.Sprintf("; ip %s route replace default via %s%s", options[family], prefix, []string{u.metric4, u.metric6}[family])
 	return injury{variant: u.link + ", " + where.family, scope: where, heal: func(ctx context.Context) error { return w.on(ctx, lines) }},
 		w.on(ctx, fmt.Sprintf("ip %s address flush dev %s scope global", options[family], u.link))
 }

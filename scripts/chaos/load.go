@@ -123,7 +123,7 @@ func (ld *loads) intrude(addresses []string) {
 		}
 		ld.mu.Lock()
 		defer ld.mu.Unlock()
-		ld.answered = append(ld.answered, loss{time.Now(), fmt.Sprintf("%s by %s", address, answer.Pod)})
+		ld.answered = append(ld.answered, loss{At: time.Now(), Why: fmt.Sprintf("%s by %s", address, answer.Pod)})
 	})
 }
 

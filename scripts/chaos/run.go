@@ -101,6 +101,7 @@ func (w *world) suffer(ctx context.Context, p plan, traffic *loads, say func(str
 	for s := range schedule(p.Seed, p.tempo, p.faults) {
 		r, err := w.have(ctx, s)
 		if err != nil {
+			// There is no end to what it costs.
 			r.Failed = err.Error()
 			now := time.Now()
 			for _, at := range []*time.Time{&r.Injected, &r.Healed, &r.Repaired, &r.Followed} {
@@ -126,9 +127,18 @@ func (w *world) suffer(ctx context.Context, p plan, traffic *loads, say func(str
 	}
 	wait(ctx, p.tempo.pause[1])
 	o.Tracks, o.Answered = traffic.stop()
-	o.Records[len(o.Records)-1].Ended = time.Now()
+	o.endLast(time.Now())
 	o.Differs, err = w.restartWritesNothing(ctx)
 	return o, err
+}
+
+// endLast ends the time of the last fault; where all did not become well again, its window too.
+func (o *outcome) endLast(at time.Time) {
+	last := &o.Records[len(o.Records)-1]
+	last.Ended = at
+	if last.Failed != "" {
+		last.Repaired, last.Followed = at, at
+	}
 }
 
 // restartWritesNothing starts smartnatd again, which reads all there is in the kernel: what it still writes was missing.

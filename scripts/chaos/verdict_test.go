@@ -43,7 +43,10 @@ func TestJudge(t *testing.T) {
 		return []track{{Class: c, Path: path, Gaps: gaps, Done: 1}}
 	}
 	lost := func(c class, path string, seconds float64) []track {
-		return []track{{Class: c, Path: path, Done: 1, Losses: []loss{{at(seconds), "reset"}}}}
+		return []track{{Class: c, Path: path, Done: 1, Losses: []loss{{at(seconds), "reset", at(seconds)}}}}
+	}
+	late := func(since, seconds float64) []track {
+		return []track{{Class: sessions, Path: first4, Done: 1, Losses: []loss{{at(seconds), "reset", at(since)}}}}
 	}
 	for _, test := range []struct {
 		name string
@@ -73,11 +76,18 @@ func TestJudge(t *testing.T) {
 		},
 		{"a session is lost", outcome{Records: []record{flushed}, Tracks: lost(sessions, first4, 12)}, "2s after nat flushed"},
 		{"a session is lost with its link", outcome{Records: []record{down}, Tracks: lost(sessions, first4, 12)}, ""},
+		{"a session is lost later, silent since", outcome{Records: []record{down}, Tracks: late(14, 18)}, ""},
+		{"a session is lost later, that had gone on", outcome{Records: []record{down}, Tracks: late(16, 18)}, "was lost"},
 		{"a session is lost with another link", outcome{Records: []record{down}, Tracks: lost(sessions, second4, 12)}, "was lost"},
 		{"a new connection fails in a window", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 12)}, ""},
-		{"a new connection fails outside", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 14.5)}, "failed outside of any window"},
+		{"one new connection fails outside", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 14.5)}, ""},
+		{
+			"two new connections fail outside",
+			outcome{Records: []record{flushed}, Tracks: append(lost(connections, first4, 14.5), lost(connections, second4, 9)...)},
+			"2 of 2 new connections failed",
+		},
 		{"a path on which nothing went", outcome{Tracks: []track{{Class: sessions, Path: first4}}}, "not one exchange"},
-		{"an answer to a stranger", outcome{Records: []record{relay}, Answered: []loss{{at(12), "x"}}}, "was answered"},
+		{"an answer to a stranger", outcome{Records: []record{relay}, Answered: []loss{{At: at(12), Why: "x"}}}, "was answered"},
 		{"packets pass", outcome{Records: []record{with(flushed, func(r *record) { r.Passed = 1 })}}, "1 packets passed"},
 		{"packets pass while the boundary is away", outcome{Records: []record{with(flushed, func(r *record) { r.Passed, r.Opens = 1, true })}}, ""},
 		{"packets pass after the repair", outcome{Records: []record{with(flushed, func(r *record) { r.PassedAfter, r.Opens = 1, true })}}, "1 more after"},

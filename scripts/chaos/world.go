@@ -68,6 +68,10 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if w.smartnat, err = versioned.NewForConfig(rest); err != nil {
 		return err
 	}
+	// Without a default route the kernel takes what comes in by the other uplink for forged, by rp_filter, loose or not.
+	if err := w.on(ctx, "ip -4 route add default via 203.0.113.1 metric 1000; ip -6 route add default via 2001:db8:2::1 metric 2000"); err != nil {
+		return err
+	}
 	if err := errors.Join(w.GrantGateway(ctx), w.CreateNamespace(ctx, namespace), w.wrapRestore(ctx)); err != nil {
 		return err
 	}
