@@ -10,6 +10,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -31,7 +32,8 @@ type authority struct {
 // identity is what a certificate says.
 type identity struct {
 	user, group string
-	names       []string // DNS names and addresses of a server
+	names       []string  // DNS names and addresses of a server
+	ends        time.Time // a day from now where it is not set
 }
 
 func newAuthority() (*authority, error) {
@@ -69,6 +71,9 @@ func (a *authority) issue(name string, id identity) error {
 	}
 	a.serial++
 	template := certificate(a.serial, pkix.Name{CommonName: id.user})
+	if !id.ends.IsZero() {
+		template.NotAfter = id.ends
+	}
 	if id.group != "" {
 		template.Subject.Organization = []string{id.group}
 	}
@@ -89,6 +94,16 @@ func (a *authority) issue(name string, id identity) error {
 		return err
 	}
 	return writeKey(keyFile(name), key)
+}
+
+// RelayCertificate makes a certificate as that of the relay on a node, which ends then: for somebody who stands in for it.
+func (l *Lab) RelayCertificate(node string, ends time.Time) (tls.Certificate, error) {
+	const name = "stand-in"
+	id := identity{user: "smartnat-relay", names: []string{relayName, l.nodes[node].addresses[0]}, ends: ends}
+	if err := l.authority.issue(name, id); err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.LoadX509KeyPair(certFile(name), keyFile(name))
 }
 
 func writeKey(path string, key *ecdsa.PrivateKey) error {

@@ -124,7 +124,12 @@ func (w *world) kernel(ctx context.Context, t *testing.T) string {
 // awaitLog waits for a line of smartnatd's log behind the first skip bytes.
 func (w *world) awaitLog(ctx context.Context, t *testing.T, skip int, want ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	w.awaitLogFor(ctx, t, patience, skip, want...)
+}
+
+func (w *world) awaitLogFor(ctx context.Context, t *testing.T, limit time.Duration, skip int, want ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := lab.Poll(ctx, func(context.Context) error {
 		for line := range strings.Lines(w.daemon.Log()[skip:]) {

@@ -1,0 +1,234 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// lockHeld is longer than two tries of smartnatd's to get the lock.
+var lockHeld = flag.Duration("pathologies.lock", 12*time.Second, "how long somebody else holds the lock of iptables")
+
+// TestPathologies has a hard day, under traffic to a Mapping that has no part in it.
+func TestPathologies(t *testing.T) {
+	w := newWorld(t, "legacy")
+	w.namespace(t, "odd", 2)
+	w.mapping(t, "odd", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints,
+		ports: [{port: 95, servicePort: 8080}, {port: 95, servicePort: 8080, protocol: udp}]`)
+	addresses := []string{lab.Join("198.51.100.12", 95), lab.Join("2001:db8:1::12", 95)}
+	for _, address := range addresses {
+		for _, protocol := range protocols {
+			w.await(t, lab.Client, protocol, address, nil)
+		}
+	}
+	for _, test := range []struct {
+		name string
+		run  func(ctx context.Context, t *testing.T, w *world)
+	}{
+		{"a thousand Mappings at once", testThousandMappings},
+		{"an endpoint that flaps 50 times a second", testFlapping},
+		{"a Service with a thousand endpoints", testThousandEndpoints},
+		{"somebody else holds the lock", testLockHeld},
+		{"a program is missing after an upgrade", testProgramMissing},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx := timeout(t, 2*time.Minute)
+			traffic := startTraffic(ctx, t, w, addresses)
+			traffic.awaitRounds(ctx, t, 1)
+			test.run(ctx, t, w)
+			traffic.awaitRounds(ctx, t, 5)
+			traffic.stop(t)
+		})
+	}
+}
+
+func testThousandMappings(ctx context.Context, t *testing.T, w *world) {
+	const first, n = 20000, 1000
+	client, err := versioned.NewForConfig(w.RESTConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mappings := client.SmartnatV1alpha1().Mappings("odd")
+	began, writes := time.Now(), w.writes(t)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
+	for i := range int32(n) {
+		group.Go(func() error {
+			_, err := mappings.Create(groupCtx, &v1alpha1.Mapping{
+				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("many-%d", i)},
+				Spec: v1alpha1.MappingSpec{
+					Addresses: []string{"203.0.113.12"}, ServiceName: "echo", Mode: v1alpha1.ModeEndpoints,
+					Ports: []v1alpha1.MappingPort{{Port: first + i, ServicePort: 8080, Protocol: "tcp"}},
+				},
+			}, metav1.CreateOptions{})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	created := time.Since(began)
+	for i := range uint16(n) {
+		w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", first+i), nil)
+	}
+	restores := w.writes(t) - writes
+	t.Logf("%d Mappings made in %v, all forward after %v, %d runs of iptables-restore", n, created, time.Since(began), restores)
+	if restores == 0 || restores > n/2 {
+		t.Errorf("%d runs of iptables-restore for %d Mappings, want few", restores, n)
+	}
+}
+
+// handmade makes a Service of the name whose endpoints are nobody's concern but the test's, and a Mapping of it.
+func (w *world) handmade(t *testing.T, name string, port uint16) {
+	t.Helper()
+	w.apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: odd}\nspec: {ports: [{port: 8080}]}\n", name))
+	w.apply(t, mappingYAML("odd", name, fmt.Sprintf(`addresses: [203.0.113.12], serviceName: %s, mode: endpoints, ports: [{port: %d, servicePort: 8080}]`, name, port)))
+}
+
+func slice(service, name string, addresses ...string) *discoveryv1.EndpointSlice {
+	port, protocol, none := int32(8080), corev1.ProtocolTCP, ""
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: "odd", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &none, Port: &port, Protocol: &protocol}},
+	}
+	for _, address := range addresses {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{address}})
+	}
+	return s
+}
+
+// podAddresses are those of the two pods, IPv4.
+func (w *world) podAddresses(t *testing.T) [2]string {
+	t.Helper()
+	var addresses [2]string
+	for i := range addresses {
+		addresses[i] = w.kubectl(t, "get", "pod", podName(i), "--namespace=odd", "-o", "jsonpath={.status.podIP}")
+	}
+	return addresses
+}
+
+func testFlapping(ctx context.Context, t *testing.T, w *world) {
+	const changes = 200
+	w.handmade(t, "flapping", 96)
+	pods := w.podAddresses(t)
+	slices := w.Kube().DiscoveryV1().EndpointSlices("odd")
+	if _, err := slices.Create(ctx, slice("flapping", "flapping", pods[0]), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	address := lab.Join("203.0.113.12", 96)
+	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { return a.Pod == podName(0) })
+	writes := w.writes(t)
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for i := range changes {
+		<-ticker.C
+		now := []string{pods[0]}
+		if i%2 == 1 {
+			now = pods[1:]
+		}
+		if _, err := slices.Update(ctx, slice("flapping", "flapping", now...), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := time.Now()
+	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { return a.Pod == podName(1) })
+	restores := w.writes(t) - writes
+	t.Logf("%d changes at 50/s: the last in effect after %v, %d runs of iptables-restore", changes, time.Since(last), restores)
+	if restores == 0 || restores > changes {
+		t.Errorf("%d runs of iptables-restore for %d changes", restores, changes)
+	}
+	for range 20 {
+		if answer := w.await(t, lab.Client, "tcp", address, nil); answer.Pod != podName(1) {
+			t.Fatalf("answered by %s, want the newest endpoint alone", answer.Pod)
+		}
+	}
+}
+
+func testThousandEndpoints(ctx context.Context, t *testing.T, w *world) {
+	w.handmade(t, "large", 97)
+	began := time.Now()
+	for i := range 10 {
+		var addresses []string
+		for j := range 100 {
+			addresses = append(addresses, fmt.Sprintf("10.245.%d.%d", i, j+1))
+		}
+		if _, err := w.Kube().DiscoveryV1().EndpointSlices("odd").Create(ctx, slice("large", fmt.Sprintf("large-%d", i), addresses...), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lab.Poll(ctx, func(ctx context.Context) error {
+		out, err := w.Host(lab.Gateway).Exec(ctx, "iptables-save", "-t", "nat")
+		if n := strings.Count(out, "--to-destination 10.245."); err == nil && n != 1000 {
+			err = fmt.Errorf("%d rules to endpoints, want 1000", n)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("in effect after %v", time.Since(began))
+	w.kubectl(t, "delete", "mapping", "large", "--namespace=odd")
+}
+
+// testLockHeld changes a Mapping while nothing can be written: only what it says in the end comes to be.
+func testLockHeld(ctx context.Context, t *testing.T, w *world) {
+	skip := len(w.daemon.Log())
+	holder, err := w.Host(lab.Gateway).Start("flock", nil, "flock", "--no-fork", "/run/xtables.lock", "sleep", "600")
+	if err != nil {
+		t.Fatal(err)
+	}
+	released := time.Now().Add(*lockHeld)
+	for port := 98; port <= 100; port++ {
+		w.apply(t, mappingYAML("odd", "locked", fmt.Sprintf(`addresses: [203.0.113.12], serviceName: echo, mode: endpoints, ports: [{port: %d, servicePort: 8080}]`, port)))
+	}
+	w.awaitLog(ctx, t, skip, "not everything could be programmed", "another program holds the lock")
+	time.Sleep(time.Until(released))
+	if err := holder.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	freed := time.Now()
+	w.awaitLogFor(ctx, t, time.Minute, skip, "programmed")
+	w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", 100), nil)
+	t.Logf("in effect %v after the lock was free", time.Since(freed))
+	for _, port := range []uint16{98, 99} {
+		w.awaitRefusal(t, lab.Client, "tcp", lab.Join("203.0.113.12", port)) // by the host itself, as any port that nobody maps
+	}
+}
+
+// testProgramMissing takes away the program of one family: the other is programmed all the same.
+func testProgramMissing(ctx context.Context, t *testing.T, w *world) {
+	gateway := w.Host(lab.Gateway)
+	out, err := gateway.Exec(ctx, "sh", "-c", "command -v ip6tables-restore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := strings.TrimSpace(out)
+	skip := len(w.daemon.Log())
+	if _, err := gateway.Exec(ctx, "mv", program, program+".away"); err != nil {
+		t.Fatal(err)
+	}
+	w.apply(t, mappingYAML("odd", "upgraded", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints, ports: [{port: 101, servicePort: 8080}]`))
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 101), nil)
+	w.awaitLog(ctx, t, skip, "not everything could be programmed", "IPv6", program)
+	if _, err := gateway.Exec(ctx, "mv", program+".away", program); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::12", 101), nil)
+}
