@@ -48,8 +48,7 @@ type manner struct {
 
 // testCrashes kills smartnatd again and again while Mappings change, under traffic of those who may and those who may not.
 func testCrashes(t *testing.T, w *world) {
-	const limit = 5 * time.Minute
-	ctx := timeout(t, limit)
+	ctx := timeout(t, time.Minute+time.Duration(*crashKills)*patience)
 	w.namespace(t, "crash", 2)
 	c := newCrashes(ctx, t, w)
 	traffic := startTraffic(ctx, t, w, []string{

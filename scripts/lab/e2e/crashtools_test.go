@@ -97,10 +97,13 @@ func startIntruders(ctx context.Context, t *testing.T, w *world) *intruders {
 			try, cancel := context.WithTimeout(ctx, long)
 			defer cancel()
 			answer, err := w.echo(try, lab.Client2, protocol, lab.Join("198.51.100.12", 991))
-			if err != nil && (isTimeout(err) || ctx.Err() != nil) {
+			switch {
+			case err == nil:
+				return fmt.Errorf("a source that is not allowed was answered by %s: %+v", protocol, answer)
+			case isTimeout(err) || ctx.Err() != nil:
 				return nil
 			}
-			return fmt.Errorf("a source that is not allowed got %+v by %s, error %v", answer, protocol, err)
+			return fmt.Errorf("a source that is not allowed was not met by silence: %w", err)
 		})
 	}
 	i.every(ctx, func() error {
