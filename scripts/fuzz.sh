@@ -40,7 +40,8 @@ failed=() n=0
 for target in "${targets[@]}"; do
 	n=$((n + 1)) started=$SECONDS
 	read -r package name <<<"$target"
-	if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" "$package" >"$log" 2>&1; then
+	# What is new is made smaller before it is used; a minute for each, as Go has it, would be all of the time there is.
+	if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime 2s "$package" >"$log" 2>&1; then
 		last="$(grep '^fuzz: elapsed' "$log" | tail -n 1)"
 		say "[$n/${#targets[@]}] $package $name: ${last#fuzz: } ($((SECONDS - started)) s)"
 		continue
