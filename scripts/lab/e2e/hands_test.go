@@ -1,0 +1,184 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// repaired is how soon all has to be as it was; it takes a fraction of a second, and this is for a machine that is busy.
+const repaired = 10 * time.Second
+
+// hand is what somebody does to what is ours on the gateway, the kind that the log names, and what undoes the rest.
+type hand struct{ name, script, kind, after string }
+
+// hands are those that connections live through. What takes addresses and links away has tests of its own.
+var hands = []hand{
+	{name: "iptables -F", script: "iptables -F; iptables -t nat -F; ip6tables -t mangle -F", kind: "iptables"},
+	flushEverything,
+	{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // to destroy one takes rules that nobody puts back at once
+	{name: "another's rule above ours", script: "iptables -I FORWARD -i eth9 -j ACCEPT", kind: "iptables", after: "iptables -D FORWARD -i eth9 -j ACCEPT"},
+	{
+		name:   "ip rule flush",
+		script: "for f in -4 -6; do ip $f rule flush; ip $f rule add pref 32766 lookup main protocol kernel; done; ip rule add pref 32767 lookup default protocol kernel",
+		kind:   "ip_rule",
+	},
+	{name: "ip route flush table", script: "for f in -4 -6; do for t in 7380 7381; do ip $f route flush table $t; done; done", kind: "route"},
+	{name: "a gateway changed", script: "ip route replace default via 203.0.113.99 dev eth2 table 7381 proto 83", kind: "route"},
+	{name: "forwarding turned off", script: "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", kind: "sysctl"},
+	{name: "a strict reverse path filter", script: "echo 1 > /proc/sys/net/ipv4/conf/eth2/rp_filter", kind: "sysctl"},
+}
+
+var flushEverything = hand{
+	name: "iptables -F and -X of everything", kind: "iptables",
+	script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done",
+}
+
+// On nf_tables these take the translation itself out of the kernel. Until it is back, the host takes for its own what it
+// should have translated, and resets connections that lasted.
+var untranslating = []hand{flushEverything, {name: "nft flush ruleset", script: "nft flush ruleset", kind: "iptables"}}
+
+// testHands: what somebody does to what is ours is noticed, said and repaired, connections live through it, and who may not
+// come in does not.
+func testHands(t *testing.T, w *world) {
+	w.namespace(t, "hands", 2)
+	allowed := []string{lab.ClientAddress + "/32", `"` + lab.ClientAddress6 + `/128"`}
+	for i := range 70 { // so many are a set
+		allowed = append(allowed, fmt.Sprintf("198.18.%d.0/24", i), fmt.Sprintf(`"2001:db8:f:%x::/64"`, i))
+	}
+	w.mapping(t, "hands", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
+		ports: [{port: 1600, servicePort: 8080}, {port: 1600, servicePort: 8080, protocol: udp}], allowedSources: [`+strings.Join(allowed, ", ")+"]")
+	var addresses []string
+	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:2::12"} {
+		addresses = append(addresses, lab.Join(external, 1600))
+		w.await(t, lab.Client, "tcp", addresses[len(addresses)-1], nil)
+	}
+	ctx := timeout(t, 3*time.Minute)
+	traffic, stop := context.WithCancel(ctx)
+	defer stop()
+	group, traffic := errgroup.WithContext(traffic)
+	for _, address := range addresses {
+		for _, protocol := range protocols {
+			flow, err := w.Host(lab.Client).OpenFlow(ctx, protocol, address, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = flow.Close() })
+			group.Go(func() error { return keepTalking(traffic, protocol+" "+address, flow) })
+			group.Go(func() error { return w.intrude(traffic, protocol, address) })
+		}
+	}
+	before := sorted(w.kernel(ctx, t))
+	nft := strings.Contains(w.gateway(t, "iptables --version"), "nf_tables")
+	for _, hand := range hands {
+		if !nft || hand != flushEverything {
+			w.repair(ctx, t, hand, before, addresses)
+		}
+	}
+	stop()
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if !nft {
+		return
+	}
+	group, intrusion := errgroup.WithContext(ctx)
+	intrusion, stop = context.WithCancel(intrusion)
+	defer stop()
+	for _, address := range addresses {
+		group.Go(func() error { return w.intrude(intrusion, "tcp", address) })
+		group.Go(func() error { return w.intrude(intrusion, "udp", address) })
+	}
+	for _, hand := range untranslating {
+		w.repair(ctx, t, hand, before, addresses)
+	}
+	stop()
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// repair has a hand do harm, and waits until that is said and the kernel and traffic are as they were.
+func (w *world) repair(ctx context.Context, t *testing.T, hand hand, before, addresses []string) {
+	t.Helper()
+	skip := len(w.daemon.Log())
+	started := time.Now()
+	if _, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", hand.script); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitLog(ctx, t, skip, "repaired", "kind="+hand.kind)
+	w.gateway(t, cmp.Or(hand.after, "true"))
+	diff := gocmp.Diff(before, sorted(w.kernel(ctx, t)))
+	for diff != "" && time.Since(started) < repaired {
+		diff = gocmp.Diff(before, sorted(w.kernel(ctx, t)))
+	}
+	if diff != "" {
+		t.Fatalf("%s: not repaired within %v (-before +after):\n%s\n%s", hand.name, repaired, diff, w.daemon.Log()[skip:])
+	}
+	t.Logf("%s at %s: repaired within %v", hand.name, started.Format(time.StampMilli), time.Since(started).Round(time.Millisecond))
+	for _, address := range addresses {
+		for _, protocol := range protocols {
+			w.await(t, lab.Client, protocol, address, nil)
+		}
+	}
+}
+
+func sorted(text string) []string {
+	lines := strings.Split(text, "\n")
+	slices.Sort(lines)
+	return lines
+}
+
+// keepTalking has a flow that lasts exchange messages until ctx ends. Packets may get lost while the kernel is not as it
+// should be: TCP sends them again, and for UDP the next one does.
+func keepTalking(ctx context.Context, name string, flow *lab.Flow) error {
+	udp := strings.HasPrefix(name, "udp")
+	answered := time.Now()
+	for rounds := 0; ctx.Err() == nil; rounds++ {
+		limit := repaired
+		if udp {
+			limit = 500 * time.Millisecond
+		}
+		try, cancel := context.WithTimeout(ctx, limit)
+		_, err := flow.Echo(try)
+		cancel()
+		switch {
+		case err == nil:
+			answered = time.Now()
+		case ctx.Err() != nil, udp && time.Since(answered) < repaired:
+		default:
+			return fmt.Errorf("%s: an established connection broke at %s, after %d rounds: %w", name, time.Now().Format(time.StampMilli), rounds, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+// intrude tries to come in from an address that is not allowed until ctx ends, and fails when it is answered.
+func (w *world) intrude(ctx context.Context, protocol, address string) error {
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		answer, err := w.echo(try, lab.Client2, protocol, address)
+		cancel()
+		if err == nil {
+			return fmt.Errorf("%s to %s: answered %+v to a source that is not allowed", protocol, address, answer)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return ctx.Err()
+}
