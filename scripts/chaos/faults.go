@@ -22,6 +22,8 @@ type fault struct {
 	changes bool
 	// churn is set for what is no fault, but a cluster at work.
 	churn bool
+	// slow is how many times longer than others it is held; 0 is as long.
+	slow time.Duration
 	// quick is set for one that is over in seconds, also on a busy machine.
 	quick  bool
 	inject func(ctx context.Context, w *world, s step) (injury, error)
@@ -83,7 +85,7 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 		}
 	}
 	if done.heal != nil {
-		wait(ctx, s.Hold)
+		wait(ctx, s.Hold*max(f.slow, 1))
 		if err := done.heal(ctx); err != nil {
 			return r, err
 		}

@@ -24,7 +24,8 @@ func clusterFaults() []fault {
 	return []fault{
 		{name: "relay killed", changes: true, quick: true, inject: killRelays},
 		{name: "relay stopped", changes: true, inject: stopRelays},
-		{name: "relay's packets dropped", changes: true, inject: dropRelays},
+		// Long enough for smartnatd to give up connections on which nothing comes.
+		{name: "relay's packets dropped", changes: true, slow: 4, inject: dropRelays},
 		{name: "kube-apiserver killed", inject: killControlPlane("kube-apiserver")},
 		{name: "etcd killed", inject: killControlPlane("etcd")},
 		{name: "endpoint flaps", churn: true, quick: true, inject: flapEndpoint},

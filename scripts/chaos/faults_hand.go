@@ -20,7 +20,8 @@ func handFaults() []fault {
 		{name: "nat flushed", promise: untilRepaired, quick: true, inject: flushTable("nat")},
 		{name: "mangle flushed", promise: untilRepaired, quick: true, inject: flushTable("mangle")},
 		{name: "filter flushed", promise: untilRepaired, opens: true, quick: true, inject: flushTable("filter")},
-		{name: "everything flushed", promise: untilRepaired, opens: true, inject: flushAll},
+		{name: "everything flushed", promise: untilRepaired, opens: true, backend: "legacy", inject: flushAll},
+		{name: "everything flushed, base chains too", promise: mayEnd, opens: true, backend: "nft", inject: flushAll},
 		{name: "nft flush ruleset", promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
 		{name: "another's rule above ours", promise: unnoticed, inject: insertRule},
 		{name: "ip rules flushed", promise: untilRepaired, quick: true, inject: flushRules},
@@ -58,11 +59,11 @@ func flushTable(table string) func(context.Context, *world, step) (injury, error
 	}
 }
 
-// flushAll is what the firewalls of distributions do when they start.
+// flushAll is what the firewalls of distributions do when they start. A chain that smartnatd has filled again cannot be deleted.
 func flushAll(ctx context.Context, w *world, _ step) (injury, error) {
 	return injury{variant: "-F and -X, all tables"}, w.on(ctx, `for program in iptables ip6tables; do
 		for table in nat mangle filter; do $program -w 5 -t $table -F; done
-		for table in nat mangle filter; do $program -w 5 -t $table -X; done
+		for table in nat mangle filter; do $program -w 5 -t $table -X || true; done
 	done`)
 }
 
