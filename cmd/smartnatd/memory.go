@@ -5,8 +5,10 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync/atomic"
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/controller"
@@ -31,13 +33,17 @@ type memory struct {
 	limit   int64
 	looked  time.Time
 	live    []metrics.Sample
+	// heap says how far it is to Go's next collection, collecting is set during one of ours.
+	heap       []metrics.Sample
+	collecting atomic.Bool
 }
 
 func newMemory() *memory {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	return &memory{fixed: os.Getenv("GOMEMLIMIT") != "", live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
+	return &memory{fixed: os.Getenv("GOMEMLIMIT") != "", live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}},
+		heap: []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/goal:bytes"}}}
 }
 
 // settle gives back what the start took.
@@ -51,6 +57,34 @@ func (m *memory) shrink(readings int) {
 	if readings > 0 {
 		debug.FreeOSMemory()
 	}
+}
+
+// collect has the garbage collected between changes, where nobody waits: a collection that begins in the middle of a change
+// has it help, for ten milliseconds and more among many ports. It is called by one goroutine at a time.
+func (m *memory) collect() {
+	if !m.settled || m.collecting.Load() {
+		return
+	}
+	metrics.Read(m.heap)
+	for _, sample := range m.heap {
+		if sample.Value.Kind() != metrics.KindUint64 {
+			return
+		}
+	}
+	if !worthCollecting(m.heap[0].Value.Uint64(), m.heap[1].Value.Uint64(), m.heap[2].Value.Uint64()) {
+		return
+	}
+	m.collecting.Store(true)
+	go func() {
+		defer m.collecting.Store(false)
+		runtime.GC()
+	}()
+}
+
+// worthCollecting is true half way from what was in use after the last collection to where Go collects by itself, for which
+// it begins some time before.
+func worthCollecting(live, objects, goal uint64) bool {
+	return goal > live && objects > live+(goal-live)/2
 }
 
 // follow sets the limit by what is in use now. It is called often, by one goroutine at a time.
@@ -85,6 +119,6 @@ func (h hooks) and(m *memory) hooks {
 	return hooks{
 		ready:   func() { h.ready(); m.settle() },
 		applied: func(o controller.Outcome) { h.applied(o); m.shrink(o.Result.Readings) },
-		turned:  func() { h.turned(); m.follow() },
+		turned:  func() { h.turned(); m.follow(); m.collect() },
 	}
 }
