@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/klog/v2"
 
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
@@ -29,10 +30,16 @@ import (
 // asProgram has the test binary be smartnatd.
 const asProgram = "SMARTNATD_TEST_PROGRAM"
 
+// librariesLog is what the libraries of Kubernetes said: there is one log of theirs for the whole process, so it is set before
+// any of them runs.
+var librariesLog lines
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
+	klog.LogToStderr(false)
+	klog.SetOutput(&librariesLog)
 	testenv.Main(m)
 }
 
