@@ -21,7 +21,8 @@ type limits struct {
 	// headers is how long it may take to begin an answer, idle how long it may say nothing in the middle of one. Watches
 	// are told a bookmark each minute, and are quiet between those.
 	headers, idle, idleWatch time.Duration
-	// answer is the most that it may say in one answer, refusal the most in one that says no. A watch may go on for ever.
+	// answer is the most that it may say in one answer, several times the list of the largest clusters; refusal the most in
+	// one that says no. A watch may go on for ever.
 	answer, refusal int64
 	// retryAfter is the longest that it can have us wait.
 	retryAfter time.Duration
@@ -29,7 +30,7 @@ type limits struct {
 
 var defaultLimits = limits{
 	headers: 30 * time.Second, idle: 30 * time.Second, idleWatch: 3 * time.Minute,
-	answer: 256 << 20, refusal: 1 << 20, retryAfter: 30 * time.Second,
+	answer: 128 << 20, refusal: 1 << 20, retryAfter: 30 * time.Second,
 }
 
 var errSilent = errors.New("the server says nothing")

@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// An empty list of a server that proved who it is is the truth: somebody deleted all there was. Anything else that client-go
+// An empty list is the truth where the server proved who it is: somebody deleted all there was. Anything else that client-go
 // would take for an empty list is not: another kind, or none, of which it finds no items. What is known stays, and is asked for again.
 
 // checkList finds what is wrong with the answer to a list.

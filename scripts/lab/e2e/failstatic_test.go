@@ -56,7 +56,8 @@ func TestFailStatic(t *testing.T) {
 			skip := len(w.daemon.Log())
 			end := test.begin(ctx, t, w)
 			if test.why != "" {
-				w.awaitLogFor(ctx, t, time.Minute, skip, "lost contact", test.why)
+				// Silence is noticed after 15 s, and a connection given up after 5; without care it would be 50 s in all.
+				w.awaitLogFor(ctx, t, 40*time.Second, skip, "lost contact", test.why)
 			}
 			traffic.awaitRounds(ctx, t, 20)
 			if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
