@@ -5,6 +5,8 @@ package source
 
 import (
 	"context"
+	"errors"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +44,7 @@ func (c *contact) observe(ctx context.Context, resource, verb string, err error)
 	if isLoss(err) {
 		c.failing[request{resource, verb}] = true
 		c.state.Failures++
-		c.state.Why = resource + ": " + oneLine(err)
+		c.state.Why = resource + ": " + inShort(err)
 	} else {
 		c.state.Last = now
 		delete(c.failing, request{resource, verb})
@@ -68,7 +70,13 @@ func (c *contact) get() Contact {
 	return c.state
 }
 
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// inShort is one line, without the URL of the request: it is long, and another one each time.
+func inShort(err error) string {
+	if inner := new(url.Error); errors.As(err, &inner) {
+		err = inner.Err
+	}
+	return strings.Join(strings.Fields(err.Error()), " ")
+}
 
 // isLoss is false for answers that are part of how client-go and the server find together: a resource version that is too old,
 // and a handshake that the server does not know.
