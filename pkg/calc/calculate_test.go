@@ -134,6 +134,9 @@ func render(state gateway.State, findings []calc.Finding) string {
 	if state.ClampMSS {
 		fmt.Fprintln(&b, "clamp MSS")
 	}
+	if state.ForwardedOnly {
+		fmt.Fprintln(&b, "forwarded only")
+	}
 	for _, u := range state.Uplinks {
 		fmt.Fprintf(&b, "uplink %d %s connected %s gateways %s\n", u.Number, u.Link, u.Connected, u.Gateways)
 	}

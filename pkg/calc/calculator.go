@@ -86,7 +86,8 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	aboutHost := slices.Concat(aboutUplinks, aboutRoutes)
 	about = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
-	c.state.Uplinks, c.state.ServiceRoutes, c.state.ClampMSS = uplinks, routes, c.cfg.ClampMSS
+	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
+	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 
 	facts := newFacts(host, c.cfg, uplinks)
 	elsewhere = !facts.equal(c.facts)

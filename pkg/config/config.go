@@ -24,6 +24,9 @@ type Config struct {
 	Masquerade bool
 	// ClampMSS lowers the segment size of forwarded TCP connections to what the path takes; false by default.
 	ClampMSS bool `mapstructure:"clampMSS"`
+	// ForwardedOnly leaves alone the connections that this host itself opens to external addresses, which are translated as
+	// those of clients are otherwise; false by default.
+	ForwardedOnly bool
 	// MaxPortsPerMapping is how many ports a Mapping may expose here, each of its ranges counted with all its ports; one
 	// that has more is left out whole. 0, the default, is no limit.
 	MaxPortsPerMapping int

@@ -147,6 +147,8 @@ type State struct {
 	Egresses []Egress
 	// ClampMSS lowers the segment size that the ends of forwarded TCP connections offer each other to what the path takes.
 	ClampMSS bool
+	// ForwardedOnly leaves alone the connections that the host itself opens.
+	ForwardedOnly bool
 }
 
 // Host is what was observed of the host; it decides nothing by itself.

@@ -215,7 +215,9 @@ func (b *builder) refuseOutput() []netfilter.Rule {
 // fixed adds what of the nat table has nothing to do with forwards. It translates.
 func (b *builder) fixed() {
 	b.hook("PREROUTING", servicesChain)
-	b.hook("OUTPUT", servicesChain)
+	if !b.state.ForwardedOnly {
+		b.hook("OUTPUT", servicesChain)
+	}
 	b.hook("POSTROUTING", postroutingChain)
 	masquerade := netfilter.Rule{
 		ConnMark: b.opts.Ownership.Masquerade(),

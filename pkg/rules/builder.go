@@ -30,7 +30,10 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	run.forwards = ofFamily(state.Forwards, b.family)
 	b.before.compare(run.forwards)
 
-	now := memory{forwards: run.forwards, uplinks: state.Uplinks, egresses: state.Egresses, clampMSS: state.ClampMSS, built: true}
+	now := memory{
+		forwards: run.forwards, uplinks: state.Uplinks, egresses: state.Egresses, clampMSS: state.ClampMSS,
+		forwardedOnly: state.ForwardedOnly, built: true,
+	}
 	if b.before.sameHost(&now) {
 		now.mangle, now.filter, now.nat = b.before.mangle, b.before.filter, b.before.nat
 	} else {

@@ -32,6 +32,9 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 	case 4, 5, 6:
 		next.ClampMSS = !next.ClampMSS
 		return next
+	case 7, 8:
+		next.ForwardedOnly = !next.ForwardedOnly
+		return next
 	}
 	for range 1 + random.IntN(3) {
 		if len(next.Forwards) == 0 {

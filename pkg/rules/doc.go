@@ -37,6 +37,12 @@
 // all where a base chain of somebody else's, with an earlier priority, has translated before; and connections that others
 // publish on this host are to be answered by the uplink that they came in by, as well as ours.
 //
+// # What a change pays
+//
+// With nf_tables the kernel walks, before each commit, all rules of a table that each of its base chains leads to
+// (nft_chain_validate): four fifths of what one endpoint takes at 10,000 ports of three. As PREROUTING and OUTPUT both lead to
+// the trees, that is done twice, 27 ms in place of 15; State.ForwardedOnly spares the second.
+//
 // # Limits
 //
 // Affinity is kept by xt_recent, as kube-proxy does it: a list of clients for each frontend and backend, whose names begin

@@ -21,6 +21,8 @@ type memory struct {
 	uplinks  []gateway.Uplink
 	egresses []gateway.Egress
 	clampMSS bool
+	// forwardedOnly is the State's.
+	forwardedOnly bool
 
 	mangle, filter netfilter.Table
 	// nat are the chains of the nat table that have nothing to do with forwards, services those that lead to the trees, table
@@ -78,7 +80,7 @@ func (m *memory) all(n int) bool {
 
 // sameHost tells whether all else that the rules are made of is as it was.
 func (m *memory) sameHost(now *memory) bool {
-	return m.built && m.clampMSS == now.clampMSS &&
+	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly &&
 		slices.EqualFunc(m.uplinks, now.uplinks, func(x, y gateway.Uplink) bool { return x.Link == y.Link && x.Number == y.Number }) &&
 		slices.EqualFunc(m.egresses, now.egresses, func(x, y gateway.Egress) bool {
 			return x.Address == y.Address && x.Uplink == y.Uplink && x.Owner == y.Owner && same(x.Sources, y.Sources)

@@ -260,3 +260,25 @@ func TestBoundary(t *testing.T) {
 		})
 	}
 }
+
+// TestForwardedOnly: what the host itself opens is left alone where the state says so, and nothing else is.
+func TestForwardedOnly(t *testing.T) {
+	for _, family := range families {
+		for _, only := range []bool{false, true} {
+			state := gateway.State{Uplinks: uplinks, ForwardedOnly: only, Forwards: []gateway.Forward{
+				forward(family, 1, gateway.TCP, 80, 80, backends(family, 2, 8080)),
+			}}
+			tracer := netfilter.NewTracer(Build(state, family, options))
+			f := state.Forwards[0]
+			outside := packet(family, source(family, 0).Addr(), f.Address, f.Protocol, 80)
+			outside.Chance = pick(0)
+			judge(t, state, outside, 0, tracer.Trace(outside))
+			host := packet(family, f.Address, f.Address, f.Protocol, 80)
+			host.In, host.Chance = "", pick(0)
+			got := tracer.Trace(host)
+			if translated := got.Packet.Destination != host.Destination; translated == only || got.Verdict != netfilter.Accept {
+				t.Errorf("IPv%d, forwarded only %t: from the host to %s, verdict %d", family, only, got.Packet.Destination, got.Verdict)
+			}
+		}
+	}
+}
