@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -65,98 +63,90 @@ func (w *world) interceptRestores(ctx context.Context, t *testing.T) {
 	}
 }
 
-// intruders try all the time to get where they may not: a source that is not allowed to a Mapping, a neighbour over the
-// boundary.
-type intruders struct {
-	cancel context.CancelFunc
-	group  sync.WaitGroup
-
-	mu    sync.Mutex
-	tries int
-	errs  []error
-	// arrived are the neighbour's packets that came to the boundary, passed those that went on to the inside.
-	arrived, passed int
+// intruder sends all the time what is to get nowhere and to be met by silence.
+type intruder struct {
+	name     string
+	host     *lab.Host
+	from, to netip.AddrPort
+	// arrivals is where the packets come to the gateway, successes where those of success show that one got in.
+	arrivals, successes *lab.Capture
+	success             func(lab.Packet) bool
+	// arrived and succeeded count them.
+	arrived, succeeded int
 }
 
-// intruderPort is one that nobody else sends to.
-const intruderPort = 9999
-
-func startIntruders(ctx context.Context, t *testing.T, w *world) *intruders {
+// startIntruders has a source that is not allowed to a Mapping, and a neighbour who knows the way over the boundary, try until
+// what is returned ends them and says how that went.
+func startIntruders(ctx context.Context, t *testing.T, w *world) (stop func()) {
 	t.Helper()
-	pod := w.podAddress(t, "crash", podName(0))
+	pod := netip.MustParseAddr(w.podAddress(t, "crash", podName(0)))
 	if out, err := w.Host(lab.Rogue).Exec(ctx, "ip", "route", "replace", lab.PodNetwork, "via", lab.External1); err != nil {
 		t.Fatal(out, err)
 	}
+	answers, err := w.Host(lab.Client2).Capture("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = answers.Close() })
+	closed := netip.MustParseAddrPort("198.51.100.12:991")
+	const unused = 9999 // by whoever else sends to pods
+	inside := netip.AddrPortFrom(pod, unused)
+	all := []*intruder{
+		{
+			name: "a source that is not allowed", host: w.Host(lab.Client2), from: netip.MustParseAddrPort("192.0.2.20:20000"), to: closed,
+			arrivals: w.capture(t, "eth1"), successes: answers,
+			success: func(p lab.Packet) bool { return !p.Out && p.Source.Addr() == closed.Addr() },
+		},
+		{
+			name: "a neighbour", host: w.Host(lab.Rogue), from: netip.MustParseAddrPort("198.51.100.66:20000"), to: inside,
+			arrivals: w.capture(t, "eth1"), successes: w.capture(t, "eth0"),
+			success: func(p lab.Packet) bool { return p.Out && p.Destination == inside },
+		},
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	i := &intruders{cancel: cancel}
-	outside, inside := w.capture(t, "eth1"), w.capture(t, "eth0")
-	t.Cleanup(func() { cancel(); i.group.Wait() })
-	for _, protocol := range protocols {
-		i.every(ctx, func() error {
-			const long = 150 * time.Millisecond
-			try, cancel := context.WithTimeout(ctx, long)
-			defer cancel()
-			answer, err := w.echo(try, lab.Client2, protocol, lab.Join("198.51.100.12", 991))
-			switch {
-			case err == nil:
-				return fmt.Errorf("a source that is not allowed was answered by %s: %+v", protocol, answer)
-			case isTimeout(err) || ctx.Err() != nil:
-				return nil
+	var group sync.WaitGroup
+	t.Cleanup(func() { cancel(); group.Wait() })
+	for _, i := range all {
+		group.Go(func() {
+			if err := i.run(ctx); err != nil {
+				t.Errorf("%s: %v", i.name, err)
 			}
-			return fmt.Errorf("a source that is not allowed was not met by silence: %w", err)
 		})
 	}
-	i.every(ctx, func() error {
-		const often = 5 * time.Millisecond
-		time.Sleep(often)
-		from, to := netip.MustParseAddrPort("198.51.100.66:40000"), netip.MustParseAddrPort(lab.Join(pod, intruderPort))
-		return errors.Join(w.Host(lab.Rogue).SendUDP(from, to, "x"), w.Host(lab.Rogue).SendTCP(from, to, lab.SYN, 1, 0))
-	})
-	i.every(ctx, func() error {
-		const often = 20 * time.Millisecond // before a capture has no room any more
-		time.Sleep(often)
-		arrived, err := intruding(outside, false)
-		passed, err2 := intruding(inside, true)
-		i.arrived, i.passed = i.arrived+arrived, i.passed+passed
-		return errors.Join(err, err2)
-	})
-	return i
+	return func() {
+		cancel()
+		group.Wait()
+		for _, i := range all {
+			if i.arrived < 100 || i.succeeded > 0 {
+				t.Errorf("%s: %d packets came to the gateway, %d got further or were answered", i.name, i.arrived, i.succeeded)
+			}
+			t.Logf("%s: %d packets came to the gateway", i.name, i.arrived)
+		}
+	}
 }
 
-// intruding counts a neighbour's packets that a capture has.
-func intruding(c *lab.Capture, out bool) (n int, err error) {
+// run sends and counts until the context ends.
+func (i *intruder) run(ctx context.Context) error {
+	const often, ports = 2 * time.Millisecond, 10_000
+	for n := uint16(0); ctx.Err() == nil; n = (n + 1) % ports {
+		from := netip.AddrPortFrom(i.from.Addr(), i.from.Port()+n)
+		err := errors.Join(i.host.SendUDP(from, i.to, "x"), i.host.SendTCP(from, i.to, lab.SYN, 1, 0),
+			count(i.arrivals, &i.arrived, func(p lab.Packet) bool { return !p.Out && p.Source.Addr() == from.Addr() && p.Destination == i.to }),
+			count(i.successes, &i.succeeded, i.success))
+		if err != nil {
+			return err
+		}
+		time.Sleep(often)
+	}
+	return nil
+}
+
+func count(c *lab.Capture, n *int, of func(lab.Packet) bool) error {
 	packets, err := c.Packets()
 	for _, p := range packets {
-		if p.Out == out && p.Destination.Port() == intruderPort && (p.Protocol == unix.IPPROTO_UDP || p.Protocol == unix.IPPROTO_TCP) {
-			n++
+		if of(p) {
+			*n++
 		}
 	}
-	return n, err
-}
-
-func (i *intruders) every(ctx context.Context, try func() error) {
-	i.group.Go(func() {
-		for ctx.Err() == nil {
-			err := try()
-			i.mu.Lock()
-			i.tries++
-			if err != nil {
-				i.errs = append(i.errs, err)
-			}
-			i.mu.Unlock()
-		}
-	})
-}
-
-// stop ends them and checks that they tried, and that none got in.
-func (i *intruders) stop(t *testing.T) {
-	t.Helper()
-	i.cancel()
-	i.group.Wait()
-	if err := errors.Join(i.errs...); err != nil {
-		t.Errorf("intruders: %v", err)
-	}
-	if i.arrived < 100 || i.passed > 0 {
-		t.Errorf("of %d packets of a neighbour for a pod %d passed the boundary", i.arrived, i.passed)
-	}
+	return err
 }
