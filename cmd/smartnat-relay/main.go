@@ -34,6 +34,13 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	// A connection to the API server on which nothing comes is asked for a sign of life, and given up after 15 seconds instead
+	// of 45. client-go takes this from the environment alone.
+	for key, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
+		if os.Getenv(key) == "" {
+			_ = os.Setenv(key, seconds) // which cannot fail for these keys
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr, librariesLogTo)
 	stop()

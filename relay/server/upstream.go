@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -61,6 +63,9 @@ func reflect[L runtime.Object](
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			objects, err := list(ctx, options)
+			if err == nil {
+				err = isWhole(objects)
+			}
 			o.asked("list", err)
 			return objects, err
 		},
@@ -75,6 +80,16 @@ func reflect[L runtime.Object](
 	}
 	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, client), expected, into.Store(),
 		toolscache.ReflectorOptions{}).RunWithContext(ctx)
+}
+
+// isWhole refuses what client-go takes for an empty list: an answer of another kind, or of none, which would have all
+// gateways forget all that they know.
+func isWhole(list runtime.Object) error {
+	header, err := apimeta.ListAccessor(list)
+	if err == nil && header.GetResourceVersion() == "" {
+		err = errors.New("the cluster answered with something that is no list")
+	}
+	return err
 }
 
 // observer says how it goes with one kind.
