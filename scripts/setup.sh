@@ -37,6 +37,7 @@ git                       | git                      | git                   | t
 test='
 iptables-legacy           | iptables                 | iptables-legacy       | tests of both iptables back ends
 ipset                     | ipset                    | ipset                 | sets of sources
+firewalld                 | firewalld                | firewalld             | a firewall beside ours that is reloaded
 nft                       | nftables                 | nftables              | benchmarks of kube-proxy with nftables
 tcpdump                   | tcpdump                  | tcpdump               | seeing what does not arrive
 gcc                       | gcc                      | gcc                   | the race detector

@@ -60,6 +60,7 @@ func testBackend(t *testing.T, backend string) {
 		{"gateways that are found, and change", testGatewayChange},
 		{"a next hop that is down is left out", testNextHop},
 		{"hands in our rules", testHands},
+		{"a firewalld that is reloaded", testFirewalld},
 		{"a killed smartnatd is not missed, and writes nothing when it is back", testRestart},
 		{"a config that changes is taken over without a gap", testReload},
 		{"a gateway that boots alone knows what to do", testBootAlone},
