@@ -30,7 +30,8 @@ sets sysctls back to what smartnatd found. Stop smartnatd first: established con
 			if err != nil {
 				return err
 			}
-			result, err := newDataplane(cfg, tables, tables).Cleanup(cmd.Context())
+			sets, _ := newSets(cfg, tables) // a host without them holds none of ours
+			result, err := newDataplane(cfg, tables, tables, sets).Cleanup(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}

@@ -4,20 +4,22 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/ipset"
 	"github.com/smartnat/smartnat/pkg/iptables"
 )
 
-// newSets returns nil where the host has no sets, and a long list of sources has to be rules.
-func newSets(cfg config.Config, tables *iptables.Runner) dataplane.Sets {
+// newSets returns nil and why where the host has no sets, and a long list of sources has to be rules.
+func newSets(cfg config.Config, tables *iptables.Runner) (dataplane.Sets, error) {
 	if !tables.Sets() {
-		return nil
+		return nil, errors.New("iptables has no match by sets (libxt_set)")
 	}
 	sets, err := ipset.New(cfg.Ownership)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return sets
+	return sets, nil
 }

@@ -74,6 +74,10 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 		log.Warn(other)
 	}
 	log.WithField("iptables", tables.Backend()).Info("programming the kernel")
+	sets, err := newSets(cfg, tables)
+	if err != nil {
+		log.WithError(err).Warn("this host has no sets: each source of a long list is a rule")
+	}
 	reporter, err := newReporter(cfg, log)
 	if err != nil {
 		return nil, err
@@ -81,7 +85,7 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	return reporting{controller.New(controller.Options{
 		Config:    cfg,
 		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...),
-		Dataplane: newDataplane(cfg, tables, counts.IPTables(tables)),
+		Dataplane: newDataplane(cfg, tables, counts.IPTables(tables), sets),
 		Log:       log,
 		Applied: func(o controller.Outcome) {
 			counts.Applied(o, time.Now())
@@ -104,12 +108,12 @@ func newIPTables(cfg config.Config) (*iptables.Runner, error) {
 }
 
 // newDataplane takes the tables twice: what they can do, and the door that is used.
-func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPTables) *dataplane.Dataplane {
+func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPTables, sets dataplane.Sets) *dataplane.Dataplane {
 	return dataplane.New(dataplane.Options{
 		Ownership:   cfg.Ownership,
 		RandomFully: tables.RandomFully(),
 		IPTables:    door,
-		Sets:        newSets(cfg, tables),
+		Sets:        sets,
 		Routes:      rtnetlink.New(cfg.Ownership),
 		Sysctls:     sysctl.New(cfg.RuntimeDir),
 		Conntrack:   conntrack.New(cfg.Ownership),

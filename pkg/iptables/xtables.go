@@ -75,10 +75,15 @@ func (x *xtables) hash(hash *maphash.Hash, table string, whole bool) error {
 		return nil
 	}
 	size := binary.NativeEndian.Uint32(info[sizeInInfo:])
-	entries := make([]byte, headerSize+int(size))
+	// The kernel's to take back at once: of ten thousand ports it is ten megabytes.
+	entries, err := unix.Mmap(-1, 0, headerSize+int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return fmt.Errorf("making room for %d bytes: %w", size, err)
+	}
+	defer func() { _ = unix.Munmap(entries) }()
 	copy(entries, table)
 	binary.NativeEndian.PutUint32(entries[nameSize:], size)
-	err := x.get(getEntries, entries)
+	err = x.get(getEntries, entries)
 	if errors.Is(err, unix.EAGAIN) {
 		return nil // It was just replaced, and so is about to differ by its sizes.
 	}
