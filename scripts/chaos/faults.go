@@ -16,6 +16,8 @@ type fault struct {
 	promise promise
 	// opens is set for one that takes the boundary away with the rest.
 	opens bool
+	// counted is set for one that smartnatd has to tell of in its metric of repairs.
+	counted bool
 	// backend is the only one that has it; both have when it is empty.
 	backend string
 	// changes is set for one during which the cluster changes: what must come through afterwards.
@@ -73,6 +75,10 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	if err != nil {
 		return r, err
 	}
+	repairs, err := w.metric(ctx, repairsTotal)
+	if err != nil {
+		return r, err
+	}
 	r.Injected = time.Now()
 	done, err := f.inject(ctx, w, s)
 	r.Variant, r.Scope = done.variant, done.scope
@@ -107,8 +113,15 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	}
 	after, err := w.arrived(ctx)
 	r.PassedAfter = after - repaired
+	if err == nil && f.counted {
+		total, metricErr := w.metric(ctx, repairsTotal)
+		r.Uncounted, err = total <= repairs, metricErr
+	}
 	return r, err
 }
+
+// repairsTotal counts what somebody else removed and smartnatd put back.
+const repairsTotal = "smartnat_repairs_total"
 
 func wait(ctx context.Context, d time.Duration) {
 	select {

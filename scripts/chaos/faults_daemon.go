@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -44,14 +43,17 @@ func stopDaemon(_ context.Context, w *world, _ step) (injury, error) {
 	return injury{variant: "SIGSTOP", heal: resume}, w.daemon.Signal(unix.SIGSTOP)
 }
 
-// reloadDaemon has smartnatd take over a config that says something else and programs the same, or one that is wrong.
+// reloadDaemon has smartnatd take over a config that says something else and programs the same, or one that is wrong, and
+// then the first one again.
 func reloadDaemon(_ context.Context, w *world, s step) (injury, error) {
-	w.toggles++
-	variant, text := "another config", fmt.Sprintf("%sresync: %dm\n", config(), 5+w.toggles%2)
+	variant, text := "another config", config()+"resync: 7m\n"
 	if s.Pick%3 == 0 {
 		variant, text = "a wrong config", config()+"resync: never\n"
 	}
-	return injury{variant: variant}, errors.Join(w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", text), w.daemon.Signal(unix.SIGHUP))
+	reload := func(text string) error {
+		return errors.Join(w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", text), w.daemon.Signal(unix.SIGHUP))
+	}
+	return injury{variant: variant, heal: func(context.Context) error { return reload(config()) }}, reload(text)
 }
 
 // holdLock is another program that holds the lock of the legacy back end's programs.

@@ -17,17 +17,17 @@ import (
 // established ones must outlive it.
 func handFaults() []fault {
 	return []fault{
-		{name: "nat flushed", promise: untilRepaired, quick: true, inject: flushTable("nat")},
-		{name: "mangle flushed", promise: untilRepaired, quick: true, inject: flushTable("mangle")},
-		{name: "filter flushed", promise: untilRepaired, opens: true, quick: true, inject: flushTable("filter")},
-		{name: "everything flushed", promise: untilRepaired, opens: true, backend: "legacy", inject: flushAll},
-		{name: "everything flushed, base chains too", promise: mayEnd, opens: true, backend: "nft", inject: flushAll},
-		{name: "nft flush ruleset", promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
+		{name: "nat flushed", counted: true, promise: untilRepaired, quick: true, inject: flushTable("nat")},
+		{name: "mangle flushed", counted: true, promise: untilRepaired, quick: true, inject: flushTable("mangle")},
+		{name: "filter flushed", counted: true, promise: untilRepaired, opens: true, quick: true, inject: flushTable("filter")},
+		{name: "everything flushed", counted: true, promise: untilRepaired, opens: true, backend: "legacy", inject: flushAll},
+		{name: "everything flushed, base chains too", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: flushAll},
+		{name: "nft flush ruleset", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
 		{name: "another's rule above ours", promise: unnoticed, inject: insertRule},
-		{name: "ip rules flushed", promise: untilRepaired, quick: true, inject: flushRules},
-		{name: "uplink's routes flushed", promise: untilRepaired, quick: true, inject: flushRoutes},
-		{name: "forwarding turned off", promise: untilRepaired, quick: true, inject: stopForwarding},
-		{name: "rp_filter made strict", promise: untilRepaired, inject: strictFilter},
+		{name: "ip rules flushed", counted: true, promise: untilRepaired, quick: true, inject: flushRules},
+		{name: "uplink's routes flushed", counted: true, promise: untilRepaired, quick: true, inject: flushRoutes},
+		{name: "forwarding turned off", counted: true, promise: untilRepaired, quick: true, inject: stopForwarding},
+		{name: "rp_filter made strict", counted: true, promise: untilRepaired, inject: strictFilter},
 	}
 }
 

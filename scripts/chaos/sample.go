@@ -6,14 +6,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"github.com/smartnat/smartnat/scripts/bench/process"
 	"github.com/smartnat/smartnat/scripts/lab"
@@ -56,14 +58,14 @@ func (w *world) sample(ctx context.Context, o *outcome) error {
 	if u.Values[tracked], err = strconv.ParseFloat(count, 64); err != nil {
 		return fmt.Errorf("counting tracked connections: %w", err)
 	}
-	if u.Values["smartnatd"+goroutines], err = w.metric(ctx, "go_goroutines"); err != nil {
-		return err
+	if u.Values["smartnatd"+goroutines], err = w.metric(ctx, "go_goroutines"); err != nil || u.Values["smartnatd"+goroutines] == 0 {
+		return errors.Join(err, errors.New("counting smartnatd's goroutines"))
 	}
 	o.Usage = append(o.Usage, u)
 	return nil
 }
 
-// metric is one of smartnatd's, without labels.
+// metric is one of smartnatd's, summed over its labels; 0 where there is none.
 func (w *world) metric(ctx context.Context, name string) (float64, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9470/metrics", nil)
 	if err != nil {
@@ -74,10 +76,14 @@ func (w *world) metric(ctx context.Context, name string) (float64, error) {
 		return 0, fmt.Errorf("smartnatd's metrics: %w", err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
-		if value, found := strings.CutPrefix(lines.Text(), name+" "); found {
-			return strconv.ParseFloat(value, 64)
-		}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(response.Body)
+	if err != nil {
+		return 0, fmt.Errorf("smartnatd's metrics: %w", err)
 	}
-	return 0, fmt.Errorf("smartnatd's metrics have no %s", name)
+	sum := 0.0
+	for _, m := range families[name].GetMetric() {
+		sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+	}
+	return sum, nil
 }

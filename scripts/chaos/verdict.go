@@ -66,6 +66,8 @@ type record struct {
 	Ended time.Time
 	// Passed are packets that must not pass and did, before the repair and after it.
 	Passed, PassedAfter int
+	// Uncounted is set where a repair did not show in smartnatd's metrics.
+	Uncounted bool
 	// Failed is what went wrong with the fault itself.
 	Failed string
 }
@@ -125,6 +127,9 @@ func (r record) judge(say func(string, ...any)) {
 	name := r.Fault + " (" + r.Variant + ")"
 	if r.Failed != "" {
 		say("%s: %s", name, r.Failed)
+	}
+	if r.Uncounted {
+		say("%s: the metric of repairs did not rise", name)
 	}
 	if took := r.Repaired.Sub(r.Healed); took > longestRepair && r.Failed == "" {
 		say("%s: repaired only after %v", name, took.Round(time.Millisecond))

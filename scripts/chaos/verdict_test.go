@@ -92,6 +92,7 @@ func TestJudge(t *testing.T) {
 		{"packets pass while the boundary is away", outcome{Records: []record{with(flushed, func(r *record) { r.Passed, r.Opens = 1, true })}}, ""},
 		{"packets pass after the repair", outcome{Records: []record{with(flushed, func(r *record) { r.PassedAfter, r.Opens = 1, true })}}, "1 more after"},
 		{"a slow repair", outcome{Records: []record{with(flushed, func(r *record) { r.Repaired = at(21) })}}, "repaired only after 11s"},
+		{"a repair that is not counted", outcome{Records: []record{with(flushed, func(r *record) { r.Uncounted = true })}}, "did not rise"},
 		{"no repair", outcome{Records: []record{with(flushed, func(r *record) { r.Failed = "it differs" })}}, "it differs"},
 		{"the kernel differs at the end", outcome{Differs: []string{"the kernel differs"}}, "the kernel differs"},
 		{"growth", outcome{Growth: growth{Share: 0.5}, Usage: samples(10, 12, 16, 12)}, "grew from 10 to 16"},

@@ -32,8 +32,6 @@ type world struct {
 	// canary says which of its two ports the Mapping has, and desired what the kernel should hold with the one and the other.
 	canary  int
 	desired [2]string
-	// toggles is how often the config was changed.
-	toggles int
 }
 
 // config is the lab's with both relays.

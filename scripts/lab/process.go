@@ -43,6 +43,8 @@ type command struct {
 	name string // which names the log
 	argv []string
 	env  []string
+	// starting is called before each start; nothing is no more to do.
+	starting func()
 	// ready returns nil once the program does its work; no ready means at once.
 	ready func(ctx context.Context) error
 	// closer is closed with the lab.
@@ -84,6 +86,9 @@ func (p *Process) start() error {
 	defer func() { _ = log.Close() }() // the process holds its own
 	cmd.Env = append(cmd.Env, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if p.starting != nil {
+		p.starting()
+	}
 	if err := p.host.do(cmd.Start); err != nil {
 		return fmt.Errorf("starting %s on %s: %w", p.name, p.host.Name, err)
 	}

@@ -167,7 +167,9 @@ func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error)
 	go heard.listen(notify)
 	return gateway.start(ctx, command{
 		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, env: []string{"NOTIFY_SOCKET=" + address.Name},
-		ready: func(context.Context) error { return heard.ready() }, closer: notify,
+		// It says that it is ready after a reload too, which nobody waits for.
+		starting: func() { heard.heardReady.Store(false) },
+		ready:    func(context.Context) error { return heard.ready() }, closer: notify,
 	})
 }
 
