@@ -308,9 +308,9 @@ func TestProtobufIsAskedFor(t *testing.T) {
 	source, _ := startRelay(t, server, func() {})
 	eventually(t, "synced", source.HasSynced)
 	want := map[string]string{
-		"mappings":       "application/json",
-		"services":       "application/vnd.kubernetes.protobuf,application/json",
-		"endpointslices": "application/vnd.kubernetes.protobuf,application/json",
+		"mappings":       "application/json;profile=gateway",
+		"services":       "application/vnd.kubernetes.protobuf;profile=gateway,application/json;profile=gateway",
+		"endpointslices": "application/vnd.kubernetes.protobuf;profile=gateway,application/json;profile=gateway",
 	}
 	if diff := cmp.Diff(want, server.accepted()); diff != "" {
 		t.Errorf("accepted types (-want +got):\n%s", diff)
