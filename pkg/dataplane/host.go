@@ -57,10 +57,12 @@ func (h *hostChange) prepare(result *Result) error {
 	if err != nil {
 		return errors.Join(sysctlErr, err)
 	}
-	written := h.Dataplane.routing
-	h.Dataplane.routing, h.changes = h.needs.routing, policyrouting.Diff(have, h.needs.routing)
+	h.changes = policyrouting.Diff(have, h.needs.routing)
 	err = h.route(h.changes.Additions(), result)
-	result.Repaired = append(result.Repaired, missingRouting(result.Routing, written)...)
+	result.Repaired = append(result.Repaired, missingRouting(result.Routing, h.Dataplane.routing)...)
+	if err == nil {
+		h.Dataplane.routing = h.needs.routing
+	}
 	return errors.Join(sysctlErr, err)
 }
 
@@ -90,8 +92,5 @@ func (d *Dataplane) route(changes policyrouting.Changes, result *Result) error {
 	}
 	done, err := d.opts.Routes.Apply(changes)
 	result.Routing = result.Routing.Append(done)
-	if err != nil {
-		d.routing = policyrouting.Set{} // What could not be written will not have gone missing.
-	}
 	return err
 }

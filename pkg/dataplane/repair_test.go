@@ -4,6 +4,7 @@
 package dataplane_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -336,4 +337,74 @@ func insert(k *dataplanetest.Kernel, table, chain string, rule netfilter.Rule) {
 		Family: netfilter.IPv4,
 		Tables: []netfilter.TableBatch{{Name: table, Insert: []netfilter.ChainRule{{Chain: chain, Rule: rule}}}},
 	})
+}
+
+// What somebody did is said once it is undone, and not as often as that fails.
+func TestRepairsAreSaidWhenTheyAreMade(t *testing.T) {
+	state := limited(sources(100))
+	for _, tc := range []struct {
+		name, failing string
+		missing       string
+		harm          func(k *dataplanetest.Kernel)
+	}{
+		{"rules", "IPv4 nat", "IPv4 table nat", func(k *dataplanetest.Kernel) { dropTable(k, netfilter.IPv4, "nat") }},
+		{"a set", "put set ", "set smartnat-", func(k *dataplanetest.Kernel) { edit(k, nil) }},
+		{"a rule of policy routing", "ip rule add priority 7381 fwmark 0x100", "ip rule: ip rule add priority 7381 fwmark 0x100", func(k *dataplanetest.Kernel) { k.Routes.Set.Rules = nil }},
+		{"a parameter", "sysctl net/ipv4/ip_forward=1", "sysctl net/ipv4/ip_forward=1", func(k *dataplanetest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := fresh(t, state)
+			d := start(k)
+			apply(t, d, state)
+			count := func(result dataplane.Result) (n int) {
+				for _, r := range result.Repaired {
+					if strings.HasPrefix(r.Missing, tc.missing) {
+						n++
+					}
+				}
+				return n
+			}
+			tc.harm(k)
+			k.Fail = func(step string) error {
+				if strings.HasPrefix(step, tc.failing) {
+					return errors.New("broken for the test")
+				}
+				return nil
+			}
+			d.HostChanged()
+			for range 2 {
+				if _, err := d.Check(); err != nil {
+					t.Fatal(err)
+				}
+				result, err := d.Apply(t.Context(), state)
+				if n := count(result); err == nil || n != 0 {
+					t.Errorf("err = %v, %d repairs said: %q", err, n, result.Repaired)
+				}
+				if changed, err := d.Check(); changed || err != nil {
+					t.Errorf("what could not be repaired is found again: %t, %v", changed, err)
+				}
+			}
+			k.Fail = nil
+			result := apply(t, d, state)
+			if n := count(result); n != 1 {
+				t.Errorf("%d repairs said: %q, want 1", n, result.Repaired)
+			}
+			expectSame(t, fresh(t, state), k)
+		})
+	}
+}
+
+// A set that somebody destroyed is there again before rules name it, also when nobody looked before.
+func TestSetsAreLookedForBeforeRulesNameThem(t *testing.T) {
+	state := limited(sources(100))
+	k := fresh(t, state)
+	d := start(k)
+	apply(t, d, state)
+	dropTable(k, netfilter.IPv4, "nat")
+	clear(k.Sets.Members)
+	other := limited(sources(100))
+	other.Forwards[0].Backends = other.Forwards[0].Backends[:1]
+	result := apply(t, d, other)
+	expectRepair(t, result, []string{"IPv4 table nat: chains missing", "set smartnat-"})
+	expectSame(t, fresh(t, other), k)
 }
