@@ -19,9 +19,13 @@ import (
 const (
 	// writeTimeout is how long a client may take for what is written at once before it is cut off.
 	writeTimeout = 30 * time.Second
-	// A watch begins with many events and then has few: hundreds of watches must not each keep what the beginning took.
-	beginSize, quietSize = 16 << 10, 2 << 10
+	// pieceSize is how much of a watch is written at once: as much as the server takes without a copy. More would be kept by
+	// it as long as the connection lasts, for each of hundreds of watchers.
+	pieceSize = 4 << 10
 )
+
+// buffers are those of watches that are writing: quiet ones, which nearly all are, have none.
+var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, pieceSize) }}
 
 // encoder writes objects in the form and the encoding that a client has asked for. Of tables, which have one row for each
 // event, the first has the headers.
@@ -86,7 +90,7 @@ func (e *encoder) status(err error) (encoded, error) {
 type output struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	buffer  *bufio.Writer
+	buffer  *bufio.Writer // nil while there is nothing in it
 	timeout time.Duration
 	timer   *time.Timer
 
@@ -96,7 +100,6 @@ type output struct {
 
 func newOutput(w http.ResponseWriter) *output {
 	o := &output{w: w, control: http.NewResponseController(w), timeout: writeTimeout}
-	o.buffer = bufio.NewWriterSize(writerFunc(o.write), beginSize)
 	o.timer = time.AfterFunc(o.timeout, o.cutOff)
 	o.timer.Stop()
 	return o
@@ -112,14 +115,32 @@ func (o *output) begin(mediaType string) error {
 	return o.timed(o.control.Flush)
 }
 
-func (o *output) flush() error {
-	if err := o.buffer.Flush(); err != nil {
-		return err
+// Write buffers, up to a piece.
+func (o *output) Write(p []byte) (int, error) {
+	if o.buffer == nil {
+		o.buffer = buffers.Get().(*bufio.Writer)
+		o.buffer.Reset(writerFunc(o.write))
 	}
-	if o.buffer.Size() > quietSize {
-		o.buffer = bufio.NewWriterSize(writerFunc(o.write), quietSize)
+	return o.buffer.Write(p)
+}
+
+func (o *output) flush() error {
+	if o.buffer != nil {
+		if err := o.buffer.Flush(); err != nil {
+			return err
+		}
+		o.release()
 	}
 	return o.timed(o.control.Flush)
+}
+
+// release gives the buffer back, with whatever is in it.
+func (o *output) release() {
+	if o.buffer != nil {
+		o.buffer.Reset(nil)
+		buffers.Put(o.buffer)
+		o.buffer = nil
+	}
 }
 
 func (o *output) write(p []byte) (n int, err error) {
@@ -150,6 +171,7 @@ func (o *output) cutOff() {
 // end has to be called before the request is done with: nothing may touch its answer afterwards.
 func (o *output) end() {
 	o.timer.Stop()
+	o.release()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true

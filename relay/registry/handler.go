@@ -82,7 +82,12 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	case info.Verb == "list":
 		return h.list(w, req, r, info)
 	case info.Verb == "watch":
-		return h.watch(w, req, r, info)
+		stream, err := h.watch(w, req, r, info)
+		if err != nil {
+			return err
+		}
+		stream.run(h, req)
+		return nil
 	}
 	return notFound(info)
 }

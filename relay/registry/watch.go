@@ -23,42 +23,40 @@ const (
 	bookmarkEvery = time.Minute
 )
 
-// watch answers with the changes of a kind until the client, its timeout or the relay ends it. Nothing is buffered for
-// a client: it is read from the history of the cache, at the pace at which it takes it.
-func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
+// watch returns what answers with the changes of a kind until the client, its timeout or the relay ends it. It does not
+// do so itself: each of hundreds of watches would keep on its stack what is needed here alone.
+func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) (*stream, error) {
 	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	q, err := parseQuery(req, info)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	include, err := includeObject(req.URL.Query())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var initial []*watchcache.Entry
 	from := q.version
 	switch {
 	case q.sendsInitialEvents():
 		if err := h.atLeast(q.version); err != nil {
-			return err
+			return nil, err
 		}
 		initial, from = r.List()
 	case from == 0:
 		_, from = r.List()
 	}
 	if _, _, _, err := r.Since(from); err != nil {
-		return expired(q.ResourceVersion)
+		return nil, expired(q.ResourceVersion)
 	}
-
-	s := &stream{
+	return &stream{
 		selection: q.selection, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
+		initial: initial, marksInitial: q.SendInitialEvents != nil && *q.SendInitialEvents, timeout: q.timeout(),
 		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w), sent: h.Sent,
-	}
-	s.run(h, req, initial, q)
-	return nil
+	}, nil
 }
 
 // sendsInitialEvents says whether the watch begins with what there is already. Clients that name no version get that
@@ -77,24 +75,29 @@ func (q *query) timeout() time.Duration {
 	return minWatch + rand.N(minWatch)
 }
 
-// stream is a watch that was accepted.
+// stream is a watch that was accepted. Nothing is buffered for a client: it is read from the history of the cache, at the
+// pace at which it takes it.
 type stream struct {
 	selection
 	resource  *resource
 	at        watchcache.Version
 	bookmarks bool
-	encoder   *encoder
-	out       *output
-	sent      func(resource string, events int, delay time.Duration)
+	// initial is what there was at the beginning, if it is to be told, and marksInitial whether its end is.
+	initial      []*watchcache.Entry
+	marksInitial bool
+	timeout      time.Duration
+	encoder      *encoder
+	out          *output
+	sent         func(resource string, events int, delay time.Duration)
 }
 
 // run writes events until the watch ends. An error of writing ends it too: there is nobody left to tell.
-func (s *stream) run(h *Handler, req *http.Request, initial []*watchcache.Entry, q query) {
+func (s *stream) run(h *Handler, req *http.Request) {
 	defer s.out.end()
-	if s.out.begin(s.encoder.encoding.streamType()) != nil || s.writeInitial(initial, q) != nil {
+	if s.out.begin(s.encoder.encoding.streamType()) != nil || s.writeInitial() != nil {
 		return
 	}
-	end := time.NewTimer(q.timeout())
+	end := time.NewTimer(s.timeout)
 	defer end.Stop()
 	bookmark := time.NewTicker(bookmarkEvery)
 	defer bookmark.Stop()
@@ -130,7 +133,9 @@ func (h *Handler) leaveIn() time.Duration {
 	return rand.N(h.Spread)
 }
 
-func (s *stream) writeInitial(initial []*watchcache.Entry, q query) error {
+func (s *stream) writeInitial() error {
+	initial := s.initial
+	s.initial = nil
 	for _, e := range initial {
 		if !s.matches(e) {
 			continue
@@ -139,7 +144,7 @@ func (s *stream) writeInitial(initial []*watchcache.Entry, q query) error {
 			return err
 		}
 	}
-	if q.SendInitialEvents != nil && *q.SendInitialEvents {
+	if s.marksInitial {
 		return s.writeBookmark(true)
 	}
 	return s.out.flush()
@@ -211,7 +216,7 @@ func (s *stream) event(t watch.EventType, object encoded, err error) error {
 	if err != nil {
 		return err
 	}
-	return s.encoder.encoding.event(s.out.buffer, t, object)
+	return s.encoder.encoding.event(s.out, t, object)
 }
 
 // writeReached writes what there is and then the version that it leads to, which changes of other kinds move on too.
