@@ -30,10 +30,10 @@ func (r *Runner) Watch(ctx context.Context, changed func()) error {
 	} else {
 		err = watchLock(ctx, cmp.Or(os.Getenv("XTABLES_LOCKFILE"), defaultLock), changed)
 	}
-	if ctx.Err() != nil {
-		return nil
+	if err != nil && ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // commits lets through the message that ends a commit, and not the thousands of what was committed.
