@@ -121,7 +121,7 @@ func (r *smartnatRunner) prepare(ctx context.Context) error {
 }
 
 func (r *smartnatRunner) start(ctx context.Context) (err error) {
-	r.running, err = r.StartGateway(ctx, smartnatConfig)
+	r.running, err = r.StartGateway(ctx, smartnatConfig+fmt.Sprintf("forwardedOnly: %t\n", r.ForwardedOnly))
 	return err
 }
 

@@ -224,6 +224,9 @@ func (b *bench) idle(ctx context.Context, _ *world, r runner, result *Result) er
 	if result.Name != smartnat || result.Ports != b.plan.idleAt || result.scenery != usual {
 		return nil
 	}
+	if err := load.Sleep(ctx, b.plan.beforeIdle); err != nil {
+		return err
+	}
 	i, err := watchIdle(ctx, r, b.plan.idle)
 	result.Idle = &i
 	return err

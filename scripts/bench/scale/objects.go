@@ -41,6 +41,8 @@ type scenery struct {
 	Mode   string `json:"mode"`
 	// Targets says how the target ports of ten ports in a row lie.
 	Targets string `json:"targets"`
+	// ForwardedOnly has smartnatd leave alone what its host itself opens.
+	ForwardedOnly bool `json:"forwardedOnly,omitempty"`
 }
 
 const (
@@ -49,7 +51,13 @@ const (
 	inARow    = "in a row"
 )
 
-func (s scenery) String() string { return s.Family + ", " + s.Mode + ", targets " + s.Targets }
+func (s scenery) String() string {
+	text := s.Family + ", " + s.Mode + ", targets " + s.Targets
+	if s.ForwardedOnly {
+		text += ", forwardedOnly"
+	}
+	return text
+}
 
 // target is the port that the kth port of an object leads to, counted from its first.
 func (s scenery) target(k int) int {

@@ -18,7 +18,7 @@ import (
 )
 
 // usual is the scene that all contenders are in.
-var usual = scenery{"IPv4", "endpoints", scattered}
+var usual = scenery{Family: "IPv4", Mode: "endpoints", Targets: scattered}
 
 // plan is what is measured, and how much.
 type plan struct {
@@ -38,6 +38,8 @@ type plan struct {
 	// idle is how long SmartNat is watched doing nothing, at the number of ports idleAt.
 	idle   time.Duration
 	idleAt int
+	// beforeIdle is how long it is left alone before: what changed is saved and reported some seconds later.
+	beforeIdle time.Duration
 	// budget is when no case is begun any more.
 	budget time.Duration
 }
@@ -49,12 +51,17 @@ func full() plan {
 			byHand:    {100, 1000, 10000, 30000},
 			kubeProxy: {100, 1000, 10000},
 		},
-		variants:    []scenery{{"IPv4", "endpoints", inARow}, {"IPv6", "endpoints", scattered}, {"IPv4", "service", inARow}},
+		variants: []scenery{
+			{Family: "IPv4", Mode: "endpoints", Targets: scattered, ForwardedOnly: true},
+			{Family: "IPv4", Mode: "endpoints", Targets: inARow},
+			{Family: "IPv6", Mode: "endpoints", Targets: scattered},
+			{Family: "IPv4", Mode: "service", Targets: inARow},
+		},
 		variantSize: 10000,
 		cap:         time.Minute,
 		starts:      3, changes: 100, startTime: 45 * time.Second, changeTime: 20 * time.Second,
 		turns: ways.Turns{Pairs: 9, Time: 5 * time.Second, Limits: load.Limits{Count: 2000, Time: time.Second}},
-		idle:  30 * time.Second, idleAt: 10000,
+		idle:  30 * time.Second, idleAt: 10000, beforeIdle: 15 * time.Second,
 		budget: 27 * time.Minute,
 	}
 }
@@ -78,7 +85,7 @@ func smoke() plan {
 	p.sizes = map[string][]int{smartnat: {20}, byHand: {20}, kubeProxy: {20}}
 	p.changes, p.changeTime = 3, time.Second
 	p.turns.Limits.Count = 50
-	p.idle, p.idleAt = 100*time.Millisecond, 20
+	p.idle, p.idleAt, p.beforeIdle = 100*time.Millisecond, 20, 0
 	return p
 }
 

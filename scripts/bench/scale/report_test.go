@@ -40,7 +40,9 @@ func testReport() Report {
 	}
 	larger, failed := complete, complete
 	larger.Ports, larger.Idle, larger.Starts = 10000, nil, []float64{2}
-	failed.Contender, failed.scenery, failed.Stages, failed.Idle = Contender{kubeProxy, "nft"}, full().variants[0], nil, nil
+	failed.Contender, failed.scenery, failed.Stages, failed.Idle = Contender{kubeProxy, "nft"}, full().variants[1], nil, nil
+	forwarded := larger
+	forwarded.ForwardedOnly, forwarded.ChangeCPU, forwarded.Connections = true, 11, nil
 	failed.Connections = &figures.Measurement{Clock: series, Processor: slower, Failed: 3}
 	failed.Failed = "something is wrong"
 	return Report{
@@ -53,7 +55,7 @@ func testReport() Report {
 			{Contender: Contender{kubeProxy, "nft"}, scenery: usual, Ports: 10000, Capped: []string{"start"}, Cap: 60},
 			{Contender: Contender{byHand, "legacy"}, scenery: usual, Ports: 1000, Starts: []float64{12.5}, StartCPU: []float64{0.1}, Changes: []float64{1}, Capped: []string{"change"}, Cap: 60},
 			{Contender: Contender{byHand, "legacy"}, scenery: usual, Ports: 10000, Starts: []float64{0.5}, StartCPU: []float64{0.4}, Changes: []float64{24}, ChangeCPU: 10},
-			failed,
+			forwarded, failed,
 		},
 	}
 }

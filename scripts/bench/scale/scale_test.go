@@ -166,6 +166,7 @@ IPv4/endpoints/smartnat nft/10000
 IPv4/endpoints/smartnat nft/30000
 IPv4/endpoints/smartnat nft/100000
 IPv4/endpoints/smartnat nft/10000
+IPv4/endpoints/smartnat nft/10000
 IPv6/endpoints/smartnat nft/10000
 IPv4/service/smartnat nft/10000`},
 	} {

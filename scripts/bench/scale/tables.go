@@ -104,19 +104,21 @@ func (r Result) sizeCells() []string {
 func (r Report) ratiosTable(text *strings.Builder) {
 	var rows []string
 	for _, c := range r.sorted() {
+		byHands := c.scenery // whose rules are for forwarded connections alone
+		byHands.ForwardedOnly = false
 		i := slices.IndexFunc(r.Results, func(hand Result) bool {
-			return hand.Contender == Contender{byHand, c.Backend} && hand.scenery == c.scenery && hand.Ports == c.Ports
+			return hand.Contender == Contender{byHand, c.Backend} && hand.scenery == byHands && hand.Ports == c.Ports
 		})
 		if c.Name != smartnat || i < 0 || len(c.Capped)+len(r.Results[i].Capped) > 0 {
 			continue
 		}
 		hand := r.Results[i]
-		rows = append(rows, fmt.Sprintf("| %s | %s | %s | %s | %s |\n", figures.Number(float64(c.Ports)), c.Backend,
+		rows = append(rows, fmt.Sprintf("| %s | %s | %s | %s | %s | %s |\n", c.scenery, figures.Number(float64(c.Ports)), c.Backend,
 			ratio(figures.Quantile(c.Starts, 0.5), figures.Quantile(hand.Starts, 0.5)),
 			ratio(figures.Quantile(c.Changes, 0.5), figures.Quantile(hand.Changes, 0.5)), ratio(c.ChangeCPU, hand.ChangeCPU)))
 	}
 	if len(rows) > 0 {
-		text.WriteString("\n### smartnat as a multiple of iptables-restore by hand\n\n| ports | back end | start | change | processor of a change |\n|---:|---|---:|---:|---:|\n")
+		text.WriteString("\n### smartnat as a multiple of iptables-restore by hand\n\n| scene | ports | back end | start | change | processor of a change |\n|---|---:|---|---:|---:|---:|\n")
 		text.WriteString(strings.Join(rows, ""))
 	}
 }
