@@ -70,7 +70,11 @@ func testCrashes(t *testing.T, w *world) {
 		if n >= len(manners) {
 			m = manners[random.IntN(len(manners))]
 		}
-		longest = max(longest, c.killOnce(ctx, t, m, random))
+		took := c.killOnce(ctx, t, m, random)
+		if took > 2*time.Second {
+			t.Logf("kill %d, %s: as it is to be only %v after the start", n, m.name, took.Round(time.Millisecond))
+		}
+		longest = max(longest, took)
 		if t.Failed() {
 			t.Fatalf("seed %d, kill %d, %s", *crashSeed, n, m.name)
 		}

@@ -42,9 +42,20 @@ func testBadDisk(t *testing.T, w *world) {
 	w.mapping(t, "disk", mapping(980))
 	reached(980)
 	ctx := timeout(t, time.Minute)
+	awaitSaved := func(what string) {
+		if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+			text, err := w.Host(lab.Gateway).ReadFile(saved)
+			if err == nil && !strings.Contains(text, what) {
+				err = fmt.Errorf("%s is not in %s", what, saved)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitSaved("sha256")
 
 	skip := len(w.daemon.Log())
-	w.gateway(t, "mkdir -p "+folder)
 	w.gateway(t, "mount -t tmpfs -o size=4k full "+folder)
 	unmount := sync.OnceFunc(func() { w.gateway(t, "umount "+folder) })
 	defer unmount()
@@ -79,13 +90,5 @@ func testBadDisk(t *testing.T, w *world) {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
-		text, err := w.Host(lab.Gateway).ReadFile(saved)
-		if err == nil && !strings.Contains(text, `"port":981`) {
-			err = errors.New("what is known is not saved again")
-		}
-		return err
-	}); err != nil {
-		t.Error(err)
-	}
+	awaitSaved(`"port":981`)
 }
