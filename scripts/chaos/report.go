@@ -80,6 +80,9 @@ func (c *cost) add(t track, period span) {
 	for _, gap := range t.Gaps {
 		longest = max(longest, gap.overlap(period).length())
 	}
+	if longest < remarkable {
+		longest = 0
+	}
 	switch t.Class {
 	case sessions:
 		c.sessions += lost
@@ -117,6 +120,19 @@ func (r *Report) markdown() string {
 		fmt.Fprintf(&text, "- %s\n", strings.ReplaceAll(reason, "\n", "\n  "))
 	}
 	return text.String()
+}
+
+// ends are the sessions that were lost, whether they may be or not.
+func (o outcome) ends() []string {
+	var lines []string
+	for _, t := range o.Tracks {
+		for _, l := range t.Losses {
+			if t.Class == sessions {
+				lines = append(lines, fmt.Sprintf("a session to %s ended %s: %s", t.Path, o.after(l.At), l.Why))
+			}
+		}
+	}
+	return lines
 }
 
 // ms is a time in milliseconds; what is not remarkable has none.

@@ -65,6 +65,9 @@ func run(p plan, say func(string)) (report Report, err error) {
 	if err != nil {
 		return report, err
 	}
+	for _, line := range o.ends() {
+		say(line)
+	}
 	report.outcome, report.Verdict = o, judge(o)
 	return report, nil
 }
