@@ -82,6 +82,8 @@ type fakeDataplane struct {
 	// checks counts looks at the kernel; harmed is what they find until the next apply.
 	checks int
 	harmed bool
+	// written has the watch tell of a write of rules, and break off.
+	written chan struct{}
 	// applied, where it is set, is called at the end of each apply.
 	applied func()
 }
@@ -100,9 +102,17 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	}}, d.fail
 }
 
-func (*fakeDataplane) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
-func (d *fakeDataplane) HostChanged()                            { d.note("host changed") }
-func (d *fakeDataplane) Verify()                                 { d.note("verify") }
+func (d *fakeDataplane) Watch(ctx context.Context, changed func()) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.written:
+		changed()
+		return errors.New("injected")
+	}
+}
+func (d *fakeDataplane) HostChanged() { d.note("host changed") }
+func (d *fakeDataplane) Verify()      { d.note("verify") }
 
 // Check is noted by its number alone: it comes every few seconds.
 func (d *fakeDataplane) Check() (bool, error) {
@@ -147,7 +157,7 @@ func start(t *testing.T, synced bool) *fixture {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
-	f := &fixture{source: &fakeSource{}, host: &fakeHost{changed: make(chan struct{})}, plane: &fakeDataplane{}, log: hook}
+	f := &fixture{source: &fakeSource{}, host: &fakeHost{changed: make(chan struct{})}, plane: &fakeDataplane{written: make(chan struct{})}, log: hook}
 	f.source.synced.Store(synced)
 	f.Controller = New(Options{
 		Config: config.Config{Resync: 30 * time.Second}, Host: f.host, Dataplane: f.plane, Log: log, Ready: func() { f.readys.Add(1) },
@@ -270,6 +280,31 @@ func TestFailuresBackOff(t *testing.T) {
 			t.Errorf("ready %d times, want once", n)
 		}
 		f.expect(t, 15*time.Second)
+	})
+}
+
+// Nobody waits for the clock where the kernel tells, also after the watch broke off, which is said once.
+func TestRulesThatAreWrittenAreLookedAtAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		for range 2 {
+			time.Sleep(2 * rewatchInterval)
+			f.plane.mu.Lock()
+			f.plane.harmed = true
+			f.plane.mu.Unlock()
+			f.plane.written <- struct{}{}
+			f.expect(t, time.Second, "apply")
+		}
+		said := 0
+		for _, line := range f.log.AllEntries() {
+			if line.Level == logrus.WarnLevel {
+				said++
+			}
+		}
+		if said != 1 {
+			t.Errorf("%d warnings, want 1", said)
+		}
 	})
 }
 

@@ -250,6 +250,22 @@ func TestAHandThatIsNotDone(t *testing.T) {
 	}
 }
 
+// Where nobody counts writes, one of ours in one family hides none of somebody else's in the other.
+func TestOneFamilyHidesNothingOfTheOther(t *testing.T) {
+	k := fresh(t, full())
+	d := start(k)
+	apply(t, d, full())
+	k.Fail = func(step string) error {
+		if step == "IPv4 nat" {
+			dropTable(k, netfilter.IPv6, "nat")
+		}
+		return nil
+	}
+	other := full()
+	other.Forwards[0].Backends = other.Forwards[0].Backends[:1]
+	expectRepair(t, apply(t, d, other), []string{"IPv6 table nat: chains missing"})
+}
+
 // Who writes all the time has the tables read from time to time, and not all the time.
 func TestReadingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -390,6 +406,9 @@ func TestRepairsAreSaidWhenTheyAreMade(t *testing.T) {
 				t.Errorf("%d repairs said: %q, want 1", n, result.Repaired)
 			}
 			expectSame(t, fresh(t, state), k)
+			if result := apply(t, d, limited(sources(101))); len(result.Repaired) > 0 {
+				t.Errorf("said again: %q", result.Repaired)
+			}
 		})
 	}
 }
