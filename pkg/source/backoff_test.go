@@ -38,7 +38,7 @@ func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestReconnectsBackOff(t *testing.T) {
 	status := func(code int, header http.Header) roundTripper {
 		return func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: code, Header: header, Body: http.NoBody, Request: r}, nil
+			return &http.Response{StatusCode: code, Header: header.Clone(), Body: http.NoBody, Request: r}, nil
 		}
 	}
 	for _, test := range []struct {
