@@ -4,7 +4,7 @@
 package watchcache
 
 import (
-	"math/rand"
+	"math/rand" //nolint:depguard // the fuzzer of Kubernetes takes no other
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
