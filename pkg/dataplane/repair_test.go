@@ -119,19 +119,19 @@ func TestDigestsAreCompared(t *testing.T) {
 		d := start(k)
 		apply(t, d, full())
 		digests = 0
-		for range 100 { // 10 s
+		for range 400 { // 40 s
 			expectChanged(t, d, false)
 			time.Sleep(100 * time.Millisecond)
 		}
-		// One of 10 ms is made every 5 s.
+		// One of 10 ms is made every 20 s.
 		if digests != 2 {
-			t.Errorf("%d digests in 10 s, want 2", digests)
+			t.Errorf("%d digests in 40 s, want 2", digests)
 		}
 		dropTable(k, netfilter.IPv4, "nat")
-		time.Sleep(5 * time.Second)
+		time.Sleep(20 * time.Second)
 		expectChanged(t, d, true)
 		expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
-		time.Sleep(5 * time.Second)
+		time.Sleep(20 * time.Second)
 		expectQuiet(t, d, full())
 	})
 }
