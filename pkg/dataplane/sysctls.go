@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 
@@ -49,8 +50,10 @@ func (d *Dataplane) setSysctls(uplinks []string, result *Result) error {
 		case errors.Is(err, fs.ErrNotExist): // The link went; its routes will tell.
 		case err != nil:
 			errs = append(errs, err)
-		case max(all, own) == strict:
+		case own == loose || max(all, own) == strict:
 			errs = append(errs, d.ensure(key, loose, result))
+		default: // Somebody turned it off, or made it loose on all links.
+			delete(d.sysctls, key)
 		}
 	}
 	return errors.Join(errs...)
@@ -125,10 +128,8 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 		}
 		keep = append(append(keep, ipv6Forward), keys...)
 	}
+	maps.DeleteFunc(d.sysctls, func(key, _ string) bool { return !slices.Contains(keep, key) })
 	restored, err := d.opts.Sysctls.Restore(keep...)
-	for _, key := range restored {
-		delete(d.sysctls, key)
-	}
 	result.Sysctls = append(result.Sysctls, restored...)
 	return err
 }

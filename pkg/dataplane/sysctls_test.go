@@ -51,6 +51,35 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
+// A filter that is loose already, as after a restart, is looked after like one that was made so; one that somebody turned
+// off is not, nor that of a link that is no uplink any more.
+func TestReversePathFiltersThatAreLoose(t *testing.T) {
+	const eth1 = "net/ipv4/conf/eth1/rp_filter"
+	k := newKernel()
+	k.Sysctls.Values[eth1] = "2"
+	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+	d := start(k)
+	apply(t, d, state)
+	k.Sysctls.Values[eth1] = "1"
+	expectChanged(t, d, true)
+	expectRepair(t, apply(t, d, state), []string{"sysctl " + eth1 + "=2: it was 1"})
+	expectQuiet(t, d, state)
+
+	k.Sysctls.Values[eth1] = "0"
+	expectChanged(t, d, true)
+	if result := apply(t, d, state); !result.Empty() {
+		t.Errorf("turned on: %s", result)
+	}
+	expectQuiet(t, d, state)
+
+	k.Sysctls.Values[eth1] = "2"
+	d.HostChanged()
+	apply(t, d, state)
+	apply(t, d, gateway.State{})
+	k.Sysctls.Values[eth1] = "1"
+	expectChanged(t, d, false)
+}
+
 // A host that forwards IPv6 goes on listening to routers, and is not made to forward without need.
 func TestIPv6Forwarding(t *testing.T) {
 	const forwarding, all, standard, eth0, eth1, eth2 = "net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra",
