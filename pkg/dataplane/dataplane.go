@@ -111,8 +111,8 @@ func (d *Dataplane) Check() (bool, error) {
 }
 
 // Apply brings the kernel to the state. What can be done is done, whatever fails beside it; what failed is observed again
-// by the next Apply. Additions go from the kernel's parameters by routes and rules of policy routing to sets and netfilter
-// and at last to forwarding, removals the other way round. Connections follow the rules.
+// by the next Apply. Additions go from routes and rules of policy routing by sets and netfilter to the kernel's parameters,
+// which let in what the boundary is to stop; removals go the other way round. Connections follow the rules.
 func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -21,8 +21,8 @@ const (
 	readingCredit = 10 * time.Second
 )
 
-// digestShare bounds what digests cost that are taken because a stamp may overlook something: with 10,000 ports one takes some
-// 20 ms, and a quiet gateway is to take less than a thousandth of a core in all.
+// digestShare bounds what digests cost that are taken because a stamp may overlook something: a quiet gateway is to take less
+// than a thousandth of a core in all.
 const digestShare = 2000
 
 // family is what is known of one family's tables.

@@ -16,7 +16,7 @@ import (
 // linkFaults are uplinks that go and come back. What passes by the other uplink has to be right meanwhile.
 func linkFaults() []fault {
 	return []fault{
-		{name: "uplink down", promise: mayEnd, inject: upmayEnd},
+		{name: "uplink down", promise: mayEnd, inject: uplinkDown},
 		{name: "uplink's cable out", promise: mayEnd, inject: cableOut},
 		{name: "addresses removed", promise: mayEnd, inject: removeAddresses},
 	}
@@ -32,8 +32,8 @@ func chosenUplink(s step) uplink {
 	}[s.Pick%2]
 }
 
-// upmayEnd: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
-func upmayEnd(_ context.Context, w *world, s step) (injury, error) {
+// uplinkDown: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
+func uplinkDown(_ context.Context, w *world, s step) (injury, error) {
 	u := chosenUplink(s)
 	gateway := w.Host(lab.Gateway)
 	return injury{variant: u.link, scope: scope{link: u.link}, heal: func(ctx context.Context) error {

@@ -139,7 +139,7 @@ func (r record) judge(say func(string, ...any)) {
 	}
 }
 
-// judgeSessions: only a link that is down may end a connection, also when TCP finds out later, having been silent since.
+// judgeSessions: only a fault that may end connections may end one, also when TCP finds out later, having been silent since.
 func (o outcome) judgeSessions(t track, say func(string, ...any)) {
 	for _, l := range t.Losses {
 		mayEnd := func(r record) bool {
