@@ -7,7 +7,6 @@ package e2e
 
 import (
 	"context"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,9 +19,6 @@ import (
 // testFirewalld: a firewalld that starts, is reloaded and stops flushes the tables of iptables each time, whatever is in
 // them. All of ours is back at once. It knows iptables by the back end of the distribution, which is nf_tables.
 func testFirewalld(t *testing.T, w *world) {
-	if !strings.Contains(w.gateway(t, "iptables --version"), "nf_tables") {
-		return
-	}
 	testenv.RequireTool(t, "firewalld")
 	w.namespace(t, "firewalld", 1)
 	w.mapping(t, "firewalld", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:1::12", "2001:db8:2::12"], serviceName: echo, ports: [{port: 1610, servicePort: 8080}]`)
