@@ -29,8 +29,8 @@ func objectsOf(s source.Source) *objects { return &objects{Source: s} }
 
 func TestTheStatusLine(t *testing.T) {
 	now := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
-	one := &status.Facts{State: gateway.State{Forwards: []gateway.Forward{{Owner: "a/web"}, {Owner: "a/web"}}}}
-	two := &status.Facts{State: gateway.State{Forwards: []gateway.Forward{{Owner: "a/web"}, {Owner: "a/dns"}}}}
+	one := &status.Facts{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/web"}}}}
+	two := &status.Facts{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/dns"}}}}
 	repaired := dataplane.Result{Repaired: []dataplane.Repair{{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindIPSet, Missing: "set x"}}}
 	locked := errors.New("locked")
 	read, lost := &fakeSource{}, &fakeSource{}

@@ -152,7 +152,7 @@ func render(state gateway.State, findings []calc.Finding) string {
 	return b.String()
 }
 
-func describe(f gateway.Forward) []string {
+func describe(f *gateway.Forward) []string {
 	words := spell(f.Backends)
 	if len(f.Backends) == 0 {
 		words = append(words, "reject")

@@ -89,9 +89,9 @@ func deal(random *rand.Rand, all *discoveryv1.EndpointSlice) []*discoveryv1.Endp
 	return dealt
 }
 
-func forwardOf(t *testing.T, state gateway.State, owner string) gateway.Forward {
+func forwardOf(t *testing.T, state gateway.State, owner string) *gateway.Forward {
 	t.Helper()
-	i := slices.IndexFunc(state.Forwards, func(f gateway.Forward) bool { return f.Owner == owner })
+	i := slices.IndexFunc(state.Forwards, func(f *gateway.Forward) bool { return f.Owner == owner })
 	if i < 0 {
 		t.Fatalf("nothing of %s in effect", owner)
 	}

@@ -150,15 +150,15 @@ func egresses(entries []*entry) []gateway.Egress {
 }
 
 // replace returns sorted forwards without some and with others.
-func replace(forwards []gateway.Forward, gone []gateway.Frontend, come []*gateway.Forward) []gateway.Forward {
+func replace(forwards []*gateway.Forward, gone []gateway.Frontend, come []*gateway.Forward) []*gateway.Forward {
 	if len(gone)+len(come) == 0 {
 		return forwards
 	}
 	slices.SortFunc(gone, gateway.Frontend.Compare)
 	slices.SortFunc(come, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
-	all := make([]gateway.Forward, 0, len(forwards)-len(gone)+len(come))
+	all := make([]*gateway.Forward, 0, len(forwards)-len(gone)+len(come))
 	upTo := func(f gateway.Frontend) {
-		i, _ := slices.BinarySearchFunc(forwards, f, func(g gateway.Forward, f gateway.Frontend) int { return g.Compare(f) })
+		i, _ := slices.BinarySearchFunc(forwards, f, func(g *gateway.Forward, f gateway.Frontend) int { return g.Compare(f) })
 		all, forwards = append(all, forwards[:i]...), forwards[i:]
 	}
 	for len(gone)+len(come) > 0 {
@@ -167,7 +167,7 @@ func replace(forwards []gateway.Forward, gone []gateway.Frontend, come []*gatewa
 			forwards, gone = forwards[1:], gone[1:]
 		} else {
 			upTo(come[0].Frontend)
-			all, come = append(all, *come[0]), come[1:]
+			all, come = append(all, come[0]), come[1:]
 		}
 	}
 	if all = append(all, forwards...); len(all) == 0 {

@@ -47,7 +47,7 @@ func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 	checkEgresses(t, state)
 }
 
-func checkForward(t testing.TB, f gateway.Forward) {
+func checkForward(t testing.TB, f *gateway.Forward) {
 	t.Helper()
 	if f.Ports.First == 0 || f.Ports.First > f.Ports.Last || !f.Address.IsGlobalUnicast() || f.Address.Is4In6() || f.Owner == "" {
 		t.Errorf("frontend %+v of %q", f.Frontend, f.Owner)

@@ -34,7 +34,7 @@ func (f flow) translated() bool {
 
 // judge knows what a State makes of connections.
 type judge struct {
-	forwards []gateway.Forward
+	forwards []*gateway.Forward
 	// egress has the external address of each pod that has one.
 	egress map[netip.Addr]netip.Addr
 }
@@ -79,9 +79,9 @@ func (j judge) takesOver(f flow) bool {
 }
 
 // forward returns the Forward of the address and port that the connection was made to.
-func (j judge) forward(f flow) (gateway.Forward, bool) {
+func (j judge) forward(f flow) (*gateway.Forward, bool) {
 	// The last one that does not begin behind the port.
-	i, found := slices.BinarySearchFunc(j.forwards, f, func(forward gateway.Forward, f flow) int {
+	i, found := slices.BinarySearchFunc(j.forwards, f, func(forward *gateway.Forward, f flow) int {
 		return cmp.Or(
 			forward.Address.Compare(f.destination.Addr()),
 			strings.Compare(string(forward.Protocol), string(f.protocol)),
@@ -92,13 +92,13 @@ func (j judge) forward(f flow) (gateway.Forward, bool) {
 		i--
 	}
 	if i < 0 {
-		return gateway.Forward{}, false
+		return nil, false
 	}
 	forward := j.forwards[i]
 	return forward, forward.Address == f.destination.Addr() && forward.Protocol == f.protocol && forward.Ports.Contains(f.destination.Port())
 }
 
-func allows(forward gateway.Forward, source netip.Addr) bool {
+func allows(forward *gateway.Forward, source netip.Addr) bool {
 	if forward.SourcesDeny {
 		return false
 	}
@@ -108,7 +108,7 @@ func allows(forward gateway.Forward, source netip.Addr) bool {
 
 // leadsTo reports whether the connection goes where the Forward leads, or where it may stay until it ends: TCP ends by
 // itself when an endpoint does, while UDP would follow it into the void.
-func leadsTo(forward gateway.Forward, f flow) bool {
+func leadsTo(forward *gateway.Forward, f flow) bool {
 	backend := gateway.Backend{Address: f.answeredBy.Addr(), Port: f.answeredBy.Port()}
 	if forward.Shift {
 		backend.Port -= f.destination.Port() - forward.Ports.First

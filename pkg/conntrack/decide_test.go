@@ -68,26 +68,28 @@ func backends(s ...string) []gateway.Backend {
 	return bs
 }
 
-func forward(address string, protocol gateway.Protocol, first, last uint16, to ...string) gateway.Forward {
-	return gateway.Forward{
+func forward(address string, protocol gateway.Protocol, first, last uint16, to ...string) *gateway.Forward {
+	return &gateway.Forward{
 		Frontend: gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
 		Backends: backends(to...), Masquerade: true,
 	}
 }
 
-func with(f gateway.Forward, change func(*gateway.Forward)) gateway.Forward {
-	change(&f)
-	return f
+func with(f *gateway.Forward, change func(*gateway.Forward)) *gateway.Forward {
+	changed := *f
+	change(&changed)
+	return &changed
 }
 
-func from(f gateway.Forward, sources ...string) gateway.Forward {
-	for _, s := range sources {
-		f.Sources = append(f.Sources, netip.MustParsePrefix(s))
-	}
-	return f
+func from(f *gateway.Forward, sources ...string) *gateway.Forward {
+	return with(f, func(f *gateway.Forward) {
+		for _, s := range sources {
+			f.Sources = append(f.Sources, netip.MustParsePrefix(s))
+		}
+	})
 }
 
-func state(forwards ...gateway.Forward) gateway.State { return gateway.State{Forwards: forwards} }
+func state(forwards ...*gateway.Forward) gateway.State { return gateway.State{Forwards: forwards} }
 
 func egress(external string, pods ...string) gateway.State {
 	e := gateway.Egress{Address: netip.MustParseAddr(external), Uplink: 1}
@@ -108,7 +110,7 @@ const (
 
 // Connections with our mark: which of them does the state keep?
 func TestKeeps(t *testing.T) {
-	neighbours := []gateway.Forward{
+	neighbours := []*gateway.Forward{
 		forward("198.51.100.9", tcp, 80, 80, pod1), forward(public, tcp, 79, 79, pod1), forward(public, tcp, 80, 80, pod1, pod2),
 		forward(public, tcp, 81, 81, pod1), forward(public, udp, 80, 80, pod2), forward("198.51.100.11", tcp, 80, 80, pod1),
 	}

@@ -49,7 +49,7 @@ func FuzzConnection(f *testing.F) {
 		f.Add(m.Data)
 	}
 	ours := gateway.DefaultOwnership().Forwarded()
-	j := newJudge(gateway.State{Forwards: []gateway.Forward{
+	j := newJudge(gateway.State{Forwards: []*gateway.Forward{
 		forward(public, udp, 53, 53, pod1), forward(public, tcp, 80, 90, pod1, pod2),
 	}})
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -119,7 +119,7 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	foreign := tb.flows()
 
 	want := gateway.State{
-		Forwards: []gateway.Forward{
+		Forwards: []*gateway.Forward{
 			forward(public, tcp, 80, 80, pod1), forward(public, udp, 80, 80, pod1), forward(public, udp, 7000, 7000, pod1),
 			forward(public6, tcp, 80, 80, pod6),
 		},
@@ -155,7 +155,7 @@ func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 	ours := gateway.DefaultOwnership().Forwarded().Value
 	const public6, pod6, client6 = "2001:db8:1::10", "[fd00:244:1::2]:8080", "[2001:db8:2::10]:40000"
 	before := gateway.State{
-		Forwards: []gateway.Forward{
+		Forwards: []*gateway.Forward{
 			forward(public, tcp, 80, 80, pod1), forward(public, tcp, 81, 81, pod1), forward(public, udp, 80, 80, pod1),
 			forward(public, udp, 100, 109, pod1), forward("198.51.100.11", tcp, 80, 80, pod1), forward(public6, tcp, 80, 80, pod6),
 		},
@@ -241,8 +241,8 @@ func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 	}
 }
 
-func sortForwards(forwards []gateway.Forward) {
-	slices.SortFunc(forwards, func(a, b gateway.Forward) int {
+func sortForwards(forwards []*gateway.Forward) {
+	slices.SortFunc(forwards, func(a, b *gateway.Forward) int {
 		return gocmp.Or(a.Address.Compare(b.Address), gocmp.Compare(a.Protocol, b.Protocol), gocmp.Compare(a.Ports.First, b.Ports.First))
 	})
 }

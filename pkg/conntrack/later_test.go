@@ -38,13 +38,10 @@ func TestWhatIsUrgent(t *testing.T) {
 		{"all sources were revoked", tcp, func(f *gateway.Forward) { f.Sources, f.SourcesDeny = nil, true }, true, true},
 		{"the Mapping went", tcp, nil, true, true},
 	} {
-		since := before
-		since.Protocol = tc.protocol
+		since := with(before, func(f *gateway.Forward) { f.Protocol = tc.protocol })
 		after := gateway.State{}
 		if tc.change != nil {
-			f := since
-			tc.change(&f)
-			after = state(f)
+			after = state(with(since, tc.change))
 		}
 		one := state(since)
 		if got := changedSince(&one, after); len(got.stale) > 0 != tc.stale || got.urgent != tc.urgent {

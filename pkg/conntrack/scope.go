@@ -48,7 +48,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 			}
 			b = b[1:]
 		default:
-			if admits, leads := admitsAll(&a[0], &b[0]), leadsOn(&a[0], &b[0]); !admits || !leads {
+			if admits, leads := admitsAll(a[0], b[0]), leadsOn(a[0], b[0]); !admits || !leads {
 				c.stale = append(c.stale, toFrontend(a[0].Frontend))
 				c.urgent = c.urgent || !admits || a[0].Protocol != gateway.TCP
 			}
@@ -65,7 +65,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 }
 
 // compareFirst orders by frontend; behind the end of a list comes everything.
-func compareFirst(a, b []gateway.Forward) int {
+func compareFirst(a, b []*gateway.Forward) int {
 	switch {
 	case len(a) == 0:
 		return 1

@@ -25,7 +25,7 @@ func some(r *rand.Rand) gateway.State {
 	for _, address := range []string{"198.51.100.10", "198.51.100.11", "2001:db8:1::10"} {
 		for _, protocol := range []gateway.Protocol{tcp, udp} {
 			for port := uint16(1); port < 12; port += 3 {
-				f := gateway.Forward{Frontend: gateway.Frontend{
+				f := &gateway.Forward{Frontend: gateway.Frontend{
 					Address: netip.MustParseAddr(address), Protocol: protocol, Ports: gateway.PortRange{First: port, Last: port + uint16(r.IntN(2))},
 				}}
 				f.Backends = []gateway.Backend{{Address: f.Address.Next(), Port: 80}, {Address: f.Address.Next(), Port: 81}}[:r.IntN(3)]
@@ -36,7 +36,7 @@ func some(r *rand.Rand) gateway.State {
 			}
 		}
 	}
-	slices.SortFunc(state.Forwards, func(a, b gateway.Forward) int {
+	slices.SortFunc(state.Forwards, func(a, b *gateway.Forward) int {
 		return cmp.Or(a.Address.Compare(b.Address), strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Ports.First, b.Ports.First))
 	})
 	for pod := range 3 {
@@ -63,7 +63,9 @@ func TestWhatChanged(t *testing.T) {
 			for range r.IntN(4) {
 				if len(after.Forwards) > 0 {
 					i := r.IntN(len(after.Forwards))
-					f := &after.Forwards[i]
+					changed := *after.Forwards[i]
+					f := &changed
+					after.Forwards[i] = f
 					switch r.IntN(3) {
 					case 0:
 						f.Draining = []gateway.Backend{{Address: f.Address, Port: uint16(step)}}
@@ -87,7 +89,7 @@ func TestWhatChanged(t *testing.T) {
 			found[name] += len(want)
 		}
 		for _, a := range after.Forwards {
-			i := slices.IndexFunc(before.Forwards, func(b gateway.Forward) bool { return a.Frontend == b.Frontend })
+			i := slices.IndexFunc(before.Forwards, func(b *gateway.Forward) bool { return a.Frontend == b.Frontend })
 			if i >= 0 && !slices.Equal(a.Backends, before.Forwards[i].Backends) && !slices.Contains(stale, toFrontend(a.Frontend)) {
 				found["let be"]++
 			}
@@ -105,7 +107,7 @@ func compareScopes(a, b scope) int { return strings.Compare(fmt.Sprint(a), fmt.S
 func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	j := newJudge(after)
 	for _, b := range before.Forwards {
-		i := slices.IndexFunc(after.Forwards, func(a gateway.Forward) bool { return a.Frontend == b.Frontend })
+		i := slices.IndexFunc(after.Forwards, func(a *gateway.Forward) bool { return a.Frontend == b.Frontend })
 		wrong := i < 0 || after.Forwards[i].Shift != b.Shift
 		backends := b.Backends
 		if b.Protocol == tcp {
@@ -128,7 +130,7 @@ func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	}
 	for _, a := range after.Forwards {
 		if a.Protocol == udp && len(a.Backends) > 0 &&
-			!slices.ContainsFunc(before.Forwards, func(b gateway.Forward) bool { return a.Frontend == b.Frontend }) {
+			!slices.ContainsFunc(before.Forwards, func(b *gateway.Forward) bool { return a.Frontend == b.Frontend }) {
 			missed = append(missed, toFrontend(a.Frontend))
 		}
 	}

@@ -21,7 +21,7 @@ func dense(ports int) gateway.State {
 		if i > 0 && i%65_535 == 0 {
 			address = address.Next()
 		}
-		f := gateway.Forward{
+		f := &gateway.Forward{
 			Frontend: gateway.Frontend{Address: address, Protocol: gateway.TCP, Ports: gateway.Port(uint16(1 + i%65_535))},
 			Owner:    fmt.Sprintf("default/echo-%d", i/10), Masquerade: true, Direct: true,
 		}
@@ -36,8 +36,10 @@ func dense(ports int) gateway.State {
 
 // oneEndpointLess returns what a Calculator does when an endpoint goes: the rest is shared.
 func oneEndpointLess(state gateway.State, port int) gateway.State {
-	forwards := append([]gateway.Forward(nil), state.Forwards...)
-	forwards[port].Backends = forwards[port].Backends[1:]
+	forwards := append([]*gateway.Forward(nil), state.Forwards...)
+	less := *forwards[port]
+	less.Backends = less.Backends[1:]
+	forwards[port] = &less
 	state.Forwards = forwards
 	return state
 }

@@ -83,7 +83,7 @@ func changes() []change {
 
 // many adds Forwards, so that the trees get deeper.
 func many(s *gateway.State) {
-	var more []gateway.Forward
+	var more []*gateway.Forward
 	for i := range uint16(50) {
 		f := forward("198.51.100.10", 9000+i*3, "10.244.2.2")
 		if i%5 == 0 {

@@ -101,7 +101,7 @@ func (h *host) crashAllTheWay(t *testing.T, c change, probes []probe) crashes {
 func TestKernelTornBatch(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		state := gateway.State{
-			Forwards: []gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")},
+			Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")},
 			Uplinks:  []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},
 		}
 		observe := func() netfilter.Ruleset {

@@ -83,7 +83,7 @@ func TestOrderOfWrites(t *testing.T) {
 	k := newKernel()
 	d := start(k)
 	state := gateway.State{
-		Forwards: []gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")},
+		Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")},
 		Uplinks:  []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24"), Gateways: addrs("198.51.100.1")}},
 	}
 	result := apply(t, d, state)

@@ -200,7 +200,7 @@ func TestKernelConnections(t *testing.T) {
 			for _, protocol := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
 				f := forward(n.external, 80, n.pod1)
 				f.Protocol = protocol
-				change(&f)
+				change(f)
 				state.Forwards = append(state.Forwards, f)
 			}
 			return state

@@ -43,8 +43,8 @@ var (
 	services = gateway.ServiceRoute{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11", "10.10.0.12")}
 )
 
-func forward(address string, port uint16, backends ...string) gateway.Forward {
-	f := gateway.Forward{
+func forward(address string, port uint16, backends ...string) *gateway.Forward {
+	f := &gateway.Forward{
 		Frontend:   gateway.Frontend{Address: addr(address), Protocol: gateway.TCP, Ports: gateway.Port(port)},
 		Owner:      "default/echo",
 		Masquerade: true,
@@ -61,7 +61,7 @@ func full() gateway.State {
 	limited := forward("198.51.100.10", 8081, "10.244.1.2")
 	limited.Sources = prefixes("192.0.2.0/24")
 	return gateway.State{
-		Forwards: []gateway.Forward{
+		Forwards: []*gateway.Forward{
 			forward("198.51.100.10", 8080, "10.244.1.2", "10.244.2.2"),
 			limited,
 			forward("203.0.113.10", 8080, "10.244.1.2", "10.244.2.2"),
@@ -118,6 +118,6 @@ func random(r *rand.Rand) gateway.State {
 			state.Forwards = append(state.Forwards, f)
 		}
 	}
-	slices.SortFunc(state.Forwards, func(a, b gateway.Forward) int { return a.Address.Compare(b.Address) })
+	slices.SortFunc(state.Forwards, func(a, b *gateway.Forward) int { return a.Address.Compare(b.Address) })
 	return state
 }

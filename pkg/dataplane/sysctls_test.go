@@ -84,8 +84,8 @@ func TestReversePathFiltersThatAreLoose(t *testing.T) {
 func TestIPv6Forwarding(t *testing.T) {
 	const forwarding, all, standard, eth0, eth1, eth2 = "net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra",
 		"net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth1/accept_ra", "net/ipv6/conf/eth2/accept_ra"
-	four := gateway.State{Forwards: []gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}}
-	six := gateway.State{Forwards: []gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}}
+	four := gateway.State{Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}}
+	six := gateway.State{Forwards: []*gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}}
 	egress := gateway.State{Egresses: []gateway.Egress{{Address: addr("2001:db8:1::10"), Uplink: 1, Sources: addrs("fd00:244:1::2")}}}
 	for _, tc := range []struct {
 		name   string

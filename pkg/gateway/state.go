@@ -138,7 +138,7 @@ type ServiceRoute struct {
 // State is all that a gateway host is to do. Equal States have equal values: everything in it is sorted.
 type State struct {
 	// Forwards are sorted by address, protocol and port.
-	Forwards []Forward
+	Forwards []*Forward
 	// Uplinks are sorted by number.
 	Uplinks []Uplink
 	// ServiceRoutes are sorted by destination.

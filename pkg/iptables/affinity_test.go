@@ -47,8 +47,8 @@ func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 		if len(before) != 1 {
 			t.Fatalf("the client is remembered by %q, want one list", before)
 		}
-		for i := range state.Forwards {
-			if f := &state.Forwards[i]; f.Address == to && f.Protocol == gateway.TCP {
+		for _, f := range state.Forwards {
+			if f.Address == to && f.Protocol == gateway.TCP {
 				f.Backends = append(f.Backends, gateway.Backend{Address: f.Backends[2].Address.Next(), Port: 8000})
 			}
 		}

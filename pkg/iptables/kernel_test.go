@@ -143,6 +143,10 @@ func (k kernel) state() gateway.State {
 	state := gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}, {Link: "eth2", Number: 2}}}
 	for a := range 12 {
 		f := gateway.Forward{Frontend: gateway.Frontend{Address: address(a + 1), Protocol: gateway.TCP}, Owner: "default/echo"}
+		add := func() {
+			one := f
+			state.Forwards = append(state.Forwards, &one)
+		}
 		first := 28
 		if a == crowded {
 			first = 0
@@ -155,18 +159,18 @@ func (k kernel) state() gateway.State {
 			if i%4 > 1 {
 				f.Sources = []netip.Prefix{source}
 			}
-			state.Forwards = append(state.Forwards, f)
+			add()
 		}
 		f.Ports, f.Backends = gateway.PortRange{First: 20000, Last: 40000}, backends(3, 20000)
 		f.Shift, f.Masquerade = true, true
-		state.Forwards = append(state.Forwards, f)
+		add()
 		f.Protocol, f.Ports, f.Backends = gateway.UDP, gateway.PortRange{First: 8000, Last: 8009}, backends(3, 9000)
-		state.Forwards = append(state.Forwards, f)
+		add()
 	}
 	// One with many backends, after the last single port of its address.
-	f := state.Forwards[heavy-1]
+	f := *state.Forwards[heavy-1]
 	f.Ports, f.Backends, f.Masquerade = gateway.Port(1000), backends(70, 8000), false
-	state.Forwards = slices.Insert(state.Forwards, heavy, f)
+	state.Forwards = slices.Insert(state.Forwards, heavy, &f)
 	state.Forwards = append(state.Forwards, k.choices(address(1+choosy), backends)...)
 	for n := range 2 {
 		e := gateway.Egress{Address: address(1 + n), Uplink: 1 + n, Owner: "default/echo"}
@@ -180,16 +184,16 @@ func (k kernel) state() gateway.State {
 }
 
 // choices are forwards of an address of its own, in the order of a State: over SCTP, and with clients that come back.
-func (k kernel) choices(address netip.Addr, backends func(int, uint16) []gateway.Backend) []gateway.Forward {
-	forward := func(protocol gateway.Protocol, first, last uint16, b []gateway.Backend) gateway.Forward {
-		f := gateway.Forward{Frontend: gateway.Frontend{Address: address, Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
+func (k kernel) choices(address netip.Addr, backends func(int, uint16) []gateway.Backend) []*gateway.Forward {
+	forward := func(protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
+		f := &gateway.Forward{Frontend: gateway.Frontend{Address: address, Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
 			Owner: "default/choices", Masquerade: true, Backends: b, Affinity: 3 * time.Hour}
 		if last > first {
 			f.Shift = true
 		}
 		return f
 	}
-	return []gateway.Forward{
+	return []*gateway.Forward{
 		forward(gateway.SCTP, 80, 80, backends(1, 8000)),
 		forward(gateway.SCTP, 100, 199, backends(2, 300)),
 		forward(gateway.TCP, 80, 80, backends(3, 8000)),
@@ -222,7 +226,9 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 			t.Errorf("something is written twice:\n%s", batch.Text())
 		}
 
-		state.Forwards[heavy].Backends = state.Forwards[heavy].Backends[1:]
+		less := *state.Forwards[heavy]
+		less.Backends = less.Backends[1:]
+		state.Forwards[heavy] = &less
 		if batch := k.apply(t, k.build(state)); batch.Chains() == 0 || batch.Chains() > 3 {
 			t.Errorf("%d chains written for one endpoint:\n%s", batch.Chains(), batch.Text())
 		}

@@ -26,7 +26,7 @@ func many(family netfilter.Family, ports int) gateway.State {
 	var state gateway.State
 	endpoint := netip.MustParseAddr(inside)
 	for i := range ports {
-		f := gateway.Forward{
+		f := &gateway.Forward{
 			Frontend:   gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: gateway.TCP, Ports: gateway.Port(uint16(1 + i))},
 			Owner:      fmt.Sprintf("default/echo-%d", i/10),
 			Masquerade: true,

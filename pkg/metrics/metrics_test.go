@@ -83,14 +83,14 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 	m := New("1.2.3", &fakeGateway{
 		Ready: true, Turned: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7}, CertificateEnds: at(1000),
 	})
-	forward := func(owner string, port uint16) gateway.Forward {
-		return gateway.Forward{Owner: owner, Frontend: gateway.Frontend{
+	forward := func(owner string, port uint16) *gateway.Forward {
+		return &gateway.Forward{Owner: owner, Frontend: gateway.Frontend{
 			Address: netip.MustParseAddr("198.51.100.10"), Protocol: gateway.TCP, Ports: gateway.Port(port),
 		}}
 	}
 	facts := &status.Facts{
 		Snapshot: calc.Snapshot{Mappings: make([]*v1alpha1.Mapping, 4)},
-		State:    gateway.State{Forwards: []gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)}},
+		State:    gateway.State{Forwards: []*gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)}},
 		Findings: []calc.Finding{
 			{Namespace: "a", Name: "web", Condition: "ResolvedRefs", Reason: "ServiceNotFound", Field: "spec.serviceName"},
 			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.addresses"},

@@ -114,9 +114,9 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 // Owners counts the Mappings of which the state has something.
 func Owners(state gateway.State) int {
 	owners, last := map[string]struct{}{}, "" // neighbours are mostly of one owner
-	for i := range state.Forwards {
-		if owner := state.Forwards[i].Owner; owner != last {
-			owners[owner], last = struct{}{}, owner
+	for _, f := range state.Forwards {
+		if f.Owner != last {
+			owners[f.Owner], last = struct{}{}, f.Owner
 		}
 	}
 	return len(owners)

@@ -19,7 +19,7 @@ import (
 func manyBackends(n int, affinity time.Duration) gateway.State {
 	f := forward(netfilter.IPv4, 1, gateway.TCP, 80, 80, backends(netfilter.IPv4, n, 8080))
 	f.Affinity = affinity
-	return gateway.State{Uplinks: uplinks, Forwards: []gateway.Forward{f}}
+	return gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}}
 }
 
 // choice is what it costs to choose one of many backends, in exact figures.

@@ -39,10 +39,11 @@ func each(b *testing.B, run func(b *testing.B, state gateway.State)) {
 func lessOne(state gateway.State) gateway.State {
 	state.Forwards = slices.Clone(state.Forwards)
 	middle := len(state.Forwards) / 20 * 10
-	for i := range state.Forwards[middle : middle+10] {
-		f := &state.Forwards[middle+i]
+	changed := copies(state.Forwards[middle : middle+10])
+	for _, f := range changed {
 		f.Backends = f.Backends[1:]
 	}
+	copy(state.Forwards[middle:], changed)
 	return state
 }
 

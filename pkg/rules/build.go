@@ -49,13 +49,13 @@ type builder struct {
 	opts   Options
 	state  gateway.State
 	// forwards are those of the family.
-	forwards []gateway.Forward
+	forwards []*gateway.Forward
 	// before is what was built last.
 	before *memory
 	chains []netfilter.Chain
 	// drafts and pieces are room for what is put together, used again and again.
 	drafts [][]netfilter.Rule
-	pieces []gateway.Forward
+	pieces []*gateway.Forward
 	// sources are the chains that check sources and that the part being built leads to, known those of all parts, by name.
 	sources []netfilter.Chain
 	known   map[string][]netfilter.Rule

@@ -56,16 +56,26 @@ func backends(family netfilter.Family, n int, port uint16) []gateway.Backend {
 }
 
 // forward is one to start from.
-func forward(family netfilter.Family, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) gateway.Forward {
-	return gateway.Forward{
+func forward(family netfilter.Family, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
+	return &gateway.Forward{
 		Frontend: gateway.Frontend{Address: external(family, address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
 		Owner:    "default/echo", Masquerade: true, Backends: b,
 	}
 }
 
+// copies are forwards that may be changed.
+func copies(forwards []*gateway.Forward) []*gateway.Forward {
+	list := make([]*gateway.Forward, 0, len(forwards))
+	for _, f := range forwards {
+		one := *f
+		list = append(list, &one)
+	}
+	return list
+}
+
 // sorted puts forwards in the order that a State promises.
-func sorted(forwards []gateway.Forward) []gateway.Forward {
-	slices.SortFunc(forwards, func(x, y gateway.Forward) int {
+func sorted(forwards []*gateway.Forward) []*gateway.Forward {
+	slices.SortFunc(forwards, func(x, y *gateway.Forward) int {
 		if c := x.Address.Compare(y.Address); c != 0 {
 			return c
 		}
@@ -104,7 +114,7 @@ var scenarios = []struct {
 		manyToOne := forward(family, 2, gateway.TCP, 1, 1023, service)
 		many := forward(family, 2, gateway.SCTP, 9000, 9000, backends(family, 20, 9000))
 		many.Sources = allow[:1]
-		return gateway.State{Uplinks: uplinks, Forwards: sorted([]gateway.Forward{
+		return gateway.State{Uplinks: uplinks, Forwards: sorted([]*gateway.Forward{
 			limited, limitedToo, empty, emptyToo, denied, direct, shifted, kept, manyToOne, many,
 		})}
 	}},
@@ -115,7 +125,7 @@ var scenarios = []struct {
 		shifted.Affinity, shifted.Shift, shifted.Masquerade = 10*time.Minute, true, false
 		single := forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53))
 		single.Affinity = time.Hour
-		return gateway.State{Uplinks: uplinks, ClampMSS: true, Forwards: sorted([]gateway.Forward{
+		return gateway.State{Uplinks: uplinks, ClampMSS: true, Forwards: sorted([]*gateway.Forward{
 			client, shifted, single, forward(family, 1, gateway.TCP, 80, 80, backends(family, 40, 8080)),
 		})}
 	}},
@@ -131,7 +141,7 @@ var scenarios = []struct {
 		return state
 	}},
 	{"tree", func(family netfilter.Family) gateway.State {
-		var forwards []gateway.Forward
+		var forwards []*gateway.Forward
 		for i := range 40 {
 			forwards = append(forwards, forward(family, 1, gateway.TCP, uint16(8000+i), uint16(8000+i), backends(family, 1, 80)))
 		}

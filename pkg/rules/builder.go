@@ -68,8 +68,8 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 }
 
 // ofFamily returns the forwards of one family; those of IPv4 come first.
-func ofFamily(forwards []gateway.Forward, family netfilter.Family) []gateway.Forward {
-	six, _ := slices.BinarySearchFunc(forwards, true, func(f gateway.Forward, _ bool) int {
+func ofFamily(forwards []*gateway.Forward, family netfilter.Family) []*gateway.Forward {
+	six, _ := slices.BinarySearchFunc(forwards, true, func(f *gateway.Forward, _ bool) int {
 		if f.Address.Is4() {
 			return -1
 		}

@@ -19,7 +19,7 @@ import (
 // step returns a state that differs from the last one as states do: mostly in little, and the rest shared with it.
 func step(random *rand.Rand, last gateway.State, family netfilter.Family) gateway.State {
 	next := last
-	next.Forwards = slices.Clone(last.Forwards)
+	next.Forwards = copies(last.Forwards)
 	if len(next.Forwards) == 0 || random.IntN(30) == 0 {
 		next = randomState(random, family)
 		next.Forwards = next.Forwards[:min(len(next.Forwards), 300)]
@@ -41,7 +41,7 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 			break
 		}
 		i := random.IntN(len(next.Forwards))
-		f := &next.Forwards[i]
+		f := next.Forwards[i]
 		switch random.IntN(9) {
 		case 0:
 			end := min(len(next.Forwards), i+1+random.IntN(8))
@@ -49,8 +49,8 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 		case 1:
 			other := *f
 			other.Protocol, other.Address = gateway.TCP, external(family, random.IntN(40))
-			if !overlaps(next.Forwards, other) {
-				next.Forwards = sorted(append(next.Forwards, other))
+			if !overlaps(next.Forwards, &other) {
+				next.Forwards = sorted(append(next.Forwards, &other))
 			}
 		case 2:
 			f.Backends = slices.Clone(f.Backends) // equal, elsewhere
@@ -67,7 +67,7 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 		case 8:
 			// What is alike but for its ports may become one.
 			for j := i + 1; j < min(len(next.Forwards), i+10); j++ {
-				to := &next.Forwards[j]
+				to := next.Forwards[j]
 				front := to.Frontend
 				*to = *f
 				to.Frontend = front
@@ -77,8 +77,8 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 	return next
 }
 
-func overlaps(forwards []gateway.Forward, f gateway.Forward) bool {
-	return slices.ContainsFunc(forwards, func(g gateway.Forward) bool {
+func overlaps(forwards []*gateway.Forward, f *gateway.Forward) bool {
+	return slices.ContainsFunc(forwards, func(g *gateway.Forward) bool {
 		return g.Address == f.Address && g.Protocol == f.Protocol && g.Ports.Overlaps(f.Ports)
 	})
 }
@@ -155,7 +155,7 @@ func TestBuilderSharesWhatDidNotChange(t *testing.T) {
 		{"one port less", func(s *gateway.State) { s.Forwards = slices.Delete(s.Forwards, 300, 301) }, 5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			state.Forwards = slices.Clone(state.Forwards)
+			state.Forwards = copies(state.Forwards)
 			tc.change(&state)
 			after := builder.Build(state)
 			anew := 0

@@ -80,7 +80,7 @@ func TestEgress(t *testing.T) {
 	state := gateway.State{
 		Uplinks:  uplinks,
 		ClampMSS: true,
-		Forwards: []gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))},
+		Forwards: []*gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))},
 		Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod}}},
 	}
 	marked := own.Uplink(2).Value | own.Egress().Value

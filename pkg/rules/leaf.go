@@ -4,6 +4,7 @@
 package rules
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -11,18 +12,15 @@ import (
 )
 
 // leaf appends the rules of the forwards themselves, in the order of their ports.
-func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
-	b.pieces = b.pieces[:0]
-	for f := range merged(forwards) {
-		b.pieces = append(b.pieces, *f)
-	}
+func (b *builder) leaf(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
+	b.pieces = slices.AppendSeq(b.pieces[:0], merged(forwards))
 	for run := range runs(b.pieces, func(x, y *gateway.Forward) bool { return heavy(x) == heavy(y) }) {
-		if !heavy(&run[0]) {
+		if !heavy(run[0]) {
 			rules = b.inline(rules, run)
 			continue
 		}
-		for i := range run {
-			rules = append(rules, b.apart(&run[i]))
+		for _, f := range run {
+			rules = append(rules, b.apart(f))
 		}
 	}
 	return rules
@@ -32,14 +30,14 @@ func (b *builder) leaf(rules []netfilter.Rule, forwards []gateway.Forward) []net
 // than by its content, so that a change of an endpoint rewrites this chain and no other.
 func (b *builder) apart(f *gateway.Forward) netfilter.Rule {
 	chain := backendChain(f.Frontend)
-	rules := b.inline(b.draft(), []gateway.Forward{*f})
+	rules := b.inline(b.draft(), []*gateway.Forward{f})
 	b.chain(chain, rules...)
 	b.done(rules)
 	return toPorts(f, b.goTo(chain))
 }
 
 // inline appends the rules of forwards: neighbours that allow the same sources share the check.
-func (b *builder) inline(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
+func (b *builder) inline(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
 	for run := range runs(forwards, sameSources) {
 		if run[0].SourcesDeny {
 			rules = toAllPorts(rules, run, b.goTo(markDropChain))
@@ -54,15 +52,15 @@ func (b *builder) inline(rules []netfilter.Rule, forwards []gateway.Forward) []n
 }
 
 // translate appends the rules of forwards that are treated alike, once the source was found to be allowed.
-func (b *builder) translate(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
+func (b *builder) translate(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
 	if len(forwards[0].Backends) == 0 {
 		return toAllPorts(rules, forwards, b.goTo(markRejectChain))
 	}
 	if !forwards[0].Masquerade {
 		rules = toAllPorts(rules, forwards, b.jump(keepSourceChain))
 	}
-	for i := range forwards {
-		rules = b.backends(rules, &forwards[i])
+	for _, f := range forwards {
+		rules = b.backends(rules, f)
 	}
 	return rules
 }
@@ -76,11 +74,10 @@ func toPorts(f *gateway.Forward, target netfilter.Target) netfilter.Rule {
 func comment(owner string) string { return owner[:min(len(owner), netfilter.MaxComment)] }
 
 // toAllPorts appends as few rules as possible for the ports of neighbours.
-func toAllPorts(rules []netfilter.Rule, forwards []gateway.Forward, target netfilter.Target) []netfilter.Rule {
+func toAllPorts(rules []netfilter.Rule, forwards []*gateway.Forward, target netfilter.Target) []netfilter.Rule {
 	var ranges []gateway.PortRange
-	rule := toPorts(&forwards[0], target)
-	for i := range forwards {
-		f := &forwards[i]
+	rule := toPorts(forwards[0], target)
+	for _, f := range forwards {
 		if f.Owner != forwards[0].Owner {
 			rule.Comment = "several Mappings"
 		}

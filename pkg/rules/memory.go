@@ -17,7 +17,7 @@ import (
 type memory struct {
 	// built is set when anything was.
 	built    bool
-	forwards []gateway.Forward
+	forwards []*gateway.Forward
 	uplinks  []gateway.Uplink
 	egresses []gateway.Egress
 	clampMSS bool
@@ -38,7 +38,7 @@ type memory struct {
 }
 
 // compare finds the forwards of now among those that were built.
-func (m *memory) compare(now []gateway.Forward) {
+func (m *memory) compare(now []*gateway.Forward) {
 	m.from, m.run = slices.Grow(m.from[:0], len(now))[:len(now)], slices.Grow(m.run[:0], len(now))[:len(now)]
 	i := 0
 	for j := range now {
@@ -50,7 +50,7 @@ func (m *memory) compare(now []gateway.Forward) {
 		}
 		m.from[j] = -1
 		if i < len(m.forwards) && order == 0 {
-			if alike(&m.forwards[i], &now[j]) {
+			if alike(m.forwards[i], now[j]) {
 				m.from[j] = int32(i)
 			}
 			i++
@@ -102,6 +102,6 @@ func sameSite(x, y tree) bool { return x.address == y.address && x.protocol == y
 
 // alike tells whether forwards of the same frontend are the same in all that the rules are made of.
 func alike(x, y *gateway.Forward) bool {
-	return x.Ports == y.Ports && x.Owner == y.Owner && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
+	return x == y || x.Ports == y.Ports && x.Owner == y.Owner && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
 		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && same(x.Backends, y.Backends) && same(x.Sources, y.Sources)
 }

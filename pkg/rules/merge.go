@@ -9,15 +9,19 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// merged yields sorted forwards, with neighbours that lead to the same place as one. What it yields is good until the next.
-func merged(forwards []gateway.Forward) iter.Seq[*gateway.Forward] {
+// merged yields sorted forwards, with neighbours that lead to the same place as one.
+func merged(forwards []*gateway.Forward) iter.Seq[*gateway.Forward] {
 	return func(yield func(*gateway.Forward) bool) {
-		var one gateway.Forward
 		for i := 0; i < len(forwards); {
-			one = forwards[i]
-			for i++; i < len(forwards) && join(&one, &forwards[i]); i++ {
+			one := forwards[i]
+			joined := *one
+			for i++; i < len(forwards) && join(&joined, forwards[i]); i++ {
 			}
-			if !yield(&one) {
+			if joined.Ports != one.Ports {
+				one = new(gateway.Forward)
+				*one = joined
+			}
+			if !yield(one) {
 				return
 			}
 		}

@@ -17,17 +17,17 @@ import (
 
 func TestMerged(t *testing.T) {
 	// two are neighbours, 80 and 81, that lead to the ports of two endpoints.
-	two := func(to80, to81 uint16, change func(x, y *gateway.Forward)) []gateway.Forward {
+	two := func(to80, to81 uint16, change func(x, y *gateway.Forward)) []*gateway.Forward {
 		x := forward(netfilter.IPv4, 1, gateway.TCP, 80, 80, backends(netfilter.IPv4, 2, to80))
 		y := forward(netfilter.IPv4, 1, gateway.TCP, 81, 81, backends(netfilter.IPv4, 2, to81))
 		if change != nil {
-			change(&x, &y)
+			change(x, y)
 		}
-		return []gateway.Forward{x, y}
+		return []*gateway.Forward{x, y}
 	}
 	for _, tc := range []struct {
 		name     string
-		forwards []gateway.Forward
+		forwards []*gateway.Forward
 		want     string
 	}{
 		{"nothing", nil, ""},

@@ -74,11 +74,11 @@ func digest(b []byte, length int) string {
 }
 
 // runs cuts forwards into the longest runs of neighbours that are alike.
-func runs(forwards []gateway.Forward, alike func(x, y *gateway.Forward) bool) iter.Seq[[]gateway.Forward] {
-	return func(yield func([]gateway.Forward) bool) {
+func runs(forwards []*gateway.Forward, alike func(x, y *gateway.Forward) bool) iter.Seq[[]*gateway.Forward] {
+	return func(yield func([]*gateway.Forward) bool) {
 		start := 0
 		for i := range forwards {
-			if i+1 < len(forwards) && alike(&forwards[i], &forwards[i+1]) {
+			if i+1 < len(forwards) && alike(forwards[i], forwards[i+1]) {
 				continue
 			}
 			if !yield(forwards[start : i+1]) {

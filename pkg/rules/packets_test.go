@@ -100,7 +100,7 @@ func pick(n int) func(uint32) bool {
 func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, got netfilter.Trace) {
 	t.Helper()
 	own := options.Ownership
-	i := slices.IndexFunc(state.Forwards, func(f gateway.Forward) bool {
+	i := slices.IndexFunc(state.Forwards, func(f *gateway.Forward) bool {
 		return f.Address == p.Destination.Addr() && f.Protocol == p.Protocol && f.Ports.Contains(p.Destination.Port())
 	})
 	uplink := slices.IndexFunc(state.Uplinks, func(u gateway.Uplink) bool { return u.Link == p.In })
@@ -156,7 +156,7 @@ func anyOf(backends []gateway.Backend, address netip.Addr) gateway.Backend {
 	return gateway.Backend{}
 }
 
-func clients(f gateway.Forward, b gateway.Backend) string {
+func clients(f *gateway.Forward, b gateway.Backend) string {
 	return fmt.Sprintf("SMARTNAT-%s-%s-%d-%s-%d", f.Protocol, f.Address, f.Ports.First, b.Address, b.Port)
 }
 
@@ -265,7 +265,7 @@ func TestBoundary(t *testing.T) {
 func TestForwardedOnly(t *testing.T) {
 	for _, family := range families {
 		for _, only := range []bool{false, true} {
-			state := gateway.State{Uplinks: uplinks, ForwardedOnly: only, Forwards: []gateway.Forward{
+			state := gateway.State{Uplinks: uplinks, ForwardedOnly: only, Forwards: []*gateway.Forward{
 				forward(family, 1, gateway.TCP, 80, 80, backends(family, 2, 8080)),
 			}}
 			tracer := netfilter.NewTracer(Build(state, family, options))

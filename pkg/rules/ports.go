@@ -33,8 +33,8 @@ func (k block) ports() gateway.PortRange {
 
 // cut parts sorted forwards at a port: those below end before low, those from it on begin at high. Between them is the one
 // that reaches over it, if any.
-func cut(forwards []gateway.Forward, at uint32) (low, high int) {
-	low, _ = slices.BinarySearchFunc(forwards, at, func(f gateway.Forward, at uint32) int { return int(f.Ports.Last) - int(at) })
+func cut(forwards []*gateway.Forward, at uint32) (low, high int) {
+	low, _ = slices.BinarySearchFunc(forwards, at, func(f *gateway.Forward, at uint32) int { return int(f.Ports.Last) - int(at) })
 	high = low
 	if low < len(forwards) && uint32(forwards[low].Ports.First) < at {
 		high++
@@ -43,17 +43,17 @@ func cut(forwards []gateway.Forward, at uint32) (low, high int) {
 }
 
 // astride returns the one rule for a range that reaches over the middle of a block; every packet to the block meets it.
-func (b *builder) astride(forward []gateway.Forward) netfilter.Rule {
-	if !heavy(&forward[0]) {
+func (b *builder) astride(forward []*gateway.Forward) netfilter.Rule {
+	if !heavy(forward[0]) {
 		if rules := b.inline(nil, forward); len(rules) == 1 {
 			return rules[0]
 		}
 	}
-	return b.apart(&forward[0])
+	return b.apart(forward[0])
 }
 
 // light tells whether the forwards are few enough for a leaf.
-func light(forwards []gateway.Forward) bool {
+func light(forwards []*gateway.Forward) bool {
 	total := 0
 	for f := range merged(forwards) {
 		if total += weight(f); total > leafRules {

@@ -30,8 +30,7 @@ func dense(ports int) gateway.State {
 // tens is one address with as many ports, in tens that lead to the same port of three endpoints.
 func tens(ports int) gateway.State {
 	state := dense(ports)
-	for i := range state.Forwards {
-		f := &state.Forwards[i]
+	for i, f := range state.Forwards {
 		f.Owner = fmt.Sprintf("default/echo-%d", i/10)
 		f.Backends = nil
 		for n := range 3 {
@@ -79,7 +78,7 @@ func measure(t *testing.T, state gateway.State) cost {
 			p := packet(netfilter.IPv4, source(netfilter.IPv4, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
 			p.Chance = pick(n)
 			trace := tracer.Trace(p)
-			judge(t, gateway.State{Uplinks: state.Uplinks, Forwards: []gateway.Forward{f}}, p, n, trace)
+			judge(t, gateway.State{Uplinks: state.Uplinks, Forwards: []*gateway.Forward{f}}, p, n, trace)
 			c.Best, c.Worst = min(c.Best, trace.Rules), max(c.Worst, trace.Rules)
 			sum += trace.Rules
 			packets++
@@ -147,9 +146,9 @@ func TestManyEndpointsBehindNeighbours(t *testing.T) {
 	one := manyBackends(1000, 0)
 	ten := one
 	for i := range uint16(9) {
-		f := one.Forwards[0]
+		f := *one.Forwards[0]
 		f.Ports = gateway.Port(81 + i)
-		ten.Forwards = append(ten.Forwards[:len(ten.Forwards):len(ten.Forwards)], f)
+		ten.Forwards = append(ten.Forwards[:len(ten.Forwards):len(ten.Forwards)], &f)
 	}
 	want := size(netfilter.Diff(netfilter.Ruleset{}, Build(one, netfilter.IPv4, options), options.Ownership.ChainPrefix))
 	got := size(netfilter.Diff(netfilter.Ruleset{}, Build(ten, netfilter.IPv4, options), options.Ownership.ChainPrefix))
@@ -201,7 +200,7 @@ var changes = []struct {
 }{
 	{"endpoint", func(s *gateway.State) { *s = lessOne(*s) }},
 	{"endpoint of one port", func(s *gateway.State) {
-		f := &s.Forwards[len(s.Forwards)/2]
+		f := s.Forwards[len(s.Forwards)/2]
 		f.Backends = f.Backends[1:]
 	}},
 	{"port", func(s *gateway.State) {
@@ -210,8 +209,8 @@ var changes = []struct {
 	}},
 	{"source", func(s *gateway.State) {
 		middle := len(s.Forwards) / 20 * 10
-		for i := range s.Forwards[middle : middle+10] {
-			s.Forwards[middle+i].Sources = manySources(netfilter.IPv4, 1)
+		for _, f := range s.Forwards[middle : middle+10] {
+			f.Sources = manySources(netfilter.IPv4, 1)
 		}
 	}},
 	{"Mapping", func(s *gateway.State) {
@@ -251,7 +250,7 @@ func TestCostOfChanges(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					before := shape.state(n)
 					after := before
-					after.Forwards = slices.Clone(before.Forwards)
+					after.Forwards = copies(before.Forwards)
 					change.make(&after)
 					builder := NewBuilder(netfilter.IPv4, options)
 					there, back := builder.Build(before), builder.Build(after)

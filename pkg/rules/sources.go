@@ -41,8 +41,8 @@ func same[T comparable](x, y []T) bool {
 }
 
 // check appends the rules that have packets from anywhere but the sources of forwards, which are alike in that, dropped.
-func (b *builder) check(rules []netfilter.Rule, forwards []gateway.Forward) []netfilter.Rule {
-	sources := allowed(&forwards[0])
+func (b *builder) check(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
+	sources := allowed(forwards[0])
 	switch {
 	case len(sources) == 0:
 		return rules
@@ -78,14 +78,13 @@ func (b *builder) setName(owner string) string {
 }
 
 // setsOf returns the sets that the rules of the forwards name.
-func (b *builder) setsOf(forwards []gateway.Forward) []netfilter.Set {
+func (b *builder) setsOf(forwards []*gateway.Forward) []netfilter.Set {
 	if !b.opts.Sets {
 		return nil
 	}
 	var sets []netfilter.Set
 	named := map[string]bool{}
-	for i := range forwards {
-		f := &forwards[i]
+	for _, f := range forwards {
 		if sources := allowed(f); many(sources) && !named[f.Owner] {
 			named[f.Owner] = true
 			sets = append(sets, netfilter.Set{Name: b.setName(f.Owner), Family: b.family, Members: sources})

@@ -100,8 +100,8 @@ func TestSetNamesFit(t *testing.T) {
 	for _, family := range families {
 		for _, owner := range []string{"default/echo", "default/echo2", strings.Repeat("n", 63) + "/" + strings.Repeat("m", 253)} {
 			state := withSources(family, manySources(family, 100))
-			for i := range state.Forwards {
-				state.Forwards[i].Owner = owner
+			for _, f := range state.Forwards {
+				f.Owner = owner
 			}
 			for _, s := range Build(state, family, opts).Sets {
 				names[s.Name] = true
@@ -137,8 +137,7 @@ func TestPacketsFromManySources(t *testing.T) {
 				opts.Sets = sets
 				random := rand.New(rand.NewPCG(3, 9))
 				state := randomState(random, family)
-				for i := range state.Forwards {
-					f := &state.Forwards[i]
+				for i, f := range state.Forwards {
 					f.Owner = fmt.Sprintf("default/mapping-%d", i/5)
 					f.Sources, f.SourcesDeny = manySources(family, 40*(i/5%4)), false
 				}

@@ -54,7 +54,7 @@ func (b *builder) trees() []tree {
 	var trees []tree
 	mark := []netfilter.Rule{{Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.forwarded()}}}
 	for start, end := 0, 0; start < len(b.forwards); start = end {
-		first := &b.forwards[start]
+		first := b.forwards[start]
 		for end < len(b.forwards) && b.forwards[end].Address == first.Address && b.forwards[end].Protocol == first.Protocol {
 			end++
 		}

@@ -20,7 +20,7 @@ func BenchmarkDigest(b *testing.B) {
 	}
 	f := facts(many)
 	for i := range 10000 {
-		f.State.Forwards = append(f.State.Forwards, gateway.Forward{Owner: fmt.Sprint("shop/m", i/10), Direct: true, Backends: make([]gateway.Backend, 3)})
+		f.State.Forwards = append(f.State.Forwards, &gateway.Forward{Owner: fmt.Sprint("shop/m", i/10), Direct: true, Backends: make([]gateway.Backend, 3)})
 	}
 	r := New(Options{Instance: "gw1"})
 	r.have, r.known = entries("gw1", nil, f), true

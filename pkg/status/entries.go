@@ -80,11 +80,10 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 }
 
 // countEndpoints returns over how many endpoints each owner's connections are spread, in the family that has more of them.
-func countEndpoints(forwards []gateway.Forward) map[string]int32 {
+func countEndpoints(forwards []*gateway.Forward) map[string]int32 {
 	endpoints := map[string]int32{}
 	owner, most := "", int32(0) // neighbours are mostly of one owner
-	for i := range forwards {
-		f := &forwards[i]
+	for _, f := range forwards {
 		if !f.Direct {
 			continue
 		}

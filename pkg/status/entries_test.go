@@ -57,14 +57,14 @@ func TestEntries(t *testing.T) {
 		{"an address in another spelling", []string{"2001:DB8:0::1"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"2001:DB8:0::1"} })},
 		{"one that it is to serve once it has it", []string{"192.0.2.7"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"192.0.2.7"} })},
 		{"the endpoints of either family", []string{"192.0.2.1"}, func(f *Facts) {
-			f.State.Forwards = []gateway.Forward{
+			f.State.Forwards = []*gateway.Forward{
 				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 2)},
 				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 3)},
 				{Owner: "shop/other", Direct: true, Backends: make([]gateway.Backend, 9)},
 			}
 		}, with(func(e *v1alpha1.InstanceStatus) { e.Endpoints = 3 })},
 		{"a ClusterIP is no endpoint", []string{"192.0.2.1"}, func(f *Facts) {
-			f.State.Forwards = []gateway.Forward{{Owner: "shop/web", Backends: make([]gateway.Backend, 1)}}
+			f.State.Forwards = []*gateway.Forward{{Owner: "shop/web", Backends: make([]gateway.Backend, 1)}}
 		}, &good},
 		{"what another gateway is to do", []string{"192.0.2.1"}, func(f *Facts) {
 			f.Findings = []calc.Finding{finding(calc.ReasonAddressNotOnHost), finding(calc.ReasonPortConflict)}

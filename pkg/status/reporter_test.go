@@ -198,7 +198,7 @@ func TestEndpointsThatComeAndGo(t *testing.T) {
 		a.after(t, soon, "write web")
 		for i := range 40 * 50 {
 			f := facts(web)
-			f.State.Forwards = []gateway.Forward{{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 1+i)}}
+			f.State.Forwards = []*gateway.Forward{{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 1+i)}}
 			r.Report(f)
 			time.Sleep(20 * time.Millisecond)
 		}
