@@ -7,12 +7,15 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
 // fault is something that can go wrong.
 type fault struct {
-	name    string
+	name string
+	// kind is what it is done to: two of one kind are never had at once.
+	kind    kind
 	promise promise
 	// opens is set for one that takes the boundary away with the rest.
 	opens bool
@@ -31,6 +34,16 @@ type fault struct {
 	inject func(ctx context.Context, w *world, s step) (injury, error)
 }
 
+// kind is what faults are done to.
+type kind string
+
+const (
+	ofCluster kind = "the cluster"
+	ofDaemon  kind = "smartnatd"
+	ofKernel  kind = "the gateway's kernel"
+	ofUplink  kind = "an uplink"
+)
+
 // injury is a fault that was done.
 type injury struct {
 	variant string
@@ -41,9 +54,22 @@ type injury struct {
 
 // faults are all there are.
 func faults() []fault {
-	all := append(clusterFaults(), daemonFaults()...)
-	return append(append(all, handFaults()...), linkFaults()...)
+	var all []fault
+	add := func(k kind, some []fault) {
+		for _, f := range some {
+			f.kind = k
+			all = append(all, f)
+		}
+	}
+	add(ofCluster, clusterFaults())
+	add(ofDaemon, daemonFaults())
+	add(ofKernel, handFaults())
+	add(ofUplink, linkFaults())
+	return all
 }
+
+// fit reports whether two faults may be had at once.
+func fit(first, second string) bool { return find(first).kind != find(second).kind }
 
 // choose names those that a run has.
 func choose(accept func(fault) bool) []string {
@@ -65,11 +91,10 @@ func find(name string) fault {
 	return fault{name: name}
 }
 
-// have has one fault from its pause until all is as it should be again, and says how that went. An error means that nothing
-// more can be tried.
+// have has one fault, or two at once, from the pause until all is as it should be again, and says how that went. An error
+// means that nothing more can be tried.
 func (w *world) have(ctx context.Context, s step) (r record, err error) {
-	f := find(s.Fault)
-	r = record{step: s, Promise: f.promise, Opens: f.opens}
+	r = newRecord(s)
 	wait(ctx, s.Pause)
 	before, err := w.arrived(ctx)
 	if err != nil {
@@ -80,21 +105,8 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 		return r, err
 	}
 	r.Injected = time.Now()
-	done, err := f.inject(ctx, w, s)
-	r.Variant, r.Scope = done.variant, done.scope
-	if err != nil {
+	if err := w.suffer(ctx, &r); err != nil {
 		return r, err
-	}
-	if f.changes {
-		if err := w.toggle(ctx); err != nil {
-			return r, err
-		}
-	}
-	if done.heal != nil {
-		wait(ctx, s.Hold*max(f.slow, 1))
-		if err := done.heal(ctx); err != nil {
-			return r, err
-		}
 	}
 	r.Healed = time.Now()
 	if r.Repaired, err = w.settle(ctx); err != nil {
@@ -113,11 +125,63 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	}
 	after, err := w.arrived(ctx)
 	r.PassedAfter = after - repaired
-	if err == nil && f.counted {
+	// Of two at once, the one may leave nothing to repair of the other.
+	if err == nil && s.Second == nil && find(s.Fault).counted {
 		total, metricErr := w.metric(ctx, repairsTotal)
 		r.Uncounted, err = total <= repairs, metricErr
 	}
 	return r, err
+}
+
+// newRecord is one of which nothing has been had yet.
+func newRecord(s step) record {
+	r := record{step: s}
+	for _, part := range s.parts() {
+		r.Opens = r.Opens || find(part.Fault).opens
+	}
+	return r
+}
+
+// suffer does what a record is of, holds it and mends it. The second of two begins halfway through the first, and ends after it.
+func (w *world) suffer(ctx context.Context, r *record) error {
+	var heals []func(context.Context) error
+	for i, part := range r.parts() {
+		f, hold := find(part.Fault), part.Hold
+		if r.Second != nil {
+			hold /= 2
+		} else if f.slow > 0 {
+			hold *= f.slow
+		}
+		e := effect{Promise: f.promise, At: time.Now()}
+		done, err := f.inject(ctx, w, part)
+		e.Scope = done.scope
+		r.Effects = append(r.Effects, e)
+		r.Variant = strings.TrimPrefix(r.Variant+and+done.variant, and)
+		if err != nil {
+			return err
+		}
+		// Under the second nothing changes: the first may be that nothing can be changed.
+		if f.changes && i == 0 {
+			if err := w.toggle(ctx); err != nil {
+				return err
+			}
+		}
+		if done.heal != nil {
+			heals = append(heals, done.heal)
+		}
+		if len(heals) > 0 {
+			wait(ctx, hold)
+		}
+	}
+	for i, heal := range heals {
+		if i > 0 {
+			wait(ctx, r.Second.Hold/2)
+		}
+		if err := heal(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // repairsTotal counts what somebody else removed and smartnatd put back.

@@ -22,7 +22,6 @@ func daemonFaults() []fault {
 		{name: "smartnatd ended", changes: true, inject: endDaemon},
 		{name: "smartnatd stopped", changes: true, quick: true, inject: stopDaemon},
 		{name: "smartnatd reloads", quick: true, inject: reloadDaemon},
-		{name: "xtables lock held", changes: true, inject: holdLock},
 		{name: "iptables-restore fails", changes: true, inject: failRestore},
 		{name: "iptables-restore missing", changes: true, inject: loseRestore},
 	}
@@ -54,15 +53,6 @@ func reloadDaemon(_ context.Context, w *world, s step) (injury, error) {
 		return errors.Join(w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", text), w.daemon.Signal(unix.SIGHUP))
 	}
 	return injury{variant: variant, heal: func(context.Context) error { return reload(config()) }}, reload(text)
-}
-
-// holdLock is another program that holds the lock of the legacy back end's programs.
-func holdLock(_ context.Context, w *world, _ step) (injury, error) {
-	holder, err := w.Host(lab.Gateway).Start("flock", nil, "flock", "/run/xtables.lock", "sleep", "1000")
-	if err != nil {
-		return injury{}, err
-	}
-	return injury{variant: w.backend, heal: func(context.Context) error { return holder.Kill() }}, nil
 }
 
 // failRestore has a restore program of one family fail.

@@ -23,7 +23,9 @@ func handFaults() []fault {
 		// With the last rule that asks for connections the kernel stops tracking them, and translating.
 		{name: "everything flushed", counted: true, promise: mayEnd, opens: true, inject: flushAll},
 		{name: "nft flush ruleset", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
+		{name: "firewalld comes and goes", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: runFirewalld},
 		{name: "another's rule above ours", promise: unnoticed, inject: insertRule},
+		{name: "xtables lock held", changes: true, inject: holdLock},
 		{name: "ip rules flushed", counted: true, promise: untilRepaired, quick: true, inject: flushRules},
 		{name: "uplink's routes flushed", counted: true, promise: untilRepaired, quick: true, inject: flushRoutes},
 		{name: "forwarding turned off", counted: true, promise: untilRepaired, quick: true, inject: stopForwarding},
@@ -67,6 +69,32 @@ func flushAll(ctx context.Context, w *world, _ step) (injury, error) {
 	done`)
 }
 
+// runFirewalld starts a firewalld, reloads it and has it end later. It flushes the tables of iptables each time. Its reverse path
+// filter for IPv6 would take replies' ways for those by which packets have to come.
+func runFirewalld(ctx context.Context, w *world, _ step) (injury, error) {
+	ctx, cancel := context.WithTimeout(ctx, settlement)
+	defer cancel()
+	gateway := w.Host(lab.Gateway)
+	if err := w.on(ctx, "sed -i s/^IPv6_rpfilter=.*/IPv6_rpfilter=no/ /etc/firewalld/firewalld.conf; mkdir -p /run/dbus /run/firewalld"); err != nil {
+		return injury{}, err
+	}
+	bus, err := gateway.Start("dbus", nil, "dbus-daemon", "--system", "--nofork", "--nopidfile")
+	if err != nil {
+		return injury{}, err
+	}
+	firewalld, err := gateway.Start("firewalld", nil, "firewalld", "--nofork", "--nopid")
+	if err != nil {
+		return injury{}, err
+	}
+	err = lab.Poll(ctx, func(ctx context.Context) error { return w.on(ctx, "firewall-cmd --state") })
+	if err == nil {
+		err = w.on(ctx, "firewall-cmd --reload")
+	}
+	return injury{variant: "starts, is reloaded, and ends", heal: func(ctx context.Context) error {
+		return errors.Join(firewalld.Stop(ctx), bus.Kill())
+	}}, err
+}
+
 // insertRule puts a rule above our jump, as other programs do with theirs, and takes it back later.
 func insertRule(ctx context.Context, w *world, s step) (injury, error) {
 	chain := []string{"-t filter %s FORWARD", "-t nat %s PREROUTING", "-t mangle %s PREROUTING"}[s.Pick/2%3]
@@ -74,6 +102,15 @@ func insertRule(ctx context.Context, w *world, s step) (injury, error) {
 	return injury{variant: fmt.Sprintf(line, "-I"), heal: func(ctx context.Context) error {
 		return w.on(ctx, fmt.Sprintf(line, "-D"))
 	}}, w.on(ctx, fmt.Sprintf(line, "-I"))
+}
+
+// holdLock is another program that holds the lock of the legacy back end's programs.
+func holdLock(_ context.Context, w *world, _ step) (injury, error) {
+	holder, err := w.Host(lab.Gateway).Start("flock", nil, "flock", "/run/xtables.lock", "sleep", "1000")
+	if err != nil {
+		return injury{}, err
+	}
+	return injury{variant: w.backend, heal: func(context.Context) error { return holder.Kill() }}, nil
 }
 
 func flushRules(ctx context.Context, w *world, s step) (injury, error) {
@@ -85,8 +122,9 @@ func flushRules(ctx context.Context, w *world, s step) (injury, error) {
 func flushRoutes(ctx context.Context, w *world, s step) (injury, error) {
 	family, link := s.Pick%2, s.Pick/2%2
 	where := scope{family: families[family], link: []string{"eth1", "eth2"}[link]}
+	// There is no table where the uplink is down already.
 	return injury{variant: where.link + ", " + where.family, scope: where},
-		w.on(ctx, fmt.Sprintf("ip %s route flush table %d", options[family], 7380+link))
+		w.on(ctx, fmt.Sprintf("ip %s route flush table %d || true", options[family], 7380+link))
 }
 
 func stopForwarding(_ context.Context, w *world, s step) (injury, error) {

@@ -29,7 +29,9 @@ ip -4 route show table all proto 83 | sort; ip -6 route show table all proto 83 
 for key in ip_forward conf/all/rp_filter conf/eth0/rp_filter conf/eth1/rp_filter conf/eth2/rp_filter; do
 	echo $key $(cat /proc/sys/net/ipv4/$key)
 done
-for key in all/forwarding default/forwarding eth1/accept_ra eth2/accept_ra; do echo $key $(cat /proc/sys/net/ipv6/conf/$key); done`
+for key in conf/all/forwarding conf/default/forwarding conf/eth1/accept_ra conf/eth2/accept_ra fib_multipath_hash_policy; do
+	echo $key $(cat /proc/sys/net/ipv6/$key)
+done`
 
 // kernel is what the gateway's kernel holds, as text that is equal when it does the same.
 func (w *world) kernel(ctx context.Context) (string, error) {

@@ -24,6 +24,7 @@ func main() {
 	soak := flag.Bool("soak", false, "no faults, but a cluster in which much changes, and a look at what grows")
 	only := flag.String("only", "", "faults by name, separated by commas, in the place of all")
 	list := flag.Bool("list", false, "print the names of all faults and end")
+	flag.IntVar(&p.pairs, "pairs", 3, "after how many faults two come at once; 0 is never")
 	out := flag.String("out", "scripts/chaos/results", "the folder for the report")
 	readme := flag.String("readme", "", "a README.md in which to put the report in the place of the last one")
 	flag.Parse()

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -40,7 +41,7 @@ type cost struct {
 
 // line is a record in short.
 func (r record) line() string {
-	text := fmt.Sprintf("%s (%s): held %v, repaired after %v, followed after %v", r.Fault, r.Variant, milliseconds(r.Healed.Sub(r.Injected)),
+	text := fmt.Sprintf("%s (%s): held %v, repaired after %v, followed after %v", r.name(), r.Variant, milliseconds(r.Healed.Sub(r.Injected)),
 		milliseconds(r.Repaired.Sub(r.Healed)), milliseconds(r.Followed.Sub(r.Repaired)))
 	if r.Passed+r.PassedAfter > 0 {
 		text += fmt.Sprintf(", PASSED %d+%d", r.Passed, r.PassedAfter)
@@ -57,14 +58,14 @@ func milliseconds(d time.Duration) time.Duration { return d.Round(time.Milliseco
 func (o outcome) costs() map[string]cost {
 	costs := map[string]cost{}
 	for _, r := range o.Records {
-		c := costs[r.Fault]
+		c := costs[r.name()]
 		c.times++
 		c.passed += r.Passed + r.PassedAfter
 		c.repaired, c.followed = max(c.repaired, r.Repaired.Sub(r.Healed)), max(c.followed, r.Followed.Sub(r.Repaired))
 		for _, t := range o.Tracks {
 			c.add(t, r.period())
 		}
-		costs[r.Fault] = c
+		costs[r.name()] = c
 	}
 	return costs
 }
@@ -104,7 +105,11 @@ func (r *Report) markdown() string {
 	text.WriteString("| fault | times | established connections lost | new connections failed | longest gap for new connections | longest silence of established ones | datagrams lost | forbidden packets passed | repaired within | next change followed within |\n")
 	text.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	costs := r.costs()
-	for _, name := range slices.Sorted(maps.Keys(costs)) {
+	// Two at once come last.
+	names := slices.SortedFunc(maps.Keys(costs), func(a, b string) int {
+		return cmp.Or(strings.Count(a, and)-strings.Count(b, and), cmp.Compare(a, b))
+	})
+	for _, name := range names {
 		c := costs[name]
 		fmt.Fprintf(&text, "| %s | %d | %d | %d | %s | %s | %d | %d | %s | %s |\n", name, c.times, c.sessions, c.connections,
 			ms(c.gap), ms(c.silence), c.datagrams, c.passed, ms(c.repaired), ms(c.followed))

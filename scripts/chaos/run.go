@@ -26,6 +26,8 @@ type plan struct {
 	Growth   growth
 	tempo    tempo
 	faults   []string
+	// pairs is after how many faults two come at once; 0 is never.
+	pairs int
 	// warmUp chooses how many Mappings are had before anything is measured.
 	warmUp uint32
 }
@@ -59,7 +61,7 @@ func run(p plan, say func(string)) (report Report, err error) {
 	if err := traffic.start(w); err != nil {
 		return report, err
 	}
-	o, err := w.suffer(ctx, p, traffic, func(line string) {
+	o, err := w.endure(ctx, p, traffic, func(line string) {
 		say(fmt.Sprintf("[%4.0f s] %s", time.Since(report.Date).Seconds(), line))
 	})
 	if err != nil {
@@ -90,8 +92,8 @@ func (ld *loads) start(w *world) error {
 	return errors.Join(ld.control(), ld.forbidden(w))
 }
 
-// suffer has the plan's faults, one after the other, and collects what came of it.
-func (w *world) suffer(ctx context.Context, p plan, traffic *loads, say func(string)) (o outcome, err error) {
+// endure has the plan's faults, one after the other, and collects what came of it.
+func (w *world) endure(ctx context.Context, p plan, traffic *loads, say func(string)) (o outcome, err error) {
 	o.Growth = p.Growth
 	// What a burst makes grow is there before it is measured what things need.
 	if _, err := w.have(ctx, step{Fault: "Mappings in bulk", Hold: p.tempo.hold[0], Pick: p.warmUp}); err != nil {
@@ -101,7 +103,7 @@ func (w *world) suffer(ctx context.Context, p plan, traffic *loads, say func(str
 		return o, err
 	}
 	began := time.Now()
-	for s := range schedule(p.Seed, p.tempo, p.faults) {
+	for s := range schedule(p.Seed, p.tempo, p.faults, pairs{p.pairs, fit}) {
 		r, err := w.have(ctx, s)
 		if err != nil {
 			// There is no end to what it costs.

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -15,9 +16,9 @@ import (
 
 var testTempo = tempo{pause: [2]time.Duration{time.Second, 2 * time.Second}, hold: [2]time.Duration{0, 5 * time.Second}}
 
-func take(seed uint64, n int) []step {
+func take(seed uint64, n int, p pairs) []step {
 	var steps []step
-	for s := range schedule(seed, testTempo, []string{"a", "b", "c", "d"}) {
+	for s := range schedule(seed, testTempo, []string{"a", "b", "c", "d"}, p) {
 		if steps = append(steps, s); len(steps) == n {
 			break
 		}
@@ -25,28 +26,61 @@ func take(seed uint64, n int) []step {
 	return steps
 }
 
+// others are pairs after every third fault, of any two but "a" and "b".
+var others = pairs{after: 3, fit: func(first, second string) bool {
+	return first != second && first+second != "ab" && first+second != "ba"
+}}
+
 func TestScheduleIsTheSeeds(t *testing.T) {
-	if diff := cmp.Diff(take(7, 40), take(7, 40)); diff != "" {
+	if diff := cmp.Diff(take(7, 40, others), take(7, 40, others)); diff != "" {
 		t.Errorf("the same seed, another schedule:\n%s", diff)
 	}
-	if cmp.Equal(take(7, 40), take(8, 40)) {
+	if cmp.Equal(take(7, 40, others), take(8, 40, others)) {
 		t.Error("another seed, the same schedule")
 	}
 }
 
 func TestScheduleHasAllInTurns(t *testing.T) {
-	steps := take(7, 40)
+	var steps []step
+	for i, s := range take(7, 160, others) {
+		if pair := s.Second != nil; pair != (i%4 == 3) {
+			t.Errorf("%d. of the schedule: two at once: %t", i+1, pair)
+		}
+		for _, part := range s.parts() {
+			if part.Pause < time.Second || part.Pause > 2*time.Second || part.Hold < 0 || part.Hold > 5*time.Second {
+				t.Errorf("out of bounds: %+v", part)
+			}
+		}
+		if s.Second == nil {
+			steps = append(steps, s)
+		}
+	}
 	for round := range slices.Chunk(steps, 4) {
 		var names []string
 		for _, s := range round {
 			names = append(names, s.Fault)
-			if s.Pause < time.Second || s.Pause > 2*time.Second || s.Hold < 0 || s.Hold > 5*time.Second {
-				t.Errorf("out of bounds: %+v", s)
-			}
 		}
 		slices.Sort(names)
 		if diff := cmp.Diff([]string{"a", "b", "c", "d"}, names); diff != "" {
 			t.Errorf("a round is not all faults once:\n%s", diff)
+		}
+	}
+}
+
+func TestSchedulePairs(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range take(7, 400, others) {
+		if s.Second != nil {
+			seen[s.Fault+s.Second.Fault] = true
+		}
+	}
+	want := []string{"ac", "ad", "bc", "bd", "ca", "cb", "cd", "da", "db", "dc"}
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(seen))); diff != "" {
+		t.Errorf("pairs (-want +got):\n%s", diff)
+	}
+	for _, p := range []pairs{{fit: others.fit}, {after: 3, fit: func(string, string) bool { return false }}} {
+		if slices.ContainsFunc(take(7, 40, p), func(s step) bool { return s.Second != nil }) {
+			t.Errorf("two at once, after %d faults", p.after)
 		}
 	}
 }

@@ -49,16 +49,23 @@ func (s scope) covers(path string) bool {
 	return (s.link == "" || s.link == link) && (s.family == "" || s.family == family)
 }
 
-// record is a fault that was had.
+// effect is what traffic may notice of a fault, where, and from when on.
+type effect struct {
+	Promise promise
+	Scope   scope
+	At      time.Time
+}
+
+// record is a fault that was had, or two at once.
 type record struct {
 	step
 	// Variant says what it was more exactly.
 	Variant string
-	Promise promise
-	Scope   scope
+	// Effects are what traffic may notice: one, or two.
+	Effects []effect
 	// Opens is set for one that takes the boundary itself away.
 	Opens bool
-	// Injected and Healed are when it was done and, by us or by itself, over.
+	// Injected and Healed are when it was done, the first of two, and, by us or by itself, over, the last of them.
 	Injected, Healed time.Time
 	// Repaired is when the kernel held all that it should, Followed when a change of the cluster had come through after that.
 	Repaired, Followed time.Time
@@ -72,12 +79,16 @@ type record struct {
 	Failed string
 }
 
-// window is when traffic by a path may notice.
-func (r record) window(path string) span {
-	if r.Promise == unnoticed || !r.Scope.covers(path) {
-		return span{r.Injected, r.Injected}
+// window is when traffic by a path may notice as much as one of the effects grants, or more: from the first of these on,
+// until all is repaired.
+func (r record) window(path string, granted promise) span {
+	w := span{r.Repaired, r.Repaired}
+	for _, e := range r.Effects {
+		if e.Promise >= granted && e.Scope.covers(path) && e.At.Before(w.From) {
+			w.From = e.At
+		}
 	}
-	return span{r.Injected, r.Repaired}
+	return w
 }
 
 func (r record) period() span { return span{r.Injected, r.Ended} }
@@ -124,7 +135,7 @@ func judge(o outcome) []string {
 }
 
 func (r record) judge(say func(string, ...any)) {
-	name := r.Fault + " (" + r.Variant + ")"
+	name := r.name() + " (" + r.Variant + ")"
 	if r.Failed != "" {
 		say("%s: %s", name, r.Failed)
 	}
@@ -143,7 +154,7 @@ func (r record) judge(say func(string, ...any)) {
 func (o outcome) judgeSessions(t track, say func(string, ...any)) {
 	for _, l := range t.Losses {
 		mayEnd := func(r record) bool {
-			return r.Promise == mayEnd && r.window(t.Path).overlap(span{l.Since, l.At.Add(1)}).length() > 0
+			return r.window(t.Path, mayEnd).overlap(span{l.Since, l.At.Add(1)}).length() > 0
 		}
 		if !slices.ContainsFunc(o.Records, mayEnd) {
 			say("an established connection to %s was lost: %s %s", t.Path, l.Why, o.after(l.At))
@@ -187,7 +198,7 @@ func (o outcome) judgeGaps(t track, say func(string, ...any)) {
 func (o outcome) outsideWindows(s span, path string) []span {
 	left := []span{s}
 	for _, r := range o.Records {
-		w := r.window(path)
+		w := r.window(path, untilRepaired)
 		var next []span
 		for _, part := range left {
 			if w.overlap(part).length() == 0 {
@@ -235,5 +246,5 @@ func (o outcome) after(at time.Time) string {
 	if r == nil {
 		return "before the first fault"
 	}
-	return fmt.Sprintf("%v after %s (%s)", at.Sub(r.Injected).Round(time.Millisecond), r.Fault, r.Variant)
+	return fmt.Sprintf("%v after %s (%s)", at.Sub(r.Injected).Round(time.Millisecond), r.name(), r.Variant)
 }

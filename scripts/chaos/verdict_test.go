@@ -29,14 +29,20 @@ const (
 )
 
 func TestJudge(t *testing.T) {
-	relay := record{step: step{Fault: "relay killed"}, Injected: at(10), Healed: at(15), Repaired: at(15), Followed: at(16), Ended: at(20)}
+	relay := record{step: step{Fault: "relay killed"}, Effects: []effect{{At: at(10)}}, Injected: at(10), Healed: at(15), Repaired: at(15), Followed: at(16), Ended: at(20)}
 	flushed := record{
-		step: step{Fault: "nat flushed"}, Promise: untilRepaired, Scope: scope{family: "IPv4"},
+		step: step{Fault: "nat flushed"}, Effects: []effect{{untilRepaired, scope{family: "IPv4"}, at(10)}},
 		Injected: at(10), Healed: at(10), Repaired: at(14), Followed: at(15), Ended: at(20),
 	}
 	down := record{
-		step: step{Fault: "uplink down"}, Promise: mayEnd, Scope: scope{link: "eth1"},
+		step: step{Fault: "uplink down"}, Effects: []effect{{mayEnd, scope{link: "eth1"}, at(10)}},
 		Injected: at(10), Healed: at(14), Repaired: at(15), Followed: at(16), Ended: at(20),
+	}
+	// At first nat is flushed, then the uplink goes down too.
+	both := record{
+		step:     step{Fault: "nat flushed", Second: &step{Fault: "uplink down"}},
+		Effects:  []effect{{untilRepaired, scope{family: "IPv4"}, at(10)}, {mayEnd, scope{link: "eth1"}, at(12)}},
+		Injected: at(10), Healed: at(17), Repaired: at(18), Followed: at(19), Ended: at(20),
 	}
 	with := func(r record, change func(*record)) record { change(&r); return r }
 	tracks := func(c class, path string, gaps ...span) []track {
@@ -86,6 +92,12 @@ func TestJudge(t *testing.T) {
 			outcome{Records: []record{flushed}, Tracks: append(lost(connections, first4, 14.5), lost(connections, second4, 9)...)},
 			"2 of 2 new connections failed",
 		},
+		{"two at once: a gap by the first", outcome{Records: []record{both}, Tracks: tracks(connections, second4, gap(10, 18))}, ""},
+		{"two at once: a gap by the second", outcome{Records: []record{both}, Tracks: tracks(connections, first6, gap(12, 18))}, ""},
+		{"two at once: a gap before the second", outcome{Records: []record{both}, Tracks: tracks(connections, first6, gap(10, 18))}, "none for 2s"},
+		{"two at once: a gap by both", outcome{Records: []record{both}, Tracks: tracks(connections, first4, gap(10, 18))}, ""},
+		{"two at once: a session may end by the second", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 13)}, ""},
+		{"two at once: a session may not end by the first", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 11)}, "1s after nat flushed + uplink down"},
 		{"a path on which nothing went", outcome{Tracks: []track{{Class: sessions, Path: first4}}}, "not one exchange"},
 		{"an answer to a stranger", outcome{Records: []record{relay}, Answered: []loss{{At: at(12), Why: "x"}}}, "was answered"},
 		{"packets pass", outcome{Records: []record{with(flushed, func(r *record) { r.Passed = 1 })}}, "1 packets passed"},
