@@ -65,13 +65,13 @@ func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.St
 	}
 	if r.egress {
 		r.settleEgress(c.entries)
-		c.state.Egresses = egresses(c.entries)
+		c.state.Egresses, c.state.Away.Egresses = egresses(c.entries)
 	}
 	r.finish()
 	if about || r.about {
 		c.findings = slices.Concat(c.aboutHost, findings(c.entries))
 	}
-	c.state.Forwards = replace(c.state.Forwards, r.gone, r.come)
+	c.state.Forwards, c.state.Away.Forwards = r.here.apply(c.state.Forwards), r.away.apply(c.state.Away.Forwards)
 	return c.state, c.findings
 }
 

@@ -22,8 +22,9 @@ type egressClaim struct {
 // egressWish is that pods leave with an address.
 type egressWish struct {
 	address netip.Addr
-	uplink  int
-	pods    []netip.Addr
+	// uplink is the number of the one that holds the address, 0 where the host does not have it now.
+	uplink int
+	pods   []netip.Addr
 }
 
 // egress returns what a Mapping asks for its pods: that they leave with its addresses.
@@ -33,11 +34,15 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 	}
 	var wishes []egressWish
 	for _, v4 := range []bool{true, false} {
-		candidates := slices.DeleteFunc(slices.Clone(addresses), func(a address) bool {
-			return a.Is4() != v4 || !a.local || !c.cfg.AnyAddress && !c.held[a.Addr]
+		possible := slices.DeleteFunc(slices.Clone(addresses), func(a address) bool { return a.Is4() != v4 || a.place == nowhere })
+		candidates := slices.DeleteFunc(slices.Clone(possible), func(a address) bool {
+			return a.place != here || !c.cfg.AnyAddress && !c.held[a.Addr]
 		})
-		if len(candidates) == 0 {
-			continue // not this host's, or not yet
+		if len(candidates) == 0 { // not this host's, or not now
+			if len(possible) > 0 {
+				wishes = append(wishes, egressWish{address: possible[0].Addr, pods: pods.of(possible[0].Addr)})
+			}
+			continue
 		}
 		i := slices.IndexFunc(candidates, func(a address) bool { return c.uplinkOf[a.Addr] != 0 })
 		if i < 0 {
@@ -46,7 +51,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 			continue
 		}
 		external := candidates[i].Addr
-		wishes = append(wishes, egressWish{external, c.uplinkOf[external], pods.of(external)})
+		wishes = append(wishes, egressWish{address: external, uplink: c.uplinkOf[external], pods: pods.of(external)})
 	}
 	return wishes
 }
@@ -60,6 +65,9 @@ func (claims egressClaims) claimPods(e *entry) {
 	e.egresses = nil
 	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f Finding) bool { return f.Reason == ReasonEgressConflict })
 	for _, wish := range e.egress {
+		if wish.uplink == 0 {
+			continue
+		}
 		var mine []netip.Addr
 		var winners []*v1alpha1.Mapping
 		for _, pod := range wish.pods {
@@ -79,6 +87,26 @@ func (claims egressClaims) claimPods(e *entry) {
 			e.egresses = append(e.egresses, gateway.Egress{
 				Address: wish.address, Uplink: wish.uplink, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine,
 			})
+		}
+	}
+}
+
+// letBe gives a Mapping those of its pods that no Mapping has leave, or would have, for addresses that the host does not have.
+// It comes after all that ask for addresses that are here.
+func (claims egressClaims) letBe(e *entry) {
+	for _, wish := range e.egress {
+		if wish.uplink != 0 {
+			continue
+		}
+		var mine []netip.Addr
+		for _, pod := range wish.pods {
+			if _, taken := claims[pod]; !taken {
+				claims[pod] = egressClaim{e.mapping, wish.address}
+				mine = append(mine, pod)
+			}
+		}
+		if len(mine) > 0 {
+			e.egresses = append(e.egresses, gateway.Egress{Address: wish.address, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine})
 		}
 	}
 }

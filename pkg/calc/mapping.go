@@ -41,11 +41,21 @@ type want struct {
 	gateway.Forward
 	// port is the index of the Mapping's port.
 	port int
-	// here is set when this host is to forward for it, programmed when it does.
-	here, programmed bool
+	// place says what becomes of it, listed is set when the State has it.
+	place  place
+	listed bool
 	// winner has the Frontend, or some of its ports, if another Mapping does.
 	winner *v1alpha1.Mapping
 }
+
+// place is where the address of a Frontend is, as far as this host is to do something about it.
+type place int
+
+const (
+	nowhere place = iota // Whatever comes, this host does nothing.
+	here
+	away
+)
 
 type portFinding struct {
 	port int
@@ -90,9 +100,13 @@ func (c *calculation) wants(e *entry) {
 			e.aboutPort = append(e.aboutPort, portFinding{i, f})
 		}
 		for _, a := range addresses {
+			where := a.place
+			if !supported {
+				where = nowhere
+			}
 			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
 			allowed := sources.of(a.Addr)
-			e.wants = append(e.wants, want{port: i, here: a.local && supported, Forward: gateway.Forward{
+			e.wants = append(e.wants, want{port: i, place: where, Forward: gateway.Forward{
 				Frontend:    front,
 				Owner:       owner,
 				Sources:     allowed,
@@ -146,7 +160,7 @@ func (c *calculation) supported(m *v1alpha1.Mapping, port int, addresses []addre
 	if c.sctp || m.Spec.Ports[port].Protocol != v1alpha1.ProtocolSCTP {
 		return true
 	}
-	if slices.ContainsFunc(addresses, func(a address) bool { return a.local }) {
+	if slices.ContainsFunc(addresses, func(a address) bool { return a.place == here }) {
 		c.report(m, v1alpha1.ConditionProgrammed, ReasonSCTPNotSupported, portField(port, "protocol"),
 			"the kernel of this host cannot translate sctp; port %s is left out here", portRange(m.Spec.Ports[port]))
 	}
@@ -158,8 +172,7 @@ type address struct {
 	netip.Addr
 	// index is its place in the Mapping.
 	index int
-	// local is set when this host is to forward for it.
-	local bool
+	place place
 }
 
 func (a address) field() string { return fmt.Sprintf("spec.addresses[%d]", a.index) }
@@ -170,15 +183,19 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 	addrs := make([]address, 0, len(m.Spec.Addresses))
 	for i, text := range m.Spec.Addresses {
 		a := address{Addr: netip.MustParseAddr(text), index: i}
+		disabled := a.Is6() && !c.cfg.IPTables.IPv6
 		switch {
 		case !c.cfg.AnyAddress && !c.local[a.Addr]:
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotOnHost, a.field(),
 				"%s is neither on a link of this host nor one of its standbyAddresses", a)
-		case a.Is6() && !c.cfg.IPTables.IPv6:
+			if !disabled {
+				a.place = away
+			}
+		case disabled:
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonIPv6Disabled, a.field(),
 				"%s is left out because iptables.ipv6 is false in the config of this host", a)
 		default:
-			a.local = true
+			a.place = here
 		}
 		addrs = append(addrs, a)
 	}
@@ -221,7 +238,7 @@ func (c *calculation) sources(m *v1alpha1.Mapping, addresses []address) byFamily
 	slices.SortFunc(sources.v4, comparePrefixes)
 	slices.SortFunc(sources.v6, comparePrefixes)
 	for _, a := range addresses {
-		if a.local && len(m.Spec.AllowedSources) > 0 && len(sources.of(a.Addr)) == 0 {
+		if a.place == here && len(m.Spec.AllowedSources) > 0 && len(sources.of(a.Addr)) == 0 {
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoSources, "spec.allowedSources",
 				"holds no %s network, so nobody can connect to %s", family(a.Is4()), a)
 		}

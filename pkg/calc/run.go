@@ -20,9 +20,22 @@ type run struct {
 	changed []*entry
 	// ports is set when somebody asks for other ports, egress when for other pods, about when there is anything else to say.
 	ports, egress, about bool
-	// gone and come are the Forwards that leave the State and those that come into it. What changes does both.
+	// here and away are what changes of the State's Forwards and of those of addresses that are away.
+	here, away listChange
+}
+
+// listChange are the Forwards that leave a list and those that come into it. What changes does both.
+type listChange struct {
 	gone []gateway.Frontend
 	come []*gateway.Forward
+}
+
+// list returns the change of the list that has the Forwards of a place.
+func (r *run) list(p place) *listChange {
+	if p == here {
+		return &r.here
+	}
+	return &r.away
 }
 
 // doubt has it found out anew what an entry asks for.
@@ -44,9 +57,10 @@ func (r *run) leave(e *entry) {
 // withdraw takes what an entry has out of the State.
 func (r *run) withdraw(wants []want) {
 	for i := range wants {
-		if wants[i].programmed {
-			wants[i].programmed = false
-			r.gone = append(r.gone, wants[i].Frontend)
+		if w := &wants[i]; w.listed {
+			w.listed = false
+			list := r.list(w.place)
+			list.gone = append(list.gone, w.Frontend)
 		}
 	}
 }
@@ -108,6 +122,9 @@ func (r *run) settleEgress(entries []*entry) {
 			}
 		}
 	}
+	for _, e := range entries {
+		claims.letBe(e)
+	}
 }
 
 // finish puts what the changed entries have into the State.
@@ -116,8 +133,9 @@ func (r *run) finish() {
 		e.changed = false
 		for i := range e.wants {
 			w := &e.wants[i]
-			if w.programmed = w.here && w.winner == nil; w.programmed {
-				r.come = append(r.come, &w.Forward)
+			if w.listed = w.place != nowhere && w.winner == nil; w.listed {
+				list := r.list(w.place)
+				list.come = append(list.come, &w.Forward)
 			}
 		}
 		before := e.findings
@@ -138,19 +156,28 @@ func findings(entries []*entry) []Finding {
 	return all
 }
 
-func egresses(entries []*entry) []gateway.Egress {
-	var all []gateway.Egress
+// egresses returns those of addresses that are here, and those of addresses that are not.
+func egresses(entries []*entry) (here, away []gateway.Egress) {
 	for _, e := range entries {
-		all = append(all, e.egresses...)
+		for _, egress := range e.egresses {
+			if egress.Uplink != 0 {
+				here = append(here, egress)
+			} else {
+				away = append(away, egress)
+			}
+		}
 	}
-	slices.SortFunc(all, func(a, b gateway.Egress) int {
-		return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
-	})
-	return all
+	for _, list := range [][]gateway.Egress{here, away} {
+		slices.SortFunc(list, func(a, b gateway.Egress) int {
+			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+		})
+	}
+	return here, away
 }
 
-// replace returns sorted forwards without some and with others.
-func replace(forwards []*gateway.Forward, gone []gateway.Frontend, come []*gateway.Forward) []*gateway.Forward {
+// apply returns sorted forwards without those that are gone and with those that have come.
+func (l *listChange) apply(forwards []*gateway.Forward) []*gateway.Forward {
+	gone, come := l.gone, l.come
 	if len(gone)+len(come) == 0 {
 		return forwards
 	}

@@ -39,7 +39,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 	var families []netip.Addr // one address for each that is in use here and that the Service has
 	for _, a := range addresses {
 		switch {
-		case !a.local:
+		case a.place != here:
 		case !c.hasFamily(service, m.Spec.Mode, a.Is4()):
 			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonIPFamilyNotSupported, a.field(),
 				"Service %s has no %s address for %s to lead to; connections to it are rejected", name, family(a.Is4()), a)

@@ -17,17 +17,17 @@ import (
 // checkState holds a State to what pkg/gateway promises of every State, and so to what the data plane relies on.
 func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 	t.Helper()
-	for i, f := range state.Forwards {
-		checkForward(t, f)
-		if i == 0 {
-			continue
-		}
-		before := state.Forwards[i-1]
-		order := cmp.Or(before.Address.Compare(f.Address), strings.Compare(string(before.Protocol), string(f.Protocol)))
-		if order > 0 || order == 0 && before.Ports.Last >= f.Ports.First {
-			t.Errorf("%s does not come before %s, or overlaps it", before.Frontend, f.Frontend)
+	held := map[netip.Addr]bool{}
+	for _, f := range state.Forwards {
+		held[f.Address] = true
+	}
+	for _, f := range state.Away.Forwards {
+		if held[f.Address] {
+			t.Errorf("%s is both here and away", f.Address)
 		}
 	}
+	checkForwards(t, state.Forwards)
+	checkForwards(t, state.Away.Forwards)
 	for i, u := range state.Uplinks {
 		if u.Number != i+1 || u.Number > cfg.Ownership.MaxUplinks() {
 			t.Errorf("uplink %d of %d is number %d", i+1, len(state.Uplinks), u.Number)
@@ -45,6 +45,21 @@ func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 		}
 	}
 	checkEgresses(t, state)
+}
+
+func checkForwards(t testing.TB, forwards []*gateway.Forward) {
+	t.Helper()
+	for i, f := range forwards {
+		checkForward(t, f)
+		if i == 0 {
+			continue
+		}
+		before := forwards[i-1]
+		order := cmp.Or(before.Address.Compare(f.Address), strings.Compare(string(before.Protocol), string(f.Protocol)))
+		if order > 0 || order == 0 && before.Ports.Last >= f.Ports.First {
+			t.Errorf("%s does not come before %s, or overlaps it", before.Frontend, f.Frontend)
+		}
+	}
 }
 
 func checkForward(t testing.TB, f *gateway.Forward) {
@@ -86,15 +101,16 @@ func checkForward(t testing.TB, f *gateway.Forward) {
 
 func checkEgresses(t testing.TB, state gateway.State) {
 	t.Helper()
-	order := func(a, b gateway.Egress) int {
-		return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
-	}
-	if !sortedSet(state.Egresses, order) {
-		t.Errorf("egresses are not sorted, or one is there twice: %v", state.Egresses)
+	for _, list := range [][]gateway.Egress{state.Egresses, state.Away.Egresses} {
+		if !sortedSet(list, func(a, b gateway.Egress) int {
+			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+		}) {
+			t.Errorf("egresses are not sorted, or one is there twice: %v", list)
+		}
 	}
 	seen := map[netip.Addr]bool{}
-	for _, e := range state.Egresses {
-		if e.Uplink < 1 || e.Uplink > len(state.Uplinks) || len(e.Sources) == 0 || !sortedSet(e.Sources, netip.Addr.Compare) || !sameFamily(e.Address, e.Sources) {
+	for i, e := range slices.Concat(state.Egresses, state.Away.Egresses) {
+		if away := i >= len(state.Egresses); away != (e.Uplink == 0) || e.Uplink > len(state.Uplinks) || len(e.Sources) == 0 || !sortedSet(e.Sources, netip.Addr.Compare) || !sameFamily(e.Address, e.Sources) {
 			t.Errorf("egress %+v", e)
 		}
 		for _, s := range e.Sources {

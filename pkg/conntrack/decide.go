@@ -34,21 +34,24 @@ func (f flow) translated() bool {
 
 // judge knows what a State makes of connections.
 type judge struct {
-	forwards []*gateway.Forward
+	// here are the Forwards of addresses that are here, forwards all of them.
+	here, forwards []*gateway.Forward
 	// egress has the external address of each pod that has one.
 	egress map[netip.Addr]netip.Addr
 }
 
 func newJudge(state gateway.State) judge {
-	return judge{forwards: state.Forwards, egress: egressAddresses(state.Egresses)}
+	return judge{here: state.Forwards, forwards: everywhere(state), egress: egressAddresses(state)}
 }
 
-// egressAddresses has the external address of each pod that has one.
-func egressAddresses(egresses []gateway.Egress) map[netip.Addr]netip.Addr {
+// egressAddresses has the external address of each pod that has one, whether it is here or away.
+func egressAddresses(state gateway.State) map[netip.Addr]netip.Addr {
 	addresses := map[netip.Addr]netip.Addr{}
-	for _, e := range egresses {
-		for _, source := range e.Sources {
-			addresses[source] = e.Address
+	for _, egresses := range [][]gateway.Egress{state.Egresses, state.Away.Egresses} {
+		for _, e := range egresses {
+			for _, source := range e.Sources {
+				addresses[source] = e.Address
+			}
 		}
 	}
 	return addresses
@@ -60,7 +63,7 @@ func (j judge) keeps(f flow) bool {
 		// Where it leads was agreed on inside the other connection, so the State says nothing of it.
 		return true
 	}
-	if forward, found := j.forward(f); found {
+	if forward, found := forwardOf(j.forwards, f); found {
 		return allows(forward, f.source.Addr()) && leadsTo(forward, f)
 	}
 	external, found := j.egress[f.source.Addr()]
@@ -74,14 +77,14 @@ func (j judge) takesOver(f flow) bool {
 	if f.protocol != gateway.UDP || f.translated() || f.expected {
 		return false
 	}
-	forward, found := j.forward(f)
+	forward, found := forwardOf(j.here, f)
 	return found && len(forward.Backends) > 0 && allows(forward, f.source.Addr())
 }
 
-// forward returns the Forward of the address and port that the connection was made to.
-func (j judge) forward(f flow) (*gateway.Forward, bool) {
+// forwardOf returns the Forward of the address and port that the connection was made to.
+func forwardOf(forwards []*gateway.Forward, f flow) (*gateway.Forward, bool) {
 	// The last one that does not begin behind the port.
-	i, found := slices.BinarySearchFunc(j.forwards, f, func(forward *gateway.Forward, f flow) int {
+	i, found := slices.BinarySearchFunc(forwards, f, func(forward *gateway.Forward, f flow) int {
 		return cmp.Or(
 			forward.Address.Compare(f.destination.Addr()),
 			strings.Compare(string(forward.Protocol), string(f.protocol)),
@@ -94,7 +97,7 @@ func (j judge) forward(f flow) (*gateway.Forward, bool) {
 	if i < 0 {
 		return nil, false
 	}
-	forward := j.forwards[i]
+	forward := forwards[i]
 	return forward, forward.Address == f.destination.Addr() && forward.Protocol == f.protocol && forward.Ports.Contains(f.destination.Port())
 }
 

@@ -190,6 +190,15 @@ func TestKeeps(t *testing.T) {
 		{"a pod with egress to a Mapping that was deleted", egress(public, "10.244.1.2"), made(tcp, "10.244.1.2:5000", front, pod2), false},
 		{"a pod with egress to a Mapping", gateway.State{Forwards: neighbours, Egresses: egress(public, "10.244.1.2").Egresses}, made(tcp, "10.244.1.2:5000", front, pod1), true},
 
+		{"the address is away", gateway.State{Away: gateway.Away{Forwards: neighbours}}, made(tcp, client, front, pod1), true},
+		{"the address is away, UDP", gateway.State{Away: gateway.Away{Forwards: neighbours}}, made(udp, client, front, pod2), true},
+		{"the address is away, others are here", gateway.State{Forwards: state(six).Forwards, Away: gateway.Away{Forwards: neighbours}}, made(tcp, client, front, pod1), true},
+		{"others are away, the address is here", gateway.State{Forwards: neighbours, Away: gateway.Away{Forwards: state(six).Forwards}}, made(tcp, client, front, pod1), true},
+		{"the address is away, and a source was revoked", gateway.State{Away: gateway.Away{Forwards: state(from(forward(public, tcp, 80, 80, pod1), "203.0.113.0/24")).Forwards}}, made(tcp, client, front, pod1), false},
+		{"the address is away, and an endpoint went", gateway.State{Away: gateway.Away{Forwards: state(forward(public, tcp, 80, 80, pod2)).Forwards}}, made(tcp, client, front, pod1), false},
+		{"the address of an egress is away", gateway.State{Away: gateway.Away{Egresses: egress(public, "10.244.1.2").Egresses}}, leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), true},
+		{"the address of an egress is away, of another source", gateway.State{Away: gateway.Away{Egresses: egress(public, "10.244.1.3").Egresses}}, leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), false},
+
 		{"what a helper expected", state(), expected(made(tcp, client, public+":1025", "10.244.1.2:1025")), true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -217,6 +226,7 @@ func TestTakesOver(t *testing.T) {
 		{"masqueraded by somebody else", exposed, leaves(udp, client, front, "10.10.0.2:45000"), false},
 		{"from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), direct(udp, client, front), false},
 		{"nothing to lead it to", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
+		{"the address is away", gateway.State{Away: gateway.Away{Forwards: exposed.Forwards}}, direct(udp, client, front), false},
 		{"what a helper expected", exposed, expected(direct(udp, client, front)), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

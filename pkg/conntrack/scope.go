@@ -6,6 +6,8 @@
 package conntrack
 
 import (
+	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -37,31 +39,63 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	if since != nil {
 		before = *since
 	}
-	for a, b := before.Forwards, state.Forwards; len(a) > 0 || len(b) > 0; {
-		switch order := compareFirst(a, b); {
-		case order < 0:
-			c.stale, c.urgent, a = append(c.stale, toFrontend(a[0].Frontend)), true, a[1:]
-		case order > 0:
-			// Where there was a Forward without backends, flows were refused and so not remembered.
-			if b[0].Protocol == gateway.UDP && len(b[0].Backends) > 0 {
-				c.missed, c.urgent = append(c.missed, toFrontend(b[0].Frontend)), true
+	// What an address has made that is away is let be, as what one makes that is here.
+	for a, b := range both(everywhere(before), everywhere(state)) {
+		switch {
+		case b == nil:
+			c.stale, c.urgent = append(c.stale, toFrontend(a.Frontend)), true
+		case a != nil && a != b:
+			if admits, leads := admitsAll(a, b), leadsOn(a, b); !admits || !leads {
+				c.stale = append(c.stale, toFrontend(a.Frontend))
+				c.urgent = c.urgent || !admits || a.Protocol != gateway.TCP
 			}
-			b = b[1:]
-		default:
-			if admits, leads := admitsAll(a[0], b[0]), leadsOn(a[0], b[0]); !admits || !leads {
-				c.stale = append(c.stale, toFrontend(a[0].Frontend))
-				c.urgent = c.urgent || !admits || a[0].Protocol != gateway.TCP
-			}
-			a, b = a[1:], b[1:]
 		}
 	}
-	if egress := changedEgress(before.Egresses, state.Egresses); len(egress) > 0 {
+	for a, b := range both(before.Forwards, state.Forwards) {
+		// Where there was a Forward without backends, flows were refused and so not remembered.
+		if a == nil && b.Protocol == gateway.UDP && len(b.Backends) > 0 {
+			c.missed, c.urgent = append(c.missed, toFrontend(b.Frontend)), true
+		}
+	}
+	if egress := changedEgress(before, state); len(egress) > 0 {
 		c.stale, c.urgent = append(c.stale, egress...), true
 	}
 	if since == nil {
 		c.stale, c.urgent = []scope{{}}, true
 	}
 	return c
+}
+
+// everywhere are the Forwards of addresses that are here and of those that are away, sorted.
+func everywhere(state gateway.State) []*gateway.Forward {
+	here, away := state.Forwards, state.Away.Forwards
+	if len(away) == 0 {
+		return here
+	}
+	all := make([]*gateway.Forward, 0, len(here)+len(away))
+	for h, a := range both(here, away) {
+		all = append(all, cmp.Or(h, a))
+	}
+	return all
+}
+
+// both walks sorted lists side by side, and yields those of the same frontend together, others with nil.
+func both(a, b []*gateway.Forward) iter.Seq2[*gateway.Forward, *gateway.Forward] {
+	return func(yield func(a, b *gateway.Forward) bool) {
+		for len(a) > 0 || len(b) > 0 {
+			var x, y *gateway.Forward
+			order := compareFirst(a, b)
+			if order <= 0 {
+				x, a = a[0], a[1:]
+			}
+			if order >= 0 {
+				y, b = b[0], b[1:]
+			}
+			if !yield(x, y) {
+				return
+			}
+		}
+	}
 }
 
 // compareFirst orders by frontend; behind the end of a list comes everything.
@@ -71,13 +105,18 @@ func compareFirst(a, b []*gateway.Forward) int {
 		return 1
 	case len(b) == 0:
 		return -1
+	case a[0] == b[0]: // as most are
+		return 0
 	}
 	return a[0].Compare(b[0].Frontend)
 }
 
 // changedEgress is where pods leave with another address than before.
-func changedEgress(before, after []gateway.Egress) []scope {
-	if slices.EqualFunc(before, after, func(a, b gateway.Egress) bool { return a.Address == b.Address && same(a.Sources, b.Sources) }) {
+func changedEgress(before, after gateway.State) []scope {
+	unchanged := func(before, after []gateway.Egress) bool {
+		return slices.EqualFunc(before, after, func(a, b gateway.Egress) bool { return a.Address == b.Address && same(a.Sources, b.Sources) })
+	}
+	if unchanged(before.Egresses, after.Egresses) && unchanged(before.Away.Egresses, after.Away.Egresses) {
 		return nil
 	}
 	now := egressAddresses(after)

@@ -45,7 +45,29 @@ func some(r *rand.Rand) gateway.State {
 			if r.IntN(4) == 0 {
 				e.Address = e.Address.Next()
 			}
-			state.Egresses = append(state.Egresses, e)
+			if r.IntN(3) == 0 {
+				state.Away.Egresses = append(state.Away.Egresses, e)
+			} else {
+				state.Egresses = append(state.Egresses, e)
+			}
+		}
+	}
+	return leavesOrReturns(r, state)
+}
+
+// leavesOrReturns has addresses leave that are here, and addresses return that are away.
+func leavesOrReturns(r *rand.Rand, state gateway.State) gateway.State {
+	leaves := map[netip.Addr]bool{}
+	all := everywhere(state)
+	state.Forwards, state.Away.Forwards = nil, nil
+	for _, f := range all {
+		if _, known := leaves[f.Address]; !known {
+			leaves[f.Address] = r.IntN(3) == 0
+		}
+		if leaves[f.Address] {
+			state.Away.Forwards = append(state.Away.Forwards, f)
+		} else {
+			state.Forwards = append(state.Forwards, f)
 		}
 	}
 	return state
@@ -59,7 +81,8 @@ func TestWhatChanged(t *testing.T) {
 	for step := range 2000 {
 		after := some(r)
 		if r.IntN(3) > 0 { // a small change
-			after = gateway.State{Forwards: slices.Clone(before.Forwards), Egresses: before.Egresses}
+			after = before
+			after.Forwards = slices.Clone(before.Forwards)
 			for range r.IntN(4) {
 				if len(after.Forwards) > 0 {
 					i := r.IntN(len(after.Forwards))
@@ -75,6 +98,9 @@ func TestWhatChanged(t *testing.T) {
 						f.Backends, f.Draining = slices.Concat(f.Backends, f.Draining), nil
 					}
 				}
+			}
+			if r.IntN(2) == 0 {
+				after = leavesOrReturns(r, after)
 			}
 		}
 		stale, missed := eachByItself(before, after)
@@ -106,9 +132,10 @@ func compareScopes(a, b scope) int { return strings.Compare(fmt.Sprint(a), fmt.S
 // eachByItself asks of each connection that the State before may have made whether it would be kept.
 func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	j := newJudge(after)
-	for _, b := range before.Forwards {
-		i := slices.IndexFunc(after.Forwards, func(a *gateway.Forward) bool { return a.Frontend == b.Frontend })
-		wrong := i < 0 || after.Forwards[i].Shift != b.Shift
+	now := everywhere(after)
+	for _, b := range everywhere(before) {
+		i := slices.IndexFunc(now, func(a *gateway.Forward) bool { return a.Frontend == b.Frontend })
+		wrong := i < 0 || now[i].Shift != b.Shift
 		backends := b.Backends
 		if b.Protocol == tcp {
 			backends = slices.Concat(backends, b.Draining)
@@ -134,17 +161,18 @@ func eachByItself(before, after gateway.State) (stale, missed []scope) {
 			missed = append(missed, toFrontend(a.Frontend))
 		}
 	}
-	for pod, external := range egressAddresses(before.Egresses) {
-		if egressAddresses(after.Egresses)[pod] != external {
+	for pod, external := range egressAddresses(before) {
+		if egressAddresses(after)[pod] != external {
 			stale = append(stale, scope{source: pod})
 		}
 	}
 	return stale, missed
 }
 
-// A State that is the one before costs a look at each Forward and nothing in memory.
+// A State that is the one before costs a look at each Forward and nothing in memory, where no address is away.
 func TestNothingChanged(t *testing.T) {
 	state := some(rand.New(rand.NewPCG(1, 1)))
+	state.Forwards, state.Away = everywhere(state), gateway.Away{}
 	if n := testing.AllocsPerRun(10, func() {
 		if c := changedSince(&state, state); len(c.stale)+len(c.missed) > 0 {
 			t.Errorf("%v changed", c)

@@ -41,6 +41,8 @@ type Dataplane struct {
 	unread  time.Time
 	// undigested is until when no digests are asked for that nobody needs.
 	undigested time.Time
+	// digested is how long the last look took that did.
+	digested time.Duration
 	// changed, where somebody watches, asks for a Check; later does so once tables may be read.
 	changed func()
 	later   *time.Timer

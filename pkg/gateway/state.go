@@ -139,6 +139,8 @@ type ServiceRoute struct {
 type State struct {
 	// Forwards are sorted by address, protocol and port.
 	Forwards []*Forward
+	// Away is what there would be for addresses that this host does not have now.
+	Away Away
 	// Uplinks are sorted by number.
 	Uplinks []Uplink
 	// ServiceRoutes are sorted by destination.
@@ -149,6 +151,15 @@ type State struct {
 	ClampMSS bool
 	// ForwardedOnly leaves alone the connections that the host itself opens.
 	ForwardedOnly bool
+}
+
+// Away is what nothing is done for but to let connections be that it would make: an address that leaves, as an IPv6 one does
+// with its link, may be back before anybody at the ends of a connection has noticed.
+type Away struct {
+	// Forwards are sorted as those of a State; their addresses are others.
+	Forwards []*Forward
+	// Egresses are of pods that no other Egress is of. They have no Uplink.
+	Egresses []Egress
 }
 
 // Host is what was observed of the host; it decides nothing by itself.
