@@ -53,10 +53,16 @@ func hasNot(part string) func(string) bool {
 	return func(s string) bool { return !strings.Contains(s, part) }
 }
 
-// testAddresses: an address that comes is forwarded from at once, and one that goes no longer.
+// testAddresses: an address that comes is forwarded from at once, and one that goes no longer. Connections await its return,
+// but for those that nobody may have any more then.
 func testAddresses(t *testing.T, w *world) {
 	w.namespace(t, "addresses", 1)
 	w.mapping(t, "addresses", `addresses: [198.51.100.12, 203.0.113.15, "2001:db8:2::15"], serviceName: echo, ports: [{port: 1500, servicePort: 8080}]`)
+	w.namespace(t, "addresses-limited", 1)
+	limited := func(sources string) {
+		w.mapping(t, "addresses-limited", `addresses: [203.0.113.15, "2001:db8:2::15"], allowedSources: [`+sources+`], serviceName: echo,
+			ports: [{port: 1501, servicePort: 8080}]`)
+	}
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1500), nil)
 	for _, family := range []struct{ save, address, prefix string }{
 		{"iptables-save -t nat", "203.0.113.15", "/24"},
@@ -65,12 +71,26 @@ func testAddresses(t *testing.T, w *world) {
 		if rules := w.gateway(t, family.save); strings.Contains(rules, family.address) {
 			t.Errorf("rules for an address that the host does not hold:\n%s", rules)
 		}
-		w.gateway(t, "ip address add "+family.address+family.prefix+" dev eth2")
-		w.awaitPromptly(t, family.save, has(family.address))
-		w.await(t, lab.Client, "tcp", lab.Join(family.address, 1500), nil)
 		prefix, _, _ := strings.Cut(family.prefix, " ")
-		w.gateway(t, "ip address del "+family.address+prefix+" dev eth2")
-		w.awaitPromptly(t, family.save, hasNot(family.address))
+		comes := func() {
+			w.gateway(t, "ip address add "+family.address+family.prefix+" dev eth2")
+			w.awaitPromptly(t, family.save, has(family.address))
+		}
+		leaves := func() {
+			w.gateway(t, "ip address del "+family.address+prefix+" dev eth2")
+			w.awaitPromptly(t, family.save, hasNot(family.address))
+		}
+		limited(`"0.0.0.0/0", "::/0"`)
+		comes()
+		w.await(t, lab.Client, "tcp", lab.Join(family.address, 1500), nil)
+		flow, revoked := w.flow(t, lab.Client, "tcp", lab.Join(family.address, 1500)), w.flow(t, lab.Client, "tcp", lab.Join(family.address, 1501))
+		leaves()
+		limited(`192.0.2.254/32, "2001:db8::fe/128"`)
+		comes()
+		say(t, flow)
+		w.expectSilence(t, lab.Client, "tcp", lab.Join(family.address, 1501))
+		awaitFlow(t, revoked, "to end, as it was revoked", silent)
+		leaves()
 	}
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1500), nil)
 }
@@ -82,6 +102,7 @@ func testLinkFlap(t *testing.T, w *world) {
 	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:2::12"} {
 		w.await(t, lab.Client, "tcp", lab.Join(external, 1510), nil)
 	}
+	flows := []*lab.Flow{w.flow(t, lab.Client, "tcp", lab.Join("203.0.113.12", 1510)), w.flow(t, lab.Client, "tcp", lab.Join("2001:db8:2::12", 1510))}
 	tables := []string{"ip -4 route show table 7381", "ip -6 route show table 7381"}
 	var before []string
 	for _, table := range tables {
@@ -103,7 +124,8 @@ func testLinkFlap(t *testing.T, w *world) {
 	for i, table := range tables {
 		w.awaitPromptly(t, table, func(s string) bool { return s == before[i] })
 	}
-	for _, external := range []string{"203.0.113.12", "2001:db8:2::12"} {
+	for i, external := range []string{"203.0.113.12", "2001:db8:2::12"} {
+		say(t, flows[i])
 		w.await(t, lab.Client, "tcp", lab.Join(external, 1510), nil)
 		w.expectReplies(timeout(t, patience), t, "eth2", true, "tcp", lab.Join(external, 1510))
 	}
