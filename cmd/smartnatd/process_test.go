@@ -100,16 +100,18 @@ func programmed(t *testing.T) string {
 }
 
 // TestAsSystemdSeesIt runs the whole program on a host of its own: ready when the rules are there, a heartbeat while the worker
-// turns, and an end that leaves the rules.
+// turns, and an end that leaves the rules. That connections cannot be held is said, and stops nothing.
 func TestAsSystemdSeesIt(t *testing.T) {
 	testenv.RequireTool(t, "ip")
 	testenv.RequireTool(t, "iptables-save")
+	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
 	for _, args := range []string{
 		"link add eth1 type veth peer name peer1", "link set eth1 up", "link set peer1 up", "addr add 10.237.94.10/24 dev eth1",
 	} {
 		output(t, "ip", strings.Fields(args)...)
 	}
+	output(t, "nft", "add", "table", "inet", "smartnat-hold") // somebody else's
 	dir := t.TempDir()
 	here, err := os.Getwd()
 	if err != nil {
@@ -161,6 +163,9 @@ func TestAsSystemdSeesIt(t *testing.T) {
 		}
 	}
 	heard.await(t, "WATCHDOG=1", 2)
+	if n := strings.Count(log.String(), "connections end when somebody removes all rules"); n != 1 {
+		t.Errorf("that connections are not held was told %d times, want once", n)
+	}
 
 	if err := program.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

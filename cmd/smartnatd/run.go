@@ -19,6 +19,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/hold"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/metrics"
@@ -46,6 +47,12 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	defer lock.Close()
 	memory := newMemory()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
+	// What names it stays as it is when the config is read again.
+	if held, err := hold.Take(cfg.Ownership, cfg.IPTables.IPv6); err != nil {
+		log.WithError(err).Warn("connections end when somebody removes all rules: the kernel does not keep tracking and translating them until ours are back")
+	} else {
+		defer held.Close()
+	}
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

@@ -20,7 +20,7 @@ type Ownership struct {
 	RulePriority int
 	// RouteProtocol tags our routes and our `ip rule` entries (rtnetlink(7), rtm_protocol): `routeProtocol`.
 	RouteProtocol int
-	// SetPrefix begins the name of each of our ipsets: `setPrefix`.
+	// SetPrefix begins the name of each of our ipsets, and of our table of nf_tables: `setPrefix`.
 	SetPrefix string
 }
 

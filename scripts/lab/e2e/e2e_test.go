@@ -47,6 +47,7 @@ func testBackend(t *testing.T, backend string) {
 		{"pods leave with their Mapping's address", testEgress},
 		{"pods see their clients' addresses", testKeepSource},
 		{"the inside reaches external addresses", testHairpin},
+		{"the gateway itself is left alone where the config says so", testForwardedOnly},
 		{"clients stay with their endpoint", testAffinity},
 		{"port ranges, with and without offset", testRanges},
 		{"one bad Mapping takes nothing else down", testBadMappings},
@@ -257,8 +258,14 @@ func testCleanup(t *testing.T, w *world) {
 	if out, err := w.Smartnatd(ctx, "cleanup"); err == nil || !strings.Contains(out, "already running") {
 		t.Errorf("cleanup beside a running smartnatd: %v, %q; want it refused", err, out)
 	}
+	if tables := w.gateway(t, "nft list tables inet"); !strings.Contains(tables, "table inet smartnat-hold\n") {
+		t.Errorf("while smartnatd runs the tables of nf_tables are %q", tables)
+	}
 	if err := w.daemon.Stop(ctx); err != nil {
 		t.Fatal(err)
+	}
+	if tables := w.gateway(t, "nft list tables inet"); strings.Contains(tables, "smartnat") {
+		t.Errorf("what smartnatd was to take with it: %q", tables)
 	}
 	out, err := w.Smartnatd(ctx, "cleanup")
 	if err != nil {

@@ -1,0 +1,254 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package hold
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// gap is how long there are no rules: longer than smartnatd takes to put its own back.
+const gap = 300 * time.Millisecond
+
+// everything is what a flush of all tables of iptables is, by both back ends.
+const everything = `for program in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do
+	for table in mangle filter nat; do $program -t $table -F; $program -t $table -X; done
+done`
+
+// In both families, a session that is translated lives through having no rules at all while it talks, and only because of
+// the table.
+func TestSessionsLiveWithoutRules(t *testing.T) {
+	for _, tc := range []struct{ name, backend, flush string }{
+		{"nft flush ruleset", "nft", "nft flush ruleset"},
+		{"all tables of nft flushed", "nft", everything},
+		{"all tables of legacy flushed", "legacy", everything},
+	} {
+		for _, held := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, held %t", tc.name, held), func(t *testing.T) {
+				newGateway(t)
+				if held {
+					take(t, true)
+				}
+				rules := translation(tc.backend)
+				shell(t, rules)
+				sessions := []net.Conn{dial(t, "192.0.2.1:80"), dial(t, "[2001:db8::1]:80")}
+				for _, session := range sessions {
+					if err := talk(session, 0); err != nil {
+						t.Fatalf("%s, before: %v", session.RemoteAddr(), err)
+					}
+				}
+				shell(t, tc.flush)
+				if left := shell(t, "iptables-"+tc.backend+"-save; ip6tables-"+tc.backend+"-save"); strings.Contains(left, "\n-A ") {
+					t.Fatalf("what was to flush left:\n%s", left)
+				}
+				for _, session := range sessions {
+					err := talk(session, gap)
+					if held && err != nil || !held && !errors.Is(err, unix.ECONNRESET) {
+						t.Errorf("%s, without rules: %v", session.RemoteAddr(), err)
+					}
+				}
+				shell(t, rules)
+				for _, session := range sessions {
+					if err := talk(session, 0); (err == nil) != held {
+						t.Errorf("%s, with the rules back: %v", session.RemoteAddr(), err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Nobody else can remove the table, and the kernel does once who made it has gone.
+func TestTheTableIsItsOwners(t *testing.T) {
+	for _, tc := range []struct {
+		ipv6 bool
+		want string
+	}{
+		{true, "table inet smartnat-hold\n"},
+		{false, "table ip smartnat-hold\n"},
+	} {
+		testenv.RequireTool(t, "nft")
+		testenv.NewNetNS(t)
+		held := take(t, tc.ipv6)
+		for _, script := range []string{"nft flush ruleset", "nft delete " + tc.want, "nft flush " + tc.want, "nft delete chain " + strings.TrimPrefix(tc.want, "table ") + "nat"} {
+			_ = exec.Command("sh", "-c", script).Run() // The first one succeeds, and passes over it.
+			if got := shell(t, "nft list tables"); got != tc.want {
+				t.Fatalf("IPv6 %t: after %q there is %q, want %q", tc.ipv6, script, got, tc.want)
+			}
+		}
+		if listed := shell(t, "nft list ruleset"); !strings.Contains(listed, "type nat hook input") || !strings.Contains(listed, "ct direction original") {
+			t.Errorf("IPv6 %t: nft lists:\n%s", tc.ipv6, listed)
+		}
+		if err := held.Close(); err != nil {
+			t.Error(err)
+		}
+		if left := shell(t, "nft list tables"); left != "" {
+			t.Errorf("IPv6 %t: after the end there is %q", tc.ipv6, left)
+		}
+	}
+}
+
+// Who follows on a process that was killed may come before that one's table has gone.
+func TestTakeWaitsForWhoWasBefore(t *testing.T) {
+	testenv.RequireTool(t, "nft")
+	testenv.NewNetNS(t)
+	before := take(t, true)
+	time.AfterFunc(releaseTimeout/10, func() { _ = before.Close() })
+	take(t, true)
+}
+
+// A table of that name that somebody made is his: it stays as it is, and there is none of ours.
+func TestTakeLeavesTheTableOfAnother(t *testing.T) {
+	testenv.RequireTool(t, "nft")
+	testenv.NewNetNS(t)
+	shell(t, "nft add table inet smartnat-hold")
+	before := shell(t, "nft list ruleset")
+	if _, err := Take(gateway.DefaultOwnership(), true); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("err = %v, want %v", err, unix.EEXIST)
+	}
+	if after := shell(t, "nft list ruleset"); after != before {
+		t.Errorf("it was\n%sand is\n%s", before, after)
+	}
+}
+
+func take(t *testing.T, ipv6 bool) *Hold {
+	t.Helper()
+	held, err := Take(gateway.DefaultOwnership(), ipv6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = held.Close() })
+	return held
+}
+
+func shell(t *testing.T, script string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+// translation leads port 80 of the gateway to port 8080 of the server, which sees the gateway's address.
+func translation(backend string) string {
+	return strings.NewReplacer("IPTABLES", "iptables-"+backend, "IP6TABLES", "ip6tables-"+backend).Replace(
+		`IPTABLES -t nat -A PREROUTING -i client -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2:8080
+		IPTABLES -t nat -A POSTROUTING -o server -j MASQUERADE
+		IP6TABLES -t nat -A PREROUTING -i client -p tcp --dport 80 -j DNAT --to-destination [fd00::2]:8080
+		IP6TABLES -t nat -A POSTROUTING -o server -j MASQUERADE`)
+}
+
+// newGateway moves the test to a host between a client and a server that echoes.
+func newGateway(t *testing.T) {
+	t.Helper()
+	for _, program := range []string{"ip", "nft", "iptables-nft", "iptables-legacy"} {
+		testenv.RequireTool(t, program)
+	}
+	testenv.NewNetNS(t)
+	for name, addresses := range map[string][]string{"client": {"192.0.2.", "2001:db8::"}, "server": {"10.0.0.", "fd00::"}} {
+		shell(t, "ip netns add "+name)
+		t.Cleanup(func() { shell(t, "ip netns del "+name) })
+		shell(t, strings.NewReplacer("NAME", name, "FOUR", addresses[0], "SIX", addresses[1]).Replace(
+			`ip link add NAME type veth peer name eth0 netns NAME
+			ip addr add FOUR1/24 dev NAME
+			ip addr add SIX1/64 dev NAME nodad
+			ip link set NAME up
+			ip -n NAME link set lo up
+			ip -n NAME addr add FOUR2/24 dev eth0
+			ip -n NAME addr add SIX2/64 dev eth0 nodad
+			ip -n NAME link set eth0 up`))
+	}
+	testenv.AwaitLocal(t, "2001:db8::1", "fd00::1")
+	shell(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+	in(t, "server", func() error {
+		listener, err := net.Listen("tcp", ":8080")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					_, _ = io.Copy(conn, conn)
+				}()
+			}
+		}()
+		return nil
+	})
+}
+
+// in makes something in the namespace of a host; sockets stay there.
+func in(t *testing.T, name string, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		ns, err := netns.GetFromName(name)
+		if err == nil {
+			defer ns.Close()
+			err = netns.Set(ns)
+		}
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("on the %s: %v", name, err)
+	}
+}
+
+func dial(t *testing.T, address string) (conn net.Conn) {
+	t.Helper()
+	in(t, "client", func() (err error) {
+		conn, err = net.DialTimeout("tcp", address, 10*time.Second)
+		return err
+	})
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// talk has what is said echoed, once at least and for so long.
+func talk(conn net.Conn, long time.Duration) error {
+	started := time.Now()
+	if err := conn.SetDeadline(started.Add(long + 10*time.Second)); err != nil {
+		return err
+	}
+	said := []byte("still there?")
+	for {
+		if _, err := conn.Write(said); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, make([]byte, len(said))); err != nil {
+			return err
+		}
+		if time.Since(started) > long {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,128 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package hold
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What golang.org/x/sys does not name (linux/netfilter/nf_tables.h, nf_conntrack_tuple_common.h).
+const (
+	tableOwner        = 0x2 // NFT_TABLE_F_OWNER
+	tableUserdata     = 6   // NFTA_TABLE_USERDATA
+	directionOriginal = 0   // IP_CT_DIR_ORIGINAL
+)
+
+// The chains of the table. That of NAT has to be somewhere: only the first packet of a connection to the host itself passes
+// there, and it does nothing. No packet comes to the other one, which holds the rule that asks for connection tracking.
+const (
+	natChain     = "nat"
+	trackChain   = "track"
+	natHook      = unix.NF_INET_LOCAL_IN
+	natPriority  = 100 // as that of iptables
+	tableComment = "keeps connection tracking and NAT on while smartnatd runs"
+)
+
+// batch makes the table, all of it or nothing; one that is there is an error. Only the last message is answered when all is
+// well.
+func batch(table string, ipv6 bool) ([]netlink.Message, error) {
+	family := uint8(unix.NFPROTO_IPV4)
+	if ipv6 {
+		family = unix.NFPROTO_INET
+	}
+	var errs []error
+	message := func(kind int, flags netlink.HeaderFlags, attributes func(*netlink.AttributeEncoder)) netlink.Message {
+		encoder := netlink.NewAttributeEncoder()
+		encoder.ByteOrder = binary.BigEndian
+		attributes(encoder)
+		data, err := encoder.Encode()
+		errs = append(errs, err)
+		return netlink.Message{
+			Header: netlink.Header{
+				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+				Flags: netlink.Request | netlink.Create | flags,
+			},
+			Data: append(nfgenmsg(family, 0), data...),
+		}
+	}
+	messages := []netlink.Message{
+		boundary(unix.NFNL_MSG_BATCH_BEGIN),
+		message(unix.NFT_MSG_NEWTABLE, netlink.Excl, func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_TABLE_NAME, table)
+			e.Uint32(unix.NFTA_TABLE_FLAGS, tableOwner)
+			e.Bytes(tableUserdata, comment(tableComment))
+		}),
+		message(unix.NFT_MSG_NEWCHAIN, 0, func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_CHAIN_TABLE, table)
+			e.String(unix.NFTA_CHAIN_NAME, natChain)
+			e.String(unix.NFTA_CHAIN_TYPE, "nat")
+			e.Nested(unix.NFTA_CHAIN_HOOK, func(e *netlink.AttributeEncoder) error {
+				e.Uint32(unix.NFTA_HOOK_HOOKNUM, natHook)
+				e.Uint32(unix.NFTA_HOOK_PRIORITY, natPriority)
+				return nil
+			})
+		}),
+		message(unix.NFT_MSG_NEWCHAIN, 0, func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_CHAIN_TABLE, table)
+			e.String(unix.NFTA_CHAIN_NAME, trackChain)
+		}),
+		message(unix.NFT_MSG_NEWRULE, netlink.Append|netlink.Acknowledge, func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_RULE_TABLE, table)
+			e.String(unix.NFTA_RULE_CHAIN, trackChain)
+			e.Nested(unix.NFTA_RULE_EXPRESSIONS, func(e *netlink.AttributeEncoder) error {
+				expression(e, "ct", func(e *netlink.AttributeEncoder) {
+					e.Uint32(unix.NFTA_CT_KEY, unix.NFT_CT_DIRECTION)
+					e.Uint32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
+				})
+				// That alone asks the kernel. With something to compare to it is a rule that nft can list.
+				expression(e, "cmp", func(e *netlink.AttributeEncoder) {
+					e.Uint32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
+					e.Uint32(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
+					e.Nested(unix.NFTA_CMP_DATA, func(e *netlink.AttributeEncoder) error {
+						e.Bytes(unix.NFTA_DATA_VALUE, []byte{directionOriginal})
+						return nil
+					})
+				})
+				return nil
+			})
+		}),
+		boundary(unix.NFNL_MSG_BATCH_END),
+	}
+	return messages, errors.Join(errs...)
+}
+
+func expression(e *netlink.AttributeEncoder, name string, data func(*netlink.AttributeEncoder)) {
+	e.Nested(unix.NFTA_LIST_ELEM, func(e *netlink.AttributeEncoder) error {
+		e.String(unix.NFTA_EXPR_NAME, name)
+		e.Nested(unix.NFTA_EXPR_DATA, func(e *netlink.AttributeEncoder) error {
+			data(e)
+			return nil
+		})
+		return nil
+	})
+}
+
+// boundary begins or ends a batch.
+func boundary(kind netlink.HeaderType) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: kind, Flags: netlink.Request},
+		Data:   nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES),
+	}
+}
+
+// nfgenmsg is the header behind that of netlink.
+func nfgenmsg(family uint8, resource uint16) []byte {
+	return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
+}
+
+// comment is the text as nft has it in the data that the kernel keeps for it: the type of a comment is 0.
+func comment(text string) []byte {
+	return append([]byte{0, uint8(len(text) + 1)}, text+"\x00"...)
+}
