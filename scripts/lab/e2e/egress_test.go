@@ -154,3 +154,21 @@ func testHairpin(t *testing.T, w *world) {
 		}
 	}
 }
+
+// testForwardedOnly: where the config says so, the gateway itself is told what listens on it, and nobody else sees a difference.
+func testForwardedOnly(t *testing.T, w *world) {
+	w.namespace(t, "forwarded", 1)
+	w.mapping(t, "forwarded", `addresses: [198.51.100.13, "2001:db8:2::13"], serviceName: echo, ports: [{port: 1225, servicePort: 8080}]`)
+	externals := []string{lab.Join("198.51.100.13", 1225), lab.Join("2001:db8:2::13", 1225)}
+	for _, external := range externals {
+		w.await(t, lab.Gateway, "tcp", external, nil)
+	}
+	w.reconfigure(t, lab.DualStackConfig+"forwardedOnly: true\n")
+	defer w.reconfigure(t, lab.DualStackConfig)
+	for _, external := range externals {
+		w.awaitRefusal(t, lab.Gateway, "tcp", external)
+		for _, host := range []string{lab.Client, "echo-0.forwarded", lab.Node1} {
+			w.await(t, host, "tcp", external, nil)
+		}
+	}
+}
