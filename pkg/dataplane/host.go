@@ -18,12 +18,12 @@ type needs struct {
 	routing policyrouting.Set
 	// uplinks are the links whose parameters are looked after.
 	uplinks []string
-	// ipv6 is set when IPv6 is forwarded.
-	ipv6 bool
+	// ipv6 is set when IPv6 is forwarded, nextHops when one of its routes has several next hops.
+	ipv6, nextHops bool
 }
 
 func (n needs) equal(o needs) bool {
-	return n.ipv6 == o.ipv6 && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
+	return n.ipv6 == o.ipv6 && n.nextHops == o.nextHops && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
 		slices.EqualFunc(n.routing.Routes, o.routing.Routes, policyrouting.Route.Equal)
 }
 
@@ -38,6 +38,9 @@ type hostChange struct {
 
 func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
 	n := needs{routing: policyrouting.Build(state, d.opts.Ownership), ipv6: forwardsIPv6(state)}
+	n.nextHops = n.ipv6 && slices.ContainsFunc(state.ServiceRoutes, func(r gateway.ServiceRoute) bool {
+		return r.Destination.Addr().Is6() && len(r.Via) > 1
+	})
 	for _, uplink := range state.Uplinks {
 		n.uplinks = append(n.uplinks, uplink.Link)
 	}
@@ -75,7 +78,7 @@ func (h *hostChange) startForwarding(family netfilter.Family, result *Result) er
 	if family == netfilter.IPv4 {
 		err = h.setSysctls(h.uplinks, result)
 	}
-	return errors.Join(err, h.Dataplane.startForwarding(family, h.ipv6, result))
+	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))
 }
 
 // finish removes what no rule relies on any more.

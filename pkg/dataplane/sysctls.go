@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"syscall"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
@@ -24,6 +25,17 @@ const (
 	acceptRAAll = "net/ipv6/conf/all/accept_ra"
 	byHosts     = "1"
 	byRouters   = "2"
+)
+
+// What the kernel chooses a next hop by where there are several (ip-sysctl), for IPv6.
+const (
+	multipathHash = "net/ipv6/fib_multipath_hash_policy"
+	// hashLabel is its default: addresses, protocol, and the flow label.
+	hashLabel = "0"
+	// hashPorts are addresses, protocol and ports.
+	hashPorts = "1"
+	// hashFields are those of another parameter, by default addresses and protocol: what it goes by for IPv4. Since Linux 5.14.
+	hashFields = "3"
 )
 
 // The reverse path filter (ip-sysctl): the kernel goes by the larger of a link's value and that of all links.
@@ -61,11 +73,11 @@ func (d *Dataplane) setSysctls(uplinks []string, result *Result) error {
 
 // startForwarding has the kernel forward a family. IPv4 it always does; IPv6 only where the state needs it, as that makes
 // a router of the host, which means more there.
-func (d *Dataplane) startForwarding(family netfilter.Family, ipv6 bool, result *Result) error {
+func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Result) error {
 	if family == netfilter.IPv4 {
 		return d.ensure(ipForward, "1", result)
 	}
-	if !ipv6 {
+	if !n.ipv6 {
 		return nil
 	}
 	is, err := d.opts.Sysctls.Get(ipv6Forward)
@@ -79,7 +91,34 @@ func (d *Dataplane) startForwarding(family netfilter.Family, ipv6 bool, result *
 			return fmt.Errorf("not forwarding IPv6, which could cost this host its default route: %w", err)
 		}
 	}
-	return d.ensure(ipv6Forward, "1", result)
+	err = d.ensure(ipv6Forward, "1", result)
+	if n.nextHops {
+		err = errors.Join(err, d.keepNextHops(result))
+	}
+	return err
+}
+
+// keepNextHops has a connection to a ClusterIP go by the same node all its life. By its flow label it would not: TCP gives
+// itself another one whenever it has to send something again, and another node's kube-proxy leads it to a pod that knows
+// nothing of it. What somebody chose otherwise stays.
+func (d *Dataplane) keepNextHops(result *Result) error {
+	is, err := d.opts.Sysctls.Get(multipathHash)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // A kernel that chooses by one rule alone.
+		return nil
+	case err != nil:
+		return err
+	case is != hashLabel && is != hashFields:
+		delete(d.sysctls, multipathHash)
+		return nil
+	}
+	unset := d.unset
+	err = d.ensure(multipathHash, hashFields, result)
+	if errors.Is(err, syscall.EINVAL) {
+		d.unset = unset
+		err = d.ensure(multipathHash, hashPorts, result)
+	}
+	return err
 }
 
 // listens reports whether it is our doing that the host listens to routers while it is one.
@@ -127,6 +166,9 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 			return err
 		}
 		keep = append(append(keep, ipv6Forward), keys...)
+	}
+	if n.nextHops {
+		keep = append(keep, multipathHash)
 	}
 	maps.DeleteFunc(d.sysctls, func(key, _ string) bool { return !slices.Contains(keep, key) })
 	restored, err := d.opts.Sysctls.Restore(keep...)

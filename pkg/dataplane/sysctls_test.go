@@ -5,8 +5,10 @@ package dataplane_test
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -153,6 +155,66 @@ func TestIPv6Forwarding(t *testing.T) {
 		}
 		if last < 0 {
 			t.Error("IPv6 is not forwarded")
+		}
+	})
+}
+
+// Where IPv6 is forwarded, the flow label does not decide which next hop a connection takes; what somebody chose stays.
+func TestIPv6NextHops(t *testing.T) {
+	const hash = "net/ipv6/fib_multipath_hash_policy"
+	four := gateway.State{Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}}
+	six := gateway.State{Forwards: []*gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}}
+	one, two := six, six
+	one.ServiceRoutes = []gateway.ServiceRoute{{Destination: prefixes("fd00:96::/108")[0], Via: []netip.Addr{addr("fd00:10::11")}}}
+	two.ServiceRoutes = []gateway.ServiceRoute{{Destination: prefixes("fd00:96::/108")[0], Via: []netip.Addr{addr("fd00:10::11"), addr("fd00:10::12")}}}
+	for _, tc := range []struct {
+		name, before string
+		old          bool // the kernel cannot go by chosen fields
+		state        gateway.State
+		want         string
+	}{
+		{name: "the default", before: "0", state: two, want: "3"},
+		{name: "the default of an old kernel", before: "0", old: true, state: two, want: "1"},
+		{name: "one next hop", before: "0", state: one, want: "0"},
+		{name: "no routes", before: "0", state: six, want: "0"},
+		{name: "IPv4 alone", before: "0", state: four, want: "0"},
+		{name: "somebody's choice", before: "1", state: two, want: "1"},
+		{name: "so already", before: "3", state: two, want: "3"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := newKernel()
+			k.Sysctls.Values[hash] = tc.before
+			k.Fail = func(step string) error {
+				if tc.old && step == "sysctl "+hash+"=3" {
+					return syscall.EINVAL
+				}
+				return nil
+			}
+			d := start(k)
+			apply(t, d, tc.state)
+			if got := k.Sysctls.Values[hash]; got != tc.want {
+				t.Errorf("%s is %s, want %s", hash, got, tc.want)
+			}
+			expectQuiet(t, d, tc.state)
+			if _, err := d.Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := k.Sysctls.Values[hash]; got != tc.before {
+				t.Errorf("after cleanup %s is %s, was %s", hash, got, tc.before)
+			}
+		})
+	}
+	t.Run("is put back", func(t *testing.T) {
+		k := newKernel()
+		k.Sysctls.Values[hash] = "0"
+		d := start(k)
+		apply(t, d, two)
+		k.Sysctls.Values[hash] = "0"
+		expectChanged(t, d, true)
+		expectRepair(t, apply(t, d, two), []string{"sysctl " + hash + "=3: it was 0"})
+		apply(t, d, one)
+		if got := k.Sysctls.Values[hash]; got != "0" {
+			t.Errorf("with one next hop again %s is %s", hash, got)
 		}
 	})
 }
