@@ -70,15 +70,18 @@ func (j judge) keeps(f flow) bool {
 	return found && f.answeredBy == f.destination && f.answeredTo.Addr() == external
 }
 
-// takesOver decides on a UDP flow that carries no mark of ours and that nobody answered: does it miss a Forward only because
-// it began before the rules were there? The kernel looks at them for the first packet of a flow alone, and a sender that
-// never pauses has no other.
+// takesOver decides on a connection that carries no mark of ours and that nobody answered: does it miss a Forward or its
+// external address only because it began before the rules were there? The kernel looks at them for the first packet alone, and
+// takes a SYN that is sent again for another packet of the same. Where there was no Forward TCP was refused, and has ended.
 func (j judge) takesOver(f flow) bool {
-	if f.protocol != gateway.UDP || f.translated() || f.expected {
+	if f.translated() || f.expected {
 		return false
 	}
+	if _, found := j.egress[f.source.Addr()]; found {
+		return true
+	}
 	forward, found := forwardOf(j.here, f)
-	return found && len(forward.Backends) > 0 && allows(forward, f.source.Addr())
+	return found && f.protocol == gateway.UDP && len(forward.Backends) > 0 && allows(forward, f.source.Addr())
 }
 
 // forwardOf returns the Forward of the address and port that the connection was made to.

@@ -228,6 +228,9 @@ func TestTakesOver(t *testing.T) {
 		{"nothing to lead it to", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
 		{"the address is away", gateway.State{Away: gateway.Away{Forwards: exposed.Forwards}}, direct(udp, client, front), false},
 		{"what a helper expected", exposed, expected(direct(udp, client, front)), false},
+		{"from a pod that leaves", egress(public, "10.244.1.2"), direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), true},
+		{"from a pod that leaves, with another's address", egress(public, "10.244.1.2"), leaves(tcp, "10.244.1.2:40000", "192.0.2.9:80", "10.10.0.2:45000"), false},
+		{"from another pod", egress(public, "10.244.1.2"), direct(udp, "10.244.1.3:40000", "192.0.2.9:80"), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := newJudge(tc.state).takesOver(tc.flow); got != tc.want {

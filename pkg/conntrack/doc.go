@@ -6,8 +6,8 @@
 // Package conntrack ends connections that the rules do not make any more, which the kernel would go on translating by what
 // it remembers of them.
 //
-// It reads those connections alone that carry our mark, and unanswered ones to what we expose that carry none; it deletes
-// one exact connection at a time, and never flushes. It never knows how a State becomes rules.
+// It reads those connections alone that carry our mark, and unanswered ones that carry none, to what we expose and of pods that
+// leave; it deletes one exact connection at a time, and never flushes. It never knows how a State becomes rules.
 //
 // It speaks to the kernel through ti-mo/conntrack rather than vishvananda/netlink, which reads the whole table to look for
 // marks by itself: here the kernel filters, by mark and by what changed, so that a connection of others, or of a Mapping

@@ -136,8 +136,9 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	tb.add(made(udp, "192.0.2.10:2", front, pod2), ours, answered, 9)
 	tb.add(made(tcp, client6, "["+public6+"]:81", pod6), ours, answered, 0)
 	tb.add(leaves("", "10.244.1.3:0", "192.0.2.2:0", public+":0"), ours, answered, 0)
-	tb.add(direct(udp, "192.0.2.10:3", front), own.Uplink(1).Value, unanswered, 0) // sent before there were rules
-	tb.cut(want, 5)
+	tb.add(direct(udp, "192.0.2.10:3", front), own.Uplink(1).Value, unanswered, 0)              // sent before there were rules
+	tb.add(direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), own.Uplink(1).Value, unanswered, 0) // as this
+	tb.cut(want, 6)
 	if diff := cmp.Diff(wanted, tb.flows()); diff != "" {
 		t.Errorf("after the cut (-want +got):\n%s", diff)
 	}

@@ -62,6 +62,9 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	}
 	if since == nil {
 		c.stale, c.urgent = []scope{{}}, true
+		if len(state.Egresses) > 0 {
+			c.missed = []scope{{}}
+		}
 	}
 	return c
 }
