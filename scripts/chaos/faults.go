@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,6 +24,8 @@ type fault struct {
 	counted bool
 	// backend is the only one that has it; both have when it is empty.
 	backend string
+	// stops is set for one in which smartnatd does not run for a while.
+	stops bool
 	// changes is set for one during which the cluster changes: what must come through afterwards.
 	changes bool
 	// churn is set for what is no fault, but a cluster at work.
@@ -142,6 +145,11 @@ func newRecord(s step) record {
 	return r
 }
 
+// stops reports whether smartnatd does not run for a while.
+func (s step) stops() bool {
+	return slices.ContainsFunc(s.parts(), func(part step) bool { return find(part.Fault).stops })
+}
+
 // suffer does what a record is of, holds it and mends it. The second of two begins halfway through the first, and ends after it.
 func (w *world) suffer(ctx context.Context, r *record) error {
 	var heals []func(context.Context) error
@@ -153,6 +161,9 @@ func (w *world) suffer(ctx context.Context, r *record) error {
 			hold *= f.slow
 		}
 		e := effect{Promise: f.promise, At: time.Now()}
+		if f.promise == mayEnd && !r.stops() {
+			e.Promise = untilRepaired
+		}
 		done, err := f.inject(ctx, w, part)
 		e.Scope = done.scope
 		r.Effects = append(r.Effects, e)

@@ -20,7 +20,7 @@ func handFaults() []fault {
 		{name: "nat flushed", counted: true, promise: untilRepaired, quick: true, inject: flushTable("nat")},
 		{name: "mangle flushed", counted: true, promise: untilRepaired, quick: true, inject: flushTable("mangle")},
 		{name: "filter flushed", counted: true, promise: untilRepaired, opens: true, quick: true, inject: flushTable("filter")},
-		// With the last rule that asks for connections the kernel stops tracking them, and translating.
+		// With the last rule that asks for connections the kernel stops tracking them, and translating, but for what smartnatd holds.
 		{name: "everything flushed", counted: true, promise: mayEnd, opens: true, inject: flushAll},
 		{name: "nft flush ruleset", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
 		{name: "firewalld comes and goes", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: runFirewalld},

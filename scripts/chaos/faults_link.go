@@ -13,12 +13,13 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// linkFaults are uplinks that go and come back. What passes by the other uplink has to be right meanwhile.
+// linkFaults are uplinks that go and come back. What passes by the other uplink has to be right meanwhile, and TCP gets over it:
+// what was sent is sent again, and connections go on.
 func linkFaults() []fault {
 	return []fault{
-		{name: "uplink down", promise: mayEnd, inject: uplinkDown},
-		{name: "uplink's cable out", promise: mayEnd, inject: cableOut},
-		{name: "addresses removed", promise: mayEnd, inject: removeAddresses},
+		{name: "uplink down", promise: untilRepaired, inject: uplinkDown},
+		{name: "uplink's cable out", promise: untilRepaired, inject: cableOut},
+		{name: "addresses removed", promise: untilRepaired, inject: removeAddresses},
 	}
 }
 

@@ -23,8 +23,8 @@ const (
 	// every is how often a path is tried, and patience how long a new connection may take.
 	every    = 100 * time.Millisecond
 	patience = 3 * time.Second
-	// sessionPatience outlasts any fault, and TCP's backoff after it.
-	sessionPatience = 30 * time.Second
+	// sessionPatience outlasts any fault, and TCP's backoff after it, also where another one meets what TCP sends again.
+	sessionPatience = 2 * time.Minute
 )
 
 // loads is traffic that goes on until it is stopped.

@@ -20,7 +20,7 @@ const (
 	unnoticed promise = iota
 	// untilRepaired: what was taken out of the kernel is missed until it is back. Connections that last outlive that.
 	untilRepaired
-	// mayEnd: connections that last may end with it too: their link is down, or the kernel does not translate any more.
+	// mayEnd: connections that last may end with it too, where no smartnatd runs that keeps the kernel translating them.
 	mayEnd
 )
 

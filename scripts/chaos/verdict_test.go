@@ -34,13 +34,13 @@ func TestJudge(t *testing.T) {
 		step: step{Fault: "nat flushed"}, Effects: []effect{{untilRepaired, scope{family: "IPv4"}, at(10)}},
 		Injected: at(10), Healed: at(10), Repaired: at(14), Followed: at(15), Ended: at(20),
 	}
-	down := record{
-		step: step{Fault: "uplink down"}, Effects: []effect{{mayEnd, scope{link: "eth1"}, at(10)}},
+	ends := record{
+		step: step{Fault: "all of eth1 flushed"}, Effects: []effect{{mayEnd, scope{link: "eth1"}, at(10)}},
 		Injected: at(10), Healed: at(14), Repaired: at(15), Followed: at(16), Ended: at(20),
 	}
-	// At first nat is flushed, then the uplink goes down too.
+	// At first nat is flushed, then what may end connections.
 	both := record{
-		step:     step{Fault: "nat flushed", Second: &step{Fault: "uplink down"}},
+		step:     step{Fault: "nat flushed", Second: &step{Fault: "all of eth1 flushed"}},
 		Effects:  []effect{{untilRepaired, scope{family: "IPv4"}, at(10)}, {mayEnd, scope{link: "eth1"}, at(12)}},
 		Injected: at(10), Healed: at(17), Repaired: at(18), Followed: at(19), Ended: at(20),
 	}
@@ -69,7 +69,7 @@ func TestJudge(t *testing.T) {
 		{"a gap outlasts its window", outcome{Records: []record{flushed}, Tracks: tracks(connections, first4, gap(10.1, 15.2))}, "none for 1.2s"},
 		{"a gap begins before its window", outcome{Records: []record{flushed}, Tracks: tracks(connections, first4, gap(8.8, 13))}, "none for 1.2s"},
 		{"another family's window", outcome{Records: []record{flushed}, Tracks: tracks(connections, first6, gap(11, 13))}, "none for 2s"},
-		{"another uplink's window", outcome{Records: []record{down}, Tracks: tracks(connections, second4, gap(11, 13))}, "none for 2s"},
+		{"another uplink's window", outcome{Records: []record{ends}, Tracks: tracks(connections, second4, gap(11, 13))}, "none for 2s"},
 		{
 			"the machine was as late",
 			outcome{Records: []record{relay}, Tracks: append(tracks(connections, first4, gap(11, 13)), tracks(control, "", gap(11.2, 12.8))...)},
@@ -81,10 +81,10 @@ func TestJudge(t *testing.T) {
 			"none for 2s",
 		},
 		{"a session is lost", outcome{Records: []record{flushed}, Tracks: lost(sessions, first4, 12)}, "2s after nat flushed"},
-		{"a session is lost with its link", outcome{Records: []record{down}, Tracks: lost(sessions, first4, 12)}, ""},
-		{"a session is lost later, silent since", outcome{Records: []record{down}, Tracks: late(14, 18)}, ""},
-		{"a session is lost later, that had gone on", outcome{Records: []record{down}, Tracks: late(16, 18)}, "was lost"},
-		{"a session is lost with another link", outcome{Records: []record{down}, Tracks: lost(sessions, second4, 12)}, "was lost"},
+		{"a session is lost by what may end it", outcome{Records: []record{ends}, Tracks: lost(sessions, first4, 12)}, ""},
+		{"a session is lost later, silent since", outcome{Records: []record{ends}, Tracks: late(14, 18)}, ""},
+		{"a session is lost later, that had gone on", outcome{Records: []record{ends}, Tracks: late(16, 18)}, "was lost"},
+		{"a session by another uplink is lost", outcome{Records: []record{ends}, Tracks: lost(sessions, second4, 12)}, "was lost"},
 		{"a new connection fails in a window", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 12)}, ""},
 		{"one new connection fails outside", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 14.5)}, ""},
 		{
@@ -97,7 +97,7 @@ func TestJudge(t *testing.T) {
 		{"two at once: a gap before the second", outcome{Records: []record{both}, Tracks: tracks(connections, first6, gap(10, 18))}, "none for 2s"},
 		{"two at once: a gap by both", outcome{Records: []record{both}, Tracks: tracks(connections, first4, gap(10, 18))}, ""},
 		{"two at once: a session may end by the second", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 13)}, ""},
-		{"two at once: a session may not end by the first", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 11)}, "1s after nat flushed + uplink down"},
+		{"two at once: a session may not end by the first", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 11)}, "1s after nat flushed + all of eth1 flushed"},
 		{"a path on which nothing went", outcome{Tracks: []track{{Class: sessions, Path: first4}}}, "not one exchange"},
 		{"an answer to a stranger", outcome{Records: []record{relay}, Answered: []loss{{At: at(12), Why: "x"}}}, "was answered"},
 		{"packets pass", outcome{Records: []record{with(flushed, func(r *record) { r.Passed = 1 })}}, "1 packets passed"},
