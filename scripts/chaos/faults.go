@@ -145,9 +145,13 @@ func newRecord(s step) record {
 	return r
 }
 
-// stops reports whether smartnatd does not run for a while.
-func (s step) stops() bool {
-	return slices.ContainsFunc(s.parts(), func(part step) bool { return find(part.Fault).stops })
+// promise is that of one of the step's faults. What ends connections does not where smartnatd runs all the time.
+func (s step) promise(f fault) promise {
+	stops := func(part step) bool { return find(part.Fault).stops }
+	if f.promise == mayEnd && !slices.ContainsFunc(s.parts(), stops) {
+		return untilRepaired
+	}
+	return f.promise
 }
 
 // suffer does what a record is of, holds it and mends it. The second of two begins halfway through the first, and ends after it.
@@ -160,10 +164,7 @@ func (w *world) suffer(ctx context.Context, r *record) error {
 		} else if f.slow > 0 {
 			hold *= f.slow
 		}
-		e := effect{Promise: f.promise, At: time.Now()}
-		if f.promise == mayEnd && !r.stops() {
-			e.Promise = untilRepaired
-		}
+		e := effect{Promise: r.promise(f), At: time.Now()}
 		done, err := f.inject(ctx, w, part)
 		e.Scope = done.scope
 		r.Effects = append(r.Effects, e)

@@ -191,3 +191,32 @@ func TestFaultsHaveNames(t *testing.T) {
 		seen[f.name] = true
 	}
 }
+
+func TestPromise(t *testing.T) {
+	for _, test := range []struct {
+		name, first, second string
+		want                []promise
+	}{
+		{"everything flushed", "everything flushed", "", []promise{untilRepaired}},
+		{"an uplink down", "uplink down", "", []promise{untilRepaired}},
+		{"smartnatd killed", "smartnatd killed", "", []promise{unnoticed}},
+		{"everything flushed, then smartnatd killed", "everything flushed", "smartnatd killed", []promise{mayEnd, unnoticed}},
+		{"smartnatd ended, then everything flushed", "smartnatd ended", "everything flushed", []promise{unnoticed, mayEnd}},
+		{"smartnatd stopped, then everything flushed", "smartnatd stopped", "everything flushed", []promise{unnoticed, untilRepaired}},
+		{"an uplink down, then smartnatd killed", "uplink down", "smartnatd killed", []promise{untilRepaired, unnoticed}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := step{Fault: test.first}
+			if test.second != "" {
+				s.Second = &step{Fault: test.second}
+			}
+			var got []promise
+			for _, part := range s.parts() {
+				got = append(got, s.promise(find(part.Fault)))
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("promises (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
