@@ -76,26 +76,29 @@ func batch(table string, ipv6 bool) ([]netlink.Message, error) {
 		message(unix.NFT_MSG_NEWRULE, netlink.Append|netlink.Acknowledge, func(e *netlink.AttributeEncoder) {
 			e.String(unix.NFTA_RULE_TABLE, table)
 			e.String(unix.NFTA_RULE_CHAIN, trackChain)
-			e.Nested(unix.NFTA_RULE_EXPRESSIONS, func(e *netlink.AttributeEncoder) error {
-				expression(e, "ct", func(e *netlink.AttributeEncoder) {
-					e.Uint32(unix.NFTA_CT_KEY, unix.NFT_CT_DIRECTION)
-					e.Uint32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
-				})
-				// That alone asks the kernel. With something to compare to it is a rule that nft can list.
-				expression(e, "cmp", func(e *netlink.AttributeEncoder) {
-					e.Uint32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
-					e.Uint32(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
-					e.Nested(unix.NFTA_CMP_DATA, func(e *netlink.AttributeEncoder) error {
-						e.Bytes(unix.NFTA_DATA_VALUE, []byte{directionOriginal})
-						return nil
-					})
-				})
-				return nil
-			})
+			e.Nested(unix.NFTA_RULE_EXPRESSIONS, ofTheOriginalDirection)
 		}),
 		boundary(unix.NFNL_MSG_BATCH_END),
 	}
 	return messages, errors.Join(errs...)
+}
+
+// ofTheOriginalDirection are the expressions of a match that needs connection tracking.
+func ofTheOriginalDirection(e *netlink.AttributeEncoder) error {
+	expression(e, "ct", func(e *netlink.AttributeEncoder) {
+		e.Uint32(unix.NFTA_CT_KEY, unix.NFT_CT_DIRECTION)
+		e.Uint32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
+	})
+	// That alone asks the kernel. With something to compare to it is a rule that nft can list.
+	expression(e, "cmp", func(e *netlink.AttributeEncoder) {
+		e.Uint32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
+		e.Uint32(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
+		e.Nested(unix.NFTA_CMP_DATA, func(e *netlink.AttributeEncoder) error {
+			e.Bytes(unix.NFTA_DATA_VALUE, []byte{directionOriginal})
+			return nil
+		})
+	})
+	return nil
 }
 
 func expression(e *netlink.AttributeEncoder, name string, data func(*netlink.AttributeEncoder)) {
