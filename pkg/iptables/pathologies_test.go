@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
@@ -42,6 +43,9 @@ func TestATableThatIsRefused(t *testing.T) {
 				}
 				err := k.Restore(t.Context(), batch)
 				line, isLine := errors.AsType[*LineError](err)
+				if errors.Is(err, gateway.ErrRefused) != (tc.refused != "") {
+					t.Errorf("error %v, want it refused: %t", err, tc.refused != "")
+				}
 				if isLine != (tc.refused != "") || isLine && !strings.Contains(line.Text, "no-such-match") || !isLine && err != nil {
 					t.Errorf("error %v", err)
 				}
@@ -57,6 +61,63 @@ func TestATableThatIsRefused(t *testing.T) {
 					t.Errorf("tables that are written (-want +got):\n%s", diff)
 				}
 			})
+		})
+	}
+}
+
+// TestWhatIsRefused tells what is refused for what it says, by the program or by the kernel, from what is not.
+func TestWhatIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name, rule string
+		refused    bool
+	}{
+		{"nothing", "-j ACCEPT", false},
+		{"a match that the program does not know", "-m no-such-match -j ACCEPT", true},
+		{"an option that it does not know", "--no-such-option -j ACCEPT", true},
+		{"a chain that there is not", "-j SMARTNAT-NO", true},
+		{"what the kernel does not take", "-m recent --rcheck --hitcount 70000 --name too-many -j ACCEPT", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inKernel(t, func(t *testing.T, k kernel) {
+				rules := []netfilter.Rule{{Foreign: "-j RETURN"}, {Foreign: tc.rule}}
+				batch := netfilter.Batch{Family: k.family, Tables: []netfilter.TableBatch{{Name: "nat", Write: []netfilter.Chain{{Name: "SMARTNAT-X", Rules: rules}}}}}
+				err := k.Restore(t.Context(), batch)
+				if errors.Is(err, gateway.ErrRefused) != tc.refused || (err != nil) != tc.refused {
+					t.Errorf("error %v, want it refused: %t", err, tc.refused)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatIsNotRefused is what is about the moment, whatever line is named.
+func TestWhatIsNotRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name, script string
+		refused      bool
+	}{
+		{"nf_tables refuses", `echo "line 4: RULE_APPEND failed (Invalid argument): rule in chain X" >&2; exit 4`, true},
+		{"nf_tables lacks a module", `echo "line 4: RULE_APPEND failed (No such file or directory): rule in chain X" >&2; exit 4`, true},
+		{"legacy refuses", `echo "iptables-restore: line 5 failed" >&2; exit 1`, true},
+		{"somebody else wrote meanwhile", `echo "iptables-restore: line 5 failed: Resource temporarily unavailable." >&2; exit 4`, false},
+		{"no memory", `echo "line 4: RULE_APPEND failed (Cannot allocate memory): rule in chain X" >&2; exit 4`, false},
+		{"not root", `echo "line 4: CHAIN_ADD failed (Operation not permitted): chain X" >&2; exit 4`, false},
+		{"killed", `echo "line 4: RULE_APPEND failed (Invalid argument)" >&2; kill -9 $$`, false},
+		{"the lock is held", `echo "Another app is currently holding the xtables lock; line 1" >&2; exit 4`, false},
+		{"no line", `echo "out of luck" >&2; exit 1`, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", tc.script)
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			err := cmd.Run()
+			if err == nil {
+				t.Fatal("it ended well")
+			}
+			err = describe(&runError{command: "iptables-restore", err: err, stderr: stderr.String()}, []byte("*nat\n:X\n\n-A X\nCOMMIT\n"))
+			if errors.Is(err, gateway.ErrRefused) != tc.refused {
+				t.Errorf("error %v, want it refused: %t", err, tc.refused)
+			}
 		})
 	}
 }

@@ -170,7 +170,7 @@ const keptBuffer = 256 << 10
 
 // Restore writes a batch. Where a table is refused, those before it are written, and those after it too: one that fails
 // does not keep back the others. Only nat waits for filter, which refuses what nat marks. The error is ErrLocked, ErrHung,
-// or a *LineError where the program said which line it did not take.
+// or a *LineError where the program said which line it did not take, which mostly is a gateway.ErrRefused.
 func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
 	var errs []error
 	for !batch.Empty() {
