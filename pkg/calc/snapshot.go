@@ -65,6 +65,9 @@ const (
 	ReasonIPv6Disabled = "IPv6Disabled"
 	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port stays out here.
 	ReasonSCTPNotSupported = "SCTPNotSupported"
+	// ReasonRuleRefused: iptables or the kernel of this host refuses a rule of it, which is found out as it is programmed; what
+	// it had in effect of the family stays, as far as it still asks for that.
+	ReasonRuleRefused = "RuleRefused"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
 	// ReasonEgressConflict: an older Mapping says with which address the pods leave.

@@ -21,6 +21,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
+	"github.com/smartnat/smartnat/pkg/quarantine"
 )
 
 // mapped is a Source with a Mapping that is not valid.
@@ -129,7 +130,7 @@ func TestReadyIsWhatWasVerified(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := start(t, false)
 				plane := &writing{results: test.results}
-				f.Dataplane = plane
+				f.Dataplane, f.quarantine = plane, quarantine.New(plane)
 				f.source.synced.Store(true)
 				f.Enqueue()
 				want := first

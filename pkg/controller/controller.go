@@ -18,6 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/quarantine"
 	"github.com/smartnat/smartnat/pkg/status"
 )
 
@@ -54,7 +55,7 @@ type Host interface {
 
 // Dataplane brings the kernel to a State. It is called by the worker alone.
 type Dataplane interface {
-	Apply(ctx context.Context, state gateway.State) (dataplane.Result, error)
+	quarantine.Dataplane
 	// HostChanged makes the next Apply read routes, rules of policy routing and parameters.
 	HostChanged()
 	// Watch calls changed when it is time for a Check, until ctx ends or it can watch no longer.
@@ -100,6 +101,7 @@ type Controller struct {
 	pending    pending
 	calculator *calc.Calculator
 	findings   findingLog
+	quarantine *quarantine.Quarantine
 	ready      bool
 	// These are what the last apply was made of, and stand until something tells that they may be others.
 	host     gateway.Host
@@ -121,6 +123,7 @@ func New(options Options) *Controller {
 		backoff:    workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff),
 		calculator: calc.NewCalculator(options.Config),
 		findings:   findingLog{log: options.Log},
+		quarantine: quarantine.New(options.Dataplane),
 	}
 }
 
@@ -213,6 +216,9 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 	case err == nil:
 		c.owed = 0
 		c.backoff.Forget(key)
+		if due := c.quarantine.Due(); !due.IsZero() {
+			c.retry = time.AfterFunc(time.Until(due), func() { c.enqueue(retry) })
+		}
 	default:
 		// What was to be looked at may not have been; the data plane knows by itself what it could not write.
 		c.owed = taken.reasons | host
@@ -273,13 +279,15 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 		c.snapshot = c.source.Snapshot()
 		c.state, c.found = c.calculator.Calculate(c.snapshot, c.host)
 		took.calc = time.Since(calculating)
-		c.findings.report(c.found)
+		c.findings.report(c.allFound())
 	}
 	applying := time.Now()
-	result, err := c.Dataplane.Apply(ctx, c.state)
+	applied, result, err := c.quarantine.Apply(ctx, applying, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
 	c.report(taken, result, took)
-	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: c.state, Findings: c.found, Err: err}
+	found := c.allFound()
+	c.findings.report(found)
+	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Err: err}
 	c.tell(Outcome{Facts: facts, Result: result, Took: took.total, Err: err})
 	if err == nil && !c.ready {
 		c.verifyOrReady(taken, result)

@@ -111,8 +111,11 @@ func (d *fakeDataplane) Watch(ctx context.Context, changed func()) error {
 		return errors.New("injected")
 	}
 }
-func (d *fakeDataplane) HostChanged() { d.note("host changed") }
-func (d *fakeDataplane) Verify()      { d.note("verify") }
+
+// Try refuses nothing.
+func (d *fakeDataplane) Try(context.Context, gateway.State) error { return nil }
+func (d *fakeDataplane) HostChanged()                             { d.note("host changed") }
+func (d *fakeDataplane) Verify()                                  { d.note("verify") }
 
 // Check is noted by its number alone: it comes every few seconds.
 func (d *fakeDataplane) Check() (bool, error) {

@@ -4,10 +4,13 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
@@ -36,4 +39,25 @@ func (l *findingLog) report(findings []calc.Finding) {
 		}
 	}
 	l.open = now
+}
+
+// allFound are the findings of what was computed, and of what of it is refused.
+func (c *Controller) allFound() []calc.Finding {
+	refusals := c.quarantine.Refusals()
+	if len(refusals) == 0 {
+		return c.found
+	}
+	all := slices.Clip(c.found)
+	for _, r := range refusals {
+		namespace, name, _ := strings.Cut(r.Owner, "/")
+		what := "is refused"
+		if r.Suspected {
+			what = "is held back, as it is not known yet which of many is refused"
+		}
+		all = append(all, calc.Finding{
+			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: calc.ReasonRuleRefused, Field: "spec",
+			Message: fmt.Sprintf("what it asks for with IPv%d addresses %s, and will be tried again: %s", r.Family, what, r.Why),
+		})
+	}
+	return all
 }

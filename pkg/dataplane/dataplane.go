@@ -135,6 +135,7 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 		// A host that did not forward yet begins to only behind the boundary.
 		hostErrs = append(hostErrs, host.startForwarding(family, &result))
 	}
+	result.InPlace = filterErr == nil
 	errs := []error{setErr, filterErr}
 	// Who was interrupted has not taken away what relies on the rest.
 	if ctx.Err() == nil {

@@ -17,7 +17,8 @@ type IPTables interface {
 	// Families are those that can be programmed.
 	Families() []netfilter.Family
 	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
-	// Restore carries out the batch; after an error some of its tables may be done.
+	// Restore carries out the batch; after an error some of its tables may be done. The error is gateway.ErrRefused where a
+	// table is not taken for what it says.
 	Restore(ctx context.Context, batch netfilter.Batch) error
 	// Watch calls changed once it watches, and then whenever rules may have been written, by whomever, until ctx ends, which
 	// is no error, or it can watch no longer.

@@ -19,7 +19,7 @@ type Result struct {
 	Sysctls []string
 	// Routing are the changes to routes and rules of policy routing.
 	Routing policyrouting.Changes
-	// Batches are what was written to netfilter, at most one a family.
+	// Batches are what was written to netfilter, at most one a family by each Apply.
 	Batches []netfilter.Batch
 	// Sets is how many sets of networks were written or removed, Members how many members of them came or went.
 	Sets, Members int
@@ -31,6 +31,8 @@ type Result struct {
 	Readings int
 	// Took says where the time went.
 	Took Took
+	// InPlace is set when the tables of every family hold all rules that the state asks for.
+	InPlace bool
 }
 
 // Kind is what a Repair was made to.
@@ -63,6 +65,25 @@ type Took struct {
 	// Observe is the kernel being read, Build rules being made of the state, Diff the comparison of both, Restore the run of
 	// the programs that write, and Cut connections being looked for and ended.
 	Observe, Build, Diff, Restore, Cut time.Duration
+}
+
+// Append returns what was written by both, of which the other one is the later.
+func (r Result) Append(o Result) Result {
+	return Result{
+		Sysctls:     slices.Concat(r.Sysctls, o.Sysctls),
+		Routing:     r.Routing.Append(o.Routing),
+		Batches:     slices.Concat(r.Batches, o.Batches),
+		Sets:        r.Sets + o.Sets,
+		Members:     r.Members + o.Members,
+		Connections: r.Connections + o.Connections,
+		Repaired:    slices.Concat(r.Repaired, o.Repaired),
+		Readings:    r.Readings + o.Readings,
+		Took: Took{
+			Observe: r.Took.Observe + o.Took.Observe, Build: r.Took.Build + o.Took.Build, Diff: r.Took.Diff + o.Took.Diff,
+			Restore: r.Took.Restore + o.Took.Restore, Cut: r.Took.Cut + o.Took.Cut,
+		},
+		InPlace: o.InPlace,
+	}
 }
 
 // Empty reports whether nothing was changed.

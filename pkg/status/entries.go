@@ -114,7 +114,8 @@ func (e *Entry) find(f calc.Finding) {
 	switch f.Reason {
 	case calc.ReasonAddressNotOnHost, calc.ReasonPortConflict:
 		return // the first is another gateway's business, the second is in the condition Accepted
-	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported:
+	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported,
+		calc.ReasonRuleRefused:
 		e.Programmed = false
 	}
 	e.addProblem(f.Field + ": " + f.Message + " (" + f.Reason + ")")

@@ -47,6 +47,7 @@ func TestPathologies(t *testing.T) {
 		{"a Service with a thousand endpoints", testThousandEndpoints},
 		{"somebody else holds the lock", testLockHeld},
 		{"a program is missing after an upgrade", testProgramMissing},
+		{"the rules of one Mapping are refused", testRefusedMapping},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx := timeout(t, 2*time.Minute)

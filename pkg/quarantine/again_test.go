@@ -1,0 +1,122 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package quarantine
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+func TestTriedAgain(t *testing.T) {
+	good := plain("good", v4, 80, pod1)
+	refused := state(good, forward("a", v4, 81, pod1))
+	other := state(good, forward("a", v4, 81, pod2))
+	moved := refused
+	moved.Uplinks = []gateway.Uplink{{Link: "eth2", Number: 1}}
+	alone := state(good)
+	for _, test := range []struct {
+		name string
+		// want is asked for from the first second on, every second.
+		want gateway.State
+		// until is how long; tries is when something was tried within it.
+		until time.Duration
+		tries []time.Duration
+	}{
+		{"what stays as it is after a time that doubles", refused, 2 * time.Hour, []time.Duration{
+			minDelay, 3 * minDelay, 7 * minDelay, 15 * minDelay, 31 * minDelay, 63 * minDelay, 95 * minDelay,
+		}},
+		{"what changed soon", other, 5 * time.Minute, []time.Duration{soon, soon + minDelay, soon + 3*minDelay}},
+		{"another host soon", moved, time.Minute, []time.Duration{soon}},
+		{"what is gone never", alone, time.Hour, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := &plane{refuses: bad("a")}
+			q := New(p)
+			if _, _, err := q.Apply(t.Context(), begin, refused); err != nil {
+				t.Fatal(err)
+			}
+			var tries []time.Duration
+			for after := time.Second; after < test.until; after += time.Second {
+				before, due := p.tries, q.Due()
+				if _, _, err := q.Apply(t.Context(), begin.Add(after), test.want); err != nil {
+					t.Fatal(err)
+				}
+				if p.tries == before {
+					continue
+				}
+				tries = append(tries, after)
+				if !due.Equal(begin.Add(after)) {
+					t.Errorf("tried after %v, which was said to be due after %v", after, due.Sub(begin))
+				}
+			}
+			if diff := cmp.Diff(test.tries, tries); diff != "" {
+				t.Errorf("tried after (-want +got):\n%s", diff)
+			}
+			if gone := test.tries == nil; gone != (len(aside(q)) == 0) || gone != q.Due().IsZero() {
+				t.Errorf("set aside at last: %q, due %v", aside(q), q.Due())
+			}
+		})
+	}
+}
+
+// TestTaken: what is taken at last is in effect at once, and nobody is set aside.
+func TestTaken(t *testing.T) {
+	p := &plane{refuses: bad("a", "b")}
+	q := New(p)
+	want := state(forward("a", v4, 81, pod1), forward("b", v4, 82, pod1), plain("good", v4, 80, pod1))
+	if _, _, err := q.Apply(t.Context(), begin, want); err != nil {
+		t.Fatal(err)
+	}
+	p.refuses, p.tries, p.applies = bad("b"), 0, 0
+	if _, _, err := q.Apply(t.Context(), begin.Add(minDelay), want); err != nil {
+		t.Fatal(err)
+	}
+	inEffect := []string{"good 198.51.100.10:80/tcp 10.0.0.1", "a 198.51.100.10:81/tcp 10.0.0.1 affinity"}
+	if diff := cmp.Diff(inEffect, say(p.state)); diff != "" || !slices.Equal(aside(q), []string{"b4"}) {
+		t.Errorf("%q are set aside, in effect (-want +got):\n%s", aside(q), diff)
+	}
+	if p.tries != 3 || p.applies != 2 { // both, a, b
+		t.Errorf("%d tries, %d applies", p.tries, p.applies)
+	}
+}
+
+// TestAnErrorFreesNobody: who could not be tried stays where he is.
+func TestAnErrorFreesNobody(t *testing.T) {
+	p := &plane{refuses: bad("a")}
+	q := New(p)
+	want := state(forward("a", v4, 81, pod1))
+	if _, _, err := q.Apply(t.Context(), begin, want); err != nil {
+		t.Fatal(err)
+	}
+	p.refuses = func(s gateway.State) error {
+		if len(s.Forwards) > 0 {
+			return errors.New("locked")
+		}
+		return nil
+	}
+	if _, _, err := q.Apply(t.Context(), begin.Add(time.Hour), want); err != nil || len(aside(q)) != 1 {
+		t.Errorf("error %v, %q are set aside", err, aside(q))
+	}
+}
+
+// TestAnErrorIsNoReasonToTry: while not even the rest can be written, nothing else is.
+func TestAnErrorIsNoReasonToTry(t *testing.T) {
+	p := &plane{refuses: bad("a")}
+	q := New(p)
+	want := state(forward("a", v4, 81, pod1))
+	if _, _, err := q.Apply(t.Context(), begin, want); err != nil {
+		t.Fatal(err)
+	}
+	locked := errors.New("locked")
+	p.refuses, p.tries = func(gateway.State) error { return locked }, 0
+	if _, _, err := q.Apply(t.Context(), begin.Add(time.Hour), want); !errors.Is(err, locked) || p.tries != 0 || len(aside(q)) != 1 {
+		t.Errorf("error %v, %d tries, %q are set aside", err, p.tries, aside(q))
+	}
+}

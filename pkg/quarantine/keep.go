@@ -1,0 +1,111 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package quarantine
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// compose returns the state with, of what is set aside, what was in effect before and is still asked for.
+func (q *Quarantine) compose(want gateway.State) gateway.State {
+	if len(q.aside) == 0 {
+		return want
+	}
+	state := want
+	state.Forwards = make([]*gateway.Forward, 0, len(want.Forwards))
+	for _, f := range want.Forwards {
+		if r := q.aside[partOf(f.Owner, f.Address)]; r != nil {
+			f = r.before.keep(f)
+		}
+		if f != nil {
+			state.Forwards = append(state.Forwards, f)
+		}
+	}
+	state.Egresses = nil
+	for _, e := range want.Egresses {
+		kept := true
+		if r := q.aside[partOf(e.Owner, e.Address)]; r != nil {
+			e, kept = r.before.keepEgress(e)
+		}
+		if kept {
+			state.Egresses = append(state.Egresses, e)
+		}
+	}
+	return state
+}
+
+// keep returns what can stay in effect of a frontend, nil where nothing can: as it was before, but only for sources that
+// may connect now, and to backends that are wanted now. Who leaves may have left his address to somebody else.
+func (p portion) keep(now *gateway.Forward) *gateway.Forward {
+	i, found := slices.BinarySearchFunc(p.forwards, now, func(f, now *gateway.Forward) int { return f.Compare(now.Frontend) })
+	if !found {
+		return nil
+	}
+	before := p.forwards[i]
+	kept := *before
+	if !within(before, now) {
+		kept.Sources, kept.SourcesDeny = now.Sources, now.SourcesDeny
+	}
+	kept.Backends, kept.Draining = nil, nil
+	for _, b := range before.Backends {
+		switch {
+		case has(now.Backends, b):
+			kept.Backends = append(kept.Backends, b)
+		case has(now.Draining, b):
+			kept.Draining = append(kept.Draining, b)
+		}
+	}
+	for _, b := range before.Draining {
+		if has(now.Backends, b) || has(now.Draining, b) {
+			kept.Draining = append(kept.Draining, b)
+		}
+	}
+	slices.SortFunc(kept.Draining, compareBackends)
+	return &kept
+}
+
+func has(backends []gateway.Backend, b gateway.Backend) bool {
+	_, found := slices.BinarySearchFunc(backends, b, compareBackends)
+	return found
+}
+
+func compareBackends(a, b gateway.Backend) int {
+	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+}
+
+// within reports whether all who could connect before may do so now. Where it is not sure it says no.
+func within(before, now *gateway.Forward) bool {
+	switch {
+	case before.SourcesDeny:
+		return true
+	case now.SourcesDeny:
+		return false
+	case len(now.Sources) == 0:
+		return true
+	case len(before.Sources) == 0:
+		return false
+	}
+	return !slices.ContainsFunc(before.Sources, func(b netip.Prefix) bool {
+		return !slices.ContainsFunc(now.Sources, func(n netip.Prefix) bool { return n.Bits() <= b.Bits() && n.Contains(b.Addr()) })
+	})
+}
+
+// keepEgress returns what can stay in effect of it, if anything can: as it was before, but only of pods that it is asked for
+// now.
+func (p portion) keepEgress(now gateway.Egress) (gateway.Egress, bool) {
+	i := slices.IndexFunc(p.egresses, func(e gateway.Egress) bool { return e.Address == now.Address && e.Uplink == now.Uplink })
+	if i < 0 {
+		return gateway.Egress{}, false
+	}
+	kept := p.egresses[i]
+	kept.Sources = slices.DeleteFunc(slices.Clone(kept.Sources), func(a netip.Addr) bool {
+		_, wanted := slices.BinarySearchFunc(now.Sources, a, netip.Addr.Compare)
+		return !wanted
+	})
+	return kept, len(kept.Sources) > 0
+}

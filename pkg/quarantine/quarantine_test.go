@@ -1,0 +1,387 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package quarantine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// plane is a Dataplane that refuses what it is told to.
+type plane struct {
+	// refuses says why a state is refused, or fails.
+	refuses func(gateway.State) error
+	// tries and applies count what was asked for; state is what is in effect.
+	tries, applies int
+	state          gateway.State
+}
+
+func (p *plane) Apply(_ context.Context, state gateway.State) (dataplane.Result, error) {
+	p.applies++
+	if err := p.refuses(state); err != nil {
+		return dataplane.Result{Sets: 1}, err
+	}
+	p.state = state
+	return dataplane.Result{Sets: 1, InPlace: true}, nil
+}
+
+func (p *plane) Try(_ context.Context, state gateway.State) error {
+	p.tries++
+	return p.refuses(state)
+}
+
+// bad refuses what any of these owners, or of their families as "a4", asks for with session affinity.
+func bad(marks ...string) func(gateway.State) error {
+	return func(state gateway.State) error {
+		var errs []error
+		for _, f := range state.Forwards {
+			if f.Affinity != 0 && (slices.Contains(marks, f.Owner) || slices.Contains(marks, f.Owner+family(f))) {
+				errs = append(errs, fmt.Errorf("IPv%s: line 7,\n%q: %w", family(f), f.Owner, gateway.ErrRefused))
+			}
+		}
+		return errors.Join(errs...)
+	}
+}
+
+func never(gateway.State) error { return nil }
+
+func family(f *gateway.Forward) string {
+	if f.Address.Is6() {
+		return "6"
+	}
+	return "4"
+}
+
+const (
+	v4, v6 = "198.51.100.10", "2001:db8::10"
+	pod1   = "10.0.0.1"
+	pod2   = "10.0.0.2"
+	pod3   = "10.0.0.3"
+)
+
+// forward leads a port to pods, and remembers clients.
+func forward(owner, address string, port uint16, pods ...string) *gateway.Forward {
+	return &gateway.Forward{
+		Frontend: gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: gateway.TCP, Ports: gateway.Port(port)},
+		Owner:    owner, Direct: true, Affinity: time.Hour, Backends: backends(pods...),
+	}
+}
+
+// plain is a forward that nobody refuses.
+func plain(owner, address string, port uint16, pods ...string) *gateway.Forward {
+	f := forward(owner, address, port, pods...)
+	f.Affinity = 0
+	return f
+}
+
+func backends(pods ...string) []gateway.Backend {
+	var list []gateway.Backend
+	for _, pod := range pods {
+		list = append(list, gateway.Backend{Address: netip.MustParseAddr(pod), Port: 80})
+	}
+	return list
+}
+
+func with(f *gateway.Forward, change func(*gateway.Forward)) *gateway.Forward {
+	changed := *f
+	change(&changed)
+	return &changed
+}
+
+func from(sources ...string) func(*gateway.Forward) {
+	return func(f *gateway.Forward) {
+		for _, s := range sources {
+			f.Sources = append(f.Sources, netip.MustParsePrefix(s))
+		}
+	}
+}
+
+func state(forwards ...*gateway.Forward) gateway.State {
+	slices.SortFunc(forwards, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
+	return gateway.State{Forwards: forwards, Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}}
+}
+
+// many are the states of n owners, without and with affinity.
+func many(n int) (before, want gateway.State) {
+	for i := range n {
+		owner, port := fmt.Sprintf("many/%04d", i), uint16(1000+i)
+		before.Forwards = append(before.Forwards, plain(owner, v4, port, pod1))
+		want.Forwards = append(want.Forwards, forward(owner, v4, port, pod1))
+	}
+	return before, want
+}
+
+// say is what is in effect: "a 198.51.100.10:80/tcp 10.0.0.1".
+func say(s gateway.State) []string {
+	var lines []string
+	for _, f := range s.Forwards {
+		line := f.Owner + " " + f.String()
+		for _, b := range f.Backends {
+			line += " " + b.Address.String()
+		}
+		for _, b := range f.Draining {
+			line += " (" + b.Address.String() + ")"
+		}
+		for _, s := range f.Sources {
+			line += " from " + s.String()
+		}
+		if f.SourcesDeny {
+			line += " from nobody"
+		}
+		if f.Affinity != 0 {
+			line += " affinity"
+		}
+		lines = append(lines, line)
+	}
+	for _, e := range s.Egresses {
+		lines = append(lines, fmt.Sprint(e.Owner, " egress ", e.Address, e.Uplink, e.Sources))
+	}
+	return lines
+}
+
+// aside is who is: "a4", or "a4?" where that is not known for sure.
+func aside(q *Quarantine) []string {
+	var all []string
+	for _, r := range q.Refusals() {
+		name := r.Owner + strconv.Itoa(r.Family)
+		if r.Suspected {
+			name += "?"
+		}
+		all = append(all, name)
+	}
+	return all
+}
+
+var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func TestWhoIsSetAside(t *testing.T) {
+	good := plain("good", v4, 80, pod1)
+	before, thousand := many(1000)
+	changed := before
+	changed.Forwards = slices.Clone(before.Forwards)
+	changed.Forwards[377] = thousand.Forwards[377]
+	together := func(s gateway.State) error {
+		if len(s.Forwards) > 1 {
+			return gateway.ErrRefused
+		}
+		return nil
+	}
+	locked := errors.New("locked")
+	for _, test := range []struct {
+		name         string
+		before, want gateway.State
+		refuses      func(gateway.State) error
+		aside        []string
+		inEffect     []string // not compared where it is nil
+		tries        int
+		applies      int
+		err          error
+	}{
+		{
+			"nothing is refused", state(good), state(good, forward("a", v4, 81, pod1)), never,
+			nil, []string{"good 198.51.100.10:80/tcp 10.0.0.1", "a 198.51.100.10:81/tcp 10.0.0.1 affinity"}, 0, 1, nil,
+		},
+		{
+			"a Mapping that comes", state(good), state(good, forward("a", v4, 81, pod1)), bad("a"),
+			[]string{"a4"}, []string{"good 198.51.100.10:80/tcp 10.0.0.1"}, 2, 2, nil,
+		},
+		{
+			"what it had stays", state(good, plain("a", v4, 81, pod1)), state(good, forward("a", v4, 81, pod1)), bad("a"),
+			[]string{"a4"}, []string{"good 198.51.100.10:80/tcp 10.0.0.1", "a 198.51.100.10:81/tcp 10.0.0.1"}, 2, 2, nil,
+		},
+		{
+			"others come, change and go", state(good, plain("b", v4, 82, pod1), plain("c", v4, 83, pod1)),
+			state(good, forward("a", v4, 81, pod1), plain("b", v4, 82, pod2), plain("d", v4, 84, pod1)), bad("a"), []string{"a4"},
+			[]string{"good 198.51.100.10:80/tcp 10.0.0.1", "b 198.51.100.10:82/tcp 10.0.0.2", "d 198.51.100.10:84/tcp 10.0.0.1"}, 4, 2, nil,
+		},
+		{
+			"one family", state(), state(forward("a", v4, 81, pod1), forward("a", v6, 81, "fd00::1")), bad("a6"),
+			[]string{"a6"}, []string{"a 198.51.100.10:81/tcp 10.0.0.1 affinity"}, 4, 2, nil,
+		},
+		{
+			"both families", state(), state(good, forward("a", v4, 81, pod1), forward("a", v6, 81, "fd00::1")), bad("a"),
+			[]string{"a4", "a6"}, []string{"good 198.51.100.10:80/tcp 10.0.0.1"}, 6, 2, nil,
+		},
+		{"one of a thousand at the first start", gateway.State{}, thousand, bad("many/0377"), []string{"many/03774"}, nil, 19, 2, nil},
+		{"the last of a thousand", gateway.State{}, thousand, bad("many/0999"), []string{"many/09994"}, nil, 13, 2, nil},
+		{"the one that changed among a thousand", before, changed, bad("many/0377"), []string{"many/03774"}, nil, 2, 2, nil},
+		{
+			"three of a thousand", gateway.State{}, thousand, bad("many/0001", "many/0500", "many/0998"),
+			[]string{"many/00014", "many/05004", "many/09984"}, nil, 46, 2, nil,
+		},
+		{
+			"one that had been taken", state(forward("a", v4, 81, pod1), good), state(forward("a", v4, 81, pod1), plain("good", v4, 80, pod2)), bad("a"),
+			[]string{"a4"}, []string{"good 198.51.100.10:80/tcp 10.0.0.2"}, 4, 3, nil,
+		},
+		{"nobody alone", state(good), state(good, plain("a", v4, 81, pod1), plain("b", v4, 82, pod1)), together, nil, nil, 5, 1, gateway.ErrRefused},
+		{
+			"what all share", state(good), state(good, forward("a", v4, 81, pod1)), func(gateway.State) error { return gateway.ErrRefused },
+			nil, nil, 4, 1, gateway.ErrRefused,
+		},
+		{"no refusal", state(good), state(good, forward("a", v4, 81, pod1)), func(gateway.State) error { return locked }, nil, nil, 0, 1, locked},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := &plane{refuses: never}
+			q := New(p)
+			if _, _, err := q.Apply(t.Context(), begin, test.before); err != nil {
+				t.Fatal(err)
+			}
+			p.refuses, p.applies = test.refuses, 0
+			applied, result, err := q.Apply(t.Context(), begin, test.want)
+			if !errors.Is(err, test.err) || err != nil && test.err == nil {
+				t.Errorf("error %v, want %v", err, test.err)
+			}
+			if diff := cmp.Diff(test.aside, aside(q)); diff != "" {
+				t.Errorf("set aside (-want +got):\n%s", diff)
+			}
+			if test.inEffect != nil {
+				if diff := cmp.Diff(test.inEffect, say(p.state)); diff != "" {
+					t.Errorf("in effect (-want +got):\n%s", diff)
+				}
+			}
+			if err == nil {
+				if diff := cmp.Diff(say(applied), say(p.state)); diff != "" || len(applied.Forwards) == 0 {
+					t.Errorf("said to be applied (-said +is):\n%s", diff)
+				}
+			}
+			if p.tries != test.tries || p.applies != test.applies || result.Sets != test.applies {
+				t.Errorf("%d tries and %d applies, of which the result has %d; want %d and %d", p.tries, p.applies, result.Sets, test.tries, test.applies)
+			}
+			for _, r := range q.Refusals() {
+				if !strings.Contains(r.Why, "refused for what it says") || !strings.Contains(r.Why, r.Owner) || strings.Contains(r.Why, "\n") {
+					t.Errorf("%s is refused, because %q", r.Owner, r.Why)
+				}
+			}
+		})
+	}
+}
+
+// Who leaves what it has in effect must not go on exposing what is not to be exposed any more.
+func TestWhatStays(t *testing.T) {
+	a := plain("a", v4, 80, pod1, pod2)
+	for _, test := range []struct {
+		name         string
+		before, want gateway.State
+		inEffect     []string
+	}{
+		{"all that is still asked for", state(a), state(forward("a", v4, 80, pod1, pod2)), []string{"a 198.51.100.10:80/tcp 10.0.0.1 10.0.0.2"}},
+		{"no endpoint that went, none that came", state(a), state(forward("a", v4, 80, pod2, pod3)), []string{"a 198.51.100.10:80/tcp 10.0.0.2"}},
+		{"no endpoint: refused", state(a), state(forward("a", v4, 80, pod3)), []string{"a 198.51.100.10:80/tcp"}},
+		{
+			"an endpoint that drains", state(with(a, func(f *gateway.Forward) { f.Draining = backends(pod3) })),
+			state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.Draining = backends(pod2, pod3) })),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 (10.0.0.2) (10.0.0.3)"},
+		},
+		{"no port that is not asked for", state(a), state(forward("a", v4, 81, pod1)), nil},
+		{
+			"no port that is another's now", state(a), state(plain("b", v4, 80, pod3), forward("a", v4, 81, pod1)),
+			[]string{"b 198.51.100.10:80/tcp 10.0.0.3"},
+		},
+		{
+			"sources from before that may still connect", state(with(a, from("10.0.0.0/24"))), state(with(forward("a", v4, 80, pod1), from("10.0.0.0/16", "192.0.2.0/24"))),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 10.0.0.0/24"},
+		},
+		{
+			"sources that were taken away do not", state(with(a, from("10.0.0.0/24", "192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/24"},
+		},
+		{
+			"not everyone any more", state(a), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/24"},
+		},
+		{
+			"a part of the sources", state(with(a, from("192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/25"))),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/25"},
+		},
+		{
+			"nobody any more", state(a), state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from nobody"},
+		},
+		{
+			"nobody yet", state(with(a, func(f *gateway.Forward) { f.SourcesDeny = true })), state(forward("a", v4, 80, pod1)),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from nobody"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := &plane{refuses: bad("a")}
+			q := New(p)
+			for _, s := range []gateway.State{test.before, test.want} {
+				if _, _, err := q.Apply(t.Context(), begin, s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(test.inEffect, say(p.state)); diff != "" || len(aside(q)) != 1 {
+				t.Errorf("%q are set aside, in effect (-want +got):\n%s", aside(q), diff)
+			}
+		})
+	}
+}
+
+// Of what stays, an endpoint that flaps comes back, and pods leave with the external address that they had.
+func TestWhatStaysFollows(t *testing.T) {
+	egress := func(pods ...string) gateway.Egress {
+		e := gateway.Egress{Address: netip.MustParseAddr(v4), Uplink: 1, Owner: "a"}
+		for _, pod := range pods {
+			e.Sources = append(e.Sources, netip.MustParseAddr(pod))
+		}
+		return e
+	}
+	p := &plane{refuses: bad("a")}
+	q := New(p)
+	for i, step := range []struct {
+		want     gateway.State
+		pods     []string
+		inEffect []string
+	}{
+		{state(plain("a", v4, 80, pod1, pod2)), []string{pod1, pod2}, []string{"a 198.51.100.10:80/tcp 10.0.0.1 10.0.0.2", "a egress 198.51.100.10 1 [10.0.0.1 10.0.0.2]"}},
+		{state(forward("a", v4, 80, pod1)), []string{pod1}, []string{"a 198.51.100.10:80/tcp 10.0.0.1", "a egress 198.51.100.10 1 [10.0.0.1]"}},
+		{state(forward("a", v4, 80, pod1, pod2)), []string{pod1, pod2}, []string{"a 198.51.100.10:80/tcp 10.0.0.1 10.0.0.2", "a egress 198.51.100.10 1 [10.0.0.1 10.0.0.2]"}},
+		{state(forward("a", v4, 80)), nil, []string{"a 198.51.100.10:80/tcp"}},
+	} {
+		step.want.Egresses = []gateway.Egress{egress(step.pods...)}
+		if _, _, err := q.Apply(t.Context(), begin, step.want); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.inEffect, say(p.state)); diff != "" {
+			t.Errorf("step %d: in effect (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
+// When even what stays is refused, nothing stays.
+func TestWhatStaysIsLeftOutWhereItIsRefused(t *testing.T) {
+	p := &plane{refuses: never}
+	q := New(p)
+	good := plain("good", v4, 80, pod1)
+	for _, s := range []gateway.State{
+		state(good, with(plain("a", v4, 81, pod1), from("10.0.0.0/24", "192.0.2.0/24"))),
+		state(good, with(forward("a", v4, 81, pod1), from("192.0.2.0/24")), plain("new", v4, 82, pod1)),
+	} {
+		if _, _, err := q.Apply(t.Context(), begin, s); err != nil {
+			t.Fatal(err)
+		}
+		p.refuses = func(s gateway.State) error {
+			if slices.ContainsFunc(s.Forwards, func(f *gateway.Forward) bool { return f.Owner == "a" }) {
+				return gateway.ErrRefused
+			}
+			return nil
+		}
+	}
+	want := []string{"good 198.51.100.10:80/tcp 10.0.0.1", "new 198.51.100.10:82/tcp 10.0.0.1"}
+	if diff := cmp.Diff(want, say(p.state)); diff != "" || !slices.Equal(aside(q), []string{"a4"}) {
+		t.Errorf("%q are set aside, in effect (-want +got):\n%s", aside(q), diff)
+	}
+}

@@ -1,0 +1,109 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package quarantine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// When all are refused, as where the kernel lacks a module that all need, a search ends all the same, and the next ones end it.
+func TestTriesAreBounded(t *testing.T) {
+	const n, good = 300, 7
+	before, want := many(n)
+	var marks []string
+	for i, f := range want.Forwards {
+		if i%(n/good) != 0 || i == 0 {
+			marks = append(marks, f.Owner)
+		}
+	}
+	p := &plane{refuses: never}
+	q := New(p)
+	if _, _, err := q.Apply(t.Context(), begin, before); err != nil {
+		t.Fatal(err)
+	}
+	p.refuses = bad(marks...)
+	now, searches := begin, 0
+	for {
+		tries := p.tries
+		if _, _, err := q.Apply(t.Context(), now, want); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.tries - tries; got > 2*(maxTries+9) { // 9 halves stand over when no more may be made
+			t.Fatalf("%d tries in one Apply", got)
+		}
+		if len(p.state.Forwards) != n {
+			t.Fatalf("%d are in effect, as they were before or as they should be; want %d", len(p.state.Forwards), n)
+		}
+		searches++
+		if !slices.ContainsFunc(q.Refusals(), func(r Refusal) bool { return r.Suspected }) {
+			break
+		}
+		if searches > 20 { // who is known to be at fault does not hold up those who are not
+			t.Fatalf("%d are still suspected after %d searches", len(q.aside), searches)
+		}
+		now = q.Due()
+	}
+	if len(q.aside) != len(marks) {
+		t.Errorf("%d are set aside, want %d", len(q.aside), len(marks))
+	}
+	t.Logf("%d of %d told apart by %d searches with %d tries in %v", len(marks), n, searches, p.tries, now.Sub(begin))
+}
+
+// A search that is interrupted, or cannot go on, blames nobody whom it does not know to be at fault.
+func TestASearchThatCannotGoOn(t *testing.T) {
+	_, want := many(100)
+	for _, test := range []struct {
+		name  string
+		after int
+		aside []string
+	}{
+		{"at once", 0, nil},
+		{"before anybody is found", 5, nil},
+		{"after the first one", 14, []string{"many/00104"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			locked := errors.New("locked")
+			p := &plane{}
+			refused := bad("many/0010", "many/0090")
+			p.refuses = func(s gateway.State) error {
+				if p.tries > test.after {
+					return locked
+				}
+				return refused(s)
+			}
+			q := New(p)
+			_, _, err := q.Apply(t.Context(), begin, want)
+			if err == nil {
+				t.Error("no error")
+			}
+			if p.tries > max(test.after, 1)+1 {
+				t.Errorf("%d tries, of which those after %d found out nothing", p.tries, test.after)
+			}
+			if diff := cmp.Diff(test.aside, aside(q)); diff != "" {
+				t.Errorf("set aside (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("the daemon stops", func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		p := &plane{}
+		p.refuses = func(gateway.State) error {
+			if p.tries == 3 {
+				stop()
+			}
+			return gateway.ErrRefused
+		}
+		_, _, err := New(p).Apply(ctx, begin, want)
+		if err == nil || p.tries > 3 {
+			t.Errorf("error %v after %d tries", err, p.tries)
+		}
+	})
+}
