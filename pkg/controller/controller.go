@@ -22,10 +22,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/status"
 )
 
-// Retries after a failed apply back off between these.
+// Retries after a failed apply back off between these. What made it fail may end without a word, and every change that is tried
+// meanwhile is another failure.
 const (
 	minBackoff = 500 * time.Millisecond
-	maxBackoff = 30 * time.Second
+	maxBackoff = 5 * time.Second
 )
 
 // resyncJitter spreads the resyncs of gateways that were started together.
