@@ -83,6 +83,8 @@ func TestEntries(t *testing.T) {
 			bad("spec: because (IPv6Disabled)")},
 		{"no SCTP", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonSCTPNotSupported)} },
 			bad("spec: because (SCTPNotSupported)")},
+		{"a rule that is refused", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonRuleRefused)} },
+			bad("spec: because (RuleRefused)")},
 		{"an apply that failed", []string{"192.0.2.1"}, func(f *Facts) { f.Err = errors.New("no iptables") },
 			bad("could not be programmed: no iptables")},
 	} {
