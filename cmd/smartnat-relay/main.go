@@ -21,7 +21,7 @@ import (
 
 // gcPercent is how much garbage may pile up beside what is in use, in percent of it, unless GOGC says otherwise: what is in
 // use, the cluster and a little for each watch, hardly changes, so to collect more often than Go would costs little.
-const gcPercent = 25
+const gcPercent = 10
 
 // Exit codes.
 const (

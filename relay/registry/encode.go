@@ -85,8 +85,9 @@ func (e *encoder) status(err error) (encoded, error) {
 	return e.encoding.object(status)
 }
 
-// output is the body of a watch. The server's own write timeout does not hold for it, as it may be quiet for long; each
-// write has one of its own.
+// output is the body of a watch. The server's own write timeout does not hold for it, as it may be quiet for long; a timer
+// cuts a client off that does not take what is written. Over HTTP/2 a deadline for each write, which would have to go again
+// afterwards, costs as much as the write: the server's other goroutine has to be asked both times.
 type output struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -112,16 +113,16 @@ func (o *output) begin(mediaType string) error {
 		return err
 	}
 	o.w.WriteHeader(http.StatusOK)
-	return o.timed(o.control.Flush)
+	return o.flushServer()
 }
 
-// Write buffers, up to a piece.
-func (o *output) Write(p []byte) (int, error) {
+// writer buffers, up to a piece, until the next flush.
+func (o *output) writer() *bufio.Writer {
 	if o.buffer == nil {
 		o.buffer = buffers.Get().(*bufio.Writer)
-		o.buffer.Reset(writerFunc(o.write))
+		o.buffer.Reset((*pieces)(o))
 	}
-	return o.buffer.Write(p)
+	return o.buffer
 }
 
 func (o *output) flush() error {
@@ -131,7 +132,7 @@ func (o *output) flush() error {
 		}
 		o.release()
 	}
-	return o.timed(o.control.Flush)
+	return o.flushServer()
 }
 
 // release gives the buffer back, with whatever is in it.
@@ -143,20 +144,19 @@ func (o *output) release() {
 	}
 }
 
-func (o *output) write(p []byte) (n int, err error) {
-	err = o.timed(func() error {
-		n, err = o.w.Write(p)
-		return err
-	})
-	return n, err
-}
+// pieces is the output as what is buffered is written to it.
+type pieces output
 
-// timed cuts a client off that does not take what is written. Over HTTP/2 a deadline for each write, which would have to go
-// again afterwards, costs as much as the write: the server's other goroutine has to be asked both times.
-func (o *output) timed(write func() error) error {
+func (o *pieces) Write(p []byte) (int, error) {
 	o.timer.Reset(o.timeout)
 	defer o.timer.Stop()
-	return write()
+	return o.w.Write(p)
+}
+
+func (o *output) flushServer() error {
+	o.timer.Reset(o.timeout)
+	defer o.timer.Stop()
+	return o.control.Flush()
 }
 
 // cutOff has the write under way fail.
@@ -176,7 +176,3 @@ func (o *output) end() {
 	defer o.mu.Unlock()
 	o.ended = true
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

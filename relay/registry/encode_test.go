@@ -4,7 +4,6 @@
 package registry
 
 import (
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -32,7 +31,7 @@ func TestOutputKeepsNothing(t *testing.T) {
 	for _, n := range []int{10, 3 * pieceSize, 100, pieceSize, 5*pieceSize + 1, 1} {
 		text := strings.Repeat("x", n-1) + "\n"
 		want.WriteString(text)
-		if _, err := io.WriteString(o, text); err != nil {
+		if _, err := o.writer().WriteString(text); err != nil {
 			t.Fatal(err)
 		}
 		if err := o.flush(); err != nil {
@@ -59,7 +58,7 @@ func TestWritesThatTakeTooLongFail(t *testing.T) {
 				err := o.begin(req.Proto)
 				time.Sleep(3 * o.timeout)
 				for written := 0; err == nil && written < 64<<20; written += pieceSize {
-					if _, err = o.Write(make([]byte, pieceSize)); err == nil {
+					if _, err = o.writer().Write(make([]byte, pieceSize)); err == nil {
 						err = o.flush()
 					}
 					if written == 0 && err != nil {

@@ -4,10 +4,12 @@
 package registry
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,7 +27,7 @@ type encoding interface {
 	entry(r *resource, e *watchcache.Entry, view watchcache.View) (encoded, error)
 	object(obj runtime.Object) (encoded, error)
 	list(kind metav1.TypeMeta, version watchcache.Version, items []encoded) ([]byte, error)
-	event(w io.Writer, t watch.EventType, object encoded) error
+	event(w *bufio.Writer, t watch.EventType, object encoded) error
 }
 
 // encodings are those that there are, by media type.
@@ -34,15 +36,15 @@ var encodings = map[string]encoding{
 	runtime.ContentTypeProtobuf: protobufEncoding{},
 }
 
-// encoded is an object as it is sent: its message, which may be shared and must not be changed, after the head of the
-// envelope that it is in, if any.
+// encoded is an object as it is sent: its message, as a field after the head of the envelope that it is in, if it is in one.
+// Both may be shared and must not be changed.
 type encoded struct{ head, message []byte }
 
 func (e encoded) bytes() []byte {
 	if len(e.head) == 0 {
 		return e.message
 	}
-	return append(e.head[:len(e.head):len(e.head)], e.message...)
+	return appendField(slices.Clip(e.head), unknownRaw, e.message)
 }
 
 type jsonEncoding struct{}
@@ -76,14 +78,11 @@ func (jsonEncoding) list(kind metav1.TypeMeta, version watchcache.Version, items
 	return b.Bytes(), nil
 }
 
-func (jsonEncoding) event(w io.Writer, t watch.EventType, object encoded) error {
-	if _, err := fmt.Fprintf(w, `{"type":%q,"object":`, t); err != nil {
-		return err
-	}
-	if _, err := w.Write(object.message); err != nil {
-		return err
-	}
-	_, err := io.WriteString(w, "}\n")
+// event writes what a bufio.Writer would say of all three writes with the last.
+func (jsonEncoding) event(w *bufio.Writer, t watch.EventType, object encoded) error {
+	_, _ = w.Write(append(append(append(w.AvailableBuffer(), `{"type":"`...), t...), `","object":`...))
+	_, _ = w.Write(object.message)
+	_, err := w.WriteString("}\n")
 	return err
 }
 

@@ -48,6 +48,7 @@ func TestProtobufSaysTheSameAsJSON(t *testing.T) {
 		services, slices := client.CoreV1().Services("shop"), client.DiscoveryV1().EndpointSlices("shop")
 		seen = append(seen, must(services.Get(t.Context(), "web", metav1.GetOptions{}))(t),
 			must(services.List(t.Context(), metav1.ListOptions{}))(t), must(services.List(t.Context(), metav1.ListOptions{LabelSelector: "no=where"}))(t),
+			must(services.List(t.Context(), metav1.ListOptions{LabelSelector: "tier=web"}))(t), must(services.List(t.Context(), metav1.ListOptions{}))(t),
 			must(slices.Get(t.Context(), "web-1", metav1.GetOptions{}))(t), must(slices.List(t.Context(), metav1.ListOptions{}))(t))
 		for _, open := range []func(context.Context, metav1.ListOptions) (watch.Interface, error){services.Watch, slices.Watch} {
 			seen = append(seen, initialEvents(t, open))

@@ -24,6 +24,10 @@ type Handler struct {
 	// Sent, where it is set before anything is served, is told of events that a watcher of a resource was sent, and how long
 	// after the first of them had reached the cache.
 	Sent func(resource string, events int, delay time.Duration)
+	// Hold, where it is set before anything is served, is given each watch that was accepted, to call it after ServeHTTP has
+	// returned and before the request is done with: what the filters of a request have on the stack need not be kept there
+	// for as long as a watch lasts.
+	Hold func(req *http.Request, watch func())
 
 	cache     *watchcache.Cache
 	resources map[schema.GroupVersionResource]*resource
@@ -83,10 +87,14 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 		return h.list(w, req, r, info)
 	case info.Verb == "watch":
 		stream, err := h.watch(w, req, r, info)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case h.Hold != nil:
+			h.Hold(req, stream.run)
+		default:
+			stream.run()
 		}
-		stream.run(h, req)
 		return nil
 	}
 	return notFound(info)

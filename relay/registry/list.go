@@ -65,7 +65,7 @@ func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, in
 		}
 		version = q.version
 	}
-	entries := all[:0]
+	entries := make([]*watchcache.Entry, 0, len(all))
 	for _, e := range all {
 		if q.matches(e) {
 			entries = append(entries, e)

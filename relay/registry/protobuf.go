@@ -4,9 +4,9 @@
 package registry
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
-	"io"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +25,6 @@ const (
 	magic                                        = "k8s\x00"
 	frameLength                                  = 4
 	streamOfFrames                               = runtime.ContentTypeProtobuf + ";stream=watch"
-	maxEventHead                                 = 64
 )
 
 // protobufEncoding writes messages in the envelope of Kubernetes: a magic number, and a runtime.Unknown that says of what
@@ -40,7 +39,7 @@ func (protobufEncoding) entry(r *resource, e *watchcache.Entry, view watchcache.
 	if err != nil {
 		return encoded{}, err
 	}
-	return enveloped(r.typeMeta(), message)
+	return encoded{head: r.envelope, message: message}, nil
 }
 
 func (protobufEncoding) object(obj runtime.Object) (encoded, error) {
@@ -53,7 +52,8 @@ func (protobufEncoding) object(obj runtime.Object) (encoded, error) {
 		return encoded{}, fmt.Errorf("encoding %T: %w", obj, err)
 	}
 	apiVersion, kind := obj.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
-	return enveloped(metav1.TypeMeta{APIVersion: apiVersion, Kind: kind}, message)
+	head, err := envelope(metav1.TypeMeta{APIVersion: apiVersion, Kind: kind})
+	return encoded{head: head, message: message}, err
 }
 
 func (protobufEncoding) list(kind metav1.TypeMeta, version watchcache.Version, items []encoded) ([]byte, error) {
@@ -65,12 +65,12 @@ func (protobufEncoding) list(kind metav1.TypeMeta, version watchcache.Version, i
 	for _, item := range items {
 		size += sizeOfField(len(item.message))
 	}
-	body, err := appendEnvelope(nil, kind, size)
+	head, err := envelope(kind)
 	if err != nil {
 		return nil, err
 	}
-	body = append(make([]byte, 0, len(body)+size), body...)
-	body = appendField(body, listMetadata, meta)
+	body := append(make([]byte, 0, len(head)+sizeOfField(size)), head...)
+	body = appendField(appendHeader(body, unknownRaw, size), listMetadata, meta)
 	for _, item := range items {
 		body = appendField(body, listItems, item.message)
 	}
@@ -78,33 +78,28 @@ func (protobufEncoding) list(kind metav1.TypeMeta, version watchcache.Version, i
 }
 
 // event writes a frame: its length, and in it a metav1.WatchEvent, whose object is a RawExtension with the envelope in it.
-func (protobufEncoding) event(w io.Writer, t watch.EventType, object encoded) error {
-	inner := len(object.head) + len(object.message)
-	head := appendField(make([]byte, frameLength, maxEventHead), eventType, []byte(t))
+func (protobufEncoding) event(w *bufio.Writer, t watch.EventType, object encoded) error {
+	inner := len(object.head) + sizeOfField(len(object.message))
+	head := append(w.AvailableBuffer(), make([]byte, frameLength)...)
+	head = append(appendHeader(head, eventType, len(t)), t...)
 	head = appendHeader(head, eventObject, sizeOfField(inner))
-	head = appendHeader(head, rawExtensionRaw, inner)
-	binary.BigEndian.PutUint32(head, uint32(len(head)-frameLength+inner))
-	for _, part := range [][]byte{head, object.head, object.message} {
-		if _, err := w.Write(part); err != nil {
-			return err
-		}
+	head = append(appendHeader(head, rawExtensionRaw, inner), object.head...)
+	head = appendHeader(head, unknownRaw, len(object.message))
+	binary.BigEndian.PutUint32(head, uint32(len(head)-frameLength+len(object.message)))
+	if _, err := w.Write(head); err != nil {
+		return err
 	}
-	return nil
+	_, err := w.Write(object.message)
+	return err
 }
 
-func enveloped(kind metav1.TypeMeta, message []byte) (encoded, error) {
-	head, err := appendEnvelope(nil, kind, len(message))
-	return encoded{head, message}, err
-}
-
-// appendEnvelope appends all that stands before a message of some size.
-func appendEnvelope(b []byte, kind metav1.TypeMeta, size int) ([]byte, error) {
+// envelope returns what stands before the field of a message.
+func envelope(kind metav1.TypeMeta) ([]byte, error) {
 	meta, err := (&runtime.TypeMeta{APIVersion: kind.APIVersion, Kind: kind.Kind}).Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encoding the kind %s: %w", kind.Kind, err)
 	}
-	b = appendField(append(b, magic...), unknownTypeMeta, meta)
-	return appendHeader(b, unknownRaw, size), nil
+	return appendField([]byte(magic), unknownTypeMeta, meta), nil
 }
 
 func appendField(b []byte, number protowire.Number, value []byte) []byte {

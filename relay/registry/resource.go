@@ -25,6 +25,10 @@ type resource struct {
 	columns        columns
 	// codecs are what it can be written with.
 	codecs runtime.NegotiatedSerializer
+	// envelope is what stands before each object in protobuf.
+	envelope []byte
+	// streams are its open watches.
+	streams streams
 }
 
 func (r *resource) typeMeta() metav1.TypeMeta {
@@ -47,7 +51,7 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 	core := Codecs()
 	// As of all kinds that a CustomResourceDefinition defines, nobody knows a protobuf message of it.
 	custom := offer{newCodecs(), []string{runtime.ContentTypeJSON}}
-	return []*resource{{
+	resources := []*resource{{
 		Resource:             cache.Services(),
 		GroupVersionResource: corev1.SchemeGroupVersion.WithResource("services"),
 		kind:                 "Service", singular: "service",
@@ -69,7 +73,13 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 		categories: []string{"smartnat"},
 		columns:    mappingColumns,
 		codecs:     custom,
-	}}, nil
+	}}
+	for _, r := range resources {
+		if r.envelope, err = envelope(r.typeMeta()); err != nil {
+			return nil, err
+		}
+	}
+	return resources, nil
 }
 
 // verbs are all that the relay can do.

@@ -23,8 +23,7 @@ const (
 	bookmarkEvery = time.Minute
 )
 
-// watch returns what answers with the changes of a kind until the client, its timeout or the relay ends it. It does not
-// do so itself: each of hundreds of watches would keep on its stack what is needed here alone.
+// watch returns what answers with the changes of a kind until the client, its timeout or the relay ends it.
 func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) (*stream, error) {
 	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
@@ -53,9 +52,10 @@ func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, i
 		return nil, expired(q.ResourceVersion)
 	}
 	return &stream{
-		selection: q.selection, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
+		selection: q.selection, handler: h, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
 		initial: initial, marksInitial: q.SendInitialEvents != nil && *q.SendInitialEvents, timeout: q.timeout(),
-		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w), sent: h.Sent,
+		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w),
+		ctx: req.Context(), done: make(chan struct{}),
 	}, nil
 }
 
@@ -75,64 +75,6 @@ func (q *query) timeout() time.Duration {
 	return minWatch + rand.N(minWatch)
 }
 
-// stream is a watch that was accepted. Nothing is buffered for a client: it is read from the history of the cache, at the
-// pace at which it takes it.
-type stream struct {
-	selection
-	resource  *resource
-	at        watchcache.Version
-	bookmarks bool
-	// initial is what there was at the beginning, if it is to be told, and marksInitial whether its end is.
-	initial      []*watchcache.Entry
-	marksInitial bool
-	timeout      time.Duration
-	encoder      *encoder
-	out          *output
-	sent         func(resource string, events int, delay time.Duration)
-}
-
-// run writes events until the watch ends. An error of writing ends it too: there is nobody left to tell.
-func (s *stream) run(h *Handler, req *http.Request) {
-	defer s.out.end()
-	if s.out.begin(s.encoder.encoding.streamType()) != nil || s.writeInitial() != nil {
-		return
-	}
-	end := time.NewTimer(s.timeout)
-	defer end.Stop()
-	bookmark := time.NewTicker(bookmarkEvery)
-	defer bookmark.Stop()
-	stopping := h.stopping
-	for {
-		more, err := s.writeChanges()
-		if err != nil {
-			return
-		}
-		select {
-		case <-more:
-		case <-bookmark.C:
-			if s.writeReached() != nil {
-				return
-			}
-		case <-end.C:
-			_ = s.writeReached()
-			return
-		case <-stopping:
-			stopping = nil
-			end.Reset(h.leaveIn())
-		case <-req.Context().Done():
-			return
-		}
-	}
-}
-
-// leaveIn is how long a watch goes on once the relay ends.
-func (h *Handler) leaveIn() time.Duration {
-	if h.Spread <= 0 {
-		return 0
-	}
-	return rand.N(h.Spread)
-}
-
 func (s *stream) writeInitial() error {
 	initial := s.initial
 	s.initial = nil
@@ -150,24 +92,24 @@ func (s *stream) writeInitial() error {
 	return s.out.flush()
 }
 
-// writeChanges writes all changes that there are, and returns a channel that says when there are more.
-func (s *stream) writeChanges() (<-chan struct{}, error) {
+// writeChanges writes all changes that there are.
+func (s *stream) writeChanges() error {
 	for {
-		events, at, more, err := s.resource.Since(s.at)
+		events, at, _, err := s.resource.Since(s.at)
 		if err != nil {
 			// The client was slower than the history is long.
-			return nil, s.writeError(expired(s.at.String()))
+			return s.writeError(expired(s.at.String()))
 		}
 		if len(events) == 0 {
 			s.at = at
-			return more, nil
+			return nil
 		}
 		var first time.Time
 		written := 0
 		for _, event := range events {
 			if t, e := s.seen(event); e != nil {
 				if err := s.write(t, e); err != nil {
-					return nil, err
+					return err
 				}
 				if written++; written == 1 {
 					first = event.At
@@ -179,10 +121,10 @@ func (s *stream) writeChanges() (<-chan struct{}, error) {
 			continue
 		}
 		if err := s.out.flush(); err != nil {
-			return nil, err
+			return err
 		}
-		if s.sent != nil {
-			s.sent(s.resource.GroupVersionResource.Resource, written, time.Since(first))
+		if sent := s.handler.Sent; sent != nil {
+			sent(s.resource.GroupVersionResource.Resource, written, time.Since(first))
 		}
 	}
 }
@@ -216,12 +158,12 @@ func (s *stream) event(t watch.EventType, object encoded, err error) error {
 	if err != nil {
 		return err
 	}
-	return s.encoder.encoding.event(s.out, t, object)
+	return s.encoder.encoding.event(s.out.writer(), t, object)
 }
 
 // writeReached writes what there is and then the version that it leads to, which changes of other kinds move on too.
 func (s *stream) writeReached() error {
-	if _, err := s.writeChanges(); err != nil {
+	if err := s.writeChanges(); err != nil {
 		return err
 	}
 	return s.writeBookmark(false)

@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,13 +22,18 @@ import (
 
 // visit is what the filters of a request know of it together.
 type visit struct {
-	// credentials is the request as it came: authentication takes the credentials out of what it passes on.
-	credentials *http.Request
+	*recorder
+	start time.Time
+	// token and tls say who asks: authentication takes the token out of what it passes on.
+	token []string
+	tls   *tls.ConnectionState
 	// info is set when the path was understood, user when it is known who asks.
 	info *request.RequestInfo
 	user string
 	// rejection is why a filter refused the request, nothing when none did.
 	rejection string
+	// watch answers with a watch, if one was accepted; over, where there is one, is called when the request was answered.
+	watch, over func()
 }
 
 type visitKey struct{}
@@ -37,70 +43,90 @@ func visitOf(ctx context.Context) *visit {
 	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
 		return v
 	}
-	return &visit{}
+	return &visit{recorder: &recorder{}}
 }
 
-// recorded is the first filter: it counts and logs each request when it has been answered. The log has neither headers nor
-// what was asked for beyond the path, so no credential gets into it, whatever a client does.
-func recorded(next http.Handler, m *metrics, log logrus.FieldLogger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		start := time.Now()
-		v := &visit{credentials: req.Clone(req.Context())}
-		out := &recorder{ResponseWriter: w}
-		defer func() {
-			verb, resource := "other", ""
-			if v.info != nil && v.info.IsResourceRequest {
-				verb, resource = knownVerb(v.info.Verb), known(v.info.Resource)
-			}
-			m.requests.WithLabelValues(verb, resource, strconv.Itoa(out.code())).Inc()
-			m.bytes.WithLabelValues(verb, resource).Add(float64(out.bytes))
-			if verb != "watch" {
-				m.duration.WithLabelValues(verb).Observe(time.Since(start).Seconds())
-			}
-			if v.rejection == "" && out.status == http.StatusForbidden {
-				v.rejection = "forbidden"
-			}
-			if v.rejection != "" {
-				m.rejections.WithLabelValues(v.rejection).Inc()
-			}
-			log.WithFields(logrus.Fields{
-				"method": req.Method, "path": req.URL.Path, "client": req.RemoteAddr, "agent": req.UserAgent(), "user": v.user,
-				"status": out.code(), "bytes": out.bytes, "took": time.Since(start).Round(time.Millisecond), "refused": v.rejection,
-			}).Debug("request")
-		}()
-		next.ServeHTTP(out, req.WithContext(context.WithValue(req.Context(), visitKey{}, v)))
-	})
+// entrance is the first filter, on whose goroutine watches wait for their end. All that is decided before is decided aside.
+type entrance struct {
+	probes, next http.Handler
+	metrics      *metrics
+	log          logrus.FieldLogger
+}
+
+func (e *entrance) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	switch req.URL.Path {
+	case "/livez", "/healthz", "/readyz":
+		e.probes.ServeHTTP(w, req)
+		return
+	}
+	v := &visit{recorder: &recorder{ResponseWriter: w}, start: time.Now(), token: req.Header[tokenHeader], tls: req.TLS}
+	defer e.record(req, v)
+	defer e.recover(req, v)
+	registry.Aside(func() { e.next.ServeHTTP(v.recorder, req.WithContext(context.WithValue(req.Context(), visitKey{}, v))) })
+	if v.watch != nil {
+		v.watch()
+	}
+}
+
+const tokenHeader = "Authorization"
+
+// credentials is as much of the request, as it came, as authenticators read.
+func (v *visit) credentials(ctx context.Context) *http.Request {
+	return (&http.Request{TLS: v.tls, Header: http.Header{tokenHeader: v.token}}).WithContext(ctx)
+}
+
+// record counts and logs a request that has been answered. The log has neither headers nor what was asked for beyond the
+// path, so no credential gets into it, whatever a client does.
+func (e *entrance) record(req *http.Request, v *visit) {
+	if v.over != nil {
+		v.over()
+	}
+	m := e.metrics
+	verb, resource := "other", ""
+	if v.info != nil && v.info.IsResourceRequest {
+		verb, resource = knownVerb(v.info.Verb), known(v.info.Resource)
+	}
+	m.requests.WithLabelValues(verb, resource, strconv.Itoa(v.code())).Inc()
+	m.bytes.WithLabelValues(verb, resource).Add(float64(v.bytes))
+	if verb != "watch" {
+		m.duration.WithLabelValues(verb).Observe(time.Since(v.start).Seconds())
+	}
+	if v.rejection == "" && v.status == http.StatusForbidden {
+		v.rejection = "forbidden"
+	}
+	if v.rejection != "" {
+		m.rejections.WithLabelValues(v.rejection).Inc()
+	}
+	e.log.WithFields(logrus.Fields{
+		"method": req.Method, "path": req.URL.Path, "client": req.RemoteAddr, "agent": req.UserAgent(), "user": v.user,
+		"status": v.code(), "bytes": v.bytes, "took": time.Since(v.start).Round(time.Millisecond), "refused": v.rejection,
+	}).Debug("request")
+}
+
+// recover answers a request that failed by a defect, and says so where an operator sees it.
+func (e *entrance) recover(req *http.Request, v *visit) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(cause)
+	}
+	e.metrics.panics.Inc()
+	e.log.WithFields(logrus.Fields{"method": req.Method, "path": req.URL.Path, "panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
+		Error("a request met a defect")
+	if v.status == 0 {
+		registry.WriteError(v.recorder, req, apierrors.NewInternalError(errors.New("the relay has a defect, its log says more")))
+		return
+	}
+	// Half of an answer must not look like a whole one.
+	panic(http.ErrAbortHandler)
 }
 
 // noted notes what the path means.
 func noted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		visitOf(req.Context()).info, _ = request.RequestInfoFrom(req.Context())
-		next.ServeHTTP(w, req)
-	})
-}
-
-// recovered answers requests that fail by a defect, and says so where an operator sees it.
-func recovered(next http.Handler, m *metrics, log logrus.FieldLogger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		defer func() {
-			cause := recover()
-			if cause == nil {
-				return
-			}
-			if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				panic(cause)
-			}
-			m.panics.Inc()
-			log.WithFields(logrus.Fields{"method": req.Method, "path": req.URL.Path, "panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
-				Error("a request met a defect")
-			if out, ok := w.(*recorder); ok && out.status == 0 {
-				registry.WriteError(w, req, apierrors.NewInternalError(errors.New("the relay has a defect, its log says more")))
-				return
-			}
-			// Half of an answer must not look like a whole one.
-			panic(http.ErrAbortHandler)
-		}()
 		next.ServeHTTP(w, req)
 	})
 }

@@ -30,6 +30,9 @@ func TestDefects(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			panic("oh")
 		}, 0, 1},
+		{"within a watch", func(_ http.ResponseWriter, req *http.Request) {
+			held(req, func() { panic("oh") })
+		}, 500, 1},
 		{"an answer that is given up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, 0},
 		{"none", ok, 200, 0},
 	} {
@@ -39,7 +42,7 @@ func TestDefects(t *testing.T) {
 			log.SetOutput(&output)
 			c := &Config{Cache: watchcache.New(watchcache.NewEpoch(), 1), Log: log}
 			c.instrument()
-			server := httptest.NewServer(recorded(recovered(test.handler, c.metrics, log), c.metrics, log))
+			server := httptest.NewServer(&entrance{next: test.handler, metrics: c.metrics, log: log})
 			resp, err := server.Client().Get(server.URL)
 			status := 0
 			if err == nil {
@@ -57,6 +60,9 @@ func TestDefects(t *testing.T) {
 			}
 			if told := strings.Contains(output.String(), "level=error"); told != (test.counted > 0) {
 				t.Errorf("told an operator: %v\n%s", told, output.String())
+			}
+			if where := strings.Contains(output.String(), "TestDefects.func"); where != (test.counted > 0) {
+				t.Errorf("told where: %v\n%s", where, output.String())
 			}
 		})
 	}

@@ -35,8 +35,6 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 	}})
 	handler = canonical(handler)
 	handler = brief(handler, c.Limits.BodyBytes, readHeaderTimeout)
-	handler = recovered(handler, c.metrics, c.Log)
-	handler = recorded(handler, c.metrics, c.Log)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", ok)
@@ -54,7 +52,7 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 		}
 		ok(w, req)
 	})
-	return probesFirst(mux, handler)
+	return &entrance{mux, handler, c.metrics, c.Log}
 }
 
 // paths says what a path means. One that means nothing, such as a watch of nothing, is a path as any other, so that whoever
@@ -66,18 +64,6 @@ func (p paths) NewRequestInfo(req *http.Request) (*request.RequestInfo, error) {
 		return info, nil
 	}
 	return &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}, nil
-}
-
-// probesFirst keeps the mux from rewriting paths of the API.
-func probesFirst(probes *http.ServeMux, api http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		switch req.URL.Path {
-		case "/livez", "/healthz", "/readyz":
-			probes.ServeHTTP(w, req)
-		default:
-			api.ServeHTTP(w, req)
-		}
-	})
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }

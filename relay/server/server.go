@@ -54,7 +54,7 @@ func (c *Config) Complete() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API: %w", err)
 	}
-	api.Spread, api.Sent = c.WatchSpread, c.metrics.sent
+	api.Spread, api.Sent, api.Hold = c.WatchSpread, c.metrics.sent, held
 	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
 	s.http = &http.Server{
 		Handler:           newHandler(c, api, s.stopping),

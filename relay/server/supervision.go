@@ -38,13 +38,9 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 			registry.WriteError(w, req, apierrors.NewTooManyRequests("this user has too many watches", 5))
 			return
 		}
-		defer perUser.giveBack(user)
 		open := m.watches.WithLabelValues(known(v.info.Resource))
 		open.Inc()
-		defer open.Dec()
-
 		ctx, cancel := context.WithCancel(req.Context())
-		defer cancel()
 		stop := every(ctx, c.RecheckInterval, func() {
 			if err := c.mayStill(ctx, v); err != nil {
 				m.watchesRevoked.Inc()
@@ -53,10 +49,18 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 				cancel()
 			}
 		})
-		defer stop()
+		v.over = func() {
+			stop()
+			cancel()
+			open.Dec()
+			perUser.giveBack(user)
+		}
 		next.ServeHTTP(w, req.WithContext(ctx))
 	})
 }
+
+// held has a watch that was accepted wait on the stack of the first filter.
+func held(req *http.Request, watch func()) { visitOf(req.Context()).watch = watch }
 
 // every calls f in about each interval, until it is stopped or ctx ends, without holding a goroutine meanwhile.
 func every(ctx context.Context, interval time.Duration, f func()) (stop func() bool) {
@@ -84,9 +88,7 @@ func every(ctx context.Context, interval time.Duration, f func()) (stop func() b
 
 // mayStill asks again what was asked when a watch began. It fails when the answer is no, not when there is none.
 func (c *Config) mayStill(ctx context.Context, v *visit) error {
-	// Authenticators take the credentials that they accept out of the request, so it is shown a copy.
-	original := v.credentials.Clone(authenticator.WithAudiences(ctx, c.Audiences))
-	response, ok, err := c.Authenticator.AuthenticateRequest(original)
+	response, ok, err := c.Authenticator.AuthenticateRequest(v.credentials(authenticator.WithAudiences(ctx, c.Audiences)))
 	switch {
 	case errors.Is(err, errUnavailable), errors.Is(err, errBusy):
 		return nil

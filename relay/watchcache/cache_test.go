@@ -78,6 +78,20 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 }
 
+func TestListsAreSharedUntilSomethingChanges(t *testing.T) {
+	c := synced(t)
+	update(t, c, mapping("web", "a"))
+	one, at := c.Mappings().List()
+	again, same := c.Mappings().List()
+	if &one[0] != &again[0] || at != same {
+		t.Errorf("listed anew at %v and %v, although nothing changed", at, same)
+	}
+	update(t, c, mapping("mail", "b"))
+	if now, then := c.Mappings().List(); len(now) != 2 || then <= at || len(one) != 1 {
+		t.Errorf("%d listed at %v after a change, %d in the list from before, at %v", len(now), then, len(one), at)
+	}
+}
+
 func TestVersionsOfOthersAreExpired(t *testing.T) {
 	c := synced(t)
 	_, at := c.Mappings().List()

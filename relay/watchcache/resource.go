@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"sort"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -33,6 +34,8 @@ type Resource struct {
 	// known are the stripped objects of the cluster, visible or not; served are those that are visible.
 	known  map[types.NamespacedName]*held
 	served map[types.NamespacedName]*Entry
+	// listed are the served in order, once somebody has asked for that since the last change.
+	listed atomic.Pointer[[]*Entry]
 	// events are the latest changes; all those after horizon are there. Watchers read parts of it without a lock, so
 	// what is in it is never overwritten.
 	events  []Event
@@ -64,20 +67,24 @@ func (r *Resource) Len() int {
 	return len(r.served)
 }
 
-// List returns what is served, in the order of the keys, and the version that it is the state of.
+// List returns what is served, in the order of the keys, and the version that it is the state of. The list must not be
+// changed: it is the same one for all until something changes, however many come at once.
 func (r *Resource) List() ([]*Entry, Version) {
 	r.cache.mu.RLock()
+	defer r.cache.mu.RUnlock()
+	if listed := r.listed.Load(); listed != nil {
+		return *listed, r.cache.version
+	}
 	entries := make([]*Entry, 0, len(r.served))
 	for _, e := range r.served {
 		entries = append(entries, e)
 	}
-	version := r.cache.version
-	r.cache.mu.RUnlock()
 	sort.Slice(entries, func(i, j int) bool {
 		a, b := keyOf(entries[i].Object), keyOf(entries[j].Object)
 		return a.Namespace < b.Namespace || a.Namespace == b.Namespace && a.Name < b.Name
 	})
-	return entries, version
+	r.listed.Store(&entries)
+	return entries, r.cache.version
 }
 
 // Since returns the changes after a version, the version that they lead to, and a channel that is closed when there are
@@ -90,6 +97,13 @@ func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, er
 	}
 	first := sort.Search(len(r.events), func(i int) bool { return r.events[i].Version > version })
 	return r.events[first:len(r.events):len(r.events)], r.cache.version, r.changed, nil
+}
+
+// News returns a channel that is closed when there are changes after those that there are.
+func (r *Resource) News() <-chan struct{} {
+	r.cache.mu.RLock()
+	defer r.cache.mu.RUnlock()
+	return r.changed
 }
 
 // Knows fails with ErrExpired unless a version was given out by this Cache.
@@ -147,6 +161,7 @@ func (r *Resource) settle(key types.NamespacedName) {
 func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object) {
 	r.cache.version++
 	r.news = true
+	r.listed.Store(nil)
 	entry, old := newEntry(obj, r.cache.version), r.served[key]
 	if t == watch.Deleted {
 		delete(r.served, key)
