@@ -33,9 +33,9 @@ func watchOnStack(h http.Handler, w http.ResponseWriter, req *http.Request) (use
 }
 
 // What a quiet watch keeps on its stack decides what hundreds of them take: Go gives a stack back down to four times of what
-// is used of it. 4 kB are the least that there is room for.
+// is used of it.
 func TestQuietWatchesHaveSmallStacks(t *testing.T) {
-	const watches, most = 1000, 5 << 10
+	const watches, most = 1000, stackOfQuietWatch + 1<<10 // what else there is
 	log := logrus.New()
 	cache := watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory)
 	c := &Config{
