@@ -85,20 +85,20 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 
 // lines is a log that several goroutines write.
 type lines struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu   sync.Mutex
+	text bytes.Buffer // not embedded: its ReadFrom would pass the lock by
 }
 
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.Buffer.Write(p)
+	return l.text.Write(p)
 }
 
 func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.Buffer.String()
+	return l.text.String()
 }
 
 // TestRefusalsTellNoSecret at debug level, of whatever the server makes of the token.
