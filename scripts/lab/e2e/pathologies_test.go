@@ -142,29 +142,27 @@ func testFlapping(ctx context.Context, t *testing.T, w *world) {
 	for i := range changes {
 		<-ticker.C
 		now := []string{pods[0]}
-		if i%2 == 1 {
-			now = pods[1:]
+		switch {
+		case i == changes-1:
+			now = pods[1:] // which none of those before has led to
+		case i%2 == 1:
+			now = nil
 		}
 		if _, err := slices.Update(ctx, slice("flapping", "flapping", now...), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// What is one batch behind may still be the change before the one before.
-	last, alone, since := time.Now(), 0, time.Duration(0)
-	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool {
-		if a.Pod != podName(1) {
-			alone = 0
-			return false
-		}
-		if alone++; alone == 1 {
-			since = time.Since(last)
-		}
-		return alone == 20
-	})
+	last := time.Now()
+	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { return a.Pod == podName(1) })
 	restores := w.writes(t) - writes
-	t.Logf("%d changes at 50/s: the last in effect after %v, %d runs of iptables-restore", changes, since, restores)
+	t.Logf("%d changes at 50/s: the last in effect after %v, %d runs of iptables-restore", changes, time.Since(last), restores)
 	if restores == 0 || restores > changes {
 		t.Errorf("%d runs of iptables-restore for %d changes", restores, changes)
+	}
+	for range 20 {
+		if answer := w.await(t, lab.Client, "tcp", address, nil); answer.Pod != podName(1) {
+			t.Fatalf("answered by %s, want the newest endpoint alone", answer.Pod)
+		}
 	}
 }
 
