@@ -12,12 +12,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netns"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -80,31 +77,10 @@ func connect(t *testing.T, name, link string, here, there []string) {
 	}
 }
 
-// in makes something in the namespace of a host; sockets stay there.
-func in(t *testing.T, name string, do func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromName(name)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("on %s: %v", name, err)
-	}
-}
-
 // serve has a pod answer every line and every datagram with its name.
 func serve(t *testing.T, name string) {
 	t.Helper()
-	in(t, name, func() error {
+	testenv.In(t, name, func() error {
 		packets, err := net.ListenPacket("udp", ":8080")
 		if err != nil {
 			return err
@@ -147,7 +123,7 @@ func serve(t *testing.T, name string) {
 func dial(t *testing.T, protocol, address string) net.Conn {
 	t.Helper()
 	var conn net.Conn
-	in(t, "client", func() (err error) {
+	testenv.In(t, "client", func() (err error) {
 		conn, err = net.DialTimeout(protocol, net.JoinHostPort(address, "80"), 10*time.Second)
 		return err
 	})

@@ -11,12 +11,10 @@ import (
 	"io"
 	"net"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -179,7 +177,7 @@ func newGateway(t *testing.T) {
 	}
 	testenv.AwaitLocal(t, "2001:db8::1", "fd00::1")
 	shell(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-	in(t, "server", func() error {
+	testenv.In(t, "server", func() error {
 		listener, err := net.Listen("tcp", ":8080")
 		if err != nil {
 			return err
@@ -201,30 +199,9 @@ func newGateway(t *testing.T) {
 	})
 }
 
-// in makes something in the namespace of a host; sockets stay there.
-func in(t *testing.T, name string, do func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromName(name)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("on the %s: %v", name, err)
-	}
-}
-
 func dial(t *testing.T, address string) (conn net.Conn) {
 	t.Helper()
-	in(t, "client", func() (err error) {
+	testenv.In(t, "client", func() (err error) {
 		conn, err = net.DialTimeout("tcp", address, 10*time.Second)
 		return err
 	})

@@ -175,6 +175,27 @@ func Go(t testing.TB, f func()) (done <-chan struct{}) {
 	return ended
 }
 
+// In does something in a network namespace that has a name; the sockets that it opens stay there.
+func In(t testing.TB, name string, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		ns, err := netns.GetFromName(name)
+		if err == nil {
+			defer ns.Close()
+			err = netns.Set(ns)
+		}
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("in the network namespace %s: %v", name, err)
+	}
+}
+
 // AwaitLocal waits until the kernel takes the addresses for its own. For IPv6 that comes only after the link's carrier has
 // been noticed, in the background, and then adds routes that a comparison of before and after stumbles over.
 func AwaitLocal(t testing.TB, addresses ...string) {
