@@ -20,7 +20,8 @@ import (
 )
 
 // gcPercent is how much garbage may pile up beside what is in use, in percent of it, unless GOGC says otherwise: what is in
-// use, the cluster and a little for each watch, hardly changes, so to collect more often than Go would costs little.
+// use, the cluster and a little for each watch, hardly changes once it is there, and memory is what many watches take. While
+// the cluster is read and all come at once, the collector has the largest share of the processor.
 const gcPercent = 10
 
 // Exit codes.
