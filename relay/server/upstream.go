@@ -6,9 +6,11 @@ package server
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
@@ -17,6 +19,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -78,8 +81,11 @@ func reflect[L runtime.Object](
 			return o.listen(w), nil
 		},
 	}
+	// What failed is tried again after 5 s at most, where client-go's own backoff comes to a minute. That one is for thousands
+	// of clients; relays are few, and what they do not know, no gateway does.
+	backoff := &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
 	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, client), expected, into.Store(),
-		toolscache.ReflectorOptions{}).RunWithContext(ctx)
+		toolscache.ReflectorOptions{Backoff: backoff}).RunWithContext(ctx)
 }
 
 // isWhole refuses what client-go takes for an empty list: an answer of another kind, or of none, which would have all

@@ -4,14 +4,28 @@
 package server
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // TestWhatIsNoListIsNotTakenForAnEmptyOne: the relay would tell all gateways that everything was deleted.
@@ -47,6 +61,85 @@ func TestWhatIsNoListIsNotTakenForAnEmptyOne(t *testing.T) {
 			if (err == nil) != test.isList {
 				t.Errorf("error %v", err)
 			}
+		})
+	}
+}
+
+// asked is a cluster that answers all alike and notes when it was asked for what.
+type asked struct {
+	answer func(*http.Request) (*http.Response, error)
+	mu     sync.Mutex
+	at     map[string][]time.Time
+}
+
+func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
+	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	a.mu.Lock()
+	a.at[resource] = append(a.at[resource], time.Now())
+	a.mu.Unlock()
+	return a.answer(r)
+}
+
+// TestClusterIsHeardOfSoonAfterAnOutage: however long and in whatever way it does not work, it is asked every few seconds.
+func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
+	status := func(code int) func(*http.Request) (*http.Response, error) {
+		return func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: code, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+		}
+	}
+	// One of these sleeps until the last error is a while ago. That was today, and here the year is 2000.
+	handlers := utilruntime.ErrorHandlers
+	utilruntime.ErrorHandlers = nil
+	t.Cleanup(func() { utilruntime.ErrorHandlers = handlers })
+	for _, test := range []struct {
+		name   string
+		answer func(*http.Request) (*http.Response, error)
+	}{
+		{"refuses connections", func(*http.Request) (*http.Response, error) { return nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED) }},
+		{"cannot be reached", func(*http.Request) (*http.Response, error) { return nil, errors.New("no route to host") }},
+		{"is not authorized", status(http.StatusUnauthorized)},
+		{"is broken", status(http.StatusInternalServerError)},
+		{"is not ready", status(http.StatusServiceUnavailable)},
+		{"is empty", status(http.StatusOK)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &asked{answer: test.answer, at: map[string][]time.Time{}}
+				config := &rest.Config{Host: "https://cluster", Transport: a, QPS: -1}
+				core, err := kubernetes.NewForConfig(config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				smartnat, err := versioned.NewForConfig(config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cache := watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory)
+				log, _ := logtest.NewNullLogger()
+				ctx, stop := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					Upstream{Core: core, SmartNat: smartnat}.run(ctx, cache, newMetrics(prometheus.NewRegistry(), cache), log)
+				}()
+				time.Sleep(time.Hour)
+				stop()
+				<-ended
+				for _, resource := range []string{"mappings", "services", "endpointslices"} {
+					var pauses []time.Duration
+					for i, at := range a.at[resource][1:] {
+						pauses = append(pauses, at.Sub(a.at[resource][i]))
+					}
+					t.Logf("%s: asked for %d times, after %s at most", resource, len(pauses)+1, slices.Max(pauses))
+					if longest := slices.Max(pauses); longest > 5*time.Second {
+						t.Errorf("%s: a pause of %s", resource, longest)
+					}
+					// A watch and a list, every 3 s at most, but for the first ones.
+					if len(pauses) > 2*3600/3+20 {
+						t.Errorf("%s: asked for %d times in an hour", resource, len(pauses)+1)
+					}
+				}
+			})
 		})
 	}
 }
