@@ -77,9 +77,6 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	if !ok || info.Subresource != "" {
 		return notFound(info)
 	}
-	if !h.cache.HasSynced() {
-		return apierrors.NewTooManyRequests("the relay has not seen the whole cluster yet, please try again later", 1)
-	}
 	switch {
 	case info.Verb == "get" && info.Namespace != "":
 		return h.get(w, req, r, info)

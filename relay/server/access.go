@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -49,6 +50,7 @@ func visitOf(ctx context.Context) *visit {
 // entrance is the first filter, on whose goroutine watches wait for their end. All that is decided before is decided aside.
 type entrance struct {
 	probes, next http.Handler
+	hasSynced    func() bool
 	metrics      *metrics
 	log          logrus.FieldLogger
 }
@@ -62,10 +64,26 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	v := &visit{recorder: &recorder{ResponseWriter: w}, start: time.Now(), token: req.Header[tokenHeader], tls: req.TLS}
 	defer e.record(req, v)
 	defer e.recover(req, v)
+	if !e.hasSynced() {
+		v.rejection = "unsynced"
+		notYet(v.recorder, req)
+		return
+	}
 	registry.Aside(func() { e.next.ServeHTTP(v.recorder, req.WithContext(context.WithValue(req.Context(), visitKey{}, v))) })
 	if v.watch != nil {
 		v.watch()
 	}
+}
+
+// unsyncedRetry bounds the seconds after which a client is to ask again that came before the cluster was read.
+const unsyncedRetry = 4
+
+// notYet refuses whoever it is, as cheaply as can be: after a restart all gateways are back before the cluster is read, which
+// goes on beside them. They are told to come at different times.
+func notYet(w http.ResponseWriter, req *http.Request) {
+	after := 1 + rand.N(unsyncedRetry)
+	w.Header().Set("Retry-After", strconv.Itoa(after))
+	registry.WriteError(w, req, apierrors.NewTooManyRequests("the relay has not seen the whole cluster yet, please try again later", after))
 }
 
 const tokenHeader = "Authorization"

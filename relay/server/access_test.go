@@ -5,14 +5,18 @@ package server
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -42,7 +46,7 @@ func TestDefects(t *testing.T) {
 			log.SetOutput(&output)
 			c := &Config{Cache: watchcache.New(watchcache.NewEpoch(), 1), Log: log}
 			c.instrument()
-			server := httptest.NewServer(&entrance{next: test.handler, metrics: c.metrics, log: log})
+			server := httptest.NewServer(&entrance{next: test.handler, hasSynced: func() bool { return true }, metrics: c.metrics, log: log})
 			resp, err := server.Client().Get(server.URL)
 			status := 0
 			if err == nil {
@@ -65,6 +69,48 @@ func TestDefects(t *testing.T) {
 				t.Errorf("told where: %v\n%s", where, output.String())
 			}
 		})
+	}
+}
+
+// Before the cluster was read nobody is asked who it is, and nothing is asked of the cluster: it has enough to answer.
+func TestBeforeTheClusterWasRead(t *testing.T) {
+	config := &Config{
+		Cache: watchcache.New(watchcache.NewEpoch(), 1), Log: logrus.New(),
+		Authenticator: authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
+			t.Error("somebody was asked who it is")
+			return nil, false, nil
+		}),
+	}
+	handler := newHandler(config, http.NotFoundHandler(), nil)
+	answer := func(path string) *http.Response {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+		return w.Result()
+	}
+	for path, want := range map[string]int{"/livez": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
+		if got := answer(path).StatusCode; got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+	}
+	const requests = 100
+	again := map[string]int{}
+	for range requests {
+		resp := answer(mappingsPath + "?watch=true")
+		var status metav1.Status
+		if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+			t.Fatal(err)
+		}
+		after := resp.Header.Get("Retry-After")
+		if status.Reason != metav1.StatusReasonTooManyRequests || strconv.Itoa(int(status.Details.RetryAfterSeconds)) != after {
+			t.Fatalf("told to come again after %s by a header, and %+v", after, status)
+		}
+		again[after]++
+	}
+	if len(again) < 2 || again["0"] > 0 {
+		t.Errorf("clients come again after these seconds, which does not spread them: %v", again)
+	}
+	if got := config.count(t, "rejections_total", "reason=unsynced"); got != requests {
+		t.Errorf("%v refusals were counted, want %d", got, requests)
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/relay/status"
 )
 
-// newHandler is the way of a request: probes are answered to everybody; all else has to be of somebody, not too much, a
-// read, and allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
+// newHandler is the way of a request: probes are answered to everybody; all else has to come once the cluster was read, be of
+// somebody, not too much, a read, and allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
 	c.instrument()
 	handler := supervised(reported(api, c.Reports), c, c.metrics)
@@ -52,7 +52,7 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 		}
 		ok(w, req)
 	})
-	return &entrance{mux, handler, c.metrics, c.Log}
+	return &entrance{mux, handler, c.Cache.HasSynced, c.metrics, c.Log}
 }
 
 // paths says what a path means. One that means nothing, such as a watch of nothing, is a path as any other, so that whoever
