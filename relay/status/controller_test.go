@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -71,6 +73,34 @@ func TestStatusFollowsTheCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("new", programmed, "True Programmed")
+}
+
+// TestAServiceAloneIsFollowed has nothing of the Mapping change, by us either: all that could be followed besides is done.
+func TestAServiceAloneIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		relay, _ := c.controller(0)
+		c.put(mapping("web", 1, 8080))
+		run(t, relay)
+		other := service("web")
+		other.Spec.Ports[0].Port = 443
+		for _, step := range []struct {
+			name string
+			do   func()
+			want string
+		}{
+			{"none", func() {}, "False ServiceNotFound"},
+			{"one that comes", func() { c.putService(service("web")) }, "True ResolvedRefs"},
+			{"one that changes", func() { c.putService(other) }, "False ServicePortNotFound"},
+			{"one that goes", func() { c.removeService(other) }, "False ServiceNotFound"},
+		} {
+			step.do()
+			time.Sleep(time.Minute)
+			if got := c.says("web", resolved); got != step.want {
+				t.Errorf("%s: ResolvedRefs is %s, want %s", step.name, got, step.want)
+			}
+		}
+	})
 }
 
 // TestNothingIsWrittenTwice counts: what is said already is neither written nor even read.

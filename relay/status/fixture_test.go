@@ -110,6 +110,14 @@ func (c *cluster) putService(s *corev1.Service) {
 	}
 }
 
+func (c *cluster) removeService(s *corev1.Service) {
+	for _, cache := range c.caches {
+		if err := cache.Services().Store().Delete(s); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
 func (c *cluster) Get(_ context.Context, namespace, name string) (*v1alpha1.Mapping, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
