@@ -1,0 +1,186 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// fakeSource counts how often it changed, and notes what of that the last Snapshot had.
+type fakeSource struct {
+	synced        atomic.Bool
+	version, seen atomic.Int64
+}
+
+func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (s *fakeSource) HasSynced() bool             { return s.synced.Load() }
+func (s *fakeSource) Snapshot() calc.Snapshot {
+	s.seen.Store(s.version.Load())
+	return calc.Snapshot{}
+}
+
+// fakeHost counts how often it is observed.
+type fakeHost struct {
+	mu           sync.Mutex
+	observations int
+	fail         error
+	changed      chan struct{}
+}
+
+func (h *fakeHost) Observe() (gateway.Host, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.observations++
+	return gateway.Host{}, h.fail
+}
+
+func (h *fakeHost) setFail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail = err
+}
+
+func (h *fakeHost) observed() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.observations
+}
+
+func (h *fakeHost) Watch(ctx context.Context, changed func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.changed:
+			changed()
+		}
+	}
+}
+
+// fakeDataplane notes what the worker asks for; each apply takes a second and fails as long as fail says so.
+type fakeDataplane struct {
+	mu    sync.Mutex
+	calls []string
+	fail  error
+	// checks counts looks at the kernel; harmed is what they find until the next apply.
+	checks int
+	harmed bool
+	// written has the watch tell of a write of rules, and break off.
+	written chan struct{}
+	// applied, where it is set, is called at the end of each apply.
+	applied func()
+}
+
+func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result, error) {
+	time.Sleep(time.Second)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, "apply")
+	d.harmed = false
+	if d.applied != nil {
+		d.applied()
+	}
+	return dataplane.Result{Took: dataplane.Took{
+		Build: 1250 * time.Microsecond, Diff: 2500 * time.Microsecond, Restore: 3001 * time.Microsecond, Cut: 4 * time.Millisecond,
+	}}, d.fail
+}
+
+func (d *fakeDataplane) Watch(ctx context.Context, changed func()) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.written:
+		changed()
+		return errors.New("injected")
+	}
+}
+
+// Try refuses nothing.
+func (d *fakeDataplane) Try(context.Context, gateway.State) error { return nil }
+func (d *fakeDataplane) HostChanged()                             { d.note("host changed") }
+func (d *fakeDataplane) Verify()                                  { d.note("verify") }
+
+// Check is noted by its number alone: it comes every few seconds.
+func (d *fakeDataplane) Check() (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.checks++
+	return d.harmed, nil
+}
+
+func (d *fakeDataplane) note(call string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, call)
+}
+
+func (d *fakeDataplane) setFail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail = err
+}
+
+// take returns what was asked for since the last time.
+func (d *fakeDataplane) take() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	calls := d.calls
+	d.calls = nil
+	return calls
+}
+
+type fixture struct {
+	*Controller
+	source *fakeSource
+	host   *fakeHost
+	plane  *fakeDataplane
+	log    *logtest.Hook
+	readys atomic.Int32
+}
+
+// start runs a Controller in the test's bubble until the test ends.
+func start(t *testing.T, synced bool) *fixture {
+	t.Helper()
+	log, hook := logtest.NewNullLogger()
+	log.SetLevel(logrus.DebugLevel)
+	f := &fixture{source: &fakeSource{}, host: &fakeHost{changed: make(chan struct{})}, plane: &fakeDataplane{written: make(chan struct{})}, log: hook}
+	f.source.synced.Store(synced)
+	f.Controller = New(Options{
+		Config: config.Config{Resync: 30 * time.Second}, Host: f.host, Dataplane: f.plane, Log: log, Ready: func() { f.readys.Add(1) },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- f.Run(ctx, f.source) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return f
+}
+
+func (f *fixture) expect(t *testing.T, after time.Duration, want ...string) {
+	t.Helper()
+	time.Sleep(after)
+	synctest.Wait()
+	if diff := cmp.Diff(want, f.plane.take()); diff != "" {
+		t.Errorf("calls of the data plane (-want +got):\n%s", diff)
+	}
+}
