@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -46,5 +48,30 @@ func TestSmoke(t *testing.T) {
 	watches := int64(p.Watchers * len(kinds))
 	if s := r.Storm; s == nil || s.Last < s.Ready || s.Bytes <= 0 || s.Broken < watches {
 		t.Errorf("restart: %+v, want at least %d watches to break", s, watches)
+	}
+}
+
+// Addresses are given to Services that are not there yet, so nothing may have one that the API server chose among all.
+func TestNoAddressIsChosenBeforeOursAreGiven(t *testing.T) {
+	lab.Require(t, lab.WithAPIServerAlone())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	w, err := newWorld(ctx, smoke())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	all, err := w.core.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all.Items {
+		if s.Name != "kubernetes" { // which has the first address
+			t.Errorf("%s/%s has %s", s.Namespace, s.Name, s.Spec.ClusterIP)
+		}
 	}
 }

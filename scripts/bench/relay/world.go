@@ -75,14 +75,11 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if w.core, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	if err := w.ApplyCRDs(ctx); err != nil {
-		return err
-	}
-	_, err = w.ApplyRelay(ctx)
-	return err
+	return w.ApplyCRDs(ctx)
 }
 
-// populate makes the cluster's objects, and says now and then how many of the Services there are.
+// populate makes the cluster's objects, and says now and then how many of the Services there are. Their addresses are given:
+// a Service that the API server chose one for before, such as the relay's, may have one of them.
 func (w *world) populate(ctx context.Context, say func(made int)) error {
 	for o := object(0); int(o) < w.plan.Services; o += perNamespace {
 		if err := w.createNamespace(ctx, o.namespace()); err != nil {
@@ -117,9 +114,12 @@ func (w *world) createNamespace(ctx context.Context, name string) error {
 	return err
 }
 
-// admit makes a ServiceAccount for each watcher, with the rights of a gateway, and returns their tokens. They are good for
-// both servers, unlike those of gateways.
+// admit makes a ServiceAccount for each watcher, with the rights of a gateway, which the relay's manifests name, and returns
+// their tokens. They are good for both servers, unlike those of gateways.
 func (w *world) admit(ctx context.Context) ([]string, error) {
+	if _, err := w.ApplyRelay(ctx); err != nil {
+		return nil, err
+	}
 	if err := w.createNamespace(ctx, fleetNamespace); err != nil {
 		return nil, err
 	}
