@@ -13,16 +13,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
 )
-
-// gcPercent is how much garbage may pile up beside what is in use, in percent of it, unless GOGC says otherwise: what is in
-// use, the cluster and a little for each watch, hardly changes once it is there, and memory is what many watches take. While
-// the cluster is read and all come at once, the collector has the largest share of the processor.
-const gcPercent = 10
 
 // Exit codes.
 const (
@@ -32,9 +26,6 @@ const (
 )
 
 func main() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	// A connection to the API server on which nothing comes is asked for a sign of life, and given up after 15 seconds instead
 	// of 45. client-go takes this from the environment alone.
 	for key, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {

@@ -54,6 +54,7 @@ Every flag can be given as an environment variable: --secure-port is SMARTNAT_RE
 			if err != nil {
 				return err
 			}
+			go saveMemory(cmd.Context(), config.Cache.HasSynced)
 			return relay.Run(cmd.Context())
 		},
 	}
