@@ -52,13 +52,11 @@ type builder struct {
 	forwards []*gateway.Forward
 	// before is what was built last.
 	before *memory
-	chains []netfilter.Chain
-	// drafts and pieces are room for what is put together, used again and again.
-	drafts [][]netfilter.Rule
-	pieces []*gateway.Forward
-	// sources are the chains that check sources and that the part being built leads to, known those of all parts, by name.
+	*room
+	// chains are those of the part being built, earlier those that it had.
+	chains, earlier []netfilter.Chain
+	// sources are the chains that check sources and that the part being built leads to.
 	sources []netfilter.Chain
-	known   map[string][]netfilter.Rule
 }
 
 func (b *builder) table(name string, fill func()) netfilter.Table {
@@ -80,11 +78,19 @@ func byName(chains []netfilter.Chain) []netfilter.Chain {
 	return chains
 }
 
-// chain adds a chain of ours. It keeps a copy of the rules that is no larger than it has to be.
+// chain adds a chain of ours. Where the part had the same before it is that one, so that who compares sees it at once;
+// otherwise it keeps a copy of the rules that is no larger than it has to be.
 func (b *builder) chain(name string, rules ...netfilter.Rule) {
+	commentOnce(rules)
+	name = b.name(name)
+	for _, c := range b.earlier {
+		if c.Name == name && slices.Equal(c.Rules, rules) {
+			b.chains = append(b.chains, c)
+			return
+		}
+	}
 	kept := append(make([]netfilter.Rule, 0, len(rules)), rules...)
-	commentOnce(kept)
-	b.chains = append(b.chains, netfilter.Chain{Name: b.name(name), Rules: kept})
+	b.chains = append(b.chains, netfilter.Chain{Name: name, Rules: kept})
 }
 
 // draft lends room for the rules of a chain that are put together one by one.

@@ -16,54 +16,57 @@ type Builder struct {
 	family netfilter.Family
 	opts   Options
 	before memory
+	room   room
+}
+
+// room is what a run needs and the next one can use again.
+type room struct {
+	spans spans
+	// drafts and pieces are for what is put together.
+	drafts [][]netfilter.Rule
+	pieces []*gateway.Forward
 }
 
 // NewBuilder returns a Builder that has built nothing yet.
 func NewBuilder(family netfilter.Family, opts Options) *Builder {
-	return &Builder{family: family, opts: opts}
+	return &Builder{family: family, opts: opts, before: memory{sources: map[string]*shared{}}}
 }
 
 // Build returns what the function Build would. It shares what did not change with what it returned before: neither must be
 // changed, nor the State.
 func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
-	run := &builder{family: b.family, opts: b.opts, state: state, before: &b.before, known: map[string][]netfilter.Rule{}}
+	was := &b.before
+	run := &builder{family: b.family, opts: b.opts, state: state, before: was, room: &b.room}
 	run.forwards = ofFamily(state.Forwards, b.family)
-	b.before.compare(run.forwards)
+	b.room.spans = compare(b.room.spans[:0], was.forwards, run.forwards)
 
 	now := memory{
 		forwards: run.forwards, uplinks: state.Uplinks, egresses: state.Egresses, clampMSS: state.ClampMSS,
-		forwardedOnly: state.ForwardedOnly, built: true,
+		forwardedOnly: state.ForwardedOnly, built: true, sources: was.sources,
 	}
-	if b.before.sameHost(&now) {
-		now.mangle, now.filter, now.nat = b.before.mangle, b.before.filter, b.before.nat
+	var nat change
+	if was.sameHost(&now) {
+		now.mangle, now.filter, now.nat = was.mangle, was.filter, was.nat
 	} else {
 		now.mangle, now.filter = run.table("mangle", run.mangle), run.table("filter", run.filter)
 		now.nat = run.collect(run.fixed)
+		nat.replace(was.nat, now.nat)
 	}
-	now.trees = run.trees()
-	if now.services = b.before.services; !b.before.built || !slices.EqualFunc(b.before.trees, now.trees, sameSite) {
+	if now.trees = was.trees; !b.room.spans.all(len(was.forwards), len(now.forwards)) {
+		now.trees = run.trees()
+	}
+	if now.services = was.services; !was.built || !slices.EqualFunc(was.trees, now.trees, sameSite) {
 		now.services = run.collect(func() { run.services(now.trees) })
+		nat.replace(was.services, now.services)
 	}
-	nat := netfilter.Table{Name: "nat", Chains: b.before.table}
-	if !b.before.all(len(run.forwards)) || !b.before.sameHost(&now) {
-		nat = run.table("nat", func() {
-			run.chains = append(make([]netfilter.Chain, 0, len(b.before.table)+leafRules), now.nat...)
-			run.chains = append(run.chains, now.services...)
-			for _, t := range now.trees {
-				run.walk(t.root.node)
-			}
-		})
-		now.sources = run.known
-	} else {
-		now.sources = b.before.sources
-	}
-	now.table = nat.Chains
-	now.from, now.run = b.before.from, b.before.run
+	nat.follow(was.trees, now.trees, now.sources)
+	now.table = nat.apply(was.table)
+	now.crowded, now.sets = run.setsOf()
 	b.before = now
 	return netfilter.Ruleset{
 		Family: b.family,
-		Tables: []netfilter.Table{now.mangle, now.filter, nat},
-		Sets:   run.setsOf(run.forwards),
+		Tables: []netfilter.Table{now.mangle, now.filter, {Name: "nat", Chains: now.table}},
+		Sets:   now.sets,
 	}
 }
 

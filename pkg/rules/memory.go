@@ -5,7 +5,6 @@ package rules
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -30,53 +29,54 @@ type memory struct {
 	nat, services, table []netfilter.Chain
 	trees                []tree
 	// sources are the chains that check sources, by name.
-	sources map[string][]netfilter.Rule
-
-	// from says of each of the forwards of now which one of the forwards it was, -1 where it is none of them; run how many
-	// in a row, from this one on, were in a row.
-	from, run []int32
+	sources map[string]*shared
+	// crowded are the places of the forwards whose sources are in a set, sets the sets that they name.
+	crowded []int
+	sets    []netfilter.Set
 }
 
-// compare finds the forwards of now among those that were built.
-func (m *memory) compare(now []*gateway.Forward) {
-	m.from, m.run = slices.Grow(m.from[:0], len(now))[:len(now)], slices.Grow(m.run[:0], len(now))[:len(now)]
-	i := 0
-	for j := range now {
-		order := -1
-		for ; i < len(m.forwards); i++ {
-			if order = m.forwards[i].Compare(now[j].Frontend); order >= 0 {
-				break
-			}
+// span are n forwards in a row that are as they were, in a row too: from before on there, from now on here.
+type span struct{ before, now, n int }
+
+// spans are those that two lists share, in order, and as long as they can be.
+type spans []span
+
+// compare appends what two lists of sorted forwards share to no spans at all. Most are one and the same, and nothing is read
+// of these: that they are many costs next to nothing.
+func compare(to spans, before, now []*gateway.Forward) spans {
+	i, j := 0, 0
+	for i < len(before) && j < len(now) {
+		n := 0
+		for i+n < len(before) && j+n < len(now) && (before[i+n] == now[j+n] || alike(before[i+n], now[j+n])) {
+			n++
 		}
-		m.from[j] = -1
-		if i < len(m.forwards) && order == 0 {
-			if alike(m.forwards[i], now[j]) {
-				m.from[j] = int32(i)
-			}
+		if n > 0 {
+			to = append(to, span{i, j, n})
+			i, j = i+n, j+n
+			continue
+		}
+		order := before[i].Compare(now[j].Frontend)
+		if order <= 0 {
 			i++
 		}
-	}
-	for j := len(now) - 1; j >= 0; j-- {
-		switch {
-		case m.from[j] < 0:
-			m.run[j] = 0
-		case j+1 < len(now) && m.from[j+1] == m.from[j]+1:
-			m.run[j] = m.run[j+1] + 1
-		default:
-			m.run[j] = 1
+		if order >= 0 {
+			j++
 		}
 	}
+	return to
 }
 
-// unchanged tells whether n forwards from this one on are those that were there at before.
-func (m *memory) unchanged(before, now, n int) bool {
-	return int(m.from[now]) == before && int(m.run[now]) >= n
+// hold tells whether n forwards from now on are some that were in a row.
+func (s spans) hold(now, n int) bool {
+	i, found := slices.BinarySearchFunc(s, now, func(s span, now int) int { return cmp.Compare(s.now, now) })
+	if !found {
+		i--
+	}
+	return i >= 0 && now+n <= s[i].now+s[i].n
 }
 
-// all tells whether all forwards are as they were, and n are there now.
-func (m *memory) all(n int) bool {
-	return m.built && len(m.forwards) == n && (n == 0 || m.unchanged(0, 0, n))
-}
+// all tells whether a list is as another one was.
+func (s spans) all(before, now int) bool { return before == now && (now == 0 || s.hold(0, now)) }
 
 // sameHost tells whether all else that the rules are made of is as it was.
 func (m *memory) sameHost(now *memory) bool {
@@ -87,21 +87,14 @@ func (m *memory) sameHost(now *memory) bool {
 		})
 }
 
-// root returns the tree that was built of an address and protocol, if any.
-func (m *memory) root(address netip.Addr, protocol gateway.Protocol) branch {
-	i, found := slices.BinarySearchFunc(m.trees, tree{address: address, protocol: protocol}, func(x, y tree) int {
-		return cmp.Or(x.address.Compare(y.address), strings.Compare(string(x.protocol), string(y.protocol)))
-	})
-	if !found {
-		return branch{}
-	}
-	return m.trees[i].root
+func (t tree) compare(o tree) int {
+	return cmp.Or(t.address.Compare(o.address), strings.Compare(string(t.protocol), string(o.protocol)))
 }
 
-func sameSite(x, y tree) bool { return x.address == y.address && x.protocol == y.protocol }
+func sameSite(x, y tree) bool { return x.compare(y) == 0 }
 
-// alike tells whether forwards of the same frontend are the same in all that the rules are made of.
+// alike tells whether forwards are the same in all that the rules are made of.
 func alike(x, y *gateway.Forward) bool {
-	return x == y || x.Ports == y.Ports && x.Owner == y.Owner && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
+	return x.Frontend == y.Frontend && x.Owner == y.Owner && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
 		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && same(x.Backends, y.Backends) && same(x.Sources, y.Sources)
 }

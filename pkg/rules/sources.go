@@ -62,7 +62,9 @@ func (b *builder) check(rules []netfilter.Rule, forwards []*gateway.Forward) []n
 // is named by its content.
 func (b *builder) sourceChain(sources []netip.Prefix) string {
 	chain := netfilter.Chain{Name: b.name(sourceChain(sources))}
-	if chain.Rules = b.before.sources[chain.Name]; chain.Rules == nil {
+	if known := b.before.sources[chain.Name]; known != nil {
+		chain = known.Chain
+	} else {
 		for _, s := range sources {
 			chain.Rules = append(chain.Rules, netfilter.Rule{Source: s, Target: netfilter.Target{Verb: netfilter.Return}})
 		}
@@ -77,17 +79,47 @@ func (b *builder) setName(owner string) string {
 	return setName(b.opts.Ownership.SetPrefix, owner, b.family)
 }
 
-// setsOf returns the sets that the rules of the forwards name.
-func (b *builder) setsOf(forwards []*gateway.Forward) []netfilter.Set {
+// setsOf returns the sets that the rules name, and the places of the forwards that they are of. It looks at those forwards
+// alone that are others than before.
+func (b *builder) setsOf() ([]int, []netfilter.Set) {
 	if !b.opts.Sets {
-		return nil
+		return nil, nil
 	}
+	var crowded []int
+	anew, next := false, 0
+	lookUpTo := func(end int) {
+		for ; next < end; next++ {
+			if many(allowed(b.forwards[next])) {
+				crowded, anew = append(crowded, next), true
+			}
+		}
+	}
+	stay := 0
+	for _, s := range b.spans {
+		lookUpTo(s.now)
+		next = s.now + s.n
+		from, _ := slices.BinarySearch(b.before.crowded, s.before)
+		to, _ := slices.BinarySearch(b.before.crowded, s.before+s.n)
+		for _, place := range b.before.crowded[from:to] {
+			crowded = append(crowded, place-s.before+s.now)
+		}
+		stay += to - from
+	}
+	lookUpTo(len(b.forwards))
+	if !anew && stay == len(b.before.crowded) {
+		return crowded, b.before.sets
+	}
+	return crowded, b.setsAt(crowded)
+}
+
+// setsAt returns the sets of the forwards at these places.
+func (b *builder) setsAt(crowded []int) []netfilter.Set {
 	var sets []netfilter.Set
 	named := map[string]bool{}
-	for _, f := range forwards {
-		if sources := allowed(f); many(sources) && !named[f.Owner] {
+	for _, place := range crowded {
+		if f := b.forwards[place]; !named[f.Owner] {
 			named[f.Owner] = true
-			sets = append(sets, netfilter.Set{Name: b.setName(f.Owner), Family: b.family, Members: sources})
+			sets = append(sets, netfilter.Set{Name: b.setName(f.Owner), Family: b.family, Members: allowed(f)})
 		}
 	}
 	slices.SortFunc(sets, func(x, y netfilter.Set) int { return strings.Compare(x.Name, y.Name) })

@@ -5,6 +5,7 @@ package rules
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
@@ -14,67 +15,85 @@ import (
 type tree struct {
 	address  netip.Addr
 	protocol gateway.Protocol
-	root     branch
+	root     *node
 }
 
-// node is a part of a tree: a chain, those that belong to it alone, and the nodes below it.
+// node is a part of a tree, with all forwards whose ports are in its block: a chain, those that belong to it alone, and the nodes
+// below it.
 type node struct {
-	// name is that of its chain within the tree.
+	// name is that of its chain within the tree, and says which block it is.
 	name string
 	// forwards is how many it leads to, with all below.
 	forwards int
 	chains   []netfilter.Chain
 	// sources are the chains that check sources for it; others may lead to them too.
 	sources []netfilter.Chain
-	below   []branch
+	below   []*node
 }
 
-// branch is a node and where its forwards begin: those of the first one of a tree among all, those of another among those of
-// the node above.
-type branch struct {
-	offset int
-	*node
-}
-
-// child returns the node of this name below, with its offset among all forwards where the branch has that.
-func (b branch) child(name string) branch {
-	if b.node != nil {
-		for _, c := range b.below {
+// child returns the node of this name below, or none.
+func (n *node) child(name string) *node {
+	if n != nil {
+		for _, c := range n.below {
 			if c.name == name {
-				return branch{b.offset + c.offset, c.node}
+				return c
 			}
 		}
 	}
-	return branch{}
+	return nil
 }
 
 // trees builds the tree of each address and protocol. From their first chains on, chains are gone to and not jumped to, so
 // that a packet that finds no port, or is refused, is back at once where the address was found.
 func (b *builder) trees() []tree {
-	var trees []tree
+	before := b.before.trees
+	trees := make([]tree, 0, len(before))
 	mark := []netfilter.Rule{{Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.forwarded()}}}
 	for start, end := 0, 0; start < len(b.forwards); start = end {
 		first := b.forwards[start]
-		for end < len(b.forwards) && b.forwards[end].Address == first.Address && b.forwards[end].Protocol == first.Protocol {
-			end++
+		end = start + together(b.forwards[start:])
+		t := tree{address: first.Address, protocol: first.Protocol}
+		for len(before) > 0 && before[0].compare(t) < 0 {
+			before = before[1:]
 		}
-		before := b.before.root(first.Address, first.Protocol)
-		root := b.node(before, portChain(first.Frontend, allPorts), mark, allPorts, start, end)
-		trees = append(trees, tree{first.Address, first.Protocol, branch{start, root}})
+		var was *node
+		if len(before) > 0 && sameSite(before[0], t) {
+			was = before[0].root
+		}
+		t.root = b.node(was, portChain(first.Frontend, allPorts), mark, allPorts, start, end)
+		trees = append(trees, t)
 	}
 	return trees
 }
 
+// together is how many of the first forwards have one address and protocol. It looks at few of many.
+func together(forwards []*gateway.Forward) int {
+	first := forwards[0]
+	with := func(f *gateway.Forward) bool { return f.Address == first.Address && f.Protocol == first.Protocol }
+	n := 1
+	for n < len(forwards) && with(forwards[n]) {
+		n *= 2
+	}
+	from := n / 2
+	more, _ := slices.BinarySearchFunc(forwards[from:min(n, len(forwards))], true, func(f *gateway.Forward, _ bool) int {
+		if with(f) {
+			return -1
+		}
+		return 1
+	})
+	return from + more
+}
+
 // node builds the node of a block of ports, whose chain begins with rules and leads to the forwards from start to end. The
-// upper halves stand in the chain itself, so that there is one chain for each lower half. A node that would be the same as
-// before is the one from before.
-func (b *builder) node(before branch, name string, rules []netfilter.Rule, k block, start, end int) *node {
-	if before.node != nil && before.forwards == end-start && b.before.unchanged(before.offset, start, end-start) {
-		return before.node
+// upper halves stand in the chain itself, so that there is one chain for each lower half. Where all forwards of the block were
+// there before, and no others, the node is the one from before.
+func (b *builder) node(before *node, name string, rules []netfilter.Rule, k block, start, end int) *node {
+	if before != nil && before.forwards == end-start && b.spans.hold(start, end-start) {
+		return before
 	}
 	n := &node{name: name, forwards: end - start}
-	outer := b.sources
-	b.sources = nil
+	outer, earlier := b.sources, b.earlier
+	b.sources, b.earlier = nil, before.has()
 	n.chains = b.collect(func() {
 		rules := append(b.draft(), rules...)
 		low, high := start, end
@@ -91,7 +110,7 @@ func (b *builder) node(before branch, name string, rules []netfilter.Rule, k blo
 			case highStart == high:
 				k, high = lower, lowEnd
 			default:
-				n.below = append(n.below, b.lower(before, lower, low, lowEnd, start))
+				n.below = append(n.below, b.lower(before, lower, low, lowEnd))
 				child := n.below[len(n.below)-1]
 				rules = append(rules, netfilter.Rule{Protocol: b.forwards[low].Protocol, DestinationPorts: lower.ports(), Target: b.goTo(child.name)})
 				k, low = upper, highStart
@@ -101,26 +120,21 @@ func (b *builder) node(before branch, name string, rules []netfilter.Rule, k blo
 		b.chain(name, rules...)
 		b.done(rules)
 	})
-	n.sources, b.sources = b.sources, outer
+	n.sources = b.sources
+	b.sources, b.earlier = outer, earlier
 	return n
 }
 
-// lower builds the node of a lower half, below one whose forwards begin at start.
-func (b *builder) lower(before branch, k block, low, high, start int) branch {
-	name := portChain(b.forwards[low].Frontend, k)
-	return branch{low - start, b.node(before.child(name), name, nil, k, low, high)}
+// has returns the chains of the node, or none.
+func (n *node) has() []netfilter.Chain {
+	if n == nil {
+		return nil
+	}
+	return n.chains
 }
 
-// walk adds the chains of the node and of all below.
-func (b *builder) walk(n *node) {
-	b.chains = append(b.chains, n.chains...)
-	for _, s := range n.sources {
-		if _, known := b.known[s.Name]; !known {
-			b.known[s.Name] = s.Rules
-			b.chains = append(b.chains, s)
-		}
-	}
-	for _, c := range n.below {
-		b.walk(c.node)
-	}
+// lower builds the node of a lower half, below another one.
+func (b *builder) lower(before *node, k block, low, high int) *node {
+	name := portChain(b.forwards[low].Frontend, k)
+	return b.node(before.child(name), name, nil, k, low, high)
 }

@@ -1,0 +1,122 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// change is what becomes another one in a table: the chains that go, by name, and those that come. What is rewritten does both.
+type change struct {
+	gone []string
+	come []netfilter.Chain
+}
+
+// shared is a chain that several nodes lead to, and how often they do.
+type shared struct {
+	netfilter.Chain
+	uses int
+}
+
+// replace has chains come in the place of others.
+func (c *change) replace(before, now []netfilter.Chain) {
+	for _, chain := range before {
+		c.gone = append(c.gone, chain.Name)
+	}
+	c.come = append(c.come, now...)
+}
+
+// follow replaces the chains of trees, both sorted, with those of others. Of the chains that check sources it keeps account of
+// how often they are led to.
+func (c *change) follow(before, now []tree, sources map[string]*shared) {
+	var t turnover
+	for len(before)+len(now) > 0 {
+		order := 1
+		switch {
+		case len(now) == 0:
+			order = -1
+		case len(before) > 0:
+			order = before[0].compare(now[0])
+		}
+		var was, is *node
+		if order <= 0 {
+			was, before = before[0].root, before[1:]
+		}
+		if order >= 0 {
+			is, now = now[0].root, now[1:]
+		}
+		t.replace(was, is)
+	}
+	// Who comes is counted first: what it shares with who goes stays.
+	for _, n := range t.come {
+		c.come = append(c.come, n.chains...)
+		for _, s := range n.sources {
+			if sources[s.Name] == nil {
+				sources[s.Name] = &shared{Chain: s}
+				c.come = append(c.come, s)
+			}
+			sources[s.Name].uses++
+		}
+	}
+	for _, n := range t.gone {
+		c.replace(n.chains, nil)
+		for _, s := range n.sources {
+			if sources[s.Name].uses--; sources[s.Name].uses == 0 {
+				delete(sources, s.Name)
+				c.gone = append(c.gone, s.Name)
+			}
+		}
+	}
+}
+
+// apply returns chains, sorted by name, as they are after the change.
+func (c *change) apply(chains []netfilter.Chain) []netfilter.Chain {
+	gone, come := c.gone, byName(c.come)
+	if len(gone)+len(come) == 0 {
+		return chains
+	}
+	slices.Sort(gone)
+	all := make([]netfilter.Chain, 0, len(chains)-len(gone)+len(come))
+	upTo := func(name string) {
+		i, _ := slices.BinarySearchFunc(chains, name, func(c netfilter.Chain, name string) int { return strings.Compare(c.Name, name) })
+		all, chains = append(all, chains[:i]...), chains[i:]
+	}
+	for len(gone)+len(come) > 0 {
+		if len(come) == 0 || len(gone) > 0 && gone[0] <= come[0].Name {
+			upTo(gone[0])
+			chains, gone = chains[1:], gone[1:]
+		} else {
+			upTo(come[0].Name)
+			all, come = append(all, come[0]), come[1:]
+		}
+	}
+	return append(all, chains...)
+}
+
+// turnover are the nodes that are in a tree no more, and those that were not there before.
+type turnover struct{ gone, come []*node }
+
+// replace has a node come in the place of another one of its name; either may be none. Below, what stays the same stays.
+func (t *turnover) replace(before, now *node) {
+	if before == now {
+		return
+	}
+	if before != nil {
+		t.gone = append(t.gone, before)
+		for _, c := range before.below {
+			t.replace(c, now.child(c.name))
+		}
+	}
+	if now != nil {
+		t.come = append(t.come, now)
+		for _, c := range now.below {
+			if before.child(c.name) == nil {
+				t.replace(nil, c)
+			}
+		}
+	}
+}
