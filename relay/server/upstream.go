@@ -6,6 +6,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -57,12 +59,13 @@ func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, 
 }
 
 // reflect keeps one kind up to date. Client says which ways of watching it can do: fakes cannot do all.
-func reflect[L runtime.Object](
+func reflect[T, L runtime.Object](
 	ctx context.Context,
 	list func(context.Context, metav1.ListOptions) (L, error),
 	watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error),
-	expected runtime.Object, into *watchcache.Resource, client any, o *observer,
+	expected T, into *watchcache.Resource, client any, o *observer,
 ) {
+	isExpected := func(object runtime.Object) bool { _, ok := object.(T); return ok }
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			objects, err := list(ctx, options)
@@ -78,7 +81,7 @@ func reflect[L runtime.Object](
 			if err != nil {
 				return nil, err
 			}
-			return o.listen(w), nil
+			return o.listen(w, isExpected), nil
 		},
 	}
 	// What failed is tried again after 5 s at most, where client-go's own backoff comes to a minute. That one is for thousands
@@ -104,6 +107,8 @@ type observer struct {
 	resource string
 	log      logrus.FieldLogger
 	failing  atomic.Bool
+	// strange is from a watch that was ended for what it said until one ends otherwise.
+	strange atomic.Bool
 }
 
 // asked counts a request to the cluster, and says once when it fails and once when it does not any more: that the relay
@@ -124,8 +129,8 @@ func (o *observer) asked(verb string, err error) {
 	}
 }
 
-// listen counts the events of a watch and changes none. It ends with the watch, whoever ends that.
-func (o *observer) listen(w watch.Interface) watch.Interface {
+// listen counts the events of a watch and passes them on. It ends with the watch, whoever ends that.
+func (o *observer) listen(w watch.Interface, isExpected func(runtime.Object) bool) watch.Interface {
 	events := make(chan watch.Event)
 	counted := watch.NewProxyWatcher(events)
 	go func() {
@@ -137,12 +142,11 @@ func (o *observer) listen(w watch.Interface) watch.Interface {
 				return
 			case e, ok := <-w.ResultChan():
 				if !ok {
+					o.strange.Store(false)
 					return
 				}
-				o.upstreamEvents.WithLabelValues(o.resource, strings.ToLower(string(e.Type))).Inc()
-				o.upstreamContact.WithLabelValues(o.resource).SetToCurrentTime()
 				select {
-				case events <- e:
+				case events <- o.heard(e, isExpected):
 				case <-counted.StopChan():
 					return
 				}
@@ -150,4 +154,21 @@ func (o *observer) listen(w watch.Interface) watch.Interface {
 		}
 	}()
 	return counted
+}
+
+// heard counts an event. In the place of one about an object of another kind, which client-go passes over as if nothing had
+// happened, it returns one that has it end the watch and list again: that says what the event may have meant.
+func (o *observer) heard(e watch.Event, isExpected func(runtime.Object) bool) watch.Event {
+	kind := strings.ToLower(string(e.Type))
+	if e.Type != watch.Error && !isExpected(e.Object) {
+		kind = "unexpected"
+		err := fmt.Errorf("a watch says %q of a %T", e.Type, e.Object)
+		if !o.strange.Swap(true) {
+			o.log.WithField("resource", o.resource).WithError(err).Warn("the cluster says what nobody asked for, all is read again")
+		}
+		e = watch.Event{Type: watch.Error, Object: &apierrors.NewInternalError(err).ErrStatus}
+	}
+	o.upstreamEvents.WithLabelValues(o.resource, kind).Inc()
+	o.upstreamContact.WithLabelValues(o.resource).SetToCurrentTime()
+	return e
 }

@@ -17,14 +17,22 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	corefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	smartnatfake "github.com/smartnat/smartnat/generated/clientset/versioned/fake"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
@@ -65,9 +73,12 @@ func TestWhatIsNoListIsNotTakenForAnEmptyOne(t *testing.T) {
 	}
 }
 
+// reply is how a cluster answers a request.
+type reply func(*http.Request) (*http.Response, error)
+
 // asked is a cluster that answers all alike and notes when it was asked for what.
 type asked struct {
-	answer func(*http.Request) (*http.Response, error)
+	answer reply
 	mu     sync.Mutex
 	at     map[string][]time.Time
 }
@@ -82,7 +93,7 @@ func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // TestClusterIsHeardOfSoonAfterAnOutage: however long and in whatever way it does not work, it is asked every few seconds.
 func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
-	status := func(code int) func(*http.Request) (*http.Response, error) {
+	status := func(code int) reply {
 		return func(r *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: code, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
 		}
@@ -93,7 +104,7 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 	t.Cleanup(func() { utilruntime.ErrorHandlers = handlers })
 	for _, test := range []struct {
 		name   string
-		answer func(*http.Request) (*http.Response, error)
+		answer reply
 	}{
 		{"refuses connections", func(*http.Request) (*http.Response, error) { return nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED) }},
 		{"cannot be reached", func(*http.Request) (*http.Response, error) { return nil, errors.New("no route to host") }},
@@ -122,7 +133,7 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 					defer close(ended)
 					Upstream{Core: core, SmartNat: smartnat}.run(ctx, cache, newMetrics(prometheus.NewRegistry(), cache), log)
 				}()
-				time.Sleep(time.Hour)
+				time.Sleep(10 * time.Minute)
 				stop()
 				<-ended
 				for _, resource := range []string{"mappings", "services", "endpointslices"} {
@@ -135,11 +146,104 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 						t.Errorf("%s: a pause of %s", resource, longest)
 					}
 					// A watch and a list, every 3 s at most, but for the first ones.
-					if len(pauses) > 2*3600/3+20 {
-						t.Errorf("%s: asked for %d times in an hour", resource, len(pauses)+1)
+					if len(pauses) > 2*600/3+20 {
+						t.Errorf("%s: asked for %d times in ten minutes", resource, len(pauses)+1)
 					}
 				}
 			})
 		})
 	}
+}
+
+// TestEventsOfAnotherKind: the kind of what a watch says is the cluster's word, and need not be the one that was asked for.
+func TestEventsOfAnotherKind(t *testing.T) {
+	refused := watch.Event{Type: watch.Error}
+	gone := watch.Event{Type: watch.Error, Object: &metav1.Status{Reason: metav1.StatusReasonExpired}}
+	mapping, service := newMapping("shop", "web", "mapped"), newService("shop", "mapped")
+	for _, test := range []struct {
+		name    string
+		says    []watch.Event
+		want    []watch.Event
+		counted map[string]float64
+		warned  int
+	}{
+		{
+			"what was asked for",
+			[]watch.Event{{Type: watch.Added, Object: mapping}, {Type: watch.Bookmark, Object: mapping}},
+			[]watch.Event{{Type: watch.Added, Object: mapping}, {Type: watch.Bookmark, Object: mapping}},
+			map[string]float64{"added": 1, "bookmark": 1}, 0,
+		},
+		{"an error is of another kind", []watch.Event{gone}, []watch.Event{gone}, map[string]float64{"error": 1}, 0},
+		{"a new object", []watch.Event{{Type: watch.Added, Object: service}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{"a deleted object", []watch.Event{{Type: watch.Deleted, Object: service}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{"a bookmark", []watch.Event{{Type: watch.Bookmark, Object: service}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{"a status that is no error", []watch.Event{{Type: watch.Modified, Object: &metav1.Status{}}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{"a pointer to nothing", []watch.Event{{Type: watch.Added}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{
+			"many in a row",
+			[]watch.Event{{Type: watch.Added, Object: service}, {Type: watch.Added, Object: mapping}, {Type: watch.Added, Object: service}},
+			[]watch.Event{refused, {Type: watch.Added, Object: mapping}, refused}, map[string]float64{"unexpected": 2, "added": 1}, 1,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			registry := prometheus.NewRegistry()
+			log, hook := logtest.NewNullLogger()
+			o := &observer{
+				metrics: newMetrics(registry, watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory)), resource: "mappings", log: log,
+			}
+			isMapping := func(object runtime.Object) bool { _, ok := object.(*v1alpha1.Mapping); return ok }
+			for round := 1; round <= 2; round++ {
+				from := watch.NewFakeWithChanSize(len(test.says), false)
+				for _, e := range test.says {
+					from.Action(e.Type, e.Object)
+				}
+				from.Stop()
+				var got []watch.Event
+				for e := range o.listen(from, isMapping).ResultChan() {
+					if status, ok := e.Object.(*metav1.Status); ok && status.Reason == metav1.StatusReasonInternalError {
+						e.Object = nil
+					}
+					got = append(got, e)
+				}
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+				for kind, n := range test.counted {
+					if got := (&Config{Metrics: registry}).count(t, "upstream_events_total", "type="+kind); got != n*float64(round) {
+						t.Errorf("%s: %v were counted, want %v", kind, got, n*float64(round))
+					}
+				}
+				// The end of a watch is the end of a series.
+				if got := len(hook.AllEntries()); got != test.warned*round {
+					t.Errorf("%d warnings, want %d", got, test.warned*round)
+				}
+			}
+		})
+	}
+}
+
+// TestAnEventOfAnotherKindHasAllReadAgain: what it was about may be what is gone.
+func TestAnEventOfAnotherKindHasAllReadAgain(t *testing.T) {
+	bothHandshakes(t, func(t *testing.T) {
+		core, smartnat := corefake.NewClientset(newService("shop", "mapped")), smartnatfake.NewSimpleClientset(newMapping("shop", "web", "mapped"))
+		begun := make(chan *watch.FakeWatcher, 100)
+		core.PrependWatchReactor("services", func(clienttesting.Action) (bool, watch.Interface, error) {
+			w := watch.NewFake()
+			begun <- w
+			return true, w, nil
+		})
+		f := startRelay(t, core, smartnat, "127.0.0.1:0", nil)
+		var services corev1.ServiceList
+		if f.get(t, "/api/v1/services", &services); len(services.Items) != 1 {
+			t.Fatalf("%d Services at first", len(services.Items))
+		}
+		if err := core.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("services"), "shop", "mapped"); err != nil {
+			t.Fatal(err)
+		}
+		(<-begun).Delete(newMapping("shop", "web", "mapped"))
+		eventually(t, "the Service to be gone", func() bool {
+			f.get(t, "/api/v1/services", &services)
+			return len(services.Items) == 0
+		})
+	})
 }
