@@ -44,11 +44,13 @@ func parseStat(text string) (time.Duration, error) {
 	return time.Duration(ticks) * Tick, nil
 }
 
-// Memory is what a process holds, in MB: all of it, and the most that it ever was; and its share where pages are used by
-// others too.
+// Memory is what a process holds, in MB: all of it, and the most that it ever was; what of it is its own and what are pages of
+// files, such as the program's, which the kernel can read again; and its share where pages are used by others too.
 type Memory struct {
 	RSS  float64 `json:"rss"`
 	Peak float64 `json:"peak"`
+	Anon float64 `json:"anon"`
+	File float64 `json:"file"`
 	PSS  float64 `json:"pss"`
 }
 
@@ -63,7 +65,10 @@ func ReadMemory(pid int) (m Memory, err error) {
 		return m, err
 	}
 	const kB = 1.0 / 1000 * 1.024 // as /proc counts them
-	return Memory{RSS: status["VmRSS"] * kB, Peak: status["VmHWM"] * kB, PSS: rollup["Pss"] * kB}, nil
+	return Memory{
+		RSS: status["VmRSS"] * kB, Peak: status["VmHWM"] * kB,
+		Anon: status["RssAnon"] * kB, File: status["RssFile"] * kB, PSS: rollup["Pss"] * kB,
+	}, nil
 }
 
 // Values reads the "Name: number" lines of a file of /proc/PID.

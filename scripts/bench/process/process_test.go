@@ -6,6 +6,8 @@
 package process
 
 import (
+	"math"
+	"os"
 	"testing"
 	"time"
 )
@@ -28,5 +30,16 @@ func TestParseStat(t *testing.T) {
 				t.Errorf("got %v, %v; want %v", got, err, test.want)
 			}
 		})
+	}
+}
+
+// Of this process, which shares no memory with another.
+func TestReadMemory(t *testing.T) {
+	m, err := ReadMemory(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Anon < 0.1 || m.File < 0.1 || m.PSS < m.Anon/2 || math.Abs(m.Anon+m.File-m.RSS) > 0.01 || m.Peak < m.RSS {
+		t.Errorf("got %+v", m)
 	}
 }

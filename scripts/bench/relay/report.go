@@ -66,9 +66,9 @@ func (r Report) goals(text *strings.Builder) {
 
 func (r Report) relayTable(text *strings.Builder) {
 	text.WriteString("\n### The relay with nobody watching\n\n")
-	text.WriteString("| ready after, s | processor until quiet, s | RSS, MB | peak, MB | idle, % of a core | a change that nobody may see, ms of processor | RSS of kube-apiserver, MB |\n")
+	text.WriteString("| ready after, s | processor until quiet, s | RSS (its own + files), MB | peak, MB | idle, % of a core | a change that nobody may see, ms of processor | RSS of kube-apiserver, MB |\n")
 	text.WriteString("|---:|---:|---:|---:|---:|---:|---:|\n")
-	fmt.Fprintf(text, "| %.2f | %.2f | %s | %s | %.2f | %.2f | %s |\n", r.Relay.Seconds, r.Relay.CPU, figures.Number(r.Relay.Memory.RSS),
+	fmt.Fprintf(text, "| %.2f | %.2f | %s | %s | %.2f | %.2f | %s |\n", r.Relay.Seconds, r.Relay.CPU, resident(r.Relay.Memory),
 		figures.Number(r.Relay.Memory.Peak), r.Relay.Idle, r.Relay.PerChange, figures.Number(r.APIServer.RSS))
 }
 
@@ -85,13 +85,13 @@ func (r Report) listsTable(text *strings.Builder) {
 
 func (r Report) watchedTable(text *strings.Builder) {
 	fmt.Fprintf(text, "\n### Watchers: from write to event, %s writes\n\n", count(r.Plan.Writes))
-	text.WriteString("| | median, ms | p99 | longest | the last watcher's, median | events missing | answer to the write, ms | bytes an event | processor an event, µs | kB at first | all open after, s | processor for that, s | RSS before, MB | with them | peak | kB a watcher |\n")
+	text.WriteString("| | median, ms | p99 | longest | the last watcher's, median | events missing | answer to the write, ms | bytes an event | processor an event, µs | kB at first | all open after, s | processor for that, s | RSS (its own + files) before, MB | with them | peak | kB a watcher |\n")
 	text.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, w := range r.Watched {
 		cells := []string{
 			w.Server, figures.Number(w.Median), "**" + figures.Number(w.P99) + "**", figures.Number(w.Last), figures.Number(w.Slowest), count(w.Missing),
 			figures.Number(figures.Quantile(w.Written, 0.5)), figures.Number(w.EventBytes), figures.Number(w.EventCPU), kB(int64(w.InitialBytes)),
-			fmt.Sprintf("%.2f", w.Opened/1000), fmt.Sprintf("%.2f", w.OpenedCPU), figures.Number(w.Before.RSS), figures.Number(w.After.RSS),
+			fmt.Sprintf("%.2f", w.Opened/1000), fmt.Sprintf("%.2f", w.OpenedCPU), resident(w.Before), resident(w.After),
 			figures.Number(w.After.Peak), figures.Number(w.perWatcher(r.Plan.Watchers)),
 		}
 		fmt.Fprintf(text, "| %s |\n", strings.Join(cells, " | "))
@@ -104,14 +104,19 @@ func (r Report) stormTable(text *strings.Builder) {
 	}
 	s := r.Storm
 	text.WriteString("\n### The relay is killed and started again under its watchers\n\n")
-	text.WriteString("| ready after, s | median watcher has all again, s | p99 | last | kB a watcher | processor, s | RSS, MB | peak, MB | requests refused | connections broken |\n")
+	text.WriteString("| ready after, s | median watcher has all again, s | p99 | last | kB a watcher | processor, s | RSS (its own + files), MB | peak, MB | requests refused | connections broken |\n")
 	text.WriteString("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	fmt.Fprintf(text, "| %.2f | %.2f | %.2f | %.2f | %s | %.2f | %s | %s | %s | %s |\n", s.Ready, s.Median, s.P99, s.Last, kB(int64(s.Bytes)), s.CPU,
-		figures.Number(s.Memory.RSS), figures.Number(s.Memory.Peak), count(int(s.Refused)), count(int(s.Broken)))
+		resident(s.Memory), figures.Number(s.Memory.Peak), count(int(s.Refused)), count(int(s.Broken)))
 }
 
 func kB(bytes int64) string { return figures.Number(float64(bytes) / 1000) }
 func count(n int) string    { return figures.Number(float64(n)) }
+
+// resident is what is held, and of what kind it is. Of a peak, the kernel tells no kind.
+func resident(m process.Memory) string {
+	return fmt.Sprintf("%s (%s + %s)", figures.Number(m.RSS), figures.Number(m.Anon), figures.Number(m.File))
+}
 
 // write puts the report where people and programs look for it, and into a README when one is named.
 func (r Report) write(dir, readme string) error {

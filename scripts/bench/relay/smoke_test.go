@@ -28,7 +28,7 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Relay.Seconds <= 0 || r.Relay.Memory.RSS < 1 || r.APIServer.RSS < 1 {
+	if m := r.Relay.Memory; r.Relay.Seconds <= 0 || m.Anon < 1 || m.File < 1 || m.RSS < m.Anon+m.File-0.01 || r.APIServer.RSS < 1 {
 		t.Errorf("the relay: %+v, the API server's memory: %+v", r.Relay, r.APIServer)
 	}
 	for _, l := range r.Lists {
