@@ -7,6 +7,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -76,8 +77,9 @@ func prepare(kubeFlags ...string) error {
 	return nil
 }
 
-// build builds SmartNat's programs into the cache. They are rebuilt when they are out of date; a lock keeps test
-// binaries of several packages, which run at once, from each other's programs.
+// build builds SmartNat's programs into the cache, as they are shipped: static and stripped. (The race detector needs
+// CGO_ENABLED=1 in the environment.) They are rebuilt when they are out of date; a lock keeps test binaries of several
+// packages, which run at once, from each other's programs.
 func build(repo string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -95,7 +97,8 @@ func build(repo string) (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("locking %s: %w", dir, err)
 	}
-	_, err = output("go", "-C", repo, "build", "-o", dir+"/", "./cmd/...")
+	_, err = output("env", "CGO_ENABLED="+cmp.Or(os.Getenv("CGO_ENABLED"), "0"),
+		"go", "-C", repo, "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/...")
 	return dir, err
 }
 
