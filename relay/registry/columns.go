@@ -4,15 +4,13 @@
 package registry
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metatable "k8s.io/apimachinery/pkg/api/meta/table"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -20,38 +18,51 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// mappingPrinterColumns are those of the CustomResourceDefinition.
-func mappingPrinterColumns() []apiextensionsv1.CustomResourceColumnDefinition {
-	return []apiextensionsv1.CustomResourceColumnDefinition{
-		{Name: "Addresses", Type: "string", JSONPath: ".status.addresses"},
-		{Name: "Service", Type: "string", JSONPath: ".spec.serviceName"},
-		{Name: "Ports", Type: "string", JSONPath: ".status.ports"},
-		{Name: "Accepted", Type: "string", JSONPath: `.status.conditions[?(@.type=="Accepted")].status`},
-		{Name: "Programmed", Type: "string", JSONPath: `.status.conditions[?(@.type=="Programmed")].status`},
-		{Name: "Age", Type: "date", JSONPath: ".metadata.creationTimestamp"},
+// mappingColumns print Mappings by the columns of the CustomResourceDefinition, as kube-apiserver does.
+var mappingColumns = columns{
+	headers: append(
+		[]metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}},
+		printed("Addresses", "string", ".status.addresses"),
+		printed("Service", "string", ".spec.serviceName"),
+		printed("Ports", "string", ".status.ports"),
+		printed("Accepted", "string", `.status.conditions[?(@.type=="Accepted")].status`),
+		printed("Programmed", "string", `.status.conditions[?(@.type=="Programmed")].status`),
+		printed("Age", "date", ".metadata.creationTimestamp"),
+	),
+	cells: func(obj watchcache.Object) ([]any, error) {
+		m, ok := obj.(*v1alpha1.Mapping)
+		if !ok {
+			return nil, fmt.Errorf("unexpected type %T", obj)
+		}
+		cells := []any{m.Name, orNull(m.Status.Addresses), m.Spec.ServiceName, orNull(m.Status.Ports),
+			orNull(conditionOf(m, v1alpha1.ConditionAccepted)), orNull(conditionOf(m, v1alpha1.ConditionProgrammed)), nil}
+		if !m.CreationTimestamp.IsZero() {
+			cells[len(cells)-1] = age(m)
+		}
+		return cells, nil
+	},
+}
+
+// printed is a column that a CustomResourceDefinition defines by the path of what it shows.
+func printed(name, kind, path string) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{
+		Name: name, Type: kind, Description: "Custom resource definition column (in JSONPath format): " + path,
 	}
 }
 
-// newMappingColumns print Mappings with the code by which kube-apiserver does.
-func newMappingColumns() (columns, error) {
-	convertor, err := tableconvertor.New(mappingPrinterColumns())
-	if err != nil {
-		return columns{}, fmt.Errorf("printer columns of Mappings: %w", err)
+func conditionOf(m *v1alpha1.Mapping, kind string) string {
+	if c := meta.FindStatusCondition(m.Status.Conditions, kind); c != nil {
+		return string(c.Status)
 	}
-	sample, err := convertor.ConvertToTable(context.Background(), &v1alpha1.Mapping{}, nil)
-	if err != nil {
-		return columns{}, fmt.Errorf("printer columns of Mappings: %w", err)
+	return ""
+}
+
+// orNull is the cell of what an object does not say.
+func orNull(s string) any {
+	if s == "" {
+		return nil
 	}
-	return columns{
-		headers: sample.ColumnDefinitions,
-		cells: func(obj watchcache.Object) ([]any, error) {
-			table, err := convertor.ConvertToTable(context.Background(), obj, &metav1.TableOptions{NoHeaders: true})
-			if err != nil {
-				return nil, err
-			}
-			return table.Rows[0].Cells, nil
-		},
-	}, nil
+	return s
 }
 
 // The core kinds are printed by code that is inside kube-apiserver and cannot be had as a library; these are the columns

@@ -4,6 +4,10 @@
 package registry
 
 import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	goruntime "runtime"
 	"runtime/debug"
@@ -14,34 +18,36 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
-	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 )
 
 // documents are what is served beside objects, by path.
 type documents map[string]http.Handler
 
-// firstPriority is that of the first group; it is higher than that of those after it.
-const firstPriority = 1000
-
 // addDiscovery adds the documents by which clients learn what is served: all of it at once for those who ask for that, and
 // a document for each group and version for others.
-func (d documents) addDiscovery(resources []*resource) {
+func (d documents) addDiscovery(resources []*resource) error {
 	groups := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList")}
-	core, named := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
-	for i, r := range resources {
+	var core, named []apidiscoveryv2.APIGroupDiscovery
+	versions := &metav1.APIVersions{
+		TypeMeta: typeMeta("APIVersions"),
+		// Required. Clients keep to the address that they have.
+		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
+	}
+	for _, r := range resources {
 		gv := r.GroupVersion()
-		manager := named
+		all := apidiscoveryv2.APIGroupDiscovery{
+			ObjectMeta: metav1.ObjectMeta{Name: gv.Group},
+			Versions: []apidiscoveryv2.APIVersionDiscovery{{
+				Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
+				Resources: []apidiscoveryv2.APIResourceDiscovery{r.discovery()},
+			}},
+		}
 		if gv.Group == "" {
-			manager = core
-			versions := &metav1.APIVersions{
-				TypeMeta: typeMeta("APIVersions"), Versions: []string{gv.Version},
-				// Required. Clients keep to the address that they have.
-				ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
-			}
-			d["/api"] = aggregated.WrapAggregatedDiscoveryToHandler(document(versions), core, nil)
+			core = append(core, all)
+			versions.Versions = append(versions.Versions, gv.Version)
 		} else {
+			named = append(named, all)
 			served := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
 			group := metav1.APIGroup{
 				Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{served}, PreferredVersion: served,
@@ -50,30 +56,68 @@ func (d documents) addDiscovery(resources []*resource) {
 			group.TypeMeta = typeMeta("APIGroup")
 			d["/apis/"+gv.Group] = document(&group)
 		}
-		manager.AddGroupVersion(gv.Group, apidiscoveryv2.APIVersionDiscovery{
-			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
-			Resources: []apidiscoveryv2.APIResourceDiscovery{r.discovery()},
-		})
-		// In the order of the resources, as the document of groups is.
-		manager.SetGroupVersionPriority(metav1.GroupVersion(gv), firstPriority-i, 1)
 		d[r.groupVersionPath()] = document(&metav1.APIResourceList{
 			TypeMeta: typeMeta("APIResourceList"), GroupVersion: gv.String(),
 			APIResources: []metav1.APIResource{r.apiResource()},
 		})
 	}
-	d["/apis"] = aggregated.WrapAggregatedDiscoveryToHandler(document(groups), named, nil)
-	d["/version"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		responsewriters.WriteRawJSON(http.StatusOK, protocolVersion(), w)
+	var errs [3]error
+	d["/api"], errs[0] = aggregated(document(versions), core)
+	d["/apis"], errs[1] = aggregated(document(groups), named)
+	text, err := json.MarshalIndent(protocolVersion(), "", "  ")
+	errs[2] = err
+	d["/version"] = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		writeBody(w, req, http.StatusOK, runtime.ContentTypeJSON, text)
 	})
+	return errors.Join(errs[:]...)
 }
 
 // document serves an object that never changes.
 func document(obj runtime.Object) http.Handler {
-	codecs := Codecs()
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { writeObject(w, req, http.StatusOK, obj) })
+}
+
+// aggregatedKind is what those ask for who want to know of all groups at once (KEP-3352).
+var aggregatedKind = apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
+
+type aggregatedOnly struct{}
+
+func (aggregatedOnly) AllowsMediaTypeTransform(_, _ string, target *schema.GroupVersionKind) bool {
+	return target != nil && *target == aggregatedKind
+}
+func (aggregatedOnly) AllowsServerVersion(string) bool  { return false }
+func (aggregatedOnly) AllowsStreamSchema(s string) bool { return s == "watch" }
+
+// aggregated serves groups with all that is in them to those who ask for that, and has others served by next. Clients that
+// have it already say so by its tag.
+func aggregated(next http.Handler, groups []apidiscoveryv2.APIGroupDiscovery) (http.Handler, error) {
+	list := &apidiscoveryv2.APIGroupDiscoveryList{Items: groups}
+	list.SetGroupVersionKind(aggregatedKind)
+	bodies := map[string][]byte{}
+	for mediaType, as := range encodings {
+		object, err := as.object(list)
+		if err != nil {
+			return nil, err
+		}
+		bodies[mediaType] = object.bytes()
+	}
+	tag := fmt.Sprintf(`"%X"`, sha256.Sum256(bodies[runtime.ContentTypeJSON]))
+	parameters := fmt.Sprintf(";g=%s;v=%s;as=%s", aggregatedKind.Group, aggregatedKind.Version, aggregatedKind.Kind)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		responsewriters.WriteObjectNegotiated(codecs, negotiation.DefaultEndpointRestrictions,
-			schema.GroupVersion{Version: "v1"}, w, req, http.StatusOK, obj, false)
-	})
+		_, info, err := negotiation.NegotiateOutputMediaType(req, anyEncoding, aggregatedOnly{})
+		if err != nil || req.Header.Get("Accept") == "" {
+			next.ServeHTTP(w, req)
+			return
+		}
+		w.Header().Set("ETag", tag)
+		w.Header().Set("Vary", "Accept")
+		w.Header().Set("Cache-Control", "public")
+		if req.Header.Get("If-None-Match") == tag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		writeBody(w, req, http.StatusOK, info.MediaType+parameters, bodies[info.MediaType])
+	}), nil
 }
 
 func typeMeta(kind string) metav1.TypeMeta { return metav1.TypeMeta{Kind: kind, APIVersion: "v1"} }

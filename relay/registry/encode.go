@@ -11,7 +11,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -80,9 +79,7 @@ func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) (encoded
 }
 
 func (e *encoder) status(err error) (encoded, error) {
-	status := responsewriters.ErrorToAPIStatus(err)
-	status.TypeMeta = typeMeta("Status")
-	return e.encoding.object(status)
+	return e.encoding.object(statusOf(err))
 }
 
 // output is the body of a watch. The server's own write timeout does not hold for it, as it may be quiet for long; a timer

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,16 +84,3 @@ func (jsonEncoding) event(w *bufio.Writer, t watch.EventType, object encoded) er
 	_, err := w.WriteString("}\n")
 	return err
 }
-
-// verbatim is the encoder of what is encoded already.
-type verbatim struct{}
-
-func (verbatim) Encode(obj runtime.Object, w io.Writer) error {
-	unknown, ok := obj.(*runtime.Unknown)
-	if !ok {
-		return fmt.Errorf("cannot encode %T", obj)
-	}
-	_, err := w.Write(unknown.Raw)
-	return err
-}
-func (verbatim) Identifier() runtime.Identifier { return "verbatim" }

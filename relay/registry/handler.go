@@ -10,7 +10,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
@@ -45,8 +44,7 @@ func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 	for _, r := range resources {
 		h.resources[r.GroupVersionResource] = r
 	}
-	h.documents.addDiscovery(resources)
-	if err := h.documents.addOpenAPI(resources); err != nil {
+	if err := errors.Join(h.documents.addDiscovery(resources), h.documents.addOpenAPI(resources)); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -55,7 +53,7 @@ func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	info, ok := request.RequestInfoFrom(req.Context())
 	if !ok {
-		responsewriters.InternalError(w, req, errors.New("no RequestInfo in the context"))
+		WriteError(w, req, errors.New("no RequestInfo in the context"))
 		return
 	}
 	if err := h.serve(w, req, info); err != nil {
@@ -100,9 +98,4 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 // notFound is the answer to resources that the relay does not have, in the words of kube-apiserver.
 func notFound(info *request.RequestInfo) error {
 	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, schema.GroupResource{}, "", "", 0, false)
-}
-
-// WriteError answers with an error as a Status.
-func WriteError(w http.ResponseWriter, req *http.Request, err error) {
-	responsewriters.ErrorNegotiated(err, Codecs(), schema.GroupVersion{Version: "v1"}, w, req)
 }

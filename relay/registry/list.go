@@ -36,7 +36,7 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, inf
 	if err != nil {
 		return err
 	}
-	writeBody(w, req, accepted.encoding.mediaType(), object.bytes())
+	writeBody(w, req, http.StatusOK, accepted.encoding.mediaType(), object.bytes())
 	return nil
 }
 
@@ -94,6 +94,6 @@ func writeList(w http.ResponseWriter, req *http.Request, e *encoder, entries []*
 	if err != nil {
 		return err
 	}
-	writeBody(w, req, e.encoding.mediaType(), body)
+	writeBody(w, req, http.StatusOK, e.encoding.mediaType(), body)
 	return nil
 }

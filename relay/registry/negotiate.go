@@ -5,41 +5,44 @@ package registry
 
 import (
 	"net/http"
-	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
-	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// Codecs returns what documents and errors are written with: JSON unless a client likes protobuf better.
-func Codecs() runtime.NegotiatedSerializer {
-	return offer{newCodecs(), []string{runtime.ContentTypeJSON, runtime.ContentTypeProtobuf}}
-}
-
-func newCodecs() serializer.CodecFactory {
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	return serializer.NewCodecFactory(scheme)
-}
-
-// offer is the part of the codecs that answers can be written with.
+// offer is what answers can be written in, the first where the client does not mind. Negotiation asks for no more of a
+// serializer than that.
 type offer struct {
-	serializer.CodecFactory
-	mediaTypes []string
+	runtime.NegotiatedSerializer
+	infos []runtime.SerializerInfo
 }
 
-func (o offer) SupportedMediaTypes() []runtime.SerializerInfo {
-	return slices.DeleteFunc(slices.Clone(o.CodecFactory.SupportedMediaTypes()), func(info runtime.SerializerInfo) bool {
-		return !slices.Contains(o.mediaTypes, info.MediaType)
-	})
+func newOffer(mediaTypes ...string) offer {
+	var o offer
+	for _, m := range mediaTypes {
+		kind, subType, _ := strings.Cut(m, "/")
+		o.infos = append(o.infos, runtime.SerializerInfo{
+			MediaType: m, MediaTypeType: kind, MediaTypeSubType: subType, StreamSerializer: &runtime.StreamSerializerInfo{},
+		})
+	}
+	return o
 }
+
+// SupportedMediaTypes are those of the offer.
+func (o offer) SupportedMediaTypes() []runtime.SerializerInfo { return o.infos }
+
+var (
+	// anyEncoding is JSON, unless a client likes protobuf better.
+	anyEncoding = newOffer(runtime.ContentTypeJSON, runtime.ContentTypeProtobuf)
+	// onlyJSON is for those who have no protobuf message.
+	onlyJSON = newOffer(runtime.ContentTypeJSON)
+)
 
 // form is what an object is shown as.
 type form string
@@ -80,7 +83,7 @@ func (transforms) AllowsStreamSchema(s string) bool { return s == "watch" }
 
 // negotiate reads the Accept header; it fails when that allows nothing that the relay can write of the resource.
 func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, error) {
-	media, info, err := negotiation.NegotiateOutputMediaType(req, r.codecs, forms)
+	media, info, err := negotiation.NegotiateOutputMediaType(req, r.offer, forms)
 	if err != nil {
 		return accepted{}, err
 	}
@@ -92,9 +95,4 @@ func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, err
 		a.view = watchcache.ForGateway
 	}
 	return a, nil
-}
-
-// writeBody answers with what is encoded already, compressed when it is long and the client can read that.
-func writeBody(w http.ResponseWriter, req *http.Request, mediaType string, body []byte) {
-	responsewriters.SerializeObject(mediaType, verbatim{}, w, req, http.StatusOK, &runtime.Unknown{Raw: body})
 }

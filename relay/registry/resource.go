@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
@@ -23,8 +22,8 @@ type resource struct {
 	shortNames     []string
 	categories     []string
 	columns        columns
-	// codecs are what it can be written with.
-	codecs runtime.NegotiatedSerializer
+	// offer is what it can be written in.
+	offer offer
 	// envelope is what stands before each object in protobuf.
 	envelope []byte
 	// streams are its open watches.
@@ -44,13 +43,6 @@ func (r *resource) groupVersionPath() string {
 }
 
 func newResources(cache *watchcache.Cache) ([]*resource, error) {
-	mappingColumns, err := newMappingColumns()
-	if err != nil {
-		return nil, err
-	}
-	core := Codecs()
-	// As of all kinds that a CustomResourceDefinition defines, nobody knows a protobuf message of it.
-	custom := offer{newCodecs(), []string{runtime.ContentTypeJSON}}
 	resources := []*resource{{
 		Resource:             cache.Services(),
 		GroupVersionResource: corev1.SchemeGroupVersion.WithResource("services"),
@@ -58,13 +50,13 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 		shortNames: []string{"svc"},
 		categories: []string{"all"},
 		columns:    serviceColumns,
-		codecs:     core,
+		offer:      anyEncoding,
 	}, {
 		Resource:             cache.EndpointSlices(),
 		GroupVersionResource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"),
 		kind:                 "EndpointSlice", singular: "endpointslice",
 		columns: sliceColumns,
-		codecs:  core,
+		offer:   anyEncoding,
 	}, {
 		Resource:             cache.Mappings(),
 		GroupVersionResource: v1alpha1.SchemeGroupVersion.WithResource("mappings"),
@@ -72,9 +64,11 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 		shortNames: []string{"smap"},
 		categories: []string{"smartnat"},
 		columns:    mappingColumns,
-		codecs:     custom,
+		// As of all kinds that a CustomResourceDefinition defines, nobody knows a protobuf message of it.
+		offer: onlyJSON,
 	}}
 	for _, r := range resources {
+		var err error
 		if r.envelope, err = envelope(r.typeMeta()); err != nil {
 			return nil, err
 		}

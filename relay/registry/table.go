@@ -42,7 +42,7 @@ func writeTable(w http.ResponseWriter, req *http.Request, r *resource, entries [
 	if err != nil {
 		return err
 	}
-	writeBody(w, req, runtime.ContentTypeJSON, text.bytes())
+	writeBody(w, req, http.StatusOK, runtime.ContentTypeJSON, text.bytes())
 	return nil
 }
 

@@ -141,14 +141,6 @@ func (e *entrance) recover(req *http.Request, v *visit) {
 	panic(http.ErrAbortHandler)
 }
 
-// noted notes what the path means.
-func noted(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		visitOf(req.Context()).info, _ = request.RequestInfoFrom(req.Context())
-		next.ServeHTTP(w, req)
-	})
-}
-
 // recorder notes what is answered.
 type recorder struct {
 	http.ResponseWriter

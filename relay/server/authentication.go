@@ -22,7 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	"k8s.io/apiserver/pkg/authentication/user"
-	genericfilters "k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 
 	"golang.org/x/time/rate"
@@ -114,36 +114,33 @@ func newAuthenticator(tokens authenticator.Token, clientCA x509.VerifyOptionFunc
 // authenticated lets those in whom the cluster knows. What is wrong with a credential is told to nobody; what is wrong with
 // the cluster is told to the client, so that it asks again later instead of taking its credential for bad.
 func authenticated(next http.Handler, c *Config) http.Handler {
-	failed := genericfilters.Unauthorized(registry.Codecs())
-	quiet := authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		v := visitOf(req.Context())
-		response, ok, err := c.Authenticator.AuthenticateRequest(req)
-		switch {
-		case ok:
+		ctx := authenticator.WithAudiences(req.Context(), c.Audiences)
+		response, ok, err := c.Authenticator.AuthenticateRequest(req.WithContext(ctx))
+		if ok {
 			v.user = response.User.GetName()
-			return response, true, nil
-		case errors.Is(err, errUnavailable):
-			v.rejection = "unavailable"
-		case errors.Is(err, errBusy):
-			v.rejection = "busy"
-		default:
-			v.rejection = "unauthenticated"
+			req.Header.Del(tokenHeader) // nobody needs it any more
+			next.ServeHTTP(w, req.WithContext(request.WithUser(ctx, response.User)))
+			return
 		}
 		if err != nil {
 			c.Log.WithError(err).WithField("client", req.RemoteAddr).Debug("not authenticated")
 		}
-		return nil, false, nil
-	})
-	return genericfilters.WithAuthentication(next, quiet, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		switch visitOf(req.Context()).rejection {
-		case "unavailable":
+		switch {
+		case errors.Is(err, errUnavailable):
+			v.rejection = "unavailable"
 			retryLater(w, req, apierrors.NewServiceUnavailable(errUnavailable.Error()))
-		case "busy":
+		case errors.Is(err, errBusy):
+			v.rejection = "busy"
 			retryLater(w, req, apierrors.NewTooManyRequests(errBusy.Error(), 1))
 		default:
-			failed.ServeHTTP(w, req)
+			v.rejection = "unauthenticated"
+			// A stranger does not keep the connection, on which there could be many requests at once.
+			w.Header().Set("Connection", "close")
+			registry.WriteError(w, req, apierrors.NewUnauthorized("Unauthorized"))
 		}
-	}), c.Audiences, nil)
+	})
 }
 
 // retryLater refuses a request that may be repeated after a second, and ends its connection.

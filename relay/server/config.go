@@ -12,11 +12,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -108,9 +106,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	if err := o.readCertificates(c); err != nil {
 		return nil, err
 	}
-	if err := o.delegate(c, client); err != nil {
-		return nil, err
-	}
+	o.delegate(c, client)
 	return c, o.listen(c)
 }
 
@@ -147,22 +143,12 @@ func (o *Options) readCertificates(c *Config) error {
 }
 
 // delegate leaves it to the cluster who a client is and what it may do.
-func (o *Options) delegate(c *Config, client kubernetes.Interface) error {
+func (o *Options) delegate(c *Config, client kubernetes.Interface) {
 	reviewer := newTokenReviewer(client.AuthenticationV1().TokenReviews(), o.TokenAudiences, o.Limits.TokenReviewsPerSecond, c.metrics)
 	var clientCA x509.VerifyOptionFunc
 	if c.ClientCA != nil {
 		clientCA = c.ClientCA.VerifyOptions
 	}
 	c.Authenticator = newAuthenticator(reviewer, clientCA, o.ReviewCacheTTL)
-	var err error
-	c.Authorizer, err = authorizerfactory.DelegatingAuthorizerConfig{
-		SubjectAccessReviewClient: client.AuthorizationV1(),
-		AllowCacheTTL:             o.ReviewCacheTTL,
-		DenyCacheTTL:              o.ReviewCacheTTL,
-		WebhookRetryBackoff:       &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 4},
-	}.New()
-	if err != nil {
-		return fmt.Errorf("authorization: %w", err)
-	}
-	return nil
+	c.Authorizer = newAccessReviewer(client.AuthorizationV1().SubjectAccessReviews(), o.ReviewCacheTTL)
 }

@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
-	genericfilters "k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/relay/registry"
@@ -25,14 +24,11 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 	handler := supervised(reported(api, c.Reports), c, c.metrics)
 	handler = bounded(handler, c.Limits.RequestsInFlight)
 	handler = admitted(handler)
-	handler = genericfilters.WithAuthorization(handler, c.Authorizer, registry.Codecs())
+	handler = authorized(handler, c)
 	handler = readOnly(handler, c.Reports)
 	handler = rated(handler, c.Limits.RequestsPerSecond)
 	handler = authenticated(handler, c)
-	handler = noted(handler)
-	handler = genericfilters.WithRequestInfo(handler, paths{request.RequestInfoFactory{
-		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
-	}})
+	handler = understood(handler)
 	handler = canonical(handler)
 	handler = brief(handler, c.Limits.BodyBytes, readHeaderTimeout)
 
@@ -55,15 +51,18 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 	return &entrance{mux, handler, c.Cache.HasSynced, c.metrics, c.Log}
 }
 
-// paths says what a path means. One that means nothing, such as a watch of nothing, is a path as any other, so that whoever
-// asks for it has to be somebody before being told that it does not exist.
-type paths struct{ request.RequestInfoFactory }
-
-func (p paths) NewRequestInfo(req *http.Request) (*request.RequestInfo, error) {
-	if info, err := p.RequestInfoFactory.NewRequestInfo(req); err == nil {
-		return info, nil
-	}
-	return &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}, nil
+// understood says what a path means. One that means nothing, such as a watch of nothing, is a path as any other, so that
+// whoever asks for it has to be somebody before being told that it does not exist.
+func understood(next http.Handler) http.Handler {
+	meaning := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		info, err := meaning.NewRequestInfo(req)
+		if err != nil {
+			info = &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}
+		}
+		visitOf(req.Context()).info = info
+		next.ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
+	})
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }

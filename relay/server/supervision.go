@@ -14,8 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	genericfilters "k8s.io/apiserver/pkg/endpoints/filters"
-	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/relay/registry"
 )
@@ -97,12 +95,7 @@ func (c *Config) mayStill(ctx context.Context, v *visit) error {
 	case !ok || response.User.GetName() != v.user:
 		return errors.New("the credential is not accepted any more")
 	}
-	ctx = request.WithUser(request.WithRequestInfo(ctx, v.info), response.User)
-	attributes, err := genericfilters.GetAuthorizerAttributes(ctx)
-	if err != nil {
-		return err
-	}
-	if decision, _, err := c.Authorizer.Authorize(ctx, attributes); decision != authorizer.DecisionAllow && err == nil {
+	if decision, _, err := c.Authorizer.Authorize(ctx, attributesOf(v.info, response.User)); decision != authorizer.DecisionAllow && err == nil {
 		return errors.New("its role was taken away")
 	}
 	return nil
