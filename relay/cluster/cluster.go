@@ -1,0 +1,122 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"fmt"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/gentype"
+	"k8s.io/client-go/rest"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// Client has a client of each kind that is used.
+type Client struct {
+	groups map[schema.GroupVersion]rest.Interface
+}
+
+// New connects to nothing yet. All clients share one transport.
+func New(config *rest.Config) (*Client, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	codecs := rest.CodecFactoryForGeneratedClient(scheme, serializer.NewCodecFactory(scheme)).WithoutConversion()
+	c := &Client{groups: map[schema.GroupVersion]rest.Interface{}}
+	for group := range kinds() {
+		of := rest.CopyConfig(config)
+		of.GroupVersion, of.APIPath, of.NegotiatedSerializer = &group, "/apis", codecs
+		if group.Group == corev1.GroupName {
+			of.APIPath = "/api"
+		}
+		if c.groups[group], err = rest.RESTClientForConfigAndClient(of, httpClient); err != nil {
+			return nil, fmt.Errorf("%s: %w", group, err)
+		}
+	}
+	return c, nil
+}
+
+// kinds are those that are sent and read.
+func kinds() map[schema.GroupVersion][]runtime.Object {
+	return map[schema.GroupVersion][]runtime.Object{
+		corev1.SchemeGroupVersion:           {&corev1.Service{}, &corev1.ServiceList{}, &corev1.Event{}},
+		discoveryv1.SchemeGroupVersion:      {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
+		coordinationv1.SchemeGroupVersion:   {&coordinationv1.Lease{}, &coordinationv1.LeaseList{}},
+		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenReview{}},
+		authorizationv1.SchemeGroupVersion:  {&authorizationv1.SubjectAccessReview{}},
+		v1alpha1.SchemeGroupVersion:         nil, // these register themselves
+	}
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	// What the API server answers beside objects is of this version.
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	for group, objects := range kinds() {
+		scheme.AddKnownTypes(group, objects...)
+		metav1.AddToGroupVersion(scheme, group)
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("registering Mapping: %w", err)
+	}
+	return scheme, nil
+}
+
+// Mappings are those of a namespace, or of all.
+func (c *Client) Mappings(namespace string) *gentype.ClientWithList[*v1alpha1.Mapping, *v1alpha1.MappingList] {
+	return gentype.NewClientWithList("mappings", c.groups[v1alpha1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
+		newOf[v1alpha1.Mapping], newOf[v1alpha1.MappingList])
+}
+
+// Services are those of a namespace, or of all.
+func (c *Client) Services(namespace string) *gentype.ClientWithList[*corev1.Service, *corev1.ServiceList] {
+	return gentype.NewClientWithList("services", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
+		newOf[corev1.Service], newOf[corev1.ServiceList], gentype.PrefersProtobuf[*corev1.Service]())
+}
+
+// EndpointSlices are those of a namespace, or of all.
+func (c *Client) EndpointSlices(namespace string) *gentype.ClientWithList[*discoveryv1.EndpointSlice, *discoveryv1.EndpointSliceList] {
+	return gentype.NewClientWithList("endpointslices", c.groups[discoveryv1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
+		newOf[discoveryv1.EndpointSlice], newOf[discoveryv1.EndpointSliceList], gentype.PrefersProtobuf[*discoveryv1.EndpointSlice]())
+}
+
+// Leases are those of a namespace.
+func (c *Client) Leases(namespace string) *gentype.ClientWithList[*coordinationv1.Lease, *coordinationv1.LeaseList] {
+	return gentype.NewClientWithList("leases", c.groups[coordinationv1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
+		newOf[coordinationv1.Lease], newOf[coordinationv1.LeaseList], gentype.PrefersProtobuf[*coordinationv1.Lease]())
+}
+
+// Events are those of a namespace.
+func (c *Client) Events(namespace string) *gentype.Client[*corev1.Event] {
+	return gentype.NewClient("events", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
+		newOf[corev1.Event], gentype.PrefersProtobuf[*corev1.Event]())
+}
+
+// TokenReviews say who somebody is.
+func (c *Client) TokenReviews() *gentype.Client[*authenticationv1.TokenReview] {
+	return gentype.NewClient("tokenreviews", c.groups[authenticationv1.SchemeGroupVersion], metav1.ParameterCodec, "",
+		newOf[authenticationv1.TokenReview], gentype.PrefersProtobuf[*authenticationv1.TokenReview]())
+}
+
+// SubjectAccessReviews say what somebody may.
+func (c *Client) SubjectAccessReviews() *gentype.Client[*authorizationv1.SubjectAccessReview] {
+	return gentype.NewClient("subjectaccessreviews", c.groups[authorizationv1.SchemeGroupVersion], metav1.ParameterCodec, "",
+		newOf[authorizationv1.SubjectAccessReview], gentype.PrefersProtobuf[*authorizationv1.SubjectAccessReview]())
+}
+
+func newOf[T any]() *T { return new(T) }
