@@ -3,10 +3,12 @@
 
 //go:build linux
 
-// Package process reads what /proc tells of a process: its processor time, its memory and what it wrote. It changes nothing.
+// Package process reads what /proc tells of a process: its processor time, its memory and what it wrote, and
+// waits until it is quiet. It changes nothing.
 package process
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -42,6 +44,28 @@ func parseStat(text string) (time.Duration, error) {
 		ticks += n
 	}
 	return time.Duration(ticks) * Tick, nil
+}
+
+// Settle waits until no more than this was used in a second, or for as long as patience goes: that it is never quiet is seen in
+// the figures.
+func Settle(ctx context.Context, used func() (time.Duration, error), most, patience time.Duration) error {
+	last, err := used()
+	if err != nil {
+		return err
+	}
+	for began := time.Now(); time.Since(began) < patience; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+		now, err := used()
+		if err != nil || now-last <= most {
+			return err
+		}
+		last = now
+	}
+	return nil
 }
 
 // Memory is what a process holds, in MB: all of it, and the most that it ever was; what of it is its own and what are pages of

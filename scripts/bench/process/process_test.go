@@ -6,9 +6,12 @@
 package process
 
 import (
+	"context"
+	"errors"
 	"math"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -41,5 +44,48 @@ func TestReadMemory(t *testing.T) {
 	}
 	if m.Anon < 0.1 || m.File < 0.1 || m.PSS < m.Anon/2 || math.Abs(m.Anon+m.File-m.RSS) > 0.01 || m.Peak < m.RSS {
 		t.Errorf("got %+v", m)
+	}
+}
+
+func TestSettle(t *testing.T) {
+	broken := errors.New("broken for the test")
+	for _, test := range []struct {
+		name string
+		// used is what was used in each second, in ticks; the last of them goes on.
+		used []time.Duration
+		// fails is the second in which it cannot be told, and ends that in which nobody waits any more.
+		fails, ends int
+		after       time.Duration
+		want        error
+	}{
+		{name: "quiet", used: []time.Duration{0}, after: time.Second},
+		{name: "quiet enough", used: []time.Duration{9, 6, 5, 9}, after: 3 * time.Second},
+		{name: "never", used: []time.Duration{6}, after: 10 * time.Second},
+		{name: "gone", used: []time.Duration{9}, fails: 2, after: 2 * time.Second, want: broken},
+		{name: "given up", used: []time.Duration{9}, ends: 3, after: 3 * time.Second, want: context.DeadlineExceeded},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, began, asked, total := t.Context(), time.Now(), 0, time.Duration(0)
+				if test.ends > 0 {
+					limited, cancel := context.WithTimeout(ctx, time.Duration(test.ends)*time.Second)
+					defer cancel()
+					ctx = limited
+				}
+				err := Settle(ctx, func() (time.Duration, error) {
+					if asked++; asked == 1 {
+						return total, nil
+					}
+					if asked-1 == test.fails {
+						return 0, broken
+					}
+					total += test.used[min(asked-2, len(test.used)-1)] * Tick
+					return total, nil
+				}, 5*Tick, 10*time.Second)
+				if after := time.Since(began); !errors.Is(err, test.want) || after != test.after {
+					t.Errorf("%v after %v, want %v after %v", err, after, test.want, test.after)
+				}
+			})
+		})
 	}
 }

@@ -223,18 +223,6 @@ func (b *bench) storm(ctx context.Context, s server, f *fleet) (m Storm, err err
 
 // settle waits until a server has done nearly nothing for a second, or for as long as patience goes.
 func settle(ctx context.Context, s server, patience time.Duration) error {
-	for began := time.Now(); time.Since(began) < patience; {
-		before, err := process.Time(s.process.PID())
-		if err != nil {
-			return err
-		}
-		if err := load.Sleep(ctx, time.Second); err != nil {
-			return err
-		}
-		now, err := process.Time(s.process.PID())
-		if err != nil || now-before <= 5*process.Tick {
-			return err
-		}
-	}
-	return nil
+	used := func() (time.Duration, error) { return process.Time(s.process.PID()) }
+	return process.Settle(ctx, used, 5*process.Tick, patience)
 }

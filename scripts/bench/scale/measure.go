@@ -104,10 +104,12 @@ func lastWords(r runner) string {
 	return strings.Join(lines[max(0, len(lines)-3):], "\n")
 }
 
+// settle waits until a contender has done nothing for a second.
 func (b *bench) settle(ctx context.Context, r runner) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	return settle(ctx, r)
+	if r.process() == nil {
+		return nil
+	}
+	return process.Settle(ctx, r.used, 2*process.Tick, settleTime)
 }
 
 // memory is what the program holds now, or held before if that was more.

@@ -61,22 +61,3 @@ func restores(rounds []applied) int {
 	}
 	return n
 }
-
-// settle waits until a contender has done nothing for a second, or for as long as the context allows.
-func settle(ctx context.Context, r runner) error {
-	if r.process() == nil {
-		return nil
-	}
-	last, err := r.used()
-	for err == nil {
-		if err := load.Sleep(ctx, time.Second); err != nil {
-			return nil //nolint:nilerr // that it is never quiet is seen in the figures
-		}
-		var now time.Duration
-		if now, err = r.used(); now-last <= 2*process.Tick {
-			break
-		}
-		last = now
-	}
-	return err
-}
