@@ -7,13 +7,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
@@ -112,12 +109,8 @@ func (b *bench) backend(ctx context.Context, backend string) (err error) {
 		}
 		err = errors.Join(err, w.Stop())
 	}()
-	version, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "--version")
-	if err != nil {
+	if b.report.IPTables, err = load.IPTables(ctx, w.Host(lab.Gateway)); err != nil {
 		return err
-	}
-	if fields := strings.Fields(version); len(fields) > 1 {
-		b.report.IPTables = strings.TrimPrefix(fields[1], "v")
 	}
 	undo, err := w.byHand(ctx)
 	if err != nil {
@@ -166,19 +159,7 @@ func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, 
 	return nil
 }
 
-// write puts the report where people and programs look for it.
+// write puts the report into files.
 func (r report) write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return fmt.Errorf("writing JSON: %w", err)
-	}
-	name := filepath.Join(dir, "datapath")
-	if err := errors.Join(os.WriteFile(name+".md", []byte(r.markdown()), 0o644), os.WriteFile(name+".json", append(data, '\n'), 0o644)); err != nil {
-		return err
-	}
-	fmt.Printf("\n%s\n%s.md and %s.json hold this.\n", r.markdown(), name, name)
-	return nil
+	return figures.Write(dir, "datapath", r, r.markdown(), "")
 }

@@ -6,11 +6,14 @@
 package load
 
 import (
+	"context"
 	"os"
 	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
 )
 
 // Kernel is its release.
@@ -31,6 +34,15 @@ func Processor() string {
 		}
 	}
 	return runtime.GOARCH
+}
+
+// IPTables is the version of a host's iptables.
+func IPTables(ctx context.Context, h *lab.Host) (version string, err error) {
+	text, err := h.Exec(ctx, "iptables", "--version")
+	if fields := strings.Fields(text); len(fields) > 1 {
+		version = strings.TrimPrefix(fields[1], "v")
+	}
+	return version, err
 }
 
 // Average is the load average of the last minute.

@@ -6,12 +6,8 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/smartnat/smartnat/scripts/bench/figures"
@@ -118,20 +114,7 @@ func resident(m process.Memory) string {
 	return fmt.Sprintf("%s (%s + %s)", figures.Number(m.RSS), figures.Number(m.Anon), figures.Number(m.File))
 }
 
-// write puts the report where people and programs look for it, and into a README when one is named.
+// write puts the report into files, and into a README when one is named.
 func (r Report) write(dir, readme string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return fmt.Errorf("writing JSON: %w", err)
-	}
-	name := filepath.Join(dir, "relay")
-	errs := []error{os.WriteFile(name+".md", []byte(r.markdown()), 0o644), os.WriteFile(name+".json", append(data, '\n'), 0o644)}
-	if readme != "" {
-		errs = append(errs, figures.ReplaceRun(readme, "relay", r.markdown()))
-	}
-	fmt.Printf("\n%s\n%s.md and .json hold this.\n", r.markdown(), name)
-	return errors.Join(errs...)
+	return figures.Write(dir, "relay", r, r.markdown(), readme)
 }

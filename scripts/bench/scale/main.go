@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/load"
@@ -96,12 +95,8 @@ func (b *bench) scene(ctx context.Context, s scene) (err error) {
 		err = errors.Join(err, w.Stop())
 	}()
 	if b.report.IPTables == "" {
-		version, err := w.Host(lab.Gateway).Exec(ctx, "iptables", "--version")
-		if err != nil {
+		if b.report.IPTables, err = load.IPTables(ctx, w.Host(lab.Gateway)); err != nil {
 			return err
-		}
-		if fields := strings.Fields(version); len(fields) > 1 {
-			b.report.IPTables = strings.TrimPrefix(fields[1], "v")
 		}
 	}
 	for _, c := range s.cases {

@@ -6,7 +6,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -101,23 +100,11 @@ func seconds(v float64) string {
 	return figures.Number(v)
 }
 
-// write puts the report where people and programs look for it, and into a README when one is named.
+// write puts the report into files, with the curves, and into a README when one is named.
 func (r Report) write(dir, readme string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return fmt.Errorf("writing JSON: %w", err)
-	}
-	name := filepath.Join(dir, "scale")
-	errs := []error{os.WriteFile(name+".md", []byte(r.markdown()), 0o644), os.WriteFile(name+".json", append(data, '\n'), 0o644)}
+	errs := []error{figures.Write(dir, "scale", r, r.markdown(), readme)}
 	for _, curve := range r.curves() {
 		errs = append(errs, os.WriteFile(filepath.Join(dir, "scale-"+curve.name+".svg"), []byte(curve.svg()), 0o644))
 	}
-	if readme != "" {
-		errs = append(errs, figures.ReplaceRun(readme, "scale", r.markdown()))
-	}
-	fmt.Printf("\n%s\n%s.md, .json and -*.svg hold this.\n", r.markdown(), name)
 	return errors.Join(errs...)
 }
