@@ -69,7 +69,7 @@ func expectSame(t *testing.T, want, got *dataplanetest.Kernel) {
 func text(rs netfilter.Ruleset) string {
 	filled := netfilter.Ruleset{Family: rs.Family}
 	for _, t := range rs.Tables {
-		t.Chains = slices.DeleteFunc(slices.Clone(t.Chains), func(c netfilter.Chain) bool {
+		t.Chains = slices.DeleteFunc(slices.Clone(t.Chains), func(c *netfilter.Chain) bool {
 			return len(c.Rules) == 0 && !strings.HasPrefix(c.Name, "SMARTNAT-")
 		})
 		if len(t.Chains) > 0 {

@@ -38,7 +38,7 @@ func TestCleanupLeavesTheRest(t *testing.T) {
 	for _, family := range k.Tables.Families() {
 		rs := netfilter.Ruleset{Family: family}
 		for _, table := range []string{"mangle", "filter", "nat"} {
-			rs.Tables = append(rs.Tables, netfilter.Table{Name: table, Chains: []netfilter.Chain{
+			rs.Tables = append(rs.Tables, netfilter.Table{Name: table, Chains: []*netfilter.Chain{
 				{Name: "DOCKER"}, {Name: "OUTPUT", Rules: []netfilter.Rule{foreign}},
 			}})
 		}

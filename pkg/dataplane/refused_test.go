@@ -203,7 +203,7 @@ func TestTryIsMetByNoPacket(t *testing.T) {
 	for family, rs := range k.Tables.Rulesets {
 		var chains int
 		for i, table := range rs.Tables {
-			rs.Tables[i].Chains = slices.DeleteFunc(slices.Clone(table.Chains), func(c netfilter.Chain) bool { return strings.HasPrefix(c.Name, tried) })
+			rs.Tables[i].Chains = slices.DeleteFunc(slices.Clone(table.Chains), func(c *netfilter.Chain) bool { return strings.HasPrefix(c.Name, tried) })
 			chains += len(table.Chains) - len(rs.Tables[i].Chains)
 			for _, c := range rs.Tables[i].Chains {
 				if slices.ContainsFunc(c.Rules, func(r netfilter.Rule) bool { return strings.HasPrefix(r.Target.Chain, tried) }) {

@@ -51,7 +51,7 @@ func TestATableThatIsRefused(t *testing.T) {
 				}
 				var written []string
 				for _, table := range k.read(t).Tables {
-					if slices.ContainsFunc(table.Chains, func(c netfilter.Chain) bool { return c.Name == "SMARTNAT-X" && len(c.Rules) == 1 }) {
+					if slices.ContainsFunc(table.Chains, func(c *netfilter.Chain) bool { return c.Name == "SMARTNAT-X" && len(c.Rules) == 1 }) {
 						written = append(written, table.Name)
 					}
 				}

@@ -146,35 +146,44 @@ func Apply(have Ruleset, b Batch) Ruleset {
 	return after
 }
 
-func (t *TableBatch) apply(have Table) []Chain {
-	have.Chains = slices.DeleteFunc(slices.Clone(have.Chains), func(c Chain) bool {
+func (t *TableBatch) apply(have Table) []*Chain {
+	have.Chains = slices.DeleteFunc(slices.Clone(have.Chains), func(c *Chain) bool {
 		_, gone := slices.BinarySearch(t.Delete, c.Name)
 		return gone
 	})
-	var created []Chain
+	var created []*Chain
 	for _, c := range t.Write {
-		if i, found := have.find(c.Name); found {
-			have.Chains[i].Rules = c.Rules
+		if _, found := have.find(c.Name); found {
+			have.fill(c.Name, c.Rules)
 		} else {
-			created = append(created, c)
+			created = append(created, &c)
 		}
 	}
 	have.Chains = append(have.Chains, created...)
-	slices.SortFunc(have.Chains, func(a, b Chain) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(have.Chains, func(a, b *Chain) int { return cmp.Compare(a.Name, b.Name) })
 	for _, r := range t.Remove {
 		if i, found := have.find(r.Chain); found {
 			rules := have.Chains[i].Rules
 			if at := slices.Index(rules, r.Rule); at >= 0 {
-				have.Chains[i].Rules = slices.Concat(rules[:at], rules[at+1:])
+				have.fill(r.Chain, slices.Concat(rules[:at], rules[at+1:]))
 			}
 		}
 	}
 	for n, r := range t.Insert {
 		i, found := have.find(r.Chain)
 		if !found {
-			have.Chains = slices.Insert(have.Chains, i, Chain{Name: r.Chain})
+			have.Chains = slices.Insert(have.Chains, i, &Chain{Name: r.Chain})
 		}
-		have.Chains[i].Rules = slices.Insert(slices.Clone(have.Chains[i].Rules), t.position(n)-1, r.Rule)
+		have.fill(r.Chain, slices.Insert(slices.Clone(have.Chains[i].Rules), t.position(n)-1, r.Rule))
 	}
 	return have.Chains
+}
+
+// fill has a chain that is there hold these rules, in a list of chains that is its own.
+func (t Table) fill(chain string, rules []Rule) {
+	if i, found := t.find(chain); found {
+		filled := *t.Chains[i]
+		filled.Rules = rules
+		t.Chains[i] = &filled
+	}
 }

@@ -27,7 +27,6 @@ func Diff(have, want Ruleset, chainPrefix string) Batch {
 	}
 	for _, name := range names {
 		d := differ{prefix: chainPrefix, have: have.table(name), want: want.table(name)}
-		d.findHeld()
 		if batch := d.diff(); !batch.empty() {
 			b.Tables = append(b.Tables, batch)
 		}
@@ -46,7 +45,7 @@ func (rs Ruleset) table(name string) Table {
 }
 
 func (t Table) find(chain string) (int, bool) {
-	return slices.BinarySearchFunc(t.Chains, chain, func(c Chain, name string) int { return cmp.Compare(c.Name, name) })
+	return slices.BinarySearchFunc(t.Chains, chain, func(c *Chain, name string) int { return cmp.Compare(c.Name, name) })
 }
 
 func builtIn(chain string) bool {
@@ -60,12 +59,12 @@ func builtIn(chain string) bool {
 type differ struct {
 	prefix     string
 	have, want Table
-	// held are the chains of ours that a chain of somebody else leads to.
+	// held are the chains of ours that a chain of somebody else leads to, nil until that is asked.
 	held map[string]bool
 }
 
 // diff walks through the chains of both tables, which are sorted.
-func (d differ) diff() TableBatch {
+func (d *differ) diff() TableBatch {
 	b := TableBatch{Name: d.have.Name}
 	have, want := d.have.Chains, d.want.Chains
 	if len(have) == len(want) && len(have) > 0 && &have[0] == &want[0] {
@@ -76,6 +75,9 @@ func (d differ) diff() TableBatch {
 		switch {
 		case len(want) == 0:
 			order = -1
+		case len(have) > 0 && have[0] == want[0]: // as most are
+			have, want = have[1:], want[1:]
+			continue
 		case len(have) > 0:
 			order = strings.Compare(have[0].Name, want[0].Name)
 		}
@@ -84,7 +86,7 @@ func (d differ) diff() TableBatch {
 			d.unwanted(&b, have[0])
 			have = have[1:]
 		case order > 0:
-			d.differing(&b, Chain{Name: want[0].Name}, want[0])
+			d.differing(&b, &Chain{Name: want[0].Name}, want[0])
 			want = want[1:]
 		default:
 			if !sameRules(have[0].Rules, want[0].Rules) {
@@ -101,21 +103,21 @@ func sameRules(x, y []Rule) bool {
 	return len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0] || slices.Equal(x, y))
 }
 
-func (d differ) differing(b *TableBatch, have, want Chain) {
+func (d *differ) differing(b *TableBatch, have, want *Chain) {
 	if builtIn(want.Name) {
 		d.jumps(b, have, want.Rules)
 	} else {
-		b.Write = append(b.Write, want)
+		b.Write = append(b.Write, *want)
 	}
 }
 
 // unwanted has a chain that is not wanted go, if it is ours.
-func (d differ) unwanted(b *TableBatch, have Chain) {
+func (d *differ) unwanted(b *TableBatch, have *Chain) {
 	switch {
 	case builtIn(have.Name):
 		d.jumps(b, have, nil)
 	case !strings.HasPrefix(have.Name, d.prefix):
-	case !d.held[have.Name]:
+	case !d.isHeld(have.Name):
 		b.Delete = append(b.Delete, have.Name)
 	case len(have.Rules) > 0:
 		b.Write = append(b.Write, Chain{Name: have.Name})
@@ -125,7 +127,7 @@ func (d differ) unwanted(b *TableBatch, have Chain) {
 // jumps sees to it that of all our rules the built-in chain holds just want, and holds it first. As a rule can be deleted
 // by its text alone (its number may have changed since it was read), and that deletes the first of equal ones, all of
 // ours make way when one is not where it should be.
-func (d differ) jumps(b *TableBatch, have Chain, want []Rule) {
+func (d *differ) jumps(b *TableBatch, have *Chain, want []Rule) {
 	var ours []Rule
 	for _, r := range have.Rules {
 		if d.leadsToUs(r) {
@@ -143,20 +145,24 @@ func (d differ) jumps(b *TableBatch, have Chain, want []Rule) {
 	}
 }
 
-func (d differ) leadsToUs(r Rule) bool {
+func (d *differ) leadsToUs(r Rule) bool {
 	return r.Target.Chain != "" && strings.HasPrefix(r.Target.Chain, d.prefix)
 }
 
-func (d *differ) findHeld() {
-	d.held = map[string]bool{}
-	for _, c := range d.have.Chains {
-		if builtIn(c.Name) || strings.HasPrefix(c.Name, d.prefix) {
-			continue
-		}
-		for _, r := range c.Rules {
-			if d.leadsToUs(r) {
-				d.held[r.Target.Chain] = true
+// isHeld tells whether a chain of somebody else leads to one of ours. It is asked where chains go, which is seldom.
+func (d *differ) isHeld(chain string) bool {
+	if d.held == nil {
+		d.held = map[string]bool{}
+		for _, c := range d.have.Chains {
+			if builtIn(c.Name) || strings.HasPrefix(c.Name, d.prefix) {
+				continue
+			}
+			for _, r := range c.Rules {
+				if d.leadsToUs(r) {
+					d.held[r.Target.Chain] = true
+				}
 			}
 		}
 	}
+	return d.held[chain]
 }

@@ -112,11 +112,11 @@ func (p *parser) declare(line string) error {
 }
 
 func (p *parser) commit() {
-	table := Table{Name: p.table, Chains: make([]Chain, 0, len(p.chains))}
+	table := Table{Name: p.table, Chains: make([]*Chain, 0, len(p.chains))}
 	for _, c := range p.chains {
-		table.Chains = append(table.Chains, *c)
+		table.Chains = append(table.Chains, c)
 	}
-	slices.SortFunc(table.Chains, func(a, b Chain) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(table.Chains, func(a, b *Chain) int { return cmp.Compare(a.Name, b.Name) })
 	p.tables = append(p.tables, table)
 	p.chains = nil
 }

@@ -185,13 +185,13 @@ COMMIT
 		t.Fatal(err)
 	}
 	want := Ruleset{Family: IPv4, Tables: []Table{
-		{Name: "mangle", Chains: []Chain{{Name: "FORWARD", Policy: "DROP"}}},
-		{Name: "nat", Chains: []Chain{
+		{Name: "mangle", Chains: []*Chain{{Name: "FORWARD", Policy: "DROP"}}},
+		{Name: "nat", Chains: []*Chain{
 			{Name: "PREROUTING", Policy: "ACCEPT", Rules: []Rule{{Target: Target{Verb: Jump, Chain: "S-A"}}}},
 			{Name: "S-A", Rules: []Rule{{Target: Target{Verb: Goto, Chain: "S-B"}}}},
 			{Name: "S-B"},
 		}},
-		{Name: "raw", Chains: []Chain{{Name: "OUTPUT", Policy: "ACCEPT"}}},
+		{Name: "raw", Chains: []*Chain{{Name: "OUTPUT", Policy: "ACCEPT"}}},
 	}}
 	if diff := cmp.Diff(want, got, equateRules); diff != "" {
 		t.Error(diff)

@@ -41,8 +41,8 @@ type Set struct {
 // Table is one table of a family.
 type Table struct {
 	Name string
-	// Chains are sorted by name.
-	Chains []Chain
+	// Chains are sorted by name. Tables share them: a Chain that is in one is not changed any more.
+	Chains []*Chain
 }
 
 // Chain is a chain, built-in or not.

@@ -84,9 +84,9 @@ func NewTracer(rs Ruleset) *Tracer {
 	}
 	for _, table := range rs.Tables {
 		chains := make(map[string]*Chain, len(table.Chains))
-		for i := range table.Chains {
-			chains[table.Chains[i].Name] = &table.Chains[i]
-			t.patience += 4 * len(table.Chains[i].Rules)
+		for _, c := range table.Chains {
+			chains[c.Name] = c
+			t.patience += 4 * len(c.Rules)
 		}
 		t.tables[table.Name] = chains
 	}

@@ -287,7 +287,7 @@ func anyTables(bytes []byte) []Table {
 	names := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "A", "B", "C"}
 	for i := range tables {
 		for _, name := range names {
-			tables[i].Chains = append(tables[i].Chains, Chain{Name: name})
+			tables[i].Chains = append(tables[i].Chains, &Chain{Name: name})
 		}
 	}
 	matches := []Rule{{}, {}, {In: "eth+"}, {Protocol: gateway.TCP}, {State: New}, {Probability: Certain / 2}, {Recent: Recent{Name: "x", Seconds: 1}},
@@ -298,7 +298,7 @@ func anyTables(bytes []byte) []Table {
 			Verb: Verb(bytes[2]) % (ClampMSS + 1), Chain: names[int(bytes[2]/16)%len(names)],
 			Mark: gateway.Mark{Value: 0x10, Mask: 0x10}, Address: netip.AddrFrom4([4]byte{10, 0, 0, bytes[2]}),
 		}
-		chain := &tables[int(bytes[0]/8)%len(tables)].Chains[int(bytes[0])%len(names)]
+		chain := tables[int(bytes[0]/8)%len(tables)].Chains[int(bytes[0])%len(names)]
 		chain.Rules = append(chain.Rules, r)
 	}
 	return tables

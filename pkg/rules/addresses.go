@@ -55,7 +55,7 @@ func (b *builder) dispatch(sites []site, way func(netip.Prefix) netfilter.Rule) 
 		})
 		rule := way(half)
 		rules = append(rules, rule)
-		child := netfilter.Chain{Name: rule.Target.Chain, Rules: b.dispatch(sites[:middle], way)}
+		child := &netfilter.Chain{Name: rule.Target.Chain, Rules: b.dispatch(sites[:middle], way)}
 		commentOnce(child.Rules)
 		b.chains = append(b.chains, child)
 		sites = sites[middle:]

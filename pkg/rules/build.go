@@ -54,9 +54,9 @@ type builder struct {
 	before *memory
 	*room
 	// chains are those of the part being built, earlier those that it had.
-	chains, earlier []netfilter.Chain
+	chains, earlier []*netfilter.Chain
 	// sources are the chains that check sources and that the part being built leads to.
-	sources []netfilter.Chain
+	sources []*netfilter.Chain
 }
 
 func (b *builder) table(name string, fill func()) netfilter.Table {
@@ -64,7 +64,7 @@ func (b *builder) table(name string, fill func()) netfilter.Table {
 }
 
 // collect returns the chains that fill adds.
-func (b *builder) collect(fill func()) []netfilter.Chain {
+func (b *builder) collect(fill func()) []*netfilter.Chain {
 	outer := b.chains
 	b.chains = nil
 	fill()
@@ -73,8 +73,8 @@ func (b *builder) collect(fill func()) []netfilter.Chain {
 	return filled
 }
 
-func byName(chains []netfilter.Chain) []netfilter.Chain {
-	slices.SortFunc(chains, func(x, y netfilter.Chain) int { return strings.Compare(x.Name, y.Name) })
+func byName(chains []*netfilter.Chain) []*netfilter.Chain {
+	slices.SortFunc(chains, func(x, y *netfilter.Chain) int { return strings.Compare(x.Name, y.Name) })
 	return chains
 }
 
@@ -90,7 +90,7 @@ func (b *builder) chain(name string, rules ...netfilter.Rule) {
 		}
 	}
 	kept := append(make([]netfilter.Rule, 0, len(rules)), rules...)
-	b.chains = append(b.chains, netfilter.Chain{Name: name, Rules: kept})
+	b.chains = append(b.chains, &netfilter.Chain{Name: name, Rules: kept})
 }
 
 // draft lends room for the rules of a chain that are put together one by one.
@@ -123,7 +123,7 @@ func commentOnce(rules []netfilter.Rule) {
 
 // hook leads a built-in chain to a chain of ours.
 func (b *builder) hook(builtIn, chain string) {
-	b.chains = append(b.chains, netfilter.Chain{Name: builtIn, Rules: []netfilter.Rule{{Target: b.jump(chain)}}})
+	b.chains = append(b.chains, &netfilter.Chain{Name: builtIn, Rules: []netfilter.Rule{{Target: b.jump(chain)}}})
 }
 
 func (b *builder) name(chain string) string { return b.opts.Ownership.ChainPrefix + chain }

@@ -118,7 +118,7 @@ func everybody(family netfilter.Family) netip.Prefix {
 func equal(x, y netfilter.Ruleset) bool {
 	return x.Family == y.Family &&
 		slices.EqualFunc(x.Tables, y.Tables, func(x, y netfilter.Table) bool {
-			return x.Name == y.Name && slices.EqualFunc(x.Chains, y.Chains, func(x, y netfilter.Chain) bool {
+			return x.Name == y.Name && slices.EqualFunc(x.Chains, y.Chains, func(x, y *netfilter.Chain) bool {
 				return x.Name == y.Name && x.Policy == y.Policy && slices.Equal(x.Rules, y.Rules)
 			})
 		}) &&
@@ -184,8 +184,8 @@ func TestBuilderSharesWhatDidNotChange(t *testing.T) {
 			after := builder.Build(state)
 			anew := 0
 			for _, c := range after.Tables[2].Chains {
-				i := slices.IndexFunc(before.Tables[2].Chains, func(o netfilter.Chain) bool { return o.Name == c.Name })
-				if i < 0 || len(c.Rules) > 0 && &c.Rules[0] != &before.Tables[2].Chains[i].Rules[0] {
+				i := slices.IndexFunc(before.Tables[2].Chains, func(o *netfilter.Chain) bool { return o.Name == c.Name })
+				if i < 0 || c != before.Tables[2].Chains[i] {
 					anew++
 				}
 			}

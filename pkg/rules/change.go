@@ -13,17 +13,17 @@ import (
 // change is what becomes another one in a table: the chains that go, by name, and those that come. What is rewritten does both.
 type change struct {
 	gone []string
-	come []netfilter.Chain
+	come []*netfilter.Chain
 }
 
 // shared is a chain that several nodes lead to, and how often they do.
 type shared struct {
-	netfilter.Chain
+	*netfilter.Chain
 	uses int
 }
 
 // replace has chains come in the place of others.
-func (c *change) replace(before, now []netfilter.Chain) {
+func (c *change) replace(before, now []*netfilter.Chain) {
 	for _, chain := range before {
 		c.gone = append(c.gone, chain.Name)
 	}
@@ -74,15 +74,15 @@ func (c *change) follow(before, now []tree, sources map[string]*shared) {
 }
 
 // apply returns chains, sorted by name, as they are after the change.
-func (c *change) apply(chains []netfilter.Chain) []netfilter.Chain {
+func (c *change) apply(chains []*netfilter.Chain) []*netfilter.Chain {
 	gone, come := c.gone, byName(c.come)
 	if len(gone)+len(come) == 0 {
 		return chains
 	}
 	slices.Sort(gone)
-	all := make([]netfilter.Chain, 0, len(chains)-len(gone)+len(come))
+	all := make([]*netfilter.Chain, 0, len(chains)-len(gone)+len(come))
 	upTo := func(name string) {
-		i, _ := slices.BinarySearchFunc(chains, name, func(c netfilter.Chain, name string) int { return strings.Compare(c.Name, name) })
+		i, _ := slices.BinarySearchFunc(chains, name, func(c *netfilter.Chain, name string) int { return strings.Compare(c.Name, name) })
 		all, chains = append(all, chains[:i]...), chains[i:]
 	}
 	for len(gone)+len(come) > 0 {
@@ -100,7 +100,7 @@ func (c *change) apply(chains []netfilter.Chain) []netfilter.Chain {
 // turnover are the nodes that are in a tree no more, and those that were not there before.
 type turnover struct{ gone, come []*node }
 
-// replace has a node come in the place of another one of its name; either may be none. Below, what stays the same stays.
+// replace has a node come in the place of another one of its block; either may be none. Below, what stays the same stays.
 func (t *turnover) replace(before, now *node) {
 	if before == now {
 		return
@@ -108,13 +108,13 @@ func (t *turnover) replace(before, now *node) {
 	if before != nil {
 		t.gone = append(t.gone, before)
 		for _, c := range before.below {
-			t.replace(c, now.child(c.name))
+			t.replace(c, now.child(c.block))
 		}
 	}
 	if now != nil {
 		t.come = append(t.come, now)
 		for _, c := range now.below {
-			if before.child(c.name) == nil {
+			if before.child(c.block) == nil {
 				t.replace(nil, c)
 			}
 		}

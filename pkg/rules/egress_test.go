@@ -18,9 +18,9 @@ import (
 func refusing(state gateway.State, family netfilter.Family) netfilter.Ruleset {
 	rs := Build(state, family, options)
 	for _, table := range rs.Tables {
-		for i, c := range table.Chains {
+		for _, c := range table.Chains {
 			if table.Name == "filter" && c.Name == "FORWARD" {
-				table.Chains[i].Policy = "DROP"
+				c.Policy = "DROP"
 			}
 		}
 	}

@@ -26,7 +26,7 @@ type memory struct {
 	mangle, filter netfilter.Table
 	// nat are the chains of the nat table that have nothing to do with forwards, services those that lead to the trees, table
 	// all of them.
-	nat, services, table []netfilter.Chain
+	nat, services, table []*netfilter.Chain
 	trees                []tree
 	// sources are the chains that check sources, by name.
 	sources map[string]*shared

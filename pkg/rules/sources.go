@@ -61,7 +61,7 @@ func (b *builder) check(rules []netfilter.Rule, forwards []*gateway.Forward) []n
 // sourceChain returns the chain that marks packets from anywhere but the sources to be dropped. Equal lists share it, so it
 // is named by its content.
 func (b *builder) sourceChain(sources []netip.Prefix) string {
-	chain := netfilter.Chain{Name: b.name(sourceChain(sources))}
+	chain := &netfilter.Chain{Name: b.name(sourceChain(sources))}
 	if known := b.before.sources[chain.Name]; known != nil {
 		chain = known.Chain
 	} else {

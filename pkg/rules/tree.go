@@ -21,21 +21,22 @@ type tree struct {
 // node is a part of a tree, with all forwards whose ports are in its block: a chain, those that belong to it alone, and the nodes
 // below it.
 type node struct {
-	// name is that of its chain within the tree, and says which block it is.
+	block
+	// name is that of its chain.
 	name string
 	// forwards is how many it leads to, with all below.
 	forwards int
-	chains   []netfilter.Chain
+	chains   []*netfilter.Chain
 	// sources are the chains that check sources for it; others may lead to them too.
-	sources []netfilter.Chain
+	sources []*netfilter.Chain
 	below   []*node
 }
 
-// child returns the node of this name below, or none.
-func (n *node) child(name string) *node {
+// child returns the node of a block below, or none.
+func (n *node) child(k block) *node {
 	if n != nil {
 		for _, c := range n.below {
-			if c.name == name {
+			if c.block == k {
 				return c
 			}
 		}
@@ -60,7 +61,7 @@ func (b *builder) trees() []tree {
 		if len(before) > 0 && sameSite(before[0], t) {
 			was = before[0].root
 		}
-		t.root = b.node(was, portChain(first.Frontend, allPorts), mark, allPorts, start, end)
+		t.root = b.node(was, mark, allPorts, start, end)
 		trees = append(trees, t)
 	}
 	return trees
@@ -87,11 +88,16 @@ func together(forwards []*gateway.Forward) int {
 // node builds the node of a block of ports, whose chain begins with rules and leads to the forwards from start to end. The
 // upper halves stand in the chain itself, so that there is one chain for each lower half. Where all forwards of the block were
 // there before, and no others, the node is the one from before.
-func (b *builder) node(before *node, name string, rules []netfilter.Rule, k block, start, end int) *node {
+func (b *builder) node(before *node, rules []netfilter.Rule, k block, start, end int) *node {
 	if before != nil && before.forwards == end-start && b.spans.hold(start, end-start) {
 		return before
 	}
-	n := &node{name: name, forwards: end - start}
+	n := &node{block: k, forwards: end - start}
+	if before != nil {
+		n.name = before.name
+	} else {
+		n.name = portChain(b.forwards[start].Frontend, k)
+	}
 	outer, earlier := b.sources, b.earlier
 	b.sources, b.earlier = nil, before.has()
 	n.chains = b.collect(func() {
@@ -110,14 +116,14 @@ func (b *builder) node(before *node, name string, rules []netfilter.Rule, k bloc
 			case highStart == high:
 				k, high = lower, lowEnd
 			default:
-				n.below = append(n.below, b.lower(before, lower, low, lowEnd))
-				child := n.below[len(n.below)-1]
+				child := b.node(before.child(lower), nil, lower, low, lowEnd)
+				n.below = append(n.below, child)
 				rules = append(rules, netfilter.Rule{Protocol: b.forwards[low].Protocol, DestinationPorts: lower.ports(), Target: b.goTo(child.name)})
 				k, low = upper, highStart
 			}
 		}
 		rules = b.leaf(rules, b.forwards[low:high])
-		b.chain(name, rules...)
+		b.chain(n.name, rules...)
 		b.done(rules)
 	})
 	n.sources = b.sources
@@ -126,15 +132,9 @@ func (b *builder) node(before *node, name string, rules []netfilter.Rule, k bloc
 }
 
 // has returns the chains of the node, or none.
-func (n *node) has() []netfilter.Chain {
+func (n *node) has() []*netfilter.Chain {
 	if n == nil {
 		return nil
 	}
 	return n.chains
-}
-
-// lower builds the node of a lower half, below another one.
-func (b *builder) lower(before *node, k block, low, high int) *node {
-	name := portChain(b.forwards[low].Frontend, k)
-	return b.node(before.child(name), name, nil, k, low, high)
 }
