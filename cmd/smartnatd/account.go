@@ -6,11 +6,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/metrics"
 )
 
@@ -27,8 +29,9 @@ type account struct {
 	// everReady is set once all has been in effect; turnedAt is when the worker was last done with something.
 	everReady bool
 	turnedAt  time.Time
-	// programmed is of how many Mappings something is in effect.
+	// programmed is of how many Mappings something is in effect: of those that have these.
 	programmed int
+	forwards   []*gateway.Forward
 	// failing is why not all could be done, since when; nil while all could.
 	failing error
 	since   time.Time
@@ -56,13 +59,20 @@ func (a *account) applied(o controller.Outcome, now time.Time) {
 		a.repaired, a.repairedAt = o.Result.Repaired[n-1].Missing, now
 	}
 	if o.Facts != nil {
-		a.programmed = metrics.Owners(o.Facts.State)
+		forwards := o.Facts.State.Forwards
+		if !slices.EqualFunc(forwards, a.forwards, sameOwner) {
+			a.programmed = metrics.Owners(o.Facts.State)
+		}
+		a.forwards = forwards
 	}
 	if o.Err != nil && a.failing == nil {
 		a.since = now
 	}
 	a.failing = o.Err
 }
+
+// sameOwner is asked of each after any change, and most are one and the same: to count anew costs a hundred times as much.
+func sameOwner(x, y *gateway.Forward) bool { return x == y || x.Owner == y.Owner }
 
 // describe says what is in effect, and how old it may be.
 func (a *account) describe(o *objects) string {
