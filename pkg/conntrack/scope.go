@@ -44,7 +44,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 		switch {
 		case b == nil:
 			c.stale, c.urgent = append(c.stale, toFrontend(a.Frontend)), true
-		case a != nil && a != b:
+		case a != nil:
 			if admits, leads := admitsAll(a, b), leadsOn(a, b); !admits || !leads {
 				c.stale = append(c.stale, toFrontend(a.Frontend))
 				c.urgent = c.urgent || !admits || a.Protocol != gateway.TCP
@@ -69,7 +69,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	return c
 }
 
-// everywhere are the Forwards of addresses that are here and of those that are away, sorted.
+// everywhere are the Forwards of addresses that are here and of those that are away, which are others, sorted.
 func everywhere(state gateway.State) []*gateway.Forward {
 	here, away := state.Forwards, state.Away.Forwards
 	if len(away) == 0 {
@@ -82,10 +82,15 @@ func everywhere(state gateway.State) []*gateway.Forward {
 	return all
 }
 
-// both walks sorted lists side by side, and yields those of the same frontend together, others with nil.
+// both walks sorted lists side by side, and yields those of the same frontend together, others with nil, and none that both
+// have, as they do most.
 func both(a, b []*gateway.Forward) iter.Seq2[*gateway.Forward, *gateway.Forward] {
 	return func(yield func(a, b *gateway.Forward) bool) {
 		for len(a) > 0 || len(b) > 0 {
+			if len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+				a, b = a[1:], b[1:]
+				continue
+			}
 			var x, y *gateway.Forward
 			order := compareFirst(a, b)
 			if order <= 0 {
@@ -108,8 +113,6 @@ func compareFirst(a, b []*gateway.Forward) int {
 		return 1
 	case len(b) == 0:
 		return -1
-	case a[0] == b[0]: // as most are
-		return 0
 	}
 	return a[0].Compare(b[0].Frontend)
 }
