@@ -33,7 +33,9 @@ type Calculator struct {
 	// mappings are those that the entries are of; the entries come by age.
 	mappings []*v1alpha1.Mapping
 	entries  []*entry
-	state    gateway.State
+	// byService are the entries of the Mappings that name a Service, nil until that is asked.
+	byService map[serviceKey][]*entry
+	state     gateway.State
 	// aboutHost are the Findings about the host, findings all.
 	aboutHost, findings []Finding
 }
@@ -52,12 +54,11 @@ func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.St
 	about, elsewhere := c.observe(host)
 	services := c.objects.update(snapshot)
 	c.follow(snapshot.Mappings, &r)
-	if elsewhere || len(services) > 0 {
-		for _, e := range c.entries {
-			if elsewhere || services[e.service] {
-				r.doubt(e)
-			}
-		}
+	if elsewhere {
+		r.doubt(c.entries...)
+	}
+	for service := range services {
+		r.doubt(c.naming(service)...)
 	}
 	r.resolve(&calculation{cfg: c.cfg, facts: c.facts, objects: &c.objects, read: map[serviceKey][]*endpointSlice{}})
 	if r.ports {
@@ -102,6 +103,7 @@ func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
 	if len(gone)+len(come) == 0 {
 		return
 	}
+	c.byService = nil
 	left := map[*v1alpha1.Mapping]int{}
 	for _, m := range gone {
 		left[m]++
@@ -132,4 +134,16 @@ func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
 		}
 	}
 	slices.SortFunc(c.entries, func(x, y *entry) int { return conflicts.Compare(x.mapping, y.mapping) })
+}
+
+// naming returns the entries of the Mappings that name a Service.
+func (c *Calculator) naming(service serviceKey) []*entry {
+	if c.byService == nil {
+		c.byService = make(map[serviceKey][]*entry, len(c.entries))
+		for _, e := range c.entries {
+			key := serviceNamedBy(e.mapping)
+			c.byService[key] = append(c.byService[key], e)
+		}
+	}
+	return c.byService[service]
 }

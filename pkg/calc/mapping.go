@@ -23,7 +23,6 @@ type entry struct {
 	doubtful bool
 	// changed is set while what it has is to be settled anew.
 	changed bool
-	service serviceKey
 	// wants are in the order of the Mapping's ports and addresses.
 	wants []want
 	// about are the Findings about the Mapping as a whole, aboutPort those about its ports, aboutEgress those about its pods.
@@ -65,7 +64,7 @@ type portFinding struct {
 // resolve finds out what the Mapping asks for, whatever others do.
 func (c *calculation) resolve(e *entry) {
 	mapping := e.mapping
-	*e = entry{mapping: mapping, service: serviceKey{Namespace: mapping.Namespace, Name: mapping.Spec.ServiceName}}
+	*e = entry{mapping: mapping}
 	c.wants(e)
 	e.about = slices.Concat(e.about, c.reported())
 }

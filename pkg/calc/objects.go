@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
 type serviceKey = types.NamespacedName
@@ -50,6 +52,10 @@ func (o *objects) update(now Snapshot) map[serviceKey]bool {
 	}
 	o.last.Services, o.last.EndpointSlices = now.Services, now.EndpointSlices
 	return changed
+}
+
+func serviceNamedBy(m *v1alpha1.Mapping) serviceKey {
+	return serviceKey{Namespace: m.Namespace, Name: m.Spec.ServiceName}
 }
 
 func serviceOf(s *discoveryv1.EndpointSlice) serviceKey {

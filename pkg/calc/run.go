@@ -38,11 +38,13 @@ func (r *run) list(p place) *listChange {
 	return &r.away
 }
 
-// doubt has it found out anew what an entry asks for.
-func (r *run) doubt(e *entry) {
-	if !e.doubtful {
-		e.doubtful = true
-		r.doubtful = append(r.doubtful, e)
+// doubt has it found out anew what entries ask for.
+func (r *run) doubt(entries ...*entry) {
+	for _, e := range entries {
+		if !e.doubtful {
+			e.doubtful = true
+			r.doubtful = append(r.doubtful, e)
+		}
 	}
 }
 

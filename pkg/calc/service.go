@@ -30,7 +30,7 @@ type backing struct {
 
 func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing {
 	b := backing{targets: make([]targets, len(m.Spec.Ports))}
-	name := serviceKey{Namespace: m.Namespace, Name: m.Spec.ServiceName}
+	name := serviceNamedBy(m)
 	service := c.services[name]
 	if reason, problem := serviceProblem(service, name, m.Spec.Mode); problem != "" {
 		c.report(m, v1alpha1.ConditionResolvedRefs, reason, "spec.serviceName", "%s; connections are rejected", problem)
