@@ -50,9 +50,8 @@ func (b *builder) trees() []tree {
 	before := b.before.trees
 	trees := make([]tree, 0, len(before))
 	mark := []netfilter.Rule{{Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.forwarded()}}}
-	for start, end := 0, 0; start < len(b.forwards); start = end {
-		first := b.forwards[start]
-		end = start + together(b.forwards[start:])
+	for start := 0; start < len(b.forwards); {
+		first, end := b.forwards[start], start+together(b.forwards[start:])
 		t := tree{address: first.Address, protocol: first.Protocol}
 		for len(before) > 0 && before[0].compare(t) < 0 {
 			before = before[1:]
@@ -63,6 +62,7 @@ func (b *builder) trees() []tree {
 		}
 		t.root = b.node(was, mark, allPorts, start, end)
 		trees = append(trees, t)
+		start = end
 	}
 	return trees
 }
