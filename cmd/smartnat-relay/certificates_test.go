@@ -36,7 +36,7 @@ func testCertificates(t *testing.T, p *controlPlane) {
 	p.write("relay.crt", []byte("not a certificate"))
 	p.write("relay.key", []byte(p.read("renewed.key")))
 	p.within(reload, "a word about the broken file", func() bool {
-		return strings.Contains(librariesLog.String(), "level=warning") && strings.Contains(librariesLog.String(), "failed to find any PEM data")
+		return strings.Contains(p.log.String(), "level=warning") && strings.Contains(p.log.String(), "failed to find any PEM data")
 	})
 	if got := shown(); got != "smartnat-relay" {
 		t.Errorf("with a broken file, the certificate of %q is shown", got)

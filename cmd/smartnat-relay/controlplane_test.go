@@ -13,7 +13,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -45,14 +44,9 @@ const (
 	clusterURL = "https://127.0.0.1:6443"
 )
 
-// librariesLog is what the libraries of Kubernetes said: there is one log of theirs for the whole process, so it is set before
-// anything of theirs runs.
-var librariesLog safeBuffer
-
+// The libraries of Kubernetes have one log for the whole process, so it is set before anything of theirs runs.
 func TestMain(m *testing.M) {
-	log := logrus.New()
-	log.SetOutput(io.MultiWriter(os.Stderr, &librariesLog))
-	librariesLogTo(log)
+	librariesLogTo(logrus.New())
 	testenv.Main(m)
 }
 

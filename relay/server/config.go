@@ -4,6 +4,8 @@
 package server
 
 import (
+	"crypto/tls"
+	cryptox509 "crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +17,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -33,8 +34,9 @@ type Config struct {
 	Listener net.Listener
 	// MetricsListener may be nil.
 	MetricsListener net.Listener
-	ServingCert     dynamiccertificates.CertKeyContentProvider
-	ClientCA        dynamiccertificates.CAContentProvider
+	// ServingCert is what the relay shows of itself, ClientCA what certificates of clients are checked by; without it none is.
+	ServingCert *followed[tls.Certificate]
+	ClientCA    *followed[cryptox509.VerifyOptions]
 	// MinTLSVersion is TLS 1.3 unless it says something else.
 	MinTLSVersion uint16
 	Authenticator authenticator.Request
@@ -125,29 +127,12 @@ func (o *Options) listen(c *Config) (err error) {
 	return nil
 }
 
-func (o *Options) readCertificates(c *Config) error {
-	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("serving", o.TLSCertFile, o.TLSKeyFile)
-	if err != nil {
-		return fmt.Errorf("--tls-cert-file, --tls-private-key-file: %w", err)
-	}
-	c.ServingCert = serving
-	if o.ClientCAFile == "" {
-		return nil
-	}
-	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", o.ClientCAFile)
-	if err != nil {
-		return fmt.Errorf("--client-ca-file: %w", err)
-	}
-	c.ClientCA = clientCA
-	return nil
-}
-
 // delegate leaves it to the cluster who a client is and what it may do.
 func (o *Options) delegate(c *Config, client kubernetes.Interface) {
 	reviewer := newTokenReviewer(client.AuthenticationV1().TokenReviews(), o.TokenAudiences, o.Limits.TokenReviewsPerSecond, c.metrics)
 	var clientCA x509.VerifyOptionFunc
 	if c.ClientCA != nil {
-		clientCA = c.ClientCA.VerifyOptions
+		clientCA = func() (cryptox509.VerifyOptions, bool) { return *c.ClientCA.get(), true }
 	}
 	c.Authenticator = newAuthenticator(reviewer, clientCA, o.ReviewCacheTTL)
 	c.Authorizer = newAccessReviewer(client.AuthorizationV1().SubjectAccessReviews(), o.ReviewCacheTTL)

@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 	corefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
@@ -51,17 +50,13 @@ type fixture struct {
 	cache    *watchcache.Cache
 	address  string
 	caPEM    []byte
-	serving  dynamiccertificates.CertKeyContentProvider
 	stop     func()
 }
 
 // servingCert is made once: keys take long.
-var servingCert = sync.OnceValues(func() (dynamiccertificates.CertKeyContentProvider, error) {
-	certPEM, keyPEM, err := cert.GenerateSelfSignedCertKeyWithFixtures("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil, "")
-	if err != nil {
-		return nil, err
-	}
-	return dynamiccertificates.NewStaticCertKeyContent("serving", certPEM, keyPEM)
+var servingCert = sync.OnceValues(func() (p pair, err error) {
+	p[0], p[1], err = cert.GenerateSelfSignedCertKeyWithFixtures("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil, "")
+	return p, err
 })
 
 func newFixture(t *testing.T, change func(*Config)) *fixture {
@@ -72,10 +67,12 @@ func newFixture(t *testing.T, change func(*Config)) *fixture {
 // startRelay starts a relay of its own over a cluster; a second one at the same address is what a restart is.
 func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.Clientset, address string, change func(*Config)) *fixture {
 	t.Helper()
-	serving, err := servingCert()
+	shown, err := servingCert()
 	if err != nil {
 		t.Fatal(err)
 	}
+	files := folder{t, t.TempDir()}
+	files.put(".", shown)
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +81,7 @@ func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.C
 	log.SetOutput(io.Discard)
 	config := &Config{
 		Listener:        listener,
-		ServingCert:     serving,
+		ServingCert:     files.follow(),
 		Authenticator:   authenticator.RequestFunc(fakeAuthentication),
 		Authorizer:      authorizer.AuthorizerFunc(fakeAuthorization),
 		Cache:           watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory),
@@ -103,8 +100,7 @@ func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.C
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	stopped := false
-	f := &fixture{core: core, smartnat: smartnat, cache: config.Cache, address: server.Addr().String(), serving: config.ServingCert}
-	f.caPEM, _ = config.ServingCert.CurrentCertKeyContent()
+	f := &fixture{core: core, smartnat: smartnat, cache: config.Cache, address: server.Addr().String(), caPEM: shown[0]}
 	f.stop = func() {
 		if stopped {
 			return

@@ -116,7 +116,7 @@ func TestInformersSurviveARestart(t *testing.T) {
 		if err := first.core.CoreV1().Services("shop").Delete(ctx, "mapped", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		second := startRelay(t, first.core, first.smartnat, first.address, func(c *Config) { c.ServingCert = first.serving })
+		second := startRelay(t, first.core, first.smartnat, first.address, nil)
 
 		// The deletion is in no history: only a client that lists again can learn of it.
 		s.await(t, "shop/web |  | shop/mapped-1")

@@ -5,7 +5,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	stdlog "log" //nolint:depguard // http.Server takes no other logger
@@ -17,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
 	"github.com/smartnat/smartnat/relay/registry"
 )
@@ -37,7 +35,6 @@ type Server struct {
 	config   *Config
 	http     *http.Server
 	metrics  *http.Server // nil when nobody is to see them
-	certs    *dynamiccertificates.DynamicServingCertificateController
 	stopping chan struct{}
 }
 
@@ -45,11 +42,6 @@ type Server struct {
 func (c *Config) Complete() (*Server, error) {
 	c.instrument()
 	s := &Server{config: c, stopping: make(chan struct{})}
-	base := c.tlsConfig()
-	s.certs = dynamiccertificates.NewDynamicServingCertificateController(base, c.ClientCA, c.ServingCert, nil, nil)
-	if err := s.certs.RunOnce(); err != nil {
-		return nil, fmt.Errorf("serving certificate: %w", err)
-	}
 	api, err := registry.New(c.Cache, s.stopping)
 	if err != nil {
 		return nil, fmt.Errorf("API: %w", err)
@@ -58,7 +50,7 @@ func (c *Config) Complete() (*Server, error) {
 	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
 	s.http = &http.Server{
 		Handler:           newHandler(c, api, s.stopping),
-		TLSConfig:         &tls.Config{MinVersion: base.MinVersion, GetConfigForClient: s.certs.GetConfigForClient},
+		TLSConfig:         c.tlsConfig(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
@@ -85,7 +77,10 @@ func (s *Server) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer stopWork()
 	wg.Go(func() { s.config.Upstream.run(work, s.config.Cache, s.config.metrics, s.config.Log) })
-	s.watchCertificates(work, &wg)
+	wg.Go(func() { s.config.ServingCert.run(work, s.config.Log) })
+	if s.config.ClientCA != nil {
+		wg.Go(func() { s.config.ClientCA.run(work, s.config.Log) })
+	}
 	wg.Go(func() {
 		if err := s.config.Status.run(work); err != nil {
 			s.config.Log.WithError(err).Error("the status of Mappings is not written")
@@ -126,21 +121,6 @@ func (s *Server) shutdown(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// watchCertificates takes over certificate files that change.
-func (s *Server) watchCertificates(ctx context.Context, wg *sync.WaitGroup) {
-	type controller interface {
-		AddListener(dynamiccertificates.Listener)
-		Run(ctx context.Context, workers int)
-	}
-	for _, content := range []any{s.config.ServingCert, s.config.ClientCA} {
-		if c, ok := content.(controller); ok {
-			c.AddListener(s.certs)
-			wg.Go(func() { c.Run(ctx, 1) })
-		}
-	}
-	wg.Go(func() { s.certs.Run(1, ctx.Done()) })
 }
 
 // Addr is where the Server listens.

@@ -19,9 +19,9 @@ func tlsVersion(s string) (uint16, error) {
 	return 0, fmt.Errorf("--tls-min-version: %q is neither 1.3 nor 1.2", s)
 }
 
-// tlsConfig is what every connection has in common; certificates are added to it as they come.
+// tlsConfig gives each connection what all have in common, and the certificates of the moment.
 func (c *Config) tlsConfig() *tls.Config {
-	config := &tls.Config{
+	base := &tls.Config{
 		MinVersion: c.MinTLSVersion,
 		NextProtos: []string{"h2", "http/1.1"},
 		// A certificate is checked when it is used to authenticate a request: those who have a token need none.
@@ -33,8 +33,15 @@ func (c *Config) tlsConfig() *tls.Config {
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
 	}
-	if config.MinVersion == 0 {
-		config.MinVersion = tls.VersionTLS13
+	if base.MinVersion == 0 {
+		base.MinVersion = tls.VersionTLS13
 	}
-	return config
+	return &tls.Config{MinVersion: base.MinVersion, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		config := base.Clone()
+		config.Certificates = []tls.Certificate{*c.ServingCert.get()}
+		if c.ClientCA != nil {
+			config.ClientCAs = c.ClientCA.get().Roots
+		}
+		return config, nil
+	}}
 }

@@ -1,0 +1,265 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	logtest "github.com/sirupsen/logrus/hooks/test"
+)
+
+// pair is a certificate and its key.
+type pair [2][]byte
+
+// newPair is of an authority of its own.
+func newPair(t *testing.T, name string) pair {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair{
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+	}
+}
+
+// folder is where files of certificates are.
+type folder struct {
+	*testing.T
+	path string
+}
+
+func (f folder) at(name string) string { return filepath.Join(f.path, name) }
+
+func (f folder) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f folder) write(name string, content []byte) {
+	f.Helper()
+	f.must(os.WriteFile(f.at(name), content, 0o600))
+}
+
+// put has a pair in a folder below, "." being this one.
+func (f folder) put(below string, p pair) {
+	f.Helper()
+	f.must(os.MkdirAll(f.at(below), 0o700))
+	f.write(filepath.Join(below, "tls.crt"), p[0])
+	f.write(filepath.Join(below, "tls.key"), p[1])
+}
+
+// mount has a pair appear as the kubelet has the content of a Secret appear: all of it at once, by a link beside the files.
+func (f folder) mount(version string, p pair) {
+	f.Helper()
+	f.put(version, p)
+	f.must(os.Symlink(version, f.at("..data_tmp")))
+	f.must(os.Rename(f.at("..data_tmp"), f.at("..data")))
+	for _, name := range []string{"tls.crt", "tls.key"} {
+		if err := os.Symlink(filepath.Join("..data", name), f.at(name)); err != nil && !os.IsExist(err) {
+			f.Fatal(err)
+		}
+	}
+}
+
+func (f folder) follow() *followed[tls.Certificate] {
+	f.Helper()
+	files, err := follow(parsePair, f.at("tls.crt"), f.at("tls.key"))
+	f.must(err)
+	return files
+}
+
+func TestCertificatesAreReadAgain(t *testing.T) {
+	before, after := newPair(t, "before"), newPair(t, "after")
+	asFiles := func(f folder) { f.put(".", before) }
+	later := func(f folder) { f.put(".", after) }
+	for _, test := range []struct {
+		name          string
+		start, change func(folder)
+		// spoils is said of the change; then end makes it good.
+		spoils string
+		end    func(folder)
+		// untold is set where nothing tells that something changed.
+		untold bool
+	}{
+		{name: "a new pair", start: asFiles, change: later},
+		{name: "files that are replaced", start: asFiles, change: func(f folder) {
+			f.put("next", after)
+			f.must(os.Rename(f.at("next/tls.crt"), f.at("tls.crt")))
+			f.must(os.Rename(f.at("next/tls.key"), f.at("tls.key")))
+		}},
+		{name: "a Secret", start: func(f folder) { f.mount("..1", before) }, change: func(f folder) { f.mount("..2", after) }},
+		{name: "a Secret whose former content is removed", start: func(f folder) { f.mount("..1", before) }, change: func(f folder) {
+			f.mount("..2", after)
+			f.must(os.RemoveAll(f.at("..1")))
+		}},
+		{name: "links to elsewhere", untold: true, start: func(f folder) {
+			f.put("elsewhere", before)
+			f.must(os.Symlink("elsewhere/tls.crt", f.at("tls.crt")))
+			f.must(os.Symlink("elsewhere/tls.key", f.at("tls.key")))
+		}, change: func(f folder) { f.put("elsewhere", after) }},
+		{name: "a certificate without its key yet", start: asFiles, change: func(f folder) { f.write("tls.crt", after[0]) },
+			spoils: "does not match", end: func(f folder) { f.write("tls.key", after[1]) }},
+		{name: "a key without its certificate yet", start: asFiles, change: func(f folder) { f.write("tls.key", after[1]) },
+			spoils: "does not match", end: func(f folder) { f.write("tls.crt", after[0]) }},
+		{name: "half a certificate", start: asFiles, change: func(f folder) { f.write("tls.crt", after[0][:len(after[0])/2]) },
+			spoils: "failed to find any PEM data", end: later},
+		{name: "an empty certificate", start: asFiles, change: func(f folder) { f.write("tls.crt", nil) },
+			spoils: "failed to find any PEM data", end: later},
+		{name: "an empty key", start: asFiles, change: func(f folder) { f.write("tls.key", nil) }, spoils: "failed to find any PEM data", end: later},
+		{name: "each in the place of the other", start: asFiles, change: func(f folder) { f.put(".", pair{after[1], after[0]}) },
+			spoils: "may have been switched", end: later},
+		{name: "what is no certificate", start: asFiles, change: func(f folder) {
+			f.write("tls.crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("none")}))
+		}, spoils: "x509: malformed certificate", end: later},
+		{name: "no certificate", start: asFiles, change: func(f folder) { f.must(os.Remove(f.at("tls.crt"))) }, spoils: "no such file", end: later},
+		{name: "a Secret with a bad pair", start: func(f folder) { f.mount("..1", before) },
+			change: func(f folder) { f.mount("..2", pair{before[0], after[1]}) }, spoils: "does not match", end: func(f folder) { f.mount("..3", after) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := folder{t, t.TempDir()}
+			test.start(f)
+			files := f.follow()
+			files.every = time.Hour
+			if test.untold {
+				files.every = 10 * time.Millisecond
+			}
+			log, hook := logtest.NewNullLogger()
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); files.run(ctx, log) }()
+			defer func() { cancel(); <-ended }()
+			config := (&Config{ServingCert: files}).tlsConfig()
+			shown := func() string {
+				present, err := config.GetConfigForClient(nil)
+				f.must(err)
+				return present.Certificates[0].Leaf.Subject.CommonName
+			}
+			said := func(what string) (n int) {
+				for _, e := range hook.AllEntries() {
+					if line, err := e.String(); err == nil && strings.Contains(line, what) {
+						n++
+					}
+				}
+				return n
+			}
+			// That nothing has changed yet is told to what watches already.
+			time.Sleep(20 * time.Millisecond)
+			if got := shown(); got != "before" {
+				t.Fatalf("at first the certificate of %q is shown", got)
+			}
+			test.change(f)
+			if test.spoils != "" {
+				eventually(t, "a word about it", func() bool { return said(test.spoils) > 0 })
+				if got := shown(); got != "before" {
+					t.Errorf("the certificate of %q is shown", got)
+				}
+				test.end(f)
+			}
+			eventually(t, "the new certificate", func() bool { return shown() == "after" })
+		})
+	}
+}
+
+// TestBadCertificatesAreNamedOnce, and again only when they were good meanwhile.
+func TestBadCertificatesAreNamedOnce(t *testing.T) {
+	good := newPair(t, "good")
+	f := folder{t, t.TempDir()}
+	f.put(".", good)
+	files := f.follow()
+	files.every = time.Millisecond
+	log, hook := logtest.NewNullLogger()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); files.run(ctx, log) }()
+	defer func() { cancel(); <-ended }()
+	for round := 1; round <= 2; round++ {
+		next := newPair(t, fmt.Sprint("good again ", round))
+		f.must(os.Remove(f.at("tls.key")))
+		said := 2*round - 1
+		eventually(t, "a word about the missing key", func() bool { return len(hook.AllEntries()) == said })
+		f.write("tls.crt", next[0])
+		time.Sleep(50 * time.Millisecond) // in which it is read many times
+		if got := len(hook.AllEntries()); got != said {
+			t.Fatalf("%d words, want %d", got, said)
+		}
+		f.write("next", next[1])
+		f.must(os.Rename(f.at("next"), f.at("tls.key")))
+		eventually(t, "a word about the new pair", func() bool { return len(hook.AllEntries()) == said+1 })
+	}
+}
+
+func TestCertificatesAtTheStart(t *testing.T) {
+	one, other := newPair(t, "one"), newPair(t, "other")
+	for _, test := range []struct {
+		name  string
+		files map[string][]byte
+		ca    string
+		want  string
+	}{
+		{"a pair", map[string][]byte{"tls.crt": one[0], "tls.key": one[1]}, "", ""},
+		{"a pair and authorities", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": slices.Concat(one[0], other[0])}, "ca", ""},
+		{"no certificate", map[string][]byte{"tls.key": one[1]}, "", "--tls-cert-file, --tls-private-key-file: open"},
+		{"no key", map[string][]byte{"tls.crt": one[0]}, "", "--tls-cert-file, --tls-private-key-file: open"},
+		{"the key of another", map[string][]byte{"tls.crt": one[0], "tls.key": other[1]}, "",
+			"--tls-cert-file, --tls-private-key-file: tls: private key does not match"},
+		{"no authorities", map[string][]byte{"tls.crt": one[0], "tls.key": one[1]}, "ca", "--client-ca-file: open"},
+		{"an empty file of authorities", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": nil}, "ca",
+			"--client-ca-file: data does not contain any valid"},
+		{"a key for an authority", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": one[1]}, "ca",
+			"--client-ca-file: data does not contain any valid"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := folder{t, t.TempDir()}
+			for name, content := range test.files {
+				f.write(name, content)
+			}
+			o := &Options{TLSCertFile: f.at("tls.crt"), TLSKeyFile: f.at("tls.key")}
+			if test.ca != "" {
+				o.ClientCAFile = f.at(test.ca)
+			}
+			c := &Config{}
+			err := o.readCertificates(c)
+			switch {
+			case test.want != "":
+				if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+					t.Errorf("error %v, want %s", err, test.want)
+				}
+			case err != nil:
+				t.Error(err)
+			case (c.ClientCA != nil) != (test.ca != ""):
+				t.Errorf("authorities: %v", c.ClientCA)
+			}
+		})
+	}
+}
