@@ -26,15 +26,18 @@ type opinion struct {
 	authorization  error
 }
 
-// cluster changes its opinion, and counts how often it was asked for it.
-type cluster struct {
+// fickle is a cluster that changes its opinion, and counts how often it was asked for it.
+type fickle struct {
 	opinion atomic.Pointer[opinion]
-	asked   atomic.Int64 // who somebody is
+	// said is the opinion by which it was last said who somebody is: what that one may is answered by the same.
+	said  atomic.Pointer[opinion]
+	asked atomic.Int64 // who somebody is
 }
 
-func (c *cluster) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
+func (c *fickle) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
 	c.asked.Add(1)
 	o := c.opinion.Load()
+	c.said.Store(o)
 	if req.Header.Get("Authorization") != "Bearer "+gatewayToken || o.user == "" {
 		return nil, false, o.authentication
 	}
@@ -42,8 +45,8 @@ func (c *cluster) AuthenticateRequest(req *http.Request) (*authenticator.Respons
 	return &authenticator.Response{User: &user.DefaultInfo{Name: o.user}}, true, nil
 }
 
-func (c *cluster) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	o := c.opinion.Load()
+func (c *fickle) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	o := c.said.Load()
 	if a.GetVerb() != "watch" || a.GetResource() != "mappings" {
 		return authorizer.DecisionNoOpinion, "", fmt.Errorf("asked about %s %s", a.GetVerb(), a.GetResource())
 	}
@@ -71,7 +74,7 @@ func TestWatchesOfThoseWhoWereRevokedEnd(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bothProtocols(t, func(t *testing.T, client *http.Client) {
-				c := &cluster{}
+				c := &fickle{}
 				c.opinion.Store(&good)
 				var config *Config
 				f := newFixture(t, func(relay *Config) {
@@ -103,7 +106,7 @@ func TestWatchesOfThoseWhoWereRevokedEnd(t *testing.T) {
 }
 
 func TestNobodyIsAskedAfterTheEndOfAWatch(t *testing.T) {
-	c := &cluster{}
+	c := &fickle{}
 	c.opinion.Store(&opinion{user: "gateway", decision: authorizer.DecisionAllow})
 	f := newFixture(t, func(relay *Config) {
 		relay.Authenticator, relay.Authorizer, relay.RecheckInterval = c, c, 10*time.Millisecond
