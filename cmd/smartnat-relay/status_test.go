@@ -153,7 +153,7 @@ func TestStatusInARealCluster(t *testing.T) {
 	t.Run("each event once, of two relays", func(t *testing.T) {
 		seen := func() string {
 			return p.kubectl("get", "events", "--namespace=shop", "--sort-by=.metadata.name",
-				"-o", `jsonpath={range .items[*]}{.involvedObject.name} {.type} {.reason} {.series.count}{"\n"}{end}`)
+				"-o", `jsonpath={range .items[*]}{.involvedObject.name} {.type} {.reason} {.count}{"\n"}{end}`)
 		}
 		for _, want := range []string{"web Normal Programmed", "zebra Normal Programmed", "zebra Warning PortConflict", "zebra Warning IPFamilyNotSupported"} {
 			p.eventually(want, func() bool { return strings.Contains(seen(), want) })

@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 
 	"golang.org/x/time/rate"
 
@@ -46,11 +45,16 @@ const (
 	reviewBurst = 10
 )
 
+// tokenReviews are those of the cluster.
+type tokenReviews interface {
+	Create(context.Context, *authenticationv1.TokenReview, metav1.CreateOptions) (*authenticationv1.TokenReview, error)
+}
+
 // tokenReviewer asks the cluster whose token it is that a client shows. Unlike the authenticator of k8s.io/apiserver it
 // tells a token that is refused from a cluster that does not answer, does not take a token whose audience the cluster
 // says nothing about, and asks about strangers at a limited rate.
 type tokenReviewer struct {
-	client    authenticationclient.TokenReviewInterface
+	client    tokenReviews
 	audiences authenticator.Audiences
 	// strangers limits the questions about tokens that were never good, so that inventing tokens neither burdens the
 	// cluster nor keeps those waiting whose tokens were good before.
@@ -59,7 +63,7 @@ type tokenReviewer struct {
 	metrics   *metrics
 }
 
-func newTokenReviewer(client authenticationclient.TokenReviewInterface, audiences []string, perSecond int, m *metrics) *tokenReviewer {
+func newTokenReviewer(client tokenReviews, audiences []string, perSecond int, m *metrics) *tokenReviewer {
 	return &tokenReviewer{
 		client: client, audiences: audiences, strangers: newLimiter(perSecond, reviewBurst*perSecond),
 		trusted: utilcache.NewLRUExpireCache(trustedTokens), metrics: m,

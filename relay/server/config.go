@@ -14,14 +14,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
+	"github.com/smartnat/smartnat/relay/cluster"
 	"github.com/smartnat/smartnat/relay/status"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -81,11 +81,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	// Watches are few; the questions about clients must not queue behind a limit of our own.
 	clusterConfig.QPS = -1
 	rest.AddUserAgent(clusterConfig, "smartnat-relay")
-	client, err := kubernetes.NewForConfig(clusterConfig)
-	if err != nil {
-		return nil, fmt.Errorf("client of the cluster: %w", err)
-	}
-	mappings, err := versioned.NewForConfig(clusterConfig)
+	client, err := cluster.New(clusterConfig)
 	if err != nil {
 		return nil, fmt.Errorf("client of the cluster: %w", err)
 	}
@@ -94,7 +90,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		RecheckInterval: o.RecheckInterval,
 		Limits:          o.Limits,
 		Cache:           watchcache.New(watchcache.NewEpoch(), o.History),
-		Upstream:        Upstream{Core: client, SmartNat: mappings},
+		Upstream:        upstreamOf(client),
 		ShutdownTimeout: o.ShutdownTimeout,
 		WatchSpread:     o.ShutdownTimeout * 2 / 3,
 		Log:             log,
@@ -104,7 +100,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		return nil, err
 	}
 	c.instrument()
-	o.Status.apply(c)
+	o.Status.apply(c, client)
 	if err := o.readCertificates(c); err != nil {
 		return nil, err
 	}
@@ -127,13 +123,22 @@ func (o *Options) listen(c *Config) (err error) {
 	return nil
 }
 
+// upstreamOf reads all namespaces.
+func upstreamOf(client *cluster.Client) Upstream {
+	return Upstream{
+		Mappings:       client.Mappings(metav1.NamespaceAll),
+		Services:       client.Services(metav1.NamespaceAll),
+		EndpointSlices: client.EndpointSlices(metav1.NamespaceAll),
+	}
+}
+
 // delegate leaves it to the cluster who a client is and what it may do.
-func (o *Options) delegate(c *Config, client kubernetes.Interface) {
-	reviewer := newTokenReviewer(client.AuthenticationV1().TokenReviews(), o.TokenAudiences, o.Limits.TokenReviewsPerSecond, c.metrics)
+func (o *Options) delegate(c *Config, client *cluster.Client) {
+	reviewer := newTokenReviewer(client.TokenReviews(), o.TokenAudiences, o.Limits.TokenReviewsPerSecond, c.metrics)
 	var clientCA x509.VerifyOptionFunc
 	if c.ClientCA != nil {
 		clientCA = func() (cryptox509.VerifyOptions, bool) { return *c.ClientCA.get(), true }
 	}
 	c.Authenticator = newAuthenticator(reviewer, clientCA, o.ReviewCacheTTL)
-	c.Authorizer = newAccessReviewer(client.AuthorizationV1().SubjectAccessReviews(), o.ReviewCacheTTL)
+	c.Authorizer = newAccessReviewer(client.SubjectAccessReviews(), o.ReviewCacheTTL)
 }

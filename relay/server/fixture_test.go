@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -59,6 +60,20 @@ var servingCert = sync.OnceValues(func() (p pair, err error) {
 	return p, err
 })
 
+// upstreamOfFakes reads from a cluster that is faked.
+func upstreamOfFakes(core kubernetes.Interface, smartnat versioned.Interface) Upstream {
+	return Upstream{
+		Mappings:       fake[*v1alpha1.MappingList]{smartnat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)},
+		Services:       fake[*corev1.ServiceList]{core.CoreV1().Services(metav1.NamespaceAll)},
+		EndpointSlices: fake[*discoveryv1.EndpointSliceList]{core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)},
+	}
+}
+
+// fake tells client-go that a fake does not stream what there is.
+type fake[L runtime.Object] struct{ listerWatcher[L] }
+
+func (fake[L]) IsWatchListSemanticsUnSupported() bool { return true }
+
 func newFixture(t *testing.T, change func(*Config)) *fixture {
 	t.Helper()
 	return startRelay(t, corefake.NewClientset(), smartnatfake.NewSimpleClientset(), "127.0.0.1:0", change)
@@ -85,7 +100,7 @@ func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.C
 		Authenticator:   authenticator.RequestFunc(fakeAuthentication),
 		Authorizer:      authorizer.AuthorizerFunc(fakeAuthorization),
 		Cache:           watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory),
-		Upstream:        Upstream{Core: core, SmartNat: smartnat},
+		Upstream:        upstreamOfFakes(core, smartnat),
 		ShutdownTimeout: patience,
 		Log:             log,
 	}

@@ -81,11 +81,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.config.ClientCA != nil {
 		wg.Go(func() { s.config.ClientCA.run(work, s.config.Log) })
 	}
-	wg.Go(func() {
-		if err := s.config.Status.run(work); err != nil {
-			s.config.Log.WithError(err).Error("the status of Mappings is not written")
-		}
-	})
+	wg.Go(func() { s.config.Status.run(work) })
 
 	failed := make(chan error, 2)
 	if s.metrics != nil {

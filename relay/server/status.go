@@ -11,13 +11,17 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/generated/clientset/versioned/scheme"
+	"github.com/smartnat/smartnat/relay/cluster"
 	"github.com/smartnat/smartnat/relay/registry"
 	"github.com/smartnat/smartnat/relay/status"
 )
@@ -88,22 +92,24 @@ func (c countedMappings) ApplyStatus(
 // statusWriter writes conditions, and Events about them.
 type statusWriter struct {
 	controller  *status.Controller
-	broadcaster events.EventBroadcaster
+	broadcaster record.EventBroadcaster
+	events      func(namespace string) eventClient
 }
 
-func (o *StatusOptions) apply(c *Config) {
+func (o *StatusOptions) apply(c *Config, client *cluster.Client) {
 	if !o.Write {
 		return
 	}
-	leases := status.NewLeases(c.Upstream.Core, o.Namespace, o.InstanceTimeout)
-	mappings := countedMappings{status.NewMappings(c.Upstream.SmartNat), c.metrics}
-	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: c.Upstream.Core.EventsV1()})
+	leases := status.NewLeases(client.Leases(o.Namespace), o.Namespace, o.InstanceTimeout)
+	mappings := countedMappings{status.NewMappings(func(namespace string) status.MappingClient { return client.Mappings(namespace) }), c.metrics}
+	broadcaster := record.NewBroadcaster()
 	c.Status = &statusWriter{
 		controller: status.New(status.Options{
 			Cache: c.Cache, Mappings: mappings, Leases: leases, InstanceTimeout: o.InstanceTimeout, Log: c.Log,
-			Recorder: broadcaster.NewRecorder(scheme.Scheme, "smartnat-relay"),
+			Recorder: broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "smartnat-relay"}),
 		}),
 		broadcaster: broadcaster,
+		events:      func(namespace string) eventClient { return client.Events(namespace) },
 	}
 	if o.Accept {
 		c.Reports = &status.Reports{Cache: c.Cache, Mappings: mappings, Heard: leases.Renew, Namespace: o.Namespace, Log: c.Log}
@@ -111,16 +117,38 @@ func (o *StatusOptions) apply(c *Config) {
 }
 
 // run writes until ctx ends. There may be nobody to do it.
-func (s *statusWriter) run(ctx context.Context) error {
+func (s *statusWriter) run(ctx context.Context) {
 	if s == nil {
-		return nil
+		return
 	}
-	if err := s.broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
-		return fmt.Errorf("recording Events: %w", err)
-	}
+	s.broadcaster.StartRecordingToSink(eventSink{ctx, s.events})
 	defer s.broadcaster.Shutdown()
 	s.controller.Run(ctx)
-	return nil
+}
+
+// eventClient writes the Events of a namespace.
+type eventClient interface {
+	Create(ctx context.Context, event *corev1.Event, options metav1.CreateOptions) (*corev1.Event, error)
+	Update(ctx context.Context, event *corev1.Event, options metav1.UpdateOptions) (*corev1.Event, error)
+	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*corev1.Event, error)
+}
+
+// eventSink is a record.EventSink that ends with ctx.
+type eventSink struct {
+	ctx context.Context
+	in  func(namespace string) eventClient
+}
+
+func (s eventSink) Create(event *corev1.Event) (*corev1.Event, error) {
+	return s.in(event.Namespace).Create(s.ctx, event, metav1.CreateOptions{})
+}
+
+func (s eventSink) Update(event *corev1.Event) (*corev1.Event, error) {
+	return s.in(event.Namespace).Update(s.ctx, event, metav1.UpdateOptions{})
+}
+
+func (s eventSink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error) {
+	return s.in(event.Namespace).Patch(s.ctx, event.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
 }
 
 // reported has the reports of gateways answered, the one thing that is no read.

@@ -13,10 +13,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	corefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
@@ -128,6 +133,40 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 	web := " patch smartnat.aureacentral.com mappings status shop web"
 	if diff := cmp.Diff([]string{"stranger" + web, "gateway" + strings.Replace(web, "web", "other", 1), "gateway" + web}, asked); diff != "" {
 		t.Errorf("asked of the cluster (-want +got)\n%s", diff)
+	}
+}
+
+// TestEventsAreWritten beside what they are about, and what is said again is counted.
+func TestEventsAreWritten(t *testing.T) {
+	core := corefake.NewClientset()
+	broadcaster := record.NewBroadcaster()
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(eventSink{t.Context(), func(namespace string) eventClient { return core.CoreV1().Events(namespace) }})
+	recorder := broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "smartnat-relay"})
+	web := &corev1.ObjectReference{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping", Namespace: "shop", Name: "web", UID: "1"}
+	recorder.Event(web, corev1.EventTypeNormal, "Programmed", "in effect")
+	for range 3 {
+		recorder.Event(web, corev1.EventTypeWarning, "NotProgrammed", "gw1: no")
+	}
+	written := func() map[string]int32 {
+		events, err := core.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]int32{}
+		for _, e := range events.Items {
+			about := e.InvolvedObject.Kind + " " + e.InvolvedObject.Name + " " + string(e.InvolvedObject.UID)
+			all[strings.Join([]string{e.Type, e.Reason, e.Message, about, e.Source.Component}, ", ")] = e.Count
+		}
+		return all
+	}
+	want := map[string]int32{
+		"Normal, Programmed, in effect, Mapping web 1, smartnat-relay":   1,
+		"Warning, NotProgrammed, gw1: no, Mapping web 1, smartnat-relay": 3,
+	}
+	eventually(t, "the last one to be counted", func() bool { return written()["Warning, NotProgrammed, gw1: no, Mapping web 1, smartnat-relay"] == 3 })
+	if diff := cmp.Diff(want, written()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
 

@@ -23,52 +23,45 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // Upstream is the cluster that the relay reads.
 type Upstream struct {
-	Core     kubernetes.Interface
-	SmartNat versioned.Interface
+	Mappings       listerWatcher[*v1alpha1.MappingList]
+	Services       listerWatcher[*corev1.ServiceList]
+	EndpointSlices listerWatcher[*discoveryv1.EndpointSliceList]
+}
+
+// listerWatcher reads one kind of objects. It may say that it cannot watch in all ways that client-go knows: fakes cannot.
+type listerWatcher[L runtime.Object] interface {
+	List(ctx context.Context, options metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
 // run fills a cache with what the cluster holds, until ctx ends.
 func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, log logrus.FieldLogger) {
 	ctx = klog.NewContext(ctx, funcr.New(func(_, line string) { log.Debug(line) }, funcr.Options{}))
 	of := func(resource string) *observer { return &observer{metrics: m, resource: resource, log: log} }
-	mappings := u.SmartNat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)
-	services := u.Core.CoreV1().Services(metav1.NamespaceAll)
-	slices := u.Core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	var wg sync.WaitGroup
+	wg.Go(func() { reflect(ctx, u.Mappings, &v1alpha1.Mapping{}, cache.Mappings(), of("mappings")) })
+	wg.Go(func() { reflect(ctx, u.Services, &corev1.Service{}, cache.Services(), of("services")) })
 	wg.Go(func() {
-		reflect(ctx, mappings.List, mappings.Watch, &v1alpha1.Mapping{}, cache.Mappings(), u.SmartNat, of("mappings"))
-	})
-	wg.Go(func() {
-		reflect(ctx, services.List, services.Watch, &corev1.Service{}, cache.Services(), u.Core, of("services"))
-	})
-	wg.Go(func() {
-		reflect(ctx, slices.List, slices.Watch, &discoveryv1.EndpointSlice{}, cache.EndpointSlices(), u.Core, of("endpointslices"))
+		reflect(ctx, u.EndpointSlices, &discoveryv1.EndpointSlice{}, cache.EndpointSlices(), of("endpointslices"))
 	})
 	wg.Wait()
 }
 
-// reflect keeps one kind up to date. Client says which ways of watching it can do: fakes cannot do all.
-func reflect[T, L runtime.Object](
-	ctx context.Context,
-	list func(context.Context, metav1.ListOptions) (L, error),
-	watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error),
-	expected T, into *watchcache.Resource, client any, o *observer,
-) {
+// reflect keeps one kind up to date.
+func reflect[T, L runtime.Object](ctx context.Context, from listerWatcher[L], expected T, into *watchcache.Resource, o *observer) {
 	isExpected := func(object runtime.Object) bool { _, ok := object.(T); return ok }
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			objects, err := list(ctx, options)
+			objects, err := from.List(ctx, options)
 			if err == nil {
 				err = isWhole(objects)
 			}
@@ -76,7 +69,7 @@ func reflect[T, L runtime.Object](
 			return objects, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			w, err := watchFunc(ctx, options)
+			w, err := from.Watch(ctx, options)
 			o.asked("watch", err)
 			if err != nil {
 				return nil, err
@@ -87,7 +80,7 @@ func reflect[T, L runtime.Object](
 	// What failed is tried again after 5 s at most, where client-go's own backoff comes to a minute. That one is for thousands
 	// of clients; relays are few, and what they do not know, no gateway does.
 	backoff := &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
-	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, client), expected, into.Store(),
+	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, from), expected, into.Store(),
 		toolscache.ReflectorOptions{Backoff: backoff}).RunWithContext(ctx)
 }
 

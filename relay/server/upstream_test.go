@@ -25,14 +25,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	corefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	smartnatfake "github.com/smartnat/smartnat/generated/clientset/versioned/fake"
+	"github.com/smartnat/smartnat/relay/cluster"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
@@ -58,11 +57,11 @@ func TestWhatIsNoListIsNotTakenForAnEmptyOne(t *testing.T) {
 				_, _ = w.Write([]byte(test.answer))
 			}))
 			defer server.Close()
-			client, err := versioned.NewForConfig(&rest.Config{Host: server.URL})
+			client, err := cluster.New(&rest.Config{Host: server.URL})
 			if err != nil {
 				t.Fatal(err)
 			}
-			list, err := client.SmartnatV1alpha1().Mappings(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
+			list, err := client.Mappings(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
 			if err == nil {
 				err = isWhole(list)
 			}
@@ -117,11 +116,7 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a := &asked{answer: test.answer, at: map[string][]time.Time{}}
 				config := &rest.Config{Host: "https://cluster", Transport: a, QPS: -1}
-				core, err := kubernetes.NewForConfig(config)
-				if err != nil {
-					t.Fatal(err)
-				}
-				smartnat, err := versioned.NewForConfig(config)
+				client, err := cluster.New(config)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -131,7 +126,7 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 				ended := make(chan struct{})
 				go func() {
 					defer close(ended)
-					Upstream{Core: core, SmartNat: smartnat}.run(ctx, cache, newMetrics(prometheus.NewRegistry(), cache), log)
+					upstreamOf(client).run(ctx, cache, newMetrics(prometheus.NewRegistry(), cache), log)
 				}()
 				time.Sleep(10 * time.Minute)
 				stop()

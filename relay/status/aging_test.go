@@ -65,9 +65,14 @@ func TestGatewaysThatWentAreForgotten(t *testing.T) {
 	}
 }
 
+// fakeLeases tell client-go that a fake does not stream what there is.
+type fakeLeases struct{ LeaseClient }
+
+func (fakeLeases) IsWatchListSemanticsUnSupported() bool { return true }
+
 func TestLeases(t *testing.T) {
 	client := fake.NewClientset()
-	leases := NewLeases(client, "smartnat", 10*time.Minute)
+	leases := NewLeases(fakeLeases{client.CoordinationV1().Leases("smartnat")}, "smartnat", 10*time.Minute)
 	now := time.Unix(1000, 0)
 	leases.now = func() time.Time { return now }
 

@@ -13,9 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
@@ -32,12 +32,17 @@ const (
 	pauseShare = 4
 )
 
+// Recorder has Events written.
+type Recorder interface {
+	Event(about runtime.Object, eventType, reason, note string)
+}
+
 // Options are what a Controller is made of.
 type Options struct {
 	// Cache is what the relay knows of the cluster. Its Mappings hold the status that there is.
 	Cache    *watchcache.Cache
 	Mappings Mappings
-	Recorder events.EventRecorder
+	Recorder Recorder
 	// Leases say which gateways are still there. Without them none is ever forgotten.
 	Leases *Leases
 	// InstanceTimeout is how long a gateway that is not heard of is counted on.

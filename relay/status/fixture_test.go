@@ -21,7 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
@@ -177,10 +177,10 @@ func (c *cluster) written() []string {
 }
 
 // controller returns one of the relay that has the cache of that number.
-func (c *cluster) controller(cache int) (*Controller, *events.FakeRecorder) {
+func (c *cluster) controller(cache int) (*Controller, *record.FakeRecorder) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	recorder := events.NewFakeRecorder(1000)
+	recorder := record.NewFakeRecorder(1000)
 	return New(Options{Cache: c.caches[cache], Mappings: c, Recorder: recorder, Log: log}), recorder
 }
 
@@ -193,7 +193,7 @@ func run(t *testing.T, c *Controller) {
 	t.Cleanup(func() { cancel(); <-done })
 }
 
-func recorded(r *events.FakeRecorder) []string {
+func recorded(r *record.FakeRecorder) []string {
 	var all []string
 	for {
 		select {

@@ -5,6 +5,7 @@ package status
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
@@ -13,9 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	applycoordinationv1 "k8s.io/client-go/applyconfigurations/coordination/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
@@ -24,10 +24,17 @@ import (
 // renewEvery is the least time between two renewals of a Lease: gateways report more often than anybody needs to know.
 const renewEvery = time.Minute
 
+// LeaseClient reads and writes the Leases of a namespace.
+type LeaseClient interface {
+	List(ctx context.Context, options metav1.ListOptions) (*coordinationv1.LeaseList, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
+	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*coordinationv1.Lease, error)
+}
+
 // Leases say when gateways were last heard of. They are how the relays, and gateways that reach the cluster by themselves,
 // tell each other.
 type Leases struct {
-	client    kubernetes.Interface
+	client    LeaseClient
 	namespace string
 	duration  time.Duration
 	now       func() time.Time
@@ -36,8 +43,8 @@ type Leases struct {
 	renewed map[string]time.Time
 }
 
-// NewLeases are those of a namespace. One that was not renewed for so long is of a gateway that went.
-func NewLeases(client kubernetes.Interface, namespace string, duration time.Duration) *Leases {
+// NewLeases are those of a namespace, which the client is of. One that was not renewed for so long is of a gateway that went.
+func NewLeases(client LeaseClient, namespace string, duration time.Duration) *Leases {
 	return &Leases{client: client, namespace: namespace, duration: duration, now: time.Now, renewed: map[string]time.Time{}}
 }
 
@@ -55,14 +62,7 @@ func (l *Leases) Renew(ctx context.Context, instance string) error {
 		return nil
 	}
 	name := v1alpha1.LeaseNamePrefix + instance
-	_, err := l.client.CoordinationV1().Leases(l.namespace).Apply(ctx, applycoordinationv1.Lease(name, l.namespace).
-		WithLabels(map[string]string{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue}).
-		WithSpec(applycoordinationv1.LeaseSpec().
-			WithHolderIdentity(instance).
-			WithLeaseDurationSeconds(int32(l.duration.Seconds())).
-			WithRenewTime(metav1.NewMicroTime(now))),
-		metav1.ApplyOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: true})
-	if err != nil {
+	if err := l.apply(ctx, name, instance, now); err != nil {
 		l.mu.Lock()
 		l.renewed[instance] = last
 		l.mu.Unlock()
@@ -71,18 +71,33 @@ func (l *Leases) Renew(ctx context.Context, instance string) error {
 	return nil
 }
 
+func (l *Leases) apply(ctx context.Context, name, instance string, now time.Time) error {
+	seconds, renewed, force := int32(l.duration.Seconds()), metav1.NewMicroTime(now), true
+	body, err := json.Marshal(&coordinationv1.Lease{
+		TypeMeta: metav1.TypeMeta{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: l.namespace, Name: name, Labels: map[string]string{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue},
+		},
+		Spec: coordinationv1.LeaseSpec{HolderIdentity: &instance, LeaseDurationSeconds: &seconds, RenewTime: &renewed},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = l.client.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: &force})
+	return err
+}
+
 // watch tells heard when a gateway was heard of, as often as its Lease is renewed, until ctx ends.
 func (l *Leases) watch(ctx context.Context, heard func(instance string)) {
-	leases := l.client.CoordinationV1().Leases(l.namespace)
 	selector := labels.Set{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue}.String()
 	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			options.LabelSelector = selector
-			return leases.List(ctx, options)
+			return l.client.List(ctx, options)
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.LabelSelector = selector
-			return leases.Watch(ctx, options)
+			return l.client.Watch(ctx, options)
 		},
 	}, l.client)
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{

@@ -14,11 +14,11 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// maxNote is what the API server takes of an Event's note.
+// maxNote is how much an Event says, and all that the API server takes in a note of events.k8s.io.
 const maxNote = 1024
 
 // event is a change that a person should see.
-type event struct{ eventType, reason, action, note string }
+type event struct{ eventType, reason, note string }
 
 // news are the changes between two statuses that a person should see: what stopped working, what works again, and the first
 // time that a Mapping is in effect.
@@ -31,7 +31,7 @@ func news(before, after v1alpha1.MappingStatus) []event {
 			if len(note) > maxNote {
 				note = strings.ToValidUTF8(note[:maxNote-3], "") + "..."
 			}
-			all = append(all, event{eventType, now.Reason, now.Type, note})
+			all = append(all, event{eventType, now.Reason, note})
 		}
 	}
 	return all

@@ -7,13 +7,13 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/generated/clientset/versioned"
 )
 
 // Mappings are those of the cluster.
@@ -23,13 +23,21 @@ type Mappings interface {
 	ApplyStatus(ctx context.Context, manager string, meta conditions.AppliedMetadata, status v1alpha1.MappingStatus) (*v1alpha1.Mapping, error)
 }
 
-// NewMappings reads and writes by a client.
-func NewMappings(client versioned.Interface) Mappings { return clientMappings{client} }
+// MappingClient reads and writes the Mappings of a namespace.
+type MappingClient interface {
+	Get(ctx context.Context, name string, options metav1.GetOptions) (*v1alpha1.Mapping, error)
+	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*v1alpha1.Mapping, error)
+}
 
-type clientMappings struct{ client versioned.Interface }
+// NewMappings reads and writes by the client of each namespace.
+func NewMappings(in func(namespace string) MappingClient) Mappings { return clientMappings{in} }
+
+type clientMappings struct {
+	in func(namespace string) MappingClient
+}
 
 func (c clientMappings) Get(ctx context.Context, namespace, name string) (*v1alpha1.Mapping, error) {
-	return c.client.SmartnatV1alpha1().Mappings(namespace).Get(ctx, name, metav1.GetOptions{})
+	return c.in(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
 func (c clientMappings) ApplyStatus(
@@ -40,7 +48,7 @@ func (c clientMappings) ApplyStatus(
 		return nil, err
 	}
 	force := true
-	return c.client.SmartnatV1alpha1().Mappings(meta.Namespace).Patch(ctx, meta.Name, types.ApplyPatchType, body,
+	return c.in(meta.Namespace).Patch(ctx, meta.Name, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: manager, Force: &force}, "status")
 }
 
@@ -86,7 +94,11 @@ func (c *Controller) settle(ctx context.Context, k key) error {
 
 // announce records as Events what a person should see. Only the relay that wrote it gets here, so each is recorded once.
 func (c *Controller) announce(m *v1alpha1.Mapping, decided v1alpha1.MappingStatus) {
+	about := &corev1.ObjectReference{
+		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping",
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
+	}
 	for _, n := range news(m.Status, decided) {
-		c.Recorder.Eventf(m, nil, n.eventType, n.reason, n.action, "%s", n.note)
+		c.Recorder.Event(about, n.eventType, n.reason, n.note)
 	}
 }
