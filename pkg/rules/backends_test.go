@@ -36,15 +36,15 @@ func TestBackendsShareEvenly(t *testing.T) {
 		affinity time.Duration
 		want     choice
 	}{
-		{1, 0, choice{Chains: 13, Rules: 39, Bytes: 2757, Worst: 12, Mean: "12.0"}},
-		{3, time.Hour, choice{Chains: 13, Rules: 44, Bytes: 3832, Worst: 17, Mean: "16.0"}},
-		{16, 0, choice{Chains: 13, Rules: 54, Bytes: 4909, Worst: 27, Mean: "19.5"}},
-		{17, 0, choice{Chains: 14, Rules: 56, Bytes: 5281, Worst: 29, Mean: "21.0"}},
-		{33, 0, choice{Chains: 16, Rules: 74, Bytes: 7441, Worst: 33, Mean: "22.5"}},
-		{100, 0, choice{Chains: 18, Rules: 143, Bytes: 16657, Worst: 43, Mean: "27.6"}},
-		{100, time.Hour, choice{Chains: 18, Rules: 243, Bytes: 43733, Worst: 143, Mean: "127.6"}},
-		{1000, 0, choice{Chains: 61, Rules: 1086, Bytes: 143463, Worst: 72, Mean: "44.4"}},
-		{5000, 0, choice{Chains: 251, Rules: 5276, Bytes: 709024, Worst: 261, Mean: "128.0"}},
+		{1, 0, choice{Chains: 14, Rules: 40, Bytes: 2793, Worst: 13, Mean: "13.0"}},
+		{3, time.Hour, choice{Chains: 14, Rules: 45, Bytes: 3868, Worst: 18, Mean: "17.0"}},
+		{16, 0, choice{Chains: 14, Rules: 55, Bytes: 4945, Worst: 28, Mean: "20.5"}},
+		{17, 0, choice{Chains: 15, Rules: 57, Bytes: 5317, Worst: 30, Mean: "22.0"}},
+		{33, 0, choice{Chains: 17, Rules: 75, Bytes: 7477, Worst: 34, Mean: "23.5"}},
+		{100, 0, choice{Chains: 19, Rules: 144, Bytes: 16693, Worst: 44, Mean: "28.6"}},
+		{100, time.Hour, choice{Chains: 19, Rules: 244, Bytes: 43769, Worst: 144, Mean: "128.6"}},
+		{1000, 0, choice{Chains: 62, Rules: 1087, Bytes: 143499, Worst: 73, Mean: "45.4"}},
+		{5000, 0, choice{Chains: 252, Rules: 5277, Bytes: 709060, Worst: 262, Mean: "129.0"}},
 	} {
 		t.Run(fmt.Sprintf("%d/%v", tc.backends, tc.affinity), func(t *testing.T) {
 			state := manyBackends(tc.backends, tc.affinity)

@@ -24,6 +24,7 @@ type Options struct {
 const (
 	preroutingChain  = "PREROUTING"
 	outputChain      = "OUTPUT"
+	uplinksChain     = "UPLINKS"
 	forwardChain     = "FORWARD"
 	boundaryChain    = "BOUNDARY"
 	refuseChain      = "REFUSE"
@@ -137,19 +138,17 @@ func (b *builder) goTo(chain string) netfilter.Target {
 }
 
 // mangle keeps replies on the uplink that the connection came in by. The packet's mark is restored for replies alone: in
-// the other direction it would lead packets for a backend out of the uplink.
+// the other direction it would lead packets for a backend out of the uplink. Only first packets are asked for their uplink, so
+// that established ones meet as few rules with many uplinks as with one.
 func (b *builder) mangle() {
 	restore := netfilter.Rule{
 		Direction: netfilter.Reply,
 		Target:    netfilter.Target{Verb: netfilter.RestoreMark, Mark: gateway.Mark{Mask: b.opts.Ownership.UplinkMask()}},
 	}
 	rules := []netfilter.Rule{restore}
-	for _, u := range b.state.Uplinks {
-		rules = append(rules, netfilter.Rule{
-			In:     u.Link,
-			State:  netfilter.New,
-			Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.opts.Ownership.Uplink(u.Number)},
-		})
+	if len(b.state.Uplinks) > 0 {
+		rules = append(rules, netfilter.Rule{State: netfilter.New, Target: b.jump(uplinksChain)})
+		b.chain(uplinksChain, b.markUplinks()...)
 	}
 	b.hook("PREROUTING", preroutingChain)
 	b.chain(preroutingChain, append(rules, b.markEgress()...)...)
@@ -162,6 +161,18 @@ func (b *builder) mangle() {
 			Protocol: gateway.TCP, SYN: true, ConnMark: b.opts.Ownership.Forwarded(), Target: netfilter.Target{Verb: netfilter.ClampMSS},
 		})
 	}
+}
+
+// markUplinks marks a connection with the uplink that its first packet comes in by.
+func (b *builder) markUplinks() []netfilter.Rule {
+	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
+	for _, u := range b.state.Uplinks {
+		rules = append(rules, netfilter.Rule{
+			In:     u.Link,
+			Target: netfilter.Target{Verb: netfilter.SetConnMark, Mark: b.opts.Ownership.Uplink(u.Number)},
+		})
+	}
+	return rules
 }
 
 // filter refuses what nat marked, and holds the boundary. A forwarded connection passes first: it is never marked to be
