@@ -29,9 +29,12 @@
 //
 // Connection tracking and translation cost more than all rules. An established packet on one core of a busy EPYC took 5.6 µs
 // from socket to socket where it was only routed; 1.5 µs more where one DNAT rule and one MASQUERADE had translated its
-// connection; and 1.8 µs (legacy) to 2.1 µs (nf_tables) more with all of ours for 10,000 ports. Of ours, filter takes
-// about 0.1 µs, mangle 0.1 µs (legacy) to 0.4 µs (nf_tables), and the rules of policy routing less than can be told. The
-// first packet takes another 1 µs (legacy) to 1.8 µs (nf_tables) for its way through the tree.
+// connection; and 1.8 µs (legacy) to 2.1 µs (nf_tables) more with all of ours for 10,000 ports. The first packet takes another
+// 1 µs (legacy) to 1.8 µs (nf_tables) for its way through the tree.
+//
+// Of the processor time of a short connection, by samples of the kernel: tracking is 3 %, translation 4 %; of ours, mangle 1.2 %
+// (legacy) to 2.1 % (nf_tables), filter 0.6 % to 1 %, and policy routing 1.8 %, as any rule of it makes the kernel walk all of
+// them for each packet. Established packets meet five rules, however many ports and uplinks there are.
 //
 // The uplink is marked in mangle, although nat would be asked once a connection and not once a packet: nat is not asked at
 // all where a base chain of somebody else's, with an earlier priority, has translated before; and connections that others
