@@ -82,13 +82,13 @@ func TestBeforeTheClusterWasRead(t *testing.T) {
 		}),
 	}
 	handler := newHandler(config, http.NotFoundHandler(), nil)
-	answer := func(path string) *http.Response {
+	answer := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
-		return w.Result()
+		return w
 	}
 	for path, want := range map[string]int{"/livez": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
-		if got := answer(path).StatusCode; got != want {
+		if got := answer(path).Code; got != want {
 			t.Errorf("%s: %d, want %d", path, got, want)
 		}
 	}
@@ -100,7 +100,7 @@ func TestBeforeTheClusterWasRead(t *testing.T) {
 		if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
 			t.Fatal(err)
 		}
-		after := resp.Header.Get("Retry-After")
+		after := resp.Header().Get("Retry-After")
 		if status.Reason != metav1.StatusReasonTooManyRequests || strconv.Itoa(int(status.Details.RetryAfterSeconds)) != after {
 			t.Fatalf("told to come again after %s by a header, and %+v", after, status)
 		}

@@ -130,7 +130,9 @@ func TestAnswersAreRememberedForOneQuestion(t *testing.T) {
 
 // A cluster that does not answer is no reason to take a gateway for one that may not.
 func TestUndecided(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.Authorizer = newAccessReviewer(&accessReviews{err: errors.New("down")}, time.Minute) })
+	f := newFixture(t, func(c *Config) {
+		c.Authorizer = newAccessReviewer(&accessReviews{err: errors.New("down")}, time.Minute)
+	})
 	if got, body := f.do(t, http.MethodGet, mappingsPath, as(gatewayToken)); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
 		t.Errorf("answered %d, come again after %q: %s", got.status, got.header.Get("Retry-After"), body)
 	}
