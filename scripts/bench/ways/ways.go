@@ -34,6 +34,10 @@ func Add(ctx context.Context, l *lab.Lab, backend string) error {
 	if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("keeping ip6tables off the bridges: %w", err)
 	}
+	for _, left := range []string{"plain", "tracked"} {
+		// The kernel takes its time with the namespaces of a lab that ended, and with what leads there, if many rules are in one.
+		_ = exec.CommandContext(ctx, "ip", "link", "delete", left).Run()
+	}
 	for _, line := range []string{
 		"ip link add plain type veth peer name eth1 netns " + PlainHost,
 		"ip link set plain master cluster up",
