@@ -165,14 +165,14 @@ func TestWatchEndsInTime(t *testing.T) {
 		}
 		server := httptest.NewUnstartedServer(handlerOf(t, cache))
 		server.EnableHTTP2 = true
-		server.Config.WriteTimeout = readHeaderTimeout / 100
+		server.Config.WriteTimeout = readHeaderTimeout / 10 // which also bounds the handshake
 		server.StartTLS()
 		defer server.Close()
 		if err := cache.Mappings().Store().Add(newMapping("shop", "a", "web")); err != nil {
 			t.Fatal(err)
 		}
 		_, at := cache.Mappings().List()
-		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion="+at.String())
+		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=2&allowWatchBookmarks=true&resourceVersion="+at.String())
 		// What happens to other kinds is no event here, but moves the version on.
 		web := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
 		if err := cache.Services().Store().Add(web); err != nil {
