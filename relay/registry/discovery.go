@@ -6,7 +6,6 @@ package registry
 import (
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	goruntime "runtime"
@@ -61,15 +60,21 @@ func (d documents) addDiscovery(resources []*resource) error {
 			APIResources: []metav1.APIResource{r.apiResource()},
 		})
 	}
-	var errs [3]error
-	d["/api"], errs[0] = aggregated(document(versions), core)
-	d["/apis"], errs[1] = aggregated(document(groups), named)
+	var err error
+	if d["/api"], err = aggregated(document(versions), core); err != nil {
+		return err
+	}
+	if d["/apis"], err = aggregated(document(groups), named); err != nil {
+		return err
+	}
 	text, err := json.MarshalIndent(protocolVersion(), "", "  ")
-	errs[2] = err
+	if err != nil {
+		return fmt.Errorf("encoding the version: %w", err)
+	}
 	d["/version"] = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		writeBody(w, req, http.StatusOK, runtime.ContentTypeJSON, text)
 	})
-	return errors.Join(errs[:]...)
+	return nil
 }
 
 // document serves an object that never changes.
@@ -80,13 +85,12 @@ func document(obj runtime.Object) http.Handler {
 // aggregatedKind is what those ask for who want to know of all groups at once (KEP-3352).
 var aggregatedKind = apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
 
-type aggregatedOnly struct{}
+// aggregatedOnly allows nobody else.
+type aggregatedOnly struct{ transforms }
 
 func (aggregatedOnly) AllowsMediaTypeTransform(_, _ string, target *schema.GroupVersionKind) bool {
 	return target != nil && *target == aggregatedKind
 }
-func (aggregatedOnly) AllowsServerVersion(string) bool  { return false }
-func (aggregatedOnly) AllowsStreamSchema(s string) bool { return s == "watch" }
 
 // aggregated serves groups with all that is in them to those who ask for that, and has others served by next. Clients that
 // have it already say so by its tag.

@@ -82,7 +82,6 @@ const unsyncedRetry = 4
 // goes on beside them. They are told to come at different times.
 func notYet(w http.ResponseWriter, req *http.Request) {
 	after := 1 + rand.N(unsyncedRetry)
-	w.Header().Set("Retry-After", strconv.Itoa(after))
 	registry.WriteError(w, req, apierrors.NewTooManyRequests("the relay has not seen the whole cluster yet, please try again later", after))
 }
 

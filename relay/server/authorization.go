@@ -33,7 +33,7 @@ type subjectAccessReviews interface {
 }
 
 // accessReviewer asks the cluster what a user may, and remembers what it said for a while. The webhook authorizer of
-// k8s.io/apiserver, which does the same, brings CEL and gRPC along, a third of the relay's memory.
+// k8s.io/apiserver, which does the same, brings CEL and gRPC into memory.
 type accessReviewer struct {
 	client   subjectAccessReviews
 	remember time.Duration
@@ -106,9 +106,6 @@ func attributesOf(info *request.RequestInfo, u user.Info) authorizer.AttributesR
 	}
 }
 
-// errUndecided says that the cluster could not be asked what a user may.
-var errUndecided = errors.New("the cluster cannot be asked what this user may")
-
 // authorized lets through what the cluster allows.
 func authorized(next http.Handler, c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -127,7 +124,7 @@ func authorized(next http.Handler, c *Config) http.Handler {
 			c.Log.WithError(err).WithField("client", req.RemoteAddr).Debug("not authorized")
 			v.rejection = "unavailable"
 			w.Header().Set("Retry-After", "1")
-			registry.WriteError(w, req, apierrors.NewServiceUnavailable(errUndecided.Error()))
+			registry.WriteError(w, req, apierrors.NewServiceUnavailable("the cluster cannot be asked what this user may"))
 		default:
 			registry.WriteError(w, req, forbidden(attributes, reason))
 		}
