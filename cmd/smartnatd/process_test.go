@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,42 +42,30 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// supervisor is systemd: it hears what a service says to it.
-type supervisor struct {
-	mu   sync.Mutex
-	said []string
-}
-
-func (s *supervisor) listen(conn *net.UnixConn) {
-	buffer := make([]byte, 4096)
-	for {
-		n, err := conn.Read(buffer)
-		if err != nil {
-			return
-		}
-		s.mu.Lock()
-		s.said = append(s.said, strings.Split(string(buffer[:n]), "\n")...)
-		s.mu.Unlock()
+func supervise(t *testing.T) *testenv.Supervisor {
+	t.Helper()
+	supervisor, err := testenv.NewSupervisor(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = supervisor.Close() })
+	return supervisor
 }
 
-func (s *supervisor) count(word string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for _, said := range s.said {
-		if said == word {
+func count(said []string, word string) (n int) {
+	for _, other := range said {
+		if other == word {
 			n++
 		}
 	}
 	return n
 }
 
-func (s *supervisor) await(t *testing.T, word string, times int) {
+func awaitWord(t *testing.T, s *testenv.Supervisor, word string, times int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); s.count(word) < times; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); count(s.Said(), word) < times; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%q was not said %d times within 30 s, but %q", word, times, s.said)
+			t.Fatalf("%q was not said %d times within 30 s, but %q", word, times, s.Said())
 		}
 	}
 }
@@ -102,58 +89,18 @@ func programmed(t *testing.T) string {
 // TestAsSystemdSeesIt runs the whole program on a host of its own: ready when the rules are there, a heartbeat while the worker
 // turns, and an end that leaves the rules. That connections cannot be held is said, and stops nothing.
 func TestAsSystemdSeesIt(t *testing.T) {
-	testenv.RequireTool(t, "ip")
-	testenv.RequireTool(t, "iptables-save")
-	testenv.RequireTool(t, "nft")
-	testenv.NewNetNS(t)
-	for _, args := range []string{
-		"link add eth1 type veth peer name peer1", "link set eth1 up", "link set peer1 up", "addr add 10.237.94.10/24 dev eth1",
-	} {
-		output(t, "ip", strings.Fields(args)...)
-	}
+	configFile := newHost(t)
 	output(t, "nft", "add", "table", "inet", "smartnat-hold") // somebody else's
-	dir := t.TempDir()
-	here, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	configFile := filepath.Join(dir, "smartnat.yaml")
-	text := fmt.Sprintf("instance: gw1\nsource: {files: {paths: [%s/testdata/mapping.yaml, %[1]s/testdata/service.yaml]}}\n"+
-		"uplinks: [{interface: eth1}]\nstateDir: %[2]s/state\nruntimeDir: %[2]s/run\n", here, dir)
-	if err := os.WriteFile(configFile, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	address := &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}
-	conn, err := net.ListenUnixgram(address.Net, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	var heard supervisor
-	go heard.listen(conn)
+	systemd := supervise(t)
+	program := startProgram(t, systemd, configFile, "WATCHDOG_USEC=4000000")
 
-	program := exec.Command("/proc/self/exe", "--config", configFile)
-	program.Env = append(os.Environ(), asProgram+"=1", "NOTIFY_SOCKET="+address.Name, "WATCHDOG_USEC=4000000")
-	var log lines
-	program.Stdout, program.Stderr = &log, &log
-	program.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := program.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = program.Process.Kill()
-		if t.Failed() {
-			t.Logf("smartnatd said:\n%s", &log)
-		}
-	}()
-
-	heard.await(t, "READY=1", 1)
+	awaitWord(t, systemd, "READY=1", 1)
 	inEffect := programmed(t)
 	if !strings.Contains(inEffect, "-j DNAT") || !strings.HasSuffix(inEffect, "\n1\n") {
 		t.Errorf("ready, but in the kernel is\n%s", inEffect)
 	}
-	if n := heard.count("STATUS=1 Mapping programmed; source connected"); n != 1 {
-		t.Errorf("the status was told %d times, want once, in %q", n, heard.said)
+	if n := count(systemd.Said(), "STATUS=1 Mapping programmed; source connected"); n != 1 {
+		t.Errorf("the status was told %d times, want once, in %q", n, systemd.Said())
 	}
 	for path, want := range map[string]string{
 		"/livez": "ok\n", "/readyz": "ok\n", "/metrics": "\nsmartnat_mappings_programmed 1\n",
@@ -162,24 +109,149 @@ func TestAsSystemdSeesIt(t *testing.T) {
 			t.Errorf("%s: %d, want %q in\n%s", path, code, want, body)
 		}
 	}
-	heard.await(t, "WATCHDOG=1", 2)
-	if n := strings.Count(log.String(), "connections end when somebody removes all rules"); n != 1 {
+	awaitWord(t, systemd, "WATCHDOG=1", 2)
+	if n := strings.Count(program.log.String(), "connections end when somebody removes all rules"); n != 1 {
 		t.Errorf("that connections are not held was told %d times, want once", n)
 	}
 
-	if err := program.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := program.Wait(); err != nil {
-		t.Errorf("ended with %v", err)
-	}
-	heard.await(t, "STOPPING=1", 1)
+	program.end(t)
+	awaitWord(t, systemd, "STOPPING=1", 1)
 	if diff := cmp.Diff(inEffect, programmed(t)); diff != "" {
 		t.Errorf("the end changed the kernel (-before +after):\n%s", diff)
 	}
-	if heard.count("READY=1") != 1 || slices.Index(heard.said, "STOPPING=1") < slices.Index(heard.said, "READY=1") {
-		t.Errorf("said %q", heard.said)
+	if count(systemd.Said(), "READY=1") != 1 || slices.Index(systemd.Said(), "STOPPING=1") < slices.Index(systemd.Said(), "READY=1") {
+		t.Errorf("said %q", systemd.Said())
 	}
+}
+
+// TestHeldFromOneProcessToTheNext: what keeps connections is the same table whichever process of smartnatd runs, and between two
+// of them, when somebody removes all rules meanwhile. It goes with the service, and is another one where the config asks for that.
+func TestHeldFromOneProcessToTheNext(t *testing.T) {
+	configFile := newHost(t)
+	systemd := supervise(t)
+	table := func() string { // without the name of a process, which nft looks up
+		return output(t, "sh", "-c", "{ nft -a list table inet smartnat-hold || nft -a list table ip smartnat-hold; } | sed 's/ progname .*//'")
+	}
+
+	program := startProgram(t, systemd, configFile)
+	awaitWord(t, systemd, "READY=1", 1)
+	held := table()
+	for i, end := range []func(*process, *testing.T){(*process).kill, (*process).end, (*process).kill} {
+		end(program, t)
+		output(t, "nft", "flush", "ruleset")
+		if diff := cmp.Diff(held, table()); diff != "" {
+			t.Errorf("without smartnatd and rules it is another (-before +after):\n%s", diff)
+		}
+		program = startProgram(t, systemd, configFile)
+		awaitWord(t, systemd, "READY=1", i+2)
+		if diff := cmp.Diff(held, table()); diff != "" {
+			t.Errorf("by the next smartnatd it is another (-before +after):\n%s", diff)
+		}
+	}
+	if n := count(systemd.Said(), "FDSTORE=1"); n != 1 {
+		t.Errorf("a socket was given to be kept %d times, want once", n)
+	}
+
+	program.end(t)
+	text, err := os.ReadFile(configFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(configFile, append(text, "iptables: {ipv6: false}\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program = startProgram(t, systemd, configFile)
+	awaitWord(t, systemd, "READY=1", 5)
+	if held := table(); !strings.Contains(held, "table ip smartnat-hold") {
+		t.Errorf("without IPv6 it is\n%s", held)
+	}
+	if said := systemd.Said(); count(said, "FDSTOREREMOVE=1") != 1 || count(said, "FDSTORE=1") != 2 {
+		t.Errorf("said %q, want one socket forgotten and two given to be kept", said)
+	}
+	program.end(t)
+	if held := table(); !strings.Contains(held, "table ip smartnat-hold") {
+		t.Errorf("ended, it is\n%s", held)
+	}
+	if err := systemd.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if left := output(t, "nft", "list", "tables"); strings.Contains(left, "smartnat-hold") {
+		t.Errorf("the service is stopped, and the tables are\n%s", left)
+	}
+}
+
+// newHost moves the test to a host of its own with one uplink, and returns a config that has one Mapping there.
+func newHost(t *testing.T) (configFile string) {
+	t.Helper()
+	for _, program := range []string{"ip", "iptables-save", "nft"} {
+		testenv.RequireTool(t, program)
+	}
+	testenv.NewNetNS(t)
+	for _, args := range []string{
+		"link add eth1 type veth peer name peer1", "link set eth1 up", "link set peer1 up", "addr add 10.237.94.10/24 dev eth1",
+	} {
+		output(t, "ip", strings.Fields(args)...)
+	}
+	dir := t.TempDir()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	configFile = filepath.Join(dir, "smartnat.yaml")
+	text := fmt.Sprintf("instance: gw1\nsource: {files: {paths: [%s/testdata/mapping.yaml, %[1]s/testdata/service.yaml]}}\n"+
+		"uplinks: [{interface: eth1}]\nstateDir: %[2]s/state\nruntimeDir: %[2]s/run\n", here, dir)
+	if err := os.WriteFile(configFile, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return configFile
+}
+
+// process is a smartnatd that runs.
+type process struct {
+	*exec.Cmd
+	log lines
+}
+
+func startProgram(t *testing.T, systemd *testenv.Supervisor, configFile string, env ...string) *process {
+	t.Helper()
+	executable, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{Cmd: exec.Command(executable, "--config", configFile)}
+	p.Env = append(append(os.Environ(), asProgram+"=1"), env...)
+	p.Stdout, p.Stderr = &p.log, &p.log
+	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	systemd.Prepare(p.Cmd)
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		if t.Failed() {
+			t.Logf("smartnatd said:\n%s", &p.log)
+		}
+	})
+	return p
+}
+
+// end is what the first word of `systemctl restart` is.
+func (p *process) end(t *testing.T) {
+	t.Helper()
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Wait() // which tells of the kill
 }
 
 // getInside asks the program in the network namespace of the test, whose thread has to be the one that dials.

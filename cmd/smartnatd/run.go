@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/config"
@@ -19,7 +20,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/hold"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/metrics"
@@ -48,11 +48,8 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	memory := newMemory()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
 	// What names it stays as it is when the config is read again.
-	if held, err := hold.Take(cfg.Ownership, cfg.IPTables.IPv6); err != nil {
-		log.WithError(err).Warn("connections end when somebody removes all rules: the kernel does not keep tracking and translating them until ours are back")
-	} else {
-		defer held.Close()
-	}
+	held := holdConnections(cfg.Ownership, cfg.IPTables.IPv6, activation.Files(true), log)
+	defer held.Close()
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

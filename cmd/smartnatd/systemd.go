@@ -4,11 +4,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
@@ -48,8 +50,8 @@ const maxStatus = 1000
 const notifyPatience = 100 * time.Millisecond
 
 // notify is sd_notify(3), but waits for nobody: whoever does not read what it asked for must not keep the worker from its
-// work, nor smartnatd from ending.
-func notify(state string) error {
+// work, nor smartnatd from ending. Open files that go along come as unix(7) says, SCM_RIGHTS.
+func notify(state string, rights ...byte) error {
 	address := &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"}
 	if address.Name == "" {
 		return nil
@@ -62,9 +64,32 @@ func notify(state string) error {
 	if err := conn.SetWriteDeadline(time.Now().Add(notifyPatience)); err != nil {
 		return err
 	}
-	_, err = conn.Write([]byte(state))
-	return err
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendmsg(int(fd), []byte(state), rights, nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(sent, unix.EAGAIN)
+	})
+	return errors.Join(err, sent)
 }
+
+// keep has systemd hold a socket open until smartnatd is stopped, and hand it to each process of ours that starts before
+// (sd_notify(3), FDSTORE). Whether there are errors on it is for us to know.
+func keep(name string, socket syscall.Conn) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { sent = notify("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(int(fd))...) })
+	return errors.Join(err, sent)
+}
+
+// forget has it close what it keeps by that name.
+func forget(name string) error { return notify("FDSTOREREMOVE=1\nFDNAME=" + name) }
 
 // say shows a text in `systemctl status`. One that is shown already costs nothing.
 func (m *manager) say(status string) {

@@ -8,6 +8,9 @@ package hold
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -26,12 +29,18 @@ const (
 const answerTimeout = 5 * time.Second
 
 // Hold is the socket that owns the table.
-type Hold struct{ conn *netlink.Conn }
+type Hold struct {
+	// Socket may be kept by another process, for Adopt. The table is there until all have closed it.
+	Socket interface {
+		syscall.Conn
+		io.Closer
+	}
+}
 
-// Take switches connection tracking and translation on, for IPv6 too where that is asked for, until Close or the end of the
-// process. It fails where the kernel has no such tables.
+// Take switches connection tracking and translation on, for IPv6 too where that is asked for, until the socket is closed, which
+// the end of the process does. It fails where the kernel has no such tables.
 func Take(own gateway.Ownership, ipv6 bool) (*Hold, error) {
-	messages, err := batch(Table(own), ipv6)
+	messages, err := batch(Table(own), family(ipv6))
 	if err != nil {
 		return nil, fmt.Errorf("encoding a table of nf_tables: %w", err)
 	}
@@ -39,7 +48,7 @@ func Take(own gateway.Ownership, ipv6 bool) (*Hold, error) {
 		conn, err := send(messages)
 		switch {
 		case err == nil:
-			return &Hold{conn}, nil
+			return &Hold{Socket: conn}, nil
 		// What the kernel says of a table that is another's, and of who may not write at all.
 		case !errors.Is(err, unix.EPERM), time.Now().After(deadline):
 			return nil, fmt.Errorf("making the table %s of nf_tables, with an owner (Linux 5.12): %w", Table(own), err)
@@ -47,11 +56,25 @@ func Take(own gateway.Ownership, ipv6 bool) (*Hold, error) {
 	}
 }
 
+// Adopt is Take by the socket of a process that went, so that there was no moment without. It fails where the kernel does not know
+// that socket as the owner of what would be taken: of the other families, say, or on a host of another network namespace. The
+// socket is closed then.
+func Adopt(socket *os.File, own gateway.Ownership, ipv6 bool) (*Hold, error) {
+	if err := owns(socket, Table(own), family(ipv6)); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	return &Hold{Socket: socket}, nil
+}
+
 // Table is the name of ours.
 func Table(own gateway.Ownership) string { return own.SetPrefix + "hold" }
 
-// Close gives both back to the rules that ask for them.
-func (h *Hold) Close() error { return h.conn.Close() }
+func family(ipv6 bool) uint8 {
+	if ipv6 {
+		return unix.NFPROTO_INET
+	}
+	return unix.NFPROTO_IPV4
+}
 
 // send returns the socket that the batch was written by.
 func send(messages []netlink.Message) (*netlink.Conn, error) {
@@ -74,4 +97,58 @@ func exchange(conn *netlink.Conn, messages []netlink.Message) error {
 	}
 	_, err := conn.Receive() // that the last one was done, or which one failed first
 	return err
+}
+
+// owns tells what is wrong where a socket does not own a table.
+func owns(socket *os.File, table string, family uint8) error {
+	owner, err := ownerOf(table, family)
+	if err != nil {
+		return fmt.Errorf("asking for the owner of the table %s of nf_tables: %w", table, err)
+	}
+	port, err := portOf(socket)
+	if err != nil {
+		return fmt.Errorf("reading the address of the socket %s: %w", socket.Name(), err)
+	}
+	if port != owner {
+		return fmt.Errorf("the table %s of nf_tables is not that socket's: its owner is port %d of netlink, not %d", table, owner, port)
+	}
+	return nil
+}
+
+// ownerOf is the port of the socket that owns a table; 0 when none does.
+func ownerOf(table string, family uint8) (port uint32, err error) {
+	question, err := tableQuestion(table, family)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return 0, err
+	}
+	answers, err := conn.Execute(question)
+	if err != nil {
+		return 0, err
+	}
+	return readOwner(answers)
+}
+
+// portOf is the address of a socket (netlink(7), nl_pid).
+func portOf(socket *os.File) (uint32, error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var address unix.Sockaddr
+	var asked error
+	if err := raw.Control(func(fd uintptr) { address, asked = unix.Getsockname(int(fd)) }); err != nil || asked != nil {
+		return 0, errors.Join(err, asked)
+	}
+	if address, ok := address.(*unix.SockaddrNetlink); ok {
+		return address.Pid, nil
+	}
+	return 0, fmt.Errorf("it is a %T, not of netlink", address)
 }

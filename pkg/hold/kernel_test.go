@@ -7,14 +7,16 @@ package hold
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -32,18 +34,22 @@ const everything = `for program in iptables-nft ip6tables-nft iptables-legacy ip
 done`
 
 // In both families, a session that is translated lives through having no rules at all while it talks, and only because of
-// the table.
+// the table: that of a process that runs, or whose socket was kept.
 func TestSessionsLiveWithoutRules(t *testing.T) {
 	for _, tc := range []struct{ name, backend, flush string }{
 		{"nft flush ruleset", "nft", "nft flush ruleset"},
 		{"all tables of nft flushed", "nft", everything},
 		{"all tables of legacy flushed", "legacy", everything},
 	} {
-		for _, held := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, held %t", tc.name, held), func(t *testing.T) {
+		for _, holder := range []string{"smartnatd", "who keeps its socket", "nobody"} {
+			t.Run(tc.name+", held by "+holder, func(t *testing.T) {
 				newGateway(t)
-				if held {
+				held := holder != "nobody"
+				switch holder {
+				case "smartnatd":
 					take(t, true)
+				case "who keeps its socket":
+					keep(t, take(t, true))
 				}
 				rules := translation(tc.backend)
 				shell(t, rules)
@@ -95,7 +101,7 @@ func TestTheTableIsItsOwners(t *testing.T) {
 		if listed := shell(t, "nft list ruleset"); !strings.Contains(listed, "type nat hook input") || !strings.Contains(listed, "ct direction original") {
 			t.Errorf("IPv6 %t: nft lists:\n%s", tc.ipv6, listed)
 		}
-		if err := held.Close(); err != nil {
+		if err := held.Socket.Close(); err != nil {
 			t.Error(err)
 		}
 		if left := shell(t, "nft list tables"); left != "" {
@@ -109,7 +115,7 @@ func TestTakeWaitsForWhoWasBefore(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
 	before := take(t, true)
-	time.AfterFunc(releaseTimeout/10, func() { _ = before.Close() })
+	time.AfterFunc(releaseTimeout/10, func() { _ = before.Socket.Close() })
 	take(t, true)
 }
 
@@ -127,13 +133,113 @@ func TestTakeLeavesTheTableOfAnother(t *testing.T) {
 	}
 }
 
+// The next process owns what the last one made: there was no moment without, and it goes with the last socket.
+func TestAdopt(t *testing.T) {
+	testenv.RequireTool(t, "nft")
+	testenv.NewNetNS(t)
+	own := gateway.DefaultOwnership()
+	kept := keep(t, take(t, true))
+	listed := shell(t, "nft -a list ruleset")
+	adopted, err := Adopt(kept, own, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(listed, shell(t, "nft -a list ruleset")); diff != "" {
+		t.Errorf("it is another table (-before +after):\n%s", diff)
+	}
+	if _, err := Take(own, true); !errors.Is(err, unix.EPERM) {
+		t.Errorf("taken once more beside it: %v, want %v", err, unix.EPERM)
+	}
+	if err := adopted.Socket.Close(); err != nil {
+		t.Error(err)
+	}
+	if left := shell(t, "nft list tables"); left != "" {
+		t.Errorf("after the end there is %q", left)
+	}
+}
+
+// What does not hold what is asked for is not adopted, and lets go of what it holds.
+func TestAdoptRefuses(t *testing.T) {
+	testenv.RequireTool(t, "nft")
+	own := gateway.DefaultOwnership()
+	for _, tc := range []struct {
+		name   string
+		socket func(t *testing.T) *os.File
+		want   string
+	}{
+		{"other families", func(t *testing.T) *os.File { return keep(t, take(t, false)) }, "no such file"},
+		{"another network namespace", func(t *testing.T) *os.File {
+			kept := keep(t, take(t, true))
+			testenv.NewNetNS(t)
+			return kept
+		}, "no such file"},
+		{"a socket that owns nothing", func(t *testing.T) *os.File {
+			take(t, true)
+			conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return keep(t, &Hold{Socket: conn})
+		}, "not that socket's"},
+		{"no socket", func(t *testing.T) *os.File {
+			take(t, true)
+			file, err := os.Open(os.DevNull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return file
+		}, "not a socket"},
+		{"another kind of socket", func(t *testing.T) *os.File {
+			take(t, true)
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Close(pair[1]) })
+			return os.NewFile(uintptr(pair[0]), "pair")
+		}, "not of netlink"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			testenv.NewNetNS(t)
+			socket := tc.socket(t)
+			if _, err := Adopt(socket, own, true); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("err = %v, want %q in it", err, tc.want)
+			}
+			if err := socket.Close(); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("it was left open: closing it gave %v", err)
+			}
+		})
+	}
+}
+
+// keep is what systemd does with a socket that it was given, and then the end of the process.
+func keep(t *testing.T, h *Hold) *os.File {
+	t.Helper()
+	raw, err := h.Socket.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept *os.File
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		var second int
+		second, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		kept = os.NewFile(uintptr(second), "kept")
+	})
+	if err := errors.Join(err, failed, h.Socket.Close()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kept.Close() })
+	return kept
+}
+
 func take(t *testing.T, ipv6 bool) *Hold {
 	t.Helper()
 	held, err := Take(gateway.DefaultOwnership(), ipv6)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = held.Close() })
+	t.Cleanup(func() { _ = held.Socket.Close() })
 	return held
 }
 

@@ -8,6 +8,7 @@ package hold
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ import (
 const (
 	tableOwner        = 0x2 // NFT_TABLE_F_OWNER
 	tableUserdata     = 6   // NFTA_TABLE_USERDATA
+	tableOwnerPort    = 7   // NFTA_TABLE_OWNER
 	directionOriginal = 0   // IP_CT_DIR_ORIGINAL
 )
 
@@ -27,30 +29,17 @@ const (
 	trackChain   = "track"
 	natHook      = unix.NF_INET_LOCAL_IN
 	natPriority  = 100 // as that of iptables
-	tableComment = "keeps connection tracking and NAT on while smartnatd runs"
+	tableComment = "keeps connection tracking and NAT on for smartnatd"
 )
 
 // batch makes the table, all of it or nothing; one that is there is an error. Only the last message is answered when all is
 // well.
-func batch(table string, ipv6 bool) ([]netlink.Message, error) {
-	family := uint8(unix.NFPROTO_IPV4)
-	if ipv6 {
-		family = unix.NFPROTO_INET
-	}
+func batch(table string, family uint8) ([]netlink.Message, error) {
 	var errs []error
 	message := func(kind int, flags netlink.HeaderFlags, attributes func(*netlink.AttributeEncoder)) netlink.Message {
-		encoder := netlink.NewAttributeEncoder()
-		encoder.ByteOrder = binary.BigEndian
-		attributes(encoder)
-		data, err := encoder.Encode()
+		message, err := message(kind, family, netlink.Create|flags, attributes)
 		errs = append(errs, err)
-		return netlink.Message{
-			Header: netlink.Header{
-				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-				Flags: netlink.Request | netlink.Create | flags,
-			},
-			Data: append(nfgenmsg(family, 0), data...),
-		}
+		return message
 	}
 	messages := []netlink.Message{
 		boundary(unix.NFNL_MSG_BATCH_BEGIN),
@@ -81,6 +70,49 @@ func batch(table string, ipv6 bool) ([]netlink.Message, error) {
 		boundary(unix.NFNL_MSG_BATCH_END),
 	}
 	return messages, errors.Join(errs...)
+}
+
+// message is one about what is of a family of tables.
+func message(kind int, family uint8, flags netlink.HeaderFlags, attributes func(*netlink.AttributeEncoder)) (netlink.Message, error) {
+	encoder := netlink.NewAttributeEncoder()
+	encoder.ByteOrder = binary.BigEndian
+	attributes(encoder)
+	data, err := encoder.Encode()
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+			Flags: netlink.Request | flags,
+		},
+		Data: append(nfgenmsg(family, 0), data...),
+	}, err
+}
+
+// tableQuestion asks what a table is.
+func tableQuestion(table string, family uint8) (netlink.Message, error) {
+	return message(unix.NFT_MSG_GETTABLE, family, 0, func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, table) })
+}
+
+// readOwner is the port of the socket that owns the table which was asked for; 0 when none does.
+func readOwner(answers []netlink.Message) (port uint32, err error) {
+	for _, answer := range answers {
+		if len(answer.Data) < nfgenmsgLength {
+			return 0, fmt.Errorf("an answer of %d bytes is cut off", len(answer.Data))
+		}
+		decoder, err := netlink.NewAttributeDecoder(answer.Data[nfgenmsgLength:])
+		if err != nil {
+			return 0, err
+		}
+		decoder.ByteOrder = binary.BigEndian
+		for decoder.Next() {
+			if decoder.Type() == tableOwnerPort {
+				port = decoder.Uint32()
+			}
+		}
+		if err := decoder.Err(); err != nil {
+			return 0, err
+		}
+	}
+	return port, nil
 }
 
 // ofTheOriginalDirection are the expressions of a match that needs connection tracking.
@@ -119,6 +151,8 @@ func boundary(kind netlink.HeaderType) netlink.Message {
 		Data:   nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES),
 	}
 }
+
+const nfgenmsgLength = 4
 
 // nfgenmsg is the header behind that of netlink.
 func nfgenmsg(family uint8, resource uint16) []byte {

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
 // runner knows every process that the lab started, so that it can end them.
@@ -43,12 +44,10 @@ type command struct {
 	name string // which names the log
 	argv []string
 	env  []string
-	// starting is called before each start; nothing is no more to do.
-	starting func()
 	// ready returns nil once the program does its work; no ready means at once.
 	ready func(ctx context.Context) error
-	// closer is closed with the lab.
-	closer io.Closer
+	// supervisor is told of each start and of a stop, and closed with the lab; nil where there is none.
+	supervisor *testenv.Supervisor
 }
 
 // Start starts a program on the host under a name of the caller's choice, which names its log.
@@ -86,8 +85,8 @@ func (p *Process) start() error {
 	defer func() { _ = log.Close() }() // the process holds its own
 	cmd.Env = append(cmd.Env, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if p.starting != nil {
-		p.starting()
+	if p.supervisor != nil {
+		p.supervisor.Prepare(cmd)
 	}
 	if err := p.host.do(cmd.Start); err != nil {
 		return fmt.Errorf("starting %s on %s: %w", p.name, p.host.Name, err)
@@ -151,11 +150,20 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Stop asks the process to end and waits until it has; one that does not end by the end of ctx is killed, and that is
-// an error, as is an exit status that is not 0.
+// Stop ends the process as End does, for good as far as its supervisor knows.
 func (p *Process) Stop(ctx context.Context) error {
+	err := p.End(ctx)
+	if p.supervisor != nil {
+		err = errors.Join(err, p.supervisor.Stop())
+	}
+	return err
+}
+
+// End asks the process to end and waits until it has; one that does not end by the end of ctx is killed, and that is
+// an error, as is an exit status that is not 0.
+func (p *Process) End(ctx context.Context) error {
 	if err := p.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("stopping %s: %w", p.name, err)
+		return fmt.Errorf("ending %s: %w", p.name, err)
 	}
 	select {
 	case <-p.Done():
@@ -236,8 +244,8 @@ func (r *runner) killAllOf(host *Host) error {
 			continue
 		}
 		errs = append(errs, p.Kill())
-		if p.closer != nil {
-			errs = append(errs, p.closer.Close())
+		if p.supervisor != nil {
+			errs = append(errs, p.supervisor.Close())
 		}
 	}
 	slices.Reverse(rest)

@@ -11,15 +11,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
 // RelaySource is the part of /etc/smartnat.yaml by which the lab's gateway finds the relay; the files that it names are
@@ -158,18 +157,18 @@ func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error)
 	if err := gateway.WriteFile(gatewayConfigFile, config); err != nil {
 		return nil, err
 	}
-	address := &net.UnixAddr{Name: filepath.Join(workDir, fmt.Sprintf("notify-%d", time.Now().UnixNano())), Net: "unixgram"}
-	notify, err := net.ListenUnixgram("unixgram", address)
+	supervisor, err := testenv.NewSupervisor(filepath.Join(workDir, fmt.Sprintf("notify-%d", time.Now().UnixNano())))
 	if err != nil {
-		return nil, fmt.Errorf("listening for smartnatd's word: %w", err)
+		return nil, err
 	}
-	heard := &listener{}
-	go heard.listen(notify)
 	return gateway.start(ctx, command{
-		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, env: []string{"NOTIFY_SOCKET=" + address.Name},
-		// It says that it is ready after a reload too, which nobody waits for.
-		starting: func() { heard.heardReady.Store(false) },
-		ready:    func(context.Context) error { return heard.ready() }, closer: notify,
+		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, supervisor: supervisor,
+		ready: func(context.Context) error {
+			if !supervisor.Ready() {
+				return errors.New("not ready yet")
+			}
+			return nil
+		},
 	})
 }
 
@@ -180,30 +179,6 @@ func (l *Lab) Smartnatd(ctx context.Context, args ...string) (string, error) {
 		return "", err
 	}
 	return l.Host(Gateway).Exec(ctx, append([]string{program}, args...)...)
-}
-
-// listener reads all that comes in by a notify socket, as systemd does, until that is closed.
-type listener struct{ heardReady atomic.Bool }
-
-func (l *listener) listen(notify *net.UnixConn) {
-	buffer := make([]byte, 4096)
-	for {
-		n, err := notify.Read(buffer)
-		if err != nil {
-			return
-		}
-		if slices.Contains(strings.Split(string(buffer[:n]), "\n"), "READY=1") {
-			l.heardReady.Store(true)
-		}
-	}
-}
-
-// ready is nil once after each time that readiness was heard of.
-func (l *listener) ready() error {
-	if !l.heardReady.Swap(false) {
-		return errors.New("not ready yet")
-	}
-	return nil
 }
 
 // program is one of SmartNat's own.

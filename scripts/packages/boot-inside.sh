@@ -16,6 +16,9 @@ rules() { # without counters and dates
 	iptables-save | sed '/^#/d; s/\[.*//'
 }
 settings() { sysctl net.ipv4.ip_forward net.ipv4.conf.eth1.rp_filter; }
+held() { # what keeps connections, without the name of a process, which nft looks up
+	nft -a list table inet smartnat-hold 2>/dev/null | sed 's/ progname .*//'
+}
 host() { # all that smartnatd may change
 	rules
 	ip rule
@@ -82,16 +85,31 @@ for backend in nft legacy; do
 
 	host >/root/before
 	killed="$(systemctl show --property MainPID --value smartnatd)"
+	held="$(held)" && [[ -n $held ]] || fail "$backend: nothing holds connections"
 	kill -KILL "$killed"
+	for ((i = 0; i < 100; i++)); do
+		[[ $(systemctl show --property SubState --value smartnatd) != auto-restart ]] || break
+		sleep 0.01
+	done
+	for table in mangle filter nat; do
+		iptables -t "$table" -F
+	done
+	nft flush ruleset
+	[[ $(systemctl show --property SubState --value smartnatd) == auto-restart ]] || fail "$backend: restarted before all was flushed"
+	[[ $(held) == "$held" ]] || fail "$backend: killed, and nothing holds connections"
 	for ((i = 0; i < 100; i++)); do
 		sleep 0.2
 		[[ $(systemctl is-active smartnatd || true) != active || $(systemctl show --property MainPID --value smartnatd) == "$killed" ]] || break
 	done
 	((i < 100)) || fail "$backend: killed and not restarted"
 	diff /root/before <(host) || fail "$backend: killed and restarted, the kernel is another"
+	[[ $(held) == "$held" ]] || fail "$backend: killed and restarted, something else holds connections"
+	systemctl restart smartnatd
+	[[ $(held) == "$held" ]] || fail "$backend: restarted, and something else holds connections"
 	systemctl stop smartnatd
+	nft list tables | grep smartnat-hold && fail "$backend: stopped, and it still holds connections"
 	diff /root/before <(host) || fail "$backend: stopped, the kernel is another"
-	ok "$backend: killed, restarted and stopped, and the kernel is the same"
+	ok "$backend: killed, all rules flushed, restarted and stopped, and the kernel is the same; connections were held until it was stopped"
 
 	smartnatd cleanup >/dev/null
 	rules | grep SMARTNAT && fail "$backend: cleanup left rules"

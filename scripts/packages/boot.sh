@@ -22,11 +22,11 @@ deb="$(compgen -G "dist/smartnat_*_$(go env GOARCH).deb" | head -n 1)"
 }
 
 base="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/debian-$suite"
-if [[ ! -d $base ]]; then
+if [[ ! -x $base/usr/sbin/nft ]]; then
 	echo "boot: bootstrapping Debian $suite (once; minutes)"
 	mkdir -p "$(dirname "$base")"
-	rm -rf "$base.new"
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iptables,kmod,procps "$suite" "$base.new" >/dev/null
+	rm -rf "$base" "$base.new"
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,kmod,procps "$suite" "$base.new" >/dev/null
 	mv "$base.new" "$base"
 fi
 tmp="$(mktemp -d)"

@@ -1,0 +1,52 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/hold"
+)
+
+// holdConnections has connections outlive that somebody removes all rules: while we run, and until the next of us does where
+// systemd keeps the socket. What it kept of the one before is taken over where it is what is asked for. There is nothing to close
+// where the kernel cannot do it, which is told.
+func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logrus.FieldLogger) io.Closer {
+	name := hold.Table(own)
+	log = log.WithField("table", name)
+	var held *hold.Hold
+	stale := false
+	for _, socket := range kept {
+		if held != nil || socket.Name() != name {
+			_ = socket.Close()
+			continue
+		}
+		var err error
+		if held, err = hold.Adopt(socket, own, ipv6); err != nil {
+			stale = true
+			log.WithError(err).Info("what holds connections is made anew: what systemd kept is not what is needed")
+		}
+	}
+	if held != nil {
+		return held.Socket
+	}
+	if stale {
+		if err := forget(name); err != nil {
+			log.WithError(err).Warn("could not have systemd close a socket")
+		}
+	}
+	held, err := hold.Take(own, ipv6)
+	if err != nil {
+		log.WithError(err).Warn("connections end when somebody removes all rules: the kernel does not keep tracking and translating them until ours are back")
+		return io.NopCloser(nil)
+	}
+	if err := keep(name, held.Socket); err != nil {
+		log.WithError(err).Warn("connections end when somebody removes all rules while smartnatd is not running: systemd did not take the socket")
+	}
+	return held.Socket
+}

@@ -1,0 +1,41 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package hold
+
+import (
+	"testing"
+
+	"github.com/mdlayher/netlink"
+)
+
+// What the kernel may answer, and what it never should: that is an error, and no owner.
+func TestReadOwner(t *testing.T) {
+	header := []byte{1, 0, 0, 0}
+	for _, tc := range []struct {
+		name    string
+		answers [][]byte
+		want    uint32
+		fails   bool
+	}{
+		{"no answer", nil, 0, false},
+		{"a table of nobody's", [][]byte{header}, 0, false},
+		{"an owner", [][]byte{append(header, 8, 0, tableOwnerPort, 0, 0, 0, 1, 2)}, 258, false},
+		{"less than a header", [][]byte{header[:3]}, 0, true},
+		{"an attribute that is cut off", [][]byte{append(header, 8, 0, tableOwnerPort, 0, 0, 0)}, 0, true},
+		{"an attribute that is shorter than its own header", [][]byte{append(header, 3, 0, tableOwnerPort, 0)}, 0, true},
+		{"an owner of three bytes", [][]byte{append(header, 7, 0, tableOwnerPort, 0, 0, 0, 1, 0)}, 0, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var answers []netlink.Message
+			for _, data := range tc.answers {
+				answers = append(answers, netlink.Message{Data: data})
+			}
+			if got, err := readOwner(answers); got != tc.want || (err != nil) != tc.fails {
+				t.Errorf("readOwner = %d, %v; want %d, an error: %t", got, err, tc.want, tc.fails)
+			}
+		})
+	}
+}
