@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 )
@@ -16,16 +15,15 @@ import (
 type fault struct {
 	name string
 	// kind is what it is done to: two of one kind are never had at once.
-	kind    kind
-	promise promise
+	kind kind
+	// missed is set where new connections miss what it takes out of the kernel until that is back.
+	missed bool
 	// opens is set for one that takes the boundary away with the rest.
 	opens bool
 	// counted is set for one that smartnatd has to tell of in its metric of repairs.
 	counted bool
 	// backend is the only one that has it; both have when it is empty.
 	backend string
-	// stops is set for one in which smartnatd does not run for a while.
-	stops bool
 	// changes is set for one during which the cluster changes: what must come through afterwards.
 	changes bool
 	// churn is set for what is no fault, but a cluster at work.
@@ -145,15 +143,6 @@ func newRecord(s step) record {
 	return r
 }
 
-// promise is that of one of the step's faults. What ends connections does not where smartnatd runs all the time.
-func (s step) promise(f fault) promise {
-	stops := func(part step) bool { return find(part.Fault).stops }
-	if f.promise == mayEnd && !slices.ContainsFunc(s.parts(), stops) {
-		return untilRepaired
-	}
-	return f.promise
-}
-
 // suffer does what a record is of, holds it and mends it. The second of two begins halfway through the first, and ends after it.
 func (w *world) suffer(ctx context.Context, r *record) error {
 	var heals []func(context.Context) error
@@ -164,7 +153,7 @@ func (w *world) suffer(ctx context.Context, r *record) error {
 		} else if f.slow > 0 {
 			hold *= f.slow
 		}
-		e := effect{Promise: r.promise(f), At: time.Now()}
+		e := effect{Missed: f.missed, At: time.Now()}
 		done, err := f.inject(ctx, w, part)
 		e.Scope = done.scope
 		r.Effects = append(r.Effects, e)

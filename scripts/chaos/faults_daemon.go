@@ -18,8 +18,8 @@ import (
 // daemonFaults are what happens to smartnatd and to what it runs. Traffic must not notice any of it.
 func daemonFaults() []fault {
 	return []fault{
-		{name: "smartnatd killed", changes: true, stops: true, quick: true, inject: killDaemon},
-		{name: "smartnatd ended", changes: true, stops: true, inject: endDaemon},
+		{name: "smartnatd killed", changes: true, quick: true, inject: killDaemon},
+		{name: "smartnatd ended", changes: true, inject: endDaemon},
 		{name: "smartnatd stopped", changes: true, quick: true, inject: stopDaemon},
 		{name: "smartnatd reloads", quick: true, inject: reloadDaemon},
 		{name: "iptables-restore fails", changes: true, inject: failRestore},
@@ -34,7 +34,7 @@ func killDaemon(_ context.Context, w *world, _ step) (injury, error) {
 func endDaemon(ctx context.Context, w *world, _ step) (injury, error) {
 	ctx, cancel := context.WithTimeout(ctx, settlement)
 	defer cancel()
-	return injury{variant: "SIGTERM", heal: w.daemon.Restart}, w.daemon.Stop(ctx)
+	return injury{variant: "SIGTERM", heal: w.daemon.Restart}, w.daemon.End(ctx)
 }
 
 func stopDaemon(_ context.Context, w *world, _ step) (injury, error) {

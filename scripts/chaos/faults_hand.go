@@ -17,19 +17,20 @@ import (
 // established ones must outlive it.
 func handFaults() []fault {
 	return []fault{
-		{name: "nat flushed", counted: true, promise: untilRepaired, quick: true, inject: flushTable("nat")},
-		{name: "mangle flushed", counted: true, promise: untilRepaired, quick: true, inject: flushTable("mangle")},
-		{name: "filter flushed", counted: true, promise: untilRepaired, opens: true, quick: true, inject: flushTable("filter")},
-		// With the last rule that asks for connections the kernel stops tracking them, and translating, but for what smartnatd holds.
-		{name: "everything flushed", counted: true, promise: mayEnd, opens: true, inject: flushAll},
-		{name: "nft flush ruleset", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
-		{name: "firewalld comes and goes", counted: true, promise: mayEnd, opens: true, backend: "nft", inject: runFirewalld},
-		{name: "another's rule above ours", promise: unnoticed, inject: insertRule},
+		{name: "nat flushed", counted: true, missed: true, quick: true, inject: flushTable("nat")},
+		{name: "mangle flushed", counted: true, missed: true, quick: true, inject: flushTable("mangle")},
+		{name: "filter flushed", counted: true, missed: true, opens: true, quick: true, inject: flushTable("filter")},
+		// With the last rule that asks for connections the kernel stops tracking them, and translating, but for what smartnatd, and
+		// systemd between two of its processes, hold.
+		{name: "everything flushed", counted: true, missed: true, opens: true, inject: flushAll},
+		{name: "nft flush ruleset", counted: true, missed: true, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
+		{name: "firewalld comes and goes", counted: true, missed: true, opens: true, backend: "nft", inject: runFirewalld},
+		{name: "another's rule above ours", inject: insertRule},
 		{name: "xtables lock held", changes: true, inject: holdLock},
-		{name: "ip rules flushed", counted: true, promise: untilRepaired, quick: true, inject: flushRules},
-		{name: "uplink's routes flushed", counted: true, promise: untilRepaired, quick: true, inject: flushRoutes},
-		{name: "forwarding turned off", counted: true, promise: untilRepaired, quick: true, inject: stopForwarding},
-		{name: "rp_filter made strict", counted: true, promise: untilRepaired, inject: strictFilter},
+		{name: "ip rules flushed", counted: true, missed: true, quick: true, inject: flushRules},
+		{name: "uplink's routes flushed", counted: true, missed: true, quick: true, inject: flushRoutes},
+		{name: "forwarding turned off", counted: true, missed: true, quick: true, inject: stopForwarding},
+		{name: "rp_filter made strict", counted: true, missed: true, inject: strictFilter},
 	}
 }
 

@@ -17,9 +17,9 @@ import (
 // what was sent is sent again, and connections go on.
 func linkFaults() []fault {
 	return []fault{
-		{name: "uplink down", promise: untilRepaired, inject: uplinkDown},
-		{name: "uplink's cable out", promise: untilRepaired, inject: cableOut},
-		{name: "addresses removed", promise: untilRepaired, inject: removeAddresses},
+		{name: "uplink down", missed: true, inject: uplinkDown},
+		{name: "uplink's cable out", missed: true, inject: cableOut},
+		{name: "addresses removed", missed: true, inject: removeAddresses},
 	}
 }
 

@@ -56,8 +56,6 @@ type track struct {
 type loss struct {
 	At  time.Time
 	Why string
-	// Since is when the last exchange before it succeeded.
-	Since time.Time
 }
 
 // remarkable is the shortest gap that is remembered.
@@ -86,7 +84,7 @@ func (r *recorder) done(at time.Time) {
 func (r *recorder) lost(at time.Time, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.track.Losses = append(r.track.Losses, loss{at, why, r.last})
+	r.track.Losses = append(r.track.Losses, loss{at, why})
 }
 
 func (r *recorder) gapUntil(at time.Time) {

@@ -12,18 +12,6 @@ import (
 	"time"
 )
 
-// promise is what traffic may notice of a fault.
-type promise int
-
-const (
-	// unnoticed: neither connections that last nor new ones.
-	unnoticed promise = iota
-	// untilRepaired: what was taken out of the kernel is missed until it is back. Connections that last outlive that.
-	untilRepaired
-	// mayEnd: connections that last may end with it too, where no smartnatd runs that keeps the kernel translating them.
-	mayEnd
-)
-
 // Bounds of the verdict.
 const (
 	// longestGap is how long no new connection may come to be outside of the window of a fault.
@@ -51,9 +39,10 @@ func (s scope) covers(path string) bool {
 
 // effect is what traffic may notice of a fault, where, and from when on.
 type effect struct {
-	Promise promise
-	Scope   scope
-	At      time.Time
+	// Missed is set where what was taken out of the kernel is missed until it is back. Connections that last outlive that.
+	Missed bool
+	Scope  scope
+	At     time.Time
 }
 
 // record is a fault that was had, or two at once.
@@ -79,12 +68,11 @@ type record struct {
 	Failed string
 }
 
-// window is when traffic by a path may notice as much as one of the effects grants, or more: from the first of these on,
-// until all is repaired.
-func (r record) window(path string, granted promise) span {
+// window is when new connections by a path may miss something: from the first of such effects on, until all is repaired.
+func (r record) window(path string) span {
 	w := span{r.Repaired, r.Repaired}
 	for _, e := range r.Effects {
-		if e.Promise >= granted && e.Scope.covers(path) && e.At.Before(w.From) {
+		if e.Missed && e.Scope.covers(path) && e.At.Before(w.From) {
 			w.From = e.At
 		}
 	}
@@ -150,15 +138,10 @@ func (r record) judge(say func(string, ...any)) {
 	}
 }
 
-// judgeSessions: only a fault that may end connections may end one, also when TCP finds out later, having been silent since.
+// judgeSessions: no fault may end a connection that lasts.
 func (o outcome) judgeSessions(t track, say func(string, ...any)) {
 	for _, l := range t.Losses {
-		mayEnd := func(r record) bool {
-			return r.window(t.Path, mayEnd).overlap(span{l.Since, l.At.Add(1)}).length() > 0
-		}
-		if !slices.ContainsFunc(o.Records, mayEnd) {
-			say("an established connection to %s was lost: %s %s", t.Path, l.Why, o.after(l.At))
-		}
+		say("an established connection to %s was lost: %s %s", t.Path, l.Why, o.after(l.At))
 	}
 }
 
@@ -198,7 +181,7 @@ func (o outcome) judgeGaps(t track, say func(string, ...any)) {
 func (o outcome) outsideWindows(s span, path string) []span {
 	left := []span{s}
 	for _, r := range o.Records {
-		w := r.window(path, untilRepaired)
+		w := r.window(path)
 		var next []span
 		for _, part := range left {
 			if w.overlap(part).length() == 0 {

@@ -31,17 +31,17 @@ const (
 func TestJudge(t *testing.T) {
 	relay := record{step: step{Fault: "relay killed"}, Effects: []effect{{At: at(10)}}, Injected: at(10), Healed: at(15), Repaired: at(15), Followed: at(16), Ended: at(20)}
 	flushed := record{
-		step: step{Fault: "nat flushed"}, Effects: []effect{{untilRepaired, scope{family: "IPv4"}, at(10)}},
+		step: step{Fault: "nat flushed"}, Effects: []effect{{true, scope{family: "IPv4"}, at(10)}},
 		Injected: at(10), Healed: at(10), Repaired: at(14), Followed: at(15), Ended: at(20),
 	}
-	ends := record{
-		step: step{Fault: "all of eth1 flushed"}, Effects: []effect{{mayEnd, scope{link: "eth1"}, at(10)}},
+	link := record{
+		step: step{Fault: "eth1 down"}, Effects: []effect{{true, scope{link: "eth1"}, at(10)}},
 		Injected: at(10), Healed: at(14), Repaired: at(15), Followed: at(16), Ended: at(20),
 	}
-	// At first nat is flushed, then what may end connections.
+	// At first nat is flushed, then an uplink goes down.
 	both := record{
-		step:     step{Fault: "nat flushed", Second: &step{Fault: "all of eth1 flushed"}},
-		Effects:  []effect{{untilRepaired, scope{family: "IPv4"}, at(10)}, {mayEnd, scope{link: "eth1"}, at(12)}},
+		step:     step{Fault: "nat flushed", Second: &step{Fault: "eth1 down"}},
+		Effects:  []effect{{true, scope{family: "IPv4"}, at(10)}, {true, scope{link: "eth1"}, at(12)}},
 		Injected: at(10), Healed: at(17), Repaired: at(18), Followed: at(19), Ended: at(20),
 	}
 	with := func(r record, change func(*record)) record { change(&r); return r }
@@ -49,10 +49,7 @@ func TestJudge(t *testing.T) {
 		return []track{{Class: c, Path: path, Gaps: gaps, Done: 1}}
 	}
 	lost := func(c class, path string, seconds float64) []track {
-		return []track{{Class: c, Path: path, Done: 1, Losses: []loss{{at(seconds), "reset", at(seconds)}}}}
-	}
-	late := func(since, seconds float64) []track {
-		return []track{{Class: sessions, Path: first4, Done: 1, Losses: []loss{{at(seconds), "reset", at(since)}}}}
+		return []track{{Class: c, Path: path, Done: 1, Losses: []loss{{at(seconds), "reset"}}}}
 	}
 	for _, test := range []struct {
 		name string
@@ -69,7 +66,7 @@ func TestJudge(t *testing.T) {
 		{"a gap outlasts its window", outcome{Records: []record{flushed}, Tracks: tracks(connections, first4, gap(10.1, 15.2))}, "none for 1.2s"},
 		{"a gap begins before its window", outcome{Records: []record{flushed}, Tracks: tracks(connections, first4, gap(8.8, 13))}, "none for 1.2s"},
 		{"another family's window", outcome{Records: []record{flushed}, Tracks: tracks(connections, first6, gap(11, 13))}, "none for 2s"},
-		{"another uplink's window", outcome{Records: []record{ends}, Tracks: tracks(connections, second4, gap(11, 13))}, "none for 2s"},
+		{"another uplink's window", outcome{Records: []record{link}, Tracks: tracks(connections, second4, gap(11, 13))}, "none for 2s"},
 		{
 			"the machine was as late",
 			outcome{Records: []record{relay}, Tracks: append(tracks(connections, first4, gap(11, 13)), tracks(control, "", gap(11.2, 12.8))...)},
@@ -81,10 +78,7 @@ func TestJudge(t *testing.T) {
 			"none for 2s",
 		},
 		{"a session is lost", outcome{Records: []record{flushed}, Tracks: lost(sessions, first4, 12)}, "2s after nat flushed"},
-		{"a session is lost by what may end it", outcome{Records: []record{ends}, Tracks: lost(sessions, first4, 12)}, ""},
-		{"a session is lost later, silent since", outcome{Records: []record{ends}, Tracks: late(14, 18)}, ""},
-		{"a session is lost later, that had gone on", outcome{Records: []record{ends}, Tracks: late(16, 18)}, "was lost"},
-		{"a session by another uplink is lost", outcome{Records: []record{ends}, Tracks: lost(sessions, second4, 12)}, "was lost"},
+		{"a session is lost with its uplink", outcome{Records: []record{link}, Tracks: lost(sessions, first4, 12)}, "2s after eth1 down"},
 		{"a new connection fails in a window", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 12)}, ""},
 		{"one new connection fails outside", outcome{Records: []record{flushed}, Tracks: lost(connections, first4, 14.5)}, ""},
 		{
@@ -96,8 +90,6 @@ func TestJudge(t *testing.T) {
 		{"two at once: a gap by the second", outcome{Records: []record{both}, Tracks: tracks(connections, first6, gap(12, 18))}, ""},
 		{"two at once: a gap before the second", outcome{Records: []record{both}, Tracks: tracks(connections, first6, gap(10, 18))}, "none for 2s"},
 		{"two at once: a gap by both", outcome{Records: []record{both}, Tracks: tracks(connections, first4, gap(10, 18))}, ""},
-		{"two at once: a session may end by the second", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 13)}, ""},
-		{"two at once: a session may not end by the first", outcome{Records: []record{both}, Tracks: lost(sessions, first4, 11)}, "1s after nat flushed + all of eth1 flushed"},
 		{"a path on which nothing went", outcome{Tracks: []track{{Class: sessions, Path: first4}}}, "not one exchange"},
 		{"an answer to a stranger", outcome{Records: []record{relay}, Answered: []loss{{At: at(12), Why: "x"}}}, "was answered"},
 		{"packets pass", outcome{Records: []record{with(flushed, func(r *record) { r.Passed = 1 })}}, "1 packets passed"},
@@ -189,34 +181,5 @@ func TestFaultsHaveNames(t *testing.T) {
 			t.Errorf("no name of its own, or nothing to do: %q", f.name)
 		}
 		seen[f.name] = true
-	}
-}
-
-func TestPromise(t *testing.T) {
-	for _, test := range []struct {
-		name, first, second string
-		want                []promise
-	}{
-		{"everything flushed", "everything flushed", "", []promise{untilRepaired}},
-		{"an uplink down", "uplink down", "", []promise{untilRepaired}},
-		{"smartnatd killed", "smartnatd killed", "", []promise{unnoticed}},
-		{"everything flushed, then smartnatd killed", "everything flushed", "smartnatd killed", []promise{mayEnd, unnoticed}},
-		{"smartnatd ended, then everything flushed", "smartnatd ended", "everything flushed", []promise{unnoticed, mayEnd}},
-		{"smartnatd stopped, then everything flushed", "smartnatd stopped", "everything flushed", []promise{unnoticed, untilRepaired}},
-		{"an uplink down, then smartnatd killed", "uplink down", "smartnatd killed", []promise{untilRepaired, unnoticed}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := step{Fault: test.first}
-			if test.second != "" {
-				s.Second = &step{Fault: test.second}
-			}
-			var got []promise
-			for _, part := range s.parts() {
-				got = append(got, s.promise(find(part.Fault)))
-			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("promises (-want +got):\n%s", diff)
-			}
-		})
 	}
 }
