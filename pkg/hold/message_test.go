@@ -6,6 +6,8 @@
 package hold
 
 import (
+	"bytes"
+	"encoding/binary"
 	"testing"
 
 	"github.com/mdlayher/netlink"
@@ -38,4 +40,17 @@ func TestReadOwner(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzReadOwner takes anything for what the kernel says of a table: no panic, and an owner is one that was named.
+func FuzzReadOwner(f *testing.F) {
+	for _, seed := range [][]byte{nil, {1, 0, 0, 0}, {1, 0, 0, 0, 8, 0, tableOwnerPort, 0, 0, 0, 1, 2}, {1, 0, 0, 0, 3, 0, tableOwnerPort, 0}} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		port, err := readOwner([]netlink.Message{{Data: answer}})
+		if port != 0 && (err != nil || !bytes.Contains(answer, binary.BigEndian.AppendUint32(nil, port))) {
+			t.Errorf("owner %d, %v out of %x", port, err, answer)
+		}
+	})
 }
