@@ -188,7 +188,7 @@ func TestAdoptRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			return file
-		}, "not a socket"},
+		}, "non-socket"},
 		{"another kind of socket", func(t *testing.T) *os.File {
 			take(t, true)
 			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -112,7 +112,6 @@ func rated(next http.Handler, perSecond int) http.Handler {
 			return
 		}
 		v.rejection = "rate"
-		w.Header().Set("Retry-After", "1")
 		registry.WriteError(w, req, apierrors.NewTooManyRequests("this user sends too many requests", 1))
 	})
 }
@@ -147,7 +146,6 @@ func bounded(next http.Handler, inFlight int) http.Handler {
 			next.ServeHTTP(w, req)
 		default:
 			visitOf(req.Context()).rejection = "inflight"
-			w.Header().Set("Retry-After", "1")
 			registry.WriteError(w, req, apierrors.NewTooManyRequests("the relay is busy", 1))
 		}
 	})

@@ -59,8 +59,10 @@ func TestQuietWatchesHaveSmallStacks(t *testing.T) {
 	defer done.Wait()
 	defer cancel()
 	before := stacks()
+	// From a version on: what one begins with would not be counted as sent, and one that is open may not have begun yet.
+	_, version := cache.Mappings().List()
 	for range watches {
-		req := httptest.NewRequestWithContext(ctx, http.MethodGet, mappingsPath+"?watch=1", nil)
+		req := httptest.NewRequestWithContext(ctx, http.MethodGet, mappingsPath+"?watch=1&resourceVersion="+version.String(), nil)
 		req.Header.Set("Authorization", "Bearer "+gatewayToken)
 		done.Go(func() { watchOnStack(handler, quietWriter{}, req) })
 	}

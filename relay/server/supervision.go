@@ -32,7 +32,6 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 		user := v.user
 		if !perUser.take(user) {
 			v.rejection = "watches"
-			w.Header().Set("Retry-After", "5")
 			registry.WriteError(w, req, apierrors.NewTooManyRequests("this user has too many watches", 5))
 			return
 		}
