@@ -57,6 +57,9 @@ func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Resul
 		if err := r.prepare(ctx); err != nil {
 			return r, fmt.Errorf("preparing: %w", err)
 		}
+		if err := w.settle(ctx); err != nil {
+			return r, err
+		}
 		took, err := b.start(ctx, w, r, result.Ports)
 		if errors.Is(err, errCapped) {
 			result.Capped, result.Said = append(result.Capped, "start"), lastWords(r)

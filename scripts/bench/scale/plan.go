@@ -58,7 +58,7 @@ func full() plan {
 			{Family: "IPv4", Mode: "service", Targets: inARow},
 		},
 		variantSize: 10000,
-		cap:         time.Minute,
+		cap:         2 * time.Minute,
 		starts:      3, changes: 100, startTime: 45 * time.Second, changeTime: 20 * time.Second,
 		turns: ways.Turns{Pairs: 9, Time: 5 * time.Second, Limits: load.Limits{Count: 2000, Time: time.Second}},
 		idle:  30 * time.Second, idleAt: 10000, beforeIdle: 15 * time.Second,

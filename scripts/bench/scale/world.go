@@ -23,6 +23,7 @@ import (
 
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	"github.com/smartnat/smartnat/scripts/bench/load"
+	"github.com/smartnat/smartnat/scripts/bench/process"
 	"github.com/smartnat/smartnat/scripts/bench/ways"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
@@ -146,4 +147,24 @@ func (w *world) moveEndpoint(ctx context.Context) (answered time.Time, now netip
 	}
 	w.changes++
 	return answered, now, nil
+}
+
+// settle waits until the control plane, and the relay where there is one, do next to nothing. After thousands of new objects
+// that takes seconds, in which they would keep the processor from who is measured.
+func (w *world) settle(ctx context.Context) error {
+	processes := []*lab.Process{w.Process("etcd"), w.Process("kube-apiserver")}
+	if w.relay != nil {
+		processes = append(processes, w.relay)
+	}
+	used := func() (all time.Duration, err error) {
+		for _, p := range processes {
+			one, err := process.Time(p.PID())
+			if err != nil {
+				return 0, err
+			}
+			all += one
+		}
+		return all, nil
+	}
+	return process.Settle(ctx, used, 10*process.Tick, 2*settleTime)
 }
