@@ -19,21 +19,22 @@ import (
 func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logrus.FieldLogger) io.Closer {
 	name := hold.Table(own)
 	log = log.WithField("table", name)
-	var held *hold.Hold
+	var adopted *os.File
 	stale := false
 	for _, socket := range kept {
-		if held != nil || socket.Name() != name {
-			_ = socket.Close()
-			continue
-		}
-		var err error
-		if held, err = hold.Adopt(socket, own, ipv6); err != nil {
+		if adopted == nil && socket.Name() == name {
+			err := hold.Owns(socket, own, ipv6)
+			if err == nil {
+				adopted = socket
+				continue
+			}
 			stale = true
 			log.WithError(err).Info("what holds connections is made anew: what systemd kept is not what is needed")
 		}
+		_ = socket.Close()
 	}
-	if held != nil {
-		return held.Socket
+	if adopted != nil {
+		return adopted
 	}
 	if stale {
 		if err := forget(name); err != nil {
@@ -45,8 +46,8 @@ func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logr
 		log.WithError(err).Warn("connections end when somebody removes all rules: the kernel does not keep tracking and translating them until ours are back")
 		return io.NopCloser(nil)
 	}
-	if err := keep(name, held.Socket); err != nil {
+	if err := keep(name, held); err != nil {
 		log.WithError(err).Warn("connections end when somebody removes all rules while smartnatd is not running: systemd did not take the socket")
 	}
-	return held.Socket
+	return held
 }

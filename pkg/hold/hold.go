@@ -8,9 +8,7 @@ package hold
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -28,18 +26,9 @@ const (
 // answerTimeout is for an answer that is there once the kernel has taken what was sent.
 const answerTimeout = 5 * time.Second
 
-// Hold is the socket that owns the table.
-type Hold struct {
-	// Socket may be kept by another process, for Adopt. The table is there until all have closed it.
-	Socket interface {
-		syscall.Conn
-		io.Closer
-	}
-}
-
-// Take switches connection tracking and translation on, for IPv6 too where that is asked for, until the socket is closed, which
-// the end of the process does. It fails where the kernel has no such tables.
-func Take(own gateway.Ownership, ipv6 bool) (*Hold, error) {
+// Take switches connection tracking and translation on, for IPv6 too where that is asked for, until the socket is closed by all who
+// have it, which the end of a process does. It fails where the kernel has no such tables.
+func Take(own gateway.Ownership, ipv6 bool) (*netlink.Conn, error) {
 	messages, err := batch(Table(own), family(ipv6))
 	if err != nil {
 		return nil, fmt.Errorf("encoding a table of nf_tables: %w", err)
@@ -48,7 +37,7 @@ func Take(own gateway.Ownership, ipv6 bool) (*Hold, error) {
 		conn, err := send(messages)
 		switch {
 		case err == nil:
-			return &Hold{Socket: conn}, nil
+			return conn, nil
 		// What the kernel says of a table that is another's, and of who may not write at all.
 		case !errors.Is(err, unix.EPERM), time.Now().After(deadline):
 			return nil, fmt.Errorf("making the table %s of nf_tables, with an owner (Linux 5.12): %w", Table(own), err)
@@ -56,14 +45,22 @@ func Take(own gateway.Ownership, ipv6 bool) (*Hold, error) {
 	}
 }
 
-// Adopt is Take by the socket of a process that went, so that there was no moment without. It fails where the kernel does not know
-// that socket as the owner of what would be taken: of the other families, say, or on a host of another network namespace. The
-// socket is closed then.
-func Adopt(socket *os.File, own gateway.Ownership, ipv6 bool) (*Hold, error) {
-	if err := owns(socket, Table(own), family(ipv6)); err != nil {
-		return nil, errors.Join(err, socket.Close())
+// Owns tells what is wrong where a socket, kept of a process that went, does not hold what Take would: because it holds it for
+// other families, say, or in another network namespace.
+func Owns(socket *os.File, own gateway.Ownership, ipv6 bool) error {
+	table := Table(own)
+	owner, err := ownerOf(table, family(ipv6))
+	if err != nil {
+		return fmt.Errorf("asking for the owner of the table %s of nf_tables: %w", table, err)
 	}
-	return &Hold{Socket: socket}, nil
+	port, err := portOf(socket)
+	if err != nil {
+		return fmt.Errorf("reading the address of the socket %s: %w", socket.Name(), err)
+	}
+	if port != owner {
+		return fmt.Errorf("the table %s of nf_tables is not that socket's: its owner is port %d of netlink, not %d", table, owner, port)
+	}
+	return nil
 }
 
 // Table is the name of ours.
@@ -97,22 +94,6 @@ func exchange(conn *netlink.Conn, messages []netlink.Message) error {
 	}
 	_, err := conn.Receive() // that the last one was done, or which one failed first
 	return err
-}
-
-// owns tells what is wrong where a socket does not own a table.
-func owns(socket *os.File, table string, family uint8) error {
-	owner, err := ownerOf(table, family)
-	if err != nil {
-		return fmt.Errorf("asking for the owner of the table %s of nf_tables: %w", table, err)
-	}
-	port, err := portOf(socket)
-	if err != nil {
-		return fmt.Errorf("reading the address of the socket %s: %w", socket.Name(), err)
-	}
-	if port != owner {
-		return fmt.Errorf("the table %s of nf_tables is not that socket's: its owner is port %d of netlink, not %d", table, owner, port)
-	}
-	return nil
 }
 
 // ownerOf is the port of the socket that owns a table; 0 when none does.

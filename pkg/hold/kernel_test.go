@@ -101,7 +101,7 @@ func TestTheTableIsItsOwners(t *testing.T) {
 		if listed := shell(t, "nft list ruleset"); !strings.Contains(listed, "type nat hook input") || !strings.Contains(listed, "ct direction original") {
 			t.Errorf("IPv6 %t: nft lists:\n%s", tc.ipv6, listed)
 		}
-		if err := held.Socket.Close(); err != nil {
+		if err := held.Close(); err != nil {
 			t.Error(err)
 		}
 		if left := shell(t, "nft list tables"); left != "" {
@@ -115,7 +115,7 @@ func TestTakeWaitsForWhoWasBefore(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
 	before := take(t, true)
-	time.AfterFunc(releaseTimeout/10, func() { _ = before.Socket.Close() })
+	time.AfterFunc(releaseTimeout/10, func() { _ = before.Close() })
 	take(t, true)
 }
 
@@ -134,14 +134,13 @@ func TestTakeLeavesTheTableOfAnother(t *testing.T) {
 }
 
 // The next process owns what the last one made: there was no moment without, and it goes with the last socket.
-func TestAdopt(t *testing.T) {
+func TestOwns(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
 	own := gateway.DefaultOwnership()
 	kept := keep(t, take(t, true))
 	listed := shell(t, "nft -a list ruleset")
-	adopted, err := Adopt(kept, own, true)
-	if err != nil {
+	if err := Owns(kept, own, true); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(listed, shell(t, "nft -a list ruleset")); diff != "" {
@@ -150,7 +149,7 @@ func TestAdopt(t *testing.T) {
 	if _, err := Take(own, true); !errors.Is(err, unix.EPERM) {
 		t.Errorf("taken once more beside it: %v, want %v", err, unix.EPERM)
 	}
-	if err := adopted.Socket.Close(); err != nil {
+	if err := kept.Close(); err != nil {
 		t.Error(err)
 	}
 	if left := shell(t, "nft list tables"); left != "" {
@@ -158,8 +157,8 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// What does not hold what is asked for is not adopted, and lets go of what it holds.
-func TestAdoptRefuses(t *testing.T) {
+// What does not hold what is asked for is told from what does.
+func TestOwnsNot(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	own := gateway.DefaultOwnership()
 	for _, tc := range []struct {
@@ -179,7 +178,7 @@ func TestAdoptRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return keep(t, &Hold{Socket: conn})
+			return keep(t, conn)
 		}, "not that socket's"},
 		{"no socket", func(t *testing.T) *os.File {
 			take(t, true)
@@ -187,6 +186,7 @@ func TestAdoptRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			t.Cleanup(func() { _ = file.Close() })
 			return file
 		}, "non-socket"},
 		{"another kind of socket", func(t *testing.T) *os.File {
@@ -195,27 +195,25 @@ func TestAdoptRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = unix.Close(pair[1]) })
-			return os.NewFile(uintptr(pair[0]), "pair")
+			file := os.NewFile(uintptr(pair[0]), "pair")
+			t.Cleanup(func() { _, _ = file.Close(), unix.Close(pair[1]) })
+			return file
 		}, "not of netlink"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.NewNetNS(t)
 			socket := tc.socket(t)
-			if _, err := Adopt(socket, own, true); err == nil || !strings.Contains(err.Error(), tc.want) {
+			if err := Owns(socket, own, true); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("err = %v, want %q in it", err, tc.want)
-			}
-			if err := socket.Close(); !errors.Is(err, os.ErrClosed) {
-				t.Errorf("it was left open: closing it gave %v", err)
 			}
 		})
 	}
 }
 
 // keep is what systemd does with a socket that it was given, and then the end of the process.
-func keep(t *testing.T, h *Hold) *os.File {
+func keep(t *testing.T, h *netlink.Conn) *os.File {
 	t.Helper()
-	raw, err := h.Socket.SyscallConn()
+	raw, err := h.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,20 +224,20 @@ func keep(t *testing.T, h *Hold) *os.File {
 		second, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
 		kept = os.NewFile(uintptr(second), "kept")
 	})
-	if err := errors.Join(err, failed, h.Socket.Close()); err != nil {
+	if err := errors.Join(err, failed, h.Close()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = kept.Close() })
 	return kept
 }
 
-func take(t *testing.T, ipv6 bool) *Hold {
+func take(t *testing.T, ipv6 bool) *netlink.Conn {
 	t.Helper()
 	held, err := Take(gateway.DefaultOwnership(), ipv6)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = held.Socket.Close() })
+	t.Cleanup(func() { _ = held.Close() })
 	return held
 }
 

@@ -153,10 +153,11 @@ func (w *world) suffer(ctx context.Context, r *record) error {
 		} else if f.slow > 0 {
 			hold *= f.slow
 		}
-		e := effect{Missed: f.missed, At: time.Now()}
+		began := time.Now()
 		done, err := f.inject(ctx, w, part)
-		e.Scope = done.scope
-		r.Effects = append(r.Effects, e)
+		if f.missed {
+			r.Effects = append(r.Effects, effect{done.scope, began})
+		}
 		r.Variant = strings.TrimPrefix(r.Variant+and+done.variant, and)
 		if err != nil {
 			return err

@@ -37,12 +37,11 @@ func (s scope) covers(path string) bool {
 	return (s.link == "" || s.link == link) && (s.family == "" || s.family == family)
 }
 
-// effect is what traffic may notice of a fault, where, and from when on.
+// effect is that new connections miss what a fault took out of the kernel: where, and from when on, until it is back.
+// Connections that last outlive that.
 type effect struct {
-	// Missed is set where what was taken out of the kernel is missed until it is back. Connections that last outlive that.
-	Missed bool
-	Scope  scope
-	At     time.Time
+	Scope scope
+	At    time.Time
 }
 
 // record is a fault that was had, or two at once.
@@ -50,7 +49,7 @@ type record struct {
 	step
 	// Variant says what it was more exactly.
 	Variant string
-	// Effects are what traffic may notice: one, or two.
+	// Effects are what traffic may notice: none, one, or two.
 	Effects []effect
 	// Opens is set for one that takes the boundary itself away.
 	Opens bool
@@ -72,7 +71,7 @@ type record struct {
 func (r record) window(path string) span {
 	w := span{r.Repaired, r.Repaired}
 	for _, e := range r.Effects {
-		if e.Missed && e.Scope.covers(path) && e.At.Before(w.From) {
+		if e.Scope.covers(path) && e.At.Before(w.From) {
 			w.From = e.At
 		}
 	}

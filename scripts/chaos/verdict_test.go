@@ -29,19 +29,19 @@ const (
 )
 
 func TestJudge(t *testing.T) {
-	relay := record{step: step{Fault: "relay killed"}, Effects: []effect{{At: at(10)}}, Injected: at(10), Healed: at(15), Repaired: at(15), Followed: at(16), Ended: at(20)}
+	relay := record{step: step{Fault: "relay killed"}, Injected: at(10), Healed: at(15), Repaired: at(15), Followed: at(16), Ended: at(20)}
 	flushed := record{
-		step: step{Fault: "nat flushed"}, Effects: []effect{{true, scope{family: "IPv4"}, at(10)}},
+		step: step{Fault: "nat flushed"}, Effects: []effect{{scope{family: "IPv4"}, at(10)}},
 		Injected: at(10), Healed: at(10), Repaired: at(14), Followed: at(15), Ended: at(20),
 	}
 	link := record{
-		step: step{Fault: "eth1 down"}, Effects: []effect{{true, scope{link: "eth1"}, at(10)}},
+		step: step{Fault: "eth1 down"}, Effects: []effect{{scope{link: "eth1"}, at(10)}},
 		Injected: at(10), Healed: at(14), Repaired: at(15), Followed: at(16), Ended: at(20),
 	}
 	// At first nat is flushed, then an uplink goes down.
 	both := record{
 		step:     step{Fault: "nat flushed", Second: &step{Fault: "eth1 down"}},
-		Effects:  []effect{{true, scope{family: "IPv4"}, at(10)}, {true, scope{link: "eth1"}, at(12)}},
+		Effects:  []effect{{scope{family: "IPv4"}, at(10)}, {scope{link: "eth1"}, at(12)}},
 		Injected: at(10), Healed: at(17), Repaired: at(18), Followed: at(19), Ended: at(20),
 	}
 	with := func(r record, change func(*record)) record { change(&r); return r }

@@ -106,6 +106,13 @@ for backend in nft legacy; do
 	[[ $(held) == "$held" ]] || fail "$backend: killed and restarted, something else holds connections"
 	systemctl restart smartnatd
 	[[ $(held) == "$held" ]] || fail "$backend: restarted, and something else holds connections"
+	cp /etc/smartnat.yaml /root/smartnat.yaml
+	echo 'iptables: {ipv6: false}' >>/etc/smartnat.yaml
+	systemctl restart smartnatd
+	[[ $(nft list tables | grep smartnat-hold) == "table ip smartnat-hold" ]] || fail "$backend: restarted without IPv6, and something else holds connections"
+	cp /root/smartnat.yaml /etc/smartnat.yaml
+	systemctl restart smartnatd
+	[[ $(nft list tables | grep smartnat-hold) == "table inet smartnat-hold" ]] || fail "$backend: restarted with IPv6 again, and something else holds connections"
 	systemctl stop smartnatd
 	nft list tables | grep smartnat-hold && fail "$backend: stopped, and it still holds connections"
 	diff /root/before <(host) || fail "$backend: stopped, the kernel is another"
