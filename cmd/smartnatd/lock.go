@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,15 +29,14 @@ func lockInstance(runtimeDir string) (io.Closer, error) {
 		defer file.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			pid, _ := io.ReadAll(file)
-			return nil, fmt.Errorf("smartnatd is already running (pid %s, %s): stop it first", strings.TrimSpace(string(pid)), file.Name())
+			return nil, fmt.Errorf("smartnatd is already running (pid %s, %s): stop it first",
+				cmp.Or(strings.TrimSpace(string(pid)), "unknown"), file.Name())
 		}
 		return nil, fmt.Errorf("locking %s: %w", file.Name(), err)
 	}
-	if err := file.Truncate(0); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing %s: %w", file.Name(), err), file.Close())
-	}
-	if _, err := fmt.Fprintln(file, os.Getpid()); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing %s: %w", file.Name(), err), file.Close())
+	// The pid is but for the message of a second one; on a full disk it is missing.
+	if err := file.Truncate(0); err == nil {
+		_, _ = fmt.Fprintln(file, os.Getpid())
 	}
 	return file, nil
 }

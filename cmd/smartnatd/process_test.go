@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/smartnat/smartnat/pkg/testenv"
@@ -121,6 +122,47 @@ func TestAsSystemdSeesIt(t *testing.T) {
 	}
 	if count(systemd.Said(), "READY=1") != 1 || slices.Index(systemd.Said(), "STOPPING=1") < slices.Index(systemd.Said(), "READY=1") {
 		t.Errorf("said %q", systemd.Said())
+	}
+}
+
+// TestReadyWhateverIsInRuntimeDir: what cannot be kept there, or makes no sense, keeps nobody from forwarding.
+func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		make   func(t *testing.T, runtimeDir string)
+		logged string
+	}{
+		{"a full disk", func(t *testing.T, runtimeDir string) {
+			if err := unix.Mount("disk", runtimeDir, "tmpfs", 0, "size=4k"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(runtimeDir, unix.MNT_DETACH) })
+			if err := os.WriteFile(filepath.Join(runtimeDir, "ballast"), make([]byte, 4096), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "no space left on device"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			configFile := newHost(t)
+			runtimeDir := filepath.Join(filepath.Dir(configFile), "run")
+			if err := os.Mkdir(runtimeDir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			test.make(t, runtimeDir)
+			systemd := supervise(t)
+			program := startProgram(t, systemd, configFile)
+			awaitWord(t, systemd, "READY=1", 1)
+			if inEffect := programmed(t); !strings.Contains(inEffect, "-j DNAT") || !strings.HasSuffix(inEffect, "\n1\n") {
+				t.Errorf("ready, but in the kernel is\n%s", inEffect)
+			}
+			if n := strings.Count(program.log.String(), test.logged); n != 1 {
+				t.Errorf("%q was told %d times, want once", test.logged, n)
+			}
+			if _, err := lockInstance(runtimeDir); err == nil || !strings.Contains(err.Error(), "already running (pid ") {
+				t.Errorf("a second one: %v, want it refused", err)
+			}
+			program.end(t)
+		})
 	}
 }
 
