@@ -141,6 +141,11 @@ func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "no space left on device"},
+		{"a damaged record of kernel parameters", func(t *testing.T, runtimeDir string) {
+			if err := os.WriteFile(filepath.Join(runtimeDir, "sysctls.json"), []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "sysctls.json.bad"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			configFile := newHost(t)

@@ -78,12 +78,9 @@ func (s *Sysctls) Set(key, value string) error {
 	// Recorded first: a crash in between leaves a record that Restore takes for somebody else's change.
 	recordErr := s.remember(key, change{Was: was, Set: value})
 	if recordErr != nil {
-		recordErr = fmt.Errorf("%s is set to %s, but cleanup will not put it back to %s: %w", key, value, was, recordErr)
+		recordErr = fmt.Errorf("cleanup will not put %s back to %s: %w", key, was, recordErr)
 	}
-	if err := s.write(key, value); err != nil {
-		return err
-	}
-	return recordErr
+	return errors.Join(recordErr, s.write(key, value))
 }
 
 // Restore puts back what Set changed, but for the parameters in keep, and returns the paths of what it put back. What
@@ -150,6 +147,7 @@ func (s *Sysctls) remember(key string, c change) error {
 	return s.store(record)
 }
 
+// load returns what is recorded. A record that is damaged is set aside, and so is in the way once only.
 func (s *Sysctls) load() (map[string]change, error) {
 	record := map[string]change{}
 	content, err := os.ReadFile(s.record)
@@ -160,12 +158,26 @@ func (s *Sysctls) load() (map[string]change, error) {
 		return nil, fmt.Errorf("reading the record of kernel parameters: %w", err)
 	}
 	if err := json.Unmarshal(content, &record); err != nil {
-		return nil, fmt.Errorf("the record of kernel parameters %s is damaged, remove it: %w", s.record, err)
+		return nil, s.setAside(err)
+	}
+	for key := range record {
+		if _, err := s.path(key); err != nil {
+			return nil, s.setAside(err)
+		}
 	}
 	if record == nil { // The file says null.
 		record = map[string]change{}
 	}
 	return record, nil
+}
+
+func (s *Sysctls) setAside(why error) error {
+	aside := s.record + ".bad"
+	if err := os.Rename(s.record, aside); err != nil {
+		return errors.Join(fmt.Errorf("the record of kernel parameters %s cannot be used: %w", s.record, why), err)
+	}
+	return fmt.Errorf("the record of kernel parameters %s cannot be used and is now %s: what was set until now stays, also after cleanup: %w",
+		s.record, aside, why)
 }
 
 // store replaces the file as a whole, so that a crash leaves the old one or the new one.

@@ -137,20 +137,34 @@ func TestErrors(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a damaged record does not keep the parameter from being set", func(t *testing.T) {
-		s, _ := fake(t)
-		set(t, s, filter, "2")
-		if err := os.WriteFile(s.record, []byte("{"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Set(forward, "1"); err == nil || !strings.Contains(err.Error(), "cleanup will not put it back to 0") {
-			t.Errorf("err = %v", err)
-		}
-		expect(t, s, forward, "1")
-		if _, err := s.Restore(); err == nil || !strings.Contains(err.Error(), s.record) {
-			t.Errorf("err = %v, want the name of the damaged file", err)
-		}
-	})
+	for name, damaged := range map[string]string{"torn": "{", "of parameters that cannot be": `{"../outside":{"was":"1","set":"2"}}`} {
+		t.Run("a record that is damaged, "+name, func(t *testing.T) {
+			for _, use := range []struct {
+				name string
+				do   func(*Sysctls) error
+				want string
+			}{
+				{"Set", func(s *Sysctls) error { return s.Set(forward, "1") }, "cleanup will not put " + forward + " back to 0"},
+				{"Restore", func(s *Sysctls) error { _, err := s.Restore(forward); return err }, "what was set until now stays, also after cleanup"},
+			} {
+				s, _ := fake(t)
+				set(t, s, filter, "2")
+				if err := os.WriteFile(s.record, []byte(damaged), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				aside := s.record + ".bad"
+				if err := use.do(s); err == nil || !strings.Contains(err.Error(), aside) || !strings.Contains(err.Error(), use.want) {
+					t.Errorf("%s: err = %v, want %q, and that the file is now %s", use.name, err, use.want, aside)
+				}
+				if text, err := os.ReadFile(aside); err != nil || string(text) != damaged {
+					t.Errorf("%s: set aside is %q, %v", use.name, text, err)
+				}
+				set(t, s, filter, "1")
+				restore(t, s, filter) // it is told once, and what is set from then on is put back
+				expect(t, s, filter, "2")
+			}
+		})
+	}
 	t.Run("no leftovers beside the record", func(t *testing.T) {
 		s, _ := fake(t)
 		set(t, s, forward, "1")
