@@ -194,7 +194,7 @@ func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, e
 		g.objects = running.objects
 	default:
 		if g.objects, err = d.newObjects(cfg); err != nil {
-			return nil, usageError{err}
+			return nil, err
 		}
 	}
 	g.runner, err = d.newRunner(cfg, hooks{

@@ -171,6 +171,46 @@ func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 	}
 }
 
+// TestCredentialsThatAreNotWholeYet have systemd try again at a start, and change nothing at a reload.
+func TestCredentialsThatAreNotWholeYet(t *testing.T) {
+	for _, test := range []struct{ name, source, want string }{
+		{"a kubeconfig", "kubeconfig: {path: %s/torn}", "smartnatd: source.kubeconfig: "},
+		{"a token", "relay: {servers: ['https://192.0.2.1'], tokenFile: %s/missing}", "smartnatd: source.relay.tokenFile: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			configFile := newHost(t)
+			dir := filepath.Dir(configFile)
+			right := readFile(t, configFile)
+			unready := fmt.Sprintf("instance: gw1\nsource: {"+test.source+"}\nstateDir: %[1]s/state\nruntimeDir: %[1]s/run\n", dir)
+			write := func(path, text string) {
+				t.Helper()
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(filepath.Join(dir, "torn"), "kind: [")
+			systemd := supervise(t)
+
+			write(configFile, unready)
+			program := startProgram(t, systemd, configFile)
+			_ = program.Wait() // which tells of the exit code
+			if code := program.ProcessState.ExitCode(); code != exitFailure || linesWith(program.log.String(), test.want) != 1 {
+				t.Errorf("exit code %d, want %d and one line that says %q", code, exitFailure, test.want)
+			}
+
+			write(configFile, right)
+			program = startProgram(t, systemd, configFile)
+			awaitWord(t, systemd, "READY=1", 1)
+			write(configFile, unready)
+			if err := program.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			awaitWord(t, systemd, "STATUS=1 Mapping programmed; source connected (the config has changed and is wrong, the one from before is used)", 1)
+			program.end(t)
+		})
+	}
+}
+
 // TestHeldFromOneProcessToTheNext: what keeps connections is the same table whichever process of smartnatd runs, and between two
 // of them, when somebody removes all rules meanwhile. It goes with the service, and is another one where the config asks for that.
 func TestHeldFromOneProcessToTheNext(t *testing.T) {

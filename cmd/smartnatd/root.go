@@ -31,10 +31,8 @@ Without a command it runs until it is told to end. What it has programmed stays;
 				if err != nil {
 					return cfg, err
 				}
-				if err := cfg.CheckFiles(); err != nil {
-					return cfg, usageError{err}
-				}
-				return cfg, nil
+				// Whoever writes these files may not be done yet: to try again may help.
+				return cfg, cfg.CheckFiles()
 			})
 		},
 	}

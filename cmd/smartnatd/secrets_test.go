@@ -49,14 +49,14 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 		env          string // in place of tokenFile
 		want         string
 	}{
-		{"the token in place of its file", relay("    tokenFile: " + secret), "", "source.relay.tokenFile: must be the path of a file"},
-		{"the token in the environment", relay(""), secret, "source.relay.tokenFile: must be the path of a file"},
+		{"the token in place of its file", relay("    tokenFile: " + secret), "", `source.relay.tokenFile: Invalid value: "(not a path)"`},
+		{"the token in the environment", relay(""), secret, `source.relay.tokenFile: Invalid value: "(not a path)"`},
 		{"a key that there is not", relay("    token: " + secret), "", "source.relay.token: unknown key"},
 		{"a list", relay("    tokenFile: [" + secret + "]"), "", "source.relay.tokenFile: must be a single value"},
 		{"two tokens in the file", relay("    tokenFile: " + file("two", secret+" "+secret)), "", "must hold one bearer token"},
 		{"a token and a certificate", relay("    tokenFile: " + secret + "\n    certFile: /c\n    keyFile: /k"), "", "must not be set beside"},
 		{"the key in place of its file", relay("    certFile: " + token + "\n    keyFile: |\n      " + strings.ReplaceAll(key, "\n", "\n      ")), "",
-			"source.relay.keyFile: must be the path of a file"},
+			`source.relay.keyFile: Invalid value: "(not a path)"`},
 		{"the token as a certificate", relay("    certFile: " + token + "\n    keyFile: " + file("key", key)), "", "must hold a certificate"},
 		{"a password in the URL", "source:\n  relay:\n    servers: ['https://me:" + secret + "@127.0.0.1']\n    tokenFile: " + token, "",
 			"source.relay.servers[0]"},

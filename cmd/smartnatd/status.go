@@ -45,7 +45,7 @@ func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
 	}
 	client, err := source.ClientConfig(cfg.Source, log)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	api, err := status.NewAPI(client)
 	if err != nil {

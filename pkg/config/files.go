@@ -8,9 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -26,7 +24,7 @@ func (c Config) CheckFiles() error {
 			err = problem(content)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", key, named(path, err)))
+			errs = append(errs, fmt.Errorf("%s: %q: %w", key, path, err))
 		}
 	}
 	if r := c.Source.Relay; r != nil {
@@ -46,18 +44,6 @@ func (c Config) CheckFiles() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// named says which file it is about, unless that is no path: somebody may have put there what belongs into the file, and a
-// secret is not for the log.
-func named(path string, err error) error {
-	if filepath.IsAbs(path) && !strings.ContainsAny(path, "\n\r") {
-		return fmt.Errorf("%q: %w", path, err)
-	}
-	if inner := new(fs.PathError); errors.As(err, &inner) {
-		err = inner.Err
-	}
-	return fmt.Errorf("must be the path of a file: %w", err)
 }
 
 func noCertificate(content []byte) error {

@@ -82,6 +82,15 @@ func validatePath(name string, at *field.Path) field.ErrorList {
 	return field.ErrorList{field.Invalid(at, name, "must be an absolute path")}
 }
 
+// validateFile takes what may be the path of a file, there or not. Anything else may be what belongs into the file, and a secret is
+// not for the log.
+func validateFile(name string, at *field.Path) field.ErrorList {
+	if name == "" || filepath.IsAbs(name) && !strings.ContainsAny(name, "\n\r") {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, "(not a path)", "must be the absolute path of a file")}
+}
+
 func validateChoice(got string, at *field.Path, choices ...string) field.ErrorList {
 	for _, c := range choices {
 		if got == c {
@@ -103,6 +112,7 @@ func (s *Source) validate(at *field.Path) field.ErrorList {
 		if s.Kubeconfig.Path == "" {
 			errs = append(errs, field.Required(at.Child("kubeconfig", "path"), "must be the path of a kubeconfig file"))
 		}
+		errs = append(errs, validateFile(s.Kubeconfig.Path, at.Child("kubeconfig", "path"))...)
 	}
 	if s.Files != nil {
 		set = append(set, "files")
@@ -151,6 +161,10 @@ func (r *Relay) validate(at *field.Path) field.ErrorList {
 	case !certificate && r.TokenFile == "":
 		errs = append(errs, field.Required(at.Child("tokenFile"), "a relay tells nothing to strangers: set tokenFile, or certFile and keyFile"))
 	}
+	errs = append(errs, validateFile(r.CAFile, at.Child("caFile"))...)
+	errs = append(errs, validateFile(r.TokenFile, at.Child("tokenFile"))...)
+	errs = append(errs, validateFile(r.CertFile, at.Child("certFile"))...)
+	errs = append(errs, validateFile(r.KeyFile, at.Child("keyFile"))...)
 	return errs
 }
 
