@@ -35,6 +35,9 @@ sets sysctls back to what smartnatd found. Stop smartnatd first: established con
 			if err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}
+			if err := savedObjects(cfg).SetOutdated(false); err != nil { // what was newer is gone
+				return err
+			}
 			if result.Empty() {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing of SmartNat's was found")
 				return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
 )
@@ -44,7 +45,7 @@ type daemon struct {
 	hangup  <-chan os.Signal
 	// load reads the config again and checks it.
 	load       func() (config.Config, error)
-	newObjects func(config.Config) (*objects, error)
+	newObjects func(cfg config.Config, known *calc.Snapshot) (*objects, error)
 	newRunner  func(config.Config, hooks) (runner, error)
 	// listen serves metrics and probes at an address.
 	listen func(address string)
@@ -152,10 +153,6 @@ func (d *daemon) reload(ctx context.Context, running *generation) *generation {
 		return nil
 	}
 	if next.objects != running.objects {
-		if running.objects.HasSynced() {
-			known := running.objects.Snapshot()
-			next.objects.before.Store(&known)
-		}
 		next.objects.start(context.WithoutCancel(ctx))
 	}
 	d.log.Info("reloading: changing over to the new config")
@@ -193,7 +190,12 @@ func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, e
 	case running != nil && reflect.DeepEqual(cfg.Source, running.cfg.Source) && cfg.StateDir == running.cfg.StateDir:
 		g.objects = running.objects
 	default:
-		if g.objects, err = d.newObjects(cfg); err != nil {
+		var known *calc.Snapshot
+		if running != nil && running.objects.HasSynced() {
+			snapshot := running.objects.Snapshot()
+			known = &snapshot
+		}
+		if g.objects, err = d.newObjects(cfg, known); err != nil {
 			return nil, err
 		}
 	}

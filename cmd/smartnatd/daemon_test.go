@@ -118,11 +118,13 @@ func startWorld(t *testing.T, watchdog time.Duration, synced bool) *world {
 		log: log, hangup: w.hangups, manager: &manager{send: func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog: watchdog},
 		load:   func() (config.Config, error) { return w.file, w.broken },
 		listen: func(address string) { w.mu.Lock(); defer w.mu.Unlock(); w.served = append(w.served, address) },
-		newObjects: func(cfg config.Config) (*objects, error) {
+		newObjects: func(cfg config.Config, known *calc.Snapshot) (*objects, error) {
 			s := &fakeSource{name: cfg.Source.Files.Paths[0], note: w.note}
 			s.synced.Store(synced)
 			w.sources[s.name] = s
-			return &objects{Source: s, ended: make(chan struct{})}, nil
+			o := &objects{Source: s, ended: make(chan struct{})}
+			o.before.Store(known)
+			return o, nil
 		},
 		newRunner: func(cfg config.Config, h hooks) (runner, error) {
 			if cfg.ClampMSS {

@@ -28,16 +28,22 @@ type objects struct {
 	err    error
 }
 
-// newObjects returns the Source that the config names; it remembers what comes from a cluster, by way of counted.
-func newObjects(cfg config.Config, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objects, error) {
+// savedObjects is where the objects of a cluster are saved.
+func savedObjects(cfg config.Config) snapshot.File {
+	return snapshot.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"), filepath.Join(cfg.RuntimeDir, "objects.outdated"))
+}
+
+// newObjects returns the Source that the config names; it remembers what comes from a cluster, by way of counted. What is
+// known already stands until that Source has synced, in place of what was saved once.
+func newObjects(cfg config.Config, known *calc.Snapshot, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objects, error) {
 	o := &objects{ended: make(chan struct{})}
+	o.before.Store(known)
 	start := func(changed func()) (source.Source, error) { return source.New(cfg.Source, changed, log) }
 	var err error
 	if origin := source.Origin(cfg.Source); origin == nil {
 		o.Source, err = start(o.changed)
 	} else {
-		file := snapshot.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"))
-		o.Source, err = source.Remember(start, counted(file), origin, o.changed, log)
+		o.Source, err = source.Remember(start, counted(savedObjects(cfg)), origin, known == nil, o.changed, log)
 	}
 	return o, err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/sirupsen/logrus"
 
+	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
@@ -57,7 +58,9 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	d := &daemon{log: log, manager: newManager(log), hangup: hangup, load: load}
 	counts := metrics.New(version, d)
 	d.listen = counts.Server(metrics.Probes{Alive: d.alive, Ready: d.ready}, log).Listen
-	d.newObjects = func(cfg config.Config) (*objects, error) { return newObjects(cfg, counts.Memory, log) }
+	d.newObjects = func(cfg config.Config, known *calc.Snapshot) (*objects, error) {
+		return newObjects(cfg, known, counts.Memory, log)
+	}
 	d.newRunner = func(cfg config.Config, h hooks) (runner, error) {
 		return newRunner(ctx, cfg, h.and(memory), counts, log)
 	}

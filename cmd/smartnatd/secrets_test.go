@@ -136,7 +136,7 @@ func TestRefusalsTellNoSecret(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			objects, err := newObjects(cfg, func(m source.Memory) source.Memory { return m }, log)
+			objects, err := newObjects(cfg, nil, func(m source.Memory) source.Memory { return m }, log)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -181,7 +181,10 @@ func TestRestoresAreCountedByFamilyAndResult(t *testing.T) {
 	}
 }
 
-type fakeMemory struct{ fail error }
+type fakeMemory struct {
+	source.Memory
+	fail error
+}
 
 func (fakeMemory) Load() (snapshot.Saved, error) {
 	return snapshot.Saved{Origin: []string{"here"}}, nil
@@ -190,7 +193,7 @@ func (f fakeMemory) Save(snapshot.Saved) error { return f.fail }
 
 func TestWritesOfTheSnapshotAreCounted(t *testing.T) {
 	m, full := New("1.2.3", &fakeGateway{}), errors.New("disk full")
-	if err := m.Memory(fakeMemory{full}).Save(snapshot.Saved{}); !errors.Is(err, full) {
+	if err := m.Memory(fakeMemory{fail: full}).Save(snapshot.Saved{}); !errors.Is(err, full) {
 		t.Errorf("err = %v", err)
 	}
 	memory := m.Memory(fakeMemory{})

@@ -47,7 +47,7 @@ func large() Saved {
 // The old file and the new one are not on a full disk at the same time: the old one stays, and nothing else.
 func TestFullDisk(t *testing.T) {
 	folder := disk(t)
-	file := NewFile(filepath.Join(folder, "objects.jsonl"))
+	file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
 	if err := file.Save(large()); err != nil {
 		t.Fatal(err)
 	}
@@ -65,11 +65,11 @@ func TestFullDisk(t *testing.T) {
 // A disk that became read-only, as after an error of it, is read and not written, and what is bad on it stays.
 func TestReadOnlyDisk(t *testing.T) {
 	folder := disk(t)
-	file := NewFile(filepath.Join(folder, "objects.jsonl"))
+	file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
 	if err := file.Save(example()); err != nil {
 		t.Fatal(err)
 	}
-	bad := NewFile(filepath.Join(folder, "bad.jsonl"))
+	bad := fileAt(t, filepath.Join(folder, "bad.jsonl"))
 	if err := os.WriteFile(bad.String(), text(t, example())[:400], 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestNoDisk(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder, "state"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	file := NewFile(filepath.Join(folder, "state", "objects.jsonl"))
+	file := fileAt(t, filepath.Join(folder, "state", "objects.jsonl"))
 	if err := file.Save(example()); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("saving: error %v, want that the folder is none", err)
 	}
@@ -109,7 +109,7 @@ func TestKilledWhileSaving(t *testing.T) {
 	whole := text(t, large())
 	for _, length := range []int{0, 1, len(whole) / 2, len(whole)} {
 		folder := t.TempDir()
-		file := NewFile(filepath.Join(folder, "objects.jsonl"))
+		file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
 		if err := os.WriteFile(file.String()+".new", whole[:length], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestWhatIsNoFileIsSetAside(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			file := NewFile(filepath.Join(t.TempDir(), "objects.jsonl"))
+			file := fileAt(t, filepath.Join(t.TempDir(), "objects.jsonl"))
 			if err := test.make(file.String()); err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +162,7 @@ func TestWhatIsNoFileIsSetAside(t *testing.T) {
 // What is set aside takes the place of what was set aside before, whatever that was.
 func TestSetAsideAgain(t *testing.T) {
 	folder := t.TempDir()
-	file := NewFile(filepath.Join(folder, "objects.jsonl"))
+	file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
 	for _, content := range []string{"first", "second"} {
 		if err := os.WriteFile(file.String(), []byte(content), 0o600); err != nil {
 			t.Fatal(err)

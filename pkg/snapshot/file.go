@@ -14,11 +14,15 @@ import (
 // maxSize is far more than any gateway can know; what is larger is another file.
 const maxSize = 512 << 20
 
-// File is where a Snapshot is kept. One process at a time may use it.
-type File struct{ path string }
+// ErrOutdated is the error of Load while what is in effect is newer than what is saved.
+var ErrOutdated = errors.New("is older than what was in effect last")
 
-// NewFile names the file; nothing is touched yet.
-func NewFile(path string) File { return File{path} }
+// File is where a Snapshot is kept. One process at a time may use it.
+type File struct{ path, newer string }
+
+// NewFile names the file, and another one that is there while what is saved is outdated: in a folder that no reboot leaves
+// as it is, for what is in effect is gone then. Nothing is touched yet.
+func NewFile(path, newer string) File { return File{path, newer} }
 
 // String is the path.
 func (f File) String() string { return f.path }
@@ -64,9 +68,25 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// Load returns what was saved last; an error that is fs.ErrNotExist when nothing was. A file that cannot be used is set aside,
-// for a person to look at, and so is never in the way again.
+// SetOutdated notes whether something newer than what is saved is in effect, or is going to be.
+func (f File) SetOutdated(outdated bool) (err error) {
+	if !outdated {
+		err = ignoreMissing(os.Remove(f.newer))
+	} else if err = os.MkdirAll(filepath.Dir(f.newer), 0o755); err == nil {
+		err = os.WriteFile(f.newer, nil, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("noting whether %s is outdated: %w", f.path, err)
+	}
+	return nil
+}
+
+// Load returns what was saved last; an error that is fs.ErrNotExist when nothing was, and one that is ErrOutdated when it is
+// no longer what is in effect. A file that cannot be used is set aside, for a person to look at, and so is never in the way again.
 func (f File) Load() (Saved, error) {
+	if _, err := os.Stat(f.newer); err == nil {
+		return Saved{}, fmt.Errorf("%s %w", f.path, ErrOutdated)
+	}
 	info, err := os.Stat(f.path)
 	if err != nil {
 		return Saved{}, fmt.Errorf("reading the saved objects: %w", err)

@@ -52,8 +52,13 @@ func text(t *testing.T, s Saved) []byte {
 	return b.Bytes()
 }
 
+func fileAt(t *testing.T, path string) File {
+	t.Helper()
+	return NewFile(path, filepath.Join(t.TempDir(), "run", "newer"))
+}
+
 func TestWhatIsSavedIsLoaded(t *testing.T) {
-	file := NewFile(filepath.Join(t.TempDir(), "state", "objects.jsonl"))
+	file := fileAt(t, filepath.Join(t.TempDir(), "state", "objects.jsonl"))
 	if _, err := file.Load(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v, want that nothing was saved", err)
 	}
@@ -137,7 +142,7 @@ func TestBadFilesAreNamedAndSetAside(t *testing.T) {
 			if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			file := NewFile(path)
+			file := fileAt(t, path)
 			_, err := file.Load()
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v does not name %s and say %q", err, path, test.want)
@@ -166,7 +171,7 @@ func TestWhatCannotBeSavedLeavesTheOld(t *testing.T) {
 		{"not writable", func(path string) error { return os.Mkdir(path+".new", 0o700) }, syscall.EISDIR},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			file := NewFile(filepath.Join(t.TempDir(), "objects.jsonl"))
+			file := fileAt(t, filepath.Join(t.TempDir(), "objects.jsonl"))
 			if err := file.Save(example()); err != nil {
 				t.Fatal(err)
 			}
@@ -225,4 +230,21 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("(-first +again):\n%s", diff)
 		}
 	})
+}
+
+// What was in effect last is not to be rolled back to what was saved before it.
+func TestOutdated(t *testing.T) {
+	file := fileAt(t, filepath.Join(t.TempDir(), "objects.jsonl"))
+	if err := file.Save(example()); err != nil {
+		t.Fatal(err)
+	}
+	for _, outdated := range []bool{false, true, true, false, true, false} {
+		if err := file.SetOutdated(outdated); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.Load(); errors.Is(err, ErrOutdated) != outdated || !outdated && err != nil {
+			t.Errorf("outdated %t: error %v", outdated, err)
+		}
+	}
+	expectLoaded(t, file, example())
 }

@@ -25,20 +25,23 @@ const (
 	retrySave = time.Minute
 )
 
-// Memory keeps a Snapshot where it outlives the machine's power.
+// Memory keeps a Snapshot where it outlives the machine's power. It remembers until a reboot whether what it keeps is outdated,
+// and then does not load it: what the kernel holds is newer, and stays as it is until the cluster can be read.
 type Memory interface {
 	Load() (snapshot.Saved, error)
 	Save(snapshot.Saved) error
+	SetOutdated(outdated bool) error
 }
 
 // Remembering is a Source that saves what another one knows, and goes on from that where the other one cannot be read after a
 // start: from then on until it can.
 type Remembering struct {
 	Source
-	memory  Memory
-	origin  []string
-	changed func()
-	log     logrus.FieldLogger
+	memory   Memory
+	origin   []string
+	restores bool
+	changed  func()
+	log      logrus.FieldLogger
 	// unsaved has something in it when the Snapshot is not saved yet.
 	unsaved chan struct{}
 
@@ -47,11 +50,14 @@ type Remembering struct {
 
 	mu       sync.Mutex
 	restored *snapshot.Saved
+	// outdated is set while what the source knows is newer than what is saved.
+	outdated bool
 }
 
 // Remember returns a Source which remembers what the one that start returns knows. The origin names the servers that it asks.
-func Remember(start func(changed func()) (Source, error), memory Memory, origin []string, changed func(), log logrus.FieldLogger) (*Remembering, error) {
-	r := &Remembering{memory: memory, origin: origin, changed: changed, log: log, unsaved: make(chan struct{}, 1)}
+// What was saved is restored only where that is asked for: where nothing newer is known.
+func Remember(start func(changed func()) (Source, error), memory Memory, origin []string, restores bool, changed func(), log logrus.FieldLogger) (*Remembering, error) {
+	r := &Remembering{memory: memory, origin: origin, restores: restores, changed: changed, log: log, unsaved: make(chan struct{}, 1)}
 	of, err := start(r.onChange)
 	if err != nil {
 		return nil, err
@@ -62,15 +68,27 @@ func Remember(start func(changed func()) (Source, error), memory Memory, origin 
 
 func (r *Remembering) onChange() {
 	if r.Source.HasSynced() {
-		r.mu.Lock()
-		r.restored = nil
-		r.mu.Unlock()
+		r.supersede()
 	}
 	select {
 	case r.unsaved <- struct{}{}:
 	default:
 	}
 	r.changed()
+}
+
+// supersede notes, before anybody can act on it, that the source knows something newer than what is saved.
+func (r *Remembering) supersede() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.restored = nil
+	if r.outdated {
+		return
+	}
+	r.outdated = true
+	if err := r.memory.SetOutdated(true); err != nil {
+		r.log.WithError(err).Warn("a start within seconds that finds no cluster to read would go back to what was saved before")
+	}
 }
 
 // Run implements Source.
@@ -110,7 +128,10 @@ func (r *Remembering) Restored() (at time.Time, restored bool) {
 
 // keep saves what changes, and restores it where it has to.
 func (r *Remembering) keep(ctx context.Context) {
-	waiting := time.After(patience)
+	var waiting <-chan time.Time
+	if r.restores {
+		waiting = time.After(patience)
+	}
 	var due <-chan time.Time
 	var last time.Time
 	for {
@@ -140,7 +161,7 @@ func (r *Remembering) save() bool {
 	if !r.Source.HasSynced() {
 		return true
 	}
-	err := r.memory.Save(snapshot.Saved{Snapshot: r.Source.Snapshot(), Origin: r.origin, At: time.Now()})
+	err := r.saveNow()
 	switch {
 	case err != nil && !r.failing:
 		r.log.WithError(err).Warn("what is known could not be saved for the next boot; going on, and trying again")
@@ -149,6 +170,20 @@ func (r *Remembering) save() bool {
 	}
 	r.failing = err != nil
 	return err == nil
+}
+
+func (r *Remembering) saveNow() error {
+	r.mu.Lock()
+	r.outdated = false // but for what changes while it is being saved
+	r.mu.Unlock()
+	err := r.memory.Save(snapshot.Saved{Snapshot: r.Source.Snapshot(), Origin: r.origin, At: time.Now()})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil && !r.outdated {
+		err = r.memory.SetOutdated(false)
+	}
+	r.outdated = r.outdated || err != nil
+	return err
 }
 
 // restore takes over what was saved, unless the cluster has been read meanwhile.

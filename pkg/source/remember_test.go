@@ -44,6 +44,17 @@ type fakeMemory struct {
 	loads   error
 	saves   error
 	calls   []string
+	// outdated is what the memory was told last, at what times.
+	outdated []string
+	// during is called while something is being saved.
+	during func()
+}
+
+func (m *fakeMemory) SetOutdated(outdated bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.outdated = append(m.outdated, fmt.Sprintf("%s %t", time.Since(m.started), outdated))
+	return nil
 }
 
 func (m *fakeMemory) Load() (snapshot.Saved, error) {
@@ -54,6 +65,9 @@ func (m *fakeMemory) Load() (snapshot.Saved, error) {
 }
 
 func (m *fakeMemory) Save(s snapshot.Saved) error {
+	if m.during != nil {
+		m.during()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls = append(m.calls, fmt.Sprintf("%s save %s", time.Since(m.started), s.Services[0].Name))
@@ -77,12 +91,17 @@ type remembered struct {
 
 func remember(t *testing.T, memory *fakeMemory) *remembered {
 	t.Helper()
+	return rememberFrom(t, memory, true)
+}
+
+func rememberFrom(t *testing.T, memory *fakeMemory, restores bool) *remembered {
+	t.Helper()
 	log, hook := testLog()
 	memory.started = time.Now()
 	r := &remembered{source: &fakeSource{}, memory: memory, log: hook}
 	starter := func(changed func()) (Source, error) { r.source.changed = changed; return r.source, nil }
 	var err error
-	if r.Remembering, err = Remember(starter, memory, []string{"here"}, func() { r.changes.Add(1) }, log); err != nil {
+	if r.Remembering, err = Remember(starter, memory, []string{"here"}, restores, func() { r.changes.Add(1) }, log); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -157,6 +176,18 @@ func TestWhatWasSavedIsUsedWhileTheClusterCannotBeRead(t *testing.T) {
 	})
 }
 
+// A config that names another source is taken over by a process that knows more than what was saved once.
+func TestWhatWasSavedIsLeftAloneWhereNewerIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := rememberFrom(t, &fakeMemory{saved: snapshot.Saved{Origin: []string{"here"}}}, false)
+		time.Sleep(time.Hour)
+		r.expect(t, "not even read")
+		if r.HasSynced() || r.changes.Load() != 0 {
+			t.Error("synced, or told of a change, without having anything")
+		}
+	})
+}
+
 func TestWhatCannotBeUsedIsNot(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -165,6 +196,7 @@ func TestWhatCannotBeUsedIsNot(t *testing.T) {
 	}{
 		{"nothing saved", &fakeMemory{loads: fmt.Errorf("reading: %w", fs.ErrNotExist)}, "nothing is saved"},
 		{"a bad file", &fakeMemory{loads: errors.New("is cut off")}, "cannot be used"},
+		{"older than what is in effect", &fakeMemory{loads: fmt.Errorf("the file %w", snapshot.ErrOutdated)}, "cannot be used"},
 		{"of another cluster", &fakeMemory{saved: snapshot.Saved{Origin: []string{"elsewhere"}}}, "came from elsewhere"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -202,5 +234,55 @@ func TestADiskThatCannotBeWrittenIsToldOnceAndTriedAgain(t *testing.T) {
 		if n := messages(r.log, "is saved again"); n != 1 {
 			t.Errorf("%d lines say so, want 1", n)
 		}
+	})
+}
+
+// A start that finds no cluster to read has to know that what is saved would take back what the kernel holds.
+func TestWhatIsSavedIsOutdatedFromTheChangeToTheSave(t *testing.T) {
+	expect := func(t *testing.T, r *remembered, want ...string) {
+		t.Helper()
+		synctest.Wait()
+		r.memory.mu.Lock()
+		defer r.memory.mu.Unlock()
+		if diff := cmp.Diff(want, r.memory.outdated); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+	}
+	t.Run("saved", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := remember(t, &fakeMemory{})
+			r.source.change()
+			expect(t, r, "0s true")
+			r.source.change()
+			time.Sleep(time.Hour)
+			expect(t, r, "0s true", "1s false")
+			r.source.change()
+			r.stop()
+			expect(t, r, "0s true", "1s false", "1h0m0s true", "1h0m0s false")
+		})
+	})
+	t.Run("a change while it is saved", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			memory := &fakeMemory{}
+			r := remember(t, memory)
+			memory.during = sync.OnceFunc(func() { r.source.change() })
+			r.source.change()
+			time.Sleep(5 * time.Second)
+			expect(t, r, "0s true", "1s true")
+			time.Sleep(time.Minute)
+			expect(t, r, "0s true", "1s true", "11s false")
+		})
+	})
+	t.Run("a disk that cannot be written", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := remember(t, &fakeMemory{saves: errors.New("no space left on device")})
+			r.source.change()
+			time.Sleep(time.Hour)
+			r.source.change()
+			expect(t, r, "0s true")
+			r.memory.setSaves(nil)
+			time.Sleep(time.Minute)
+			expect(t, r, "0s true", "1h0m1s false")
+		})
 	})
 }
