@@ -101,20 +101,32 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// TestRefusalsTellNoSecret at debug level, of whatever the server makes of the token.
+// TestRefusalsTellNoSecret at debug level, of a server that tells what it was sent, as a proxy does that somebody debugs. What it tells in
+// a Status would be told: that is the API's own word.
 func TestRefusalsTellNoSecret(t *testing.T) {
 	if testenv.Inside() {
 		output(t, "ip", "link", "set", "lo", "up")
 	}
-	for _, code := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError, http.StatusTooManyRequests} {
-		t.Run(http.StatusText(code), func(t *testing.T) {
+	for _, test := range []struct {
+		code        int
+		contentType []string
+	}{
+		{http.StatusUnauthorized, []string{"text/plain"}},
+		{http.StatusForbidden, []string{"text/plain"}},
+		{http.StatusInternalServerError, []string{"text/plain"}},
+		{http.StatusInternalServerError, nil},
+		{http.StatusTooManyRequests, []string{"text/plain"}},
+	} {
+		t.Run(fmt.Sprint(http.StatusText(test.code), test.contentType), func(t *testing.T) {
 			var mu sync.Mutex
 			seen := map[string]bool{}
 			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				mu.Lock()
 				defer mu.Unlock()
 				seen[r.Header.Get("Authorization")] = true
-				w.WriteHeader(code)
+				w.Header()["Content-Type"] = test.contentType
+				w.WriteHeader(test.code)
+				_ = r.Header.Write(w)
 			}))
 			defer server.Close()
 			dir := t.TempDir()

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -35,7 +36,8 @@ var defaultLimits = limits{
 
 var errSilent = errors.New("the server says nothing")
 
-// guard gives up on answers that do not come, do not end, or are none of an API's: client-go would wait and read for ever.
+// guard gives up on answers that do not come, do not end, or are none of an API's: client-go would wait and read for ever. Of a
+// refusal that is none it passes on the code alone.
 type guard struct {
 	limits
 	next http.RoundTripper
@@ -58,12 +60,20 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	body := &guardedBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel, timer: timer, idle: g.idle, watch: watch}
-	switch {
-	case response.StatusCode >= http.StatusMultipleChoices:
+	contentType := response.Header.Get("Content-Type")
+	switch refused := response.StatusCode >= http.StatusMultipleChoices; {
+	case refused && (contentType == "" || !isAPI(contentType)):
+		// client-go would put the text into its error, and a proxy may show in it what it was sent: the token, too.
+		text := fmt.Sprintf("%d %s, without a Status", response.StatusCode, http.StatusText(response.StatusCode))
+		body.ReadCloser = struct {
+			io.Reader
+			io.Closer
+		}{strings.NewReader(text), response.Body}
+	case refused:
 		body.ReadCloser = http.MaxBytesReader(nil, response.Body, g.refusal)
-	case !isAPI(response.Header.Get("Content-Type")):
+	case !isAPI(contentType):
 		_ = body.Close()
-		return nil, fmt.Errorf("%s answered with %q, which is no object of Kubernetes", request.URL.Host, response.Header.Get("Content-Type"))
+		return nil, fmt.Errorf("%s answered with %q, which is no object of Kubernetes", request.URL.Host, contentType)
 	case watch:
 		body.idle = g.idleWatch
 	default:
