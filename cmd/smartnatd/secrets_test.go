@@ -61,6 +61,9 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 		{"a password in the URL", "source:\n  relay:\n    servers: ['https://me:" + secret + "@127.0.0.1']\n    tokenFile: " + token, "",
 			"source.relay.servers[0]"},
 		{"a kubeconfig that is none", "source: {kubeconfig: {path: " + file("kubeconfig", "users: {token: "+secret+"}\nkind: [") + "}}", "", "source.kubeconfig"},
+		{"a password in the URL of a kubeconfig", "source: {kubeconfig: {path: " + file("password", `{kind: Config, current-context: a,
+			clusters: [{name: a, cluster: {server: "https://me:`+secret+`@127.0.0.1:1"}}], contexts: [{name: a, context: {cluster: a}}]}`) + "}}", "",
+			"the server's URL must hold no user and no password"},
 		{"no YAML", relay("    tokenFile: " + secret + ": {"), "", "yaml"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

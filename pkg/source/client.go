@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,9 @@ func kubeconfigConfig(k config.Kubeconfig) (*rest.Config, error) {
 	).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("source.kubeconfig: %w", err)
+	}
+	if strings.Contains(client.Host, "@") { // the URL is in the log and in errors, some of which say it where it cannot be parsed
+		return nil, fmt.Errorf("source.kubeconfig: %s: the server's URL must hold no user and no password: the user's entry has keys for them", k.Path)
 	}
 	client.Wrap(func(next http.RoundTripper) http.RoundTripper { return &guard{limits: defaultLimits, next: next} })
 	return rest.AddUserAgent(client, userAgent), nil

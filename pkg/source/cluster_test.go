@@ -6,6 +6,7 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -200,6 +201,16 @@ func TestWrongTokenIsNoContact(t *testing.T) {
 }
 
 func TestNewNamesWhatIsWrong(t *testing.T) {
+	const password = "hunter2"
+	withPassword := func(server string) string {
+		return writeFile(t, "config", fmt.Sprintf(`
+apiVersion: v1
+kind: Config
+current-context: a
+clusters: [{name: a, cluster: {server: %q}}]
+contexts: [{name: a, context: {cluster: a}}]
+`, fmt.Sprintf(server, password)))
+	}
 	for _, test := range []struct {
 		source config.Source
 		want   string
@@ -208,10 +219,15 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		{config.Source{Relay: &config.Relay{Servers: []string{"http://relay"}}}, `source.relay.servers[0]: "http://relay"`},
 		{config.Source{Relay: &config.Relay{Servers: []string{"https://relay"}, CAFile: "/nowhere/ca"}}, "/nowhere/ca"},
 		{config.Source{Kubeconfig: &config.Kubeconfig{Path: "/nowhere/config"}}, "/nowhere/config"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("https://me:%s@api")}}, "no user and no password"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("me:%s@api")}}, "no user and no password"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("https://me:%s%%zz@api")}}, "no user and no password"},
 	} {
 		log, _ := testLog()
 		if _, err := New(test.source, func() {}, log); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v does not say %s", err, test.want)
+		} else if strings.Contains(err.Error(), password) {
+			t.Errorf("error %v tells the password", err)
 		}
 	}
 }
