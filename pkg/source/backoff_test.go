@@ -49,6 +49,8 @@ func TestReconnectsBackOff(t *testing.T) {
 		{"cannot be reached", func(*http.Request) (*http.Response, error) { return nil, errors.New("no route to host") }},
 		{"says nothing", func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() }},
 		{"is not authorized", status(http.StatusUnauthorized, http.Header{})},
+		{"has gone", status(http.StatusGone, http.Header{})},
+		{"takes nothing for valid", status(http.StatusUnprocessableEntity, http.Header{})},
 		{"is busy", status(http.StatusTooManyRequests, http.Header{})},
 		{"is busy for a year", status(http.StatusTooManyRequests, http.Header{"Retry-After": {"31536000"}})},
 		{"is broken", status(http.StatusInternalServerError, http.Header{})},

@@ -126,14 +126,6 @@ func whoAnswers(ctx context.Context) (context.Context, *answeredBy) {
 	return context.WithValue(ctx, answeredByKey{}, a), a
 }
 
-// judge has the next request go elsewhere where this one failed.
-func (a *answeredBy) judge(err error) error {
-	if isLoss(err) {
-		a.leave()
-	}
-	return err
-}
-
 // unavailable reports whether the server says that another one may do better.
 func unavailable(status int) bool {
 	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout

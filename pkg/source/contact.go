@@ -13,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // contact tells once when the server is lost and once when it is back, however often client-go tries in between.
@@ -41,12 +42,14 @@ func (c *contact) observe(ctx context.Context, resource, verb string, err error)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, before := c.now(), len(c.failing)
-	if isLoss(err) {
+	if err != nil {
 		c.failing[request{resource, verb}] = true
 		c.state.Failures++
 		c.state.Why = resource + ": " + inShort(err)
 	} else {
-		c.state.Last = now
+		if verb != "watch" { // what it brings is yet to be seen
+			c.state.Last = now
+		}
 		delete(c.failing, request{resource, verb})
 		if verb == "events" {
 			// A watch may bring what a list brought before.
@@ -78,8 +81,15 @@ func inShort(err error) string {
 	return strings.Join(strings.Fields(err.Error()), " ")
 }
 
-// isLoss is false for answers that are part of how client-go and the server find together: a resource version that is too old,
-// and a handshake that the server does not know.
-func isLoss(err error) bool {
-	return err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) && !apierrors.IsInvalid(err)
+// isHandshake reports whether an error is part of how client-go and the server find together: what was asked to go on from is too
+// old, or the server does not send all objects in a watch. What client-go asks for then can be refused by neither, so
+// that whoever says nothing else is lost.
+func isHandshake(asked metav1.ListOptions, err error) bool {
+	switch {
+	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+		return asked.Continue != "" || asked.ResourceVersion != "" && asked.ResourceVersion != "0"
+	case apierrors.IsInvalid(err):
+		return asked.SendInitialEvents != nil
+	}
+	return false
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // garbled writes what is no answer to a request.
@@ -32,6 +33,20 @@ func cutOff(text string) garbled {
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// refusal is a page, as of a proxy.
+func refusal(code int) garbled {
+	return func(w http.ResponseWriter, watch bool) {
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(code)
+		_, _ = w.Write([]byte("<html>No.</html>"))
+	}
+}
+
+// status is an error as of an API server.
+func status(code int, reason metav1.StatusReason) garbled {
+	return func(w http.ResponseWriter, _ bool) { fail(w, code, reason) }
 }
 
 // lists says it to whoever lists; watches are not there.
@@ -78,6 +93,17 @@ func TestGarbageTakesNothingAway(t *testing.T) {
 		{"an item without a name", asList(listHead + `[{"spec":{}}]}`)},
 		{"an item with a wrong type", asList(listHead + `[{"metadata":{"name":"echo","namespace":"default"},"spec":{"addresses":"all"}}]}`)},
 		{"items that are none", asList(listHead + `{}}`)},
+		{"gone, whatever was asked for", status(http.StatusGone, metav1.StatusReasonExpired)},
+		{"gone, by a page", refusal(http.StatusGone)},
+		{"gone, in place of all objects", func(w http.ResponseWriter, watch bool) {
+			if !watch {
+				refusal(http.StatusGone)(w, watch)
+				return
+			}
+			body("application/json", event("ERROR", tooOld))(w, watch)
+		}},
+		{"invalid, whatever was asked for", status(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)},
+		{"invalid, by a page", refusal(http.StatusUnprocessableEntity)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -101,7 +127,7 @@ func TestGarbageTakesNothingAway(t *testing.T) {
 				if diff := cmp.Diff(known, names(source.Snapshot())); diff != "" || changes.Load() != 1 || !strings.Contains(known, "echo-1") {
 					t.Errorf("told %d times, want once (-known +now):\n%s", changes.Load(), diff)
 				}
-				if c := source.Contact(); !c.Lost || c.Why == "" || c.Failures < 20 || time.Since(c.Since) < 9*time.Minute {
+				if c := source.Contact(); !c.Lost || c.Why == "" || c.Failures < 20 || time.Since(c.Since) < 9*time.Minute || time.Since(c.Last) < 9*time.Minute {
 					t.Errorf("%+v", c)
 				}
 
@@ -123,7 +149,9 @@ func TestGarbageTakesNothingAway(t *testing.T) {
 func TestGarbageOfOneRelayLeadsToTheNext(t *testing.T) {
 	for name, answer := range map[string]garbled{
 		"a page": body("text/html", "<html>It works!</html>"), "an empty object": body("application/json", "{}"),
-		"no rights": func(w http.ResponseWriter, _ bool) { fail(w, http.StatusForbidden, "Forbidden") },
+		"no rights": status(http.StatusForbidden, metav1.StatusReasonForbidden),
+		"gone":      status(http.StatusGone, metav1.StatusReasonExpired), "gone, by a page": refusal(http.StatusGone),
+		"invalid": status(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid), "invalid, by a page": refusal(http.StatusUnprocessableEntity),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

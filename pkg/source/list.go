@@ -12,12 +12,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -98,6 +96,18 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 		}
 		return client.Get().Resource(r.Resource).VersionedParams(&options, metav1.ParameterCodec).Timeout(timeout)
 	}
+	// judge tells contact how a request went, and has the next one go elsewhere where it failed; it reports whether it did. What is part
+	// of the handshake is no failure, and no contact either.
+	judge := func(ctx context.Context, by *answeredBy, verb string, asked metav1.ListOptions, err error) bool {
+		if isHandshake(asked, err) {
+			return false
+		}
+		if err != nil {
+			by.leave()
+		}
+		c.observe(ctx, r.Resource, verb, err)
+		return err != nil
+	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			ctx, by := whoAnswers(ctx)
@@ -105,7 +115,7 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 			if err == nil {
 				err = r.checkList(list)
 			}
-			c.observe(ctx, r.Resource, "list", by.judge(err))
+			judge(ctx, by, "list", options, err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
@@ -113,13 +123,13 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 			initial := options.SendInitialEvents != nil
 			ctx, by := whoAnswers(ctx)
 			w, err := request(options).Watch(ctx)
-			c.observe(ctx, r.Resource, "watch", by.judge(err))
+			failed := judge(ctx, by, "watch", options, err)
 			if err == nil {
-				return newCheckedWatch(r, w, initial, func(err error) { c.observe(ctx, r.Resource, "events", by.judge(err)) }), nil
+				return newCheckedWatch(r, w, initial, func(err error) bool { return judge(ctx, by, "events", options, err) }), nil
 			}
-			if initial && (utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err)) {
-				// After these, client-go waits for its next try and hears nobody who says that it is to end. It waits as well
-				// after any other, and listens.
+			if initial && failed {
+				// After some errors client-go tries again at once, or waits and hears nobody who says that it is to end. After any
+				// other it lists, and then waits and listens.
 				err = errors.New(err.Error())
 			}
 			return nil, err

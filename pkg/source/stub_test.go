@@ -60,10 +60,14 @@ type stub struct {
 	*httptest.Server
 	// watchList is set when it knows the handshake by sendInitialEvents.
 	watchList bool
+	// listsOnly is a resource of which it refuses watches.
+	listsOnly string
 	token     string
 
 	mu     sync.Mutex
 	refuse int
+	// gone is how many requests more for what follows a version are told that it is too old.
+	gone int
 	// nonsense answers in place of the stub; nonsensed counts how often it did, by resource.
 	nonsense  garbled
 	nonsensed map[string]int
@@ -150,6 +154,25 @@ func (s *stub) setRefuse(status int) {
 	s.refuse = status
 }
 
+// forget has the stub answer so many requests by that the version is too old, and returns how many were left of those before.
+func (s *stub) forget(requests int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := s.gone
+	s.gone = requests
+	return left
+}
+
+func (s *stub) isGone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone == 0 {
+		return false
+	}
+	s.gone--
+	return true
+}
+
 func (s *stub) setNonsense(a garbled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,8 +218,10 @@ func (s *stub) initialRequests(resource string) int {
 
 // expire ends all watches of a resource such that it has to be read again.
 func (s *stub) expire(resource string) {
-	s.send("ERROR", resource, `{"kind":"Status","apiVersion":"v1","status":"Failure","code":410,"reason":"Expired","message":"too old"}`)
+	s.send("ERROR", resource, tooOld)
 }
+
+const tooOld = `{"kind":"Status","apiVersion":"v1","status":"Failure","code":410,"reason":"Expired","message":"too old"}`
 
 func (s *stub) requestCount() int {
 	s.mu.Lock()
@@ -218,6 +243,10 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case nonsense != nil:
 		nonsense(w, query.Get("watch") != "")
+	case query.Get("sendInitialEvents") != "" && !s.watchList:
+		fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
+	case strings.Trim(query.Get("resourceVersion"), "0") != "" && s.isGone():
+		fail(w, http.StatusGone, metav1.StatusReasonExpired)
 	case refuse != 0:
 		fail(w, refuse, metav1.StatusReasonServiceUnavailable)
 	case r.Header.Get("Authorization") != "Bearer "+s.token:
@@ -226,8 +255,8 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
 		group := strings.TrimPrefix(strings.TrimPrefix(strings.TrimSuffix(r.URL.Path, "/"+resource), "/apis/"), "/api/")
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"kind":"` + lists[resource] + `","apiVersion":"` + group + `","metadata":{"resourceVersion":"7"},"items":[` + objects + `]}`))
-	case query.Get("sendInitialEvents") != "" && !s.watchList:
-		fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
+	case s.listsOnly == resource:
+		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden)
 	default:
 		s.watch(w, r, resource, query.Get("sendInitialEvents") == "true")
 	}

@@ -35,11 +35,12 @@ func (r resource) checkList(list runtime.Object) error {
 	return meta.EachListItem(list, r.checkObject)
 }
 
-// checkEvent finds what is wrong with an event of a watch. An error is an event as any other.
-func (r resource) checkEvent(event watch.Event) error {
+// checkEvent finds what is wrong with an event of a watch. An error is an event as any other, but not while all objects are due:
+// there it is what was answered in their place.
+func (r resource) checkEvent(event watch.Event, initial bool) error {
 	switch event.Type {
 	case watch.Error:
-		if err := apierrors.FromObject(event.Object); apierrors.HasStatusCause(err, watchDecoding) {
+		if err := apierrors.FromObject(event.Object); initial || apierrors.HasStatusCause(err, watchDecoding) {
 			return err
 		}
 		return nil
@@ -91,8 +92,9 @@ type checkedWatch struct {
 	stop    func()
 }
 
-// newCheckedWatch tells of each event whether it made sense. Where initial is set, all objects are due before the watch may end.
-func newCheckedWatch(r resource, of watch.Interface, initial bool, tell func(error)) *checkedWatch {
+// newCheckedWatch tells of each event whether it made sense, and learns whether the watch has failed by that. Where initial is set,
+// all objects are due before the watch may end.
+func newCheckedWatch(r resource, of watch.Interface, initial bool, tell func(error) bool) *checkedWatch {
 	w := &checkedWatch{of: of, events: make(chan watch.Event), stopped: make(chan struct{})}
 	w.stop = sync.OnceFunc(func() {
 		close(w.stopped)
@@ -102,7 +104,7 @@ func newCheckedWatch(r resource, of watch.Interface, initial bool, tell func(err
 	return w
 }
 
-func (w *checkedWatch) pass(r resource, initial bool, tell func(error)) {
+func (w *checkedWatch) pass(r resource, initial bool, tell func(error) bool) {
 	defer close(w.events)
 	began := time.Now()
 	settled := time.NewTimer(settledAfter)
@@ -119,11 +121,8 @@ func (w *checkedWatch) pass(r resource, initial bool, tell func(error)) {
 				}
 				return
 			}
-			err := r.checkEvent(event)
-			if event.Type != watch.Error || err != nil {
-				tell(err)
-			}
-			if err != nil {
+			err := r.checkEvent(event, initial)
+			if (event.Type != watch.Error || err != nil) && tell(err) {
 				w.fail(err)
 				return
 			}
