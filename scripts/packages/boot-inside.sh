@@ -39,10 +39,18 @@ apt-get -qq install -y /root/smartnat.deb >/dev/null
 ok "apt installs it, starts nothing and changes nothing"
 
 systemctl start smartnatd 2>/dev/null && fail "an unedited config cannot work"
-[[ $(systemctl is-failed smartnatd) == failed ]] || fail "a mistake in the config is not retried"
 journalctl --no-pager --unit smartnatd | grep -q source.relay.tokenFile || fail "the journal names the key"
+[[ $(systemctl is-active smartnatd || true) == activating ]] || fail "files that are not there yet are tried again"
+systemctl stop smartnatd
+ok "an unedited config is tried again, and the journal names the key of each file that is missing"
+
+cp -a /etc/smartnat.yaml /root/unedited.yaml
+echo 'uplink: []' >>/etc/smartnat.yaml
+systemctl start smartnatd 2>/dev/null && fail "a mistake in the config cannot work"
+[[ $(systemctl is-failed smartnatd) == failed ]] || fail "a mistake in the config is not retried"
 systemctl reset-failed smartnatd
-ok "an unedited config ends it, and the journal names the key"
+cp -a /root/unedited.yaml /etc/smartnat.yaml
+ok "a mistake in the config ends it"
 
 mkdir /etc/smartnat/objects
 cat >/etc/smartnat/objects/echo.yaml <<'END'
