@@ -87,6 +87,10 @@ var hands = []hand{
 		kinds: []dataplane.Kind{dataplane.KindSysctl}, missing: "sysctl net/ipv4/ip_forward=1: it was 0",
 	},
 	{
+		name: "forwarding turned off on an uplink", script: "sysctl -qw net.ipv4.conf.eth1.forwarding=0",
+		kinds: []dataplane.Kind{dataplane.KindSysctl}, missing: "sysctl net/ipv4/conf/eth1/forwarding=1: it was 0",
+	},
+	{
 		name: "a strict reverse path filter", script: "sysctl -qw net.ipv4.conf.eth1.rp_filter=1",
 		kinds: []dataplane.Kind{dataplane.KindSysctl}, missing: "sysctl net/ipv4/conf/eth1/rp_filter=2: it was 1",
 	},

@@ -44,6 +44,9 @@ const (
 	loose  = "2"
 )
 
+// linkForward is of IPv4 alone, and of what comes in by the link. Whoever sets ip_forward sets that of all links.
+func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwarding" }
+
 func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
 
 // setSysctls has uplinks take packets whose answers the main table would send another way: a strict filter becomes a loose
@@ -75,7 +78,13 @@ func (d *Dataplane) setSysctls(uplinks []string, result *Result) error {
 // a router of the host, which means more there.
 func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Result) error {
 	if family == netfilter.IPv4 {
-		return d.ensure(ipForward, "1", result)
+		errs := []error{d.ensure(ipForward, "1", result)}
+		for _, link := range n.uplinks {
+			if err := d.ensure(linkForward(link), "1", result); !errors.Is(err, fs.ErrNotExist) { // The link went.
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
 	}
 	if !n.ipv6 {
 		return nil
@@ -158,7 +167,7 @@ func forwardsIPv6(state gateway.State) bool {
 func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	keep := []string{ipForward}
 	for _, link := range n.uplinks {
-		keep = append(keep, reversePathFilter(link))
+		keep = append(keep, reversePathFilter(link), linkForward(link))
 	}
 	if n.ipv6 {
 		keys, err := d.opts.Sysctls.List(acceptRA)

@@ -53,6 +53,29 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
+// An uplink forwards whatever ip_forward says when somebody turns it off there alone; other links are theirs.
+func TestUplinksForward(t *testing.T) {
+	const eth1, eth2 = "net/ipv4/conf/eth1/forwarding", "net/ipv4/conf/eth2/forwarding"
+	k := newKernel()
+	k.Sysctls.Values["net/ipv4/ip_forward"], k.Sysctls.Values[eth1], k.Sysctls.Values[eth2] = "1", "0", "0"
+	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+	d := start(k)
+	apply(t, d, state)
+	expectQuiet(t, d, state)
+	k.Sysctls.Values[eth1] = "0"
+	expectChanged(t, d, true)
+	expectRepair(t, apply(t, d, state), []string{"sysctl " + eth1 + "=1: it was 0"})
+	if got := k.Sysctls.Values[eth2]; got != "0" {
+		t.Errorf("%s, of no uplink, is %s", eth2, got)
+	}
+	if _, err := d.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := k.Sysctls.Values[eth1]; got != "0" {
+		t.Errorf("after cleanup %s is %s", eth1, got)
+	}
+}
+
 // A filter that is loose already, as after a restart, is looked after like one that was made so; one that somebody turned
 // off is not, nor that of a link that is no uplink any more.
 func TestReversePathFiltersThatAreLoose(t *testing.T) {

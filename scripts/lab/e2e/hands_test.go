@@ -47,6 +47,7 @@ var hands = []hand{
 	{name: "ip route flush table", script: "for f in -4 -6; do for t in 7380 7381; do ip $f route flush table $t; done; done", kind: "route"},
 	{name: "a gateway changed", script: "ip route replace default via 203.0.113.99 dev eth2 table 7381 proto 83", kind: "route"},
 	{name: "forwarding turned off", script: "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", kind: "sysctl"},
+	{name: "forwarding turned off on an uplink", script: "echo 0 > /proc/sys/net/ipv4/conf/eth2/forwarding", kind: "sysctl"},
 	{name: "a strict reverse path filter", script: "echo 1 > /proc/sys/net/ipv4/conf/eth2/rp_filter", kind: "sysctl"},
 }
 
