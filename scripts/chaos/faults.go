@@ -9,6 +9,8 @@ import (
 	"context"
 	"strings"
 	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
 )
 
 // fault is something that can go wrong.
@@ -101,7 +103,7 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	if err != nil {
 		return r, err
 	}
-	repairs, err := w.metric(ctx, repairsTotal)
+	repairs, err := w.metric(ctx, lab.Gateway, daemonMetrics, repairsTotal)
 	if err != nil {
 		return r, err
 	}
@@ -128,7 +130,7 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	r.PassedAfter = after - repaired
 	// Of two at once, the one may leave nothing to repair of the other.
 	if err == nil && s.Second == nil && find(s.Fault).counted {
-		total, metricErr := w.metric(ctx, repairsTotal)
+		total, metricErr := w.metric(ctx, lab.Gateway, daemonMetrics, repairsTotal)
 		r.Uncounted, err = total <= repairs, metricErr
 	}
 	return r, err

@@ -33,23 +33,33 @@ const (
 var bounds = growth{Share: 0.5, Extra: map[string]float64{
 	"smartnatd" + memory: 15, "relay 1" + memory: 30, "relay 2" + memory: 30,
 	"smartnatd" + files: 10, "relay 1" + files: 20, "relay 2" + files: 20,
-	"smartnatd" + goroutines: 10,
-	tracked:                  20_000,
+	"smartnatd" + goroutines: 10, "relay 1" + goroutines: 10, "relay 2" + goroutines: 10,
+	tracked: 20_000,
 }}
 
 // sample notes what is used now.
 func (w *world) sample(ctx context.Context, o *outcome) error {
 	u := usage{At: time.Now(), Values: map[string]float64{}}
-	for name, program := range map[string]*lab.Process{"smartnatd": w.daemon, "relay 1": w.relays[0], "relay 2": w.relays[1]} {
-		m, err := process.ReadMemory(program.PID())
+	for _, p := range []struct {
+		name, host, metrics string
+		*lab.Process
+	}{
+		{"smartnatd", lab.Gateway, daemonMetrics, w.daemon},
+		{"relay 1", lab.Node1, relayMetrics, w.relays[0]},
+		{"relay 2", lab.Node2, relayMetrics, w.relays[1]},
+	} {
+		m, err := process.ReadMemory(p.PID())
 		if err != nil {
 			return err
 		}
-		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", program.PID()))
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
 		if err != nil {
-			return fmt.Errorf("the open files of %s: %w", name, err)
+			return fmt.Errorf("the open files of %s: %w", p.name, err)
 		}
-		u.Values[name+memory], u.Values[name+files] = m.RSS, float64(len(entries))
+		u.Values[p.name+memory], u.Values[p.name+files] = m.RSS, float64(len(entries))
+		if u.Values[p.name+goroutines], err = w.metric(ctx, p.host, p.metrics, "go_goroutines"); err != nil || u.Values[p.name+goroutines] == 0 {
+			return errors.Join(err, fmt.Errorf("counting the goroutines of %s", p.name))
+		}
 	}
 	count, err := w.Host(lab.Gateway).Sysctl("net.netfilter.nf_conntrack_count")
 	if err != nil {
@@ -58,28 +68,28 @@ func (w *world) sample(ctx context.Context, o *outcome) error {
 	if u.Values[tracked], err = strconv.ParseFloat(count, 64); err != nil {
 		return fmt.Errorf("counting tracked connections: %w", err)
 	}
-	if u.Values["smartnatd"+goroutines], err = w.metric(ctx, "go_goroutines"); err != nil || u.Values["smartnatd"+goroutines] == 0 {
-		return errors.Join(err, errors.New("counting smartnatd's goroutines"))
-	}
 	o.Usage = append(o.Usage, u)
 	return nil
 }
 
-// metric is one of smartnatd's, summed over its labels; 0 where there is none.
-func (w *world) metric(ctx context.Context, name string) (float64, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9470/metrics", nil)
+// Where programs tell their metrics, to their own hosts.
+const daemonMetrics, relayMetrics = "127.0.0.1:9470", "127.0.0.1:9090"
+
+// metric is one that a host's program tells, summed over its labels; 0 where there is none.
+func (w *world) metric(ctx context.Context, host, address, name string) (float64, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
 	if err != nil {
 		return 0, err
 	}
-	response, err := w.Host(lab.Gateway).HTTPClient().Do(request)
+	response, err := w.Host(host).HTTPClient().Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("smartnatd's metrics: %w", err)
+		return 0, fmt.Errorf("the metrics of %s: %w", host, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(response.Body)
 	if err != nil {
-		return 0, fmt.Errorf("smartnatd's metrics: %w", err)
+		return 0, fmt.Errorf("the metrics of %s: %w", host, err)
 	}
 	sum := 0.0
 	for _, m := range families[name].GetMetric() {

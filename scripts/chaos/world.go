@@ -55,7 +55,7 @@ func newWorld(ctx context.Context, backend string) (*world, error) {
 // furnish makes all that is there before the first fault.
 func (w *world) furnish(ctx context.Context) (err error) {
 	for _, node := range []string{lab.Node1, lab.Node2} {
-		relay, err := w.StartRelayOn(ctx, node)
+		relay, err := w.StartRelayOn(ctx, node, "--metrics-bind-address="+relayMetrics)
 		if err != nil {
 			return err
 		}
