@@ -29,6 +29,8 @@ func handFaults() []fault {
 		{name: "xtables lock held", changes: true, inject: holdLock},
 		{name: "ip rules flushed", counted: true, missed: true, quick: true, inject: flushRules},
 		{name: "uplink's routes flushed", counted: true, missed: true, quick: true, inject: flushRoutes},
+		{name: "uplink's routes misled", counted: true, missed: true, quick: true, inject: misleadRoutes},
+		{name: "sets flushed", counted: true, missed: true, quick: true, inject: hand("ipset flush")},
 		{name: "forwarding turned off", counted: true, missed: true, quick: true, inject: stopForwarding},
 		{name: "rp_filter made strict", counted: true, missed: true, inject: strictFilter},
 	}
@@ -126,6 +128,14 @@ func flushRoutes(ctx context.Context, w *world, s step) (injury, error) {
 	// There is no table where the uplink is down already.
 	return injury{variant: where.link + ", " + where.family, scope: where},
 		w.on(ctx, fmt.Sprintf("ip %s route flush table %d || true", options[family], 7380+link))
+}
+
+// misleadRoutes has an uplink's table lead to a gateway that is not there.
+func misleadRoutes(ctx context.Context, w *world, s step) (injury, error) {
+	family, u := s.Pick/2%2, chosenUplink(s)
+	where := scope{family: families[family], link: u.link}
+	return injury{variant: u.link + ", " + where.family, scope: where}, w.on(ctx, fmt.Sprintf("ip %s route replace default via %s99 dev %s table %d proto 83 || true",
+		options[family], []string{u.prefix4, u.prefix6}[family], u.link, 7380+s.Pick%2))
 }
 
 func stopForwarding(_ context.Context, w *world, s step) (injury, error) {

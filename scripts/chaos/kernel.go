@@ -20,10 +20,11 @@ import (
 )
 
 // dumpScript prints what smartnatd programs. Rules of policy routing with the same priority are for different marks, so that
-// their order means nothing. A table that was never asked for does not exist yet, and no list of sets is none.
+// their order means nothing. A table that was never asked for does not exist yet. How a set hashes is another matter each
+// time it is made.
 const dumpScript = `
 iptables-save; echo family IPv6; ip6tables-save; echo other
-ipset save | sort
+ipset save | sed 's/ hash:.*//' | sort
 ip -4 rule | sort; ip -6 rule | sort
 ip -4 route show table all proto 83 | sort; ip -6 route show table all proto 83 | sort
 for key in ip_forward conf/all/rp_filter conf/eth0/rp_filter conf/eth1/rp_filter conf/eth2/rp_filter; do
@@ -80,12 +81,17 @@ func canonical(dump string) string {
 // settlement bounds how long the kernel may take to hold what it should.
 const settlement = 90 * time.Second
 
-// settle waits until the kernel holds what it should and returns when that was seen.
-func (w *world) settle(ctx context.Context) (time.Time, error) {
+// poll is lab.Poll for so long.
+func poll(ctx context.Context, check func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settlement)
 	defer cancel()
+	return lab.Poll(ctx, check)
+}
+
+// settle waits until the kernel holds what it should and returns when that was seen.
+func (w *world) settle(ctx context.Context) (time.Time, error) {
 	var differs error
-	err := lab.Poll(ctx, func(ctx context.Context) error {
+	err := poll(ctx, func(ctx context.Context) error {
 		have, err := w.kernel(ctx)
 		if err != nil {
 			return errors.Join(err, differs)
@@ -101,10 +107,8 @@ func (w *world) settle(ctx context.Context) (time.Time, error) {
 
 // learn takes what the kernel holds once it holds what is asked for, and nothing has changed for a while, as what it should.
 func (w *world) learn(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, settlement)
-	defer cancel()
 	before, since := "", time.Now()
-	return lab.Poll(ctx, func(ctx context.Context) error {
+	return poll(ctx, func(ctx context.Context) error {
 		have, err := w.kernel(ctx)
 		if err != nil {
 			return err

@@ -36,7 +36,16 @@ func join(port uint16) []string {
 }
 
 // allowed are the sources that Mappings allow: the client, and not the other one.
-const allowed = `allowedSources: [192.0.2.10/32, "2001:db8:c::10/128"]`
+const allowed = `192.0.2.10/32, "2001:db8:c::10/128"`
+
+// crowd are as many more of each family as make smartnatd keep them in a set.
+func crowd() string {
+	var text strings.Builder
+	for i := range 70 {
+		fmt.Fprintf(&text, `, 198.18.%d.0/24, "2001:db8:f:%x::/64"`, i, i)
+	}
+	return text.String()
+}
 
 // objects are the Services and Mappings of a run.
 func objects() string {
@@ -61,20 +70,20 @@ spec:
 	both := func(port int, target int) string {
 		return fmt.Sprintf("[{port: %d, servicePort: %d}, {port: %d, servicePort: %d, protocol: udp}]", port, target, port, target)
 	}
-	for _, m := range []struct{ name, service, mode, ports string }{
-		{"endpoints", "steady", "endpoints", both(endpointsPort, 8080)},
-		{"service", "steady", "service", both(servicePort, 8080)},
-		{"flapping", "flapping", "endpoints", both(flappingPort, 8080)},
-		{"guarded", "steady", "endpoints", both(guardedPort, guardedPort)},
-		{"canary", "steady", "endpoints", fmt.Sprintf("[{port: %d, servicePort: 8080}]", canaryPorts[0])},
+	for _, m := range []struct{ name, service, mode, ports, sources string }{
+		{"endpoints", "steady", "endpoints", both(endpointsPort, 8080), allowed},
+		{"service", "steady", "service", both(servicePort, 8080), allowed + crowd()},
+		{"flapping", "flapping", "endpoints", both(flappingPort, 8080), allowed},
+		{"guarded", "steady", "endpoints", both(guardedPort, guardedPort), allowed},
+		{"canary", "steady", "endpoints", fmt.Sprintf("[{port: %d, servicePort: 8080}]", canaryPorts[0]), allowed},
 	} {
 		fmt.Fprintf(&text, `
 apiVersion: smartnat.aureacentral.com/v1alpha1
 kind: Mapping
 metadata: {name: %s, namespace: %s}
-spec: {addresses: [%s], serviceName: %s, mode: %s, ports: %s, %s}
+spec: {addresses: [%s], serviceName: %s, mode: %s, ports: %s, allowedSources: [%s]}
 ---
-`, m.name, namespace, quoted, m.service, m.mode, m.ports, allowed)
+`, m.name, namespace, quoted, m.service, m.mode, m.ports, m.sources)
 	}
 	return text.String()
 }
