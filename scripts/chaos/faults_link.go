@@ -20,6 +20,7 @@ func linkFaults() []fault {
 		{name: "uplink down", missed: true, inject: uplinkDown},
 		{name: "uplink's cable out", missed: true, inject: cableOut},
 		{name: "addresses removed", missed: true, inject: removeAddresses},
+		{name: "uplink's gateway changes", inject: changeGateway},
 	}
 }
 
@@ -61,4 +62,25 @@ func removeAddresses(ctx context.Context, w *world, s step) (injury, error) {
 	lines += fmt.Sprintf("; ip %s route replace default via %s%s", options[family], prefix, []string{u.metric4, u.metric6}[family])
 	return injury{variant: u.link + ", " + where.family, scope: where, heal: func(ctx context.Context) error { return w.on(ctx, lines) }},
 		w.on(ctx, fmt.Sprintf("ip %s address flush dev %s scope global", options[family], u.link))
+}
+
+// changeGateway has the default routes of the first uplink, in which its gateway is found, lead to another address of the router.
+// New and old connections go on by the one and the other.
+func changeGateway(ctx context.Context, w *world, s step) (injury, error) {
+	family := s.Pick % 2
+	old, other, length := []string{"198.51.100.1", "2001:db8:1::1"}[family], []string{"198.51.100.254", "2001:db8:1::254"}[family], []string{"/24", "/64"}[family]
+	lead := func(ctx context.Context, via string) error {
+		return w.on(ctx, fmt.Sprintf("ip %s route replace default via %s", options[family], via))
+	}
+	_, err := w.Host(lab.Router).Exec(ctx, "ip", "address", "replace", other+length, "dev", "eth1")
+	return injury{variant: families[family], heal: func(ctx context.Context) error {
+		if s.Second == nil { // Another fault that is not over yet may keep smartnatd from following.
+			if err := poll(ctx, func(ctx context.Context) error {
+				return w.on(ctx, fmt.Sprintf("ip %s route show table 7380 | grep 'default via %s dev eth1'", options[family], other))
+			}); err != nil {
+				return err
+			}
+		}
+		return lead(ctx, old)
+	}}, errors.Join(err, lead(ctx, other))
 }

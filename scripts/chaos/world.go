@@ -34,10 +34,10 @@ type world struct {
 	desired [2]string
 }
 
-// config is the lab's with both relays.
+// config is the lab's with both relays, and without the gateways of the first uplink: they are found by its default routes.
 func config() string {
 	one := `servers: ["https://` + lab.Node1Address + `:8443"`
-	return strings.Replace(lab.DualStackConfig, one, one+`, "https://`+lab.Node2Address+`:8443"`, 1)
+	return strings.NewReplacer(one, one+`, "https://`+lab.Node2Address+`:8443"`, `, gateways: [198.51.100.1, "2001:db8:1::1"]`, "").Replace(lab.DualStackConfig)
 }
 
 func newWorld(ctx context.Context, backend string) (*world, error) {
