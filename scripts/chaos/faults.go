@@ -22,6 +22,8 @@ type fault struct {
 	missed bool
 	// opens is set for one that takes the boundary away with the rest.
 	opens bool
+	// alone is set for one beside which no other is had: it is done to more than its kind.
+	alone bool
 	// counted is set for one that smartnatd has to tell of in its metric of repairs.
 	counted bool
 	// backend is the only one that has it; both have when it is empty.
@@ -72,7 +74,10 @@ func faults() []fault {
 }
 
 // fit reports whether two faults may be had at once.
-func fit(first, second string) bool { return find(first).kind != find(second).kind }
+func fit(first, second string) bool {
+	a, b := find(first), find(second)
+	return a.kind != b.kind && !a.alone && !b.alone
+}
 
 // choose names those that a run has.
 func choose(accept func(fault) bool) []string {

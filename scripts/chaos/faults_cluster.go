@@ -74,15 +74,17 @@ func dropRelays(ctx context.Context, w *world, s step) (injury, error) {
 	if n := s.Pick % 3; n < 2 {
 		nodes, variant = nodes[n:n+1], []string{"the first", "the second"}[n]
 	}
-	drop := func(ctx context.Context, verb string) error {
-		var errs []error
-		for _, node := range nodes {
-			_, err := w.Host(node).Exec(ctx, "iptables", "-t", "raw", verb, "PREROUTING", "-p", "tcp", "--dport", "8443", "-j", "DROP")
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
+	return injury{variant: variant, heal: func(ctx context.Context) error { return w.swallow(ctx, "-D", nodes) }}, w.swallow(ctx, "-I", nodes)
+}
+
+// swallow has nodes drop what comes to their relays (-I), or no more (-D).
+func (w *world) swallow(ctx context.Context, verb string, nodes []string) error {
+	var errs []error
+	for _, node := range nodes {
+		_, err := w.Host(node).Exec(ctx, "iptables", "-t", "raw", verb, "PREROUTING", "-p", "tcp", "--dport", "8443", "-j", "DROP")
+		errs = append(errs, err)
 	}
-	return injury{variant: variant, heal: func(ctx context.Context) error { return drop(ctx, "-D") }}, drop(ctx, "-I")
+	return errors.Join(errs...)
 }
 
 func killControlPlane(name string) func(context.Context, *world, step) (injury, error) {
@@ -96,9 +98,7 @@ func killControlPlane(name string) func(context.Context, *world, step) (injury, 
 
 // controlPlaneReady waits until the API takes what it is told.
 func (w *world) controlPlaneReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, settlement)
-	defer cancel()
-	return lab.Poll(ctx, func(ctx context.Context) error {
+	return poll(ctx, func(ctx context.Context) error {
 		return w.Kube().Discovery().RESTClient().Get().AbsPath("/readyz").Timeout(2 * time.Second).Do(ctx).Error()
 	})
 }

@@ -8,7 +8,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +27,9 @@ func daemonFaults() []fault {
 		{name: "smartnatd reloads", quick: true, inject: reloadDaemon},
 		{name: "iptables-restore fails", changes: true, inject: failRestore},
 		{name: "iptables-restore missing", changes: true, inject: loseRestore},
+		{name: "iptables-restore hangs", changes: true, inject: hangRestore},
+		{name: "smartnatd killed at a write", changes: true, quick: true, inject: killWriting},
+		{name: "saved objects damaged", changes: true, alone: true, inject: damageSaved},
 	}
 }
 
@@ -63,6 +69,76 @@ func failRestore(ctx context.Context, w *world, s step) (injury, error) {
 // loseRestore has it be there and not run, as halfway through an upgrade.
 func loseRestore(ctx context.Context, w *world, s step) (injury, error) {
 	return w.replaceRestore(ctx, s, "#!/run/no/such/program\n")
+}
+
+// hangRestore has it not end, and at last go on as if nothing had been.
+func hangRestore(ctx context.Context, w *world, s step) (injury, error) {
+	return w.replaceRestore(ctx, s, w.forDaemon(`while [ -e "$0.good" ]; do sleep 0.1; done; exec "$0" "$@"`))
+}
+
+// manners are ways to kill smartnatd with the program that it writes with.
+var manners = []struct{ name, script string }{
+	{"before it", `kill -9 $PPID; exit 1`},
+	{"before it, which comes all the same", `kill -9 $PPID; exec "$0.good" "$@"`},
+	{"in the first table", `sed '/^COMMIT/,$d' | "$0.good" "$@"; kill -9 $PPID; exit 1`},
+	{"behind the first table", `sed '/^COMMIT/q' | "$0.good" "$@"; kill -9 $PPID; exit 1`},
+	{"behind it", `"$0.good" "$@"; kill -9 $PPID; exit 1`},
+}
+
+// killWriting has smartnatd be killed when it writes the change.
+func killWriting(ctx context.Context, w *world, s step) (injury, error) {
+	m, canary := manners[s.Pick/2%uint32(len(manners))], w.canary
+	done, err := w.replaceRestore(ctx, s, w.forDaemon(m.script))
+	mend := done.heal
+	return injury{variant: done.variant + ", " + m.name, heal: func(ctx context.Context) error {
+		// Another fault beside this one may keep the change from smartnatd. It is killed all the same then.
+		if s.Second == nil && w.canary != canary {
+			select {
+			case <-w.daemon.Done():
+			case <-time.After(settlement):
+				return errors.New("a change was not written")
+			}
+		}
+		return errors.Join(mend(ctx), w.daemon.Restart(ctx))
+	}}, err
+}
+
+// damageSaved has smartnatd start without what it saved, while no relay answers: what is in the kernel stays.
+func damageSaved(ctx context.Context, w *world, s step) (injury, error) {
+	const saved = "/var/lib/smartnat/objects.jsonl"
+	gateway, nodes := w.Host(lab.Gateway), []string{lab.Node1, lab.Node2}
+	text, err := gateway.ReadFile(saved)
+	if err != nil {
+		return injury{}, err
+	}
+	damage := []struct{ name, text string }{{"torn", text[:len(text)*2/3]}, {"empty", ""}, {"another's", "it works!\n"}}[s.Pick%3]
+	err = errors.Join(w.swallow(ctx, "-I", nodes), w.daemon.Kill(), gateway.WriteFile(saved, damage.text))
+	if err != nil {
+		return injury{}, err
+	}
+	skip, started := len(w.daemon.Log()), make(chan error, 1)
+	go func() { started <- w.daemon.Restart(ctx) }()
+	err = poll(ctx, func(context.Context) error {
+		if !strings.Contains(w.daemon.Log()[skip:], "what is saved from earlier cannot be used: waiting for it") {
+			return errors.New("smartnatd does not say that what it saved is damaged")
+		}
+		return nil
+	})
+	return injury{variant: damage.name, heal: func(ctx context.Context) error {
+		// Whoever is killed next needs what is saved.
+		return errors.Join(w.swallow(ctx, "-D", nodes), <-started, poll(ctx, func(context.Context) error {
+			text, err := gateway.ReadFile(saved)
+			if err == nil && !strings.Contains(text, "sha256") {
+				err = fmt.Errorf("%s is not whole again", saved)
+			}
+			return err
+		}))
+	}}, err
+}
+
+// forDaemon is a script in the place of a restore program, of which others notice nothing.
+func (w *world) forDaemon(script string) string {
+	return fmt.Sprintf("#!/bin/sh\n[ $PPID = %d ] || exec \"$0.good\" \"$@\"\n%s\n", w.daemon.PID(), script)
 }
 
 func (w *world) replaceRestore(ctx context.Context, s step, script string) (injury, error) {

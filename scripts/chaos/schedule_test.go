@@ -84,3 +84,21 @@ func TestSchedulePairs(t *testing.T) {
 		}
 	}
 }
+
+func TestFit(t *testing.T) {
+	for _, test := range []struct {
+		name, first, second string
+		want                bool
+	}{
+		{"done to different things", "relay killed", "smartnatd killed", true},
+		{"done to the same", "smartnatd ended", "smartnatd killed", false},
+		{"the first comes alone", "saved objects damaged", "nat flushed", false},
+		{"the second comes alone", "nat flushed", "saved objects damaged", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := fit(test.first, test.second); got != test.want {
+				t.Errorf("%s and %s fit: %t", test.first, test.second, got)
+			}
+		})
+	}
+}
