@@ -9,11 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/scripts/lab"
@@ -103,17 +106,28 @@ func (w *world) controlPlaneReady(ctx context.Context) error {
 	})
 }
 
-// flapEndpoint has one of two pods be ready and not for a while, many times a second.
+// flapEndpoint has one of two endpoints be ready and not for a while, 50 times a second where the API server is as fast. The
+// controller of EndpointSlices, which knows better, writes against it.
 func flapEndpoint(ctx context.Context, w *world, s step) (injury, error) {
-	times := 5 + int(s.Pick%20)
-	for range times {
-		for _, ready := range []bool{false, true} {
-			if err := w.SetReady(ctx, namespace, "flapping-1", ready); err != nil {
-				return injury{}, err
+	client := w.Kube().DiscoveryV1().EndpointSlices(namespace)
+	list, err := client.List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=flapping"})
+	if err != nil {
+		return injury{}, err
+	}
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	changes := 0
+	for end := time.Now().Add(s.Hold); changes%2 == 1 || time.Now().Before(end); changes++ {
+		<-ticker.C
+		for _, slice := range list.Items {
+			i := slices.IndexFunc(slice.Endpoints, func(e discoveryv1.Endpoint) bool { return e.TargetRef.Name == "flapping-1" })
+			patch := fmt.Sprintf(`[{"op": "replace", "path": "/endpoints/%d/conditions/ready", "value": %t}]`, i, changes%2 == 1)
+			if _, err := client.Patch(ctx, slice.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				return injury{}, fmt.Errorf("the endpoint that flaps: %w", err)
 			}
 		}
 	}
-	return injury{variant: fmt.Sprintf("%d times", times)}, nil
+	return injury{variant: fmt.Sprintf("%d times in %v", changes, milliseconds(s.Hold))}, nil
 }
 
 // bulkMappings makes many Mappings at once, and takes them away again.
