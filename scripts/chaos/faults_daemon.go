@@ -107,6 +107,10 @@ func killWriting(ctx context.Context, w *world, s step) (injury, error) {
 func damageSaved(ctx context.Context, w *world, s step) (injury, error) {
 	const saved = "/var/lib/smartnat/objects.jsonl"
 	gateway, nodes := w.Host(lab.Gateway), []string{lab.Node1, lab.Node2}
+	// Before it is saved that it is, smartnatd would not even look at it.
+	if err := poll(ctx, func(ctx context.Context) error { return w.on(ctx, "! [ -e /run/smartnat/objects.outdated ]") }); err != nil {
+		return injury{}, err
+	}
 	text, err := gateway.ReadFile(saved)
 	if err != nil {
 		return injury{}, err
