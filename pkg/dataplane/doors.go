@@ -12,7 +12,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// IPTables reads and writes the tables of netfilter.
+// IPTables reads and writes the tables of netfilter. Where a Save or a Restore is given up because its program hangs, the error
+// is context.DeadlineExceeded.
 type IPTables interface {
 	// Families are those that can be programmed.
 	Families() []netfilter.Family

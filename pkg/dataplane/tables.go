@@ -41,6 +41,9 @@ type family struct {
 	seen *uint64
 	// suspect is set when somebody else wrote, verify when it is to be known for sure whether somebody did.
 	suspect, verify bool
+	// hung is what is said of a program that hung, and until is how long none is run because of that.
+	hung  error
+	until time.Time
 }
 
 func (d *Dataplane) family(name netfilter.Family) *family {
@@ -72,6 +75,10 @@ func (d *Dataplane) build(state gateway.State, name netfilter.Family, result *Re
 // filter brings one family's tables to want. On the hot path nothing is read but the stamp.
 func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *Result) error {
 	f := d.family(want.Family)
+	return f.unlessHung(ctx, func() error { return d.filterFamily(ctx, f, want, result) })
+}
+
+func (d *Dataplane) filterFamily(ctx context.Context, f *family, want netfilter.Ruleset, result *Result) error {
 	// A kernel that does not tell is asked again when all is verified.
 	_ = d.lookAtTables()
 	have := f.written

@@ -31,9 +31,12 @@ func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
 		if asksNothing(state, name) && !asksNothing(state, 0) {
 			continue
 		}
-		batch := d.aside(rules.Build(state, name, d.ruleOptions(false)))
-		d.family(name).forget()
-		if err := d.opts.IPTables.Restore(ctx, batch); err != nil {
+		f := d.family(name)
+		if err := f.unlessHung(ctx, func() error {
+			batch := d.aside(rules.Build(state, name, d.ruleOptions(false)))
+			f.forget()
+			return d.opts.IPTables.Restore(ctx, batch)
+		}); err != nil {
 			errs = append(errs, fmt.Errorf("trying rules in the IPv%d tables: %w", name, err))
 		}
 	}

@@ -5,6 +5,7 @@ package iptables
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -18,8 +19,15 @@ import (
 // ErrLocked says that another program held the lock for longer than LockTimeout; trying again may help.
 var ErrLocked = errors.New("another program holds the lock of iptables")
 
-// ErrHung says that a program was killed because it did not end: nothing may wait for one for ever.
-var ErrHung = errors.New("the program did not end in time and was killed")
+// ErrHung says that a program was killed because it did not end: nothing may wait for one for ever. To those who do not know
+// of programs it is context.DeadlineExceeded.
+var ErrHung error = hungError{}
+
+type hungError struct{}
+
+func (hungError) Error() string { return "the program did not end in time and was killed" }
+
+func (hungError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // LineError says which line of a batch was refused. It is gateway.ErrRefused, unless that may pass by itself.
 type LineError struct {

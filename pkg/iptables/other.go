@@ -52,7 +52,7 @@ func (r *Runner) otherRules(ctx context.Context, program string, isThere func() 
 	if err != nil {
 		return "", err
 	}
-	out, err := r.run(ctx, nil, path)
+	out, err := r.run(ctx, r.timeout, nil, path)
 	if err != nil {
 		return "", err
 	}

@@ -39,8 +39,12 @@ type Options struct {
 	IPv6 bool
 }
 
-// programTimeout is longer than any program takes once it has the lock: a hundred thousand ports are seconds.
-const programTimeout = 2 * time.Minute
+// A program gets programTimeout beside what it may wait for the lock, which is enough to read all or to write a few changes,
+// and lineTimeout for each line that it writes: a slow machine takes a minute for 100,000 ports, which are 350,000 lines.
+const (
+	programTimeout = time.Minute
+	lineTimeout    = time.Millisecond
+)
 
 // Runner runs the programs of one back end. It may be used by several goroutines.
 type Runner struct {
@@ -51,7 +55,7 @@ type Runner struct {
 	randomFully bool
 	// sets is set when rules of every family can name sets.
 	sets bool
-	// timeout is when a program is killed that does not end.
+	// timeout is when a program is killed that does not end; one that writes gets more.
 	timeout time.Duration
 	execs   atomic.Int64
 	// buffers hold the text of batches, which is large when all is written.
@@ -154,7 +158,7 @@ func (r *Runner) Save(ctx context.Context, family netfilter.Family) (netfilter.R
 	if err != nil {
 		return netfilter.Ruleset{}, err
 	}
-	out, err := r.run(ctx, nil, p.save())
+	out, err := r.run(ctx, r.timeout, nil, p.save())
 	if err != nil {
 		return netfilter.Ruleset{}, err
 	}
@@ -199,7 +203,8 @@ func (r *Runner) restore(ctx context.Context, batch netfilter.Batch) error {
 		buffer = new([]byte)
 	}
 	*buffer = batch.AppendText((*buffer)[:0])
-	if _, err = r.run(ctx, *buffer, p.restore(), args...); err != nil {
+	timeout := r.timeout + time.Duration(bytes.Count(*buffer, []byte("\n")))*lineTimeout
+	if _, err = r.run(ctx, timeout, *buffer, p.restore(), args...); err != nil {
 		// A program that was killed may still be fed from the buffer, which is not used again.
 		return describe(err, *buffer)
 	}
@@ -217,9 +222,9 @@ func (r *Runner) program(family netfilter.Family) (program, error) {
 	return p, nil
 }
 
-func (r *Runner) run(ctx context.Context, input []byte, path string, args ...string) ([]byte, error) {
+func (r *Runner) run(ctx context.Context, timeout time.Duration, input []byte, path string, args ...string) ([]byte, error) {
 	r.execs.Add(1)
-	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, ErrHung)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrHung)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")

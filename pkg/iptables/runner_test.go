@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,7 +132,7 @@ func TestContextEndsTheWait(t *testing.T) {
 	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own}), own.ChainPrefix)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := runner.Restore(ctx, batch); !errors.Is(err, context.DeadlineExceeded) {
+	if err := runner.Restore(ctx, batch); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrHung) {
 		t.Errorf("error %v, want that of the context", err)
 	}
 }
@@ -140,12 +141,44 @@ func TestAProgramThatHangsIsKilled(t *testing.T) {
 	runner, release := lockedRunner(t, time.Hour)
 	runner.timeout = 100 * time.Millisecond
 	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv4, rules.Options{Ownership: own}), own.ChainPrefix)
-	if err := runner.Restore(t.Context(), batch); !errors.Is(err, ErrHung) {
+	if err := runner.Restore(t.Context(), batch); !errors.Is(err, ErrHung) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want ErrHung", err)
 	}
 	release()
 	runner.timeout = time.Minute
 	if err := runner.Restore(t.Context(), batch); err != nil {
 		t.Errorf("the next one: %v", err)
+	}
+}
+
+// script makes a program of this name that runs it.
+func script(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestALargeBatchGetsMoreTime than a small one or a reading does.
+func TestALargeBatchGetsMoreTime(t *testing.T) {
+	name := strings.TrimSuffix(script(t, "iptables-restore", "cat >/dev/null; exec sleep 1"), "-restore")
+	if err := os.Link(name+"-restore", name+"-save"); err != nil {
+		t.Fatal(err)
+	}
+	r := &Runner{programs: map[netfilter.Family]program{netfilter.IPv4: program(name)}, timeout: 100 * time.Millisecond}
+	restore := func(rules int) error {
+		chain := netfilter.Chain{Name: "SMARTNAT-X", Rules: slices.Repeat([]netfilter.Rule{{Foreign: "-j RETURN"}}, rules)}
+		return r.Restore(t.Context(), netfilter.Batch{Family: netfilter.IPv4, Tables: []netfilter.TableBatch{{Name: "nat", Write: []netfilter.Chain{chain}}}})
+	}
+	if err := restore(10_000); err != nil {
+		t.Errorf("10,000 rules: %v", err)
+	}
+	if err := restore(1); !errors.Is(err, ErrHung) {
+		t.Errorf("a rule: error %v, want ErrHung", err)
+	}
+	if _, err := r.Save(t.Context(), netfilter.IPv4); !errors.Is(err, ErrHung) {
+		t.Errorf("reading: error %v, want ErrHung", err)
 	}
 }
