@@ -46,6 +46,9 @@ const (
 	lineTimeout    = time.Millisecond
 )
 
+// probeTimeout is what a program gets that is asked about itself.
+const probeTimeout = 10 * time.Second
+
 // Runner runs the programs of one back end. It may be used by several goroutines.
 type Runner struct {
 	backend  string
@@ -55,9 +58,10 @@ type Runner struct {
 	randomFully bool
 	// sets is set when rules of every family can name sets.
 	sets bool
-	// timeout is when a program is killed that does not end; one that writes gets more.
-	timeout time.Duration
-	execs   atomic.Int64
+	// timeout is when a program is killed that does not end; one that writes gets more, one that is asked about itself its own.
+	timeout, probeTimeout time.Duration
+
+	execs atomic.Int64
 	// buffers hold the text of batches, which is large when all is written.
 	buffers sync.Pool
 }
@@ -69,17 +73,20 @@ func (p program) save() string    { return string(p) + "-save" }
 func (p program) restore() string { return string(p) + "-restore" }
 
 // New finds the programs as go-iptables finds them.
-func New(opts Options) (*Runner, error) {
+func New(opts Options) (*Runner, error) { return newRunner(opts, probeTimeout) }
+
+func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
 	suffix, found := map[string]string{"": "", "auto": "", "legacy": "-legacy", "nft": "-nft"}[opts.Backend]
 	if !found {
 		return nil, fmt.Errorf("iptables back end %q is not one of auto, legacy, nft", opts.Backend)
 	}
 	r := &Runner{
-		wait:        strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
-		programs:    map[netfilter.Family]program{},
-		timeout:     opts.LockTimeout + programTimeout,
-		randomFully: true,
-		sets:        true,
+		wait:         strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
+		programs:     map[netfilter.Family]program{},
+		timeout:      opts.LockTimeout + programTimeout,
+		probeTimeout: probeTimeout,
+		randomFully:  true,
+		sets:         true,
 	}
 	if err := r.find(netfilter.IPv4, "iptables"+suffix, goiptables.ProtocolIPv4); err != nil {
 		return nil, err
@@ -97,17 +104,30 @@ func (r *Runner) find(family netfilter.Family, name string, protocol goiptables.
 	if err != nil {
 		return fmt.Errorf("finding %s (is the package iptables installed?): %w", name, err)
 	}
+	// go-iptables asks the same, and would wait for ever.
+	if _, err := r.probe(path, "--version"); err != nil {
+		return err
+	}
 	tables, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(path))
 	if err != nil {
 		return fmt.Errorf("asking %s for its version: %w", path, err)
 	}
 	r.randomFully = r.randomFully && tables.HasRandomFully()
 	// A program finds a match only where both it and the kernel have it.
-	r.sets = r.sets && exec.Command(path, "-m", "set", "--help").Run() == nil
+	_, err = r.probe(path, "-m", "set", "--help")
+	if errors.Is(err, ErrHung) {
+		return err
+	}
+	r.sets = r.sets && err == nil
 	// The restoring program is asked, and not its companion, because it is the one that writes.
-	backend, err := backendOf(program(path).restore())
+	version, err := r.probe(program(path).restore(), "--version")
 	if err != nil {
 		return err
+	}
+	// Those before 1.8 know just one back end and do not say it.
+	backend := Legacy
+	if bytes.Contains(version, []byte("("+NFTables+")")) {
+		backend = NFTables
 	}
 	if r.backend != "" && r.backend != backend {
 		return fmt.Errorf("iptables uses the back end %s, but %s uses %s: set both to the same (update-alternatives), or name one in iptables.backend",
@@ -118,16 +138,9 @@ func (r *Runner) find(family netfilter.Family, name string, protocol goiptables.
 	return nil
 }
 
-// backendOf asks a program which back end it writes to; those before 1.8 know just one and do not say it.
-func backendOf(path string) (string, error) {
-	version, err := exec.Command(path, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("asking %s for its version: %w", path, err)
-	}
-	if bytes.Contains(version, []byte("("+NFTables+")")) {
-		return NFTables, nil
-	}
-	return Legacy, nil
+// probe asks a program about itself.
+func (r *Runner) probe(path string, args ...string) ([]byte, error) {
+	return r.run(context.Background(), r.probeTimeout, nil, path, args...)
 }
 
 // Families returns the families that can be programmed, IPv4 first.
@@ -149,7 +162,7 @@ func (r *Runner) RandomFully() bool { return r.randomFully }
 // Sets reports whether rules can name sets.
 func (r *Runner) Sets() bool { return r.sets }
 
-// Execs returns how many programs were run to read or write rules.
+// Execs returns how many programs were run.
 func (r *Runner) Execs() int64 { return r.execs.Load() }
 
 // Save reads all tables of a family.

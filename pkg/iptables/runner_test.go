@@ -161,6 +161,27 @@ func script(t *testing.T, name, text string) string {
 	return path
 }
 
+// TestAProgramThatHangsWhenItIsAsked about itself is named, in time.
+func TestAProgramThatHangsWhenItIsAsked(t *testing.T) {
+	for _, tc := range []struct{ name, script, hangs string }{
+		{"for its version", `exec sleep 600`, "iptables --version"},
+		{"for its matches", `case $* in *--help*) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables -m set --help"},
+		{"for its back end", `case $0 in *-restore) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables-restore --version"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := script(t, "iptables", tc.script)
+			if err := os.Link(path, path+"-restore"); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("PATH", filepath.Dir(path)+":"+os.Getenv("PATH"))
+			_, err := newRunner(Options{}, time.Second)
+			if !errors.Is(err, ErrHung) || !strings.Contains(err.Error(), tc.hangs) {
+				t.Errorf("error %v, want one that %s hung", err, tc.hangs)
+			}
+		})
+	}
+}
+
 // TestALargeBatchGetsMoreTime than a small one or a reading does.
 func TestALargeBatchGetsMoreTime(t *testing.T) {
 	name := strings.TrimSuffix(script(t, "iptables-restore", "cat >/dev/null; exec sleep 1"), "-restore")
