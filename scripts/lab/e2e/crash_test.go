@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	crashKills = flag.Int("crash.kills", 10, "how often smartnatd is killed with each back end")
+	crashKills = flag.Int("crash.kills", 50, "how often smartnatd is killed with each back end")
 	crashSeed  = flag.Uint64("crash.seed", 1, "what the times and ways of the kills are drawn from")
 )
 
@@ -110,7 +110,7 @@ func crashMappings(closed, changing string, ports int, mode string) string {
 	}
 	return mappingYAML("crash", "echo", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
 		ports: [{port: 990, servicePort: 8080}, {port: 990, servicePort: 8080, protocol: udp}]`) + "---\n" +
-		mappingYAML("crash", "closed", `addresses: [198.51.100.12], serviceName: echo, mode: endpoints, `+closed+`,
+		mappingYAML("crash", "closed", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints, `+closed+`,
 		ports: [{port: 991, servicePort: 8080}, {port: 991, servicePort: 8080, protocol: udp}]`) + "---\n" +
 		mappingYAML("crash", "changing", `addresses: [198.51.100.13, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: `+mode+`, `+changing+
 			`ports: [`+strings.Join(list, ", ")+`]`)

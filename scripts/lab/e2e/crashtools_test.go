@@ -79,29 +79,33 @@ type intruder struct {
 // what is returned ends them and says how that went.
 func startIntruders(ctx context.Context, t *testing.T, w *world) (stop func()) {
 	t.Helper()
-	pod := netip.MustParseAddr(w.podAddress(t, "crash", podName(0)))
-	if out, err := w.Host(lab.Rogue).Exec(ctx, "ip", "route", "replace", lab.PodNetwork, "via", lab.External1); err != nil {
-		t.Fatal(out, err)
-	}
-	answers, err := w.Host(lab.Client2).Capture("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = answers.Close() })
-	closed := netip.MustParseAddrPort("198.51.100.12:991")
-	const unused = 9999 // by whoever else sends to pods
-	inside := netip.AddrPortFrom(pod, unused)
-	all := []*intruder{
-		{
-			name: "a source that is not allowed", host: w.Host(lab.Client2), from: netip.MustParseAddrPort("192.0.2.20:20000"), to: closed,
+	const tries, unused = 20000, 9999 // ports of theirs, and one by which nobody else sends to pods
+	var all []*intruder
+	for _, family := range []struct{ name, source, closed, neighbour, pods, gateway, pod string }{
+		{"IPv4", lab.Client2Address, "198.51.100.12", "198.51.100.66", lab.PodNetwork, lab.External1, w.podAddress(t, "crash", podName(0))},
+		{"IPv6", lab.Client2Address6, "2001:db8:1::12", "2001:db8:1::66", lab.PodNetwork6, lab.External1v6, w.podAddress6(t, "crash", podName(0))},
+	} {
+		if out, err := w.Host(lab.Rogue).Exec(ctx, "ip", "route", "replace", family.pods, "via", family.gateway); err != nil {
+			t.Fatal(out, err)
+		}
+		answers, err := w.Host(lab.Client2).Capture("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = answers.Close() })
+		closed := netip.AddrPortFrom(netip.MustParseAddr(family.closed), 991)
+		inside := netip.AddrPortFrom(netip.MustParseAddr(family.pod), unused)
+		all = append(all, &intruder{
+			name: family.name + ", a source that is not allowed", host: w.Host(lab.Client2),
+			from: netip.AddrPortFrom(netip.MustParseAddr(family.source), tries), to: closed,
 			arrivals: w.capture(t, "eth1"), successes: answers,
 			success: func(p lab.Packet) bool { return !p.Out && p.Source.Addr() == closed.Addr() },
-		},
-		{
-			name: "a neighbour", host: w.Host(lab.Rogue), from: netip.MustParseAddrPort("198.51.100.66:20000"), to: inside,
+		}, &intruder{
+			name: family.name + ", a neighbour", host: w.Host(lab.Rogue),
+			from: netip.AddrPortFrom(netip.MustParseAddr(family.neighbour), tries), to: inside,
 			arrivals: w.capture(t, "eth1"), successes: w.capture(t, "eth0"),
 			success: func(p lab.Packet) bool { return p.Out && p.Destination == inside },
-		},
+		})
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
