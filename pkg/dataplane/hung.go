@@ -12,7 +12,7 @@ import (
 
 // hungShare bounds how long programs of one family that hang can make all else wait, which is done in turn: after one second
 // of that, for so many the family is left alone.
-const hungShare = 10
+const hungShare = 5
 
 // unlessHung does what needs programs of the family, unless one of them hung lately: then it fails at once.
 func (f *family) unlessHung(ctx context.Context, do func() error) error {

@@ -54,7 +54,7 @@ func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
 					}
 				}
 				hung(waited, 1)
-				until := time.Now().Add(10 * waited)
+				until := time.Now().Add(5 * waited)
 				want := fresh(t, full())
 				delete(want.Tables.Rulesets, netfilter.IPv6)
 				want.Sysctls.Values = k.Sysctls.Values // IPv6 is not forwarded yet.
@@ -74,7 +74,7 @@ func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
 				hung(waited, 2)
 				k.Fail = nil
 				hung(0, 2)
-				time.Sleep(10 * waited)
+				time.Sleep(5 * waited)
 				apply(t, d, full())
 				expectSame(t, fresh(t, full()), k)
 			})

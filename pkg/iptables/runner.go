@@ -43,7 +43,7 @@ type Options struct {
 // and lineTimeout for each line that it writes: a slow machine takes a minute for 100,000 ports, which are 350,000 lines.
 const (
 	programTimeout = time.Minute
-	lineTimeout    = time.Millisecond
+	lineTimeout    = time.Millisecond / 2
 )
 
 // probeTimeout is what a program gets that is asked about itself.
