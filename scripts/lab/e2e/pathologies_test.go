@@ -24,7 +24,7 @@ import (
 )
 
 // lockHeld is longer than two tries of smartnatd's to get the lock.
-var lockHeld = flag.Duration("pathologies.lock", 12*time.Second, "how long somebody else holds the lock of iptables")
+var lockHeld = flag.Duration("pathologies.lock", 30*time.Second, "how long somebody else holds the lock of iptables")
 
 // TestPathologies has a hard day, under traffic to a Mapping that has no part in it.
 func TestPathologies(t *testing.T) {
@@ -47,6 +47,7 @@ func TestPathologies(t *testing.T) {
 		{"a Service with a thousand endpoints", testThousandEndpoints},
 		{"somebody else holds the lock", testLockHeld},
 		{"a program is missing after an upgrade", testProgramMissing},
+		{"a program that hangs", testProgramHangs},
 		{"the rules of one Mapping are refused", testRefusedMapping},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -218,21 +219,63 @@ func testLockHeld(ctx context.Context, t *testing.T, w *world) {
 
 // testProgramMissing takes away the program of one family: the other is programmed all the same.
 func testProgramMissing(ctx context.Context, t *testing.T, w *world) {
-	gateway := w.Host(lab.Gateway)
-	out, err := gateway.Exec(ctx, "sh", "-c", "command -v ip6tables-restore")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := strings.TrimSpace(out)
 	skip := len(w.daemon.Log())
-	if _, err := gateway.Exec(ctx, "mv", program, program+".away"); err != nil {
-		t.Fatal(err)
-	}
+	program, back := w.takeAway(ctx, t, "ip6tables-restore")
 	w.apply(t, mappingYAML("odd", "upgraded", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints, ports: [{port: 101, servicePort: 8080}]`))
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 101), nil)
 	w.awaitLog(ctx, t, skip, "not everything could be programmed", "IPv6", program)
-	if _, err := gateway.Exec(ctx, "mv", program+".away", program); err != nil {
+	back()
+	w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::12", 101), nil)
+}
+
+// takeAway takes a program of the gateway's away, and returns where it was and what puts it back.
+func (w *world) takeAway(ctx context.Context, t *testing.T, name string) (path string, back func()) {
+	t.Helper()
+	gateway := w.Host(lab.Gateway)
+	out, err := gateway.Exec(ctx, "sh", "-c", "command -v "+name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::12", 101), nil)
+	path = strings.TrimSpace(out)
+	move := func(from, to string) {
+		t.Helper()
+		if _, err := gateway.Exec(ctx, "mv", from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(path, path+".away")
+	return path, func() { t.Helper(); move(path+".away", path) }
+}
+
+// givenUp is how long smartnatd waits for a program that hangs.
+const givenUp = time.Minute + 5*time.Second
+
+// testProgramHangs has the program of one family hang: the other waits for that once, and then no more.
+func testProgramHangs(ctx context.Context, t *testing.T, w *world) {
+	skip := len(w.daemon.Log())
+	program, back := w.takeAway(ctx, t, "ip6tables-restore")
+	if _, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", fmt.Sprintf("printf '#!/bin/sh\\nexec sleep infinity\\n' > %[1]s; chmod +x %[1]s", program)); err != nil {
+		t.Fatal(err)
+	}
+	change := func(port uint16) time.Time {
+		t.Helper()
+		started := time.Now()
+		w.apply(t, mappingYAML("odd", "hanging", fmt.Sprintf(`addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints, ports: [{port: %d, servicePort: 8080}]`, port)))
+		return started
+	}
+	change(102)
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 102), nil)
+	changed := change(103)
+	w.awaitLogFor(ctx, t, givenUp+patience, skip, "not everything could be programmed", "a program hung until", program)
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 103), nil)
+	t.Logf("in effect after %v, while the program hung", time.Since(changed))
+	changed = change(104)
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 104), nil)
+	t.Logf("in effect after %v, with the family left alone", time.Since(changed))
+	// It would be tried again by itself, minutes later.
+	back()
+	if err := w.daemon.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::12", 104), nil)
 }
