@@ -18,11 +18,11 @@ const maxSize = 512 << 20
 var ErrOutdated = errors.New("is older than what was in effect last")
 
 // File is where a Snapshot is kept. One process at a time may use it.
-type File struct{ path, newer string }
+type File struct{ path, outdated string }
 
 // NewFile names the file, and another one that is there while what is saved is outdated: in a folder that no reboot leaves
 // as it is, for what is in effect is gone then. Nothing is touched yet.
-func NewFile(path, newer string) File { return File{path, newer} }
+func NewFile(path, outdated string) File { return File{path, outdated} }
 
 // String is the path.
 func (f File) String() string { return f.path }
@@ -71,9 +71,9 @@ func syncFolder(path string) error {
 // SetOutdated notes whether something newer than what is saved is in effect, or is going to be.
 func (f File) SetOutdated(outdated bool) (err error) {
 	if !outdated {
-		err = ignoreMissing(os.Remove(f.newer))
-	} else if err = os.MkdirAll(filepath.Dir(f.newer), 0o755); err == nil {
-		err = os.WriteFile(f.newer, nil, 0o600)
+		err = ignoreMissing(os.Remove(f.outdated))
+	} else if err = os.MkdirAll(filepath.Dir(f.outdated), 0o755); err == nil {
+		err = os.WriteFile(f.outdated, nil, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("noting whether %s is outdated: %w", f.path, err)
@@ -84,7 +84,7 @@ func (f File) SetOutdated(outdated bool) (err error) {
 // Load returns what was saved last; an error that is fs.ErrNotExist when nothing was, and one that is ErrOutdated when it is
 // no longer what is in effect. A file that cannot be used is set aside, for a person to look at, and so is never in the way again.
 func (f File) Load() (Saved, error) {
-	if _, err := os.Stat(f.newer); err == nil {
+	if _, err := os.Stat(f.outdated); err == nil {
 		return Saved{}, fmt.Errorf("%s %w", f.path, ErrOutdated)
 	}
 	info, err := os.Stat(f.path)

@@ -5,13 +5,11 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -319,46 +317,6 @@ func TestARelistIsNoNews(t *testing.T) {
 	}
 }
 
-// TestATooOldVersionIsNoLoss: a gateway comes to another replica, which has never given out the version that it knows.
-func TestATooOldVersionIsNoLoss(t *testing.T) {
-	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				server := bareStub(watchList)
-				server.add("mappings", echoMapping)
-				source, wire, hook := wired(t, func() {}, server)
-				synctest.Wait()
-				server.forget(9)
-				wire.cut()
-				server.add("mappings", strings.ReplaceAll(echoMapping, `"echo"`, `"other"`))
-				time.Sleep(2 * time.Minute)
-				if n := server.forget(0); n > 6 {
-					t.Errorf("%d of 9 versions were not asked for", n)
-				}
-				if got := names(source.Snapshot()); got != "Mapping echo, Mapping other" {
-					t.Errorf("holds %s", got)
-				}
-				if c, n := source.Contact(), messages(hook, "contact"); n != 0 || c.Lost || c.Failures != 0 {
-					t.Errorf("%d lines about contact, want none: %+v", n, c)
-				}
-			})
-		})
-	}
-}
-
-// TestAHandshakeIsNoContact: that the server does not send all objects in a watch says nothing of the watches that it refuses.
-func TestAHandshakeIsNoContact(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := bareStub(false)
-		server.listsOnly = "mappings"
-		source, _, hook := wired(t, func() {}, server)
-		time.Sleep(10 * time.Minute)
-		if n := messages(hook, "contact"); n != 1 || !source.Contact().Lost {
-			t.Errorf("%d lines about contact, want one: %+v", n, source.Contact())
-		}
-	})
-}
-
 // TestProtobufIsAskedFor of the server for the kinds that it can send in it.
 func TestProtobufIsAskedFor(t *testing.T) {
 	server := newStub(t, true)
@@ -401,55 +359,5 @@ func TestStrip(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestContact(t *testing.T) {
-	log, hook := logtest.NewNullLogger()
-	c := newContact(log)
-	clock := time.Unix(0, 0)
-	c.now = func() time.Time { return clock }
-	down := errors.New("connection refused")
-	for i, step := range []struct {
-		resource, verb string
-		err            error
-		want           string
-	}{
-		{"mappings", "list", nil, ""},
-		{"mappings", "watch", down, "lost contact"},
-		{"services", "watch", down, ""},
-		{"mappings", "list", down, ""},
-		{"services", "list", nil, ""},
-		{"mappings", "list", nil, ""},
-		{"mappings", "watch", nil, ""},
-		{"services", "watch", nil, "contact is back"},
-		{"mappings", "list", down, "lost contact"},
-		{"mappings", "watch", nil, ""},
-		{"mappings", "events", errCutOff, ""},
-		{"mappings", "events", nil, "contact is back"},
-	} {
-		hook.Reset()
-		clock = clock.Add(time.Second)
-		c.observe(t.Context(), step.resource, step.verb, step.err)
-		got := ""
-		if entry := hook.LastEntry(); entry != nil {
-			got = entry.Message
-		}
-		if (step.want == "") != (got == "") || !strings.Contains(got, step.want) {
-			t.Errorf("step %d: logged %q, want %q", i, got, step.want)
-		}
-	}
-	if got := hook.LastEntry().Data["after"]; got != "3s" {
-		t.Errorf("back after %v, want 3s", got)
-	}
-	if diff := cmp.Diff(Contact{Last: clock, Failures: 5}, c.get()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	stopped, stop := context.WithCancel(t.Context())
-	stop()
-	hook.Reset()
-	c.observe(stopped, "mappings", "watch", down)
-	if hook.LastEntry() != nil {
-		t.Error("the end of the program is told as lost contact")
 	}
 }

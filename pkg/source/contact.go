@@ -35,6 +35,19 @@ func newContact(log logrus.FieldLogger) *contact {
 	return &contact{log: log, now: time.Now, failing: map[request]bool{}}
 }
 
+// judge observes how a request went, and has the next one go elsewhere where it failed; it reports whether it did. What is part of the
+// handshake is no failure, and no contact either.
+func (c *contact) judge(ctx context.Context, by *answeredBy, resource, verb string, asked metav1.ListOptions, err error) (failed bool) {
+	if isHandshake(asked, err) {
+		return false
+	}
+	if err != nil {
+		by.leave()
+	}
+	c.observe(ctx, resource, verb, err)
+	return err != nil
+}
+
 func (c *contact) observe(ctx context.Context, resource, verb string, err error) {
 	if ctx.Err() != nil {
 		return

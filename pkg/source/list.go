@@ -96,18 +96,6 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 		}
 		return client.Get().Resource(r.Resource).VersionedParams(&options, metav1.ParameterCodec).Timeout(timeout)
 	}
-	// judge tells contact how a request went, and has the next one go elsewhere where it failed; it reports whether it did. What is part
-	// of the handshake is no failure, and no contact either.
-	judge := func(ctx context.Context, by *answeredBy, verb string, asked metav1.ListOptions, err error) bool {
-		if isHandshake(asked, err) {
-			return false
-		}
-		if err != nil {
-			by.leave()
-		}
-		c.observe(ctx, r.Resource, verb, err)
-		return err != nil
-	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			ctx, by := whoAnswers(ctx)
@@ -115,7 +103,7 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 			if err == nil {
 				err = r.checkList(list)
 			}
-			judge(ctx, by, "list", options, err)
+			c.judge(ctx, by, r.Resource, "list", options, err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
@@ -123,9 +111,9 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 			initial := options.SendInitialEvents != nil
 			ctx, by := whoAnswers(ctx)
 			w, err := request(options).Watch(ctx)
-			failed := judge(ctx, by, "watch", options, err)
+			failed := c.judge(ctx, by, r.Resource, "watch", options, err)
 			if err == nil {
-				return newCheckedWatch(r, w, initial, func(err error) bool { return judge(ctx, by, "events", options, err) }), nil
+				return newCheckedWatch(r, w, initial, func(err error) bool { return c.judge(ctx, by, r.Resource, "events", options, err) }), nil
 			}
 			if initial && failed {
 				// After some errors client-go tries again at once, or waits and hears nobody who says that it is to end. After any
