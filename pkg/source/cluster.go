@@ -41,11 +41,11 @@ func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*clus
 	log = log.WithField("server", cfg.Host)
 	c := &cluster{changed: changed, contact: newContact(log), log: log}
 	for _, r := range resources() {
-		lw, err := listWatch(cfg, httpClient, codecs, r, c.contact)
+		client, err := newResourceClient(cfg, httpClient, codecs, r, c.contact)
 		if err != nil {
 			return nil, fmt.Errorf("source: %s: %w", r.Resource, err)
 		}
-		if err := c.add(cache.NewSharedIndexInformer(lw, r.object, 0, nil)); err != nil {
+		if err := c.add(cache.NewSharedIndexInformer(client.listerWatcher(), r.object, 0, nil)); err != nil {
 			return nil, fmt.Errorf("source: %s: %w", r.Resource, err)
 		}
 	}

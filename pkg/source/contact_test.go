@@ -40,6 +40,8 @@ func TestWhyIsShort(t *testing.T) {
 func TestIsHandshake(t *testing.T) {
 	old, invalid := apierrors.NewResourceExpired("too old"), apierrors.NewInvalid(schema.GroupKind{}, "", nil)
 	gone := apierrors.NewGenericServerResponse(http.StatusGone, "", schema.GroupResource{}, "", "", 0, true)
+	ahead := apierrors.NewTimeoutError("Too large resource version", 1)
+	ahead.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge}}
 	initial := metav1.ListOptions{Watch: true, SendInitialEvents: new(true)}
 	for _, test := range []struct {
 		name  string
@@ -51,6 +53,8 @@ func TestIsHandshake(t *testing.T) {
 		{"the version is too old", metav1.ListOptions{ResourceVersion: "7"}, old, true},
 		{"the version is gone", metav1.ListOptions{ResourceVersion: "7"}, gone, true},
 		{"the next page is gone", metav1.ListOptions{Continue: "there"}, old, true},
+		{"the version is too large", metav1.ListOptions{ResourceVersion: "7"}, ahead, true},
+		{"the latest version is too large", metav1.ListOptions{}, ahead, false},
 		{"any version is too old", metav1.ListOptions{ResourceVersion: "0"}, old, false},
 		{"the latest version is too old", metav1.ListOptions{}, gone, false},
 		{"all objects in a watch are too old", initial, old, false},

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/smartnat/smartnat/pkg/calc"
@@ -55,7 +54,7 @@ func FuzzAnswer(f *testing.F) {
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	server := &anything{}
-	var lists []cache.ListerWatcherWithContext
+	var clients []*resourceClient
 	codecs, err := newCodecs()
 	if err != nil {
 		f.Fatal(err)
@@ -63,11 +62,11 @@ func FuzzAnswer(f *testing.F) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	for _, r := range resources() {
-		lw, err := listWatch(&rest.Config{Host: "https://relay", QPS: -1}, &http.Client{Transport: server}, codecs, r, newContact(log))
+		client, err := newResourceClient(&rest.Config{Host: "https://relay", QPS: -1}, &http.Client{Transport: server}, codecs, r, newContact(log))
 		if err != nil {
 			f.Fatal(err)
 		}
-		lists = append(lists, cache.ToListerWatcherWithContext(lw))
+		clients = append(clients, client)
 	}
 	for n, object := range []string{echoMapping, echoService, echoSlice} {
 		group := strings.SplitN(strings.TrimPrefix(object, `{"apiVersion":"`), `"`, 2)[0]
@@ -84,7 +83,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(uint8(1), true, true, http.StatusOK, []byte{0, 0, 0, 4, 'k', '8', 's', 0, 0xff, 0xff, 0xff, 0xff})
 	f.Add(uint8(0), false, false, http.StatusServiceUnavailable, []byte("later"))
 	f.Fuzz(func(t *testing.T, resource uint8, watch, proto bool, status int, body []byte) {
-		lw := lists[int(resource)%len(lists)]
+		client := clients[int(resource)%len(clients)]
 		*server = anything{status: 200 + max(status, -status)%400, body: body, contentType: runtime.ContentTypeJSON}
 		if proto {
 			server.contentType = runtime.ContentTypeProtobuf
@@ -98,7 +97,7 @@ func FuzzAnswer(f *testing.F) {
 			return nil
 		}
 		if watch {
-			if w, err := lw.WatchWithContext(t.Context(), metav1.ListOptions{}); err == nil {
+			if w, _, err := client.watch(t.Context(), metav1.ListOptions{}); err == nil {
 				for event := range w.ResultChan() {
 					if event.Type != apiwatch.Error && event.Type != apiwatch.Bookmark {
 						_ = take(event.Object)
@@ -106,7 +105,7 @@ func FuzzAnswer(f *testing.F) {
 				}
 				w.Stop()
 			}
-		} else if list, err := lw.ListWithContext(t.Context(), metav1.ListOptions{}); err == nil {
+		} else if list, _, err := client.list(t.Context(), metav1.ListOptions{}); err == nil {
 			if server.status >= http.StatusMultipleChoices {
 				t.Errorf("status %d is taken for a list", server.status)
 			}

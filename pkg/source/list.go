@@ -4,9 +4,11 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -70,8 +73,14 @@ func newCodecs() (serializer.CodecFactory, error) {
 	return serializer.NewCodecFactory(scheme), nil
 }
 
-// listWatch lists and watches a resource in all namespaces, and tells contact how it went.
-func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.CodecFactory, r resource, c *contact) (cache.ListerWatcher, error) {
+// resourceClient asks for a resource in all namespaces, and tells contact how it went.
+type resourceClient struct {
+	resource
+	rest.Interface
+	contact *contact
+}
+
+func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs serializer.CodecFactory, r resource, c *contact) (*resourceClient, error) {
 	group, path := r.GroupVersion(), "/apis"
 	if group.Group == corev1.GroupName {
 		path = "/api"
@@ -89,38 +98,71 @@ func listWatch(cfg *rest.Config, httpClient *http.Client, codecs serializer.Code
 	if err != nil {
 		return nil, err
 	}
-	request := func(options metav1.ListOptions) *rest.Request {
-		var timeout time.Duration
-		if options.TimeoutSeconds != nil {
-			timeout = time.Duration(*options.TimeoutSeconds) * time.Second
-		}
-		return client.Get().Resource(r.Resource).VersionedParams(&options, metav1.ParameterCodec).Timeout(timeout)
-	}
+	return &resourceClient{resource: r, Interface: client, contact: c}, nil
+}
+
+// listerWatcher is what an informer asks. It gets no error where the same request may succeed a little later.
+func (c *resourceClient) listerWatcher() cache.ListerWatcher {
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			ctx, by := whoAnswers(ctx)
-			list, err := request(options).Do(ctx).Get()
-			if err == nil {
-				err = r.checkList(list)
-			}
-			c.judge(ctx, by, r.Resource, "list", options, err)
-			return list, err
+			return persist(ctx, options, c.list)
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.Watch = true
-			initial := options.SendInitialEvents != nil
-			ctx, by := whoAnswers(ctx)
-			w, err := request(options).Watch(ctx)
-			failed := c.judge(ctx, by, r.Resource, "watch", options, err)
-			if err == nil {
-				return newCheckedWatch(r, w, initial, func(err error) bool { return c.judge(ctx, by, r.Resource, "events", options, err) }), nil
+			if options.SendInitialEvents == nil {
+				return persist(ctx, options, c.watch)
 			}
-			if initial && failed {
+			w, failed, err := c.watch(ctx, options)
+			if failed {
 				// After some errors client-go tries again at once, or waits and hears nobody who says that it is to end. After any
-				// other it lists, and then waits and listens.
+				// other it lists, and that persists.
 				err = errors.New(err.Error())
 			}
-			return nil, err
+			return w, err
 		},
-	}, client), nil
+	}, c.Interface)
+}
+
+// list reports beside its result whether that is a failure: what is part of the handshake is an error, but none of those.
+func (c *resourceClient) list(ctx context.Context, options metav1.ListOptions) (_ runtime.Object, failed bool, _ error) {
+	ctx, by := whoAnswers(ctx)
+	list, err := c.request(options).Do(ctx).Get()
+	if err == nil {
+		err = c.checkList(list)
+	}
+	return list, c.contact.judge(ctx, by, c.Resource, "list", options, err), err
+}
+
+// watch reports what list does.
+func (c *resourceClient) watch(ctx context.Context, options metav1.ListOptions) (_ watch.Interface, failed bool, _ error) {
+	options.Watch = true
+	ctx, by := whoAnswers(ctx)
+	w, err := c.request(options).Watch(ctx)
+	if failed := c.contact.judge(ctx, by, c.Resource, "watch", options, err); err != nil {
+		return nil, failed, err
+	}
+	tell := func(err error) bool { return c.contact.judge(ctx, by, c.Resource, "events", options, err) }
+	return newCheckedWatch(c.resource, w, options.SendInitialEvents != nil, tell), false, nil
+}
+
+func (c *resourceClient) request(options metav1.ListOptions) *rest.Request {
+	var timeout time.Duration
+	if options.TimeoutSeconds != nil {
+		timeout = time.Duration(*options.TimeoutSeconds) * time.Second
+	}
+	return c.Get().Resource(c.Resource).VersionedParams(&options, metav1.ParameterCodec).Timeout(timeout)
+}
+
+// persist asks until there is an answer that client-go can go on from, with pauses of 5 s at most. An informer that sees a request fail waits for up to a
+// minute, as is right for thousands of clients, and after the next failure begins where it had stopped; but gateways are few, and
+// until they ask again what changes in the cluster has no effect.
+func persist[T any](ctx context.Context, options metav1.ListOptions,
+	ask func(context.Context, metav1.ListOptions) (_ T, failed bool, _ error),
+) (answer T, err error) {
+	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
+	ended := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+		var failed bool
+		answer, failed, err = ask(ctx, options)
+		return !failed, nil
+	})
+	return answer, cmp.Or(ended, err)
 }
