@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -100,6 +102,43 @@ func TestReconnectsBackOff(t *testing.T) {
 					if slices.Equal(first[1:], second[1:]) {
 						t.Errorf("%s: two gateways come at the same time", resource)
 					}
+				}
+			})
+		})
+	}
+}
+
+// TestListsDoWhereWatchesFail, in whatever way: what changes is known later, and not never.
+func TestListsDoWhereWatchesFail(t *testing.T) {
+	for _, code := range []int{http.StatusForbidden, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway} {
+		t.Run(http.StatusText(code), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var listed atomic.Int64
+				answer := func(r *http.Request) (*http.Response, error) {
+					response := &http.Response{StatusCode: code, Header: http.Header{}, Body: http.NoBody, Request: r}
+					if r.URL.Query().Get("watch") == "" {
+						listed.Add(1)
+						response.StatusCode = http.StatusOK
+						response.Header.Set("Content-Type", "application/json")
+						response.Body = io.NopCloser(strings.NewReader(listAt(r.URL.Path, "")))
+					}
+					return response, nil
+				}
+				log, hook := testLog()
+				c, err := newCluster(&rest.Config{Host: "https://relay", Transport: &guard{limits: defaultLimits, next: roundTripper(answer)}}, func() {}, log)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				go func() { _ = c.Run(ctx) }()
+				time.Sleep(time.Hour)
+				// Of three resources, after half a minute of watches that fail, and what client-go waits for.
+				if n := listed.Load(); n < 3*25 || n > 3*130 {
+					t.Errorf("%d lists in an hour", n)
+				}
+				if n := messages(hook, "lost contact"); n != 1 {
+					t.Errorf("%d lines say that contact was lost, want 1", n)
 				}
 			})
 		})

@@ -101,17 +101,19 @@ func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs seriali
 	return &resourceClient{resource: r, Interface: client, contact: c}, nil
 }
 
-// listerWatcher is what an informer asks. It gets no error where the same request may succeed a little later.
+// listerWatcher is what an informer asks.
 func (c *resourceClient) listerWatcher() cache.ListerWatcher {
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return persist(ctx, options, c.list)
+			list, _, err := persist(ctx, options, math.MaxInt, c.list)
+			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			if options.SendInitialEvents == nil {
-				return persist(ctx, options, c.watch)
+			tries := 10 // Half a minute, to go on without another list if that can be.
+			if options.SendInitialEvents != nil {
+				tries = 1
 			}
-			w, failed, err := c.watch(ctx, options)
+			w, failed, err := persist(ctx, options, tries, c.watch)
 			if failed {
 				// After some errors client-go tries again at once, or waits and hears nobody who says that it is to end. After any
 				// other it lists, and that persists.
@@ -152,17 +154,17 @@ func (c *resourceClient) request(options metav1.ListOptions) *rest.Request {
 	return c.Get().Resource(c.Resource).VersionedParams(&options, metav1.ParameterCodec).Timeout(timeout)
 }
 
-// persist asks until there is an answer that client-go can go on from, with pauses of 5 s at most. An informer that sees a request fail waits for up to a
-// minute, as is right for thousands of clients, and after the next failure begins where it had stopped; but gateways are few, and
-// until they ask again what changes in the cluster has no effect.
-func persist[T any](ctx context.Context, options metav1.ListOptions,
+// persist asks until there is an answer that client-go can go on from, or as often as tries says, with pauses of 5 s at most. An
+// informer that sees a request fail waits for up to a minute, as is right for thousands of clients, and after the next failure
+// begins where it had stopped; but gateways are few, and until they ask again what changes in the cluster has no effect.
+func persist[T any](ctx context.Context, options metav1.ListOptions, tries int,
 	ask func(context.Context, metav1.ListOptions) (_ T, failed bool, _ error),
-) (answer T, err error) {
+) (answer T, failed bool, err error) {
 	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
 	ended := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
-		var failed bool
 		answer, failed, err = ask(ctx, options)
-		return !failed, nil
+		tries--
+		return !failed || tries == 0, nil
 	})
-	return answer, cmp.Or(ended, err)
+	return answer, failed, cmp.Or(ended, err)
 }

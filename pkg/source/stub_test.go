@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -80,6 +81,13 @@ type stub struct {
 // lists are the kinds of the lists, by the end of their path.
 var lists = map[string]string{"mappings": "MappingList", "services": "ServiceList", "endpointslices": "EndpointSliceList"}
 
+// listAt is what a server answers that is asked for a list at a path.
+func listAt(at, objects string) string {
+	group, resource := path.Split(at)
+	group = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSuffix(group, "/"), "/apis/"), "/api/")
+	return `{"kind":"` + lists[resource] + `","apiVersion":"` + group + `","metadata":{"resourceVersion":"7"},"items":[` + objects + `]}`
+}
+
 func newStub(t *testing.T, watchList bool) *stub {
 	t.Helper()
 	return newStubOf(t, watchList, nil)
@@ -109,11 +117,11 @@ func (s *stub) caFile(t *testing.T) string {
 
 func writeFile(t *testing.T, name, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return file
 }
 
 // add gives the stub an object, and its watchers an event.
@@ -252,9 +260,8 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
 	case r.Header.Get("Authorization") != "Bearer "+s.token:
 		fail(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
 	case query.Get("watch") == "":
-		group := strings.TrimPrefix(strings.TrimPrefix(strings.TrimSuffix(r.URL.Path, "/"+resource), "/apis/"), "/api/")
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"kind":"` + lists[resource] + `","apiVersion":"` + group + `","metadata":{"resourceVersion":"7"},"items":[` + objects + `]}`))
+		_, _ = w.Write([]byte(listAt(r.URL.Path, objects)))
 	case s.listsOnly == resource:
 		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden)
 	default:
