@@ -10,10 +10,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // fleet are watchers of one server, each with a connection of its own and a watch of each kind, as a gateway has.
@@ -45,11 +47,7 @@ type stream struct {
 // initialEventsEnd is in the bookmark that ends what there was at the beginning.
 var initialEventsEnd = []byte("k8s.io/initial-events-end")
 
-const (
-	withInitialEvents = "?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
-	// Those of client-go's reflectors.
-	firstDelay, lastDelay = 800 * time.Millisecond, 30 * time.Second
-)
+const withInitialEvents = "?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
 
 // newFleet starts watchers, one for each token. With versions, those of each kind, they ask for what comes after them and
 // are not sent what there is.
@@ -81,32 +79,32 @@ func (f *fleet) close() {
 	}
 }
 
-// follow watches until ctx ends, and waits between attempts as client-go does.
+// follow watches until ctx ends, and pauses between attempts as smartnatd does.
 func (s *stream) follow(ctx context.Context) {
-	delay := firstDelay
+	first := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
+	backoff := first
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := s.watch(ctx)
+		if time.Since(began) > first.Cap {
+			backoff = first
+		}
+		pause := backoff.Step()
 		var refused *refusal
-		wait := delay
 		switch {
 		case ctx.Err() != nil:
 			return
 		case errors.As(err, &refused):
 			s.fleet.refused.Add(1)
 			if refused.after > 0 {
-				wait = refused.after
+				pause = wait.Jitter(refused.after, 1)
 			}
 		default:
 			s.fleet.broken.Add(1)
 		}
-		if time.Since(began) > lastDelay {
-			delay, wait = firstDelay, firstDelay
-		}
-		delay = min(2*delay, lastDelay)
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait + rand.N(wait)):
+		case <-time.After(pause):
 		}
 	}
 }
