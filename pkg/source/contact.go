@@ -95,8 +95,8 @@ func inShort(err error) string {
 }
 
 // isHandshake reports whether an error is part of how client-go and the server find together: what was asked to go on from is too
-// old, or newer than all that the server has, or the server does not send all objects in a watch. What client-go asks for then can be refused by neither, so
-// that whoever says nothing else is lost.
+// old, or newer than all that the server has, or the server does not send all objects in a watch. What client-go asks for then
+// can be refused by neither, so that whoever says nothing else is lost.
 func isHandshake(asked metav1.ListOptions, err error) bool {
 	switch {
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge):
