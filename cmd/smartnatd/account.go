@@ -74,43 +74,77 @@ func (a *account) applied(o controller.Outcome, now time.Time) {
 // sameOwner is asked of each after any change, and most are one and the same: to count anew costs a hundred times as much.
 func sameOwner(x, y *gateway.Forward) bool { return x == y || x.Owner == y.Owner }
 
-// describe says what is in effect, and how old it may be.
-func (a *account) describe(o *objects) string {
+// missing says what keeps this gateway from all that is wanted, each with its cause; it is empty where nothing does. Of a
+// generation that is inEffect every rule is in the kernel.
+func (a *account) missing(o *objects, inEffect bool) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.missingLocked(o, inEffect)
+}
+
+func (a *account) missingLocked(o *objects, inEffect bool) []string {
+	var parts []string
+	synced := o.HasSynced()
+	switch {
+	case !synced:
+		parts = append(parts, waiting)
+	case !o.restored().IsZero():
+		parts = append(parts, "the source has not been read since the start")
+	}
+	if c := o.Contact(); c.Lost {
+		parts = append(parts, "source lost since "+stamp(c.Since)+": "+c.Why)
+	}
+	switch {
+	case a.failing != nil:
+		parts = append(parts, "not all could be programmed since "+stamp(a.since)+": "+a.failing.Error())
+	case synced && !inEffect:
+		parts = append(parts, "the rules are not verified to be in effect yet")
+	}
+	return parts
+}
+
+// describe says what is in effect, how old it may be, and what is missing.
+func (a *account) describe(o *objects, inEffect, announced bool) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	missing := a.missingLocked(o, inEffect)
+	var parts []string
+	if o.HasSynced() {
+		parts = append(parts, a.inEffect(o))
+	}
+	if o.Source.HasSynced() && o.restored().IsZero() && !o.Contact().Lost {
+		parts = append(parts, "source connected")
+	}
+	parts = append(parts, missing...)
+	if a.repaired != "" {
+		parts = append(parts, "last repair at "+stamp(a.repairedAt)+": "+a.repaired)
+	}
+	line := strings.Join(parts, "; ")
+	switch {
+	case len(missing) == 0:
+		return line
+	case announced:
+		return "degraded: " + line
+	}
+	return "starting: " + line
+}
+
+func (a *account) inEffect(o *objects) string {
 	line := fmt.Sprintf("%d Mappings programmed", a.programmed)
 	if a.programmed == 1 {
 		line = "1 Mapping programmed"
 	}
-	parts := []string{line}
 	if at := o.restored(); !at.IsZero() {
-		parts[0] += " from what was saved at " + stamp(at)
-		parts = append(parts, "the source has not been read since the start")
+		line += " from what was saved at " + stamp(at)
 	}
-	parts = append(parts, contact(o)...)
-	if a.failing != nil {
-		parts = append(parts, "not all could be programmed since "+stamp(a.since)+": "+a.failing.Error())
-	}
-	if a.repaired != "" {
-		parts = append(parts, "last repair at "+stamp(a.repairedAt)+": "+a.repaired)
-	}
-	return strings.Join(parts, "; ")
-}
-
-// contact says how it stands with the source.
-func contact(o *objects) []string {
-	switch c := o.Contact(); {
-	case c.Lost:
-		return []string{"source lost since " + stamp(c.Since) + ": " + c.Why}
-	case o.Source.HasSynced() && o.restored().IsZero():
-		return []string{"source connected"}
-	}
-	return nil
+	return line
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-func (d *daemon) describe(g *generation) string { return d.account.describe(g.objects) }
+func (d *daemon) describe(g *generation) string {
+	return d.account.describe(g.objects, g.ready.Load(), g.announced.Load())
+}
 
 // alive implements metrics.Probes.
 func (d *daemon) alive() error {
@@ -122,14 +156,19 @@ func (d *daemon) alive() error {
 	return nil
 }
 
-// ready implements metrics.Probes.
+// ready implements metrics.Probes. It fails until every rule has been in effect once, and says what is missing: a degraded start is
+// over for systemd, but no client can rely on this gateway yet.
 func (d *daemon) ready() error {
 	d.account.mu.Lock()
 	defer d.account.mu.Unlock()
-	if !d.account.everReady {
-		return errors.New("not all has been in effect yet")
+	if d.account.everReady {
+		return nil
 	}
-	return nil
+	text := "not everything has been in effect yet"
+	if g := d.current.Load(); g != nil {
+		text += ": " + strings.Join(d.account.missingLocked(g.objects, false), "; ")
+	}
+	return errors.New(text)
 }
 
 // Standing implements metrics.Gateway.
@@ -142,6 +181,7 @@ func (d *daemon) Standing() metrics.Standing {
 		return s
 	}
 	s.Queued = g.runner.Queued()
+	s.Degraded = len(d.account.missing(g.objects, g.ready.Load())) > 0
 	s.Synced, s.Contact, s.Restored = g.objects.Source.HasSynced() && g.objects.restored().IsZero(), g.objects.Contact(), g.objects.restored()
 	s.CertificateEnds = certificateEnds(g.cfg.Source)
 	return s

@@ -47,25 +47,25 @@ func TestTheStatusLine(t *testing.T) {
 		{"the last counts", read, []controller.Outcome{{Facts: one}, {Facts: two}}, "2 Mappings programmed; source connected"},
 		{
 			"the host could not be seen, which changes nothing of what is programmed", read, []controller.Outcome{{Facts: two}, {Err: locked}},
-			"2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:01:00Z: locked",
+			"degraded: 2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:01:00Z: locked",
 		},
 		{
 			"since the first failure", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two, Err: locked}},
-			"2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:00:00Z: locked",
+			"degraded: 2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:00:00Z: locked",
 		},
 		{"a failure that is over", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two}}, "2 Mappings programmed; source connected"},
 		{
 			"a repair", read, []controller.Outcome{{Facts: two, Result: repaired}, {Facts: two}},
 			"2 Mappings programmed; source connected; last repair at 2026-11-25T10:00:00Z: set x",
 		},
-		{"lost", lost, []controller.Outcome{{Facts: one}}, "1 Mapping programmed; source lost since 2023-11-14T22:13:20Z: refused"},
+		{"lost", lost, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed; source lost since 2023-11-14T22:13:20Z: refused"},
 		{
-			"from the disk", fromDisk{lost}, []controller.Outcome{{Facts: one}}, "1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; " +
+			"from the disk", fromDisk{lost}, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; " +
 				"the source has not been read since the start; source lost since 2023-11-14T22:13:20Z: refused",
 		},
 		{
 			"from the disk, and nothing has failed yet", fromDisk{read}, []controller.Outcome{{Facts: one}},
-			"1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; the source has not been read since the start",
+			"degraded: 1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; the source has not been read since the start",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestTheStatusLine(t *testing.T) {
 			for i, o := range test.outcomes {
 				a.applied(o, now.Add(time.Duration(i)*time.Minute))
 			}
-			if diff := cmp.Diff(test.want, a.describe(objectsOf(test.source))); diff != "" {
+			if diff := cmp.Diff(test.want, a.describe(objectsOf(test.source), true, true)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -132,7 +132,7 @@ func TestStanding(t *testing.T) {
 		w.settle()
 		w.sources["a"].lost.Store(true)
 		want := metrics.Standing{
-			Ready: true, Turned: time.Now(), Synced: true,
+			Ready: true, Degraded: true, Turned: time.Now(), Synced: true,
 			Contact: source.Contact{Lost: true, Since: time.Unix(1700000000, 0), Why: "refused"},
 		}
 		if diff := cmp.Diff(want, w.Standing()); diff != "" {

@@ -29,7 +29,7 @@ type runner interface {
 
 // hooks are how a runner tells what becomes of it, both from its worker.
 type hooks struct {
-	// ready is called once, when all is in effect.
+	// ready is called once, when every rule is in effect.
 	ready func()
 	// applied is called after each try to bring the kernel to what is wanted.
 	applied func(controller.Outcome)
@@ -59,8 +59,10 @@ type generation struct {
 	cfg     config.Config
 	objects *objects
 	runner  runner
-	// ready is set once all is in effect.
+	// ready is set once every rule is in effect.
 	ready atomic.Bool
+	// announced is set once systemd was told READY=1: in effect or, after startTimeout, degraded.
+	announced atomic.Bool
 }
 
 func (d *daemon) run(ctx context.Context, cfg config.Config) error {
@@ -70,6 +72,9 @@ func (d *daemon) run(ctx context.Context, cfg config.Config) error {
 	}
 	d.listen(cfg.Metrics.Address)
 	defer d.listen("")
+	if cfg.StartTimeout > config.Default().StartTimeout { // which the unit allows for
+		d.manager.extend(cfg.StartTimeout)
+	}
 	g.objects.start(context.WithoutCancel(ctx))
 	for {
 		next, err := d.runOne(ctx, g)
@@ -94,8 +99,12 @@ func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error)
 	ended := make(chan error, 1)
 	go func() { ended <- g.runner.Run(running, g.objects) }()
 	go d.waitForObjects(running, g)
+	bound := time.NewTimer(g.cfg.StartTimeout)
+	defer bound.Stop()
 	for {
 		select {
+		case <-bound.C:
+			d.endStart(g)
 		case err := <-ended:
 			return nil, err
 		case <-ctx.Done():
@@ -116,15 +125,32 @@ func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error)
 	}
 }
 
+// endStart has systemd go on where not everything is in effect in time.
+func (d *daemon) endStart(g *generation) {
+	if g.ready.Load() {
+		return
+	}
+	d.log.WithField("missing", strings.Join(d.account.missing(g.objects, false), "; ")).
+		Warn("starting degraded, not everything is in effect")
+	d.announce(g)
+}
+
+// announce tells systemd once that the start, or the reload, is over.
+func (d *daemon) announce(g *generation) {
+	first := !g.announced.Swap(true)
+	d.manager.say(d.describe(g))
+	if first {
+		d.manager.ready()
+	}
+}
+
 // waitForObjects tells systemd how it stands while the worker has nothing to do yet, for as long as that takes.
 func (d *daemon) waitForObjects(ctx context.Context, g *generation) {
 	looks := time.NewTicker(d.manager.interval())
 	defer looks.Stop()
 	for !g.objects.HasSynced() {
 		d.manager.alive()
-		if !g.ready.Load() {
-			d.manager.say(strings.Join(append([]string{waiting}, contact(g.objects)...), "; "))
-		}
+		d.manager.say(d.describe(g))
 		select {
 		case <-ctx.Done():
 			return
@@ -135,7 +161,7 @@ func (d *daemon) waitForObjects(ctx context.Context, g *generation) {
 
 // reload returns what the config makes now; nothing when the running generation is to go on.
 func (d *daemon) reload(ctx context.Context, running *generation) *generation {
-	if running.ready.Load() {
+	if running.announced.Load() {
 		d.manager.reloading()
 	}
 	next, err := d.next(running)
@@ -147,7 +173,7 @@ func (d *daemon) reload(ctx context.Context, running *generation) *generation {
 		d.manager.remark("")
 	}
 	if next == nil {
-		if running.ready.Load() {
+		if running.announced.Load() {
 			d.manager.ready()
 		}
 		return nil
@@ -203,17 +229,18 @@ func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, e
 		ready: func() {
 			g.ready.Store(true)
 			d.account.ready()
-			d.log.Info("in effect")
-			d.manager.say(d.describe(g))
-			d.manager.ready()
+			if missing := d.account.missing(g.objects, true); len(missing) > 0 {
+				d.log.WithField("missing", strings.Join(missing, "; ")).Warn("in effect, degraded")
+			} else {
+				d.log.Info("in effect")
+			}
+			d.announce(g)
 		},
 		applied: func(o controller.Outcome) { d.account.applied(o, time.Now()) },
 		turned: func() {
 			d.account.turned(time.Now())
 			d.manager.alive()
-			if g.ready.Load() {
-				d.manager.say(d.describe(g))
-			}
+			d.manager.say(d.describe(g))
 		},
 	})
 	if err != nil {

@@ -110,10 +110,16 @@ func (w *world) note(what string) {
 
 func startWorld(t *testing.T, watchdog time.Duration, synced bool) *world {
 	t.Helper()
+	return startWorldWith(t, watchdog, synced, func(*config.Config) {})
+}
+
+func startWorldWith(t *testing.T, watchdog time.Duration, synced bool, change func(*config.Config)) *world {
+	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	w := &world{hangups: make(chan os.Signal, 1), sources: map[string]*fakeSource{}, log: hook, ended: make(chan error, 1)}
 	w.file = config.Default()
 	w.file.Source.Files = &config.Files{Paths: []string{"a"}}
+	change(&w.file)
 	w.daemon = &daemon{
 		log: log, hangup: w.hangups, manager: &manager{send: func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog: watchdog},
 		load:   func() (config.Config, error) { return w.file, w.broken },
@@ -195,7 +201,7 @@ func TestANewConfigTakesOver(t *testing.T) {
 func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, false)
-		w.expectBy(t, "nothing is there yet", []string{"STATUS=waiting for the first complete list of objects", "source a starts", "runner 1 starts"},
+		w.expectBy(t, "nothing is there yet", []string{"STATUS=starting: waiting for the first complete list of objects", "source a starts", "runner 1 starts"},
 			cmpopts.SortSlices(strings.Compare))
 		w.sources["a"].synced.Store(true)
 		w.runners[0].Enqueue()
@@ -271,10 +277,10 @@ func TestNotReadyIsNotToldByAReload(t *testing.T) {
 		w.settle()
 		w.broken = errors.New("wrong")
 		w.reload()
-		w.expect(t, "a bad config", "STATUS=waiting for the first complete list of objects (the config has changed and is wrong, the one from before is used)")
+		w.expect(t, "a bad config", "STATUS=starting: waiting for the first complete list of objects (the config has changed and is wrong, the one from before is used)")
 		w.broken, w.file.Masquerade = nil, false
 		w.reload()
-		w.expect(t, "a good one", "STATUS=waiting for the first complete list of objects", "runner 1 ends", "runner 2 starts")
+		w.expect(t, "a good one", "STATUS=starting: waiting for the first complete list of objects", "runner 1 ends", "runner 2 starts")
 		w.sources["a"].synced.Store(true)
 		w.runners[1].Enqueue()
 		w.expect(t, "in effect", "runner 2 sees a", inEffect, "READY=1")
@@ -303,7 +309,7 @@ func TestWhatNamesOursStays(t *testing.T) {
 // TestTheWatchdogHearsOfTheWorker alone, once there is one: a worker that hangs is silence.
 func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := startWorld(t, time.Minute, false)
+		w := startWorldWith(t, time.Minute, false, func(cfg *config.Config) { cfg.StartTimeout = time.Hour })
 		w.settle()
 		time.Sleep(31 * time.Second)
 		w.expect(t, "while it waits for objects", "WATCHDOG=1", "WATCHDOG=1")
@@ -328,7 +334,7 @@ func TestTheWatchdogHearsNothingOfAWorkerThatHangsAtOnce(t *testing.T) {
 		w.settle()
 		w.sources["a"].synced.Store(true) // and the worker does nothing about it
 		time.Sleep(time.Hour)
-		w.expect(t, "it hangs in its first turn")
+		w.expect(t, "it hangs in its first turn", "STATUS=degraded: 0 Mappings programmed; source connected; the rules are not verified to be in effect yet", "READY=1")
 		w.end(t)
 	})
 }
@@ -359,7 +365,8 @@ func TestWhatIsWaitedForIsShown(t *testing.T) {
 		w.settle()
 		w.sources["a"].lost.Store(true)
 		time.Sleep(time.Minute)
-		w.expect(t, "out of reach", "STATUS="+waiting+"; source lost since 2023-11-14T22:13:20Z: refused")
+		w.expect(t, "out of reach", "STATUS=starting: "+waiting+"; source lost since 2023-11-14T22:13:20Z: refused",
+			"STATUS=degraded: "+waiting+"; source lost since 2023-11-14T22:13:20Z: refused", "READY=1")
 		w.end(t)
 	})
 }
@@ -372,10 +379,58 @@ func TestLostContactIsShown(t *testing.T) {
 		w.sources["a"].lost.Store(true)
 		w.runners[0].turned()
 		w.runners[0].turned()
-		w.expect(t, "lost", "STATUS=0 Mappings programmed; source lost since 2023-11-14T22:13:20Z: refused")
+		w.expect(t, "lost", "STATUS=degraded: 0 Mappings programmed; source lost since 2023-11-14T22:13:20Z: refused")
 		w.sources["a"].lost.Store(false)
 		w.runners[0].turned()
 		w.expect(t, "back", inEffect)
+		w.end(t)
+	})
+}
+
+// TestAStartEnds degraded when startTimeout is over, and a reload too; READY=1 is said once for each.
+func TestAStartEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, false)
+		synctest.Wait()
+		w.sources["a"].lost.Store(true)
+		time.Sleep(w.file.StartTimeout - time.Second)
+		w.settle()
+		const lost = "source lost since 2023-11-14T22:13:20Z: refused"
+		time.Sleep(time.Second)
+		w.expect(t, "startTimeout is over", "STATUS=degraded: "+waiting+"; "+lost, "READY=1")
+		if e := w.log.LastEntry(); e.Data["missing"] != waiting+"; "+lost {
+			t.Errorf("the log says %q %v, want what is missing", e.Message, e.Data)
+		}
+		if err := w.ready(); err == nil || !strings.HasSuffix(err.Error(), lost) {
+			t.Errorf("/readyz says %v, want what is missing", err)
+		}
+		w.broken = errors.New("wrong")
+		w.reload()
+		w.expect(t, "a reload of a bad config ends at once", "RELOADING=1", "STATUS=degraded: "+waiting+"; "+lost+" (the config has changed and is wrong, the one from before is used)", "READY=1")
+		w.broken, w.file.Masquerade = nil, false
+		w.reload()
+		w.settle()
+		time.Sleep(w.file.StartTimeout)
+		w.expect(t, "the reload is over", "STATUS=degraded: "+waiting+"; "+lost, "READY=1")
+		w.sources["a"].lost.Store(false)
+		w.sources["a"].synced.Store(true)
+		w.runners[1].Enqueue()
+		w.expect(t, "in effect at last", "runner 2 sees a", inEffect)
+		if err := w.ready(); err != nil {
+			t.Errorf("/readyz says %v", err)
+		}
+		w.end(t)
+	})
+}
+
+// TestALongStartTimeoutAsksForTime beyond what the unit allows.
+func TestALongStartTimeoutAsksForTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorldWith(t, 0, false, func(cfg *config.Config) { cfg.StartTimeout = 5 * time.Minute })
+		synctest.Wait()
+		if got := w.daemonNotes("EXTEND_TIMEOUT_USEC=360000000", "STATUS=starting: "+waiting, "source a starts", "runner 1 starts"); got != "" {
+			t.Error(got)
+		}
 		w.end(t)
 	})
 }

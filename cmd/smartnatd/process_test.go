@@ -125,6 +125,81 @@ func TestAsSystemdSeesIt(t *testing.T) {
 	}
 }
 
+// TestAStartEndsWithTheTrueCause: what is missing does not keep systemd from going on, and is named.
+func TestAStartEndsWithTheTrueCause(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		// config replaces the source of objects, where it is set; more is added.
+		source, more string
+		// want are what the status names; ready is how /readyz answers, forwards whether the Mapping is in effect.
+		want     []string
+		ready    int
+		forwards bool
+	}{
+		{
+			name:   "the relay is out of reach",
+			source: "source: {relay: {servers: ['https://127.0.0.1:1'], tokenFile: %s/token}}",
+			more:   "startTimeout: 1s",
+			want:   []string{"waiting for the first complete list of objects", "127.0.0.1:1: connect: connection refused"},
+			ready:  http.StatusServiceUnavailable,
+		},
+		{
+			name:     "a next hop on no link",
+			more:     "startTimeout: 10m\nserviceRoutes: [{destination: 10.96.0.0/16, via: [10.99.0.1]}]",
+			want:     []string{"1 Mapping programmed", "adding the route (ip route add 10.96.0.0/16 via 10.99.0.1", "no link of this host reaches the gateway [10.99.0.1]"},
+			ready:    http.StatusOK,
+			forwards: true,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			configFile := newHost(t)
+			dir := filepath.Dir(configFile)
+			text := readFile(t, configFile)
+			if test.source != "" {
+				lines := strings.SplitAfter(text, "\n")
+				lines[1] = fmt.Sprintf(test.source, dir) + "\n"
+				text = strings.Join(lines, "")
+			}
+			for path, content := range map[string]string{configFile: text + test.more + "\n", filepath.Join(dir, "token"): "secret\n"} {
+				if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			systemd := supervise(t)
+			program := startProgram(t, systemd, configFile)
+			awaitWord(t, systemd, "READY=1", 1)
+			shown := ""
+			for _, word := range systemd.Said() {
+				if strings.HasPrefix(word, "STATUS=") {
+					shown = word
+				}
+			}
+			if !strings.HasPrefix(shown, "STATUS=degraded: ") {
+				t.Errorf("the status is %q, want it degraded", shown)
+			}
+			code, body := getInside(t, "/readyz")
+			if code != test.ready {
+				t.Errorf("/readyz: %d %s, want %d", code, body, test.ready)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(shown, want) {
+					t.Errorf("the status is %q, want %q in it", shown, want)
+				}
+				if code != http.StatusOK && !strings.Contains(body, want) {
+					t.Errorf("/readyz says %q, want %q in it", body, want)
+				}
+			}
+			if _, body := getInside(t, "/metrics"); !strings.Contains(body, "\nsmartnat_degraded 1\n") {
+				t.Error("/metrics has no smartnat_degraded 1")
+			}
+			if forwards := strings.Contains(programmed(t), "-j DNAT"); forwards != test.forwards {
+				t.Errorf("forwards: %t, want %t", forwards, test.forwards)
+			}
+			program.end(t)
+		})
+	}
+}
+
 // TestReadyWhateverIsInRuntimeDir: what cannot be kept there, or makes no sense, keeps nobody from forwarding.
 func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 	for _, test := range []struct {

@@ -124,6 +124,14 @@ func (m *manager) show() {
 
 func (m *manager) ready() { m.send(systemd.SdNotifyReady) }
 
+// startMargin is what a start may take beyond the config's startTimeout.
+const startMargin = time.Minute
+
+// extend asks for the time that a start may take (sd_notify(3), EXTEND_TIMEOUT_USEC).
+func (m *manager) extend(startTimeout time.Duration) {
+	m.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (startTimeout + startMargin).Microseconds()))
+}
+
 func (m *manager) stopping() { m.send(systemd.SdNotifyStopping) }
 
 func (m *manager) reloading() {

@@ -37,6 +37,9 @@ type Config struct {
 	AnyAddress bool `mapstructure:"-"`
 	// Resync is how often it is found out for sure whether the kernel holds what it should; 5 min by default.
 	Resync time.Duration
+	// StartTimeout bounds how long a start, or a change to another config, waits until everything is in effect; after it smartnatd
+	// is ready with what is known, and degraded. 30 s by default.
+	StartTimeout time.Duration
 	// StateDir holds what must outlive a reboot, RuntimeDir what must not.
 	StateDir, RuntimeDir string
 	// IPTables says how the iptables programs are called.

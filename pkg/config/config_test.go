@@ -44,6 +44,7 @@ forwardedOnly: true
 maxPortsPerMapping: 1000
 standbyAddresses: [198.51.100.20]
 resync: 1m
+startTimeout: 2m
 stateDir: /state
 runtimeDir: /runtime
 iptables: {backend: legacy, lockTimeout: 10s, ipv6: false}
@@ -68,6 +69,7 @@ func wholeConfig() Config {
 		MaxPortsPerMapping: 1000,
 		StandbyAddresses:   []netip.Addr{ip("198.51.100.20")},
 		Resync:             time.Minute,
+		StartTimeout:       2 * time.Minute,
 		StateDir:           "/state",
 		RuntimeDir:         "/runtime",
 		IPTables:           IPTables{Backend: BackendLegacy, LockTimeout: 10 * time.Second},
@@ -104,6 +106,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_MAXPORTSPERMAPPING":      "1000",
 		"SMARTNAT_STANDBYADDRESSES":        "198.51.100.20",
 		"SMARTNAT_RESYNC":                  "1m",
+		"SMARTNAT_STARTTIMEOUT":            "2m",
 		"SMARTNAT_STATEDIR":                "/state",
 		"SMARTNAT_RUNTIMEDIR":              "/runtime",
 		"SMARTNAT_IPTABLES_BACKEND":        "legacy",
@@ -173,7 +176,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -188,7 +191,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},

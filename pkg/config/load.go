@@ -44,10 +44,13 @@ func Default() Config {
 		Resync:     5 * time.Minute,
 		StateDir:   "/var/lib/smartnat",
 		RuntimeDir: "/run/smartnat",
-		IPTables:   IPTables{Backend: BackendAuto, LockTimeout: 5 * time.Second, IPv6: true},
-		Ownership:  gateway.DefaultOwnership(),
-		Log:        Log{Level: "info", Format: "text"},
-		Metrics:    Metrics{Address: "127.0.0.1:9470"},
+
+		StartTimeout: 30 * time.Second,
+
+		IPTables:  IPTables{Backend: BackendAuto, LockTimeout: 5 * time.Second, IPv6: true},
+		Ownership: gateway.DefaultOwnership(),
+		Log:       Log{Level: "info", Format: "text"},
+		Metrics:   Metrics{Address: "127.0.0.1:9470"},
 	}
 }
 

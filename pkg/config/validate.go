@@ -46,6 +46,9 @@ func (c *Config) validate() field.ErrorList {
 	if c.Resync < time.Second {
 		errs = append(errs, field.Invalid(field.NewPath("resync"), c.Resync.String(), "must be at least 1s"))
 	}
+	if c.StartTimeout < time.Second {
+		errs = append(errs, field.Invalid(field.NewPath("startTimeout"), c.StartTimeout.String(), "must be at least 1s"))
+	}
 	errs = append(errs, validatePath(c.StateDir, field.NewPath("stateDir"))...)
 	errs = append(errs, validatePath(c.RuntimeDir, field.NewPath("runtimeDir"))...)
 	errs = append(errs, validateChoice(c.IPTables.Backend, field.NewPath("iptables", "backend"), BackendAuto, BackendLegacy, BackendNFT)...)

@@ -73,7 +73,7 @@ type Options struct {
 	Host      Host
 	Dataplane Dataplane
 	Log       logrus.FieldLogger
-	// Ready is called once, after the first apply that left nothing undone and was found to be in the kernel.
+	// Ready is called once, when every rule was found to be in the kernel. A route or a parameter that fails does not delay it.
 	Ready func()
 	// Applied, where it is set, is told what came of each try to bring the kernel to what is wanted. It must not wait for anything.
 	Applied func(Outcome)
@@ -290,7 +290,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	c.findings.report(found)
 	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Err: err}
 	c.tell(Outcome{Facts: facts, Result: result, Took: took.total, Err: err})
-	if err == nil && !c.ready {
+	if !c.ready && (err == nil || result.InPlace && ctx.Err() == nil) {
 		c.verifyOrReady(taken, result)
 	}
 	return err

@@ -241,3 +241,28 @@ func TestEachFindingIsToldOnceAndTakenBackOnce(t *testing.T) {
 		t.Errorf("log lines a report (-want +got):\n%s", diff)
 	}
 }
+
+// TestReadyDespiteWhatIsNoRule: a route that fails for ever is an error, told and tried again, but every rule is in effect. Rules
+// that are missing delay readiness.
+func TestReadyDespiteWhatIsNoRule(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		inPlace bool
+		want    int32
+	}{{"a route fails", true, 1}, {"rules fail", false, 0}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := start(t, false)
+				f.plane.setInPlace(test.inPlace)
+				f.plane.setFail(errors.New("injected"))
+				f.source.synced.Store(true)
+				f.Enqueue()
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if got := f.readys.Load(); got != test.want {
+					t.Errorf("ready %d times, want %d", got, test.want)
+				}
+			})
+		})
+	}
+}

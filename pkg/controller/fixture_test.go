@@ -78,6 +78,8 @@ type fakeDataplane struct {
 	mu    sync.Mutex
 	calls []string
 	fail  error
+	// inPlace is set when every rule is written, whatever else fails.
+	inPlace bool
 	// checks counts looks at the kernel; harmed is what they find until the next apply.
 	checks int
 	harmed bool
@@ -96,7 +98,7 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	if d.applied != nil {
 		d.applied()
 	}
-	return dataplane.Result{Took: dataplane.Took{
+	return dataplane.Result{InPlace: d.inPlace, Took: dataplane.Took{
 		Build: 1250 * time.Microsecond, Diff: 2500 * time.Microsecond, Restore: 3001 * time.Microsecond, Cut: 4 * time.Millisecond,
 	}}, d.fail
 }
@@ -134,6 +136,12 @@ func (d *fakeDataplane) setFail(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fail = err
+}
+
+func (d *fakeDataplane) setInPlace(inPlace bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inPlace = inPlace
 }
 
 // take returns what was asked for since the last time.

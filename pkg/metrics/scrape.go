@@ -25,6 +25,8 @@ type Gateway interface {
 type Standing struct {
 	// Ready is set once everything has been in effect.
 	Ready bool
+	// Degraded is set while something that is wanted is missing: the source, or a part of what is to be programmed.
+	Degraded bool
 	// Turned is when the worker was last done with something, if only with a look at the kernel.
 	Turned time.Time
 	// Queued is how much waits for the worker: it takes all that waits at once, so that this is 0 or 1.
@@ -45,6 +47,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 var (
 	buildInfo     = describe("build_info", "1, with what was built.", "version", "goversion")
 	ready         = describe("ready", "1 once all that is wanted has been in effect.")
+	degraded      = describe("degraded", "1 while the source cannot be read, or not everything is in effect; systemctl status names the cause.")
 	workerTurned  = describe("worker_last_turn_timestamp_seconds", "When the worker was last done with something; every few seconds it looks at the kernel.")
 	queueDepth    = describe("queue_depth", "What waits for the worker: 0 or 1, as all that happened is one thing to do.")
 	connected     = describe("source_connected", "1 while the source of objects can be read: the relay, the cluster or the files.")
@@ -70,7 +73,7 @@ type scrape struct {
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		buildInfo, ready, workerTurned, queueDepth, connected, lastContact, failures, fromDisk, savedAt, certificate,
+		buildInfo, ready, degraded, workerTurned, queueDepth, connected, lastContact, failures, fromDisk, savedAt, certificate,
 		frontends, mappings, programmed, withFindings, findingsCount,
 	} {
 		to <- d
@@ -85,6 +88,7 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	now := s.gateway.Standing()
 	gauge(buildInfo, 1, s.version, runtime.Version())
 	gauge(ready, oneIf(now.Ready))
+	gauge(degraded, oneIf(now.Degraded))
 	gauge(workerTurned, timestamp(now.Turned))
 	gauge(queueDepth, float64(now.Queued))
 	gauge(connected, oneIf(now.Synced && !now.Contact.Lost))

@@ -117,7 +117,11 @@ func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // answeredBy, in the context of a request, learns of whom the answer came from: that it makes no sense is seen only after
 // it was read, and then the next request had better go to another server.
-type answeredBy struct{ leave func() }
+type answeredBy struct {
+	// server is the host and port that answered, empty where none did.
+	server string
+	leave  func()
+}
 
 type answeredByKey struct{}
 

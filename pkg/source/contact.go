@@ -44,11 +44,12 @@ func (c *contact) judge(ctx context.Context, by *answeredBy, resource, verb stri
 	if err != nil {
 		by.leave()
 	}
-	c.observe(ctx, resource, verb, err)
+	c.observe(ctx, by.server, resource, verb, err)
 	return err != nil
 }
 
-func (c *contact) observe(ctx context.Context, resource, verb string, err error) {
+// observe takes the server that answered, where one did.
+func (c *contact) observe(ctx context.Context, server, resource, verb string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -58,7 +59,7 @@ func (c *contact) observe(ctx context.Context, resource, verb string, err error)
 	if err != nil {
 		c.failing[request{resource, verb}] = true
 		c.state.Failures++
-		c.state.Why = resource + ": " + inShort(err)
+		c.state.Why = resource + ": " + inShort(server, err)
 	} else {
 		if verb != "watch" { // what it brings is yet to be seen
 			c.state.Last = now
@@ -86,12 +87,19 @@ func (c *contact) get() Contact {
 	return c.state
 }
 
-// inShort is one line, without the URL of the request: it is long, and another one each time.
-func inShort(err error) string {
+// inShort is one line that names the server, without the URL of the request: it is long, and another one each time.
+func inShort(server string, err error) string {
 	if inner := new(url.Error); errors.As(err, &inner) {
 		err = inner.Err
+		if asked, parseErr := url.Parse(inner.URL); parseErr == nil && server == "" {
+			server = asked.Host
+		}
 	}
-	return strings.Join(strings.Fields(err.Error()), " ")
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if server == "" || strings.Contains(text, server) {
+		return text
+	}
+	return server + ": " + text
 }
 
 // isHandshake reports whether an error is part of how client-go and the server find together: what was asked to go on from is too

@@ -23,16 +23,21 @@ import (
 
 func TestWhyIsShort(t *testing.T) {
 	refused := errors.New("dial tcp 10.10.0.11:8443: connect:\n\tconnection refused")
+	const dial = "dial tcp 10.10.0.11:8443: connect: connection refused"
+	untrusted := errors.New("tls: unknown authority")
 	for _, test := range []struct {
-		name string
-		err  error
+		name, server string
+		err          error
+		want         string
 	}{
-		{"as it is", refused},
-		{"of a request", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/api/v1/services?timeout=9m57s", Err: refused}},
-		{"of a request that is told of", fmt.Errorf("watching: %w", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: refused})},
+		{"as it is", "", refused, dial},
+		{"of a request", "", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/api/v1/services?timeout=9m57s", Err: refused}, dial},
+		{"of a request that is wrapped", "", fmt.Errorf("watching: %w", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: refused}), dial},
+		{"an error that names no server", "", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: untrusted}, "10.10.0.11:8443: tls: unknown authority"},
+		{"a refusal of the server that answered", "10.10.0.12:8443", apierrors.NewUnauthorized("Unauthorized"), "10.10.0.12:8443: Unauthorized"},
 	} {
-		if got, want := inShort(test.err), "dial tcp 10.10.0.11:8443: connect: connection refused"; got != want {
-			t.Errorf("%s: %q, want %q", test.name, got, want)
+		if got := inShort(test.server, test.err); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
 	}
 }
@@ -134,7 +139,7 @@ func TestContact(t *testing.T) {
 	} {
 		hook.Reset()
 		clock = clock.Add(time.Second)
-		c.observe(t.Context(), step.resource, step.verb, step.err)
+		c.observe(t.Context(), "", step.resource, step.verb, step.err)
 		got := ""
 		if entry := hook.LastEntry(); entry != nil {
 			got = entry.Message
@@ -152,7 +157,7 @@ func TestContact(t *testing.T) {
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
 	hook.Reset()
-	c.observe(stopped, "mappings", "watch", down)
+	c.observe(stopped, "", "mappings", "watch", down)
 	if hook.LastEntry() != nil {
 		t.Error("the end of the program is told as lost contact")
 	}

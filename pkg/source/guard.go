@@ -59,6 +59,9 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
+	if by, ok := request.Context().Value(answeredByKey{}).(*answeredBy); ok {
+		by.server = request.URL.Host
+	}
 	body := &guardedBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel, timer: timer, idle: g.idle, watch: watch}
 	contentType := response.Header.Get("Content-Type")
 	switch refused := response.StatusCode >= http.StatusMultipleChoices; {
