@@ -74,20 +74,25 @@ func (l *Lab) PodHost(namespace, name string) *Host {
 	return l.Host(Pod{Namespace: namespace, Name: name}.withDefaults().hostName())
 }
 
-// AddPod makes a pod, its network behind its node and its echo server, and tells the API that it runs and is ready. It
-// returns the pod's IPv4 address.
+// AddPod makes a pod, its network behind its node and its echo server, and tells the API, where the lab has one, that it
+// runs and is ready. It returns the pod's IPv4 address.
 func (l *Lab) AddPod(ctx context.Context, pod Pod) (netip.Addr, error) {
 	pod = pod.withDefaults()
 	node, ok := l.nodes[pod.Node]
 	if !ok {
 		return netip.Addr{}, fmt.Errorf("pod %s: no node %s", pod.Name, pod.Node)
 	}
-	if err := l.createPod(ctx, pod); err != nil {
-		return netip.Addr{}, err
+	if l.kube != nil {
+		if err := l.createPod(ctx, pod); err != nil {
+			return netip.Addr{}, err
+		}
 	}
 	state, err := l.runPod(pod, node)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("pod %s: %w", pod.hostName(), err)
+	}
+	if l.kube == nil {
+		return state.ips[0], nil
 	}
 	return state.ips[0], l.setPodStatus(ctx, state, true)
 }
