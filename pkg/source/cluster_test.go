@@ -335,12 +335,12 @@ func TestProtobufIsAskedFor(t *testing.T) {
 func TestStrip(t *testing.T) {
 	full := metav1.ObjectMeta{
 		Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2, Annotations: map[string]string{"a": "b"},
-		Labels: map[string]string{"l": "m", discoveryv1.LabelServiceName: "s"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+		Labels: map[string]string{"l": "m", discoveryv1.LabelServiceName: "s", discoveryv1.LabelManagedBy: "c"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
 	}
 	aged := metav1.ObjectMeta{Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2}
 	slim := metav1.ObjectMeta{Name: "n", Namespace: "ns", ResourceVersion: "1"}
 	labelled := slim
-	labelled.Labels = map[string]string{discoveryv1.LabelServiceName: "s"}
+	labelled.Labels = map[string]string{discoveryv1.LabelServiceName: "s", discoveryv1.LabelManagedBy: "c"}
 	node, ready := "node1", true
 	for _, test := range []struct {
 		name         string
@@ -349,7 +349,7 @@ func TestStrip(t *testing.T) {
 		{"Mapping", &v1alpha1.Mapping{ObjectMeta: full, Spec: v1alpha1.MappingSpec{ServiceName: "s"}, Status: v1alpha1.MappingStatus{ServiceVIP: "v"}},
 			&v1alpha1.Mapping{ObjectMeta: aged, Spec: v1alpha1.MappingSpec{ServiceName: "s"}}},
 		{"Service", &corev1.Service{ObjectMeta: full, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}, ExternalIPs: []string{"192.0.2.1"}}},
-			&corev1.Service{ObjectMeta: slim, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}},
+			&corev1.Service{ObjectMeta: slim, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}}}},
 		{"EndpointSlice", &discoveryv1.EndpointSlice{ObjectMeta: full, Endpoints: []discoveryv1.Endpoint{{
 			Addresses: []string{"10.244.1.10"}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: &corev1.ObjectReference{Name: "pod"}}}},
 			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}}},

@@ -23,12 +23,16 @@ func strip(object any) any {
 		return &v1alpha1.Mapping{ObjectMeta: meta, Spec: o.Spec}
 	case *corev1.Service:
 		return &corev1.Service{ObjectMeta: stripMeta(o.ObjectMeta), Spec: corev1.ServiceSpec{
-			Type: o.Spec.Type, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, IPFamilies: o.Spec.IPFamilies,
+			Type: o.Spec.Type, Selector: o.Spec.Selector, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, IPFamilies: o.Spec.IPFamilies,
 			Ports: stripPorts(o.Spec.Ports), SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
 		}}
 	case *discoveryv1.EndpointSlice:
 		meta := stripMeta(o.ObjectMeta)
 		meta.Labels = map[string]string{discoveryv1.LabelServiceName: o.Labels[discoveryv1.LabelServiceName]}
+		// Whether its endpoints are pods depends on who manages it, and on the selector of its Service.
+		if manager := o.Labels[discoveryv1.LabelManagedBy]; manager != "" {
+			meta.Labels[discoveryv1.LabelManagedBy] = manager
+		}
 		return &discoveryv1.EndpointSlice{
 			ObjectMeta: meta, AddressType: o.AddressType, Endpoints: stripEndpoints(o.Endpoints), Ports: o.Ports,
 		}

@@ -73,7 +73,7 @@ func TestWhatLeavesTheCluster(t *testing.T) {
 	mapping, service, slice := filter.Mapping(filled[v1alpha1.Mapping]()), filter.Service(filled[corev1.Service]()),
 		filter.EndpointSlice(filled[discoveryv1.EndpointSlice]())
 	named, terminating := slice.DeepCopy(), false
-	named.Labels[discoveryv1.LabelServiceName] = "set"
+	named.Labels[discoveryv1.LabelServiceName], named.Labels[discoveryv1.LabelManagedBy] = "set", "set"
 	named.Endpoints[0].Conditions.Ready = &terminating
 	for name, obj := range map[string]any{
 		"mapping": mapping, "service": service, "endpointslice": slice,
@@ -188,6 +188,29 @@ func TestStrippingChangesNothingOfTheOriginal(t *testing.T) {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s: -want +got\n%s", name, diff)
 		}
+	}
+}
+
+// Of the labels of a slice, gateways get those that say whether its endpoints are pods, and no others.
+func TestGatewayLabels(t *testing.T) {
+	const service, manager = discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy
+	for _, test := range []struct {
+		name     string
+		in, want map[string]string
+	}{
+		{"none", nil, nil},
+		{"others", map[string]string{"team": "a"}, nil},
+		{"of the controller", map[string]string{service: "web", manager: "endpointslice-controller.k8s.io", "team": "a"},
+			map[string]string{service: "web", manager: "endpointslice-controller.k8s.io"}},
+		{"handmade", map[string]string{service: "web"}, map[string]string{service: "web"}},
+		{"empty", map[string]string{service: "web", manager: ""}, map[string]string{service: "web"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := filter.GatewayEndpointSlice(slice("shop", "web-1", test.in)).Labels
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
 	}
 }
 

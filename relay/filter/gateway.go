@@ -22,10 +22,11 @@ func GatewayMapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	return &v1alpha1.Mapping{TypeMeta: in.TypeMeta, ObjectMeta: meta, Spec: in.Spec}
 }
 
-// GatewayService leaves out labels and the ports of pods, which the EndpointSlices have.
+// GatewayService leaves out labels and the ports of pods, which the EndpointSlices have. The selector stays: endpoints of a
+// Service without one are not known to be pods.
 func GatewayService(in *corev1.Service) *corev1.Service {
 	out := &corev1.Service{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), Spec: corev1.ServiceSpec{
-		Type: in.Spec.Type, ClusterIP: in.Spec.ClusterIP, ClusterIPs: in.Spec.ClusterIPs, IPFamilies: in.Spec.IPFamilies,
+		Type: in.Spec.Type, Selector: in.Spec.Selector, ClusterIP: in.Spec.ClusterIP, ClusterIPs: in.Spec.ClusterIPs, IPFamilies: in.Spec.IPFamilies,
 		SessionAffinity: in.Spec.SessionAffinity, SessionAffinityConfig: in.Spec.SessionAffinityConfig,
 	}}
 	for _, p := range in.Spec.Ports {
@@ -34,15 +35,14 @@ func GatewayService(in *corev1.Service) *corev1.Service {
 	return out
 }
 
-// GatewayEndpointSlice leaves out all labels but that of the Service, and conditions that mean the same when they are absent.
+// GatewayEndpointSlice leaves out all labels but those of the Service and of the controller that manages the slice, and
+// conditions that mean the same when they are absent.
 func GatewayEndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType,
 		Endpoints: make([]discoveryv1.Endpoint, 0, len(in.Endpoints)), Ports: in.Ports,
 	}
-	if service, ok := Backs(in); ok {
-		out.Labels = map[string]string{discoveryv1.LabelServiceName: service.Name}
-	}
+	out.Labels = sliceLabels(in.Labels)
 	for i := range in.Endpoints {
 		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
 			Addresses: in.Endpoints[i].Addresses, Conditions: gatewayConditions(in.Endpoints[i].Conditions),
@@ -69,4 +69,19 @@ func gatewayConditions(in discoveryv1.EndpointConditions) (out discoveryv1.Endpo
 
 func gatewayMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: in.Name, Namespace: in.Namespace}
+}
+
+// sliceLabels returns the labels that a gateway reads of an EndpointSlice: of which Service it is, and which controller
+// manages it; nil when it has neither.
+func sliceLabels(in map[string]string) map[string]string {
+	var out map[string]string
+	for _, key := range []string{discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy} {
+		if value := in[key]; value != "" {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = value
+		}
+	}
+	return out
 }

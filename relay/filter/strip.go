@@ -22,13 +22,15 @@ func Mapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	return out
 }
 
-// Service returns what leaves the cluster of a Service: where it listens and how it balances.
+// Service returns what leaves the cluster of a Service: where it listens, how it balances and its selector. Whether there is
+// a selector is half of the proof that its endpoints are pods of its namespace; the other half is who manages the slices.
 func Service(in *corev1.Service) *corev1.Service {
 	out := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: objectMeta(&in.ObjectMeta),
 		Spec: corev1.ServiceSpec{
 			Type:                     in.Spec.Type,
+			Selector:                 maps.Clone(in.Spec.Selector),
 			ClusterIP:                in.Spec.ClusterIP,
 			ClusterIPs:               slices.Clone(in.Spec.ClusterIPs),
 			IPFamilies:               slices.Clone(in.Spec.IPFamilies),
@@ -45,7 +47,8 @@ func Service(in *corev1.Service) *corev1.Service {
 	return out
 }
 
-// EndpointSlice returns what leaves the cluster of an EndpointSlice: addresses, whether they are ready, and ports.
+// EndpointSlice returns what leaves the cluster of an EndpointSlice: addresses, whether they are ready, ports, and, among its
+// labels, which controller manages it.
 func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta:    metav1.TypeMeta{APIVersion: discoveryv1.SchemeGroupVersion.String(), Kind: "EndpointSlice"},
