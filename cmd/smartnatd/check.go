@@ -5,156 +5,108 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"net/netip"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-	"k8s.io/client-go/tools/cache"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/check"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
-	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/iptables"
 )
-
-// How long check waits for the source of objects.
-const checkTimeout = 10 * time.Second
 
 func newCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Validate the config file and this host; changes nothing",
-		Args:  cobra.NoArgs,
+		Long: `check prints a line for each thing that it looked at: "ok", "WARN" where smartnatd runs but not everything works or will go
+on working, "FAILED" where something does not work. It asks each server of the source once, tries rules in a network
+namespace of their own, and changes nothing on this host.
+
+Exit codes: 0 all is ok; 1 warnings; 2 failures, or a config file that is wrong.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)
 			if err != nil {
 				return err
 			}
-			c := checker{out: cmd.OutOrStdout()}
-			wrong := cfg.CheckFiles()
-			c.report("config", wrong)
-			c.report("privileges", checkPrivileges())
-			c.checkIPTables(cmd.Context(), cfg)
-			c.checkUplinks(cfg)
-			if wrong == nil { // What cannot be read would be said a second time, by libraries that do not mind secrets.
-				c.report("source", checkSource(cmd.Context(), cfg))
+			c := newChecker(cfg)
+			report := check.Run(cmd.Context(), cmd.OutOrStdout(), c.checks()...)
+			if report.Level() == check.OK {
+				return nil
 			}
-			if c.problems > 0 {
-				return fmt.Errorf("%d of %d checks failed", c.problems, c.checks)
-			}
-			return nil
+			err = fmt.Errorf("check: %d failures, %d warnings", report.Failures, report.Warnings)
+			return codeError{err, int(report.Level())}
 		},
 	}
 }
 
-// checker prints a line a check.
+// checker reads what the checks judge. What several of them need it reads once.
 type checker struct {
-	out              io.Writer
-	checks, problems int
+	cfg config.Config
+	// hops are the next hops that it asks for, and settle how long they have to answer.
+	host   *host.Host
+	settle time.Duration
+
+	observed   gateway.Host
+	observeErr error
+	tables     *iptables.Runner
 }
 
-func (c *checker) report(what string, err error) {
-	c.checks++
-	if err != nil {
-		c.problems++
-		fmt.Fprintf(c.out, "FAILED  %s: %v\n", what, err)
-		return
-	}
-	fmt.Fprintf(c.out, "ok      %s\n", what)
+// hopsSettle is what the kernel's three requests for a neighbour take, and a look after them.
+const hopsSettle = 4 * time.Second
+
+func newChecker(cfg config.Config) *checker {
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	return &checker{cfg: cfg, host: host.New(quiet, nextHops(cfg.ServiceRoutes)...), settle: hopsSettle}
 }
 
-func (c *checker) checkIPTables(ctx context.Context, cfg config.Config) {
-	tables, err := newIPTables(cfg)
-	if err != nil {
-		c.report("iptables", err)
-		return
+func (c *checker) checks() []check.Check {
+	return []check.Check{
+		check.Func(c.config),
+		check.Func(c.credentials),
+		check.Func(c.privileges),
+		check.Func(c.iptables),
+		check.Func(c.rules),
+		check.Func(c.forwardPolicy),
+		check.Func(c.conntrack),
+		check.Func(c.observe),
+		check.Func(c.ipRules),
+		check.Func(c.networkd),
+		check.Func(c.source),
 	}
-	c.report(fmt.Sprintf("iptables (%s)", tables.Backend()), nil)
-	other, err := tables.OtherBackendRules(ctx)
-	if err == nil && other != "" {
-		err = errors.New(other)
-	}
-	c.report("one iptables back end", err)
 }
 
-func (c *checker) checkUplinks(cfg config.Config) {
-	observed, err := host.New(logrus.StandardLogger()).Observe()
-	if err != nil {
-		c.report("uplinks", err)
-		return
-	}
-	_, findings := calc.Calculate(calc.Snapshot{}, observed, cfg)
-	for _, finding := range findings {
-		err = errors.Join(err, errors.New(finding.String()))
-	}
-	c.report("uplinks", err)
+func (c *checker) config(context.Context) []check.Line {
+	return check.Errors("config", c.cfg.CheckFiles())
 }
 
-// checkPrivileges looks at what systemd's unit grants, not at the user: CAP_NET_ADMIN is what the kernel asks for.
-func checkPrivileges() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("reading the capabilities: %w", err)
+// observe looks at the host; next hops get time to answer.
+func (c *checker) observe(ctx context.Context) []check.Line {
+	if len(c.cfg.ServiceRoutes) > 0 {
+		asking, cancel := context.WithTimeout(ctx, c.settle)
+		defer cancel()
+		if err := c.host.Watch(asking, func() {}); err != nil {
+			return check.Errors("serviceRoutes", err)
+		}
 	}
-	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
-		return errors.New("CAP_NET_ADMIN is missing: run as root, or by the systemd unit")
+	if c.observed, c.observeErr = c.host.Observe(); c.observeErr != nil {
+		return check.Errors("uplinks", c.observeErr)
 	}
-	return nil
+	return append(check.Uplinks(c.cfg, c.observed), check.ServiceRoutes(c.cfg.ServiceRoutes, c.observed)...)
 }
 
-// checkSource waits for one complete list of objects.
-func checkSource(ctx context.Context, cfg config.Config) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	// A source tries for ever; what it logs says why it does not succeed.
-	var trouble lastEntry
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	log.AddHook(&trouble)
-	objects, err := source.New(cfg.Source, func() {}, log)
-	if err != nil {
-		return err
+// nextHops are the nodes that the configured routes lead through.
+func nextHops(routes []gateway.ServiceRoute) []netip.Addr {
+	var hops []netip.Addr
+	for _, r := range routes {
+		hops = append(hops, r.Via...)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- objects.Run(ctx) }()
-	if cache.WaitForCacheSync(ctx.Done(), objects.HasSynced) {
-		return nil
-	}
-	if err := <-ended; err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("no complete list of objects within %v: %s", checkTimeout, trouble.String())
-}
-
-// lastEntry keeps the last line that was logged as a warning or worse.
-type lastEntry struct {
-	mu   sync.Mutex
-	text string
-}
-
-func (*lastEntry) Levels() []logrus.Level { return logrus.AllLevels[:logrus.WarnLevel+1] }
-
-func (e *lastEntry) Fire(entry *logrus.Entry) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.text = entry.Message
-	if err, ok := entry.Data[logrus.ErrorKey]; ok {
-		e.text += fmt.Sprintf(": %v", err)
-	}
-	return nil
-}
-
-func (e *lastEntry) String() string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.text == "" {
-		return "no answer"
-	}
-	return e.text
+	return hops
 }

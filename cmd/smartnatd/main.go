@@ -44,8 +44,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if usage := (usageError{}); errors.As(err, &usage) {
 		return exitUsage
 	}
+	if code := (codeError{}); errors.As(err, &code) {
+		return code.code
+	}
 	return exitFailure
 }
+
+// codeError ends the program with a code of its own.
+type codeError struct {
+	error
+	code int
+}
+
+func (e codeError) Unwrap() error { return e.error }
 
 // usageError is one that the user has to mend.
 type usageError struct{ error }

@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,7 +19,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/metrics"
@@ -125,13 +123,4 @@ func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPT
 		Sysctls:     sysctl.New(cfg.RuntimeDir),
 		Conntrack:   conntrack.New(cfg.Ownership),
 	})
-}
-
-// nextHops are the nodes that the configured routes lead through.
-func nextHops(routes []gateway.ServiceRoute) []netip.Addr {
-	var hops []netip.Addr
-	for _, r := range routes {
-		hops = append(hops, r.Via...)
-	}
-	return hops
 }

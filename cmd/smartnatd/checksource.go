@@ -1,0 +1,118 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/check"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/source"
+)
+
+// checkTimeout is how long check waits for a server.
+const checkTimeout = 10 * time.Second
+
+// source asks each server for everything once, and judges what the first one that works says.
+func (c *checker) source(ctx context.Context) []check.Line {
+	if c.cfg.CheckFiles() != nil { // what cannot be read would be said a second time, by libraries that do not mind secrets
+		return nil
+	}
+	asked := askEach(ctx, servers(c.cfg.Source))
+	lines, snapshot := judgeServers(asked)
+	if snapshot == nil || c.observeErr != nil {
+		return lines
+	}
+	return append(lines, check.Mappings(*snapshot, c.observed, c.cfg)...)
+}
+
+// server is one of those that a source may ask.
+type server struct {
+	name   string
+	source config.Source
+	// snapshot is what it said; err why it said nothing.
+	snapshot calc.Snapshot
+	err      error
+}
+
+// servers splits a source into those with one server each.
+func servers(of config.Source) []server {
+	if of.Relay == nil {
+		name := "source"
+		if of.Kubeconfig != nil {
+			name += " (kubeconfig " + of.Kubeconfig.Path + ")"
+		}
+		return []server{{name: name, source: of}}
+	}
+	var all []server
+	for _, url := range of.Relay.Servers {
+		relay := *of.Relay
+		relay.Servers = []string{url}
+		all = append(all, server{name: "source (" + url + ")", source: config.Source{Relay: &relay}})
+	}
+	return all
+}
+
+func askEach(ctx context.Context, all []server) []server {
+	var asking sync.WaitGroup
+	for i := range all {
+		asking.Go(func() { all[i].snapshot, all[i].err = askOnce(ctx, all[i].source) })
+	}
+	asking.Wait()
+	return all
+}
+
+// judgeServers fails where no server works; one that does not, among others that do, is a warning.
+func judgeServers(asked []server) ([]check.Line, *calc.Snapshot) {
+	level := check.Failed
+	var snapshot *calc.Snapshot
+	for i := range asked {
+		if asked[i].err == nil && snapshot == nil {
+			snapshot, level = &asked[i].snapshot, check.Warning
+		}
+	}
+	var lines []check.Line
+	for _, s := range asked {
+		line := check.Line{What: s.name, Text: "works"}
+		if s.err != nil {
+			line.Level, line.Text = level, s.err.Error()
+		}
+		lines = append(lines, line)
+	}
+	return lines, snapshot
+}
+
+// askOnce waits for one complete list of objects.
+func askOnce(ctx context.Context, of config.Source) (calc.Snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	objects, err := source.New(of, func() {}, quiet)
+	if err != nil {
+		return calc.Snapshot{}, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- objects.Run(ctx) }()
+	if cache.WaitForCacheSync(ctx.Done(), objects.HasSynced) {
+		return objects.Snapshot(), nil
+	}
+	if err := <-ended; err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return calc.Snapshot{}, err
+	}
+	why := objects.Contact().Why
+	if why == "" {
+		why = "no answer"
+	}
+	return calc.Snapshot{}, fmt.Errorf("no complete list of objects within %v: %s", checkTimeout, why)
+}

@@ -1,0 +1,129 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Level is how bad a Line is.
+type Level int
+
+// The levels. Their values are the exit codes of the command.
+const (
+	OK Level = iota
+	Warning
+	Failed
+)
+
+// String returns what begins a line.
+func (l Level) String() string {
+	switch l {
+	case OK:
+		return "ok"
+	case Warning:
+		return "WARN"
+	}
+	return "FAILED"
+}
+
+// Line is one finding of a Check, or the statement that there is none.
+type Line struct {
+	Level Level
+	// What was looked at, such as "iptables"; Text says what was seen, and may be empty where all is well.
+	What, Text string
+}
+
+// String returns the line as it is printed. Whatever is in its texts, it is one line and moves no cursor.
+func (l Line) String() string {
+	line := fmt.Sprintf("%-6s  %s", l.Level, l.What)
+	if l.Text != "" {
+		line += ": " + l.Text
+	}
+	return printable(line)
+}
+
+// printable keeps what a terminal shows, and quotes the rest as Go does.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range strings.TrimRight(text, " \n") {
+		if r == '\n' {
+			b.WriteString("; ")
+		} else if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+// Check looks at one thing.
+type Check interface {
+	// Lines returns at least one.
+	Lines(ctx context.Context) []Line
+}
+
+// Func is a Check.
+type Func func(ctx context.Context) []Line
+
+// Lines implements Check.
+func (f Func) Lines(ctx context.Context) []Line { return f(ctx) }
+
+// Report is what came of all checks.
+type Report struct {
+	Warnings, Failures int
+}
+
+// Level is that of the worst line.
+func (r Report) Level() Level {
+	switch {
+	case r.Failures > 0:
+		return Failed
+	case r.Warnings > 0:
+		return Warning
+	}
+	return OK
+}
+
+// Run prints the lines of each check as soon as it has them.
+func Run(ctx context.Context, out io.Writer, checks ...Check) Report {
+	var report Report
+	for _, c := range checks {
+		for _, line := range c.Lines(ctx) {
+			switch line.Level {
+			case OK:
+			case Warning:
+				report.Warnings++
+			default:
+				report.Failures++
+			}
+			fmt.Fprintln(out, line)
+		}
+	}
+	return report
+}
+
+func ok(what, format string, args ...any) []Line { return one(OK, what, format, args...) }
+
+func one(level Level, what, format string, args ...any) []Line {
+	return []Line{{level, what, fmt.Sprintf(format, args...)}}
+}
+
+// Errors returns a failure for each error that was joined, or says that all is well.
+func Errors(what string, err error) []Line {
+	if err == nil {
+		return ok(what, "")
+	}
+	var lines []Line
+	for text := range strings.Lines(err.Error()) {
+		lines = append(lines, one(Failed, what, "%s", strings.TrimSpace(text))...)
+	}
+	return lines
+}

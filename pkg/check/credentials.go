@@ -1,0 +1,98 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"io/fs"
+	"strings"
+	"time"
+)
+
+// near is how long before its end a credential is warned of: a week, or a fifth of its life where that is shorter, so that one that
+// is renewed every hour is not warned of all the time.
+const (
+	near      = 7 * 24 * time.Hour
+	nearShare = 5
+)
+
+// Credential is a file that proves who this gateway is.
+type Credential struct {
+	// Key is the config's, and Path where the file is.
+	Key, Path string
+	Mode      fs.FileMode
+	Content   []byte
+	// Secret is set where a user who can read the file can pose as this gateway.
+	Secret bool
+}
+
+// Credentials judges who can read the files, and when what is in them ends.
+func Credentials(files []Credential, now time.Time) []Line {
+	var lines []Line
+	for _, f := range files {
+		if f.Secret && f.Mode.Perm()&0o077 != 0 {
+			lines = append(lines, one(Warning, f.Key, "%s has mode %#o: other users of this host may read it; chmod 0600 %s", f.Path, f.Mode.Perm(), f.Path)...)
+		}
+		begins, ends := lifetime(f.Content)
+		if ends.IsZero() {
+			continue
+		}
+		stamp := ends.UTC().Format(time.RFC3339)
+		soon := near
+		if !begins.IsZero() {
+			soon = min(soon, ends.Sub(begins)/nearShare)
+		}
+		switch left := ends.Sub(now); {
+		case left <= 0:
+			lines = append(lines, one(Failed, f.Key, "%s ended at %s: renew it", f.Path, stamp)...)
+		case left < soon:
+			lines = append(lines, one(Warning, f.Key, "%s ends at %s, in %s: renew it", f.Path, stamp, left.Round(time.Minute))...)
+		default:
+			lines = append(lines, ok(f.Key, "good until %s", stamp)...)
+		}
+	}
+	return lines
+}
+
+// lifetime is that of a token or of the first certificate. It is zero where the content says none.
+func lifetime(content []byte) (begins, ends time.Time) {
+	if block, _ := pem.Decode(content); block != nil {
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return time.Time{}, time.Time{}
+		}
+		return certificate.NotBefore, certificate.NotAfter
+	}
+	return tokenLifetime(string(content))
+}
+
+// tokenLifetime reads the claims iat and exp of a JSON Web Token (RFC 7519, 4.1), whose signature is for the server to check.
+func tokenLifetime(token string) (begins, ends time.Time) {
+	parts := strings.Split(strings.TrimSpace(token), ".")
+	const partsOfJWT = 3
+	if len(parts) != partsOfJWT {
+		return time.Time{}, time.Time{}
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}, time.Time{}
+	}
+	var claims struct {
+		IssuedAt float64 `json:"iat"`
+		Expires  float64 `json:"exp"`
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return time.Time{}, time.Time{}
+	}
+	at := func(seconds float64) time.Time {
+		if seconds <= 0 {
+			return time.Time{}
+		}
+		return time.Unix(int64(seconds), 0)
+	}
+	return at(claims.IssuedAt), at(claims.Expires)
+}

@@ -1,0 +1,87 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Uplinks judges what the config makes of the host's links, and returns a line for each finding that is about no Mapping.
+func Uplinks(cfg config.Config, host gateway.Host) []Line {
+	const what = "uplinks"
+	var lines []Line
+	if len(cfg.Uplinks) == 0 {
+		lines = one(Warning, what, "none is configured: replies leave by the main routing table, and nothing guards the links to the outside; list them in uplinks")
+	}
+	state, findings := calc.Calculate(calc.Snapshot{}, host, cfg)
+	for _, f := range findings {
+		if f.Name == "" && f.Reason != calc.ReasonNextHopUnreachable { // which ServiceRoutes judges
+			lines = append(lines, Line{levelOf(f, state), what, f.String()})
+		}
+	}
+	if len(lines) == 0 {
+		return ok(what, "%d", len(state.Uplinks))
+	}
+	return lines
+}
+
+// levelOf takes for a failure what takes an uplink or the way to the ClusterIPs away. An uplink without a gateway of one family
+// works with the other.
+func levelOf(f calc.Finding, state gateway.State) Level {
+	switch f.Reason {
+	case calc.ReasonLinkNotFound, calc.ReasonLinkDown, calc.ReasonTooManyUplinks:
+		return Failed
+	case calc.ReasonNoGateway:
+		if !slices.ContainsFunc(state.Uplinks, func(u gateway.Uplink) bool { return len(u.Gateways) > 0 }) {
+			return Failed
+		}
+	}
+	return Warning
+}
+
+// ServiceRoutes judges whether each range of ClusterIPs has a next hop that answers.
+func ServiceRoutes(routes []gateway.ServiceRoute, host gateway.Host) []Line {
+	const what = "serviceRoutes"
+	var lines []Line
+	for i, r := range routes {
+		silent := 0
+		for _, hop := range r.Via {
+			if slices.Contains(host.Unreachable, hop) {
+				silent++
+			}
+		}
+		at := fmt.Sprintf("%s[%d]", what, i)
+		switch silent {
+		case 0:
+		case len(r.Via):
+			lines = append(lines, one(Failed, at, "no next hop of %s answers or is on a link of this host: %v", r.Destination, r.Via)...)
+		default:
+			lines = append(lines, one(Warning, at, "%d of %d next hops of %s do not answer, and the others carry all traffic", silent, len(r.Via), r.Destination)...)
+		}
+	}
+	if len(lines) == 0 && len(routes) > 0 {
+		return ok(what, "%d", len(routes))
+	}
+	return lines
+}
+
+// Mappings returns a line for each finding of each Mapping.
+func Mappings(snapshot calc.Snapshot, host gateway.Host, cfg config.Config) []Line {
+	_, findings := calc.Calculate(snapshot, host, cfg)
+	var lines []Line
+	for _, f := range findings {
+		if f.Name != "" {
+			lines = append(lines, Line{Warning, fmt.Sprintf("Mapping %s/%s", f.Namespace, f.Name), fmt.Sprintf("%s: %s (%s)", f.Field, f.Message, f.Reason)})
+		}
+	}
+	if len(lines) == 0 {
+		return ok("Mappings", "%d, without a finding", len(snapshot.Mappings))
+	}
+	return lines
+}

@@ -1,0 +1,95 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// full is how much of the connection table may be used, in percent, before it is warned of.
+const full = 80
+
+// Conntrack judges the size of the kernel's table of connections: a full one drops the first packets of new ones.
+func Conntrack(count, limit int) []Line {
+	const what, percent = "conntrack", 100
+	if limit > 0 && count*percent >= limit*full {
+		return one(Warning, what, "%d of %d entries are used; new connections are dropped when it is full: raise net.netfilter.nf_conntrack_max", count, limit)
+	}
+	return ok(what, "%d of %d entries are used", count, limit)
+}
+
+// ForwardPolicy judges the policy of the built-in chain FORWARD. Docker and some firewalls set DROP.
+func ForwardPolicy(tables netfilter.Ruleset) []Line {
+	for _, t := range tables.Tables {
+		for _, c := range t.Chains {
+			if c.Name == "FORWARD" && c.Policy == "DROP" {
+				return one(Warning, "FORWARD", "the IPv%d policy of table %s is DROP (Docker sets that): Mappings are accepted before it, "+
+					"other connections, such as those that pods open to the outside, need a rule of their own, for example in DOCKER-USER", tables.Family, t.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// IPRule is a rule of policy routing that another program set.
+type IPRule struct {
+	Family   netfilter.Family
+	Priority int
+	// Text is the rule as ip(8) shows it.
+	Text string
+}
+
+// IPRules judges rules that the kernel looks at before ours. The table local, which comes first everywhere, is none of them.
+func IPRules(rules []IPRule, own gateway.Ownership) []Line {
+	var before []string
+	for _, r := range rules {
+		if 0 < r.Priority && r.Priority < own.RulePriority {
+			before = append(before, fmt.Sprintf("IPv%d %s", r.Family, r.Text))
+		}
+	}
+	if len(before) == 0 {
+		return ok("ip rules", "none goes before ours (priority %d)", own.RulePriority)
+	}
+	var lines []Line
+	for _, text := range before {
+		lines = append(lines, one(Warning, "ip rules", "%q goes before ours (priority %d): replies that it matches may leave by another uplink; "+
+			"give it a higher priority number, or set ownership.rulePriority below it", text, own.RulePriority)...)
+	}
+	return lines
+}
+
+// Networkd judges the configuration of systemd-networkd, all its files in the order in which they count. By default it removes
+// rules and routes of others when it starts (networkd.conf(5)).
+func Networkd(files []string) []Line {
+	settings := map[string]string{}
+	for _, text := range files {
+		section := ""
+		for line := range strings.Lines(text) {
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "[") {
+				section = line
+			}
+			if key, value, found := strings.Cut(line, "="); found && section == "[Network]" {
+				settings[strings.TrimSpace(key)] = strings.ToLower(strings.TrimSpace(value))
+			}
+		}
+	}
+	var unset []string
+	for _, key := range []string{"ManageForeignRoutingPolicyRules", "ManageForeignRoutes"} {
+		switch settings[key] {
+		case "no", "false", "off", "0", "n", "f":
+		default:
+			unset = append(unset, key+"=no")
+		}
+	}
+	if len(unset) == 0 {
+		return ok("systemd-networkd", "leaves rules and routes of other programs alone")
+	}
+	return one(Warning, "systemd-networkd", "removes rules and routes of other programs when it restarts, and smartnatd puts them back seconds later: "+
+		"set %s in section [Network] of /etc/systemd/networkd.conf.d/smartnat.conf", strings.Join(unset, " and "))
+}

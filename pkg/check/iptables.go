@@ -1,0 +1,106 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Feature is a part of what rules can ask of iptables and of the kernel.
+type Feature struct {
+	// Name says what it is for, and Modules what it takes of the kernel.
+	Name, Modules string
+	// Essential is set where nothing works without it.
+	Essential bool
+	// State has rules that need it.
+	State gateway.State
+}
+
+// Features are all there are. Nothing else is in their States.
+func Features(clampMSS bool) []Feature {
+	backends := []gateway.Backend{
+		{Address: netip.MustParseAddr("192.0.2.1"), Port: 1}, {Address: netip.MustParseAddr("192.0.2.2"), Port: 1},
+	}
+	forward := func(change func(*gateway.Forward)) gateway.State {
+		f := &gateway.Forward{
+			Frontend: gateway.Frontend{Address: netip.MustParseAddr("198.51.100.1"), Protocol: gateway.TCP, Ports: gateway.Port(1)},
+			Owner:    "check/check", Backends: backends[:1], Masquerade: true,
+		}
+		change(f)
+		return gateway.State{
+			Forwards: []*gateway.Forward{f},
+			Uplinks:  []gateway.Uplink{{Link: "lo", Number: 1}},
+		}
+	}
+	features := []Feature{
+		{
+			Name: "forwarding", Modules: "nf_nat, xt_conntrack, xt_connmark, xt_mark, xt_comment, xt_MASQUERADE", Essential: true,
+			State: forward(func(*gateway.Forward) {}),
+		},
+		{
+			Name: "several endpoints", Modules: "xt_statistic",
+			State: forward(func(f *gateway.Forward) { f.Direct, f.Backends = true, backends }),
+		},
+		{
+			Name: "session affinity", Modules: "xt_recent",
+			State: forward(func(f *gateway.Forward) { f.Direct, f.Backends, f.Affinity = true, backends, time.Hour }),
+		},
+		{
+			Name: "refusal of connections to a Service without endpoints", Modules: "ipt_REJECT, ip6t_REJECT",
+			State: forward(func(f *gateway.Forward) { f.Backends = nil }),
+		},
+	}
+	if clampMSS {
+		state := forward(func(*gateway.Forward) {})
+		state.ClampMSS = true
+		features = append(features, Feature{Name: "clampMSS", Modules: "xt_TCPMSS", State: state})
+	}
+	return features
+}
+
+// Rules tries each Feature, and names those that are refused with what to install.
+func Rules(features []Feature, try func(gateway.State) error, osRelease, kernel string) []Line {
+	const what = "iptables rules"
+	var lines []Line
+	for _, f := range features {
+		err := try(f.State)
+		if err == nil {
+			continue
+		}
+		level := Warning
+		if f.Essential {
+			level = Failed
+		}
+		lines = append(lines, one(level, what, "%s is refused (it needs %s): %s; %s", f.Name, f.Modules, err, install(osRelease, kernel))...)
+		if f.Essential {
+			return lines // the rest is refused too
+		}
+	}
+	if len(lines) == 0 {
+		return ok(what, "tried in a network namespace of their own")
+	}
+	return lines
+}
+
+// install says what brings the kernel's modules, by os-release(5).
+func install(osRelease, kernel string) string {
+	ids := ""
+	for line := range strings.Lines(osRelease) {
+		if key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key == "ID" || key == "ID_LIKE" {
+			ids += " " + strings.Trim(value, `"'`) + " "
+		}
+	}
+	switch {
+	case strings.Contains(ids, " rhel ") || strings.Contains(ids, " fedora "):
+		return fmt.Sprintf("dnf install kernel-modules-extra-%s has nft_compat and the xt_ modules", kernel)
+	case strings.Contains(ids, " ubuntu "):
+		return fmt.Sprintf("apt install linux-modules-extra-%s has them", kernel)
+	}
+	return "install the package with all modules of kernel " + kernel
+}
