@@ -165,10 +165,15 @@ func TestCredentials(t *testing.T) {
 		{"dots, and no token", Credential{Mode: 0o600, Content: []byte("a.!.c"), Secret: true}, nil},
 		{"a token that the group can read", Credential{Mode: 0o640, Content: []byte("abc"), Secret: true}, []string{"WARN    k|0640|chmod 0600 /p"}},
 		{"a token that all can read, and that ended", Credential{Mode: 0o644, Content: token(2*day, -day), Secret: true}, []string{"WARN    k|0644", "FAILED  k|ended"}},
+		{"a kubeconfig that the unit does not see", Credential{Path: "/root/.kube/config", Mode: 0o600, Secret: true}, []string{"WARN    k|/root/.kube/config is below /root|/etc/smartnat"}},
+		{"a folder of a similar name", Credential{Path: "/rooted/config", Mode: 0o600, Secret: true}, nil},
 		{"a certificate that all can read", Credential{Mode: 0o644, Content: []byte("x")}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			test.file.Key, test.file.Path = "k", "/p"
+			test.file.Key = "k"
+			if test.file.Path == "" {
+				test.file.Path = "/p"
+			}
 			expect(t, Credentials([]Credential{test.file}, now), test.want...)
 		})
 	}

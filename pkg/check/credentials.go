@@ -34,6 +34,9 @@ type Credential struct {
 func Credentials(files []Credential, now time.Time) []Line {
 	var lines []Line
 	for _, f := range files {
+		if hidden := hiddenBy(f.Path); hidden != "" {
+			lines = append(lines, one(Warning, f.Key, "%s is below %s, which the systemd unit does not see (ProtectHome, PrivateTmp): move it to /etc/smartnat", f.Path, hidden)...)
+		}
 		if f.Secret && f.Mode.Perm()&0o077 != 0 {
 			lines = append(lines, one(Warning, f.Key, "%s has mode %#o: other users of this host may read it; chmod 0600 %s", f.Path, f.Mode.Perm(), f.Path)...)
 		}
@@ -56,6 +59,16 @@ func Credentials(files []Credential, now time.Time) []Line {
 		}
 	}
 	return lines
+}
+
+// hiddenBy returns the folder that the path is below and that the unit hides.
+func hiddenBy(path string) string {
+	for _, folder := range []string{"/home", "/root", "/run/user", "/tmp", "/var/tmp"} {
+		if strings.HasPrefix(path, folder+"/") {
+			return folder
+		}
+	}
+	return ""
 }
 
 // lifetime is that of a token or of the first certificate. It is zero where the content says none.

@@ -8,6 +8,7 @@ package packages
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/testenv"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -55,6 +57,15 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses")
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
 		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
+	}
+}
+
+// TestExposureOfTheUnit: what smartnatd could do to the host, as systemd counts it in tenths (systemd-analyze(1), security).
+func TestExposureOfTheUnit(t *testing.T) {
+	testenv.RequireTool(t, "systemd-analyze")
+	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=23", "../../systemd/smartnatd.service").CombinedOutput()
+	if err != nil {
+		t.Errorf("more than 2.3: %v\n%s", err, out)
 	}
 }
 
