@@ -116,7 +116,11 @@ func (h *Host) OpenFlow(ctx context.Context, network, address string, sourcePort
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{Conn: conn, reader: bufio.NewReader(conn)}, nil
+	size := 4 << 10
+	if strings.HasPrefix(network, "udp") {
+		size = 64 << 10 // a datagram is read whole or not at all
+	}
+	return &Flow{Conn: conn, reader: bufio.NewReaderSize(conn, size)}, nil
 }
 
 // LocalPort is the flow's source port.

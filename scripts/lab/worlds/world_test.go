@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
 	// patience bounds what is waited for, on a busy machine.
-	patience = 20 * time.Second
+	patience = 30 * time.Second
 	// try bounds one of several attempts.
 	try = time.Second
 
@@ -63,9 +64,15 @@ func eachBackend(t *testing.T, run func(t *testing.T, w *world)) {
 func newWorld(t *testing.T, backend string) *world {
 	t.Helper()
 	w := &world{Lab: lab.New(t, lab.WithoutControlPlane(), lab.WithBackend(backend))}
+	w.defaultRoutes(t)
+	return w
+}
+
+// defaultRoutes gives a new gateway a default route by the second uplink too.
+func (w *world) defaultRoutes(t *testing.T) {
+	t.Helper()
 	w.gateway(t, "ip route add default via 203.0.113.1 dev eth2 metric 200")
 	w.gateway(t, "ip -6 route add default via 2001:db8:2::1 dev eth2 metric 2048")
-	return w
 }
 
 // pods makes p1 and p2, which answer on the ports by TCP and UDP and both families.
@@ -159,6 +166,46 @@ func awaitEcho(t *testing.T, flow *lab.Flow, accept func(lab.Answer) bool) {
 		return err
 	}); err != nil {
 		t.Errorf("flow to %s: %v", flow.Conn.RemoteAddr(), err)
+	}
+}
+
+// expectUnreached calls send, and then asks by UDP addresses that answer. What send sent went the same ways, and nothing of it may
+// have come to the pods, which get datagrams to the ports of those answers alone.
+func (w *world) expectUnreached(t *testing.T, answering []string, send func()) {
+	t.Helper()
+	var captures []*lab.Capture
+	for _, p := range []pod{p1, p2} {
+		capture, err := w.PodHost("", p.name).Capture("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = capture.Close() }()
+		captures = append(captures, capture)
+	}
+	send()
+	answered, seen := map[uint16]bool{}, map[uint16]bool{}
+	for _, address := range answering {
+		answered[w.await(t, lab.Client, "udp", address, nil).Port] = true
+	}
+	for _, capture := range captures {
+		packets, err := capture.Packets()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, packet := range packets {
+			port := packet.Destination.Port()
+			switch {
+			case packet.Out, packet.Protocol == unix.IPPROTO_ICMPV6, packet.Protocol == 0: // neighbour discovery, multicast reports
+			case packet.Protocol == unix.IPPROTO_TCP && packet.Flags&lab.SYN == 0: // the end of an earlier connection
+			case packet.Protocol == unix.IPPROTO_UDP && answered[port]:
+				seen[port] = true
+			default:
+				t.Errorf("a pod got %s", packet)
+			}
+		}
+	}
+	if len(seen) != len(answered) {
+		t.Errorf("of the answered ports %v, packets to %v were captured", answered, seen)
 	}
 }
 

@@ -1,0 +1,185 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package worlds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// TestSavedRulesAreRestored has iptables-persistent (or `iptables-save` and its like by hand) save everything while an old Mapping is
+// there, and restore it when that is gone: at boot before smartnatd, and while it runs. What is gone is not exposed, not even to
+// flows that the restored rules let in, and what is wanted works, by rules that are those of a gateway where nothing was restored.
+func TestSavedRulesAreRestored(t *testing.T) {
+	// More than a few sources are an ipset, which the saved rules name.
+	var many []string
+	for i := range 70 {
+		many = append(many, fmt.Sprintf("198.18.%d.0/24", i), fmt.Sprintf(`"2001:db8:f:%x::/64"`, i))
+	}
+	oldOnes := `addresses: [198.51.100.10, "2001:db8:1::10"], ports: [{port: 9090}, {port: 9090, protocol: udp}], allowedSources: [192.0.2.0/24, "2001:db8:c::/64", ` +
+		strings.Join(many, ", ") + "]"
+	newOnes := `addresses: [203.0.113.10, "2001:db8:2::10"], ports: [{port: 8080}, {port: 8080, protocol: udp}]`
+	var gone, wanted []string
+	for _, address := range []string{lab.External1, lab.External1v6} {
+		gone = append(gone, lab.Join(address, 9090))
+	}
+	for _, address := range []string{lab.External2, lab.External2v6} {
+		wanted = append(wanted, lab.Join(address, 8080))
+	}
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, 8080, 9090)
+		echo := service(t, "echo", []string{"8080/TCP", "8080/UDP", "9090/TCP", "9090/UDP"}, p1)
+		w.objects(t, echo, mapping("old", "echo", oldOnes))
+		w.start(t, twoUplinks)
+		w.awaitBoth(t, gone, by(p1, 9090))
+		saved := map[string]string{"ipset": w.gateway(t, "ipset save")}
+		for _, program := range []string{"iptables", "ip6tables"} {
+			saved[program] = w.gateway(t, program+"-save")
+		}
+
+		w.objects(t, echo, mapping("new", "echo", newOnes))
+		w.awaitBoth(t, wanted, by(p1, 8080))
+		w.awaitGone(t, gone)
+		clean := w.rules(t)
+		check := func(t *testing.T) {
+			t.Helper()
+			w.awaitRules(t, clean)
+			w.awaitGone(t, gone)
+			w.awaitBoth(t, wanted, by(p1, 8080))
+		}
+		for _, how := range []struct{ name, options string }{
+			{"in place of all rules, while smartnatd runs", ""},
+			{"added to all rules, while smartnatd runs", " --noflush"},
+			{"with counters, while smartnatd runs", " --counters"},
+		} {
+			t.Run(how.name, func(t *testing.T) {
+				w.restore(t, saved, how.options)
+				check(t)
+			})
+		}
+		t.Run("at boot, before smartnatd", func(t *testing.T) {
+			if err := w.RenewGateway(timeout(t, patience)); err != nil {
+				t.Fatal(err)
+			}
+			w.defaultRoutes(t)
+			w.restore(t, saved, "")
+			// With the host set up to forward, the old Mapping works again, until smartnatd starts.
+			w.gateway(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+			var flows []*lab.Flow
+			for _, address := range gone {
+				for _, network := range []string{"tcp", "udp"} {
+					w.await(t, lab.Client, network, address, by(p1, 9090))
+					flows = append(flows, w.open(t, lab.Client, network, address, 0))
+					awaitEcho(t, flows[len(flows)-1], by(p1, 9090))
+				}
+			}
+			w.objects(t, echo, mapping("new", "echo", newOnes))
+			w.start(t, twoUplinks)
+			check(t)
+			for _, flow := range flows {
+				w.awaitEnd(t, flow)
+			}
+			if sets := w.gateway(t, "ipset list -n"); sets != "" {
+				t.Errorf("sets are left: %s", sets)
+			}
+		})
+	})
+}
+
+// restore loads saved sets and rules.
+func (w *world) restore(t *testing.T, saved map[string]string, options string) {
+	t.Helper()
+	for _, line := range []string{"ipset restore -exist", "iptables-restore" + options, "ip6tables-restore" + options} {
+		argv := strings.Fields(line)
+		text := saved[strings.TrimSuffix(argv[0], "-restore")]
+		if _, err := w.Host(lab.Gateway).ExecInput(timeout(t, patience), text, argv...); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// rules are those of both families, without counters and comments of the programs, sorted since the order of chains says nothing.
+func (w *world) rules(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, program := range []string{"iptables-save", "ip6tables-save"} {
+		for line := range strings.Lines(w.gateway(t, program)) {
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			if strings.HasPrefix(line, ":") {
+				line, _, _ = strings.Cut(line, " [")
+			}
+			all = append(all, program+" "+strings.TrimSpace(line))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (w *world) awaitRules(t *testing.T, want []string) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+		if diff := cmp.Diff(want, w.rules(t)); diff != "" {
+			return fmt.Errorf("rules (-want +got):\n%s", diff)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitBoth asks by TCP and UDP until the addresses answer.
+func (w *world) awaitBoth(t *testing.T, addresses []string, accept func(lab.Answer) bool) {
+	t.Helper()
+	for _, address := range addresses {
+		for _, network := range []string{"tcp", "udp"} {
+			w.await(t, lab.Client, network, address, accept)
+		}
+	}
+}
+
+// awaitGone asks by TCP and UDP until the gateway itself refuses, which is what it does where no Mapping is.
+func (w *world) awaitGone(t *testing.T, addresses []string) {
+	t.Helper()
+	for _, address := range addresses {
+		for _, network := range []string{"tcp", "udp"} {
+			if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+				answer, err := w.ask(ctx, lab.Client, network, address)
+				if !errors.Is(err, unix.ECONNREFUSED) {
+					return errors.Join(err, fmt.Errorf("answer %+v, want a refusal", answer))
+				}
+				return nil
+			}); err != nil {
+				t.Errorf("%s/%s: %v", address, network, err)
+			}
+		}
+	}
+}
+
+// awaitEnd speaks by a flow until that fails.
+func (w *world) awaitEnd(t *testing.T, flow *lab.Flow) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, try)
+		defer cancel()
+		if answer, err := flow.Echo(ctx); err == nil {
+			return fmt.Errorf("answer %+v", answer)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("the flow to %s by %s goes on: %v", flow.Conn.RemoteAddr(), flow.Conn.RemoteAddr().Network(), err)
+	}
+}
