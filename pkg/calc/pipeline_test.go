@@ -40,7 +40,7 @@ func (p *pipeline) run(snapshot calc.Snapshot) []byte {
 	p.text = p.text[:0]
 	for i, builder := range p.builders {
 		want := builder.Build(state)
-		p.text = netfilter.Diff(p.have[i], want, "SMARTNAT-").AppendText(p.text)
+		p.text, _ = netfilter.Diff(p.have[i], want, "SMARTNAT-").AppendText(p.text)
 		p.have[i] = want
 	}
 	return p.text

@@ -54,9 +54,9 @@ func (i *instant) Families() []netfilter.Family { return i.families }
 func (*instant) Save(_ context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
 	return netfilter.Ruleset{Family: family}, nil
 }
-func (i *instant) Restore(_ context.Context, batch netfilter.Batch) error {
-	i.text = batch.AppendText(i.text[:0])
-	return nil
+func (i *instant) Restore(_ context.Context, batch netfilter.Batch) (err error) {
+	i.text, err = batch.AppendText(i.text[:0])
+	return err
 }
 func (*instant) Watch(context.Context, func()) error     { return nil }
 func (*instant) Stamp(netfilter.Family) (uint64, error)  { return 0, nil }

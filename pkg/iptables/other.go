@@ -57,8 +57,7 @@ func (r *Runner) otherRules(ctx context.Context, program string, isThere func() 
 		return "", err
 	}
 	rules, table, tables := 0, "", []string{}
-	for line := range strings.Lines(string(out)) {
-		line = strings.TrimSpace(line)
+	for line := range netfilter.Lines(string(out)) {
 		switch {
 		case strings.HasPrefix(line, "*"):
 			table = line[1:]

@@ -215,7 +215,9 @@ func (r *Runner) restore(ctx context.Context, batch netfilter.Batch) error {
 	if buffer == nil {
 		buffer = new([]byte)
 	}
-	*buffer = batch.AppendText((*buffer)[:0])
+	if *buffer, err = batch.AppendText((*buffer)[:0]); err != nil {
+		return err
+	}
 	timeout := r.timeout + time.Duration(bytes.Count(*buffer, []byte("\n")))*lineTimeout
 	if _, err = r.run(ctx, timeout, *buffer, p.restore(), args...); err != nil {
 		// A program that was killed may still be fed from the buffer, which is not used again.

@@ -5,8 +5,11 @@ package netfilter
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // Batch is what one run of iptables-restore --noflush changes in one family. Each table is committed on its own, in the
@@ -63,50 +66,91 @@ func (b Batch) Rules() int {
 	return n
 }
 
-// Text is the input of iptables-restore --noflush.
-func (b Batch) Text() []byte { return b.AppendText(nil) }
+// Text is the input of iptables-restore --noflush, to be read. What can be written is said by AppendText.
+func (b Batch) Text() []byte {
+	text, _ := b.AppendText(nil)
+	return text
+}
 
-// AppendText appends the Text to dst.
-func (b Batch) AppendText(dst []byte) []byte {
+// AppendText appends the Text to dst. The error is a gateway.ErrRefused where a rule or a name holds something that
+// iptables-restore would not read as what it is: nothing of such a text may be written.
+func (b Batch) AppendText(dst []byte) ([]byte, error) {
 	// About as long as a rule and a chain are. Many small steps would leave several times the text behind.
 	dst = slices.Grow(dst, b.Rules()*152+b.Chains()*96)
+	w := batchWriter{b: dst}
 	for i := range b.Tables {
-		dst = b.Tables[i].append(dst)
+		b.Tables[i].append(&w)
 	}
-	return dst
+	return w.b, w.err
+}
+
+// batchWriter keeps the first of what cannot be written.
+type batchWriter struct {
+	b   []byte
+	err error
+}
+
+func (w *batchWriter) declaration(chain string) {
+	w.name(":", chain)
+	w.b = append(w.b, " - [0:0]\n"...)
+}
+
+// rule adds the rule behind its command and chain.
+func (w *batchWriter) rule(chain string, r *Rule) {
+	var ok bool
+	if w.b, ok = r.append(w.b); !ok && w.err == nil {
+		w.err = fmt.Errorf("a rule of chain %q has no spelling that iptables reads as what it is, %q: %w", chain, r.String(), gateway.ErrRefused)
+	}
+	w.b = append(w.b, '\n')
+}
+
+func (w *batchWriter) name(command, name string) {
+	w.b = append(w.b, command...)
+	if isWord(name) {
+		w.b = append(w.b, name...)
+		return
+	}
+	w.b = appendEscaped(w.b, name)
+	if w.err == nil {
+		w.err = fmt.Errorf("%q is no name of a chain or a table: %w", name, gateway.ErrRefused)
+	}
 }
 
 // append writes one table. All chains are declared first, so that every jump finds its target: a declaration creates a
 // chain or empties it. Built-in chains are never declared, as that would set their policy.
-func (t *TableBatch) append(b []byte) []byte {
-	b = append(append(append(b, '*'), t.Name...), '\n')
+func (t *TableBatch) append(w *batchWriter) {
+	w.name("*", t.Name)
+	w.b = append(w.b, '\n')
 	for _, c := range t.Write {
-		b = appendDeclaration(b, c.Name)
+		w.declaration(c.Name)
 	}
 	for _, name := range t.Delete {
-		b = appendDeclaration(b, name)
+		w.declaration(name)
 	}
 	for i := range t.Remove {
-		r := &t.Remove[i]
-		b = appendCommand(b, "-D ", r.Chain)
-		b = append(r.Rule.append(b), '\n')
+		w.name("-D ", t.Remove[i].Chain)
+		w.b = append(w.b, ' ')
+		w.rule(t.Remove[i].Chain, &t.Remove[i].Rule)
 	}
 	for i := range t.Insert {
-		r := &t.Insert[i]
-		b = appendCommand(b, "-I ", r.Chain)
-		b = append(strconv.AppendInt(b, int64(t.position(i)), 10), ' ')
-		b = append(r.Rule.append(b), '\n')
+		w.name("-I ", t.Insert[i].Chain)
+		w.b = append(strconv.AppendInt(append(w.b, ' '), int64(t.position(i)), 10), ' ')
+		w.rule(t.Insert[i].Chain, &t.Insert[i].Rule)
 	}
 	for _, c := range t.Write {
+		if !isWord(c.Name) {
+			continue // as its declaration has found
+		}
 		for i := range c.Rules {
-			b = appendCommand(b, "-A ", c.Name)
-			b = append(c.Rules[i].append(b), '\n')
+			w.b = append(append(append(w.b, "-A "...), c.Name...), ' ')
+			w.rule(c.Name, &c.Rules[i])
 		}
 	}
 	for _, name := range t.Delete {
-		b = append(append(append(b, "-X "...), name...), '\n')
+		w.name("-X ", name)
+		w.b = append(w.b, '\n')
 	}
-	return append(b, "COMMIT\n"...)
+	w.b = append(w.b, "COMMIT\n"...)
 }
 
 // position is where the i-th insertion comes to stand in its chain, from 1: behind the earlier ones of the same chain.
@@ -118,14 +162,6 @@ func (t *TableBatch) position(i int) int {
 		}
 	}
 	return n
-}
-
-func appendDeclaration(b []byte, chain string) []byte {
-	return append(append(append(b, ':'), chain...), " - [0:0]\n"...)
-}
-
-func appendCommand(b []byte, command, chain string) []byte {
-	return append(append(append(b, command...), chain...), ' ')
 }
 
 // Render returns the complete input of iptables-restore --noflush for a host that has nothing of ours.

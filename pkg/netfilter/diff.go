@@ -13,7 +13,9 @@ import (
 // chainPrefix, and the rules of built-in chains that jump or go to them; nothing else is touched. A want without
 // tables removes all of ours.
 //
-// A chain of ours that a chain of somebody else still leads to is emptied and not deleted: the kernel would refuse.
+// A chain of ours that a chain of somebody else still leads to is emptied and not deleted: the kernel would refuse. So is
+// one that a rule of a built-in chain leads to which iptables-restore cannot be told to remove, such as one whose comment
+// holds a newline.
 func Diff(have, want Ruleset, chainPrefix string) Batch {
 	b := Batch{Family: cmp.Or(want.Family, have.Family)}
 	var names []string
@@ -59,7 +61,7 @@ func builtIn(chain string) bool {
 type differ struct {
 	prefix     string
 	have, want Table
-	// held are the chains of ours that a chain of somebody else leads to, nil until that is asked.
+	// held are the chains of ours that a rule that stays leads to, nil until that is asked.
 	held map[string]bool
 }
 
@@ -130,7 +132,7 @@ func (d *differ) unwanted(b *TableBatch, have *Chain) {
 func (d *differ) jumps(b *TableBatch, have *Chain, want []Rule) {
 	var ours []Rule
 	for _, r := range have.Rules {
-		if d.leadsToUs(r) {
+		if d.isOurs(&r) {
 			ours = append(ours, r)
 		}
 	}
@@ -149,16 +151,25 @@ func (d *differ) leadsToUs(r Rule) bool {
 	return r.Target.Chain != "" && strings.HasPrefix(r.Target.Chain, d.prefix)
 }
 
-// isHeld tells whether a chain of somebody else leads to one of ours. It is asked where chains go, which is seldom.
+// isOurs tells whether a rule of a built-in chain is ours to remove.
+func (d *differ) isOurs(r *Rule) bool {
+	if !d.leadsToUs(*r) {
+		return false
+	}
+	_, writable := r.append(nil)
+	return writable
+}
+
+// isHeld tells whether a rule that stays leads to a chain of ours. It is asked where chains go, which is seldom.
 func (d *differ) isHeld(chain string) bool {
 	if d.held == nil {
 		d.held = map[string]bool{}
 		for _, c := range d.have.Chains {
-			if builtIn(c.Name) || strings.HasPrefix(c.Name, d.prefix) {
+			if strings.HasPrefix(c.Name, d.prefix) {
 				continue
 			}
 			for _, r := range c.Rules {
-				if d.leadsToUs(r) {
+				if d.leadsToUs(r) && !(builtIn(c.Name) && d.isOurs(&r)) {
 					d.held[r.Target.Chain] = true
 				}
 			}

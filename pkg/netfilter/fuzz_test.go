@@ -18,6 +18,7 @@ func FuzzSave(f *testing.F) {
 		"", "*nat", "COMMIT", "*\nCOMMIT\n", ours, traced, treated,
 		"*nat\n:PREROUTING ACCEPT [1:60]\n:S-B - [0:0]\n:OTHER - [0:0]\n[12:720] -A PREROUTING -j S-B\n-A PREROUTING -j OTHER\n-A OTHER -j S-B\nCOMMIT\n",
 		"*filter\n:S-A - [0:0]\n:FORWARD DROP [0:0]\n-A FORWARD -m comment --comment \"a \\\" -j\" -j S-A\n-A FORWARD -j S-A\n-A FORWARD -j S-A\nCOMMIT\n",
+		"*filter\n:FORWARD DROP [0:0]\n:S-A - [0:0]\n-A FORWARD -m comment --comment \"a\nCOMMIT\n*nat\n-A S-A -j DROP\n\" -j S-A\nCOMMIT\n",
 		"*nat\n:PREROUTING ACCEPT\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n*nat\n:S-C - [0:0]\nCOMMIT\n",
 	} {
 		f.Add(save, false)
@@ -40,7 +41,11 @@ func FuzzSave(f *testing.F) {
 		want := parse(t, ours)
 		want.Family = family
 		for _, want := range []Ruleset{want, {Family: family}} {
-			after := Apply(have, Diff(have, want, prefix))
+			batch := Diff(have, want, prefix)
+			if _, err := batch.AppendText(nil); err != nil {
+				t.Fatalf("cannot be written: %v", err)
+			}
+			after := Apply(have, batch)
 			if diff := cmp.Diff(others, foreign(after, prefix), equateRules); diff != "" {
 				t.Fatalf("what is not ours (-before +after):\n%s", diff)
 			}

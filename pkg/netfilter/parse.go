@@ -7,20 +7,19 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
 
 // Parse reads what iptables-save or ip6tables-save of either back end printed, with or without counters. A rule that says
-// something that SmartNat never says is Foreign, never an error.
+// something that SmartNat never says is Foreign, and a line that makes no sense is passed over: other programs may name
+// their things as they like. An error says that the output is not whole.
 func Parse(family Family, save []byte) (Ruleset, error) {
 	p := parser{family: family, names: map[string]string{}}
-	number := 0
-	for line := range strings.Lines(string(save)) {
-		number++
-		line = strings.TrimSuffix(line, "\n")
+	for line := range Lines(string(save)) {
 		if err := p.line(line); err != nil {
-			return Ruleset{}, fmt.Errorf("reading line %d of the saved rules, %q: %w", number, line, err)
+			return Ruleset{}, fmt.Errorf("reading the saved rules, %q: %w", line, err)
 		}
 	}
 	if p.chains != nil {
@@ -28,6 +27,77 @@ func Parse(family Family, save []byte) (Ruleset, error) {
 	}
 	slices.SortFunc(p.tables, func(a, b Table) int { return compareTables(a.Name, b.Name) })
 	return Ruleset{Family: family, Tables: p.tables}, nil
+}
+
+// Lines yields the lines that iptables-save printed, without their ends. A newline within quotes is part of its line: a
+// comment may hold one, and what follows it is no rule, whatever it looks like.
+func Lines(save string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for save != "" {
+			line, rest, _ := strings.Cut(save, "\n")
+			if strings.HasPrefix(line, "-A ") || strings.HasPrefix(line, "[") {
+				if n := ruleEnd(save); n > len(line) {
+					line, rest = save[:n], save[min(n+1, len(save)):]
+				}
+			}
+			if !yield(line) {
+				return
+			}
+			save = rest
+		}
+	}
+}
+
+// ruleEnd returns where the rule ends that text begins with: at a newline outside of quotes. Where a quote is never closed
+// it was none, and the rule ends at its first newline.
+func ruleEnd(text string) int {
+	for at := 0; ; {
+		next := strings.IndexAny(text[at:], "\"\n")
+		switch {
+		case next < 0:
+			return len(text)
+		case text[at+next] == '\n':
+			return at + next
+		}
+		at += next + 1
+		if !opensQuote(text[:at-1]) {
+			continue
+		}
+		n := quoteEnd(text[at:])
+		if n < 0 {
+			return at + strings.IndexByte(text[at:]+"\n", '\n')
+		}
+		at += n
+	}
+}
+
+// opensQuote reports whether a quote behind this text begins a quoted word. The names of links are printed as they are, with
+// any quotes in them.
+func opensQuote(before string) bool {
+	option, found := strings.CutSuffix(before, " ")
+	if !found {
+		return false
+	}
+	switch option[strings.LastIndexByte(option, ' ')+1:] {
+	case "-i", "-o", "--physdev-in", "--physdev-out":
+		return false
+	}
+	return true
+}
+
+// quoteEnd returns where the text behind an opening quote goes on after the closing one, and -1 where there is none.
+func quoteEnd(text string) int {
+	for at := 0; ; {
+		next := strings.IndexAny(text[at:], `"\`)
+		if next < 0 {
+			return -1
+		}
+		at += next + 1
+		if text[at-1] == '"' {
+			return at
+		}
+		at = min(at+1, len(text))
+	}
 }
 
 // tableOrder is the order in which the tables that we write may safely be written.
@@ -56,38 +126,21 @@ type parser struct {
 
 func (p *parser) line(line string) error {
 	switch {
-	case line == "" || line[0] == '#':
-		return nil
-	case line[0] == '*':
+	case line == "":
+	case line[0] == '*' && p.chains == nil && isWord(line[1:]):
 		return p.begin(line[1:])
 	case p.chains == nil:
-		return errors.New("it stands outside of any table")
 	case line == "COMMIT":
 		p.commit()
-		return nil
 	case line[0] == ':':
-		return p.declare(line[1:])
+		p.declare(line[1:])
+	default:
+		p.command(line)
 	}
-	if line[0] == '[' {
-		_, line, _ = strings.Cut(line, " ")
-	}
-	text, found := strings.CutPrefix(line, "-A ")
-	if !found {
-		return errors.New("it is neither a chain nor a rule")
-	}
-	name, text, _ := strings.Cut(text, " ")
-	chain := p.chains[name]
-	if chain == nil {
-		return errors.New("its chain was not declared")
-	}
-	chain.Rules = append(chain.Rules, p.rule(text))
 	return nil
 }
 
 func (p *parser) begin(table string) error {
-	if p.chains != nil {
-		return fmt.Errorf("table %s has not ended", p.table)
-	}
 	if slices.ContainsFunc(p.tables, func(t Table) bool { return t.Name == table }) {
 		return errors.New("the table was there before")
 	}
@@ -95,20 +148,30 @@ func (p *parser) begin(table string) error {
 	return nil
 }
 
-func (p *parser) declare(line string) error {
+func (p *parser) declare(line string) {
 	name, rest, found := strings.Cut(line, " ")
-	if !found {
-		return errors.New("it is not a chain")
-	}
-	if p.chains[name] != nil {
-		return errors.New("the chain was declared before")
+	if !found || p.chains[name] != nil || !isWord(name) {
+		return
 	}
 	chain := &Chain{Name: p.name(name)}
 	if policy, _, _ := strings.Cut(rest, " "); policy != "-" {
 		chain.Policy = p.name(policy)
 	}
 	p.chains[chain.Name] = chain
-	return nil
+}
+
+func (p *parser) command(line string) {
+	if line[0] == '[' {
+		_, line, _ = strings.Cut(line, " ")
+	}
+	text, found := strings.CutPrefix(line, "-A ")
+	if !found {
+		return
+	}
+	name, text, _ := strings.Cut(text, " ")
+	if chain := p.chains[name]; chain != nil {
+		chain.Rules = append(chain.Rules, p.rule(text))
+	}
 }
 
 func (p *parser) commit() {
@@ -152,7 +215,7 @@ var jumps = map[string]Verb{"-j": Jump, "-g": Goto}
 // xtables_save_string does: inside double quotes a backslash stands before a quote or a backslash).
 func split(words []string, text string) ([]string, error) {
 	for text = strings.TrimLeft(text, " "); text != ""; text = strings.TrimLeft(text, " ") {
-		if text[0] != '"' {
+		if text[0] != '"' || len(words) > 0 && !opensQuote(words[len(words)-1]+" ") {
 			var word string
 			word, text, _ = strings.Cut(text, " ")
 			words = append(words, word)

@@ -13,15 +13,22 @@ import (
 
 const fullMask = 1<<32 - 1
 
-// String spells the rule as iptables does, behind `-A CHAIN`.
-func (r Rule) String() string { return string(r.append(nil)) }
+// String spells the rule as iptables does, behind `-A CHAIN`, on one line of printable text. A rule that iptables-restore
+// could not read is shown with its control bytes escaped.
+func (r Rule) String() string {
+	b, _ := r.append(nil)
+	return string(b)
+}
 
-// append adds the rule's text to b, in the order in which iptables-save prints it.
-func (r *Rule) append(b []byte) []byte {
+// append adds the rule's text to b, in the order in which iptables-save prints it. It reports whether that text is one line
+// that is read back as this rule. If not, the text is for people alone: it still is one line without control bytes.
+func (r *Rule) append(b []byte) ([]byte, bool) {
+	w := words{b: b, start: len(b)}
 	if r.Foreign != "" {
-		return append(b, r.Foreign...)
+		w.verbatim(r.Foreign)
+		return w.b, !w.bad
 	}
-	w := words{b, len(b)}
+	w.bad = !r.wellFormed()
 	w.prefix("-s", r.Source)
 	w.prefix("-d", r.Destination)
 	w.option("-i", r.In)
@@ -37,10 +44,7 @@ func (r *Rule) append(b []byte) []byte {
 	if r.SYN {
 		w.word("--tcp-flags SYN,RST SYN")
 	}
-	if r.Multiport != "" {
-		w.word("-m multiport --dports")
-		w.word(r.Multiport)
-	}
+	w.option("-m multiport --dports", r.Multiport)
 	r.SourceSet.append(&w)
 	w.mark("-m mark --mark", r.Mark)
 	w.mark("-m connmark --mark", r.ConnMark)
@@ -55,7 +59,28 @@ func (r *Rule) append(b []byte) []byte {
 		w.quoted(r.Comment)
 	}
 	r.Target.append(&w)
-	return w.b
+	return w.b, !w.bad
+}
+
+// wellFormed reports whether the matches have what they need, and no number that has no spelling.
+func (r *Rule) wellFormed() bool {
+	switch r.Protocol {
+	case "":
+		if r.DestinationPorts != (gateway.PortRange{}) || r.SYN || r.Multiport != "" {
+			return false
+		}
+	case gateway.TCP:
+	case gateway.UDP, gateway.SCTP:
+		if r.SYN {
+			return false
+		}
+	default:
+		return false
+	}
+	return (r.SourceSet.Name != "" || !r.SourceSet.Not) && (r.Recent.Name != "" || r.Recent.Seconds == 0) &&
+		(r.Mark.Mask != 0 || r.Mark.Value == 0) && (r.ConnMark.Mask != 0 || r.ConnMark.Value == 0) &&
+		r.State <= New|Established|Related|Invalid|Untracked|SNAT|DNAT && r.Direction <= Reply &&
+		r.Probability <= Certain && len(r.Comment) <= MaxComment
 }
 
 func (m *SetMatch) append(w *words) {
@@ -120,10 +145,11 @@ var stateNames = []struct {
 
 func (t *Target) append(w *words) {
 	switch t.Verb {
+	case None:
 	case Jump:
-		w.option("-j", t.Chain)
+		w.chain("-j", t.Chain)
 	case Goto:
-		w.option("-g", t.Chain)
+		w.chain("-g", t.Chain)
 	case Accept:
 		w.word("-j ACCEPT")
 	case Drop:
@@ -132,20 +158,23 @@ func (t *Target) append(w *words) {
 		w.word("-j RETURN")
 	case Reject:
 		w.option("-j REJECT --reject-with", t.RejectWith)
+		w.bad = w.bad || t.RejectWith == ""
 	case Translate:
 		w.word("-j DNAT --to-destination ")
 		t.appendDestination(w)
 	case TranslateSource:
 		w.word("-j SNAT --to-source ")
-		w.b = t.Address.AppendTo(w.b)
+		w.address(t.Address)
 		t.appendRandomFully(w)
 	case Masquerade:
 		w.word("-j MASQUERADE")
 		t.appendRandomFully(w)
 	case SetMark:
 		w.operand("-j MARK --set-xmark", t.Mark)
+		w.bad = w.bad || t.Mark.Value&^t.Mark.Mask != 0
 	case SetConnMark:
 		w.operand("-j CONNMARK --set-xmark", t.Mark)
+		w.bad = w.bad || t.Mark.Value&^t.Mark.Mask != 0
 	case RestoreMark:
 		w.word("-j CONNMARK --restore-mark --nfmask")
 		w.hex(" 0x", t.Mark.Mask)
@@ -153,6 +182,8 @@ func (t *Target) append(w *words) {
 		w.hex(" 0x", t.Mark.Mask)
 	case ClampMSS:
 		w.word("-j TCPMSS --clamp-mss-to-pmtu")
+	default:
+		w.bad = true
 	}
 }
 
@@ -164,7 +195,12 @@ func (t *Target) appendRandomFully(w *words) {
 
 func (t *Target) appendDestination(w *words) {
 	if t.Ports == (gateway.PortRange{}) {
-		w.b = t.Address.AppendTo(w.b)
+		w.address(t.Address)
+		w.bad = w.bad || t.BasePort != 0
+		return
+	}
+	if !t.Address.IsValid() || t.Address.Zone() != "" {
+		w.address(t.Address)
 		return
 	}
 	w.b = netip.AddrPortFrom(t.Address, t.Ports.First).AppendTo(w.b)
@@ -180,8 +216,11 @@ func (t *Target) appendDestination(w *words) {
 type words struct {
 	b     []byte
 	start int
+	// bad is set once something was added that would not be read back as what it is.
+	bad bool
 }
 
+// word adds a word of ours, which is spelt as it is.
 func (w *words) word(s string) {
 	if len(w.b) > w.start {
 		w.b = append(w.b, ' ')
@@ -189,17 +228,92 @@ func (w *words) word(s string) {
 	w.b = append(w.b, s...)
 }
 
+// option adds an option with a value from elsewhere, if there is one. The value has to be one word: iptables-save prints
+// names without quotes, whatever is in them.
 func (w *words) option(name, value string) {
-	if value != "" {
-		w.word(name)
-		w.word(value)
+	if value == "" {
+		return
+	}
+	w.word(name)
+	w.b = append(w.b, ' ')
+	if isWord(value) {
+		w.b = append(w.b, value...)
+		return
+	}
+	w.bad = true
+	w.b = appendEscaped(w.b, value)
+}
+
+// isWord reports whether s stands for itself wherever iptables reads and prints a name.
+func isWord(s string) bool {
+	for i := range len(s) {
+		if special[s[i]] {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// special are the bytes that do not stand for themselves in a word. In quotes a space does.
+var special = [256]bool{
+	0: true, 1: true, 2: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true, 12: true, 13: true,
+	14: true, 15: true, 16: true, 17: true, 18: true, 19: true, 20: true, 21: true, 22: true, 23: true, 24: true, 25: true, 26: true,
+	27: true, 28: true, 29: true, 30: true, 31: true, ' ': true, '"': true, '\\': true, 0x7f: true,
+}
+
+// isLine reports whether s has no control bytes.
+func isLine(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// appendEscaped appends s without its control bytes.
+func appendEscaped(b []byte, s string) []byte {
+	const digits = "0123456789abcdef"
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == 0x7f {
+			b = append(b, '\\', 'x', digits[c>>4], digits[c&0xf])
+		} else {
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+func (w *words) verbatim(s string) {
+	w.bad = !isLine(s)
+	w.b = appendEscaped(w.b, s)
+}
+
+// chain adds a jump. Where a chain is named like a target, the target is meant.
+func (w *words) chain(option, name string) {
+	w.option(option, name)
+	switch name {
+	case "", "ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "SNAT", "MASQUERADE", "MARK", "CONNMARK", "TCPMSS":
+		w.bad = true
 	}
 }
 
+// address adds an address, whose zone would be text from elsewhere.
+func (w *words) address(a netip.Addr) {
+	if !a.IsValid() || a.Zone() != "" {
+		w.bad = true
+		a = a.WithZone("")
+	}
+	w.b = a.AppendTo(w.b)
+}
+
 func (w *words) prefix(name string, p netip.Prefix) {
-	if p.IsValid() {
+	switch {
+	case p.IsValid():
 		w.word(name)
 		w.b = p.AppendTo(append(w.b, ' '))
+	case p != netip.Prefix{}:
+		w.bad = true
 	}
 }
 
@@ -232,9 +346,47 @@ func (w *words) operand(name string, m gateway.Mark) {
 	w.hex("/0x", m.Mask)
 }
 
-var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
-
+// quoted adds any text but control bytes: iptables-restore reads line by line, and has no escape for the end of one.
 func (w *words) quoted(s string) {
 	w.b = append(w.b, ' ', '"')
-	w.b = append(append(w.b, escaper.Replace(s)...), '"')
+	from := 0
+	for i := range len(s) {
+		if !special[s[i]] {
+			continue
+		}
+		switch c := s[i]; c {
+		case ' ':
+		case '"', '\\':
+			w.b = append(append(w.b, s[from:i]...), '\\')
+			from = i
+		default:
+			w.bad = true
+			w.b = appendEscaped(append(w.b, s[from:i]...), s[i:i+1])
+			from = i + 1
+		}
+	}
+	w.b = append(append(w.b, s[from:]...), '"')
+}
+
+// Comment makes a comment of any text: printable ASCII of at most MaxComment bytes, every other byte as %XX. Texts that are
+// so already stay as they are, which the names of Kubernetes always are.
+func Comment(s string) string {
+	plain := func(c byte) bool { return ' ' <= c && c < 0x7f }
+	if n := min(len(s), MaxComment); strings.IndexFunc(s[:n], func(r rune) bool { return r >= 0x7f || !plain(byte(r)) }) < 0 {
+		return s[:n]
+	}
+	const digits = "0123456789ABCDEF"
+	b := make([]byte, 0, MaxComment)
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case plain(c) && len(b) < MaxComment:
+			b = append(b, c)
+		case !plain(c) && len(b)+3 <= MaxComment:
+			b = append(b, '%', digits[c>>4], digits[c&0xf])
+		default:
+			return string(b)
+		}
+	}
+	return string(b)
 }

@@ -84,7 +84,7 @@ func BenchmarkDiffOneEndpoint(b *testing.B) {
 		have, want := builder.Build(state), builder.Build(lessOne(state))
 		var text []byte
 		for b.Loop() {
-			text = netfilter.Diff(have, want, options.Ownership.ChainPrefix).AppendText(text[:0])
+			text, _ = netfilter.Diff(have, want, options.Ownership.ChainPrefix).AppendText(text[:0])
 		}
 		b.ReportMetric(float64(len(text)), "text-B")
 	})
@@ -95,7 +95,7 @@ func BenchmarkRender(b *testing.B) {
 		batch := netfilter.Diff(netfilter.Ruleset{}, Build(state, netfilter.IPv4, options), options.Ownership.ChainPrefix)
 		var text []byte
 		for b.Loop() {
-			text = batch.AppendText(text[:0])
+			text, _ = batch.AppendText(text[:0])
 		}
 		b.ReportMetric(float64(len(text)), "text-B")
 	})
@@ -116,7 +116,7 @@ func TestAllocationsFollowTheChange(t *testing.T) {
 				change := func() {
 					i++
 					want := builder.Build(states[i%2])
-					text = netfilter.Diff(have, want, options.Ownership.ChainPrefix).AppendText(text[:0])
+					text, _ = netfilter.Diff(have, want, options.Ownership.ChainPrefix).AppendText(text[:0])
 					have = want
 				}
 				if got := testing.AllocsPerRun(10, change); got > 200 || len(text) == 0 {

@@ -24,7 +24,7 @@ func (b *builder) egress(target func(gateway.Egress) netfilter.Target) []netfilt
 			continue
 		}
 		for _, pod := range e.Sources {
-			sites = append(sites, site{pod, []netfilter.Rule{{Source: only(pod), Comment: comment(e.Owner), Target: target(e)}}})
+			sites = append(sites, site{pod, []netfilter.Rule{{Source: only(pod), Comment: netfilter.Comment(e.Owner), Target: target(e)}}})
 		}
 	}
 	slices.SortFunc(sites, func(x, y site) int { return x.address.Compare(y.address) })

@@ -67,11 +67,8 @@ func (b *builder) translate(rules []netfilter.Rule, forwards []*gateway.Forward)
 
 // toPorts returns a rule for the ports of one forward, with its owner as comment.
 func toPorts(f *gateway.Forward, target netfilter.Target) netfilter.Rule {
-	return netfilter.Rule{Protocol: f.Protocol, DestinationPorts: f.Ports, Comment: comment(f.Owner), Target: target}
+	return netfilter.Rule{Protocol: f.Protocol, DestinationPorts: f.Ports, Comment: netfilter.Comment(f.Owner), Target: target}
 }
-
-// comment cuts a comment to what the kernel has room for.
-func comment(owner string) string { return owner[:min(len(owner), netfilter.MaxComment)] }
 
 // toAllPorts appends as few rules as possible for the ports of neighbours.
 func toAllPorts(rules []netfilter.Rule, forwards []*gateway.Forward, target netfilter.Target) []netfilter.Rule {
