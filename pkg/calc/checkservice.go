@@ -19,10 +19,34 @@ func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
 	}
 	if m.Spec.Mode == v1alpha1.ModeService {
 		checkClusterIPs(s, report)
+		c.checkBalancing(m, s)
 	} else {
 		checkAffinity(s, report)
 	}
 	checkServicePorts(s, report)
+}
+
+// checkBalancing reports what a Service asks for that the cluster cannot give it in mode service: it balances behind the
+// gateway, and sees the gateway's packets.
+func (c *calculation) checkBalancing(m *v1alpha1.Mapping, s *corev1.Service) {
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && c.masquerades(m) {
+		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonAffinityIneffective, "spec.mode",
+			"Service %s/%s has sessionAffinity ClientIP, but the cluster sees the gateway as the one client and leads all connections to one endpoint; mode endpoints keeps each client at an endpoint of its own",
+			s.Namespace, s.Name)
+	}
+	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonTrafficPolicyLocal, "spec.mode",
+			"Service %s/%s has internalTrafficPolicy Local, so a node that has no endpoint drops what the gateway sends it; mode endpoints reaches the endpoints of all nodes",
+			s.Namespace, s.Name)
+	}
+}
+
+// masquerades reports whether pods see the gateway's address in place of the client's.
+func (c *calculation) masquerades(m *v1alpha1.Mapping) bool {
+	if m.Spec.Masquerade != nil {
+		return *m.Spec.Masquerade
+	}
+	return c.cfg.Masquerade
 }
 
 func checkClusterIPs(s *corev1.Service, report func(string, ...any)) {

@@ -87,10 +87,6 @@ func (c *calculation) wants(e *entry) {
 	sources := c.sources(m, addresses)
 	backing := c.backing(m, addresses)
 	e.about = c.reported()
-	masquerade := c.cfg.Masquerade
-	if m.Spec.Masquerade != nil {
-		masquerade = *m.Spec.Masquerade
-	}
 	owner := m.Namespace + "/" + m.Name
 	e.wants = make([]want, 0, len(m.Spec.Ports)*len(addresses))
 	for i, port := range m.Spec.Ports {
@@ -108,13 +104,14 @@ func (c *calculation) wants(e *entry) {
 			e.wants = append(e.wants, want{port: i, place: where, Forward: gateway.Forward{
 				Frontend:    front,
 				Owner:       owner,
+				Service:     serviceNamedBy(m).String(),
 				Sources:     allowed,
 				SourcesDeny: len(m.Spec.AllowedSources) > 0 && len(allowed) == 0,
 				Backends:    backing.targets[i].backends.of(a.Addr),
 				Draining:    backing.targets[i].draining.of(a.Addr),
 				Direct:      m.Spec.Mode == v1alpha1.ModeEndpoints,
 				Shift:       !front.Ports.Single(),
-				Masquerade:  masquerade,
+				Masquerade:  c.masquerades(m),
 				Affinity:    backing.affinity,
 			}})
 		}

@@ -55,6 +55,10 @@ const (
 	ReasonIPFamilyNotSupported = "IPFamilyNotSupported"
 	// ReasonServiceInvalid: the Service says what no API server would have let through, and the message what is made of it.
 	ReasonServiceInvalid = "ServiceInvalid"
+	// ReasonAffinityIneffective: the cluster cannot keep clients apart that it sees as one. All else is in effect.
+	ReasonAffinityIneffective = "SessionAffinityIneffective"
+	// ReasonTrafficPolicyLocal: nodes without an endpoint drop what the gateway sends them. All else is in effect.
+	ReasonTrafficPolicyLocal = "InternalTrafficPolicyLocal"
 	// ReasonEndpointSliceInvalid: the same of an EndpointSlice; what makes no sense is left out.
 	ReasonEndpointSliceInvalid = "EndpointSliceInvalid"
 	// ReasonNoReadyEndpoints: connections are rejected until an endpoint is ready.

@@ -84,6 +84,8 @@ type Forward struct {
 	Frontend
 	// Owner is the Mapping, as namespace/name. Forwards of one Owner and family have the same Sources.
 	Owner string
+	// Service is the one that the Owner leads to, as namespace/name.
+	Service string
 	// Sources may connect; empty means everyone. Masked, sorted, without duplicates, all of the Frontend's family.
 	Sources []netip.Prefix
 	// Backends share the connections evenly. Sorted. Empty: connections are rejected at once.
@@ -99,7 +101,8 @@ type Forward struct {
 	// Masquerade hides the client's address behind the host's. Without it those who come in by an uplink keep theirs; who
 	// comes from elsewhere, a pod or the host itself, is hidden all the same, or the answer would pass the host by.
 	Masquerade bool
-	// Affinity keeps a client with the Backend that it had, as long as it comes back within this time; 0 is off.
+	// Affinity keeps a client at the endpoint that it had by any Forward of the Service, as long as it comes back within this
+	// time; 0 is off.
 	Affinity time.Duration
 }
 

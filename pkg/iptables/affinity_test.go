@@ -4,11 +4,11 @@
 package iptables
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/netfilter"
@@ -31,7 +31,7 @@ func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 					continue
 				}
 				for _, b := range f.Backends {
-					list := fmt.Sprintf("%s%s-%s-80-%s-%d", own.ChainPrefix, f.Protocol, to, b.Address, b.Port)
+					list := own.ChainPrefix + "IXHRAO4RS6-" + b.Address.String()
 					text, err := os.ReadFile("/proc/thread-self/net/xt_recent/" + list)
 					if err != nil {
 						t.Fatal(err)
@@ -57,6 +57,53 @@ func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 		}
 		if after := remembered(); len(after) != 1 || after[0] != before[0] {
 			t.Errorf("the client is remembered by %q, and was by %q", after, before)
+		}
+	})
+}
+
+// TestAClientMeetsOneEndpoint has clients connect to all ports of a Service: the lists of clients are the Service's, not a port's.
+func TestAClientMeetsOneEndpoint(t *testing.T) {
+	inKernel(t, func(t *testing.T, k kernel) {
+		to := address(k.family, 1)
+		clients := netip.PrefixFrom(address(k.family, 128), to.BitLen()-4)
+		everythingIsLocal(t, netip.PrefixFrom(to, to.BitLen()-8))
+		k.load(t, "*filter\n-A INPUT -j DROP\nCOMMIT\n")
+		var state gateway.State
+		for _, front := range []gateway.Frontend{
+			{Address: to, Protocol: gateway.TCP, Ports: gateway.Port(21)},
+			{Address: to, Protocol: gateway.TCP, Ports: gateway.PortRange{First: 21100, Last: 21110}},
+			{Address: to, Protocol: gateway.UDP, Ports: gateway.Port(5201)},
+			{Address: to.Next(), Protocol: gateway.UDP, Ports: gateway.Port(5201)},
+		} {
+			f := &gateway.Forward{Frontend: front, Owner: "default/ftp", Service: "default/ftp", Masquerade: true, Affinity: time.Hour, Shift: !front.Ports.Single()}
+			for i := range 3 {
+				f.Backends = append(f.Backends, gateway.Backend{Address: address(k.family, 100+i), Port: front.Ports.First})
+			}
+			state.Forwards = append(state.Forwards, f)
+		}
+		k.apply(t, k.build(state))
+		met := map[netip.Addr]int{}
+		for n := range 16 {
+			client := clients.Addr()
+			for range n {
+				client = client.Next()
+			}
+			var first netip.Addr
+			for _, f := range state.Forwards {
+				p := netfilter.Packet{Protocol: f.Protocol, Source: netip.AddrPortFrom(client, 40000), Destination: netip.AddrPortFrom(f.Address, f.Ports.Last)}
+				send(t, p)
+				pod := k.translated(t, p).Addr()
+				if !first.IsValid() {
+					first = pod
+					met[pod]++
+				}
+				if pod != first {
+					t.Errorf("%s meets %s by %s, and %s by %s", client, first, state.Forwards[0].Frontend, pod, f.Frontend)
+				}
+			}
+		}
+		if len(met) < 2 {
+			t.Errorf("all clients meet one endpoint: %v", met)
 		}
 	})
 }

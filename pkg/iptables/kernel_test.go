@@ -187,7 +187,7 @@ func (k kernel) state() gateway.State {
 func (k kernel) choices(address netip.Addr, backends func(int, uint16) []gateway.Backend) []*gateway.Forward {
 	forward := func(protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
 		f := &gateway.Forward{Frontend: gateway.Frontend{Address: address, Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
-			Owner: "default/choices", Masquerade: true, Backends: b, Affinity: 3 * time.Hour}
+			Owner: "default/choices", Service: fmt.Sprintf("default/%s-%d", protocol, first), Masquerade: true, Backends: b, Affinity: 3 * time.Hour}
 		if last > first {
 			f.Shift = true
 		}

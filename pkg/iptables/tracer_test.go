@@ -120,7 +120,7 @@ func (k kernel) translated(t *testing.T, p netfilter.Packet) netip.AddrPort {
 	t.Helper()
 	testenv.RequireTool(t, "conntrack")
 	out, err := exec.CommandContext(t.Context(), "conntrack", "-L", "-f", fmt.Sprintf("ipv%d", k.family), "-p", string(p.Protocol),
-		"--orig-dst", p.Destination.Addr().String(), "--orig-port-dst", fmt.Sprint(p.Destination.Port())).Output()
+		"--orig-src", p.Source.Addr().String(), "--orig-dst", p.Destination.Addr().String(), "--orig-port-dst", fmt.Sprint(p.Destination.Port())).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func (b *builder) backends(rules []netfilter.Rule, f *gateway.Forward) []netfilt
 		seconds := uint32(math.Ceil(f.Affinity.Seconds()))
 		for _, backend := range f.Backends {
 			r := toPorts(f, destination(f, backend))
-			r.Recent = netfilter.Recent{Name: b.clients(f, backend), Seconds: seconds}
+			r.Recent = netfilter.Recent{Name: clientsOf(b.opts.Ownership.ChainPrefix, f, backend), Seconds: seconds}
 			rules = append(rules, r)
 		}
 	}
@@ -45,9 +45,16 @@ func (b *builder) backends(rules []netfilter.Rule, f *gateway.Forward) []netfilt
 // sticky tells whether clients come back to the backend that they had.
 func sticky(f *gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
 
-// clients names the list of those that had this backend.
-func (b *builder) clients(f *gateway.Forward, backend gateway.Backend) string {
-	return b.name(fmt.Sprintf("%s-%s-%d-%s-%d", f.Protocol, f.Address, f.Ports.First, backend.Address, backend.Port))
+// clientsOf names the list of the clients of an endpoint: one for all ports, protocols and external addresses of the Service, so
+// that a client's connections meet at one pod, and so that the kernel, which looks a list up among all others for each rule that
+// names it, has few of them. The port joins the name only where endpoints of the Forward share an address.
+func clientsOf(prefix string, f *gateway.Forward, backend gateway.Backend) string {
+	name := fmt.Sprintf("%s%s-%s", prefix, digest([]byte(f.Service), 10), backend.Address)
+	first, _ := slices.BinarySearchFunc(f.Backends, backend.Address, func(b gateway.Backend, a netip.Addr) int { return b.Address.Compare(a) })
+	if next := first + 1; next < len(f.Backends) && f.Backends[next].Address == backend.Address {
+		return fmt.Sprintf("%s-%d", name, backend.Port)
+	}
+	return name
 }
 
 // share appends rules that share out evenly among some backends: each takes its part of what those before it left.
@@ -57,7 +64,7 @@ func (b *builder) share(rules []netfilter.Rule, f *gateway.Forward, ports gatewa
 		r.DestinationPorts = ports
 		r.Probability = part(1, len(backends)-i)
 		if sticky(f) {
-			r.Recent.Name = b.clients(f, backend)
+			r.Recent.Name = clientsOf(b.opts.Ownership.ChainPrefix, f, backend)
 		}
 		rules = append(rules, r)
 	}

@@ -59,7 +59,7 @@ func backends(family netfilter.Family, n int, port uint16) []gateway.Backend {
 func forward(family netfilter.Family, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
 	return &gateway.Forward{
 		Frontend: gateway.Frontend{Address: external(family, address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
-		Owner:    "default/echo", Masquerade: true, Backends: b,
+		Owner:    "default/echo", Service: "default/echo", Masquerade: true, Backends: b,
 	}
 }
 

@@ -96,5 +96,5 @@ func sameSite(x, y tree) bool { return x.compare(y) == 0 }
 // alike tells whether forwards are the same in all that the rules are made of.
 func alike(x, y *gateway.Forward) bool {
 	return x.Frontend == y.Frontend && x.Owner == y.Owner && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
-		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && same(x.Backends, y.Backends) && same(x.Sources, y.Sources)
+		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && x.Service == y.Service && same(x.Backends, y.Backends) && same(x.Sources, y.Sources)
 }

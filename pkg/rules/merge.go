@@ -32,11 +32,10 @@ func merged(forwards []*gateway.Forward) iter.Seq[*gateway.Forward] {
 // a backend, or each to its own as they come.
 //
 // Ports that are shifted stay apart where the client keeps its address: within a range the kernel may choose another port
-// of the backend (see the package's limits). So do those of clients that come back to a backend, as what is remembered of
-// them is by port.
+// of the backend (see the package's limits).
 func join(x, y *gateway.Forward) bool {
 	if uint32(x.Ports.Last)+1 != uint32(y.Ports.First) || len(x.Backends) == 0 || len(x.Backends) != len(y.Backends) ||
-		x.Owner != y.Owner || x.Masquerade != y.Masquerade || sticky(x) || sticky(y) || !sameSources(x, y) {
+		x.Owner != y.Owner || x.Affinity != y.Affinity || x.Masquerade != y.Masquerade || !sameSources(x, y) {
 		return false
 	}
 	same := (x.Ports.Single() || !x.Shift) && (y.Ports.Single() || !y.Shift)

@@ -49,7 +49,8 @@ func TestMerged(t *testing.T) {
 		{"both keep it", two(8080, 8080, func(x, y *gateway.Forward) { x.Masquerade, y.Masquerade = false, false }), "80-81 to 8080"},
 		{"both keep it, to the same ports", two(80, 81, func(x, y *gateway.Forward) { x.Masquerade, y.Masquerade = false, false }), "80-81 to 80 on"},
 		{"both keep it, shifted", two(8080, 8081, func(x, y *gateway.Forward) { x.Masquerade, y.Masquerade = false, false }), "80 to 8080, 81 to 8081"},
-		{"clients come back", two(8080, 8080, func(x, y *gateway.Forward) { x.Affinity, y.Affinity = time.Hour, time.Hour }), "80 to 8080, 81 to 8080"},
+		{"clients come back", two(8080, 8080, func(x, y *gateway.Forward) { x.Affinity, y.Affinity = time.Hour, time.Hour }), "80-81 to 8080"},
+		{"clients come back within another time", two(8080, 8080, func(x, y *gateway.Forward) { x.Affinity, y.Affinity = time.Hour, time.Minute }), "80 to 8080, 81 to 8080"},
 		{"clients come back to the only one", two(8080, 8080, func(x, y *gateway.Forward) {
 			x.Affinity, y.Affinity, x.Backends, y.Backends = time.Hour, time.Hour, x.Backends[1:], y.Backends[1:]
 		}), "80-81 to 8080"},

@@ -25,6 +25,7 @@ func strip(object any) any {
 		return &corev1.Service{ObjectMeta: stripMeta(o.ObjectMeta), Spec: corev1.ServiceSpec{
 			Type: o.Spec.Type, Selector: o.Spec.Selector, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, IPFamilies: o.Spec.IPFamilies,
 			Ports: stripPorts(o.Spec.Ports), SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
+			InternalTrafficPolicy: o.Spec.InternalTrafficPolicy,
 		}}
 	case *discoveryv1.EndpointSlice:
 		meta := stripMeta(o.ObjectMeta)

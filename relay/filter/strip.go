@@ -36,6 +36,7 @@ func Service(in *corev1.Service) *corev1.Service {
 			IPFamilies:               slices.Clone(in.Spec.IPFamilies),
 			SessionAffinity:          in.Spec.SessionAffinity,
 			SessionAffinityConfig:    in.Spec.SessionAffinityConfig.DeepCopy(),
+			InternalTrafficPolicy:    in.Spec.InternalTrafficPolicy,
 			PublishNotReadyAddresses: in.Spec.PublishNotReadyAddresses,
 		},
 	}

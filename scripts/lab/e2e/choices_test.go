@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,12 +56,19 @@ func testAffinity(t *testing.T, w *world) {
 		}
 		return pod
 	}
+	met := map[string]string{}
 	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:1::12"} {
 		for _, protocol := range protocols {
 			address := lab.Join(external, 1300)
 			w.await(t, lab.Client, protocol, address, nil)
 			for _, client := range []string{lab.Client, lab.Client2} {
-				stays(client, protocol, address)
+				pod := stays(client, protocol, address)
+				// Endpoints of the families are others, so each has a client come back by itself.
+				who := fmt.Sprintf("%s/%t", client, strings.Contains(external, ":"))
+				if first, ok := met[who]; ok && first != pod {
+					t.Errorf("%s meets %s, and %s by %s to %s: all ports of the Service are to lead it to one pod", client, first, pod, protocol, address)
+				}
+				met[who] = pod
 			}
 		}
 	}

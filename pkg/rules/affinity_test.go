@@ -1,0 +1,124 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// lists are the lists of clients that the rules name.
+func lists(rs netfilter.Ruleset) []string {
+	names := map[string]bool{}
+	for _, table := range rs.Tables {
+		for _, c := range table.Chains {
+			for _, r := range c.Rules {
+				if r.Recent.Name != "" {
+					names[r.Recent.Name] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// sticky forwards keep clients for three hours.
+func stickyForward(owner string, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
+	f := forward(netfilter.IPv4, address, protocol, first, last, b)
+	f.Owner, f.Affinity, f.Shift = owner, 3*time.Hour, first != last
+	return f
+}
+
+// TestClientsAreKeptByService has clients of any port, protocol, address and Mapping of a Service come back to one endpoint.
+func TestClientsAreKeptByService(t *testing.T) {
+	pods := func(port uint16) []gateway.Backend { return backends(netfilter.IPv4, 3, port) }
+	forwards := sorted([]*gateway.Forward{
+		stickyForward("default/signals", 1, gateway.TCP, 21, 21, pods(2121)),
+		stickyForward("default/signals", 1, gateway.TCP, 5201, 5201, pods(5201)),
+		stickyForward("default/signals", 1, gateway.UDP, 5201, 5201, pods(5201)),
+		stickyForward("default/media", 1, gateway.UDP, 20000, 20999, pods(30000)),
+		stickyForward("default/media", 2, gateway.UDP, 20000, 20999, pods(30000)),
+	})
+	other := stickyForward("default/other", 3, gateway.TCP, 80, 80, pods(80))
+	other.Service = "default/other"
+	state := gateway.State{Uplinks: uplinks, Forwards: append(slices.Clone(forwards), other)}
+	tracer := netfilter.NewTracer(Build(state, netfilter.IPv4, options))
+	client := source(netfilter.IPv4, 0).Addr()
+	for n := range 3 {
+		p := packet(netfilter.IPv4, client, forwards[0].Address, gateway.TCP, 21)
+		p.Chance = pick(n)
+		remembered := tracer.Trace(p).Remembered
+		for _, f := range forwards {
+			p := packet(netfilter.IPv4, client, f.Address, f.Protocol, f.Ports.Last)
+			p.Recent = func(list string, _ uint32) bool { return slices.Contains(remembered, list) }
+			if got := tracer.Trace(p).Packet.Destination.Addr(); got != pods(0)[n].Address {
+				t.Errorf("the client of %s comes to %s by %s", pods(0)[n].Address, got, f.Frontend)
+			}
+		}
+		p = packet(netfilter.IPv4, client, other.Address, gateway.TCP, 80)
+		p.Chance = pick((n + 1) % 3)
+		p.Recent = func(list string, _ uint32) bool { return slices.Contains(remembered, list) }
+		if got := tracer.Trace(p).Packet.Destination.Addr(); got != pods(0)[(n+1)%3].Address {
+			t.Errorf("the client of %s comes to %s of another Service", pods(0)[n].Address, got)
+		}
+	}
+}
+
+// TestListsOfClients counts the lists: the kernel looks for a list among all others for each rule that names it.
+func TestListsOfClients(t *testing.T) {
+	var wide, apart []*gateway.Forward
+	for address := range 3 {
+		for port := range uint16(256) {
+			wide = append(wide, stickyForward("default/echo", 1+address, gateway.TCP, 1000+port, 1000+port, backends(netfilter.IPv4, 40, 1000+port)))
+			apart = append(apart, stickyForward("default/echo", 1+address, gateway.TCP, 1000+2*port, 1000+2*port, backends(netfilter.IPv4, 40, 80)))
+		}
+	}
+	on := func(n int, ports ...uint16) (list []gateway.Backend) {
+		for _, port := range ports {
+			list = append(list, gateway.Backend{Address: inside(netfilter.IPv4, n), Port: port})
+		}
+		return list
+	}
+	for _, tc := range []struct {
+		name         string
+		forwards     []*gateway.Forward
+		lists, rules int
+	}{
+		{"256 ports in a row of 3 addresses, 40 endpoints", wide, 40, 281},
+		{"256 ports apart of 3 addresses, 40 endpoints", apart, 40, 63824},
+		{"endpoints of one address", []*gateway.Forward{
+			stickyForward("default/echo", 1, gateway.TCP, 80, 80, slices.Concat(on(1, 8080, 8081), on(2, 8080))),
+		}, 3, 34},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			rs := Build(gateway.State{Forwards: tc.forwards}, netfilter.IPv4, options)
+			got := []int{len(lists(rs)), netfilter.Diff(netfilter.Ruleset{}, rs, options.Ownership.ChainPrefix).Rules()}
+			if diff := cmp.Diff([]int{tc.lists, tc.rules}, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestListNames are what a restart has to find again.
+func TestListNames(t *testing.T) {
+	f := stickyForward("default/echo", 1, gateway.TCP, 80, 80, backends(netfilter.IPv4, 2, 8080))
+	want := []string{"SMARTNAT-MCUJOUQUNJ-10.244.0.1", "SMARTNAT-MCUJOUQUNJ-10.244.0.2"}
+	if diff := cmp.Diff(want, lists(Build(gateway.State{Forwards: []*gateway.Forward{f}}, netfilter.IPv4, options))); diff != "" {
+		t.Error(diff)
+	}
+	f.Backends = append(f.Backends[:1:1], gateway.Backend{Address: netip.MustParseAddr("10.244.0.1"), Port: 8081})
+	want = []string{"SMARTNAT-MCUJOUQUNJ-10.244.0.1-8080", "SMARTNAT-MCUJOUQUNJ-10.244.0.1-8081"}
+	if diff := cmp.Diff(want, lists(Build(gateway.State{Forwards: []*gateway.Forward{f}}, netfilter.IPv4, options))); diff != "" {
+		t.Error(diff)
+	}
+}
