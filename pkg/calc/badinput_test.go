@@ -273,7 +273,7 @@ var badRanges = []badInput{
 	{name: "range within a range", mapping: "ports: [{port: 10, endPort: 90}, {port: 20, endPort: 30}]", findings: invalid("spec.ports[1].port")},
 	{name: "port within a range", mapping: "ports: [{port: 10, endPort: 90}, {port: 80}]", findings: invalid("spec.ports[1].port")},
 	{name: "range over a port of the neighbour", mapping: "addresses: [198.51.100.20, 198.51.100.10]\nports: [{port: 79, endPort: 81}]",
-		findings: []string{"spec.ports[0].port PortConflict"}, effect: "79-81>10.244.1.20:79"},
+		findings: []string{"spec.ports[0].port PortConflict"}, effect: "79>10.244.1.20:79 81>10.244.1.20:81 79-81>10.244.1.20:79"},
 }
 
 var enormous = []badInput{

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,6 +208,63 @@ func TestCalculatorSharesWhatDidNotChange(t *testing.T) {
 	if others != 10 || len(after.Forwards) != len(before.Forwards) {
 		t.Errorf("%d of %d Forwards are others, want the 10 of one Mapping", others, len(after.Forwards))
 	}
+}
+
+// TestARangeLosesOnlyWhatIsTaken has an older Mapping take a port in the middle of a range, be another one, and go.
+func TestARangeLosesOnlyWhatIsTaken(t *testing.T) {
+	cfg := config.Default()
+	cfg.AnyAddress = true
+	mapping := func(name string, born int64, port v1alpha1.MappingPort) *v1alpha1.Mapping {
+		return &v1alpha1.Mapping{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, CreationTimestamp: metav1.NewTime(time.Unix(born, 0))},
+			Spec: v1alpha1.MappingSpec{
+				Addresses: []string{"198.51.100.10"}, ServiceName: "s", Mode: v1alpha1.ModeEndpoints, Ports: []v1alpha1.MappingPort{port},
+			},
+		}
+	}
+	pbx := mapping("pbx", 2, v1alpha1.MappingPort{Port: 16384, EndPort: ptr.To[int32](32767), ServicePort: 1000, Protocol: "udp"})
+	snapshot := calc.Snapshot{
+		Mappings: []*v1alpha1.Mapping{pbx},
+		Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}}},
+		EndpointSlices: []*discoveryv1.EndpointSlice{{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "s-1", Labels: map[string]string{discoveryv1.LabelServiceName: "s"}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.10.0.21"}}},
+		}},
+	}
+	calculator := calc.NewCalculator(cfg)
+	see := func(want string, mappings ...*v1alpha1.Mapping) gateway.State {
+		t.Helper()
+		snapshot.Mappings = mappings
+		state, findings := calculator.Calculate(snapshot, gateway.Host{})
+		var got []string
+		for _, f := range state.Forwards {
+			if f.Owner == "default/pbx" {
+				got = append(got, fmt.Sprintf("%s>%d", f.Ports, f.Backends[0].Port))
+			}
+		}
+		for _, f := range findings {
+			if f.Name == "pbx" {
+				got = append(got, f.Message)
+			}
+		}
+		if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+		return state
+	}
+	game := mapping("game", 1, v1alpha1.MappingPort{Port: 19132, EndPort: ptr.To[int32](19132), Protocol: "udp"})
+	see("16384-32767>1000", pbx)
+	before := see("16384-19131>1000, 19133-32767>3749, 198.51.100.10:19132/udp belongs to Mapping default/game, which is older", game, pbx)
+	other := mapping("other", 3, v1alpha1.MappingPort{Port: 80, EndPort: ptr.To[int32](80)})
+	after := see("16384-19131>1000, 19133-32767>3749, 198.51.100.10:19132/udp belongs to Mapping default/game, which is older", game, pbx, other)
+	for _, f := range before.Forwards {
+		if !slices.Contains(after.Forwards, f) {
+			t.Errorf("%s is another one, although nothing of it changed", f.Frontend)
+		}
+	}
+	see("16384-32766>1000, 198.51.100.10:32767/udp belongs to Mapping default/game, which is older",
+		mapping("game", 1, v1alpha1.MappingPort{Port: 32767, EndPort: ptr.To[int32](32768), Protocol: "udp"}), pbx)
+	see("16384-32767>1000", pbx)
 }
 
 // lessOneEndpoint is the Snapshot with one endpoint less, and all else shared.

@@ -43,8 +43,36 @@ type want struct {
 	// place says what becomes of it, listed is set when the State has it.
 	place  place
 	listed bool
-	// winner has the Frontend, or some of its ports, if another Mapping does.
-	winner *v1alpha1.Mapping
+	// share is what the Mapping gets of the Frontend's ports.
+	share conflicts.Share
+	// parts are the Forwards of that where it does not get all.
+	parts []*gateway.Forward
+}
+
+// forwards returns those that the want comes to: the whole one, or what others leave of it.
+func (w *want) forwards() []*gateway.Forward {
+	if w.share.Whole() {
+		return []*gateway.Forward{&w.Forward}
+	}
+	return w.parts
+}
+
+// take has the want be what others leave of it. Parts that stay the same are kept.
+func (w *want) take(share conflicts.Share) {
+	if !slices.Equal(share.Free, w.share.Free) {
+		w.parts = nil
+	}
+	w.share = share
+}
+
+// divide makes the Forwards of what others leave of the want.
+func (w *want) divide() {
+	if len(w.parts) > 0 {
+		return
+	}
+	for _, free := range w.share.Free {
+		w.parts = append(w.parts, w.Part(gateway.PortRange{First: free.First, Last: free.Last}))
+	}
 }
 
 // place is where the address of a Frontend is, as far as this host is to do something about it.
@@ -129,16 +157,23 @@ func (e *entry) gather() {
 		for len(about) > 0 && about[0].port <= w.port {
 			findings, about = append(findings, about[0].Finding), about[1:]
 		}
-		if w.winner != nil {
-			findings = append(findings, e.conflict(w))
-		}
+		findings = append(findings, e.conflicts(w)...)
 	}
 	e.findings = fewOfAKind(append(findings, e.aboutEgress...))
 }
 
-func (e *entry) conflict(w *want) Finding {
-	return finding(e.mapping, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(w.port, "port"),
-		"%s belongs to Mapping %s/%s, which %s", w.Frontend, w.winner.Namespace, w.winner.Name, conflicts.Precedence(w.winner, e.mapping))
+func (e *entry) conflicts(w *want) []Finding {
+	var findings []Finding
+	for i, lost := range w.share.Lost {
+		more := ""
+		if i == len(w.share.Lost)-1 && w.share.More > 0 {
+			more = fmt.Sprintf("; so do others, in %d more places of %s", w.share.More, w.Ports)
+		}
+		findings = append(findings, finding(e.mapping, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(w.port, "port"),
+			"%s belongs to Mapping %s/%s, which %s%s", lost.Ports, lost.Winner.Namespace, lost.Winner.Name,
+			conflicts.Precedence(lost.Winner, e.mapping), more))
+	}
+	return findings
 }
 
 // countPorts counts ranges with all their ports: what the limit is to protect is what others could have had.

@@ -62,7 +62,9 @@ func (r *run) withdraw(wants []want) {
 		if w := &wants[i]; w.listed {
 			w.listed = false
 			list := r.list(w.place)
-			list.gone = append(list.gone, w.Frontend)
+			for _, f := range w.forwards() {
+				list.gone = append(list.gone, f.Frontend)
+			}
 		}
 	}
 }
@@ -78,7 +80,7 @@ func (r *run) resolve(c *calculation) {
 		r.egress = r.egress || len(before.egress)+len(e.egress) > 0
 		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.Frontend == y.Frontend }) {
 			for i := range e.wants {
-				e.wants[i].winner = before.wants[i].winner
+				e.wants[i].share = before.wants[i].share
 			}
 		} else {
 			r.ports = true
@@ -86,23 +88,23 @@ func (r *run) resolve(c *calculation) {
 	}
 }
 
-// settlePorts gives each Frontend to the first one that asks.
+// settlePorts gives each port of a Frontend to the first one that asks.
 func (r *run) settlePorts(entries []*entry) {
 	claims := conflicts.Claims{}
 	for _, e := range entries {
 		for i := range e.wants {
 			w := &e.wants[i]
-			winner := claims.Take(w.claim(), e.mapping)
-			if winner == nil && w.winner == nil {
+			share := claims.Take(w.claim(), e.mapping)
+			if share.Whole() && w.share.Whole() {
 				continue
 			}
-			// What is said of the winner may be something else where it is the same one.
-			w.winner = winner
 			if !e.changed {
 				e.changed = true
 				r.changed = append(r.changed, e)
 				r.withdraw(e.wants)
 			}
+			// What is said of the winners may be something else where they are the same ones.
+			w.take(share)
 		}
 	}
 }
@@ -135,9 +137,10 @@ func (r *run) finish() {
 		e.changed = false
 		for i := range e.wants {
 			w := &e.wants[i]
-			if w.listed = w.place != nowhere && w.winner == nil; w.listed {
+			w.divide()
+			if w.listed = w.place != nowhere; w.listed {
 				list := r.list(w.place)
-				list.come = append(list.come, &w.Forward)
+				list.come = append(list.come, w.forwards()...)
 			}
 		}
 		before := e.findings

@@ -39,7 +39,7 @@ type Finding struct {
 const (
 	// ReasonInvalid: the field does not pass validation; the whole Mapping stays out.
 	ReasonInvalid = "Invalid"
-	// ReasonPortConflict: an older Mapping has the port; only this port stays out.
+	// ReasonPortConflict: an older Mapping has ports that it asks for; these alone stay out, also out of a range.
 	ReasonPortConflict = "PortConflict"
 	// ReasonTooManyPorts: the config of this host does not let a Mapping have as many; the whole Mapping stays out.
 	ReasonTooManyPorts = "TooManyPorts"

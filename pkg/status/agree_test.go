@@ -60,7 +60,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 				}
 			}
 			var want []string
-			for _, c := range lost[conflicts.Key(m)] {
+			for _, c := range lost[conflicts.Key(m)].Conflicts {
 				want = append(want, fmt.Sprintf("%s belongs to Mapping %s, which %s", c.Ports, conflicts.Key(c.Winner), conflicts.Precedence(c.Winner, m)))
 			}
 			if diff := cmp.Diff(want, conflictTexts); diff != "" {

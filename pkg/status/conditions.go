@@ -40,7 +40,7 @@ type Conditions struct {
 
 	// What known was made of; of Run alone.
 	seen []*v1alpha1.Mapping
-	lost map[types.NamespacedName][]conflicts.Conflict
+	lost map[types.NamespacedName]conflicts.Losses
 	// failing is set once it was said that nothing can be written; of the worker alone.
 	failing bool
 }
@@ -113,7 +113,7 @@ func (c *Conditions) digest() {
 		now := conditions.Facts{Mapping: m, Conflicts: c.lost[k], Service: services[key{Namespace: m.Namespace, Name: m.Spec.ServiceName}]}
 		known[k] = now
 		if before, ok := c.known[k]; !ok || before.Mapping != m || before.Service != now.Service ||
-			!slices.EqualFunc(before.Conflicts, now.Conflicts, conflicts.Conflict.Equal) {
+			!before.Conflicts.Equal(now.Conflicts) {
 			c.queue.Add(k)
 		}
 	}

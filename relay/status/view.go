@@ -4,7 +4,6 @@
 package status
 
 import (
-	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -23,7 +22,7 @@ type key = types.NamespacedName
 type view struct {
 	mu       sync.RWMutex
 	mappings map[key]*known
-	lost     map[key][]conflicts.Conflict
+	lost     map[key]conflicts.Losses
 }
 
 type known struct {
@@ -88,7 +87,7 @@ func (v *view) resolve() sets.Set[key] {
 	}
 	lost, changed := conflicts.Find(valid), sets.New[key]()
 	for k := range sets.KeySet(v.lost).Union(sets.KeySet(lost)) {
-		if _, known := v.mappings[k]; known && !slices.EqualFunc(v.lost[k], lost[k], conflicts.Conflict.Equal) {
+		if _, known := v.mappings[k]; known && !v.lost[k].Equal(lost[k]) {
 			changed.Insert(k)
 		}
 	}
@@ -101,13 +100,13 @@ func newKnown(m *v1alpha1.Mapping) *known {
 }
 
 // get returns a Mapping and what it did not get, or nil.
-func (v *view) get(k key) (*v1alpha1.Mapping, []conflicts.Conflict) {
+func (v *view) get(k key) (*v1alpha1.Mapping, conflicts.Losses) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if m := v.mappings[k]; m != nil {
 		return m.Mapping, v.lost[k]
 	}
-	return nil, nil
+	return nil, conflicts.Losses{}
 }
 
 // naming returns the Mappings that name one of the Services.

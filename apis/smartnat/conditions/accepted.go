@@ -19,14 +19,14 @@ const (
 	ReasonAccepted = "Accepted"
 	// ReasonInvalid: the whole Mapping stays out.
 	ReasonInvalid = "Invalid"
-	// ReasonPortConflict: an older Mapping has ports that it asks for; these alone stay out.
+	// ReasonPortConflict: an older Mapping has ports that it asks for; these alone stay out, also out of a range.
 	ReasonPortConflict = "PortConflict"
 )
 
 // mostNamed is how many things of a kind a message names.
 const mostNamed = 4
 
-func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost []conflicts.Conflict) metav1.Condition {
+func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse}
 	switch {
 	case len(errs) > 0:
@@ -35,13 +35,13 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost []conflicts.Confli
 			texts = append(texts, err.Error())
 		}
 		c.Reason, c.Message = ReasonInvalid, few(texts, "; ")
-	case len(lost) > 0:
+	case len(lost.Conflicts) > 0:
 		var texts []string
-		for _, l := range lost {
+		for _, l := range lost.Conflicts {
 			texts = append(texts, fmt.Sprintf("%s belongs to Mapping %s/%s, which %s",
 				l.Ports, l.Winner.Namespace, l.Winner.Name, conflicts.Precedence(l.Winner, m)))
 		}
-		c.Reason, c.Message = ReasonPortConflict, few(texts, "; ")
+		c.Reason, c.Message = ReasonPortConflict, fewOf(texts, len(texts)+lost.More, "; ")
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonAccepted, "valid, and all of its ports are its own"
 	}
@@ -49,9 +49,13 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost []conflicts.Confli
 }
 
 // few joins the first of many.
-func few(texts []string, separator string) string {
-	if len(texts) <= mostNamed {
+func few(texts []string, separator string) string { return fewOf(texts, len(texts), separator) }
+
+// fewOf joins the first of so many, of which not all need be there.
+func fewOf(texts []string, all int, separator string) string {
+	texts = texts[:min(len(texts), mostNamed)]
+	if len(texts) == all {
 		return strings.Join(texts, separator)
 	}
-	return fmt.Sprintf("%s%sand %d more", strings.Join(texts[:mostNamed], separator), separator, len(texts)-mostNamed)
+	return fmt.Sprintf("%s%sand %d more", strings.Join(texts, separator), separator, all-len(texts))
 }

@@ -5,6 +5,8 @@ package conditions_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +63,7 @@ type (
 )
 
 func TestAccepted(t *testing.T) {
+	old := &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "old", CreationTimestamp: before}}
 	for _, test := range []struct {
 		name   string
 		change func(mapping, service, facts)
@@ -75,10 +78,11 @@ func TestAccepted(t *testing.T) {
 				`spec.addresses[2]: Invalid value: "c": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
 				`spec.addresses[3]: Invalid value: "d": must be an IP address such as 192.0.2.10 or 2001:db8::10; and 2 more`},
 		{"in conflict", func(m mapping, _ service, f facts) {
-			f.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{
-				Namespace: "bank", Name: "old", CreationTimestamp: before,
-			}}}}
+			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older"},
+		{"in many conflicts names a few", func(m mapping, _ service, f facts) {
+			f.Conflicts.Conflicts, f.Conflicts.More = slices.Repeat([]conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}, 5), 7
+		}, "False PortConflict: " + strings.Repeat("192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older; ", 4) + "and 8 more"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, says(decide(test.change), v1alpha1.ConditionAccepted)); diff != "" {
@@ -158,12 +162,12 @@ func TestProgrammed(t *testing.T) {
 			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: nothing of it is accepted"},
 		{"all ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
-				f.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}
+				f.Conflicts = conflicts.Losses{Conflicts: []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}, All: true}
 			}, "False NotAccepted: nothing of it is accepted"},
 		{"some ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
 				m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: 80})
-				f.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}
+				f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}
 			}, "True Programmed: in effect on gw1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

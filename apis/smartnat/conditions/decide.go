@@ -21,7 +21,7 @@ type Facts struct {
 	// Mapping holds the status that there is: the reports of the gateways, and since when the conditions are what they are.
 	Mapping *v1alpha1.Mapping
 	// Conflicts are what it did not get.
-	Conflicts []conflicts.Conflict
+	Conflicts conflicts.Losses
 	// Service is the one that it names; nil where there is none.
 	Service *corev1.Service
 }

@@ -30,9 +30,9 @@ const (
 )
 
 // programmed is true when every gateway that holds an address says so.
-func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost []conflicts.Conflict) metav1.Condition {
+func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}
-	if len(errs) > 0 || len(lost) > 0 && len(lost) == len(conflicts.Wanted(m)) {
+	if len(errs) > 0 || lost.All {
 		c.Reason, c.Message = ReasonNotAccepted, "nothing of it is accepted"
 		return c
 	}

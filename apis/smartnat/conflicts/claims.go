@@ -11,6 +11,10 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
+// MaxConflicts is how many Conflicts are named of one want, and of one Mapping; the others are counted. A range may lose every
+// second port to others, and 30,000 names help no reader.
+const MaxConflicts = 16
+
 // Claims remember which Mapping has which ports: the first one that asks.
 type Claims map[claimKey]*taken
 
@@ -19,53 +23,124 @@ type claimKey struct {
 	protocol v1alpha1.Protocol
 }
 
+// taken are the ports of an address and protocol that Mappings have.
 type taken struct {
 	single map[uint16]*v1alpha1.Mapping
-	// ranges are in order, and none overlaps another.
-	ranges []claimedRange
+	// ranges are in order, and none overlaps another. Single ports are not among them.
+	ranges []claim
 }
 
-type claimedRange struct {
+type claim struct {
 	first, last uint16
 	owner       *v1alpha1.Mapping
 }
 
-// Take gives the ports to the Mapping, or returns the one that has some of them already.
-func (c Claims) Take(wanted Ports, m *v1alpha1.Mapping) *v1alpha1.Mapping {
+// Share is what a Mapping gets of the ports that it asks for.
+type Share struct {
+	// Lost are the first MaxConflicts runs of ports that other Mappings have, in order; none where the Mapping gets all.
+	Lost []Conflict
+	// More counts the runs behind those.
+	More int
+	// Free are the ports that it gets, in order, where it does not get all.
+	Free []Ports
+}
+
+// Whole reports whether the Mapping gets all that it asks for.
+func (s Share) Whole() bool { return len(s.Lost) == 0 }
+
+// Take gives those of the ports to the Mapping that no other one has.
+func (c Claims) Take(wanted Ports, m *v1alpha1.Mapping) Share {
 	key := claimKey{wanted.Address, wanted.Protocol}
 	t := c[key]
 	if t == nil {
 		t = &taken{single: map[uint16]*v1alpha1.Mapping{}}
 		c[key] = t
 	}
-	if owner := t.owner(wanted.First, wanted.Last); owner != nil {
-		return owner
+	from, to, others := t.overlapping(wanted.First, wanted.Last)
+	if len(others) == 0 {
+		t.insert(from, to, claim{wanted.First, wanted.Last, m})
+		return Share{}
 	}
-	if wanted.First == wanted.Last {
-		t.single[wanted.First] = m
-	} else {
-		t.ranges = slices.Insert(t.ranges, t.from(wanted.First), claimedRange{wanted.First, wanted.Last, m})
+	var share Share
+	var mine []claim
+	lose := func(run claim) {
+		if len(share.Lost) == MaxConflicts {
+			share.More++
+			return
+		}
+		share.Lost = append(share.Lost, Conflict{wanted.part(run.first, run.last), run.owner})
 	}
-	return nil
-}
-
-// from returns the index of the first range that ends at the port or behind it.
-func (t *taken) from(port uint16) int {
-	i, _ := slices.BinarySearchFunc(t.ranges, port, func(r claimedRange, port uint16) int { return cmp.Compare(r.last, port) })
-	return i
-}
-
-func (t *taken) owner(first, last uint16) *v1alpha1.Mapping {
-	if i := t.from(first); i < len(t.ranges) && t.ranges[i].first <= last {
-		return t.ranges[i].owner
-	}
-	if len(t.single) == 0 {
-		return nil
-	}
-	for port := int(first); port <= int(last); port++ {
-		if owner := t.single[uint16(port)]; owner != nil {
-			return owner
+	next, run := int(wanted.First), others[0]
+	for i, o := range others {
+		if int(o.first) > next {
+			mine = append(mine, claim{uint16(next), o.first - 1, m})
+		}
+		next = int(o.last) + 1
+		switch {
+		case i == 0:
+		case o.owner == run.owner && int(o.first) == int(run.last)+1:
+			run.last = o.last
+		default:
+			lose(run)
+			run = o
 		}
 	}
-	return nil
+	lose(run)
+	if next <= int(wanted.Last) {
+		mine = append(mine, claim{uint16(next), wanted.Last, m})
+	}
+	for _, part := range mine {
+		share.Free = append(share.Free, wanted.part(part.first, part.last))
+	}
+	t.insert(from, to, mine...)
+	return share
+}
+
+// part returns some of the ports.
+func (p Ports) part(first, last uint16) Ports {
+	p.First, p.Last = first, last
+	return p
+}
+
+// overlapping returns what of the ports is taken, in order and cut to them, and which of the ranges these are among.
+func (t *taken) overlapping(first, last uint16) (from, to int, others []claim) {
+	from, _ = slices.BinarySearchFunc(t.ranges, first, func(r claim, port uint16) int { return cmp.Compare(r.last, port) })
+	for to = from; to < len(t.ranges) && t.ranges[to].first <= last; to++ {
+		r := t.ranges[to]
+		others = append(others, claim{max(r.first, first), min(r.last, last), r.owner})
+	}
+	ranges := len(others)
+	if size := int(last-first) + 1; size <= len(t.single) {
+		for port := int(first); port <= int(last); port++ {
+			if owner := t.single[uint16(port)]; owner != nil {
+				others = append(others, claim{uint16(port), uint16(port), owner})
+			}
+		}
+	} else {
+		for port, owner := range t.single {
+			if first <= port && port <= last {
+				others = append(others, claim{port, port, owner})
+			}
+		}
+	}
+	if len(others) > max(ranges, 1) {
+		slices.SortFunc(others, func(a, b claim) int { return cmp.Compare(a.first, b.first) })
+	}
+	return from, to, others
+}
+
+// insert adds claims, in order, among the ranges that they were found to lie between.
+func (t *taken) insert(from, to int, claims ...claim) {
+	ranges := slices.DeleteFunc(slices.Clone(claims), func(c claim) bool { return c.first == c.last })
+	for _, c := range claims {
+		if c.first == c.last {
+			t.single[c.first] = c.owner
+		}
+	}
+	if len(ranges) == 0 {
+		return
+	}
+	ranges = append(ranges, t.ranges[from:to]...)
+	slices.SortFunc(ranges, func(a, b claim) int { return cmp.Compare(a.first, b.first) })
+	t.ranges = slices.Replace(t.ranges, from, to, ranges...)
 }

@@ -40,24 +40,45 @@ type Conflict struct {
 	Winner *v1alpha1.Mapping
 }
 
-// Equal reports whether the same ports were lost to the same Mapping, whatever else of it changed.
-func (c Conflict) Equal(o Conflict) bool {
-	return c.Ports == o.Ports && Key(c.Winner) == Key(o.Winner) && c.Winner.UID == o.Winner.UID
+// Losses are what a Mapping asked for and did not get.
+type Losses struct {
+	// Conflicts are the first MaxConflicts, in the order of the Mapping's fields and of ports.
+	Conflicts []Conflict
+	// More counts the others.
+	More int
+	// All is set when the Mapping got nothing at all.
+	All bool
 }
 
-// Find returns what Mappings did not get, by Mapping and in the order of their fields. Those that are not valid have nothing
-// and are to be left out.
-func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName][]Conflict {
+// Equal reports whether the same ports were lost to the same Mappings, whatever else of these changed.
+func (l Losses) Equal(o Losses) bool {
+	return l.More == o.More && l.All == o.All && slices.EqualFunc(l.Conflicts, o.Conflicts, func(x, y Conflict) bool {
+		return x.Ports == y.Ports && Key(x.Winner) == Key(y.Winner) && x.Winner.UID == y.Winner.UID
+	})
+}
+
+func (l *Losses) add(s Share) {
+	n := min(len(s.Lost), MaxConflicts-len(l.Conflicts))
+	l.Conflicts = append(l.Conflicts, s.Lost[:n]...)
+	l.More += len(s.Lost) - n + s.More
+}
+
+// Find returns what Mappings did not get, of those that did not get all. Those that are not valid have nothing and are to be
+// left out.
+func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Losses {
 	sorted := slices.Clone(valid)
 	slices.SortFunc(sorted, Compare)
-	lost := map[types.NamespacedName][]Conflict{}
+	lost := map[types.NamespacedName]Losses{}
 	taken := Claims{}
 	for _, m := range sorted {
+		losses := Losses{All: true}
 		for _, wanted := range Wanted(m) {
-			if winner := taken.Take(wanted, m); winner != nil {
-				key := Key(m)
-				lost[key] = append(lost[key], Conflict{wanted, winner})
-			}
+			share := taken.Take(wanted, m)
+			losses.All = losses.All && !share.Whole() && len(share.Free) == 0
+			losses.add(share)
+		}
+		if len(losses.Conflicts) > 0 {
+			lost[Key(m)] = losses
 		}
 	}
 	return lost

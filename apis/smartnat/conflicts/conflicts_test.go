@@ -45,29 +45,40 @@ func TestFind(t *testing.T) {
 		}, nil},
 		{"the oldest has it, in whatever order they come", []*v1alpha1.Mapping{
 			mapping("a", "young", 3, one, port(80)), mapping("z", "old", 1, one, port(80)), mapping("a", "middle", 2, one, port(80)),
-		}, []string{"a/middle: 192.0.2.1:80/tcp has z/old", "a/young: 192.0.2.1:80/tcp has z/old"}},
+		}, []string{"a/middle: 192.0.2.1:80/tcp has z/old", "a/middle: nothing is left",
+			"a/young: 192.0.2.1:80/tcp has z/old", "a/young: nothing is left"}},
 		{"of equal age, the first by namespace and then by name", []*v1alpha1.Mapping{
 			mapping("b", "a", 1, one, port(80)), mapping("a", "z", 1, one, port(80)), mapping("a", "y", 1, one, port(80)),
-		}, []string{"a/z: 192.0.2.1:80/tcp has a/y", "b/a: 192.0.2.1:80/tcp has a/y"}},
+		}, []string{"a/z: 192.0.2.1:80/tcp has a/y", "a/z: nothing is left", "b/a: 192.0.2.1:80/tcp has a/y", "b/a: nothing is left"}},
 		{"only what is taken is lost", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, port(80)), mapping("a", "new", 2, two, port(80), port(81)),
 		}, []string{"a/new: 192.0.2.1:80/tcp has a/old"}},
-		{"a range that overlaps is lost whole, and what it lost is free", []*v1alpha1.Mapping{
+		{"a range loses what is taken of it and has the rest", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 200)), mapping("a", "new", 2, one, ports(200, 300)), mapping("a", "newest", 3, one, port(250)),
-		}, []string{"a/new: 192.0.2.1:200-300/tcp has a/old"}},
+		}, []string{"a/new: 192.0.2.1:200/tcp has a/old", "a/newest: 192.0.2.1:250/tcp has a/new", "a/newest: nothing is left"}},
+		{"a range inside of another cuts it in two", []*v1alpha1.Mapping{
+			mapping("a", "old", 1, one, ports(150, 160)), mapping("a", "new", 2, one, ports(100, 200)), mapping("a", "newest", 3, one, ports(95, 205)),
+		}, []string{"a/new: 192.0.2.1:150-160/tcp has a/old", "a/newest: 192.0.2.1:100-149/tcp has a/new",
+			"a/newest: 192.0.2.1:150-160/tcp has a/old", "a/newest: 192.0.2.1:161-200/tcp has a/new"}},
+		{"a range of which nothing is left", []*v1alpha1.Mapping{
+			mapping("a", "old", 1, one, ports(100, 150), ports(151, 200)), mapping("a", "new", 2, one, ports(120, 180)),
+		}, []string{"a/new: 192.0.2.1:120-180/tcp has a/old", "a/new: nothing is left"}},
 		{"a port inside of a range, and a range around a port", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 200), port(300)), mapping("a", "new", 2, one, port(150), ports(299, 301)),
-		}, []string{"a/new: 192.0.2.1:150/tcp has a/old", "a/new: 192.0.2.1:299-301/tcp has a/old"}},
+		}, []string{"a/new: 192.0.2.1:150/tcp has a/old", "a/new: 192.0.2.1:300/tcp has a/old"}},
 		{"an address in another spelling is the same", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, six, port(80)), mapping("a", "new", 2, []string{"2001:DB8:0::1"}, port(80)),
-		}, []string{"a/new: [2001:db8::1]:80/tcp has a/old"}},
+		}, []string{"a/new: [2001:db8::1]:80/tcp has a/old", "a/new: nothing is left"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			lost := conflicts.Find(test.mappings)
 			var got []string
-			for key, all := range lost {
-				for _, c := range all {
+			for key, losses := range lost {
+				for _, c := range losses.Conflicts {
 					got = append(got, fmt.Sprintf("%s: %s has %s", key, c.Ports, conflicts.Key(c.Winner)))
+				}
+				if losses.All {
+					got = append(got, fmt.Sprintf("%s: nothing is left", key))
 				}
 			}
 			slices.Sort(got)
