@@ -33,6 +33,7 @@ const (
 const (
 	wholeLists     = "Lists are served whole"
 	foreignVersion = "A version that was not given out by this relay is answered 410 Expired"
+	verbInPath     = "Deprecated paths that begin with `watch` or `proxy` are answered 404"
 	mediaTypes     = "YAML and CBOR are not written"
 	malformed      = "A version that is no number is answered 400"
 	otherWords     = "In other words, with the same code and reason"
@@ -42,6 +43,8 @@ const (
 
 	notAcceptable = "406 application/json\nv1 Status Failure 406 NotAcceptable " +
 		"only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf null\n"
+	namesVerb = "404 application/json\nv1 Status Failure 404 NotFound " +
+		"the relay serves no paths that begin with watch or proxy: ask for the list with ?watch=true {}\n"
 	badVersion = "400 application/json\nv1 Status Failure 400 BadRequest " +
 		`invalid resource version: resourceVersion: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax null` + "\n"
 	badPage = "410 application/json\nv1 Status Failure 410 Expired " +
@@ -126,8 +129,8 @@ var conformance = []struct {
 	{name: "watch from the start", path: inShop + "?watch=1&timeoutSeconds=1"},
 	{name: "watch from any version", path: mapsInShop + "?watch=true&timeoutSeconds=1&resourceVersion=0"},
 	{name: "watch from a version", path: inShop + "?watch=1&timeoutSeconds=1&resourceVersion=NOW"},
-	{name: "watch by the old path", path: "/api/v1/watch/namespaces/shop/services?timeoutSeconds=1"},
-	{name: "watch one by the old path", path: "/api/v1/watch/namespaces/shop/services/web?timeoutSeconds=1"},
+	{name: "watch by the old path", path: "/api/v1/watch/namespaces/shop/services?timeoutSeconds=1", relay: namesVerb, why: verbInPath},
+	{name: "watch one by the old path", path: "/api/v1/watch/namespaces/shop/services/web?timeoutSeconds=1", relay: namesVerb, why: verbInPath},
 	{name: "watch one", path: inShop + "/web?watch=1&timeoutSeconds=1"},
 	{name: "watch with initial events", path: inShop + initial},
 	{name: "watch with initial events as protobuf", path: inShop + initial, accept: protobuf},

@@ -4,7 +4,10 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net/http"
+	"net/url"
 
 	"github.com/go-logr/logr"
 	"github.com/sirupsen/logrus"
@@ -32,9 +35,14 @@ func (s sink) WithValues(pairs ...any) logr.LogSink { return sink{s.with(pairs)}
 
 func (s sink) WithName(name string) logr.LogSink { return sink{s.log.WithField("logger", name)} }
 
+// with adds what a library says besides its message, but for requests and what they are made of: there may be secrets in it.
 func (s sink) with(pairs []any) logrus.FieldLogger {
 	fields := logrus.Fields{}
 	for i := 0; i+1 < len(pairs); i += 2 {
+		switch pairs[i+1].(type) {
+		case url.Values, *url.URL, http.Header, *http.Request, *http.Response, *tls.ConnectionState:
+			continue
+		}
 		fields[fmt.Sprint(pairs[i])] = fmt.Sprint(pairs[i+1])
 	}
 	return s.log.WithFields(fields)

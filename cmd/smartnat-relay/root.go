@@ -94,8 +94,9 @@ func newLogger(options logOptions, out io.Writer) (*logrus.Logger, error) {
 	log.SetLevel(level)
 	switch options.format {
 	case "json":
-		log.SetFormatter(&logrus.JSONFormatter{})
+		log.SetFormatter(newLimited(&logrus.JSONFormatter{}))
 	case "text":
+		log.SetFormatter(newLimited(&logrus.TextFormatter{}))
 	default:
 		return nil, fmt.Errorf("--log-format: %q is neither text nor json", options.format)
 	}

@@ -30,15 +30,17 @@ type query struct {
 	version watchcache.Version
 }
 
-// selection says which objects of a kind are meant.
+// selection says which objects of a kind are meant. Namespace and name are those that were authorized, so they bind whatever
+// the selectors say.
 type selection struct {
-	namespace string
-	labels    labels.Selector
-	fields    fields.Selector
+	namespace, name string
+	labels          labels.Selector
+	fields          fields.Selector
 }
 
 func (s selection) matches(e *watchcache.Entry) bool {
 	return e != nil && (s.namespace == "" || s.namespace == e.Object.GetNamespace()) &&
+		(s.name == "" || s.name == e.Object.GetName()) &&
 		(s.labels == nil || s.labels.Matches(labels.Set(e.Object.GetLabels()))) &&
 		(s.fields == nil || s.fields.Empty() || s.fields.Matches(fields.Set{
 			"metadata.name": e.Object.GetName(), "metadata.namespace": e.Object.GetNamespace(),
@@ -50,7 +52,7 @@ func parseQuery(req *http.Request, info *request.RequestInfo) (query, error) {
 	if err := internalversionscheme.ParameterCodec.DecodeParameters(req.URL.Query(), metav1.SchemeGroupVersion, &q.ListOptions); err != nil {
 		return q, apierrors.NewBadRequest(err.Error())
 	}
-	// The prefix /watch/ of old is a watch too.
+	// The verb that was authorized.
 	q.Watch = info.Verb == "watch"
 	internalversion.SetListOptionsDefaults(&q.ListOptions, true)
 	if errs := internalversionvalidation.ValidateListOptions(&q.ListOptions, true); len(errs) > 0 {
@@ -63,10 +65,12 @@ func parseQuery(req *http.Request, info *request.RequestInfo) (query, error) {
 		}
 		q.FieldSelector = transformed
 	}
-	if info.Name != "" && (q.FieldSelector == nil || q.FieldSelector.Empty()) {
-		q.FieldSelector = fields.OneTermEqualSelector("metadata.name", info.Name)
+	if info.Name != "" && q.FieldSelector != nil && !q.FieldSelector.Empty() {
+		if name, ok := q.FieldSelector.RequiresExactMatch("metadata.name"); !ok || name != info.Name {
+			return q, apierrors.NewBadRequest("fieldSelector metadata.name doesn't match requested name")
+		}
 	}
-	q.selection = selection{namespace: info.Namespace, labels: q.LabelSelector, fields: q.FieldSelector}
+	q.selection = selection{namespace: info.Namespace, name: info.Name, labels: q.LabelSelector, fields: q.FieldSelector}
 	var err error
 	q.version, err = parseVersion(q.ResourceVersion)
 	return q, err

@@ -92,8 +92,8 @@ func (v *visit) credentials(ctx context.Context) *http.Request {
 	return (&http.Request{TLS: v.tls, Header: http.Header{tokenHeader: v.token}}).WithContext(ctx)
 }
 
-// record counts and logs a request that has been answered. The log has neither headers nor what was asked for beyond the
-// path, so no credential gets into it, whatever a client does.
+// record counts and logs a request that has been answered. The log has neither headers nor queries, so no credential gets into
+// it, and of a request whose user is not known nothing that it said.
 func (e *entrance) record(req *http.Request, v *visit) {
 	if v.over != nil {
 		v.over()
@@ -114,10 +114,29 @@ func (e *entrance) record(req *http.Request, v *visit) {
 	if v.rejection != "" {
 		m.rejections.WithLabelValues(v.rejection).Inc()
 	}
-	e.log.WithFields(logrus.Fields{
-		"method": req.Method, "path": req.URL.Path, "client": req.RemoteAddr, "agent": req.UserAgent(), "user": v.user,
-		"status": v.code(), "bytes": v.bytes, "took": time.Since(v.start).Round(time.Millisecond), "refused": v.rejection,
+	e.log.WithFields(v.asked(req)).WithFields(logrus.Fields{
+		"client": req.RemoteAddr, "status": v.code(), "bytes": v.bytes, "took": time.Since(v.start).Round(time.Millisecond),
+		"refused": v.rejection,
 	}).Debug("request")
+}
+
+// asked is what the log says of a request: nothing that a client said before it was known who it is.
+func (v *visit) asked(req *http.Request) logrus.Fields {
+	if v.user == "" {
+		return logrus.Fields{}
+	}
+	return logrus.Fields{"user": short(v.user), "method": short(req.Method), "path": short(req.URL.Path)}
+}
+
+// maxLogged bounds what is logged of a text that a client chose.
+const maxLogged = 200
+
+// short returns the beginning of a text.
+func short(s string) string {
+	if len(s) <= maxLogged {
+		return s
+	}
+	return s[:maxLogged] + "..."
 }
 
 // recover answers a request that failed by a defect, and says so where an operator sees it.
@@ -130,7 +149,7 @@ func (e *entrance) recover(req *http.Request, v *visit) {
 		panic(cause)
 	}
 	e.metrics.panics.Inc()
-	e.log.WithFields(logrus.Fields{"method": req.Method, "path": req.URL.Path, "panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
+	e.log.WithFields(v.asked(req)).WithFields(logrus.Fields{"panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
 		Error("a request met a defect")
 	if v.status == 0 {
 		registry.WriteError(v.recorder, req, apierrors.NewInternalError(errors.New("the relay has a defect, its log says more")))

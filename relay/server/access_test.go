@@ -127,7 +127,7 @@ func TestWhatIsCounted(t *testing.T) {
 	}
 	got := map[string]float64{}
 	for _, labels := range []string{
-		"verb=list resource=mappings code=200", "verb=list resource=mappings code=403", "verb=list resource=mappings code=401",
+		"verb=list resource=mappings code=200", "verb=list resource=mappings code=403", "verb=other resource= code=401",
 		"verb=other resource=mappings code=405", "verb=get resource= code=404", "verb=other resource= code=405", "verb=other resource= code=200", "",
 	} {
 		got[labels] = config.count(t, "requests_total", strings.Fields(labels)...)
@@ -136,7 +136,7 @@ func TestWhatIsCounted(t *testing.T) {
 		got[reason] = config.count(t, "rejections_total", "reason="+reason)
 	}
 	want := map[string]float64{
-		"verb=list resource=mappings code=200": 2, "verb=list resource=mappings code=403": 1, "verb=list resource=mappings code=401": 1,
+		"verb=list resource=mappings code=200": 2, "verb=list resource=mappings code=403": 1, "verb=other resource= code=401": 1,
 		"verb=other resource=mappings code=405": 1, "verb=get resource= code=404": 2, "verb=other resource= code=405": 1,
 		"verb=other resource= code=200": 1, "": 9,
 		"unauthenticated": 1, "forbidden": 1, "method": 2, "rate": 0,

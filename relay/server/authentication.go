@@ -129,7 +129,7 @@ func authenticated(next http.Handler, c *Config) http.Handler {
 			return
 		}
 		if err != nil {
-			c.Log.WithError(err).WithField("client", req.RemoteAddr).Debug("not authenticated")
+			c.Log.WithField("client", req.RemoteAddr).WithField("error", short(err.Error())).Debug("not authenticated")
 		}
 		switch {
 		case errors.Is(err, errUnavailable):

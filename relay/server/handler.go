@@ -10,7 +10,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/relay/registry"
@@ -18,7 +17,8 @@ import (
 )
 
 // newHandler is the way of a request: probes are answered to everybody; all else has to come once the cluster was read, be of
-// somebody, not too much, a read, and allowed, in this order, before the API sees it. What was authorized is the same RequestInfo that is served.
+// a known user, not too much, a read, and allowed, in this order, before the API sees it. Nothing of a request but its
+// credential is read before its user is known. What was authorized is the same RequestInfo that is served.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
 	c.instrument()
 	handler := supervised(reported(api, c.Reports), c, c.metrics)
@@ -26,10 +26,10 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 	handler = admitted(handler)
 	handler = authorized(handler, c)
 	handler = readOnly(handler, c.Reports)
-	handler = rated(handler, c.Limits.RequestsPerSecond)
-	handler = authenticated(handler, c)
 	handler = understood(handler)
 	handler = canonical(handler)
+	handler = rated(handler, c.Limits.RequestsPerSecond)
+	handler = authenticated(handler, c)
 	handler = brief(handler, c.Limits.BodyBytes, readHeaderTimeout)
 
 	mux := http.NewServeMux()
@@ -49,20 +49,6 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 		ok(w, req)
 	})
 	return &entrance{mux, handler, c.Cache.HasSynced, c.metrics, c.Log}
-}
-
-// understood says what a path means. One that means nothing, such as a watch of nothing, is a path as any other, so that
-// whoever asks for it has to be somebody before being told that it does not exist.
-func understood(next http.Handler) http.Handler {
-	meaning := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		info, err := meaning.NewRequestInfo(req)
-		if err != nil {
-			info = &request.RequestInfo{Path: req.URL.Path, Verb: strings.ToLower(req.Method)}
-		}
-		visitOf(req.Context()).info = info
-		next.ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
-	})
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }

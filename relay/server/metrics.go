@@ -4,6 +4,7 @@
 package server
 
 import (
+	stdlog "log" //nolint:depguard // http.Server takes no other logger
 	"net/http"
 	"time"
 
@@ -126,10 +127,10 @@ func knownVerb(verb string) string {
 }
 
 // metricsServer serves the metrics, without TLS and to everybody: it is for an address that only the cluster reaches.
-func metricsServer(gatherer prometheus.Gatherer) *http.Server {
+func metricsServer(gatherer prometheus.Gatherer, log *stdlog.Logger) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	return &http.Server{
-		Handler: mux, ReadTimeout: readHeaderTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: mux, ErrorLog: log, ReadTimeout: readHeaderTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 	}
 }

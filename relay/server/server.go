@@ -65,7 +65,7 @@ func (c *Config) Complete() (*Server, error) {
 		},
 	}
 	if c.MetricsListener != nil {
-		s.metrics = metricsServer(c.Metrics)
+		s.metrics = metricsServer(c.Metrics, s.http.ErrorLog)
 	}
 	return s, nil
 }
@@ -122,7 +122,7 @@ func (s *Server) shutdown(ctx context.Context) error {
 // Addr is where the Server listens.
 func (s *Server) Addr() net.Addr { return s.config.Listener.Addr() }
 
-// logWriter passes on what the HTTP server says about connections: bad handshakes, mostly.
+// logWriter passes on what an HTTP server says about connections: bad handshakes, mostly. It may quote what the peer sent.
 type logWriter struct {
 	log    logrus.FieldLogger
 	errors prometheus.Counter
@@ -130,6 +130,6 @@ type logWriter struct {
 
 func (w logWriter) Write(p []byte) (int, error) {
 	w.errors.Inc()
-	w.log.Debug(strings.TrimSpace(string(p)))
+	w.log.Debug(short(strings.TrimSpace(string(p))))
 	return len(p), nil
 }

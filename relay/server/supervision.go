@@ -41,7 +41,7 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 		stop := every(ctx, c.RecheckInterval, func() {
 			if err := c.mayStill(ctx, v); err != nil {
 				m.watchesRevoked.Inc()
-				c.Log.WithError(err).WithFields(logrus.Fields{"user": user, "client": req.RemoteAddr, "path": req.URL.Path}).
+				c.Log.WithError(err).WithFields(logrus.Fields{"user": user, "client": req.RemoteAddr, "path": short(req.URL.Path)}).
 					Info("a watch ends because its user may not watch any more")
 				cancel()
 			}

@@ -1,0 +1,70 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	internalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/relay/registry"
+)
+
+// understood says what a request means. The deprecated paths that name their verb are not served: kube-apiserver authorizes
+// them without their selectors, and every client that is in use asks with ?watch=true.
+func understood(next http.Handler) http.Handler {
+	meaning := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		info, err := meaning.NewRequestInfo(decodable(req))
+		if err != nil || namesVerb(info) {
+			visitOf(req.Context()).rejection = "path"
+			registry.WriteError(w, req, noSuchPath())
+			return
+		}
+		visitOf(req.Context()).info = info
+		next.ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
+	})
+}
+
+// noSuchPath is the answer to paths that name their verb.
+func noSuchPath() error {
+	err := apierrors.NewGenericServerResponse(http.StatusNotFound, "get", schema.GroupResource{}, "", "", 0, false)
+	err.ErrStatus.Message = "the relay serves no paths that begin with watch or proxy: ask for the list with ?watch=true"
+	return err
+}
+
+// namesVerb says whether a path names its verb before its resource, as /api/v1/watch/services does.
+func namesVerb(info *request.RequestInfo) bool {
+	if !info.IsResourceRequest {
+		return false
+	}
+	at := 3 // /apis/GROUP/VERSION/
+	if info.APIPrefix == "api" {
+		at = 2
+	}
+	segments := strings.Split(strings.Trim(info.Path, "/"), "/")
+	return len(segments) > at && (segments[at] == "watch" || segments[at] == "proxy")
+}
+
+// decodable returns a request whose query can be decoded: NewRequestInfo logs one that cannot be with all that is in it. Of
+// such a query it reads whether to watch and no more, so that is what is left of it. The API itself answers it with 400.
+func decodable(req *http.Request) *http.Request {
+	query := req.URL.Query()
+	if internalversionscheme.ParameterCodec.DecodeParameters(query, metav1.SchemeGroupVersion, &internalversion.ListOptions{}) == nil {
+		return req
+	}
+	plain, url := *req, *req.URL
+	plain.URL, url.RawQuery = &url, ""
+	if values := query["watch"]; len(values) > 0 && values[0] != "0" && !strings.EqualFold(values[0], "false") {
+		url.RawQuery = "watch=true"
+	}
+	return &plain
+}
