@@ -1,0 +1,160 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"crypto/x509/pkix"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+// tenant may do with the EndpointSlices of its namespace whatever RBAC can allow.
+const tenant = `
+apiVersion: v1
+kind: Node
+metadata: {name: node1}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: default, namespace: shop}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: tenant, namespace: shop}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: tenant, namespace: shop}
+rules: [{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: ["*"]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: tenant, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: tenant}
+subjects: [{kind: ServiceAccount, name: tenant, namespace: shop}]
+`
+
+// workload is a Service with a selector and its pod, but for the pod's status.
+const workload = `
+apiVersion: v1
+kind: Service
+metadata: {name: picked, namespace: shop}
+spec: {selector: {app: picked}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: picked, namespace: shop, labels: {app: picked}}
+spec: {nodeName: node1, automountServiceAccountToken: false, containers: [{name: c, image: none}]}
+`
+
+// handmade is a slice that leads to an address that is no pod's.
+const handmade = `
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: NAME, namespace: shop, labels: {LABELS}}
+addressType: IPv4
+ports: [{port: 53}]
+endpoints: [{addresses: [8.8.8.8]}]
+`
+
+const (
+	ofPicked     = "kubernetes.io/service-name: picked"
+	byController = "endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io"
+)
+
+// What proves to gateways that endpoints are pods is written by the EndpointSlice controller and by no tenant.
+func TestEndpointSlicesAreTheControllers(t *testing.T) {
+	p := startControlPlane(t)
+	testenv.RequireTool(t, filepath.Join(p.tools, "kube-controller-manager"))
+	p.kubectl("create", "namespace", "shop")
+	p.write("tenant.yaml", []byte(tenant))
+	p.kubectl("apply", "--filename", p.path("tenant.yaml"))
+	if out := p.kubectl("apply", "--filename=../../relay/manifests/endpointslices.yaml", "--validate=strict"); strings.Contains(out, "Warning") {
+		t.Errorf("the cluster has something against the policy:\n%s", out)
+	}
+	token := p.kubectl("--namespace=shop", "create", "token", "tenant")
+	as := func(args ...string) (string, error) {
+		return p.kubectlAs(append([]string{"--server", clusterURL, "--token", token, "--namespace=shop"}, args...)...)
+	}
+	file := func(name, labels string) string {
+		p.write(name+".yaml", []byte(strings.NewReplacer("NAME", name, "LABELS", labels).Replace(handmade)))
+		return p.path(name + ".yaml")
+	}
+	refused := func(out string, err error) bool {
+		return err != nil && strings.Contains(out, "smartnat-endpointslices") && strings.Contains(out, "written by that controller alone")
+	}
+	// The policy is in force a moment after it was made.
+	p.eventually("the policy to be in force", func() bool {
+		return refused(as("create", "--dry-run=server", "--filename", file("forged", ofPicked+", "+byController)))
+	})
+
+	startControllers(p)
+	p.write("workload.yaml", []byte(workload))
+	p.kubectl("apply", "--filename", p.path("workload.yaml"))
+	p.kubectl("--namespace=shop", "patch", "pod", "picked", "--subresource=status", "--type=merge", "--patch",
+		`{"status": {"phase": "Running", "podIP": "10.244.1.9", "podIPs": [{"ip": "10.244.1.9"}], "conditions": [{"type": "Ready", "status": "True"}]}}`)
+	addresses := func() string {
+		return p.kubectl("--namespace=shop", "get", "endpointslices", "--selector=kubernetes.io/service-name=picked,endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io",
+			"-o", "jsonpath={.items[*].endpoints[*].addresses[*]}")
+	}
+	p.eventually("the controller to say where the pod is", func() bool { return addresses() == "10.244.1.9" })
+	slice := p.kubectl("--namespace=shop", "get", "endpointslices", "--selector=kubernetes.io/service-name=picked", "-o", "name")
+
+	if out, err := as("create", "--filename", file("own", ofPicked)); err != nil {
+		t.Fatalf("a slice without the label: %v, %s", err, out)
+	}
+	for _, try := range [][]string{
+		{"a slice with the label", "create", "--filename", file("forged", ofPicked+", "+byController)},
+		{"the label on a slice", "label", "endpointslice/own", strings.Replace(byController, ": ", "=", 1)},
+		{"the label off a slice", "label", slice, "endpointslice.kubernetes.io/managed-by-"},
+		{"another manager", "label", "--overwrite", slice, "endpointslice.kubernetes.io/managed-by=me"},
+		{"another Service", "label", "--overwrite", slice, "kubernetes.io/service-name=web"},
+		{"another endpoint", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "8.8.8.8"}]`},
+		{"one more endpoint", "patch", slice, "--type=json", "--patch", `[{"op": "add", "path": "/endpoints/-", "value": {"addresses": ["8.8.8.8"]}}]`},
+		{"an endpoint that is ready", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/conditions", "value": {"ready": false}}]`},
+		{"another port", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/ports/0/port", "value": 10250}]`},
+		{"no ports", "patch", slice, "--type=json", "--patch", `[{"op": "remove", "path": "/ports"}]`},
+		{"a slice by server-side apply", "apply", "--server-side", "--filename", file("applied", ofPicked+", "+byController)},
+	} {
+		if out, err := as(try[1:]...); !refused(out, err) {
+			t.Errorf("%s: %v, %s", try[0], err, out)
+		}
+	}
+	for _, try := range [][]string{
+		{"a slice of another manager", "create", "--filename", file("mine", ofPicked+", endpointslice.kubernetes.io/managed-by: me")},
+		{"endpoints of one's own slice", "patch", "endpointslice/own", "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "9.9.9.9"}]`},
+		{"an annotation", "annotate", slice, "a=b"},
+		{"no owner", "patch", slice, "--type=json", "--patch", `[{"op": "remove", "path": "/metadata/ownerReferences"}]`},
+		{"deletion", "delete", slice},
+	} {
+		if out, err := as(try[1:]...); err != nil {
+			t.Errorf("%s: %v, %s", try[0], err, out)
+		}
+	}
+	p.eventually("the controller to say it again", func() bool { return addresses() == "10.244.1.9" })
+}
+
+// startControllers starts kube-controller-manager with the controller of EndpointSlices, under its own ServiceAccount.
+func startControllers(p *controlPlane) {
+	p.t.Helper()
+	p.issue("controllers", pkix.Name{CommonName: "system:kube-controller-manager"})
+	config := clientcmdapi.NewConfig()
+	config.Clusters["cluster"] = &clientcmdapi.Cluster{Server: clusterURL, CertificateAuthority: p.path("ca.crt")}
+	config.AuthInfos["user"] = &clientcmdapi.AuthInfo{ClientCertificate: p.path("controllers.crt"), ClientKey: p.path("controllers.key")}
+	config.Contexts["context"] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: "user"}
+	config.CurrentContext = "context"
+	if err := clientcmd.WriteToFile(*config, p.path("controllers.kubeconfig")); err != nil {
+		p.t.Fatal(err)
+	}
+	p.start("kube-controller-manager", "--kubeconfig", p.path("controllers.kubeconfig"), "--controllers=endpointslice-controller",
+		"--leader-elect=false", "--use-service-account-credentials", "--secure-port=0", "--profiling=false")
+}
