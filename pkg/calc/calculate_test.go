@@ -140,6 +140,9 @@ func render(state gateway.State, findings []calc.Finding) string {
 	if state.ClampMSS {
 		fmt.Fprintln(&b, "clamp MSS")
 	}
+	if p := state.MasqueradePorts; p != config.Default().MasqueradePorts.PortRange {
+		fmt.Fprintf(&b, "masquerade ports %s\n", p)
+	}
 	if state.ForwardedOnly {
 		fmt.Fprintln(&b, "forwarded only")
 	}

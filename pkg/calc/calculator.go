@@ -89,6 +89,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	c.aboutHost = aboutHost
 	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
+	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
 
 	facts := newFacts(host, c.cfg, uplinks)
 	elsewhere = !facts.equal(c.facts)

@@ -22,6 +22,9 @@ type Config struct {
 	ServiceRoutes []gateway.ServiceRoute
 	// Masquerade hides the clients' addresses from the pods, where a Mapping does not say; true by default.
 	Masquerade bool
+	// MasqueradePorts are the ports that masqueraded connections come from. Where it is empty ("keep") the kernel chooses: a
+	// source port below 512 stays below 512, one below 1024 stays in 600-1023, and those run out first. 1024-65535 by default.
+	MasqueradePorts SourcePorts
 	// ClampMSS lowers the segment size of forwarded TCP connections to what the path takes; false by default.
 	ClampMSS bool `mapstructure:"clampMSS"`
 	// ForwardedOnly leaves alone the connections that this host itself opens to external addresses, which are translated as

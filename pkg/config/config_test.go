@@ -39,6 +39,7 @@ uplinks:
 serviceRoutes:
 - {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
 masquerade: false
+masqueradePorts: 20000-29999
 clampMSS: true
 forwardedOnly: true
 maxPortsPerMapping: 1000
@@ -64,6 +65,7 @@ func wholeConfig() Config {
 			{Interface: "wan*", GatewayOffset: 1},
 		},
 		ServiceRoutes:      []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{ip("10.10.0.11"), ip("10.10.0.12")}}},
+		MasqueradePorts:    SourcePorts{gateway.PortRange{First: 20000, Last: 29999}},
 		ClampMSS:           true,
 		ForwardedOnly:      true,
 		MaxPortsPerMapping: 1000,
@@ -101,6 +103,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 			{interface: "wan*", gatewayOffset: 1}]`,
 		"SMARTNAT_SERVICEROUTES":           "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
 		"SMARTNAT_MASQUERADE":              "false",
+		"SMARTNAT_MASQUERADEPORTS":         "20000-29999",
 		"SMARTNAT_CLAMPMSS":                "true",
 		"SMARTNAT_FORWARDEDONLY":           "true",
 		"SMARTNAT_MAXPORTSPERMAPPING":      "1000",
@@ -176,7 +179,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -191,7 +194,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},
@@ -258,6 +261,9 @@ func TestValidate(t *testing.T) {
 		{"standbyAddresses: [127.0.0.1, 10.0.0.1, 10.0.0.1, '::ffff:10.0.0.2']", []string{"standbyAddresses[0]", "standbyAddresses[2]", "standbyAddresses[3]"}},
 		{"resync: 10ms", []string{"resync"}},
 		{"maxPortsPerMapping: -1", []string{"maxPortsPerMapping"}},
+		{"masqueradePorts: 1024-70000", []string{"masqueradePorts"}},
+		{"masqueradePorts: 2000-1000", []string{"masqueradePorts"}},
+		{"masqueradePorts: 0-1000", []string{"masqueradePorts"}},
 		{"stateDir: state", []string{"stateDir"}},
 		{"runtimeDir: ''", []string{"runtimeDir"}},
 		{"iptables: {backend: nftables, lockTimeout: -1s}", []string{"iptables.backend", "iptables.lockTimeout"}},

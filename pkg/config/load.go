@@ -41,9 +41,11 @@ type uplink struct {
 func Default() Config {
 	return Config{
 		Masquerade: true,
-		Resync:     5 * time.Minute,
-		StateDir:   "/var/lib/smartnat",
-		RuntimeDir: "/run/smartnat",
+		// Not those below: few are left for clients that come from one of them, such as syslog's 514.
+		MasqueradePorts: SourcePorts{gateway.PortRange{First: 1024, Last: 65535}},
+		Resync:          5 * time.Minute,
+		StateDir:        "/var/lib/smartnat",
+		RuntimeDir:      "/run/smartnat",
 
 		StartTimeout: 30 * time.Second,
 
@@ -139,6 +141,10 @@ func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
 	case to == reflect.TypeFor[time.Duration]():
 		d, err := time.ParseDuration(fmt.Sprint(data))
 		return d, want(err, data, "a duration such as 30s or 5m")
+	case to == reflect.TypeFor[SourcePorts]():
+		var ports SourcePorts
+		err := ports.UnmarshalText([]byte(fmt.Sprint(data)))
+		return ports, want(err, data, "a range of ports such as 1024-65535, or "+keepSourcePorts)
 	case !isText:
 		return data, nil
 	case to == reflect.TypeFor[netip.Addr]():

@@ -154,6 +154,9 @@ type State struct {
 	ClampMSS bool
 	// ForwardedOnly leaves alone the connections that the host itself opens.
 	ForwardedOnly bool
+	// MasqueradePorts are the source ports of masqueraded connections; empty leaves them to the kernel, which keeps a port below
+	// 512 below 512, and one below 1024 in 600-1023 (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c).
+	MasqueradePorts PortRange
 }
 
 // Away is what nothing is done for but to let connections be that it would make: an address that leaves, as an IPv6 one does

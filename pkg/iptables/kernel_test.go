@@ -180,6 +180,7 @@ func (k kernel) state() gateway.State {
 		state.Egresses = append(state.Egresses, e)
 	}
 	state.ClampMSS = true
+	state.MasqueradePorts = gateway.PortRange{First: 1024, Last: 65535}
 	return state
 }
 

@@ -94,6 +94,11 @@ var spellings = []struct {
 	{name: "source translated over IPv6", family: IPv6, rule: Rule{Target: Target{Verb: TranslateSource, Address: netip.MustParseAddr("2001:db8::1")}},
 		text: "-j SNAT --to-source 2001:db8::1"},
 	{name: "masquerade", rule: Rule{Target: Target{Verb: Masquerade, RandomFully: true}}, text: "-j MASQUERADE --random-fully"},
+	{
+		name: "masquerade to a range of ports",
+		rule: Rule{Protocol: gateway.UDP, Target: Target{Verb: Masquerade, Ports: gateway.PortRange{First: 1024, Last: 65535}, RandomFully: true}},
+		text: "-p udp -j MASQUERADE --to-ports 1024-65535 --random-fully",
+	},
 }
 
 func TestSpelling(t *testing.T) {
@@ -143,7 +148,7 @@ func TestWhatWeNeverSayIsForeign(t *testing.T) {
 		{text: "-p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.1-10.0.0.9:80"},
 		{text: "-p tcp -m tcp --dport 80 -j DNAT --to-destination :80"},
 		{text: "-j DNAT --to-destination 10.0.0.1 --random"},
-		{text: "-j MASQUERADE --to-ports 1-2"},
+		{text: "-j MASQUERADE --to-ports 1-2 --random"},
 		{text: "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff"},
 		{text: "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xff"},
 		{text: "-j MARK --set-xmark 0x3/0x1"},

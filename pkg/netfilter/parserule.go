@@ -227,6 +227,9 @@ func (r *ruleParser) target(verb Verb, name string) bool {
 		t.Verb = Return
 	case "MASQUERADE":
 		t.Verb = Masquerade
+		if value := r.value("--to-ports"); value != "" && !ports(&t.Ports, value, "-") {
+			return false
+		}
 		t.RandomFully = r.flag("--random-fully")
 	case "TCPMSS":
 		t.Verb = ClampMSS

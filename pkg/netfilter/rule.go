@@ -172,7 +172,8 @@ type Target struct {
 	Mark gateway.Mark
 	// Address is where Translate leads, and where packets come from after TranslateSource.
 	Address netip.Addr
-	// Ports is the port, or the range, that Translate leads to; zero keeps the packet's port.
+	// Ports is the port, or the range, that Translate leads to; zero keeps the packet's port. For Masquerade it is the range of
+	// source ports; zero leaves them to the kernel. It needs the rule's Protocol.
 	Ports gateway.PortRange
 	// BasePort is set when a packet to port p goes to Ports.First+p-BasePort ("--to-destination 10.0.0.1:8000-8009/20000").
 	BasePort uint16

@@ -168,6 +168,10 @@ func (t *Target) append(w *words) {
 		t.appendRandomFully(w)
 	case Masquerade:
 		w.word("-j MASQUERADE")
+		if t.Ports != (gateway.PortRange{}) {
+			w.word("--to-ports")
+			w.ports(t.Ports, '-')
+		}
 		t.appendRandomFully(w)
 	case SetMark:
 		w.operand("-j MARK --set-xmark", t.Mark)

@@ -33,6 +33,7 @@ const (
 	podsChain        = "PODS"
 	servicesChain    = "SERVICES"
 	keepSourceChain  = "KEEP-SOURCE"
+	masqueradeChain  = "MASQUERADE"
 	postroutingChain = "POSTROUTING"
 	markDropChain    = "MARK-DROP"
 	markRejectChain  = "MARK-REJECT"
@@ -236,14 +237,27 @@ func (b *builder) fixed() {
 		b.hook("OUTPUT", servicesChain)
 	}
 	b.hook("POSTROUTING", postroutingChain)
-	masquerade := netfilter.Rule{
-		ConnMark: b.opts.Ownership.Masquerade(),
-		Target:   netfilter.Target{Verb: netfilter.Masquerade, RandomFully: b.opts.RandomFully},
-	}
+	masquerade := netfilter.Rule{ConnMark: b.opts.Ownership.Masquerade(), Target: b.masquerade()}
 	b.chain(postroutingChain, append([]netfilter.Rule{masquerade}, b.translateEgress()...)...)
 	b.chain(markDropChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.opts.Ownership.Drop()}})
 	b.chain(markRejectChain, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.SetMark, Mark: b.opts.Ownership.Reject()}})
 	b.keepSource()
+}
+
+// masquerade returns what masquerades. The kernel takes a range of source ports for one protocol at a time.
+func (b *builder) masquerade() netfilter.Target {
+	anyPort := netfilter.Target{Verb: netfilter.Masquerade, RandomFully: b.opts.RandomFully}
+	if b.state.MasqueradePorts == (gateway.PortRange{}) {
+		return anyPort
+	}
+	inRange := anyPort
+	inRange.Ports = b.state.MasqueradePorts
+	var rules []netfilter.Rule
+	for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
+		rules = append(rules, netfilter.Rule{Protocol: p, Target: inRange})
+	}
+	b.chain(masqueradeChain, append(rules, netfilter.Rule{Target: anyPort})...)
+	return b.goTo(masqueradeChain)
 }
 
 // services leads to the trees of ports.

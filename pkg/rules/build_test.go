@@ -125,7 +125,7 @@ var scenarios = []struct {
 		shifted.Affinity, shifted.Shift, shifted.Masquerade = 10*time.Minute, true, false
 		single := forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53))
 		single.Affinity = time.Hour
-		return gateway.State{Uplinks: uplinks, ClampMSS: true, Forwards: sorted([]*gateway.Forward{
+		return gateway.State{Uplinks: uplinks, ClampMSS: true, MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535}, Forwards: sorted([]*gateway.Forward{
 			client, shifted, single, forward(family, 1, gateway.TCP, 80, 80, backends(family, 40, 8080)),
 		})}
 	}},

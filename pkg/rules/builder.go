@@ -42,7 +42,7 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 
 	now := memory{
 		forwards: run.forwards, uplinks: state.Uplinks, egresses: state.Egresses, clampMSS: state.ClampMSS,
-		forwardedOnly: state.ForwardedOnly, built: true, sources: was.sources,
+		forwardedOnly: state.ForwardedOnly, masqueradePorts: state.MasqueradePorts, built: true, sources: was.sources,
 	}
 	var nat change
 	if was.sameHost(&now) {

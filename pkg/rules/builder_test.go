@@ -34,6 +34,7 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 		return next
 	case 4, 5, 6:
 		next.ClampMSS = !next.ClampMSS
+		next.MasqueradePorts = gateway.PortRange{First: 1024, Last: 65535 - uint16(random.IntN(2))}
 		return next
 	case 7, 8:
 		next.ForwardedOnly = !next.ForwardedOnly

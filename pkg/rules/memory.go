@@ -22,6 +22,8 @@ type memory struct {
 	clampMSS bool
 	// forwardedOnly is the State's.
 	forwardedOnly bool
+	// masqueradePorts are the State's.
+	masqueradePorts gateway.PortRange
 
 	mangle, filter netfilter.Table
 	// nat are the chains of the nat table that have nothing to do with forwards, services those that lead to the trees, table
@@ -80,7 +82,7 @@ func (s spans) all(before, now int) bool { return before == now && (now == 0 || 
 
 // sameHost tells whether all else that the rules are made of is as it was.
 func (m *memory) sameHost(now *memory) bool {
-	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly &&
+	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly && m.masqueradePorts == now.masqueradePorts &&
 		slices.EqualFunc(m.uplinks, now.uplinks, func(x, y gateway.Uplink) bool { return x.Link == y.Link && x.Number == y.Number }) &&
 		slices.EqualFunc(m.egresses, now.egresses, func(x, y gateway.Egress) bool {
 			return x.Address == y.Address && x.Uplink == y.Uplink && x.Owner == y.Owner && same(x.Sources, y.Sources)
