@@ -81,7 +81,7 @@ func TestAtTheStart(t *testing.T) {
 
 func TestWhatIsToldIsCounted(t *testing.T) {
 	m := New("1.2.3", &fakeGateway{
-		Ready: true, Turned: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7}, CertificateEnds: at(1000),
+		Ready: true, Turned: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7, Rejected: 3}, CertificateEnds: at(1000),
 	})
 	forward := func(owner string, port uint16) *gateway.Forward {
 		return &gateway.Forward{Owner: owner, Frontend: gateway.Frontend{

@@ -53,6 +53,7 @@ var (
 	connected     = describe("source_connected", "1 while the source of objects can be read: the relay, the cluster or the files.")
 	lastContact   = describe("source_last_contact_timestamp_seconds", "When the source of objects last answered.")
 	failures      = describe("source_request_failures_total", "Requests to the source of objects that failed, and were made again.")
+	rejected      = describe("source_objects_rejected_total", "Objects that were read and left out, as no API server would have stored their names or texts: the log names them.")
 	fromDisk      = describe("source_restored", "1 while the objects in effect are those that were saved before the start, as the source has not been read since.")
 	savedAt       = describe("source_restored_saved_timestamp_seconds", "When the objects that were restored had been saved, 0 while none are in effect.")
 	certificate   = describe("client_certificate_expiration_timestamp_seconds", "When the client certificate ends that is shown to the source of objects.")
@@ -73,7 +74,7 @@ type scrape struct {
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		buildInfo, ready, degraded, workerTurned, queueDepth, connected, lastContact, failures, fromDisk, savedAt, certificate,
+		buildInfo, ready, degraded, workerTurned, queueDepth, connected, lastContact, failures, rejected, fromDisk, savedAt, certificate,
 		frontends, mappings, programmed, withFindings, findingsCount,
 	} {
 		to <- d
@@ -94,6 +95,7 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	gauge(connected, oneIf(now.Synced && !now.Contact.Lost))
 	gauge(lastContact, timestamp(now.Contact.Last))
 	to <- prometheus.MustNewConstMetric(failures, prometheus.CounterValue, float64(now.Contact.Failures))
+	to <- prometheus.MustNewConstMetric(rejected, prometheus.CounterValue, float64(now.Contact.Rejected))
 	gauge(fromDisk, oneIf(!now.Restored.IsZero()))
 	gauge(savedAt, timestamp(now.Restored))
 	if !now.CertificateEnds.IsZero() {

@@ -16,9 +16,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 const (
@@ -33,6 +35,9 @@ type Saved struct {
 	Origin []string
 	// At is when it was saved.
 	At time.Time
+	// Rejected says of each object that was in the file, and that no API server would have stored, on a line which it is and
+	// why. The Snapshot is without them.
+	Rejected []string
 }
 
 // From reports whether it came from one of the servers.
@@ -114,7 +119,7 @@ func decode(text []byte) (Saved, error) {
 		if err := json.Unmarshal(text, &l); err != nil {
 			return Saved{}, fmt.Errorf("holds no object in line %d: %w", n+1, err)
 		}
-		saved.add(l)
+		saved.admit(l)
 	}
 	if n != e.Objects {
 		return Saved{}, fmt.Errorf("holds %d objects, must hold %d", n, e.Objects)
@@ -122,15 +127,25 @@ func decode(text []byte) (Saved, error) {
 	return saved, nil
 }
 
-func (s *Saved) add(l line) {
+// admit takes over the object of a line, unless no API server would have stored it: a good checksum says that we wrote the
+// file, and not that we should have.
+func (s *Saved) admit(l line) {
 	switch {
-	case l.Mapping != nil:
+	case l.Mapping != nil && s.admits(l.Mapping):
 		s.Mappings = append(s.Mappings, l.Mapping)
-	case l.Service != nil:
+	case l.Service != nil && s.admits(l.Service):
 		s.Services = append(s.Services, l.Service)
-	case l.EndpointSlice != nil:
+	case l.EndpointSlice != nil && s.admits(l.EndpointSlice):
 		s.EndpointSlices = append(s.EndpointSlices, l.EndpointSlice)
 	}
+}
+
+func (s *Saved) admits(object metav1.Object) bool {
+	err := objects.Validate(object)
+	if err != nil {
+		s.Rejected = append(s.Rejected, fmt.Sprintf("%s: %v", objects.ID(object), err))
+	}
+	return err == nil
 }
 
 // cutLast cuts off the last line, which ends the text.

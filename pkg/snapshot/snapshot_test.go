@@ -222,6 +222,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
+		saved.Rejected = nil
 		again, err := decode(text(t, saved))
 		if err != nil {
 			t.Fatal(err)
@@ -247,4 +248,35 @@ func TestOutdated(t *testing.T) {
 		}
 	}
 	expectLoaded(t, file, example())
+}
+
+// TestObjectsThatNoAPIServerStored are left out of a file that is whole, and named on a line; the others are used.
+func TestObjectsThatNoAPIServerStored(t *testing.T) {
+	bad := example()
+	for i := range 2 {
+		m := bad.Mappings[0].DeepCopy()
+		m.Name = []string{"x\nCOMMIT\n", "Echo"}[i]
+		bad.Mappings = append(bad.Mappings, m)
+	}
+	o, e := bad.Services[0].DeepCopy(), bad.EndpointSlices[0].DeepCopy()
+	o.Spec.Ports[0].Name, e.Namespace = "\x1b[2J", "a/b"
+	bad.Services, bad.EndpointSlices = append(bad.Services, o), append(bad.EndpointSlices, e)
+	file := fileAt(t, filepath.Join(t.TempDir(), "objects.jsonl"))
+	if err := file.Save(bad); err != nil {
+		t.Fatal(err)
+	}
+	got, err := file.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{`Mapping "default/x\nCOMMIT\n": metadata.name`, `Mapping "default/Echo": metadata.name`,
+		`Service "default/echo": spec.ports.name`, `EndpointSlice "a/b/echo": metadata.namespace`} {
+		if i >= len(got.Rejected) || !strings.HasPrefix(got.Rejected[i], want) || strings.Contains(got.Rejected[i], "\n") {
+			t.Errorf("%q were rejected, want %s", got.Rejected, want)
+		}
+	}
+	got.Rejected = nil
+	if diff := cmp.Diff(example(), got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }

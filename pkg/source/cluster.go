@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -23,6 +24,7 @@ type cluster struct {
 	informers []cache.SharedIndexInformer
 	handlers  []cache.DoneChecker
 	store     store
+	door      door
 	synced    atomic.Bool
 	changed   func()
 	contact   *contact
@@ -39,7 +41,7 @@ func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*clus
 		return nil, fmt.Errorf("source: %w", err)
 	}
 	log = log.WithField("server", cfg.Host)
-	c := &cluster{changed: changed, contact: newContact(log), log: log}
+	c := &cluster{changed: changed, contact: newContact(log), door: door{log: log}, log: log}
 	for _, r := range resources() {
 		client, err := newResourceClient(cfg, httpClient, codecs, r, c.contact)
 		if err != nil {
@@ -88,14 +90,22 @@ func unlessKnown(known cache.Store, current any) any {
 	return current
 }
 
+// set takes over an object. One that is rejected is not there, whatever it said before.
 func (c *cluster) set(object any) {
-	c.store.set(object)
+	if meta, ok := object.(metav1.Object); ok && c.door.admits(meta) {
+		c.store.set(object)
+	} else {
+		c.store.remove(object)
+	}
 	c.event()
 }
 
 func (c *cluster) remove(object any) {
 	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = last.Obj
+	}
+	if meta, ok := object.(metav1.Object); ok {
+		c.door.forget(meta)
 	}
 	c.store.remove(object)
 	c.event()
@@ -130,4 +140,8 @@ func (c *cluster) HasSynced() bool { return c.synced.Load() }
 func (c *cluster) Snapshot() calc.Snapshot { return c.store.snapshot() }
 
 // Contact implements Source.
-func (c *cluster) Contact() Contact { return c.contact.get() }
+func (c *cluster) Contact() Contact {
+	contact := c.contact.get()
+	contact.Rejected = c.door.count()
+	return contact
+}

@@ -361,3 +361,41 @@ func TestStrip(t *testing.T) {
 		})
 	}
 }
+
+// TestObjectsThatNoAPIServerStored are rejected, counted at each event, and logged once; what else there is stays.
+func TestObjectsThatNoAPIServerStored(t *testing.T) {
+	const injection = `x\nCOMMIT\n*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n*nat\n#`
+	server := newStub(t, true)
+	server.add("mappings", echoMapping)
+	server.add("mappings", strings.Replace(echoMapping, `"name":"echo"`, `"name":"`+injection+`"`, 1))
+	server.add("services", echoService)
+	server.add("services", strings.Replace(echoService, `"namespace":"default"`, `"namespace":"a/b"`, 1))
+	server.add("endpointslices", echoSlice)
+	var changes atomic.Int64
+	source, hook := startRelay(t, server, func() { changes.Add(1) })
+	eventually(t, "synced", source.HasSynced)
+	const good = "Mapping echo, Service echo, EndpointSlice echo-1"
+	if got := names(source.Snapshot()); got != good || source.Contact().Rejected != 2 {
+		t.Errorf("snapshot holds %s and %d were rejected, want %s and 2", got, source.Contact().Rejected, good)
+	}
+	eventually(t, "EndpointSlices watched", func() bool { return server.watched("endpointslices") })
+	for n, address := range []string{"10.244.1.11", "10.244.1.12"} {
+		seen := changes.Load()
+		bad := strings.Replace(echoSlice, `"kubernetes.io/service-name":"echo"`, `"kubernetes.io/service-name":"e\nc"`, 1)
+		server.send("MODIFIED", "endpointslices", strings.Replace(bad, "10.244.1.10", address, 1))
+		eventually(t, "told", func() bool { return changes.Load() > seen })
+		if got, want := names(source.Snapshot()), "Mapping echo, Service echo"; got != want || source.Contact().Rejected != int64(3+n) {
+			t.Errorf("snapshot holds %s and %d were rejected, want %s and %d", got, source.Contact().Rejected, want, 3+n)
+		}
+	}
+	server.send("MODIFIED", "endpointslices", echoSlice)
+	eventually(t, "right again", func() bool { return names(source.Snapshot()) == good })
+	if n := messages(hook, "no API server would have stored"); n != 3 {
+		t.Errorf("%d lines of rejected objects, want 3", n)
+	}
+	for _, entry := range hook.AllEntries() {
+		if line, err := entry.String(); err != nil || strings.Count(line, "\n") != 1 {
+			t.Errorf("error %v, logged %q", err, line)
+		}
+	}
+}

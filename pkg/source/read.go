@@ -24,6 +24,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // stdinPath stands for standard input, as it does for kubectl.
@@ -183,11 +184,19 @@ func (r *reader) add(place, kind string, object metav1.Object) {
 		return
 	}
 	object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
+	kept, ok := strip(object).(metav1.Object)
+	if !ok {
+		return // There is no such kind.
+	}
+	if err := objects.Validate(kept); err != nil {
+		r.errs = append(r.errs, fmt.Errorf("%s: %s: %w", place, objects.ID(object), err))
+		return
+	}
 	id := fmt.Sprintf("%s %s/%s", kind, object.GetNamespace(), object.GetName())
 	if first, twice := r.places[id]; twice {
 		r.errs = append(r.errs, fmt.Errorf("%s: %s is in %s already", place, id, first))
 		return
 	}
 	r.places[id] = place
-	r.objects.set(strip(object))
+	r.objects.set(kept)
 }

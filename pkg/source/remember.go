@@ -50,6 +50,8 @@ type Remembering struct {
 
 	mu       sync.Mutex
 	restored *snapshot.Saved
+	// rejected is how many objects that were saved no API server would have stored.
+	rejected int64
 	// outdated is set while what the source knows is newer than what is saved.
 	outdated bool
 }
@@ -124,6 +126,15 @@ func (r *Remembering) Restored() (at time.Time, restored bool) {
 		return time.Time{}, false
 	}
 	return r.restored.At, true
+}
+
+// Contact implements Source.
+func (r *Remembering) Contact() Contact {
+	contact := r.Source.Contact()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	contact.Rejected += r.rejected
+	return contact
 }
 
 // keep saves what changes, and restores it where it has to.
@@ -204,7 +215,11 @@ func (r *Remembering) restore() {
 		log.WithField("origin", saved.Origin).Warn("the cluster has not been read yet, and what is saved came from elsewhere: waiting for it")
 		return
 	}
+	for _, rejected := range saved.Rejected[:min(len(saved.Rejected), maxNamed)] {
+		log.WithField("object", rejected).Warn("rejected a saved object that no API server would have stored")
+	}
 	r.mu.Lock()
+	r.rejected = int64(len(saved.Rejected))
 	if !r.Source.HasSynced() {
 		r.restored = &saved
 	}

@@ -38,6 +38,8 @@ type Contact struct {
 	Last time.Time
 	// Failures counts the requests and readings that failed since the start.
 	Failures int64
+	// Rejected counts the objects that no API server would have stored, each time that one was read, since the start.
+	Rejected int64
 }
 
 // New returns the Source that the config names. It calls changed when the Snapshot has become whole, and whenever it differs
