@@ -159,7 +159,9 @@ func TestInjectionByName(t *testing.T) {
 	expectNoInjection(t, program)
 	program.end(t)
 	cleanup(t, configFile)
-	left := func(text string) string { return text[strings.Index(text, "-A INPUT"):strings.Index(text, "COMMIT\n*")] }
+	left := func(text string) string {
+		return text[strings.Index(text, "-A INPUT"):strings.Index(text, "COMMIT\n*")]
+	}
 	if got := output(t, "iptables-save"); strings.Contains(got, "SMARTNAT") || !strings.Contains(got, left(before)) {
 		t.Errorf("after the cleanup there is\n%s\nbefore all there was\n%s", got, before)
 	}

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -137,6 +138,65 @@ func TestOnlyOneRunsOnAHost(t *testing.T) {
 		t.Fatalf("after the first one ended: %v", err)
 	}
 	_ = second.Close()
+}
+
+// TestNoStrangerHoldsTheLock: a user who can read a file can lock it, and so can one who can put it there.
+func TestNoStrangerHoldsTheLock(t *testing.T) {
+	mode := func(path string) os.FileMode {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Mode().Perm()
+	}
+	for _, test := range []struct {
+		name string
+		// there is the mode of the folder before the start, 0 where there is none; other is a file in it.
+		there os.FileMode
+		other string
+		want  os.FileMode
+		err   string
+	}{
+		{name: "none", want: 0o700},
+		{name: "closed", there: 0o700, want: 0o700},
+		{name: "of an earlier version", there: 0o755, want: 0o700},
+		{name: "with what we make", there: 0o755, other: "sysctls.json", want: 0o700},
+		{name: "of a group", there: 0o770, want: 0o700},
+		{name: "with files of others", there: 0o755, other: "utmp", want: 0o755},
+		{name: "of everybody", there: 0o777, err: "is writable by every user"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "run")
+			file := filepath.Join(dir, "smartnatd.pid")
+			if test.there != 0 {
+				if err := errors.Join(os.Mkdir(dir, test.there), os.Chmod(dir, test.there), os.WriteFile(file, nil, 0o644), os.Chmod(file, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.other != "" {
+				if err := os.WriteFile(filepath.Join(dir, test.other), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lock, err := lockInstance(dir)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Errorf("error %v, want one that it %s", err, test.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Close()
+			if got := mode(dir); got != test.want {
+				t.Errorf("the folder has mode %o, want %o", got, test.want)
+			}
+			if got := mode(file); got != 0o600 {
+				t.Errorf("the file has mode %o, want 600", got)
+			}
+		})
+	}
 }
 
 func linesWith(text, part string) int {

@@ -208,7 +208,7 @@ func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 		logged string
 	}{
 		{"a full disk", func(t *testing.T, runtimeDir string) {
-			if err := unix.Mount("disk", runtimeDir, "tmpfs", 0, "size=4k"); err != nil {
+			if err := unix.Mount("disk", runtimeDir, "tmpfs", 0, "size=4k,mode=755"); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = unix.Unmount(runtimeDir, unix.MNT_DETACH) })

@@ -72,7 +72,7 @@ func syncFolder(path string) error {
 func (f File) SetOutdated(outdated bool) (err error) {
 	if !outdated {
 		err = ignoreMissing(os.Remove(f.outdated))
-	} else if err = os.MkdirAll(filepath.Dir(f.outdated), 0o755); err == nil {
+	} else if err = os.MkdirAll(filepath.Dir(f.outdated), 0o700); err == nil {
 		err = os.WriteFile(f.outdated, nil, 0o600)
 	}
 	if err != nil {

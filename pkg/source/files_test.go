@@ -76,6 +76,8 @@ func TestReadFilesNamesWhatIsWrong(t *testing.T) {
 			[]string{`stdin: document 1: item 1: no kind "Pod" is registered for version "v1"`}},
 		{"no kind", "metadata: {name: x}\n", []string{"stdin: document 1: kind is missing; must be Mapping"}},
 		{"no name", strings.Replace(mappingYAML, "name: echo", "labels: {}", 1), []string{"stdin: document 1: metadata.name: the Mapping must have a name"}},
+		{"a name of several lines", strings.Replace(mappingYAML, "name: echo", `name: "x\nCOMMIT\x1b"`, 1),
+			[]string{`stdin: document 1: Mapping "default/x\nCOMMIT\x1b": metadata.name: "x\nCOMMIT\x1b": a lowercase RFC 1123 subdomain`}},
 		{"twice", mappingYAML + "---\n" + mappingYAML, []string{"stdin: document 2: Mapping default/echo is in stdin: document 1 already"}},
 		{"wrong type", strings.Replace(mappingYAML, "port: 80", "port: http", 1), []string{"stdin: document 1: "}},
 		{"several", "kind: X\n---\nkind: Z\n", []string{"stdin: document 1: apiVersion is missing", "stdin: document 2: apiVersion is missing"}},
