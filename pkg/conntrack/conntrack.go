@@ -48,7 +48,7 @@ func (c *Client) Owes() bool { return len(c.owed) > 0 && time.Since(c.looked) >=
 // TCP to backends that went is looked at once in a while where they go all the time: Owes says when.
 func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
 	changed := c.take(changedSince(since, state), time.Now())
-	if len(changed.stale)+len(changed.missed) == 0 {
+	if len(changed.stale)+len(changed.missed)+len(changed.leaving) == 0 {
 		return 0, nil
 	}
 	ours, most := c.own.Forwarded(), worthwhile()
@@ -57,6 +57,9 @@ func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.St
 		queries = append(queries, query{mark: ours, scope: s})
 	}
 	for _, s := range atMost(most, changed.missed) {
+		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, scope: s})
+	}
+	for _, s := range changed.leaving {
 		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, without: conntrack.StatusSeenReply, scope: s})
 	}
 	flows, err := newJudge(state).condemned(ours, queries)
@@ -79,7 +82,7 @@ func (c *Client) take(changed changes, now time.Time) changes {
 		return changes{}
 	}
 	c.owed = nil
-	if len(changed.stale)+len(changed.missed) > 0 {
+	if len(changed.stale)+len(changed.missed)+len(changed.leaving) > 0 {
 		c.looked = now
 	}
 	return changed
@@ -100,7 +103,7 @@ func (j judge) condemned(ours gateway.Mark, queries []query) ([]conntrack.Flow, 
 		for _, f := range flows {
 			// A kernel that does not filter leaves it to us.
 			stale := f.Mark&ours.Mask == ours.Value && !j.keeps(toFlow(f))
-			missed := f.Mark&ours.Mask == 0 && f.Status&conntrack.StatusSeenReply == 0 && j.takesOver(toFlow(f))
+			missed := f.Mark&ours.Mask == 0 && j.takesOver(toFlow(f))
 			if stale || missed {
 				condemned = append(condemned, f)
 			}

@@ -23,6 +23,8 @@ type flow struct {
 	// answeredBy and answeredTo are the source and the destination of the answers: what source and destination were
 	// translated to, the other way round.
 	answeredBy, answeredTo netip.AddrPort
+	// answered is set once there was an answer.
+	answered bool
 	// expected is set when a helper foresaw the connection as a part of another one.
 	expected bool
 }
@@ -70,18 +72,26 @@ func (j judge) keeps(f flow) bool {
 	return found && f.answeredBy == f.destination && f.answeredTo.Addr() == external
 }
 
-// takesOver decides on a connection that carries no mark of ours and that nobody answered: does it miss a Forward or its
-// external address only because it began before the rules were there? The kernel looks at them for the first packet alone, and
-// takes a SYN that is sent again for another packet of the same. Where there was no Forward TCP was refused, and has ended.
+// takesOver decides on a connection that carries no mark of ours: does it miss a Forward or its external address only because
+// it began before the rules were there? The kernel looks at them for the first packet alone, and takes a SYN that is sent again
+// for another packet of the same. Where there was no Forward TCP was refused, and has ended.
+//
+// A flow of UDP that never pauses goes on to where another program's rule translated it, long after that rule went; as
+// kube-proxy does, what answers from somewhere else than a backend is ended (k8s.io/kubernetes, pkg/proxy/conntrack). Where such a rule does stand before ours, the flow comes back as it was: it is ended
+// once for each time that the Forward comes.
 func (j judge) takesOver(f flow) bool {
-	if f.translated() || f.expected {
+	if f.expected {
 		return false
 	}
 	if _, found := j.egress[f.source.Addr()]; found {
-		return true
+		return !f.answered && !f.translated()
+	}
+	// The host's own service answers, or what is masqueraded alone passes through.
+	if f.answeredBy == f.destination && (f.answered || f.translated()) {
+		return false
 	}
 	forward, found := forwardOf(j.here, f)
-	return found && f.protocol == gateway.UDP && len(forward.Backends) > 0 && allows(forward, f.source.Addr())
+	return found && f.protocol == gateway.UDP && len(forward.Backends) > 0 && allows(forward, f.source.Addr()) && !leadsTo(forward, f)
 }
 
 // forwardOf returns the Forward of the address and port that the connection was made to.

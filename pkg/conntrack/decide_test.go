@@ -209,7 +209,12 @@ func TestKeeps(t *testing.T) {
 	}
 }
 
-// Flows without our mark that nobody answered: does a Forward only miss them because they are older?
+func replied(f flow) flow {
+	f.answered = true
+	return f
+}
+
+// Flows without our mark: does a Forward only miss them because they are older?
 func TestTakesOver(t *testing.T) {
 	exposed := state(forward(public, tcp, 80, 80, pod1), forward(public, udp, 80, 80, pod1))
 	for _, tc := range []struct {
@@ -222,13 +227,20 @@ func TestTakesOver(t *testing.T) {
 		{"to a Forward, TCP begins anew by itself", exposed, direct(tcp, client, front), false},
 		{"to another port", exposed, direct(udp, client, public+":81"), false},
 		{"to another address", exposed, direct(udp, client, "198.51.100.11:80"), false},
-		{"published by somebody else", exposed, made(udp, client, front, "172.17.0.2:80"), false},
+		{"answered by the host", exposed, replied(direct(udp, client, front)), false},
+		{"translated by another program's rule to another place", exposed, replied(made(udp, client, front, "172.17.0.2:80")), true},
+		{"translated so, and not answered", exposed, made(udp, client, front, "172.17.0.2:80"), true},
+		{"translated so to a backend", exposed, replied(made(udp, client, front, pod1)), false},
+		{"translated so, TCP", exposed, replied(made(tcp, client, front, "172.17.0.2:80")), false},
+		{"translated so, to another port", exposed, replied(made(udp, client, public+":81", "172.17.0.2:80")), false},
+		{"translated so, from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), replied(made(udp, client, front, "172.17.0.2:80")), false},
 		{"masqueraded by somebody else", exposed, leaves(udp, client, front, "10.10.0.2:45000"), false},
 		{"from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), direct(udp, client, front), false},
 		{"nothing to lead it to", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
 		{"the address is away", gateway.State{Away: gateway.Away{Forwards: exposed.Forwards}}, direct(udp, client, front), false},
 		{"what a helper expected", exposed, expected(direct(udp, client, front)), false},
 		{"from a pod that leaves", egress(public, "10.244.1.2"), direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), true},
+		{"from a pod that leaves, answered", egress(public, "10.244.1.2"), replied(direct(tcp, "10.244.1.2:40000", "192.0.2.9:80")), false},
 		{"from a pod that leaves, with another's address", egress(public, "10.244.1.2"), leaves(tcp, "10.244.1.2:40000", "192.0.2.9:80", "10.10.0.2:45000"), false},
 		{"from another pod", egress(public, "10.244.1.2"), direct(udp, "10.244.1.3:40000", "192.0.2.9:80"), false},
 	} {

@@ -179,6 +179,7 @@ func toFlow(f conntrack.Flow) flow {
 		destination: at(f.TupleOrig.IP.DestinationAddress, f.TupleOrig.Proto.DestinationPort),
 		answeredBy:  at(f.TupleReply.IP.SourceAddress, f.TupleReply.Proto.SourcePort),
 		answeredTo:  at(f.TupleReply.IP.DestinationAddress, f.TupleReply.Proto.DestinationPort),
+		answered:    f.Status&conntrack.StatusSeenReply != 0,
 		expected:    f.TupleMaster.Proto.Protocol != 0,
 	}
 }

@@ -25,8 +25,9 @@ type scope struct {
 
 // changes are where connections may not be what the state makes any more that were right for the state before.
 type changes struct {
-	// stale are where connections of ours may have become wrong, missed where flows may be older than their Forward.
-	stale, missed []scope
+	// stale are where connections of ours may have become wrong, missed where flows may be older than their Forward, leaving where
+	// those of pods may be older than their external address, which only shows while nothing has answered.
+	stale, missed, leaving []scope
 	// urgent is set when one of them does harm as long as it lives. A connection of TCP to a backend that went does not: who is
 	// at its ends only learns later that it is over.
 	urgent bool
@@ -63,7 +64,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	if since == nil {
 		c.stale, c.urgent = []scope{{}}, true
 		if len(state.Egresses) > 0 {
-			c.missed = []scope{{}}
+			c.leaving = []scope{{}}
 		}
 	}
 	return c
