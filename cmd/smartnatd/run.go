@@ -118,6 +118,7 @@ func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPT
 		Ownership:   cfg.Ownership,
 		RandomFully: tables.RandomFully(),
 		IPTables:    door,
+		Other:       tables.Other(),
 		Sets:        sets,
 		Routes:      rtnetlink.New(cfg.Ownership),
 		Sysctls:     sysctl.New(cfg.RuntimeDir),

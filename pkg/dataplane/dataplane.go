@@ -21,6 +21,8 @@ type Options struct {
 	RandomFully bool
 
 	IPTables IPTables
+	// Other is nil where there is one back end only.
+	Other OtherIPTables
 	// Sets is nil where the host knows no sets.
 	Sets      Sets
 	Routes    Routes
@@ -53,6 +55,8 @@ type Dataplane struct {
 	unset bool
 	// settled is what routing and sysctls were written for, nil while the kernel may hold something else.
 	settled *needs
+	// swept is set once the other back end holds nothing of ours.
+	swept bool
 	// cut is the state that the connections are right for, nil where nobody knows.
 	cut *gateway.State
 }
@@ -140,7 +144,7 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 	// Who was interrupted has not taken away what relies on the rest.
 	if ctx.Err() == nil {
 		if filterErr == nil {
-			errs = append(errs, d.destroySets(wanted, &result))
+			errs = append(errs, d.sweep(ctx, &result), d.destroySets(wanted, &result))
 		}
 		hostErrs = append(hostErrs, host.finish(&result))
 		errs = append(errs, d.cutConnections(ctx, state, filterErr == nil, &result))
@@ -167,7 +171,8 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	for _, family := range d.opts.IPTables.Families() {
 		errs = append(errs, d.filter(ctx, netfilter.Ruleset{Family: family}, &result))
 	}
-	errs = append(errs, d.destroySets(nil, &result))
+	d.swept = false
+	errs = append(errs, d.sweep(ctx, &result), d.destroySets(nil, &result))
 	have, err := d.opts.Routes.Observe()
 	errs = append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))
 	// Without the rules the kernel would go on translating what it remembers.

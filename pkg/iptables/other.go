@@ -74,6 +74,69 @@ func (r *Runner) otherRules(ctx context.Context, program string, isThere func() 
 	return fmt.Sprintf("%s shows %d rules in %s", program, rules, strings.Join(tables, ", ")), nil
 }
 
+// Other is the back end that a Runner does not use. Packets meet the rules of both.
+type Other struct{ used *Runner }
+
+// Other returns the back end that is not used.
+func (r *Runner) Other() Other { return Other{used: r} }
+
+// Families returns those whose tables the back end may hold and has programs for. It loads no kernel module.
+func (o Other) Families() ([]netfilter.Family, error) {
+	var families []netfilter.Family
+	for _, family := range o.used.Families() {
+		there, err := o.isThere(family)
+		if err != nil {
+			return nil, fmt.Errorf("looking for tables of the other back end: %w", err)
+		}
+		if !there {
+			continue
+		}
+		if _, err := exec.LookPath(o.name(family)); errors.Is(err, exec.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return nil, fmt.Errorf("finding %s: %w", o.name(family), err)
+		}
+		families = append(families, family)
+	}
+	return families, nil
+}
+
+// Save reads all tables of a family.
+func (o Other) Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
+	return o.runner(family).Save(ctx, family)
+}
+
+// Restore writes a batch as Runner.Restore does.
+func (o Other) Restore(ctx context.Context, batch netfilter.Batch) error {
+	return o.runner(batch.Family).Restore(ctx, batch)
+}
+
+func (o Other) runner(family netfilter.Family) *Runner {
+	backend := NFTables
+	if o.used.backend == NFTables {
+		backend = Legacy
+	}
+	return &Runner{
+		backend: backend, wait: o.used.wait, timeout: o.used.timeout,
+		programs: map[netfilter.Family]program{family: program(o.name(family))},
+	}
+}
+
+func (o Other) name(family netfilter.Family) string {
+	name := map[netfilter.Family]string{netfilter.IPv4: "iptables-nft", netfilter.IPv6: "ip6tables-nft"}[family]
+	if o.used.backend == NFTables {
+		return strings.TrimSuffix(name, "nft") + "legacy"
+	}
+	return name
+}
+
+func (o Other) isThere(family netfilter.Family) (bool, error) {
+	if o.used.backend == Legacy {
+		return nfTablesIsThere()
+	}
+	return legacyTablesAreThere(map[netfilter.Family]string{netfilter.IPv4: "ip", netfilter.IPv6: "ip6"}[family])
+}
+
 // legacyTablesAreThere tells whether tables are registered in this network namespace: only then is there something to read,
 // and reading loads no module. /proc/net would be the view of the first thread, which need not be ours.
 func legacyTablesAreThere(family string) (bool, error) {

@@ -99,6 +99,22 @@ func TestRealManifests(t *testing.T) {
 	})
 }
 
+// TestNamedPortThatChanges has a rollout give a Service's named target port another number: each pod is reached by its own.
+func TestNamedPortThatChanges(t *testing.T) {
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, 8080, 9090)
+		before, after := service(t, "echo", []string{"80:8080/TCP"}, p1), service(t, "echo", []string{"80:9090/TCP"}, p2)
+		_, slices, _ := strings.Cut(after, "\n---\n") // of the same Service
+		w.objects(t, before, strings.ReplaceAll(slices, "echo-ipv", "echo-after-ipv"),
+			mapping("echo", "echo", `addresses: [198.51.100.10, "2001:db8:1::10"], ports: [{port: 80}]`))
+		w.start(t, twoUplinks)
+		for _, address := range []string{lab.External1, lab.External1v6} {
+			w.await(t, lab.Client, "tcp", lab.Join(address, 80), by(p1, 8080))
+			w.await(t, lab.Client, "tcp", lab.Join(address, 80), by(p2, 9090))
+		}
+	})
+}
+
 // testUnpublished tries ports next to the ranges, the other protocol, ports that are published elsewhere or inside, and others than the
 // allowed sources.
 func testUnpublished(t *testing.T, w *world) {

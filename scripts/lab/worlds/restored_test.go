@@ -98,6 +98,54 @@ func TestSavedRulesAreRestored(t *testing.T) {
 	})
 }
 
+// TestRulesOfTheOtherBackend has a host change its iptables programs (update-alternatives, an upgrade of the distribution), or restore
+// a save by those of the other back end: packets meet the rules of both, and those of an old Mapping must not be among them.
+func TestRulesOfTheOtherBackend(t *testing.T) {
+	eachBackend(t, func(t *testing.T, w *world) {
+		backend, other := "legacy", "nft"
+		if strings.Contains(w.gateway(t, "iptables --version"), "nf_tables") {
+			backend, other = other, backend
+		}
+		w.pods(t, 8080, 9090)
+		echo := service(t, "echo", []string{"8080/TCP", "8080/UDP", "9090/TCP", "9090/UDP"}, p1)
+		gone, wanted := []string{lab.Join(lab.External1, 9090), lab.Join(lab.External1v6, 9090)}, []string{lab.Join(lab.External2, 8080), lab.Join(lab.External2v6, 8080)}
+		w.objects(t, echo, mapping("old", "echo", `addresses: [198.51.100.10, "2001:db8:1::10"], ports: [{port: 9090}, {port: 9090, protocol: udp}]`))
+		w.start(t, twoUplinks+"iptables: {backend: "+other+"}\n")
+		w.awaitBoth(t, gone, by(p1, 9090))
+		w.stop(t)
+		for _, program := range []string{"iptables-", "ip6tables-"} { // the user's own
+			w.gateway(t, program+other+" -A INPUT -p tcp --dport 7 -j ACCEPT")
+		}
+		w.objects(t, echo, mapping("new", "echo", `addresses: [203.0.113.10, "2001:db8:2::10"], ports: [{port: 8080}, {port: 8080, protocol: udp}]`))
+		config := twoUplinks + "iptables: {backend: " + backend + "}\n"
+		w.start(t, config)
+		w.awaitBoth(t, wanted, by(p1, 8080))
+		w.awaitGone(t, gone)
+		for _, program := range []string{"iptables-", "ip6tables-"} {
+			rules := w.gateway(t, program+other+"-save")
+			if strings.Contains(rules, "SMARTNAT-") || !strings.Contains(rules, "--dport 7 ") {
+				t.Errorf("the other back end holds:\n%s", rules)
+			}
+		}
+		t.Run("cleanup", func(t *testing.T) {
+			w.stop(t)
+			w.start(t, twoUplinks+"iptables: {backend: "+other+"}\n")
+			w.stop(t)
+			if err := w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", source+config); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Smartnatd(timeout(t, patience), "cleanup"); err != nil {
+				t.Fatal(err)
+			}
+			for _, program := range []string{"iptables-legacy-save", "iptables-nft-save", "ip6tables-legacy-save", "ip6tables-nft-save"} {
+				if rules := w.gateway(t, program); strings.Contains(rules, "SMARTNAT-") {
+					t.Errorf("%s:\n%s", program, rules)
+				}
+			}
+		})
+	})
+}
+
 // restore loads saved sets and rules.
 func (w *world) restore(t *testing.T, saved map[string]string, options string) {
 	t.Helper()

@@ -33,6 +33,7 @@ const (
 	try = time.Second
 
 	objectsFile = "/etc/smartnat/objects.yaml"
+	source      = "source: {files: {paths: [" + objectsFile + "]}}\n"
 
 	// twoUplinks is a config for world.start. Next hops come from the gateway's default routes, one by each uplink.
 	twoUplinks = "uplinks: [{interface: eth1}, {interface: eth2}]\n"
@@ -100,9 +101,16 @@ func (w *world) objects(t *testing.T, documents ...string) {
 // start starts smartnatd with a config without source, and returns when it is ready.
 func (w *world) start(t *testing.T, config string) {
 	t.Helper()
-	source := "source: {files: {paths: [" + objectsFile + "]}}\n"
 	var err error
 	if w.daemon, err = w.StartGateway(timeout(t, patience), source+config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stop ends smartnatd.
+func (w *world) stop(t *testing.T) {
+	t.Helper()
+	if err := w.daemon.Stop(timeout(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,54 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/smartnat/smartnat/pkg/netfilter"
+)
+
+// OtherIPTables reads and writes the tables of the iptables back end that is not used.
+type OtherIPTables interface {
+	// Families are those whose tables may hold rules.
+	Families() ([]netfilter.Family, error)
+	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
+	Restore(ctx context.Context, batch netfilter.Batch) error
+}
+
+// sweep removes what is ours from the tables of the other back end, once: rules from before the host changed its back end, or that were
+// restored by its programs, go on forwarding to what is gone. Rules of ours have to be in place already, since the boundary is among
+// what goes.
+func (d *Dataplane) sweep(ctx context.Context, result *Result) error {
+	if d.opts.Other == nil || d.swept {
+		return nil
+	}
+	families, err := d.opts.Other.Families()
+	errs := []error{err}
+	for _, family := range families {
+		errs = append(errs, d.sweepFamily(ctx, family, result))
+	}
+	err = errors.Join(errs...)
+	d.swept = err == nil
+	return err
+}
+
+func (d *Dataplane) sweepFamily(ctx context.Context, family netfilter.Family, result *Result) error {
+	have, err := d.opts.Other.Save(ctx, family)
+	if err != nil {
+		return fmt.Errorf("reading the IPv%d tables of the other back end: %w", family, err)
+	}
+	batch := netfilter.Diff(have, netfilter.Ruleset{Family: family}, d.opts.Ownership.ChainPrefix)
+	if batch.Empty() {
+		return nil
+	}
+	if err := d.opts.Other.Restore(ctx, batch); err != nil {
+		return fmt.Errorf("removing rules from the IPv%d tables of the other back end: %w", family, err)
+	}
+	result.Batches = append(result.Batches, batch)
+	d.cut = nil // Connections may have been made that should not be.
+	return nil
+}
