@@ -21,6 +21,11 @@ deb="$(compgen -G "dist/smartnat_*_$(go env GOARCH).deb" | head -n 1)"
 	exit 1
 }
 
+echo "boot: a later version, to upgrade to"
+later="$(mktemp -d)"
+trap 'rm -rf "$later"' EXIT
+VERSION=99.0.0 DIST="$later" scripts/packages/build.sh "$(go env GOARCH)" >/dev/null
+
 base="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/debian-$suite"
 if [[ ! -x $base/usr/sbin/nft ]]; then
 	echo "boot: bootstrapping Debian $suite (once; minutes)"
@@ -30,11 +35,12 @@ if [[ ! -x $base/usr/sbin/nft ]]; then
 	mv "$base.new" "$base"
 fi
 tmp="$(mktemp -d)"
-trap 'rm -rf "$tmp"' EXIT
+trap 'rm -rf "$tmp" "$later"' EXIT
 root="$tmp/root"
 cp -a "$base" "$root"
 cp "$deb" "$root/root/smartnat.deb"
-cp scripts/packages/boot-inside.sh "$root/root/"
+cp "$later"/*.deb "$root/root/later.deb"
+cp scripts/packages/boot-inside.sh scripts/packages/boot-traffic.pl "$root/root/"
 cat >"$root/etc/systemd/system/try.service" <<'END'
 [Unit]
 After=basic.target

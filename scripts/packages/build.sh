@@ -34,6 +34,12 @@ nfpm="$(scripts/tools/build.sh nfpm)/nfpm"
 tmp="$(mktemp -d)"
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$dist"
+PAGES="$tmp/pages"
+export PAGES
+mkdir "$PAGES"
+echo "packages: man pages and completions"
+go run -trimpath -buildvcs=false -tags pages ./cmd/smartnatd pages systemd/smartnat.yaml "$PAGES"
+gzip -9n "$PAGES"/*.[58]
 for ARCH in "${arches[@]}"; do
 	BIN="$tmp/$ARCH"
 	export ARCH BIN

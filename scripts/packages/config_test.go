@@ -7,12 +7,17 @@
 package packages
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -22,15 +27,34 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-const delivered = "../../systemd/smartnat.yaml"
+const (
+	// delivered documents all keys, installed is what becomes /etc/smartnat.yaml.
+	delivered = "../../systemd/smartnat.yaml"
+	installed = "smartnat.yaml"
+)
 
 func TestDeliveredConfigIsValid(t *testing.T) {
-	cfg, err := config.Load(delivered)
+	for _, path := range []string{delivered, installed} {
+		cfg, err := config.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Source.Relay == nil {
+			t.Errorf("%s has no relay", path)
+		}
+	}
+}
+
+// TestInstalledConfigStays: where this file changes, dpkg asks each operator who edited theirs what to do, in the middle of an upgrade.
+// New keys belong into the reference alone.
+func TestInstalledConfigStays(t *testing.T) {
+	text, err := os.ReadFile(installed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Source.Relay == nil {
-		t.Error("it has no relay")
+	const want = "f59fb3c38a5cbeae4e44fd82a18bb5342b7c6aebcd916287e85d5721c4a5de28"
+	if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want {
+		t.Errorf("it is another file (%s): upgrades will ask about it", got)
 	}
 }
 
@@ -51,6 +75,11 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "source: ") || !strings.Contains(err.Error(), "only one") {
 		t.Errorf("want one error, about source, got: %v", err)
 	}
+	for _, key := range keys(reflect.TypeFor[config.Config]()) {
+		if !regexp.MustCompile(`\b` + key + `:`).Match(text) {
+			t.Errorf("%s is not in %s", key, delivered)
+		}
+	}
 	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 {
 		t.Errorf("the examples were not read: %+v", cfg)
 	}
@@ -58,6 +87,30 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
 		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
 	}
+}
+
+// keys are the last parts of the names of all keys, by the rule that config.Config states.
+func keys(group reflect.Type) []string {
+	var all []string
+	for i := range group.NumField() {
+		field := group.Field(i)
+		name, _ := utf8.DecodeRuneInString(field.Name)
+		key := string(unicode.ToLower(name)) + field.Name[1:]
+		if tag := field.Tag.Get("mapstructure"); tag != "" && tag != "-" {
+			key = tag
+		} else if tag == "-" && field.Name != "Uplinks" {
+			continue
+		}
+		all = append(all, key)
+		typ := field.Type
+		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+			typ = typ.Elem()
+		}
+		if typ.Kind() == reflect.Struct && !strings.HasPrefix(typ.PkgPath(), "net/") {
+			all = append(all, keys(typ)...)
+		}
+	}
+	return all
 }
 
 // TestExposureOfTheUnit: what smartnatd could do to the host, as systemd counts it in tenths (systemd-analyze(1), security).

@@ -48,24 +48,39 @@ contents() { # files and folders, as both kinds of package have them
 		/usr/lib/sysctl.d/90-smartnat.conf
 		/usr/lib/systemd/system/smartnatd.service
 		/usr/sbin/smartnatd
+		/usr/share/bash-completion/completions/smartnatd
 		/usr/share/doc/smartnat/README.md
 		/usr/share/doc/smartnat/crd.yaml
+		/usr/share/doc/smartnat/gateway.md
+		/usr/share/doc/smartnat/smartnat.yaml
+		/usr/share/fish/vendor_completions.d/smartnatd.fish
+		/usr/share/man/man5/smartnat.yaml.5.gz
+		/usr/share/man/man8/smartnatd.8.gz
 	END
+	dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/sbin/smartnatd >"$tmp/smartnatd"
+	chmod +x "$tmp/smartnatd"
+	# A page for each command that smartnatd has.
+	"$tmp/smartnatd" --help | sed -n '/^Available Commands:/,/^$/s|^  \([a-z]*\) .*|/usr/share/man/man8/smartnatd-\1.8.gz|p' | grep -v -e -help -e -completion
 }
 
 deb="$(newest "dist/smartnat_*_$arch.deb")"
 rpm="$(newest "dist/smartnat-*.$rpm_arch.rpm")"
 
 same "contents of the deb" \
-	"$( (contents; echo /usr/share/doc/smartnat/copyright) | LC_ALL=C sort)" \
+	"$( (contents; echo /usr/share/doc/smartnat/copyright; echo /usr/share/zsh/vendor-completions/_smartnatd) | LC_ALL=C sort)" \
 	"$(dpkg-deb --fsys-tarfile "$deb" | tar -t | sed -n 's|^\.||; /\/$/!p; s|^\(/etc/smartnat\)/$|\1|p' | LC_ALL=C sort -u)"
 same "configuration files of the deb" /etc/smartnat.yaml "$(dpkg-deb --ctrl-tarfile "$deb" | tar -xO ./conffiles)"
 same "contents of the rpm" \
-	"$( (contents; echo /usr/share/licenses/smartnat/LICENSE) | LC_ALL=C sort)" \
+	"$( (contents; echo /usr/share/licenses/smartnat/LICENSE; echo /usr/share/zsh/site-functions/_smartnatd) | LC_ALL=C sort)" \
 	"$(rpm -qpl --nosignature "$rpm" 2>/dev/null | LC_ALL=C sort)"
 same "configuration files of the rpm" /etc/smartnat.yaml "$(rpm -qp --nosignature --configfiles "$rpm" 2>/dev/null)"
 same "the rpm does not replace an edited config" "/etc/smartnat.yaml 17" \
 	"$(rpm -qp --nosignature --queryformat '[%{FILENAMES} %{FILEFLAGS}\n]' "$rpm" 2>/dev/null | grep '^/etc/smartnat.yaml ')"
+
+same "what the rpm needs" "(iptables-nft or iptables)" \
+	"$(rpm -qp --nosignature --requires "$rpm" 2>/dev/null | grep -v '^rpmlib(')"
+same "the rpm brings the modules that EL 10 has apart" "(kernel-modules-extra if kernel-core)" \
+	"$(rpm -qp --nosignature --recommends "$rpm" 2>/dev/null | grep kernel)"
 
 if ((EUID != 0)); then
 	echo "SKIP  packages: installing needs root"
@@ -82,6 +97,17 @@ VERSION=99.0.0 DIST="$tmp/later" scripts/packages/build.sh "$arch" >/dev/null
 mkdir "$tmp/debs"
 cp "$deb" "$tmp/debs/first.deb"
 cp "$tmp"/later/*.deb "$tmp/debs/later.deb"
+cp "$rpm" "$tmp/debs/first.rpm"
+cp "$tmp"/later/*.rpm "$tmp/debs/later.rpm"
+cat >"$tmp/stub.yaml" <<-END
+	name: iptables-nft
+	arch: all
+	version: 1.8.11
+	maintainer: The SmartNat Authors <maintainers@smartnat.invalid>
+	description: what the rpm needs, for its test
+	contents: [{dst: /usr/share/stub, type: dir}]
+END
+"$(scripts/tools/build.sh nfpm)/nfpm" package --config "$tmp/stub.yaml" --packager rpm --target "$tmp/debs/iptables-nft.rpm" >/dev/null
 
 unshare --mount --pid --fork --kill-child bash -euo pipefail -s "$tmp" <<'INSIDE'
 tmp="$1"
@@ -97,7 +123,7 @@ mount --rbind /dev "$root/dev"
 # No /run/systemd: the scripts of the package must see that no systemd runs here.
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
-cp "$tmp"/debs/*.deb "$root/tmp/"
+cp "$tmp"/debs/* "$root/tmp/"
 
 in_root() { chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
 ok() { echo "ok    packages: $1"; }
@@ -108,6 +134,8 @@ in_root dpkg --purge smartnat >/dev/null 2>&1 || true
 
 in_root dpkg -i /tmp/first.deb >/dev/null
 in_root smartnatd version | grep -q '^smartnatd ' || fail "the program runs"
+in_root gunzip -c /usr/share/man/man5/smartnat.yaml.5.gz | grep -q '^\.TH "SMARTNAT.YAML" "5"' || fail "smartnat.yaml(5)"
+in_root bash -c '. /usr/share/bash-completion/completions/smartnatd && complete -p smartnatd' >/dev/null || fail "the completion of bash"
 ok "the deb installs and its program runs"
 
 in_root systemd-analyze verify /usr/lib/systemd/system/smartnatd.service || fail "systemd-analyze verify"
@@ -128,11 +156,34 @@ in_root smartnatd version | grep -q '99\.0\.0' || fail "the upgrade"
 [[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "an upgrade keeps an edited config"
 ok "an upgrade brings the new program and keeps an edited config"
 
+in_root dpkg -i /tmp/first.deb >/dev/null 2>&1 </dev/null
+in_root smartnatd version | grep -q '99\.0\.0' && fail "the downgrade"
+[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "a downgrade keeps an edited config"
+ok "a downgrade brings the old program and keeps an edited config"
+
 in_root dpkg --remove smartnat >/dev/null
 [[ ! -e $root/usr/sbin/smartnatd && -e $root/etc/smartnat.yaml ]] || fail "a removal keeps the config"
 mkdir -p "$root/var/lib/smartnat"
 in_root dpkg --purge smartnat >/dev/null
 [[ ! -e $root/etc/smartnat.yaml && ! -e $root/var/lib/smartnat ]] || fail "a purge leaves nothing"
 ok "a removal keeps the config, a purge leaves nothing"
+
+# The rpm, by rpm's own database in the same root; what it depends on is a package with nothing in it.
+rpm_in() { in_root rpm --dbpath /tmp/rpmdb --nosignature "$@" 2>&1 | { grep -v '^warning: .* NOKEY' || true; }; }
+in_root rpm --dbpath /tmp/rpmdb --initdb
+refused="$(rpm_in -i /tmp/first.rpm || true)"
+[[ $refused == *'(iptables-nft or iptables) is needed'* ]] || fail "the rpm needs one of the packages of iptables: $refused"
+rpm_in -i /tmp/iptables-nft.rpm >/dev/null
+rpm_in -i /tmp/first.rpm >/dev/null
+in_root smartnatd version | grep -q '^smartnatd ' || fail "the program of the rpm runs"
+echo "# mine" >>"$root/etc/smartnat.yaml"
+rpm_in -U /tmp/later.rpm >/dev/null
+in_root smartnatd version | grep -q '99\.0\.0' || fail "the upgrade of the rpm"
+rpm_in -U --oldpackage /tmp/first.rpm >/dev/null
+in_root smartnatd version | grep -q '99\.0\.0' && fail "the downgrade of the rpm"
+[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" && ! -e $root/etc/smartnat.yaml.rpmnew ]] || fail "upgrade and downgrade of the rpm keep an edited config"
+rpm_in -e smartnat >/dev/null
+[[ ! -e $root/usr/sbin/smartnatd && -e $root/etc/smartnat.yaml.rpmsave ]] || fail "the removal of the rpm keeps an edited config aside"
+ok "the rpm installs with what it needs, upgrades, downgrades and goes"
 INSIDE
 echo "packages: all tests passed"

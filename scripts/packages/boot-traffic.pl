@@ -1,0 +1,40 @@
+# Copyright The SmartNat Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Traffic for boot-inside.sh, where perl is the one interpreter that is there.
+#   serve PORT               answers each line with itself
+#   ask ADDRESS PORT FILE    asks ten times a second, by a new connection and by one that lasts, and writes a line for each
+use strict;
+use warnings;
+use IO::Socket::INET;
+
+$| = 1;
+my $what = shift;
+if ($what eq 'serve') {
+    my $server = IO::Socket::INET->new(LocalPort => shift, Listen => 100, ReuseAddr => 1) or die "serve: $!";
+    $SIG{CHLD} = 'IGNORE';
+    while (my $client = $server->accept) {
+        next if fork;
+        while (my $line = <$client>) { print $client $line; $client->flush }
+        exit;
+    }
+}
+my ($address, $port, $file) = @ARGV;
+open my $log, '>', $file or die "$file: $!";
+$log->autoflush;
+sub ask {
+    my ($socket, $n) = @_;
+    return "no connection: $!" unless $socket;
+    $socket->autoflush;
+    local $SIG{ALRM} = sub { die "no answer\n" };
+    my $answer = eval { alarm 5; print $socket "$n\n"; my $line = <$socket>; alarm 0; $line };
+    alarm 0;
+    return defined $answer && $answer eq "$n\n" ? '' : 'no answer';
+}
+my $lasting = IO::Socket::INET->new(PeerAddr => $address, PeerPort => $port, Timeout => 5);
+for (my $n = 0;; $n++) {
+    my $new = IO::Socket::INET->new(PeerAddr => $address, PeerPort => $port, Timeout => 5);
+    my $trouble = ask($new, $n) || ask($lasting, $n);
+    print $log $trouble ? "FAILED $n $trouble\n" : "ok $n\n";
+    select undef, undef, undef, 0.1;
+}
