@@ -148,6 +148,9 @@ func render(state gateway.State, findings []calc.Finding) string {
 	}
 	for _, u := range state.Uplinks {
 		fmt.Fprintf(&b, "uplink %d %s connected %s gateways %s\n", u.Number, u.Link, u.Connected, u.Gateways)
+		for _, d := range u.Defaults {
+			fmt.Fprintf(&b, "uplink %d default ipv6 %t via %s\n", u.Number, d.IPv6, d.Gateway)
+		}
 	}
 	for _, r := range state.ServiceRoutes {
 		fmt.Fprintf(&b, "route %s via %s\n", r.Destination, r.Via)

@@ -84,7 +84,7 @@ func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 		u.report(index, "interface", ReasonLinkDown, "%s is down", name)
 	default:
 		uplink.Connected = connected(u.host.Links[i])
-		uplink.Gateways = u.gateways(index, c, u.host.Links[i], uplink.Connected)
+		uplink.Gateways, uplink.Defaults = u.gateways(index, c, u.host.Links[i], uplink.Connected)
 	}
 	u.uplinks = append(u.uplinks, uplink)
 }
@@ -93,7 +93,7 @@ func whyNoGateway(c config.Uplink) string {
 	if c.GatewayOffset != 0 {
 		return fmt.Sprintf("gatewayOffset %d is not another host in any of its networks", c.GatewayOffset)
 	}
-	return "it has no default route, and neither gateway nor gatewayOffset is set"
+	return "it has no default route in the main table, and neither gateway nor gatewayOffset is set"
 }
 
 // connected are the networks on the link, but for the link-local one that every IPv6 link has.
@@ -105,12 +105,18 @@ func connected(link gateway.Link) []netip.Prefix {
 		}
 		networks = append(networks, a.Masked())
 	}
+	for _, p := range link.Peers {
+		if !p.Addr().IsLinkLocalUnicast() {
+			networks = append(networks, p)
+		}
+	}
 	slices.SortFunc(networks, comparePrefixes)
 	return slices.Compact(networks)
 }
 
-// gateways returns at most one a family: the configured one, the one at the offset, or that of the link's default route.
-func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, connected []netip.Prefix) []netip.Addr {
+// gateways returns at most one a family: the configured one, the one at the offset, or that of the link's default route; and
+// the best default route of a family that has none of its own.
+func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, connected []netip.Prefix) ([]netip.Addr, []gateway.DefaultRoute) {
 	var found byFamily[netip.Addr]
 	for _, g := range c.Gateways {
 		found.add(g, g)
@@ -120,25 +126,29 @@ func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, conn
 			found.add(g, g)
 		}
 	}
-	for _, r := range u.host.DefaultRoutes {
-		if r.Link == link.Name && r.Gateway.IsValid() && c.GatewayOffset == 0 {
-			found.add(r.Gateway, r.Gateway)
-		}
-	}
 	var gateways []netip.Addr
+	var defaults []gateway.DefaultRoute
 	for _, v4 := range []bool{true, false} {
 		of := found.v6
 		if v4 {
 			of = found.v4
 		}
-		if len(of) > 0 {
+		best := slices.IndexFunc(u.host.DefaultRoutes, func(r gateway.DefaultRoute) bool {
+			return r.Link == link.Name && r.IPv6 != v4 && c.GatewayOffset == 0
+		})
+		switch {
+		case len(of) > 0:
 			gateways = append(gateways, of[0])
-		} else if needsGateway(link, v4) {
+		case best >= 0 && u.host.DefaultRoutes[best].Gateway.IsValid() && u.host.DefaultRoutes[best].Gateway.Is4() == v4:
+			gateways = append(gateways, u.host.DefaultRoutes[best].Gateway)
+		case best >= 0:
+			defaults = append(defaults, u.host.DefaultRoutes[best])
+		case needsGateway(link, v4):
 			u.report(index, "gateway", ReasonNoGateway, "no %s gateway for %s: %s; only its own networks are answered through it",
 				family(v4), link.Name, whyNoGateway(c))
 		}
 	}
-	return gateways
+	return gateways, defaults
 }
 
 // needsGateway reports whether the link has an address of the family that others can reach.

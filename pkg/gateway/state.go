@@ -129,6 +129,8 @@ type Uplink struct {
 	Connected []netip.Prefix
 	// Gateways are the next hops for everything else, at most one a family.
 	Gateways []netip.Addr
+	// Defaults are the ways to everything else of families without a gateway of their own, at most one a family, IPv4 first.
+	Defaults []DefaultRoute
 }
 
 // ServiceRoute leads the range of the ClusterIPs, or of the pods, through cluster nodes.
@@ -187,10 +189,16 @@ type Link struct {
 	Up bool
 	// Addresses are the host's own addresses on the link with the length of their network, unmasked and sorted.
 	Addresses []netip.Prefix
+	// Peers are the other ends of point-to-point addresses, or their networks. Masked and sorted.
+	Peers []netip.Prefix
 }
 
 // DefaultRoute is a default route of the host's main routing table.
 type DefaultRoute struct {
-	Link    string
+	Link string
+	// Gateway is the next hop. It is invalid where everything is on the link itself, as on PPP and WireGuard, and may be of IPv6
+	// for a route of IPv4 (RFC 8950; RTA_VIA, rtnetlink(7)).
 	Gateway netip.Addr
+	// IPv6 is the family of the route.
+	IPv6 bool
 }

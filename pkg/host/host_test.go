@@ -46,7 +46,8 @@ func link(name string, up bool, addresses ...string) gateway.Link {
 }
 
 func throughEth1(gw string) gateway.DefaultRoute {
-	return gateway.DefaultRoute{Link: "eth1", Gateway: netip.MustParseAddr(gw)}
+	to := netip.MustParseAddr(gw)
+	return gateway.DefaultRoute{Link: "eth1", Gateway: to, IPv6: to.Is6()}
 }
 
 func TestObserve(t *testing.T) {
@@ -80,23 +81,32 @@ func TestObserve(t *testing.T) {
 				"route add default via 198.51.100.1 metric 10",
 				"route add default metric 20 nexthop via 198.51.100.5 nexthop via 198.51.100.4",
 				"-6 route add default via fe80::1 dev eth1 metric 25",
-				// None of these is a way out of the main table through a gateway.
-				"route add default via 198.51.100.7 table 99",
 				"route add default dev eth1 metric 5",
+				"-6 route add default dev eth1 metric 26",
+				"-4 route add default via inet6 fe80::7 dev eth1 metric 6",
+				"addr add 203.0.113.77 peer 203.0.113.1 dev eth1",
+				// None of these is a way out of the main table.
+				"route add default via 198.51.100.7 table 99",
 				"route add unreachable default metric 4",
 				"route add 192.0.2.0/24 via 198.51.100.8",
 			},
 			want: gateway.Host{
 				Links: []gateway.Link{
-					link("eth1", true, "198.51.100.10/24", "198.51.100.11/24", "2001:db8:1::10/64"),
+					{
+						Name: "eth1", Up: true, Peers: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32")},
+						Addresses: link("", true, "198.51.100.10/24", "198.51.100.11/24", "203.0.113.77/32", "2001:db8:1::10/64").Addresses,
+					},
 					link("lo", true, "127.0.0.1/8", "203.0.113.10/32", "::1/128"),
 					link("peer1", true),
 				},
 				DefaultRoutes: []gateway.DefaultRoute{
+					{Link: "eth1"},
+					{Link: "eth1", Gateway: netip.MustParseAddr("fe80::7")},
 					throughEth1("198.51.100.1"),
 					throughEth1("198.51.100.4"),
 					throughEth1("198.51.100.5"),
 					throughEth1("fe80::1"),
+					{Link: "eth1", IPv6: true},
 					throughEth1("198.51.100.3"),
 				},
 			},

@@ -54,7 +54,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 	}
 	host := gateway.Host{SCTP: h.sctp()}
 	names := map[int]string{}
-	addresses := addressesByLink(addrs)
+	addresses, peers := addressesByLink(addrs), peersByLink(addrs)
 	for _, l := range links {
 		a := l.Attrs()
 		names[a.Index] = a.Name
@@ -62,6 +62,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 			Name:      a.Name,
 			Up:        a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
 			Addresses: addresses[a.Index],
+			Peers:     peers[a.Index],
 		})
 	}
 	slices.SortFunc(host.Links, func(a, b gateway.Link) int { return cmp.Compare(a.Name, b.Name) })
@@ -92,7 +93,25 @@ func addressesByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 	return byLink
 }
 
-// defaultRoutes are the unicast default routes of the main table that have a gateway, best metric first.
+// peersByLink are the other ends, which the kernel has routes to.
+func peersByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
+	byLink := map[int][]netip.Prefix{}
+	for _, a := range addrs {
+		if a.Flags&unix.IFA_F_DADFAILED != 0 || a.Peer == nil || a.Peer.IP.Equal(a.IP) {
+			continue
+		}
+		if peer, ok := netip.AddrFromSlice(a.Peer.IP); ok {
+			bits, _ := a.Peer.Mask.Size()
+			byLink[a.LinkIndex] = append(byLink[a.LinkIndex], netip.PrefixFrom(peer.Unmap(), bits).Masked())
+		}
+	}
+	for _, prefixes := range byLink {
+		slices.SortFunc(prefixes, netip.Prefix.Compare)
+	}
+	return byLink
+}
+
+// defaultRoutes are the unicast default routes of the main table, best metric first.
 func defaultRoutes(names map[int]string) ([]gateway.DefaultRoute, error) {
 	type candidate struct {
 		metric int
@@ -118,11 +137,13 @@ func defaultRoutes(names map[int]string) ([]gateway.DefaultRoute, error) {
 		for _, r := range routes {
 			hops := r.MultiPath
 			if len(hops) == 0 {
-				hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+				hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 			}
 			for _, hop := range hops {
-				if gw, ok := netip.AddrFromSlice(hop.Gw); ok && names[hop.LinkIndex] != "" {
-					found = append(found, candidate{r.Priority, gateway.DefaultRoute{Link: names[hop.LinkIndex], Gateway: gw}})
+				if names[hop.LinkIndex] != "" {
+					found = append(found, candidate{r.Priority, gateway.DefaultRoute{
+						Link: names[hop.LinkIndex], Gateway: nextHop(hop), IPv6: family == netlink.FAMILY_V6,
+					}})
 				}
 			}
 		}
@@ -135,6 +156,16 @@ func defaultRoutes(names map[int]string) ([]gateway.DefaultRoute, error) {
 		routes = append(routes, c.DefaultRoute)
 	}
 	return routes, nil
+}
+
+// nextHop is invalid where there is none.
+func nextHop(hop *netlink.NexthopInfo) netip.Addr {
+	ip := hop.Gw
+	if via, ok := hop.Via.(*netlink.Via); ok && via != nil {
+		ip = via.Addr
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	return addr
 }
 
 func dump[T any](list func() ([]T, error)) ([]T, error) {

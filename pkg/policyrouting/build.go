@@ -83,6 +83,14 @@ func uplinkRoutes(uplink gateway.Uplink, own gateway.Ownership) []Route {
 		route.OnLink = !neighbour(gw, uplink.Connected)
 		routes = append(routes, route)
 	}
+	for _, d := range uplink.Defaults {
+		route.Destination, route.Gateways, route.OnLink = everything(d.IPv6), nil, false
+		if d.Gateway.IsValid() {
+			route.Gateways = []netip.Addr{d.Gateway}
+			route.OnLink = !neighbour(d.Gateway, uplink.Connected)
+		}
+		routes = append(routes, route)
+	}
 	return routes
 }
 

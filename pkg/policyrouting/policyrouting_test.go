@@ -90,6 +90,25 @@ ip -6 rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
 `,
 		},
 		{
+			name: "default routes without a gateway of their family",
+			state: gateway.State{Uplinks: []gateway.Uplink{
+				{Link: "ppp0", Number: 1, Connected: prefixes("203.0.113.1/32"), Defaults: []gateway.DefaultRoute{{Link: "ppp0"}, {Link: "ppp0", IPv6: true}}},
+				{Link: "eth1", Number: 2, Defaults: []gateway.DefaultRoute{{Link: "eth1", Gateway: netip.MustParseAddr("fe80::1")}}},
+				{Link: "eth2", Number: 3, Defaults: []gateway.DefaultRoute{{Link: "eth2", Gateway: netip.MustParseAddr("2001:db8::1")}}},
+			}},
+			want: `
+ip route add 203.0.113.1 dev ppp0 table 7380 proto 83 scope link
+ip route add default dev ppp0 table 7380 proto 83 scope link
+ip -6 route add default dev ppp0 table 7380 proto 83
+ip -4 route add default via inet6 fe80::1 dev eth1 table 7381 proto 83
+ip -4 route add default via inet6 2001:db8::1 dev eth2 table 7382 proto 83 onlink
+ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
+ip rule add priority 7381 fwmark 0x200/0x1f00 lookup 7381 protocol 83
+ip rule add priority 7381 fwmark 0x300/0x1f00 lookup 7382 protocol 83
+ip -6 rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
+`,
+		},
+		{
 			name: "egress of both families",
 			state: gateway.State{
 				Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},

@@ -60,7 +60,8 @@ type Route struct {
 	Metric int
 	// Link is the name of the link; empty where the kernel finds it from the gateways.
 	Link string
-	// Gateways share the flows. Sorted. None: the network is on the link itself.
+	// Gateways share the flows. Sorted. None: the network is on the link itself. A single one may be of IPv6 for a network of
+	// IPv4.
 	Gateways []netip.Addr
 	// OnLink is set when the gateways are to be taken as neighbours although no network on the link holds them.
 	OnLink bool
@@ -76,9 +77,13 @@ func (r Route) String() string { return r.command("add") }
 
 func (r Route) command(verb string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s route %s %s", ip(r.Destination.Addr().Is6()), verb, destination(r.Destination))
+	program, via := ip(r.Destination.Addr().Is6()), "via"
+	if len(r.Gateways) == 1 && r.Gateways[0].Is6() && r.Destination.Addr().Is4() {
+		program, via = "ip -4", "via inet6" // ip(8) takes the family of the route from the next hop otherwise
+	}
+	fmt.Fprintf(&b, "%s route %s %s", program, verb, destination(r.Destination))
 	if len(r.Gateways) == 1 {
-		fmt.Fprintf(&b, " via %s", r.Gateways[0])
+		fmt.Fprintf(&b, " %s %s", via, r.Gateways[0])
 	}
 	if r.Link != "" && len(r.Gateways) < 2 {
 		fmt.Fprintf(&b, " dev %s", r.Link)

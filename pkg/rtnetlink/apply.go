@@ -169,7 +169,12 @@ func (c *conn) toRoute(r policyrouting.Route) (*netlink.Route, error) {
 			route.Scope = netlink.SCOPE_LINK
 		}
 	case 1:
-		route.LinkIndex, route.Gw, route.Flags = index, r.Gateways[0].AsSlice(), flags
+		route.LinkIndex, route.Flags = index, flags
+		if gw := r.Gateways[0]; gw.Is6() && r.Destination.Addr().Is4() {
+			route.Via = &netlink.Via{AddrFamily: unix.AF_INET6, Addr: gw.AsSlice()}
+		} else {
+			route.Gw = gw.AsSlice()
+		}
 	default:
 		for _, gw := range r.Gateways {
 			route.MultiPath = append(route.MultiPath, &netlink.NexthopInfo{LinkIndex: index, Gw: gw.AsSlice(), Flags: flags})

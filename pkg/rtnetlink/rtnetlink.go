@@ -155,13 +155,17 @@ func (c *conn) route(r netlink.Route, links map[int]string) (policyrouting.Route
 		route.Metric = 0
 	}
 	link := r.LinkIndex
-	hops := []*netlink.NexthopInfo{{Gw: r.Gw}}
+	hops := []*netlink.NexthopInfo{{Gw: r.Gw, Via: r.Via}}
 	if len(r.MultiPath) > 0 {
 		hops = r.MultiPath
 		link = r.MultiPath[0].LinkIndex
 	}
 	for _, hop := range hops {
-		if gw, ok := netip.AddrFromSlice(hop.Gw); ok {
+		ip := hop.Gw
+		if via, ok := hop.Via.(*netlink.Via); ok && via != nil {
+			ip = via.Addr
+		}
+		if gw, ok := netip.AddrFromSlice(ip); ok {
 			route.Gateways = append(route.Gateways, gw)
 		}
 		route.OnLink = route.OnLink || hop.Flags&unix.RTNH_F_ONLINK != 0

@@ -86,6 +86,9 @@ func state() gateway.State {
 				Connected: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8:2::/64")},
 				Gateways:  addrs("192.0.2.99", "fe80::1"), // the first is no neighbour
 			},
+			{Link: "eth0", Number: 3, Defaults: []gateway.DefaultRoute{{Link: "eth0"}, {Link: "eth0", IPv6: true}}},
+			{Link: "peer1", Number: 4, Defaults: []gateway.DefaultRoute{{Link: "peer1", Gateway: netip.MustParseAddr("fe80::2")}}},
+			{Link: "peer2", Number: 5, Defaults: []gateway.DefaultRoute{{Link: "peer2", Gateway: netip.MustParseAddr("2001:db8:9::1")}}},
 		},
 		ServiceRoutes: []gateway.ServiceRoute{
 			{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11", "10.10.0.12")},
@@ -262,13 +265,14 @@ func TestUplinkRulesMove(t *testing.T) {
 		ip(t, line)
 	}
 	reach(t, c, policyrouting.Build(state(), gateway.DefaultOwnership()))
-	for _, family := range []string{"", "-6 "} {
+	// Of the uplinks five have a route of IPv4, three one of IPv6.
+	for family, uplinks := range map[string]int{"": 5, "-6 ": 3} {
 		rules := ip(t, family+"rule show priority 7380")
 		if strings.Count(rules, "proto 83") != 1 || !strings.Contains(rules, "lookup main suppress_prefixlength 0 proto 83") {
 			t.Errorf("not egress alone at priority 7380:\n%s", rules)
 		}
-		if rules := ip(t, family+"rule show priority 7381"); strings.Count(rules, "proto 83") != 2 {
-			t.Errorf("not two uplinks at priority 7381:\n%s", rules)
+		if rules := ip(t, family+"rule show priority 7381"); strings.Count(rules, "proto 83") != uplinks {
+			t.Errorf("not %d uplinks at priority 7381:\n%s", uplinks, rules)
 		}
 	}
 	reach(t, c, policyrouting.Set{})
