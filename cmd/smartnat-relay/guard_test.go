@@ -48,7 +48,6 @@ func testManifests(t *testing.T, p *controlPlane) {
 		t.Fatal(err)
 	}
 	for component, want := range map[string]string{
-		"accept-status": "--accept-status",
 		"client-ca":     "--client-ca-file=/etc/smartnat-relay/client-ca/ca.crt",
 		"load-balancer": "type: LoadBalancer",
 		"cert-manager":  "",

@@ -8,10 +8,8 @@ package main
 import (
 	"context"
 	"crypto/x509/pkix"
-	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,7 +36,7 @@ func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
 	ended := make(chan int, 1)
 	go func() {
 		ended <- run(ctx, []string{
-			"--kubeconfig", kubeconfig, "--bind-address=127.0.0.1", "--secure-port", port, "--accept-status",
+			"--kubeconfig", kubeconfig, "--bind-address=127.0.0.1", "--secure-port", port,
 			"--tls-cert-file", p.path("relay.crt"), "--tls-private-key-file", p.path("relay.key"),
 		}, io.Discard, t.Output(), alone)
 	}()
@@ -54,21 +52,12 @@ func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
 	})
 }
 
-// startReplicas installs the manifests with the component that takes reports, and runs two relays with what they allow.
+// startReplicas installs the manifests, and runs two relays with what they allow.
 func startReplicas(t *testing.T, p *controlPlane) (gatewayToken string) {
 	t.Helper()
-	manifests, err := filepath.Abs("../../relay/manifests")
-	if err != nil {
-		t.Fatal(err)
-	}
-	relative, err := filepath.Rel(p.dir, manifests)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.write("kustomization.yaml", fmt.Appendf(nil, "resources: [%s]\ncomponents: [%[1]s/components/accept-status]\n", relative))
 	p.kubectl("apply", "--filename=../../apis/crds")
 	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
-	if out := p.kubectl("apply", "--kustomize", p.dir, "--validate=strict"); strings.Contains(out, "Warning") {
+	if out := p.kubectl("apply", "--kustomize", "../../relay/manifests", "--validate=strict"); strings.Contains(out, "Warning") {
 		t.Errorf("the cluster has something against the manifests:\n%s", out)
 	}
 	p.kubectl("create", "namespace", "shop")

@@ -54,6 +54,9 @@ func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
 	options := status.Options{Instance: cfg.Instance, StandbyAddresses: cfg.StandbyAddresses, Log: log.WithField("server", client.Host)}
 	if cfg.Source.Relay != nil {
 		options.Writer = status.NewRelayClient(cfg.Instance, api)
+		if cfg.InstanceFromHost {
+			options.Writer = status.NewUnnamedClient(cfg.Instance, api)
+		}
 		return status.New(options), nil
 	}
 	options.Writer = status.NewClusterClient(cfg.Instance, api, status.LeaseNamespace)

@@ -12,8 +12,11 @@ import (
 
 // Config is a validated /etc/smartnat.yaml. A key is spelled like its field, beginning in lower case, or as the tag says.
 type Config struct {
-	// Instance names this gateway in the status of Mappings; the host name by default.
+	// Instance names this gateway in the status of Mappings. By default it is that of the credential for the relay, and the host
+	// name where there is none.
 	Instance string
+	// InstanceFromHost is set where the config does not name the instance.
+	InstanceFromHost bool `mapstructure:"-"`
 	// Source is where Mappings, Services and EndpointSlices come from. Exactly one of its fields is set.
 	Source Source
 	// Uplinks choose the links to the outside.

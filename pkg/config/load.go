@@ -98,7 +98,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 		cfg.Uplinks = append(cfg.Uplinks, u.Uplink)
 	}
 	if cfg.Instance == "" {
-		cfg.Instance = hostName()
+		cfg.Instance, cfg.InstanceFromHost = hostName(), true
 	}
 	// A value that could not be read has left its default behind; to judge that would only add noise.
 	if len(l.problems) == 0 {

@@ -24,6 +24,8 @@ type API interface {
 	Get(ctx context.Context, mapping types.NamespacedName) (*v1alpha1.Mapping, error)
 	// Apply is a server-side apply of a Mapping's status, by force.
 	Apply(ctx context.Context, mapping types.NamespacedName, manager string, body []byte) error
+	// Whoami returns the instance that the credential is of, nothing where the server does not say.
+	Whoami(ctx context.Context) (instance string, err error)
 	// Renew applies a Lease that holds for so long from now.
 	Renew(ctx context.Context, lease types.NamespacedName, manager, holder string, now time.Time, duration time.Duration) error
 }
@@ -61,6 +63,29 @@ func (a restAPI) List(ctx context.Context) (*v1alpha1.MappingList, error) {
 func (a restAPI) Get(ctx context.Context, mapping types.NamespacedName) (*v1alpha1.Mapping, error) {
 	m := &v1alpha1.Mapping{}
 	return m, a.client.Get().Namespace(mapping.Namespace).Resource("mappings").Name(mapping.Name).Do(ctx).Into(m)
+}
+
+// Whoami implements API by a SelfSubjectReview, of which it reads the instance alone.
+func (a restAPI) Whoami(ctx context.Context) (string, error) {
+	raw, err := a.client.Post().AbsPath("/apis/authentication.k8s.io/v1/selfsubjectreviews").
+		Body([]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)).SetHeader("Content-Type", runtime.ContentTypeJSON).Do(ctx).Raw()
+	if err != nil {
+		return "", err
+	}
+	var review struct {
+		Status struct {
+			UserInfo struct {
+				Extra map[string][]string `json:"extra"`
+			} `json:"userInfo"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(raw, &review); err != nil {
+		return "", fmt.Errorf("decoding a SelfSubjectReview: %w", err)
+	}
+	if names := review.Status.UserInfo.Extra[v1alpha1.InstanceExtra]; len(names) == 1 {
+		return names[0], nil
+	}
+	return "", nil
 }
 
 // Apply implements API.

@@ -43,6 +43,18 @@ func TestRequests(t *testing.T) {
 			"GET /apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/echo application/json ",
 		},
 		{
+			"whoami", `{"kind":"SelfSubjectReview","status":{"userInfo":{"username":"u","extra":{"smartnat.aureacentral.com/instance":["gw1"]}}}}`,
+			func(ctx context.Context, a API) (string, error) {
+				instance, err := a.Whoami(ctx)
+				if instance != "gw1" {
+					t.Errorf("the instance is %q, want gw1", instance)
+				}
+				return "echo", err
+			},
+			"POST /apis/authentication.k8s.io/v1/selfsubjectreviews application/json " +
+				`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`,
+		},
+		{
 			"apply", `{}`,
 			func(ctx context.Context, a API) (string, error) {
 				return "echo", a.Apply(ctx, echo, "me", []byte(`{"a":1}`))

@@ -28,7 +28,11 @@ const (
 // Client speaks to the API that holds the status of Mappings: the relay, which takes entries and does the rest, or the cluster.
 type Client struct {
 	instance string
-	api      API
+	// name is what the entries are called on this side. It is the instance too, unless the server says that the credential is
+	// another's: asks is set until it was asked.
+	name string
+	asks bool
+	api  API
 	// namespace is that of the Lease; none where the relay notes who reported.
 	namespace string
 	renewed   time.Time
@@ -37,18 +41,46 @@ type Client struct {
 
 // NewRelayClient reports through a relay.
 func NewRelayClient(instance string, api API) *Client {
-	return &Client{instance: instance, api: api, now: time.Now}
+	return &Client{instance: instance, name: instance, api: api, now: time.Now}
+}
+
+// NewUnnamedClient reports through a relay as the instance that the relay says the credential is of, or as instance where it
+// does not say.
+func NewUnnamedClient(instance string, api API) *Client {
+	c := NewRelayClient(instance, api)
+	c.asks = true
+	return c
 }
 
 // NewClusterClient writes into the cluster, and says by a Lease in a namespace that this gateway is still there.
 func NewClusterClient(instance string, api API, namespace string) *Client {
-	return &Client{instance: instance, api: api, namespace: namespace, now: time.Now}
+	return &Client{instance: instance, name: instance, api: api, namespace: namespace, now: time.Now}
+}
+
+// ask learns which instance the credential is of. A server that does not know the question, or the answer, takes any name.
+func (c *Client) ask(ctx context.Context) error {
+	if !c.asks {
+		return nil
+	}
+	instance, err := c.api.Whoami(ctx)
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsMethodNotSupported(err), apierrors.IsForbidden(err):
+	case err != nil:
+		return fmt.Errorf("asking which instance this is: %w", err)
+	case instance != "":
+		c.instance = instance
+	}
+	c.asks = false
+	return nil
 }
 
 // Read returns the entries of this gateway that there are.
 func (c *Client) Read(ctx context.Context) (map[types.NamespacedName]Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if err := c.ask(ctx); err != nil {
+		return nil, err
+	}
 	list, err := c.api.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the status of Mappings: %w", err)
@@ -58,6 +90,7 @@ func (c *Client) Read(ctx context.Context) (map[types.NamespacedName]Entry, erro
 		m := &list.Items[i]
 		for _, e := range m.Status.Instances {
 			if e.Name == c.instance {
+				e.Name = c.name
 				have[key{Namespace: m.Namespace, Name: m.Name}] = Entry{m.UID, e}
 			}
 		}
@@ -67,7 +100,9 @@ func (c *Client) Read(ctx context.Context) (map[types.NamespacedName]Entry, erro
 
 // Write makes the entry of a Mapping what it is to be.
 func (c *Client) Write(ctx context.Context, mapping types.NamespacedName, e Entry) error {
-	return c.apply(ctx, mapping, e.UID, v1alpha1.MappingStatus{Instances: []v1alpha1.InstanceStatus{e.InstanceStatus}})
+	entry := e.InstanceStatus
+	entry.Name = c.instance
+	return c.apply(ctx, mapping, e.UID, v1alpha1.MappingStatus{Instances: []v1alpha1.InstanceStatus{entry}})
 }
 
 // Remove takes the entry of a Mapping out.

@@ -20,9 +20,11 @@ import (
 
 // wire notes what a Client asks for.
 type wire struct {
-	asked []string
-	list  v1alpha1.MappingList
-	fails error
+	whoami string
+	denies error
+	asked  []string
+	list   v1alpha1.MappingList
+	fails  error
 }
 
 func (w *wire) List(context.Context) (*v1alpha1.MappingList, error) { return &w.list, w.fails }
@@ -39,6 +41,59 @@ func (w *wire) Apply(_ context.Context, mapping types.NamespacedName, manager st
 func (w *wire) Renew(_ context.Context, lease types.NamespacedName, _, holder string, _ time.Time, duration time.Duration) error {
 	w.asked = append(w.asked, "renew "+lease.String()+" of "+holder+" for "+duration.String())
 	return nil
+}
+
+func (w *wire) Whoami(context.Context) (string, error) {
+	w.asked = append(w.asked, "whoami")
+	return w.whoami, w.denies
+}
+
+// The relay says who a gateway is that its config does not name, once.
+func TestTheRelayNamesTheInstance(t *testing.T) {
+	resource := schema.GroupResource{Resource: "selfsubjectreviews"}
+	for _, test := range []struct {
+		name, whoami string
+		denies       error
+		want         string // the name in what is written
+		fails        bool
+	}{
+		{"by the credential", "gw1", nil, "gw1", false},
+		{"a server that does not say", "", nil, "host7", false},
+		{"a relay of before", "", apierrors.NewMethodNotSupported(resource, "create"), "host7", false},
+		{"a server that has no such kind", "", apierrors.NewNotFound(resource, ""), "host7", false},
+		{"a user who may not ask", "", apierrors.NewForbidden(resource, "", nil), "host7", false},
+		{"a relay that is away", "", errors.New("connection refused"), "", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := &wire{whoami: test.whoami, denies: test.denies, list: v1alpha1.MappingList{Items: []v1alpha1.Mapping{{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+				Status:     v1alpha1.MappingStatus{Instances: []v1alpha1.InstanceStatus{{Name: "gw1"}, {Name: "host7"}}},
+			}}}}
+			c := NewUnnamedClient("host7", w)
+			have, err := c.Read(t.Context())
+			if (err != nil) != test.fails {
+				t.Fatalf("Read() = %v", err)
+			}
+			if test.fails {
+				return
+			}
+			at := key{Namespace: "shop", Name: "web"}
+			if have[at].Name != "host7" {
+				t.Errorf("the entry is read as %q, and compared with one of host7", have[at].Name)
+			}
+			if err := c.Write(t.Context(), at, have[at]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"whoami", "smartnatd-" + test.want + ` shop/web {"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping",` +
+				`"metadata":{"name":"web","namespace":"shop"},"status":{"instances":[{"name":"` + test.want + `","programmed":false}]}}`}
+			if diff := cmp.Diff(want, w.asked); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
 }
 
 const (

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -27,6 +28,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/smartnat/smartnat/relay/registry"
+	"github.com/smartnat/smartnat/relay/status"
 )
 
 // Why it may be unknown who somebody is. Neither says anything against a client.
@@ -109,10 +111,26 @@ func (r *tokenReviewer) result(word string, response *authenticator.Response, er
 func newAuthenticator(tokens authenticator.Token, clientCA x509.VerifyOptionFunc, remember time.Duration) authenticator.Request {
 	var ways []authenticator.Request
 	if clientCA != nil {
-		ways = append(ways, x509.NewDynamic(clientCA, x509.CommonNameUserConversion))
+		ways = append(ways, byCertificate(group.NewAuthenticatedGroupAdder(x509.NewDynamic(clientCA, x509.CommonNameUserConversion))))
 	}
-	ways = append(ways, bearertoken.New(cache.New(tokens, false, remember, remember)))
-	return group.NewAuthenticatedGroupAdder(unionauth.New(ways...))
+	ways = append(ways, group.NewAuthenticatedGroupAdder(bearertoken.New(cache.New(tokens, false, remember, remember))))
+	return unionauth.New(ways...)
+}
+
+// byCertificate marks users by how they proved who they are, and refuses certificates in the names of users that Kubernetes
+// has for itself, ServiceAccounts among them.
+func byCertificate(certificates authenticator.Request) authenticator.Request {
+	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
+		response, ok, err := certificates.AuthenticateRequest(req)
+		if !ok || err != nil {
+			return nil, false, err
+		}
+		if strings.HasPrefix(response.User.GetName(), "system:") {
+			return nil, false, errors.New("the common name of a client certificate begins with system:")
+		}
+		response.User = status.CertificateUser{Info: response.User}
+		return response, true, nil
+	})
 }
 
 // authenticated lets those in whom the cluster knows. What is wrong with a credential is told to nobody; what is wrong with

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,9 +17,11 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
 	corefake "k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/smartnat/smartnat/relay/status"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
@@ -147,6 +150,37 @@ func TestInventedTokensAreAskedAboutAtALimitedRate(t *testing.T) {
 	if _, ok, err := r.AuthenticateToken(t.Context(), "good-but-new"); ok || !errors.Is(err, errBusy) {
 		t.Errorf("a token that was never seen: %v, %v, want errBusy", ok, err)
 	}
+}
+
+// A certificate is no ServiceAccount, whatever its common name, and what it proves cannot be said by a token.
+func TestUsersByCertificate(t *testing.T) {
+	for name, accepted := range map[string]bool{"gw1": true, "system:serviceaccount:smartnat:gw1": false, "system:admin": false} {
+		response, ok, err := byCertificate(authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
+			return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, true, nil
+		})).AuthenticateRequest(nil)
+		if ok != accepted || (err == nil) != accepted {
+			t.Errorf("%s: %v, %v, want it accepted: %v", name, ok, err, accepted)
+		}
+		if ok {
+			if _, is := response.User.(status.CertificateUser); !is {
+				t.Errorf("%s is a %T", name, response.User)
+			}
+		}
+	}
+	tokens, _, err := newAuthenticator(newTokens("gw1"), nil, time.Minute).AuthenticateRequest(&http.Request{Header: as("good")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, is := tokens.User.(status.CertificateUser); is {
+		t.Error("a token is taken for a certificate")
+	}
+}
+
+// newTokens says that every token is a user's.
+func newTokens(name string) authenticator.Token {
+	return authenticator.TokenFunc(func(context.Context, string) (*authenticator.Response, bool, error) {
+		return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, true, nil
+	})
 }
 
 func TestWhoCannotBeKnownIsToldToComeAgain(t *testing.T) {

@@ -41,6 +41,7 @@ func FuzzRequest(f *testing.F) {
 		"GET /openapi/v3 HTTP/1.1\r\nHost: x\r\nImpersonate-User: admin\r\nX-Remote-User: admin\r\n\r\n",
 		"PATCH /apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/web/status HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
 		"POST /api/v1/namespaces/shop/services HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+		"POST /apis/authentication.k8s.io/v1/selfsubjectreviews HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
 		"GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n",
 	} {
 		f.Add([]byte(seed))

@@ -5,7 +5,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -42,12 +41,12 @@ const minInstanceTimeout = 3 * time.Minute
 
 // DefaultStatusOptions are those of the manifests.
 func DefaultStatusOptions() StatusOptions {
-	return StatusOptions{Write: true, Namespace: "smartnat", InstanceTimeout: 10 * time.Minute}
+	return StatusOptions{Write: true, Accept: true, Namespace: "smartnat", InstanceTimeout: 10 * time.Minute}
 }
 
 func (o *StatusOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Write, "write-status", o.Write, "say in the status of Mappings and in Events what became of them")
-	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway say, by server-side apply of its own entry in the status of Mappings, what it has in effect; RBAC says who may")
+	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway say, by server-side apply of its own entry in the status of Mappings, what it has in effect, where --write-status is on to sum it up; RBAC says who may")
 	flags.StringVar(&o.Namespace, "namespace", o.Namespace, "the `namespace` of the ServiceAccounts of gateways, where it is noted when they were last heard of")
 	flags.DurationVar(&o.InstanceTimeout, "instance-timeout", o.InstanceTimeout, "how long the status of Mappings counts on a gateway that is not heard of")
 }
@@ -58,9 +57,6 @@ func (o *StatusOptions) validate() (errs []error) {
 	}
 	if o.InstanceTimeout < minInstanceTimeout {
 		errs = append(errs, fmt.Errorf("--instance-timeout: %s is less than %s: gateways are heard of once a minute", o.InstanceTimeout, minInstanceTimeout))
-	}
-	if o.Accept && !o.Write {
-		errs = append(errs, errors.New("--accept-status: needs --write-status, or nobody would sum up what gateways say"))
 	}
 	return errs
 }

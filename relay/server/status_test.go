@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	corefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
@@ -36,10 +37,8 @@ func TestStatusOptions(t *testing.T) {
 		want   string
 	}{
 		{"the defaults", func(*StatusOptions) {}, ""},
-		{"gateways report", func(o *StatusOptions) { o.Accept = true }, ""},
+		{"gateways do not report", func(o *StatusOptions) { o.Accept = false }, ""},
 		{"nobody writes", func(o *StatusOptions) { o.Write = false }, ""},
-		{"gateways report what nobody sums up", func(o *StatusOptions) { o.Accept, o.Write = true, false },
-			"--accept-status: needs --write-status, or nobody would sum up what gateways say"},
 		{"no namespace", func(o *StatusOptions) { o.Namespace = "" }, `--namespace: "" is not the name of a namespace`},
 		{"a timeout that everybody misses", func(o *StatusOptions) { o.InstanceTimeout = time.Minute },
 			"--instance-timeout: 1m0s is less than 3m0s: gateways are heard of once a minute"},
@@ -82,6 +81,7 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 	f := newFixture(t, func(c *Config) {
 		c.Reports = &status.Reports{Cache: c.Cache, Mappings: written, Namespace: "smartnat", Log: c.Log,
 			Heard: func(context.Context, string) error { return nil }}
+		c.Authenticator = byCertificate(authenticator.RequestFunc(fakeAuthentication))
 		c.Authorizer = authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 			if a.GetVerb() == "patch" {
 				asked = append(asked, strings.Join([]string{a.GetUser().GetName(), a.GetVerb(), a.GetAPIGroup(), a.GetResource(), a.GetSubresource(), a.GetNamespace(), a.GetName()}, " "))
@@ -91,8 +91,9 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 	})
 	f.populate(t)
 	const path = "/apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/web"
+	const whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 	const body = `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":"web","namespace":"shop"},
-		"status":{"instances":[{"name":"gateway"}]}}`
+		"status":{"instances":[{"name":"gateway.x509"}]}}`
 	for _, test := range []struct {
 		name, method, path, token string
 		want                      int
@@ -104,6 +105,10 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 		{"a deletion", http.MethodDelete, path + "/status", gatewayToken, 405},
 		{"one that is not there", http.MethodPatch, strings.Replace(path, "web", "other", 1) + "/status", gatewayToken, 404},
 		{"a gateway", http.MethodPatch, path + "/status", gatewayToken, 200},
+		{"nobody who asks who it is", http.MethodPost, whoami, "", 401},
+		{"a stranger who asks who it is", http.MethodPost, whoami, strangerToken, 403},
+		{"a gateway that asks who it is", http.MethodPost, whoami, gatewayToken, 201},
+		{"who it is of another version", http.MethodPost, strings.Replace(whoami, "v1", "v1beta1", 1), gatewayToken, 405},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), test.method, "https://"+f.address+test.path, strings.NewReader(body))
 		if err != nil {
@@ -127,7 +132,7 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 			t.Errorf("%s: %d, want %d", test.name, resp.StatusCode, test.want)
 		}
 	}
-	if diff := cmp.Diff([]string{"smartnatd-gateway shop/web"}, written.written); diff != "" {
+	if diff := cmp.Diff([]string{"smartnatd-gateway.x509 shop/web"}, written.written); diff != "" {
 		t.Errorf("written (-want +got)\n%s", diff)
 	}
 	web := " patch smartnat.aureacentral.com mappings status shop web"

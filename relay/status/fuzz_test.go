@@ -21,7 +21,7 @@ func FuzzReport(f *testing.F) {
 		strings.Replace(good, `"endpoints":2`, `"endpoints":-1`, 1), strings.Replace(good, `"status":{`, `"status":{"conditions":[],`, 1),
 		strings.Replace(good, `"instances":[`, `"instances":[null,`, 1), strings.Replace(good, "web", "other", 1), "apiVersion: v1\n", good[:40],
 	} {
-		f.Add("gw1", applyPatch, body)
+		f.Add("system:serviceaccount:smartnat:gw1", applyPatch, body)
 		f.Add("system:serviceaccount:smartnat:gw1", "application/json", body)
 	}
 	for _, user := range []string{"", "gw2", "system:anonymous", "system:serviceaccount:shop:gw1", "system:serviceaccount:smartnat:", "gw1\x00"} {
@@ -29,10 +29,10 @@ func FuzzReport(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, user, contentType, body string) {
 		d := newDesk(t)
-		if _, err := d.report("gw2", applyPatch, strings.Replace(good, "gw1", "gw2", 1)); err != nil {
+		if _, err := d.report(token("system:serviceaccount:smartnat:gw2"), applyPatch, strings.Replace(good, "gw1", "gw2", 1)); err != nil {
 			t.Fatal(err)
 		}
-		_, err := d.report(user, contentType, body)
+		_, err := d.report(token(user), contentType, body)
 		var status apierrors.APIStatus
 		switch {
 		case err == nil:

@@ -12,14 +12,12 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
@@ -43,22 +41,30 @@ type Reports struct {
 	Log       logrus.FieldLogger
 }
 
-// Takes says whether a request is a report: a server-side apply of the status of a Mapping. Nobody takes any where r is nil.
+// Takes says whether a request is a report, which is a server-side apply of the status of a Mapping, or the question which
+// gateway its user is. None is taken where r is nil.
 func (r *Reports) Takes(req *http.Request) bool {
 	info, ok := request.RequestInfoFrom(req.Context())
-	return r != nil && ok && req.Method == http.MethodPatch && info.IsResourceRequest && info.Subresource == "status" &&
+	return r != nil && ok && (isReport(req, info) || isIntroduction(req, info))
+}
+
+func isReport(req *http.Request, info *request.RequestInfo) bool {
+	return req.Method == http.MethodPatch && info.IsResourceRequest && info.Subresource == "status" &&
 		info.APIGroup == v1alpha1.GroupName && info.APIVersion == v1alpha1.SchemeGroupVersion.Version &&
 		info.Resource == "mappings" && info.Namespace != "" && info.Name != ""
 }
 
-// Take answers a report of an authenticated user who may apply the status.
+// Take answers a report of an authenticated user who may apply the status, or tells a user who it is.
 func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
 	user, ok := request.UserFrom(req.Context())
 	info, haveInfo := request.RequestInfoFrom(req.Context())
 	if !ok || !haveInfo {
 		return apierrors.NewInternalError(errors.New("nobody said who this is"))
 	}
-	instance, err := instanceOf(user.GetName(), r.Namespace)
+	if isIntroduction(req, info) {
+		return r.introduce(w, req)
+	}
+	instance, err := instanceOf(user, r.Namespace)
 	if err != nil {
 		return forbidden(info.Name, err)
 	}
@@ -178,21 +184,6 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 		}
 	}
 	return nil
-}
-
-// instanceOf is the only gateway that a user can speak for: a ServiceAccount of the relay's namespace for the one of its name,
-// somebody with a client certificate for the one of its common name.
-func instanceOf(user, namespace string) (string, error) {
-	if in, name, err := serviceaccount.SplitUsername(user); err == nil {
-		if in != namespace {
-			return "", fmt.Errorf("gateways are ServiceAccounts of namespace %s, this is one of %s", namespace, in)
-		}
-		return name, nil
-	}
-	if strings.HasPrefix(user, "system:") {
-		return "", fmt.Errorf("%s is no gateway", user)
-	}
-	return user, nil
 }
 
 var mappingResource = schema.GroupResource{Group: v1alpha1.GroupName, Resource: "mappings"}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -44,14 +45,14 @@ func newDesk(t *testing.T) *desk {
 }
 
 // report sends one and returns the answer.
-func (d *desk) report(userName, contentType, body string) (*httptest.ResponseRecorder, error) {
+func (d *desk) report(u user.Info, contentType, body string) (*httptest.ResponseRecorder, error) {
 	req := httptest.NewRequest(http.MethodPatch, "/apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/web/status", strings.NewReader(body))
 	req.Header.Set("Content-Type", contentType)
 	ctx := request.WithRequestInfo(req.Context(), &request.RequestInfo{
 		IsResourceRequest: true, Verb: "patch", APIGroup: v1alpha1.GroupName, APIVersion: "v1alpha1", Namespace: "shop",
 		Resource: "mappings", Subresource: "status", Name: "web",
 	})
-	req = req.WithContext(request.WithUser(ctx, &user.DefaultInfo{Name: userName}))
+	req = req.WithContext(request.WithUser(ctx, u))
 	if !d.Takes(req) {
 		return nil, errors.New("not taken")
 	}
@@ -59,15 +60,73 @@ func (d *desk) report(userName, contentType, body string) (*httptest.ResponseRec
 	return answer, d.Take(answer, req)
 }
 
+// token is a user as a TokenReview names it, certificate one by a client certificate.
+func token(name string) user.Info       { return &user.DefaultInfo{Name: name} }
+func certificate(name string) user.Info { return CertificateUser{token(name)} }
+
+// No two users are one gateway, and only those are one that the relay knows for one.
+func TestInstances(t *testing.T) {
+	for _, test := range []struct {
+		user user.Info
+		want string
+	}{
+		{token("system:serviceaccount:smartnat:gw1"), "gw1"},
+		{certificate("gw1"), "gw1.x509"},
+		{certificate("gw1.x509"), "gw1.x509.x509"},
+		{token("system:serviceaccount:smartnat:gw1.x509"), ""},
+		{token("system:serviceaccount:shop:gw1"), ""},
+		{token("gw1"), ""},
+		{token("gw1.x509"), ""},
+		{&user.DefaultInfo{Name: "gw1", Extra: map[string][]string{v1alpha1.InstanceExtra: {"gw1"}}}, ""},
+		{token("system:node:gw1"), ""},
+		{certificate("GW 1"), ""},
+		{certificate("system:serviceaccount:smartnat:gw1"), ""},
+		{certificate(""), ""},
+	} {
+		d := newDesk(t)
+		req := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
+		ctx := request.WithRequestInfo(req.Context(), &request.RequestInfo{
+			IsResourceRequest: true, Verb: "create", APIGroup: "authentication.k8s.io", APIVersion: "v1", Resource: "selfsubjectreviews",
+		})
+		req = req.WithContext(request.WithUser(ctx, test.user))
+		if !d.Takes(req) {
+			t.Fatal("not taken")
+		}
+		w := httptest.NewRecorder()
+		if err := d.Take(w, req); err != nil {
+			t.Fatal(err)
+		}
+		var review authenticationv1.SelfSubjectReview
+		if err := json.Unmarshal(w.Body.Bytes(), &review); err != nil {
+			t.Fatal(err)
+		}
+		var want map[string]authenticationv1.ExtraValue
+		if test.want != "" {
+			want = map[string]authenticationv1.ExtraValue{v1alpha1.InstanceExtra: {test.want}}
+		}
+		if diff := cmp.Diff(want, review.Status.UserInfo.Extra); diff != "" || review.Status.UserInfo.Username != test.user.GetName() {
+			t.Errorf("%T %s (-want +got)\n%s", test.user, test.user.GetName(), diff)
+		}
+		if len(d.written()) != 0 || len(d.heard) != 0 {
+			t.Errorf("written %v, heard of %v", d.written(), d.heard)
+		}
+	}
+}
+
 const applyPatch = "application/apply-patch+yaml"
 
 func TestReportsAreTaken(t *testing.T) {
-	for _, test := range []struct{ name, user string }{
-		{"of a ServiceAccount", "system:serviceaccount:smartnat:gw1"},
-		{"of somebody with a certificate", "gw1"},
+	for _, test := range []struct {
+		name     string
+		user     user.Info
+		instance string
+	}{
+		{"of a ServiceAccount", token("system:serviceaccount:smartnat:gw1"), "gw1"},
+		{"of a client certificate", certificate("gw1"), "gw1.x509"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDesk(t)
+			good := strings.ReplaceAll(good, "gw1", test.instance)
 			answer, err := d.report(test.user, applyPatch, good)
 			if err != nil {
 				t.Fatal(err)
@@ -76,7 +135,7 @@ func TestReportsAreTaken(t *testing.T) {
 			if err := json.Unmarshal(answer.Body.Bytes(), &got); err != nil {
 				t.Fatal(err)
 			}
-			want := []v1alpha1.InstanceStatus{{Name: "gw1", Addresses: []string{"192.0.2.1"}, Endpoints: 2, ObservedGeneration: 1, Programmed: true}}
+			want := []v1alpha1.InstanceStatus{{Name: test.instance, Addresses: []string{"192.0.2.1"}, Endpoints: 2, ObservedGeneration: 1, Programmed: true}}
 			if diff := cmp.Diff(want, got.Status.Instances); diff != "" {
 				t.Errorf("in the answer (-want +got)\n%s", diff)
 			}
@@ -87,10 +146,10 @@ func TestReportsAreTaken(t *testing.T) {
 			if _, err := d.report(test.user, applyPatch, good); err != nil {
 				t.Error(err)
 			}
-			if diff := cmp.Diff([]string{"smartnatd-gw1 shop/web"}, d.written()); diff != "" {
+			if diff := cmp.Diff([]string{"smartnatd-" + test.instance + " shop/web"}, d.written()); diff != "" {
 				t.Errorf("writes (-want +got)\n%s", diff)
 			}
-			if diff := cmp.Diff([]string{"gw1", "gw1"}, d.heard); diff != "" {
+			if diff := cmp.Diff([]string{test.instance, test.instance}, d.heard); diff != "" {
 				t.Errorf("heard of (-want +got)\n%s", diff)
 			}
 			// A gateway that does not serve it any more says so.
@@ -121,6 +180,8 @@ func TestReportsAreRefused(t *testing.T) {
 		{"for another gateway", "system:serviceaccount:smartnat:gw2", applyPatch, good, 403, `this user is the gateway "gw2" and may not report as "gw1": set instance: gw2`},
 		{"by a ServiceAccount of another namespace", "system:serviceaccount:shop:gw1", applyPatch, good, 403, "ServiceAccounts of namespace smartnat"},
 		{"by a node", "system:node:gw1", applyPatch, good, 403, "is no gateway"},
+		{"by an OIDC user of the same name", "gw1", applyPatch, good, 403, "is no gateway"},
+		{"by a ServiceAccount with the name of a certificate", "system:serviceaccount:smartnat:gw1.x509", applyPatch, good, 403, "those of certificates"},
 		{"by nobody", "system:anonymous", applyPatch, good, 403, "is no gateway"},
 		{"another kind of patch", gw1, "application/merge-patch+json", good, 415, "server-side apply"},
 		{"of no kind", gw1, "", good, 415, "server-side apply"},
@@ -144,7 +205,7 @@ func TestReportsAreRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDesk(t)
-			_, err := d.report(test.user, test.contentType, test.body)
+			_, err := d.report(token(test.user), test.contentType, test.body)
 			var status apierrors.APIStatus
 			if !errors.As(err, &status) || int(status.Status().Code) != test.status || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v, want %d and %q", err, test.status, test.says)
@@ -193,7 +254,7 @@ func TestOnlyReportsAreTaken(t *testing.T) {
 func TestWhatCannotBeWrittenIsNotExplained(t *testing.T) {
 	d := newDesk(t)
 	d.fails = errors.New("the relay's ServiceAccount may not, and these are its secrets")
-	_, err := d.report("gw1", applyPatch, good)
+	_, err := d.report(token("system:serviceaccount:smartnat:gw1"), applyPatch, good)
 	if !apierrors.IsServiceUnavailable(err) || strings.Contains(err.Error(), "secrets") || len(d.heard) != 0 {
 		t.Errorf("%v, heard of %v", err, d.heard)
 	}

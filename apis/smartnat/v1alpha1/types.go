@@ -58,6 +58,9 @@ const (
 	LeaseLabelValue = "smartnatd"
 )
 
+// InstanceExtra is the extra of a SelfSubjectReview by which a relay tells a gateway the name of its instance.
+const InstanceExtra = "smartnat.aureacentral.com/instance"
+
 // GatewayProfile is the profile of media types ("application/json;profile=gateway") by which a gateway asks a relay for what it
 // needs of objects and no more. Other servers ignore it.
 const GatewayProfile = "gateway"

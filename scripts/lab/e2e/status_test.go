@@ -19,18 +19,17 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// withAccess are the relay's manifests with the component that lets gateways report.
+// withAccess are the relay's manifests.
 const withAccess = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [MANIFESTS]
-components: [MANIFESTS/components/accept-status]
 `
 
 // TestStatus follows what a Mapping's author sees: through a relay, and with a gateway that reaches the cluster by itself.
 func TestStatus(t *testing.T) {
 	w := &world{Lab: lab.New(t)}
 	ctx := timeout(t, 3*time.Minute)
-	relay, err := w.StartRelay(ctx, "--accept-status")
+	relay, err := w.StartRelay(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +37,7 @@ func TestStatus(t *testing.T) {
 	if err := w.GrantGateway(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if w.daemon, err = w.StartGateway(ctx, "instance: gateway-1\n"+lab.GatewayConfig); err != nil {
+	if w.daemon, err = w.StartGateway(ctx, lab.GatewayConfig); err != nil {
 		t.Fatal(err)
 	}
 	w.namespace(t, "status", 2)
