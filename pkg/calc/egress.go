@@ -50,6 +50,11 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 				"none of its %s addresses is on an uplink of this host; what its pods send leaves as this host routes it", family(v4))
 			continue
 		}
+		// The rules stay: a link to the inside that flaps is to change no connection.
+		if !c.inside && !c.cfg.AnyAddress {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoInsideLink, "spec.egress",
+				"all links of this host are uplinks, and what comes in by an uplink is taken for the outside; egress needs the pods behind a link that is not in the config's uplinks")
+		}
 		external := candidates[i].Addr
 		wishes = append(wishes, egressWish{address: external, uplink: c.uplinkOf[external], pods: pods.of(external)})
 	}

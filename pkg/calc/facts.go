@@ -17,6 +17,8 @@ type facts struct {
 	sctp bool
 	// held are the addresses that are on a link of this host, local those that it is to forward for.
 	held, local map[netip.Addr]bool
+	// inside is set when a link that is up, with an address, leads to the inside: it is neither an uplink nor lo.
+	inside bool
 	// uplinkOf has the number of the uplink that an address is on.
 	uplinkOf map[netip.Addr]int
 }
@@ -31,6 +33,7 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) *f
 	}
 	for _, link := range host.Links {
 		uplink := slices.IndexFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == link.Name })
+		f.inside = f.inside || uplink < 0 && link.Up && link.Name != "lo" && len(link.Addresses) > 0
 		for _, a := range link.Addresses {
 			f.held[a.Addr()], f.local[a.Addr()] = true, true
 			if uplink < 0 {
@@ -48,5 +51,5 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) *f
 }
 
 func (f *facts) equal(other *facts) bool {
-	return f.sctp == other.sctp && maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf)
+	return f.sctp == other.sctp && f.inside == other.inside && maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf)
 }

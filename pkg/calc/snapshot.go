@@ -74,6 +74,8 @@ const (
 	ReasonRuleRefused = "RuleRefused"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
+	// ReasonNoInsideLink: this host has uplinks alone, so no packet is taken for a pod's; pods do not leave with the address.
+	ReasonNoInsideLink = "NoInsideLink"
 	// ReasonEgressConflict: an older Mapping says with which address the pods leave.
 	ReasonEgressConflict = "EgressConflict"
 )

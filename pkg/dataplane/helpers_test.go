@@ -1,0 +1,183 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package dataplane_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+// helperPort is where pod1 talks FTP and TFTP.
+const helperPort = 9021
+
+// TestKernelHelpers has the kernel's helpers for FTP and TFTP lead data connections through a Mapping of the control port
+// alone, by the rules that systemd/README.md shows.
+func TestKernelHelpers(t *testing.T) {
+	onNetworks(t, func(t *testing.T, h *host, n network) {
+		if n.name != "IPv4" {
+			return // Passive mode is another command for IPv6.
+		}
+		for _, rule := range []string{"-p tcp --dport 80 -j CT --helper ftp", "-p udp --dport 80 -j CT --helper tftp"} {
+			run(t, "iptables-"+h.backend, "-t raw -A PREROUTING -d "+n.external+" "+rule)
+		}
+		state := gateway.State{
+			Uplinks:         []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},
+			MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535},
+		}
+		for _, protocol := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
+			f := forward(n.external, 80, n.pod1)
+			f.Protocol, f.Masquerade, f.Backends[0].Port = protocol, true, helperPort
+			state.Forwards = append(state.Forwards, f)
+		}
+		serveTFTP(t)
+		serveFTP(t, n.pod1)
+		apply(t, h.start(), state)
+		if got := getByFTP(t, n.external); got != "data" {
+			t.Errorf("FTP: %q", got)
+		}
+		if got := getByTFTP(t, n.external); got != "data" {
+			t.Errorf("TFTP: %q", got)
+		}
+	})
+}
+
+// serveTFTP answers each request from a port of its own (RFC 1350, section 4).
+func serveTFTP(t *testing.T) {
+	t.Helper()
+	testenv.In(t, "pod1", func() error {
+		requests, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", helperPort))
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { requests.Close() })
+		answers, err := net.ListenPacket("udp4", ":0")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { answers.Close() })
+		go func() {
+			for {
+				_, from, err := requests.ReadFrom(make([]byte, 100))
+				if err != nil {
+					return
+				}
+				_, _ = answers.WriteTo([]byte("\x00\x03\x00\x01data"), from)
+			}
+		}()
+		return nil
+	})
+}
+
+// serveFTP knows passive mode and nothing else (RFC 959).
+func serveFTP(t *testing.T, address string) {
+	t.Helper()
+	testenv.In(t, "pod1", func() error {
+		control, err := net.Listen("tcp4", fmt.Sprintf(":%d", helperPort))
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { control.Close() })
+		data, err := net.Listen("tcp4", ":0")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { data.Close() })
+		port := data.Addr().(*net.TCPAddr).Port
+		go func() {
+			conn, err := control.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = fmt.Fprint(conn, "220 ready\r\n")
+			if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+				return
+			}
+			_, _ = fmt.Fprintf(conn, "227 Entering Passive Mode (%s,%d,%d)\r\n", strings.ReplaceAll(address, ".", ","), port/256, port%256)
+			transfer, err := data.Accept()
+			if err != nil {
+				return
+			}
+			defer transfer.Close()
+			_, _ = fmt.Fprint(transfer, "data")
+		}()
+		return nil
+	})
+}
+
+func getByFTP(t *testing.T, address string) string {
+	t.Helper()
+	conn := dial(t, "tcp", address)
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(conn)
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprint(conn, "PASV\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b, c, d, high, low int
+	if _, err := fmt.Sscanf(line, "227 Entering Passive Mode (%d,%d,%d,%d,%d,%d)", &a, &b, &c, &d, &high, &low); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(a), byte(b), byte(c), byte(d)}), uint16(high*256+low))
+	if to.Addr().String() != address {
+		t.Errorf("the data connection is offered at %s, want %s", to, address)
+	}
+	var transfer net.Conn
+	testenv.In(t, "client", func() (err error) {
+		transfer, err = net.DialTimeout("tcp", to.String(), 10*time.Second)
+		return err
+	})
+	defer transfer.Close()
+	text, err := io.ReadAll(transfer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func getByTFTP(t *testing.T, address string) string {
+	t.Helper()
+	var conn net.PacketConn
+	testenv.In(t, "client", func() (err error) {
+		conn, err = net.ListenPacket("udp4", ":0")
+		return err
+	})
+	defer conn.Close()
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr(address), 80))
+	if _, err := conn.WriteTo([]byte("\x00\x01file\x00octet\x00"), to); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 100)
+	length, from, err := conn.ReadFrom(buffer)
+	if os.IsTimeout(err) || err != nil {
+		return err.Error()
+	}
+	if !strings.HasPrefix(from.String(), address+":") {
+		t.Errorf("TFTP is answered by %s, want %s", from, address)
+	}
+	return string(buffer[min(4, length):length])
+}
