@@ -55,6 +55,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	defer signal.Stop(hangup)
 	d := &daemon{log: log, manager: newManager(log), hangup: hangup, load: load}
 	counts := metrics.New(version, d)
+	counts.CountLost(conntrack.Lost)
 	d.listen = counts.Server(metrics.Probes{Alive: d.alive, Ready: d.ready}, log).Listen
 	d.newObjects = func(cfg config.Config, known *calc.Snapshot) (*objects, error) {
 		return newObjects(cfg, known, counts.Memory, log)

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
@@ -45,6 +46,33 @@ func TestKernelPrivilegedSourcePorts(t *testing.T) {
 		}
 		if heard != devices {
 			t.Errorf("%d of %d devices are heard", heard, devices)
+		}
+	})
+}
+
+// TestKernelLostConnections has one client more than there are source ports, which the kernel counts.
+func TestKernelLostConnections(t *testing.T) {
+	onNetworks(t, func(t *testing.T, h *host, n network) {
+		f := forward(n.external, 80, n.pod1)
+		f.Protocol, f.Masquerade = gateway.UDP, true
+		apply(t, h.start(), gateway.State{
+			Forwards: []*gateway.Forward{f}, MasqueradePorts: gateway.PortRange{First: 2000, Last: 2000},
+			Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24", "2001:db8:1::/64")}},
+		})
+		before, err := conntrack.Lost()
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, second := dial(t, "udp", n.external), dial(t, "udp", n.external)
+		ask(t, first, "pod1")
+		ask(t, second, silence)
+		ask(t, first, "pod1")
+		after, err := conntrack.Lost()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after <= before {
+			t.Errorf("%d connections lost, and %d before one was", after, before)
 		}
 	})
 }
