@@ -180,6 +180,47 @@ type Host struct {
 	Unreachable []netip.Addr
 	// SCTP is set when the kernel can match and translate SCTP.
 	SCTP bool
+	// Routes are those of the main table that are no default routes, sorted by destination, link and gateway. Of a link with
+	// more than a few thousand they are only the first ones.
+	Routes []Route
+	// Listeners are the sockets of programs on the host that take connections or datagrams from anyone. Sorted, without
+	// duplicates.
+	Listeners []Listener
+}
+
+// Route is a route of the host's main routing table.
+type Route struct {
+	// Destination is masked, and not everything.
+	Destination netip.Prefix
+	Link        string
+	// Gateway is not set where the destination is on the link itself.
+	Gateway netip.Addr
+}
+
+// Listener is a socket that takes what comes to a port.
+type Listener struct {
+	Protocol Protocol
+	// Address is the one it is bound to: an unspecified one is all of its family. A socket that takes both families is two
+	// Listeners.
+	Address netip.Addr
+	Port    uint16
+	// Link is the one that the socket is bound to, empty where it takes from all links.
+	Link string
+}
+
+// Compare orders Listeners as a Host has them.
+func (l Listener) Compare(o Listener) int {
+	return cmp.Or(strings.Compare(string(l.Protocol), string(o.Protocol)), cmp.Compare(l.Port, o.Port),
+		l.Address.Compare(o.Address), strings.Compare(l.Link, o.Link))
+}
+
+// String returns "0.0.0.0:22/tcp", or "[::]:546%eth0/udp" where the socket is bound to a link.
+func (l Listener) String() string {
+	text := netip.AddrPortFrom(l.Address, l.Port).String()
+	if l.Link != "" {
+		text += "%" + l.Link
+	}
+	return text + "/" + string(l.Protocol)
 }
 
 // Link is a network interface of the host.

@@ -50,6 +50,15 @@ func throughEth1(gw string) gateway.DefaultRoute {
 	return gateway.DefaultRoute{Link: "eth1", Gateway: to, IPv6: to.Is6()}
 }
 
+// route is one through eth1.
+func route(destination, gw string) gateway.Route {
+	r := gateway.Route{Destination: netip.MustParsePrefix(destination), Link: "eth1"}
+	if gw != "" {
+		r.Gateway = netip.MustParseAddr(gw)
+	}
+	return r
+}
+
 func TestObserve(t *testing.T) {
 	lo := link("lo", true, "127.0.0.1/8", "::1/128")
 	for _, tc := range []struct {
@@ -68,7 +77,10 @@ func TestObserve(t *testing.T) {
 			lines: []string{
 				"link add eth1 type veth peer name peer1", "link set eth1 addrgenmode none", "link set eth1 up", "addr add 198.51.100.10/24 dev eth1",
 			},
-			want: gateway.Host{Links: []gateway.Link{link("eth1", false, "198.51.100.10/24"), lo, link("peer1", false)}},
+			want: gateway.Host{
+				Links:  []gateway.Link{link("eth1", false, "198.51.100.10/24"), lo, link("peer1", false)},
+				Routes: []gateway.Route{route("198.51.100.0/24", "")},
+			},
 		},
 		{
 			name: "addresses and default routes of both families",
@@ -89,6 +101,9 @@ func TestObserve(t *testing.T) {
 				"route add default via 198.51.100.7 table 99",
 				"route add unreachable default metric 4",
 				"route add 192.0.2.0/24 via 198.51.100.8",
+				"route add 192.0.3.0/24 nexthop via 198.51.100.8 nexthop via 198.51.100.9",
+				"route add 192.0.4.0/24 via 198.51.100.8 table 99",
+				"route add unreachable 192.0.5.0/24",
 			},
 			want: gateway.Host{
 				Links: []gateway.Link{
@@ -108,6 +123,14 @@ func TestObserve(t *testing.T) {
 					throughEth1("fe80::1"),
 					{Link: "eth1", IPv6: true},
 					throughEth1("198.51.100.3"),
+				},
+				Routes: []gateway.Route{
+					route("192.0.2.0/24", "198.51.100.8"),
+					route("192.0.3.0/24", "198.51.100.8"),
+					route("192.0.3.0/24", "198.51.100.9"),
+					route("198.51.100.0/24", ""),
+					route("203.0.113.1/32", ""),
+					route("2001:db8:1::/64", ""),
 				},
 			},
 		},

@@ -30,6 +30,8 @@ type Host struct {
 	neighbours *neighbours
 	// sctp is looked up once: what a kernel can do does not change under it.
 	sctp func() bool
+	// sockets remembers the sockets of the last look.
+	sockets sockets
 }
 
 // New returns the host. What becomes of its watch is logged. While it is watched, the nextHops are looked after, so that it
@@ -66,7 +68,10 @@ func (h *Host) Observe() (gateway.Host, error) {
 		})
 	}
 	slices.SortFunc(host.Links, func(a, b gateway.Link) int { return cmp.Compare(a.Name, b.Name) })
-	if host.DefaultRoutes, err = defaultRoutes(names); err != nil {
+	if host.DefaultRoutes, host.Routes, err = routes(names); err != nil {
+		return gateway.Host{}, err
+	}
+	if host.Listeners, err = h.Listeners(); err != nil {
 		return gateway.Host{}, err
 	}
 	host.Unreachable, err = h.neighbours.observe()
@@ -109,53 +114,6 @@ func peersByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 		slices.SortFunc(prefixes, netip.Prefix.Compare)
 	}
 	return byLink
-}
-
-// defaultRoutes are the unicast default routes of the main table, best metric first.
-func defaultRoutes(names map[int]string) ([]gateway.DefaultRoute, error) {
-	type candidate struct {
-		metric int
-		gateway.DefaultRoute
-	}
-	var found []candidate
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		var routes []netlink.Route
-		// Only the default routes are kept: the main table may be the whole Internet.
-		err := retry(func() error {
-			routes = routes[:0]
-			filter := &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
-			return netlink.RouteListFilteredIter(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE, func(r netlink.Route) bool {
-				if bits, _ := r.Dst.Mask.Size(); bits == 0 {
-					routes = append(routes, r)
-				}
-				return true
-			})
-		})
-		if err != nil {
-			return nil, fmt.Errorf("reading the default routes: %w", err)
-		}
-		for _, r := range routes {
-			hops := r.MultiPath
-			if len(hops) == 0 {
-				hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
-			}
-			for _, hop := range hops {
-				if names[hop.LinkIndex] != "" {
-					found = append(found, candidate{r.Priority, gateway.DefaultRoute{
-						Link: names[hop.LinkIndex], Gateway: nextHop(hop), IPv6: family == netlink.FAMILY_V6,
-					}})
-				}
-			}
-		}
-	}
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.metric, b.metric), a.Gateway.Compare(b.Gateway), cmp.Compare(a.Link, b.Link))
-	})
-	var routes []gateway.DefaultRoute
-	for _, c := range found {
-		routes = append(routes, c.DefaultRoute)
-	}
-	return routes, nil
 }
 
 // nextHop is invalid where there is none.
