@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -50,6 +51,8 @@ type Source interface {
 // Host is the machine that we are on.
 type Host interface {
 	Observe() (gateway.Host, error)
+	// Listeners returns that part of it which no event tells of, at little cost.
+	Listeners() ([]gateway.Listener, error)
 	// Watch calls changed whenever what Observe returns may have changed, and blocks until ctx ends.
 	Watch(ctx context.Context, changed func()) error
 }
@@ -233,10 +236,29 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 // needed reports whether there is more to do than to take the look that was asked for, and takes it.
 func (c *Controller) needed(taken *event) bool {
 	news := taken.reasons &^ check
-	if found := taken.reasons&check != 0 && c.look(taken); news == 0 && !found {
+	found := taken.reasons&check != 0 && c.look(taken)
+	if others := c.listen(taken); news == 0 && !found && !others {
 		return false
 	}
 	taken.reasons |= c.owed
+	return true
+}
+
+// listen reports whether programs of the host listen on other ports than before. No event tells of sockets: they are looked at
+// with every check, and before anything new is exposed.
+func (c *Controller) listen(taken *event) bool {
+	if taken.reasons&(host|resync) != 0 {
+		return false // all of the host is about to be observed
+	}
+	found, err := c.Host.Listeners()
+	if err != nil || slices.Equal(found, c.host.Listeners) {
+		return false // the next observation tells of the error
+	}
+	c.host.Listeners = found
+	taken.reasons |= listeners
+	if taken.since.IsZero() {
+		taken.since = time.Now()
+	}
 	return true
 }
 
@@ -275,7 +297,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 		c.Dataplane.Verify()
 	}
 	took.observe = time.Since(started)
-	if taken.reasons&(objects|host|resync) != 0 {
+	if taken.reasons&(objects|host|resync|listeners) != 0 {
 		calculating := time.Now()
 		c.snapshot = c.source.Snapshot()
 		c.state, c.found = c.calculator.Calculate(c.snapshot, c.host)

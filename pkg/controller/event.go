@@ -23,12 +23,14 @@ const (
 	resync
 	// retry: an apply failed, and it is time to try again.
 	retry
+	// listeners: programs of the host listen on other ports.
+	listeners
 )
 
 // String returns "objects,host".
 func (r reason) String() string {
 	var names []string
-	for bit, name := range []string{"objects", "host", "check", "resync", "retry"} {
+	for bit, name := range []string{"objects", "host", "check", "resync", "retry", "listeners"} {
 		if r&(1<<bit) != 0 {
 			names = append(names, name)
 		}

@@ -40,14 +40,27 @@ type fakeHost struct {
 	mu           sync.Mutex
 	observations int
 	fail         error
+	listeners    []gateway.Listener
 	changed      chan struct{}
+}
+
+func (h *fakeHost) Listeners() ([]gateway.Listener, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.listeners, h.fail
+}
+
+func (h *fakeHost) setListeners(listeners ...gateway.Listener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.listeners = listeners
 }
 
 func (h *fakeHost) Observe() (gateway.Host, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.observations++
-	return gateway.Host{}, h.fail
+	return gateway.Host{Listeners: h.listeners}, h.fail
 }
 
 func (h *fakeHost) setFail(err error) {

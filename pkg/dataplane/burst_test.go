@@ -104,6 +104,7 @@ func (c *cluster) change() int {
 // stillHost is a host to which nothing happens.
 type stillHost struct{}
 
+func (stillHost) Listeners() ([]gateway.Listener, error)    { return nil, nil }
 func (stillHost) Observe() (gateway.Host, error)            { return gateway.Host{}, nil }
 func (stillHost) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 

@@ -1,0 +1,34 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// TestListenersAreSeenWithoutAnEvent: the kernel tells nobody of a program that begins to listen.
+func TestListenersAreSeenWithoutAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		ssh := gateway.Listener{Protocol: gateway.TCP, Address: netip.IPv4Unspecified(), Port: 2222}
+		f.host.setListeners(ssh)
+		f.expect(t, 5*time.Second, "apply")
+		f.expect(t, 5*time.Second) // nothing new
+		f.host.setListeners()
+		f.expect(t, 5*time.Second, "apply")
+		f.host.setListeners(ssh)
+		f.Enqueue() // what is about to be opened is held against what listens now
+		f.expect(t, 1100*time.Millisecond, "apply")
+		f.expect(t, 5*time.Second)
+		if n := f.host.observed(); n != 1 {
+			t.Errorf("the host was observed %d times, want once: the rest of it is not what changed", n)
+		}
+	})
+}
