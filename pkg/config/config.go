@@ -34,10 +34,27 @@ type Config struct {
 	// those of clients are otherwise; false by default.
 	ForwardedOnly bool
 	// MaxPortsPerMapping is how many ports a Mapping may expose here, each of its ranges counted with all its ports; one
-	// that has more is left out whole. 0, the default, is no limit.
+	// that has more is left out whole. 0 is no limit, 32768 the default.
 	MaxPortsPerMapping int
+	// MaxPortsPerNamespace is the same for all Mappings of a namespace; those beyond, the youngest, are left out whole. 0 is
+	// no limit, 65536 the default.
+	MaxPortsPerNamespace int
+	// MaxRulesPerMapping and MaxRulesPerNamespace are how many rules they may cost, by an estimate: each port of each
+	// address costs one, and one for each endpoint. 0 is no limit, 65536 and 262144 the default.
+	MaxRulesPerMapping, MaxRulesPerNamespace int
 	// StandbyAddresses are programmed although the host does not hold them yet.
 	StandbyAddresses []netip.Addr
+	// ServedAddresses are those that Mappings may use besides standby addresses and what is on uplinks, where the host
+	// holds them.
+	ServedAddresses []netip.Addr
+	// ReservedPorts are kept from Mappings, on all addresses; 22/tcp and 179/tcp by default.
+	ReservedPorts []ReservedPorts
+	// BackendNetworks are where connections may be led to; by default what the host routes over links that are no uplinks,
+	// and the destinations of ServiceRoutes.
+	BackendNetworks []netip.Prefix
+	// EndpointsWithoutSelector takes the endpoints of Services that have no selector, which may be anything within the
+	// BackendNetworks; false by default.
+	EndpointsWithoutSelector bool
 	// AnyAddress takes every address of every Mapping as this host's own. It is what `render` does without a
 	// config file and has no key in it.
 	AnyAddress bool `mapstructure:"-"`

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/netip"
 	"os"
@@ -43,7 +44,14 @@ masqueradePorts: 20000-29999
 clampMSS: true
 forwardedOnly: true
 maxPortsPerMapping: 1000
+maxPortsPerNamespace: 2000
+maxRulesPerMapping: 3000
+maxRulesPerNamespace: 4000
 standbyAddresses: [198.51.100.20]
+servedAddresses: [10.10.0.2]
+reservedPorts: [2222/tcp, 5000-5010/udp]
+backendNetworks: [10.244.0.0/16, 10.10.0.11/32]
+endpointsWithoutSelector: true
 resync: 1m
 startTimeout: 2m
 stateDir: /state
@@ -68,16 +76,23 @@ func wholeConfig() Config {
 		MasqueradePorts:    SourcePorts{gateway.PortRange{First: 20000, Last: 29999}},
 		ClampMSS:           true,
 		ForwardedOnly:      true,
-		MaxPortsPerMapping: 1000,
-		StandbyAddresses:   []netip.Addr{ip("198.51.100.20")},
-		Resync:             time.Minute,
-		StartTimeout:       2 * time.Minute,
-		StateDir:           "/state",
-		RuntimeDir:         "/runtime",
-		IPTables:           IPTables{Backend: BackendLegacy, LockTimeout: 10 * time.Second},
-		Ownership:          gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
-		Log:                Log{Level: "debug", Format: "json"},
-		Metrics:            Metrics{Address: "[::1]:9471"},
+		MaxPortsPerMapping: 1000, MaxPortsPerNamespace: 2000, MaxRulesPerMapping: 3000, MaxRulesPerNamespace: 4000,
+		StandbyAddresses: []netip.Addr{ip("198.51.100.20")},
+		ServedAddresses:  []netip.Addr{ip("10.10.0.2")},
+		ReservedPorts: []ReservedPorts{
+			{gateway.TCP, gateway.Port(2222)}, {gateway.UDP, gateway.PortRange{First: 5000, Last: 5010}},
+		},
+		BackendNetworks:          []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("10.10.0.11/32")},
+		EndpointsWithoutSelector: true,
+
+		Resync:       time.Minute,
+		StartTimeout: 2 * time.Minute,
+		StateDir:     "/state",
+		RuntimeDir:   "/runtime",
+		IPTables:     IPTables{Backend: BackendLegacy, LockTimeout: 10 * time.Second},
+		Ownership:    gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
+		Log:          Log{Level: "debug", Format: "json"},
+		Metrics:      Metrics{Address: "[::1]:9471"},
 	}
 }
 
@@ -101,29 +116,36 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_SOURCE_RELAY_TOKENFILE":  "/token",
 		"SMARTNAT_UPLINKS": `[{interface: eth1, gateway: 198.51.100.1}, {interface: eth2, gateways: [203.0.113.1, "2001:db8::1"]},
 			{interface: "wan*", gatewayOffset: 1}]`,
-		"SMARTNAT_SERVICEROUTES":           "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
-		"SMARTNAT_MASQUERADE":              "false",
-		"SMARTNAT_MASQUERADEPORTS":         "20000-29999",
-		"SMARTNAT_CLAMPMSS":                "true",
-		"SMARTNAT_FORWARDEDONLY":           "true",
-		"SMARTNAT_MAXPORTSPERMAPPING":      "1000",
-		"SMARTNAT_STANDBYADDRESSES":        "198.51.100.20",
-		"SMARTNAT_RESYNC":                  "1m",
-		"SMARTNAT_STARTTIMEOUT":            "2m",
-		"SMARTNAT_STATEDIR":                "/state",
-		"SMARTNAT_RUNTIMEDIR":              "/runtime",
-		"SMARTNAT_IPTABLES_BACKEND":        "legacy",
-		"SMARTNAT_IPTABLES_LOCKTIMEOUT":    "10s",
-		"SMARTNAT_IPTABLES_IPV6":           "false",
-		"SMARTNAT_OWNERSHIP_CHAINPREFIX":   "SN-",
-		"SMARTNAT_OWNERSHIP_MARKMASK":      "0x3f0",
-		"SMARTNAT_OWNERSHIP_ROUTINGTABLE":  "1000",
-		"SMARTNAT_OWNERSHIP_RULEPRIORITY":  "1001",
-		"SMARTNAT_OWNERSHIP_ROUTEPROTOCOL": "84",
-		"SMARTNAT_OWNERSHIP_SETPREFIX":     "sn-",
-		"SMARTNAT_LOG_LEVEL":               "debug",
-		"SMARTNAT_LOG_FORMAT":              "json",
-		"SMARTNAT_METRICS_ADDRESS":         "[::1]:9471",
+		"SMARTNAT_SERVICEROUTES":            "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
+		"SMARTNAT_MASQUERADE":               "false",
+		"SMARTNAT_MASQUERADEPORTS":          "20000-29999",
+		"SMARTNAT_CLAMPMSS":                 "true",
+		"SMARTNAT_FORWARDEDONLY":            "true",
+		"SMARTNAT_MAXPORTSPERMAPPING":       "1000",
+		"SMARTNAT_STANDBYADDRESSES":         "198.51.100.20",
+		"SMARTNAT_SERVEDADDRESSES":          "10.10.0.2",
+		"SMARTNAT_RESERVEDPORTS":            "2222/tcp, 5000-5010/UDP",
+		"SMARTNAT_BACKENDNETWORKS":          "10.244.0.0/16, 10.10.0.11/32",
+		"SMARTNAT_ENDPOINTSWITHOUTSELECTOR": "true",
+		"SMARTNAT_MAXPORTSPERNAMESPACE":     "2000",
+		"SMARTNAT_MAXRULESPERMAPPING":       "3000",
+		"SMARTNAT_MAXRULESPERNAMESPACE":     "4000",
+		"SMARTNAT_RESYNC":                   "1m",
+		"SMARTNAT_STARTTIMEOUT":             "2m",
+		"SMARTNAT_STATEDIR":                 "/state",
+		"SMARTNAT_RUNTIMEDIR":               "/runtime",
+		"SMARTNAT_IPTABLES_BACKEND":         "legacy",
+		"SMARTNAT_IPTABLES_LOCKTIMEOUT":     "10s",
+		"SMARTNAT_IPTABLES_IPV6":            "false",
+		"SMARTNAT_OWNERSHIP_CHAINPREFIX":    "SN-",
+		"SMARTNAT_OWNERSHIP_MARKMASK":       "0x3f0",
+		"SMARTNAT_OWNERSHIP_ROUTINGTABLE":   "1000",
+		"SMARTNAT_OWNERSHIP_RULEPRIORITY":   "1001",
+		"SMARTNAT_OWNERSHIP_ROUTEPROTOCOL":  "84",
+		"SMARTNAT_OWNERSHIP_SETPREFIX":      "sn-",
+		"SMARTNAT_LOG_LEVEL":                "debug",
+		"SMARTNAT_LOG_FORMAT":               "json",
+		"SMARTNAT_METRICS_ADDRESS":          "[::1]:9471",
 	}
 	const other = "instance: other\nuplinks: [{interface: eth9}]\nmasquerade: true\nsource: {relay: {servers: ['https://x:1'], tokenFile: /x}}"
 	got, err := parse("f", []byte(other), func(name string) string { return environment[name] })
@@ -132,6 +154,22 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 	}
 	if diff := cmp.Diff(wholeConfig(), got, addresses); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestReservedPortsReplaceTheDefault: a list in the file is all of it.
+func TestReservedPortsReplaceTheDefault(t *testing.T) {
+	const right = "instance: gw1\nsource: {files: {paths: [/objects]}}\n"
+	for text, want := range map[string]string{
+		"":                          "[22/tcp 179/tcp]",
+		"reservedPorts: []":         "[]",
+		"reservedPorts: [2222/tcp]": "[2222/tcp]",
+		"reservedPorts: ['1-1023/TCP', 53/udp, 500/udp]": "[1-1023/tcp 53/udp 500/udp]",
+	} {
+		cfg, err := parse("f", []byte(right+text), noEnvironment)
+		if got := fmt.Sprint(cfg.ReservedPorts); err != nil || got != want {
+			t.Errorf("%q: %s, %v; want %s", text, got, err, want)
+		}
 	}
 }
 
@@ -179,7 +217,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -194,9 +232,13 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, standbyAddresses, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
+		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",
+			want: []string{`f:3: reservedPorts[1]: "2222": must be ports of a protocol such as 22/tcp or 5000-5010/udp`}},
+		{name: "ports the wrong way round", text: right + "reservedPorts: [5010-5000/udp]",
+			want: []string{`f:3: reservedPorts[0]: "5010-5000/udp": must be ports of a protocol such as 22/tcp or 5000-5010/udp`}},
 		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},
 		{name: "key twice", text: right + "instance: gw2", want: []string{"f:3: instance: must be set once, and is in line 1 already"}},
 		{name: "two documents", text: right + "---\n" + right, want: []string{"f: must hold one YAML document, not several"}},
@@ -260,10 +302,13 @@ func TestValidate(t *testing.T) {
 		{"serviceRoutes: [{destination: 10.96.0.0/16, via: [10.0.0.1]}, {destination: 10.96.0.0/16, via: [10.0.0.1]}]", []string{"serviceRoutes[1].destination"}},
 		{"standbyAddresses: [127.0.0.1, 10.0.0.1, 10.0.0.1, '::ffff:10.0.0.2']", []string{"standbyAddresses[0]", "standbyAddresses[2]", "standbyAddresses[3]"}},
 		{"resync: 10ms", []string{"resync"}},
-		{"maxPortsPerMapping: -1", []string{"maxPortsPerMapping"}},
+		{"maxPortsPerMapping: -1\nmaxPortsPerNamespace: -1\nmaxRulesPerMapping: -1\nmaxRulesPerNamespace: -1",
+			[]string{"maxPortsPerMapping", "maxPortsPerNamespace", "maxRulesPerMapping", "maxRulesPerNamespace"}},
 		{"masqueradePorts: 1024-70000", []string{"masqueradePorts"}},
 		{"masqueradePorts: 2000-1000", []string{"masqueradePorts"}},
 		{"masqueradePorts: 0-1000", []string{"masqueradePorts"}},
+		{"servedAddresses: [127.0.0.1, 10.0.0.1, 10.0.0.1]", []string{"servedAddresses[0]", "servedAddresses[2]"}},
+		{"backendNetworks: [0.0.0.0/0, 10.0.0.1/8, 10.0.0.0/8, 10.0.0.0/8]", []string{"backendNetworks[0]", "backendNetworks[1]", "backendNetworks[3]"}},
 		{"stateDir: state", []string{"stateDir"}},
 		{"runtimeDir: ''", []string{"runtimeDir"}},
 		{"iptables: {backend: nftables, lockTimeout: -1s}", []string{"iptables.backend", "iptables.lockTimeout"}},

@@ -43,9 +43,17 @@ func Default() Config {
 		Masquerade: true,
 		// Not those below: few are left for clients that come from one of them, such as syslog's 514.
 		MasqueradePorts: SourcePorts{gateway.PortRange{First: 1024, Last: 65535}},
-		Resync:          5 * time.Minute,
-		StateDir:        "/var/lib/smartnat",
-		RuntimeDir:      "/run/smartnat",
+
+		MaxPortsPerMapping: 32768, MaxPortsPerNamespace: 65536,
+		MaxRulesPerMapping: 65536, MaxRulesPerNamespace: 262144,
+		ReservedPorts: []ReservedPorts{
+			{Protocol: gateway.TCP, Ports: gateway.Port(22)},
+			{Protocol: gateway.TCP, Ports: gateway.Port(179)},
+		},
+
+		Resync:     5 * time.Minute,
+		StateDir:   "/var/lib/smartnat",
+		RuntimeDir: "/run/smartnat",
 
 		StartTimeout: 30 * time.Second,
 
@@ -85,6 +93,9 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 		}
 	}
 	doc := document{Config: Default()}
+	if v.IsSet("reservedPorts") { // a list replaces that of the defaults, and is not laid over it
+		doc.ReservedPorts = nil
+	}
 	if err := v.Unmarshal(&doc, viper.DecodeHook(l.decodeText)); err != nil {
 		l.addDecodeErrors(err)
 	}
@@ -153,6 +164,9 @@ func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
 	case to == reflect.TypeFor[netip.Prefix]():
 		prefix, err := netip.ParsePrefix(text)
 		return prefix, want(err, data, "a network such as 10.96.0.0/16")
+	case to == reflect.TypeFor[ReservedPorts]():
+		var ports ReservedPorts
+		return ports, want(ports.UnmarshalText([]byte(text)), data, "ports of a protocol such as 22/tcp or 5000-5010/udp")
 	case to.Kind() == reflect.Slice:
 		return splitList(text, to.Elem())
 	case to.Kind() == reflect.Bool:

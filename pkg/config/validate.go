@@ -40,9 +40,12 @@ func (c *Config) validate() field.ErrorList {
 	errs = append(errs, validateUplinks(c.Uplinks, field.NewPath("uplinks"))...)
 	errs = append(errs, validateServiceRoutes(c.ServiceRoutes, field.NewPath("serviceRoutes"))...)
 	errs = append(errs, validateAddresses(c.StandbyAddresses, field.NewPath("standbyAddresses"))...)
-	if c.MaxPortsPerMapping < 0 {
-		errs = append(errs, field.Invalid(field.NewPath("maxPortsPerMapping"), c.MaxPortsPerMapping, "must not be negative; 0 is no limit"))
-	}
+	errs = append(errs, validateAddresses(c.ServedAddresses, field.NewPath("servedAddresses"))...)
+	errs = append(errs, validateNetworks(c.BackendNetworks, field.NewPath("backendNetworks"))...)
+	errs = append(errs, validateLimit(c.MaxPortsPerMapping, "maxPortsPerMapping")...)
+	errs = append(errs, validateLimit(c.MaxPortsPerNamespace, "maxPortsPerNamespace")...)
+	errs = append(errs, validateLimit(c.MaxRulesPerMapping, "maxRulesPerMapping")...)
+	errs = append(errs, validateLimit(c.MaxRulesPerNamespace, "maxRulesPerNamespace")...)
 	if c.Resync < time.Second {
 		errs = append(errs, field.Invalid(field.NewPath("resync"), c.Resync.String(), "must be at least 1s"))
 	}
@@ -61,6 +64,30 @@ func (c *Config) validate() field.ErrorList {
 	}
 	errs = append(errs, validateListen(c.Metrics.Address, field.NewPath("metrics", "address"))...)
 	return append(errs, validateChoice(c.Log.Format, field.NewPath("log", "format"), "text", "json")...)
+}
+
+func validateLimit(n int, key string) field.ErrorList {
+	if n >= 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath(key), n, "must not be negative; 0 is no limit")}
+}
+
+func validateNetworks(networks []netip.Prefix, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[netip.Prefix]bool{}
+	for i, n := range networks {
+		switch {
+		case n.Bits() == 0:
+			errs = append(errs, field.Invalid(at.Index(i), n.String(), "must not be everything: it would lead connections to the outside"))
+		case n != n.Masked():
+			errs = append(errs, field.Invalid(at.Index(i), n.String(), "has bits set beyond its prefix length; must be written as "+n.Masked().String()))
+		case seen[n]:
+			errs = append(errs, field.Duplicate(at.Index(i), n.String()))
+		}
+		seen[n] = true
+	}
+	return errs
 }
 
 // validateListen takes what can be listened on, and nothing at all.

@@ -80,10 +80,11 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 			t.Errorf("%s is not in %s", key, delivered)
 		}
 	}
-	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 {
+	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 ||
+		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 {
 		t.Errorf("the examples were not read: %+v", cfg)
 	}
-	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses")
+	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses", "BackendNetworks")
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
 		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
 	}
