@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -21,6 +22,7 @@ func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 		snapshot, host, cfg := readScenario(t, scenario)
 		cfg.AnyAddress = false
 		if len(host.Links) == 0 {
+			cfg.Uplinks = []config.Uplink{{Interface: "eth1"}}
 			host.Links = []gateway.Link{{Name: "eth1", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.10/24")}}}
 		}
 		calculator := calc.NewCalculator(cfg)

@@ -22,8 +22,8 @@ type calculation struct {
 	cfg config.Config
 	*facts
 	*objects
-	// read are the slices of the Services that were asked for.
-	read map[serviceKey][]*endpointSlice
+	// read are the endpoints of the Services that were asked for.
+	read map[serviceKey]*serviceEndpoints
 	// candidates is room that is used again and again.
 	candidates []candidate
 	// findings are those about the Mapping at hand.

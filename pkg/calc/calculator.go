@@ -35,14 +35,16 @@ type Calculator struct {
 	entries  []*entry
 	// byService are the entries of the Mappings that name a Service, nil until that is asked.
 	byService map[serviceKey][]*entry
-	state     gateway.State
+	// used is what namespaces ask for.
+	used  map[string]usage
+	state gateway.State
 	// aboutHost are the Findings about the host, findings all.
 	aboutHost, findings []Finding
 }
 
 // NewCalculator returns a Calculator that has seen nothing yet.
 func NewCalculator(cfg config.Config) *Calculator {
-	return &Calculator{cfg: cfg, facts: &facts{}, objects: objects{
+	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, objects: objects{
 		services: map[serviceKey]*corev1.Service{}, slices: map[serviceKey][]*discoveryv1.EndpointSlice{},
 	}}
 }
@@ -51,16 +53,24 @@ func NewCalculator(cfg config.Config) *Calculator {
 // be changed.
 func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.State, []Finding) {
 	var r run
+	before := c.facts
 	about, elsewhere := c.observe(host)
 	services := c.objects.update(snapshot)
 	c.follow(snapshot.Mappings, &r)
 	if elsewhere {
 		r.doubt(c.entries...)
+	} else if c.facts != before && !c.facts.ports.equal(before.ports) {
+		for _, e := range c.entries {
+			if c.facts.ports.affects(e.wants, before.ports, c.facts.held) {
+				r.doubt(e)
+			}
+		}
 	}
 	for service := range services {
 		r.doubt(c.naming(service)...)
 	}
-	r.resolve(&calculation{cfg: c.cfg, facts: c.facts, objects: &c.objects, read: map[serviceKey][]*endpointSlice{}})
+	r.resolve(&calculation{cfg: c.cfg, facts: c.facts, objects: &c.objects, read: map[serviceKey]*serviceEndpoints{}})
+	c.settleUsage(&r)
 	if r.ports {
 		r.settlePorts(c.entries)
 	}
@@ -91,7 +101,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
 
-	facts := newFacts(host, c.cfg, uplinks)
+	facts := newFacts(host, c.cfg, uplinks, c.facts)
 	elsewhere = !facts.equal(c.facts)
 	c.facts = facts
 	return about, elsewhere

@@ -34,8 +34,9 @@ type world struct {
 // step changes a few things. Objects are replaced, never changed.
 func (w *world) step() {
 	w.Mappings, w.Services, w.EndpointSlices = slices.Clone(w.Mappings), slices.Clone(w.Services), slices.Clone(w.EndpointSlices)
+	w.host.Listeners = slices.Clone(w.host.Listeners)
 	for range 1 + w.random.IntN(3) {
-		switch w.random.IntN(12) {
+		switch w.random.IntN(13) {
 		case 0, 1:
 			w.Mappings = change(w.random, w.Mappings, w.mapping(w.random.IntN(12)))
 		case 2, 3:
@@ -56,6 +57,10 @@ func (w *world) step() {
 					w.Mappings[i].CreationTimestamp = w.meta("").CreationTimestamp
 				}
 			}
+		case 12: // programs begin to listen and end, and nothing else
+			links, sctp := w.host.Links, w.host.SCTP
+			w.observe()
+			w.host.Links, w.host.SCTP = links, sctp
 		case 11:
 			w.host.Unreachable = nil
 			if w.random.IntN(2) == 0 {
@@ -116,6 +121,12 @@ func (w *world) service(n int) *corev1.Service {
 	for port := range 1 + w.random.IntN(2) {
 		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", port), Port: int32(80 + port), Protocol: corev1.ProtocolTCP})
 	}
+	if w.random.IntN(8) > 0 {
+		s.Spec.Selector = map[string]string{"app": s.Name}
+	}
+	if w.random.IntN(16) == 0 {
+		s.Spec.ClusterIP = "192.0.2.1" // nowhere inside
+	}
 	if w.random.IntN(3) == 0 {
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	}
@@ -125,11 +136,17 @@ func (w *world) service(n int) *corev1.Service {
 func (w *world) slice(n int) *discoveryv1.EndpointSlice {
 	s := &discoveryv1.EndpointSlice{ObjectMeta: w.meta(fmt.Sprintf("e%d", n)), AddressType: discoveryv1.AddressTypeIPv4}
 	s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", w.random.IntN(8))}
+	if w.random.IntN(8) > 0 {
+		s.Labels[discoveryv1.LabelManagedBy] = "endpointslice-controller.k8s.io"
+	}
 	for port := range 2 {
 		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: ptr.To(fmt.Sprintf("p%d", port)), Port: ptr.To(int32(8000 + port))})
 	}
 	for range w.random.IntN(4) {
 		e := discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.0.%d", 1+w.random.IntN(20))}}
+		if w.random.IntN(16) == 0 {
+			e.Addresses[0] = w.pick("10.10.0.2", "10.10.0.11", "10.10.0.99", "8.8.8.8", "168.63.129.16")
+		}
 		if w.random.IntN(4) == 0 {
 			e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(w.random.IntN(2) == 0), Terminating: ptr.To(true)}
 		}
@@ -141,7 +158,16 @@ func (w *world) slice(n int) *discoveryv1.EndpointSlice {
 // observe makes another host of the uplinks that the config names, with some of the addresses.
 func (w *world) observe() {
 	w.host.SCTP = w.random.IntN(2) == 0
-	w.host.Links = nil
+	w.host.Links = []gateway.Link{{Name: "eth0", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.2/24")}}}
+	w.host.Routes = []gateway.Route{{
+		Destination: netip.MustParsePrefix("10.244.0.0/16"), Link: "eth0", Gateway: netip.MustParseAddr("10.10.0.11"),
+	}}
+	w.host.Listeners = nil
+	for _, text := range []string{"0.0.0.0:85", "198.51.100.10:86", "203.0.113.9:87", "[::]:88"} {
+		if a := netip.MustParseAddrPort(text); w.random.IntN(3) == 0 {
+			w.host.Listeners = append(w.host.Listeners, gateway.Listener{Protocol: gateway.TCP, Address: a.Addr(), Port: a.Port()})
+		}
+	}
 	for i, link := range [][]string{{"198.51.100.10/24", "2001:db8:1::10/64"}, {"198.51.100.11/24", "203.0.113.9/24"}} {
 		l := gateway.Link{Name: fmt.Sprintf("eth%d", 1+i), Up: w.random.IntN(4) > 0}
 		for _, a := range link {
@@ -161,6 +187,8 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	cfg.ServiceRoutes = []gateway.ServiceRoute{{
 		Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")},
 	}}
+	cfg.ReservedPorts = []config.ReservedPorts{{Protocol: gateway.TCP, Ports: gateway.PortRange{First: 90, Last: 91}}}
+	cfg.MaxPortsPerNamespace, cfg.MaxRulesPerMapping, cfg.MaxRulesPerNamespace = 20, 30, 100
 	reasons := map[string]int{}
 	forwards, egresses := 0, 0
 	for seed := range uint64(10) {
@@ -181,6 +209,13 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 			for _, f := range findings {
 				reasons[f.Reason]++
 			}
+		}
+	}
+	for _, reason := range []string{
+		calc.ReasonPortReserved, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonEndpointNotAllowed,
+	} {
+		if reasons[reason] < 100 {
+			t.Errorf("%s was found %d times: too little happened to say anything", reason, reasons[reason])
 		}
 	}
 	if forwards < 10000 || egresses < 1000 || reasons[calc.ReasonPortConflict] < 1000 || reasons[calc.ReasonEgressConflict] < 100 || reasons[calc.ReasonNoReadyEndpoints] < 1000 {

@@ -36,7 +36,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 	for _, v4 := range []bool{true, false} {
 		possible := slices.DeleteFunc(slices.Clone(addresses), func(a address) bool { return a.Is4() != v4 || a.place == nowhere })
 		candidates := slices.DeleteFunc(slices.Clone(possible), func(a address) bool {
-			return a.place != here || !c.cfg.AnyAddress && !c.held[a.Addr]
+			return a.place != here || !c.cfg.AnyAddress && c.held[a.Addr] == ""
 		})
 		if len(candidates) == 0 { // not this host's, or not now
 			if len(possible) > 0 {
@@ -70,7 +70,7 @@ func (claims egressClaims) claimPods(e *entry) {
 	e.egresses = nil
 	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f Finding) bool { return f.Reason == ReasonEgressConflict })
 	for _, wish := range e.egress {
-		if wish.uplink == 0 {
+		if wish.uplink == 0 || e.over != nil {
 			continue
 		}
 		var mine []netip.Addr
@@ -100,7 +100,7 @@ func (claims egressClaims) claimPods(e *entry) {
 // It comes after all that ask for addresses that are here.
 func (claims egressClaims) letBe(e *entry) {
 	for _, wish := range e.egress {
-		if wish.uplink != 0 {
+		if wish.uplink != 0 || e.over != nil {
 			continue
 		}
 		var mine []netip.Addr

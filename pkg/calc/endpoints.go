@@ -109,6 +109,8 @@ type endpointSlice struct {
 	name      string
 	endpoints []endpoint
 	ports     []endpointPort
+	// managed is set when the controller that makes slices of a Service's pods says that it made this one.
+	managed bool
 	// problem is the first thing in it that makes none, if anything does.
 	problem string
 }
@@ -126,7 +128,9 @@ type endpointPort struct {
 
 // readSlice leaves out what no API server would have let through.
 func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
-	read := &endpointSlice{name: s.Name, endpoints: make([]endpoint, 0, len(s.Endpoints))}
+	read := &endpointSlice{
+		name: s.Name, endpoints: make([]endpoint, 0, len(s.Endpoints)), managed: s.Labels[discoveryv1.LabelManagedBy] == sliceController,
+	}
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
 	case discoveryv1.AddressTypeFQDN:

@@ -33,6 +33,9 @@ type entry struct {
 	egresses []gateway.Egress
 	// findings are all of them, in the order of the Mapping's fields.
 	findings []Finding
+	// usage is what it asks for, over why it gets nothing of that where its namespace asks for too much.
+	usage usage
+	over  *Finding
 }
 
 // want is a Frontend that a Mapping asks for.
@@ -43,15 +46,19 @@ type want struct {
 	// place says what becomes of it, listed is set when the State has it.
 	place  place
 	listed bool
-	// share is what the Mapping gets of the Frontend's ports.
-	share conflicts.Share
-	// parts are the Forwards of that where it does not get all.
+	// share is what the Mapping gets of the Frontend's ports, reserved what of them this host keeps from Mappings.
+	share    conflicts.Share
+	reserved []gateway.PortRange
+	// parts are the Forwards of the others where that is not all.
 	parts []*gateway.Forward
 }
 
-// forwards returns those that the want comes to: the whole one, or what others leave of it.
+// whole reports whether the Mapping has all of the Frontend here.
+func (w *want) whole() bool { return w.share.Whole() && len(w.reserved) == 0 }
+
+// forwards returns those that the want comes to: the whole one, or what is left of it.
 func (w *want) forwards() []*gateway.Forward {
-	if w.share.Whole() {
+	if w.whole() {
 		return []*gateway.Forward{&w.Forward}
 	}
 	return w.parts
@@ -59,19 +66,28 @@ func (w *want) forwards() []*gateway.Forward {
 
 // take has the want be what others leave of it. Parts that stay the same are kept.
 func (w *want) take(share conflicts.Share) {
-	if !slices.Equal(share.Free, w.share.Free) {
+	if !slices.Equal(share.Free, w.share.Free) || share.Whole() != w.share.Whole() {
 		w.parts = nil
 	}
 	w.share = share
 }
 
-// divide makes the Forwards of what others leave of the want.
+// divide makes the Forwards of what is left of the want.
 func (w *want) divide() {
-	if len(w.parts) > 0 {
+	if w.whole() || len(w.parts) > 0 {
 		return
 	}
-	for _, free := range w.share.Free {
-		w.parts = append(w.parts, w.Part(gateway.PortRange{First: free.First, Last: free.Last}))
+	free := []gateway.PortRange{w.Ports}
+	if !w.share.Whole() {
+		free = free[:0]
+		for _, f := range w.share.Free {
+			free = append(free, gateway.PortRange{First: f.First, Last: f.Last})
+		}
+	}
+	for _, f := range free {
+		for _, ports := range f.Without(w.reserved...) {
+			w.parts = append(w.parts, w.Part(ports))
+		}
 	}
 }
 
@@ -106,7 +122,9 @@ func (c *calculation) wants(e *entry) {
 	}
 	m := e.mapping.DeepCopy()
 	v1alpha1.SetDefaults(m)
-	if n, most := countPorts(m.Spec.Ports), c.cfg.MaxPortsPerMapping; most > 0 && n > most {
+	e.usage.ports = countPorts(m.Spec.Ports)
+	if n, most := e.usage.ports, c.cfg.MaxPortsPerMapping; most > 0 && n > most {
+		e.usage = usage{}
 		c.report(m, v1alpha1.ConditionAccepted, ReasonTooManyPorts, "spec.ports",
 			"exposes %d ports, and maxPortsPerMapping in the config of this host allows %d; it is left out whole", n, most)
 		return
@@ -119,9 +137,6 @@ func (c *calculation) wants(e *entry) {
 	e.wants = make([]want, 0, len(m.Spec.Ports)*len(addresses))
 	for i, port := range m.Spec.Ports {
 		supported := c.supported(m, i, addresses)
-		for _, f := range c.reported() {
-			e.aboutPort = append(e.aboutPort, portFinding{i, f})
-		}
 		for _, a := range addresses {
 			where := a.place
 			if !supported {
@@ -129,7 +144,7 @@ func (c *calculation) wants(e *entry) {
 			}
 			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
 			allowed := sources.of(a.Addr)
-			e.wants = append(e.wants, want{port: i, place: where, Forward: gateway.Forward{
+			e.wants = append(e.wants, want{port: i, place: where, reserved: c.reserved(m, i, front, where), Forward: gateway.Forward{
 				Frontend:    front,
 				Owner:       owner,
 				Service:     serviceNamedBy(m).String(),
@@ -143,6 +158,12 @@ func (c *calculation) wants(e *entry) {
 				Affinity:    backing.affinity,
 			}})
 		}
+		for _, f := range c.reported() {
+			e.aboutPort = append(e.aboutPort, portFinding{i, f})
+		}
+	}
+	if c.tooExpensive(e); len(e.wants) == 0 {
+		return
 	}
 	e.egress = c.egress(m, addresses, backing.pods)
 	e.aboutEgress = c.reported()
@@ -150,6 +171,10 @@ func (c *calculation) wants(e *entry) {
 
 // gather puts the Findings in the order of the Mapping's fields.
 func (e *entry) gather() {
+	if e.over != nil {
+		e.findings = append(slices.Clone(e.about), *e.over)
+		return
+	}
 	findings := slices.Clone(e.about)
 	about := e.aboutPort
 	for i := range e.wants {
@@ -216,6 +241,10 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 		a := address{Addr: netip.MustParseAddr(text), index: i}
 		disabled := a.Is6() && !c.cfg.IPTables.IPv6
 		switch {
+		case !c.cfg.AnyAddress && !c.local[a.Addr] && c.held[a.Addr] != "":
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotServed, a.field(),
+				"%s is on %s, which is none of this host's uplinks; to serve it, list it under servedAddresses in the config of this host, or %[2]s under uplinks if that leads to the outside",
+				a, c.held[a.Addr])
 		case !c.cfg.AnyAddress && !c.local[a.Addr]:
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotOnHost, a.field(),
 				"%s is neither on a link of this host nor one of its standbyAddresses", a)

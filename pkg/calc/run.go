@@ -20,6 +20,8 @@ type run struct {
 	changed []*entry
 	// ports is set when somebody asks for other ports, egress when for other pods, about when there is anything else to say.
 	ports, egress, about bool
+	// used is what changes of what namespaces ask for.
+	used map[string]usage
 	// here and away are what changes of the State's Forwards and of those of addresses that are away.
 	here, away listChange
 }
@@ -51,6 +53,7 @@ func (r *run) doubt(entries ...*entry) {
 // leave takes an entry out.
 func (r *run) leave(e *entry) {
 	r.withdraw(e.wants)
+	r.use(e.mapping.Namespace, e.usage, usage{})
 	r.ports = r.ports || len(e.wants) > 0
 	r.egress = r.egress || len(e.egress) > 0
 	r.about = r.about || len(e.findings) > 0
@@ -69,6 +72,15 @@ func (r *run) withdraw(wants []want) {
 	}
 }
 
+// change has it settled anew what an entry has.
+func (r *run) change(e *entry) {
+	if !e.changed {
+		e.changed = true
+		r.changed = append(r.changed, e)
+		r.withdraw(e.wants)
+	}
+}
+
 // resolve finds out what the doubtful ones ask for.
 func (r *run) resolve(c *calculation) {
 	for _, e := range r.doubtful {
@@ -78,6 +90,8 @@ func (r *run) resolve(c *calculation) {
 		r.changed = append(r.changed, e)
 		e.changed, e.findings = true, before.findings
 		r.egress = r.egress || len(before.egress)+len(e.egress) > 0
+		r.use(e.mapping.Namespace, before.usage, e.usage)
+		e.over = before.over // until it is settled anew
 		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.Frontend == y.Frontend }) {
 			for i := range e.wants {
 				e.wants[i].share = before.wants[i].share
@@ -92,17 +106,16 @@ func (r *run) resolve(c *calculation) {
 func (r *run) settlePorts(entries []*entry) {
 	claims := conflicts.Claims{}
 	for _, e := range entries {
+		if e.over != nil {
+			continue // what stays out takes no port
+		}
 		for i := range e.wants {
 			w := &e.wants[i]
 			share := claims.Take(w.claim(), e.mapping)
 			if share.Whole() && w.share.Whole() {
 				continue
 			}
-			if !e.changed {
-				e.changed = true
-				r.changed = append(r.changed, e)
-				r.withdraw(e.wants)
-			}
+			r.change(e)
 			// What is said of the winners may be something else where they are the same ones.
 			w.take(share)
 		}
@@ -119,11 +132,7 @@ func (r *run) settleEgress(entries []*entry) {
 	for _, e := range entries {
 		if len(e.egress) > 0 {
 			claims.claimPods(e)
-			if !e.changed {
-				e.changed = true
-				r.changed = append(r.changed, e)
-				r.withdraw(e.wants)
-			}
+			r.change(e)
 		}
 	}
 	for _, e := range entries {
@@ -138,7 +147,7 @@ func (r *run) finish() {
 		for i := range e.wants {
 			w := &e.wants[i]
 			w.divide()
-			if w.listed = w.place != nowhere; w.listed {
+			if w.listed = w.place != nowhere && e.over == nil; w.listed {
 				list := r.list(w.place)
 				list.come = append(list.come, w.forwards()...)
 			}

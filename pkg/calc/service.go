@@ -26,6 +26,8 @@ type backing struct {
 	affinity time.Duration
 	// pods are all endpoints, whatever their ports and conditions.
 	pods byFamily[netip.Addr]
+	// clusterIPs are those that it leads to in mode service.
+	clusterIPs []netip.Addr
 }
 
 func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing {
@@ -50,19 +52,20 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 	c.checkService(m, service)
 	var of []*endpointSlice
 	if m.Spec.Mode == v1alpha1.ModeEndpoints || m.Spec.Egress {
-		of = c.endpointSlices(m, name)
-		b.pods = pods(of)
+		endpoints := c.endpointsOf(m, service)
+		of, b.pods = endpoints.slices, endpoints.pods
 	}
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		b.affinity = affinity(service)
 	}
+	b.clusterIPs = c.clusterIPs(m, service)
 	for i := range m.Spec.Ports {
-		b.targets[i] = c.resolvePort(m, i, service, of, families)
+		b.targets[i] = c.resolvePort(m, i, service, b.clusterIPs, of, families)
 	}
 	return b
 }
 
-func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Service, of []*endpointSlice, families []netip.Addr) targets {
+func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Service, clusterIPs []netip.Addr, of []*endpointSlice, families []netip.Addr) targets {
 	var t targets
 	port := m.Spec.Ports[i]
 	switch servicePort := findPort(service, port); {
@@ -74,7 +77,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 			"Service %s/%s has no port %d/%s, it has %s; connections are rejected", service.Namespace, service.Name, port.ServicePort, port.Protocol, listPorts(service))
 		return t
 	case m.Spec.Mode == v1alpha1.ModeService:
-		for _, a := range serviceAddresses(service) {
+		for _, a := range clusterIPs {
 			t.backends.add(a, gateway.Backend{Address: a, Port: uint16(port.ServicePort)})
 		}
 		return t
@@ -88,39 +91,6 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 		}
 	}
 	return t
-}
-
-// endpointSlices returns the slices of a Service by name, and reports what makes no sense in them.
-func (c *calculation) endpointSlices(m *v1alpha1.Mapping, service serviceKey) []*endpointSlice {
-	read, known := c.read[service]
-	if !known {
-		for _, s := range c.slices[service] {
-			read = append(read, readSlice(s))
-		}
-		slices.SortFunc(read, func(a, b *endpointSlice) int { return strings.Compare(a.name, b.name) })
-		c.read[service] = read
-	}
-	for _, s := range read {
-		if s.problem != "" {
-			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonEndpointSliceInvalid, "spec.serviceName",
-				"EndpointSlice %s/%s: %s; this, and whatever else makes no sense in it, is left out", service.Namespace, s.name, s.problem)
-		}
-	}
-	return read
-}
-
-func pods(of []*endpointSlice) byFamily[netip.Addr] {
-	var all byFamily[netip.Addr]
-	for _, s := range of {
-		for _, e := range s.endpoints {
-			all.add(e.address, e.address)
-		}
-	}
-	for _, list := range []*[]netip.Addr{&all.v4, &all.v6} {
-		slices.SortFunc(*list, netip.Addr.Compare)
-		*list = slices.Compact(*list)
-	}
-	return all
 }
 
 func serviceProblem(s *corev1.Service, name serviceKey, mode v1alpha1.Mode) (reason, problem string) {

@@ -65,6 +65,15 @@ const (
 	ReasonNoReadyEndpoints = "NoReadyEndpoints"
 	// ReasonAddressNotOnHost: the address is another gateway's, or nobody's; it stays out here.
 	ReasonAddressNotOnHost = "AddressNotOnHost"
+	// ReasonAddressNotServed: the host has the address, but the config does not let Mappings use it; it stays out here.
+	ReasonAddressNotServed = "AddressNotServed"
+	// ReasonPortReserved: the port is the host's own, or of a program on it; only this port stays out here.
+	ReasonPortReserved = "PortReserved"
+	// ReasonTooExpensive: the config of this host does not let a Mapping cost as many rules; the whole Mapping stays out.
+	ReasonTooExpensive = "TooExpensive"
+	// ReasonEndpointNotAllowed: nothing is led to such an address, or nothing proves that a pod of the namespace has it; only
+	// this endpoint stays out.
+	ReasonEndpointNotAllowed = "EndpointNotAllowed"
 	// ReasonIPv6Disabled: the config turns IPv6 off; the address stays out here.
 	ReasonIPv6Disabled = "IPv6Disabled"
 	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port stays out here.

@@ -1,0 +1,161 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// sliceController is the value of the label endpointslice.kubernetes.io/managed-by on slices that the cluster's own controller
+// makes of the pods that a Service selects (k8s.io/kubernetes/pkg/controller/endpointslice).
+const sliceController = "endpointslice-controller.k8s.io"
+
+// serviceEndpoints are those of a Service, without what nothing may be led to.
+type serviceEndpoints struct {
+	slices []*endpointSlice
+	// pods are all endpoints that are proven to be pods of the namespace, whatever their ports and conditions.
+	pods byFamily[netip.Addr]
+	// problems are of slices that make no sense, refused are endpoints, refusedPods those that are not to leave as pods.
+	problems             []string
+	refused, refusedPods refusals
+}
+
+// refusals are what is left out by why it is, in the order in which it was met.
+type refusals []refusal
+
+type refusal struct {
+	first, why string
+	more       int
+}
+
+func (r *refusals) add(what, why string) {
+	if i := slices.IndexFunc(*r, func(known refusal) bool { return known.why == why }); i >= 0 {
+		(*r)[i].more++
+		return
+	}
+	*r = append(*r, refusal{first: what, why: why})
+}
+
+func (r refusal) String() string {
+	if r.more > 0 {
+		return fmt.Sprintf("%s and %d more are left out: %s", r.first, r.more, r.why)
+	}
+	return fmt.Sprintf("%s is left out: %s", r.first, r.why)
+}
+
+// endpointsOf returns the endpoints of a Service, and reports what of them is left out.
+func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) *serviceEndpoints {
+	name := serviceKey{Namespace: service.Namespace, Name: service.Name}
+	known := c.read[name]
+	if known == nil {
+		known = c.readEndpoints(service, name)
+		c.read[name] = known
+	}
+	for _, problem := range known.problems {
+		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonEndpointSliceInvalid, "spec.serviceName",
+			"%s; this, and whatever else makes no sense in it, is left out", problem)
+	}
+	if m.Spec.Mode == v1alpha1.ModeEndpoints {
+		for _, r := range known.refused {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName", "endpoint of Service %s: %s", name, r)
+		}
+	}
+	if m.Spec.Egress {
+		for _, r := range known.refusedPods {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.egress", "pod of Service %s: %s", name, r)
+		}
+	}
+	return known
+}
+
+func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *serviceEndpoints {
+	read := make([]*endpointSlice, 0, len(c.slices[name]))
+	for _, s := range c.slices[name] {
+		read = append(read, readSlice(s))
+	}
+	slices.SortFunc(read, func(a, b *endpointSlice) int { return strings.Compare(a.name, b.name) })
+	known := &serviceEndpoints{}
+	for _, s := range read {
+		if s.problem != "" {
+			known.problems = append(known.problems, fmt.Sprintf("EndpointSlice %s/%s: %s", name.Namespace, s.name, s.problem))
+		}
+		unproven := c.unproven(service, s)
+		if unproven != "" && len(s.endpoints) > 0 {
+			slice := fmt.Sprintf("all of EndpointSlice %s", s.name)
+			known.refusedPods.add(slice, unproven)
+			if !c.cfg.EndpointsWithoutSelector {
+				known.refused.add(slice, unproven+", or endpointsWithoutSelector: true in the config of this host to do without")
+			}
+		}
+		if unproven == "" {
+			c.addPods(known, s)
+		}
+		if unproven == "" || c.cfg.EndpointsWithoutSelector {
+			c.addEndpoints(known, s)
+		}
+	}
+	for _, list := range []*[]netip.Addr{&known.pods.v4, &known.pods.v6} {
+		slices.SortFunc(*list, netip.Addr.Compare)
+		*list = slices.Compact(*list)
+	}
+	return known
+}
+
+// unproven says what keeps endpoints from being taken for pods of the namespace; nothing where they are. Objects in files are
+// the word of this host's administrator.
+func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string {
+	switch {
+	case c.cfg.AnyAddress || c.cfg.Source.Files != nil:
+		return ""
+	case len(service.Spec.Selector) == 0:
+		return "the Service has no selector, so nothing proves that they are pods of its namespace; set spec.selector"
+	case !s.managed:
+		return "its label endpointslice.kubernetes.io/managed-by is not " + sliceController + ", so nothing proves that they are pods of the namespace; leave the slices of a Service with a selector to the cluster"
+	}
+	return ""
+}
+
+func (c *calculation) addPods(known *serviceEndpoints, s *endpointSlice) {
+	for _, e := range s.endpoints {
+		if problem := c.networks.podProblem(e.address); problem != "" {
+			known.refusedPods.add(e.address.String(), problem)
+		} else {
+			known.pods.add(e.address, e.address)
+		}
+	}
+}
+
+func (c *calculation) addEndpoints(known *serviceEndpoints, s *endpointSlice) {
+	s.endpoints = slices.DeleteFunc(slices.Clone(s.endpoints), func(e endpoint) bool {
+		problem := c.networks.problem(e.address)
+		if problem != "" {
+			known.refused.add(e.address.String(), problem)
+		}
+		return problem != ""
+	})
+	known.slices = append(known.slices, s)
+}
+
+// clusterIPs returns the addresses of a Service that connections may be led to, and reports those that they may not.
+func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service) []netip.Addr {
+	if m.Spec.Mode != v1alpha1.ModeService {
+		return nil
+	}
+	return slices.DeleteFunc(serviceAddresses(service), func(a netip.Addr) bool {
+		problem := c.networks.problem(a)
+		if problem != "" {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName",
+				"clusterIP %s of Service %s/%s is left out, and connections are rejected: %s; serviceRoutes would lead to it",
+				a, service.Namespace, service.Name, problem)
+		}
+		return problem != ""
+	})
+}

@@ -1,0 +1,128 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// hostPorts are those that no Mapping gets on this host: its administrator's ssh comes before any tenant. They follow from
+// what is there now, and not from who came first, so that a restart changes nothing.
+type hostPorts struct {
+	// reserved are by protocol, in order of their first ports; those of the config come before listeners.
+	reserved map[gateway.Protocol][]reservation
+}
+
+// reservation is a range of ports of some addresses.
+type reservation struct {
+	gateway.PortRange
+	// address is the only one that it is about; all of its family where it is unspecified, of both where it is not set.
+	address netip.Addr
+	// link is the one whose addresses alone it is about, where it is set.
+	link string
+	// why is for people.
+	why string
+}
+
+func newHostPorts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) *hostPorts {
+	h := &hostPorts{reserved: map[gateway.Protocol][]reservation{}}
+	if cfg.AnyAddress {
+		return h
+	}
+	for _, r := range cfg.ReservedPorts {
+		h.add(r.Protocol, reservation{PortRange: r.Ports, why: fmt.Sprintf("is in reservedPorts (%s) in the config of this host", r)})
+	}
+	if port, ok := metricsPort(cfg.Metrics.Address); ok {
+		h.add(gateway.TCP, reservation{PortRange: gateway.Port(port), why: "is that of metrics.address in the config of this host"})
+	}
+	for _, l := range host.Listeners {
+		r := reservation{PortRange: gateway.Port(l.Port), address: l.Address, why: fmt.Sprintf(
+			"belongs to a program on this host that listens on %s; have it listen on other addresses, or use another port", l)}
+		if !slices.ContainsFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == l.Link }) {
+			r.link = l.Link // what comes in by an uplink does not reach it
+		}
+		h.add(l.Protocol, r)
+	}
+	for _, list := range h.reserved {
+		slices.SortStableFunc(list, func(a, b reservation) int { return cmp.Compare(a.First, b.First) })
+	}
+	return h
+}
+
+func (h *hostPorts) add(protocol gateway.Protocol, r reservation) {
+	h.reserved[protocol] = append(h.reserved[protocol], r)
+}
+
+func metricsPort(address string) (uint16, bool) {
+	for i := len(address) - 1; i >= 0; i-- {
+		if address[i] == ':' {
+			port, err := strconv.ParseUint(address[i+1:], 10, 16)
+			return uint16(port), err == nil && port > 0
+		}
+	}
+	return 0, false
+}
+
+// reserved returns the ports of a Frontend that this host keeps from Mappings, and reports them where it would serve them.
+func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Frontend, where place) []gateway.PortRange {
+	if where != here {
+		return nil
+	}
+	var reserved []gateway.PortRange
+	for _, r := range c.ports.of(front, c.held[front.Address]) {
+		lost := front
+		lost.Ports = gateway.PortRange{First: max(r.First, front.Ports.First), Last: min(r.Last, front.Ports.Last)}
+		c.report(m, v1alpha1.ConditionProgrammed, ReasonPortReserved, portField(port, "port"), "%s is left out here: it %s", lost, r.why)
+		reserved = append(reserved, lost.Ports)
+	}
+	return reserved
+}
+
+// of returns those that a Frontend is not to have, whose address is on a link.
+func (h *hostPorts) of(front gateway.Frontend, link string) []reservation {
+	var found []reservation
+	for _, r := range h.reserved[front.Protocol] {
+		if r.First > front.Ports.Last {
+			break
+		}
+		if !r.Overlaps(front.Ports) || !r.covers(front.Address, link) {
+			continue
+		}
+		if n := len(found); n == 0 || found[n-1].Last < r.Last {
+			found = append(found, r) // one reason is enough
+		}
+	}
+	return found
+}
+
+func (r reservation) covers(a netip.Addr, link string) bool {
+	if r.link != "" && r.link != link {
+		return false
+	}
+	return !r.address.IsValid() || r.address == a || r.address.IsUnspecified() && r.address.Is4() == a.Is4()
+}
+
+func (h *hostPorts) equal(o *hostPorts) bool {
+	return maps.EqualFunc(h.reserved, o.reserved, slices.Equal[[]reservation])
+}
+
+// affects reports whether any of the wants gets other ports than it would of o.
+func (h *hostPorts) affects(wants []want, o *hostPorts, held map[netip.Addr]string) bool {
+	for i := range wants {
+		w := &wants[i]
+		if link := held[w.Address]; w.place == here && !slices.Equal(h.of(w.Frontend, link), o.of(w.Frontend, link)) {
+			return true
+		}
+	}
+	return false
+}

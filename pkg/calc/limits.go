@@ -1,0 +1,112 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+// usage is what a Mapping, or a namespace, asks of the host.
+type usage struct {
+	// ports are counted as they could have been others', ranges with all of theirs.
+	ports int
+	// rules are an estimate of what it costs to program.
+	rules int
+}
+
+func (u usage) plus(o usage) usage  { return usage{u.ports + o.ports, u.rules + o.rules} }
+func (u usage) minus(o usage) usage { return usage{u.ports - o.ports, u.rules - o.rules} }
+
+// beyond reports whether that is more than a namespace may have.
+func (u usage) beyond(cfg config.Config) bool {
+	return cfg.MaxPortsPerNamespace > 0 && u.ports > cfg.MaxPortsPerNamespace ||
+		cfg.MaxRulesPerNamespace > 0 && u.rules > cfg.MaxRulesPerNamespace
+}
+
+// cost estimates the rules that wants come to: one that finds the port and one an endpoint, three where it has to be
+// remembered who came to which. A range costs as much as a port.
+func cost(wants []want) int {
+	rules := 0
+	for i := range wants {
+		each := 1
+		if wants[i].Affinity > 0 {
+			each = 3
+		}
+		rules += 1 + each*len(wants[i].Backends)
+	}
+	return rules
+}
+
+// tooExpensive takes out all that an entry wants where it is more than a Mapping may cost.
+func (c *calculation) tooExpensive(e *entry) {
+	e.usage.rules = cost(e.wants)
+	if most := c.cfg.MaxRulesPerMapping; most > 0 && e.usage.rules > most {
+		c.report(e.mapping, v1alpha1.ConditionAccepted, ReasonTooExpensive, "spec.ports",
+			"costs some %d rules (ports x addresses x endpoints, three times with session affinity), and maxRulesPerMapping in the config of this host allows %d; it is left out whole: merge ports to ranges, or use mode service",
+			e.usage.rules, most)
+		e.wants, e.aboutPort, e.usage = nil, nil, usage{}
+		e.about = append(e.about, c.reported()...)
+	}
+}
+
+// use notes that a namespace asks for something else.
+func (r *run) use(namespace string, before, now usage) {
+	if r.used == nil {
+		r.used = map[string]usage{}
+	}
+	r.used[namespace] = r.used[namespace].plus(now).minus(before)
+}
+
+// settleUsage leaves out the youngest Mappings of namespaces that ask for too much.
+func (c *Calculator) settleUsage(r *run) {
+	beyond := map[string]bool{}
+	for namespace, change := range r.used {
+		before := c.used[namespace]
+		now := before.plus(change)
+		if c.used[namespace] = now; now == (usage{}) {
+			delete(c.used, namespace)
+		}
+		if before.beyond(c.cfg) || now.beyond(c.cfg) {
+			beyond[namespace] = true
+		}
+	}
+	if len(beyond) == 0 {
+		return
+	}
+	r.ports, r.egress = true, true
+	granted := map[string]usage{}
+	for _, e := range c.entries {
+		namespace := e.mapping.Namespace
+		if !beyond[namespace] {
+			continue
+		}
+		over := c.over(e, granted[namespace])
+		if over == nil {
+			granted[namespace] = granted[namespace].plus(e.usage)
+		}
+		if over != nil || e.over != nil {
+			r.change(e)
+			e.over = over
+		}
+	}
+}
+
+// over says why an entry gets nothing where older ones of its namespace have been granted so much.
+func (c *Calculator) over(e *entry, granted usage) *Finding {
+	all := granted.plus(e.usage)
+	if !all.beyond(c.cfg) || e.usage == (usage{}) {
+		return nil
+	}
+	reason, what, n, most := ReasonTooManyPorts, "ports", all.ports, c.cfg.MaxPortsPerNamespace
+	if most == 0 || n <= most {
+		reason, what, n, most = ReasonTooExpensive, "rules", all.rules, c.cfg.MaxRulesPerNamespace
+	}
+	f := finding(e.mapping, v1alpha1.ConditionAccepted, reason, "spec.ports", "%s", fmt.Sprintf(
+		"would bring namespace %s to %d %s with the older Mappings in it, and max%sPerNamespace in the config of this host allows %d; it is left out whole",
+		e.mapping.Namespace, n, what, map[string]string{"ports": "Ports", "rules": "Rules"}[what], most))
+	return &f
+}

@@ -1,0 +1,257 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// networks know which addresses connections may be led to: what an EndpointSlice or a Service says is the word of whoever
+// wrote it.
+type networks struct {
+	// any is set where there is no host, only one that is imagined.
+	any bool
+	// own are the host's addresses, hops the next hops of its routes: the cluster's nodes and the providers' routers.
+	own, hops map[netip.Addr]bool
+	// connected are the networks on the host's links. Sorted.
+	connected []network
+	// listed are the config's backendNetworks, routed the destinations of its serviceRoutes.
+	listed, routed []netip.Prefix
+	// links are those that routes lead to; uplinks have their number.
+	links   map[netip.Prefix]link
+	lengths byFamily[int]
+	// defaults are the links of the default routes.
+	defaults byFamily[link]
+}
+
+type network struct {
+	netip.Prefix
+	link string
+}
+
+type link struct {
+	name   string
+	uplink bool
+}
+
+// maxRemembered bounds what is remembered of routes that come and go all the time.
+const maxRemembered = 32768
+
+// newNetworks returns those of a host. Ways to the inside and next hops that there were before, and are not now, count as if
+// they were there: a link that flaps, or a routing daemon that is started again, must cost no connection. Where a packet really
+// goes meanwhile is the boundary's concern, which lets none of them out by an uplink.
+func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, before *networks) *networks {
+	n := &networks{
+		any: cfg.AnyAddress, own: map[netip.Addr]bool{}, hops: map[netip.Addr]bool{},
+		listed: cfg.BackendNetworks, links: map[netip.Prefix]link{},
+	}
+	isUplink := map[string]bool{}
+	for _, u := range uplinks {
+		isUplink[u.Link] = true
+		n.hop(u.Gateways...)
+	}
+	for _, a := range slices.Concat(cfg.StandbyAddresses, cfg.ServedAddresses) {
+		n.own[a] = true
+	}
+	for _, l := range host.Links {
+		for _, a := range l.Addresses {
+			n.own[a.Addr()] = true
+		}
+		for _, to := range connected(l) {
+			n.connected = append(n.connected, network{to, l.Name})
+			n.route(to, link{l.Name, isUplink[l.Name]})
+		}
+	}
+	for _, r := range host.Routes {
+		n.hop(r.Gateway)
+		n.route(r.Destination, link{r.Link, isUplink[r.Link]})
+	}
+	for _, r := range host.DefaultRoutes {
+		n.hop(r.Gateway)
+		n.defaults.add(r.Gateway, link{r.Link, isUplink[r.Link]})
+	}
+	for _, r := range cfg.ServiceRoutes {
+		n.hop(r.Via...)
+		n.routed = append(n.routed, r.Destination)
+	}
+	n.remember(before, isUplink)
+	slices.SortFunc(n.connected, func(a, b network) int {
+		return cmp.Or(comparePrefixes(a.Prefix, b.Prefix), strings.Compare(a.link, b.link))
+	})
+	n.sortLengths()
+	n.prune()
+	return n
+}
+
+func (n *networks) hop(addrs ...netip.Addr) {
+	for _, a := range addrs {
+		if a.IsValid() {
+			n.hops[a] = true
+		}
+	}
+}
+
+// route notes where a network is. Of several ways to it one that is no uplink counts.
+func (n *networks) route(to netip.Prefix, by link) {
+	if before, known := n.links[to]; !known || before.uplink && !by.uplink {
+		n.links[to] = by
+	}
+}
+
+func (n *networks) remember(before *networks, isUplink map[string]bool) {
+	if before == nil || len(before.links)+len(before.hops) > maxRemembered {
+		return
+	}
+	for hop := range before.hops {
+		n.hops[hop] = true
+	}
+	for to, by := range before.links {
+		if _, known := n.links[to]; !known && !by.uplink {
+			n.links[to] = link{by.name, isUplink[by.name]}
+		}
+	}
+}
+
+func (n *networks) sortLengths() {
+	for to := range n.links {
+		n.lengths.add(to.Addr(), to.Bits())
+	}
+	for _, list := range []*[]int{&n.lengths.v4, &n.lengths.v6} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+		slices.Reverse(*list)
+	}
+}
+
+// prune forgets routes by uplinks that change nothing: those of the rest of the Internet, which come and go by the second.
+func (n *networks) prune() {
+	for to, by := range n.links {
+		if by.uplink && !isPrivate(to.Addr()) && !n.withinInside(to) {
+			delete(n.links, to)
+		}
+	}
+}
+
+func (n *networks) withinInside(to netip.Prefix) bool {
+	for _, bits := range n.lengths.of(to.Addr()) {
+		if bits >= to.Bits() {
+			continue
+		}
+		wider, err := to.Addr().Prefix(bits)
+		if by, found := n.links[wider]; err == nil && found && !by.uplink {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *networks) equal(o *networks) bool {
+	return o != nil && maps.Equal(n.own, o.own) && maps.Equal(n.hops, o.hops) && slices.Equal(n.connected, o.connected) &&
+		maps.Equal(n.links, o.links) && slices.Equal(n.defaults.v4, o.defaults.v4) && slices.Equal(n.defaults.v6, o.defaults.v6)
+}
+
+// problem says why connections may not be led to an address; nothing where they may.
+func (n *networks) problem(a netip.Addr) string {
+	switch {
+	case isSpecial(a):
+		return "no pod or Service has such an address"
+	case n.any:
+		return ""
+	case n.own[a]:
+		return "it is an address of this host itself"
+	case n.isBroadcast(a):
+		return "it is a broadcast address of a network of this host"
+	case n.hops[a] && !slices.Contains(n.listed, netip.PrefixFrom(a, a.BitLen())):
+		return fmt.Sprintf("it is a node or router, a next hop of this host's routes; only %s/%d in backendNetworks would allow it", a, a.BitLen())
+	case contains(n.listed, a), contains(n.routed, a):
+		return ""
+	case len(n.listed) > 0:
+		return "it is in none of the backendNetworks in the config of this host"
+	}
+	return n.routeProblem(a)
+}
+
+// routeProblem says why the way to an address does not lead inside.
+func (n *networks) routeProblem(a netip.Addr) string {
+	const remedy = "; list its network under backendNetworks in the config of this host if it is the cluster's"
+	for _, bits := range n.lengths.of(a) {
+		to, err := a.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		if by, found := n.links[to]; found && by.uplink {
+			return fmt.Sprintf("this host reaches it by its uplink %s%s", by.name, remedy)
+		} else if found {
+			return ""
+		}
+	}
+	switch by := n.defaults.of(a); {
+	case len(by) == 0:
+		return "this host has no route to it" + remedy
+	case by[0].uplink:
+		return fmt.Sprintf("this host reaches it by its uplink %s%s", by[0].name, remedy)
+	case !isPrivate(a):
+		return "this host has no route to it but its default route" + remedy
+	}
+	return ""
+}
+
+// podProblem says why an address is none of a pod that may leave by this host; nothing where it may be one. What shares a
+// network with the host is no pod, unless the config says that pods are there.
+func (n *networks) podProblem(a netip.Addr) string {
+	if problem := n.problem(a); problem != "" || n.any || contains(n.listed, a) {
+		return problem
+	}
+	for _, of := range n.connected {
+		if of.Contains(a) {
+			return fmt.Sprintf("it is in %s of this host's link %s; list that network under backendNetworks in the config of this host if pods are there", of.Prefix, of.link)
+		}
+	}
+	return ""
+}
+
+// isBroadcast takes the first address of a network for one too, as BSD did and some kernels do (RFC 1122, 3.3.6).
+func (n *networks) isBroadcast(a netip.Addr) bool {
+	for _, of := range n.connected {
+		if a.Is4() && of.Bits() < 31 && of.Contains(a) && (of.Addr() == a || !of.Contains(a.Next())) {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(networks []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// isPrivate holds for RFC 1918, RFC 4193 and RFC 6598: networks that a default route to the inside may lead to.
+func isPrivate(a netip.Addr) bool {
+	return a.IsPrivate() || netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10).Contains(a)
+}
+
+// isSpecial holds for what is no address of a pod or Service, whatever the routes: 0.0.0.0/8 and 240.0.0.0/4 (RFC 6890), and
+// where clouds answer who asks for a machine's credentials.
+func isSpecial(a netip.Addr) bool {
+	if !a.IsGlobalUnicast() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) {
+		return true
+	}
+	switch a.String() {
+	case "168.63.129.16", // Azure
+		"100.100.100.200",    // Alibaba Cloud
+		"192.0.0.192",        // Oracle Cloud
+		"fd00:ec2::254",      // AWS
+		"fd20:ce::254",       // Google Cloud
+		"fd00:c1::a9fe:a9fe": // Oracle Cloud
+		return true
+	}
+	return false
+}
