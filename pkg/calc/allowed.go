@@ -65,12 +65,12 @@ func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) 
 	}
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		for _, r := range known.refused {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName", "endpoint of Service %s: %s", name, r)
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName", "Service %s: %s", name, r)
 		}
 	}
 	if m.Spec.Egress {
 		for _, r := range known.refusedPods {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.egress", "pod of Service %s: %s", name, r)
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.egress", "Service %s: %s", name, r)
 		}
 	}
 	return known
@@ -89,10 +89,10 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 		}
 		unproven := c.unproven(service, s)
 		if unproven != "" && len(s.endpoints) > 0 {
-			slice := fmt.Sprintf("all of EndpointSlice %s", s.name)
+			slice := "EndpointSlice " + s.name
 			known.refusedPods.add(slice, unproven)
 			if !c.cfg.EndpointsWithoutSelector {
-				known.refused.add(slice, unproven+", or endpointsWithoutSelector: true in the config of this host to do without")
+				known.refused.add(slice, unproven+", or set endpointsWithoutSelector: true in the config of this host")
 			}
 		}
 		if unproven == "" {
@@ -116,7 +116,7 @@ func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string
 	case c.cfg.AnyAddress || c.cfg.Source.Files != nil:
 		return ""
 	case len(service.Spec.Selector) == 0:
-		return "the Service has no selector, so nothing proves that they are pods of its namespace; set spec.selector"
+		return "the Service has no selector, so nothing proves that they are pods of its namespace; give it one"
 	case !s.managed:
 		return "its label endpointslice.kubernetes.io/managed-by is not " + sliceController + ", so nothing proves that they are pods of the namespace; leave the slices of a Service with a selector to the cluster"
 	}
@@ -126,7 +126,7 @@ func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string
 func (c *calculation) addPods(known *serviceEndpoints, s *endpointSlice) {
 	for _, e := range s.endpoints {
 		if problem := c.networks.podProblem(e.address); problem != "" {
-			known.refusedPods.add(e.address.String(), problem)
+			known.refusedPods.add("pod "+e.address.String(), problem)
 		} else {
 			known.pods.add(e.address, e.address)
 		}
@@ -137,7 +137,7 @@ func (c *calculation) addEndpoints(known *serviceEndpoints, s *endpointSlice) {
 	s.endpoints = slices.DeleteFunc(slices.Clone(s.endpoints), func(e endpoint) bool {
 		problem := c.networks.problem(e.address)
 		if problem != "" {
-			known.refused.add(e.address.String(), problem)
+			known.refused.add("endpoint "+e.address.String(), problem)
 		}
 		return problem != ""
 	})
@@ -153,7 +153,7 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service) [
 		problem := c.networks.problem(a)
 		if problem != "" {
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName",
-				"clusterIP %s of Service %s/%s is left out, and connections are rejected: %s; serviceRoutes would lead to it",
+				"clusterIP %s of Service %s/%s is left out, and connections are rejected: %s",
 				a, service.Namespace, service.Name, problem)
 		}
 		return problem != ""

@@ -171,7 +171,7 @@ func (n *networks) problem(a netip.Addr) string {
 	case n.isBroadcast(a):
 		return "it is a broadcast address of a network of this host"
 	case n.hops[a] && !slices.Contains(n.listed, netip.PrefixFrom(a, a.BitLen())):
-		return fmt.Sprintf("it is a node or router, a next hop of this host's routes; only %s/%d in backendNetworks would allow it", a, a.BitLen())
+		return "it is a node or router, a next hop of this host's routes; backendNetworks in the config of this host would have to list the address itself"
 	case contains(n.listed, a), contains(n.routed, a):
 		return ""
 	case len(n.listed) > 0:
@@ -182,7 +182,7 @@ func (n *networks) problem(a netip.Addr) string {
 
 // routeProblem says why the way to an address does not lead inside.
 func (n *networks) routeProblem(a netip.Addr) string {
-	const remedy = "; list its network under backendNetworks in the config of this host if it is the cluster's"
+	const remedy = "; if it is the cluster's, list its network under backendNetworks (or serviceRoutes) in the config of this host"
 	for _, bits := range n.lengths.of(a) {
 		to, err := a.Prefix(bits)
 		if err != nil {
@@ -206,10 +206,15 @@ func (n *networks) routeProblem(a netip.Addr) string {
 }
 
 // podProblem says why an address is none of a pod that may leave by this host; nothing where it may be one. What shares a
-// network with the host is no pod, unless the config says that pods are there.
+// network with the host is no pod, unless the config says that pods are there, and a node never is.
 func (n *networks) podProblem(a netip.Addr) string {
-	if problem := n.problem(a); problem != "" || n.any || contains(n.listed, a) {
+	switch problem := n.problem(a); {
+	case problem != "" || n.any:
 		return problem
+	case n.hops[a]:
+		return "it is a node or router, a next hop of this host's routes"
+	case contains(n.listed, a):
+		return ""
 	}
 	for _, of := range n.connected {
 		if of.Contains(a) {

@@ -114,7 +114,7 @@ func (e *Entry) find(f calc.Finding) {
 	switch f.Reason {
 	case calc.ReasonAddressNotOnHost, calc.ReasonPortConflict:
 		return // the first is another gateway's business, the second is in the condition Accepted
-	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported,
+	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonAddressNotServed, calc.ReasonPortReserved, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported,
 		calc.ReasonRuleRefused:
 		e.Programmed = false
 	}
