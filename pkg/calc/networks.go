@@ -77,7 +77,7 @@ func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink,
 	}
 	for _, r := range host.DefaultRoutes {
 		n.hop(r.Gateway)
-		n.defaults.add(r.Gateway, link{r.Link, isUplink[r.Link]})
+		n.defaults.add(unspecified(r.IPv6), link{r.Link, isUplink[r.Link]})
 	}
 	for _, r := range cfg.ServiceRoutes {
 		n.hop(r.Via...)
@@ -90,6 +90,13 @@ func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink,
 	n.sortLengths()
 	n.prune()
 	return n
+}
+
+func unspecified(ipv6 bool) netip.Addr {
+	if ipv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }
 
 func (n *networks) hop(addrs ...netip.Addr) {
