@@ -11,11 +11,15 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
@@ -25,10 +29,13 @@ type cluster struct {
 	handlers  []cache.DoneChecker
 	store     store
 	door      door
-	synced    atomic.Bool
-	changed   func()
-	contact   *contact
-	log       logrus.FieldLogger
+	// arrivals are the Mappings that wait for what they name.
+	arriving sync.Mutex
+	arrivals map[types.NamespacedName]*arrival
+	synced   atomic.Bool
+	changed  func()
+	contact  *contact
+	log      logrus.FieldLogger
 }
 
 func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*cluster, error) {
@@ -41,7 +48,9 @@ func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*clus
 		return nil, fmt.Errorf("source: %w", err)
 	}
 	log = log.WithField("server", cfg.Host)
-	c := &cluster{changed: changed, contact: newContact(log), door: door{log: log}, log: log}
+	c := &cluster{
+		arrivals: map[types.NamespacedName]*arrival{}, changed: changed, contact: newContact(log), door: door{log: log}, log: log,
+	}
 	for _, r := range resources() {
 		client, err := newResourceClient(cfg, httpClient, codecs, r, c.contact)
 		if err != nil {
@@ -92,10 +101,23 @@ func unlessKnown(known cache.Store, current any) any {
 
 // set takes over an object. One that is rejected is not there, whatever it said before.
 func (c *cluster) set(object any) {
-	if meta, ok := object.(metav1.Object); ok && c.door.admits(meta) {
-		c.store.set(object)
-	} else {
-		c.store.remove(object)
+	meta, ok := object.(metav1.Object)
+	if !ok || !c.door.admits(meta) {
+		c.drop(object)
+		return
+	}
+	switch o := object.(type) {
+	case *v1alpha1.Mapping:
+		if c.arrive(o) {
+			c.event()
+		}
+		return
+	case *corev1.Service:
+		c.store.set(o)
+		c.complete(o.Namespace, o.Name)
+	case *discoveryv1.EndpointSlice:
+		c.store.set(o)
+		c.complete(o.Namespace, o.Labels[discoveryv1.LabelServiceName])
 	}
 	c.event()
 }
@@ -106,6 +128,16 @@ func (c *cluster) remove(object any) {
 	}
 	if meta, ok := object.(metav1.Object); ok {
 		c.door.forget(meta)
+	}
+	c.drop(object)
+}
+
+// drop has an object be there no more, also one that waits.
+func (c *cluster) drop(object any) {
+	if m, ok := object.(*v1alpha1.Mapping); ok {
+		c.arriving.Lock()
+		c.depart(types.NamespacedName{Namespace: m.Namespace, Name: m.Name})
+		c.arriving.Unlock()
 	}
 	c.store.remove(object)
 	c.event()

@@ -23,7 +23,7 @@ type kind struct {
 	service func(Object) types.NamespacedName
 	// visible says whether an object is to be seen at the moment.
 	visible func(*held) bool
-	// index is told of which Service an object was and is, either empty, after it was taken in.
+	// index is told of which Service an object is, before it is published, and then of which it was; the other is empty.
 	index func(key, before, after types.NamespacedName)
 }
 
@@ -127,10 +127,14 @@ func (r *Resource) take(key types.NamespacedName, now *held) {
 	} else {
 		r.known[key], after = now, now.service
 	}
+	// What an object makes visible is there before it, and what it made visible goes after it.
 	if before != after {
-		r.index(key, before, after)
+		r.index(key, none, after)
 	}
 	r.settle(key)
+	if before != after {
+		r.index(key, before, none)
+	}
 }
 
 // settle publishes what changed for watchers of one object, if anything did.
