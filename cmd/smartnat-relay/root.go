@@ -31,6 +31,7 @@ Mappings and of its Services and EndpointSlices only those that a Mapping names,
 The cluster itself says who a client is (TokenReview, or a client certificate) and what it may read (RBAC).
 
 Every flag can be given as an environment variable: --secure-port is SMARTNAT_RELAY_SECURE_PORT.`,
+		Version:       versionText(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -58,6 +59,7 @@ Every flag can be given as an environment variable: --secure-port is SMARTNAT_RE
 			return relay.Run(cmd.Context())
 		},
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	options.AddFlags(root.Flags())
 	root.Flags().StringVar(&logging.level, "log-level", logging.level, "the least `level` that is logged: error, warning, info, debug (each request)")

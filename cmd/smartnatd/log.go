@@ -6,7 +6,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/config"
@@ -25,10 +27,58 @@ func configureLogger(log *logrus.Logger, cfg config.Log) error {
 		return usageError{fmt.Errorf("log.level: %w", err)}
 	}
 	log.SetLevel(level)
-	if cfg.Format == "json" {
-		log.SetFormatter(&logrus.JSONFormatter{})
-	} else {
-		log.SetFormatter(&logrus.TextFormatter{})
-	}
+	log.SetFormatter(newFormatter(cfg.Format, isJournal(log.Out)))
 	return nil
+}
+
+// isJournal reports whether what is written goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM).
+func isJournal(out io.Writer) bool {
+	if out != io.Writer(os.Stderr) {
+		return false
+	}
+	is, err := journal.StderrIsJournalStream()
+	return err == nil && is
+}
+
+// newFormatter makes lines of printable text. In the journal each has its priority, and the time is not said a second time.
+// Text is never colored: what is logged would then not be quoted.
+func newFormatter(format string, journal bool) logrus.Formatter {
+	var lines logrus.Formatter = &logrus.TextFormatter{DisableColors: true, FullTimestamp: true, DisableTimestamp: journal}
+	if format == "json" {
+		lines = &logrus.JSONFormatter{DisableTimestamp: journal}
+	}
+	return newBackoff(&lineFormatter{lines, journal})
+}
+
+// lineFormatter has lines hold no control characters, and begin as sd-daemon(3) says.
+type lineFormatter struct {
+	logrus.Formatter
+	journal bool
+}
+
+// Format implements logrus.Formatter.
+func (f *lineFormatter) Format(entry *logrus.Entry) ([]byte, error) {
+	line, err := f.Formatter.Format(entry)
+	if err != nil {
+		return nil, err
+	}
+	if f.journal {
+		line = append(priority(entry.Level), line...)
+	}
+	return appendPrintable(nil, line), nil
+}
+
+// priority is how systemd has a line begin (SyslogLevelPrefix=).
+func priority(level logrus.Level) []byte {
+	switch level {
+	case logrus.PanicLevel, logrus.FatalLevel:
+		return []byte("<2>")
+	case logrus.ErrorLevel:
+		return []byte("<3>")
+	case logrus.WarnLevel:
+		return []byte("<4>")
+	case logrus.InfoLevel:
+		return []byte("<6>")
+	}
+	return []byte("<7>")
 }

@@ -9,17 +9,20 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
 )
 
-// Exit codes.
+// Exit codes. README.md has the table of them for all commands.
 const (
 	exitFailure = 1
-	// exitUsage says that the command line or the config has to be changed first: a retry cannot help.
+	// exitUsage says that the command line, the config or the files of objects have to be changed first: a retry cannot help.
 	exitUsage = 2
 )
 
@@ -34,14 +37,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	command := newRootCommand()
 	command.SetArgs(args)
 	command.SetIn(stdin)
-	command.SetOut(stdout)
-	command.SetErr(stderr)
+	command.SetOut(printableWriter{stdout})
+	command.SetErr(printableWriter{stderr})
+	understood := false
+	command.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	err := command.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "smartnatd: %v\n", err)
-	if usage := (usageError{}); errors.As(err, &usage) {
+	lead := ""
+	if isJournal(stderr) {
+		lead = string(priority(logrus.ErrorLevel))
+	}
+	for line := range strings.Lines(err.Error() + "\n") {
+		_, _ = command.ErrOrStderr().Write([]byte(lead + "smartnatd: " + line))
+	}
+	if usage := (usageError{}); errors.As(err, &usage) || !understood {
 		return exitUsage
 	}
 	if code := (codeError{}); errors.As(err, &code) {

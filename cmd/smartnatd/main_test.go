@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -77,6 +78,34 @@ func TestRenderTellsWhatIsNotInEffect(t *testing.T) {
 	}
 }
 
+// TestRenderOfAMappingThatIsNotAccepted prints the rest, and fails.
+func TestRenderOfAMappingThatIsNotAccepted(t *testing.T) {
+	good := readFile(t, "testdata/mapping.yaml")
+	invalid := regexp.MustCompile(`{name: .*}`).ReplaceAllString(good, "{name: wrong}")
+	invalid = regexp.MustCompile(`port: \d+`).ReplaceAllString(invalid, "port: 70000")
+	twice := regexp.MustCompile(`{name: .*}`).ReplaceAllString(good, "{name: zz}")
+	for _, test := range []struct{ name, text, want string }{
+		{"invalid", good + "\n---\n" + invalid, "smartnatd: not accepted as they are: default/wrong\n"},
+		{"in conflict", good + "\n---\n" + twice, "smartnatd: not accepted as they are: default/zz\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			exit, stdout, stderr := smartnatd(t, test.text, "render", "-f", "-", "-f", "testdata/service.yaml")
+			if exit != exitFailure || !strings.Contains(stdout, "-j DNAT") || !strings.HasSuffix(stderr, test.want) {
+				t.Errorf("exit code %d, want %d, and %q behind\n%s\nand DNAT in\n%s", exit, exitFailure, test.want, stderr, stdout)
+			}
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	exit, want, _ := smartnatd(t, "", "version")
+	for _, args := range [][]string{{"version"}, {"--version"}, {"--version", "--config", "/nonexistent.yaml"}} {
+		if code, got, stderr := smartnatd(t, "", args...); exit != 0 || code != 0 || got != want || stderr != "" || !strings.HasPrefix(got, "smartnatd development (go") {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, got, stderr)
+		}
+	}
+}
+
 func TestMistakesAreOneClearLineEach(t *testing.T) {
 	config := func(text string) string {
 		path := filepath.Join(t.TempDir(), "smartnat.yaml")
@@ -104,13 +133,22 @@ func TestMistakesAreOneClearLineEach(t *testing.T) {
 		{"objects that are not there yet", []string{"--config", config(files)}, exitFailure, []string{"source.files.paths[0]"}},
 		{"render without files", []string{"render"}, exitUsage, []string{"-f FILE"}},
 		{"render of a file that is missing", []string{"render", "-f", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
-		{"an unknown command", []string{"mapp"}, exitFailure, []string{"mapp"}},
+		{"an unknown command", []string{"mapp"}, exitUsage, []string{"mapp"}},
+		{"an argument too many", []string{"cleanup", "all"}, exitUsage, []string{"all"}},
+		{"a flag without its value", []string{"render", "-f"}, exitUsage, []string{"-f"}},
+		{"render of a Mapping that is none", []string{"render", "-f", config("kind: Mapping\n")}, exitUsage, []string{"apiVersion is missing"}},
+		{"cleanup with a config that is missing", []string{"cleanup", "--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
+		{"check with a config that is missing", []string{"check", "--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
+		{"an escape sequence", []string{"\x1b[2J"}, exitUsage, []string{"[2J"}},
 		{"an unknown flag", []string{"--verbose"}, exitUsage, []string{"--verbose"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			exit, _, stderr := smartnatd(t, "", test.args...)
 			if exit != test.exit {
 				t.Errorf("exit code %d, want %d", exit, test.exit)
+			}
+			if strings.Contains(stderr, "\x1b") {
+				t.Errorf("a terminal obeys %q", stderr)
 			}
 			for _, want := range test.want {
 				if n := linesWith(stderr, want); n != 1 {

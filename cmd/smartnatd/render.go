@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -28,7 +32,7 @@ func newRenderCommand() *cobra.Command {
 		Short: "Print what would be programmed for the objects in files; needs no root and changes nothing",
 		Long: `render prints the complete input of iptables-restore and ip6tables-restore, and the ip rules and routes, that smartnatd
 would program for the Mappings, Services and EndpointSlices in the files. What keeps a Mapping from being in effect is
-told on standard error, a line each.
+told on standard error, a line each; where a Mapping is not accepted, the rest is printed all the same, and the exit code is 1.
 
 Without --config every address of every Mapping is taken for this host's own, and there are no uplinks.`,
 		Example: "  smartnatd render -f mapping.yaml -f service.yaml\n  kubectl get mappings,services,endpointslices -o yaml | smartnatd render -f -",
@@ -49,11 +53,28 @@ Without --config every address of every Mapping is taken for this host's own, an
 			for _, finding := range findings {
 				fmt.Fprintln(cmd.ErrOrStderr(), finding)
 			}
-			return render(cmd.OutOrStdout(), state, cfg)
+			if err := render(cmd.OutOrStdout(), state, cfg); err != nil {
+				return err
+			}
+			return notAccepted(findings)
 		},
 	}
 	command.Flags().StringArrayVarP(&files, "filename", "f", nil, "a `file` or folder of objects, or - for standard input; may be given several times")
 	return command
+}
+
+// notAccepted is an error where a Mapping is invalid, or cannot have a port.
+func notAccepted(findings []calc.Finding) error {
+	names := map[string]struct{}{}
+	for _, f := range findings {
+		if f.Condition == v1alpha1.ConditionAccepted {
+			names[f.Namespace+"/"+f.Name] = struct{}{}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("not accepted as they are: %s", strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 }
 
 // renderConfig is the config file with this host as it is, or without --config the defaults with a host that holds every address.

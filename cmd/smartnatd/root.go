@@ -22,6 +22,7 @@ func newRootCommand() *cobra.Command {
 connections to them. The kernel moves the packets: they flow on while smartnatd is stopped.
 
 Without a command it runs until it is told to end. What it has programmed stays; 'smartnatd cleanup' removes it.`,
+		Version:       versionText(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -36,6 +37,7 @@ Without a command it runs until it is told to end. What it has programmed stays;
 			})
 		},
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().String(configFlag, defaultConfig, "the config `file`")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newCheckCommand(), newRenderCommand(), newCleanupCommand(), newVersionCommand())

@@ -112,8 +112,8 @@ func (m *manager) show() {
 	if m.note != "" {
 		text += " (" + m.note + ")"
 	}
-	// A new line would be another word of ours to systemd.
-	if text = strings.Join(strings.Fields(text), " "); len(text) > maxStatus {
+	// A new line would be another word of ours to systemd, and what is not printable would get to a terminal.
+	if text = string(appendPrintable(nil, []byte(strings.Join(strings.Fields(text), " ")))); len(text) > maxStatus {
 		text = strings.ToValidUTF8(text[:maxStatus], "") + "..."
 	}
 	if text != m.shown {

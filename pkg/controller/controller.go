@@ -112,6 +112,8 @@ type Controller struct {
 	state    gateway.State
 	snapshot calc.Snapshot
 	found    []calc.Finding
+	// reported is what was in effect when something was programmed last.
+	reported gateway.State
 	// owed is what an apply that failed was for; retry is when it is tried again.
 	owed  reason
 	retry *time.Timer
@@ -307,7 +309,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	applying := time.Now()
 	applied, result, err := c.quarantine.Apply(ctx, applying, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
-	c.report(taken, result, took)
+	c.report(taken, applied, result, took)
 	found := c.allFound()
 	c.findings.report(found)
 	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Err: err}

@@ -4,12 +4,19 @@
 package controller
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"math"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // stages say where the time went from an event until the kernel had it.
@@ -18,16 +25,21 @@ type stages struct {
 }
 
 // report tells what was done, and at debug level how long each part of it took.
-func (c *Controller) report(taken event, result dataplane.Result, took stages) {
+func (c *Controller) report(taken event, applied gateway.State, result dataplane.Result, took stages) {
 	for _, repair := range result.Repaired {
 		c.Log.WithFields(logrus.Fields{"kind": repair.Kind, "missing": repair.Missing}).Warn("somebody else changed what was programmed: repaired")
 	}
 	if !result.Empty() {
-		c.Log.WithFields(logrus.Fields{
+		fields := logrus.Fields{
 			"changes":  result.String(),
 			"took":     took.apply.Round(time.Millisecond),
 			"forwards": len(c.state.Forwards),
-		}).Info("programmed")
+		}
+		if changed := changedOwners(c.reported, applied); changed != "" {
+			fields["mappings"] = changed
+		}
+		c.reported = applied
+		c.Log.WithFields(fields).Info("programmed")
 	}
 	c.Log.WithFields(logrus.Fields{
 		"event":   taken.since.UTC().Format(time.RFC3339Nano),
@@ -41,6 +53,58 @@ func (c *Controller) report(taken event, result dataplane.Result, took stages) {
 		"cut":     milliseconds(result.Took.Cut),
 		"total":   milliseconds(took.total),
 	}).Debug("applied")
+}
+
+// maxOwners is how many Mappings a line names.
+const maxOwners = 5
+
+// changedOwners names the Mappings of which two States differ.
+func changedOwners(old, current gateway.State) string {
+	changed := map[string]struct{}{}
+	addDiffering(changed, old.Forwards, current.Forwards,
+		func(a, b *gateway.Forward) int {
+			if a == b { // as most are, of States of one Calculator
+				return 0
+			}
+			return a.Compare(b.Frontend)
+		},
+		func(a, b *gateway.Forward) bool { return a == b || reflect.DeepEqual(a, b) },
+		func(f *gateway.Forward) string { return f.Owner })
+	addDiffering(changed, old.Egresses, current.Egresses,
+		func(a, b gateway.Egress) int {
+			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+		},
+		func(a, b gateway.Egress) bool { return reflect.DeepEqual(a, b) },
+		func(e gateway.Egress) string { return e.Owner })
+	names := slices.Sorted(maps.Keys(changed))
+	if len(names) > maxOwners {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxOwners], ", "), len(names)-maxOwners)
+	}
+	return strings.Join(names, ", ")
+}
+
+// addDiffering adds the owners of what is in one of two sorted lists alone, or not the same in both.
+func addDiffering[T any](changed map[string]struct{}, was, is []T, compare func(a, b T) int, same func(a, b T) bool, owner func(T) string) {
+	for len(was) > 0 && len(is) > 0 {
+		switch order := compare(was[0], is[0]); {
+		case order < 0:
+			changed[owner(was[0])] = struct{}{}
+			was = was[1:]
+		case order > 0:
+			changed[owner(is[0])] = struct{}{}
+			is = is[1:]
+		default:
+			if !same(was[0], is[0]) {
+				changed[owner(was[0])], changed[owner(is[0])] = struct{}{}, struct{}{}
+			}
+			was, is = was[1:], is[1:]
+		}
+	}
+	for _, rest := range [][]T{was, is} {
+		for _, t := range rest {
+			changed[owner(t)] = struct{}{}
+		}
+	}
 }
 
 // milliseconds has three decimals.

@@ -1,0 +1,163 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/config"
+)
+
+// TestLinesOfTheJournal begin with their priority, and leave the time to the journal.
+func TestLinesOfTheJournal(t *testing.T) {
+	for _, test := range []struct {
+		level  logrus.Level
+		prefix string
+	}{
+		{logrus.DebugLevel, "<7>"}, {logrus.InfoLevel, "<6>"}, {logrus.WarnLevel, "<4>"}, {logrus.ErrorLevel, "<3>"},
+	} {
+		for _, format := range []string{"text", "json"} {
+			for _, toJournal := range []bool{true, false} {
+				var out bytes.Buffer
+				log := logrus.New()
+				log.SetOutput(&out)
+				log.SetLevel(logrus.DebugLevel)
+				log.SetFormatter(newFormatter(format, toJournal))
+				log.WithError(errors.New("a\nb\x1b[2J\u009b")).Log(test.level, "went wrong\x7f")
+				line := strings.TrimSuffix(out.String(), "\n")
+				text, found := strings.CutPrefix(line, test.prefix)
+				if found != toJournal || strings.Contains(line, "time") == toJournal {
+					t.Errorf("%s %v, to the journal: %t: %s", format, test.level, toJournal, line)
+				}
+				if strings.ContainsAny(line, "\n\x1b\x7f\u009b") {
+					t.Errorf("%s %v: %q is not one line of printable text", format, test.level, line)
+				}
+				var fields map[string]string
+				if format == "json" && (json.Unmarshal([]byte(text), &fields) != nil || fields["error"] != "a\nb\x1b[2J\u009b") {
+					t.Errorf("%v: %s is no JSON that says what was logged", test.level, text)
+				}
+			}
+		}
+	}
+}
+
+// TestStderrIsTheJournal has the program itself find out that it is.
+func TestStderrIsTheJournal(t *testing.T) {
+	executable, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, elsewhere := range []uint64{0, 1} {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer read.Close()
+		var stat unix.Stat_t
+		if err := unix.Fstat(int(write.Fd()), &stat); err != nil {
+			t.Fatal(err)
+		}
+		command := exec.CommandContext(t.Context(), executable, "--config", "/nonexistent.yaml")
+		command.Env = append(os.Environ(), asProgram+"=1", fmt.Sprintf("JOURNAL_STREAM=%d:%d", stat.Dev, stat.Ino+elsewhere))
+		command.Stderr = write
+		var exit *exec.ExitError
+		if err := command.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitUsage {
+			t.Errorf("ended with %v", err)
+		}
+		said, err := io.ReadAll(closing{read, write})
+		if want := []string{"<3>smartnatd: ", "smartnatd: "}[elsewhere]; err != nil || !bytes.HasPrefix(said, []byte(want)) {
+			t.Errorf("error %v, said %q, want it to begin with %q", err, said, want)
+		}
+	}
+}
+
+// closing closes the other end before it reads.
+type closing struct{ read, write *os.File }
+
+func (c closing) Read(b []byte) (int, error) {
+	_ = c.write.Close() // which it is the second time
+	return c.read.Read(b)
+}
+
+// TestErrorsBackOff: what fails the same way again and again is said less and less often, and other things are said at once.
+func TestErrorsBackOff(t *testing.T) {
+	var out bytes.Buffer
+	log, err := newLogger(config.Log{Level: "info", Format: "text"}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Unix(1700000000, 0)
+	said := func() string {
+		defer out.Reset()
+		return out.String()
+	}
+	missing := errors.New("token: no such file")
+	lines, repeated := 0, 0
+	for second := range 3600 {
+		log.WithTime(start.Add(time.Duration(second)*time.Second)).WithError(missing).WithField("failures", second).Error("not everything could be programmed")
+		text := said()
+		lines += strings.Count(text, "\n")
+		if strings.Contains(text, "repeated=") {
+			repeated++
+		}
+	}
+	if lines < 5 || lines > 12 || repeated != lines-1 {
+		t.Errorf("%d lines of an error of an hour, %d with a count", lines, repeated)
+	}
+	at := log.WithTime(start.Add(time.Hour))
+	at.WithError(errors.New("another")).Warn("not everything could be programmed")
+	at.Warn("a warning without a cause")
+	at.Warn("a warning without a cause")
+	at.Info("programmed")
+	at.Info("programmed")
+	if n := strings.Count(said(), "\n"); n != 5 {
+		t.Errorf("%d lines, want 5", n)
+	}
+	log.WithTime(start.Add(3 * time.Hour)).WithError(missing).Error("not everything could be programmed")
+	if text := said(); !strings.Contains(text, "repeated=") {
+		t.Errorf("said %q, want how often it was left out", text)
+	}
+	log.WithTime(start.Add(4 * time.Hour)).WithError(missing).Error("not everything could be programmed")
+	log.WithTime(start.Add(4*time.Hour + firstQuiet)).WithError(missing).Error("not everything could be programmed")
+	if n := strings.Count(said(), "\n"); n != 2 {
+		t.Errorf("%d lines of an error that had passed, want 2", n)
+	}
+	for i := range 10 * maxErrors {
+		at.WithError(fmt.Errorf("error %d", i)).Error("failed")
+	}
+	if n := strings.Count(said(), "\n"); n != 10*maxErrors {
+		t.Errorf("%d lines of %d errors", n, 10*maxErrors)
+	}
+}
+
+func FuzzPrintable(f *testing.F) {
+	for _, text := range []string{"", "a\tb\n", "\x1b[2J", "\xff\xc2", "é\u009b\u202e", "\U000e0001"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got := string(appendPrintable(nil, []byte(text)))
+		if strings.ContainsFunc(got, func(r rune) bool {
+			return r != '\n' && r != '\t' && !strings.ContainsRune(text, r) && r > 0x7e || r < ' ' && r != '\n' && r != '\t'
+		}) {
+			t.Errorf("%q is made %q", text, got)
+		}
+		if again := string(appendPrintable(nil, []byte(got))); again != got {
+			t.Errorf("%q is made %q, and that %q", text, got, again)
+		}
+	})
+}

@@ -1,0 +1,47 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"unicode"
+	"unicode/utf8"
+)
+
+// appendPrintable appends text without what a terminal would obey: of control characters, newlines and tabs stay. The others
+// become \u001b and the like, which JSON reads as what they were.
+func appendPrintable(b, text []byte) []byte {
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			b = fmt.Appendf(b, `\u%04x`, text[0])
+		case r == '\n' || r == '\t' || unicode.IsPrint(r):
+			b = append(b, text[:n]...)
+		default:
+			b = appendEscaped(b, r)
+		}
+		text = text[n:]
+	}
+	return b
+}
+
+func appendEscaped(b []byte, r rune) []byte {
+	if r > 0xffff {
+		return fmt.Appendf(b, `\U%08x`, r)
+	}
+	return fmt.Appendf(b, `\u%04x`, r)
+}
+
+// printableWriter is for what people read on a terminal, some of which was written by others: servers, other programs, objects.
+type printableWriter struct{ to io.Writer }
+
+// Write implements io.Writer.
+func (w printableWriter) Write(text []byte) (int, error) {
+	if _, err := w.to.Write(appendPrintable(nil, text)); err != nil {
+		return 0, err
+	}
+	return len(text), nil
+}
