@@ -50,10 +50,17 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 		}
 	}
 	c.checkService(m, service)
+	if m.Spec.Mode == v1alpha1.ModeService && m.Spec.Masquerade != nil && !*m.Spec.Masquerade {
+		c.report(m, v1alpha1.ConditionAccepted, ReasonMasqueradeIgnored, "spec.masquerade",
+			"false has no effect in mode service, as the cluster hides the clients' addresses; use mode endpoints to keep them")
+	}
 	var of []*endpointSlice
 	if m.Spec.Mode == v1alpha1.ModeEndpoints || m.Spec.Egress {
 		endpoints := c.endpointsOf(m, service)
 		of, b.pods = endpoints.slices, endpoints.pods
+	}
+	if m.Spec.Mode == v1alpha1.ModeService {
+		of = c.slicesBehind(name)
 	}
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		b.affinity = affinity(service)
@@ -80,6 +87,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 		for _, a := range clusterIPs {
 			t.backends.add(a, gateway.Backend{Address: a, Port: uint16(port.ServicePort)})
 		}
+		c.checkClusterIP(m, i, service, servicePort, of, families)
 		return t
 	default:
 		t = c.endpoints(of, func(s *endpointSlice) []uint16 { return s.portsNamed(servicePort) })
@@ -91,6 +99,33 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 		}
 	}
 	return t
+}
+
+// checkClusterIP reports where the cluster refuses what is forwarded to the ClusterIP, as there is no endpoint behind it. A
+// Service without slices says nothing about its endpoints here.
+func (c *calculation) checkClusterIP(
+	m *v1alpha1.Mapping, i int, service *corev1.Service, servicePort *corev1.ServicePort, of []*endpointSlice, families []netip.Addr,
+) {
+	if len(of) == 0 {
+		return
+	}
+	t := c.endpoints(of, func(s *endpointSlice) []uint16 { return s.portsNamed(servicePort) })
+	for _, a := range families {
+		if len(t.backends.of(a)) == 0 {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoReadyEndpoints, portField(i, "servicePort"),
+				"Service %s/%s has no ready %s endpoint for port %d/%s; the cluster refuses the connections that are forwarded to it",
+				service.Namespace, service.Name, family(a.Is4()), servicePort.Port, protocol(servicePort.Protocol))
+		}
+	}
+}
+
+// slicesBehind returns the slices of a Service as they are: where a ClusterIP leads is for the cluster to decide.
+func (c *calculation) slicesBehind(service serviceKey) []*endpointSlice {
+	var read []*endpointSlice
+	for _, s := range c.slices[service] {
+		read = append(read, readSlice(s))
+	}
+	return read
 }
 
 func serviceProblem(s *corev1.Service, name serviceKey, mode v1alpha1.Mode) (reason, problem string) {

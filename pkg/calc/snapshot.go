@@ -81,6 +81,8 @@ const (
 	// ReasonRuleRefused: iptables or the kernel of this host refuses a rule of it, which is found out as it is programmed; what
 	// it had in effect of the family stays, as far as it still asks for that.
 	ReasonRuleRefused = "RuleRefused"
+	// ReasonMasqueradeIgnored: masquerade: false has no effect, as the cluster hides the clients' addresses in service mode.
+	ReasonMasqueradeIgnored = "MasqueradeIgnored"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
 	// ReasonNoInsideLink: this host has uplinks alone, so no packet is taken for a pod's; pods do not leave with the address.
@@ -97,6 +99,21 @@ const (
 	ReasonTooManyUplinks     = "TooManyUplinks"
 	ReasonNextHopUnreachable = "NextHopUnreachable"
 )
+
+// Blocks reports whether connections to some of what the Mapping asks of this host are not forwarded for the finding. A reason
+// that is not known to be harmless does.
+func (f Finding) Blocks() bool {
+	switch f.Reason {
+	case ReasonServiceInvalid, ReasonEndpointSliceInvalid, ReasonNoUplink, ReasonEgressConflict, ReasonMasqueradeIgnored,
+		ReasonNoInsideLink, ReasonEndpointNotAllowed:
+		return false
+	}
+	return f.Name != "" && !f.Elsewhere()
+}
+
+// Elsewhere reports whether the finding is about an address that this host does not hold: most likely that of another gateway,
+// which is nothing to be warned of here. Whether any gateway holds it is in the status of the Mapping.
+func (f Finding) Elsewhere() bool { return f.Reason == ReasonAddressNotOnHost }
 
 // String returns the finding on one line.
 func (f Finding) String() string {
