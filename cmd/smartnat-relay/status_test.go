@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,21 +103,23 @@ func TestStatusInARealCluster(t *testing.T) {
 	}
 	for _, name := range []string{"web", "zebra"} {
 		// The relay may not have seen it yet.
-		p.eventually("the report about "+name+" to be taken", func() bool { return report(name, gw1().WithProgrammed(true)) == nil })
+		p.eventually("the report about "+name+" to be taken", func() bool { return report(name, gw1().WithProgrammed(true).WithReady(true)) == nil })
 	}
 	wait("Programmed", "web")
 	wait("Programmed", "zebra")
+	wait("Ready", "web")
+	wait("Ready=False", "zebra")
 
 	t.Run("kubectl get mappings", func(t *testing.T) {
 		var got []string
-		for _, line := range strings.Split(p.kubectl("get", "mappings", "--all-namespaces"), "\n") {
+		for _, line := range strings.Split(p.kubectl("get", "mappings", "--all-namespaces", "-o", "wide"), "\n") {
 			fields := strings.Fields(line)
-			got = append(got, strings.Join(fields[:len(fields)-1], "|")) // all but the age
+			got = append(got, strings.Join(slices.Delete(fields, 7, 8), "|")) // all but the age
 		}
 		want := []string{
-			"NAMESPACE|NAME|ADDRESSES|SERVICE|PORTS|ACCEPTED|PROGRAMMED",
-			"shop|web|192.0.2.1|web|80/tcp|True|True",
-			"shop|zebra|192.0.2.1,2001:db8::1|web|80/tcp,8081->80/tcp|False|True",
+			"NAMESPACE|NAME|ADDRESSES|SERVICE|PORTS|READY|REASON|MODE|ENDPOINTS|GATEWAYS",
+			"shop|web|192.0.2.1|web|80/tcp|True|Ready|service|gw1",
+			"shop|zebra|192.0.2.1,2001:db8::1|web|80/tcp,8081->80/tcp|False|PortConflict|service|gw1",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
@@ -144,7 +147,7 @@ func TestStatusInARealCluster(t *testing.T) {
 			return p.kubectl("get", "events", "--namespace=shop", "--sort-by=.metadata.name",
 				"-o", `jsonpath={range .items[*]}{.involvedObject.name} {.type} {.reason} {.count}{"\n"}{end}`)
 		}
-		for _, want := range []string{"web Normal Programmed", "zebra Normal Programmed", "zebra Warning PortConflict", "zebra Warning IPFamilyNotSupported"} {
+		for _, want := range []string{"web Normal Ready", "zebra Warning PortConflict", "zebra Warning IPFamilyNotSupported"} {
 			p.eventually(want, func() bool { return strings.Contains(seen(), want) })
 			if n := strings.Count(seen(), want); n != 1 {
 				t.Errorf("%s: %d times, want once, in\n%s", want, n, seen())
@@ -167,7 +170,8 @@ func TestStatusInARealCluster(t *testing.T) {
 		if err := report("web"); err != nil {
 			t.Fatal(err)
 		}
-		wait("Programmed=Unknown", "web")
+		wait("Programmed=False", "web")
+		wait("Ready=False", "web")
 		if got := p.kubectl("get", "mapping", "web", "--namespace=shop", "-o", "jsonpath={.status.instances}"); got != "" && got != "[]" {
 			t.Errorf("instances %s, want none", got)
 		}

@@ -99,7 +99,7 @@ func TestTheRelayNamesTheInstance(t *testing.T) {
 const (
 	lease   = "renew smartnat/smartnatd-gw1 of gw1 for 10m0s"
 	written = `smartnatd-gw1 shop/web {"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping",` +
-		`"metadata":{"name":"web","namespace":"shop","uid":"uid-of-web"},"status":{"instances":[{"name":"gw1","programmed":false}]}}`
+		`"metadata":{"name":"web","namespace":"shop","uid":"uid-of-web"},"status":{"instances":[{"name":"gw1","programmed":false,"ready":false}]}}`
 	removed = `smartnatd-gw1 shop/web {"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping",` +
 		`"metadata":{"name":"web","namespace":"shop"},"status":{}}`
 )

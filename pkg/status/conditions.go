@@ -110,7 +110,10 @@ func (c *Conditions) digest() {
 	known := make(map[key]conditions.Facts, len(f.Snapshot.Mappings))
 	for _, m := range f.Snapshot.Mappings {
 		k := conflicts.Key(m)
-		now := conditions.Facts{Mapping: m, Conflicts: c.lost[k], Service: services[key{Namespace: m.Namespace, Name: m.Spec.ServiceName}]}
+		now := conditions.Facts{
+			Mapping: m, Conflicts: c.lost[k], Service: services[key{Namespace: m.Namespace, Name: m.Spec.ServiceName}],
+			Reporting: true, // this gateway does
+		}
 		known[k] = now
 		if before, ok := c.known[k]; !ok || before.Mapping != m || before.Service != now.Service ||
 			!before.Conflicts.Equal(now.Conflicts) {

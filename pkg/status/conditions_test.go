@@ -144,7 +144,8 @@ func TestConditionsWithoutARelay(t *testing.T) {
 		for _, want := range [][3]string{
 			{"old", v1alpha1.ConditionAccepted, "True Accepted"},
 			{"old", v1alpha1.ConditionResolvedRefs, "False ServiceNotFound"},
-			{"old", v1alpha1.ConditionProgrammed, "Unknown NotReported"},
+			{"old", v1alpha1.ConditionProgrammed, "False AddressNotHeld"},
+			{"old", v1alpha1.ConditionReady, "False ServiceNotFound"},
 			{"new", v1alpha1.ConditionAccepted, "False PortConflict"},
 		} {
 			if got := c.says(want[0], want[1]); got != want[2] {
@@ -160,12 +161,15 @@ func TestConditionsWithoutARelay(t *testing.T) {
 		expect("its Service comes", "get old", "patch old")
 
 		c.mu.Lock()
-		c.mappings["old"].Status.Instances = []v1alpha1.InstanceStatus{{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 1, Programmed: true}}
+		c.mappings["old"].Status.Instances = []v1alpha1.InstanceStatus{{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 1, Programmed: true, Ready: true}}
 		c.mu.Unlock()
 		writer.Reported(key{Namespace: "shop", Name: "old"})
 		expect("its entry is written", "get old", "patch old")
 		if got := c.says("old", v1alpha1.ConditionProgrammed); got != "True Programmed" {
 			t.Errorf("Programmed is %s", got)
+		}
+		if got := c.says("old", v1alpha1.ConditionReady); got != "True Ready" {
+			t.Errorf("Ready is %s", got)
 		}
 		writer.Reported(key{Namespace: "shop", Name: "old"})
 		expect("its entry is written again", "get old")

@@ -4,12 +4,14 @@
 package status
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -37,7 +39,8 @@ type Entry struct {
 // equal is compared by hand: reflection would cost a gateway more than all else that it does for its status.
 func (e Entry) equal(o Entry) bool {
 	return e.UID == o.UID && e.Name == o.Name && e.Endpoints == o.Endpoints && e.ObservedGeneration == o.ObservedGeneration &&
-		e.Programmed == o.Programmed && slices.Equal(e.Addresses, o.Addresses) && slices.Equal(e.Problems, o.Problems)
+		e.Programmed == o.Programmed && e.Ready == o.Ready && e.Reason == o.Reason &&
+		slices.Equal(e.Addresses, o.Addresses) && slices.Equal(e.Problems, o.Problems)
 }
 
 // entries returns one for each Mapping of which this gateway holds an address.
@@ -65,10 +68,11 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 		}
 		k := key{Namespace: m.Namespace, Name: m.Name}
 		e := Entry{m.UID, v1alpha1.InstanceStatus{
-			Name: instance, Addresses: addresses, Endpoints: endpoints[m.Namespace+"/"+m.Name], ObservedGeneration: m.Generation, Programmed: true,
+			Name: instance, Addresses: addresses, Endpoints: endpoints[m.Namespace+"/"+m.Name], ObservedGeneration: m.Generation, Programmed: true, Ready: true,
 		}}
 		if f.Err != nil {
 			e.Programmed = false
+			e.notReady(conditions.ReasonNotProgrammed)
 			e.addProblem("could not be programmed: " + f.Err.Error())
 		}
 		for _, finding := range findings[k] {
@@ -109,7 +113,8 @@ func held(texts []string, local map[netip.Addr]bool) []string {
 }
 
 // find takes a Finding over. What keeps something of the Mapping out of this gateway keeps it from being programmed; a port
-// that another Mapping has, or a Service that leads nowhere, does not: that is in effect as it should be.
+// that another Mapping has, or a Service that leads nowhere, does not: that is in effect as it should be. Connections are
+// forwarded in neither case.
 func (e *Entry) find(f calc.Finding) {
 	switch f.Reason {
 	case calc.ReasonAddressNotOnHost, calc.ReasonPortConflict:
@@ -118,7 +123,15 @@ func (e *Entry) find(f calc.Finding) {
 		calc.ReasonRuleRefused:
 		e.Programmed = false
 	}
+	if f.Blocks() {
+		e.notReady(f.Reason)
+	}
 	e.addProblem(f.Field + ": " + f.Message + " (" + f.Reason + ")")
+}
+
+// notReady takes the first reason.
+func (e *Entry) notReady(reason string) {
+	e.Ready, e.Reason = false, cmp.Or(e.Reason, reason)
 }
 
 func (e *Entry) addProblem(text string) {

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -37,14 +38,20 @@ func TestEntries(t *testing.T) {
 	finding := func(reason string) calc.Finding {
 		return calc.Finding{Namespace: "shop", Name: "web", Reason: reason, Field: "spec", Message: "because"}
 	}
-	good := v1alpha1.InstanceStatus{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 3, Programmed: true}
+	good := v1alpha1.InstanceStatus{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 3, Programmed: true, Ready: true}
 	with := func(change func(*v1alpha1.InstanceStatus)) *v1alpha1.InstanceStatus {
 		e := good.DeepCopy()
 		change(e)
 		return e
 	}
 	bad := func(problem string) *v1alpha1.InstanceStatus {
-		return with(func(e *v1alpha1.InstanceStatus) { e.Programmed, e.Problems = false, []string{problem} })
+		return with(func(e *v1alpha1.InstanceStatus) {
+			e.Programmed, e.Ready, e.Problems = false, false, []string{problem}
+			e.Reason = conditions.ReasonNotProgrammed
+			if _, reason, ok := strings.Cut(strings.TrimSuffix(problem, ")"), " ("); ok {
+				e.Reason = reason
+			}
+		})
 	}
 	for _, test := range []struct {
 		name      string
@@ -76,7 +83,18 @@ func TestEntries(t *testing.T) {
 		}, &good},
 		{"what is in effect, but not as meant", []string{"192.0.2.1"}, func(f *Facts) {
 			f.Findings = []calc.Finding{finding(calc.ReasonNoReadyEndpoints)}
-		}, with(func(e *v1alpha1.InstanceStatus) { e.Problems = []string{"spec: because (NoReadyEndpoints)"} })},
+		}, with(func(e *v1alpha1.InstanceStatus) {
+			e.Ready, e.Reason, e.Problems = false, calc.ReasonNoReadyEndpoints, []string{"spec: because (NoReadyEndpoints)"}
+		})},
+		{"the first reason counts", []string{"192.0.2.1"}, func(f *Facts) {
+			f.Findings = []calc.Finding{finding(calc.ReasonEgressConflict), finding(calc.ReasonServiceNotFound), finding(calc.ReasonNoSources)}
+		}, with(func(e *v1alpha1.InstanceStatus) {
+			e.Ready, e.Reason = false, calc.ReasonServiceNotFound
+			e.Problems = []string{"spec: because (EgressConflict)", "spec: because (ServiceNotFound)", "spec: because (NoSources)"}
+		})},
+		{"what stops no connection", []string{"192.0.2.1"}, func(f *Facts) {
+			f.Findings = []calc.Finding{finding(calc.ReasonMasqueradeIgnored)}
+		}, with(func(e *v1alpha1.InstanceStatus) { e.Problems = []string{"spec: because (MasqueradeIgnored)"} })},
 		{"too many ports", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonTooManyPorts)} },
 			bad("spec: because (TooManyPorts)")},
 		{"no IPv6", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonIPv6Disabled)} },
@@ -126,7 +144,7 @@ func TestAnEntryFits(t *testing.T) {
 // TestEqualLooksAtEveryField there is, and at those that are to come.
 func TestEqualLooksAtEveryField(t *testing.T) {
 	full := Entry{"uid", v1alpha1.InstanceStatus{
-		Name: "gw1", Addresses: []string{"192.0.2.1"}, Endpoints: 1, ObservedGeneration: 1, Programmed: true, Problems: []string{"one"},
+		Name: "gw1", Addresses: []string{"192.0.2.1"}, Endpoints: 1, ObservedGeneration: 1, Programmed: true, Ready: true, Reason: "Why", Problems: []string{"one"},
 	}}
 	if !full.equal(full) || !(Entry{}).equal(Entry{}) {
 		t.Error("an entry does not equal itself")

@@ -25,19 +25,29 @@ var mappingColumns = columns{
 		printed("Addresses", "string", ".status.addresses"),
 		printed("Service", "string", ".spec.serviceName"),
 		printed("Ports", "string", ".status.ports"),
-		printed("Accepted", "string", `.status.conditions[?(@.type=="Accepted")].status`),
-		printed("Programmed", "string", `.status.conditions[?(@.type=="Programmed")].status`),
+		printed("Ready", "string", `.status.conditions[?(@.type=="Ready")].status`),
+		printed("Reason", "string", `.status.conditions[?(@.type=="Ready")].reason`),
 		printed("Age", "date", ".metadata.creationTimestamp"),
+		wide(printed("Mode", "string", ".spec.mode")),
+		wide(printed("Endpoints", "integer", ".status.endpoints")),
+		wide(printed("Gateways", "string", ".status.gateways")),
 	),
 	cells: func(obj watchcache.Object) ([]any, error) {
 		m, ok := obj.(*v1alpha1.Mapping)
 		if !ok {
 			return nil, fmt.Errorf("unexpected type %T", obj)
 		}
+		ready := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionReady)
+		if ready == nil {
+			ready = &metav1.Condition{}
+		}
 		cells := []any{m.Name, orNull(m.Status.Addresses), m.Spec.ServiceName, orNull(m.Status.Ports),
-			orNull(conditionOf(m, v1alpha1.ConditionAccepted)), orNull(conditionOf(m, v1alpha1.ConditionProgrammed)), nil}
+			orNull(string(ready.Status)), orNull(ready.Reason), nil, orNull(string(m.Spec.Mode)), nil, orNull(m.Status.Gateways)}
 		if !m.CreationTimestamp.IsZero() {
-			cells[len(cells)-1] = age(m)
+			cells[6] = age(m)
+		}
+		if n := m.Status.Endpoints; n != nil {
+			cells[8] = int64(*n)
 		}
 		return cells, nil
 	},
@@ -50,11 +60,10 @@ func printed(name, kind, path string) metav1.TableColumnDefinition {
 	}
 }
 
-func conditionOf(m *v1alpha1.Mapping, kind string) string {
-	if c := meta.FindStatusCondition(m.Status.Conditions, kind); c != nil {
-		return string(c.Status)
-	}
-	return ""
+// wide is a column that kubectl prints with -o wide alone.
+func wide(definition metav1.TableColumnDefinition) metav1.TableColumnDefinition {
+	definition.Priority = 1
+	return definition
 }
 
 // orNull is the cell of what an object does not say.

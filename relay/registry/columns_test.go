@@ -11,6 +11,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/smartnat/smartnat/apis/crds"
@@ -29,10 +30,11 @@ func TestMappingsArePrintedAsByKubeAPIServer(t *testing.T) {
 	}
 	whole := newMapping("web", "web")
 	whole.CreationTimestamp = metav1.NewTime(time.Now().Add(-25 * time.Hour))
-	whole.Status = v1alpha1.MappingStatus{Addresses: "192.0.2.1, 192.0.2.2", Ports: "80/tcp", Conditions: []metav1.Condition{
+	whole.Status = v1alpha1.MappingStatus{Addresses: "192.0.2.1, 192.0.2.2", Ports: "80/tcp", Endpoints: ptr.To[int32](3), Gateways: "gw1,gw2", Conditions: []metav1.Condition{
 		{Type: v1alpha1.ConditionResolvedRefs, Status: metav1.ConditionUnknown},
 		{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue},
-		{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse},
+		{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionTrue},
+		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "NoReadyEndpoints"},
 	}}
 	for name, m := range map[string]*v1alpha1.Mapping{"new": newMapping("web", "web"), "whole": whole} {
 		t.Run(name, func(t *testing.T) {

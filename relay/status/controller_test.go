@@ -68,11 +68,21 @@ func TestStatusFollowsTheCluster(t *testing.T) {
 	c.put(mapping("new", 2, 8080))
 	expect("new", programmed, "False Pending")
 	if _, err := c.ApplyStatus(t.Context(), "smartnatd-gw1", at("new"), v1alpha1.MappingStatus{Instances: []v1alpha1.InstanceStatus{
-		{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 3, Programmed: true},
+		{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 3, Programmed: true, Reason: "NoReadyEndpoints"},
 	}}); err != nil {
 		t.Fatal(err)
 	}
 	expect("new", programmed, "True Programmed")
+	expect("new", v1alpha1.ConditionReady, "False ServiceNotFound")
+	c.putService(service("new"))
+	expect("new", v1alpha1.ConditionReady, "False NoReadyEndpoints")
+	c.put(mapping("elsewhere", 3, 8082))
+	expect("elsewhere", programmed, "False AddressNotHeld")
+	// Without any report it is not known whether there are gateways.
+	if _, err := c.ApplyStatus(t.Context(), "smartnatd-gw1", at("new"), v1alpha1.MappingStatus{}); err != nil {
+		t.Fatal(err)
+	}
+	expect("elsewhere", programmed, "Unknown NotReported")
 }
 
 // TestAServiceAloneIsFollowed has nothing of the Mapping change, by us either: all that could be followed besides is done.

@@ -32,8 +32,16 @@ func with(text string) v1alpha1.MappingStatus {
 func TestNews(t *testing.T) {
 	for _, test := range []struct{ name, before, after, want string }{
 		{"all is well from the start", "", "Accepted True Accepted", ""},
-		{"in effect for the first time", "", "Programmed True Programmed", "Normal Programmed"},
-		{"in effect after nobody said so", "Programmed Unknown NotReported", "Programmed True Programmed", "Normal Programmed"},
+		{"programmed, which may be to refuse", "", "Programmed True Programmed", ""},
+		{"forwarded for the first time", "", "Ready True Ready", "Normal Ready"},
+		{"forwarded after no gateway said so", "Ready Unknown NotReported", "Ready True Ready", "Normal Ready"},
+		{"forwarded again", "Ready False NoReadyEndpoints", "Ready True Ready", "Normal Ready"},
+		{"still forwarded", "Ready True Ready", "Ready True Ready", ""},
+		{"no endpoint", "Ready False Pending", "Ready False NoReadyEndpoints", "Warning NoReadyEndpoints"},
+		{"no endpoint any more", "Ready True Ready", "Ready False NoReadyEndpoints", "Warning NoReadyEndpoints"},
+		{"not reported yet", "", "Ready Unknown NotReported", ""},
+		{"a new one's address is not held yet", "", "Programmed False AddressNotHeld", ""},
+		{"an address that left", "Programmed True Programmed", "Programmed False AddressNotHeld", "Warning AddressNotHeld"},
 		{"not accepted from the start", "", "Accepted False Invalid", "Warning Invalid"},
 		{"not accepted any more", "Accepted True Accepted", "Accepted False PortConflict", "Warning PortConflict"},
 		{"not accepted for another reason", "Accepted False Invalid", "Accepted False PortConflict", "Warning PortConflict"},
@@ -58,6 +66,15 @@ func TestNews(t *testing.T) {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestReadySaysNothingTwice has Ready repeat what another condition says.
+func TestReadySaysNothingTwice(t *testing.T) {
+	after := with("ResolvedRefs False ServiceNotFound")
+	after.Conditions = append(after.Conditions, with("Ready False ServiceNotFound").Conditions...)
+	if got := news(v1alpha1.MappingStatus{}, after); len(got) != 1 || got[0].reason != "ServiceNotFound" {
+		t.Errorf("%+v, want one event", got)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -178,6 +179,9 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 			if !slices.Contains(m.Spec.Addresses, a) {
 				return apierrors.NewBadRequest(fmt.Sprintf("%q is none of the Mapping's addresses", a))
 			}
+		}
+		if strings.ContainsFunc(i.Reason, func(r rune) bool { return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') }) || len(i.Reason) > v1alpha1.MaxReasonLength {
+			return apierrors.NewBadRequest(fmt.Sprintf("a reason is at most %d letters", v1alpha1.MaxReasonLength))
 		}
 		if i.ObservedGeneration > m.Generation || i.ObservedGeneration < 0 || i.Endpoints < 0 {
 			return apierrors.NewBadRequest("there is no such generation, or number of endpoints")

@@ -25,7 +25,8 @@ import (
 
 // good is a report of gateway gw1 about the Mapping web.
 const good = `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":"web","namespace":"shop"},
-	"status":{"instances":[{"name":"gw1","addresses":["192.0.2.1"],"endpoints":2,"observedGeneration":1,"programmed":true}]}}`
+	"status":{"instances":[{"name":"gw1","addresses":["192.0.2.1"],"endpoints":2,"observedGeneration":1,"programmed":true,
+	"ready":false,"reason":"NoReadyEndpoints"}]}}`
 
 // desk is where reports come in, over a cluster with the Mapping web.
 type desk struct {
@@ -135,7 +136,7 @@ func TestReportsAreTaken(t *testing.T) {
 			if err := json.Unmarshal(answer.Body.Bytes(), &got); err != nil {
 				t.Fatal(err)
 			}
-			want := []v1alpha1.InstanceStatus{{Name: test.instance, Addresses: []string{"192.0.2.1"}, Endpoints: 2, ObservedGeneration: 1, Programmed: true}}
+			want := []v1alpha1.InstanceStatus{{Name: test.instance, Addresses: []string{"192.0.2.1"}, Endpoints: 2, ObservedGeneration: 1, Programmed: true, Reason: "NoReadyEndpoints"}}
 			if diff := cmp.Diff(want, got.Status.Instances); diff != "" {
 				t.Errorf("in the answer (-want +got)\n%s", diff)
 			}
@@ -183,6 +184,8 @@ func TestReportsAreRefused(t *testing.T) {
 		{"by an OIDC user of the same name", "gw1", applyPatch, good, 403, "is no gateway"},
 		{"by a ServiceAccount with the name of a certificate", "system:serviceaccount:smartnat:gw1.x509", applyPatch, good, 403, "those of certificates"},
 		{"by nobody", "system:anonymous", applyPatch, good, 403, "is no gateway"},
+		{"a reason that is no word", gw1, applyPatch, change(`"NoReadyEndpoints"`, `"No endpoints"`), 400, "a reason is at most 64 letters"},
+		{"a reason of many words", gw1, applyPatch, change(`"NoReadyEndpoints"`, `"`+strings.Repeat("x", 65)+`"`), 400, "a reason is at most 64 letters"},
 		{"another kind of patch", gw1, "application/merge-patch+json", good, 415, "server-side apply"},
 		{"of no kind", gw1, "", good, 415, "server-side apply"},
 		{"no JSON", gw1, applyPatch, "kind: Mapping", 400, "a report is JSON"},

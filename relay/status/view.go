@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
@@ -23,6 +24,8 @@ type view struct {
 	mu       sync.RWMutex
 	mappings map[key]*known
 	lost     map[key]conflicts.Losses
+	// reporting is set while a gateway reports the status of any Mapping.
+	reporting bool
 }
 
 type known struct {
@@ -41,6 +44,7 @@ func (v *view) replace(entries []*watchcache.Entry) sets.Set[key] {
 		}
 	}
 	v.resolve()
+	v.hear()
 	return sets.KeySet(v.mappings)
 }
 
@@ -74,7 +78,23 @@ func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 	if contested {
 		touched = touched.Union(v.resolve())
 	}
+	if v.hear() {
+		return sets.KeySet(v.mappings)
+	}
 	return touched
+}
+
+// hear finds whether any gateway reports, and returns whether that changed.
+func (v *view) hear() bool {
+	before := v.reporting
+	v.reporting = false
+	for _, m := range v.mappings {
+		if len(m.Status.Instances) > 0 {
+			v.reporting = true
+			break
+		}
+	}
+	return v.reporting != before
 }
 
 // resolve finds who has which port, and returns those for whom that changed.
@@ -99,14 +119,14 @@ func newKnown(m *v1alpha1.Mapping) *known {
 	return &known{m, len(validation.ValidateMapping(m)) == 0}
 }
 
-// get returns a Mapping and what it did not get, or nil.
-func (v *view) get(k key) (*v1alpha1.Mapping, conflicts.Losses) {
+// get returns what the status of a Mapping follows from, but for its Service; without a Mapping where there is none.
+func (v *view) get(k key) conditions.Facts {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if m := v.mappings[k]; m != nil {
-		return m.Mapping, v.lost[k]
+		return conditions.Facts{Mapping: m.Mapping, Conflicts: v.lost[k], Reporting: v.reporting}
 	}
-	return nil, conflicts.Losses{}
+	return conditions.Facts{}
 }
 
 // naming returns the Mappings that name one of the Services.

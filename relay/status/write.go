@@ -56,11 +56,12 @@ func (c clientMappings) ApplyStatus(
 // is written is decided of the Mapping as it is now, and refused if that changes meanwhile. So, of several relays that see
 // the same change, one writes and the others find it written.
 func (c *Controller) settle(ctx context.Context, k key) error {
-	m, lost := c.view.get(k)
+	facts := c.view.get(k)
+	m := facts.Mapping
 	if m == nil {
 		return nil
 	}
-	facts := conditions.Facts{Mapping: m, Conflicts: lost, Service: c.service(k.Namespace, m.Spec.ServiceName)}
+	facts.Service = c.service(k.Namespace, m.Spec.ServiceName)
 	if conditions.Holds(m.Status, conditions.Decide(facts, c.now())) {
 		return nil
 	}

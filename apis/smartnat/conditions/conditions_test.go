@@ -70,6 +70,13 @@ func TestAccepted(t *testing.T) {
 		want   string
 	}{
 		{"a good one", nil, "True Accepted: valid, and all of its ports are its own"},
+		{"what has no effect is said", func(m mapping, _ service, _ facts) { m.Spec.Masquerade = new(bool) },
+			"True Accepted: valid, and all of its ports are its own; masquerade: false has no effect in mode service, " +
+				"as the cluster hides the clients' addresses: use mode endpoints to keep them"},
+		{"the addresses of clients are kept", func(m mapping, _ service, _ facts) {
+			m.Spec.Masquerade, m.Spec.Mode = new(bool), v1alpha1.ModeEndpoints
+		},
+			"True Accepted: valid, and all of its ports are its own"},
 		{"not valid", func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
 			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535"},
 		{"not valid in many ways names a few", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"a", "b", "c", "d", "e", "f"} },
@@ -134,6 +141,65 @@ func TestResolvedRefs(t *testing.T) {
 	}
 }
 
+func TestReady(t *testing.T) {
+	entry := func(name string, addresses ...string) v1alpha1.InstanceStatus {
+		return v1alpha1.InstanceStatus{Name: name, ObservedGeneration: 3, Programmed: true, Ready: true, Addresses: addresses}
+	}
+	not := func(reason string, problems ...string) v1alpha1.InstanceStatus {
+		e := entry("gw3", "192.0.2.1")
+		e.Ready, e.Reason, e.Problems = false, reason, problems
+		return e
+	}
+	old := &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "old", CreationTimestamp: before}}
+	for _, test := range []struct {
+		name      string
+		instances []v1alpha1.InstanceStatus
+		change    func(mapping, service, facts)
+		want      string
+		gateways  string
+	}{
+		{"all forward", []v1alpha1.InstanceStatus{entry("gw2", "192.0.2.1"), entry("gw1", "192.0.2.1")}, nil, "True Ready: forwarded by gw1, gw2", "gw1,gw2"},
+		{"no gateway reports at all", nil, nil,
+			"Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1", ""},
+		{"no gateway holds it", nil, func(_ mapping, _ service, f facts) { f.Reporting = true },
+			"False AddressNotHeld: no gateway that reports holds 192.0.2.1: it is on none of their links and none of their standbyAddresses", ""},
+		{"one of its addresses is on no gateway", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")},
+			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
+			"False AddressNotHeld: no gateway that reports holds 192.0.2.2: it is on none of their links and none of their standbyAddresses", "gw1"},
+		{"programmed to refuse", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1"), not("NoReadyEndpoints", "no endpoint")}, nil,
+			"False NoReadyEndpoints: gw3: no endpoint", "gw1"},
+		{"refuses without a word", []v1alpha1.InstanceStatus{not("")}, nil, "False NotReady: gw3", ""},
+		{"no Service", []v1alpha1.InstanceStatus{not("ServiceNotFound", "no Service")}, func(_ mapping, _ service, f facts) { f.Service = nil },
+			"False ServiceNotFound: Service shop/web does not exist; connections are rejected", ""},
+		{"the wrong family", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1", "2001:db8::1")},
+			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "2001:db8::1"} },
+			"False IPFamilyNotSupported: Service shop/web is of IPv4 alone, so 2001:db8::1 leads nowhere; connections are rejected", "gw1"},
+		{"a port is another's", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, f facts) {
+			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
+		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older", "gw1"},
+		{"not valid", nil, func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
+			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535", ""},
+		{"the last change is not seen yet", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, _ facts) {
+			m.Generation = 4
+		}, "False Pending: the last change is not in effect yet on gw1", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			status := decide(func(m mapping, s service, f facts) {
+				m.Status.Instances = test.instances
+				if test.change != nil {
+					test.change(m, s, f)
+				}
+			})
+			if diff := cmp.Diff(test.want, says(status, v1alpha1.ConditionReady)); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+			if status.Gateways != test.gateways {
+				t.Errorf("gateways %q, want %q", status.Gateways, test.gateways)
+			}
+		})
+	}
+}
+
 func TestProgrammed(t *testing.T) {
 	entry := func(name string, generation int64, programmed bool, addresses ...string) v1alpha1.InstanceStatus {
 		return v1alpha1.InstanceStatus{Name: name, ObservedGeneration: generation, Programmed: programmed, Addresses: addresses}
@@ -146,9 +212,11 @@ func TestProgrammed(t *testing.T) {
 		change    func(mapping, service, facts)
 		want      string
 	}{
-		{"nobody says anything", nil, nil, "Unknown NotReported: no gateway has reported that it forwards for 192.0.2.1"},
+		{"nobody says anything", nil, nil, "Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
 		{"who holds no address does not count", []v1alpha1.InstanceStatus{entry("gw1", 3, true)}, nil,
-			"Unknown NotReported: no gateway has reported that it forwards for 192.0.2.1"},
+			"Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
+		{"others report, and hold other addresses", nil, func(_ mapping, _ service, f facts) { f.Reporting = true },
+			"False AddressNotHeld: no gateway that reports holds 192.0.2.1: it is on none of their links and none of their standbyAddresses"},
 		{"all say so", []v1alpha1.InstanceStatus{entry("gw2", 3, true, "192.0.2.1"), entry("gw1", 3, true, "192.0.2.1")}, nil,
 			"True Programmed: in effect on gw1, gw2"},
 		{"one has not seen the last change", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1"), entry("gw2", 2, true, "192.0.2.1")}, nil,
@@ -157,7 +225,7 @@ func TestProgrammed(t *testing.T) {
 			"False NotProgrammed: gw3: the kernel cannot translate sctp"},
 		{"one address has nobody", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
-			"True Programmed: in effect on gw1; no gateway has reported that it forwards for 192.0.2.2"},
+			"True Programmed: in effect on gw1; no gateway that reports holds 192.0.2.2: it is on none of their links and none of their standbyAddresses"},
 		{"not valid", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: nothing of it is accepted"},
 		{"all ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
@@ -230,7 +298,7 @@ func TestTransitions(t *testing.T) {
 	}
 	for _, c := range changed.Conditions {
 		want := before
-		if c.Type == v1alpha1.ConditionResolvedRefs {
+		if c.Type == v1alpha1.ConditionResolvedRefs || c.Type == v1alpha1.ConditionReady {
 			want = now
 		}
 		if !c.LastTransitionTime.Equal(&want) {
@@ -245,8 +313,10 @@ func TestHoldsLooksAtEverything(t *testing.T) {
 		"addresses":                     func(s *v1alpha1.MappingStatus) { s.Addresses = "" },
 		"ports":                         func(s *v1alpha1.MappingStatus) { s.Ports = "" },
 		"serviceVIP":                    func(s *v1alpha1.MappingStatus) { s.ServiceVIP = "" },
+		"endpoints":                     func(s *v1alpha1.MappingStatus) { s.Endpoints = new(int32) },
+		"gateways":                      func(s *v1alpha1.MappingStatus) { s.Gateways = "gw1" },
 		"a condition's generation":      func(s *v1alpha1.MappingStatus) { s.Conditions[0].ObservedGeneration = 2 },
-		"a condition that is not there": func(s *v1alpha1.MappingStatus) { s.Conditions = s.Conditions[:2] },
+		"a condition that is not there": func(s *v1alpha1.MappingStatus) { s.Conditions = s.Conditions[:3] },
 	} {
 		have := decided.DeepCopy()
 		change(have)

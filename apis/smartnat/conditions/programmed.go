@@ -5,6 +5,7 @@ package conditions
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,23 +22,24 @@ const (
 	ReasonProgrammed = "Programmed"
 	// ReasonNotAccepted: no gateway can have it.
 	ReasonNotAccepted = "NotAccepted"
-	// ReasonNotReported: no gateway says that it has one of the addresses.
+	// ReasonNotReported: no gateway reports what it does, of this Mapping or of any other.
 	ReasonNotReported = "NotReported"
+	// ReasonAddressNotHeld: gateways report, but none of them holds an address of the Mapping.
+	ReasonAddressNotHeld = "AddressNotHeld"
 	// ReasonPending: a gateway has not come to the last change of the Mapping yet.
 	ReasonPending = "Pending"
 	// ReasonNotProgrammed: a gateway says why it does not forward.
 	ReasonNotProgrammed = "NotProgrammed"
 )
 
-// programmed is true when every gateway that holds an address says so.
-func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) metav1.Condition {
+// programmed is true when every gateway that holds an address says so. Reporting is set where gateways report at all.
+func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses, reporting bool) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}
 	if len(errs) > 0 || lost.All {
 		c.Reason, c.Message = ReasonNotAccepted, "nothing of it is accepted"
 		return c
 	}
 	var pending, failing, have []string
-	unserved := addressSet(m.Spec.Addresses)
 	for _, i := range holders(m.Status.Instances) {
 		switch {
 		case i.ObservedGeneration != m.Generation:
@@ -47,23 +49,21 @@ func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses
 		default:
 			have = append(have, i.Name)
 		}
-		for _, text := range i.Addresses {
-			if a, err := netip.ParseAddr(text); err == nil {
-				delete(unserved, a)
-			}
-		}
 	}
 	switch {
 	case len(failing) > 0:
 		c.Reason, c.Message = ReasonNotProgrammed, few(failing, "; ")
 	case len(pending) > 0:
 		c.Reason, c.Message = ReasonPending, "the last change is not in effect yet on "+few(pending, ", ")
+	case len(have) == 0 && reporting:
+		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(unserved(m))
 	case len(have) == 0:
-		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, ReasonNotReported, "no gateway has reported that it forwards for "+describeAddresses(m)
+		c.Status, c.Reason = metav1.ConditionUnknown, ReasonNotReported
+		c.Message = "no gateway reports its status, so it is not known whether one forwards for " + describeAddresses(m)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "in effect on "+few(have, ", ")
-		if len(unserved) > 0 {
-			c.Message += "; no gateway has reported that it forwards for " + few(sorted(unserved), ", ")
+		if unserved := unserved(m); len(unserved) > 0 {
+			c.Message += "; " + notHeld(unserved)
 		}
 	}
 	return c
@@ -81,23 +81,26 @@ func holders(instances []v1alpha1.InstanceStatus) []v1alpha1.InstanceStatus {
 	return of
 }
 
-func addressSet(texts []string) map[netip.Addr]string {
+// unserved returns the addresses that no gateway says it serves, in order.
+func unserved(m *v1alpha1.Mapping) []string {
 	set := map[netip.Addr]string{}
-	for _, text := range texts {
+	for _, text := range m.Spec.Addresses {
 		if a, err := netip.ParseAddr(text); err == nil {
 			set[a] = text
 		}
 	}
-	return set
+	for _, i := range m.Status.Instances {
+		for _, text := range i.Addresses {
+			if a, err := netip.ParseAddr(text); err == nil {
+				delete(set, a)
+			}
+		}
+	}
+	return slices.Sorted(maps.Values(set))
 }
 
-func sorted(set map[netip.Addr]string) []string {
-	var texts []string
-	for _, text := range set {
-		texts = append(texts, text)
-	}
-	slices.Sort(texts)
-	return texts
+func notHeld(addresses []string) string {
+	return fmt.Sprintf("no gateway that reports holds %s: it is on none of their links and none of their standbyAddresses", few(addresses, ", "))
 }
 
 func describeAddresses(m *v1alpha1.Mapping) string { return column(m.Spec.Addresses) }

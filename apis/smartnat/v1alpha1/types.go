@@ -42,6 +42,7 @@ const (
 const (
 	MaxProblems      = 16
 	MaxProblemLength = 512
+	MaxReasonLength  = 64
 )
 
 // Field managers of the status: the conditions have one, whoever writes them, as all of SmartNat's programs come to the same
@@ -73,6 +74,8 @@ const (
 	ConditionResolvedRefs = "ResolvedRefs"
 	// ConditionProgrammed is true when every gateway that holds one of its addresses forwards for it.
 	ConditionProgrammed = "Programmed"
+	// ConditionReady is true when connections to all addresses and ports of the Mapping are forwarded. It sums up the others.
+	ConditionReady = "Ready"
 )
 
 // +genclient
@@ -82,9 +85,12 @@ const (
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
 // +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.spec.serviceName`
 // +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.status.ports`
-// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
-// +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Mode",type=string,JSONPath=`.spec.mode`,priority=1
+// +kubebuilder:printcolumn:name="Endpoints",type=integer,JSONPath=`.status.endpoints`,priority=1
+// +kubebuilder:printcolumn:name="Gateways",type=string,JSONPath=`.status.gateways`,priority=1
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // Mapping exposes ports of a Service on external addresses of a gateway host.
@@ -135,7 +141,7 @@ type MappingSpec struct {
 	// +kubebuilder:default=service
 	Mode Mode `json:"mode,omitempty"`
 	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
-	// are routed back through the gateway. It defaults to what the config of each gateway says.
+	// are routed back through the gateway; in mode service that has no effect. It defaults to what the config of each gateway says.
 	// +optional
 	Masquerade *bool `json:"masquerade,omitempty"`
 	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their
@@ -165,7 +171,7 @@ type MappingPort struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	EndPort *int32 `json:"endPort,omitempty"`
-	// servicePort is the port of the Service; it defaults to port.
+	// servicePort is the number of the port of the Service, not its name; it defaults to port.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
@@ -178,7 +184,7 @@ type MappingPort struct {
 
 // MappingStatus says whether the Mapping is in effect.
 type MappingStatus struct {
-	// conditions are Accepted, ResolvedRefs and Programmed.
+	// conditions are Accepted, ResolvedRefs, Programmed and their sum, Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -189,6 +195,12 @@ type MappingStatus struct {
 	// ports are the ports on one line, for people: "8080/tcp, 8081->8080/udp". The first few, where there are many.
 	// +optional
 	Ports string `json:"ports,omitempty"`
+	// endpoints is the largest number of endpoints that a gateway balances over; none in service mode.
+	// +optional
+	Endpoints *int32 `json:"endpoints,omitempty"`
+	// gateways are the names of the gateways that forward connections, on one line, for people.
+	// +optional
+	Gateways string `json:"gateways,omitempty"`
 	// serviceVIP is the ClusterIP that the Mapping leads to.
 	// +optional
 	ServiceVIP string `json:"serviceVIP,omitempty"`
@@ -221,6 +233,15 @@ type InstanceStatus struct {
 	// programmed is whether the gateway forwards for all that it serves of the Mapping.
 	// +optional
 	Programmed bool `json:"programmed"`
+	// ready is whether connections to all that the gateway serves of the Mapping are forwarded. A gateway may have programmed
+	// that they are refused, as for a Service without endpoints.
+	// +optional
+	Ready bool `json:"ready"`
+	// reason is why the gateway is not ready, for programs; none when it is.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z]+$`
+	Reason string `json:"reason,omitempty"`
 	// problems are what keeps it from that, and what a person may not have meant.
 	// +optional
 	// +listType=atomic

@@ -42,10 +42,10 @@ func TestStatus(t *testing.T) {
 	}
 	w.namespace(t, "status", 2)
 	w.mapping(t, "status", `addresses: [198.51.100.11], serviceName: echo, mode: endpoints, ports: [{port: 97, servicePort: 8080}]`)
-	w.kubectl(t, "wait", "--namespace=status", "--for=condition=Programmed", "mapping/echo", "--timeout=20s")
+	w.kubectl(t, "wait", "--namespace=status", "--for=condition=Ready", "mapping/echo", "--timeout=20s")
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.11", 97), nil)
 	w.eventuallySays(t, "{.status.instances}",
-		`[{"addresses":["198.51.100.11"],"endpoints":2,"name":"gateway-1","observedGeneration":1,"programmed":true}]`)
+		`[{"addresses":["198.51.100.11"],"endpoints":2,"name":"gateway-1","observedGeneration":1,"programmed":true,"ready":true}]`)
 
 	if err := relay.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -65,6 +65,7 @@ func TestStatus(t *testing.T) {
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="Programmed")].message}`, "in effect on direct, gateway-1")
 	w.mapping(t, "status", `addresses: [198.51.100.11], serviceName: nobody, mode: endpoints, ports: [{port: 97, servicePort: 8080}]`)
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="ResolvedRefs")].reason}`, "ServiceNotFound")
+	w.eventuallySays(t, `{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].reason}`, "False ServiceNotFound")
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="Programmed")].message}`, "the last change is not in effect yet on gateway-1")
 	if got := w.kubectl(t, "get", "leases", "--namespace=smartnat", "-o", "jsonpath={.items[*].metadata.name}"); got != "smartnatd-direct smartnatd-gateway-1" {
 		t.Errorf("Leases %q, want one of each gateway", got)

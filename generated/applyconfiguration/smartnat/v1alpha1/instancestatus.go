@@ -20,6 +20,11 @@ type InstanceStatusApplyConfiguration struct {
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// programmed is whether the gateway forwards for all that it serves of the Mapping.
 	Programmed *bool `json:"programmed,omitempty"`
+	// ready is whether connections to all that the gateway serves of the Mapping are forwarded. A gateway may have programmed
+	// that they are refused, as for a Service without endpoints.
+	Ready *bool `json:"ready,omitempty"`
+	// reason is why the gateway is not ready, for programs; none when it is.
+	Reason *string `json:"reason,omitempty"`
 	// problems are what keeps it from that, and what a person may not have meant.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -69,6 +74,22 @@ func (b *InstanceStatusApplyConfiguration) WithObservedGeneration(value int64) *
 // If called multiple times, the Programmed field is set to the value of the last call.
 func (b *InstanceStatusApplyConfiguration) WithProgrammed(value bool) *InstanceStatusApplyConfiguration {
 	b.Programmed = &value
+	return b
+}
+
+// WithReady sets the Ready field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Ready field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithReady(value bool) *InstanceStatusApplyConfiguration {
+	b.Ready = &value
+	return b
+}
+
+// WithReason sets the Reason field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Reason field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithReason(value string) *InstanceStatusApplyConfiguration {
+	b.Reason = &value
 	return b
 }
 

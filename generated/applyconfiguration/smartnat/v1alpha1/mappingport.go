@@ -18,7 +18,7 @@ type MappingPortApplyConfiguration struct {
 	Port *int32 `json:"port,omitempty"`
 	// endPort is the last external port of a range; endpoints mode only.
 	EndPort *int32 `json:"endPort,omitempty"`
-	// servicePort is the port of the Service; it defaults to port.
+	// servicePort is the number of the port of the Service, not its name; it defaults to port.
 	ServicePort *int32 `json:"servicePort,omitempty"`
 	// protocol is tcp, udp or sctp, in any case; it defaults to tcp.
 	Protocol *smartnatv1alpha1.Protocol `json:"protocol,omitempty"`

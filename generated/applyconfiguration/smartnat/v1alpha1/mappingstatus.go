@@ -14,12 +14,16 @@ import (
 //
 // MappingStatus says whether the Mapping is in effect.
 type MappingStatusApplyConfiguration struct {
-	// conditions are Accepted, ResolvedRefs and Programmed.
+	// conditions are Accepted, ResolvedRefs, Programmed and their sum, Ready.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list.
 	Addresses *string `json:"addresses,omitempty"`
 	// ports are the ports on one line, for people: "8080/tcp, 8081->8080/udp". The first few, where there are many.
 	Ports *string `json:"ports,omitempty"`
+	// endpoints is the largest number of endpoints that a gateway balances over; none in service mode.
+	Endpoints *int32 `json:"endpoints,omitempty"`
+	// gateways are the names of the gateways that forward connections, on one line, for people.
+	Gateways *string `json:"gateways,omitempty"`
 	// serviceVIP is the ClusterIP that the Mapping leads to.
 	ServiceVIP *string `json:"serviceVIP,omitempty"`
 	// instances are the gateways that forward for the Mapping.
@@ -58,6 +62,22 @@ func (b *MappingStatusApplyConfiguration) WithAddresses(value string) *MappingSt
 // If called multiple times, the Ports field is set to the value of the last call.
 func (b *MappingStatusApplyConfiguration) WithPorts(value string) *MappingStatusApplyConfiguration {
 	b.Ports = &value
+	return b
+}
+
+// WithEndpoints sets the Endpoints field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Endpoints field is set to the value of the last call.
+func (b *MappingStatusApplyConfiguration) WithEndpoints(value int32) *MappingStatusApplyConfiguration {
+	b.Endpoints = &value
+	return b
+}
+
+// WithGateways sets the Gateways field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Gateways field is set to the value of the last call.
+func (b *MappingStatusApplyConfiguration) WithGateways(value string) *MappingStatusApplyConfiguration {
+	b.Gateways = &value
 	return b
 }
 
