@@ -242,6 +242,17 @@ func TestEachFindingIsToldOnceAndTakenBackOnce(t *testing.T) {
 	}
 }
 
+// TestAnotherGatewaysAddressIsNoWarning: where several gateways serve a Mapping, none holds all of its addresses.
+func TestAnotherGatewaysAddressIsNoWarning(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	l := findingLog{log: log}
+	l.report([]calc.Finding{{Namespace: "default", Name: "echo", Reason: calc.ReasonAddressNotOnHost, Field: "spec.addresses[1]"}})
+	l.report(nil)
+	if lines := hook.AllEntries(); len(lines) != 0 {
+		t.Errorf("%q is told above debug", lines[0].Message)
+	}
+}
+
 // TestReadyDespiteWhatIsNoRule: a route that fails for ever is an error, told and tried again, but every rule is in effect. Rules
 // that are missing delay readiness.
 func TestReadyDespiteWhatIsNoRule(t *testing.T) {

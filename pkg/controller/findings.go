@@ -30,15 +30,23 @@ func (l *findingLog) report(findings []calc.Finding) {
 	for _, f := range findings {
 		now[f] = struct{}{}
 		if _, known := l.open[f]; !known {
-			l.log.WithField("reason", f.Reason).Warn(f.String())
+			l.log.WithField("reason", f.Reason).Log(levelOf(f), f.String())
 		}
 	}
 	for f := range l.open {
 		if _, still := now[f]; !still {
-			l.log.WithField("reason", f.Reason).Info("no longer: " + f.String())
+			l.log.WithField("reason", f.Reason).Log(max(levelOf(f), logrus.InfoLevel), "no longer: "+f.String())
 		}
 	}
 	l.open = now
+}
+
+// levelOf keeps quiet about what another gateway is to do.
+func levelOf(f calc.Finding) logrus.Level {
+	if f.Elsewhere() {
+		return logrus.DebugLevel
+	}
+	return logrus.WarnLevel
 }
 
 // allFound are the findings of what was computed, and of what of it is refused.
