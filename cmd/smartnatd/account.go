@@ -29,8 +29,10 @@ type account struct {
 	// everReady is set once all has been in effect; turnedAt is when the worker was last done with something.
 	everReady bool
 	turnedAt  time.Time
-	// programmed is of how many Mappings something is in effect: of those that have these.
-	programmed int
+	// programmed are the Mappings of which something is in effect: of those that have these. Forwarded
+	// is how many of them are forwarded in full.
+	programmed map[string]struct{}
+	forwarded  int
 	forwards   []*gateway.Forward
 	// failing is why not all could be done, since when; nil while all could.
 	failing error
@@ -63,6 +65,7 @@ func (a *account) applied(o controller.Outcome, now time.Time) {
 		if !slices.EqualFunc(forwards, a.forwards, sameOwner) {
 			a.programmed = metrics.Owners(o.Facts.State)
 		}
+		a.forwarded = metrics.ReadyOf(a.programmed, o.Facts.Findings)
 		a.forwards = forwards
 	}
 	if o.Err != nil && a.failing == nil {
@@ -130,9 +133,12 @@ func (a *account) describe(o *objects, inEffect, announced bool) string {
 }
 
 func (a *account) inEffect(o *objects) string {
-	line := fmt.Sprintf("%d Mappings programmed", a.programmed)
-	if a.programmed == 1 {
+	line := fmt.Sprintf("%d Mappings programmed", len(a.programmed))
+	if len(a.programmed) == 1 {
 		line = "1 Mapping programmed"
+	}
+	if n := len(a.programmed) - a.forwarded; n > 0 {
+		line += fmt.Sprintf(", %d of them not ready", n)
 	}
 	if at := o.restored(); !at.IsZero() {
 		line += " from what was saved at " + stamp(at)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -31,6 +32,11 @@ func TestTheStatusLine(t *testing.T) {
 	now := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
 	one := &status.Facts{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/web"}}}}
 	two := &status.Facts{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/dns"}}}}
+	refused := &status.Facts{State: two.State, Findings: []calc.Finding{
+		{Namespace: "a", Name: "dns", Reason: calc.ReasonServiceNotFound}, {Namespace: "a", Name: "dns", Reason: calc.ReasonNoSources},
+		{Namespace: "a", Name: "elsewhere", Reason: calc.ReasonServiceNotFound}, {Namespace: "a", Name: "web", Reason: calc.ReasonAddressNotOnHost},
+		{Reason: calc.ReasonLinkDown},
+	}}
 	repaired := dataplane.Result{Repaired: []dataplane.Repair{{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindIPSet, Missing: "set x"}}}
 	locked := errors.New("locked")
 	read, lost := &fakeSource{}, &fakeSource{}
@@ -45,6 +51,8 @@ func TestTheStatusLine(t *testing.T) {
 	}{
 		{"one Mapping", read, []controller.Outcome{{Facts: one}}, "1 Mapping programmed; source connected"},
 		{"the last counts", read, []controller.Outcome{{Facts: one}, {Facts: two}}, "2 Mappings programmed; source connected"},
+		{"connections are refused", read, []controller.Outcome{{Facts: refused}}, "2 Mappings programmed, 1 of them not ready; source connected"},
+		{"connections are forwarded again", read, []controller.Outcome{{Facts: refused}, {Facts: two}}, "2 Mappings programmed; source connected"},
 		{
 			"the host could not be seen, which changes nothing of what is programmed", read, []controller.Outcome{{Facts: two}, {Err: locked}},
 			"degraded: 2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:01:00Z: locked",

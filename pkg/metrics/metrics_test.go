@@ -95,6 +95,7 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 			{Namespace: "a", Name: "web", Condition: "ResolvedRefs", Reason: "ServiceNotFound", Field: "spec.serviceName"},
 			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.addresses"},
 			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.ports"},
+			{Namespace: "a", Name: "dns", Condition: "Programmed", Reason: calc.ReasonAddressNotOnHost, Field: "spec.addresses[0]"},
 			{Reason: "NoUplink", Field: "uplinks[0]"},
 		},
 	}

@@ -59,7 +59,8 @@ var (
 	certificate   = describe("client_certificate_expiration_timestamp_seconds", "When the client certificate ends that is shown to the source of objects.")
 	frontends     = describe("frontends", "Address, protocol and range of ports, each counted once, that are forwarded from.")
 	mappings      = describe("mappings", "Mappings that are known.")
-	programmed    = describe("mappings_programmed", "Mappings of which something is in effect on this host.")
+	programmed    = describe("mappings_programmed", "Mappings of which something is in effect on this host, if only that connections are refused.")
+	mappingsReady = describe("mappings_ready", "Mappings of which all that this host serves is forwarded.")
 	withFindings  = describe("mappings_with_findings", "Mappings that are not, or only in part, in effect here, by the condition that it is about.", "condition")
 	findingsCount = describe("findings", "Reasons why Mappings are not, or only in part, in effect here.", "condition", "reason")
 )
@@ -75,7 +76,7 @@ type scrape struct {
 func (s *scrape) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		buildInfo, ready, degraded, workerTurned, queueDepth, connected, lastContact, failures, rejected, fromDisk, savedAt, certificate,
-		frontends, mappings, programmed, withFindings, findingsCount,
+		frontends, mappings, programmed, mappingsReady, withFindings, findingsCount,
 	} {
 		to <- d
 	}
@@ -107,7 +108,9 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(frontends, float64(len(facts.State.Forwards)))
 	gauge(mappings, float64(len(facts.Snapshot.Mappings)))
-	gauge(programmed, float64(Owners(facts.State)))
+	owners := Owners(facts.State)
+	gauge(programmed, float64(len(owners)))
+	gauge(mappingsReady, float64(ReadyOf(owners, facts.Findings)))
 	byReason, byCondition := countFindings(facts.Findings)
 	for k, n := range byReason {
 		gauge(findingsCount, float64(n), k.condition, k.reason)
@@ -117,15 +120,33 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// Owners counts the Mappings of which the state has something.
-func Owners(state gateway.State) int {
+// Owners are the Mappings of which the state has something, as namespace/name.
+func Owners(state gateway.State) map[string]struct{} {
 	owners, last := map[string]struct{}{}, "" // neighbours are mostly of one owner
 	for _, f := range state.Forwards {
 		if f.Owner != last {
 			owners[f.Owner], last = struct{}{}, f.Owner
 		}
 	}
-	return len(owners)
+	return owners
+}
+
+// ReadyOf counts the owners of whose connections no finding says that they are not forwarded.
+func ReadyOf(owners map[string]struct{}, findings []calc.Finding) int {
+	blocked := map[string]struct{}{}
+	for i := range findings {
+		if f := &findings[i]; f.Blocks() {
+			if owner := f.Namespace + "/" + f.Name; has(owners, owner) {
+				blocked[owner] = struct{}{}
+			}
+		}
+	}
+	return len(owners) - len(blocked)
+}
+
+func has(owners map[string]struct{}, owner string) bool {
+	_, ok := owners[owner]
+	return ok
 }
 
 type finding struct{ condition, reason string }
@@ -136,6 +157,9 @@ func countFindings(findings []calc.Finding) (map[finding]int, map[string]map[map
 	byReason, byCondition := map[finding]int{}, map[string]map[mapping]struct{}{}
 	for i := range findings {
 		f := &findings[i]
+		if f.Elsewhere() {
+			continue
+		}
 		byReason[finding{f.Condition, f.Reason}]++
 		if f.Condition == "" {
 			continue // It is about the host.
