@@ -52,7 +52,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 	c.checkService(m, service)
 	if m.Spec.Mode == v1alpha1.ModeService && m.Spec.Masquerade != nil && !*m.Spec.Masquerade {
 		c.report(m, v1alpha1.ConditionAccepted, ReasonMasqueradeIgnored, "spec.masquerade",
-			"false has no effect in mode service, as the cluster hides the clients' addresses; use mode endpoints to keep them")
+			"false does not reach the pods in mode service, as the cluster puts a node's address in place of the client's; use mode endpoints to keep it")
 	}
 	var of []*endpointSlice
 	if m.Spec.Mode == v1alpha1.ModeEndpoints || m.Spec.Egress {

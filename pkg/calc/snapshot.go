@@ -81,7 +81,7 @@ const (
 	// ReasonRuleRefused: iptables or the kernel of this host refuses a rule of it, which is found out as it is programmed; what
 	// it had in effect of the family stays, as far as it still asks for that.
 	ReasonRuleRefused = "RuleRefused"
-	// ReasonMasqueradeIgnored: masquerade: false has no effect, as the cluster hides the clients' addresses in service mode.
+	// ReasonMasqueradeIgnored: masquerade: false does not reach the pods, as the cluster hides the clients' addresses in service mode.
 	ReasonMasqueradeIgnored = "MasqueradeIgnored"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
@@ -105,7 +105,7 @@ const (
 func (f Finding) Blocks() bool {
 	switch f.Reason {
 	case ReasonServiceInvalid, ReasonEndpointSliceInvalid, ReasonNoUplink, ReasonEgressConflict, ReasonMasqueradeIgnored,
-		ReasonNoInsideLink, ReasonEndpointNotAllowed:
+		ReasonAffinityIneffective, ReasonTrafficPolicyLocal, ReasonNoInsideLink, ReasonEndpointNotAllowed:
 		return false
 	}
 	return f.Name != "" && !f.Elsewhere()

@@ -71,12 +71,12 @@ func ServiceRoutes(routes []gateway.ServiceRoute, host gateway.Host) []Line {
 	return lines
 }
 
-// Mappings returns a line for each finding of each Mapping, but for the addresses of other gateways.
+// Mappings returns a line for each finding of each Mapping.
 func Mappings(snapshot calc.Snapshot, host gateway.Host, cfg config.Config) []Line {
 	_, findings := calc.Calculate(snapshot, host, cfg)
 	var lines []Line
 	for _, f := range findings {
-		if f.Name != "" && !f.Elsewhere() {
+		if f.Name != "" {
 			lines = append(lines, Line{Warning, fmt.Sprintf("Mapping %s/%s", f.Namespace, f.Name), fmt.Sprintf("%s: %s (%s)", f.Field, f.Message, f.Reason)})
 		}
 	}

@@ -45,7 +45,7 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) 
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonAccepted, "valid, and all of its ports are its own"
 		if m.Spec.Mode == v1alpha1.ModeService && m.Spec.Masquerade != nil && !*m.Spec.Masquerade {
-			c.Message += "; masquerade: false has no effect in mode service, as the cluster hides the clients' addresses: use mode endpoints to keep them"
+			c.Message += "; masquerade: false does not reach the pods in mode service, as the cluster puts a node's address in place of the client's: use mode endpoints to keep it"
 		}
 	}
 	return c

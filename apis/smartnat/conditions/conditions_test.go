@@ -71,8 +71,8 @@ func TestAccepted(t *testing.T) {
 	}{
 		{"a good one", nil, "True Accepted: valid, and all of its ports are its own"},
 		{"what has no effect is said", func(m mapping, _ service, _ facts) { m.Spec.Masquerade = new(bool) },
-			"True Accepted: valid, and all of its ports are its own; masquerade: false has no effect in mode service, " +
-				"as the cluster hides the clients' addresses: use mode endpoints to keep them"},
+			"True Accepted: valid, and all of its ports are its own; masquerade: false does not reach the pods in mode service, " +
+				"as the cluster puts a node's address in place of the client's: use mode endpoints to keep it"},
 		{"the addresses of clients are kept", func(m mapping, _ service, _ facts) {
 			m.Spec.Masquerade, m.Spec.Mode = new(bool), v1alpha1.ModeEndpoints
 		},

@@ -141,7 +141,7 @@ type MappingSpec struct {
 	// +kubebuilder:default=service
 	Mode Mode `json:"mode,omitempty"`
 	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
-	// are routed back through the gateway; in mode service that has no effect. It defaults to what the config of each gateway says.
+	// are routed back through the gateway; in mode service pods see none. It defaults to what the config of each gateway says.
 	// +optional
 	Masquerade *bool `json:"masquerade,omitempty"`
 	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their

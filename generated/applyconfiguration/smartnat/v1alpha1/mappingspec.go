@@ -25,7 +25,7 @@ type MappingSpecApplyConfiguration struct {
 	// topology hints do not, as a gateway is in no zone and on no node.
 	Mode *smartnatv1alpha1.Mode `json:"mode,omitempty"`
 	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
-	// are routed back through the gateway; in mode service that has no effect. It defaults to what the config of each gateway says.
+	// are routed back through the gateway; in mode service pods see none. It defaults to what the config of each gateway says.
 	Masquerade *bool `json:"masquerade,omitempty"`
 	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their
 	// family that the gateway has on an uplink, by that uplink. A pod of several such Mappings leaves as the oldest one says.
