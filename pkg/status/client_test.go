@@ -88,7 +88,7 @@ func TestTheRelayNamesTheInstance(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := []string{"whoami", "smartnatd-" + test.want + ` shop/web {"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping",` +
-				`"metadata":{"name":"web","namespace":"shop"},"status":{"instances":[{"name":"` + test.want + `","programmed":false}]}}`}
+				`"metadata":{"name":"web","namespace":"shop"},"status":{"instances":[{"name":"` + test.want + `","programmed":false,"ready":false}]}}`}
 			if diff := cmp.Diff(want, w.asked); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
