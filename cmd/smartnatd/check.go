@@ -48,9 +48,9 @@ Exit codes: 0 all is ok; 1 warnings; 2 failures, or a config file that is wrong.
 
 // checker reads what the checks judge. What several of them need it reads once.
 type checker struct {
-	cfg config.Config
-	// hops are the next hops that it asks for, and settle how long they have to answer.
-	host   *host.Host
+	cfg  config.Config
+	host *host.Host
+	// settle is how long next hops have to answer.
 	settle time.Duration
 
 	observed   gateway.Host
