@@ -342,7 +342,7 @@ func TestHeldFromOneProcessToTheNext(t *testing.T) {
 	}
 }
 
-// newHost moves the test to a host of its own with one uplink, and returns a config that has one Mapping there.
+// newHost moves the test to a host of its own with an uplink and a link to the cluster, and returns a config with one Mapping.
 func newHost(t *testing.T) (configFile string) {
 	t.Helper()
 	for _, program := range []string{"ip", "iptables-save", "nft"} {
@@ -351,6 +351,8 @@ func newHost(t *testing.T) (configFile string) {
 	testenv.NewNetNS(t)
 	for _, args := range []string{
 		"link add eth1 type veth peer name peer1", "link set eth1 up", "link set peer1 up", "addr add 10.237.94.10/24 dev eth1",
+		"link add eth0 type veth peer name peer0", "link set eth0 up", "link set peer0 up", "addr add 10.10.0.2/24 dev eth0",
+		"route add 10.96.0.0/16 via 10.10.0.11",
 	} {
 		output(t, "ip", strings.Fields(args)...)
 	}
