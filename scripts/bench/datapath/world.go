@@ -23,6 +23,8 @@ const gatewayConfig = `instance: gateway
 source: {files: {paths: [/etc/smartnat/objects.yaml]}}
 uplinks:
 - {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
+maxPortsPerNamespace: 0
+maxRulesPerNamespace: 0
 `
 
 // world is a lab with three ways from the client to the pods: by the gateway and by the two hosts that route.

@@ -100,12 +100,17 @@ func (d *daemon) stop(context.Context) error {
 // smartnatRunner is smartnatd with the objects from a relay.
 type smartnatRunner struct{ daemon }
 
+// smartnatConfig lifts the limits, since all ports are of one namespace, and takes endpoints that no controller vouches for:
+// none runs here.
 const smartnatConfig = lab.RelaySource + `instance: gateway
 uplinks:
 - {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
 serviceRoutes:
 - {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
 - {destination: "fd00:96::/108", via: ["fd00:10::11", "fd00:10::12"]}
+endpointsWithoutSelector: true
+maxPortsPerNamespace: 0
+maxRulesPerNamespace: 0
 log: {level: debug, format: json}
 `
 
