@@ -98,6 +98,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	about = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
 	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
+	c.state.InsideNetworks = slices.SortedFunc(slices.Values(c.cfg.InsideNetworks), comparePrefixes)
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
 

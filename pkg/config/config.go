@@ -42,6 +42,9 @@ type Config struct {
 	// MaxRulesPerMapping and MaxRulesPerNamespace are how many rules they may cost, by an estimate: each port of each
 	// address costs one, and one for each endpoint. 0 is no limit, 65536 and 262144 the default.
 	MaxRulesPerMapping, MaxRulesPerNamespace int
+	// InsideNetworks are the cluster's that lie behind an uplink, as on a host with one link: of nodes, pods and ClusterIPs. What
+	// comes from them is forwarded, and Mappings may lead to them by an uplink.
+	InsideNetworks []netip.Prefix
 	// StandbyAddresses are programmed although the host does not hold them yet.
 	StandbyAddresses []netip.Addr
 	// ServedAddresses are those that Mappings may use besides standby addresses and what is on uplinks, where the host

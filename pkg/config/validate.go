@@ -39,6 +39,7 @@ func (c *Config) validate() field.ErrorList {
 	errs = append(errs, c.Source.validate(field.NewPath("source"))...)
 	errs = append(errs, validateUplinks(c.Uplinks, field.NewPath("uplinks"))...)
 	errs = append(errs, validateServiceRoutes(c.ServiceRoutes, field.NewPath("serviceRoutes"))...)
+	errs = append(errs, validateNetworks(c.InsideNetworks, field.NewPath("insideNetworks"))...)
 	errs = append(errs, validateAddresses(c.StandbyAddresses, field.NewPath("standbyAddresses"))...)
 	errs = append(errs, validateAddresses(c.ServedAddresses, field.NewPath("servedAddresses"))...)
 	errs = append(errs, validateNetworks(c.BackendNetworks, field.NewPath("backendNetworks"))...)
@@ -270,6 +271,22 @@ func validateAddresses(addrs []netip.Addr, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Index(i), a.String(), "must be a unicast address"))
 		}
 		seen[a] = true
+	}
+	return errs
+}
+
+// validateNetworks wants networks that are not everything, which would be no limit at all.
+func validateNetworks(networks []netip.Prefix, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[netip.Prefix]bool{}
+	for i, n := range networks {
+		switch {
+		case seen[n]:
+			errs = append(errs, field.Duplicate(at.Index(i), n.String()))
+		case n.Addr().Is4In6() || n.Bits() == 0 || n != n.Masked():
+			errs = append(errs, field.Invalid(at.Index(i), n.String(), "must be a network such as 10.244.0.0/16"))
+		}
+		seen[n] = true
 	}
 	return errs
 }

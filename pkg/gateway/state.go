@@ -148,6 +148,11 @@ type State struct {
 	Away Away
 	// Uplinks are sorted by number.
 	Uplinks []Uplink
+	// Outside are links that are no Uplinks and lead to the outside all the same: the boundary holds there too. Sorted.
+	Outside []string
+	// InsideNetworks are the cluster's, wherever they are: what comes from them passes the boundary, and what is forwarded may
+	// reach them by an uplink. Masked and sorted.
+	InsideNetworks []netip.Prefix
 	// ServiceRoutes are sorted by destination.
 	ServiceRoutes []ServiceRoute
 	// Egresses are sorted by owner and address. A source is in one of them at most.

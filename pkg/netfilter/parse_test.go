@@ -93,6 +93,9 @@ var spellings = []struct {
 		text: "-s 10.0.0.1/32 -j SNAT --to-source 192.0.2.1 --random-fully"},
 	{name: "source translated over IPv6", family: IPv6, rule: Rule{Target: Target{Verb: TranslateSource, Address: netip.MustParseAddr("2001:db8::1")}},
 		text: "-j SNAT --to-source 2001:db8::1"},
+	{name: "announced by a helper", rule: Rule{State: New, Expected: true, Direction: Original, Target: Target{Verb: Accept}},
+		text: "-m conntrack --ctstate NEW --ctstatus EXPECTED --ctdir ORIGINAL -j ACCEPT"},
+	{name: "announced, and nothing else", rule: Rule{Expected: true, Target: Target{Verb: Accept}}, text: "-m conntrack --ctstatus EXPECTED -j ACCEPT"},
 	{name: "masquerade", rule: Rule{Target: Target{Verb: Masquerade, RandomFully: true}}, text: "-j MASQUERADE --random-fully"},
 	{
 		name: "masquerade to a range of ports",

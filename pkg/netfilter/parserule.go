@@ -170,6 +170,10 @@ func (r *ruleParser) option(name, value string) bool {
 		return r.rule.ConnMark.Mask == 0 && mark(&r.rule.ConnMark, value) && r.rule.ConnMark.Mask != 0
 	case "conntrack --ctstate":
 		return r.rule.State == 0 && r.states(value)
+	case "conntrack --ctstatus":
+		first := !r.rule.Expected
+		r.rule.Expected = true
+		return first && value == "EXPECTED"
 	case "conntrack --ctdir":
 		return r.direction(value)
 	case "statistic --mode":

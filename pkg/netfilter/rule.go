@@ -81,6 +81,8 @@ type Rule struct {
 	SYN bool
 	// State matches any of the states set in it.
 	State CTState
+	// Expected is `--ctstatus EXPECTED`: a helper announced the connection (nf_conntrack_expect), such as the data of FTP.
+	Expected bool
 	// Direction is the direction of the packet within its connection.
 	Direction CTDirection
 	// Mark and ConnMark match (mark & Mask) == Value; Mask 0 is absent.

@@ -112,7 +112,7 @@ func (r *Recent) append(w *words) {
 }
 
 func (r *Rule) appendConntrack(w *words) {
-	if r.State == 0 && r.Direction == AnyDirection {
+	if r.State == 0 && !r.Expected && r.Direction == AnyDirection {
 		return
 	}
 	w.word("-m conntrack")
@@ -125,6 +125,9 @@ func (r *Rule) appendConntrack(w *words) {
 				separator = ','
 			}
 		}
+	}
+	if r.Expected {
+		w.word("--ctstatus EXPECTED")
 	}
 	switch r.Direction {
 	case Original:

@@ -18,7 +18,9 @@ type Packet struct {
 	Protocol            gateway.Protocol
 	Source, Destination netip.AddrPort
 	// State is one of the states, and DNAT or SNAT besides where earlier packets were translated.
-	State          CTState
+	State CTState
+	// Expected is set when a helper announced its connection.
+	Expected       bool
 	Direction      CTDirection
 	Mark, ConnMark uint32
 	// SYN is set when it begins a TCP connection, or answers such a one.
@@ -265,7 +267,7 @@ func (j *journey) matches(r *Rule) bool {
 		p.Mark&r.Mark.Mask == r.Mark.Value &&
 		(r.ConnMark.Mask == 0 || p.tracked() && p.ConnMark&r.ConnMark.Mask == r.ConnMark.Value) &&
 		(r.State == 0 || r.State&p.State != 0) &&
-		r.matchesDirection(p) &&
+		r.matchesConnection(p) &&
 		(r.Probability == 0 || p.Chance != nil && p.Chance(r.Probability)) &&
 		(r.Recent.Name == "" || j.recent(r.Recent))
 }
@@ -274,12 +276,12 @@ func (s Set) contains(a netip.Addr) bool {
 	return slices.ContainsFunc(s.Members, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// matchesDirection follows xt_conntrack, which asks a packet without connection for nothing but its state.
-func (r *Rule) matchesDirection(p *Packet) bool {
+// matchesConnection follows xt_conntrack, which asks a packet without connection for nothing but its state.
+func (r *Rule) matchesConnection(p *Packet) bool {
 	if !p.tracked() {
-		return r.Direction == AnyDirection || r.State != 0
+		return r.Direction == AnyDirection && !r.Expected || r.State != 0
 	}
-	return r.Direction == AnyDirection || r.Direction == p.Direction
+	return (r.Direction == AnyDirection || r.Direction == p.Direction) && (!r.Expected || p.Expected)
 }
 
 // recent asks a list of sources, or adds to it.

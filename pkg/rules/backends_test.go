@@ -36,15 +36,15 @@ func TestBackendsShareEvenly(t *testing.T) {
 		affinity time.Duration
 		want     choice
 	}{
-		{1, 0, choice{Chains: 14, Rules: 40, Bytes: 2793, Worst: 13, Mean: "13.0"}},
-		{3, time.Hour, choice{Chains: 14, Rules: 45, Bytes: 3802, Worst: 18, Mean: "17.0"}},
-		{16, 0, choice{Chains: 14, Rules: 55, Bytes: 4945, Worst: 28, Mean: "20.5"}},
-		{17, 0, choice{Chains: 15, Rules: 57, Bytes: 5317, Worst: 30, Mean: "22.0"}},
-		{33, 0, choice{Chains: 17, Rules: 75, Bytes: 7477, Worst: 34, Mean: "23.5"}},
-		{100, 0, choice{Chains: 19, Rules: 144, Bytes: 16693, Worst: 44, Mean: "28.6"}},
-		{100, time.Hour, choice{Chains: 19, Rules: 244, Bytes: 41569, Worst: 144, Mean: "128.6"}},
-		{1000, 0, choice{Chains: 62, Rules: 1087, Bytes: 143499, Worst: 73, Mean: "45.4"}},
-		{5000, 0, choice{Chains: 252, Rules: 5277, Bytes: 709060, Worst: 262, Mean: "129.0"}},
+		{1, 0, choice{Chains: 15, Rules: 46, Bytes: 3205, Worst: 16, Mean: "16.0"}},
+		{3, time.Hour, choice{Chains: 15, Rules: 51, Bytes: 4280, Worst: 21, Mean: "20.0"}},
+		{16, 0, choice{Chains: 15, Rules: 61, Bytes: 5357, Worst: 31, Mean: "23.5"}},
+		{17, 0, choice{Chains: 16, Rules: 63, Bytes: 5729, Worst: 33, Mean: "25.0"}},
+		{33, 0, choice{Chains: 18, Rules: 81, Bytes: 7889, Worst: 37, Mean: "26.5"}},
+		{100, 0, choice{Chains: 20, Rules: 150, Bytes: 17105, Worst: 47, Mean: "31.6"}},
+		{100, time.Hour, choice{Chains: 20, Rules: 250, Bytes: 44181, Worst: 147, Mean: "131.6"}},
+		{1000, 0, choice{Chains: 63, Rules: 1093, Bytes: 143911, Worst: 76, Mean: "48.4"}},
+		{5000, 0, choice{Chains: 253, Rules: 5283, Bytes: 709472, Worst: 265, Mean: "132.0"}},
 	} {
 		t.Run(fmt.Sprintf("%d/%v", tc.backends, tc.affinity), func(t *testing.T) {
 			state := manyBackends(tc.backends, tc.affinity)

@@ -4,6 +4,7 @@
 package rules
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -26,6 +27,7 @@ const (
 	outputChain      = "OUTPUT"
 	uplinksChain     = "UPLINKS"
 	forwardChain     = "FORWARD"
+	leavingChain     = "LEAVING"
 	boundaryChain    = "BOUNDARY"
 	refuseChain      = "REFUSE"
 	inputChain       = "INPUT"
@@ -179,29 +181,18 @@ func (b *builder) markUplinks() []netfilter.Rule {
 // filter refuses what nat marked, and holds the boundary. A forwarded connection passes first: it is never marked to be
 // refused, as that clears its mark.
 func (b *builder) filter() {
-	accept, drop := netfilter.Target{Verb: netfilter.Accept}, netfilter.Target{Verb: netfilter.Drop}
+	drop := netfilter.Target{Verb: netfilter.Drop}
 	input := []netfilter.Rule{{Target: b.jump(refuseChain)}}
-	forward := []netfilter.Rule{{ConnMark: b.opts.Ownership.Forwarded(), Target: accept}, {Target: b.jump(refuseChain)}}
+	forward := append(b.acceptForwarded(), netfilter.Rule{Target: b.jump(refuseChain)})
 	for _, u := range b.state.Uplinks {
 		input = append(input, netfilter.Rule{In: u.Link, State: netfilter.Invalid, Target: drop})
 		// An answer of a backend that belongs to no connection would leave with the backend's own address.
 		forward = append(forward, netfilter.Rule{Out: u.Link, State: netfilter.Invalid, Target: drop})
 	}
 	forward = append(forward, b.acceptEgress()...)
-	for _, u := range b.state.Uplinks {
-		forward = append(forward, netfilter.Rule{In: u.Link, Target: b.goTo(boundaryChain)})
-	}
 	b.hook("FORWARD", forwardChain)
-	b.chain(forwardChain, forward...)
-
-	back := netfilter.Target{Verb: netfilter.Return}
-	b.chain(boundaryChain,
-		// Published by somebody else on this host: the host's own rules decide.
-		netfilter.Rule{State: netfilter.DNAT, Target: back},
-		// Opened from inside.
-		netfilter.Rule{State: netfilter.Related | netfilter.Established, Direction: netfilter.Reply, Target: back},
-		netfilter.Rule{Target: drop},
-	)
+	b.chain(forwardChain, append(forward, b.guards()...)...)
+	b.boundary()
 
 	unreachable := "icmp-port-unreachable"
 	if b.family == netfilter.IPv6 {
@@ -216,6 +207,73 @@ func (b *builder) filter() {
 		netfilter.Rule{Protocol: gateway.TCP, Mark: b.opts.Ownership.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: "tcp-reset"}},
 		netfilter.Rule{Mark: b.opts.Ownership.Reject(), Target: netfilter.Target{Verb: netfilter.Reject, RejectWith: unreachable}},
 	)
+}
+
+// guards lead what comes in from the outside to the boundary.
+func (b *builder) guards() []netfilter.Rule {
+	guards := make([]netfilter.Rule, 0, len(b.state.Uplinks)+len(b.state.Outside))
+	for _, u := range b.state.Uplinks {
+		guards = append(guards, netfilter.Rule{In: u.Link, Target: b.goTo(boundaryChain)})
+	}
+	for _, link := range b.state.Outside {
+		guards = append(guards, netfilter.Rule{In: link, Target: b.goTo(boundaryChain)})
+	}
+	return guards
+}
+
+func (b *builder) boundary() {
+	back := netfilter.Target{Verb: netfilter.Return}
+	rules := []netfilter.Rule{
+		// Published by somebody else on this host: the host's own rules decide.
+		{State: netfilter.DNAT, Target: back},
+		// Opened from inside.
+		{State: netfilter.Related | netfilter.Established, Direction: netfilter.Reply, Target: back},
+	}
+	for _, network := range b.insideNetworks() {
+		rules = append(rules, netfilter.Rule{Source: network, Target: back})
+	}
+	b.chain(boundaryChain, append(rules, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Drop}})...)
+}
+
+// acceptForwarded lets both directions of forwarded connections pass. What the client sends never leaves by an uplink,
+// wherever its backend is routed: a gateway leads inside, or it would be an open proxy. What a pod sends that leaves
+// with an external address does, and so does a connection that a helper announced, such as the data of active FTP, which
+// the backend opens. Replies meet one rule: most bytes are theirs.
+func (b *builder) acceptForwarded() []netfilter.Rule {
+	ours, accept := b.opts.Ownership.Forwarded(), netfilter.Target{Verb: netfilter.Accept}
+	if len(b.state.Uplinks) == 0 {
+		return []netfilter.Rule{{ConnMark: ours, Target: accept}}
+	}
+	rules := []netfilter.Rule{{ConnMark: ours, Direction: netfilter.Reply, Target: accept}}
+	for _, u := range b.state.Uplinks {
+		rules = append(rules, netfilter.Rule{Out: u.Link, ConnMark: ours, Target: b.goTo(leavingChain)})
+	}
+	leaving := []netfilter.Rule{
+		{Mark: b.opts.Ownership.Egress(), Target: accept},
+		{Expected: true, Target: accept},
+	}
+	for _, network := range b.clusterNetworks() {
+		leaving = append(leaving, netfilter.Rule{Destination: network, Target: accept})
+	}
+	b.chain(leavingChain, append(leaving, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Drop}})...)
+	return append(rules, netfilter.Rule{ConnMark: ours, Target: accept})
+}
+
+// clusterNetworks are where a connection may be led by an uplink: a host with one link has no other way to the cluster.
+func (b *builder) clusterNetworks() []netip.Prefix {
+	networks := b.insideNetworks()
+	for _, r := range b.state.ServiceRoutes {
+		if b.ours(r.Destination.Addr()) {
+			networks = append(networks, r.Destination)
+		}
+	}
+	slices.SortFunc(networks, netip.Prefix.Compare)
+	return slices.Compact(networks)
+}
+
+// insideNetworks are those of the family.
+func (b *builder) insideNetworks() []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(b.state.InsideNetworks), func(p netip.Prefix) bool { return !b.ours(p.Addr()) })
 }
 
 // refuseOutput refuses what the host itself sends and nat marked. The kernel sends its reports of multicast groups (IGMP, MLD)

@@ -43,6 +43,7 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	now := memory{
 		forwards: run.forwards, uplinks: state.Uplinks, egresses: state.Egresses, clampMSS: state.ClampMSS,
 		forwardedOnly: state.ForwardedOnly, masqueradePorts: state.MasqueradePorts, built: true, sources: was.sources,
+		routes: state.ServiceRoutes, inside: state.InsideNetworks, outside: state.Outside,
 	}
 	var nat change
 	if was.sameHost(&now) {

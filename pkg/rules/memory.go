@@ -5,6 +5,7 @@ package rules
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -19,6 +20,10 @@ type memory struct {
 	forwards []*gateway.Forward
 	uplinks  []gateway.Uplink
 	egresses []gateway.Egress
+	// routes, inside and outside are the State's.
+	routes   []gateway.ServiceRoute
+	inside   []netip.Prefix
+	outside  []string
 	clampMSS bool
 	// forwardedOnly is the State's.
 	forwardedOnly bool
@@ -83,6 +88,8 @@ func (s spans) all(before, now int) bool { return before == now && (now == 0 || 
 // sameHost tells whether all else that the rules are made of is as it was.
 func (m *memory) sameHost(now *memory) bool {
 	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly && m.masqueradePorts == now.masqueradePorts &&
+		slices.Equal(m.inside, now.inside) && slices.Equal(m.outside, now.outside) &&
+		slices.EqualFunc(m.routes, now.routes, func(x, y gateway.ServiceRoute) bool { return x.Destination == y.Destination }) &&
 		slices.EqualFunc(m.uplinks, now.uplinks, func(x, y gateway.Uplink) bool { return x.Link == y.Link && x.Number == y.Number }) &&
 		slices.EqualFunc(m.egresses, now.egresses, func(x, y gateway.Egress) bool {
 			return x.Address == y.Address && x.Uplink == y.Uplink && x.Owner == y.Owner && same(x.Sources, y.Sources)

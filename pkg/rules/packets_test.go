@@ -245,13 +245,17 @@ func TestBoundary(t *testing.T) {
 		{"a neighbour is looked for over IPv6", netfilter.Packet{In: "eth1", State: netfilter.Untracked, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
 		{"a neighbour opens a connection to the host", netfilter.Packet{In: "eth1", State: netfilter.New, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
 		{"to a pod no mark leads astray", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"a link that leads outside, and is no uplink", netfilter.Packet{In: "br-wan", State: netfilter.New, Source: client, Destination: pod}, netfilter.Drop, 0},
+		{"from a network of the cluster by an uplink", netfilter.Packet{In: "eth1", State: netfilter.New, Source: netip.AddrPortFrom(inside(netfilter.IPv4, 1<<12), 1), Destination: pod}, netfilter.Accept, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.packet.Protocol = gateway.TCP
 			if tc.packet.Route == nil {
 				tc.packet.Route = to("eth9")
 			}
-			tracer := netfilter.NewTracer(Build(gateway.State{Uplinks: uplinks}, netfilter.IPv4, options))
+			tracer := netfilter.NewTracer(Build(gateway.State{Uplinks: uplinks, Outside: []string{"br-wan"}, InsideNetworks: []netip.Prefix{
+				netip.PrefixFrom(inside(netfilter.IPv4, 1<<12), 20),
+			}}, netfilter.IPv4, options))
 			got := tracer.Trace(tc.packet)
 			if got.Verdict != tc.verdict || got.Packet.Mark != tc.mark {
 				t.Errorf("verdict %d, mark %#x; want %d, %#x\n%+v", got.Verdict, got.Packet.Mark, tc.verdict, tc.mark, got.Steps)
@@ -277,6 +281,58 @@ func TestForwardedOnly(t *testing.T) {
 			got := tracer.Trace(host)
 			if translated := got.Packet.Destination != host.Destination; translated == only || got.Verdict != netfilter.Accept {
 				t.Errorf("IPv%d, forwarded only %t: from the host to %s, verdict %d", family, only, got.Packet.Destination, got.Verdict)
+			}
+		}
+	}
+}
+
+// TestNothingOfOursLeavesByAnUplink: a connection is led inside, whatever its backend is and wherever that is routed to.
+func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
+	own := options.Ownership
+	for _, family := range families {
+		f := forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))
+		network := netip.PrefixFrom(inside(family, 0), inside(family, 0).BitLen()-8)
+		state := gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}}
+		cluster, route := state, state
+		cluster.InsideNetworks = []netip.Prefix{network}
+		route.ServiceRoutes = []gateway.ServiceRoute{{Destination: network}}
+		first := func(p *netfilter.Packet) {}
+		later := func(p *netfilter.Packet) {
+			p.State, p.ConnMark = netfilter.Established|netfilter.DNAT, own.Forwarded().Value|own.Uplink(1).Value
+			p.Destination = netip.AddrPortFrom(f.Backends[0].Address, f.Backends[0].Port)
+		}
+		for _, tc := range []struct {
+			name    string
+			state   gateway.State
+			change  func(p *netfilter.Packet)
+			out     string
+			verdict netfilter.Verb
+		}{
+			{"the first packet", state, first, "eth1", netfilter.Drop},
+			{"by another uplink", state, first, "eth2", netfilter.Drop},
+			{"a route that changed later", state, later, "eth2", netfilter.Drop},
+			{"inside", state, first, "eth0", netfilter.Accept},
+			{"inside, later", state, later, "eth0", netfilter.Accept},
+			{"a pod, hairpin, out of an uplink", state, func(p *netfilter.Packet) { p.In = "eth0" }, "eth1", netfilter.Drop},
+			{"a pod, hairpin", state, func(p *netfilter.Packet) { p.In = "eth0" }, "eth0", netfilter.Accept},
+			{"a reply", state, func(p *netfilter.Packet) { later(p); p.In, p.Direction = "eth0", netfilter.Reply }, "eth1", netfilter.Accept},
+			{"an error about what the client sent", state, func(p *netfilter.Packet) {
+				later(p)
+				p.In, p.State, p.Direction, p.Protocol = "eth0", netfilter.Related|netfilter.DNAT, netfilter.Reply, "icmp"
+			}, "eth1", netfilter.Accept},
+			{"data of active FTP, opened by the backend", state, func(p *netfilter.Packet) {
+				later(p)
+				p.In, p.State, p.Expected = "eth0", netfilter.Related, true
+			}, "eth1", netfilter.Accept},
+			{"the same, going on", state, func(p *netfilter.Packet) { later(p); p.In, p.Expected = "eth0", true }, "eth1", netfilter.Accept},
+			{"a network of the cluster behind the uplink", cluster, first, "eth1", netfilter.Accept},
+			{"a service route by the uplink", route, first, "eth1", netfilter.Accept},
+		} {
+			p := packet(family, source(family, 0).Addr(), f.Address, gateway.TCP, 80)
+			p.Route = func(netip.Addr, uint32) string { return tc.out }
+			tc.change(&p)
+			if got := netfilter.NewTracer(Build(tc.state, family, options)).Trace(p); got.Verdict != tc.verdict {
+				t.Errorf("IPv%d, %s: verdict %d by %s, want %d\n%+v", family, tc.name, got.Verdict, got.Out, tc.verdict, got.Steps)
 			}
 		}
 	}
