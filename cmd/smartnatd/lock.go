@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// errRunning says that another process holds the lock.
+var errRunning = errors.New("smartnatd is already running")
+
 // lockInstance makes this process the only one that writes to the host for this runtime directory, until it ends or
 // closes what is returned.
 func lockInstance(runtimeDir string) (io.Closer, error) {
@@ -34,8 +37,8 @@ func lockInstance(runtimeDir string) (io.Closer, error) {
 		defer file.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			pid, _ := io.ReadAll(file)
-			return nil, fmt.Errorf("smartnatd is already running (pid %s, %s): stop it first",
-				cmp.Or(strings.TrimSpace(string(pid)), "unknown"), file.Name())
+			return nil, fmt.Errorf("%w (pid %s, %s): stop it first",
+				errRunning, cmp.Or(strings.TrimSpace(string(pid)), "unknown"), file.Name())
 		}
 		return nil, fmt.Errorf("locking %s: %w", file.Name(), err)
 	}

@@ -40,7 +40,7 @@ Without a command it runs until it is told to end. What it has programmed stays;
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().String(configFlag, defaultConfig, "the config `file`")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newCheckCommand(), newRenderCommand(), newCleanupCommand(), newVersionCommand())
+	root.AddCommand(newCheckCommand(), newRenderCommand(), newBoundaryCommand(), newCleanupCommand(), newVersionCommand())
 	root.AddCommand(buildCommands()...)
 	return root
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/metrics"
+	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
@@ -79,6 +80,9 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	} else if other != "" {
 		log.Warn(other)
 	}
+	if err := tables.WithoutIPv6(); err != nil {
+		log.WithError(err).Warn("no boundary for IPv6: ip6tables does not work")
+	}
 	log.WithField("iptables", tables.Backend()).Info("programming the kernel")
 	sets, err := newSets(cfg, tables)
 	if err != nil {
@@ -115,8 +119,13 @@ func newIPTables(cfg config.Config) (*iptables.Runner, error) {
 
 // newDataplane takes the tables twice: what they can do, and the door that is used.
 func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPTables, sets dataplane.Sets) *dataplane.Dataplane {
+	var guardOnly []netfilter.Family
+	if !cfg.IPTables.IPv6 {
+		guardOnly = []netfilter.Family{netfilter.IPv6}
+	}
 	return dataplane.New(dataplane.Options{
 		Ownership:   cfg.Ownership,
+		GuardOnly:   guardOnly,
 		RandomFully: tables.RandomFully(),
 		IPTables:    door,
 		Other:       tables.Other(),

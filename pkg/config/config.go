@@ -127,7 +127,7 @@ type IPTables struct {
 	Backend string
 	// LockTimeout is how long a call waits for the xtables lock; 5 s by default.
 	LockTimeout time.Duration
-	// IPv6 is set when ip6tables is to be programmed too; true by default.
+	// IPv6 is set when the IPv6 addresses of Mappings are served too; true by default. The boundary holds for IPv6 always.
 	IPv6 bool `mapstructure:"ipv6"`
 }
 

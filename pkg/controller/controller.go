@@ -60,6 +60,8 @@ type Host interface {
 // Dataplane brings the kernel to a State. It is called by the worker alone.
 type Dataplane interface {
 	quarantine.Dataplane
+	// Guard puts up the boundary and takes nothing away. It is for the time before the first Apply.
+	Guard(ctx context.Context, state gateway.State) (dataplane.Result, error)
 	// HostChanged makes the next Apply read routes, rules of policy routing and parameters.
 	HostChanged()
 	// Watch calls changed when it is time for a Check, until ctx ends or it can watch no longer.
@@ -107,6 +109,8 @@ type Controller struct {
 	findings   findingLog
 	quarantine *quarantine.Quarantine
 	ready      bool
+	// guarded is what the boundary was put up for before the first apply, nil where it is not known to be up.
+	guarded *gateway.State
 	// These are what the last apply was made of, and stand until something tells that they may be others.
 	host     gateway.Host
 	state    gateway.State
@@ -145,8 +149,8 @@ func (c *Controller) enqueue(r reason) {
 	c.queue.Add(kernelKey)
 }
 
-// Run runs source, host watch, checks, resync and worker until ctx ends or one of them can never work. Nothing is written
-// before the source has synced, and nothing is undone at the end.
+// Run runs source, host watch, checks, resync and worker until ctx ends or one of them can never work. Nothing but the
+// boundary is written before the source has synced, and nothing is undone at the end.
 func (c *Controller) Run(ctx context.Context, source Source) error {
 	c.source = source
 	group, ctx := errgroup.WithContext(ctx)
@@ -158,7 +162,7 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		return nil
 	})
 	group.Go(func() error {
-		if !c.waitForObjects() {
+		if !c.waitForObjects(ctx) {
 			return nil
 		}
 		c.enqueue(objects | host)
@@ -173,19 +177,6 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		return err
 	}
 	return nil
-}
-
-// waitForObjects returns when the Snapshot is whole, of which the source tells as of any change: to ask it now and then would
-// make each start wait for the next time.
-func (c *Controller) waitForObjects() bool {
-	for !c.source.HasSynced() {
-		key, shutdown := c.queue.Get()
-		if shutdown {
-			return false
-		}
-		c.queue.Done(key)
-	}
-	return true
 }
 
 // repeat has the kernel looked at from time to time, for the hands that no event tells of.

@@ -17,11 +17,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
+func TestNothingButTheBoundaryIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, false)
 		f.Enqueue()
-		f.expect(t, time.Minute)
+		f.expect(t, f.Config.Resync-time.Second, "guard")
 		if n := f.readys.Load(); n != 0 {
 			t.Error("ready before anything was applied")
 		}
@@ -31,6 +31,19 @@ func TestNothingIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 		if n := f.readys.Load(); n != 1 {
 			t.Errorf("ready %d times, want once", n)
 		}
+	})
+}
+
+// The boundary is tried until it is up, and looked after until there is something to apply.
+func TestTheBoundaryWaitsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, false)
+		f.expect(t, time.Second, "guard")
+		f.plane.setFail(errors.New("injected"))
+		f.expect(t, f.Config.Resync-time.Second+minBackoff/2, "guard")
+		f.plane.setFail(nil)
+		f.expect(t, minBackoff, "guard")
+		f.expect(t, f.Config.Resync+time.Second, "guard")
 	})
 }
 

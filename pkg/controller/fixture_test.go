@@ -126,6 +126,14 @@ func (d *fakeDataplane) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
+// Guard is noted.
+func (d *fakeDataplane) Guard(context.Context, gateway.State) (dataplane.Result, error) {
+	d.note("guard")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return dataplane.Result{}, d.fail
+}
+
 // Try refuses nothing.
 func (d *fakeDataplane) Try(context.Context, gateway.State) error { return nil }
 func (d *fakeDataplane) HostChanged()                             { d.note("host changed") }

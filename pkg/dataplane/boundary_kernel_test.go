@@ -6,10 +6,14 @@
 package dataplane_test
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
 // TestKernelLeadsNothingOutOfAnUplink: an endpoint that is routed out of an uplink gets no packet, unless it is in a network of
@@ -53,5 +57,50 @@ func TestKernelLeadsNothingOutOfAnUplink(t *testing.T) {
 		state.InsideNetworks = prefixes(netip.PrefixFrom(stranger, stranger.BitLen()).String())
 		apply(t, d, state)
 		ask(t, udp, "stranger")
+	})
+}
+
+// TestKernelBoundaryNeedsNoObject: on a host that forwards already, neighbours get nothing from the first moment on, also by
+// IPv6 where none of it is served; and what is forwarded from before goes on.
+func TestKernelBoundaryNeedsNoObject(t *testing.T) {
+	onNetworks(t, func(t *testing.T, h *host, n network) {
+		h.write(t, "net/ipv4/ip_forward", "1")
+		h.write(t, "net/ipv6/conf/all/forwarding", "1")
+		inside := func() net.Conn {
+			var conn net.Conn
+			testenv.In(t, "client", func() (err error) {
+				conn, err = net.Dial("udp", net.JoinHostPort(n.pod1, "8080"))
+				return err
+			})
+			t.Cleanup(func() { conn.Close() })
+			return conn
+		}
+		ask(t, inside(), "pod1")
+		options := h.options()
+		options.GuardOnly = []netfilter.Family{netfilter.IPv6}
+		uplinks := []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24", "2001:db8:1::/64")}}
+		if _, err := dataplane.New(options).Guard(t.Context(), gateway.State{Uplinks: uplinks}); err != nil {
+			t.Fatal(err)
+		}
+		ask(t, inside(), silence)
+		apply(t, dataplane.New(options), gateway.State{Uplinks: uplinks})
+		ask(t, inside(), silence)
+
+		d := h.start()
+		udp := forward(n.external, 80, n.pod1)
+		udp.Protocol = gateway.UDP
+		apply(t, d, gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{udp}})
+		conn := dial(t, "udp", n.external)
+		ask(t, conn, "pod1")
+		if _, err := h.start().Guard(t.Context(), gateway.State{Uplinks: uplinks, Outside: []string{"pod2"}}); err != nil {
+			t.Fatal(err)
+		}
+		ask(t, conn, "pod1")
+		ask(t, dial(t, "udp", n.external), "pod1")
+		ask(t, inside(), silence)
+		if _, err := h.start().Cleanup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ask(t, inside(), "pod1")
 	})
 }

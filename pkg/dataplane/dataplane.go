@@ -19,6 +19,8 @@ type Options struct {
 	Ownership gateway.Ownership
 	// RandomFully is set when the kernel and iptables know MASQUERADE's --random-fully.
 	RandomFully bool
+	// GuardOnly are the families of which nothing is served: of the rules they have the boundary alone.
+	GuardOnly []netfilter.Family
 
 	IPTables IPTables
 	// Other is nil where there is one back end only.
@@ -133,6 +135,9 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 		setErr = errors.Join(setErr, err)
 		wanted = append(wanted, want.Sets...)
 		if err := d.filter(ctx, want, &result); err != nil {
+			if d.harmless(family) {
+				continue
+			}
 			filterErr = errors.Join(filterErr, err)
 			continue
 		}

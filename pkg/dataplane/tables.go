@@ -61,6 +61,9 @@ func (d *Dataplane) ruleOptions(sets bool) rules.Options {
 
 // build returns the rules that the state asks for, and has the sets there that they name.
 func (d *Dataplane) build(state gateway.State, name netfilter.Family, result *Result) (netfilter.Ruleset, error) {
+	if d.guardOnly(name) {
+		return rules.Boundary(state, name, d.ruleOptions(false)), nil
+	}
 	started := time.Now()
 	want := d.family(name).builder.Build(state)
 	result.Took.Build += time.Since(started)

@@ -35,7 +35,7 @@ type Options struct {
 	Backend string
 	// LockTimeout is how long to wait for another program that writes rules (the legacy back end alone has such a lock).
 	LockTimeout time.Duration
-	// IPv6 is set when the tables of IPv6 are to be programmed too.
+	// IPv6 is set when the tables of IPv6 have to be programmable. Otherwise they are one of the Families where they can be.
 	IPv6 bool
 }
 
@@ -58,6 +58,8 @@ type Runner struct {
 	randomFully bool
 	// sets is set when rules of every family can name sets.
 	sets bool
+	// withoutIPv6 is why IPv6 cannot be programmed, where it need not be.
+	withoutIPv6 error
 	// timeout is when a program is killed that does not end; one that writes gets more, one that is asked about itself its own.
 	timeout, probeTimeout time.Duration
 
@@ -91,9 +93,12 @@ func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
 	if err := r.find(netfilter.IPv4, "iptables"+suffix, goiptables.ProtocolIPv4); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat("/proc/sys/net/ipv6"); opts.IPv6 && err == nil {
-		if err := r.find(netfilter.IPv6, "ip6tables"+suffix, goiptables.ProtocolIPv6); err != nil {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+		randomFully, sets := r.randomFully, r.sets
+		if err := r.find(netfilter.IPv6, "ip6tables"+suffix, goiptables.ProtocolIPv6); opts.IPv6 && err != nil {
 			return nil, err
+		} else if err != nil {
+			r.withoutIPv6, r.randomFully, r.sets = err, randomFully, sets
 		}
 	}
 	return r, nil
@@ -152,6 +157,9 @@ func (r *Runner) Families() []netfilter.Family {
 	slices.Sort(families)
 	return families
 }
+
+// WithoutIPv6 returns why the tables of IPv6 cannot be programmed although the kernel has IPv6, where Options.IPv6 is not set.
+func (r *Runner) WithoutIPv6() error { return r.withoutIPv6 }
 
 // Backend returns Legacy or NFTables.
 func (r *Runner) Backend() string { return r.backend }

@@ -46,6 +46,7 @@ contents() { # files and folders, as both kinds of package have them
 		/etc/smartnat
 		/etc/smartnat.yaml
 		/usr/lib/sysctl.d/90-smartnat.conf
+		/usr/lib/systemd/system/smartnat-boundary.service
 		/usr/lib/systemd/system/smartnatd.service
 		/usr/sbin/smartnatd
 		/usr/share/bash-completion/completions/smartnatd
@@ -138,7 +139,7 @@ in_root gunzip -c /usr/share/man/man5/smartnat.yaml.5.gz | grep -q '^\.TH "SMART
 in_root bash -c '. /usr/share/bash-completion/completions/smartnatd && complete -p smartnatd' >/dev/null || fail "the completion of bash"
 ok "the deb installs and its program runs"
 
-in_root systemd-analyze verify /usr/lib/systemd/system/smartnatd.service || fail "systemd-analyze verify"
+in_root systemd-analyze verify /usr/lib/systemd/system/smartnatd.service /usr/lib/systemd/system/smartnat-boundary.service || fail "systemd-analyze verify"
 ok "systemd-analyze verify finds nothing in the unit"
 
 [[ $(stat -c %a "$root/etc/smartnat") == 700 ]] || fail "credentials are for root alone"

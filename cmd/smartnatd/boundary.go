@@ -1,0 +1,63 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/host"
+)
+
+func newBoundaryCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "boundary",
+		Short: "Put up the boundary of the uplinks, for the time before smartnatd runs, and end",
+		Long: `boundary writes the rules that keep what comes in by an uplink from being forwarded, for IPv4 and IPv6, and changes nothing
+else: what the host forwards for Mappings already goes on. It needs no network, no cluster and no uplink that is up, so
+that smartnatd-boundary.service runs it at boot before any link is configured. Where smartnatd runs it does nothing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			lock, err := lockInstance(cfg.RuntimeDir)
+			if errors.Is(err, errRunning) {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "smartnatd is running and holds the boundary")
+				return err
+			}
+			if err != nil {
+				return err
+			}
+			defer lock.Close()
+			tables, err := newIPTables(cfg)
+			if err != nil {
+				return err
+			}
+			if err := tables.WithoutIPv6(); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "no boundary for IPv6, ip6tables does not work:", err)
+			}
+			observed, err := host.New(logrus.StandardLogger()).Observe()
+			if err != nil {
+				return fmt.Errorf("observing the host: %w", err)
+			}
+			state, _ := calc.Calculate(calc.Snapshot{}, observed, cfg)
+			result, err := newDataplane(cfg, tables, tables, nil).Guard(cmd.Context(), state)
+			if err != nil {
+				return fmt.Errorf("putting up the boundary: %w", err)
+			}
+			if result.Empty() {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "the boundary is up")
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "put up the boundary:", result)
+			return err
+		},
+	}
+}

@@ -1,0 +1,65 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/rules"
+)
+
+// Guard puts up the boundary that the state asks for, in all families, and takes nothing away: what the kernel forwards for
+// Mappings that are not known yet goes on. It is for the time before there is anything to Apply.
+func (d *Dataplane) Guard(ctx context.Context, state gateway.State) (Result, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var result Result
+	var errs []error
+	for _, name := range d.opts.IPTables.Families() {
+		err := d.family(name).unlessHung(ctx, func() error { return d.guardFamily(ctx, name, state, &result) })
+		if err != nil && !d.harmless(name) {
+			errs = append(errs, err)
+		}
+	}
+	return result, errors.Join(errs...)
+}
+
+func (d *Dataplane) guardFamily(ctx context.Context, name netfilter.Family, state gateway.State, result *Result) error {
+	have, err := d.opts.IPTables.Save(ctx, name)
+	result.Readings++
+	if err != nil {
+		return fmt.Errorf("reading the IPv%d tables: %w", name, err)
+	}
+	have.Family = name
+	batch := rules.Guard(have, state, d.ruleOptions(false))
+	if batch.Empty() {
+		return nil
+	}
+	d.family(name).known = false
+	if err := d.opts.IPTables.Restore(ctx, batch); err != nil {
+		return fmt.Errorf("writing the IPv%d boundary: %w", name, err)
+	}
+	result.Batches = append(result.Batches, batch)
+	return nil
+}
+
+// guardOnly reports whether the boundary is all that is wanted of a family.
+func (d *Dataplane) guardOnly(name netfilter.Family) bool {
+	return slices.Contains(d.opts.GuardOnly, name)
+}
+
+// harmless reports whether a host can do without the boundary of a family: nothing of it is served, and the host does not
+// forward it.
+func (d *Dataplane) harmless(name netfilter.Family) bool {
+	if !d.guardOnly(name) {
+		return false
+	}
+	forwarding, err := d.opts.Sysctls.Get(map[netfilter.Family]string{netfilter.IPv4: ipForward, netfilter.IPv6: ipv6Forward}[name])
+	return err == nil && forwarding == "0"
+}
