@@ -12,6 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
 func newBoundaryCommand() *cobra.Command {
@@ -43,7 +44,7 @@ that smartnatd-boundary.service runs it at boot before any link is configured. W
 			if err := tables.WithoutIPv6(); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "no boundary for IPv6, ip6tables does not work:", err)
 			}
-			observed, err := host.New(logrus.StandardLogger()).Observe()
+			observed, err := host.New(logrus.StandardLogger()).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev).Observe()
 			if err != nil {
 				return fmt.Errorf("observing the host: %w", err)
 			}

@@ -94,7 +94,7 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	}
 	return reporting{controller.New(controller.Options{
 		Config:    cfg,
-		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...),
+		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev),
 		Dataplane: newDataplane(cfg, tables, counts.IPTables(tables), sets),
 		Log:       log,
 		Applied: func(o controller.Outcome) {

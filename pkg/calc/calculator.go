@@ -94,10 +94,10 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	c.started, c.host = true, host
 	uplinks, aboutUplinks := uplinks(host, c.cfg)
 	routes, aboutRoutes := serviceRoutes(host, c.cfg)
-	aboutHost := slices.Concat(aboutUplinks, aboutRoutes)
+	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
+	aboutHost := slices.Concat(aboutUplinks, boundary(&c.state, host, c.cfg), aboutRoutes)
 	about = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
-	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
 	c.state.InsideNetworks = slices.SortedFunc(slices.Values(c.cfg.InsideNetworks), comparePrefixes)
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange

@@ -93,10 +93,16 @@ const (
 
 // The reasons of Findings about the host.
 const (
-	ReasonLinkNotFound       = "LinkNotFound"
-	ReasonLinkDown           = "LinkDown"
-	ReasonNoGateway          = "NoGateway"
-	ReasonTooManyUplinks     = "TooManyUplinks"
+	ReasonLinkNotFound   = "LinkNotFound"
+	ReasonLinkDown       = "LinkDown"
+	ReasonNoGateway      = "NoGateway"
+	ReasonTooManyUplinks = "TooManyUplinks"
+	// ReasonLinkIsPort: an uplink is a port of a bridge or bond, which is taken for the uplink.
+	ReasonLinkIsPort = "LinkIsPort"
+	// ReasonLinkOutside: a link that is no uplink is taken to lead to the outside.
+	ReasonLinkOutside = "LinkOutside"
+	// ReasonSwitchedFrames: netfilter is given frames that bridges switch, and rules cannot tell them.
+	ReasonSwitchedFrames     = "SwitchedFramesFiltered"
 	ReasonNextHopUnreachable = "NextHopUnreachable"
 )
 

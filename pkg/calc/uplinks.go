@@ -67,6 +67,11 @@ func (u *uplinkSet) report(index int, key, reason, format string, args ...any) {
 }
 
 func (u *uplinkSet) add(index int, c config.Uplink, name string) {
+	if master := masterOf(u.host, name); master != name && !u.taken[name] {
+		u.taken[name] = true
+		u.report(index, "interface", ReasonLinkIsPort, "%s is a port of %s, which is taken for the uplink: name %s", name, master, master)
+		name = master
+	}
 	if u.taken[name] {
 		return
 	}

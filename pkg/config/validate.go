@@ -275,22 +275,6 @@ func validateAddresses(addrs []netip.Addr, at *field.Path) field.ErrorList {
 	return errs
 }
 
-// validateNetworks wants networks that are not everything, which would be no limit at all.
-func validateNetworks(networks []netip.Prefix, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	seen := map[netip.Prefix]bool{}
-	for i, n := range networks {
-		switch {
-		case seen[n]:
-			errs = append(errs, field.Duplicate(at.Index(i), n.String()))
-		case n.Addr().Is4In6() || n.Bits() == 0 || n != n.Masked():
-			errs = append(errs, field.Invalid(at.Index(i), n.String(), "must be a network such as 10.244.0.0/16"))
-		}
-		seen[n] = true
-	}
-	return errs
-}
-
 func validateServiceRoutes(routes []gateway.ServiceRoute, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[netip.Prefix]bool{}

@@ -153,6 +153,12 @@ type State struct {
 	// InsideNetworks are the cluster's, wherever they are: what comes from them passes the boundary, and what is forwarded may
 	// reach them by an uplink. Masked and sorted.
 	InsideNetworks []netip.Prefix
+	// Closed are the families that smartnatd alone has the host forward: the boundary holds for all links then, but for
+	// InsideLinks, which are sorted.
+	Closed      Families
+	InsideLinks []string
+	// Switched are the families of which netfilter is given the frames that bridges switch.
+	Switched Families
 	// ServiceRoutes are sorted by destination.
 	ServiceRoutes []ServiceRoute
 	// Egresses are sorted by owner and address. A source is in one of them at most.
@@ -175,6 +181,9 @@ type Away struct {
 	Egresses []Egress
 }
 
+// Families is a set of address families.
+type Families struct{ IPv4, IPv6 bool }
+
 // Host is what was observed of the host; it decides nothing by itself.
 type Host struct {
 	// Links are sorted by name.
@@ -185,6 +194,12 @@ type Host struct {
 	Unreachable []netip.Addr
 	// SCTP is set when the kernel can match and translate SCTP.
 	SCTP bool
+	// Opened are the families that nobody but smartnatd has the host forward, or that it does not forward yet.
+	Opened Families
+	// Switched are the families of which netfilter is given the frames that bridges switch (bridge-nf-call-iptables).
+	Switched Families
+	// Physdev is set when rules can tell such frames from routed packets.
+	Physdev bool
 	// Routes are those of the main table that are no default routes, sorted by destination, link and gateway. Of a link with
 	// more than a few thousand they are only the first ones.
 	Routes []Route
@@ -233,6 +248,12 @@ type Link struct {
 	Name string
 	// Up is set when the link is administratively up and has a carrier.
 	Up bool
+	// Kind is the kernel's (ip-link(8), type): "bridge", "vlan", "veth"; empty or "device" for a network card.
+	Kind string
+	// Master is the bridge, bond or VRF that the link is a port of.
+	Master string
+	// Parent is the link that this one is stacked on, as a VLAN is.
+	Parent string
 	// Addresses are the host's own addresses on the link with the length of their network, unmasked and sorted.
 	Addresses []netip.Prefix
 	// Peers are the other ends of point-to-point addresses, or their networks. Masked and sorted.

@@ -38,7 +38,10 @@ func ip(t *testing.T, lines ...string) {
 }
 
 func link(name string, up bool, addresses ...string) gateway.Link {
-	l := gateway.Link{Name: name, Up: up}
+	l := gateway.Link{Name: name, Up: up, Kind: "veth"}
+	if name == "lo" {
+		l.Kind = "device"
+	}
 	for _, a := range addresses {
 		l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
 	}
@@ -134,14 +137,27 @@ func TestObserve(t *testing.T) {
 				},
 			},
 		},
+		{
+			name: "links above links",
+			lines: []string{
+				"link add eth1 type veth peer name peer1", "link add br-wan type bridge", "link set eth1 master br-wan",
+				"link add link peer1 name mv0 type macvlan",
+			},
+			want: gateway.Host{Links: []gateway.Link{
+				{Name: "br-wan", Kind: "bridge"}, {Name: "eth1", Kind: "veth", Master: "br-wan"}, lo,
+				{Name: "mv0", Kind: "macvlan", Parent: "peer1"}, link("peer1", false),
+			}},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.NewNetNS(t)
 			ip(t, tc.lines...)
-			got, err := New(logrus.New()).Observe()
+			before := map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "1"}
+			got, err := New(logrus.New()).Before(func(key string) (string, error) { return before[key], nil }).Observe()
 			if err != nil {
 				t.Fatal(err)
 			}
+			tc.want.Opened = gateway.Families{IPv4: true}
 			tc.want.SCTP = got.SCTP // that is TestSCTP's
 			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("host (-want +got):\n%s", diff)

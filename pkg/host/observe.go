@@ -32,6 +32,10 @@ type Host struct {
 	sctp func() bool
 	// sockets remembers the sockets of the last look.
 	sockets sockets
+	// before returns what a kernel parameter was before smartnatd set it.
+	before func(key string) (string, error)
+	// physdev reports whether rules can match frames that a bridge switches. It is asked where there are any.
+	physdev func() bool
 }
 
 // New returns the host. What becomes of its watch is logged. While it is watched, the nextHops are looked after, so that it
@@ -42,6 +46,18 @@ func New(log logrus.FieldLogger, nextHops ...netip.Addr) *Host {
 		neighbours: newNeighbours(nextHops),
 		sctp:       sync.OnceValue(func() bool { return sctp(os.DirFS("/"), kernelRelease()) }),
 	}
+}
+
+// Before has the host ask for what kernel parameters were before smartnatd set them.
+func (h *Host) Before(before func(key string) (string, error)) *Host {
+	h.before = before
+	return h
+}
+
+// Physdev has the host ask, once and only where a bridge gives its frames to netfilter, whether rules can match those.
+func (h *Host) Physdev(physdev func() bool) *Host {
+	h.physdev = sync.OnceValue(physdev)
+	return h
 }
 
 // Observe returns what the host looks like.
@@ -63,10 +79,13 @@ func (h *Host) Observe() (gateway.Host, error) {
 		host.Links = append(host.Links, gateway.Link{
 			Name:      a.Name,
 			Up:        a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
+			Kind:      l.Type(),
 			Addresses: addresses[a.Index],
 			Peers:     peers[a.Index],
 		})
 	}
+	follow(host.Links, links, names)
+	h.forwarding(&host)
 	slices.SortFunc(host.Links, func(a, b gateway.Link) int { return cmp.Compare(a.Name, b.Name) })
 	if host.DefaultRoutes, host.Routes, err = routes(names); err != nil {
 		return gateway.Host{}, err

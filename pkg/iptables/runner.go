@@ -170,6 +170,17 @@ func (r *Runner) RandomFully() bool { return r.randomFully }
 // Sets reports whether rules can name sets.
 func (r *Runner) Sets() bool { return r.sets }
 
+// Physdev reports whether rules of every family can match frames that a bridge switches. To ask where br_netfilter is not
+// loaded may load it.
+func (r *Runner) Physdev() bool {
+	for _, p := range r.programs {
+		if _, err := r.probe(string(p), "-m", "physdev", "--help"); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Execs returns how many programs were run.
 func (r *Runner) Execs() int64 { return r.execs.Load() }
 

@@ -96,6 +96,7 @@ var spellings = []struct {
 	{name: "announced by a helper", rule: Rule{State: New, Expected: true, Direction: Original, Target: Target{Verb: Accept}},
 		text: "-m conntrack --ctstate NEW --ctstatus EXPECTED --ctdir ORIGINAL -j ACCEPT"},
 	{name: "announced, and nothing else", rule: Rule{Expected: true, Target: Target{Verb: Accept}}, text: "-m conntrack --ctstatus EXPECTED -j ACCEPT"},
+	{name: "switched by a bridge", rule: Rule{Bridged: true, Target: Target{Verb: Return}}, text: "-m physdev --physdev-is-bridged -j RETURN"},
 	{name: "masquerade", rule: Rule{Target: Target{Verb: Masquerade, RandomFully: true}}, text: "-j MASQUERADE --random-fully"},
 	{
 		name: "masquerade to a range of ports",

@@ -40,6 +40,12 @@ func (r *ruleParser) parse() bool {
 				return false
 			}
 			continue
+		case "--physdev-is-bridged":
+			if r.match != "physdev" || r.rule.Bridged {
+				return false
+			}
+			r.rule.Bridged = true
+			continue
 		case "!", "--match-set":
 			if !r.sourceSet(option) {
 				return false

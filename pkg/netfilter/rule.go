@@ -79,6 +79,8 @@ type Rule struct {
 	Multiport string
 	// SYN is `--tcp-flags SYN,RST SYN`: the packet begins a TCP connection, or is the answer to such a one. It needs Protocol.
 	SYN bool
+	// Bridged is `-m physdev --physdev-is-bridged`: a bridge switches the frame, and the host does not route it.
+	Bridged bool
 	// State matches any of the states set in it.
 	State CTState
 	// Expected is `--ctstatus EXPECTED`: a helper announced the connection (nf_conntrack_expect), such as the data of FTP.

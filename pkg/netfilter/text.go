@@ -46,6 +46,9 @@ func (r *Rule) append(b []byte) ([]byte, bool) {
 	}
 	w.option("-m multiport --dports", r.Multiport)
 	r.SourceSet.append(&w)
+	if r.Bridged {
+		w.word("-m physdev --physdev-is-bridged")
+	}
 	w.mark("-m mark --mark", r.Mark)
 	w.mark("-m connmark --mark", r.ConnMark)
 	r.appendConntrack(&w)

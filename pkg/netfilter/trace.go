@@ -19,6 +19,8 @@ type Packet struct {
 	Source, Destination netip.AddrPort
 	// State is one of the states, and DNAT or SNAT besides where earlier packets were translated.
 	State CTState
+	// Bridged is set when a bridge switches it.
+	Bridged bool
 	// Expected is set when a helper announced its connection.
 	Expected       bool
 	Direction      CTDirection
@@ -263,7 +265,7 @@ func (j *journey) matches(r *Rule) bool {
 		(r.Protocol == "" || r.Protocol == p.Protocol) &&
 		(r.DestinationPorts == gateway.PortRange{} || r.DestinationPorts.Contains(p.Destination.Port())) &&
 		(r.Multiport == "" || matchesAnyPort(r.Multiport, p.Destination.Port())) &&
-		(!r.SYN || p.SYN) &&
+		(!r.SYN || p.SYN) && (!r.Bridged || p.Bridged) &&
 		p.Mark&r.Mark.Mask == r.Mark.Value &&
 		(r.ConnMark.Mask == 0 || p.tracked() && p.ConnMark&r.ConnMark.Mask == r.ConnMark.Value) &&
 		(r.State == 0 || r.State&p.State != 0) &&

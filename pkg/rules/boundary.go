@@ -16,7 +16,7 @@ func Boundary(state gateway.State, family netfilter.Family, opts Options) netfil
 	b := &builder{family: family, opts: opts, state: state, room: &room{}}
 	filter := b.table("filter", func() {
 		b.hook("FORWARD", forwardChain)
-		b.chain(forwardChain, b.guards()...)
+		b.chain(forwardChain, append(b.letSwitched(), b.guards()...)...)
 		b.boundary()
 	})
 	return netfilter.Ruleset{Family: family, Tables: []netfilter.Table{filter}}
@@ -46,8 +46,12 @@ func Guard(have netfilter.Ruleset, state gateway.State, opts Options) netfilter.
 		}
 		merged := slices.Clone(seen.Chains[j].Rules)
 		for _, guard := range w.Rules {
-			if !slices.Contains(merged, guard) {
-				merged = append(merged, guard)
+			// What a bridge switches goes before what is dropped.
+			if at := len(merged); !slices.Contains(merged, guard) {
+				if guard.Bridged {
+					at = 0
+				}
+				merged = slices.Insert(merged, at, guard)
 			}
 		}
 		wanted[i] = &netfilter.Chain{Name: w.Name, Rules: merged}

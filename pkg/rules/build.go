@@ -183,7 +183,7 @@ func (b *builder) markUplinks() []netfilter.Rule {
 func (b *builder) filter() {
 	drop := netfilter.Target{Verb: netfilter.Drop}
 	input := []netfilter.Rule{{Target: b.jump(refuseChain)}}
-	forward := append(b.acceptForwarded(), netfilter.Rule{Target: b.jump(refuseChain)})
+	forward := append(append(b.acceptForwarded(), b.letSwitched()...), netfilter.Rule{Target: b.jump(refuseChain)})
 	for _, u := range b.state.Uplinks {
 		input = append(input, netfilter.Rule{In: u.Link, State: netfilter.Invalid, Target: drop})
 		// An answer of a backend that belongs to no connection would leave with the backend's own address.
@@ -218,7 +218,27 @@ func (b *builder) guards() []netfilter.Rule {
 	for _, link := range b.state.Outside {
 		guards = append(guards, netfilter.Rule{In: link, Target: b.goTo(boundaryChain)})
 	}
+	if b.has(b.state.Closed) {
+		// A host that forwards for us alone does so for nobody on a link that is not known to be inside.
+		for _, link := range b.state.InsideLinks {
+			guards = append(guards, netfilter.Rule{In: link, Target: netfilter.Target{Verb: netfilter.Return}})
+		}
+		guards = append(guards, netfilter.Rule{Target: b.goTo(boundaryChain)})
+	}
 	return guards
+}
+
+// letSwitched leaves alone what a bridge switches and the host does not route, which other programs (br_netfilter) have put
+// before netfilter.
+func (b *builder) letSwitched() []netfilter.Rule {
+	if !b.has(b.state.Switched) {
+		return nil
+	}
+	return []netfilter.Rule{{Bridged: true, Target: netfilter.Target{Verb: netfilter.Return}}}
+}
+
+func (b *builder) has(families gateway.Families) bool {
+	return b.family == netfilter.IPv4 && families.IPv4 || b.family == netfilter.IPv6 && families.IPv6
 }
 
 func (b *builder) boundary() {

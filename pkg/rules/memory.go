@@ -21,10 +21,12 @@ type memory struct {
 	uplinks  []gateway.Uplink
 	egresses []gateway.Egress
 	// routes, inside and outside are the State's.
-	routes   []gateway.ServiceRoute
-	inside   []netip.Prefix
-	outside  []string
-	clampMSS bool
+	routes           []gateway.ServiceRoute
+	inside           []netip.Prefix
+	outside          []string
+	closed, switched gateway.Families
+	insideLinks      []string
+	clampMSS         bool
 	// forwardedOnly is the State's.
 	forwardedOnly bool
 	// masqueradePorts are the State's.
@@ -88,6 +90,7 @@ func (s spans) all(before, now int) bool { return before == now && (now == 0 || 
 // sameHost tells whether all else that the rules are made of is as it was.
 func (m *memory) sameHost(now *memory) bool {
 	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly && m.masqueradePorts == now.masqueradePorts &&
+		m.closed == now.closed && m.switched == now.switched && slices.Equal(m.insideLinks, now.insideLinks) &&
 		slices.Equal(m.inside, now.inside) && slices.Equal(m.outside, now.outside) &&
 		slices.EqualFunc(m.routes, now.routes, func(x, y gateway.ServiceRoute) bool { return x.Destination == y.Destination }) &&
 		slices.EqualFunc(m.uplinks, now.uplinks, func(x, y gateway.Uplink) bool { return x.Link == y.Link && x.Number == y.Number }) &&

@@ -52,6 +52,22 @@ func (s *Sysctls) Get(key string) (string, error) {
 	return strings.TrimSpace(string(value)), nil
 }
 
+// Before returns what a parameter was before Set, or what it is where Set did not change it or somebody else has since.
+func (s *Sysctls) Before(key string) (string, error) {
+	is, err := s.Get(key)
+	if err != nil {
+		return "", err
+	}
+	record, err := s.load()
+	if err != nil {
+		return "", err
+	}
+	if c, found := record[key]; found && c.Set == is {
+		return c.Was, nil
+	}
+	return is, nil
+}
+
 // List returns the paths of the parameters that match a pattern as filepath.Match has it, sorted.
 func (s *Sysctls) List(pattern string) ([]string, error) {
 	path, err := s.path(pattern)

@@ -1,0 +1,147 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// linkDepth bounds how many links are followed that stand one above another.
+const linkDepth = 8
+
+func linkNamed(host gateway.Host, name string) (gateway.Link, bool) {
+	i := slices.IndexFunc(host.Links, func(l gateway.Link) bool { return l.Name == name })
+	if i < 0 {
+		return gateway.Link{}, false
+	}
+	return host.Links[i], true
+}
+
+// masterOf returns the bridge or bond that a link is a port of, at last, or the link itself: packets come in by that one. A
+// VRF takes no packets from its links.
+func masterOf(host gateway.Host, name string) string {
+	for range linkDepth {
+		link, _ := linkNamed(host, name)
+		master, found := linkNamed(host, link.Master)
+		if !found || master.Kind == "vrf" {
+			break
+		}
+		name = master.Name
+	}
+	return name
+}
+
+// boundary says where the boundary holds beside uplinks, and what is known to be inside:
+//   - a port of a bridge or bond, its master, and what is stacked on an uplink are outside as the uplink is;
+//   - without any uplink in the config, so are the links of the default routes;
+//   - where smartnatd alone has the host forward, so is any link that is not known to be inside.
+func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Finding {
+	var findings []Finding
+	uplinks := map[string]bool{}
+	for _, u := range state.Uplinks {
+		uplinks[u.Link] = true
+	}
+	outside := map[string]bool{}
+	add := func(name, format string, args ...any) {
+		if name == "" || name == "lo" || uplinks[name] || outside[name] {
+			return
+		}
+		outside[name] = true
+		findings = append(findings, Finding{Reason: ReasonLinkOutside, Field: "uplinks", Message: fmt.Sprintf(format, args...)})
+	}
+	inside := insideLinks(host, cfg)
+	for _, l := range host.Links {
+		if parent := parentIn(host, l, uplinks); parent != "" && !slices.Contains(inside, l.Name) {
+			add(l.Name, "%s is stacked on the uplink %s and taken to lead to the outside: what comes in by it is forwarded for Mappings only", l.Name, parent)
+		}
+		if master, found := linkNamed(host, l.Master); found && uplinks[l.Name] && master.Kind == "vrf" {
+			add(master.Name, "%s is the VRF of the uplink %s and leads to the outside", master.Name, l.Name)
+		}
+	}
+	if len(cfg.Uplinks) == 0 && !cfg.AnyAddress {
+		for _, r := range host.DefaultRoutes {
+			add(r.Link, "no uplinks are configured: %s, which has a default route, is taken to lead to the outside, and what comes in by it is forwarded for Mappings only", r.Link)
+		}
+	}
+	// What stood before a link became a port stands after it is none any more. It is told where the uplink is.
+	for _, l := range host.Links {
+		if master := masterOf(host, l.Name); master != l.Name && uplinks[master] && named(cfg, l.Name) {
+			outside[l.Name] = true
+		}
+	}
+	if host.Switched != (gateway.Families{}) && !host.Physdev {
+		findings = append(findings, Finding{Reason: ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel gives netfilter the frames that " +
+			"bridges switch, and has no xt_physdev to tell them from routed packets: set net.bridge.bridge-nf-call-iptables to 0, or install xt_physdev"})
+	}
+	state.Outside, state.InsideLinks = nil, nil
+	for _, l := range host.Links {
+		if outside[l.Name] {
+			state.Outside = append(state.Outside, l.Name)
+		} else if slices.Contains(inside, l.Name) && !uplinks[l.Name] {
+			state.InsideLinks = append(state.InsideLinks, l.Name)
+		}
+	}
+	slices.Sort(state.Outside)
+	slices.Sort(state.InsideLinks)
+	state.Closed, state.Switched = host.Opened, gateway.Families{}
+	if host.Physdev {
+		state.Switched = host.Switched
+	}
+	return findings
+}
+
+// named reports whether the config names the link, by whatever pattern.
+func named(cfg config.Config, link string) bool {
+	return slices.ContainsFunc(cfg.Uplinks, func(c config.Uplink) bool {
+		pattern, err := c.Pattern()
+		return err == nil && (pattern == nil && c.Interface == link || pattern != nil && pattern(link))
+	})
+}
+
+// parentIn returns which of the links this one is stacked on.
+func parentIn(host gateway.Host, link gateway.Link, links map[string]bool) string {
+	for range linkDepth {
+		parent, found := linkNamed(host, link.Parent)
+		if !found {
+			return ""
+		}
+		if links[parent.Name] {
+			return parent.Name
+		}
+		link = parent
+	}
+	return ""
+}
+
+// insideLinks are those that are known to be inside: those that the nodes of serviceRoutes are on, and bridges that have
+// containers and virtual machines of this host on them and no network card.
+func insideLinks(host gateway.Host, cfg config.Config) []string {
+	var names []string
+	for _, l := range host.Links {
+		if slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return leadsToHops(p, cfg) }) || forGuests(host, l) {
+			names = append(names, l.Name)
+		}
+	}
+	return names
+}
+
+func leadsToHops(network netip.Prefix, cfg config.Config) bool {
+	return !network.IsSingleIP() && slices.ContainsFunc(cfg.ServiceRoutes, func(r gateway.ServiceRoute) bool {
+		return slices.ContainsFunc(r.Via, func(hop netip.Addr) bool { return network.Masked().Contains(hop) })
+	})
+}
+
+func forGuests(host gateway.Host, bridge gateway.Link) bool {
+	if bridge.Kind != "bridge" || slices.ContainsFunc(host.DefaultRoutes, func(r gateway.DefaultRoute) bool { return r.Link == bridge.Name }) {
+		return false
+	}
+	return !slices.ContainsFunc(host.Links, func(l gateway.Link) bool {
+		return l.Master == bridge.Name && l.Kind != "veth" && l.Kind != "tuntap" && l.Kind != "tun"
+	})
+}
