@@ -152,6 +152,11 @@ func TestObserve(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.NewNetNS(t)
 			ip(t, tc.lines...)
+			// Where the kernel has br_netfilter, each network namespace has it on or off.
+			switched := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0) == nil &&
+				os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("0"), 0) == nil &&
+				strings.Contains(strings.Join(tc.lines, ","), "type bridge")
+			tc.want.Switched, tc.want.Physdev = gateway.Families{IPv4: switched}, switched
 			before := map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "1"}
 			got, err := New(logrus.New()).Before(func(key string) (string, error) { return before[key], nil }).Observe()
 			if err != nil {

@@ -337,3 +337,43 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 		}
 	}
 }
+
+// TestClosed: a host that forwards for us alone forwards nothing else, whatever link it comes in by, unless that is inside; and
+// what a bridge switches is none of ours.
+func TestClosed(t *testing.T) {
+	for _, family := range families {
+		f := forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))
+		both := gateway.Families{IPv4: true, IPv6: true}
+		state := gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}, Closed: both, InsideLinks: []string{"eth0"}, Switched: both}
+		other := state
+		other.Closed = gateway.Families{IPv4: family != netfilter.IPv4, IPv6: family != netfilter.IPv6}
+		pod, client := inside(family, 1), source(family, 0).Addr()
+		for _, tc := range []struct {
+			name    string
+			state   gateway.State
+			in      string
+			to      netip.Addr
+			bridged bool
+			reply   bool
+			verdict netfilter.Verb
+		}{
+			{"a link that is not known to be inside", state, "eth5", pod, false, false, netfilter.Drop},
+			{"the same where others have the host forward", other, "eth5", pod, false, false, netfilter.Accept},
+			{"a link inside", state, "eth0", client, false, false, netfilter.Accept},
+			{"a Mapping by whatever link", state, "eth5", f.Address, false, false, netfilter.Accept},
+			{"an answer", state, "eth5", client, false, true, netfilter.Accept},
+			{"switched, by an uplink", state, "eth1", client, true, false, netfilter.Accept},
+			{"routed, by an uplink", state, "eth1", client, false, false, netfilter.Drop},
+		} {
+			p := packet(family, client.Next(), tc.to, gateway.TCP, 80)
+			p.In, p.Bridged = tc.in, tc.bridged
+			if tc.reply {
+				p.State, p.Direction = netfilter.Established, netfilter.Reply
+			}
+			p.Route = func(netip.Addr, uint32) string { return "eth9" }
+			if got := netfilter.NewTracer(Build(tc.state, family, options)).Trace(p); got.Verdict != tc.verdict {
+				t.Errorf("IPv%d, %s: verdict %d, want %d\n%+v", family, tc.name, got.Verdict, tc.verdict, got.Steps)
+			}
+		}
+	}
+}

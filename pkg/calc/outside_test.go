@@ -1,0 +1,89 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// TestBoundaryFollowsLinks: where packets come in is what counts, not what the config names.
+func TestBoundaryFollowsLinks(t *testing.T) {
+	prefix := netip.MustParsePrefix
+	eth0 := gateway.Link{Name: "eth0", Up: true, Addresses: []netip.Prefix{prefix("10.10.0.2/24")}}
+	eth1 := gateway.Link{Name: "eth1", Up: true, Addresses: []netip.Prefix{prefix("198.51.100.10/24")}}
+	port := func(l gateway.Link, master string) gateway.Link { l.Master, l.Addresses = master, nil; return l }
+	over := func(name, kind, parent string) gateway.Link {
+		return gateway.Link{Name: name, Kind: kind, Parent: parent, Up: true}
+	}
+	route := gateway.ServiceRoute{Destination: prefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11")}}
+	byEth1 := []gateway.DefaultRoute{{Link: "eth1", Gateway: netip.MustParseAddr("198.51.100.1")}}
+	for _, tc := range []struct {
+		name    string
+		uplinks []string
+		routes  []gateway.ServiceRoute
+		host    gateway.Host
+		// up are the State's Uplinks, by name.
+		up, outside, inside []string
+		reasons             []string
+	}{
+		{name: "two links", uplinks: []string{"eth1"}, host: gateway.Host{Links: []gateway.Link{eth0, eth1}, DefaultRoutes: byEth1}, up: []string{"eth1"}},
+		{name: "two links with service routes", uplinks: []string{"eth1"}, routes: []gateway.ServiceRoute{route},
+			host: gateway.Host{Links: []gateway.Link{eth0, eth1}, DefaultRoutes: byEth1}, up: []string{"eth1"}, inside: []string{"eth0"}},
+		{name: "no uplink in the config", host: gateway.Host{Links: []gateway.Link{eth0, eth1}, DefaultRoutes: byEth1},
+			outside: []string{"eth1"}, reasons: []string{ReasonLinkOutside}},
+		{name: "one link, and nothing in the config", host: gateway.Host{Links: []gateway.Link{eth1}, DefaultRoutes: byEth1},
+			outside: []string{"eth1"}, reasons: []string{ReasonLinkOutside}},
+		{name: "a port of a bridge", uplinks: []string{"eth1"},
+			host: gateway.Host{Links: []gateway.Link{over("br-wan", "bridge", ""), eth0, port(eth1, "br-wan")}},
+			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{ReasonLinkIsPort}},
+		{name: "a port of a bond that is a port of a bridge", uplinks: []string{"eth1"},
+			host: gateway.Host{Links: []gateway.Link{port(over("bond0", "bond", ""), "br-wan"), over("br-wan", "bridge", ""), port(eth1, "bond0")}},
+			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{ReasonLinkIsPort}},
+		{name: "both are named", uplinks: []string{"eth1", "br-wan"},
+			host: gateway.Host{Links: []gateway.Link{over("br-wan", "bridge", ""), port(eth1, "br-wan")}},
+			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{ReasonLinkIsPort}},
+		{name: "a link of a VRF", uplinks: []string{"eth1"},
+			host: gateway.Host{Links: []gateway.Link{port(eth1, "red"), over("red", "vrf", "")}},
+			up:   []string{"eth1"}, outside: []string{"red"}, reasons: []string{ReasonLinkOutside}},
+		{name: "links stacked on an uplink", uplinks: []string{"eth1"},
+			host: gateway.Host{Links: []gateway.Link{eth1, over("eth1.5", "vlan", "eth1"), over("mv0", "macvlan", "eth1.5"), over("eth0.5", "vlan", "eth0"), eth0}},
+			up:   []string{"eth1"}, outside: []string{"eth1.5", "mv0"}, reasons: []string{ReasonLinkOutside, ReasonLinkOutside}},
+		{name: "the cluster is on a VLAN of the uplink's card", uplinks: []string{"eth1"}, routes: []gateway.ServiceRoute{route},
+			host: gateway.Host{Links: []gateway.Link{eth1, {Name: "eth1.5", Kind: "vlan", Parent: "eth1", Addresses: eth0.Addresses}}},
+			up:   []string{"eth1"}, inside: []string{"eth1.5"}},
+		{name: "containers on this host", uplinks: []string{"eth1"}, host: gateway.Host{Links: []gateway.Link{
+			eth1, over("docker0", "bridge", ""), {Name: "veth1", Kind: "veth", Master: "docker0"}, over("br-lan", "bridge", ""), port(eth0, "br-lan"),
+		}}, up: []string{"eth1"}, inside: []string{"docker0"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := config.Default()
+			cfg.ServiceRoutes = tc.routes
+			for _, u := range tc.uplinks {
+				cfg.Uplinks = append(cfg.Uplinks, config.Uplink{Interface: u, Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1")}})
+			}
+			tc.host.Opened = gateway.Families{IPv4: true}
+			state, findings := Calculate(Snapshot{}, tc.host, cfg)
+			var up, reasons []string
+			for _, u := range state.Uplinks {
+				up = append(up, u.Link)
+			}
+			for _, f := range findings {
+				reasons = append(reasons, f.Reason)
+			}
+			got := [][]string{up, state.Outside, state.InsideLinks, reasons}
+			if diff := cmp.Diff([][]string{tc.up, tc.outside, tc.inside, tc.reasons}, got); diff != "" {
+				t.Errorf("uplinks, outside, inside, findings (-want +got):\n%s\n%v", diff, findings)
+			}
+			if state.Closed != tc.host.Opened {
+				t.Errorf("closed %v, want %v", state.Closed, tc.host.Opened)
+			}
+		})
+	}
+}
