@@ -229,7 +229,7 @@ func TestTables(t *testing.T) {
 	header := as(gatewayToken)
 	header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
 	for path, want := range map[string]string{
-		mappingsPath:       `Name Addresses Service Ports Accepted Programmed Age: web <nil> mapped <nil> <nil> <nil> <nil>`,
+		mappingsPath:       `Name Addresses Service Ports Ready Reason Age Mode Endpoints Gateways: web <nil> mapped <nil> <nil> <nil> <nil> <nil> <nil> <nil>`,
 		"/api/v1/services": "Name Type Cluster-IP Port(s) Age: mapped ClusterIP 10.96.0.1 80/TCP <unknown>",
 		"/apis/discovery.k8s.io/v1/endpointslices": "Name AddressType Ports Endpoints Age: mapped-1 IPv4 <none> 10.244.0.1 <unknown>",
 	} {

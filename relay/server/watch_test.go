@@ -249,7 +249,7 @@ func TestWatchOfTables(t *testing.T) {
 		got = append(got, fmt.Sprint(e.Type, " ", len(table.ColumnDefinitions), " ", table.Rows[0].Cells[0]))
 	}
 	// As of kube-apiserver, the columns come with the first event alone.
-	if diff := cmp.Diff([]string{"ADDED 7 a", "ADDED 0 b", "BOOKMARK 0 "}, got); diff != "" {
+	if diff := cmp.Diff([]string{"ADDED 10 a", "ADDED 0 b", "BOOKMARK 0 "}, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }

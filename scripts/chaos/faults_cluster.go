@@ -109,7 +109,11 @@ func (w *world) controlPlaneReady(ctx context.Context) error {
 // flapEndpoint has one of two endpoints be ready and not for a while, 50 times a second where the API server is as fast. The
 // controller of EndpointSlices, which knows better, writes against it.
 func flapEndpoint(ctx context.Context, w *world, s step) (injury, error) {
-	client := w.Kube().DiscoveryV1().EndpointSlices(namespace)
+	controller, err := w.EndpointSliceController()
+	if err != nil {
+		return injury{}, err
+	}
+	client := controller.DiscoveryV1().EndpointSlices(namespace)
 	list, err := client.List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=flapping"})
 	if err != nil {
 		return injury{}, err

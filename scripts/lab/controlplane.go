@@ -162,6 +162,16 @@ func (l *Lab) createNode(ctx context.Context, n *nodeState) error {
 // Kube is a client of the API server, with all rights.
 func (l *Lab) Kube() kubernetes.Interface { return l.kube }
 
+// EndpointSliceController is a client with all rights that names itself as the controller of EndpointSlices: the relay's
+// admission policy lets no other user write the slices that this one manages.
+func (l *Lab) EndpointSliceController() (kubernetes.Interface, error) {
+	config := l.RESTConfig()
+	config.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:kube-system:endpointslice-controller", Groups: []string{"system:masters"},
+	}
+	return kubernetes.NewForConfig(config)
+}
+
 // RESTConfig is for clients of other kinds, with all rights.
 func (l *Lab) RESTConfig() *rest.Config { return rest.CopyConfig(l.restConfig) }
 

@@ -39,11 +39,13 @@ const (
 // world is a lab with an API server and a large cluster's objects in it.
 type world struct {
 	*lab.Lab
-	plan     plan
-	core     kubernetes.Interface
-	smartnat versioned.Interface
-	roots    *x509.CertPool
-	marks    int
+	plan plan
+	core kubernetes.Interface
+	// controller stands in for the controller of EndpointSlices, which does not run.
+	controller kubernetes.Interface
+	smartnat   versioned.Interface
+	roots      *x509.CertPool
+	marks      int
 }
 
 func newWorld(ctx context.Context, p plan) (*world, error) {
@@ -75,6 +77,9 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if w.core, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
+	if w.controller, err = w.EndpointSliceController(); err != nil {
+		return err
+	}
 	return w.ApplyCRDs(ctx)
 }
 
@@ -94,7 +99,7 @@ func (w *world) populate(ctx context.Context, say func(made int)) error {
 		if _, err := w.core.CoreV1().Services(o.namespace()).Create(ctx, o.service(), metav1.CreateOptions{}); err != nil {
 			return err
 		}
-		_, err := w.core.DiscoveryV1().EndpointSlices(o.namespace()).Create(ctx, o.slice(w.plan.Endpoints), metav1.CreateOptions{})
+		_, err := w.controller.DiscoveryV1().EndpointSlices(o.namespace()).Create(ctx, o.slice(w.plan.Endpoints), metav1.CreateOptions{})
 		if err != nil || !w.mapped(o) {
 			return err
 		}
@@ -176,7 +181,7 @@ func (w *world) write(ctx context.Context, n int, which func(i int) object) ([]w
 		w.marks++
 		patch := fmt.Sprintf(`[{"op":"replace","path":"/endpoints/0/addresses/0","value":%q}]`, mark(one.mark))
 		name := o.slice(0).Name
-		if _, err := w.core.DiscoveryV1().EndpointSlices(o.namespace()).Patch(ctx, name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		if _, err := w.controller.DiscoveryV1().EndpointSlices(o.namespace()).Patch(ctx, name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 			return all, fmt.Errorf("changing EndpointSlice %s: %w", name, err)
 		}
 		one.answered = time.Now()

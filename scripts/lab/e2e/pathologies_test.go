@@ -28,7 +28,9 @@ var lockHeld = flag.Duration("pathologies.lock", 30*time.Second, "how long someb
 
 // TestPathologies has a hard day, under traffic to a Mapping that has no part in it.
 func TestPathologies(t *testing.T) {
-	w := newWorld(t, "legacy")
+	// Endpoints are made by hand here, also of pods that no node has.
+	w := newWorld(t, "legacy", "endpointsWithoutSelector: true\n",
+		"backendNetworks: [10.96.0.0/16, 10.244.0.0/15, \"fd00:96::/108\", \"fd00:244::/32\"]\n")
 	w.namespace(t, "odd", 2)
 	w.mapping(t, "odd", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints,
 		ports: [{port: 95, servicePort: 8080}, {port: 95, servicePort: 8080, protocol: udp}]`)

@@ -39,8 +39,8 @@ type world struct {
 	restores string
 }
 
-// newWorld starts everything, with the gateway's iptables of the back end.
-func newWorld(t *testing.T, backend string) *world {
+// newWorld starts everything, with the gateway's iptables of the back end and more lines of its config.
+func newWorld(t *testing.T, backend string, more ...string) *world {
 	t.Helper()
 	started := time.Now()
 	w := &world{Lab: lab.New(t, lab.WithBackend(backend))}
@@ -55,7 +55,7 @@ func newWorld(t *testing.T, backend string) *world {
 	}
 	w.countRestores(ctx, t)
 	w.before = w.kernel(ctx, t)
-	if w.daemon, err = w.StartGateway(ctx, lab.DualStackConfig); err != nil {
+	if w.daemon, err = w.StartGateway(ctx, lab.DualStackConfig+strings.Join(more, "")); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("smartnatd in effect after %v", time.Since(started).Round(time.Millisecond))
