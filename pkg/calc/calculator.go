@@ -98,6 +98,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	aboutHost := slices.Concat(aboutUplinks, boundary(&c.state, host, c.cfg), aboutRoutes)
 	about = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
+	c.state.BackendNetworks = slices.SortedFunc(slices.Values(c.cfg.BackendNetworks), comparePrefixes)
 	c.state.InsideNetworks = slices.SortedFunc(slices.Values(c.cfg.InsideNetworks), comparePrefixes)
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange

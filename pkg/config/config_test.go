@@ -217,7 +217,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, insideNetworks, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -232,7 +232,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, insideNetworks, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",

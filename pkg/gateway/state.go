@@ -153,6 +153,9 @@ type State struct {
 	// InsideNetworks are the cluster's, wherever they are: what comes from them passes the boundary, and what is forwarded may
 	// reach them by an uplink. Masked and sorted.
 	InsideNetworks []netip.Prefix
+	// BackendNetworks are those that what is forwarded may reach by an uplink although nothing that comes from them passes the
+	// boundary. Masked and sorted.
+	BackendNetworks []netip.Prefix
 	// Closed are the families that smartnatd alone has the host forward: the boundary holds for all links then, but for
 	// InsideLinks, which are sorted.
 	Closed      Families

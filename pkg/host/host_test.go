@@ -111,7 +111,7 @@ func TestObserve(t *testing.T) {
 			want: gateway.Host{
 				Links: []gateway.Link{
 					{
-						Name: "eth1", Up: true, Peers: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32")},
+						Name: "eth1", Kind: "veth", Up: true, Peers: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32")},
 						Addresses: link("", true, "198.51.100.10/24", "198.51.100.11/24", "203.0.113.77/32", "2001:db8:1::10/64").Addresses,
 					},
 					link("lo", true, "127.0.0.1/8", "203.0.113.10/32", "::1/128"),

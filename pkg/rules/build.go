@@ -281,7 +281,7 @@ func (b *builder) acceptForwarded() []netfilter.Rule {
 
 // clusterNetworks are where a connection may be led by an uplink: a host with one link has no other way to the cluster.
 func (b *builder) clusterNetworks() []netip.Prefix {
-	networks := b.insideNetworks()
+	networks := append(b.insideNetworks(), b.ofNetworks(b.state.BackendNetworks)...)
 	for _, r := range b.state.ServiceRoutes {
 		if b.ours(r.Destination.Addr()) {
 			networks = append(networks, r.Destination)
@@ -291,9 +291,11 @@ func (b *builder) clusterNetworks() []netip.Prefix {
 	return slices.Compact(networks)
 }
 
-// insideNetworks are those of the family.
-func (b *builder) insideNetworks() []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(b.state.InsideNetworks), func(p netip.Prefix) bool { return !b.ours(p.Addr()) })
+func (b *builder) insideNetworks() []netip.Prefix { return b.ofNetworks(b.state.InsideNetworks) }
+
+// ofNetworks returns those of the family.
+func (b *builder) ofNetworks(networks []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return !b.ours(p.Addr()) })
 }
 
 // refuseOutput refuses what the host itself sends and nat marked. The kernel sends its reports of multicast groups (IGMP, MLD)

@@ -43,7 +43,7 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	now := memory{
 		forwards: run.forwards, uplinks: state.Uplinks, egresses: state.Egresses, clampMSS: state.ClampMSS,
 		forwardedOnly: state.ForwardedOnly, masqueradePorts: state.MasqueradePorts, built: true, sources: was.sources,
-		routes: state.ServiceRoutes, inside: state.InsideNetworks, outside: state.Outside,
+		routes: state.ServiceRoutes, inside: state.InsideNetworks, behind: state.BackendNetworks, outside: state.Outside,
 		closed: state.Closed, switched: state.Switched, insideLinks: state.InsideLinks,
 	}
 	var nat change

@@ -20,9 +20,9 @@ type memory struct {
 	forwards []*gateway.Forward
 	uplinks  []gateway.Uplink
 	egresses []gateway.Egress
-	// routes, inside and outside are the State's.
+	// routes, inside, behind (its BackendNetworks) and outside are the State's.
 	routes           []gateway.ServiceRoute
-	inside           []netip.Prefix
+	inside, behind   []netip.Prefix
 	outside          []string
 	closed, switched gateway.Families
 	insideLinks      []string
@@ -91,7 +91,7 @@ func (s spans) all(before, now int) bool { return before == now && (now == 0 || 
 func (m *memory) sameHost(now *memory) bool {
 	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly && m.masqueradePorts == now.masqueradePorts &&
 		m.closed == now.closed && m.switched == now.switched && slices.Equal(m.insideLinks, now.insideLinks) &&
-		slices.Equal(m.inside, now.inside) && slices.Equal(m.outside, now.outside) &&
+		slices.Equal(m.inside, now.inside) && slices.Equal(m.behind, now.behind) && slices.Equal(m.outside, now.outside) &&
 		slices.EqualFunc(m.routes, now.routes, func(x, y gateway.ServiceRoute) bool { return x.Destination == y.Destination }) &&
 		slices.EqualFunc(m.uplinks, now.uplinks, func(x, y gateway.Uplink) bool { return x.Link == y.Link && x.Number == y.Number }) &&
 		slices.EqualFunc(m.egresses, now.egresses, func(x, y gateway.Egress) bool {

@@ -293,7 +293,8 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 		f := forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))
 		network := netip.PrefixFrom(inside(family, 0), inside(family, 0).BitLen()-8)
 		state := gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}}
-		cluster, route := state, state
+		cluster, route, listed := state, state, state
+		listed.BackendNetworks = []netip.Prefix{network}
 		cluster.InsideNetworks = []netip.Prefix{network}
 		route.ServiceRoutes = []gateway.ServiceRoute{{Destination: network}}
 		first := func(p *netfilter.Packet) {}
@@ -326,6 +327,7 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 			}, "eth1", netfilter.Accept},
 			{"the same, going on", state, func(p *netfilter.Packet) { later(p); p.In, p.Expected = "eth0", true }, "eth1", netfilter.Accept},
 			{"a network of the cluster behind the uplink", cluster, first, "eth1", netfilter.Accept},
+			{"a network of backends behind the uplink", listed, first, "eth1", netfilter.Accept},
 			{"a service route by the uplink", route, first, "eth1", netfilter.Accept},
 		} {
 			p := packet(family, source(family, 0).Addr(), f.Address, gateway.TCP, 80)

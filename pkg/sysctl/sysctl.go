@@ -58,9 +58,17 @@ func (s *Sysctls) Before(key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	record, err := s.load()
-	if err != nil {
-		return "", err
+	// A record that is damaged is left to those who write it, and are heard when they set it aside.
+	record := map[string]change{}
+	content, err := os.ReadFile(s.record)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return "", fmt.Errorf("reading the record of kernel parameters: %w", err)
+	default:
+		if err := json.Unmarshal(content, &record); err != nil {
+			return "", fmt.Errorf("reading the record of kernel parameters: %w", err)
+		}
 	}
 	if c, found := record[key]; found && c.Set == is {
 		return c.Was, nil

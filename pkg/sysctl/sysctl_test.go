@@ -196,3 +196,37 @@ func TestKernel(t *testing.T) {
 	}
 	expect(t, s, key, "2")
 }
+
+// TestBefore: who asks what a parameter was changes nothing, a damaged record included.
+func TestBefore(t *testing.T) {
+	dir := t.TempDir()
+	s := &Sysctls{root: filepath.Join(dir, "sys"), record: filepath.Join(dir, "run", recordName)}
+	file := filepath.Join(s.root, "forward")
+	write := func(path, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(when, want string) {
+		t.Helper()
+		if got, err := s.Before("forward"); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", when, got, err, want)
+		}
+	}
+	write(file, "0\n")
+	expect("untouched", "0")
+	if err := s.Set("forward", "1"); err != nil {
+		t.Fatal(err)
+	}
+	expect("set by us", "0")
+	write(file, "2\n")
+	expect("changed by another program since", "2")
+	write(s.record, "{")
+	if got, err := s.Before("forward"); err == nil {
+		t.Errorf("%q from a damaged record, want an error", got)
+	}
+	if _, err := os.Stat(s.record); err != nil {
+		t.Errorf("the damaged record was moved: %v", err)
+	}
+}
