@@ -177,6 +177,8 @@ func (n *networks) problem(a netip.Addr) string {
 		return "it is an address of this host itself"
 	case n.isBroadcast(a):
 		return "it is a broadcast address of a network of this host"
+	case n.isAnycast(a):
+		return "it is the anycast address of the routers of a network of this host, and this host is one"
 	case n.hops[a] && !slices.Contains(n.listed, netip.PrefixFrom(a, a.BitLen())):
 		return "it is a node or router, a next hop of this host's routes; backendNetworks in the config of this host would have to list the address itself"
 	case contains(n.listed, a), contains(n.routed, a):
@@ -239,6 +241,12 @@ func (n *networks) isBroadcast(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// isAnycast holds for the first address of a network: whichever router is there takes it for its own, this host too (RFC 4291,
+// 2.6.1; not for /127, RFC 6164).
+func (n *networks) isAnycast(a netip.Addr) bool {
+	return a.Is6() && slices.ContainsFunc(n.connected, func(of network) bool { return of.Bits() < 127 && of.Addr() == a })
 }
 
 func contains(networks []netip.Prefix, a netip.Addr) bool {

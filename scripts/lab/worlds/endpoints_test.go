@@ -1,0 +1,235 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package worlds
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// elsewhere are endpoints that are no pods: what a tenant would write into an EndpointSlice to have the gateway lead there.
+var elsewhere = []pod{
+	{"a host outside", lab.Client2Address, lab.Client2Address6},
+	{"a neighbour on an uplink", "198.51.100.66", "2001:db8:1::66"},
+	{"the provider's router", "198.51.100.1", "2001:db8:1::1"},
+	{"the gateway's inside address", lab.GatewayAddress, lab.GatewayAddress6},
+	{"an address of the gateway's uplink", "198.51.100.12", "2001:db8:1::12"},
+	{"the loopback address", "127.0.0.1", "::1"},
+	{"a node", lab.Node1Address, lab.Node1Address6},
+	{"an IPv4 address as IPv6", lab.Node2Address, "::ffff:10.10.0.11"},
+	{"metadata of AWS", "169.254.169.254", "fd00:ec2::254"},
+	{"metadata of Azure, a link-local address", "168.63.129.16", "fe80::11"},
+	{"metadata of Alibaba and Google", "100.100.100.200", "fd20:ce::254"},
+	{"a reserved address, multicast", "240.0.0.1", "ff02::1"},
+	{"broadcast, subnet-router anycast inside", "10.10.0.255", "fd00:10::"},
+	{"the network's address, anycast on an uplink", "10.10.0.0", "2001:db8:1::"},
+}
+
+const (
+	// victimPort is the port of what must not be reached. Mappings lead to it from mixedPort and the ports after that.
+	victimPort = 7000
+	mixedPort  = 1300
+)
+
+// TestEndpointsThatLeadElsewhere writes endpoints by hand that lead to hosts outside, to the gateway, to nodes and to metadata
+// services. None of them gets a packet or a rule, and a pod in the same slice answers as if it were alone.
+func TestEndpointsThatLeadElsewhere(t *testing.T) {
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, victimPort)
+		w.serveElsewhere(t)
+		ports := []string{"7000/TCP", "7000/UDP"}
+		expose := func(name string, port int) string {
+			return mapping(name, name, fmt.Sprintf(`addresses: [%s, %q], ports: [{port: %d, servicePort: 7000}, {port: %d, servicePort: 7000, protocol: udp}]`,
+				lab.External1, lab.External1v6, port, port))
+		}
+		objects := []string{service(t, "mixed", ports, append([]pod{p1}, elsewhere...)...), expose("mixed", mixedPort)}
+		for i, e := range elsewhere {
+			name := fmt.Sprintf("elsewhere-%d", i)
+			objects = append(objects, service(t, name, ports, e), expose(name, mixedPort+1+i))
+		}
+		w.objects(t, objects...)
+		w.start(t, twoUplinks)
+		w.expectNoRuleTo(t, elsewhere)
+		w.expectNothingElsewhere(t, elsewhere)
+		w.expectPodAlone(t)
+	})
+}
+
+// TestMappedConnectionsNeverLeaveByAnUplink has the config allow networks outside: still nothing that comes in by a Mapping goes
+// out by an uplink again.
+func TestMappedConnectionsNeverLeaveByAnUplink(t *testing.T) {
+	outside := elsewhere[:2]
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, victimPort)
+		w.serveElsewhere(t)
+		ports := []string{"7000/TCP", "7000/UDP"}
+		expose := `addresses: [198.51.100.10, "2001:db8:1::10"], ports: [{port: %[1]d, servicePort: 7000}, {port: %[1]d, servicePort: 7000, protocol: udp}]`
+		objects := []string{service(t, "mixed", ports, p1), mapping("mixed", "mixed", fmt.Sprintf(expose, mixedPort))}
+		for i, e := range outside {
+			name := fmt.Sprintf("outside-%d", i)
+			objects = append(objects, service(t, name, ports, e), mapping(name, name, fmt.Sprintf(expose, mixedPort+1+i)))
+		}
+		w.objects(t, objects...)
+		w.start(t, twoUplinks+`backendNetworks: [192.0.2.0/24, 198.51.100.0/24, 10.244.0.0/16, "2001:db8::/32", "fd00:244::/32"]`+"\n")
+		rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
+		for _, e := range outside {
+			if !leadsTo(rules, e.address) || !leadsTo(rules, e.address6) {
+				t.Errorf("%s is not led to, so it proves nothing", e.name)
+			}
+		}
+		w.expectNothingElsewhere(t, outside)
+	})
+}
+
+// serveElsewhere has programs listen where nothing may be led, and speaks to them, so that neighbours know each other.
+func (w *world) serveElsewhere(t *testing.T) {
+	t.Helper()
+	for _, of := range []struct{ host, address, address6 string }{
+		{lab.Client2, lab.Client2Address, lab.Client2Address6},
+		{lab.Rogue, "198.51.100.66", "2001:db8:1::66"},
+		{lab.Router, "198.51.100.1", "2001:db8:1::1"},
+		{lab.Gateway, lab.GatewayAddress, lab.GatewayAddress6},
+		{lab.Node1, lab.Node1Address, lab.Node1Address6},
+		{lab.Node2, lab.Node2Address, lab.Node2Address6},
+	} {
+		w.serve(t, of.host, victimPort)
+		for _, address := range []string{of.address, of.address6} {
+			w.await(t, lab.Gateway, "udp", lab.Join(address, victimPort), nil)
+			w.await(t, lab.Gateway, "tcp", lab.Join(address, victimPort), nil)
+		}
+	}
+}
+
+// serve has a host answer on ports until the test ends, or the server is closed.
+func (w *world) serve(t *testing.T, host string, ports ...uint16) (end func()) {
+	t.Helper()
+	server, err := w.Host(host).Serve(ports...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end = func() { _ = server.Close() }
+	t.Cleanup(end)
+	return end
+}
+
+// leadsTo reports whether a rule of DNAT leads to an address.
+func leadsTo(rules, address string) bool {
+	for _, before := range []string{"--to-destination " + address, "--to-destination [" + address + "]"} {
+		for _, after := range []string{"\n", " ", ":", "-"} {
+			if strings.Contains(rules, before+after) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (w *world) expectNoRuleTo(t *testing.T, elsewhere []pod) {
+	t.Helper()
+	rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
+	if !leadsTo(rules, p1.address) || !leadsTo(rules, p1.address6) {
+		t.Errorf("no rule leads to %s, so the others prove nothing", p1.name)
+	}
+	for _, e := range elsewhere {
+		for _, address := range []string{e.address, e.address6} {
+			if leadsTo(rules, address) {
+				t.Errorf("%s: a rule leads to %s", e.name, address)
+			}
+		}
+	}
+}
+
+// expectNothingElsewhere sends first packets to the Mappings that lead to such endpoints alone, and looks at all that leaves the
+// gateway, that reaches the hosts, and that comes back to the client.
+func (w *world) expectNothingElsewhere(t *testing.T, elsewhere []pod) {
+	t.Helper()
+	answering := []string{lab.Join(lab.External1, mixedPort), lab.Join(lab.External1v6, mixedPort)}
+	for _, address := range answering {
+		w.await(t, lab.Client, "udp", address, by(p1, victimPort))
+	}
+	captures := map[string]*lab.Capture{}
+	for _, on := range []struct{ host, link string }{
+		{lab.Gateway, "eth0"}, {lab.Gateway, "eth1"}, {lab.Gateway, "eth2"}, {lab.Gateway, "lo"},
+		{lab.Client, "eth0"}, {lab.Client2, "eth0"}, {lab.Rogue, "eth0"},
+	} {
+		captures[on.host+" "+on.link] = w.capture(t, on.host, on.link)
+	}
+	for i := range elsewhere {
+		for _, external := range []string{lab.External1, lab.External1v6} {
+			for _, protocol := range []string{"tcp", "udp"} {
+				w.sendFrom(t, lab.Client, external, fmt.Sprintf("%d/%s", mixedPort+1+i, protocol))
+			}
+		}
+	}
+	// The gateway's server has one socket for both families and answers datagrams in their order, so an answer to those before
+	// would be there.
+	for _, address := range append(answering, lab.Join(lab.External1, victimPort)) {
+		w.await(t, lab.Client, "udp", address, nil)
+	}
+	seen := false
+	for where, capture := range captures {
+		packets, err := capture.Packets()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, packet := range packets {
+			seen = seen || packet.Destination == netip.AddrPortFrom(netip.MustParseAddr(p1.address), victimPort)
+			if problem := ledElsewhere(where, packet, len(elsewhere)); problem != "" {
+				t.Errorf("%s: %s: %s", where, problem, packet)
+			}
+		}
+	}
+	if !seen {
+		t.Errorf("what went to %s was not captured", p1.name)
+	}
+}
+
+// ledElsewhere says what is wrong with a packet of a run with n endpoints; nothing where it is one that may be.
+func ledElsewhere(where string, packet lab.Packet, n int) string {
+	to, from := packet.Destination, packet.Source
+	pods := netip.MustParsePrefix(lab.PodNetwork).Contains(to.Addr()) || netip.MustParsePrefix(lab.PodNetwork6).Contains(to.Addr())
+	answered := from == netip.AddrPortFrom(netip.MustParseAddr(lab.External1), victimPort)
+	asked := to.Addr().String() == lab.External1 || to.Addr().String() == lab.External1v6
+	switch {
+	case packet.Protocol != unix.IPPROTO_TCP && packet.Protocol != unix.IPPROTO_UDP:
+	case to.Port() == victimPort && !pods && !asked:
+		return "this was led elsewhere"
+	case !strings.HasPrefix(where, lab.Client+" ") || packet.Out || packet.Flags&lab.RST != 0:
+	case from.Port() > mixedPort && int(from.Port()) <= mixedPort+n, from.Port() == victimPort && !answered:
+		return "this is an answer"
+	}
+	return ""
+}
+
+// expectPodAlone asks so often that each endpoint of the slice would have had its turn.
+func (w *world) expectPodAlone(t *testing.T) {
+	t.Helper()
+	for _, external := range []string{lab.External1, lab.External1v6} {
+		address := lab.Join(external, mixedPort)
+		for range 40 {
+			answer, err := w.Host(lab.Client).EchoTCP(timeout(t, patience), address)
+			if err != nil || answer.Pod != p1.name {
+				t.Fatalf("%s: answer %+v, want one of %s: %v", address, answer, p1.name, err)
+			}
+		}
+	}
+}
+
+func (w *world) capture(t *testing.T, host, link string) *lab.Capture {
+	t.Helper()
+	capture, err := w.Host(host).Capture(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = capture.Close() })
+	return capture
+}
