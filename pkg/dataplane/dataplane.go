@@ -53,6 +53,8 @@ type Dataplane struct {
 	sets    sets
 	routing policyrouting.Set
 	sysctls map[string]string
+	// filtering are the links whose reverse path filter is looked after.
+	filtering []string
 	// unset is set while a parameter could not be set.
 	unset bool
 	// settled is what routing and sysctls were written for, nil while the kernel may hold something else.

@@ -54,7 +54,9 @@ func (h *hostChange) prepare(result *Result) error {
 		return nil
 	}
 	started := time.Now()
-	sysctlErr := h.restoreSysctls(h.needs, result)
+	var linkErr error
+	h.filtering, linkErr = h.filteringLinks(h.uplinks)
+	sysctlErr := errors.Join(linkErr, h.restoreSysctls(h.needs, result))
 	have, err := h.opts.Routes.Observe()
 	result.Took.Observe += time.Since(started)
 	if err != nil {
@@ -76,7 +78,7 @@ func (h *hostChange) startForwarding(family netfilter.Family, result *Result) er
 	}
 	var err error
 	if family == netfilter.IPv4 {
-		err = h.setSysctls(h.uplinks, result)
+		err = h.setSysctls(h.filtering, result)
 	}
 	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))
 }

@@ -49,16 +49,41 @@ func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwar
 
 func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
 
-// setSysctls has uplinks take packets whose answers the main table would send another way: a strict filter becomes a loose
-// one, and never more than that.
-func (d *Dataplane) setSysctls(uplinks []string, result *Result) error {
+// srcValidMark has the reverse path filter look a sender up with the mark of its packet (ip-sysctl). Tailscale and wg-quick
+// turn it on. The kernel then looks for a backend that replies in the table of the uplink that the reply is marked for.
+const srcValidMark = "net/ipv4/conf/all/src_valid_mark"
+
+// filteringLinks returns the links on which a strict reverse path filter drops packets of ours, sorted: the uplinks, and
+// where senders are looked up by mark any link that a reply may come in by.
+func (d *Dataplane) filteringLinks(uplinks []string) ([]string, error) {
+	links := slices.Clone(uplinks)
+	byMark, err := d.opts.Sysctls.Get(srcValidMark)
+	if err == nil && byMark != "0" {
+		var keys []string
+		keys, err = d.opts.Sysctls.List(reversePathFilter("*"))
+		for _, key := range keys {
+			if link := path.Base(path.Dir(key)); link != "all" && link != "default" && link != "lo" {
+				links = append(links, link)
+			}
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) { // A kernel before Linux 2.6.33.
+		err = nil
+	}
+	slices.Sort(links)
+	return slices.Compact(links), err
+}
+
+// setSysctls has links take packets whose answers would be sent another way: a strict filter becomes a loose one, and never
+// more than that.
+func (d *Dataplane) setSysctls(links []string, result *Result) error {
 	d.unset = false
 	var errs []error
 	all, err := d.opts.Sysctls.Get(reversePathFilter("all"))
 	if err != nil {
 		errs = append(errs, err)
 	}
-	for _, link := range uplinks {
+	for _, link := range links {
 		key := reversePathFilter(link)
 		own, err := d.opts.Sysctls.Get(key)
 		switch {
@@ -167,7 +192,10 @@ func forwardsIPv6(state gateway.State) bool {
 func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	keep := []string{ipForward}
 	for _, link := range n.uplinks {
-		keep = append(keep, reversePathFilter(link), linkForward(link))
+		keep = append(keep, linkForward(link))
+	}
+	for _, link := range d.filtering {
+		keep = append(keep, reversePathFilter(link))
 	}
 	if n.ipv6 {
 		keys, err := d.opts.Sysctls.List(acceptRA)
@@ -207,10 +235,17 @@ func (d *Dataplane) ensure(key, value string, result *Result) error {
 	return nil
 }
 
-// lookAtSysctls reports whether a parameter is not as we set it. That one could not be set is known without a look.
+// lookAtSysctls reports whether a parameter is not as we set it, or others are to be set now. That one could not be set is
+// known without a look.
 func (d *Dataplane) lookAtSysctls() (bool, error) {
 	if d.unset {
 		return false, nil
+	}
+	if d.settled != nil {
+		links, err := d.filteringLinks(d.settled.uplinks)
+		if err != nil || !slices.Equal(links, d.filtering) {
+			return err == nil, err
+		}
 	}
 	for key, value := range d.sysctls {
 		is, err := d.opts.Sysctls.Get(key)

@@ -53,6 +53,40 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
+// TestSendersLookedUpByMark: Tailscale and wg-quick turn src_valid_mark on while all runs, and a reply of a backend is marked.
+func TestSendersLookedUpByMark(t *testing.T) {
+	const byMark, eth2 = "net/ipv4/conf/all/src_valid_mark", "net/ipv4/conf/eth2/rp_filter"
+	k := newKernel()
+	v := k.Sysctls.Values
+	v["net/ipv4/conf/all/rp_filter"], v[eth2], v[byMark] = "0", "1", "0"
+	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+	d := start(k)
+	apply(t, d, state)
+	expectQuiet(t, d, state)
+	for _, step := range []struct{ byMark, filter string }{{"1", "2"}, {"0", "1"}, {"1", "2"}} {
+		v[byMark] = step.byMark
+		expectChanged(t, d, true)
+		apply(t, d, state)
+		if v[eth2] != step.filter {
+			t.Errorf("src_valid_mark %s: the filter of a link that is no uplink is %s, want %s", step.byMark, v[eth2], step.filter)
+		}
+		expectQuiet(t, d, state)
+	}
+	// sysctl --system makes it strict again.
+	v[eth2] = "1"
+	expectChanged(t, d, true)
+	apply(t, d, state)
+	if v[eth2] != "2" {
+		t.Errorf("the filter that was made strict again is %s", v[eth2])
+	}
+	if _, err := d.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v[eth2] != "1" || v[byMark] != "1" {
+		t.Errorf("after cleanup the filter is %s and src_valid_mark %s", v[eth2], v[byMark])
+	}
+}
+
 // An uplink forwards whatever ip_forward says when somebody turns it off there alone; other links are theirs.
 func TestUplinksForward(t *testing.T) {
 	const eth1, eth2 = "net/ipv4/conf/eth1/forwarding", "net/ipv4/conf/eth2/forwarding"
