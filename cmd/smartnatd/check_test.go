@@ -57,8 +57,12 @@ func TestCheckOfAHost(t *testing.T) {
 				output(t, "ip", "addr", "add", "2001:db8::10/64", "dev", "eth1", "nodad")
 			}, 1, "WARN    uplinks: uplinks[0].gateway: no IPv6 gateway for eth1"},
 			{"no uplinks", func(t *testing.T, configFile string) {
-				text := readFile(t, configFile)
-				if err := os.WriteFile(configFile, []byte(text[:strings.Index(text, "uplinks:")]+text[strings.Index(text, "stateDir:"):]), 0o600); err != nil {
+				before, after, found := strings.Cut(readFile(t, configFile), "uplinks:")
+				_, after, more := strings.Cut(after, "\n")
+				if !found || !more {
+					t.Fatalf("no uplinks in the config: %s", before)
+				}
+				if err := os.WriteFile(configFile, []byte(before+after), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}, 1, "WARN    uplinks: none is configured"},
@@ -121,16 +125,16 @@ func TestCheckTriesRules(t *testing.T) {
 			dir := t.TempDir()
 			for _, family := range []string{"iptables", "ip6tables"} {
 				for _, program := range []string{family, family + "-save", family + "-restore"} {
-					real, err := exec.LookPath(strings.Replace(program, "tables", "tables-nft", 1))
+					path, err := exec.LookPath(strings.Replace(program, "tables", "tables-nft", 1))
 					if err != nil {
 						t.Fatal(err)
 					}
-					script := "#!/bin/sh\nexec " + real + " \"$@\"\n"
+					script := "#!/bin/sh\nexec " + path + " \"$@\"\n"
 					if program == family+"-restore" {
 						script = fmt.Sprintf("#!/bin/sh\n[ \"$1\" != --version ] || exec %[1]s \"$@\"\ntext=\"$(cat)\"\n"+
 							"case \"$text\" in *'%[2]s'*) echo 'Warning: Extension recent revision 0 not supported, missing kernel module?' >&2; "+
 							"echo \"${0##*/}: line 5: RULE_APPEND failed (No such file or directory): rule in chain X\" >&2; exit 4;; esac\n"+
-							"printf '%%s\\n' \"$text\" | %[1]s \"$@\"\n", real, test.refused)
+							"printf '%%s\\n' \"$text\" | %[1]s \"$@\"\n", path, test.refused)
 					}
 					if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o755); err != nil {
 						t.Fatal(err)

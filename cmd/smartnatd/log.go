@@ -65,7 +65,7 @@ func (f *lineFormatter) Format(entry *logrus.Entry) ([]byte, error) {
 	if f.journal {
 		line = append(priority(entry.Level), line...)
 	}
-	return appendPrintable(nil, line), nil
+	return printable(line), nil
 }
 
 // priority is how systemd has a line begin (SyslogLevelPrefix=).

@@ -10,9 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// appendPrintable appends text without what a terminal would obey: of control characters, newlines and tabs stay. The others
+// printable returns text without what a terminal would obey: of control characters, newlines and tabs stay. The others
 // become \u001b and the like, which JSON reads as what they were.
-func appendPrintable(b, text []byte) []byte {
+func printable(text []byte) []byte {
+	b := make([]byte, 0, len(text))
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {
@@ -40,7 +41,7 @@ type printableWriter struct{ to io.Writer }
 
 // Write implements io.Writer.
 func (w printableWriter) Write(text []byte) (int, error) {
-	if _, err := w.to.Write(appendPrintable(nil, text)); err != nil {
+	if _, err := w.to.Write(printable(text)); err != nil {
 		return 0, err
 	}
 	return len(text), nil

@@ -113,7 +113,7 @@ func (m *manager) show() {
 		text += " (" + m.note + ")"
 	}
 	// A new line would be another word of ours to systemd, and what is not printable would get to a terminal.
-	if text = string(appendPrintable(nil, []byte(strings.Join(strings.Fields(text), " ")))); len(text) > maxStatus {
+	if text = string(printable([]byte(strings.Join(strings.Fields(text), " ")))); len(text) > maxStatus {
 		text = strings.ToValidUTF8(text[:maxStatus], "") + "..."
 	}
 	if text != m.shown {

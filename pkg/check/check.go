@@ -53,11 +53,12 @@ func (l Line) String() string {
 func printable(text string) string {
 	var b strings.Builder
 	for _, r := range strings.TrimRight(text, " \n") {
-		if r == '\n' {
+		switch {
+		case r == '\n':
 			b.WriteString("; ")
-		} else if unicode.IsPrint(r) {
+		case unicode.IsPrint(r):
 			b.WriteRune(r)
-		} else {
+		default:
 			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
 		}
 	}

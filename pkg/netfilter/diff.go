@@ -169,7 +169,7 @@ func (d *differ) isHeld(chain string) bool {
 				continue
 			}
 			for _, r := range c.Rules {
-				if d.leadsToUs(r) && !(builtIn(c.Name) && d.isOurs(&r)) {
+				if d.leadsToUs(r) && (!builtIn(c.Name) || !d.isOurs(&r)) {
 					d.held[r.Target.Chain] = true
 				}
 			}

@@ -170,7 +170,7 @@ func TestWhatHasNoSpellingIsNotWritten(t *testing.T) {
 	for _, name := range []string{"", "a b", "a\nCOMMIT", `"a"`} {
 		for _, batch := range []TableBatch{{Name: name}, {Name: "nat", Delete: []string{name}}, {Name: "nat", Write: []Chain{{name, "", []Rule{{Target: accept}}}}}} {
 			text, err := (Batch{Tables: []TableBatch{batch}}).AppendText(nil)
-			if !errors.Is(err, gateway.ErrRefused) || strings.Contains(string(text), "\nCOMMIT\nCOMMIT") {
+			if !errors.Is(err, gateway.ErrRefused) || strings.Contains(string(text), strings.Repeat("\nCOMMIT", 2)) {
 				t.Errorf("error %v with\n%s", err, text)
 			}
 		}

@@ -266,12 +266,12 @@ func TestUplinkRulesMove(t *testing.T) {
 	}
 	reach(t, c, policyrouting.Build(state(), gateway.DefaultOwnership()))
 	// Of the uplinks five have a route of IPv4, three one of IPv6.
-	for family, uplinks := range map[string]int{"": 5, "-6 ": 3} {
-		rules := ip(t, family+"rule show priority 7380")
+	for family, uplinks := range map[string]int{"-4": 5, "-6": 3} {
+		rules := ip(t, family+" rule show priority 7380")
 		if strings.Count(rules, "proto 83") != 1 || !strings.Contains(rules, "lookup main suppress_prefixlength 0 proto 83") {
 			t.Errorf("not egress alone at priority 7380:\n%s", rules)
 		}
-		if rules := ip(t, family+"rule show priority 7381"); strings.Count(rules, "proto 83") != uplinks {
+		if rules := ip(t, family+" rule show priority 7381"); strings.Count(rules, "proto 83") != uplinks {
 			t.Errorf("not %d uplinks at priority 7381:\n%s", uplinks, rules)
 		}
 	}

@@ -126,7 +126,7 @@ func byCertificate(certificates authenticator.Request) authenticator.Request {
 			return nil, false, err
 		}
 		if strings.HasPrefix(response.User.GetName(), "system:") {
-			return nil, false, errors.New("the common name of a client certificate begins with system:")
+			return nil, false, errors.New("the common name of a client certificate is that of a system user")
 		}
 		response.User = status.CertificateUser{Info: response.User}
 		return response, true, nil

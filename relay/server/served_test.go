@@ -86,7 +86,7 @@ func beyond(a authorizer.Attributes, body []byte) (shown int, wrong error) {
 		switch verb := answer.verb(); {
 		case a == nil || !a.IsResourceRequest():
 			wrong = fmt.Errorf("what is a %s was authorized as a path", answer.Kind)
-		case verb != a.GetVerb() && !(strings.HasPrefix(verb, "list") && (a.GetVerb() == "list" || answer.Kind == "Table" && a.GetVerb() == "get")):
+		case verb != a.GetVerb() && (!strings.HasPrefix(verb, "list") || a.GetVerb() != "list" && (answer.Kind != "Table" || a.GetVerb() != "get")):
 			wrong = fmt.Errorf("%s was authorized, it is a %s", a.GetVerb(), verb)
 		}
 		for _, o := range answer.objects() {

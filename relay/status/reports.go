@@ -180,7 +180,7 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 				return apierrors.NewBadRequest(fmt.Sprintf("%q is none of the Mapping's addresses", a))
 			}
 		}
-		if strings.ContainsFunc(i.Reason, func(r rune) bool { return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') }) || len(i.Reason) > v1alpha1.MaxReasonLength {
+		if strings.ContainsFunc(i.Reason, func(r rune) bool { return (r < 'a' || 'z' < r) && (r < 'A' || 'Z' < r) }) || len(i.Reason) > v1alpha1.MaxReasonLength {
 			return apierrors.NewBadRequest(fmt.Sprintf("a reason is at most %d letters", v1alpha1.MaxReasonLength))
 		}
 		if i.ObservedGeneration > m.Generation || i.ObservedGeneration < 0 || i.Endpoints < 0 {
