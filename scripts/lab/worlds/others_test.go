@@ -1,0 +1,49 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package worlds
+
+import (
+	"testing"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// Tailscale from 1.98 and wg-quick turn src_valid_mark on (tailscale/tailscale#19796): a strict filter on the link to the pods
+// then looks for the sender of a reply, which carries its uplink's mark, in that uplink's table.
+func TestSendersLookedUpByMark(t *testing.T) {
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, 8080)
+		w.gateway(t, "sysctl -qw net.ipv4.conf.all.rp_filter=0")
+		w.gateway(t, "sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
+		w.objects(t, service(t, "echo", []string{"8080/TCP"}, p1),
+			mapping("echo", "echo", `addresses: [198.51.100.10, 203.0.113.10], ports: [{port: 8080}]`))
+		w.start(t, twoUplinks)
+		for _, mark := range []string{"0", "1", "0", "1"} {
+			w.gateway(t, "sysctl -qw net.ipv4.conf.all.src_valid_mark="+mark)
+			for _, address := range []string{lab.External1, lab.External2} {
+				w.await(t, lab.Client, "tcp", lab.Join(address, 8080), by(p1, 8080))
+			}
+		}
+	})
+}
+
+// An administrator's own block list works before SmartNat translates. One in FORWARD comes too late: what a Mapping exposes is
+// accepted there before it.
+func TestBlockLists(t *testing.T) {
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, 8080, 8081)
+		w.objects(t, service(t, "echo", []string{"8080/UDP", "8081/UDP"}, p1),
+			mapping("echo", "echo", `addresses: [198.51.100.10], ports: [{port: 8080, protocol: udp}, {port: 8081, protocol: udp}]`))
+		w.start(t, twoUplinks)
+		blocked, answering := lab.Join(lab.External1, 8080), lab.Join(lab.External1, 8081)
+		w.gateway(t, "iptables -A FORWARD -s "+lab.ClientAddress+" -j DROP")
+		w.await(t, lab.Client, "udp", blocked, by(p1, 8080))
+		w.gateway(t, "iptables -t raw -A PREROUTING -s "+lab.ClientAddress+" -p udp --dport 8080 -j DROP")
+		w.expectUnreached(t, []string{answering}, func() {
+			if answer, err := w.ask(timeout(t, patience), lab.Client, "udp", blocked); err == nil {
+				t.Errorf("answered by %+v", answer)
+			}
+		})
+	})
+}
