@@ -52,7 +52,7 @@ func testKubectl(t *testing.T, p *controlPlane, token string) {
 	}
 	// What says more on the side of the cluster.
 	for args, says := range map[string][]string{
-		"describe service web":                          {"Name:              web", "Namespace:         shop", "10.96.0.80", "10.244.1.2:8080"},
+		"describe service web":                          {"Name:                     web", "Namespace:                shop", "10.96.0.80", "10.244.1.2:8080"},
 		"describe mapping web":                          {"Name:         web", "Kind:         Mapping", "192.0.2.1"},
 		"describe endpointslice":                        {"Name:         web-1", "Addresses:  10.244.1.2"},
 		"get mapping web -o yaml":                       {"kind: Mapping", "serviceName: web", "- 192.0.2.1"},
