@@ -80,10 +80,13 @@ func TestNew(t *testing.T) {
 }
 
 func TestFamilyThatIsNotProgrammed(t *testing.T) {
-	testenv.RequireTool(t, "iptables-nft")
-	runner, err := New(Options{Backend: "nft"})
+	programs(t, map[string]string{"iptables": "nft"})
+	runner, err := New(Options{Backend: "auto"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if why := runner.WithoutIPv6(); why == nil || !strings.Contains(why.Error(), "ip6tables") {
+		t.Errorf("IPv6 is left out because of %v, want a word of ip6tables", why)
 	}
 	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv6, rules.Options{Ownership: own}), own.ChainPrefix)
 	_, saveErr := runner.Save(t.Context(), netfilter.IPv6)
