@@ -69,7 +69,7 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Find
 			add(r.Link, "no uplinks are configured: %s, which has a default route, is taken to lead to the outside, and what comes in by it is forwarded for Mappings only", r.Link)
 		}
 	}
-	// What stood before a link became a port stands after it is none any more. It is told where the uplink is.
+	// What stood before a link became a port stands after it is none any more. The finding names the uplink.
 	for _, l := range host.Links {
 		if master := masterOf(host, l.Name); master != l.Name && uplinks[master] && named(cfg, l.Name) {
 			outside[l.Name] = true

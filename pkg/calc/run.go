@@ -72,7 +72,7 @@ func (r *run) withdraw(wants []want) {
 	}
 }
 
-// change has it settled anew what an entry has.
+// change marks an entry to be settled again.
 func (r *run) change(e *entry) {
 	if !e.changed {
 		e.changed = true
@@ -91,7 +91,7 @@ func (r *run) resolve(c *calculation) {
 		e.changed, e.findings = true, before.findings
 		r.egress = r.egress || len(before.egress)+len(e.egress) > 0
 		r.use(e.mapping.Namespace, before.usage, e.usage)
-		e.over = before.over // until it is settled anew
+		e.over = before.over // until it is settled again
 		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.Frontend == y.Frontend }) {
 			for i := range e.wants {
 				e.wants[i].share = before.wants[i].share

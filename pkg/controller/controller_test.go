@@ -262,7 +262,7 @@ func TestAnotherGatewaysAddressIsNoWarning(t *testing.T) {
 	l.report([]calc.Finding{{Namespace: "default", Name: "echo", Reason: calc.ReasonAddressNotOnHost, Field: "spec.addresses[1]"}})
 	l.report(nil)
 	if lines := hook.AllEntries(); len(lines) != 0 {
-		t.Errorf("%q is told above debug", lines[0].Message)
+		t.Errorf("%q is logged above debug", lines[0].Message)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestListenersAreSeenWithoutAnEvent: the kernel tells nobody of a program that begins to listen.
+// TestListenersAreSeenWithoutAnEvent: the kernel sends no event when a program begins to listen.
 func TestListenersAreSeenWithoutAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)

@@ -197,7 +197,7 @@ type Host struct {
 	Unreachable []netip.Addr
 	// SCTP is set when the kernel can match and translate SCTP.
 	SCTP bool
-	// Opened are the families that nobody but smartnatd has the host forward, or that it does not forward yet.
+	// Opened are the families that the host forwards for smartnatd alone, or does not forward yet.
 	Opened Families
 	// Switched are the families of which netfilter is given the frames that bridges switch (bridge-nf-call-iptables).
 	Switched Families

@@ -13,7 +13,7 @@ import (
 // chainPrefix, and the rules of built-in chains that jump or go to them; nothing else is touched. A want without
 // tables removes all of ours.
 //
-// A chain of ours that a chain of somebody else still leads to is emptied and not deleted: the kernel would refuse. So is
+// A chain of ours that another program's chain still leads to is emptied and not deleted: the kernel would refuse. So is
 // one that a rule of a built-in chain leads to which iptables-restore cannot be told to remove, such as one whose comment
 // holds a newline.
 func Diff(have, want Ruleset, chainPrefix string) Batch {

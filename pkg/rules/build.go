@@ -219,7 +219,7 @@ func (b *builder) guards() []netfilter.Rule {
 		guards = append(guards, netfilter.Rule{In: link, Target: b.goTo(boundaryChain)})
 	}
 	if b.has(b.state.Closed) {
-		// A host that forwards for us alone does so for nobody on a link that is not known to be inside.
+		// A host that forwards for us alone forwards nothing on a link that is not known to be inside.
 		for _, link := range b.state.InsideLinks {
 			guards = append(guards, netfilter.Rule{In: link, Target: netfilter.Target{Verb: netfilter.Return}})
 		}
@@ -244,7 +244,7 @@ func (b *builder) has(families gateway.Families) bool {
 func (b *builder) boundary() {
 	back := netfilter.Target{Verb: netfilter.Return}
 	rules := []netfilter.Rule{
-		// Published by somebody else on this host: the host's own rules decide.
+		// Published by another program on this host: the host's own rules decide.
 		{State: netfilter.DNAT, Target: back},
 		// Opened from inside.
 		{State: netfilter.Related | netfilter.Established, Direction: netfilter.Reply, Target: back},

@@ -66,7 +66,7 @@ func TestMappingsDoNotWaitForEver(t *testing.T) {
 	m := &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "m"}, Spec: v1alpha1.MappingSpec{ServiceName: "none"}}
 	c.set(m)
 	if told.Load() != 0 {
-		t.Error("it is told before it waited")
+		t.Error("it is logged before it waited")
 	}
 	eventually(t, "the Mapping to be shown all the same", func() bool { return told.Load() == 1 && len(c.Snapshot().Mappings) == 1 })
 	changed := m.DeepCopy()

@@ -56,7 +56,7 @@ func (d *door) admits(object metav1.Object) bool {
 	return false
 }
 
-// forget is told of an object that is gone.
+// forget drops what is known of an object that is gone.
 func (d *door) forget(object metav1.Object) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

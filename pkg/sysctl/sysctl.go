@@ -52,7 +52,7 @@ func (s *Sysctls) Get(key string) (string, error) {
 	return strings.TrimSpace(string(value)), nil
 }
 
-// Before returns what a parameter was before Set, or what it is where Set did not change it or somebody else has since.
+// Before returns what a parameter was before Set, or what it is where Set did not change it or another program has since.
 func (s *Sysctls) Before(key string) (string, error) {
 	is, err := s.Get(key)
 	if err != nil {

@@ -23,7 +23,7 @@ type kind struct {
 	service func(Object) types.NamespacedName
 	// visible says whether an object is to be seen at the moment.
 	visible func(*held) bool
-	// index is told of which Service an object is, before it is published, and then of which it was; the other is empty.
+	// index gets the Service of an object before it is published, and then the one that it had; the other is empty.
 	index func(key, before, after types.NamespacedName)
 }
 
