@@ -8,6 +8,7 @@ package packages
 
 import (
 	"crypto/sha256"
+	"encoding"
 	"fmt"
 	"os"
 	"os/exec"
@@ -81,10 +82,11 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 		}
 	}
 	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 ||
-		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 {
+		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 || len(cfg.InsideNetworks) == 0 {
 		t.Errorf("the examples were not read: %+v", cfg)
 	}
-	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses", "BackendNetworks")
+	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses",
+		"BackendNetworks", "InsideNetworks")
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
 		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
 	}
@@ -107,7 +109,7 @@ func keys(group reflect.Type) []string {
 		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
 			typ = typ.Elem()
 		}
-		if typ.Kind() == reflect.Struct && !strings.HasPrefix(typ.PkgPath(), "net/") {
+		if typ.Kind() == reflect.Struct && !reflect.PointerTo(typ).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
 			all = append(all, keys(typ)...)
 		}
 	}
