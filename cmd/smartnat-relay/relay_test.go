@@ -138,7 +138,7 @@ func testWatch(t *testing.T, p *controlPlane, gateway []string) {
 		}
 		return strings.Fields(lines.Text())
 	}
-	want := []string{"EVENT", "NAMESPACE", "NAME", "ADDRESSES", "SERVICE", "PORTS", "ACCEPTED", "PROGRAMMED", "AGE"}
+	want := []string{"EVENT", "NAMESPACE", "NAME", "ADDRESSES", "SERVICE", "PORTS", "READY", "REASON", "AGE"}
 	if diff := cmp.Diff(want, next()); diff != "" {
 		t.Errorf("headers (-want +got)\n%s", diff)
 	}

@@ -72,8 +72,8 @@ func (w *world) awaitMetric(ctx context.Context, t *testing.T, name string, leas
 
 func testMetrics(t *testing.T, w *world) {
 	w.namespace(t, "metrics", 1)
-	w.mapping(t, "metrics", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, ports: [{port: 9470, servicePort: 8080}]`)
-	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 9470), nil)
+	w.mapping(t, "metrics", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, ports: [{port: 9471, servicePort: 8080}]`)
+	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 9471), nil)
 	ctx := timeout(t, time.Minute)
 	for _, path := range []string{"/readyz", "/livez"} {
 		if code, body := w.ask(ctx, t, path); code != http.StatusOK {
