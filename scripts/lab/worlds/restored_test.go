@@ -38,10 +38,13 @@ func TestSavedRulesAreRestored(t *testing.T) {
 	for _, address := range []string{lab.External2, lab.External2v6} {
 		wanted = append(wanted, lab.Join(address, 8080))
 	}
+	const forwarding = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080, 9090)
 		echo := service(t, "echo", []string{"8080/TCP", "8080/UDP", "9090/TCP", "9090/UDP"}, p1)
 		w.objects(t, echo, mapping("old", "echo", oldOnes))
+		// The host forwards of its own accord, as it does at the boot below: the boundary is another one where smartnatd has it do so.
+		w.gateway(t, forwarding)
 		w.start(t, twoUplinks)
 		w.awaitBoth(t, gone, by(p1, 9090))
 		saved := map[string]string{"ipset": w.gateway(t, "ipset save")}
@@ -76,7 +79,7 @@ func TestSavedRulesAreRestored(t *testing.T) {
 			w.defaultRoutes(t)
 			w.restore(t, saved, "")
 			// With the host set up to forward, the old Mapping works again, until smartnatd starts.
-			w.gateway(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+			w.gateway(t, forwarding)
 			var flows []*lab.Flow
 			for _, address := range gone {
 				for _, network := range []string{"tcp", "udp"} {
