@@ -21,7 +21,7 @@ func newBoundaryCommand() *cobra.Command {
 		Short: "Put up the boundary of the uplinks, for the time before smartnatd runs, and end",
 		Long: `boundary writes the rules that keep what comes in by an uplink from being forwarded, for IPv4 and IPv6, and changes nothing
 else: what the host forwards for Mappings already goes on. It needs no network, no cluster and no uplink that is up, so
-that smartnatd-boundary.service runs it at boot before any link is configured. Where smartnatd runs it does nothing.`,
+that smartnat-boundary.service runs it at boot before any link is configured. Where smartnatd runs it does nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)
