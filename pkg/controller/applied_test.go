@@ -21,7 +21,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
-	"github.com/smartnat/smartnat/pkg/quarantine"
 )
 
 // mapped is a Source with a Mapping that is not valid.
@@ -78,9 +77,8 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 // TestAHostThatCannotBeSeenIsTold without facts: there are none that anybody could go by.
 func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := start(t, false)
 		var told []Outcome
-		f.Applied = func(o Outcome) { told = append(told, o) }
+		f := start(t, false, func(o *Options) { o.Applied = func(o Outcome) { told = append(told, o) } })
 		unseen := errors.New("injected")
 		f.host.setFail(unseen)
 		f.source.synced.Store(true)
@@ -128,11 +126,8 @@ func TestReadyIsWhatWasVerified(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := start(t, false)
 				plane := &writing{results: test.results}
-				f.Dataplane, f.quarantine = plane, quarantine.New(plane)
-				f.source.synced.Store(true)
-				f.Enqueue()
+				f := start(t, true, func(o *Options) { o.Dataplane = plane })
 				want := first
 				for n := 1; n <= test.applies; n++ {
 					if n > 1 {

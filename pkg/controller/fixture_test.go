@@ -183,16 +183,20 @@ type fixture struct {
 	readys atomic.Int32
 }
 
-// start runs a Controller in the test's bubble until the test ends.
-func start(t *testing.T, synced bool) *fixture {
+// start runs a Controller in the test's bubble until the test ends. Options that a test changes are changed before it runs.
+func start(t *testing.T, synced bool, change ...func(*Options)) *fixture {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
 	f := &fixture{source: &fakeSource{}, host: &fakeHost{changed: make(chan struct{})}, plane: &fakeDataplane{written: make(chan struct{})}, log: hook}
 	f.source.synced.Store(synced)
-	f.Controller = New(Options{
+	options := Options{
 		Config: config.Config{Resync: 30 * time.Second}, Host: f.host, Dataplane: f.plane, Log: log, Ready: func() { f.readys.Add(1) },
-	})
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	f.Controller = New(options)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- f.Run(ctx, f.source) }()
