@@ -23,14 +23,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// mapped is a Source with a Mapping that is not valid.
+// mapped is a Source with one invalid Mapping.
 type mapped struct{ fakeSource }
 
 func (*mapped) Snapshot() calc.Snapshot {
 	return calc.Snapshot{Mappings: []*v1alpha1.Mapping{{ObjectMeta: metav1.ObjectMeta{Name: "web"}}}}
 }
 
-// TestWhatCameOfAnApplyIsTold has all that belongs together in one report: the objects, what they lack, and what went wrong.
+// TestWhatCameOfAnApplyIsTold checks that one Outcome carries the objects, their findings and the error.
 func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -53,8 +53,8 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 			times int
 		}{
 			{1100 * time.Millisecond, failure, 1},
-			{minBackoff + time.Second, nil, 2}, // tried again
-			{time.Minute, nil, 2},              // looks at the kernel are no applies
+			{minBackoff + time.Second, nil, 2}, // the retry
+			{time.Minute, nil, 2},              // checks are not applies
 		} {
 			time.Sleep(want.after)
 			synctest.Wait()
@@ -63,7 +63,7 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 			last := told[len(told)-1]
 			if len(told) != want.times || !errors.Is(last.Err, want.err) || !errors.Is(last.Facts.Err, want.err) ||
 				len(last.Facts.Snapshot.Mappings) != 1 || len(last.Facts.Findings) == 0 || last.Took != time.Second {
-				t.Errorf("told %d times, the last one %+v; want %d times and %v", len(told), last, want.times, want.err)
+				t.Errorf("%d outcomes, the last is %+v; want %d and error %v", len(told), last, want.times, want.err)
 			}
 			mu.Unlock()
 		}
@@ -74,7 +74,7 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 	})
 }
 
-// TestAHostThatCannotBeSeenIsTold without facts: there are none that anybody could go by.
+// TestAHostThatCannotBeSeenIsTold expects an Outcome without Facts, because nothing is known about the host.
 func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []Outcome
@@ -86,12 +86,12 @@ func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
 		if len(told) != 1 || told[0].Facts != nil || !errors.Is(told[0].Err, unseen) {
-			t.Errorf("told %+v, want one without facts of %v", told, unseen)
+			t.Errorf("outcomes %+v, want one without facts and with error %v", told, unseen)
 		}
 	})
 }
 
-// writing is a data plane whose applies write and repair what they are told to, one after the other, and then nothing.
+// writing is a data plane whose applies return the given results in turn, and then empty ones.
 type writing struct {
 	fakeDataplane
 	results []dataplane.Result
@@ -107,7 +107,7 @@ func (d *writing) Apply(ctx context.Context, state gateway.State) (dataplane.Res
 	return result, err
 }
 
-// TestReadyIsWhatWasVerified after it was written, and not before.
+// TestReadyIsWhatWasVerified expects Ready only after a resync has verified what was written.
 func TestReadyIsWhatWasVerified(t *testing.T) {
 	wrote := dataplane.Result{Routing: policyrouting.Changes{AddRules: make([]policyrouting.Rule, 1)}}
 	undone := wrote
@@ -116,13 +116,13 @@ func TestReadyIsWhatWasVerified(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		results []dataplane.Result
-		// calls before ready is said are those of so many applies.
+		// applies is the number of applies before Ready is called.
 		applies int
 	}{
-		{"all is there already, as after a restart", nil, 1},
-		{"all has to be written", []dataplane.Result{wrote}, 2},
-		{"somebody undoes it at once", []dataplane.Result{wrote, undone}, 3},
-		{"more comes meanwhile", []dataplane.Result{wrote, wrote}, 2},
+		{"everything is in place, as after a restart", nil, 1},
+		{"everything is written", []dataplane.Result{wrote}, 2},
+		{"another process undoes it at once", []dataplane.Result{wrote, undone}, 3},
+		{"the verifying apply writes more", []dataplane.Result{wrote, wrote}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -23,78 +23,78 @@ import (
 	"github.com/smartnat/smartnat/pkg/status"
 )
 
-// Retries after a failed apply back off between these. What made it fail may end without a word, and every change that is tried
-// meanwhile is another failure.
+// minBackoff and maxBackoff bound the delay before a failed apply is retried. The cause may disappear without an event, so
+// the upper bound is low. Every change that is applied meanwhile counts as another failure.
 const (
 	minBackoff = 500 * time.Millisecond
 	maxBackoff = 5 * time.Second
 )
 
-// resyncJitter spreads the resyncs of gateways that were started together.
+// resyncJitter spreads the resyncs of gateways that started at the same time.
 const resyncJitter = 0.1
 
-// checkInterval is how often a look is taken whether somebody else changed what was programmed. It costs microseconds.
+// checkInterval is the time between two checks for external modifications. A check costs microseconds.
 const checkInterval = 3 * time.Second
 
-// The kernel is one object: whatever changed, the whole of it is compared.
+// kernelKey is the only key of the queue: the whole kernel state is compared, whatever changed.
 const kernelKey = "kernel"
 
-// Source is where objects come from.
+// Source provides the objects.
 type Source interface {
-	// Run blocks until ctx ends, or until it can never work.
+	// Run blocks until ctx ends. It returns an error if the source can never work.
 	Run(ctx context.Context) error
-	// HasSynced is true once the Snapshot is whole, of which Enqueue is told.
+	// HasSynced reports whether the Snapshot is complete. The source calls Enqueue when that becomes true.
 	HasSynced() bool
 	Snapshot() calc.Snapshot
 }
 
-// Host is the machine that we are on.
+// Host is the machine that this process runs on.
 type Host interface {
 	Observe() (gateway.Host, error)
-	// Listeners returns that part of it which no event tells of, at little cost.
+	// Listeners returns the listening sockets, which have no change events. It is cheap.
 	Listeners() ([]gateway.Listener, error)
 	// Watch calls changed whenever what Observe returns may have changed, and blocks until ctx ends.
 	Watch(ctx context.Context, changed func()) error
 }
 
-// Dataplane brings the kernel to a State. It is called by the worker alone.
+// Dataplane programs the kernel to match a State. Only the worker calls it.
 type Dataplane interface {
 	quarantine.Dataplane
-	// Guard puts up the boundary and takes nothing away. It is for the time before the first Apply.
+	// Guard puts up the boundary and removes nothing. It is for the time before the first Apply.
 	Guard(ctx context.Context, state gateway.State) (dataplane.Result, error)
-	// HostChanged makes the next Apply read routes, rules of policy routing and parameters.
+	// HostChanged makes the next Apply read routes, policy routing rules and sysctls again.
 	HostChanged()
-	// Watch calls changed when it is time for a Check, until ctx ends or it can watch no longer.
+	// Watch calls changed when a Check is due. It blocks until ctx ends or the watch fails.
 	Watch(ctx context.Context, changed func()) error
-	// Check looks at little cost whether somebody else wrote, and reports whether the next Apply is going to see to it.
+	// Check looks for external modifications cheaply and reports whether the next Apply has something to repair.
 	Check() (bool, error)
-	// Verify makes the next Apply find out for sure.
+	// Verify makes the next Apply compare everything with the kernel.
 	Verify()
 }
 
-// Options are what a Controller is made of.
+// Options configures a Controller.
 type Options struct {
 	Config    config.Config
 	Host      Host
 	Dataplane Dataplane
 	Log       logrus.FieldLogger
-	// Ready is called once, when every rule was found to be in the kernel. A route or a parameter that fails does not delay it.
+	// Ready is called once, after every rule was found in the kernel. A route or a sysctl that fails does not delay it.
 	Ready func()
-	// Applied, where it is set, is told what came of each try to bring the kernel to what is wanted. It must not wait for anything.
+	// Applied, if set, receives the outcome of each apply. It must not block.
 	Applied func(Outcome)
-	// Turned, where it is set, is called after each turn of the worker, which comes every few seconds at least.
+	// Turned, if set, is called after each item that the worker processed, at least every few seconds.
 	Turned func()
 }
 
-// Outcome is what came of a try to bring the kernel to what is wanted.
+// Outcome is the result of one apply.
 type Outcome struct {
-	// Facts are what it was made of, nil where the host could not be observed: then nothing else was tried.
+	// Facts is the input of the apply. It is nil if the host could not be observed; nothing was attempted then.
 	Facts *status.Facts
-	// Result is what was written.
+	// Result says what was written.
 	Result dataplane.Result
-	// Took is how long all of it took.
+	// Took is the total duration.
 	Took time.Duration
-	// Err is why not all of it could be done.
+	// Err says why the apply is incomplete.
 	Err error
 }
 
@@ -109,23 +109,23 @@ type Controller struct {
 	findings   findingLog
 	quarantine *quarantine.Quarantine
 	ready      bool
-	// guarded is what the boundary was put up for before the first apply, nil where it is not known to be up.
+	// guarded is the State that the boundary was put up for before the first apply, or nil if the boundary may be down.
 	guarded *gateway.State
-	// These are what the last apply was made of, and stand until something tells that they may be others.
+	// host, state, snapshot and found are the inputs of the last apply. They are reused until an event invalidates them.
 	host     gateway.Host
 	state    gateway.State
 	snapshot calc.Snapshot
 	found    []calc.Finding
-	// reported is what was in effect when something was programmed last.
+	// reported is the State in effect when the worker last logged a write.
 	reported gateway.State
-	// owed is what an apply that failed was for; retry is when it is tried again.
+	// owed holds the reasons of the failed apply, and retry is the timer that repeats it.
 	owed  reason
 	retry *time.Timer
-	// blind is why the last check could not see.
+	// blind is the error of the last Check, or "".
 	blind string
 }
 
-// New returns a Controller that does nothing until Run. Its Enqueue is what the source is to call on changes.
+// New returns a Controller that does nothing until Run. The source must call Enqueue when objects change.
 func New(options Options) *Controller {
 	return &Controller{
 		Options:    options,
@@ -137,11 +137,11 @@ func New(options Options) *Controller {
 	}
 }
 
-// Enqueue says that objects changed, and asks for an apply. Calls while one is waiting are one; a call while one is running
-// leads to one more.
+// Enqueue requests an apply because objects changed. Calls made while one is waiting are coalesced; calls made while one is
+// running cause one more.
 func (c *Controller) Enqueue() { c.enqueue(objects) }
 
-// Queued is how much waits for the worker: 0 or 1, as all that happened is one thing to do.
+// Queued returns the length of the queue: 0 or 1, because all events are coalesced into one item.
 func (c *Controller) Queued() int { return c.queue.Len() }
 
 func (c *Controller) enqueue(r reason) {
@@ -149,8 +149,8 @@ func (c *Controller) enqueue(r reason) {
 	c.queue.Add(kernelKey)
 }
 
-// Run runs source, host watch, checks, resync and worker until ctx ends or one of them can never work. Nothing but the
-// boundary is written before the source has synced, and nothing is undone at the end.
+// Run runs the source, the host watch, checks, resyncs and the worker until ctx ends or one of them fails for good. Before
+// the source has synced it writes only the boundary. It undoes nothing when it returns.
 func (c *Controller) Run(ctx context.Context, source Source) error {
 	c.source = source
 	group, ctx := errgroup.WithContext(ctx)
@@ -179,7 +179,7 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 	return nil
 }
 
-// repeat has the kernel looked at from time to time, for the hands that no event tells of.
+// repeat enqueues r at jittered intervals, because some external modifications cause no event.
 func (c *Controller) repeat(ctx context.Context, r reason, interval time.Duration) error {
 	for {
 		select {
@@ -217,16 +217,17 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 			c.retry = time.AfterFunc(time.Until(due), func() { c.enqueue(retry) })
 		}
 	default:
-		// What was to be looked at may not have been; the data plane knows by itself what it could not write.
+		// Observe the host again, because it may not have been observed. The data plane tracks itself what it could not
+		// write.
 		c.owed = taken.reasons | host
 		delay := c.backoff.When(key)
-		c.Log.WithError(err).WithField("failures", c.backoff.NumRequeues(key)).Error("not everything could be programmed, will be tried again")
+		c.Log.WithError(err).WithField("failures", c.backoff.NumRequeues(key)).Error("failed to program everything, will retry")
 		c.retry = time.AfterFunc(delay, func() { c.enqueue(retry) })
 	}
 	return true
 }
 
-// needed reports whether there is more to do than to take the look that was asked for, and takes it.
+// needed performs the check that is due and reports whether an apply is needed.
 func (c *Controller) needed(taken *event) bool {
 	news := taken.reasons &^ check
 	found := taken.reasons&check != 0 && c.look(taken)
@@ -237,15 +238,15 @@ func (c *Controller) needed(taken *event) bool {
 	return true
 }
 
-// listen reports whether programs of the host listen on other ports than before. No event tells of sockets: they are looked at
-// with every check, and before anything new is exposed.
+// listen reports whether the listening sockets of the host changed. Sockets have no change events, so this runs with every
+// check and before each apply.
 func (c *Controller) listen(taken *event) bool {
 	if taken.reasons&(host|resync) != 0 {
-		return false // all of the host is about to be observed
+		return false // sync observes the whole host
 	}
 	found, err := c.Host.Listeners()
 	if err != nil || slices.Equal(found, c.host.Listeners) {
-		return false // the next observation tells of the error
+		return false // the next Observe reports the error
 	}
 	c.host.Listeners = found
 	taken.reasons |= listeners
@@ -255,7 +256,7 @@ func (c *Controller) listen(taken *event) bool {
 	return true
 }
 
-// look reports whether somebody else changed what is programmed.
+// look reports whether a Check found external modifications.
 func (c *Controller) look(taken *event) bool {
 	changed, err := c.Dataplane.Check()
 	blind := ""
@@ -263,7 +264,7 @@ func (c *Controller) look(taken *event) bool {
 		blind = err.Error()
 	}
 	if blind != c.blind && blind != "" {
-		c.Log.WithError(err).Warn("could not look whether somebody else changed what is programmed")
+		c.Log.WithError(err).Warn("failed to check for external modifications")
 	}
 	c.blind = blind
 	if taken.since.IsZero() {
@@ -272,7 +273,7 @@ func (c *Controller) look(taken *event) bool {
 	return changed
 }
 
-// sync applies what the objects and the host ask for now.
+// sync applies the current State.
 func (c *Controller) sync(ctx context.Context, taken event) error {
 	started := time.Now()
 	took := stages{waited: started.Sub(taken.since)}
@@ -311,7 +312,8 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	return err
 }
 
-// verifyOrReady says that everything is in effect once it was found so: what was only written is found out for sure first.
+// verifyOrReady calls Ready once everything was verified to be in effect. After a write it first requests a resync, which
+// reads back what was written.
 func (c *Controller) verifyOrReady(taken event, result dataplane.Result) {
 	verified := taken.reasons&resync != 0 && len(result.Repaired) == 0
 	if !verified && !result.Empty() {

@@ -34,7 +34,8 @@ func TestNothingButTheBoundaryIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
 	})
 }
 
-// The boundary is tried until it is up, and looked after until there is something to apply.
+// TestTheBoundaryWaitsForNothing expects retries until the boundary is up, and a repeat at each resync until there are
+// objects.
 func TestTheBoundaryWaitsForNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, false)
@@ -60,7 +61,7 @@ func TestABurstIsCoalesced(t *testing.T) {
 	})
 }
 
-// However many changes come, none waits for more than the apply that is running and the one that has it.
+// TestABurstIsNeverMoreThanOneBatchBehind expects that a change waits at most for the running apply and the next one.
 func TestABurstIsNeverMoreThanOneBatchBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const changes, between = 10_000, 6 * time.Millisecond // a minute
@@ -114,10 +115,11 @@ func TestFailuresBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
 		f.plane.setFail(errors.New("injected"))
-		// Applies end after 1 s, then wait 0.5 s, 1 s, 2 s: at 1 s, 2.5 s, 4.5 s, 7.5 s. Checks do not hurry them.
+		// An apply takes 1 s, then the backoff is 0.5 s, 1 s, 2 s: applies end at 1 s, 2.5 s, 4.5 s, 7.5 s. Checks do not
+		// shorten it.
 		f.expect(t, 6*time.Second, "host changed", "apply", "host changed", "apply", "host changed", "apply")
 		if n := f.readys.Load(); n != 0 {
-			t.Error("ready although nothing succeeded")
+			t.Error("ready although no apply succeeded")
 		}
 		f.expect(t, 2*time.Second, "host changed", "apply")
 		f.expect(t, 3*time.Second)
@@ -130,7 +132,8 @@ func TestFailuresBackOff(t *testing.T) {
 	})
 }
 
-// Nobody waits for the clock where the kernel tells, also after the watch broke off, which is said once.
+// TestRulesThatAreWrittenAreLookedAtAtOnce expects a repair right after an event of the watch, also after the watch failed.
+// The failure is logged once.
 func TestRulesThatAreWrittenAreLookedAtAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
@@ -155,7 +158,7 @@ func TestRulesThatAreWrittenAreLookedAtAtOnce(t *testing.T) {
 	})
 }
 
-// What cannot be done leaves nobody waiting for the repair of what can.
+// TestARepairDoesNotWaitForARetry expects that the backoff of a failed apply does not delay a repair.
 func TestARepairDoesNotWaitForARetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
@@ -168,12 +171,13 @@ func TestARepairDoesNotWaitForARetry(t *testing.T) {
 	})
 }
 
-// What a failed apply was for is not forgotten by the next one, which something else may ask for.
+// TestNothingIsAppliedForAHostThatNobodySaw expects that the reasons of a failed apply carry over to the next one, which
+// another event may cause.
 func TestNothingIsAppliedForAHostThatNobodySaw(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
 		f.host.setFail(errors.New("injected"))
-		f.expect(t, 3*time.Second) // the first look failed
+		f.expect(t, 3*time.Second) // the first Observe failed
 		f.Enqueue()
 		f.expect(t, time.Second)
 		f.host.setFail(nil)
@@ -209,14 +213,14 @@ func TestChecksApplyOnlyWhatTheyFind(t *testing.T) {
 		checks := f.plane.checks
 		f.plane.harmed = true
 		f.plane.mu.Unlock()
-		if checks < 6 || checks > 7 { // 22 s by 3 s and a tenth
+		if checks < 6 || checks > 7 { // 22 s at one per 3 s with 10% jitter
 			t.Errorf("%d checks in 22 s", checks)
 		}
 		f.expect(t, checkInterval+checkInterval/10+time.Second, "apply")
 	})
 }
 
-// A benchmark reads from the line where the time of a change went.
+// TestTheStagesOfAnApplyAreLogged guards the fields of the log line that a benchmark parses.
 func TestTheStagesOfAnApplyAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
@@ -251,23 +255,23 @@ func TestEachFindingIsToldOnceAndTakenBackOnce(t *testing.T) {
 		told = append(told, len(hook.AllEntries()))
 	}
 	if diff := cmp.Diff([]int{1, 0, 1, 0}, told); diff != "" {
-		t.Errorf("log lines a report (-want +got):\n%s", diff)
+		t.Errorf("log lines per report (-want +got):\n%s", diff)
 	}
 }
 
-// TestAnotherGatewaysAddressIsNoWarning: where several gateways serve a Mapping, none holds all of its addresses.
+// TestAnotherGatewaysAddressIsNoWarning: if several gateways serve a Mapping, none has all of its addresses.
 func TestAnotherGatewaysAddressIsNoWarning(t *testing.T) {
 	log, hook := logtest.NewNullLogger()
 	l := findingLog{log: log}
 	l.report([]calc.Finding{{Namespace: "default", Name: "echo", Reason: calc.ReasonAddressNotOnHost, Field: "spec.addresses[1]"}})
 	l.report(nil)
 	if lines := hook.AllEntries(); len(lines) != 0 {
-		t.Errorf("%q is logged above debug", lines[0].Message)
+		t.Errorf("%q is logged above debug level", lines[0].Message)
 	}
 }
 
-// TestReadyDespiteWhatIsNoRule: a route that fails for ever is an error, told and tried again, but every rule is in effect. Rules
-// that are missing delay readiness.
+// TestReadyDespiteWhatIsNoRule: a route that keeps failing is logged and retried but does not delay Ready, because every rule
+// is in effect. Missing rules do delay it.
 func TestReadyDespiteWhatIsNoRule(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -9,25 +9,25 @@ import (
 	"time"
 )
 
-// reason is why the kernel may have to be written: a set of bits.
+// reason is a set of bits that say why the kernel may need a write.
 type reason uint8
 
 const (
-	// objects have changed.
+	// objects: the source has new objects.
 	objects reason = 1 << iota
-	// host: links, addresses, routes or rules of policy routing have changed.
+	// host: links, addresses, routes or policy routing rules changed.
 	host
-	// check: it is time to look whether somebody else wrote.
+	// check: a check for external modifications is due.
 	check
-	// resync: it is time to find out for sure.
+	// resync: a full comparison with the kernel is due.
 	resync
-	// retry: an apply failed, and it is time to try again.
+	// retry: a failed apply is due again.
 	retry
-	// listeners: programs of the host listen on other ports.
+	// listeners: the listening sockets of the host changed.
 	listeners
 )
 
-// String returns "objects,host".
+// String returns the names of the set bits, such as "objects,host".
 func (r reason) String() string {
 	var names []string
 	for bit, name := range []string{"objects", "host", "check", "resync", "retry", "listeners"} {
@@ -38,14 +38,14 @@ func (r reason) String() string {
 	return strings.Join(names, ",")
 }
 
-// event is what happened since the worker looked last.
+// event collects the reasons since the worker last took them.
 type event struct {
 	reasons reason
-	// since is when the first of it did.
+	// since is the time of the first one.
 	since time.Time
 }
 
-// pending collects what happens while the worker is busy. It is safe for several goroutines.
+// pending collects events while the worker is busy. It is safe for concurrent use.
 type pending struct {
 	mu sync.Mutex
 	event
@@ -54,7 +54,7 @@ type pending struct {
 func (p *pending) add(r reason, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// A look that is due is nothing that happened.
+	// A due check is not an event.
 	if p.since.IsZero() && r != check {
 		p.since = now
 	}

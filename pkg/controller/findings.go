@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-// findingLog tells each finding once when it comes and once when it is gone.
+// findingLog logs each finding once when it appears and once when it is resolved.
 type findingLog struct {
 	log  logrus.FieldLogger
 	open map[calc.Finding]struct{}
@@ -35,13 +35,13 @@ func (l *findingLog) report(findings []calc.Finding) {
 	}
 	for f := range l.open {
 		if _, still := now[f]; !still {
-			l.log.WithField("reason", f.Reason).Log(max(levelOf(f), logrus.InfoLevel), "no longer: "+f.String())
+			l.log.WithField("reason", f.Reason).Log(max(levelOf(f), logrus.InfoLevel), "resolved: "+f.String())
 		}
 	}
 	l.open = now
 }
 
-// levelOf keeps quiet about what another gateway is to do.
+// levelOf returns the log level of a finding. It is debug if another gateway serves the address.
 func levelOf(f calc.Finding) logrus.Level {
 	if f.Elsewhere() {
 		return logrus.DebugLevel
@@ -49,7 +49,7 @@ func levelOf(f calc.Finding) logrus.Level {
 	return logrus.WarnLevel
 }
 
-// allFound are the findings of what was computed, and of what of it is refused.
+// allFound returns the findings of the calculation and those for refused rules.
 func (c *Controller) allFound() []calc.Finding {
 	refusals := c.quarantine.Refusals()
 	if len(refusals) == 0 {
@@ -58,13 +58,13 @@ func (c *Controller) allFound() []calc.Finding {
 	all := slices.Clip(c.found)
 	for _, r := range refusals {
 		namespace, name, _ := strings.Cut(r.Owner, "/")
-		what := "is refused"
+		what := "were refused"
 		if r.Suspected {
-			what = "is held back, as it is not known yet which of many is refused"
+			what = "are withheld until it is known which Mapping's rules are refused"
 		}
 		all = append(all, calc.Finding{
 			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: calc.ReasonRuleRefused, Field: "spec",
-			Message: fmt.Sprintf("what it asks for with IPv%d addresses %s, and will be tried again: %s", r.Family, what, r.Why),
+			Message: fmt.Sprintf("its rules for IPv%d %s, will retry: %s", r.Family, what, r.Why),
 		})
 	}
 	return all

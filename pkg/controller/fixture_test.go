@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// fakeSource counts how often it changed, and notes what of that the last Snapshot had.
+// fakeSource counts its changes and records the version that the last Snapshot contained.
 type fakeSource struct {
 	synced        atomic.Bool
 	version, seen atomic.Int64
@@ -35,7 +35,7 @@ func (s *fakeSource) Snapshot() calc.Snapshot {
 	return calc.Snapshot{}
 }
 
-// fakeHost counts how often it is observed.
+// fakeHost counts its observations.
 type fakeHost struct {
 	mu           sync.Mutex
 	observations int
@@ -86,19 +86,19 @@ func (h *fakeHost) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// fakeDataplane notes what the worker asks for; each apply takes a second and fails as long as fail says so.
+// fakeDataplane records the worker's calls. Each apply takes a second and returns fail.
 type fakeDataplane struct {
 	mu    sync.Mutex
 	calls []string
 	fail  error
-	// inPlace is set when every rule is written, whatever else fails.
+	// inPlace says that every rule is in the kernel, even if something else failed.
 	inPlace bool
-	// checks counts looks at the kernel; harmed is what they find until the next apply.
+	// checks counts calls of Check, which return harmed until the next apply.
 	checks int
 	harmed bool
-	// written has the watch tell of a write of rules, and break off.
+	// written makes the watch report a write and then fail.
 	written chan struct{}
-	// applied, where it is set, is called at the end of each apply.
+	// applied, if set, is called at the end of each apply.
 	applied func()
 }
 
@@ -126,7 +126,7 @@ func (d *fakeDataplane) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// Guard is noted.
+// Guard records the call.
 func (d *fakeDataplane) Guard(context.Context, gateway.State) (dataplane.Result, error) {
 	d.note("guard")
 	d.mu.Lock()
@@ -139,7 +139,7 @@ func (d *fakeDataplane) Try(context.Context, gateway.State) error { return nil }
 func (d *fakeDataplane) HostChanged()                             { d.note("host changed") }
 func (d *fakeDataplane) Verify()                                  { d.note("verify") }
 
-// Check is noted by its number alone: it comes every few seconds.
+// Check only counts calls, because one comes every few seconds.
 func (d *fakeDataplane) Check() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -165,7 +165,7 @@ func (d *fakeDataplane) setInPlace(inPlace bool) {
 	d.inPlace = inPlace
 }
 
-// take returns what was asked for since the last time.
+// take returns the calls since the last take.
 func (d *fakeDataplane) take() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -183,7 +183,8 @@ type fixture struct {
 	readys atomic.Int32
 }
 
-// start runs a Controller in the test's bubble until the test ends. Options that a test changes are changed before it runs.
+// start runs a Controller in the test's synctest bubble until the test ends. The change functions adjust its Options before
+// it runs.
 func start(t *testing.T, synced bool, change ...func(*Options)) *fixture {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()

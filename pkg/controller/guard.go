@@ -12,8 +12,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-// waitForObjects returns when the Snapshot is whole, of which the source tells as of any change: to ask it now and then would
-// make each start wait for the next time. The boundary, which needs no object, is put up meanwhile, and follows the host.
+// waitForObjects blocks until the source has synced and reports whether it did before the queue shut down. It waits for the
+// source's Enqueue instead of polling, which would delay each start by a poll interval. Meanwhile it keeps up the boundary,
+// which needs no objects, and adapts it to changes of the host.
 func (c *Controller) waitForObjects(ctx context.Context) bool {
 	if c.source.HasSynced() {
 		return true
@@ -36,7 +37,7 @@ func (c *Controller) waitForObjects(ctx context.Context) bool {
 	return true
 }
 
-// guard puts up the boundary, now or in a while.
+// guard puts up the boundary and schedules the next attempt.
 func (c *Controller) guard(ctx context.Context, reasons reason) {
 	observed, err := c.Host.Observe()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestListenersAreSeenWithoutAnEvent: the kernel sends no event when a program begins to listen.
+// TestListenersAreSeenWithoutAnEvent: the kernel sends no event when a program starts to listen.
 func TestListenersAreSeenWithoutAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, true)
@@ -24,11 +24,11 @@ func TestListenersAreSeenWithoutAnEvent(t *testing.T) {
 		f.host.setListeners()
 		f.expect(t, 5*time.Second, "apply")
 		f.host.setListeners(ssh)
-		f.Enqueue() // what is about to be opened is held against what listens now
+		f.Enqueue() // an apply reads the listeners first
 		f.expect(t, 1100*time.Millisecond, "apply")
 		f.expect(t, 5*time.Second)
 		if n := f.host.observed(); n != 1 {
-			t.Errorf("the host was observed %d times, want once: the rest of it is not what changed", n)
+			t.Errorf("the host was observed %d times, want once: only listeners changed", n)
 		}
 	})
 }

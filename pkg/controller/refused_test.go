@@ -46,7 +46,7 @@ func (*served) Snapshot() calc.Snapshot {
 	return snapshot
 }
 
-// refusing is a data plane that refuses one Mapping, as long as it is told to.
+// refusing is a data plane that refuses the Mapping owner.
 type refusing struct {
 	fakeDataplane
 	owner string
@@ -75,7 +75,8 @@ func (d *refusing) refuse(state gateway.State) error {
 	return nil
 }
 
-// TestAMappingThatIsRefusedIsAFinding, holds up nobody, is told in the log, and tried again by the clock.
+// TestAMappingThatIsRefusedIsAFinding expects that a refused Mapping blocks no other, is logged once and is retried after a
+// delay.
 func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, hook := logtest.NewNullLogger()
@@ -92,7 +93,7 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- c.Run(ctx, source) }()
-		// look returns the owners that are in effect, and the findings.
+		// look returns the owners in effect and the findings.
 		look := func() (owners []string, findings []calc.Finding) {
 			synctest.Wait()
 			mu.Lock()
@@ -110,19 +111,19 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		owners, findings := look()
 		want := []calc.Finding{{
 			Namespace: "shop", Name: "bad", Condition: v1alpha1.ConditionProgrammed, Reason: calc.ReasonRuleRefused, Field: "spec",
-			Message: "what it asks for with IPv4 addresses is refused, and will be tried again: line 7: no such module refused for what it says",
+			Message: "its rules for IPv4 were refused, will retry: line 7: no such module refused for what it says",
 		}}
 		if diff := cmp.Diff(want, findings); diff != "" || !slices.Equal(owners, []string{"shop/good"}) || readys.Load() != 1 {
 			t.Errorf("ready %d times with %q in effect, findings (-want +got):\n%s", readys.Load(), owners, diff)
 		}
 		told := 0
 		for _, line := range hook.AllEntries() {
-			if strings.Contains(line.Message, "Mapping shop/bad: spec: what it asks for") {
+			if strings.Contains(line.Message, "Mapping shop/bad: spec: its rules for") {
 				told++
 			}
 		}
 		if told != 1 {
-			t.Errorf("told %d times", told)
+			t.Errorf("logged %d times, want once", told)
 		}
 		plane.take()
 		plane.mu.Lock()
@@ -130,12 +131,12 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		plane.mu.Unlock()
 		time.Sleep(50 * time.Second)
 		if calls := plane.take(); len(calls) > 0 {
-			t.Errorf("%q within a minute", calls)
+			t.Errorf("calls %q within 50 s, want none", calls)
 		}
 		time.Sleep(10 * time.Second)
 		owners, findings = look()
 		if diff := cmp.Diff([]string{"apply", "try", "apply"}, plane.take()); diff != "" || len(findings) > 0 || len(owners) != 2 {
-			t.Errorf("%q in effect, %q are found, calls (-want +got):\n%s", owners, findings, diff)
+			t.Errorf("in effect %q, findings %q, calls (-want +got):\n%s", owners, findings, diff)
 		}
 		cancel()
 		if err := <-done; err != nil {

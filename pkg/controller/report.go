@@ -19,15 +19,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// stages say where the time went from an event until the kernel had it.
+// stages are the durations of the steps from an event to the write to the kernel.
 type stages struct {
 	waited, observe, calc, apply, total time.Duration
 }
 
-// report tells what was done, and at debug level how long each part of it took.
+// report logs what was written and, at debug level, how long each stage took.
 func (c *Controller) report(taken event, applied gateway.State, result dataplane.Result, took stages) {
 	for _, repair := range result.Repaired {
-		c.Log.WithFields(logrus.Fields{"kind": repair.Kind, "missing": repair.Missing}).Warn("somebody else changed what was programmed: repaired")
+		c.Log.WithFields(logrus.Fields{"kind": repair.Kind, "missing": repair.Missing}).Warn("repaired external modification")
 	}
 	if !result.Empty() {
 		fields := logrus.Fields{
@@ -55,15 +55,15 @@ func (c *Controller) report(taken event, applied gateway.State, result dataplane
 	}).Debug("applied")
 }
 
-// maxOwners is how many Mappings a line names.
+// maxOwners is the maximum number of Mappings that a log line names.
 const maxOwners = 5
 
-// changedOwners names the Mappings of which two States differ.
+// changedOwners lists the Mappings that differ between two States.
 func changedOwners(old, current gateway.State) string {
 	changed := map[string]struct{}{}
 	addDiffering(changed, old.Forwards, current.Forwards,
 		func(a, b *gateway.Forward) int {
-			if a == b { // as most are, of States of one Calculator
+			if a == b { // common: a Calculator reuses Forwards
 				return 0
 			}
 			return a.Compare(b.Frontend)
@@ -83,7 +83,7 @@ func changedOwners(old, current gateway.State) string {
 	return strings.Join(names, ", ")
 }
 
-// addDiffering adds the owners of what is in one of two sorted lists alone, or not the same in both.
+// addDiffering adds the owners of elements that only one of two sorted lists contains, or that differ between them.
 func addDiffering[T any](changed map[string]struct{}, was, is []T, compare func(a, b T) int, same func(a, b T) bool, owner func(T) string) {
 	for len(was) > 0 && len(is) > 0 {
 		switch order := compare(was[0], is[0]); {
@@ -107,7 +107,7 @@ func addDiffering[T any](changed map[string]struct{}, was, is []T, compare func(
 	}
 }
 
-// milliseconds has three decimals.
+// milliseconds converts d, rounded to three decimals.
 func milliseconds(d time.Duration) float64 {
 	return math.Round(float64(d)/float64(time.Microsecond)) / 1000
 }

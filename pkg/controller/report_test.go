@@ -43,10 +43,10 @@ func TestChangedOwners(t *testing.T) {
 		{"equal", state(shared), state(forward("a", 80, 8080)), ""},
 		{"new", state(shared), state(shared, forward("b", 81)), "default/b"},
 		{"new, before others", state(shared), state(forward("b", 79), shared), "default/b"},
-		{"gone", state(forward("b", 79), shared, forward("c", 81)), state(shared), "default/b, default/c"},
+		{"removed", state(forward("b", 79), shared, forward("c", 81)), state(shared), "default/b, default/c"},
 		{"another endpoint", state(shared, forward("b", 81, 1)), state(shared, forward("b", 81, 2)), "default/b"},
 		{"another owner", state(forward("a", 80)), state(forward("b", 80)), "default/a, default/b"},
-		{"pods that leave", gateway.State{Egresses: []gateway.Egress{egress("a", "10.0.0.1"), egress("b", "10.0.0.2")}},
+		{"egress pods that change", gateway.State{Egresses: []gateway.Egress{egress("a", "10.0.0.1"), egress("b", "10.0.0.2")}},
 			gateway.State{Egresses: []gateway.Egress{egress("a", "10.0.0.1"), egress("b", "10.0.0.3")}}, "default/b"},
 		{"many", gateway.State{}, state(many...), "default/m0, default/m1, default/m2, default/m3, default/m4 and 4 more"},
 	} {

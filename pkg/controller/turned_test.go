@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestEachTurnIsTold while there is work and while it is quiet, so that silence means a worker that hangs.
+// TestEachTurnIsTold expects a call after each item, also when idle, so that silence means a hung worker.
 func TestEachTurnIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, false)
@@ -19,19 +19,19 @@ func TestEachTurnIsTold(t *testing.T) {
 		f.Enqueue()
 		time.Sleep(time.Minute)
 		if n := turns.Load(); n != 0 {
-			t.Errorf("told of %d turns before there was anything to do", n)
+			t.Errorf("%d turns before the source synced", n)
 		}
 		f.source.synced.Store(true)
 		f.Enqueue()
 		time.Sleep(500 * time.Millisecond)
 		if n := turns.Load(); n != 0 {
-			t.Errorf("told of %d turns in the middle of the first apply", n)
+			t.Errorf("%d turns during the first apply", n)
 		}
 		for last := int64(0); last < 50; {
 			time.Sleep(checkInterval + checkInterval/10 + time.Second)
 			now := turns.Load()
 			if now <= last {
-				t.Fatalf("no turn after the %d. for as long as a check and an apply take", last)
+				t.Fatalf("no turn after turn %d within the time of a check and an apply", last)
 			}
 			last = now
 		}

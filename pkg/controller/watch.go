@@ -10,18 +10,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// rewatchInterval keeps a watch that fails again and again from costing anything. The checks that come by the clock see
-// the same, a little later.
+// rewatchInterval is the pause after a failed watch. It bounds the cost of a watch that fails repeatedly; periodic checks
+// find the same modifications a little later.
 const rewatchInterval = 5 * time.Second
 
-// watchRules has a check made whenever rules were written, so that nobody waits for the next one by the clock.
+// watchRules enqueues a check after each write of rules, so that a repair does not wait for the next periodic check.
 func (c *Controller) watchRules(ctx context.Context) error {
 	said := ""
 	for {
 		err := c.Dataplane.Watch(ctx, func() { c.enqueue(check) })
 		if err != nil && err.Error() != said {
 			said = err.Error()
-			c.Log.WithError(err).Warn("the watch on who writes rules broke off; it is set up again, and looks go on")
+			c.Log.WithError(err).Warn("lost watch on rule changes, will retry")
 		}
 		select {
 		case <-ctx.Done():

@@ -205,7 +205,7 @@ func testLockHeld(ctx context.Context, t *testing.T, w *world) {
 	for port := 98; port <= 100; port++ {
 		w.apply(t, mappingYAML("odd", "locked", fmt.Sprintf(`addresses: [203.0.113.12], serviceName: echo, mode: endpoints, ports: [{port: %d, servicePort: 8080}]`, port)))
 	}
-	w.awaitLog(ctx, t, skip, "not everything could be programmed", "another program holds the lock")
+	w.awaitLog(ctx, t, skip, "failed to program everything", "another program holds the lock")
 	time.Sleep(time.Until(released))
 	if err := holder.Kill(); err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func testProgramMissing(ctx context.Context, t *testing.T, w *world) {
 	program, back := w.takeAway(ctx, t, "ip6tables-restore")
 	w.apply(t, mappingYAML("odd", "upgraded", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints, ports: [{port: 101, servicePort: 8080}]`))
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 101), nil)
-	w.awaitLog(ctx, t, skip, "not everything could be programmed", "IPv6", program)
+	w.awaitLog(ctx, t, skip, "failed to program everything", "IPv6", program)
 	back()
 	w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::12", 101), nil)
 }
@@ -268,7 +268,7 @@ func testProgramHangs(ctx context.Context, t *testing.T, w *world) {
 	change(102)
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 102), nil)
 	changed := change(103)
-	w.awaitLogFor(ctx, t, givenUp+patience, skip, "not everything could be programmed", "a program hung until", program)
+	w.awaitLogFor(ctx, t, givenUp+patience, skip, "failed to program everything", "a program hung until", program)
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 103), nil)
 	t.Logf("in effect after %v, while the program hung", time.Since(changed))
 	changed = change(104)

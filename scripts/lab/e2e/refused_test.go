@@ -75,5 +75,5 @@ func testRefusedMapping(ctx context.Context, t *testing.T, w *world) {
 	skip = len(w.daemon.Log())
 	w.apply(t, refused(`{port: 103, servicePort: 8080}`))
 	w.await(t, lab.Client, "tcp", lab.Join(four, 103), nil)
-	w.awaitLog(ctx, t, skip, "no longer: Mapping odd/refused", "RuleRefused")
+	w.awaitLog(ctx, t, skip, "resolved: Mapping odd/refused", "RuleRefused")
 }
