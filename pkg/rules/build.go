@@ -25,6 +25,7 @@ type Options struct {
 const (
 	preroutingChain  = "PREROUTING"
 	outputChain      = "OUTPUT"
+	originalChain    = "ORIGINAL"
 	uplinksChain     = "UPLINKS"
 	forwardChain     = "FORWARD"
 	leavingChain     = "LEAVING"
@@ -140,9 +141,18 @@ func (b *builder) goTo(chain string) netfilter.Target {
 	return netfilter.Target{Verb: netfilter.Goto, Chain: b.name(chain)}
 }
 
-// mangle keeps replies on the uplink that the connection came in by. The packet's mark is restored for replies alone: in
-// the other direction it would lead packets for a backend out of the uplink. Only first packets are asked for their uplink, so
-// that established ones meet as few rules with many uplinks as with one.
+// mangle keeps replies on the uplink that the connection comes in by. The packet's mark is restored for replies alone: in
+// the other direction it would lead packets for a backend out of the uplink.
+//
+// A connection has the uplink of its first packet. Flows of UDP that never pause never have another first packet, so the
+// uplink follows each of their packets: when a router in front of the host moves their path, so do the replies. TCP and SCTP
+// do not follow. They time out and connect again by the new path, and otherwise one forged segment that conntrack takes for
+// valid (any, with nf_conntrack_tcp_be_liberal) would lead the replies elsewhere. With UDP, a sender who forges the client's
+// address, port and uplink gets the replies until the client's next packet. Before, one forged packet ahead of
+// the first reply got him all replies, to the end of the flow.
+//
+// Replies meet two rules, as do first packets. Only UDP is asked for its uplink again, so that established packets of TCP meet
+// as few rules with many uplinks as with one.
 func (b *builder) mangle() {
 	restore := netfilter.Rule{
 		Direction: netfilter.Reply,
@@ -150,11 +160,15 @@ func (b *builder) mangle() {
 	}
 	rules := []netfilter.Rule{restore}
 	if len(b.state.Uplinks) > 0 {
-		rules = append(rules, netfilter.Rule{State: netfilter.New, Target: b.jump(uplinksChain)})
+		rules = []netfilter.Rule{{Direction: netfilter.Original, Target: b.goTo(originalChain)}, restore}
+		b.chain(originalChain, append(b.markEgress(),
+			netfilter.Rule{State: netfilter.New, Target: b.goTo(uplinksChain)},
+			netfilter.Rule{Protocol: gateway.UDP, Target: b.goTo(uplinksChain)},
+		)...)
 		b.chain(uplinksChain, b.markUplinks()...)
 	}
 	b.hook("PREROUTING", preroutingChain)
-	b.chain(preroutingChain, append(rules, b.markEgress()...)...)
+	b.chain(preroutingChain, rules...)
 	b.hook("OUTPUT", outputChain)
 	b.chain(outputChain, restore)
 	if b.state.ClampMSS {
@@ -166,7 +180,7 @@ func (b *builder) mangle() {
 	}
 }
 
-// markUplinks marks a connection with the uplink that its first packet comes in by.
+// markUplinks marks a connection with the uplink that the packet comes in by.
 func (b *builder) markUplinks() []netfilter.Rule {
 	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
 	for _, u := range b.state.Uplinks {

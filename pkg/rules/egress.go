@@ -51,7 +51,7 @@ func (b *builder) markEgress() []netfilter.Rule {
 		uplink, flag := b.opts.Ownership.Uplink(e.Uplink), b.opts.Ownership.Egress()
 		return netfilter.Target{Verb: netfilter.SetMark, Mark: gateway.Mark{Value: uplink.Value | flag.Value, Mask: uplink.Mask | flag.Mask}}
 	})...)
-	return []netfilter.Rule{{Direction: netfilter.Original, Target: b.jump(egressChain)}}
+	return []netfilter.Rule{{Target: b.jump(egressChain)}}
 }
 
 // acceptEgress lets both directions of such connections pass, whatever the host's policy.

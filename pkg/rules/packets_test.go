@@ -264,6 +264,49 @@ func TestBoundary(t *testing.T) {
 	}
 }
 
+// TestFlowsFollowTheirUplink has packets of known connections come in by another link than their first one.
+func TestFlowsFollowTheirUplink(t *testing.T) {
+	own := options.Ownership
+	for _, family := range families {
+		pod := inside(family, 20)
+		state := gateway.State{
+			Uplinks:  uplinks,
+			Forwards: []*gateway.Forward{forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53))},
+			Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 1, Sources: []netip.Addr{pod}}},
+		}
+		tracer := netfilter.NewTracer(Build(state, family, options))
+		client, backend := source(family, 0).Addr(), state.Forwards[0].Backends[0].Address
+		for _, tc := range []struct {
+			name      string
+			in        string
+			protocol  gateway.Protocol
+			direction netfilter.CTDirection
+			from, to  netip.Addr
+			// mark is the uplink that the connection had before, want the one after.
+			mark, want uint32
+		}{
+			{"UDP by another uplink", "eth2", gateway.UDP, netfilter.Original, client, backend, own.Uplink(1).Value, own.Uplink(2).Value},
+			{"UDP by the same", "eth2", gateway.UDP, netfilter.Original, client, backend, own.Uplink(2).Value, own.Uplink(2).Value},
+			{"UDP of the host itself", "eth2", gateway.UDP, netfilter.Original, client, external(family, 3), own.Uplink(1).Value, own.Uplink(2).Value},
+			{"TCP", "eth2", gateway.TCP, netfilter.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"SCTP", "eth2", gateway.SCTP, netfilter.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a reply by another uplink", "eth2", gateway.UDP, netfilter.Reply, client, pod, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a reply of the backend", "eth0", gateway.UDP, netfilter.Reply, backend, client, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a pod that leaves", "eth0", gateway.UDP, netfilter.Original, pod, client, 0, 0},
+		} {
+			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
+				p := netfilter.Packet{
+					In: tc.in, Protocol: tc.protocol, State: netfilter.Established, Direction: tc.direction, ConnMark: own.Forwarded().Value | tc.mark,
+					Source: netip.AddrPortFrom(tc.from, 40000), Destination: netip.AddrPortFrom(tc.to, 53),
+				}
+				if got := tracer.Trace(p); got.Packet.ConnMark != own.Forwarded().Value|tc.want {
+					t.Errorf("connection marked %#x, want %#x", got.Packet.ConnMark, own.Forwarded().Value|tc.want)
+				}
+			})
+		}
+	}
+}
+
 // TestForwardedOnly: what the host itself opens is left alone where the state says so, and nothing else is.
 func TestForwardedOnly(t *testing.T) {
 	for _, family := range families {

@@ -94,13 +94,13 @@ func TestCost(t *testing.T) {
 		state gateway.State
 		want  cost
 	}{
-		{"10", dense(10), cost{Chains: 17, Rules: 77, Bytes: 7500, Best: 17, Mean: "22.3", Worst: 29}},
-		{"1000", dense(1000), cost{Chains: 265, Rules: 3295, Bytes: 463789, Best: 22, Mean: "29.5", Worst: 35}},
-		{"10000", dense(10000), cost{Chains: 2515, Rules: 32545, Bytes: 4655534, Best: 21, Mean: "33.1", Worst: 39}},
-		{"10000 with all", withAll(dense(10000)), cost{Chains: 2570, Rules: 33008, Bytes: 4693822, Best: 25, Mean: "37.1", Worst: 43}},
-		{"10 in tens", tens(10), cost{Chains: 15, Rules: 48, Bytes: 3499, Best: 16, Mean: "17.0", Worst: 18}},
-		{"1000 in tens", tens(1000), cost{Chains: 45, Rules: 465, Bytes: 64413, Best: 20, Mean: "26.8", Worst: 35}},
-		{"10000 in tens", tens(10000), cost{Chains: 327, Rules: 4293, Bytes: 634370, Best: 20, Mean: "30.4", Worst: 39}},
+		{"10", dense(10), cost{Chains: 18, Rules: 79, Bytes: 7647, Best: 17, Mean: "22.3", Worst: 29}},
+		{"1000", dense(1000), cost{Chains: 266, Rules: 3297, Bytes: 463936, Best: 22, Mean: "29.5", Worst: 35}},
+		{"10000", dense(10000), cost{Chains: 2516, Rules: 32547, Bytes: 4655681, Best: 21, Mean: "33.1", Worst: 39}},
+		{"10000 with all", withAll(dense(10000)), cost{Chains: 2571, Rules: 33010, Bytes: 4693937, Best: 25, Mean: "37.1", Worst: 43}},
+		{"10 in tens", tens(10), cost{Chains: 16, Rules: 50, Bytes: 3646, Best: 16, Mean: "17.0", Worst: 18}},
+		{"1000 in tens", tens(1000), cost{Chains: 46, Rules: 467, Bytes: 64560, Best: 20, Mean: "26.8", Worst: 35}},
+		{"10000 in tens", tens(10000), cost{Chains: 328, Rules: 4295, Bytes: 634517, Best: 20, Mean: "30.4", Worst: 39}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := measure(t, tc.state)
@@ -163,12 +163,12 @@ func TestCostOfEstablishedPackets(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		uplinks int
-		// original and reply are how many rules a packet meets in either direction.
-		original, reply int
+		// original and reply are how many rules a packet of TCP meets in either direction, udp those of UDP to the pod.
+		original, udp, reply int
 	}{
-		{"one uplink", 1, 7, 5},
-		{"two uplinks", 2, 8, 5},
-		{"eight uplinks", 8, 14, 5},
+		{"one uplink", 1, 8, 9, 5},
+		{"two uplinks", 2, 9, 11, 5},
+		{"eight uplinks", 8, 15, 23, 5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			state := tens(1000)
@@ -187,6 +187,10 @@ func TestCostOfEstablishedPackets(t *testing.T) {
 			}
 			if got := tracer.Trace(p); got.Rules != tc.original || got.Verdict != netfilter.Accept || got.Packet.Mark != 0 {
 				t.Errorf("to the pod: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.original)
+			}
+			p.Protocol = gateway.UDP
+			if got := tracer.Trace(p); got.Rules != tc.udp || got.Verdict != netfilter.Accept || got.Packet.Mark != 0 {
+				t.Errorf("to the pod by UDP: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.udp)
 			}
 			p.In, p.Source, p.Destination, p.Direction = "eth0", pod, client, netfilter.Reply
 			p.Route = func(netip.Addr, uint32) string { return "eth1" }
