@@ -111,7 +111,7 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		owners, findings := look()
 		want := []calc.Finding{{
 			Namespace: "shop", Name: "bad", Condition: v1alpha1.ConditionProgrammed, Reason: calc.ReasonRuleRefused, Field: "spec",
-			Message: "its rules for IPv4 were refused, will retry: line 7: no such module refused for what it says",
+			Message: "its rules for IPv4 were refused, will retry: line 7: no such module refused as invalid",
 		}}
 		if diff := cmp.Diff(want, findings); diff != "" || !slices.Equal(owners, []string{"shop/good"}) || readys.Load() != 1 {
 			t.Errorf("ready %d times with %q in effect, findings (-want +got):\n%s", readys.Load(), owners, diff)

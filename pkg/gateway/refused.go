@@ -5,6 +5,6 @@ package gateway
 
 import "errors"
 
-// ErrRefused says that the host did not take what was written for what it says: the same again would be refused again. A
-// program that is missing, hangs or is interrupted, and a lock that is held, are about nothing in particular.
-var ErrRefused = errors.New("refused for what it says")
+// ErrRefused means that the host refused the content of a write and would refuse it again. It is not used for a program that
+// is missing, hangs or is interrupted, or for a lock that is held.
+var ErrRefused = errors.New("refused as invalid")

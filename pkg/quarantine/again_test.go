@@ -23,18 +23,18 @@ func TestTriedAgain(t *testing.T) {
 	alone := state(good)
 	for _, test := range []struct {
 		name string
-		// want is asked for from the first second on, every second.
+		// want is applied every second from the first second on.
 		want gateway.State
-		// until is how long; tries is when something was tried within it.
+		// until is the duration; tries are the expected times of tries in it.
 		until time.Duration
 		tries []time.Duration
 	}{
-		{"what stays as it is after a time that doubles", refused, 2 * time.Hour, []time.Duration{
+		{"an unchanged request is retried with a doubling delay", refused, 2 * time.Hour, []time.Duration{
 			minDelay, 3 * minDelay, 7 * minDelay, 15 * minDelay, 31 * minDelay, 63 * minDelay, 95 * minDelay,
 		}},
-		{"what changed soon", other, 5 * time.Minute, []time.Duration{soon, soon + minDelay, soon + 3*minDelay}},
-		{"another host soon", moved, time.Minute, []time.Duration{soon}},
-		{"what is gone never", alone, time.Hour, nil},
+		{"a changed request is retried soon", other, 5 * time.Minute, []time.Duration{soon, soon + minDelay, soon + 3*minDelay}},
+		{"a changed host causes an early retry", moved, time.Minute, []time.Duration{soon}},
+		{"a removed request is not retried", alone, time.Hour, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := &plane{refuses: bad("a")}
@@ -53,20 +53,20 @@ func TestTriedAgain(t *testing.T) {
 				}
 				tries = append(tries, after)
 				if !due.Equal(begin.Add(after)) {
-					t.Errorf("tried after %v, which was said to be due after %v", after, due.Sub(begin))
+					t.Errorf("tried after %v, but Due was after %v", after, due.Sub(begin))
 				}
 			}
 			if diff := cmp.Diff(test.tries, tries); diff != "" {
 				t.Errorf("tried after (-want +got):\n%s", diff)
 			}
 			if gone := test.tries == nil; gone != (len(aside(q)) == 0) || gone != q.Due().IsZero() {
-				t.Errorf("set aside at last: %q, due %v", aside(q), q.Due())
+				t.Errorf("finally set aside: %q, due %v", aside(q), q.Due())
 			}
 		})
 	}
 }
 
-// TestTaken: what is taken at last is in effect at once, and nobody is set aside.
+// TestTaken: a part that is accepted on retry takes effect in the same Apply and is no longer set aside.
 func TestTaken(t *testing.T) {
 	p := &plane{refuses: bad("a", "b")}
 	q := New(p)
@@ -87,7 +87,7 @@ func TestTaken(t *testing.T) {
 	}
 }
 
-// TestAnErrorFreesNobody: who could not be tried stays where he is.
+// TestAnErrorFreesNobody: a part stays set aside if its retry fails with another error.
 func TestAnErrorFreesNobody(t *testing.T) {
 	p := &plane{refuses: bad("a")}
 	q := New(p)
@@ -106,7 +106,7 @@ func TestAnErrorFreesNobody(t *testing.T) {
 	}
 }
 
-// TestAnErrorIsNoReasonToTry: while not even the rest can be written, nothing else is.
+// TestAnErrorIsNoReasonToTry: nothing is retried while the rest cannot be written.
 func TestAnErrorIsNoReasonToTry(t *testing.T) {
 	p := &plane{refuses: bad("a")}
 	q := New(p)

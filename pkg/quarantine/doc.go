@@ -1,14 +1,14 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package quarantine keeps a Mapping whose rules the kernel or iptables refuses from holding up all others: a table is
-// committed whole or not at all. It stands before a Dataplane, and speaks of States and of who owns what in them alone.
+// Package quarantine keeps one Mapping whose rules the kernel or iptables refuses from blocking all others, because a table
+// is committed entirely or not at all. It wraps a Dataplane and knows only States and the owners in them.
 //
-// While nothing is refused it hands on what it is given. When a write is refused for what it says, parts of the State are
-// tried, halves of halves, in chains that no packet meets, until it is known which of them are refused alone. A part is
-// what one owner asks for in one family. Those parts are set aside: the rest is programmed, and of what they had before
-// stays what they still ask for. They are tried again when they ask for something else, when what all share is another, and
-// after a time that grows.
+// While nothing is refused, it passes States through. If a write is refused as invalid, it bisects the State: it tries parts
+// in chains that no packet reaches until it knows which parts are refused on their own. A part is what one owner requests in
+// one address family. Refused parts are set aside. The rest is programmed, and a part that was in effect before keeps
+// whatever it still requests. A part is retried when its request changes, when the state that all parts share changes, and
+// after a delay that doubles.
 //
-// It is pure but for the Dataplane that it is given: it knows neither iptables nor a clock.
+// The package is pure except for the Dataplane: it knows neither iptables nor a clock.
 package quarantine

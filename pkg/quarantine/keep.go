@@ -11,7 +11,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// compose returns the state with, of what is set aside, what was in effect before and is still asked for.
+// compose returns want with each set-aside part replaced by what was in effect before and is still wanted.
 func (q *Quarantine) compose(want gateway.State) gateway.State {
 	if len(q.aside) == 0 {
 		return want
@@ -39,8 +39,8 @@ func (q *Quarantine) compose(want gateway.State) gateway.State {
 	return state
 }
 
-// keep returns what can stay in effect of a frontend, nil where nothing can: as it was before, but only for sources that
-// may connect now, and to backends that are wanted now. Who leaves may have left his address to somebody else.
+// keep returns the previous version of a Forward, limited to sources that may connect now and to backends that are wanted
+// now, or nil if there was none. It drops other backends because their addresses may belong to another pod by now.
 func (p portion) keep(now *gateway.Forward) *gateway.Forward {
 	i, found := slices.BinarySearchFunc(p.forwards, now, func(f, now *gateway.Forward) int { return f.Compare(now.Frontend) })
 	if !found {
@@ -78,7 +78,7 @@ func compareBackends(a, b gateway.Backend) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
 }
 
-// within reports whether all who could connect before may do so now. Where it is not sure it says no.
+// within reports whether every source that before allowed is allowed now. It returns false if unsure.
 func within(before, now *gateway.Forward) bool {
 	switch {
 	case before.SourcesDeny:
@@ -95,8 +95,7 @@ func within(before, now *gateway.Forward) bool {
 	})
 }
 
-// keepEgress returns what can stay in effect of it, if anything can: as it was before, but only of pods that it is asked for
-// now.
+// keepEgress returns the previous version of an Egress, limited to pods that are wanted now, and whether any pods are left.
 func (p portion) keepEgress(now gateway.Egress) (gateway.Egress, bool) {
 	i := slices.IndexFunc(p.egresses, func(e gateway.Egress) bool { return e.Address == now.Address && e.Uplink == now.Uplink })
 	if i < 0 {

@@ -17,48 +17,48 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// A part that is refused again is tried again after twice the time, between these.
+// minDelay and maxDelay bound the retry delay of a refused part, which doubles with each refusal.
 const (
 	minDelay = time.Minute
 	maxDelay = 32 * time.Minute
 )
 
-// soon is how long after a try the next one is made where there is reason to think that it ends otherwise. What changes all
-// the time and is refused all the time is to cost little.
+// soon is the minimum time between two tries of a part whose request has changed. It bounds the cost of a part that changes
+// constantly and is always refused.
 const soon = 10 * time.Second
 
-// writesAfterRefusal bounds how often an Apply writes once more with more set aside.
+// writesAfterRefusal is the maximum number of further writes in one Apply, each with more parts set aside.
 const writesAfterRefusal = 2
 
-// Dataplane brings the kernel to a State. Where it is refused something for what it says, the error is gateway.ErrRefused.
+// Dataplane programs the kernel to match a State. It returns gateway.ErrRefused if the content of a write is refused.
 type Dataplane interface {
 	Apply(ctx context.Context, state gateway.State) (dataplane.Result, error)
-	// Try finds out whether what the state asks for is refused. It changes nothing that a packet meets; what it leaves
-	// behind goes with the next Apply.
+	// Try reports whether the state would be refused. It changes nothing that a packet reaches; the next Apply removes its
+	// leftovers.
 	Try(ctx context.Context, state gateway.State) error
 }
 
-// Refusal says of whom something is set aside.
+// Refusal describes a part that is set aside.
 type Refusal struct {
 	// Owner is the Mapping, as namespace/name.
 	Owner string
-	// Family is the one that this is about, 4 or 6.
+	// Family is the address family: 4 or 6.
 	Family int
-	// Why is what was said when it was refused, on one line.
+	// Why is the error of the refusal, on one line.
 	Why string
-	// Suspected is set when it was refused together with others, and nobody knows yet whether it would be alone.
+	// Suspected means that the part was refused together with others and was not tried alone yet.
 	Suspected bool
 }
 
-// Quarantine is a Dataplane that one bad part does not hold up. It is not safe for several goroutines.
+// Quarantine wraps a Dataplane and sets refused parts aside. It is not safe for concurrent use.
 type Quarantine struct {
 	dataplane Dataplane
-	// last is what is in effect, nil where nobody knows.
+	// last is the State in effect, or nil if unknown.
 	last  *gateway.State
 	aside map[part]*refusal
 }
 
-// part is what one owner asks for in one family.
+// part identifies what one owner requests in one address family.
 type part struct {
 	owner string
 	// family is 4 or 6.
@@ -72,34 +72,36 @@ func partOf(owner string, address netip.Addr) part {
 	return part{owner, 4}
 }
 
-// compare puts the families behind one another: where nothing can be found out of one, the other is done with first.
+// compare orders parts by family and then by owner. A search therefore finishes one family before it tries the other, which
+// may fail for a reason of its own.
 func (p part) compare(o part) int {
 	return cmp.Or(cmp.Compare(p.family, o.family), strings.Compare(p.owner, o.owner))
 }
 
-// portion is what a State says of a part.
+// portion is the content of a State that belongs to one part.
 type portion struct {
 	forwards []*gateway.Forward
 	egresses []gateway.Egress
 }
 
-// refusal is a part that is set aside.
+// refusal is the record of a part that is set aside.
 type refusal struct {
-	// wanted is what was refused, among what all share; before is what was in effect until then.
+	// wanted is the refused request and shared is the rest of that State without any part. before is what the part had in
+	// effect.
 	wanted, before portion
 	shared         gateway.State
 	why            string
 	suspected      bool
-	// tried is when it was refused, and due when it is tried again, after the delay.
+	// tried is the time of the refusal, and due is the time of the next try, after delay.
 	tried, due time.Time
 	delay      time.Duration
 }
 
-// New returns a Quarantine in which nobody is.
+// New returns a Quarantine with no part set aside.
 func New(d Dataplane) *Quarantine { return &Quarantine{dataplane: d, aside: map[part]*refusal{}} }
 
-// Apply brings the kernel to the state, but for what is refused, and returns what was applied and what was written. The error
-// is about all that is no single part's fault.
+// Apply programs want except for refused parts. It returns the State that was applied and what was written. The error covers
+// everything that is not the fault of a single part.
 func (q *Quarantine) Apply(ctx context.Context, now time.Time, want gateway.State) (gateway.State, dataplane.Result, error) {
 	portions := q.review(want)
 	applied := q.compose(want)
@@ -121,14 +123,14 @@ func (q *Quarantine) Apply(ctx context.Context, now time.Time, want gateway.Stat
 	return applied, result, err
 }
 
-// note remembers what is in effect.
+// note records the State in effect.
 func (q *Quarantine) note(applied gateway.State, result dataplane.Result) {
 	if result.InPlace {
 		q.last = &applied
 	}
 }
 
-// Refusals says what is set aside, sorted by owner and family.
+// Refusals returns the parts that are set aside, sorted by owner and family.
 func (q *Quarantine) Refusals() []Refusal {
 	var all []Refusal
 	for p, r := range q.aside {
@@ -140,7 +142,7 @@ func (q *Quarantine) Refusals() []Refusal {
 	return all
 }
 
-// Due is when the next Apply tries again what is set aside; it is zero where nothing is.
+// Due returns the time of the next retry, or the zero time if nothing is set aside.
 func (q *Quarantine) Due() time.Time {
 	var first time.Time
 	for _, r := range q.aside {
@@ -151,8 +153,8 @@ func (q *Quarantine) Due() time.Time {
 	return first
 }
 
-// review forgets what nobody asks for any more, and sees to it that what is asked for otherwise is tried soon. It returns what
-// is asked for of that which is set aside.
+// review drops parts that are no longer requested and schedules an early retry for parts whose request or shared state has
+// changed. It returns the current request of each part that is set aside.
 func (q *Quarantine) review(want gateway.State) map[part]portion {
 	if len(q.aside) == 0 {
 		return nil
@@ -172,9 +174,9 @@ func (q *Quarantine) review(want gateway.State) map[part]portion {
 	return portions
 }
 
-// retry tries what is set aside and due, and reports whether it did: then another Apply has to follow.
+// retry tries the parts that are due and reports whether it did. If so, another Apply must follow.
 func (q *Quarantine) retry(ctx context.Context, now time.Time, want gateway.State, portions map[part]portion) bool {
-	// Those of whom it is not known are not to wait again for those of whom it is.
+	// Try suspected parts first, so that tries spent on parts known to be bad do not delay them again.
 	var suspected, sure []part
 	for p, r := range q.aside {
 		switch {
@@ -203,28 +205,28 @@ func (q *Quarantine) retry(ctx context.Context, now time.Time, want gateway.Stat
 	return tried
 }
 
-// again takes what came of another try.
+// again records the result of a retry.
 func (r *refusal) again(now time.Time, wanted portion, shared gateway.State, s *search, p part) {
 	r.tried, r.wanted, r.shared = now, wanted, shared
 	r.delay = min(max(2*r.delay, minDelay), maxDelay)
 	why, refused := s.refused[p]
 	if !refused || s.suspected[p] {
-		r.delay = minDelay // nothing new is known
+		r.delay = minDelay // the retry was inconclusive
 	} else {
 		r.why, r.suspected = why, false
 	}
 	r.due = now.Add(r.delay)
 }
 
-// blame finds out whose part is refused and sets it aside. It returns false where nobody's is: then it is about what all
-// share, about all together, or about something that passes.
+// blame finds the refused parts and sets them aside. It returns false if there are none: the cause is then shared state, a
+// combination of parts, or something temporary.
 func (q *Quarantine) blame(ctx context.Context, now time.Time, want gateway.State) bool {
 	portions := portionsOf(want, func(p part) bool { return q.aside[p] == nil })
 	var before map[part]portion
 	if q.last != nil {
 		before = portionsOf(*q.last, func(p part) bool { _, found := portions[p]; return found })
 	}
-	// What did not change was taken once.
+	// Unchanged parts were accepted before, so search the changed ones first.
 	var changed, others []part
 	for p, wanted := range portions {
 		if reflect.DeepEqual(wanted, before[p]) {
@@ -249,7 +251,7 @@ func (q *Quarantine) blame(ctx context.Context, now time.Time, want gateway.Stat
 	return len(s.refused) > 0
 }
 
-// leaveOut takes away what was left in effect of what is set aside, and reports whether there was anything.
+// leaveOut drops what set-aside parts still have in effect and reports whether there was anything to drop.
 func (q *Quarantine) leaveOut() bool {
 	left := 0
 	for _, r := range q.aside {
@@ -259,7 +261,7 @@ func (q *Quarantine) leaveOut() bool {
 	return left > 0
 }
 
-// portionsOf takes apart what a State says of some parts.
+// portionsOf returns the content of the wanted parts.
 func portionsOf(state gateway.State, wanted func(part) bool) map[part]portion {
 	portions := map[part]portion{}
 	for _, f := range state.Forwards {
@@ -279,16 +281,16 @@ func portionsOf(state gateway.State, wanted func(part) bool) map[part]portion {
 	return portions
 }
 
-// without is what a State says of no Mapping.
+// without returns the state without any part.
 func without(state gateway.State) gateway.State {
 	state.Forwards, state.Egresses, state.Away = nil, nil, gateway.Away{}
 	return state
 }
 
-// oneLine is what a program said, without its line breaks.
+// oneLine joins the lines of an error message.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// search prepares one.
+// search returns a new search over portions.
 func (q *Quarantine) search(ctx context.Context, want gateway.State, portions map[part]portion) *search {
 	return &search{
 		left: maxTries, refused: map[part]string{}, suspected: map[part]bool{},
@@ -301,7 +303,7 @@ func (q *Quarantine) search(ctx context.Context, want gateway.State, portions ma
 	}
 }
 
-// only is the state without what others than the parts ask for.
+// only returns the state with no parts except the given ones.
 func only(state gateway.State, parts []part, portions map[part]portion) gateway.State {
 	state = without(state)
 	for _, p := range parts {

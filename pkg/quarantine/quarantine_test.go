@@ -20,11 +20,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// plane is a Dataplane that refuses what it is told to.
+// plane is a Dataplane that fails as refuses says.
 type plane struct {
-	// refuses says why a state is refused, or fails.
+	// refuses returns the error for a state.
 	refuses func(gateway.State) error
-	// tries and applies count what was asked for; state is what is in effect.
+	// tries and applies count calls; state is what is in effect.
 	tries, applies int
 	state          gateway.State
 }
@@ -43,7 +43,7 @@ func (p *plane) Try(_ context.Context, state gateway.State) error {
 	return p.refuses(state)
 }
 
-// bad refuses what any of these owners, or of their families as "a4", asks for with session affinity.
+// bad refuses Forwards with session affinity of the given owners. A mark such as "a4" limits the refusal to one family.
 func bad(marks ...string) func(gateway.State) error {
 	return func(state gateway.State) error {
 		var errs []error
@@ -72,7 +72,7 @@ const (
 	pod3   = "10.0.0.3"
 )
 
-// forward leads a port to pods, and remembers clients.
+// forward returns a Forward with session affinity to pods.
 func forward(owner, address string, port uint16, pods ...string) *gateway.Forward {
 	return &gateway.Forward{
 		Frontend: gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: gateway.TCP, Ports: gateway.Port(port)},
@@ -80,7 +80,7 @@ func forward(owner, address string, port uint16, pods ...string) *gateway.Forwar
 	}
 }
 
-// plain is a forward that nobody refuses.
+// plain returns a Forward without session affinity, which bad does not refuse.
 func plain(owner, address string, port uint16, pods ...string) *gateway.Forward {
 	f := forward(owner, address, port, pods...)
 	f.Affinity = 0
@@ -114,7 +114,7 @@ func state(forwards ...*gateway.Forward) gateway.State {
 	return gateway.State{Forwards: forwards, Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}}
 }
 
-// many are the states of n owners, without and with affinity.
+// many returns the states of n owners without and with affinity.
 func many(n int) (before, want gateway.State) {
 	for i := range n {
 		owner, port := fmt.Sprintf("many/%04d", i), uint16(1000+i)
@@ -124,7 +124,7 @@ func many(n int) (before, want gateway.State) {
 	return before, want
 }
 
-// say is what is in effect: "a 198.51.100.10:80/tcp 10.0.0.1".
+// say lists what is in effect: "a 198.51.100.10:80/tcp 10.0.0.1".
 func say(s gateway.State) []string {
 	var lines []string
 	for _, f := range s.Forwards {
@@ -139,7 +139,7 @@ func say(s gateway.State) []string {
 			line += " from " + s.String()
 		}
 		if f.SourcesDeny {
-			line += " from nobody"
+			line += " from none"
 		}
 		if f.Affinity != 0 {
 			line += " affinity"
@@ -152,7 +152,7 @@ func say(s gateway.State) []string {
 	return lines
 }
 
-// aside is who is: "a4", or "a4?" where that is not known for sure.
+// aside lists the parts that are set aside, such as "a4", with "?" if only suspected.
 func aside(q *Quarantine) []string {
 	var all []string
 	for _, r := range q.Refusals() {
@@ -185,7 +185,7 @@ func TestWhoIsSetAside(t *testing.T) {
 		before, want gateway.State
 		refuses      func(gateway.State) error
 		aside        []string
-		inEffect     []string // not compared where it is nil
+		inEffect     []string // not compared if nil
 		tries        int
 		applies      int
 		err          error
@@ -195,15 +195,15 @@ func TestWhoIsSetAside(t *testing.T) {
 			nil, []string{"good 198.51.100.10:80/tcp 10.0.0.1", "a 198.51.100.10:81/tcp 10.0.0.1 affinity"}, 0, 1, nil,
 		},
 		{
-			"a Mapping that comes", state(good), state(good, forward("a", v4, 81, pod1)), bad("a"),
+			"a new Mapping", state(good), state(good, forward("a", v4, 81, pod1)), bad("a"),
 			[]string{"a4"}, []string{"good 198.51.100.10:80/tcp 10.0.0.1"}, 2, 2, nil,
 		},
 		{
-			"what it had stays", state(good, plain("a", v4, 81, pod1)), state(good, forward("a", v4, 81, pod1)), bad("a"),
+			"the previous version stays", state(good, plain("a", v4, 81, pod1)), state(good, forward("a", v4, 81, pod1)), bad("a"),
 			[]string{"a4"}, []string{"good 198.51.100.10:80/tcp 10.0.0.1", "a 198.51.100.10:81/tcp 10.0.0.1"}, 2, 2, nil,
 		},
 		{
-			"others come, change and go", state(good, plain("b", v4, 82, pod1), plain("c", v4, 83, pod1)),
+			"others are added, changed and removed", state(good, plain("b", v4, 82, pod1), plain("c", v4, 83, pod1)),
 			state(good, forward("a", v4, 81, pod1), plain("b", v4, 82, pod2), plain("d", v4, 84, pod1)), bad("a"), []string{"a4"},
 			[]string{"good 198.51.100.10:80/tcp 10.0.0.1", "b 198.51.100.10:82/tcp 10.0.0.2", "d 198.51.100.10:84/tcp 10.0.0.1"}, 4, 2, nil,
 		},
@@ -223,15 +223,15 @@ func TestWhoIsSetAside(t *testing.T) {
 			[]string{"many/00014", "many/05004", "many/09984"}, nil, 46, 2, nil,
 		},
 		{
-			"one that had been taken", state(forward("a", v4, 81, pod1), good), state(forward("a", v4, 81, pod1), plain("good", v4, 80, pod2)), bad("a"),
+			"one that was accepted before", state(forward("a", v4, 81, pod1), good), state(forward("a", v4, 81, pod1), plain("good", v4, 80, pod2)), bad("a"),
 			[]string{"a4"}, []string{"good 198.51.100.10:80/tcp 10.0.0.2"}, 4, 3, nil,
 		},
-		{"nobody alone", state(good), state(good, plain("a", v4, 81, pod1), plain("b", v4, 82, pod1)), together, nil, nil, 5, 1, gateway.ErrRefused},
+		{"two parts that are refused only together", state(good), state(good, plain("a", v4, 81, pod1), plain("b", v4, 82, pod1)), together, nil, nil, 5, 1, gateway.ErrRefused},
 		{
-			"what all share", state(good), state(good, forward("a", v4, 81, pod1)), func(gateway.State) error { return gateway.ErrRefused },
+			"shared state", state(good), state(good, forward("a", v4, 81, pod1)), func(gateway.State) error { return gateway.ErrRefused },
 			nil, nil, 4, 1, gateway.ErrRefused,
 		},
-		{"no refusal", state(good), state(good, forward("a", v4, 81, pod1)), func(gateway.State) error { return locked }, nil, nil, 0, 1, locked},
+		{"an error that is no refusal", state(good), state(good, forward("a", v4, 81, pod1)), func(gateway.State) error { return locked }, nil, nil, 0, 1, locked},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := &plane{refuses: never}
@@ -254,22 +254,22 @@ func TestWhoIsSetAside(t *testing.T) {
 			}
 			if err == nil {
 				if diff := cmp.Diff(say(applied), say(p.state)); diff != "" || len(applied.Forwards) == 0 {
-					t.Errorf("said to be applied (-said +is):\n%s", diff)
+					t.Errorf("applied (-returned +in effect):\n%s", diff)
 				}
 			}
 			if p.tries != test.tries || p.applies != test.applies || result.Sets != test.applies {
-				t.Errorf("%d tries and %d applies, of which the result has %d; want %d and %d", p.tries, p.applies, result.Sets, test.tries, test.applies)
+				t.Errorf("%d tries and %d applies, %d of them in the result; want %d and %d", p.tries, p.applies, result.Sets, test.tries, test.applies)
 			}
 			for _, r := range q.Refusals() {
-				if !strings.Contains(r.Why, "refused for what it says") || !strings.Contains(r.Why, r.Owner) || strings.Contains(r.Why, "\n") {
-					t.Errorf("%s is refused, because %q", r.Owner, r.Why)
+				if !strings.Contains(r.Why, "refused as invalid") || !strings.Contains(r.Why, r.Owner) || strings.Contains(r.Why, "\n") {
+					t.Errorf("%s is refused with %q", r.Owner, r.Why)
 				}
 			}
 		})
 	}
 }
 
-// Who leaves what it has in effect must not go on exposing what is not to be exposed any more.
+// TestWhatStays: what a set-aside part keeps in effect must not expose anything that is no longer requested.
 func TestWhatStays(t *testing.T) {
 	a := plain("a", v4, 80, pod1, pod2)
 	for _, test := range []struct {
@@ -277,42 +277,42 @@ func TestWhatStays(t *testing.T) {
 		before, want gateway.State
 		inEffect     []string
 	}{
-		{"all that is still asked for", state(a), state(forward("a", v4, 80, pod1, pod2)), []string{"a 198.51.100.10:80/tcp 10.0.0.1 10.0.0.2"}},
-		{"no endpoint that went, none that came", state(a), state(forward("a", v4, 80, pod2, pod3)), []string{"a 198.51.100.10:80/tcp 10.0.0.2"}},
-		{"no endpoint: refused", state(a), state(forward("a", v4, 80, pod3)), []string{"a 198.51.100.10:80/tcp"}},
+		{"everything that is still requested", state(a), state(forward("a", v4, 80, pod1, pod2)), []string{"a 198.51.100.10:80/tcp 10.0.0.1 10.0.0.2"}},
+		{"no removed endpoint and no new one", state(a), state(forward("a", v4, 80, pod2, pod3)), []string{"a 198.51.100.10:80/tcp 10.0.0.2"}},
+		{"a Forward without endpoints rejects", state(a), state(forward("a", v4, 80, pod3)), []string{"a 198.51.100.10:80/tcp"}},
 		{
 			"an endpoint that drains", state(with(a, func(f *gateway.Forward) { f.Draining = backends(pod3) })),
 			state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.Draining = backends(pod2, pod3) })),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 (10.0.0.2) (10.0.0.3)"},
 		},
-		{"no port that is not asked for", state(a), state(forward("a", v4, 81, pod1)), nil},
+		{"no port that is no longer requested", state(a), state(forward("a", v4, 81, pod1)), nil},
 		{
-			"no port that is another's now", state(a), state(plain("b", v4, 80, pod3), forward("a", v4, 81, pod1)),
+			"no port that another Mapping has now", state(a), state(plain("b", v4, 80, pod3), forward("a", v4, 81, pod1)),
 			[]string{"b 198.51.100.10:80/tcp 10.0.0.3"},
 		},
 		{
-			"sources from before that may still connect", state(with(a, from("10.0.0.0/24"))), state(with(forward("a", v4, 80, pod1), from("10.0.0.0/16", "192.0.2.0/24"))),
+			"previous sources that may still connect", state(with(a, from("10.0.0.0/24"))), state(with(forward("a", v4, 80, pod1), from("10.0.0.0/16", "192.0.2.0/24"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 10.0.0.0/24"},
 		},
 		{
-			"sources that were taken away do not", state(with(a, from("10.0.0.0/24", "192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
+			"no source that was removed", state(with(a, from("10.0.0.0/24", "192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/24"},
 		},
 		{
-			"not everyone any more", state(a), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
+			"no longer every source", state(a), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/24"},
 		},
 		{
-			"a part of the sources", state(with(a, from("192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/25"))),
+			"sources that were narrowed", state(with(a, from("192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/25"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/25"},
 		},
 		{
-			"nobody any more", state(a), state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })),
-			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from nobody"},
+			"no source is allowed any more", state(a), state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from none"},
 		},
 		{
-			"nobody yet", state(with(a, func(f *gateway.Forward) { f.SourcesDeny = true })), state(forward("a", v4, 80, pod1)),
-			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from nobody"},
+			"no source was allowed yet", state(with(a, func(f *gateway.Forward) { f.SourcesDeny = true })), state(forward("a", v4, 80, pod1)),
+			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from none"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -330,7 +330,7 @@ func TestWhatStays(t *testing.T) {
 	}
 }
 
-// Of what stays, an endpoint that flaps comes back, and pods leave with the external address that they had.
+// TestWhatStaysFollows: a kept Forward regains an endpoint that flaps, and kept egress pods keep their external address.
 func TestWhatStaysFollows(t *testing.T) {
 	egress := func(pods ...string) gateway.Egress {
 		e := gateway.Egress{Address: netip.MustParseAddr(v4), Uplink: 1, Owner: "a"}
@@ -361,7 +361,7 @@ func TestWhatStaysFollows(t *testing.T) {
 	}
 }
 
-// When even what stays is refused, nothing stays.
+// TestWhatStaysIsLeftOutWhereItIsRefused: if the kept version is refused too, it is dropped.
 func TestWhatStaysIsLeftOutWhereItIsRefused(t *testing.T) {
 	p := &plane{refuses: never}
 	q := New(p)

@@ -9,25 +9,26 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// maxTries bounds a search: one part among ten thousand takes some twenty tries, of which each is a run of iptables-restore
-// a family. Beyond it all that was refused together stays together, until it is tried again.
+// maxTries is the maximum number of tries in one search. Finding one part among ten thousand takes about twenty, each of
+// which runs iptables-restore once per family. Parts that are still undecided at the limit stay suspected until the next
+// search.
 const maxTries = 64
 
-// search finds out which of many parts are refused.
+// search finds out which parts are refused.
 type search struct {
-	// ask finds out whether parts are refused when they stand alone.
+	// ask tries parts without any others and returns the error.
 	ask func([]part) error
-	// left is how many tries may be made.
+	// left is the number of remaining tries.
 	left int
-	// refused says why, of those that are; suspected are those of them that nobody asked about alone.
+	// refused maps each refused part to the error. suspected are those that were never tried alone.
 	refused   map[part]string
 	suspected map[part]bool
-	// err is why nothing more can be found out.
+	// err is the error that stopped the search.
 	err error
 }
 
-// find looks for those of the parts that are refused, unless that is nobody's fault: when even what asks for
-// nothing is refused. What else may be wrong then, with the other family for example, is told by the next try.
+// find searches parts for refused ones. It blames none if the shared state alone is refused. Other problems, such as those of
+// the other family, show up in the next try.
 func (s *search) find(parts []part) {
 	err := s.once(parts)
 	if err == nil {
@@ -40,14 +41,14 @@ func (s *search) find(parts []part) {
 	s.narrow(parts, err)
 }
 
-// try asks about parts, and about fewer of them where they are refused.
+// try tries all parts at once and bisects them if they are refused.
 func (s *search) try(parts []part) {
 	if err := s.once(parts); err != nil {
 		s.narrow(parts, err)
 	}
 }
 
-// narrow finds out of which of the parts it is the fault that all together are refused.
+// narrow finds the refused parts among parts that were refused together.
 func (s *search) narrow(parts []part, err error) {
 	if len(parts) == 1 || s.left <= 0 {
 		for _, p := range parts {
@@ -61,7 +62,7 @@ func (s *search) narrow(parts []part, err error) {
 	if s.err != nil {
 		return
 	}
-	// Where it is not in the first half it is in the second, but nobody is blamed for what he was not asked about alone.
+	// If the first half is good, the fault is in the second half. A single part is still tried alone before it is blamed.
 	if rest := parts[half:]; len(s.refused) == before && len(rest) > 1 {
 		s.narrow(rest, err)
 	} else {
@@ -69,7 +70,7 @@ func (s *search) narrow(parts []part, err error) {
 	}
 }
 
-// once asks about the parts, and returns how they are refused. Where nothing can be found out, they are not.
+// once tries the parts and returns the error if they are refused. It returns nil if the search has failed.
 func (s *search) once(parts []part) error {
 	if s.err == nil {
 		s.left--
@@ -82,7 +83,7 @@ func (s *search) once(parts []part) error {
 	return nil
 }
 
-// holds reports whether a part that was asked about is not known to be taken.
+// holds reports whether a part must stay set aside: it was refused, or the search failed before it could be accepted.
 func (s *search) holds(p part) bool {
 	_, refused := s.refused[p]
 	return refused || s.err != nil

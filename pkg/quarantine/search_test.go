@@ -14,7 +14,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// When all are refused, as where the kernel lacks a module that all need, a search ends all the same, and the next ones end it.
+// TestTriesAreBounded: if all parts are refused, for example because a kernel module is missing, a search stops at the limit
+// and later searches finish the work.
 func TestTriesAreBounded(t *testing.T) {
 	const n, good = 300, 7
 	before, want := many(n)
@@ -36,28 +37,28 @@ func TestTriesAreBounded(t *testing.T) {
 		if _, _, err := q.Apply(t.Context(), now, want); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.tries - tries; got > 2*(maxTries+9) { // 9 halves stand over when no more may be made
+		if got := p.tries - tries; got > 2*(maxTries+9) { // 9 halves may be pending at the limit
 			t.Fatalf("%d tries in one Apply", got)
 		}
 		if len(p.state.Forwards) != n {
-			t.Fatalf("%d are in effect, as they were before or as they should be; want %d", len(p.state.Forwards), n)
+			t.Fatalf("%d Forwards in effect, old or new; want %d", len(p.state.Forwards), n)
 		}
 		searches++
 		if !slices.ContainsFunc(q.Refusals(), func(r Refusal) bool { return r.Suspected }) {
 			break
 		}
-		if searches > 20 { // who is known to be at fault does not hold up those who are not
-			t.Fatalf("%d are still suspected after %d searches", len(q.aside), searches)
+		if searches > 20 { // parts known to be bad do not delay suspected ones
+			t.Fatalf("%d parts still set aside after %d searches", len(q.aside), searches)
 		}
 		now = q.Due()
 	}
 	if len(q.aside) != len(marks) {
 		t.Errorf("%d are set aside, want %d", len(q.aside), len(marks))
 	}
-	t.Logf("%d of %d told apart by %d searches with %d tries in %v", len(marks), n, searches, p.tries, now.Sub(begin))
+	t.Logf("found %d of %d in %d searches with %d tries within %v", len(marks), n, searches, p.tries, now.Sub(begin))
 }
 
-// A search that is interrupted, or cannot go on, blames nobody whom it does not know to be at fault.
+// TestASearchThatCannotGoOn: an interrupted search blames only parts that were refused alone.
 func TestASearchThatCannotGoOn(t *testing.T) {
 	_, want := many(100)
 	for _, test := range []struct {
@@ -66,8 +67,8 @@ func TestASearchThatCannotGoOn(t *testing.T) {
 		aside []string
 	}{
 		{"at once", 0, nil},
-		{"before anybody is found", 5, nil},
-		{"after the first one", 14, []string{"many/00104"}},
+		{"before the first part is found", 5, nil},
+		{"after the first part is found", 14, []string{"many/00104"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			locked := errors.New("locked")
@@ -85,7 +86,7 @@ func TestASearchThatCannotGoOn(t *testing.T) {
 				t.Error("no error")
 			}
 			if p.tries > max(test.after, 1)+1 {
-				t.Errorf("%d tries, of which those after %d found out nothing", p.tries, test.after)
+				t.Errorf("%d tries, want none after the failure at %d", p.tries, test.after)
 			}
 			if diff := cmp.Diff(test.aside, aside(q)); diff != "" {
 				t.Errorf("set aside (-want +got):\n%s", diff)
