@@ -3,16 +3,15 @@
 
 //go:build linux
 
-// Package hold keeps connection tracking and address translation switched on in the kernel while smartnatd runs.
+// Package hold keeps connection tracking and NAT active in the kernel while smartnatd runs.
 //
-// The kernel does both only while some rule asks for them. Who removes all rules switches them off, and what established
-// connections send until ours are back is neither known nor translated: the host takes it for its own, and ends them with a
-// reset. So somebody has to go on asking whom `nft flush ruleset` does not reach: a table of nf_tables that has an owner
-// (NFT_TABLE_F_OWNER, Linux 5.12) is left to the socket that made it, and goes with it, however the process ends. Who starts
-// smartnatd again may keep the socket meanwhile, as systemd does, and hand it on to the next process. One that stays by itself
-// (NFT_TABLE_F_PERSIST, Linux 6.9) has no owner from then on, and nft_flush of the kernel passes over nothing but what has: it
-// would outlive the flush of iptables' tables, and not `nft flush ruleset`.
+// The kernel runs both only while some rule needs them. If another program removes all rules, they stop: packets of
+// established connections are no longer translated until the rules are back, so the host treats them as its own and resets
+// the connections. Rules that `nft flush ruleset` does not remove prevent this. A table of nf_tables with an owner
+// (NFT_TABLE_F_OWNER, Linux 5.12) belongs to the socket that created it and disappears with that socket, however the process
+// ends. systemd can keep the socket across a restart and pass it to the next process. A persistent table
+// (NFT_TABLE_F_PERSIST, Linux 6.9) is no alternative: once its owner has exited, `nft flush ruleset` removes it.
 //
-// It writes this one table, and reads of it whose it is. It never knows a rule that does something to a packet, nor which program
-// writes those: iptables-legacy is served as well.
+// The package writes only this table and reads only its owner. It holds no rule that affects packets and works with
+// iptables-legacy as well.
 package hold

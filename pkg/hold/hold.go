@@ -17,17 +17,18 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// A process that was killed lets go of its table a moment later than of the lock that its successor waits for.
+// releaseTimeout is how long Take waits for the table of a killed predecessor, which disappears a moment after its lock is
+// released.
 const (
 	releaseTimeout = time.Second
 	releasePoll    = 10 * time.Millisecond
 )
 
-// answerTimeout is for an answer that is there once the kernel has taken what was sent.
+// answerTimeout bounds the wait for an answer of the kernel, which is ready once it has processed the request.
 const answerTimeout = 5 * time.Second
 
-// Take switches connection tracking and translation on, for IPv6 too where that is asked for, until the socket is closed by all who
-// have it, which the end of a process does. It fails where the kernel has no such tables.
+// Take activates connection tracking and NAT for IPv4, and for IPv6 if requested. They stay active until every process that
+// holds the returned socket has closed it or exited. Take fails if the kernel lacks tables with an owner.
 func Take(own gateway.Ownership, ipv6 bool) (*netlink.Conn, error) {
 	messages, err := batch(Table(own), family(ipv6))
 	if err != nil {
@@ -38,32 +39,32 @@ func Take(own gateway.Ownership, ipv6 bool) (*netlink.Conn, error) {
 		switch {
 		case err == nil:
 			return conn, nil
-		// What the kernel says of a table that is another's, and of who may not write at all.
+		// EPERM means that another socket owns the table, or that this process lacks the privilege.
 		case !errors.Is(err, unix.EPERM), time.Now().After(deadline):
-			return nil, fmt.Errorf("making the table %s of nf_tables, with an owner (Linux 5.12): %w", Table(own), err)
+			return nil, fmt.Errorf("creating the nf_tables table %s with an owner (needs Linux 5.12): %w", Table(own), err)
 		}
 	}
 }
 
-// Owns tells what is wrong where a socket, kept of a process that went, does not hold what Take would: because it holds it for
-// other families, say, or in another network namespace.
+// Owns returns an error unless socket, which a previous process left, owns the table that Take would create. It may own one
+// for other families or in another network namespace.
 func Owns(socket *os.File, own gateway.Ownership, ipv6 bool) error {
 	table := Table(own)
 	owner, err := ownerOf(table, family(ipv6))
 	if err != nil {
-		return fmt.Errorf("asking for the owner of the table %s of nf_tables: %w", table, err)
+		return fmt.Errorf("reading the owner of the nf_tables table %s: %w", table, err)
 	}
 	port, err := portOf(socket)
 	if err != nil {
 		return fmt.Errorf("reading the address of the socket %s: %w", socket.Name(), err)
 	}
 	if port != owner {
-		return fmt.Errorf("the table %s of nf_tables is not that socket's: its owner is port %d of netlink, not %d", table, owner, port)
+		return fmt.Errorf("the nf_tables table %s belongs to another socket: its owner is netlink port %d, not %d", table, owner, port)
 	}
 	return nil
 }
 
-// Table is the name of ours.
+// Table returns the name of the table.
 func Table(own gateway.Ownership) string { return own.SetPrefix + "hold" }
 
 func family(ipv6 bool) uint8 {
@@ -73,7 +74,7 @@ func family(ipv6 bool) uint8 {
 	return unix.NFPROTO_IPV4
 }
 
-// send returns the socket that the batch was written by.
+// send sends a batch and returns the socket that it used.
 func send(messages []netlink.Message) (*netlink.Conn, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -92,11 +93,11 @@ func exchange(conn *netlink.Conn, messages []netlink.Message) error {
 	if err := conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return err
 	}
-	_, err := conn.Receive() // that the last one was done, or which one failed first
+	_, err := conn.Receive() // the acknowledgement of the last message, or the first error
 	return err
 }
 
-// ownerOf is the port of the socket that owns a table; 0 when none does.
+// ownerOf returns the netlink port of the socket that owns a table, or 0 if the table has no owner.
 func ownerOf(table string, family uint8) (port uint32, err error) {
 	question, err := tableQuestion(table, family)
 	if err != nil {
@@ -117,7 +118,7 @@ func ownerOf(table string, family uint8) (port uint32, err error) {
 	return readOwner(answers)
 }
 
-// portOf is the address of a socket (netlink(7), nl_pid).
+// portOf returns the netlink port of a socket (netlink(7), nl_pid).
 func portOf(socket *os.File) (uint32, error) {
 	raw, err := socket.SyscallConn()
 	if err != nil {
@@ -131,5 +132,5 @@ func portOf(socket *os.File) (uint32, error) {
 	if address, ok := address.(*unix.SockaddrNetlink); ok {
 		return address.Pid, nil
 	}
-	return 0, fmt.Errorf("it is a %T, not of netlink", address)
+	return 0, fmt.Errorf("%T is not a netlink address", address)
 }

@@ -25,30 +25,30 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// gap is how long there are no rules: longer than smartnatd takes to put its own back.
+// gap is the time without rules, longer than smartnatd takes to restore them.
 const gap = 300 * time.Millisecond
 
-// everything is what a flush of all tables of iptables is, by both back ends.
+// everything flushes all iptables tables of both back ends.
 const everything = `for program in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do
 	for table in mangle filter nat; do $program -t $table -F; $program -t $table -X; done
 done`
 
-// In both families, a session that is translated lives through having no rules at all while it talks, and only because of
-// the table: that of a process that runs, or whose socket was kept.
+// TestSessionsLiveWithoutRules: in both families, a translated session that keeps sending survives the removal of all rules
+// only if a running process or a kept socket holds the table.
 func TestSessionsLiveWithoutRules(t *testing.T) {
 	for _, tc := range []struct{ name, backend, flush string }{
 		{"nft flush ruleset", "nft", "nft flush ruleset"},
 		{"all tables of nft flushed", "nft", everything},
 		{"all tables of legacy flushed", "legacy", everything},
 	} {
-		for _, holder := range []string{"smartnatd", "who keeps its socket", "nobody"} {
+		for _, holder := range []string{"smartnatd", "a kept socket", "no process"} {
 			t.Run(tc.name+", held by "+holder, func(t *testing.T) {
 				newGateway(t)
-				held := holder != "nobody"
+				held := holder != "no process"
 				switch holder {
 				case "smartnatd":
 					take(t, true)
-				case "who keeps its socket":
+				case "a kept socket":
 					keep(t, take(t, true))
 				}
 				rules := translation(tc.backend)
@@ -61,7 +61,7 @@ func TestSessionsLiveWithoutRules(t *testing.T) {
 				}
 				shell(t, tc.flush)
 				if left := shell(t, "iptables-"+tc.backend+"-save; ip6tables-"+tc.backend+"-save"); strings.Contains(left, "\n-A ") {
-					t.Fatalf("what was to flush left:\n%s", left)
+					t.Fatalf("the flush left rules:\n%s", left)
 				}
 				for _, session := range sessions {
 					err := talk(session, gap)
@@ -80,7 +80,7 @@ func TestSessionsLiveWithoutRules(t *testing.T) {
 	}
 }
 
-// Nobody else can remove the table, and the kernel does once who made it has gone.
+// TestTheTableIsItsOwners: other processes cannot remove the table, and the kernel removes it when its owner exits.
 func TestTheTableIsItsOwners(t *testing.T) {
 	for _, tc := range []struct {
 		ipv6 bool
@@ -93,24 +93,24 @@ func TestTheTableIsItsOwners(t *testing.T) {
 		testenv.NewNetNS(t)
 		held := take(t, tc.ipv6)
 		for _, script := range []string{"nft flush ruleset", "nft delete " + tc.want, "nft flush " + tc.want, "nft delete chain " + strings.TrimPrefix(tc.want, "table ") + "nat"} {
-			_ = exec.Command("sh", "-c", script).Run() // The first one succeeds, and passes over it.
+			_ = exec.Command("sh", "-c", script).Run() // only the first one succeeds, without touching the table
 			if got := shell(t, "nft list tables"); got != tc.want {
-				t.Fatalf("IPv6 %t: after %q there is %q, want %q", tc.ipv6, script, got, tc.want)
+				t.Fatalf("IPv6 %t: after %q the tables are %q, want %q", tc.ipv6, script, got, tc.want)
 			}
 		}
 		if listed := shell(t, "nft list ruleset"); !strings.Contains(listed, "type nat hook input") || !strings.Contains(listed, "ct direction original") {
-			t.Errorf("IPv6 %t: nft lists:\n%s", tc.ipv6, listed)
+			t.Errorf("IPv6 %t: nft does not list the chains as expected:\n%s", tc.ipv6, listed)
 		}
 		if err := held.Close(); err != nil {
 			t.Error(err)
 		}
 		if left := shell(t, "nft list tables"); left != "" {
-			t.Errorf("IPv6 %t: after the end there is %q", tc.ipv6, left)
+			t.Errorf("IPv6 %t: %q is left after Close", tc.ipv6, left)
 		}
 	}
 }
 
-// Who follows on a process that was killed may come before that one's table has gone.
+// TestTakeWaitsForWhoWasBefore: a new process may start before the table of its killed predecessor is gone.
 func TestTakeWaitsForWhoWasBefore(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
@@ -119,7 +119,7 @@ func TestTakeWaitsForWhoWasBefore(t *testing.T) {
 	take(t, true)
 }
 
-// A table of that name that somebody made is his: it stays as it is, and there is none of ours.
+// TestTakeLeavesTheTableOfAnother: Take fails and changes nothing if another program created a table of that name.
 func TestTakeLeavesTheTableOfAnother(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
@@ -129,11 +129,12 @@ func TestTakeLeavesTheTableOfAnother(t *testing.T) {
 		t.Errorf("err = %v, want %v", err, unix.EEXIST)
 	}
 	if after := shell(t, "nft list ruleset"); after != before {
-		t.Errorf("it was\n%sand is\n%s", before, after)
+		t.Errorf("the table changed from\n%sto\n%s", before, after)
 	}
 }
 
-// The next process owns what the last one made: there was no moment without, and it goes with the last socket.
+// TestOwns: the next process owns the table through the kept socket without a gap, and the table disappears with the last
+// socket.
 func TestOwns(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
@@ -144,20 +145,20 @@ func TestOwns(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(listed, shell(t, "nft -a list ruleset")); diff != "" {
-		t.Errorf("it is another table (-before +after):\n%s", diff)
+		t.Errorf("the table was replaced (-before +after):\n%s", diff)
 	}
 	if _, err := Take(own, true); !errors.Is(err, unix.EPERM) {
-		t.Errorf("taken once more beside it: %v, want %v", err, unix.EPERM)
+		t.Errorf("second Take: %v, want %v", err, unix.EPERM)
 	}
 	if err := kept.Close(); err != nil {
 		t.Error(err)
 	}
 	if left := shell(t, "nft list tables"); left != "" {
-		t.Errorf("after the end there is %q", left)
+		t.Errorf("%q is left after Close", left)
 	}
 }
 
-// What does not hold what is asked for is told from what does.
+// TestOwnsNot: Owns rejects sockets that do not own the table.
 func TestOwnsNot(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	own := gateway.DefaultOwnership()
@@ -179,7 +180,7 @@ func TestOwnsNot(t *testing.T) {
 				t.Fatal(err)
 			}
 			return keep(t, conn)
-		}, "not that socket's"},
+		}, "belongs to another socket"},
 		{"no socket", func(t *testing.T) *os.File {
 			take(t, true)
 			file, err := os.Open(os.DevNull)
@@ -198,7 +199,7 @@ func TestOwnsNot(t *testing.T) {
 			file := os.NewFile(uintptr(pair[0]), "pair")
 			t.Cleanup(func() { _, _ = file.Close(), unix.Close(pair[1]) })
 			return file
-		}, "not of netlink"},
+		}, "not a netlink address"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.NewNetNS(t)
@@ -210,7 +211,7 @@ func TestOwnsNot(t *testing.T) {
 	}
 }
 
-// keep is what systemd does with a socket that it was given, and then the end of the process.
+// keep duplicates the socket as systemd does for its fd store, and then closes the original as the end of the process does.
 func keep(t *testing.T, h *netlink.Conn) *os.File {
 	t.Helper()
 	raw, err := h.SyscallConn()
@@ -250,7 +251,7 @@ func shell(t *testing.T, script string) string {
 	return string(out)
 }
 
-// translation leads port 80 of the gateway to port 8080 of the server, which sees the gateway's address.
+// translation returns commands that map port 80 of the gateway to port 8080 of the server and masquerade.
 func translation(backend string) string {
 	return strings.NewReplacer("IPTABLES", "iptables-"+backend, "IP6TABLES", "ip6tables-"+backend).Replace(
 		`IPTABLES -t nat -A PREROUTING -i client -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2:8080
@@ -259,7 +260,7 @@ func translation(backend string) string {
 		IP6TABLES -t nat -A POSTROUTING -o server -j MASQUERADE`)
 }
 
-// newGateway moves the test to a host between a client and a server that echoes.
+// newGateway moves the test into a host between a client and a server that echoes.
 func newGateway(t *testing.T) {
 	t.Helper()
 	for _, program := range []string{"ip", "nft", "iptables-nft", "iptables-legacy"} {
@@ -313,7 +314,7 @@ func dial(t *testing.T, address string) (conn net.Conn) {
 	return conn
 }
 
-// talk has what is said echoed, once at least and for so long.
+// talk sends data and checks its echo, at least once and for the given time.
 func talk(conn net.Conn, long time.Duration) error {
 	started := time.Now()
 	if err := conn.SetDeadline(started.Add(long + 10*time.Second)); err != nil {

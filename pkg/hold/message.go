@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What golang.org/x/sys does not name (linux/netfilter/nf_tables.h, nf_conntrack_tuple_common.h).
+// These constants are missing in golang.org/x/sys (linux/netfilter/nf_tables.h, nf_conntrack_tuple_common.h).
 const (
 	tableOwner        = 0x2 // NFT_TABLE_F_OWNER
 	tableUserdata     = 6   // NFTA_TABLE_USERDATA
@@ -22,18 +22,19 @@ const (
 	directionOriginal = 0   // IP_CT_DIR_ORIGINAL
 )
 
-// The chains of the table. That of NAT has to be somewhere: only the first packet of a connection to the host itself passes
-// there, and it does nothing. No packet comes to the other one, which holds the rule that asks for connection tracking.
+// The table has two chains. A NAT chain needs a hook; this one has the hook that only the first packet of a connection to the
+// host itself passes, and it is empty. No packet reaches the other chain, which holds the rule that requires connection
+// tracking.
 const (
 	natChain     = "nat"
 	trackChain   = "track"
 	natHook      = unix.NF_INET_LOCAL_IN
-	natPriority  = 100 // as that of iptables
+	natPriority  = 100 // same as iptables
 	tableComment = "keeps connection tracking and NAT on for smartnatd"
 )
 
-// batch makes the table, all of it or nothing; one that is there is an error. Only the last message is answered when all is
-// well.
+// batch returns the messages that create the table in one transaction. It fails if the table exists. On success the kernel
+// answers only the last message.
 func batch(table string, family uint8) ([]netlink.Message, error) {
 	var errs []error
 	message := func(kind int, flags netlink.HeaderFlags, attributes func(*netlink.AttributeEncoder)) netlink.Message {
@@ -72,7 +73,7 @@ func batch(table string, family uint8) ([]netlink.Message, error) {
 	return messages, errors.Join(errs...)
 }
 
-// message is one about what is of a family of tables.
+// message returns a request about tables of a family.
 func message(kind int, family uint8, flags netlink.HeaderFlags, attributes func(*netlink.AttributeEncoder)) (netlink.Message, error) {
 	encoder := netlink.NewAttributeEncoder()
 	encoder.ByteOrder = binary.BigEndian
@@ -87,12 +88,12 @@ func message(kind int, family uint8, flags netlink.HeaderFlags, attributes func(
 	}, err
 }
 
-// tableQuestion asks what a table is.
+// tableQuestion returns a request for a table.
 func tableQuestion(table string, family uint8) (netlink.Message, error) {
 	return message(unix.NFT_MSG_GETTABLE, family, 0, func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, table) })
 }
 
-// readOwner is the port of the socket that owns the table which was asked for; 0 when none does.
+// readOwner returns the netlink port of the owner in the answers, or 0 if the table has none.
 func readOwner(answers []netlink.Message) (port uint32, err error) {
 	for _, answer := range answers {
 		if len(answer.Data) < nfgenmsgLength {
@@ -115,13 +116,13 @@ func readOwner(answers []netlink.Message) (port uint32, err error) {
 	return port, nil
 }
 
-// ofTheOriginalDirection are the expressions of a match that needs connection tracking.
+// ofTheOriginalDirection adds the expressions of a match that requires connection tracking.
 func ofTheOriginalDirection(e *netlink.AttributeEncoder) error {
 	expression(e, "ct", func(e *netlink.AttributeEncoder) {
 		e.Uint32(unix.NFTA_CT_KEY, unix.NFT_CT_DIRECTION)
 		e.Uint32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
 	})
-	// That alone asks the kernel. With something to compare to it is a rule that nft can list.
+	// The ct expression alone is enough for the kernel. The comparison makes the rule complete, so that nft can list it.
 	expression(e, "cmp", func(e *netlink.AttributeEncoder) {
 		e.Uint32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
 		e.Uint32(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
@@ -144,7 +145,7 @@ func expression(e *netlink.AttributeEncoder, name string, data func(*netlink.Att
 	})
 }
 
-// boundary begins or ends a batch.
+// boundary returns the message that begins or ends a batch.
 func boundary(kind netlink.HeaderType) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: kind, Flags: netlink.Request},
@@ -154,12 +155,12 @@ func boundary(kind netlink.HeaderType) netlink.Message {
 
 const nfgenmsgLength = 4
 
-// nfgenmsg is the header behind that of netlink.
+// nfgenmsg returns the header that follows the netlink header.
 func nfgenmsg(family uint8, resource uint16) []byte {
 	return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
 }
 
-// comment is the text as nft has it in the data that the kernel keeps for it: the type of a comment is 0.
+// comment encodes text as nft does in the userdata of a table: type 0, length, text.
 func comment(text string) []byte {
 	return append([]byte{0, uint8(len(text) + 1)}, text+"\x00"...)
 }

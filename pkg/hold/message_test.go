@@ -13,7 +13,7 @@ import (
 	"github.com/mdlayher/netlink"
 )
 
-// What the kernel may answer, and what it never should: that is an error, and no owner.
+// TestReadOwner covers valid answers and malformed ones, which must be errors.
 func TestReadOwner(t *testing.T) {
 	header := []byte{1, 0, 0, 0}
 	for _, tc := range []struct {
@@ -23,11 +23,11 @@ func TestReadOwner(t *testing.T) {
 		fails   bool
 	}{
 		{"no answer", nil, 0, false},
-		{"a table of nobody's", [][]byte{header}, 0, false},
+		{"a table without an owner", [][]byte{header}, 0, false},
 		{"an owner", [][]byte{append(header, 8, 0, tableOwnerPort, 0, 0, 0, 1, 2)}, 258, false},
 		{"less than a header", [][]byte{header[:3]}, 0, true},
-		{"an attribute that is cut off", [][]byte{append(header, 8, 0, tableOwnerPort, 0, 0, 0)}, 0, true},
-		{"an attribute that is shorter than its own header", [][]byte{append(header, 3, 0, tableOwnerPort, 0)}, 0, true},
+		{"a truncated attribute", [][]byte{append(header, 8, 0, tableOwnerPort, 0, 0, 0)}, 0, true},
+		{"an attribute shorter than its header", [][]byte{append(header, 3, 0, tableOwnerPort, 0)}, 0, true},
 		{"an owner of three bytes", [][]byte{append(header, 7, 0, tableOwnerPort, 0, 0, 0, 1, 0)}, 0, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestReadOwner(t *testing.T) {
 	}
 }
 
-// FuzzReadOwner takes anything for what the kernel says of a table: no panic, and an owner is one that was named.
+// FuzzReadOwner feeds arbitrary answers: readOwner must not panic, and any owner that it returns must be in the answer.
 func FuzzReadOwner(f *testing.F) {
 	for _, seed := range [][]byte{nil, {1, 0, 0, 0}, {1, 0, 0, 0, 8, 0, tableOwnerPort, 0, 0, 0, 1, 2}, {1, 0, 0, 0, 3, 0, tableOwnerPort, 0}} {
 		f.Add(seed)

@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// IPTables returns tables of which each Restore is counted.
+// IPTables wraps of and counts each Restore.
 func (m *Metrics) IPTables(of dataplane.IPTables) dataplane.IPTables {
 	for _, family := range of.Families() {
 		for _, result := range []string{success, failure} {
@@ -37,7 +37,7 @@ func (t tables) Restore(ctx context.Context, batch netfilter.Batch) error {
 	return err
 }
 
-// Memory returns a memory of which each Save is counted.
+// Memory wraps of and counts each Save.
 func (m *Metrics) Memory(of source.Memory) source.Memory { return memory{of, m} }
 
 type memory struct {

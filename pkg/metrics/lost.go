@@ -6,12 +6,12 @@ package metrics
 import "github.com/prometheus/client_golang/prometheus"
 
 var lostConnections = describe("conntrack_lost_total",
-	"Connections of this host and network namespace that the kernel dropped with their first packet: no source port was free for the masquerade, or conntrack's table was full.")
+	"Number of connections dropped by the kernel with their first packet, because no source port was free for masquerading or the conntrack table was full.")
 
-// lost collects a counter of the kernel's, and nothing where it cannot be read.
+// lost collects a counter of the kernel, or nothing if it cannot be read.
 type lost func() (uint64, error)
 
-// CountLost has scrapes say what is read.
+// CountLost makes scrapes report the value that read returns.
 func (m *Metrics) CountLost(read func() (uint64, error)) { m.registry.MustRegister(lost(read)) }
 
 // Describe implements prometheus.Collector.

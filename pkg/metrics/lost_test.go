@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestLostConnections reports numbers as far as the kernel can be asked.
+// TestLostConnections expects the counter while it can be read, and no sample otherwise.
 func TestLostConnections(t *testing.T) {
 	const name = "smartnat_conntrack_lost_total"
 	m := New("v1", &fakeGateway{})
@@ -19,6 +19,6 @@ func TestLostConnections(t *testing.T) {
 		t.Errorf("not counted:\n%s", got)
 	}
 	if failure = errors.New("no conntrack"); strings.Contains(ours(t, m), name) {
-		t.Error("a number is reported that could not be read")
+		t.Error("a sample is reported although reading failed")
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 const namespace = "smartnat"
 
-// The values of the label result.
+// Values of the label result.
 const (
 	changed   = "changed"
 	unchanged = "unchanged"
@@ -27,7 +27,7 @@ const (
 	failure   = "error"
 )
 
-// Metrics counts what it is told. It is safe for several goroutines.
+// Metrics counts what callers report. It is safe for concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -42,12 +42,12 @@ type Metrics struct {
 	facts           atomic.Pointer[status.Facts]
 }
 
-// New returns Metrics which ask the gateway at each scrape.
+// New returns Metrics that read gateway on each scrape.
 func New(version string, gateway Gateway) *Metrics {
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
-	// From a millisecond to half a minute.
+	// The buckets range from 1 ms to about 33 s.
 	seconds := func(name, help string) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
@@ -55,19 +55,19 @@ func New(version string, gateway Gateway) *Metrics {
 	}
 	m := &Metrics{
 		registry:      prometheus.NewRegistry(),
-		applies:       counters("applies_total", "Times that the kernel was compared with what is wanted: it was changed, found right, or not all could be done.", "result"),
-		applyDuration: seconds("apply_duration_seconds", "How long it took to compute what is wanted and to bring the kernel there."),
+		applies:       counters("applies_total", "Number of applies of the desired state to the kernel, by result.", "result"),
+		applyDuration: seconds("apply_duration_seconds", "Duration of computing the desired state and applying it to the kernel."),
 		lastApply: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "last_successful_apply_timestamp_seconds",
-			Help: "When the kernel was last brought to, or found to hold, all that is wanted; the config's resync is the longest time between two.",
+			Help: "Time when the kernel last matched the desired state; it advances at least once per resync interval.",
 		}),
-		repairs: counters("repairs_total", "Things that somebody else had removed or changed since smartnatd wrote them, and that were put back.", "kind"),
+		repairs: counters("repairs_total", "Number of external modifications repaired, by kind of object.", "kind"),
 		connectionsCut: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: namespace, Name: "conntrack_entries_cut_total", Help: "Connections that were ended because they are not wanted any more.",
+			Namespace: namespace, Name: "conntrack_entries_cut_total", Help: "Number of conntrack entries deleted because their connections are no longer wanted.",
 		}),
-		restores:        counters("iptables_restores_total", "Batches that were given to iptables-restore.", "family", "result"),
-		restoreDuration: seconds("iptables_restore_duration_seconds", "How long iptables-restore took."),
-		snapshotWrites:  counters("snapshot_writes_total", "Times that the known objects were saved for the next boot.", "result"),
+		restores:        counters("iptables_restores_total", "Number of iptables-restore runs, by address family and result.", "family", "result"),
+		restoreDuration: seconds("iptables_restore_duration_seconds", "Duration of iptables-restore runs."),
+		snapshotWrites:  counters("snapshot_writes_total", "Number of writes of the object snapshot for the next boot, by result.", "result"),
 	}
 	for _, result := range []string{changed, unchanged, failure} {
 		m.applies.WithLabelValues(result)
@@ -84,7 +84,7 @@ func New(version string, gateway Gateway) *Metrics {
 	return m
 }
 
-// Applied takes what came of an apply.
+// Applied counts the outcome of an apply.
 func (m *Metrics) Applied(o controller.Outcome, now time.Time) {
 	for _, r := range o.Result.Repaired {
 		m.repairs.WithLabelValues(string(r.Kind)).Inc()
@@ -94,7 +94,7 @@ func (m *Metrics) Applied(o controller.Outcome, now time.Time) {
 		m.facts.Store(o.Facts)
 	}
 	if errors.Is(o.Err, context.Canceled) {
-		return // It was not let finish.
+		return // smartnatd is stopping
 	}
 	m.applyDuration.Observe(o.Took.Seconds())
 	switch {
@@ -109,7 +109,7 @@ func (m *Metrics) Applied(o controller.Outcome, now time.Time) {
 	m.lastApply.Set(timestamp(now))
 }
 
-// timestamp is as Prometheus has it, and 0 for a time that never was.
+// timestamp returns t in Unix seconds, or 0 for the zero time.
 func timestamp(t time.Time) float64 {
 	if t.IsZero() {
 		return 0

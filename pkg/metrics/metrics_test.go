@@ -36,7 +36,7 @@ func (g *fakeGateway) Standing() Standing { return Standing(*g) }
 
 func at(seconds int64) time.Time { return time.Unix(1700000000+seconds, 0) }
 
-// ours returns the lines of all metrics that are ours and do not depend on the machine, as they are served.
+// ours returns our metrics in text format, except for those that depend on the machine.
 func ours(t *testing.T, m *Metrics) string {
 	t.Helper()
 	families, err := m.registry.Gather()
@@ -72,7 +72,7 @@ func compare(t *testing.T, golden, got string) {
 	}
 }
 
-// TestAtTheStart everything that can be counted is there with 0, so that its first time is seen as an increase.
+// TestAtTheStart expects every counter to start at 0, so that its first increment shows as an increase.
 func TestAtTheStart(t *testing.T) {
 	m := New("1.2.3", &fakeGateway{})
 	m.IPTables(noTables{})
@@ -136,7 +136,7 @@ func TestObjectsFromTheDiskAreNoContact(t *testing.T) {
 	}
 }
 
-// TestNamesAreAsPrometheusWantsThem by its own linter.
+// TestNamesAreAsPrometheusWantsThem runs Prometheus's own linter.
 func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeGateway{CertificateEnds: at(0)}).registry)
 	if err != nil {
@@ -147,7 +147,7 @@ func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 	}
 }
 
-// noTables are tables of which each write fails with what it is.
+// noTables is a stub whose Restore returns fail.
 type noTables struct {
 	dataplane.IPTables
 	fail error

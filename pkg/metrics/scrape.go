@@ -16,27 +16,27 @@ import (
 	"github.com/smartnat/smartnat/pkg/status"
 )
 
-// Gateway is who knows how things stand now.
+// Gateway reports the current standing.
 type Gateway interface {
 	Standing() Standing
 }
 
-// Standing is how things stand. A time that never was is zero.
+// Standing is a snapshot of the daemon's condition. Unknown times are zero.
 type Standing struct {
 	// Ready is set once everything has been in effect.
 	Ready bool
-	// Degraded is set while something that is wanted is missing: the source, or a part of what is to be programmed.
+	// Degraded is set while the source is unavailable or a part of the desired state is missing.
 	Degraded bool
-	// Turned is when the worker was last done with something, if only with a look at the kernel.
+	// Turned is when the worker last finished an item, including a mere check of the kernel.
 	Turned time.Time
-	// Queued is how much waits for the worker: it takes all that waits at once, so that this is 0 or 1.
+	// Queued is the length of the worker's queue: 0 or 1, because events are coalesced.
 	Queued int
-	// Synced is set once the objects have been read; Contact is how it stands with where they come from.
+	// Synced is set once the objects have been read. Contact describes the connection to their source.
 	Synced  bool
 	Contact source.Contact
-	// Restored is when the objects that are in effect were saved, while they come from the disk.
+	// Restored is when the objects in effect were saved, if they come from the snapshot on disk.
 	Restored time.Time
-	// CertificateEnds is when the client certificate does that is shown to the source, where there is one.
+	// CertificateEnds is when the client certificate for the source expires, if there is one.
 	CertificateEnds time.Time
 }
 
@@ -45,27 +45,27 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	buildInfo     = describe("build_info", "1, with what was built.", "version", "goversion")
-	ready         = describe("ready", "1 once all that is wanted has been in effect.")
-	degraded      = describe("degraded", "1 while the source cannot be read, or not everything is in effect; systemctl status names the cause.")
-	workerTurned  = describe("worker_last_turn_timestamp_seconds", "When the worker was last done with something; every few seconds it looks at the kernel.")
-	queueDepth    = describe("queue_depth", "What waits for the worker: 0 or 1, as all that happened is one thing to do.")
-	connected     = describe("source_connected", "1 while the source of objects can be read: the relay, the cluster or the files.")
-	lastContact   = describe("source_last_contact_timestamp_seconds", "When the source of objects last answered.")
-	failures      = describe("source_request_failures_total", "Requests to the source of objects that failed, and were made again.")
-	rejected      = describe("source_objects_rejected_total", "Objects that were read and left out, as no API server would have stored their names or texts: the log names them.")
-	fromDisk      = describe("source_restored", "1 while the objects in effect are those that were saved before the start, as the source has not been read since.")
-	savedAt       = describe("source_restored_saved_timestamp_seconds", "When the objects that were restored had been saved, 0 while none are in effect.")
-	certificate   = describe("client_certificate_expiration_timestamp_seconds", "When the client certificate ends that is shown to the source of objects.")
-	frontends     = describe("frontends", "Address, protocol and range of ports, each counted once, that are forwarded from.")
-	mappings      = describe("mappings", "Mappings that are known.")
-	programmed    = describe("mappings_programmed", "Mappings of which something is in effect on this host, if only that connections are refused.")
-	mappingsReady = describe("mappings_ready", "Mappings of which all that this host serves is forwarded.")
-	withFindings  = describe("mappings_with_findings", "Mappings that are not, or only in part, in effect here, by the condition that it is about.", "condition")
-	findingsCount = describe("findings", "Reasons why Mappings are not, or only in part, in effect here.", "condition", "reason")
+	buildInfo     = describe("build_info", "A metric with a constant value 1, labeled by version and Go version.", "version", "goversion")
+	ready         = describe("ready", "Whether the desired state has been fully in effect since the start (1) or not (0).")
+	degraded      = describe("degraded", "Whether the source is unavailable or a part of the desired state is missing (1) or not (0); systemctl status names the cause.")
+	workerTurned  = describe("worker_last_turn_timestamp_seconds", "Time when the worker last finished an item; it checks the kernel every few seconds.")
+	queueDepth    = describe("queue_depth", "Length of the worker's queue: 0 or 1, because events are coalesced.")
+	connected     = describe("source_connected", "Whether the source of objects (relay, cluster or files) is connected (1) or not (0).")
+	lastContact   = describe("source_last_contact_timestamp_seconds", "Time of the last answer from the source of objects.")
+	failures      = describe("source_request_failures_total", "Number of failed requests to the source of objects, which are retried.")
+	rejected      = describe("source_objects_rejected_total", "Number of objects rejected because no API server would store their names or texts; the log names them.")
+	fromDisk      = describe("source_restored", "Whether the objects in effect come from the snapshot on disk because the source has not been read since the start (1) or not (0).")
+	savedAt       = describe("source_restored_saved_timestamp_seconds", "Time when the restored objects in effect were saved, or 0 if there are none.")
+	certificate   = describe("client_certificate_expiration_timestamp_seconds", "Expiry time of the client certificate for the source of objects.")
+	frontends     = describe("frontends", "Number of frontends that are forwarded: combinations of address, protocol and port range.")
+	mappings      = describe("mappings", "Number of known Mappings.")
+	programmed    = describe("mappings_programmed", "Number of Mappings with at least one frontend in effect on this host, including those that reject connections.")
+	mappingsReady = describe("mappings_ready", "Number of Mappings whose frontends on this host are all forwarded.")
+	withFindings  = describe("mappings_with_findings", "Number of Mappings that are not fully in effect on this host, by condition.", "condition")
+	findingsCount = describe("findings", "Number of findings why Mappings are not fully in effect on this host, by condition and reason.", "condition", "reason")
 )
 
-// scrape collects what is asked for rather than counted.
+// scrape collects the metrics that are read on each scrape instead of counted.
 type scrape struct {
 	gateway Gateway
 	facts   *atomic.Pointer[status.Facts]
@@ -120,9 +120,9 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// Owners are the Mappings of which the state has something, as namespace/name.
+// Owners returns the Mappings with a Forward in the state, as namespace/name.
 func Owners(state gateway.State) map[string]struct{} {
-	owners, last := map[string]struct{}{}, "" // neighbours are mostly of one owner
+	owners, last := map[string]struct{}{}, "" // adjacent Forwards mostly share an owner
 	for _, f := range state.Forwards {
 		if f.Owner != last {
 			owners[f.Owner], last = struct{}{}, f.Owner
@@ -131,7 +131,7 @@ func Owners(state gateway.State) map[string]struct{} {
 	return owners
 }
 
-// ReadyOf counts the owners of whose connections no finding says that they are not forwarded.
+// ReadyOf counts the owners without a finding that blocks their connections.
 func ReadyOf(owners map[string]struct{}, findings []calc.Finding) int {
 	blocked := map[string]struct{}{}
 	for i := range findings {
@@ -162,7 +162,7 @@ func countFindings(findings []calc.Finding) (map[finding]int, map[string]map[map
 		}
 		byReason[finding{f.Condition, f.Reason}]++
 		if f.Condition == "" {
-			continue // It is about the host.
+			continue // a finding about the host
 		}
 		if byCondition[f.Condition] == nil {
 			byCondition[f.Condition] = map[mapping]struct{}{}

@@ -18,24 +18,23 @@ import (
 )
 
 const (
-	// retryListen is how often an address is tried that cannot be listened on: it may be another's for a while, or not be
-	// on the host yet.
+	// retryListen is the delay between attempts to listen. The address may be in use or not be assigned to the host yet.
 	retryListen = 10 * time.Second
-	// Whoever asks does so briefly, and few do.
+	// Requests are short and few.
 	readTimeout, writeTimeout, idleTimeout = 5 * time.Second, 20 * time.Second, 2 * time.Minute
 	maxHeaderBytes                         = 16 << 10
 	maxConnections                         = 64
 	maxScrapes                             = 4
 )
 
-// Probes answer whether all is well; an error says why not.
+// Probes return an error while the probe fails.
 type Probes struct {
-	// Alive fails when a restart would help, Ready until everything has been in effect.
+	// Alive fails if a restart would help, Ready until everything has been in effect.
 	Alive, Ready func() error
 }
 
-// Server serves metrics and probes, without TLS and to everybody: it is for an address that only the host or those who run it
-// reach. Whatever becomes of it, nothing else of smartnatd notices.
+// Server serves metrics and probes without TLS or authentication, for an address that only the host or its operators can
+// reach. Its failures do not affect the rest of smartnatd.
 type Server struct {
 	handler http.Handler
 	log     logrus.FieldLogger
@@ -45,7 +44,7 @@ type Server struct {
 	stop    func()
 }
 
-// Server returns one that listens nowhere yet.
+// Server returns a server that does not listen yet.
 func (m *Metrics) Server(probes Probes, log logrus.FieldLogger) *Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
@@ -64,8 +63,8 @@ func answer(problem func() error) http.HandlerFunc {
 	}
 }
 
-// Listen changes over to the address, nowhere when it is empty, and does not wait until it can be listened on. It is for one
-// goroutine.
+// Listen switches to address, or stops serving if it is empty. It does not wait for the listener. It is not safe for
+// concurrent use.
 func (s *Server) Listen(address string) {
 	if address == s.address {
 		return
@@ -92,7 +91,7 @@ func (s *Server) keepServing(ctx context.Context, address string) {
 			return
 		}
 		if !told {
-			log.WithError(err).Warn("metrics and probes cannot be served there: all else goes on, and this is tried again")
+			log.WithError(err).Warn("cannot listen for metrics and probes, retrying")
 			told = true
 		}
 		select {

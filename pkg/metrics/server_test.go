@@ -15,7 +15,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 )
 
-// get returns the code and the text of an answer, and 0 where there is none.
+// get returns the status code and body, or 0 and the error.
 func get(t *testing.T, address, path string) (int, string) {
 	t.Helper()
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -40,7 +40,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// free is an address that nobody listens on.
+// free returns an address without a listener.
 func free(t *testing.T) string {
 	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -98,12 +98,12 @@ func TestTheAddressMayChange(t *testing.T) {
 			eventually(t, "served at "+step.name, func() bool { code, _ := get(t, step.address, "/livez"); return code == http.StatusOK })
 		}
 		if code, _ := get(t, step.gone, "/livez"); code != 0 {
-			t.Errorf("%s: another one answers %d", step.name, code)
+			t.Errorf("%s: the other address still answers %d", step.name, code)
 		}
 	}
 }
 
-// TestATakenAddressIsToldOnce, and served once it is free.
+// TestATakenAddressIsToldOnce expects one warning while the address is in use, and service once it is free.
 func TestATakenAddressIsToldOnce(t *testing.T) {
 	s, hook := newServer(t)
 	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -111,11 +111,11 @@ func TestATakenAddressIsToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := taken.Addr().String()
-	s.Listen(address) // and does not wait
-	eventually(t, "told", func() bool { return len(hook.AllEntries()) > 0 })
+	s.Listen(address) // does not block
+	eventually(t, "logged", func() bool { return len(hook.AllEntries()) > 0 })
 	time.Sleep(10 * s.retry)
-	if entries := hook.AllEntries(); len(entries) != 1 || !strings.Contains(entries[0].Message, "all else goes on") || entries[0].Data["address"] != address {
-		t.Errorf("told %d times, first %q %v", len(entries), entries[0].Message, entries[0].Data)
+	if entries := hook.AllEntries(); len(entries) != 1 || !strings.Contains(entries[0].Message, "cannot listen") || entries[0].Data["address"] != address {
+		t.Errorf("logged %d times, first %q %v", len(entries), entries[0].Message, entries[0].Data)
 	}
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
