@@ -26,6 +26,8 @@ type serviceEndpoints struct {
 	// problems are of slices that make no sense, refused are endpoints, refusedPods those that are not to leave as pods.
 	problems             []string
 	refused, refusedPods refusals
+	// outside are endpoints that are led to, and that this host does not route inside now.
+	outside refusals
 }
 
 // refusals are what is left out by why it is, in the order in which it was met.
@@ -44,11 +46,14 @@ func (r *refusals) add(what, why string) {
 	*r = append(*r, refusal{first: what, why: why})
 }
 
-func (r refusal) String() string {
+func (r refusal) String() string { return r.subject() + " left out: " + r.why }
+
+// subject ends with the verb.
+func (r refusal) subject() string {
 	if r.more > 0 {
-		return fmt.Sprintf("%s and %d more are left out: %s", r.first, r.more, r.why)
+		return fmt.Sprintf("%s and %d more are", r.first, r.more)
 	}
-	return fmt.Sprintf("%s is left out: %s", r.first, r.why)
+	return r.first + " is"
 }
 
 // endpointsOf returns the endpoints of a Service, and reports what of them is left out.
@@ -66,6 +71,9 @@ func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) 
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		for _, r := range known.refused {
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName", "Service %s: %s", name, r)
+		}
+		for _, r := range known.outside {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonRoutedOutside, "spec.serviceName", "Service %s: %s %s", name, r.subject(), r.why)
 		}
 	}
 	if m.Spec.Egress {
@@ -138,6 +146,8 @@ func (c *calculation) addEndpoints(known *serviceEndpoints, s *endpointSlice) {
 		problem := c.networks.problem(e.address)
 		if problem != "" {
 			known.refused.add("endpoint "+e.address.String(), problem)
+		} else if why := c.networks.outsideProblem(e.address); why != "" {
+			known.outside.add("endpoint "+e.address.String(), why)
 		}
 		return problem != ""
 	})
@@ -155,6 +165,9 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service) [
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName",
 				"clusterIP %s of Service %s/%s is left out, and connections are rejected: %s",
 				a, service.Namespace, service.Name, problem)
+		} else if why := c.networks.outsideProblem(a); why != "" {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonRoutedOutside, "spec.serviceName",
+				"clusterIP %s of Service %s/%s is %s", a, service.Namespace, service.Name, why)
 		}
 		return problem != ""
 	})

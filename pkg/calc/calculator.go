@@ -38,13 +38,15 @@ type Calculator struct {
 	// used is what namespaces ask for.
 	used  map[string]usage
 	state gateway.State
+	// autoconfigured are the links that were seen with an address made from a router advertisement.
+	autoconfigured map[string]bool
 	// aboutHost are the Findings about the host, findings all.
 	aboutHost, findings []Finding
 }
 
 // NewCalculator returns a Calculator that has seen nothing yet.
 func NewCalculator(cfg config.Config) *Calculator {
-	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, objects: objects{
+	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, autoconfigured: map[string]bool{}, objects: objects{
 		services: map[serviceKey]*corev1.Service{}, slices: map[serviceKey][]*discoveryv1.EndpointSlice{},
 	}}
 }
@@ -95,7 +97,9 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	uplinks, aboutUplinks := uplinks(host, c.cfg)
 	routes, aboutRoutes := serviceRoutes(host, c.cfg)
 	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
-	aboutHost := slices.Concat(aboutUplinks, boundary(&c.state, host, c.cfg), aboutRoutes)
+	aboutBoundary := boundary(&c.state, host, c.cfg)
+	c.state.OwnPrefixes = c.ownPrefixes(host)
+	aboutHost := slices.Concat(aboutUplinks, aboutBoundary, aboutRoutes)
 	about = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
 	c.state.BackendNetworks = slices.SortedFunc(slices.Values(c.cfg.BackendNetworks), comparePrefixes)

@@ -24,8 +24,8 @@ type networks struct {
 	own, hops map[netip.Addr]bool
 	// connected are the networks on the host's links. Sorted.
 	connected []network
-	// listed are the config's backendNetworks, routed the destinations of its serviceRoutes.
-	listed, routed []netip.Prefix
+	// listed are the config's backendNetworks, inside its insideNetworks, routed the destinations of its serviceRoutes.
+	listed, inside, routed []netip.Prefix
 	// links are those that routes lead to; uplinks have their number.
 	links   map[netip.Prefix]link
 	lengths byFamily[int]
@@ -41,6 +41,10 @@ type network struct {
 type link struct {
 	name   string
 	uplink bool
+	// instead is the uplink that packets leave by although this link leads inside: its route has the better metric.
+	instead string
+	// gone is set where there is no such route now.
+	gone bool
 }
 
 // maxRemembered bounds what is remembered of routes that come and go all the time.
@@ -52,13 +56,14 @@ const maxRemembered = 32768
 func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, before *networks) *networks {
 	n := &networks{
 		any: cfg.AnyAddress, own: map[netip.Addr]bool{}, hops: map[netip.Addr]bool{},
-		listed: cfg.BackendNetworks, links: map[netip.Prefix]link{},
+		listed: cfg.BackendNetworks, inside: cfg.InsideNetworks, links: map[netip.Prefix]link{},
 	}
 	isUplink := map[string]bool{}
 	for _, u := range uplinks {
 		isUplink[u.Link] = true
 		n.hop(u.Gateways...)
 	}
+	metrics := map[netip.Prefix]int{} // of the best way inside
 	for _, a := range slices.Concat(cfg.StandbyAddresses, cfg.ServedAddresses) {
 		n.own[a] = true
 	}
@@ -68,16 +73,26 @@ func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink,
 		}
 		for _, to := range connected(l) {
 			n.connected = append(n.connected, network{to, l.Name})
-			n.route(to, link{l.Name, isUplink[l.Name]})
+			n.route(to, link{name: l.Name, uplink: isUplink[l.Name]})
 		}
 	}
 	for _, r := range host.Routes {
 		n.hop(r.Gateway)
-		n.route(r.Destination, link{r.Link, isUplink[r.Link]})
+		n.route(r.Destination, link{name: r.Link, uplink: isUplink[r.Link]})
+		if best, known := metrics[r.Destination]; !isUplink[r.Link] && (!known || r.Metric < best) {
+			metrics[r.Destination] = r.Metric
+		}
+	}
+	for _, r := range host.Routes {
+		if best, known := metrics[r.Destination]; known && isUplink[r.Link] && r.Metric < best {
+			by := n.links[r.Destination]
+			by.instead = r.Link
+			n.links[r.Destination] = by
+		}
 	}
 	for _, r := range host.DefaultRoutes {
 		n.hop(r.Gateway)
-		n.defaults.add(unspecified(r.IPv6), link{r.Link, isUplink[r.Link]})
+		n.defaults.add(unspecified(r.IPv6), link{name: r.Link, uplink: isUplink[r.Link]})
 	}
 	for _, r := range cfg.ServiceRoutes {
 		n.hop(r.Via...)
@@ -123,7 +138,7 @@ func (n *networks) remember(before *networks, isUplink map[string]bool) {
 	}
 	for to, by := range before.links {
 		if _, known := n.links[to]; !known && !by.uplink {
-			n.links[to] = link{by.name, isUplink[by.name]}
+			n.links[to] = link{name: by.name, uplink: isUplink[by.name], gone: true}
 		}
 	}
 }
@@ -212,6 +227,52 @@ func (n *networks) routeProblem(a netip.Addr) string {
 		return "this host has no route to it but its default route" + remedy
 	}
 	return ""
+}
+
+// outside returns the uplink that packets for an address leave by now, with the route that leads there; nothing where they stay
+// inside, or where no other way than by an uplink is known to a network that the config lists.
+func (n *networks) outside(a netip.Addr) (uplink string, route netip.Prefix) {
+	inside := false
+	for _, bits := range n.lengths.of(a) {
+		to, err := a.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		by, found := n.links[to]
+		if !found {
+			continue
+		}
+		switch {
+		case uplink != "" || by.gone: // Only whether there is a way inside is asked now.
+		case by.uplink:
+			uplink, route = by.name, to
+		case by.instead != "":
+			uplink, route = by.instead, to
+		default:
+			return "", netip.Prefix{}
+		}
+		inside = inside || !by.uplink
+	}
+	if by := n.defaults.of(a); uplink == "" && len(by) > 0 && by[0].uplink {
+		uplink, route = by[0].name, netip.PrefixFrom(unspecified(a.Is6()), 0)
+	}
+	if n.any || !inside && (contains(n.listed, a) || contains(n.inside, a) || contains(n.routed, a)) {
+		return "", netip.Prefix{}
+	}
+	return uplink, route
+}
+
+// outsideProblem says that packets for an address leave by an uplink now, and how to end that; nothing where they stay inside.
+func (n *networks) outsideProblem(a netip.Addr) string {
+	uplink, route := n.outside(a)
+	if uplink == "" {
+		return ""
+	}
+	text := fmt.Sprintf("routed out of the uplink %s by %s, so connections do not get through; remove that route, or restore the one that leads inside", uplink, route)
+	if a.Is6() && route.Bits() > 0 {
+		text += fmt.Sprintf("; if a router advertisement brought it, set net.ipv6.conf.%s.accept_ra_pinfo=0, or UseOnLinkPrefix=no in systemd-networkd's section [IPv6AcceptRA]", uplink)
+	}
+	return text
 }
 
 // podProblem says why an address is none of a pod that may leave by this host; nothing where it may be one. What shares a

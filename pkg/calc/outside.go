@@ -96,6 +96,24 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Find
 	return findings
 }
 
+// ownPrefixes are the links to the outside that have an IPv6 network of their own and never had an address made from a router
+// advertisement. A link that has neither may only wait for its first advertisement, and one that flaps may wait again.
+func (c *Calculator) ownPrefixes(host gateway.Host) []string {
+	var links []string
+	for _, l := range host.Links {
+		if l.Autoconfigured {
+			c.autoconfigured[l.Name] = true
+		}
+		outside := slices.Contains(c.state.Outside, l.Name) ||
+			slices.ContainsFunc(c.state.Uplinks, func(u gateway.Uplink) bool { return u.Link == l.Name })
+		if outside && !c.autoconfigured[l.Name] && slices.ContainsFunc(connected(l), func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+			links = append(links, l.Name)
+		}
+	}
+	slices.Sort(links)
+	return links
+}
+
 // named reports whether the config names the link, by whatever pattern.
 func named(cfg config.Config, link string) bool {
 	return slices.ContainsFunc(cfg.Uplinks, func(c config.Uplink) bool {

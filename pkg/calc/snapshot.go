@@ -74,6 +74,8 @@ const (
 	// ReasonEndpointNotAllowed: nothing is led to such an address, or nothing proves that a pod of the namespace has it; only
 	// this endpoint stays out.
 	ReasonEndpointNotAllowed = "EndpointNotAllowed"
+	// ReasonRoutedOutside: this host routes endpoints or a ClusterIP out of a link to the outside, another way than inside.
+	ReasonRoutedOutside = "RoutedOutside"
 	// ReasonIPv6Disabled: the config turns IPv6 off; the address stays out here.
 	ReasonIPv6Disabled = "IPv6Disabled"
 	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port stays out here.

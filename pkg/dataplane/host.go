@@ -18,12 +18,14 @@ type needs struct {
 	routing policyrouting.Set
 	// uplinks are the links whose parameters are looked after.
 	uplinks []string
+	// ownPrefixes are the links that take no prefixes from routers.
+	ownPrefixes []string
 	// ipv6 is set when IPv6 is forwarded, nextHops when one of its routes has several next hops.
 	ipv6, nextHops bool
 }
 
 func (n needs) equal(o needs) bool {
-	return n.ipv6 == o.ipv6 && n.nextHops == o.nextHops && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
+	return n.ipv6 == o.ipv6 && n.nextHops == o.nextHops && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.ownPrefixes, o.ownPrefixes) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
 		slices.EqualFunc(n.routing.Routes, o.routing.Routes, policyrouting.Route.Equal)
 }
 
@@ -37,7 +39,7 @@ type hostChange struct {
 }
 
 func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
-	n := needs{routing: policyrouting.Build(state, d.opts.Ownership), ipv6: forwardsIPv6(state)}
+	n := needs{routing: policyrouting.Build(state, d.opts.Ownership), ipv6: forwardsIPv6(state), ownPrefixes: state.OwnPrefixes}
 	n.nextHops = n.ipv6 && slices.ContainsFunc(state.ServiceRoutes, func(r gateway.ServiceRoute) bool {
 		return r.Destination.Addr().Is6() && len(r.Via) > 1
 	})

@@ -44,6 +44,12 @@ const (
 	loose  = "2"
 )
 
+// raPrefixes are what the kernel takes of a router advertisement beside the router itself, for a link (ip-sysctl): the
+// networks that it says are on the link, and routes to networks of up to this length.
+func raPrefixes(link string) []string {
+	return []string{"net/ipv6/conf/" + link + "/accept_ra_pinfo", "net/ipv6/conf/" + link + "/accept_ra_rt_info_max_plen"}
+}
+
 // linkForward is of IPv4 alone, and of what comes in by the link. Whoever sets ip_forward sets that of all links.
 func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwarding" }
 
@@ -114,6 +120,9 @@ func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Re
 	if !n.ipv6 {
 		return nil
 	}
+	if err := d.ignorePrefixes(n, result); err != nil {
+		return err
+	}
 	is, err := d.opts.Sysctls.Get(ipv6Forward)
 	if err != nil {
 		return err
@@ -181,6 +190,21 @@ func (d *Dataplane) listenToRouters(result *Result) error {
 	return errors.Join(errs...)
 }
 
+// ignorePrefixes keeps a neighbour outside from announcing the network of the pods, whose packets would leave by the uplink
+// then. It comes before the host listens to routers although it is one.
+func (d *Dataplane) ignorePrefixes(n needs, result *Result) error {
+	var errs []error
+	for _, link := range n.ownPrefixes {
+		for _, key := range raPrefixes(link) {
+			// The link went, it has no IPv6, or the kernel takes no routes from advertisements.
+			if err := d.ensure(key, "0", result); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func forwardsIPv6(state gateway.State) bool {
 	n := len(state.Forwards) // those of IPv6 come last
 	return n > 0 && state.Forwards[n-1].Address.Is6() ||
@@ -203,6 +227,9 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 			return err
 		}
 		keep = append(append(keep, ipv6Forward), keys...)
+		for _, link := range n.ownPrefixes {
+			keep = append(keep, raPrefixes(link)...)
+		}
 	}
 	if n.nextHops {
 		keep = append(keep, multipathHash)

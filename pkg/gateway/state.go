@@ -150,6 +150,9 @@ type State struct {
 	Uplinks []Uplink
 	// Outside are links that are no Uplinks and lead to the outside all the same: the boundary holds there too. Sorted.
 	Outside []string
+	// OwnPrefixes are links to the outside that have their IPv6 networks from the host's configuration: those that router
+	// advertisements announce there are not taken. Sorted.
+	OwnPrefixes []string
 	// InsideNetworks are the cluster's, wherever they are: what comes from them passes the boundary, and what is forwarded may
 	// reach them by an uplink. Masked and sorted.
 	InsideNetworks []netip.Prefix
@@ -218,6 +221,8 @@ type Route struct {
 	Link        string
 	// Gateway is not set where the destination is on the link itself.
 	Gateway netip.Addr
+	// Metric decides between routes to the same destination: the least wins.
+	Metric int
 }
 
 // Listener is a socket that takes what comes to a port.
@@ -259,6 +264,8 @@ type Link struct {
 	Parent string
 	// Addresses are the host's own addresses on the link with the length of their network, unmasked and sorted.
 	Addresses []netip.Prefix
+	// Autoconfigured is set when one of the addresses was made from a router advertisement (SLAAC, RFC 4862).
+	Autoconfigured bool
 	// Peers are the other ends of point-to-point addresses, or their networks. Masked and sorted.
 	Peers []netip.Prefix
 }

@@ -103,7 +103,7 @@ func TestObserve(t *testing.T) {
 				// None of these is a way out of the main table.
 				"route add default via 198.51.100.7 table 99",
 				"route add unreachable default metric 4",
-				"route add 192.0.2.0/24 via 198.51.100.8",
+				"route add 192.0.2.0/24 via 198.51.100.8 metric 7",
 				"route add 192.0.3.0/24 nexthop via 198.51.100.8 nexthop via 198.51.100.9",
 				"route add 192.0.4.0/24 via 198.51.100.8 table 99",
 				"route add unreachable 192.0.5.0/24",
@@ -128,14 +128,25 @@ func TestObserve(t *testing.T) {
 					throughEth1("198.51.100.3"),
 				},
 				Routes: []gateway.Route{
-					route("192.0.2.0/24", "198.51.100.8"),
+					{Destination: netip.MustParsePrefix("192.0.2.0/24"), Link: "eth1", Gateway: netip.MustParseAddr("198.51.100.8"), Metric: 7},
 					route("192.0.3.0/24", "198.51.100.8"),
 					route("192.0.3.0/24", "198.51.100.9"),
 					route("198.51.100.0/24", ""),
 					route("203.0.113.1/32", ""),
-					route("2001:db8:1::/64", ""),
+					{Destination: netip.MustParsePrefix("2001:db8:1::/64"), Link: "eth1", Metric: 256}, // IP6_RT_PRIO_ADDRCONF
 				},
 			},
+		},
+		{
+			name: "addresses made from router advertisements",
+			lines: []string{
+				"link add eth1 type veth peer name peer1", "addr add 2001:db8:1::10/64 dev eth1 mngtmpaddr", "addr add 2001:db8:2::10/64 dev peer1",
+				"addr add 198.51.100.10/24 dev peer1", "addr add 198.51.100.11/24 dev peer1", // the second one of a network has a flag of the same value
+			},
+			want: gateway.Host{Links: []gateway.Link{
+				{Name: "eth1", Kind: "veth", Autoconfigured: true, Addresses: link("", true, "2001:db8:1::10/64").Addresses}, lo,
+				link("peer1", false, "198.51.100.10/24", "198.51.100.11/24", "2001:db8:2::10/64"),
+			}},
 		},
 		{
 			name: "links above links",

@@ -77,11 +77,12 @@ func (h *Host) Observe() (gateway.Host, error) {
 		a := l.Attrs()
 		names[a.Index] = a.Name
 		host.Links = append(host.Links, gateway.Link{
-			Name:      a.Name,
-			Up:        a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
-			Kind:      l.Type(),
-			Addresses: addresses[a.Index],
-			Peers:     peers[a.Index],
+			Name:           a.Name,
+			Up:             a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
+			Kind:           l.Type(),
+			Addresses:      addresses[a.Index],
+			Peers:          peers[a.Index],
+			Autoconfigured: slices.ContainsFunc(addrs, func(addr netlink.Addr) bool { return addr.LinkIndex == a.Index && autoconfigured(addr) }),
 		})
 	}
 	follow(host.Links, links, names)
@@ -115,6 +116,12 @@ func addressesByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 		slices.SortFunc(prefixes, netip.Prefix.Compare)
 	}
 	return byLink
+}
+
+// autoconfigured reports whether an address was made from a router advertisement: by the kernel, or by systemd-networkd or
+// NetworkManager, which set the same flags (addrconf_prefix_rcv_add_addr in net/ipv6/addrconf.c).
+func autoconfigured(a netlink.Addr) bool {
+	return a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) != 0 && a.IP.To4() == nil
 }
 
 // peersByLink are the other ends, which the kernel has routes to.

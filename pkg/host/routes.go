@@ -92,12 +92,12 @@ func (t *tableReader) keep(r netlink.Route, bits int, link string, hop *netlink.
 	if to = to.Unmap(); !ok || to.IsLinkLocalUnicast() || to.IsMulticast() {
 		return
 	}
-	route := gateway.Route{Destination: netip.PrefixFrom(to, bits), Link: link, Gateway: nextHop(hop)}
+	route := gateway.Route{Destination: netip.PrefixFrom(to, bits), Link: link, Gateway: nextHop(hop), Metric: r.Priority}
 	t.routes = append(t.routes, route)
 	t.kept[link]++
 }
 
 func compareRoutes(a, b gateway.Route) int {
 	return cmp.Or(a.Destination.Addr().Compare(b.Destination.Addr()), cmp.Compare(a.Destination.Bits(), b.Destination.Bits()),
-		strings.Compare(a.Link, b.Link), a.Gateway.Compare(b.Gateway))
+		strings.Compare(a.Link, b.Link), a.Gateway.Compare(b.Gateway), cmp.Compare(a.Metric, b.Metric))
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -93,4 +94,56 @@ func checksum(b []byte) uint16 {
 		sum = sum&0xffff + sum>>16
 	}
 	return ^uint16(sum)
+}
+
+// Prefix is a network that a router advertises (RFC 4861, 4.6.2; as a route RFC 4191, 2.3).
+type Prefix struct {
+	netip.Prefix
+	// OnLink says that the network is on the link, Autonomous that hosts make themselves addresses in it.
+	OnLink, Autonomous bool
+	// Route says that the network is reached through the router.
+	Route bool
+	// Seconds is how long it holds; 0 takes it back.
+	Seconds uint32
+}
+
+// Advertise sends a router advertisement to all on a link. Who takes it sets its own hop limit for the link to hopLimit. It
+// makes no default route.
+func (h *Host) Advertise(link string, hopLimit byte, prefixes ...Prefix) error {
+	// Type 134, code and checksum, which the kernel fills in, hop limit, no flags, router lifetime 0 (RFC 4861, 4.2).
+	message := append([]byte{134, 0, 0, 0, hopLimit, 0, 0, 0}, make([]byte, 8)...)
+	for _, p := range prefixes {
+		seconds := binary.BigEndian.AppendUint32(nil, p.Seconds)
+		if p.Route {
+			message = slices.Concat(message, []byte{24, 3, byte(p.Bits()), 0}, seconds, p.Addr().AsSlice())
+		}
+		var flags byte
+		if p.OnLink {
+			flags |= 0x80
+		}
+		if p.Autonomous {
+			flags |= 0x40
+		}
+		if flags != 0 {
+			message = slices.Concat(message, []byte{3, 4, byte(p.Bits()), flags}, seconds, seconds, make([]byte, 4), p.Addr().AsSlice())
+		}
+	}
+	err := h.Do(func() error {
+		socket, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err != nil {
+			return err
+		}
+		on, err := net.InterfaceByName(link)
+		if err == nil {
+			err = errors.Join(
+				unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255), // who gets it refuses any other
+				unix.Sendto(socket, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16(), ZoneId: uint32(on.Index)}),
+			)
+		}
+		return errors.Join(err, unix.Close(socket))
+	})
+	if err != nil {
+		return fmt.Errorf("%s: advertising by %s: %w", h.Name, link, err)
+	}
+	return nil
 }

@@ -51,6 +51,8 @@ func New(links ...string) *Kernel {
 		k.Routes.SetLink(l, true)
 		k.Sysctls.Values["net/ipv4/conf/"+l+"/rp_filter"] = "1"
 		k.Sysctls.Values["net/ipv6/conf/"+l+"/accept_ra"] = "1"
+		k.Sysctls.Values["net/ipv6/conf/"+l+"/accept_ra_pinfo"] = "1"
+		k.Sysctls.Values["net/ipv6/conf/"+l+"/accept_ra_rt_info_max_plen"] = "64"
 	}
 	return k
 }

@@ -1,0 +1,64 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// TestAdvertisedPrefixes: a link to the outside with IPv6 networks of its own takes none from routers, before the host listens to
+// them although it forwards.
+func TestAdvertisedPrefixes(t *testing.T) {
+	const pinfo, routes = "net/ipv6/conf/eth1/accept_ra_pinfo", "net/ipv6/conf/eth1/accept_ra_rt_info_max_plen"
+	four := gateway.State{Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}, OwnPrefixes: []string{"eth1"}}
+	six := gateway.State{Forwards: []*gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}, OwnPrefixes: []string{"eth1", "gone"}}
+	auto := six
+	auto.OwnPrefixes = nil
+	expectParameters := func(t *testing.T, values map[string]string, wantPinfo, wantRoutes string) {
+		t.Helper()
+		if values[pinfo] != wantPinfo || values[routes] != wantRoutes {
+			t.Errorf("accept_ra_pinfo %s, accept_ra_rt_info_max_plen %s; want %s, %s", values[pinfo], values[routes], wantPinfo, wantRoutes)
+		}
+	}
+	for name, forwards := range map[string]string{"forwarding is our doing": "0", "the host forwards already": "1"} {
+		t.Run(name, func(t *testing.T) {
+			k := newKernel()
+			k.Sysctls.Values["net/ipv6/conf/all/forwarding"] = forwards
+			before := maps.Clone(k.Sysctls.Values)
+			d := start(k)
+			apply(t, d, four)
+			expectParameters(t, k.Sysctls.Values, "1", "64")
+			apply(t, d, six)
+			expectParameters(t, k.Sysctls.Values, "0", "0")
+			if k.Sysctls.Values["net/ipv6/conf/eth2/accept_ra_pinfo"] != "1" {
+				t.Error("a link that is not named was changed")
+			}
+			expectQuiet(t, d, six)
+			ignores := slices.Index(k.Journal, "sysctl "+pinfo+"=0")
+			listens := slices.Index(k.Journal, "sysctl net/ipv6/conf/eth1/accept_ra=2")
+			if listens >= 0 && ignores > listens {
+				t.Error("it listens before it ignores")
+			}
+			// sysctl --system sets it again.
+			k.Sysctls.Values[pinfo] = "1"
+			expectChanged(t, d, true)
+			expectRepair(t, apply(t, d, six), []string{"sysctl " + pinfo + "=0: it was 1"})
+			apply(t, d, auto)
+			expectParameters(t, k.Sysctls.Values, "1", "64")
+			apply(t, d, six)
+			if _, err := d.Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(before, k.Sysctls.Values); diff != "" {
+				t.Errorf("cleanup (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
