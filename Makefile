@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab test test-unit test-packages test-boot fuzz bench bench-go bench-datapath bench-relay chaos soak verify lint update packages clean
+.PHONY: help setup build demo lab check test test-unit test-packages test-boot fuzz bench bench-go bench-datapath bench-relay chaos soak verify lint update packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,14 @@ lab: ## bring the lab of the tests up, to walk around in; Ctrl-C takes it down
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/lab/cmd/lab up
 
+check: ## what to run after every change: unit tests and lint, without root or a kernel of their own
+	@scripts/test.sh check
+	@scripts/verify.sh layout headers format words lint
+
 test: ## everything that proves SmartNat: unit, real kernel, lab, packages (as root; sets up what it needs)
 	@scripts/test.sh all
 
-test-unit: ## what needs neither root nor a control plane; any package: make test-unit PKG=./pkg/calc/...
+test-unit: ## tests that need no control plane, with the real kernel; any package: make test-unit PKG=./pkg/calc/...
 	@scripts/test.sh unit $(PKG)
 
 test-packages: packages ## install, upgrade and remove the packages in a root of their own
@@ -90,7 +94,7 @@ verify: ## what a reviewer would check: generated code, lint, known vulnerabilit
 lint: ## golangci-lint alone
 	@scripts/verify.sh lint
 
-update: ## write anew what is generated: deepcopy, CRD, clients, golden files
+update: ## update what is generated: deepcopy, CRD, clients, golden files
 	@scripts/codegen/update.sh
 	@scripts/test.sh golden
 

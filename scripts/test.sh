@@ -2,23 +2,29 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs tests and ends with one line that counts them:
-#   test.sh all                everything; sets up what it needs. As root nothing may be skipped for want of something
-#   test.sh unit [PACKAGE...]  all that needs neither root nor a control plane
-#   test.sh golden             writes the golden files anew
+# Runs tests, counts them and names the slowest:
+#   test.sh all                everything; sets up what it needs. As root, a test that lacks something fails
+#   test.sh unit [PACKAGE...]  tests that need no control plane, with the real kernel where namespaces can be had
+#   test.sh check              the same without the kernel: after every change
+#   test.sh golden             updates the golden files
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { echo "test: $*"; }
 
-# summarized COMMAND...: fails when the command fails, whatever its last line says.
-summarized() {
-	"$@" 2>&1 | "$tmp/testsum"
-}
-
 tmp="$(mktemp -d)"
 trap 'rm -rf "$tmp"' EXIT
-go build -o "$tmp/testsum" ./scripts/testsum
+
+summary=()
+# tests FLAG|PACKAGE...: go test, with a line for each package, the output of what failed, the reason of each skip and a count.
+tests() {
+	local bin
+	bin="$(scripts/tools/build.sh gotestsum)"
+	"$bin/gotestsum" --format pkgname-and-test-fails --format-icons text --format-hide-empty-pkg \
+		--jsonfile-timing-events "$tmp/times" "${summary[@]}" -- "$@" || return
+	say "slower than 5 s:"
+	"$bin/gotestsum" tool slowest --jsonfile "$tmp/times" --threshold 5s
+}
 
 race=()
 race_detector() {
@@ -49,15 +55,22 @@ all() {
 	say "3/4 compiling (after $((SECONDS - started)) s)"
 	go build "${race[@]}" ./...
 	say "4/4 Go tests (after $((SECONDS - started)) s)"
-	summarized go test "${race[@]}" -json -p 1 -count 1 -timeout 20m ./...
+	tests "${race[@]}" -p 1 -count 1 -timeout 20m ./...
 }
 
+# without_lab prints the packages whose tests run no lab.
+without_lab() { go list ./... | grep -v -e /scripts/lab -e /scripts/bench/scale -e /scripts/chaos; }
+
 unit() {
-	if (($# == 0)); then
-		mapfile -t packages < <(go list ./... | grep -v -e /scripts/lab -e /scripts/bench/scale -e /scripts/chaos)
-		set -- "${packages[@]}"
-	fi
-	summarized go test -json "$@"
+	(($# > 0)) || mapfile -t packages < <(without_lab)
+	tests "${@:-${packages[@]}}"
+}
+
+check() {
+	mapfile -t packages < <(without_lab)
+	say "tests of the kernel are counted as skipped"
+	summary=(--hide-summary skipped)
+	SMARTNAT_REQUIRE_ALL='' tests -short "${packages[@]}"
 }
 
 # Packages with golden files say so by a flag -update in their tests.
@@ -73,9 +86,10 @@ golden() {
 case ${1:-} in
 all) all ;;
 unit) unit "${@:2}" ;;
+check) check ;;
 golden) golden ;;
 *)
-	echo "usage: test.sh all | unit [PACKAGE...] | golden" >&2
+	echo "usage: test.sh all | unit [PACKAGE...] | check | golden" >&2
 	exit 2
 	;;
 esac

@@ -100,9 +100,13 @@ func prepareMounts() error {
 	return nil
 }
 
-// RequireKernel skips the test, loudly, or fails it where all is required, unless it runs inside Main's namespaces.
+// RequireKernel skips the test, loudly, or fails it where all is required, unless it runs in namespaces of its own. A short
+// run skips it too.
 func RequireKernel(t testing.TB) {
 	t.Helper()
+	if testing.Short() {
+		missing(t, "needs the kernel, which -short leaves out")
+	}
 	if !Inside() {
 		missing(t, "needs network namespaces: run as root, or where user namespaces are allowed")
 	}
