@@ -44,11 +44,11 @@ const (
 	notAcceptable = "406 application/json\nv1 Status Failure 406 NotAcceptable " +
 		"only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf null\n"
 	namesVerb = "404 application/json\nv1 Status Failure 404 NotFound " +
-		"the relay serves no paths that begin with watch or proxy: ask for the list with ?watch=true {}\n"
+		"the relay does not serve watch or proxy paths, use the path of the list with ?watch=true {}\n"
 	badVersion = "400 application/json\nv1 Status Failure 400 BadRequest " +
 		`invalid resource version: resourceVersion: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax null` + "\n"
 	badPage = "410 application/json\nv1 Status Failure 410 Expired " +
-		"The provided continue parameter is not of this relay, which serves lists whole. null\n"
+		"The provided continue parameter is not from this relay, which does not split lists. null\n"
 )
 
 // conformance are requests that are sent to kube-apiserver and to the relay, by the same user. NOW in a path is the

@@ -40,8 +40,8 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, inf
 	return nil
 }
 
-// list always answers with the whole list: a gateway reads all of it, and it is in memory. `limit` asks for at most so
-// many, so that is allowed; a `continue` token is never ours.
+// list always returns the complete list: a gateway needs all of it, and it is in memory. The API allows this, because
+// `limit` is an upper bound only for servers that page. A `continue` token therefore never comes from this relay.
 func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
 	accepted, err := r.negotiate(req, ofMany)
 	if err != nil {
@@ -52,14 +52,14 @@ func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, in
 		return err
 	}
 	if q.Continue != "" {
-		return apierrors.NewResourceExpired("The provided continue parameter is not of this relay, which serves lists whole.")
+		return apierrors.NewResourceExpired("The provided continue parameter is not from this relay, which does not split lists.")
 	}
 	if err := h.atLeast(q.version); err != nil {
 		return err
 	}
 	all, version := r.List()
 	if q.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
-		// Only the present state is known; it is that of an earlier version when nothing changed since.
+		// The current state is also the state at an earlier version if there are no events in between.
 		if events, _, _, err := r.Since(q.version); err != nil || len(events) > 0 && events[0].Version <= version {
 			return expired(q.ResourceVersion)
 		}

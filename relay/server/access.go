@@ -21,25 +21,26 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// visit is what the filters of a request know of it together.
+// visit is the state of one request that its filters share.
 type visit struct {
 	*recorder
 	start time.Time
-	// token and tls say who asks: authentication takes the token out of what it passes on.
+	// token and tls are the credentials of the client. They are kept here because authentication removes the token from
+	// the request.
 	token []string
 	tls   *tls.ConnectionState
-	// info is set when the path was understood, user when it is known who asks.
+	// info is set once the path is parsed, user once the client is authenticated.
 	info *request.RequestInfo
 	user string
-	// rejection is why a filter refused the request, nothing when none did.
+	// rejection is the reason for which a filter refused the request, or empty.
 	rejection string
-	// watch answers with a watch, if one was accepted; over, where there is one, is called when the request was answered.
+	// watch serves an accepted watch. over, if set, runs after the response is complete.
 	watch, over func()
 }
 
 type visitKey struct{}
 
-// visitOf returns an empty visit for a request that did not pass the first filter.
+// visitOf returns the visit of a request, or an empty one if the request did not pass the entrance.
 func visitOf(ctx context.Context) *visit {
 	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
 		return v
@@ -47,7 +48,8 @@ func visitOf(ctx context.Context) *visit {
 	return &visit{recorder: &recorder{}}
 }
 
-// entrance is the first filter, on whose goroutine watches wait for their end. All that is decided before is decided aside.
+// entrance is the first filter. Watches block on its goroutine; all other filters run on another one (registry.Aside), so
+// that their stack frames do not stay allocated for the life of a watch.
 type entrance struct {
 	probes, next http.Handler
 	hasSynced    func() bool
@@ -75,25 +77,25 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// unsyncedRetry bounds the seconds after which a client is to ask again that came before the cluster was read.
+// unsyncedRetry is the upper bound, in seconds, of the Retry-After that clients get before the first sync.
 const unsyncedRetry = 4
 
-// notYet refuses whoever it is, as cheaply as can be: after a restart all gateways are back before the cluster is read, which
-// goes on beside them. They are told to come at different times.
+// notYet refuses any client before the first sync, at the lowest cost possible: after a restart, all gateways reconnect
+// while the relay is still listing the cluster. Retry-After is random, so that they do not come back at the same time.
 func notYet(w http.ResponseWriter, req *http.Request) {
 	after := 1 + rand.N(unsyncedRetry)
-	registry.WriteError(w, req, apierrors.NewTooManyRequests("the relay has not seen the whole cluster yet, please try again later", after))
+	registry.WriteError(w, req, apierrors.NewTooManyRequests("the relay has not synced with the cluster yet, please try again later", after))
 }
 
 const tokenHeader = "Authorization"
 
-// credentials is as much of the request, as it came, as authenticators read.
+// credentials returns a request with only the parts of the original that authenticators read.
 func (v *visit) credentials(ctx context.Context) *http.Request {
 	return (&http.Request{TLS: v.tls, Header: http.Header{tokenHeader: v.token}}).WithContext(ctx)
 }
 
-// record counts and logs a request that has been answered. The log has neither headers nor queries, so no credential gets into
-// it, and of a request whose user is not known nothing that it said.
+// record counts and logs a finished request. The log holds no headers and no queries, so no credential reaches it. Of an
+// unauthenticated request, it holds nothing that the client sent.
 func (e *entrance) record(req *http.Request, v *visit) {
 	if v.over != nil {
 		v.over()
@@ -120,7 +122,7 @@ func (e *entrance) record(req *http.Request, v *visit) {
 	}).Debug("request")
 }
 
-// asked is what the log says of a request: nothing that a client said before it was known who it is.
+// asked returns the log fields that describe a request: none if the client is unauthenticated.
 func (v *visit) asked(req *http.Request) logrus.Fields {
 	if v.user == "" {
 		return logrus.Fields{}
@@ -128,10 +130,10 @@ func (v *visit) asked(req *http.Request) logrus.Fields {
 	return logrus.Fields{"user": short(v.user), "method": short(req.Method), "path": short(req.URL.Path)}
 }
 
-// maxLogged bounds what is logged of a text that a client chose.
+// maxLogged bounds the length, in bytes, of logged text that a client chose.
 const maxLogged = 200
 
-// short returns the beginning of a text.
+// short truncates s to maxLogged bytes.
 func short(s string) string {
 	if len(s) <= maxLogged {
 		return s
@@ -139,7 +141,7 @@ func short(s string) string {
 	return s[:maxLogged] + "..."
 }
 
-// recover answers a request that failed by a defect, and says so where an operator sees it.
+// recover turns a panic into a response and logs it as an error.
 func (e *entrance) recover(req *http.Request, v *visit) {
 	cause := recover()
 	if cause == nil {
@@ -150,26 +152,26 @@ func (e *entrance) recover(req *http.Request, v *visit) {
 	}
 	e.metrics.panics.Inc()
 	e.log.WithFields(v.asked(req)).WithFields(logrus.Fields{"panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
-		Error("a request met a defect")
+		Error("recovered panic in request")
 	if v.status == 0 {
-		registry.WriteError(v.recorder, req, apierrors.NewInternalError(errors.New("the relay has a defect, its log says more")))
+		registry.WriteError(v.recorder, req, apierrors.NewInternalError(errors.New("the relay has a defect, see its log")))
 		return
 	}
-	// Half of an answer must not look like a whole one.
+	// The client must not take a truncated response for a complete one.
 	panic(http.ErrAbortHandler)
 }
 
-// recorder notes what is answered.
+// recorder records the status code and the size of a response.
 type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
 }
 
-// Unwrap lets http.ResponseController reach what is beneath.
+// Unwrap gives http.ResponseController access to the underlying writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// Flush is for those who look for an http.Flusher.
+// Flush implements http.Flusher.
 func (r *recorder) Flush() { _ = http.NewResponseController(r.ResponseWriter).Flush() }
 
 func (r *recorder) WriteHeader(status int) {

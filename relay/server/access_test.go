@@ -25,11 +25,11 @@ func TestDefects(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		handler http.HandlerFunc
-		status  int // 0 when the answer breaks off
+		status  int // 0 if the response breaks off
 		counted float64
 	}{
-		{"before an answer", func(http.ResponseWriter, *http.Request) { panic("oh") }, 500, 1},
-		{"within an answer", func(w http.ResponseWriter, _ *http.Request) {
+		{"before the response", func(http.ResponseWriter, *http.Request) { panic("oh") }, 500, 1},
+		{"within the response", func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "half")
 			_ = http.NewResponseController(w).Flush()
 			panic("oh")
@@ -37,7 +37,7 @@ func TestDefects(t *testing.T) {
 		{"within a watch", func(_ http.ResponseWriter, req *http.Request) {
 			held(req, func() { panic("oh") })
 		}, 500, 1},
-		{"an answer that is given up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, 0},
+		{"an aborted response", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, 0},
 		{"none", ok, 200, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -60,24 +60,25 @@ func TestDefects(t *testing.T) {
 				t.Errorf("status %d, want %d (%v)", status, test.status, err)
 			}
 			if got := c.count(t, "panics_total"); got != test.counted {
-				t.Errorf("%v were counted, want %v", got, test.counted)
+				t.Errorf("counted %v panics, want %v", got, test.counted)
 			}
 			if told := strings.Contains(output.String(), "level=error"); told != (test.counted > 0) {
-				t.Errorf("told an operator: %v\n%s", told, output.String())
+				t.Errorf("logged at error level: %v\n%s", told, output.String())
 			}
 			if where := strings.Contains(output.String(), "TestDefects.func"); where != (test.counted > 0) {
-				t.Errorf("told where: %v\n%s", where, output.String())
+				t.Errorf("logged the stack: %v\n%s", where, output.String())
 			}
 		})
 	}
 }
 
-// Before the cluster was read nobody is asked who it is, and nothing is asked of the cluster: it has enough to answer.
+// TestBeforeTheClusterWasRead proves that before the first sync the relay authenticates no client and sends no review: the
+// API server is busy enough with the lists.
 func TestBeforeTheClusterWasRead(t *testing.T) {
 	config := &Config{
 		Cache: watchcache.New(watchcache.NewEpoch(), 1), Log: logrus.New(),
 		Authenticator: authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
-			t.Error("somebody was asked who it is")
+			t.Error("a client was authenticated before the first sync")
 			return nil, false, nil
 		}),
 	}
@@ -102,19 +103,19 @@ func TestBeforeTheClusterWasRead(t *testing.T) {
 		}
 		after := resp.Header().Get("Retry-After")
 		if status.Reason != metav1.StatusReasonTooManyRequests || strconv.Itoa(int(status.Details.RetryAfterSeconds)) != after {
-			t.Fatalf("told to come again after %s by a header, and %+v", after, status)
+			t.Fatalf("Retry-After %s, status %+v", after, status)
 		}
 		again[after]++
 	}
 	if len(again) < 2 || again["0"] > 0 {
-		t.Errorf("clients come again after these seconds, which does not spread them: %v", again)
+		t.Errorf("retries are not spread: %v seconds", again)
 	}
 	if got := config.count(t, "rejections_total", "reason=unsynced"); got != requests {
-		t.Errorf("%v refusals were counted, want %d", got, requests)
+		t.Errorf("counted %v rejections, want %d", got, requests)
 	}
 }
 
-// Whatever clients ask for, the names under which it is counted are few.
+// TestWhatIsCounted proves that clients cannot create time series: the labels are few, whatever the requests ask for.
 func TestWhatIsCounted(t *testing.T) {
 	var config *Config
 	f := newFixture(t, func(c *Config) { config = c })
@@ -145,6 +146,6 @@ func TestWhatIsCounted(t *testing.T) {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	if got := config.count(t, "response_bytes_total", "verb=list", "resource=mappings"); got == 0 {
-		t.Error("no bytes were counted")
+		t.Error("no response bytes were counted")
 	}
 }

@@ -42,16 +42,16 @@ func TestStatus(t *testing.T) {
 		name, method, path, token string
 		want                      metav1.Status
 	}{
-		{"nobody", "GET", "/api/v1/services", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
-		{"nobody who writes", "DELETE", "/api/v1/services", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
-		{"nobody who looks around", "GET", "/metrics", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
-		{"a stranger", "GET", "/api/v1/namespaces/shop/services/mapped", strangerToken, metav1.Status{Code: 403, Reason: "Forbidden",
+		{"unauthenticated read", "GET", "/api/v1/services", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
+		{"unauthenticated write", "DELETE", "/api/v1/services", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
+		{"unauthenticated read of another path", "GET", "/metrics", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
+		{"forbidden read", "GET", "/api/v1/namespaces/shop/services/mapped", strangerToken, metav1.Status{Code: 403, Reason: "Forbidden",
 			Message: `services "mapped" is forbidden: User "stranger" cannot get resource "services" in API group "" in the namespace "shop"`}},
-		{"a stranger who discovers", "GET", "/apis", strangerToken, metav1.Status{Code: 403, Reason: "Forbidden",
+		{"forbidden discovery", "GET", "/apis", strangerToken, metav1.Status{Code: 403, Reason: "Forbidden",
 			Message: `forbidden: User "stranger" cannot get path "/apis"`}},
-		{"what does not exist", "GET", "/api/v1/namespaces/shop/services/none", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
+		{"object that does not exist", "GET", "/api/v1/namespaces/shop/services/none", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: `services "none" not found`}},
-		{"what nothing names", "GET", "/api/v1/namespaces/shop/services/hidden", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
+		{"object that no Mapping names", "GET", "/api/v1/namespaces/shop/services/hidden", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: `services "hidden" not found`}},
 		{"another kind", "GET", "/api/v1/namespaces/shop/secrets/s", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: "the server could not find the requested resource"}},
@@ -59,21 +59,21 @@ func TestStatus(t *testing.T) {
 			Message: "the server could not find the requested resource"}},
 		{"a name without its namespace", "GET", "/api/v1/services/mapped", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: "the server could not find the requested resource"}},
-		{"a watch of nothing by nobody", "GET", "/api/v1/watch", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
+		{"unauthenticated watch without a resource", "GET", "/api/v1/watch", "", metav1.Status{Code: 401, Reason: "Unauthorized", Message: "Unauthorized"}},
 		{"another version", "GET", "/apis/discovery.k8s.io/v1beta1/endpointslices", gatewayToken, metav1.Status{Code: 404, Reason: "NotFound",
 			Message: "the server could not find the requested resource"}},
-		{"a foreign version", "GET", "/api/v1/services?resourceVersion=5&resourceVersionMatch=NotOlderThan", gatewayToken,
+		{"version of another server", "GET", "/api/v1/services?resourceVersion=5&resourceVersionMatch=NotOlderThan", gatewayToken,
 			metav1.Status{Code: 410, Reason: "Expired", Message: "too old resource version: 5"}},
-		{"a watch from a foreign version", "GET", "/api/v1/services?watch=1&resourceVersion=5", gatewayToken,
+		{"watch from a version of another server", "GET", "/api/v1/services?watch=1&resourceVersion=5", gatewayToken,
 			metav1.Status{Code: 410, Reason: "Expired", Message: "too old resource version: 5"}},
-		{"initial events from a foreign version", "GET",
+		{"initial events from a version of another server", "GET",
 			"/api/v1/services?watch=1&resourceVersion=5&sendInitialEvents=true&resourceVersionMatch=NotOlderThan", gatewayToken,
 			metav1.Status{Code: 410, Reason: "Expired", Message: "too old resource version: 5"}},
-		{"a foreign page", "GET", "/api/v1/services?continue=x", gatewayToken, metav1.Status{Code: 410, Reason: "Expired",
-			Message: "The provided continue parameter is not of this relay, which serves lists whole."}},
-		{"a version that is none", "GET", "/api/v1/services?resourceVersion=x", gatewayToken, metav1.Status{Code: 400, Reason: "BadRequest",
+		{"continue token of another server", "GET", "/api/v1/services?continue=x", gatewayToken, metav1.Status{Code: 410, Reason: "Expired",
+			Message: "The provided continue parameter is not from this relay, which does not split lists."}},
+		{"malformed version", "GET", "/api/v1/services?resourceVersion=x", gatewayToken, metav1.Status{Code: 400, Reason: "BadRequest",
 			Message: `invalid resource version: resourceVersion: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax`}},
-		{"a selector of an unknown field", "GET", "/api/v1/services?fieldSelector=spec.clusterIP%3Dx", gatewayToken,
+		{"selector of an unknown field", "GET", "/api/v1/services?fieldSelector=spec.clusterIP%3Dx", gatewayToken,
 			metav1.Status{Code: 400, Reason: "BadRequest",
 				Message: `"spec.clusterIP" is not a known field selector: only "metadata.name", "metadata.namespace"`}},
 		{"initial events without a match", "GET", "/api/v1/services?watch=1&sendInitialEvents=true&resourceVersionMatch=Exact", gatewayToken,
@@ -82,7 +82,7 @@ func TestStatus(t *testing.T) {
 			Message: `create is not supported on resources of kind "services"`}},
 		{"DELETE", "DELETE", mappingsPath, gatewayToken, metav1.Status{Code: 405, Reason: "MethodNotAllowed",
 			Message: `deletecollection is not supported on resources of kind "mappings.smartnat.aureacentral.com"`}},
-		{"PATCH by a stranger", "PATCH", "/api/v1/namespaces/shop/services/mapped", strangerToken, metav1.Status{Code: 405,
+		{"forbidden PATCH", "PATCH", "/api/v1/namespaces/shop/services/mapped", strangerToken, metav1.Status{Code: 405,
 			Reason: "MethodNotAllowed", Message: `patch is not supported on resources of kind "services"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestNothingIsServedBeforeTheClusterIsKnown(t *testing.T) {
 	}
 }
 
-// handlerOf returns the handler of a relay alone, for tests of what its server would hide.
+// handlerOf returns the handler of a relay without its server, for tests of behavior that a server hides.
 func handlerOf(t *testing.T, cache *watchcache.Cache) http.Handler {
 	t.Helper()
 	log := logrus.New()
@@ -179,7 +179,7 @@ func TestSelectors(t *testing.T) {
 		{"a label and a namespace", "shop", metav1.ListOptions{LabelSelector: "tier in (2)"}, "shop/b"},
 		{"a name", "", metav1.ListOptions{FieldSelector: "metadata.name=a"}, "bank/a shop/a"},
 		{"a namespace by field", "", metav1.ListOptions{FieldSelector: "metadata.namespace!=bank"}, "shop/a shop/b"},
-		{"a limit, which is served whole", "", metav1.ListOptions{Limit: 1}, "bank/a shop/a shop/b"},
+		{"a limit, which is ignored", "", metav1.ListOptions{Limit: 1}, "bank/a shop/a shop/b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			list, err := client.Mappings(test.namespace).List(ctx, test.options)
@@ -219,7 +219,7 @@ func TestListAtAnExactVersion(t *testing.T) {
 	}
 	eventually(t, "the deletion", func() bool { return f.cache.Mappings().Get("shop", "web") == nil })
 	if _, err := mappings.List(ctx, exact); !apierrors.IsResourceExpired(err) {
-		t.Errorf("List() of a state that is gone = %v, want Expired", err)
+		t.Errorf("List() at a version that is no longer current = %v, want Expired", err)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestLongListsAreCompressed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(reader); err != nil || string(got) != string(plain) {
-		t.Errorf("%v: what was compressed is something else", err)
+		t.Errorf("%v: the compressed list differs from the plain one", err)
 	}
 }
 
@@ -340,6 +340,6 @@ func TestDiscovery(t *testing.T) {
 	}
 	var group metav1.APIGroup
 	if code := f.get(t, "/apis/smartnat.aureacentral.com/", &group); code != 200 || group.PreferredVersion.Version != "v1alpha1" {
-		t.Errorf("the group, with a slash at the end: %d %v", code, group)
+		t.Errorf("the group, with a trailing slash: %d %v", code, group)
 	}
 }

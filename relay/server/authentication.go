@@ -31,35 +31,35 @@ import (
 	"github.com/smartnat/smartnat/relay/status"
 )
 
-// Why it may be unknown who somebody is. Neither says anything against a client.
+// Reasons why a client may be unknown through no fault of its own.
 var (
-	// errUnavailable says that the cluster could not be asked.
-	errUnavailable = errors.New("the cluster cannot be asked who this is")
-	// errBusy says that too many tokens that were never good wait to be asked about.
+	// errUnavailable means that the API server did not answer.
+	errUnavailable = errors.New("cannot reach the API server to authenticate the client")
+	// errBusy means that too many unknown tokens wait for a review.
 	errBusy = errors.New("too many unknown tokens")
 )
 
 const (
-	// trustedTokens and trustFor bound what is remembered of tokens that were good.
+	// trustedTokens and trustFor bound the memory of tokens that were valid.
 	trustedTokens = 4096
 	trustFor      = 2 * time.Hour
-	// reviewBurst is how many seconds' worth of reviews can be asked for at once: all gateways come back together.
+	// reviewBurst is the burst of reviews, in seconds of the rate limit: all gateways reconnect at the same time.
 	reviewBurst = 10
 )
 
-// tokenReviews are those of the cluster.
+// tokenReviews is the TokenReview API of the cluster.
 type tokenReviews interface {
 	Create(context.Context, *authenticationv1.TokenReview, metav1.CreateOptions) (*authenticationv1.TokenReview, error)
 }
 
-// tokenReviewer asks the cluster whose token it is that a client shows. Unlike the authenticator of k8s.io/apiserver it
-// tells a token that is refused from a cluster that does not answer, does not take a token whose audience the cluster
-// says nothing about, and asks about strangers at a limited rate.
+// tokenReviewer authenticates bearer tokens by TokenReview. Unlike the authenticator of k8s.io/apiserver it distinguishes
+// a refused token from an API server that does not answer, requires the API server to confirm the audience, and limits the
+// rate of reviews for unknown tokens.
 type tokenReviewer struct {
 	client    tokenReviews
 	audiences authenticator.Audiences
-	// strangers limits the questions about tokens that were never good, so that inventing tokens neither burdens the
-	// cluster nor keeps those waiting whose tokens were good before.
+	// strangers limits reviews of tokens that have never been valid. Made-up tokens can neither load the API server nor
+	// delay clients whose tokens were valid before.
 	strangers *rate.Limiter
 	trusted   *utilcache.LRUExpireCache
 	metrics   *metrics
@@ -72,7 +72,7 @@ func newTokenReviewer(client tokenReviews, audiences []string, perSecond int, m 
 	}
 }
 
-// AuthenticateToken returns whose token it is, if anybody's.
+// AuthenticateToken returns the user that a token belongs to. ok is false if the token is not valid.
 func (r *tokenReviewer) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 	key := sha256.Sum256([]byte(token))
 	if _, known := r.trusted.Get(key); !known && !r.strangers.Allow() {
@@ -107,7 +107,7 @@ func (r *tokenReviewer) result(word string, response *authenticator.Response, er
 	return response, response != nil, err
 }
 
-// newAuthenticator accepts client certificates of an authority, if there is one, and tokens, whose reviews it remembers.
+// newAuthenticator accepts client certificates if there is a client CA, and bearer tokens, whose reviews it caches.
 func newAuthenticator(tokens authenticator.Token, clientCA x509.VerifyOptionFunc, remember time.Duration) authenticator.Request {
 	var ways []authenticator.Request
 	if clientCA != nil {
@@ -117,8 +117,8 @@ func newAuthenticator(tokens authenticator.Token, clientCA x509.VerifyOptionFunc
 	return unionauth.New(ways...)
 }
 
-// byCertificate marks users by how they proved who they are, and refuses certificates in the names of users that Kubernetes
-// has for itself, ServiceAccounts among them.
+// byCertificate marks users as authenticated by certificate. It refuses certificates with a common name that is reserved
+// for system users, such as ServiceAccounts.
 func byCertificate(certificates authenticator.Request) authenticator.Request {
 	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
 		response, ok, err := certificates.AuthenticateRequest(req)
@@ -133,8 +133,8 @@ func byCertificate(certificates authenticator.Request) authenticator.Request {
 	})
 }
 
-// authenticated lets those in whom the cluster knows. What is wrong with a credential is told to nobody; what is wrong with
-// the cluster is told to the client, so that it asks again later instead of taking its credential for bad.
+// authenticated passes on requests of users that the cluster knows. It does not tell a client why its credential is bad,
+// but it does report a failure of the API server, so that the client retries instead of discarding its credential.
 func authenticated(next http.Handler, c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		v := visitOf(req.Context())
@@ -142,12 +142,12 @@ func authenticated(next http.Handler, c *Config) http.Handler {
 		response, ok, err := c.Authenticator.AuthenticateRequest(req.WithContext(ctx))
 		if ok {
 			v.user = response.User.GetName()
-			req.Header.Del(tokenHeader) // nobody needs it any more
+			req.Header.Del(tokenHeader) // no later filter reads it
 			next.ServeHTTP(w, req.WithContext(request.WithUser(ctx, response.User)))
 			return
 		}
 		if err != nil {
-			c.Log.WithField("client", req.RemoteAddr).WithField("error", short(err.Error())).Debug("not authenticated")
+			c.Log.WithField("client", req.RemoteAddr).WithField("error", short(err.Error())).Debug("rejected unauthenticated client")
 		}
 		switch {
 		case errors.Is(err, errUnavailable):
@@ -158,14 +158,14 @@ func authenticated(next http.Handler, c *Config) http.Handler {
 			retryLater(w, req, apierrors.NewTooManyRequests(errBusy.Error(), 1))
 		default:
 			v.rejection = "unauthenticated"
-			// A stranger does not keep the connection, on which there could be many requests at once.
+			// An unauthenticated client does not keep the connection, because HTTP/2 lets it send many requests at once.
 			w.Header().Set("Connection", "close")
 			registry.WriteError(w, req, apierrors.NewUnauthorized("Unauthorized"))
 		}
 	})
 }
 
-// retryLater refuses a request that may be repeated after a second, and ends its connection.
+// retryLater refuses a request with Retry-After of one second and closes its connection.
 func retryLater(w http.ResponseWriter, req *http.Request, err error) {
 	w.Header().Set("Retry-After", "1")
 	w.Header().Set("Connection", "close")

@@ -25,7 +25,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// reviews is a cluster that knows what a token is by what it says, and notes what it was asked.
+// reviews is a fake cluster that derives the answer from the token and records the questions.
 type reviews struct {
 	asked []string
 	down  bool
@@ -66,15 +66,15 @@ func TestTokenReview(t *testing.T) {
 		want        string
 	}{
 		{name: "a token for the relay", token: "good", want: "gateway 1 [gateways] map[pod:[p]]"},
-		{name: "a token for another audience", token: "elsewhere", want: "nobody"},
-		{name: "a token of which the cluster names no audience", token: "anywhere", want: "nobody"},
-		{name: "a token that is none", token: "bad", want: "nobody"},
-		{name: "a cluster that does not answer", token: "good", down: true, want: "unavailable"},
+		{name: "a token for another audience", token: "elsewhere", want: "unauthenticated"},
+		{name: "a token whose review confirms no audience", token: "anywhere", want: "unauthenticated"},
+		{name: "an invalid token", token: "bad", want: "unauthenticated"},
+		{name: "an API server that does not answer", token: "good", down: true, want: "unavailable"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cluster := &reviews{down: test.down}
 			response, ok, err := cluster.reviewer(0).AuthenticateToken(t.Context(), test.token)
-			got := "nobody"
+			got := "unauthenticated"
 			switch {
 			case errors.Is(err, errUnavailable):
 				got = "unavailable"
@@ -110,21 +110,22 @@ func TestReviewsAreRememberedButNotFailures(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{"good", "bad"}, cluster.asked); diff != "" {
-		t.Errorf("asked (-want +got)\n%s", diff)
+		t.Errorf("reviewed tokens (-want +got)\n%s", diff)
 	}
 	cluster.down = true
 	for range 2 {
 		if _, err := ask("good-2"); !errors.Is(err, errUnavailable) {
-			t.Errorf("a cluster that is down: %v, want errUnavailable", err)
+			t.Errorf("API server down: %v, want errUnavailable", err)
 		}
 	}
 	cluster.down = false
 	if ok, err := ask("good-2"); !ok || err != nil {
-		t.Errorf("after the cluster came back: %v, %v", ok, err)
+		t.Errorf("API server up again: %v, %v", ok, err)
 	}
 }
 
-// Tokens that are made up cost the cluster no more than the limit, and those that were good before do not wait for them.
+// TestInventedTokensAreAskedAboutAtALimitedRate proves that made-up tokens cause no more reviews than the limit, and do
+// not delay tokens that were valid before.
 func TestInventedTokensAreAskedAboutAtALimitedRate(t *testing.T) {
 	cluster := &reviews{}
 	r := cluster.reviewer(1)
@@ -138,28 +139,29 @@ func TestInventedTokensAreAskedAboutAtALimitedRate(t *testing.T) {
 		}
 	}
 	if asked := len(cluster.asked) - 1; asked+busy != 1000 || busy == 0 {
-		t.Errorf("%d asked about, %d not, of 1000", asked, busy)
+		t.Errorf("%d reviewed, %d rejected as busy, of 1000", asked, busy)
 	}
-	// The bucket has refilled by as much as the test took.
+	// Drain what the bucket gained while the test ran.
 	for err := error(nil); err == nil; {
 		_, _, err = r.AuthenticateToken(t.Context(), "bad-again")
 	}
 	if _, ok, err := r.AuthenticateToken(t.Context(), "good"); !ok || err != nil {
-		t.Errorf("a token that was good before: %v, %v", ok, err)
+		t.Errorf("a token that was valid before: %v, %v", ok, err)
 	}
 	if _, ok, err := r.AuthenticateToken(t.Context(), "good-but-new"); ok || !errors.Is(err, errBusy) {
 		t.Errorf("a token that was never seen: %v, %v, want errBusy", ok, err)
 	}
 }
 
-// A certificate is no ServiceAccount, whatever its common name, and what it proves cannot be said by a token.
+// TestUsersByCertificate proves that a certificate cannot pose as a ServiceAccount by its common name, and that a token
+// cannot pose as a certificate.
 func TestUsersByCertificate(t *testing.T) {
 	for name, accepted := range map[string]bool{"gw1": true, "system:serviceaccount:smartnat:gw1": false, "system:admin": false} {
 		response, ok, err := byCertificate(authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
 			return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, true, nil
 		})).AuthenticateRequest(nil)
 		if ok != accepted || (err == nil) != accepted {
-			t.Errorf("%s: %v, %v, want it accepted: %v", name, ok, err, accepted)
+			t.Errorf("%s: %v, %v, want accepted: %v", name, ok, err, accepted)
 		}
 		if ok {
 			if _, is := response.User.(status.CertificateUser); !is {
@@ -172,11 +174,11 @@ func TestUsersByCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, is := tokens.User.(status.CertificateUser); is {
-		t.Error("a token is taken for a certificate")
+		t.Error("a token authenticates as a certificate")
 	}
 }
 
-// newTokens says that every token is a user's.
+// newTokens returns an authenticator that accepts every token as the user name.
 func newTokens(name string) authenticator.Token {
 	return authenticator.TokenFunc(func(context.Context, string) (*authenticator.Response, bool, error) {
 		return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, true, nil
@@ -190,8 +192,8 @@ func TestWhoCannotBeKnownIsToldToComeAgain(t *testing.T) {
 		status int
 		retry  string
 	}{
-		{"the cluster is down", fmt.Errorf("%w: timeout", errUnavailable), 503, "1"},
-		{"too many strangers", errBusy, 429, "1"},
+		{"the API server is down", fmt.Errorf("%w: timeout", errUnavailable), 503, "1"},
+		{"too many unknown tokens", errBusy, 429, "1"},
 		{"a bad credential", errors.New("x509: certificate has expired"), 401, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -205,7 +207,7 @@ func TestWhoCannotBeKnownIsToldToComeAgain(t *testing.T) {
 				t.Errorf("%d, Retry-After %q: %s", resp.status, resp.header.Get("Retry-After"), body)
 			}
 			if strings.Contains(string(body), "x509") {
-				t.Errorf("a stranger is told what is wrong: %s", body)
+				t.Errorf("the response says why the credential is bad: %s", body)
 			}
 		})
 	}

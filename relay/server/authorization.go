@@ -24,33 +24,33 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// rememberedAnswers bounds what is remembered of what users may, a few hundred bytes each.
+// rememberedAnswers bounds the cache of access reviews. An entry takes a few hundred bytes.
 const rememberedAnswers = 8192
 
-// subjectAccessReviews are those of the cluster.
+// subjectAccessReviews is the SubjectAccessReview API of the cluster.
 type subjectAccessReviews interface {
 	Create(context.Context, *authorizationv1.SubjectAccessReview, metav1.CreateOptions) (*authorizationv1.SubjectAccessReview, error)
 }
 
-// accessReviewer asks the cluster what a user may, and remembers what it said for a while. The webhook authorizer of
-// k8s.io/apiserver, which does the same, brings CEL and gRPC into memory.
+// accessReviewer authorizes by SubjectAccessReview and caches the answers. The webhook authorizer of k8s.io/apiserver does
+// the same, but pulls in CEL and gRPC, which cost memory.
 type accessReviewer struct {
 	client   subjectAccessReviews
 	remember time.Duration
-	answers  *utilcache.LRUExpireCache // authorizationv1.SubjectAccessReviewStatus by the sum of the question
+	answers  *utilcache.LRUExpireCache // authorizationv1.SubjectAccessReviewStatus by the hash of the spec
 }
 
 func newAccessReviewer(client subjectAccessReviews, remember time.Duration) *accessReviewer {
 	return &accessReviewer{client: client, remember: remember, answers: utilcache.NewLRUExpireCache(rememberedAnswers)}
 }
 
-// Authorize says whether the cluster allows it. Selectors are left out of the question, so who may read a part of the
-// objects only, which RBAC cannot say, is not allowed any.
+// Authorize returns the decision of the cluster. The review does not carry selectors, so a user who may read only the
+// objects that match a selector (RBAC cannot express this) may read none.
 func (r *accessReviewer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	spec := reviewOf(a)
 	text, err := json.Marshal(spec)
 	if err != nil {
-		return authorizer.DecisionDeny, "", fmt.Errorf("encoding the question what %s may: %w", spec.User, err)
+		return authorizer.DecisionDeny, "", fmt.Errorf("encoding the access review of %s: %w", spec.User, err)
 	}
 	question := sha256.Sum256(text)
 	if known, ok := r.answers.Get(question); ok {
@@ -60,7 +60,7 @@ func (r *accessReviewer) Authorize(ctx context.Context, a authorizer.Attributes)
 	defer cancel()
 	review, err := r.client.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
-		return authorizer.DecisionDeny, "", fmt.Errorf("asking the cluster what %s may: %w", spec.User, err)
+		return authorizer.DecisionDeny, "", fmt.Errorf("sending the access review of %s: %w", spec.User, err)
 	}
 	r.answers.Add(question, review.Status, r.remember)
 	return decisionOf(review.Status)
@@ -86,7 +86,7 @@ func reviewOf(a authorizer.Attributes) authorizationv1.SubjectAccessReviewSpec {
 	return spec
 }
 
-// decisionOf reads an answer. One that allows and denies denies.
+// decisionOf converts a review status. Denied takes precedence over Allowed.
 func decisionOf(status authorizationv1.SubjectAccessReviewStatus) (authorizer.Decision, string, error) {
 	switch {
 	case status.Denied:
@@ -97,7 +97,7 @@ func decisionOf(status authorizationv1.SubjectAccessReviewStatus) (authorizer.De
 	return authorizer.DecisionNoOpinion, status.Reason, nil
 }
 
-// attributesOf is what is asked for, and by whom.
+// attributesOf returns the authorization attributes of a request.
 func attributesOf(info *request.RequestInfo, u user.Info) authorizer.AttributesRecord {
 	return authorizer.AttributesRecord{
 		User: u, Verb: info.Verb, Path: info.Path, ResourceRequest: info.IsResourceRequest,
@@ -106,13 +106,13 @@ func attributesOf(info *request.RequestInfo, u user.Info) authorizer.AttributesR
 	}
 }
 
-// authorized lets through what the cluster allows.
+// authorized passes on requests that the cluster allows.
 func authorized(next http.Handler, c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		v := visitOf(req.Context())
 		u, ok := request.UserFrom(req.Context())
 		if !ok || v.info == nil {
-			registry.WriteError(w, req, errors.New("nobody said who asks for what"))
+			registry.WriteError(w, req, errors.New("request without user or request info"))
 			return
 		}
 		attributes := attributesOf(v.info, u)
@@ -121,17 +121,17 @@ func authorized(next http.Handler, c *Config) http.Handler {
 		case decision == authorizer.DecisionAllow:
 			next.ServeHTTP(w, req)
 		case err != nil:
-			c.Log.WithError(err).WithField("client", req.RemoteAddr).Debug("not authorized")
+			c.Log.WithError(err).WithField("client", req.RemoteAddr).Debug("failed to authorize request")
 			v.rejection = "unavailable"
 			w.Header().Set("Retry-After", "1")
-			registry.WriteError(w, req, apierrors.NewServiceUnavailable("the cluster cannot be asked what this user may"))
+			registry.WriteError(w, req, apierrors.NewServiceUnavailable("cannot reach the API server to authorize the user"))
 		default:
 			registry.WriteError(w, req, forbidden(attributes, reason))
 		}
 	})
 }
 
-// forbidden is the refusal, in the words of kube-apiserver.
+// forbidden returns the refusal with the wording of kube-apiserver.
 func forbidden(a authorizer.AttributesRecord, reason string) error {
 	may := fmt.Sprintf("User %q cannot %s", a.User.GetName(), a.Verb)
 	if !a.ResourceRequest {

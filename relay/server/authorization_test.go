@@ -18,7 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// accessReviews answers all questions alike and keeps them.
+// accessReviews gives the same answer to all reviews and records them.
 type accessReviews struct {
 	status authorizationv1.SubjectAccessReviewStatus
 	err    error
@@ -71,14 +71,14 @@ func TestWhatTheClusterAllows(t *testing.T) {
 		name    string
 		reviews accessReviews
 		want    authorizer.Decision
-		asked   int // of two times that it is needed
+		asked   int // number of reviews for two calls
 	}{
 		{"allowed", accessReviews{status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}}, authorizer.DecisionAllow, 1},
 		{"not allowed", accessReviews{}, authorizer.DecisionNoOpinion, 1},
 		{"denied", accessReviews{status: authorizationv1.SubjectAccessReviewStatus{Denied: true}}, authorizer.DecisionDeny, 1},
 		{"both", accessReviews{status: authorizationv1.SubjectAccessReviewStatus{Allowed: true, Denied: true}}, authorizer.DecisionDeny, 1},
-		{"no answer is not remembered", accessReviews{err: down}, authorizer.DecisionDeny, 2},
-		{"no answer, whatever is in it", accessReviews{
+		{"an error is not cached", accessReviews{err: down}, authorizer.DecisionDeny, 2},
+		{"an error, even with a status", accessReviews{
 			status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}, err: down,
 		}, authorizer.DecisionDeny, 2},
 	} {
@@ -97,7 +97,7 @@ func TestWhatTheClusterAllows(t *testing.T) {
 	}
 }
 
-// What one user may, or may of one object, says nothing of another.
+// TestAnswersAreRememberedForOneQuestion proves that a cached answer applies to one user and one object only.
 func TestAnswersAreRememberedForOneQuestion(t *testing.T) {
 	reviews := &accessReviews{status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}}
 	reviewer := newAccessReviewer(reviews, time.Minute)
@@ -128,12 +128,12 @@ func TestAnswersAreRememberedForOneQuestion(t *testing.T) {
 	}
 }
 
-// A cluster that does not answer is no reason to take a gateway for one that may not.
+// TestUndecided proves that a failure of the API server is not reported as forbidden.
 func TestUndecided(t *testing.T) {
 	f := newFixture(t, func(c *Config) {
 		c.Authorizer = newAccessReviewer(&accessReviews{err: errors.New("down")}, time.Minute)
 	})
 	if got, body := f.do(t, http.MethodGet, mappingsPath, as(gatewayToken)); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
-		t.Errorf("answered %d, come again after %q: %s", got.status, got.header.Get("Retry-After"), body)
+		t.Errorf("status %d, Retry-After %q: %s", got.status, got.header.Get("Retry-After"), body)
 	}
 }

@@ -22,14 +22,15 @@ import (
 )
 
 const (
-	// rereadEvery is how often files are read where nothing tells that they changed: they may be links to elsewhere, and the
-	// kernel may have no more room for watches.
+	// rereadEvery is the interval at which files are read if no event reports a change: they may be links to another
+	// directory, and inotify watches may be exhausted.
 	rereadEvery = time.Minute
-	// writing is how long several files may take to change together.
+	// writing is the time that several files may take to change together.
 	writing = 100 * time.Millisecond
 )
 
-// followed is what files say, read again when they change. What makes no sense never takes the place of what did.
+// followed holds the parsed content of files and reads them again when they change. Content that does not parse never
+// replaces content that did.
 type followed[T any] struct {
 	files []string
 	parse func(contents [][]byte) (*T, error)
@@ -37,7 +38,7 @@ type followed[T any] struct {
 
 	current  atomic.Pointer[T]
 	contents [][]byte
-	// complaint is what was wrong with the files when they were last read.
+	// complaint is the error of the last read. It is logged once.
 	complaint string
 }
 
@@ -47,10 +48,10 @@ func follow[T any](parse func(contents [][]byte) (*T, error), files ...string) (
 	return f, err
 }
 
-// get returns what the files said when they last made sense.
+// get returns the last content that parsed.
 func (f *followed[T]) get() *T { return f.current.Load() }
 
-// read reports whether something new was taken over.
+// read reports whether it stored new content.
 func (f *followed[T]) read() (bool, error) {
 	var contents [][]byte
 	for _, name := range f.files {
@@ -72,21 +73,21 @@ func (f *followed[T]) read() (bool, error) {
 	return true, nil
 }
 
-// run reads the files again until ctx ends, and says once of each thing that is wrong with them.
+// run reads the files again whenever they change, until ctx ends, and logs each distinct error once.
 func (f *followed[T]) run(ctx context.Context, log logrus.FieldLogger) {
 	log = log.WithField("files", f.files)
 	for ctx.Err() == nil {
-		// The watch is there before the files are read, and a new one each time, so that no change is missed, and none that
-		// broke is relied upon.
+		// Each round watches before it reads, so that it misses no change, and with a new watch, so that it does not
+		// depend on one that broke.
 		changed, stop := watchDirectories(f.files)
 		taken, err := f.read()
 		switch {
 		case err != nil && f.complaint != err.Error():
 			f.complaint = err.Error()
-			log.WithError(err).Warn("certificates could not be read again, those that were read before stay in use")
+			log.WithError(err).Warn("failed to reload certificates, keeping the current ones")
 		case err == nil:
 			if taken {
-				log.Info("certificates were read again")
+				log.Info("reloaded certificates")
 			}
 			f.complaint = ""
 		}
@@ -111,23 +112,23 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// watchDirectories tells when something changes where files are: in the mounts of Kubernetes it is not the files that change
-// but a link beside them. Where that cannot be watched, it never tells.
+// watchDirectories sends an event when the directory of a file changes. In a Secret volume the files do not change; the
+// kubelet swaps a symlink next to them. If the watch fails, changed never delivers.
 func watchDirectories(files []string) (changed <-chan fsnotify.Event, stop func()) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, func() {}
 	}
 	for _, name := range files {
-		_ = w.Add(filepath.Dir(name)) // the files are read from time to time all the same
+		_ = w.Add(filepath.Dir(name)) // without a watch, the files are still read every rereadEvery
 	}
 	return w.Events, func() { _ = w.Close() }
 }
 
-// parsePair reads a certificate with its chain, and its key.
+// parsePair parses a certificate with its chain, and its key.
 func parsePair(contents [][]byte) (*tls.Certificate, error) {
 	if len(contents) != 2 {
-		return nil, errors.New("a pair is a certificate and a key")
+		return nil, errors.New("need a certificate and a key")
 	}
 	pair, err := tls.X509KeyPair(contents[0], contents[1])
 	if err != nil {
@@ -136,7 +137,7 @@ func parsePair(contents [][]byte) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// parseAuthorities reads those whose client certificates are accepted.
+// parseAuthorities parses the CA certificates that client certificates are verified with.
 func parseAuthorities(contents [][]byte) (*x509.VerifyOptions, error) {
 	roots, err := cert.NewPoolFromBytes(bytes.Join(contents, []byte("\n")))
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 // pair is a certificate and its key.
 type pair [2][]byte
 
-// newPair is of an authority of its own.
+// newPair returns a self-signed certificate.
 func newPair(t *testing.T, name string) pair {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -51,7 +51,7 @@ func newPair(t *testing.T, name string) pair {
 	}
 }
 
-// folder is where files of certificates are.
+// folder is a directory with certificate files.
 type folder struct {
 	*testing.T
 	path string
@@ -71,7 +71,7 @@ func (f folder) write(name string, content []byte) {
 	f.must(os.WriteFile(f.at(name), content, 0o600))
 }
 
-// put has a pair in a folder below, "." being this one.
+// put writes a pair into a subfolder; "." is the folder itself.
 func (f folder) put(below string, p pair) {
 	f.Helper()
 	f.must(os.MkdirAll(f.at(below), 0o700))
@@ -79,7 +79,7 @@ func (f folder) put(below string, p pair) {
 	f.write(filepath.Join(below, "tls.key"), p[1])
 }
 
-// mount has a pair appear as the kubelet has the content of a Secret appear: all of it at once, by a link beside the files.
+// mount publishes a pair as the kubelet publishes a Secret: atomically, by a symlink next to the files.
 func (f folder) mount(version string, p pair) {
 	f.Helper()
 	f.put(version, p)
@@ -106,24 +106,24 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	for _, test := range []struct {
 		name          string
 		start, change func(folder)
-		// spoils is said of the change; then end makes it good.
+		// spoils is the error that the change causes; end then repairs it.
 		spoils string
 		end    func(folder)
-		// untold is set where nothing tells that something changed.
+		// untold is set if no event reports the change.
 		untold bool
 	}{
 		{name: "a new pair", start: asFiles, change: later},
-		{name: "files that are replaced", start: asFiles, change: func(f folder) {
+		{name: "replaced files", start: asFiles, change: func(f folder) {
 			f.put("next", after)
 			f.must(os.Rename(f.at("next/tls.crt"), f.at("tls.crt")))
 			f.must(os.Rename(f.at("next/tls.key"), f.at("tls.key")))
 		}},
 		{name: "a Secret", start: func(f folder) { f.mount("..1", before) }, change: func(f folder) { f.mount("..2", after) }},
-		{name: "a Secret whose former content is removed", start: func(f folder) { f.mount("..1", before) }, change: func(f folder) {
+		{name: "a Secret whose old content is removed", start: func(f folder) { f.mount("..1", before) }, change: func(f folder) {
 			f.mount("..2", after)
 			f.must(os.RemoveAll(f.at("..1")))
 		}},
-		{name: "links to elsewhere", untold: true, start: func(f folder) {
+		{name: "links to another directory", untold: true, start: func(f folder) {
 			f.put("elsewhere", before)
 			f.must(os.Symlink("elsewhere/tls.crt", f.at("tls.crt")))
 			f.must(os.Symlink("elsewhere/tls.key", f.at("tls.key")))
@@ -137,9 +137,9 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 		{name: "an empty certificate", start: asFiles, change: func(f folder) { f.write("tls.crt", nil) },
 			spoils: "failed to find any PEM data", end: later},
 		{name: "an empty key", start: asFiles, change: func(f folder) { f.write("tls.key", nil) }, spoils: "failed to find any PEM data", end: later},
-		{name: "each in the place of the other", start: asFiles, change: func(f folder) { f.put(".", pair{after[1], after[0]}) },
+		{name: "certificate and key swapped", start: asFiles, change: func(f folder) { f.put(".", pair{after[1], after[0]}) },
 			spoils: "may have been switched", end: later},
-		{name: "what is no certificate", start: asFiles, change: func(f folder) {
+		{name: "malformed certificate", start: asFiles, change: func(f folder) {
 			f.write("tls.crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("none")}))
 		}, spoils: "x509: malformed certificate", end: later},
 		{name: "no certificate", start: asFiles, change: func(f folder) { f.must(os.Remove(f.at("tls.crt"))) }, spoils: "no such file", end: later},
@@ -173,16 +173,16 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 				}
 				return n
 			}
-			// That nothing has changed yet is told to what watches already.
+			// An early event must not count as a change.
 			time.Sleep(20 * time.Millisecond)
 			if got := shown(); got != "before" {
-				t.Fatalf("at first the certificate of %q is shown", got)
+				t.Fatalf("initial certificate is %q", got)
 			}
 			test.change(f)
 			if test.spoils != "" {
-				eventually(t, "a word about it", func() bool { return said(test.spoils) > 0 })
+				eventually(t, "the error to be logged", func() bool { return said(test.spoils) > 0 })
 				if got := shown(); got != "before" {
-					t.Errorf("the certificate of %q is shown", got)
+					t.Errorf("certificate is %q", got)
 				}
 				test.end(f)
 			}
@@ -191,7 +191,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}
 }
 
-// TestBadCertificatesAreNamedOnce, and again only when they were good meanwhile.
+// TestBadCertificatesAreNamedOnce proves that an error is logged once, and again only if the files were good in between.
 func TestBadCertificatesAreNamedOnce(t *testing.T) {
 	good := newPair(t, "good")
 	f := folder{t, t.TempDir()}
@@ -207,15 +207,15 @@ func TestBadCertificatesAreNamedOnce(t *testing.T) {
 		next := newPair(t, fmt.Sprint("good again ", round))
 		f.must(os.Remove(f.at("tls.key")))
 		said := 2*round - 1
-		eventually(t, "a word about the missing key", func() bool { return len(hook.AllEntries()) == said })
+		eventually(t, "the missing key to be logged", func() bool { return len(hook.AllEntries()) == said })
 		f.write("tls.crt", next[0])
-		time.Sleep(50 * time.Millisecond) // in which it is read many times
+		time.Sleep(50 * time.Millisecond) // the files are read many times meanwhile
 		if got := len(hook.AllEntries()); got != said {
-			t.Fatalf("%d words, want %d", got, said)
+			t.Fatalf("%d log entries, want %d", got, said)
 		}
 		f.write("next", next[1])
 		f.must(os.Rename(f.at("next"), f.at("tls.key")))
-		eventually(t, "a word about the new pair", func() bool { return len(hook.AllEntries()) == said+1 })
+		eventually(t, "the reload to be logged", func() bool { return len(hook.AllEntries()) == said+1 })
 	}
 }
 
@@ -231,12 +231,12 @@ func TestCertificatesAtTheStart(t *testing.T) {
 		{"a pair and authorities", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": slices.Concat(one[0], other[0])}, "ca", ""},
 		{"no certificate", map[string][]byte{"tls.key": one[1]}, "", "--tls-cert-file, --tls-private-key-file: open"},
 		{"no key", map[string][]byte{"tls.crt": one[0]}, "", "--tls-cert-file, --tls-private-key-file: open"},
-		{"the key of another", map[string][]byte{"tls.crt": one[0], "tls.key": other[1]}, "",
+		{"the key of another certificate", map[string][]byte{"tls.crt": one[0], "tls.key": other[1]}, "",
 			"--tls-cert-file, --tls-private-key-file: tls: private key does not match"},
 		{"no authorities", map[string][]byte{"tls.crt": one[0], "tls.key": one[1]}, "ca", "--client-ca-file: open"},
 		{"an empty file of authorities", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": nil}, "ca",
 			"--client-ca-file: data does not contain any valid"},
-		{"a key for an authority", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": one[1]}, "ca",
+		{"a key instead of a CA certificate", map[string][]byte{"tls.crt": one[0], "tls.key": one[1], "ca": one[1]}, "ca",
 			"--client-ca-file: data does not contain any valid"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

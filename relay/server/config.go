@@ -26,42 +26,43 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// reviewTimeout bounds one question to the cluster about a client.
+// reviewTimeout bounds one TokenReview or SubjectAccessReview.
 const reviewTimeout = 10 * time.Second
 
-// Config is all that a Server is made of.
+// Config is the complete configuration of a Server.
 type Config struct {
 	Listener net.Listener
-	// MetricsListener may be nil.
+	// MetricsListener is nil if metrics are not served.
 	MetricsListener net.Listener
-	// ServingCert is what the relay shows of itself, ClientCA what certificates of clients are checked by; without it none is.
+	// ServingCert is the relay's certificate. ClientCA verifies client certificates; if it is nil, the relay accepts none.
 	ServingCert *followed[tls.Certificate]
 	ClientCA    *followed[cryptox509.VerifyOptions]
-	// MinTLSVersion is TLS 1.3 unless it says something else.
+	// MinTLSVersion defaults to TLS 1.3.
 	MinTLSVersion uint16
 	Authenticator authenticator.Request
 	Authorizer    authorizer.UnconditionalAuthorizer
 	Audiences     authenticator.Audiences
-	// RecheckInterval is how often it is asked whether a watch may go on, never when it is 0.
+	// RecheckInterval is the interval at which open watches are authorized again; 0 disables it.
 	RecheckInterval time.Duration
 	Limits          Limits
 	Cache           *watchcache.Cache
-	// Metrics takes what is counted; without it nobody sees that.
+	// Metrics is the registry that metrics are registered with; if it is nil, instrument creates one that is not served.
 	Metrics *prometheus.Registry
-	// Status writes what became of Mappings, Reports takes what gateways say of it; nil where that is turned off.
+	// Status writes the status of Mappings, Reports accepts what gateways report for it. Each is nil if disabled.
 	Status  *statusWriter
 	Reports *status.Reports
-	// Upstream fills the Cache.
+	// Upstream is the source of the Cache.
 	Upstream        Upstream
 	ShutdownTimeout time.Duration
-	// WatchSpread is the part of it over which watches end, so that their clients do not all come back at once.
+	// WatchSpread is the part of ShutdownTimeout over which watches end, so that their clients do not reconnect at the
+	// same time.
 	WatchSpread time.Duration
 	Log         logrus.FieldLogger
 
 	metrics *metrics
 }
 
-// instrument makes what is counted, once.
+// instrument creates the metrics on the first call.
 func (c *Config) instrument() {
 	if c.metrics != nil {
 		return
@@ -72,18 +73,18 @@ func (c *Config) instrument() {
 	c.metrics = newMetrics(c.Metrics, c.Cache)
 }
 
-// Config opens what the options name.
+// Config builds a Config: it reads files and opens listeners.
 func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	clusterConfig, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("finding the cluster: %w", err)
+		return nil, fmt.Errorf("loading the client configuration of the cluster: %w", err)
 	}
-	// Watches are few; the questions about clients must not queue behind a limit of our own.
+	// The relay opens few watches, and reviews of clients must not queue behind a client-side rate limit.
 	clusterConfig.QPS = -1
 	rest.AddUserAgent(clusterConfig, "smartnat-relay")
 	client, err := cluster.New(clusterConfig)
 	if err != nil {
-		return nil, fmt.Errorf("client of the cluster: %w", err)
+		return nil, fmt.Errorf("creating the client of the cluster: %w", err)
 	}
 	c := &Config{
 		Audiences:       o.TokenAudiences,
@@ -111,7 +112,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 func (o *Options) listen(c *Config) (err error) {
 	c.Listener, err = net.Listen("tcp", net.JoinHostPort(o.BindAddress, strconv.Itoa(o.SecurePort)))
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return fmt.Errorf("--bind-address, --secure-port: %w", err)
 	}
 	if o.MetricsBindAddress == "" {
 		return nil
@@ -132,7 +133,7 @@ func upstreamOf(client *cluster.Client) Upstream {
 	}
 }
 
-// delegate leaves it to the cluster who a client is and what it may do.
+// delegate leaves authentication and authorization of clients to the cluster.
 func (o *Options) delegate(c *Config, client *cluster.Client) {
 	reviewer := newTokenReviewer(client.TokenReviews(), o.TokenAudiences, o.Limits.TokenReviewsPerSecond, c.metrics)
 	var clientCA x509.VerifyOptionFunc

@@ -11,9 +11,9 @@ import (
 	"sync"
 )
 
-// admission is a listener with room for so many connections. Those who wait cannot keep out those who come: a connection
-// is unproven until a request on it was allowed, and when there is no room, a new one takes the place of the unproven one
-// that has been there longest. What is proven is not displaced, and no user holds more than a share of it.
+// admission is a listener that bounds the number of connections. An idle client cannot lock others out: a connection is
+// unproven until one of its requests is authorized, and when the limit is reached, a new connection displaces the oldest
+// unproven one. A proven connection is never displaced, and each user may have at most perUser of them.
 type admission struct {
 	net.Listener
 	limit, perUser int // 0 is no limit
@@ -29,7 +29,7 @@ func newAdmission(listener net.Listener, limit, perUser int, m *metrics) *admiss
 	return &admission{Listener: listener, limit: limit, perUser: perUser, metrics: m, unproven: list.New(), users: map[string]int{}}
 }
 
-// Accept returns the next connection that there is room for.
+// Accept returns the next admitted connection and closes those that exceed the limit.
 func (a *admission) Accept() (net.Conn, error) {
 	for {
 		conn, err := a.Listener.Accept()
@@ -67,7 +67,7 @@ func (a *admission) admit(c *connection) (displaced *connection, admitted bool) 
 	return displaced, true
 }
 
-// forget takes a connection out of the count, once.
+// forget removes a connection from the counts. Only the first call has an effect.
 func (a *admission) forget(c *connection) {
 	if c.gone {
 		return
@@ -86,19 +86,19 @@ func (a *admission) forget(c *connection) {
 	}
 }
 
-// connection is one that was admitted.
+// connection is an admitted connection.
 type connection struct {
 	net.Conn
 	admission *admission
 
-	// Guarded by the admission.
+	// Guarded by admission.mu.
 	element *list.Element
 	proven  bool
 	user    string
 	gone    bool
 }
 
-// Close ends the connection and makes room.
+// Close closes the connection and frees its slot.
 func (c *connection) Close() error {
 	c.admission.mu.Lock()
 	c.admission.forget(c)
@@ -106,7 +106,8 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// prove says that a request of a user was allowed on the connection. It fails when the user holds too many already.
+// prove marks the connection as proven by an authorized request of user. It returns false if the user has perUser proven
+// connections already.
 func (c *connection) prove(user string) bool {
 	if c == nil {
 		return true
@@ -128,7 +129,7 @@ func (c *connection) prove(user string) bool {
 
 type connectionKey struct{}
 
-// withConnection lets requests find the connection that they came by.
+// withConnection stores the connection in the context of its requests.
 func withConnection(ctx context.Context, conn net.Conn) context.Context {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -137,7 +138,7 @@ func withConnection(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, c)
 }
 
-// connectionOf returns nil for a request that came by no connection that was admitted.
+// connectionOf returns the connection of a request, or nil if it did not come through an admission.
 func connectionOf(ctx context.Context) *connection {
 	c, _ := ctx.Value(connectionKey{}).(*connection)
 	return c

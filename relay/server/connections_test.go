@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// pipes is a listener that accepts what is put into it.
+// pipes is a listener that accepts the connections sent to next.
 type pipes struct {
 	net.Listener
 	next chan net.Conn
@@ -21,7 +21,7 @@ type pipes struct {
 
 func (p pipes) Accept() (net.Conn, error) { return <-p.next, nil }
 
-// door is an admission that is knocked at without a network.
+// door is an admission without a network.
 type door struct {
 	*admission
 	next chan net.Conn
@@ -34,10 +34,10 @@ func newDoor(limit, perUser int) *door {
 	return &door{admission: newAdmission(pipes{next: next}, limit, perUser, m), next: next, all: map[string]*connection{}}
 }
 
-// knock lets a connection come, and says whether it was let in.
+// knock offers a connection and reports whether it was admitted.
 func (d *door) knock(t *testing.T, name string) bool {
 	t.Helper()
-	// One that is refused is closed, and the one after it is taken: it needs room of its own.
+	// Accept closes a refused connection and waits for the next one, which the raised limit admits.
 	theirs, mine := net.Pipe()
 	t.Cleanup(func() { _ = mine.Close() })
 	d.next <- theirs
@@ -59,7 +59,7 @@ func (d *door) knock(t *testing.T, name string) bool {
 		d.all[name] = c
 		return true
 	case <-closed:
-		// The loop goes on to the next: give it room, and one to take.
+		// Accept now waits for another connection: raise the limit and offer one.
 		d.mu.Lock()
 		d.limit++
 		d.mu.Unlock()
@@ -106,7 +106,7 @@ func TestWhoComesDisplacesWhoWaits(t *testing.T) {
 		d.knock(t, name)
 	}
 	if !d.all["a"].prove("gateway") {
-		t.Error("a first connection of a user was not accepted")
+		t.Error("first connection of a user was refused")
 	}
 	d.knock(t, "d")
 	d.expect(t, "a", "c", "d")
@@ -121,7 +121,7 @@ func TestWhatIsProvenIsNotDisplaced(t *testing.T) {
 		d.all[name].prove("gateway")
 	}
 	if d.knock(t, "c") {
-		t.Error("a third was let in")
+		t.Error("third connection was admitted")
 	}
 	d.expect(t, "a", "b")
 	for range 2 {
@@ -129,7 +129,7 @@ func TestWhatIsProvenIsNotDisplaced(t *testing.T) {
 	}
 	d.expect(t, "b")
 	if !d.knock(t, "d") {
-		t.Error("there was no room although one had left")
+		t.Error("connection was refused although another had closed")
 	}
 	d.expect(t, "b", "d")
 }
@@ -145,7 +145,7 @@ func TestNoUserHasAllConnections(t *testing.T) {
 	}
 	_ = d.all["a"].Close()
 	if !d.all["c"].prove("one") {
-		t.Error("there was no room for the user although one of its connections had ended")
+		t.Error("connection of the user was refused although another had closed")
 	}
 }
 

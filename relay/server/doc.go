@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package server puts the relay together: options become a config, a config becomes a server that reads the cluster,
-// terminates TLS, lets the cluster say who a client is and what it may read, answers probes, and hands requests to
-// package registry. It decides nothing about what leaves the cluster.
+// Package server assembles the relay. Options become a Config and a Config becomes a Server, which reads the cluster,
+// terminates TLS, delegates authentication and authorization to the API server, answers probes, and hands requests to
+// package registry. It does not decide which data leaves the cluster.
 package server

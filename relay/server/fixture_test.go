@@ -38,13 +38,13 @@ import (
 // patience bounds every wait of these tests.
 const patience = 20 * time.Second
 
-// Who is who to the fixture: gateway may read everything, stranger may do nothing.
+// gateway may read everything, stranger nothing.
 const (
 	gatewayToken  = "token-of-the-gateway"
 	strangerToken = "token-of-a-stranger"
 )
 
-// fixture is a relay over a cluster that is faked, on a port of the loopback.
+// fixture is a relay on a loopback port, with a fake cluster.
 type fixture struct {
 	core     *corefake.Clientset
 	smartnat *smartnatfake.Clientset
@@ -54,13 +54,13 @@ type fixture struct {
 	stop     func()
 }
 
-// servingCert is made once: keys take long.
+// servingCert is shared, because key generation is slow.
 var servingCert = sync.OnceValues(func() (p pair, err error) {
 	p[0], p[1], err = cert.GenerateSelfSignedCertKeyWithFixtures("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil, "")
 	return p, err
 })
 
-// upstreamOfFakes reads from a cluster that is faked.
+// upstreamOfFakes reads from fake clientsets.
 func upstreamOfFakes(core kubernetes.Interface, smartnat versioned.Interface) Upstream {
 	return Upstream{
 		Mappings:       fake[*v1alpha1.MappingList]{smartnat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)},
@@ -69,7 +69,7 @@ func upstreamOfFakes(core kubernetes.Interface, smartnat versioned.Interface) Up
 	}
 }
 
-// fake tells client-go that a fake does not stream what there is.
+// fake states that a fake clientset does not support WatchList.
 type fake[L runtime.Object] struct{ listerWatcher[L] }
 
 func (fake[L]) IsWatchListSemanticsUnSupported() bool { return true }
@@ -79,7 +79,7 @@ func newFixture(t *testing.T, change func(*Config)) *fixture {
 	return startRelay(t, corefake.NewClientset(), smartnatfake.NewSimpleClientset(), "127.0.0.1:0", change)
 }
 
-// startRelay starts a relay of its own over a cluster; a second one at the same address is what a restart is.
+// startRelay starts another relay for the same cluster. A second one at the same address simulates a restart.
 func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.Clientset, address string, change func(*Config)) *fixture {
 	t.Helper()
 	shown, err := servingCert()
@@ -172,13 +172,13 @@ func (f *fixture) smartnatClient(t *testing.T) versioned.Interface {
 	return client
 }
 
-// answer is what a request got.
+// answer is the response to a request.
 type answer struct {
 	status int
 	header http.Header
 }
 
-// do sends a request and returns the answer and its body.
+// do sends a request and returns the response and its body.
 func (f *fixture) do(t *testing.T, method, path string, header http.Header) (answer, []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -189,7 +189,7 @@ func (f *fixture) do(t *testing.T, method, path string, header http.Header) (ans
 	}
 	req.Header = header
 	transport := &http.Transport{
-		// Who the relay is, is tested with clients that check it.
+		// Other tests verify the relay's certificate.
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		ForceAttemptHTTP2: true, DisableCompression: true,
 	}
@@ -206,7 +206,7 @@ func (f *fixture) do(t *testing.T, method, path string, header http.Header) (ans
 	return answer{resp.StatusCode, resp.Header}, body
 }
 
-// get reads a path as the gateway and decodes the answer.
+// get reads a path as the gateway and decodes the response.
 func (f *fixture) get(t *testing.T, path string, into any) int {
 	t.Helper()
 	resp, body := f.do(t, http.MethodGet, path, http.Header{"Authorization": {"Bearer " + gatewayToken}})
@@ -221,7 +221,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	deadline := time.Now().Add(patience)
 	for !condition() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timed out waiting for %s", what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -251,7 +251,7 @@ func newSlice(namespace, name, service string) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// populate puts one mapped Service and one that is not mapped into the cluster.
+// populate creates one mapped Service and one that is not mapped.
 func (f *fixture) populate(t *testing.T) {
 	t.Helper()
 	ctx := context.Background()
@@ -267,7 +267,7 @@ func (f *fixture) populate(t *testing.T) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the relay to show what is mapped", func() bool {
+	eventually(t, "the relay to serve the mapped Service", func() bool {
 		return f.cache.Mappings().Get("shop", "web") != nil && f.cache.Services().Get("shop", "mapped") != nil &&
 			f.cache.EndpointSlices().Get("shop", "mapped-1") != nil
 	})

@@ -24,8 +24,8 @@ import (
 
 const secret = "do-not-tell"
 
-// FuzzRequest sends requests as they come over the wire, by everybody. Whatever they say: nothing panics, nobody but who
-// may is told anything, nothing is written, and what must not leave the cluster does not.
+// FuzzRequest sends raw requests with and without credentials. No request may cause a panic, reveal data to an
+// unauthorized client, write anything, or reveal data that must not leave the cluster.
 func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
 		"GET " + mappingsPath + " HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -59,7 +59,7 @@ func FuzzRequest(f *testing.F) {
 		finished = true
 	})
 	handler := newHandler(config, watched, nil)
-	// A watch that was begun ends at once.
+	// The context is canceled, so every watch ends at once.
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -84,7 +84,7 @@ func FuzzRequest(f *testing.F) {
 			case w.Code < 400 && !probe && req.Method != http.MethodGet:
 				t.Errorf("%q wrote: %d %s", raw, w.Code, w.Body)
 			case strings.Contains(w.Body.String(), secret):
-				t.Errorf("%q by %q is told: %s", raw, token, w.Body)
+				t.Errorf("%q by %q reveals: %s", raw, token, w.Body)
 			}
 		}
 		if panicked.Load() {
@@ -101,7 +101,7 @@ func fuzzedConfig(f *testing.F) *Config {
 		Authenticator: authenticator.RequestFunc(fakeAuthentication), Authorizer: authorizer.AuthorizerFunc(fakeAuthorization),
 		Cache: watchcache.New(watchcache.NewEpoch(), 4), Log: log, Limits: DefaultLimits(),
 	}
-	config.Limits.RequestsPerSecond = 0 // the fuzzer is one user
+	config.Limits.RequestsPerSecond = 0 // the fuzzer is a single user
 	mapping, service, hidden := newMapping("shop", "web", "mapped"), newService("shop", "mapped"), newService("shop", "hidden")
 	mapping.Annotations = map[string]string{"note": secret}
 	service.Annotations = map[string]string{"note": secret}

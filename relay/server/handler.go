@@ -16,9 +16,10 @@ import (
 	"github.com/smartnat/smartnat/relay/status"
 )
 
-// newHandler is the way of a request: probes are answered to everybody; all else has to come once the cluster was read, be of
-// a known user, not too much, a read, and allowed, in this order, before the API sees it. Nothing of a request but its
-// credential is read before its user is known. What was authorized is the same RequestInfo that is served.
+// newHandler returns the chain of filters. Probes are open to all clients. Any other request must, in this order, come
+// after the first sync, be authenticated, be within the user's rate, be a read (or a status report), and be authorized
+// before the API sees it. Only the credential of a request is read before its user is known. The API serves the same
+// RequestInfo that was authorized.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
 	c.instrument()
 	handler := supervised(reported(api, c.Reports), c, c.metrics)
@@ -38,7 +39,7 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, req *http.Request) {
 		select {
 		case <-stopping:
-			http.Error(w, "ending", http.StatusServiceUnavailable)
+			http.Error(w, "shutting down", http.StatusServiceUnavailable)
 			return
 		default:
 		}
@@ -53,7 +54,7 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 
 func ok(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }
 
-// canonical takes the slashes at the end of a path away, as kube-apiserver does for its documents.
+// canonical removes slashes at the end of a path, as kube-apiserver does for its discovery documents.
 func canonical(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if trimmed := strings.TrimRight(req.URL.Path, "/"); trimmed != "" {
@@ -63,7 +64,7 @@ func canonical(next http.Handler) http.Handler {
 	})
 }
 
-// readOnly refuses all that is neither a read nor a report that is taken, whoever asks for it.
+// readOnly refuses every request that is neither a read nor an accepted status report.
 func readOnly(next http.Handler, reports *status.Reports) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodGet || reports.Takes(req) {

@@ -35,7 +35,7 @@ func (f *fixture) dial(t *testing.T) net.Conn {
 	return conn
 }
 
-// dialTLS opens a connection on which HTTP/1.1 is spoken by hand.
+// dialTLS opens a TLS connection for hand-written HTTP/1.1.
 func (f *fixture) dialTLS(t *testing.T) net.Conn {
 	t.Helper()
 	conn := tls.Client(f.dial(t), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
@@ -45,7 +45,7 @@ func (f *fixture) dialTLS(t *testing.T) net.Conn {
 	return conn
 }
 
-// served fails the test unless a gateway is served.
+// served fails the test unless a gateway gets a response.
 func (f *fixture) served(t *testing.T) {
 	t.Helper()
 	if resp, body := f.do(t, http.MethodGet, mappingsPath, as(gatewayToken)); resp.status != http.StatusOK {
@@ -56,13 +56,13 @@ func (f *fixture) served(t *testing.T) {
 func TestVersionsOfTLS(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		min     uint16 // of the relay
+		min     uint16 // the relay's minimum
 		client  *tls.Config
 		refused bool
 	}{
 		{"1.3 by default", 0, &tls.Config{MinVersion: tls.VersionTLS13}, false},
 		{"1.2 not by default", 0, &tls.Config{MaxVersion: tls.VersionTLS12}, true},
-		{"1.2 where it is allowed", tls.VersionTLS12, &tls.Config{MaxVersion: tls.VersionTLS12}, false},
+		{"1.2 if allowed", tls.VersionTLS12, &tls.Config{MaxVersion: tls.VersionTLS12}, false},
 		{"1.1 never", tls.VersionTLS12, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, true},
 		{"1.2 without forward secrecy", tls.VersionTLS12, &tls.Config{MaxVersion: tls.VersionTLS12,
 			CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384}}, true},
@@ -81,7 +81,7 @@ func TestVersionsOfTLS(t *testing.T) {
 	}
 }
 
-// What is no request gets no more than a few bytes, and the next is served.
+// TestGarbage proves that malformed input gets at most a short error, and that the next client is served.
 func TestGarbage(t *testing.T) {
 	f := newFixture(t, nil)
 	long := strings.Repeat("x", 2*maxHeaderBytes)
@@ -89,30 +89,30 @@ func TestGarbage(t *testing.T) {
 		name string
 		tls  bool
 		send string
-		want string // the first line of the answer, if there is one
+		want string // the first line of the response, or empty
 	}{
-		{"noise in place of a handshake", false, "\x00\xff\x13\x37" + long, ""},
-		{"a handshake that breaks off", false, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", ""},
-		{"a record that is too long", false, "\x16\x03\x01\xff\xff" + long, ""},
+		{"noise instead of a handshake", false, "\x00\xff\x13\x37" + long, ""},
+		{"a truncated handshake", false, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", ""},
+		{"an oversized record", false, "\x16\x03\x01\xff\xff" + long, ""},
 		{"HTTP without TLS", false, "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.0 400 Bad Request"},
-		{"noise in place of a request", true, "\x00\xff\x13\x37\r\n\r\n", "HTTP/1.1 400 Bad Request"},
-		{"a version that is none", true, "GET / HTTP/9.9\r\nHost: x\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported: unsupported protocol version"},
+		{"noise instead of a request", true, "\x00\xff\x13\x37\r\n\r\n", "HTTP/1.1 400 Bad Request"},
+		{"an unknown version", true, "GET / HTTP/9.9\r\nHost: x\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported: unsupported protocol version"},
 		{"two lengths", true, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "HTTP/1.1 400 Bad Request"},
 		{"a length and chunks", true, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: x\r\n\r\nxx", "HTTP/1.1 501 Not Implemented"},
 		{"two hosts", true, "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "HTTP/1.1 400 Bad Request"},
-		{"a header that is too long", true, "GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + long + "\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large"},
-		{"a path that is too long", true, "GET /" + long + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large"},
-		{"a proxy's request", true, "CONNECT kubernetes.default:443 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
+		{"an oversized header", true, "GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + long + "\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large"},
+		{"an oversized path", true, "GET /" + long + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large"},
+		{"a proxy request", true, "CONNECT kubernetes.default:443 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
 		{"another site", true, "GET https://kubernetes.default/api/v1/secrets HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
 		{"an upgrade", true, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
-		{"HTTP/2 without having agreed on it", true, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
+		{"HTTP/2 without negotiation", true, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			conn := f.dial(t)
 			if test.tls {
 				conn = f.dialTLS(t)
 			}
-			// The relay may hang up before it has read all.
+			// The relay may close the connection before it has read everything.
 			_, _ = io.WriteString(conn, test.send)
 			if closer, ok := conn.(interface{ CloseWrite() error }); ok {
 				_ = closer.CloseWrite()
@@ -120,7 +120,7 @@ func TestGarbage(t *testing.T) {
 			line, _ := bufio.NewReader(conn).ReadString('\n')
 			got := strings.TrimSpace(line)
 			if !strings.HasPrefix(got, "HTTP/") {
-				got = "" // an alert of TLS
+				got = "" // a TLS alert
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
@@ -130,19 +130,20 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// Whoever only holds connections, at whatever point, keeps nobody out, and the relay holds no more than it has room for.
+// TestThoseWhoOnlyWaitKeepNobodyOut proves that clients which hold connections at any stage cannot lock others out, and
+// that the relay keeps no more connections than its limit.
 func TestThoseWhoOnlyWaitKeepNobodyOut(t *testing.T) {
 	const room, crowd = 20, 60
 	for _, test := range []struct {
 		name string
 		wait func(*testing.T, *fixture)
 	}{
-		{"who say nothing", func(t *testing.T, f *fixture) { f.dial(t) }},
-		{"who begin a handshake", func(t *testing.T, f *fixture) { _, _ = io.WriteString(f.dial(t), "\x16\x03\x01\x02") }},
-		{"who begin a request", func(t *testing.T, f *fixture) {
+		{"silent", func(t *testing.T, f *fixture) { f.dial(t) }},
+		{"half a handshake", func(t *testing.T, f *fixture) { _, _ = io.WriteString(f.dial(t), "\x16\x03\x01\x02") }},
+		{"half a request", func(t *testing.T, f *fixture) {
 			_, _ = io.WriteString(f.dialTLS(t), "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
 		}},
-		{"who send a body slowly", func(t *testing.T, f *fixture) {
+		{"slow body", func(t *testing.T, f *fixture) {
 			_, _ = io.WriteString(f.dialTLS(t), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
 		}},
 	} {
@@ -161,11 +162,11 @@ func TestThoseWhoOnlyWaitKeepNobodyOut(t *testing.T) {
 			}
 			f.served(t)
 			if got := config.count(t, "connections"); got > room {
-				t.Errorf("%v connections are open, and there is room for %d", got, room)
+				t.Errorf("%v open connections, limit is %d", got, room)
 			}
-			// The watch, and those that there was room for at the end, were not displaced.
+			// The watch and the connections within the limit stay.
 			if got := config.count(t, "connections_ended_total", "reason=displaced"); got < crowd-room || got > crowd+1 {
-				t.Errorf("%v connections were displaced by %d", got, crowd)
+				t.Errorf("%v connections displaced by a crowd of %d", got, crowd)
 			}
 			f.put(t, "a", "old")
 			if e := next(); e == nil || e.Type != "ADDED" {
@@ -175,7 +176,7 @@ func TestThoseWhoOnlyWaitKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// What clients begin and leave is not kept.
+// TestNothingIsLeftOfThoseWhoLeave proves that abandoned watches leave no goroutines behind.
 func TestNothingIsLeftOfThoseWhoLeave(t *testing.T) {
 	f := newFixture(t, nil)
 	f.put(t, "a", "old")
@@ -203,11 +204,11 @@ func TestNothingIsLeftOfThoseWhoLeave(t *testing.T) {
 		}
 		client.CloseIdleConnections()
 	})
-	eventually(t, fmt.Sprintf("the %d goroutines that there were before", before), func() bool { return runtime.NumGoroutine() <= before })
+	eventually(t, fmt.Sprintf("the number of goroutines to return to %d", before), func() bool { return runtime.NumGoroutine() <= before })
 	f.served(t)
 }
 
-// A body is not read beyond its limit, and one that does not come is not waited for.
+// TestBodies proves that a body is not read beyond its limit and that a slow body times out.
 func TestBodies(t *testing.T) {
 	read := make(chan error, 1)
 	server := httptest.NewServer(brief(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
@@ -216,11 +217,11 @@ func TestBodies(t *testing.T) {
 	}), 10, 50*time.Millisecond))
 	defer server.Close()
 	for _, test := range []struct{ name, send, want string }{
-		{"that is short", "Content-Length: 10\r\n\r\n0123456789", ""},
-		{"that is too long", "Content-Length: 11\r\n\r\n0123456789x", "http: request body too large"},
-		{"that says less than it is", "Transfer-Encoding: chunked\r\n\r\nb\r\n0123456789x\r\n0\r\n\r\n", "http: request body too large"},
-		{"that does not come", "Content-Length: 10\r\n\r\n0", "i/o timeout"},
-		{"that is none", "\r\n", ""},
+		{"short", "Content-Length: 10\r\n\r\n0123456789", ""},
+		{"too long", "Content-Length: 11\r\n\r\n0123456789x", "http: request body too large"},
+		{"chunked and too long", "Transfer-Encoding: chunked\r\n\r\nb\r\n0123456789x\r\n0\r\n\r\n", "http: request body too large"},
+		{"incomplete", "Content-Length: 10\r\n\r\n0", "i/o timeout"},
+		{"no body", "\r\n", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			conn, err := net.Dial("tcp", server.Listener.Addr().String())
@@ -236,7 +237,7 @@ func TestBodies(t *testing.T) {
 				got = err.Error()
 			}
 			if !strings.HasSuffix(got, test.want) || got != "" && test.want == "" {
-				t.Errorf("reading it: %q, want %q", got, test.want)
+				t.Errorf("reading the body: %q, want %q", got, test.want)
 			}
 		})
 	}

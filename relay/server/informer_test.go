@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// stores are what unmodified informers of client-go hold of a relay.
+// stores are the caches of unmodified client-go informers that read a relay.
 type stores []toolscache.SharedIndexInformer
 
 func startInformers(t *testing.T, f *fixture) stores {
@@ -70,7 +70,7 @@ func (s stores) await(t *testing.T, want string) {
 	eventually(t, fmt.Sprintf("informers to hold %q; they hold %q", want, s.keys()), func() bool { return s.keys() == want })
 }
 
-// bothHandshakes runs a test with the two ways in which client-go begins: a watch that streams what there is, or a list.
+// bothHandshakes runs a test with both ways in which client-go begins: a streaming list (WatchList), or a list.
 func bothHandshakes(t *testing.T, test func(*testing.T)) {
 	for _, streamed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("WatchList=%v", streamed), func(t *testing.T) {
@@ -118,11 +118,11 @@ func TestInformersSurviveARestart(t *testing.T) {
 		}
 		second := startRelay(t, first.core, first.smartnat, first.address, nil)
 
-		// The deletion is in no history: only a client that lists again can learn of it.
+		// The deletion is in no history, so a client must list again to learn it.
 		s.await(t, "shop/web |  | shop/mapped-1")
 		_, err = second.coreClient(t).CoreV1().Services("").Watch(t.Context(), metav1.ListOptions{ResourceVersion: before.ResourceVersion})
 		if !apierrors.IsResourceExpired(err) {
-			t.Errorf("watch from a version of the former process: %v, want 410 Expired", err)
+			t.Errorf("watch from a version of the old process: %v, want 410 Expired", err)
 		}
 	})
 }

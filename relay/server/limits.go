@@ -19,26 +19,25 @@ import (
 )
 
 const (
-	// limitedUsers bounds how many users' rates are remembered. Strangers cannot fill it: it holds users that the cluster
-	// knows.
+	// limitedUsers bounds the number of users whose rate is tracked. Unauthenticated clients take no space in it.
 	limitedUsers = 4096
-	// requestBurst is how many seconds' worth of requests a user may send at once.
+	// requestBurst is the burst of requests, in seconds of the rate limit.
 	requestBurst = 5
 )
 
-// Limits say how much of the relay one client can use up. 0 is no limit.
+// Limits bound the resources that clients can use. 0 means no limit.
 type Limits struct {
 	Connections           int
 	ConnectionsPerUser    int
 	RequestsInFlight      int
-	RequestsPerSecond     int // of one user
+	RequestsPerSecond     int // per user
 	WatchesPerUser        int
-	TokenReviewsPerSecond int // of tokens that were never good
+	TokenReviewsPerSecond int // of tokens that were never valid
 	BodyBytes             int
-	StreamsPerConnection  int // of one HTTP/2 connection
+	StreamsPerConnection  int // per HTTP/2 connection
 }
 
-// DefaultLimits are meant for hundreds of gateways, each with a connection and a watch of each kind.
+// DefaultLimits suits hundreds of gateways, each with one connection and one watch of each kind.
 func DefaultLimits() Limits {
 	return Limits{
 		Connections: 1000, ConnectionsPerUser: 100, RequestsInFlight: 100, RequestsPerSecond: 50, WatchesPerUser: 100,
@@ -48,7 +47,7 @@ func DefaultLimits() Limits {
 
 func (l *Limits) addFlags(flags *pflag.FlagSet) {
 	for _, f := range l.flags() {
-		flags.IntVar(f.value, f.name, *f.value, f.usage+"; 0 is no limit")
+		flags.IntVar(f.value, f.name, *f.value, f.usage+"; 0 means no limit")
 	}
 }
 
@@ -68,18 +67,18 @@ type limitFlag struct {
 
 func (l *Limits) flags() []limitFlag {
 	return []limitFlag{
-		{&l.Connections, "max-connections", "how many `connections` there may be; a new one takes the place of the oldest on which nothing was allowed yet"},
-		{&l.ConnectionsPerUser, "max-connections-per-user", "how many of the `connections` may be one user's"},
-		{&l.RequestsInFlight, "max-requests-inflight", "how many `requests` are answered at once, watches left out"},
-		{&l.RequestsPerSecond, "max-requests-per-second", "how many `requests` a second a user may send for long"},
-		{&l.WatchesPerUser, "max-watches-per-user", "how many `watches` a user may have open"},
-		{&l.TokenReviewsPerSecond, "max-token-reviews-per-second", "how many `tokens` a second the cluster is asked about that were never good before"},
-		{&l.BodyBytes, "max-body-bytes", "how many `bytes` are read of the body of a request"},
-		{&l.StreamsPerConnection, "max-streams-per-connection", "how many `requests` at once one HTTP/2 connection may carry"},
+		{&l.Connections, "max-connections", "maximum number of `connections`; beyond it, a new one displaces the oldest without an authorized request"},
+		{&l.ConnectionsPerUser, "max-connections-per-user", "maximum number of `connections` of one user"},
+		{&l.RequestsInFlight, "max-requests-inflight", "maximum number of `requests` served at the same time, not counting watches"},
+		{&l.RequestsPerSecond, "max-requests-per-second", "maximum sustained rate of one user, in `requests` per second"},
+		{&l.WatchesPerUser, "max-watches-per-user", "maximum number of open `watches` of one user"},
+		{&l.TokenReviewsPerSecond, "max-token-reviews-per-second", "maximum rate of TokenReviews for unknown tokens, in `tokens` per second"},
+		{&l.BodyBytes, "max-body-bytes", "maximum size of a request body in `bytes`"},
+		{&l.StreamsPerConnection, "max-streams-per-connection", "maximum number of concurrent `requests` on one HTTP/2 connection"},
 	}
 }
 
-// newLimiter returns one that lets all pass when perSecond is 0.
+// newLimiter returns a limiter that allows everything if perSecond is 0.
 func newLimiter(perSecond, burst int) *rate.Limiter {
 	if perSecond <= 0 {
 		return rate.NewLimiter(rate.Inf, 0)
@@ -87,7 +86,7 @@ func newLimiter(perSecond, burst int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), burst)
 }
 
-// rated refuses the requests of users that send too many.
+// rated refuses requests that exceed a user's rate.
 func rated(next http.Handler, perSecond int) http.Handler {
 	if perSecond <= 0 {
 		return next
@@ -101,7 +100,7 @@ func rated(next http.Handler, perSecond int) http.Handler {
 		if !ok {
 			limiter = newLimiter(perSecond, requestBurst*perSecond)
 		}
-		// A full bucket need not be remembered.
+		// After this time the bucket is full again, so it need not be kept.
 		users.Add(user, limiter, 2*requestBurst*time.Second)
 		return limiter.(*rate.Limiter)
 	}
@@ -116,7 +115,7 @@ func rated(next http.Handler, perSecond int) http.Handler {
 	})
 }
 
-// admitted says that the connection of a request is one of a user who is allowed something.
+// admitted marks the connection of an authorized request as proven.
 func admitted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		v := visitOf(req.Context())
@@ -129,7 +128,7 @@ func admitted(next http.Handler) http.Handler {
 	})
 }
 
-// bounded refuses what would make too many answers be written at once. Watches are counted on their own.
+// bounded limits the number of responses that are written at the same time. Watches have a limit of their own.
 func bounded(next http.Handler, inFlight int) http.Handler {
 	if inFlight <= 0 {
 		return next
@@ -151,11 +150,11 @@ func bounded(next http.Handler, inFlight int) http.Handler {
 	})
 }
 
-// brief lets a request have a short body that comes soon. The server's own timeout of reading would end watches too.
+// brief bounds the size of a request body and the time to read it. The server's own ReadTimeout would end watches too.
 func brief(next http.Handler, maxBytes int, timeout time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body != nil && req.Body != http.NoBody {
-			// Where there is no deadline to set, there is no connection to hold.
+			// A writer without deadlines has no connection to hold open.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout))
 			if maxBytes > 0 {
 				req.Body = http.MaxBytesReader(w, req.Body, int64(maxBytes))
@@ -170,9 +169,9 @@ func isWatch(req *http.Request) bool {
 	return ok && info.IsResourceRequest && info.Verb == "watch"
 }
 
-// tally counts what each of some users has.
+// tally counts what each user holds, up to a limit.
 type tally struct {
-	limit int // 0 is no limit
+	limit int // 0 means no limit
 	mu    sync.Mutex
 	users map[string]int
 }

@@ -19,8 +19,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// everybody lets each client say who it is.
 func everybody(c *Config) {
+	// The Authorization header of a client names its user.
 	c.Authenticator = authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
 		return &authenticator.Response{User: &user.DefaultInfo{Name: req.Header.Get("Authorization")}}, true, nil
 	})
@@ -29,7 +29,7 @@ func everybody(c *Config) {
 	})
 }
 
-// visitAs is a request that the first filters have been through.
+// visitAs returns a request that has passed authentication and parsing.
 func visitAs(user, verb string) *http.Request {
 	info := &request.RequestInfo{IsResourceRequest: true, Verb: verb, Resource: "mappings"}
 	ctx := request.WithRequestInfo(context.Background(), info)
@@ -49,7 +49,7 @@ func TestRequestsOfAUserAreRated(t *testing.T) {
 	for range 1000 {
 		got[statusOf(handler, visitAs("one", "list"))]++
 	}
-	// What comes in at once is exact; a thousand answers take less than a second each.
+	// The burst arrives at once, and the test takes too little time to refill the bucket by 1000.
 	if got[200] < requestBurst || got[429] == 0 || got[200]+got[429] != 1000 {
 		t.Errorf("answers by status: %v", got)
 	}
@@ -80,13 +80,13 @@ func TestAnswersInFlightAreBounded(t *testing.T) {
 	if got := statusOf(handler, visitAs("one", "list")); got != 429 {
 		t.Errorf("a third list got %d, want 429", got)
 	}
-	begin("watch") // which is not counted
+	begin("watch") // not counted
 	leave <- struct{}{}
 	leave <- struct{}{}
 	leave <- struct{}{}
 	for range 3 {
 		if got := <-done; got != 200 {
-			t.Errorf("one that was let in got %d", got)
+			t.Errorf("an admitted request got %d", got)
 		}
 	}
 	begin("list")
@@ -125,7 +125,7 @@ func TestWatchesOfAUserAreCounted(t *testing.T) {
 			t.Errorf("-want +got\n%s", diff)
 		}
 		ends[0]()
-		eventually(t, "room for a watch, as one has ended", func() bool { status, _ := watch("one"); return status == 200 })
+		eventually(t, "a slot for a watch, as one has ended", func() bool { status, _ := watch("one"); return status == 200 })
 	})
 }
 
@@ -161,12 +161,12 @@ func TestOptions(t *testing.T) {
 		{"the defaults", "", ""},
 		{"an older TLS", "--tls-min-version=1.2", ""},
 		{"a TLS that is too old", "--tls-min-version=1.1", `--tls-min-version: "1.1" is neither 1.3 nor 1.2`},
-		{"no memory of reviews", "--review-cache-ttl=0s", "--review-cache-ttl: 0s is not between 0 and 1m"},
-		{"a long memory of reviews", "--review-cache-ttl=1h", "--review-cache-ttl: 1h0m0s is not between 0 and 1m"},
-		{"watches for ever", "--recheck-interval=0s", "--recheck-interval: 0s is not positive"},
-		{"metrics nowhere in particular", "--metrics-bind-address=9090", "--metrics-bind-address: address 9090: missing port in address"},
+		{"no cache of reviews", "--review-cache-ttl=0s", "--review-cache-ttl: 0s is not between 0 and 1m"},
+		{"a long cache of reviews", "--review-cache-ttl=1h", "--review-cache-ttl: 1h0m0s is not between 0 and 1m"},
+		{"watches without rechecks", "--recheck-interval=0s", "--recheck-interval: 0s is not positive"},
+		{"a metrics address without a port", "--metrics-bind-address=9090", "--metrics-bind-address: address 9090: missing port in address"},
 		{"no limit", "--max-connections=0", ""},
-		{"less than nothing", "--max-watches-per-user=-1", "--max-watches-per-user: -1 is negative"},
+		{"a negative limit", "--max-watches-per-user=-1", "--max-watches-per-user: -1 is negative"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o := NewOptions()

@@ -17,7 +17,7 @@ import (
 
 const namespace = "smartnat_relay"
 
-// metrics are what an operator can see of a relay. None of them names a user, an address or an object.
+// metrics are the metrics of a relay. No label holds a user, an address or the name of an object.
 type metrics struct {
 	connections      prometheus.Gauge
 	connectionsEnded *prometheus.CounterVec
@@ -49,29 +49,29 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		connections:      prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "connections", Help: "Open connections."}),
-		connectionsEnded: counters("connections_ended_total", "Connections that were ended for want of room.", "reason"),
-		tlsErrors:        counter("connection_errors_total", "Connections that failed, most of them in the handshake."),
-		requests:         counters("requests_total", "Requests that were answered, watches when they end.", "verb", "resource", "code"),
+		connections:      prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "connections", Help: "Number of open connections."}),
+		connectionsEnded: counters("connections_ended_total", "Number of connections closed because of a connection limit, by reason.", "reason"),
+		tlsErrors:        counter("connection_errors_total", "Number of failed connections, most of them in the TLS handshake."),
+		requests:         counters("requests_total", "Number of requests served, by verb, resource and code. Watches count when they end.", "verb", "resource", "code"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "request_duration_seconds", Help: "How long requests took, watches left out.",
+			Namespace: namespace, Name: "request_duration_seconds", Help: "Latency of requests in seconds, by verb, without watches.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 7),
 		}, []string{"verb"}),
-		bytes:            counters("response_bytes_total", "Bytes of answers, before TLS.", "verb", "resource"),
-		watches:          gauges("watches", "Open watches.", "resource"),
-		watchesRevoked:   counter("watches_revoked_total", "Watches that were ended because their user may not watch any more."),
-		authentications:  counters("token_reviews_total", "Tokens that the cluster was asked about, or would have been.", "result"),
-		rejections:       counters("rejections_total", "Requests that were refused before the API saw them.", "reason"),
-		panics:           counter("panics_total", "Requests that failed by a defect of the relay."),
-		upstreamEvents:   counters("upstream_events_total", "Events that the cluster sent, bookmarks among them.", "resource", "type"),
-		upstreamRequests: counters("upstream_requests_total", "Lists and watches that the cluster was asked for.", "resource", "verb", "result"),
-		upstreamContact:  gauges("upstream_last_event_timestamp_seconds", "When the cluster was last heard of.", "resource"),
-		eventsSent:       counters("events_sent_total", "Events that watchers were sent, without those that a watch begins with and bookmarks.", "resource"),
+		bytes:            counters("response_bytes_total", "Number of response bytes before TLS, by verb and resource.", "verb", "resource"),
+		watches:          gauges("watches", "Number of open watches, by resource.", "resource"),
+		watchesRevoked:   counter("watches_revoked_total", "Number of watches ended because their user lost access."),
+		authentications:  counters("token_reviews_total", "Number of token reviews, including those that were rate limited, by result.", "result"),
+		rejections:       counters("rejections_total", "Number of requests refused before the API served them, by reason.", "reason"),
+		panics:           counter("panics_total", "Number of panics recovered in requests."),
+		upstreamEvents:   counters("upstream_events_total", "Number of watch events from the API server, including bookmarks, by resource and type.", "resource", "type"),
+		upstreamRequests: counters("upstream_requests_total", "Number of lists and watches sent to the API server, by resource, verb and result.", "resource", "verb", "result"),
+		upstreamContact:  gauges("upstream_last_event_timestamp_seconds", "Unix time of the last response or event from the API server, by resource.", "resource"),
+		eventsSent:       counters("events_sent_total", "Number of events sent to watchers, without initial events and bookmarks, by resource.", "resource"),
 		eventDelay: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "event_delay_seconds", Help: "From the cluster's event to what a watcher was sent for it, the longest of what was sent at once.",
+			Namespace: namespace, Name: "event_delay_seconds", Help: "Seconds from an event of the API server until it is sent to a watcher, by resource; of a batch, the longest.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 7),
 		}, []string{"resource"}),
-		statusWrites: counters("status_writes_total", "Writes of the status of Mappings: conditions, and what gateways report.", "of", "result"),
+		statusWrites: counters("status_writes_total", "Number of writes of the status of Mappings, by part (conditions or reports of instances) and result.", "of", "result"),
 	}
 	registry.MustRegister(m.connections, m.connectionsEnded, m.tlsErrors, m.requests, m.duration, m.bytes, m.watches,
 		m.watchesRevoked, m.authentications, m.rejections, m.panics, m.upstreamEvents, m.upstreamRequests, m.upstreamContact,
@@ -79,13 +79,13 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: namespace, Name: "synced", Help: "1 when the relay has seen the whole cluster.",
+			Namespace: namespace, Name: "synced", Help: "1 if the relay has synced with the cluster, else 0.",
 		}, func() float64 { return oneIf(cache.HasSynced()) }))
 	for name, resource := range map[string]*watchcache.Resource{
 		"mappings": cache.Mappings(), "services": cache.Services(), "endpointslices": cache.EndpointSlices(),
 	} {
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: namespace, Name: "objects", Help: "Objects that are shown.", ConstLabels: prometheus.Labels{"resource": name},
+			Namespace: namespace, Name: "objects", Help: "Number of objects visible to clients, by resource.", ConstLabels: prometheus.Labels{"resource": name},
 		}, func() float64 {
 			if !cache.HasSynced() {
 				return 0
@@ -96,7 +96,7 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 	return m
 }
 
-// sent counts events that a watcher was sent.
+// sent counts events sent to a watcher.
 func (m *metrics) sent(resource string, events int, delay time.Duration) {
 	m.eventsSent.WithLabelValues(resource).Add(float64(events))
 	m.eventDelay.WithLabelValues(resource).Observe(delay.Seconds())
@@ -109,7 +109,7 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// known keeps the labels to words that are ours: a client must not make series by asking for what does not exist.
+// known maps resources that do not exist to an empty label, so that clients cannot create time series.
 func known(resource string) string {
 	switch resource {
 	case "mappings", "services", "endpointslices":
@@ -126,7 +126,8 @@ func knownVerb(verb string) string {
 	return "other"
 }
 
-// metricsServer serves the metrics, without TLS and to everybody: it is for an address that only the cluster reaches.
+// metricsServer serves the metrics without TLS or authentication: its address must be reachable from inside the cluster
+// only.
 func metricsServer(gatherer prometheus.Gatherer, log *stdlog.Logger) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// count returns the sum of what was counted under a name, of those with all the labels given as name=value.
+// count returns the sum of a metric over the series with all the given labels (name=value).
 func (c *Config) count(t *testing.T, name string, labels ...string) (sum float64) {
 	t.Helper()
 	families, err := c.Metrics.Gather()
@@ -36,7 +36,7 @@ func (c *Config) count(t *testing.T, name string, labels ...string) (sum float64
 	return sum
 }
 
-// observations is how many times something was measured, whatever its labels.
+// observations returns the number of observations of a histogram over all series.
 func (c *Config) observations(t *testing.T, name string) (n uint64) {
 	t.Helper()
 	families, err := c.Metrics.Gather()

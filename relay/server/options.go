@@ -14,10 +14,10 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// DefaultAudience is the audience that the tokens of gateways have to be issued for.
+// DefaultAudience is the audience that tokens of gateways must be issued for.
 const DefaultAudience = "smartnat-relay"
 
-// Options are what the command line says.
+// Options are the options of the command line.
 type Options struct {
 	Kubeconfig     string
 	BindAddress    string
@@ -27,16 +27,17 @@ type Options struct {
 	ClientCAFile   string
 	MinTLSVersion  string
 	TokenAudiences []string
-	// ReviewCacheTTL is how long the answers of the cluster are remembered, RecheckInterval how often it is asked whether
-	// an open watch may go on. What was revoked ends after both and what the cluster itself remembers, ten seconds.
+	// ReviewCacheTTL is the time for which answers of the API server are cached, RecheckInterval the interval at which
+	// open watches are authorized again. A revoked watch ends after at most the sum of both and of the API server's own
+	// cache (10 s).
 	ReviewCacheTTL  time.Duration
 	RecheckInterval time.Duration
 	Limits          Limits
 	Status          StatusOptions
-	// MetricsBindAddress is where metrics are served without TLS, if anywhere.
+	// MetricsBindAddress is the address:port of metrics without TLS, or empty.
 	MetricsBindAddress string
 	History            int
-	// ShutdownTimeout is how long requests may take to end.
+	// ShutdownTimeout is the time that running requests may take to end.
 	ShutdownTimeout time.Duration
 }
 
@@ -56,26 +57,26 @@ func NewOptions() *Options {
 	}
 }
 
-// AddFlags lets the command line change the options.
+// AddFlags binds the options to flags.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig, "how the cluster is reached, a kubeconfig `file`; without it the ServiceAccount of the pod is used")
-	flags.StringVar(&o.BindAddress, "bind-address", o.BindAddress, "the `address` that is served on")
-	flags.IntVar(&o.SecurePort, "secure-port", o.SecurePort, "the `port` that is served on")
-	flags.StringVar(&o.TLSCertFile, "tls-cert-file", o.TLSCertFile, "the `file` of the serving certificate, with the chain of those who signed it; read again when it changes")
-	flags.StringVar(&o.TLSKeyFile, "tls-private-key-file", o.TLSKeyFile, "the `file` of the key of the serving certificate; read again when it changes")
-	flags.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile, "the `file` of the authorities whose client certificates are accepted, the common name being the user and the organizations the groups; read again when it changes; without it tokens alone are accepted")
-	flags.StringSliceVar(&o.TokenAudiences, "token-audience", o.TokenAudiences, "the `audience` that tokens have to be issued for; may be given several times")
-	flags.StringVar(&o.MinTLSVersion, "tls-min-version", o.MinTLSVersion, "the oldest `version` of TLS that is spoken: 1.3 or 1.2")
-	flags.DurationVar(&o.ReviewCacheTTL, "review-cache-ttl", o.ReviewCacheTTL, "how long it is remembered what the cluster said of a client")
-	flags.DurationVar(&o.RecheckInterval, "recheck-interval", o.RecheckInterval, "how often it is asked whether an open watch may go on")
-	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress, "the `address:port` at which metrics are served to everybody without TLS; nowhere when it is empty")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig, "kubeconfig `file` of the cluster; without it the ServiceAccount of the pod is used")
+	flags.StringVar(&o.BindAddress, "bind-address", o.BindAddress, "`address` to listen on")
+	flags.IntVar(&o.SecurePort, "secure-port", o.SecurePort, "`port` to listen on")
+	flags.StringVar(&o.TLSCertFile, "tls-cert-file", o.TLSCertFile, "`file` with the serving certificate and its chain; reloaded when it changes")
+	flags.StringVar(&o.TLSKeyFile, "tls-private-key-file", o.TLSKeyFile, "`file` with the key of the serving certificate; reloaded when it changes")
+	flags.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile, "`file` with the CA certificates of clients; the common name is the user, the organizations are the groups; reloaded when it changes; without it only tokens are accepted")
+	flags.StringSliceVar(&o.TokenAudiences, "token-audience", o.TokenAudiences, "`audience` that tokens must be issued for; may be given several times")
+	flags.StringVar(&o.MinTLSVersion, "tls-min-version", o.MinTLSVersion, "minimum TLS `version`: 1.3 or 1.2")
+	flags.DurationVar(&o.ReviewCacheTTL, "review-cache-ttl", o.ReviewCacheTTL, "how long to cache token reviews and access reviews")
+	flags.DurationVar(&o.RecheckInterval, "recheck-interval", o.RecheckInterval, "interval at which open watches are authorized again")
+	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress, "`address:port` of the metrics, served without TLS or authentication; empty disables them")
 	o.Limits.addFlags(flags)
 	o.Status.addFlags(flags)
-	flags.IntVar(&o.History, "history", o.History, "how many `changes` of each kind are kept for watchers that reconnect")
-	flags.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", o.ShutdownTimeout, "how long requests may take to end when the relay is told to")
+	flags.IntVar(&o.History, "history", o.History, "number of `changes` of each kind to keep for watchers that reconnect")
+	flags.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", o.ShutdownTimeout, "how long running requests may take to end on shutdown")
 }
 
-// Validate returns all that is wrong with the options.
+// Validate returns all errors in the options.
 func (o *Options) Validate() error {
 	var errs []error
 	if net.ParseIP(o.BindAddress) == nil {
@@ -85,13 +86,13 @@ func (o *Options) Validate() error {
 		errs = append(errs, fmt.Errorf("--secure-port: %d is not between 0 and 65535", o.SecurePort))
 	}
 	if o.TLSCertFile == "" {
-		errs = append(errs, errors.New("--tls-cert-file: must be given"))
+		errs = append(errs, errors.New("--tls-cert-file: is required"))
 	}
 	if o.TLSKeyFile == "" {
-		errs = append(errs, errors.New("--tls-private-key-file: must be given"))
+		errs = append(errs, errors.New("--tls-private-key-file: is required"))
 	}
 	if len(o.TokenAudiences) == 0 {
-		errs = append(errs, errors.New("--token-audience: must be given"))
+		errs = append(errs, errors.New("--token-audience: is required"))
 	}
 	if _, err := tlsVersion(o.MinTLSVersion); err != nil {
 		errs = append(errs, err)

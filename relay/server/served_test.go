@@ -27,10 +27,10 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// kindsOf are the kinds of the resources, which what is served names.
+// kindsOf maps resources to the kinds that responses name.
 var kindsOf = map[string]string{"mappings": "Mapping", "services": "Service", "endpointslices": "EndpointSlice"}
 
-// shownObject is as much of an answer, of any form, as tells which objects it shows.
+// shownObject is the part of a response, in any form, that identifies its objects.
 type shownObject struct {
 	Kind     string            `json:"kind"`
 	Metadata metav1.ObjectMeta `json:"metadata"`
@@ -42,7 +42,7 @@ type shownObject struct {
 	Object *shownObject `json:"object"`
 }
 
-// objects returns those that an answer shows.
+// objects returns the objects in a response.
 func (s shownObject) objects() []shownObject {
 	var all []shownObject
 	switch {
@@ -62,7 +62,7 @@ func (s shownObject) objects() []shownObject {
 	return all
 }
 
-// verb returns the verb that an answer is one to.
+// verb returns the verb that a response belongs to.
 func (s shownObject) verb() string {
 	switch {
 	case s.Type != "":
@@ -73,7 +73,7 @@ func (s shownObject) verb() string {
 	return "get"
 }
 
-// beyond returns what is wrong with an answer by what was authorized, and how many objects it shows.
+// beyond returns the violation if a response exceeds what was authorized, and the number of objects in it.
 func beyond(a authorizer.Attributes, body []byte) (shown int, wrong error) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	for {
@@ -85,9 +85,9 @@ func beyond(a authorizer.Attributes, body []byte) (shown int, wrong error) {
 		}
 		switch verb := answer.verb(); {
 		case a == nil || !a.IsResourceRequest():
-			wrong = fmt.Errorf("what is a %s was authorized as a path", answer.Kind)
+			wrong = fmt.Errorf("a %s was authorized as a path", answer.Kind)
 		case verb != a.GetVerb() && (!strings.HasPrefix(verb, "list") || a.GetVerb() != "list" && (answer.Kind != "Table" || a.GetVerb() != "get")):
-			wrong = fmt.Errorf("%s was authorized, it is a %s", a.GetVerb(), verb)
+			wrong = fmt.Errorf("%s was authorized, the response is to a %s", a.GetVerb(), verb)
 		}
 		for _, o := range answer.objects() {
 			shown++
@@ -105,15 +105,15 @@ func beyond(a authorizer.Attributes, body []byte) (shown int, wrong error) {
 	}
 }
 
-// withDeadline is a recorder on which a watch may set a deadline, as on a connection.
+// withDeadline is a recorder that lets a watch set a write deadline, as a connection does.
 type withDeadline struct{ *httptest.ResponseRecorder }
 
 func (withDeadline) SetWriteDeadline(time.Time) error { return nil }
 
-// pick returns one of some.
+// pick returns a random element.
 func pick(r *rand.Rand, of ...string) string { return of[r.IntN(len(of))] }
 
-// spelled returns a text with some of its bytes as they may be written in a URL.
+// spelled percent-encodes some bytes of s.
 func spelled(r *rand.Rand, s string) string {
 	if r.IntN(8) > 0 {
 		return s
@@ -125,7 +125,7 @@ func spelled(r *rand.Rand, s string) string {
 	return fmt.Sprintf("%s%%%02x%s", s[:i], s[i], s[i+1:])
 }
 
-// someRequest makes up a request by parts that mean something, so that most combinations of them are met.
+// someRequest returns a random request made of meaningful parts, so that most combinations occur.
 func someRequest(r *rand.Rand) string {
 	prefix := pick(r, "/api/v1", "/api/v1", "/api/v1", "/api/v1", "/apis/discovery.k8s.io/v1", "/apis/smartnat.aureacentral.com/v1alpha1", "//api/v1", "/apis//v1", "/api/v1/")
 	verb := pick(r, "", "", "", "", "", "", "/watch", "/watch", "/watch", "/proxy", "/Watch", "/watch/watch", "/watch/")
@@ -151,7 +151,7 @@ func someRequest(r *rand.Rand) string {
 	return path + "?" + strings.Join(query, pick(r, "&", "&", "&", "&", "&", "&", ";"))
 }
 
-// Whatever is asked for in whatever way: each object that is served satisfies what was authorized.
+// TestWhatIsServedWasAuthorized proves for random requests that every object in a response is within what was authorized.
 func TestWhatIsServedWasAuthorized(t *testing.T) {
 	config, handler := servedFixture(t)
 	var asked authorizer.Attributes
@@ -191,7 +191,7 @@ func TestWhatIsServedWasAuthorized(t *testing.T) {
 		}
 	}
 	if shown < 1000 || narrowed < 100 || watched < 50 {
-		t.Errorf("%d objects were shown, %d times by one name and %d times to a watch: too few to prove anything", shown, narrowed, watched)
+		t.Errorf("%d objects, %d by name, %d by watch: too few to prove anything", shown, narrowed, watched)
 	}
 }
 
@@ -201,7 +201,7 @@ const (
 	metadataList = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 )
 
-// servedFixture is a relay of objects of the same names in two namespaces. Its watches end once they have told what there is.
+// servedFixture is a relay with objects of the same names in two namespaces. Its watches end after the initial events.
 func servedFixture(t *testing.T) (*Config, func() http.Handler) {
 	t.Helper()
 	log := logrus.New()

@@ -20,13 +20,13 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// Limits of what a client can make the relay hold.
+// Limits on what a client can make the relay hold.
 const (
 	readHeaderTimeout = 10 * time.Second
 	writeTimeout      = time.Minute
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 32 << 10
-	// A peer that is silent so long is asked whether it is there, and is cut off when it does not answer.
+	// The relay pings a connection that is silent for pingAfter, and closes it if there is no answer within pingTimeout.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
 )
 
@@ -34,17 +34,17 @@ const (
 type Server struct {
 	config   *Config
 	http     *http.Server
-	metrics  *http.Server // nil when nobody is to see them
+	metrics  *http.Server // nil if metrics are not served
 	stopping chan struct{}
 }
 
-// Complete makes a Server of a Config.
+// Complete creates the Server.
 func (c *Config) Complete() (*Server, error) {
 	c.instrument()
 	s := &Server{config: c, stopping: make(chan struct{})}
 	api, err := registry.New(c.Cache, s.stopping)
 	if err != nil {
-		return nil, fmt.Errorf("API: %w", err)
+		return nil, fmt.Errorf("creating the API: %w", err)
 	}
 	api.Spread, api.Sent, api.Hold = c.WatchSpread, c.metrics.sent, held
 	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
@@ -59,7 +59,7 @@ func (c *Config) Complete() (*Server, error) {
 		ErrorLog:          stdlog.New(logWriter{c.Log, c.metrics.tlsErrors}, "", 0),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: c.Limits.StreamsPerConnection,
-			// Nothing long comes in.
+			// Clients send nothing large.
 			MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 256 << 10, MaxReceiveBufferPerStream: 64 << 10,
 			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout,
 		},
@@ -70,7 +70,7 @@ func (c *Config) Complete() (*Server, error) {
 	return s, nil
 }
 
-// Run serves until ctx ends, then lets the requests that are under way end, and ends watches over WatchSpread.
+// Run serves until ctx ends. Then it lets running requests end and ends watches over WatchSpread.
 func (s *Server) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
@@ -96,7 +96,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	s.config.Log.Info("ending")
+	s.config.Log.Info("shutting down")
 	close(s.stopping)
 	end, cancel := context.WithTimeout(work, s.config.ShutdownTimeout)
 	defer cancel()
@@ -106,8 +106,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// shutdown asks until all have left: net/http asks those HTTP/2 connections that it knows at the moment, not one whose
-// handshake is under way, and then waits for that as well, although nobody told it to end.
+// shutdown calls http.Server.Shutdown until it succeeds or ctx ends. One call sends GOAWAY only to the HTTP/2 connections
+// that net/http knows at that moment. It then also waits for a connection that was in its handshake and got no GOAWAY.
 func (s *Server) shutdown(ctx context.Context) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, time.Second)
@@ -119,10 +119,11 @@ func (s *Server) shutdown(ctx context.Context) error {
 	}
 }
 
-// Addr is where the Server listens.
+// Addr returns the listen address.
 func (s *Server) Addr() net.Addr { return s.config.Listener.Addr() }
 
-// logWriter passes on what an HTTP server says about connections: bad handshakes, mostly. It may quote what the peer sent.
+// logWriter logs and counts the errors that net/http reports on connections, mostly failed handshakes. Their text may
+// quote what the client sent.
 type logWriter struct {
 	log    logrus.FieldLogger
 	errors prometheus.Counter

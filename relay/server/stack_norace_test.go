@@ -5,5 +5,5 @@
 
 package server
 
-// stackOfQuietWatch is the least that there is room for.
+// stackOfQuietWatch is the smallest stack that fits a watch.
 const stackOfQuietWatch = 4 << 10

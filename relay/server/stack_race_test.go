@@ -5,5 +5,5 @@
 
 package server
 
-// stackOfQuietWatch has twice the room: the race detector puts more on each stack.
+// stackOfQuietWatch is twice as large, because the race detector enlarges stack frames.
 const stackOfQuietWatch = 8 << 10

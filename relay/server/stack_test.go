@@ -20,10 +20,10 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// beneath is about what net/http has on the stack of an HTTP/2 request.
+// beneath is about the stack that net/http uses below the handler of an HTTP/2 request.
 const beneath = 640
 
-// watchOnStack serves a request with that much on the stack already, which it returns so that it is there.
+// watchOnStack serves a request with that much stack in use. It returns the array to keep it alive.
 //
 //go:noinline
 func watchOnStack(h http.Handler, w http.ResponseWriter, req *http.Request) (used [beneath]byte) {
@@ -32,10 +32,10 @@ func watchOnStack(h http.Handler, w http.ResponseWriter, req *http.Request) (use
 	return used
 }
 
-// What a quiet watch keeps on its stack decides what hundreds of them take: Go gives a stack back down to four times of what
-// is used of it.
+// TestQuietWatchesHaveSmallStacks bounds the stack of a quiet watch, which dominates the memory of hundreds of them: Go
+// shrinks a stack only while less than a quarter of it is in use.
 func TestQuietWatchesHaveSmallStacks(t *testing.T) {
-	const watches, most = 1000, stackOfQuietWatch + 1<<10 // what else there is
+	const watches, most = 1000, stackOfQuietWatch + 1<<10 // the rest of a watch
 	log := logrus.New()
 	cache := watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory)
 	c := &Config{
@@ -59,7 +59,7 @@ func TestQuietWatchesHaveSmallStacks(t *testing.T) {
 	defer done.Wait()
 	defer cancel()
 	before := stacks()
-	// From a version on: what one begins with would not be counted as sent, and one that is open may not have begun yet.
+	// Start from a version: initial events are not counted as sent, and an open watch may not have begun yet.
 	_, version := cache.Mappings().List()
 	for range watches {
 		req := httptest.NewRequestWithContext(ctx, http.MethodGet, mappingsPath+"?watch=1&resourceVersion="+version.String(), nil)
@@ -75,14 +75,14 @@ func TestQuietWatchesHaveSmallStacks(t *testing.T) {
 	}
 	eventually(t, "all watches to have written", func() bool { return c.count(t, "events_sent_total") == 2*watches })
 	var each int64
-	eventually(t, "stacks that are not used to be given back", func() bool {
+	eventually(t, "unused stacks to shrink", func() bool {
 		each = (stacks() - before) / watches
 		return each <= most
 	})
-	t.Logf("%d bytes a watch", each)
+	t.Logf("%d bytes per watch", each)
 }
 
-// stacks is what goroutines hold.
+// stacks returns the bytes that goroutine stacks hold.
 func stacks() int64 {
 	for range 4 { // each collection halves a stack
 		runtime.GC()
@@ -92,7 +92,7 @@ func stacks() int64 {
 	return int64(stats.StackInuse)
 }
 
-// quietWriter takes what a watch writes.
+// quietWriter discards the output of a watch.
 type quietWriter struct{}
 
 func (quietWriter) Header() http.Header              { return http.Header{} }

@@ -25,30 +25,30 @@ import (
 	"github.com/smartnat/smartnat/relay/status"
 )
 
-// StatusOptions say what the relay writes into the cluster.
+// StatusOptions configure how the relay writes the status of Mappings.
 type StatusOptions struct {
-	// Write is whether the relay says in the status of Mappings what became of them.
+	// Write makes the relay write conditions into the status of Mappings.
 	Write bool
-	// Accept is whether gateways may report theirs through the relay.
+	// Accept lets gateways report their status through the relay.
 	Accept bool
-	// Namespace is where the ServiceAccounts of gateways and their Leases are.
+	// Namespace is the namespace of the gateways' ServiceAccounts and Leases.
 	Namespace string
-	// InstanceTimeout is how long a gateway that is not heard of is counted on.
+	// InstanceTimeout is the time after which a silent gateway no longer counts.
 	InstanceTimeout time.Duration
 }
 
 const minInstanceTimeout = 3 * time.Minute
 
-// DefaultStatusOptions are those of the manifests.
+// DefaultStatusOptions matches the manifests.
 func DefaultStatusOptions() StatusOptions {
 	return StatusOptions{Write: true, Accept: true, Namespace: "smartnat", InstanceTimeout: 10 * time.Minute}
 }
 
 func (o *StatusOptions) addFlags(flags *pflag.FlagSet) {
-	flags.BoolVar(&o.Write, "write-status", o.Write, "say in the status of Mappings and in Events what became of them")
-	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway say, by server-side apply of its own entry in the status of Mappings, what it has in effect, where --write-status is on to sum it up; RBAC says who may")
-	flags.StringVar(&o.Namespace, "namespace", o.Namespace, "the `namespace` of the ServiceAccounts of gateways, where it is noted when they were last heard of")
-	flags.DurationVar(&o.InstanceTimeout, "instance-timeout", o.InstanceTimeout, "how long the status of Mappings counts on a gateway that is not heard of")
+	flags.BoolVar(&o.Write, "write-status", o.Write, "write conditions of Mappings and Events about them")
+	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway apply (server-side) its own entry in the status of Mappings; needs --write-status, which sums the entries up, and RBAC that allows it")
+	flags.StringVar(&o.Namespace, "namespace", o.Namespace, "`namespace` of the ServiceAccounts of gateways and of the Leases that record their last contact")
+	flags.DurationVar(&o.InstanceTimeout, "instance-timeout", o.InstanceTimeout, "how long the status of Mappings counts a gateway that is silent")
 }
 
 func (o *StatusOptions) validate() (errs []error) {
@@ -56,12 +56,12 @@ func (o *StatusOptions) validate() (errs []error) {
 		errs = append(errs, fmt.Errorf("--namespace: %q is not the name of a namespace", o.Namespace))
 	}
 	if o.InstanceTimeout < minInstanceTimeout {
-		errs = append(errs, fmt.Errorf("--instance-timeout: %s is less than %s: gateways are heard of once a minute", o.InstanceTimeout, minInstanceTimeout))
+		errs = append(errs, fmt.Errorf("--instance-timeout: %s is less than %s: gateways report once a minute", o.InstanceTimeout, minInstanceTimeout))
 	}
 	return errs
 }
 
-// countedMappings count what is written.
+// countedMappings counts writes of status.
 type countedMappings struct {
 	status.Mappings
 	metrics *metrics
@@ -77,7 +77,7 @@ func (c countedMappings) ApplyStatus(
 	}
 	switch {
 	case apierrors.IsConflict(err):
-		result = "conflict" // another relay was first, as often as not
+		result = "conflict" // often because another replica wrote first
 	case err != nil:
 		result = "error"
 	}
@@ -85,7 +85,7 @@ func (c countedMappings) ApplyStatus(
 	return written, err
 }
 
-// statusWriter writes conditions, and Events about them.
+// statusWriter writes conditions and Events about them.
 type statusWriter struct {
 	controller  *status.Controller
 	broadcaster record.EventBroadcaster
@@ -112,7 +112,7 @@ func (o *StatusOptions) apply(c *Config, client *cluster.Client) {
 	}
 }
 
-// run writes until ctx ends. There may be nobody to do it.
+// run writes until ctx ends. It does nothing if s is nil.
 func (s *statusWriter) run(ctx context.Context) {
 	if s == nil {
 		return
@@ -122,14 +122,14 @@ func (s *statusWriter) run(ctx context.Context) {
 	s.controller.Run(ctx)
 }
 
-// eventClient writes the Events of a namespace.
+// eventClient writes the Events of one namespace.
 type eventClient interface {
 	Create(ctx context.Context, event *corev1.Event, options metav1.CreateOptions) (*corev1.Event, error)
 	Update(ctx context.Context, event *corev1.Event, options metav1.UpdateOptions) (*corev1.Event, error)
 	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*corev1.Event, error)
 }
 
-// eventSink is a record.EventSink that ends with ctx.
+// eventSink is a record.EventSink that stops with ctx.
 type eventSink struct {
 	ctx context.Context
 	in  func(namespace string) eventClient
@@ -147,7 +147,7 @@ func (s eventSink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error
 	return s.in(event.Namespace).Patch(s.ctx, event.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
 }
 
-// reported has the reports of gateways answered, the one thing that is no read.
+// reported handles status reports of gateways, the only writes that the relay accepts.
 func reported(next http.Handler, reports *status.Reports) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !reports.Takes(req) {

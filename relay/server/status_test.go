@@ -38,10 +38,10 @@ func TestStatusOptions(t *testing.T) {
 	}{
 		{"the defaults", func(*StatusOptions) {}, ""},
 		{"gateways do not report", func(o *StatusOptions) { o.Accept = false }, ""},
-		{"nobody writes", func(o *StatusOptions) { o.Write = false }, ""},
+		{"writing is disabled", func(o *StatusOptions) { o.Write = false }, ""},
 		{"no namespace", func(o *StatusOptions) { o.Namespace = "" }, `--namespace: "" is not the name of a namespace`},
-		{"a timeout that everybody misses", func(o *StatusOptions) { o.InstanceTimeout = time.Minute },
-			"--instance-timeout: 1m0s is less than 3m0s: gateways are heard of once a minute"},
+		{"a timeout that every gateway misses", func(o *StatusOptions) { o.InstanceTimeout = time.Minute },
+			"--instance-timeout: 1m0s is less than 3m0s: gateways report once a minute"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o := DefaultStatusOptions()
@@ -57,14 +57,14 @@ func TestStatusOptions(t *testing.T) {
 	}
 }
 
-// ledger notes what would be written.
+// ledger records writes without making them.
 type ledger struct {
 	mu      sync.Mutex
 	written []string
 }
 
 func (*ledger) Get(context.Context, string, string) (*v1alpha1.Mapping, error) {
-	return nil, errors.New("nobody reads here")
+	return nil, errors.New("unexpected read")
 }
 
 func (l *ledger) ApplyStatus(_ context.Context, manager string, at conditions.AppliedMetadata, s v1alpha1.MappingStatus) (*v1alpha1.Mapping, error) {
@@ -74,7 +74,7 @@ func (l *ledger) ApplyStatus(_ context.Context, manager string, at conditions.Ap
 	return &v1alpha1.Mapping{Status: s}, nil
 }
 
-// TestReportsPassTheSameDoors as reads: who, and whether that one may, is asked before a report is read.
+// TestReportsPassTheSameDoors proves that a status report is authenticated and authorized before it is read, as reads are.
 func TestReportsPassTheSameDoors(t *testing.T) {
 	written := &ledger{}
 	var asked []string
@@ -98,17 +98,17 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 		name, method, path, token string
 		want                      int
 	}{
-		{"nobody", http.MethodPatch, path + "/status", "", 401},
-		{"a stranger", http.MethodPatch, path + "/status", strangerToken, 403},
+		{"unauthenticated", http.MethodPatch, path + "/status", "", 401},
+		{"forbidden", http.MethodPatch, path + "/status", strangerToken, 403},
 		{"not the status", http.MethodPatch, path, gatewayToken, 405},
 		{"no apply", http.MethodPut, path + "/status", gatewayToken, 405},
 		{"a deletion", http.MethodDelete, path + "/status", gatewayToken, 405},
-		{"one that is not there", http.MethodPatch, strings.Replace(path, "web", "other", 1) + "/status", gatewayToken, 404},
+		{"a Mapping that does not exist", http.MethodPatch, strings.Replace(path, "web", "other", 1) + "/status", gatewayToken, 404},
 		{"a gateway", http.MethodPatch, path + "/status", gatewayToken, 200},
-		{"nobody who asks who it is", http.MethodPost, whoami, "", 401},
-		{"a stranger who asks who it is", http.MethodPost, whoami, strangerToken, 403},
-		{"a gateway that asks who it is", http.MethodPost, whoami, gatewayToken, 201},
-		{"who it is of another version", http.MethodPost, strings.Replace(whoami, "v1", "v1beta1", 1), gatewayToken, 405},
+		{"an unauthenticated self review", http.MethodPost, whoami, "", 401},
+		{"a forbidden self review", http.MethodPost, whoami, strangerToken, 403},
+		{"a self review of a gateway", http.MethodPost, whoami, gatewayToken, 201},
+		{"a self review of another version", http.MethodPost, strings.Replace(whoami, "v1", "v1beta1", 1), gatewayToken, 405},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), test.method, "https://"+f.address+test.path, strings.NewReader(body))
 		if err != nil {
@@ -137,11 +137,12 @@ func TestReportsPassTheSameDoors(t *testing.T) {
 	}
 	web := " patch smartnat.aureacentral.com mappings status shop web"
 	if diff := cmp.Diff([]string{"stranger" + web, "gateway" + strings.Replace(web, "web", "other", 1), "gateway" + web}, asked); diff != "" {
-		t.Errorf("asked of the cluster (-want +got)\n%s", diff)
+		t.Errorf("authorized (-want +got)\n%s", diff)
 	}
 }
 
-// TestEventsAreWritten beside what they are about, and what is said again is counted.
+// TestEventsAreWritten proves that Events are created in the namespace of their object, and that repeated ones are
+// counted.
 func TestEventsAreWritten(t *testing.T) {
 	core := corefake.NewClientset()
 	broadcaster := record.NewBroadcaster()
@@ -169,13 +170,13 @@ func TestEventsAreWritten(t *testing.T) {
 		"Normal, Programmed, in effect, Mapping web 1, smartnat-relay":   1,
 		"Warning, NotProgrammed, gw1: no, Mapping web 1, smartnat-relay": 3,
 	}
-	eventually(t, "the last one to be counted", func() bool { return written()["Warning, NotProgrammed, gw1: no, Mapping web 1, smartnat-relay"] == 3 })
+	eventually(t, "the last Event to be counted", func() bool { return written()["Warning, NotProgrammed, gw1: no, Mapping web 1, smartnat-relay"] == 3 })
 	if diff := cmp.Diff(want, written()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
 
-// failing fails to write, with an error of its own for each Mapping.
+// failing fails writes with an error per Mapping.
 type failing struct {
 	status.Mappings
 	errs map[string]error
@@ -188,7 +189,7 @@ func (f failing) ApplyStatus(_ context.Context, _ string, at conditions.AppliedM
 func TestStatusWritesAreCounted(t *testing.T) {
 	c := &Config{Cache: watchcache.New(watchcache.NewEpoch(), 1)}
 	c.instrument()
-	conflict := apierrors.NewConflict(schema.GroupResource{}, "raced", errors.New("changed meanwhile"))
+	conflict := apierrors.NewConflict(schema.GroupResource{}, "raced", errors.New("modified concurrently"))
 	mappings := countedMappings{failing{errs: map[string]error{"raced": conflict, "refused": errors.New("refused")}}, c.metrics}
 	for _, write := range []struct{ manager, name string }{
 		{v1alpha1.ConditionsFieldManager, "web"}, {v1alpha1.ConditionsFieldManager, "web"}, {v1alpha1.ConditionsFieldManager, "raced"},

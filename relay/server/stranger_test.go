@@ -16,10 +16,10 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// marker is in all that a client says.
+// marker occurs in every part of a request that a client controls.
 const marker = "TELL-IT-TO-THE-LOG"
 
-// logged is a log that can be read while it is written.
+// logged is a log that a test may read while it is written.
 type logged struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -37,7 +37,7 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-// newLogged starts a relay whose log, and that of the libraries of Kubernetes, can be read.
+// newLogged starts a relay and captures its log, including that of the Kubernetes libraries.
 func newLogged(t *testing.T, level logrus.Level) (*fixture, *logged) {
 	t.Helper()
 	log := &logged{}
@@ -53,7 +53,7 @@ func newLogged(t *testing.T, level logrus.Level) (*fixture, *logged) {
 	return f, log
 }
 
-// malformed are requests of which a part cannot be understood.
+// malformed are requests with a part that does not parse.
 var malformed = []string{
 	"GET /api/v1/services?limit=" + marker,
 	"GET /api/v1/services?watch=" + marker + "&timeoutSeconds=" + marker,
@@ -69,7 +69,7 @@ var malformed = []string{
 	"PATCH " + mappingsPath + "/" + marker + "?fieldManager=" + marker,
 }
 
-// say sends a request by hand, so that it may be malformed, and returns when it was answered.
+// say sends a hand-written, possibly malformed request and waits for the response.
 func (f *fixture) say(t *testing.T, line, token string) {
 	t.Helper()
 	conn := f.dialTLS(t)
@@ -84,7 +84,8 @@ func (f *fixture) say(t *testing.T, line, token string) {
 	_ = conn.Close()
 }
 
-// Who has no credential writes nothing into the log, and at debug level nothing of what it says is there.
+// TestAStrangerDoesNotWriteTheLog proves that an unauthenticated client causes no log lines, and that at debug level the
+// lines hold nothing that it sent.
 func TestAStrangerDoesNotWriteTheLog(t *testing.T) {
 	for _, level := range []logrus.Level{logrus.InfoLevel, logrus.DebugLevel} {
 		t.Run(level.String(), func(t *testing.T) {
@@ -103,48 +104,48 @@ func TestAStrangerDoesNotWriteTheLog(t *testing.T) {
 				_ = tls.Client(f.dial(t), hello).Handshake()
 			}
 			_, _ = io.WriteString(f.dial(t), "GET /"+marker+" HTTP/1.1\r\n\r\n")
-			f.stop() // what was begun is done then
+			f.stop() // all requests are finished then
 			said := log.String()[before:]
 			if level == logrus.DebugLevel {
-				// What the TLS library says of a handshake may quote it, within a line of bounded length.
+				// The TLS library may quote the handshake, in a line of bounded length.
 				said = withoutHandshakes(said)
 				if !strings.Contains(said, "refused=unauthenticated") {
-					t.Errorf("it is not said that requests were refused:\n%s", said)
+					t.Errorf("the log has no line about refused requests:\n%s", said)
 				}
 			} else {
 				said = withoutEnding(said)
 				if said != "" {
-					t.Errorf("a stranger wrote:\n%s", said)
+					t.Errorf("an unauthenticated client caused log lines:\n%s", said)
 				}
 			}
 			if strings.Contains(said, marker) {
-				t.Errorf("what a stranger said is in the log:\n%s", said)
+				t.Errorf("the log holds data of an unauthenticated client:\n%s", said)
 			}
 		})
 	}
 }
 
-// Who has a credential finds neither queries nor headers in the log.
+// TestQueriesAreNotLogged proves that the log holds no queries and no headers of authenticated clients either.
 func TestQueriesAreNotLogged(t *testing.T) {
 	f, log := newLogged(t, logrus.DebugLevel)
 	for _, line := range malformed {
 		if _, target, _ := strings.Cut(line, " "); strings.Contains(strings.Split(target, "?")[0], marker) || strings.HasPrefix(line, marker) {
-			continue // who is known finds the method and the path
+			continue // the log does hold method and path of an authenticated client
 		}
 		f.say(t, line, gatewayToken)
 		f.say(t, line, strangerToken)
 	}
 	f.stop()
 	if said := log.String(); strings.Contains(said, marker) || !strings.Contains(said, "user=gateway") {
-		t.Errorf("a query or a header is in the log, or no request:\n%s", said)
+		t.Errorf("the log holds a query or a header, or no request:\n%s", said)
 	}
 }
 
 func withoutHandshakes(said string) string { return without(said, "TLS handshake error") }
 
-func withoutEnding(said string) string { return without(said, "msg=ending") }
+func withoutEnding(said string) string { return without(said, "shutting down") }
 
-// without leaves out the lines that have a text in them.
+// without removes the lines that contain text.
 func without(said, text string) string {
 	var kept []string
 	for _, line := range strings.Split(said, "\n") {
@@ -155,7 +156,7 @@ func without(said, text string) string {
 	return strings.Join(kept, "\n")
 }
 
-// A path that names its verb is refused before it is asked what its user may.
+// TestPathsThatNameTheirVerb proves that a path that names its verb is refused before authorization.
 func TestPathsThatNameTheirVerb(t *testing.T) {
 	f := newFixture(t, nil)
 	f.populate(t)

@@ -18,9 +18,9 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// supervised lets a user have so many watches, and asks time and again whether it may still watch: a watch lasts for up to
-// an hour, a credential that was revoked must not. When the cluster cannot be asked, a watch goes on: what it shows stands
-// still then too, and gateways live on what they know.
+// supervised limits the watches of a user and periodically authorizes open watches again: a watch lasts for up to an hour,
+// and a revoked credential must not. If the API server does not answer, a watch goes on: the relay has no new data to leak
+// then, and gateways depend on the data that they have.
 func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 	perUser := newTally(c.Limits.WatchesPerUser)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -42,7 +42,7 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 			if err := c.mayStill(ctx, v); err != nil {
 				m.watchesRevoked.Inc()
 				c.Log.WithError(err).WithFields(logrus.Fields{"user": user, "client": req.RemoteAddr, "path": short(req.URL.Path)}).
-					Info("a watch ends because its user may not watch any more")
+					Info("ending watch, its user lost access")
 				cancel()
 			}
 		})
@@ -56,16 +56,16 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 	})
 }
 
-// held has a watch that was accepted wait on the stack of the first filter.
+// held hands an accepted watch to the entrance, whose goroutine serves it.
 func held(req *http.Request, watch func()) { visitOf(req.Context()).watch = watch }
 
-// every calls f in about each interval, until it is stopped or ctx ends, without holding a goroutine meanwhile.
+// every calls f about once per interval, until stop is called or ctx ends. It holds no goroutine between calls.
 func every(ctx context.Context, interval time.Duration, f func()) (stop func() bool) {
 	if interval <= 0 {
 		return func() bool { return true }
 	}
 	next := func() time.Duration { return interval - rand.N(interval/5+1) }
-	// The timer is handed over before it can fire into what reads it.
+	// The channel hands the timer to tick, which may fire before AfterFunc returns.
 	ready := make(chan *time.Timer, 1)
 	tick := func() {
 		timer := <-ready
@@ -83,7 +83,8 @@ func every(ctx context.Context, interval time.Duration, f func()) (stop func() b
 	return timer.Stop
 }
 
-// mayStill asks again what was asked when a watch began. It fails when the answer is no, not when there is none.
+// mayStill repeats the authentication and authorization that began a watch. It fails if access is denied, not if the API
+// server does not answer.
 func (c *Config) mayStill(ctx context.Context, v *visit) error {
 	response, ok, err := c.Authenticator.AuthenticateRequest(v.credentials(authenticator.WithAudiences(ctx, c.Audiences)))
 	switch {
@@ -92,10 +93,10 @@ func (c *Config) mayStill(ctx context.Context, v *visit) error {
 	case err != nil:
 		return err
 	case !ok || response.User.GetName() != v.user:
-		return errors.New("the credential is not accepted any more")
+		return errors.New("the credential is no longer accepted")
 	}
 	if decision, _, err := c.Authorizer.Authorize(ctx, attributesOf(v.info, response.User)); decision != authorizer.DecisionAllow && err == nil {
-		return errors.New("its role was taken away")
+		return errors.New("the user is no longer authorized")
 	}
 	return nil
 }

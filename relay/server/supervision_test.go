@@ -18,7 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// opinion is what a cluster says of the fixture's gateway at the moment.
+// opinion is the state of authentication and authorization of the gateway.
 type opinion struct {
 	user           string
 	authentication error
@@ -26,12 +26,12 @@ type opinion struct {
 	authorization  error
 }
 
-// fickle is a cluster that changes its opinion, and counts how often it was asked for it.
+// fickle is a cluster that changes its opinion and counts authentications.
 type fickle struct {
 	opinion atomic.Pointer[opinion]
-	// said is the opinion by which it was last said who somebody is: what that one may is answered by the same.
+	// said is the opinion that the last authentication used; the authorization that follows uses the same.
 	said  atomic.Pointer[opinion]
-	asked atomic.Int64 // who somebody is
+	asked atomic.Int64 // number of authentications
 }
 
 func (c *fickle) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
@@ -41,14 +41,14 @@ func (c *fickle) AuthenticateRequest(req *http.Request) (*authenticator.Response
 	if req.Header.Get("Authorization") != "Bearer "+gatewayToken || o.user == "" {
 		return nil, false, o.authentication
 	}
-	req.Header.Del("Authorization") // as the authenticators of k8s.io/apiserver do
+	req.Header.Del("Authorization") // like the authenticators of k8s.io/apiserver
 	return &authenticator.Response{User: &user.DefaultInfo{Name: o.user}}, true, nil
 }
 
 func (c *fickle) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	o := c.said.Load()
 	if a.GetVerb() != "watch" || a.GetResource() != "mappings" {
-		return authorizer.DecisionNoOpinion, "", fmt.Errorf("asked about %s %s", a.GetVerb(), a.GetResource())
+		return authorizer.DecisionNoOpinion, "", fmt.Errorf("unexpected access review: %s %s", a.GetVerb(), a.GetResource())
 	}
 	return o.decision, "", o.authorization
 }
@@ -62,13 +62,13 @@ func TestWatchesOfThoseWhoWereRevokedEnd(t *testing.T) {
 	}{
 		{"the token was revoked", opinion{decision: authorizer.DecisionAllow}, true},
 		{"the certificate expired", opinion{authentication: errors.New("x509: certificate has expired"), decision: authorizer.DecisionAllow}, true},
-		{"the credential is another's now", opinion{user: "other", decision: authorizer.DecisionAllow}, true},
-		{"the role was taken away", opinion{user: "gateway", decision: authorizer.DecisionNoOpinion}, true},
-		{"the role was forbidden", opinion{user: "gateway", decision: authorizer.DecisionDeny}, true},
-		{"the cluster cannot be asked who it is",
+		{"the credential belongs to another user", opinion{user: "other", decision: authorizer.DecisionAllow}, true},
+		{"the role was removed", opinion{user: "gateway", decision: authorizer.DecisionNoOpinion}, true},
+		{"access is denied", opinion{user: "gateway", decision: authorizer.DecisionDeny}, true},
+		{"the API server cannot authenticate",
 			opinion{authentication: fmt.Errorf("%w: timeout", errUnavailable), decision: authorizer.DecisionDeny}, false},
-		{"too many are asked about", opinion{authentication: errBusy, decision: authorizer.DecisionDeny}, false},
-		{"the cluster cannot be asked what it may",
+		{"too many unknown tokens", opinion{authentication: errBusy, decision: authorizer.DecisionDeny}, false},
+		{"the API server cannot authorize",
 			opinion{user: "gateway", decision: authorizer.DecisionNoOpinion, authorization: errors.New("timeout")}, false},
 		{"nothing changed", good, false},
 	} {
@@ -82,7 +82,7 @@ func TestWatchesOfThoseWhoWereRevokedEnd(t *testing.T) {
 					config = relay
 				})
 				next := openWatch(t, client, "https://"+f.address+mappingsPath+"?watch=1")
-				eventually(t, "the cluster to be asked again", func() bool { return c.asked.Load() > 2 })
+				eventually(t, "another review", func() bool { return c.asked.Load() > 2 })
 				c.opinion.Store(&test.then)
 				ended := func() float64 { return config.count(t, "watches_revoked_total") }
 				if test.ends {
@@ -95,7 +95,7 @@ func TestWatchesOfThoseWhoWereRevokedEnd(t *testing.T) {
 					return
 				}
 				was := c.asked.Load()
-				eventually(t, "the cluster to be asked again", func() bool { return c.asked.Load() > was+2 })
+				eventually(t, "another review", func() bool { return c.asked.Load() > was+2 })
 				f.put(t, "a", "old")
 				if e := next(); e == nil || e.Type != "ADDED" || ended() != 0 {
 					t.Errorf("%+v after %v revocations, want the watch to go on", e, ended())
@@ -117,10 +117,10 @@ func TestNobodyIsAskedAfterTheEndOfAWatch(t *testing.T) {
 	for e := next(); e != nil; e = next() {
 		t.Errorf("%s of nothing", e.Type)
 	}
-	// One question may be under way.
+	// One review may be under way.
 	was := c.asked.Load()
 	time.Sleep(100 * time.Millisecond)
 	if got := c.asked.Load(); was < 2 || got > was+1 {
-		t.Errorf("asked %d times while the watch lasted, and %d times after it", was, got-was)
+		t.Errorf("%d reviews during the watch, %d after it", was, got-was)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// tlsVersion reads the version of TLS that an option names.
+// tlsVersion parses the value of --tls-min-version.
 func tlsVersion(s string) (uint16, error) {
 	switch s {
 	case "1.3":
@@ -19,14 +19,14 @@ func tlsVersion(s string) (uint16, error) {
 	return 0, fmt.Errorf("--tls-min-version: %q is neither 1.3 nor 1.2", s)
 }
 
-// tlsConfig gives each connection what all have in common, and the certificates of the moment.
+// tlsConfig returns a config that picks the current certificates for each connection.
 func (c *Config) tlsConfig() *tls.Config {
 	base := &tls.Config{
 		MinVersion: c.MinTLSVersion,
 		NextProtos: []string{"h2", "http/1.1"},
-		// A certificate is checked when it is used to authenticate a request: those who have a token need none.
+		// Authentication verifies the certificate later: a client with a token needs none.
 		ClientAuth: tls.RequestClientCert,
-		// Of TLS 1.2 only what has forward secrecy and authenticates what it encrypts; TLS 1.3 has nothing else.
+		// For TLS 1.2, only suites with forward secrecy and AEAD. TLS 1.3 has no others.
 		CipherSuites: []uint16{
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,

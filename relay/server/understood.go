@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// understood says what a request means. The deprecated paths that name their verb are not served: kube-apiserver authorizes
-// them without their selectors, and every client that is in use asks with ?watch=true.
+// understood parses the path into a RequestInfo. It refuses the deprecated paths that name their verb (/api/v1/watch/...):
+// kube-apiserver authorizes them without their selectors, and all clients in use send ?watch=true instead.
 func understood(next http.Handler) http.Handler {
 	meaning := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -34,14 +34,14 @@ func understood(next http.Handler) http.Handler {
 	})
 }
 
-// noSuchPath is the answer to paths that name their verb.
+// noSuchPath is the error for a path that names its verb.
 func noSuchPath() error {
 	err := apierrors.NewGenericServerResponse(http.StatusNotFound, "get", schema.GroupResource{}, "", "", 0, false)
-	err.ErrStatus.Message = "the relay serves no paths that begin with watch or proxy: ask for the list with ?watch=true"
+	err.ErrStatus.Message = "the relay does not serve watch or proxy paths, use the path of the list with ?watch=true"
 	return err
 }
 
-// namesVerb says whether a path names its verb before its resource, as /api/v1/watch/services does.
+// namesVerb reports whether the path names its verb before its resource, as /api/v1/watch/services does.
 func namesVerb(info *request.RequestInfo) bool {
 	if !info.IsResourceRequest {
 		return false
@@ -54,8 +54,9 @@ func namesVerb(info *request.RequestInfo) bool {
 	return len(segments) > at && (segments[at] == "watch" || segments[at] == "proxy")
 }
 
-// decodable returns a request whose query can be decoded: NewRequestInfo logs one that cannot be with all that is in it. Of
-// such a query it reads whether to watch and no more, so that is what is left of it. The API itself answers it with 400.
+// decodable returns a request whose query decodes, because NewRequestInfo logs a query that does not, in full. From such a
+// query NewRequestInfo only reads whether to watch, so only that parameter remains. The API answers the original query
+// with 400.
 func decodable(req *http.Request) *http.Request {
 	query := req.URL.Query()
 	if internalversionscheme.ParameterCodec.DecodeParameters(query, metav1.SchemeGroupVersion, &internalversion.ListOptions{}) == nil {

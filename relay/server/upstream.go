@@ -30,20 +30,21 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// Upstream is the cluster that the relay reads.
+// Upstream is the cluster that the relay mirrors.
 type Upstream struct {
 	Mappings       listerWatcher[*v1alpha1.MappingList]
 	Services       listerWatcher[*corev1.ServiceList]
 	EndpointSlices listerWatcher[*discoveryv1.EndpointSliceList]
 }
 
-// listerWatcher reads one kind of objects. It may say that it cannot watch in all ways that client-go knows: fakes cannot.
+// listerWatcher lists and watches one kind. A fake may state that it does not support WatchList, by the method that
+// client-go looks for.
 type listerWatcher[L runtime.Object] interface {
 	List(ctx context.Context, options metav1.ListOptions) (L, error)
 	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
-// run fills a cache with what the cluster holds, until ctx ends.
+// run keeps cache in sync with the cluster until ctx ends.
 func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, log logrus.FieldLogger) {
 	ctx = klog.NewContext(ctx, funcr.New(func(_, line string) { log.Debug(line) }, funcr.Options{}))
 	of := func(resource string) *observer { return &observer{metrics: m, resource: resource, log: log} }
@@ -56,7 +57,7 @@ func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, 
 	wg.Wait()
 }
 
-// reflect keeps one kind up to date.
+// reflect keeps one kind in sync.
 func reflect[T, L runtime.Object](ctx context.Context, from listerWatcher[L], expected T, into *watchcache.Resource, o *observer) {
 	isExpected := func(object runtime.Object) bool { _, ok := object.(T); return ok }
 	lw := &toolscache.ListWatch{
@@ -77,52 +78,53 @@ func reflect[T, L runtime.Object](ctx context.Context, from listerWatcher[L], ex
 			return o.listen(w, isExpected), nil
 		},
 	}
-	// What failed is tried again after 5 s at most, where client-go's own backoff comes to a minute. That one is for thousands
-	// of clients; relays are few, and what they do not know, no gateway does.
+	// Retry after at most 5 s. client-go's default backoff grows to about a minute, which suits thousands of clients;
+	// relays are few, and gateways get no data that a relay does not have.
 	backoff := &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
 	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, from), expected, into.Store(),
 		toolscache.ReflectorOptions{Backoff: backoff}).RunWithContext(ctx)
 }
 
-// isWhole refuses what client-go takes for an empty list: an answer of another kind, or of none, which would have all
-// gateways forget all that they know.
+// isWhole refuses a response that client-go would take for an empty list, such as an object of another kind: all gateways
+// would delete everything.
 func isWhole(list runtime.Object) error {
 	header, err := apimeta.ListAccessor(list)
 	if err == nil && header.GetResourceVersion() == "" {
-		err = errors.New("the cluster answered with something that is no list")
+		err = errors.New("the API server did not answer with a list")
 	}
 	return err
 }
 
-// observer says how it goes with one kind.
+// observer counts and logs the traffic of one kind.
 type observer struct {
 	*metrics
 	resource string
 	log      logrus.FieldLogger
 	failing  atomic.Bool
-	// strange is from a watch that was ended for what it said until one ends otherwise.
+	// strange is true from a watch that ended for an unexpected event until one ends normally. It limits the log to one
+	// line.
 	strange atomic.Bool
 }
 
-// asked counts a request to the cluster, and says once when it fails and once when it does not any more: that the relay
-// goes on with what it knows must not hide from its operator that it learns nothing new.
+// asked counts a request to the API server. It logs the first failure and the recovery: the operator must see that the
+// relay serves old data.
 func (o *observer) asked(verb string, err error) {
 	log := o.log.WithField("resource", o.resource)
 	if err != nil {
 		o.upstreamRequests.WithLabelValues(o.resource, verb, "error").Inc()
 		if !o.failing.Swap(true) {
-			log.WithError(err).Warn("the cluster cannot be read, what is served stands still")
+			log.WithError(err).Warn("lost connection to API server, serving stale data")
 		}
 		return
 	}
 	o.upstreamRequests.WithLabelValues(o.resource, verb, "ok").Inc()
 	o.upstreamContact.WithLabelValues(o.resource).SetToCurrentTime()
 	if o.failing.Swap(false) {
-		log.Info("the cluster can be read again")
+		log.Info("reconnected to API server")
 	}
 }
 
-// listen counts the events of a watch and passes them on. It ends with the watch, whoever ends that.
+// listen counts and forwards the events of a watch, until either side ends it.
 func (o *observer) listen(w watch.Interface, isExpected func(runtime.Object) bool) watch.Interface {
 	events := make(chan watch.Event)
 	counted := watch.NewProxyWatcher(events)
@@ -149,15 +151,15 @@ func (o *observer) listen(w watch.Interface, isExpected func(runtime.Object) boo
 	return counted
 }
 
-// heard counts an event. In the place of one about an object of another kind, which client-go passes over as if nothing had
-// happened, it returns one that has it end the watch and list again: that says what the event may have meant.
+// heard counts an event. client-go ignores an event about an object of another kind. heard replaces it with an error, so
+// that the reflector lists again and learns the change that the event may have meant.
 func (o *observer) heard(e watch.Event, isExpected func(runtime.Object) bool) watch.Event {
 	kind := strings.ToLower(string(e.Type))
 	if e.Type != watch.Error && !isExpected(e.Object) {
 		kind = "unexpected"
-		err := fmt.Errorf("a watch says %q of a %T", e.Type, e.Object)
+		err := fmt.Errorf("unexpected watch event %q with a %T", e.Type, e.Object)
 		if !o.strange.Swap(true) {
-			o.log.WithField("resource", o.resource).WithError(err).Warn("the cluster says what nobody asked for, all is read again")
+			o.log.WithField("resource", o.resource).WithError(err).Warn("unexpected watch event, listing again")
 		}
 		e = watch.Event{Type: watch.Error, Object: &apierrors.NewInternalError(err).ErrStatus}
 	}

@@ -35,21 +35,22 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// TestWhatIsNoListIsNotTakenForAnEmptyOne: the relay would tell all gateways that everything was deleted.
+// TestWhatIsNoListIsNotTakenForAnEmptyOne proves that only a list is taken for a list: otherwise the relay would report
+// every object as deleted.
 func TestWhatIsNoListIsNotTakenForAnEmptyOne(t *testing.T) {
 	const group = `"apiVersion":"smartnat.aureacentral.com/v1alpha1"`
 	for name, test := range map[string]struct {
 		answer string
 		isList bool
 	}{
-		"an empty list":           {`{"kind":"MappingList",` + group + `,"metadata":{"resourceVersion":"7"},"items":[]}`, true},
-		"an empty object":         {`{}`, false},
-		"success":                 {`{"kind":"Status","apiVersion":"v1","status":"Success"}`, false},
-		"another kind":            {`{"kind":"Mapping",` + group + `,"metadata":{"name":"echo","resourceVersion":"7"}}`, false},
-		"a list without version":  {`{"kind":"MappingList",` + group + `,"metadata":{},"items":[]}`, false},
-		"a page":                  {`<html>It works!</html>`, false},
-		"half a list":             {`{"kind":"MappingList",` + group + `,"metadata":{"resourceVersion":"7"},"items":[`, false},
-		"nothing that can be had": {``, false},
+		"an empty list":          {`{"kind":"MappingList",` + group + `,"metadata":{"resourceVersion":"7"},"items":[]}`, true},
+		"an empty object":        {`{}`, false},
+		"success":                {`{"kind":"Status","apiVersion":"v1","status":"Success"}`, false},
+		"another kind":           {`{"kind":"Mapping",` + group + `,"metadata":{"name":"echo","resourceVersion":"7"}}`, false},
+		"a list without version": {`{"kind":"MappingList",` + group + `,"metadata":{},"items":[]}`, false},
+		"a page":                 {`<html>It works!</html>`, false},
+		"half a list":            {`{"kind":"MappingList",` + group + `,"metadata":{"resourceVersion":"7"},"items":[`, false},
+		"an empty body":          {``, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -72,10 +73,10 @@ func TestWhatIsNoListIsNotTakenForAnEmptyOne(t *testing.T) {
 	}
 }
 
-// reply is how a cluster answers a request.
+// reply is the response of a cluster to a request.
 type reply func(*http.Request) (*http.Response, error)
 
-// asked is a cluster that answers all alike and notes when it was asked for what.
+// asked is a cluster that sends the same reply to all requests and records their times.
 type asked struct {
 	answer reply
 	mu     sync.Mutex
@@ -90,14 +91,16 @@ func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
 	return a.answer(r)
 }
 
-// TestClusterIsHeardOfSoonAfterAnOutage: however long and in whatever way it does not work, it is asked every few seconds.
+// TestClusterIsHeardOfSoonAfterAnOutage proves that the relay retries every few seconds, however long and in whatever way
+// the API server fails.
 func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 	status := func(code int) reply {
 		return func(r *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: code, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
 		}
 	}
-	// One of these sleeps until the last error is a while ago. That was today, and here the year is 2000.
+	// An error handler sleeps to rate-limit errors by the real clock; the fake clock here says 2000, so it would sleep for
+	// years.
 	handlers := utilruntime.ErrorHandlers
 	utilruntime.ErrorHandlers = nil
 	t.Cleanup(func() { utilruntime.ErrorHandlers = handlers })
@@ -136,13 +139,13 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 					for i, at := range a.at[resource][1:] {
 						pauses = append(pauses, at.Sub(a.at[resource][i]))
 					}
-					t.Logf("%s: asked for %d times, after %s at most", resource, len(pauses)+1, slices.Max(pauses))
+					t.Logf("%s: %d requests, longest pause %s", resource, len(pauses)+1, slices.Max(pauses))
 					if longest := slices.Max(pauses); longest > 5*time.Second {
-						t.Errorf("%s: a pause of %s", resource, longest)
+						t.Errorf("%s: pause of %s", resource, longest)
 					}
-					// A watch and a list, every 3 s at most, but for the first ones.
+					// A list and a watch every 3 s at most, apart from the first ones.
 					if len(pauses) > 2*600/3+20 {
-						t.Errorf("%s: asked for %d times in ten minutes", resource, len(pauses)+1)
+						t.Errorf("%s: %d requests in ten minutes", resource, len(pauses)+1)
 					}
 				}
 			})
@@ -150,7 +153,8 @@ func TestClusterIsHeardOfSoonAfterAnOutage(t *testing.T) {
 	}
 }
 
-// TestEventsOfAnotherKind: the kind of what a watch says is the cluster's word, and need not be the one that was asked for.
+// TestEventsOfAnotherKind proves that the kind of an event is checked: it is what the server sends, not necessarily what
+// was requested.
 func TestEventsOfAnotherKind(t *testing.T) {
 	refused := watch.Event{Type: watch.Error}
 	gone := watch.Event{Type: watch.Error, Object: &metav1.Status{Reason: metav1.StatusReasonExpired}}
@@ -163,7 +167,7 @@ func TestEventsOfAnotherKind(t *testing.T) {
 		warned  int
 	}{
 		{
-			"what was asked for",
+			"events of the expected kind",
 			[]watch.Event{{Type: watch.Added, Object: mapping}, {Type: watch.Bookmark, Object: mapping}},
 			[]watch.Event{{Type: watch.Added, Object: mapping}, {Type: watch.Bookmark, Object: mapping}},
 			map[string]float64{"added": 1, "bookmark": 1}, 0,
@@ -172,10 +176,10 @@ func TestEventsOfAnotherKind(t *testing.T) {
 		{"a new object", []watch.Event{{Type: watch.Added, Object: service}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
 		{"a deleted object", []watch.Event{{Type: watch.Deleted, Object: service}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
 		{"a bookmark", []watch.Event{{Type: watch.Bookmark, Object: service}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
-		{"a status that is no error", []watch.Event{{Type: watch.Modified, Object: &metav1.Status{}}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
-		{"a pointer to nothing", []watch.Event{{Type: watch.Added}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{"a Status that is not an error", []watch.Event{{Type: watch.Modified, Object: &metav1.Status{}}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
+		{"a nil object", []watch.Event{{Type: watch.Added}}, []watch.Event{refused}, map[string]float64{"unexpected": 1}, 1},
 		{
-			"many in a row",
+			"several in a row",
 			[]watch.Event{{Type: watch.Added, Object: service}, {Type: watch.Added, Object: mapping}, {Type: watch.Added, Object: service}},
 			[]watch.Event{refused, {Type: watch.Added, Object: mapping}, refused}, map[string]float64{"unexpected": 2, "added": 1}, 1,
 		},
@@ -205,10 +209,10 @@ func TestEventsOfAnotherKind(t *testing.T) {
 				}
 				for kind, n := range test.counted {
 					if got := (&Config{Metrics: registry}).count(t, "upstream_events_total", "type="+kind); got != n*float64(round) {
-						t.Errorf("%s: %v were counted, want %v", kind, got, n*float64(round))
+						t.Errorf("%s: counted %v, want %v", kind, got, n*float64(round))
 					}
 				}
-				// The end of a watch is the end of a series.
+				// The end of a watch ends a series of unexpected events.
 				if got := len(hook.AllEntries()); got != test.warned*round {
 					t.Errorf("%d warnings, want %d", got, test.warned*round)
 				}
@@ -217,7 +221,8 @@ func TestEventsOfAnotherKind(t *testing.T) {
 	}
 }
 
-// TestAnEventOfAnotherKindHasAllReadAgain: what it was about may be what is gone.
+// TestAnEventOfAnotherKindHasAllReadAgain proves that an unexpected event causes a new list: it may have stood for a
+// deletion.
 func TestAnEventOfAnotherKindHasAllReadAgain(t *testing.T) {
 	bothHandshakes(t, func(t *testing.T) {
 		core, smartnat := corefake.NewClientset(newService("shop", "mapped")), smartnatfake.NewSimpleClientset(newMapping("shop", "web", "mapped"))
@@ -230,7 +235,7 @@ func TestAnEventOfAnotherKindHasAllReadAgain(t *testing.T) {
 		f := startRelay(t, core, smartnat, "127.0.0.1:0", nil)
 		var services corev1.ServiceList
 		if f.get(t, "/api/v1/services", &services); len(services.Items) != 1 {
-			t.Fatalf("%d Services at first", len(services.Items))
+			t.Fatalf("%d Services before the deletion", len(services.Items))
 		}
 		if err := core.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("services"), "shop", "mapped"); err != nil {
 			t.Fatal(err)

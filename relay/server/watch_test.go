@@ -41,7 +41,7 @@ func TestWatch(t *testing.T) {
 		name, query string
 		want        []string
 	}{
-		{"as of old, from what there is", "watch=1", []string{"ADDED a", "ADDED b", "MODIFIED a", "DELETED b"}},
+		{"without a version", "watch=1", []string{"ADDED a", "ADDED b", "MODIFIED a", "DELETED b"}},
 		{"from version 0", "watch=1&resourceVersion=0", []string{"ADDED a", "ADDED b", "MODIFIED a", "DELETED b"}},
 		{"from a version", "watch=1&resourceVersion=NOW", []string{"MODIFIED a", "DELETED b"}},
 		{"with the initial events", streamed, []string{"ADDED a", "ADDED b", "BOOKMARK true", "MODIFIED a", "DELETED b"}},
@@ -82,8 +82,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Who asks by the profile of gateways is not told what gateways do not need, and gets no event when nothing else changed; others
-// are, at the same time. What was sent is counted.
+// TestGatewaysAreToldWhatTheyNeed proves that a client with the gateway profile gets only the fields that gateways use,
+// and no event if only other fields change, while other clients get everything. It also checks the counts of sent events.
 func TestGatewaysAreToldWhatTheyNeed(t *testing.T) {
 	var config *Config
 	f := newFixture(t, func(c *Config) { config = c })
@@ -118,22 +118,22 @@ func TestGatewaysAreToldWhatTheyNeed(t *testing.T) {
 			t.Errorf("%s, want %s", says, want)
 		}
 		if got.Labels != nil || got.Status.ServiceVIP != "" || got.UID != m.UID || got.ResourceVersion == "" {
-			t.Errorf("a gateway is told %+v", got)
+			t.Errorf("a gateway gets %+v", got)
 		}
 	}
-	eventually(t, "all that was sent to be counted", func() bool { return config.count(t, "events_sent_total", "resource=mappings") == 6 })
+	eventually(t, "all sent events to be counted", func() bool { return config.count(t, "events_sent_total", "resource=mappings") == 6 })
 	if n := config.observations(t, "event_delay_seconds"); n < 2 || n > 6 {
-		t.Errorf("the delay of %d events was measured", n)
+		t.Errorf("measured the delay of %d events", n)
 	}
 }
 
-// version is that of all that there is.
+// version returns the version of the current list.
 func version(f *fixture) string {
 	_, now := f.cache.Mappings().List()
 	return now.String()
 }
 
-// accepting asks for a media type.
+// accepting sets the Accept header.
 type accepting struct {
 	accept string
 	next   http.RoundTripper
@@ -144,7 +144,7 @@ func (a accepting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return a.next.RoundTrip(req)
 }
 
-// put writes a Mapping into the relay, past the cluster, so that tests know when it is there.
+// put stores a Mapping in the cache, bypassing the cluster, so that it is visible when put returns.
 func (f *fixture) put(t *testing.T, name, tier string) {
 	t.Helper()
 	m := newMapping("shop", name, "web")
@@ -154,7 +154,8 @@ func (f *fixture) put(t *testing.T, name, tier string) {
 	}
 }
 
-// A watch outlasts the server's write timeout and ends when the client said, with the version that it has reached.
+// TestWatchEndsInTime proves that a watch outlasts the server's write timeout and ends at the timeout that the client
+// asked for, with a bookmark at the current version.
 func TestWatchEndsInTime(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, client *http.Client) {
 		cache := watchcache.New(watchcache.NewEpoch(), 4)
@@ -165,7 +166,7 @@ func TestWatchEndsInTime(t *testing.T) {
 		}
 		server := httptest.NewUnstartedServer(handlerOf(t, cache))
 		server.EnableHTTP2 = true
-		server.Config.WriteTimeout = readHeaderTimeout / 10 // which also bounds the handshake
+		server.Config.WriteTimeout = readHeaderTimeout / 10 // this also bounds the handshake
 		server.StartTLS()
 		defer server.Close()
 		if err := cache.Mappings().Store().Add(newMapping("shop", "a", "web")); err != nil {
@@ -173,7 +174,7 @@ func TestWatchEndsInTime(t *testing.T) {
 		}
 		_, at := cache.Mappings().List()
 		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=2&allowWatchBookmarks=true&resourceVersion="+at.String())
-		// What happens to other kinds is no event here, but moves the version on.
+		// A change of another kind sends no event here, but advances the version.
 		web := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
 		if err := cache.Services().Store().Add(web); err != nil {
 			t.Fatal(err)
@@ -200,7 +201,8 @@ func TestWatchesEndWithTheRelay(t *testing.T) {
 	})
 }
 
-// A watcher that does not read is not waited for, and costs no memory: what it has missed is forgotten, and it is told.
+// TestSlowWatcherIsCutOff proves that a client that does not read costs no memory: the relay drops the events that it
+// missed and ends the watch with an error.
 func TestSlowWatcherIsCutOff(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, client *http.Client) {
 		f := newFixture(t, func(c *Config) { c.Cache = watchcache.New(watchcache.NewEpoch(), 4) })
@@ -248,13 +250,13 @@ func TestWatchOfTables(t *testing.T) {
 		}
 		got = append(got, fmt.Sprint(e.Type, " ", len(table.ColumnDefinitions), " ", table.Rows[0].Cells[0]))
 	}
-	// As of kube-apiserver, the columns come with the first event alone.
+	// Like kube-apiserver, the relay sends the columns with the first event only.
 	if diff := cmp.Diff([]string{"ADDED 10 a", "ADDED 0 b", "BOOKMARK 0 "}, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
 
-// openWatch opens a watch and returns what reads the next event of it.
+// openWatch opens a watch and returns a function that reads the next event.
 func openWatch(t *testing.T, client *http.Client, url string) func() *event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -289,13 +291,13 @@ func openWatch(t *testing.T, client *http.Client, url string) func() *event {
 	}
 }
 
-// event is one of any kind.
+// event is a watch event with an undecoded object.
 type event struct {
 	Type   string
 	Object json.RawMessage
 }
 
-// decode reads the object of an event as one of some type.
+// decode decodes the object of an event.
 func decode[T any](t *testing.T, e *event) T {
 	t.Helper()
 	var obj T
