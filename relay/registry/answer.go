@@ -18,16 +18,17 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 )
 
-// compressFrom is the size from which an answer is compressed, as kube-apiserver's is: less costs more than it saves.
+// compressFrom is the size in bytes above which a response is compressed, the same as in kube-apiserver: compressing less
+// costs more than it saves.
 const compressFrom = 128 << 10
 
-// compressors are those that nobody compresses with.
+// compressors holds idle gzip writers.
 var compressors = sync.Pool{New: func() any {
-	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // which is a level
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
 	return w
 }}
 
-// WriteError answers with an error as a Status.
+// WriteError writes an error as a Status.
 func WriteError(w http.ResponseWriter, req *http.Request, err error) {
 	status := statusOf(err)
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
@@ -36,7 +37,7 @@ func WriteError(w http.ResponseWriter, req *http.Request, err error) {
 	writeObject(w, req, int(status.Code), status)
 }
 
-// statusOf returns what an error is to a client. One that is not of the API is a defect.
+// statusOf converts an error to a Status. An error that is not an APIStatus becomes an internal error.
 func statusOf(err error) *metav1.Status {
 	var known apierrors.APIStatus
 	if !errors.As(err, &known) {
@@ -47,8 +48,8 @@ func statusOf(err error) *metav1.Status {
 	return &status
 }
 
-// writeObject answers with an object in the encoding that the client likes best. An error is told as JSON to those who like
-// nothing that there is: that must not hide it.
+// writeObject writes an object in the encoding that the client prefers. If the client accepts none, it gets errors as
+// JSON, so that negotiation does not hide them.
 func writeObject(w http.ResponseWriter, req *http.Request, code int, obj runtime.Object) {
 	_, info, err := negotiation.NegotiateOutputMediaType(req, anyEncoding, negotiation.DefaultEndpointRestrictions)
 	as := encodings[info.MediaType]
@@ -67,8 +68,8 @@ func writeObject(w http.ResponseWriter, req *http.Request, code int, obj runtime
 	writeBody(w, req, code, as.mediaType(), object.bytes())
 }
 
-// writeBody answers with what is encoded already, compressed when it is long and the client can read that. An error of
-// writing has nobody left to be told to.
+// writeBody writes an encoded response, compressed if it is long and the client accepts gzip. A failed write is ignored,
+// because there is no client left to report it to.
 func writeBody(w http.ResponseWriter, req *http.Request, code int, mediaType string, body []byte) {
 	header := w.Header()
 	header.Set("Content-Type", mediaType)

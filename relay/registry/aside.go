@@ -10,8 +10,8 @@ import (
 	"runtime/debug"
 )
 
-// Aside calls f on a goroutine of its own and waits for it, so that what f needs of a stack is not kept by a caller who goes
-// on for long: Go gives little of it back while a goroutine waits. When f panics Aside does, and says where that was.
+// Aside runs f on another goroutine and waits for it, so that a long-lived caller does not keep the stack that f needs: Go
+// shrinks the stack of a waiting goroutine only partly. If f panics, Aside panics with the same cause and the stack of f.
 func Aside(f func()) {
 	done := make(chan any)
 	go func() {
@@ -29,7 +29,8 @@ func Aside(f func()) {
 	}
 }
 
-// asideOf is what to panic with on another goroutine for a panic on this one.
+// asideOf returns the value to panic with on the calling goroutine: http.ErrAbortHandler as it is, anything else with its
+// stack.
 func asideOf(cause any) any {
 	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		return cause

@@ -12,12 +12,12 @@ import (
 	"testing"
 )
 
-// defective takes nothing.
+// defective panics on the first write.
 type defective struct{ watchWriter }
 
 func (*defective) Write([]byte) (int, error) { panic("a defect") }
 
-// What is done on another goroutine must not end the process.
+// TestDefectsAsideAreTheCallers proves that a panic on another goroutine reaches the caller instead of ending the process.
 func TestDefectsAsideAreTheCallers(t *testing.T) {
 	api, err := New(populated(t), make(chan struct{}))
 	if err != nil {
@@ -31,7 +31,7 @@ func TestDefectsAsideAreTheCallers(t *testing.T) {
 		do          func()
 	}{
 		{"a watch", "(*defective).Write", watch},
-		{"what is done aside", "TestDefectsAsideAreTheCallers.func", func() { Aside(func() { panic("a defect") }) }},
+		{"a function aside", "TestDefectsAsideAreTheCallers.func", func() { Aside(func() { panic("a defect") }) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			defer func() {
@@ -42,7 +42,7 @@ func TestDefectsAsideAreTheCallers(t *testing.T) {
 			test.do()
 		})
 	}
-	t.Run("an answer that is given up", func(t *testing.T) {
+	t.Run("an aborted response", func(t *testing.T) {
 		defer func() {
 			if cause, ok := recover().(error); !ok || !errors.Is(cause, http.ErrAbortHandler) {
 				t.Errorf("recovered %v", cause)
@@ -50,10 +50,10 @@ func TestDefectsAsideAreTheCallers(t *testing.T) {
 		}()
 		Aside(func() { panic(http.ErrAbortHandler) })
 	})
-	t.Run("none", func(t *testing.T) {
+	t.Run("no panic", func(t *testing.T) {
 		done := false
 		if Aside(func() { done = true }); !done {
-			t.Error("nothing was done")
+			t.Error("the function did not run")
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// mappingColumns print Mappings by the columns of the CustomResourceDefinition, as kube-apiserver does.
+// mappingColumns are the columns of the CustomResourceDefinition, as kube-apiserver prints them.
 var mappingColumns = columns{
 	headers: append(
 		[]metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}},
@@ -53,20 +53,20 @@ var mappingColumns = columns{
 	},
 }
 
-// printed is a column that a CustomResourceDefinition defines by the path of what it shows.
+// printed is a column that the CustomResourceDefinition defines by a JSONPath.
 func printed(name, kind, path string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{
 		Name: name, Type: kind, Description: "Custom resource definition column (in JSONPath format): " + path,
 	}
 }
 
-// wide is a column that kubectl prints with -o wide alone.
+// wide marks a column that kubectl prints with -o wide only.
 func wide(definition metav1.TableColumnDefinition) metav1.TableColumnDefinition {
 	definition.Priority = 1
 	return definition
 }
 
-// orNull is the cell of what an object does not say.
+// orNull returns the cell of a field that may be unset.
 func orNull(s string) any {
 	if s == "" {
 		return nil
@@ -74,8 +74,8 @@ func orNull(s string) any {
 	return s
 }
 
-// The core kinds are printed by code that is inside kube-apiserver and cannot be had as a library; these are the columns
-// of it that have anything to say about what leaves the cluster.
+// kube-apiserver prints core kinds with internal code that is no library. These columns are the ones of that code that
+// show data which leaves the cluster.
 var (
 	serviceColumns = columns{
 		headers: headers("Name", "Type", "Cluster-IP", "Port(s)", "Age"),
@@ -137,7 +137,7 @@ func orNone(s string) string {
 	return s
 }
 
-// few keeps a cell short.
+// few shows at most three values.
 func few(values []string) string {
 	const most = 3
 	if len(values) > most {

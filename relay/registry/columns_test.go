@@ -18,7 +18,8 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// kube-apiserver prints what the CustomResourceDefinition says, by the code that is asked here.
+// TestMappingsArePrintedAsByKubeAPIServer compares the cells with those of the library that kube-apiserver uses to print
+// custom resources.
 func TestMappingsArePrintedAsByKubeAPIServer(t *testing.T) {
 	var crd apiextensionsv1.CustomResourceDefinition
 	if err := yaml.UnmarshalStrict(crds.Mapping, &crd); err != nil {

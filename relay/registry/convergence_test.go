@@ -28,15 +28,14 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// TestInformersConverge walks at random through changes of a cluster, connections that break, replicas that restart, and
-// clients that come to another replica with each connection, as they do behind a Service. Whatever happens, what stock
-// reflectors of client-go hold becomes filter.Visible of the cluster; and within what one replica has told, no event of an
-// object is lost, told twice or out of order.
+// TestInformersConverge is a random walk through changes of a cluster, broken connections, restarts of replicas, and
+// clients that reach another replica with each connection, as they do behind a Service. The stock reflectors of client-go
+// always converge on filter.Visible of the cluster, and no event of one replica is lost, repeated or reordered.
 func TestInformersConverge(t *testing.T) {
 	replaced, told := 0, 0
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			// Both ways in which clients begin.
+			// Both ways in which client-go begins.
 			clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, seed%2 == 0)
 			w := newWorld(t, seed)
 			for range 12 {
@@ -52,10 +51,10 @@ func TestInformersConverge(t *testing.T) {
 			}
 		})
 	}
-	// A walk that met nothing of what it is for proves nothing. There are 72 clients.
+	// A walk with too few lists and events proves nothing. There are 72 clients.
 	t.Logf("%d lists, %d events", replaced, told)
 	if replaced < 2*72 || told < 10*72 {
-		t.Errorf("clients listed %d times and were told %d events, too few to see anything", replaced, told)
+		t.Errorf("%d lists and %d events are too few to prove anything", replaced, told)
 	}
 }
 
@@ -73,7 +72,7 @@ type world struct {
 	calls    int
 }
 
-// replica is one process of a relay.
+// replica is one relay process.
 type replica struct {
 	cache    *watchcache.Cache
 	api      http.Handler
@@ -124,14 +123,14 @@ func (w *world) step() {
 	case n < 6:
 		w.server.CloseClientConnections()
 	case n < 20:
-		// Let clients catch up, more or less.
+		// Let clients catch up partly.
 		time.Sleep(time.Duration(w.IntN(3000)) * time.Microsecond)
 	default:
 		w.change()
 	}
 }
 
-// restart replaces a replica by a new process, whose watches end and which begins with all that is there.
+// restart replaces a replica by a new process, which ends its watches and begins with a full list.
 func (w *world) restart(i int) {
 	r := &replica{cache: watchcache.New(watchcache.NewEpoch(), 24), stopping: make(chan struct{})}
 	api, err := New(r.cache, r.stopping)
@@ -162,7 +161,7 @@ func (w *world) restart(i int) {
 	w.replicas[i] = r
 }
 
-// change creates, changes or deletes an object of few names, and tells the replicas of it.
+// change creates, modifies or deletes a random object, of few names, and sends the event to the replicas.
 func (w *world) change() {
 	w.changes++
 	meta := metav1.ObjectMeta{
@@ -183,7 +182,7 @@ func (w *world) change() {
 	}
 }
 
-// place puts an object into the cluster, or takes the one of its name out.
+// place adds an object, replaces the one of its name, or removes it.
 func place[T watchcache.Object](w *world, objects []T, obj T) []T {
 	for i, old := range objects {
 		if old.GetName() != obj.GetName() {
@@ -206,7 +205,7 @@ func place[T watchcache.Object](w *world, objects []T, obj T) []T {
 	return append(objects, obj)
 }
 
-// check waits until all clients hold what is visible of the cluster.
+// check waits until all clients hold filter.Visible of the cluster.
 func (w *world) check() {
 	visible := filter.Visible(w.cluster)
 	wants := [2][3]map[string]watchcache.Object{{{}, {}, {}}, {{}, {}, {}}}

@@ -20,17 +20,16 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 )
 
-// documents are what is served beside objects, by path.
+// documents maps paths to handlers of discovery and OpenAPI documents.
 type documents map[string]http.Handler
 
-// addDiscovery adds the documents by which clients learn what is served: all of it at once for those who ask for that, and
-// a document for each group and version for others.
+// addDiscovery adds the discovery documents: aggregated ones, and one per group and version for older clients.
 func (d documents) addDiscovery(resources []*resource) error {
 	groups := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList")}
 	var core, named []apidiscoveryv2.APIGroupDiscovery
 	versions := &metav1.APIVersions{
 		TypeMeta: typeMeta("APIVersions"),
-		// Required. Clients keep to the address that they have.
+		// Required. Empty, because clients should keep using the address that they have.
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
 	}
 	for _, r := range resources {
@@ -77,23 +76,23 @@ func (d documents) addDiscovery(resources []*resource) error {
 	return nil
 }
 
-// document serves an object that never changes.
+// document serves a constant object.
 func document(obj runtime.Object) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { writeObject(w, req, http.StatusOK, obj) })
 }
 
-// aggregatedKind is what those ask for who want to know of all groups at once (KEP-3352).
+// aggregatedKind is the kind of aggregated discovery (KEP-3352).
 var aggregatedKind = apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
 
-// aggregatedOnly allows nobody else.
+// aggregatedOnly accepts no other kind.
 type aggregatedOnly struct{ transforms }
 
 func (aggregatedOnly) AllowsMediaTypeTransform(_, _ string, target *schema.GroupVersionKind) bool {
 	return target != nil && *target == aggregatedKind
 }
 
-// aggregated serves groups with all that is in them to those who ask for that, and has others served by next. Clients that
-// have it already say so by its tag.
+// aggregated serves aggregated discovery to clients that accept it, and next to all others. It answers 304 to clients that
+// send the current ETag.
 func aggregated(next http.Handler, groups []apidiscoveryv2.APIGroupDiscovery) (http.Handler, error) {
 	list := &apidiscoveryv2.APIGroupDiscoveryList{Items: groups}
 	list.SetGroupVersionKind(aggregatedKind)
@@ -126,7 +125,8 @@ func aggregated(next http.Handler, groups []apidiscoveryv2.APIGroupDiscovery) (h
 
 func typeMeta(kind string) metav1.TypeMeta { return metav1.TypeMeta{Kind: kind, APIVersion: "v1"} }
 
-// protocolVersion says which version of Kubernetes the relay speaks like: that of the libraries that it is built from.
+// protocolVersion returns the Kubernetes version whose protocol the relay speaks: that of the libraries that it is built
+// from.
 func protocolVersion() version.Info {
 	info := version.Info{
 		Major: "1", GoVersion: goruntime.Version(), Compiler: goruntime.Compiler,
@@ -140,7 +140,7 @@ func protocolVersion() version.Info {
 		if module.Path != "k8s.io/apimachinery" {
 			continue
 		}
-		// The libraries of v1.37.2 are v0.37.2.
+		// Kubernetes v1.37.2 publishes its libraries as v0.37.2.
 		rest := strings.TrimPrefix(module.Version, "v0.")
 		info.Minor, _, _ = strings.Cut(rest, ".")
 		info.GitVersion = "v1." + rest + "+smartnat"

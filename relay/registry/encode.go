@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// writeTimeout is how long a client may take for what is written at once before it is cut off.
+	// writeTimeout is the time that a client may take to accept one write before it is cut off.
 	writeTimeout = 30 * time.Second
-	// pieceSize is how much of a watch is written at once: as much as the server takes without a copy. More would be kept by
-	// it as long as the connection lasts, for each of hundreds of watchers.
+	// pieceSize is the size of one write of a watch: the most that net/http takes without allocating a copy, which it
+	// would keep for the life of the connection, for each of hundreds of watchers.
 	pieceSize = 4 << 10
 )
 
-// buffers are those of watches that are writing: quiet ones, which nearly all are, have none.
+// buffers are for watches that are writing. A quiet watch, as nearly all are, has none.
 var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, pieceSize) }}
 
-// encoder writes objects in the form and the encoding that a client has asked for. Of tables, which have one row for each
-// event, the first has the headers.
+// encoder encodes objects in the form that a client negotiated. A watch of tables has one row per event, and only the
+// first table has the headers.
 type encoder struct {
 	accepted
 	resource *resource
@@ -59,7 +59,7 @@ func (e *encoder) row(row metav1.TableRow, version watchcache.Version) (encoded,
 }
 
 func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) (encoded, error) {
-	// All objects begin with their metadata, in each of the encodings.
+	// The metadata is the first field of every kind, in both encodings, so this type fits all.
 	obj := &metav1.PartialObjectMetadata{
 		TypeMeta:   e.resource.typeMeta(),
 		ObjectMeta: metav1.ObjectMeta{ResourceVersion: version.String()},
@@ -70,7 +70,7 @@ func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) (encoded
 	switch e.form {
 	case asTable:
 		cells := make([]any, len(e.resource.columns.headers))
-		cells[0] = "" // its name
+		cells[0] = "" // the name
 		return e.row(metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: partial(obj)}}, version)
 	case asMetadata:
 		obj = partial(obj)
@@ -82,13 +82,13 @@ func (e *encoder) status(err error) (encoded, error) {
 	return e.encoding.object(statusOf(err))
 }
 
-// output is the body of a watch. The server's own write timeout does not hold for it, as it may be quiet for long; a timer
-// cuts a client off that does not take what is written. Over HTTP/2 a deadline for each write, which would have to go again
-// afterwards, costs as much as the write: the server's other goroutine has to be asked both times.
+// output is the body of a watch. A watch may be quiet for a long time, so the server's write timeout is off; a timer cuts
+// off a client that does not accept a write. Setting and clearing a deadline for each write would, over HTTP/2, cost as
+// much as the write itself, because each call waits for the server's other goroutine.
 type output struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	buffer  *bufio.Writer // nil while there is nothing in it
+	buffer  *bufio.Writer // nil while it is empty
 	timeout time.Duration
 	timer   *time.Timer
 
@@ -113,7 +113,7 @@ func (o *output) begin(mediaType string) error {
 	return o.flushServer()
 }
 
-// writer buffers, up to a piece, until the next flush.
+// writer returns the buffer, which is flushed by pieces of pieceSize and by flush.
 func (o *output) writer() *bufio.Writer {
 	if o.buffer == nil {
 		o.buffer = buffers.Get().(*bufio.Writer)
@@ -132,7 +132,7 @@ func (o *output) flush() error {
 	return o.flushServer()
 }
 
-// release gives the buffer back, with whatever is in it.
+// release returns the buffer to the pool and discards its content.
 func (o *output) release() {
 	if o.buffer != nil {
 		o.buffer.Reset(nil)
@@ -141,7 +141,7 @@ func (o *output) release() {
 	}
 }
 
-// pieces is the output as what is buffered is written to it.
+// pieces writes the content of the buffer under the write timeout.
 type pieces output
 
 func (o *pieces) Write(p []byte) (int, error) {
@@ -156,7 +156,7 @@ func (o *output) flushServer() error {
 	return o.control.Flush()
 }
 
-// cutOff has the write under way fail.
+// cutOff makes the write under way fail.
 func (o *output) cutOff() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -165,7 +165,8 @@ func (o *output) cutOff() {
 	}
 }
 
-// end has to be called before the request is done with: nothing may touch its answer afterwards.
+// end stops the timer. It must be called before the request is finished, because the ResponseWriter must not be used
+// afterwards.
 func (o *output) end() {
 	o.timer.Stop()
 	o.release()

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// client takes what a watch writes.
+// client accepts everything that a watch writes.
 type client struct{ *httptest.ResponseRecorder }
 
 func (client) SetWriteDeadline(time.Time) error { return nil }
 
-// A watch keeps nothing once it has written what there is, and writes all of it, in pieces.
+// TestOutputKeepsNothing proves that a watch keeps no buffer after it has written everything in pieces.
 func TestOutputKeepsNothing(t *testing.T) {
 	to := client{httptest.NewRecorder()}
 	o := newOutput(to)
@@ -25,7 +25,7 @@ func TestOutputKeepsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o.buffer != nil || !to.Flushed {
-		t.Error("the beginning is not on its way")
+		t.Error("the header was not flushed")
 	}
 	var want strings.Builder
 	for _, n := range []int{10, 3 * pieceSize, 100, pieceSize, 5*pieceSize + 1, 1} {
@@ -46,7 +46,8 @@ func TestOutputKeepsNothing(t *testing.T) {
 	}
 }
 
-// A client that does not take what is written is cut off, and one that is merely quiet for as long is not.
+// TestWritesThatTakeTooLongFail proves that a client that does not accept a write is cut off, and that one that is quiet
+// for the same time is not.
 func TestWritesThatTakeTooLongFail(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -62,7 +63,7 @@ func TestWritesThatTakeTooLongFail(t *testing.T) {
 						err = o.flush()
 					}
 					if written == 0 && err != nil {
-						t.Errorf("after a quiet time: %v", err)
+						t.Errorf("after a quiet period: %v", err)
 					}
 				}
 				failed <- err
@@ -76,15 +77,15 @@ func TestWritesThatTakeTooLongFail(t *testing.T) {
 			}
 			defer response.Body.Close()
 			if got := response.Header.Get("Content-Type"); got != protocol {
-				t.Fatalf("by %s, want %s", got, protocol)
+				t.Fatalf("protocol %s, want %s", got, protocol)
 			}
 			select {
 			case err := <-failed:
 				if err == nil {
-					t.Error("all of it was written, although nobody reads")
+					t.Error("the write succeeded although the client does not read")
 				}
 			case <-time.After(20 * time.Second):
-				t.Error("it is still being written")
+				t.Error("the write did not end")
 			}
 		})
 	}

@@ -17,10 +17,10 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// encoding is a way to write answers. What entries are encoded to belongs to all who ask for them, so lists and events
-// are put together around it, and nothing is encoded again.
+// encoding is a wire format. All clients share the encoded form of an entry, so lists and events are assembled from it
+// without encoding it again.
 type encoding interface {
-	// mediaType is the Content-Type of answers, streamType that of watches.
+	// mediaType is the Content-Type of a single response, streamType that of a watch.
 	mediaType() string
 	streamType() string
 	entry(r *resource, e *watchcache.Entry, view watchcache.View) (encoded, error)
@@ -29,14 +29,14 @@ type encoding interface {
 	event(w *bufio.Writer, t watch.EventType, object encoded) error
 }
 
-// encodings are those that there are, by media type.
+// encodings maps media types to encodings.
 var encodings = map[string]encoding{
 	runtime.ContentTypeJSON:     jsonEncoding{},
 	runtime.ContentTypeProtobuf: protobufEncoding{},
 }
 
-// encoded is an object as it is sent: its message, as a field after the head of the envelope that it is in, if it is in one.
-// Both may be shared and must not be changed.
+// encoded is an encoded object. In protobuf, head is the beginning of the envelope and message its raw field; in JSON,
+// head is empty. Both may be shared and must not be modified.
 type encoded struct{ head, message []byte }
 
 func (e encoded) bytes() []byte {
@@ -77,7 +77,7 @@ func (jsonEncoding) list(kind metav1.TypeMeta, version watchcache.Version, items
 	return b.Bytes(), nil
 }
 
-// event writes what a bufio.Writer would say of all three writes with the last.
+// event ignores the errors of the first writes, because a bufio.Writer returns them again with the last one.
 func (jsonEncoding) event(w *bufio.Writer, t watch.EventType, object encoded) error {
 	_, _ = w.Write(append(append(append(w.AvailableBuffer(), `{"type":"`...), t...), `","object":`...))
 	_, _ = w.Write(object.message)

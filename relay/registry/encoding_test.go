@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// populated is a cluster of two mapped Services, one of which has no endpoints.
+// populated returns the cache of a cluster with two mapped Services, one of them without endpoints.
 func populated(t *testing.T) *watchcache.Cache {
 	cache := syncedCache(t, 16)
 	put(t, cache, newMapping("a", "web"), newMapping("b", "mail"), newService("web"), newService("mail"),
@@ -30,8 +30,8 @@ func populated(t *testing.T) *watchcache.Cache {
 	return cache
 }
 
-// As a client decodes them, answers say the same in each encoding, but that protobuf does not tell nothing from
-// empty, nor the kind of what is in a list.
+// TestProtobufSaysTheSameAsJSON proves that clients decode the same objects from both encodings, except that protobuf
+// loses the difference between empty and absent, and the kinds of list items.
 func TestProtobufSaysTheSameAsJSON(t *testing.T) {
 	cache := populated(t)
 	config := serve(t, cache)
@@ -55,7 +55,7 @@ func TestProtobufSaysTheSameAsJSON(t *testing.T) {
 		}
 		for got := range wrapped.mediaTypes {
 			if got != mediaType && got != mediaType+";stream=watch" {
-				t.Errorf("asked for %s, got %s", mediaType, got)
+				t.Errorf("requested %s, got %s", mediaType, got)
 			}
 		}
 		return seen
@@ -66,7 +66,7 @@ func TestProtobufSaysTheSameAsJSON(t *testing.T) {
 	}
 }
 
-// initialEvents reads a watch up to the bookmark that ends what there is already.
+// initialEvents reads a watch up to the bookmark after the initial events.
 func initialEvents(t *testing.T, open func(context.Context, metav1.ListOptions) (watch.Interface, error)) []watch.Event {
 	t.Helper()
 	yes := true
@@ -123,17 +123,17 @@ func TestMetadataAlone(t *testing.T) {
 			}
 			one := must(services.Get(t.Context(), "web", metav1.GetOptions{}))(t)
 			if diff := cmp.Diff(list.Items[1].ObjectMeta, one.ObjectMeta); diff != "" {
-				t.Errorf("-in the list +alone\n%s", diff)
+				t.Errorf("-list +get\n%s", diff)
 			}
 			events := initialEvents(t, services.Watch)
 			if diff := cmp.Diff(runtime.Object(&list.Items[1]), events[1].Object, cmpopts.IgnoreTypes(metav1.TypeMeta{})); diff != "" {
-				t.Errorf("-got +watched\n%s", diff)
+				t.Errorf("-get +watch\n%s", diff)
 			}
 		})
 	}
 }
 
-// noting keeps the media types of answers.
+// noting records the media types of responses.
 type noting struct {
 	next       http.RoundTripper
 	mediaTypes map[string]bool
@@ -149,7 +149,7 @@ func (n *noting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// accepting takes all but one media type out of what a client accepts.
+// accepting restricts the Accept header to one media type.
 type accepting struct {
 	mediaType string
 	next      http.RoundTripper
@@ -168,7 +168,7 @@ func (a accepting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// must is used as must(f())(t).
+// must fails the test on an error. Call it as must(f())(t).
 func must[T any](obj T, err error) func(*testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()

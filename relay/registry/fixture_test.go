@@ -21,14 +21,14 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// withRequestInfo is what of the relay's server the API cannot do without.
+// withRequestInfo adds the RequestInfo that the API requires and the relay's server normally adds.
 func withRequestInfo(api http.Handler) http.Handler {
 	return genericfilters.WithRequestInfo(api, &request.RequestInfoFactory{
 		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
 	})
 }
 
-// syncedCache is a Cache that knows an empty cluster.
+// syncedCache returns a Cache that has synced with an empty cluster.
 func syncedCache(t testing.TB, history int) *watchcache.Cache {
 	t.Helper()
 	cache := watchcache.New(watchcache.NewEpoch(), history)
@@ -40,7 +40,7 @@ func syncedCache(t testing.TB, history int) *watchcache.Cache {
 	return cache
 }
 
-// serve serves a Cache to whoever asks until the test ends.
+// serve serves a Cache without authentication until the test ends.
 func serve(t *testing.T, cache *watchcache.Cache) *rest.Config {
 	t.Helper()
 	stopping := make(chan struct{})
@@ -57,7 +57,7 @@ func named(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name}
 }
 
-// put takes objects of any of the kinds into a Cache.
+// put adds objects of any kind to a Cache.
 func put(t testing.TB, cache *watchcache.Cache, objects ...watchcache.Object) {
 	t.Helper()
 	for _, obj := range objects {

@@ -25,7 +25,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// follower is the store of a stock reflector of one kind. It complains of what must not be told.
+// follower is the store of a stock reflector of one kind. It fails the test on events that a replica must not send.
 type follower struct {
 	world *world
 	kind  int
@@ -44,14 +44,14 @@ func newFollower(w *world, kind int, view watchcache.View) *follower {
 	return &follower{world: w, kind: kind, view: view, held: map[string]watchcache.Object{}}
 }
 
-// run follows until ctx ends.
+// run follows the relay until ctx ends.
 func (f *follower) run(ctx context.Context, url string) {
 	lw, expected := f.listerWatcher(&rest.Config{Host: url, QPS: -1})
 	if lw == nil {
 		return
 	}
 	log := logr.Discard()
-	// Broken connections are the rule here.
+	// Connections break often, so retry fast.
 	backoff := &wait.Backoff{Duration: time.Millisecond, Factor: 1, Jitter: 1, Steps: 1 << 30, Cap: 2 * time.Millisecond}
 	cache.NewReflectorWithOptions(lw, expected, f, cache.ReflectorOptions{Logger: &log, Backoff: backoff}).RunWithContext(ctx)
 }
@@ -97,7 +97,7 @@ func listWatch[L runtime.Object](client interface {
 	}
 }
 
-// state is what is held, as the filter would have it.
+// state returns the held objects in the form of filter.Visible.
 func (f *follower) state() map[string]watchcache.Object {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -123,7 +123,7 @@ func (f *follower) Update(obj any) error { return f.tell(watch.Modified, obj) }
 func (f *follower) Delete(obj any) error { return f.tell(watch.Deleted, obj) }
 func (f *follower) Resync() error        { return nil }
 
-// Replace begins anew with a list, which may be of another replica.
+// Replace starts over with a list, which may come from another replica.
 func (f *follower) Replace(objects []any, version string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -140,7 +140,7 @@ func (f *follower) Replace(objects []any, version string) error {
 	return nil
 }
 
-// tell takes an event in. Between the last one and it the replica must not have published another of the kind.
+// tell applies an event. The replica must not have published another event of the kind since the last one.
 func (f *follower) tell(t watch.EventType, o any) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,7 +167,8 @@ func (f *follower) tell(t watch.EventType, o any) error {
 	return nil
 }
 
-// next is the version of the next event of a kind after one that matters in a view, if the replica that gave it still knows.
+// next returns the version of the next event of a kind that is visible in a view, if the replica that assigned after still
+// runs.
 func (w *world) next(kind int, view watchcache.View, after watchcache.Version) (watchcache.Version, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

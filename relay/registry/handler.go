@@ -17,15 +17,14 @@ import (
 
 // Handler serves the API.
 type Handler struct {
-	// Spread is the time over which watches end when the relay does, each at a moment of its own, so that not all clients
-	// come to the other replicas at once. It has to be set before anything is served; without it they end at once.
+	// Spread is the time over which watches end on shutdown, each after a random part of it, so that not all clients move
+	// to the other replicas at once. 0 ends them at once. Set it before serving.
 	Spread time.Duration
-	// Sent, where it is set before anything is served, is told of events that a watcher of a resource was sent, and how long
-	// after the first of them had reached the cache.
+	// Sent, if set before serving, is called after events were sent to a watcher, with the time since the first of them
+	// reached the cache.
 	Sent func(resource string, events int, delay time.Duration)
-	// Hold, where it is set before anything is served, is given each watch that was accepted, to call it after ServeHTTP has
-	// returned and before the request is done with: what the filters of a request have on the stack need not be kept there
-	// for as long as a watch lasts.
+	// Hold, if set before serving, gets each accepted watch. The caller runs it after ServeHTTP has returned and before
+	// the request ends, so that the stack frames of the filters are not kept for the life of the watch.
 	Hold func(req *http.Request, watch func())
 
 	cache     *watchcache.Cache
@@ -34,7 +33,7 @@ type Handler struct {
 	stopping  <-chan struct{}
 }
 
-// New returns the handler of what is in a cache. Its watches end after stopping is closed.
+// New returns a Handler for the contents of cache. Its watches end after stopping is closed.
 func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 	h := &Handler{cache: cache, resources: map[schema.GroupVersionResource]*resource{}, documents: documents{}, stopping: stopping}
 	resources, err := newResources(cache)
@@ -95,7 +94,7 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	return notFound(info)
 }
 
-// notFound is the answer to resources that the relay does not have, in the words of kube-apiserver.
+// notFound is the error for an unknown resource, with the wording of kube-apiserver.
 func notFound(info *request.RequestInfo) error {
 	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, schema.GroupResource{}, "", "", 0, false)
 }

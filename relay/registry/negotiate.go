@@ -16,8 +16,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// offer is what answers can be written in, the first where the client does not mind. Negotiation asks for no more of a
-// serializer than that.
+// offer is a list of media types, the default first. Negotiation uses no other method of a NegotiatedSerializer.
 type offer struct {
 	runtime.NegotiatedSerializer
 	infos []runtime.SerializerInfo
@@ -34,17 +33,17 @@ func newOffer(mediaTypes ...string) offer {
 	return o
 }
 
-// SupportedMediaTypes are those of the offer.
+// SupportedMediaTypes returns the media types of the offer.
 func (o offer) SupportedMediaTypes() []runtime.SerializerInfo { return o.infos }
 
 var (
-	// anyEncoding is JSON, unless a client likes protobuf better.
+	// anyEncoding offers JSON, the default, and protobuf.
 	anyEncoding = newOffer(runtime.ContentTypeJSON, runtime.ContentTypeProtobuf)
-	// onlyJSON is for those who have no protobuf message.
+	// onlyJSON is for kinds without a protobuf message.
 	onlyJSON = newOffer(runtime.ContentTypeJSON)
 )
 
-// form is what an object is shown as.
+// form is the representation of an object.
 type form string
 
 const (
@@ -53,18 +52,17 @@ const (
 	asMetadata form = "PartialObjectMetadata"
 )
 
-// accepted is what a client would like an answer to be: its form, its encoding, and how much of each object, which matters
-// where objects are shown as themselves.
+// accepted is the result of content negotiation: form, encoding and view. The view applies to asItself only.
 type accepted struct {
 	form     form
 	encoding encoding
 	view     watchcache.View
 }
 
-// transforms are the forms that can be asked for, by the kinds of the answers.
+// transforms maps the kinds that a client may ask for to forms.
 type transforms map[string]form
 
-// A single object, and each of a watch, has another kind of its metadata than a list.
+// The metadata of a list has its own kind. Single objects and watch events use the other.
 var (
 	ofOne  = transforms{"Table": asTable, "PartialObjectMetadata": asMetadata}
 	ofMany = transforms{"Table": asTable, "PartialObjectMetadataList": asMetadata}
@@ -81,7 +79,7 @@ func (t transforms) AllowsMediaTypeTransform(_, subType string, target *schema.G
 func (transforms) AllowsServerVersion(string) bool  { return false }
 func (transforms) AllowsStreamSchema(s string) bool { return s == "watch" }
 
-// negotiate reads the Accept header; it fails when that allows nothing that the relay can write of the resource.
+// negotiate evaluates the Accept header. It fails if the client accepts no media type of the resource.
 func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, error) {
 	media, info, err := negotiation.NegotiateOutputMediaType(req, r.offer, forms)
 	if err != nil {

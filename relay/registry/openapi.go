@@ -20,7 +20,7 @@ const (
 	mappingModel    = "com.aureacentral.smartnat.v1alpha1.Mapping"
 )
 
-// addOpenAPI adds the documents that describe the fields of what is served, for kubectl explain.
+// addOpenAPI adds the OpenAPI documents, for kubectl explain.
 func (d documents) addOpenAPI(resources []*resource) error {
 	service := handler3.NewOpenAPIService()
 	for _, r := range resources {
@@ -36,7 +36,7 @@ func (d documents) addOpenAPI(resources []*resource) error {
 	return nil
 }
 
-// add adds the schema of a resource and those that it refers to.
+// add adds the schema of a resource and the schemas that it refers to.
 func (s schemas) add(r *resource) error {
 	var model string
 	switch r.kind {
@@ -56,7 +56,7 @@ func (s schemas) add(r *resource) error {
 	return nil
 }
 
-// openAPI describes one resource: its fields, and where it is found.
+// openAPI describes the fields and the paths of one resource.
 func openAPI(r *resource, all schemas) *spec3.OpenAPI {
 	list := &spec3.Operation{OperationProps: spec3.OperationProps{
 		Description: "list or watch objects of kind " + r.kind,

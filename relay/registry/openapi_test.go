@@ -14,7 +14,8 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
-// What kubectl explain needs: each kind is found, its fields are described, and no reference leads nowhere.
+// TestOpenAPIDescribesWhatIsServed proves what kubectl explain needs: each kind is found, its fields have descriptions,
+// and no reference dangles.
 func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 	client := must(discovery.NewDiscoveryClientForConfig(serve(t, syncedCache(t, 1))))(t)
 	paths := must(client.OpenAPIV3().Paths())(t)
@@ -32,19 +33,19 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 				t.Fatal(err)
 			}
 			if document.Paths.Paths["/"+test.gv+"/namespaces/{namespace}/"+test.resource] == nil {
-				t.Errorf("no path of %s", test.resource)
+				t.Errorf("no path for %s", test.resource)
 			}
 			all := document.Components.Schemas
 			for name, schema := range all {
 				for field, property := range schema.Properties {
 					if target := target(property); target != "" && all[target] == nil {
-						t.Errorf("%s.%s refers to %s, which is not there", name, field, target)
+						t.Errorf("%s.%s refers to %s, which does not exist", name, field, target)
 					}
 				}
 			}
 			schema := ofKind(all, test.kind)
 			if schema == nil {
-				t.Fatalf("no schema of kind %s", test.kind)
+				t.Fatalf("no schema for kind %s", test.kind)
 			}
 			var property spec.Schema
 			for field := range strings.SplitSeq(test.field, ".") {
@@ -56,7 +57,7 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 				}
 			}
 			if !strings.Contains(property.Description, test.says) {
-				t.Errorf("described as %q, want something with %q", property.Description, test.says)
+				t.Errorf("description %q does not contain %q", property.Description, test.says)
 			}
 		})
 	}
@@ -71,7 +72,7 @@ func ofKind(all map[string]*spec.Schema, kind string) *spec.Schema {
 	return nil
 }
 
-// target is the name of what a schema, or what is in its list, refers to.
+// target returns the name that a schema, or the items of an array, refers to.
 func target(s spec.Schema) string {
 	if s.Items != nil {
 		s = *s.Items.Schema

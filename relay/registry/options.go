@@ -22,16 +22,16 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// query is what a list or watch asks for.
+// query holds the parameters of a list or watch.
 type query struct {
 	internalversion.ListOptions
 	selection
-	// version is the resource version that the client knows; 0 when it named none, or "0".
+	// version is the client's resource version, or 0 if it sent none or "0".
 	version watchcache.Version
 }
 
-// selection says which objects of a kind are meant. Namespace and name are those that were authorized, so they bind whatever
-// the selectors say.
+// selection selects objects of a kind. Namespace and name are the ones that were authorized, and apply in addition to the
+// selectors.
 type selection struct {
 	namespace, name string
 	labels          labels.Selector
@@ -52,7 +52,7 @@ func parseQuery(req *http.Request, info *request.RequestInfo) (query, error) {
 	if err := internalversionscheme.ParameterCodec.DecodeParameters(req.URL.Query(), metav1.SchemeGroupVersion, &q.ListOptions); err != nil {
 		return q, apierrors.NewBadRequest(err.Error())
 	}
-	// The verb that was authorized.
+	// Serve the verb that was authorized.
 	q.Watch = info.Verb == "watch"
 	internalversion.SetListOptionsDefaults(&q.ListOptions, true)
 	if errs := internalversionvalidation.ValidateListOptions(&q.ListOptions, true); len(errs) > 0 {
@@ -90,7 +90,7 @@ func parseVersion(s string) (watchcache.Version, error) {
 	return v, nil
 }
 
-// atLeast fails unless what is served is at least as new as a version that a client knows.
+// atLeast returns an error unless the served state is at least as new as a client's version.
 func (h *Handler) atLeast(v watchcache.Version) error {
 	if v == 0 {
 		return nil
@@ -101,7 +101,7 @@ func (h *Handler) atLeast(v watchcache.Version) error {
 	return nil
 }
 
-// expired tells a client to forget what it knows and to list again.
+// expired returns the error that makes a client discard its state and list again.
 func expired(version string) error {
 	return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %s", version))
 }

@@ -13,7 +13,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// A selector that disagrees with the name that was authorized is refused, as kube-apiserver refuses it.
+// TestSelectorsAgreeWithWhatWasAuthorized proves that a selector that contradicts the authorized name is refused, as by
+// kube-apiserver.
 func TestSelectorsAgreeWithWhatWasAuthorized(t *testing.T) {
 	for _, test := range []struct {
 		selector string

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// Numbers of fields in the messages of Kubernetes.
+// Field numbers of Kubernetes messages.
 const (
 	unknownTypeMeta, unknownRaw protowire.Number = 1, 2
 	listMetadata, listItems     protowire.Number = 1, 2
@@ -27,8 +27,7 @@ const (
 	streamOfFrames                               = runtime.ContentTypeProtobuf + ";stream=watch"
 )
 
-// protobufEncoding writes messages in the envelope of Kubernetes: a magic number, and a runtime.Unknown that says of what
-// kind the message in it is.
+// protobufEncoding writes messages in the Kubernetes envelope: a magic number and a runtime.Unknown that names the kind.
 type protobufEncoding struct{}
 
 func (protobufEncoding) mediaType() string  { return runtime.ContentTypeProtobuf }
@@ -77,7 +76,7 @@ func (protobufEncoding) list(kind metav1.TypeMeta, version watchcache.Version, i
 	return body, nil
 }
 
-// event writes a frame: its length, and in it a metav1.WatchEvent, whose object is a RawExtension with the envelope in it.
+// event writes a frame: its length, then a metav1.WatchEvent whose object is a RawExtension that holds the envelope.
 func (protobufEncoding) event(w *bufio.Writer, t watch.EventType, object encoded) error {
 	inner := len(object.head) + sizeOfField(len(object.message))
 	head := append(w.AvailableBuffer(), make([]byte, frameLength)...)
@@ -93,7 +92,7 @@ func (protobufEncoding) event(w *bufio.Writer, t watch.EventType, object encoded
 	return err
 }
 
-// envelope returns what stands before the field of a message.
+// envelope returns the bytes before the raw field.
 func envelope(kind metav1.TypeMeta) ([]byte, error) {
 	meta, err := (&runtime.TypeMeta{APIVersion: kind.APIVersion, Kind: kind.Kind}).Marshal()
 	if err != nil {
@@ -106,10 +105,10 @@ func appendField(b []byte, number protowire.Number, value []byte) []byte {
 	return append(appendHeader(b, number, len(value)), value...)
 }
 
-// appendHeader appends what stands before the value of a field.
+// appendHeader appends the tag and the length of a field.
 func appendHeader(b []byte, number protowire.Number, size int) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, number, protowire.BytesType), uint64(size))
 }
 
-// sizeOfField is that of a whole field; all numbers of fields here take one byte.
+// sizeOfField returns the encoded size of a field. All field numbers here have tags of one byte.
 func sizeOfField(size int) int { return protowire.SizeTag(1) + protowire.SizeBytes(size) }

@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// resource is one of the kinds that are served.
+// resource is one served kind.
 type resource struct {
 	*watchcache.Resource
 	schema.GroupVersionResource
@@ -22,11 +22,11 @@ type resource struct {
 	shortNames     []string
 	categories     []string
 	columns        columns
-	// offer is what it can be written in.
+	// offer holds the encodings of the kind.
 	offer offer
-	// envelope is what stands before each object in protobuf.
+	// envelope is the protobuf head of each object.
 	envelope []byte
-	// streams are its open watches.
+	// streams are the open watches.
 	streams streams
 }
 
@@ -34,7 +34,7 @@ func (r *resource) typeMeta() metav1.TypeMeta {
 	return metav1.TypeMeta{Kind: r.kind, APIVersion: r.GroupVersion().String()}
 }
 
-// groupVersionPath is where the resources of its group and version are.
+// groupVersionPath returns the path of the group and version.
 func (r *resource) groupVersionPath() string {
 	if r.Group == "" {
 		return "/api/" + r.Version
@@ -64,7 +64,7 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 		shortNames: []string{"smap"},
 		categories: []string{"smartnat"},
 		columns:    mappingColumns,
-		// As of all kinds that a CustomResourceDefinition defines, nobody knows a protobuf message of it.
+		// Kinds of a CustomResourceDefinition have no protobuf message.
 		offer: onlyJSON,
 	}}
 	for _, r := range resources {
@@ -76,7 +76,7 @@ func newResources(cache *watchcache.Cache) ([]*resource, error) {
 	return resources, nil
 }
 
-// verbs are all that the relay can do.
+// verbs returns the verbs of all resources.
 func verbs() metav1.Verbs { return metav1.Verbs{"get", "list", "watch"} }
 
 func (r *resource) apiResource() metav1.APIResource {
@@ -86,7 +86,7 @@ func (r *resource) apiResource() metav1.APIResource {
 	}
 }
 
-// discovery says the same as apiResource, to those who ask for all that is served at once.
+// discovery is apiResource in the form of aggregated discovery.
 func (r *resource) discovery() apidiscoveryv2.APIResourceDiscovery {
 	return apidiscoveryv2.APIResourceDiscovery{
 		Resource: r.GroupVersionResource.Resource, SingularResource: r.singular, Scope: apidiscoveryv2.ScopeNamespace,

@@ -17,14 +17,13 @@ import (
 	"github.com/smartnat/smartnat/apis/crds"
 )
 
-// schemas are OpenAPI schemas by their names. References between them begin with a prefix, which differs between the
-// versions of OpenAPI.
+// schemas maps names to OpenAPI schemas. prefix begins the references between them and depends on the OpenAPI version.
 type schemas struct {
 	prefix string
 	byName map[string]*spec.Schema
 }
 
-// modelNamed, described and formatted are what the types of Kubernetes say about themselves.
+// modelNamed, described and formatted are implemented by Kubernetes API types.
 type (
 	modelNamed interface{ OpenAPIModelName() string }
 	described  interface{ SwaggerDoc() map[string]string }
@@ -34,7 +33,7 @@ type (
 	}
 )
 
-// of returns the schema of a Go type; of structs it is a reference.
+// of returns the schema of a Go type, for a struct a reference.
 func (s schemas) of(t reflect.Type) *spec.Schema {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -59,7 +58,7 @@ func (s schemas) of(t reflect.Type) *spec.Schema {
 	return spec.StringProperty()
 }
 
-// reference returns a reference to the schema of a struct, which is added if it is not there yet.
+// reference returns a reference to the schema of a struct and adds the schema if needed.
 func (s schemas) reference(t reflect.Type) *spec.Schema {
 	name := t.String()
 	if m, ok := reflect.Zero(t).Interface().(modelNamed); ok {
@@ -92,7 +91,7 @@ func (s schemas) addFields(schema *spec.Schema, t reflect.Type) {
 	}
 }
 
-// docs are the descriptions of a type's fields, and of itself under an empty name.
+// docs returns the descriptions of a type's fields, and of the type itself under the empty name.
 func docs(t reflect.Type) map[string]string {
 	if d, ok := reflect.Zero(t).Interface().(described); ok {
 		return d.SwaggerDoc()
@@ -100,7 +99,8 @@ func docs(t reflect.Type) map[string]string {
 	return nil
 }
 
-// property returns the schema of a field. What stands beside a reference is not read, so that goes into a schema of its own.
+// property returns the schema of a field. OpenAPI ignores siblings of a $ref, so a reference goes into allOf and the
+// description next to that.
 func (s schemas) property(t reflect.Type, description string) spec.Schema {
 	schema := *s.of(t)
 	if schema.Ref.String() != "" {
@@ -110,7 +110,7 @@ func (s schemas) property(t reflect.Type, description string) spec.Schema {
 	return schema
 }
 
-// addMapping adds the schema of Mappings, which the CustomResourceDefinition has.
+// addMapping adds the schema of Mappings from the CustomResourceDefinition.
 func (s schemas) addMapping(name string) error {
 	var crd apiextensionsv1.CustomResourceDefinition
 	if err := yaml.UnmarshalStrict(crds.Mapping, &crd); err != nil {
@@ -124,7 +124,7 @@ func (s schemas) addMapping(name string) error {
 	if err := json.Unmarshal(text, schema); err != nil {
 		return fmt.Errorf("reading the schema of Mappings: %w", err)
 	}
-	// What is of all objects is described as it is of others.
+	// The CRD leaves out apiVersion, kind and metadata; describe them as for other kinds.
 	s.addFields(schema, reflect.TypeFor[metav1.TypeMeta]())
 	schema.SetProperty("metadata", s.property(reflect.TypeFor[metav1.ObjectMeta](), metav1.PartialObjectMetadata{}.SwaggerDoc()["metadata"]))
 	s.byName[name] = schema

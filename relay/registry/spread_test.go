@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Clients that all come to the other replica in the same moment would all list there in the same moment. The clock of
-// this test is that of its bubble, so times are exact.
+// TestWatchesEndSpreadOverTime proves that watches end evenly over the spread, because clients that move to the other
+// replica at once would list there at once. The test runs in a bubble of synctest, so times are exact.
 func TestWatchesEndSpreadOverTime(t *testing.T) {
 	const watches, spread = 200, 10 * time.Second
 	synctest.Test(t, func(t *testing.T) {
@@ -41,7 +41,7 @@ func TestWatchesEndSpreadOverTime(t *testing.T) {
 		}
 		time.Sleep(time.Minute / 2)
 		if len(ends) > 0 {
-			t.Fatalf("%d watches ended before the relay did", len(ends))
+			t.Fatalf("%d watches ended before shutdown", len(ends))
 		}
 		start := time.Now()
 		close(stopping)
@@ -53,7 +53,7 @@ func TestWatchesEndSpreadOverTime(t *testing.T) {
 		}
 		for i, n := range quarters {
 			if n < watches/8 || n > watches/2 {
-				t.Errorf("%d of %d watches ended in quarter %d of the time: %v", n, watches, i+1, quarters)
+				t.Errorf("%d of %d watches ended in quarter %d of the spread: %v", n, watches, i+1, quarters)
 			}
 		}
 		if len(ends) != watches {
@@ -62,7 +62,7 @@ func TestWatchesEndSpreadOverTime(t *testing.T) {
 	})
 }
 
-// watchWriter takes what a watch writes.
+// watchWriter accepts everything that a watch writes.
 type watchWriter struct {
 	bytes.Buffer
 	header http.Header

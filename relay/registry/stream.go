@@ -12,19 +12,19 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// stream is a watch that was accepted. Nothing is buffered for a client: it is read from the history of the cache, at the
-// pace at which it takes it.
+// stream is an accepted watch. It buffers no events for the client, but reads them from the history of the cache as fast
+// as the client accepts them.
 //
-// A relay has hundreds of watches, nearly all of them quiet, so what a quiet one holds is what a relay takes. The goroutine
-// of its request waits for its end alone, with next to nothing on its stack. Whatever may give it something to do pokes it:
-// news, its timer, the end of its request or of the relay. It is done by a goroutine that ends when there is no more.
+// A relay has hundreds of watches, nearly all of them quiet, so a quiet watch must be small. The goroutine of its request
+// only waits for the end, with an almost empty stack. New events, the timer, and the end of the request or of the relay
+// poke the stream, which starts a goroutine that works until nothing is left to do.
 type stream struct {
 	selection
 	handler   *Handler
 	resource  *resource
 	at        watchcache.Version
 	bookmarks bool
-	// initial is what there was at the beginning, if it is to be told, and marksInitial whether its end is.
+	// initial holds the initial events to send, if any. marksInitial asks for a bookmark at their end.
 	initial      []*watchcache.Entry
 	marksInitial bool
 	timeout      time.Duration
@@ -32,13 +32,13 @@ type stream struct {
 	out          *output
 	ctx          context.Context
 
-	// Those of the goroutine that works. The timer pokes when the first of both times has come.
+	// Used by the working goroutine only. The timer fires at the earlier of end and bookmark.
 	begun, leaving bool
 	end, bookmark  time.Time
 	timer          *time.Timer
 	forget         func() bool
 
-	// done is closed at the end; defect is what the watch paniced with, if it did.
+	// done is closed at the end. defect is the cause if the watch panicked.
 	done   chan struct{}
 	defect any
 
@@ -46,7 +46,7 @@ type stream struct {
 	working, poked bool
 }
 
-// run returns when the watch has ended.
+// run blocks until the watch has ended.
 func (s *stream) run() {
 	s.open()
 	<-s.done
@@ -55,7 +55,7 @@ func (s *stream) run() {
 	}
 }
 
-// open has the watch begin, and be poked from then on.
+// open starts the watch.
 func (s *stream) open() {
 	s.working, s.poked = true, true
 	s.timer = time.AfterFunc(s.timeout, s.poke)
@@ -64,7 +64,7 @@ func (s *stream) open() {
 	go s.work()
 }
 
-// close has nothing touch the answer any more.
+// close ends all use of the ResponseWriter.
 func (s *stream) close() {
 	s.timer.Stop()
 	s.forget()
@@ -73,7 +73,7 @@ func (s *stream) close() {
 	close(s.done)
 }
 
-// poke has the watch do what there is to do, if it has not ended.
+// poke lets the watch do pending work, unless it has ended.
 func (s *stream) poke() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +84,7 @@ func (s *stream) poke() {
 	}
 }
 
-// goesOn says whether there was a poke that nothing was done about yet.
+// goesOn reports whether there was a poke since the last call. If not, the watch is no longer working.
 func (s *stream) goesOn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,13 +101,14 @@ func (s *stream) work() {
 	}()
 	for s.goesOn() {
 		if !s.turn() {
-			s.close() // and is at work for ever, so that no poke does anything
+			s.close() // working stays set, so later pokes do nothing
 			return
 		}
 	}
 }
 
-// turn writes what there is to write. It returns false at the end. An error of writing is one: there is nobody left to tell.
+// turn writes pending events. It returns false at the end of the watch. A failed write ends the watch without an error,
+// because there is no client left to report it to.
 func (s *stream) turn() bool {
 	if s.ctx.Err() != nil || !s.begun && !s.begin() {
 		return false
@@ -148,7 +149,7 @@ func (s *stream) begin() bool {
 	return true
 }
 
-// leaveIn is how long a watch goes on once the relay ends.
+// leaveIn returns the random time that a watch goes on after shutdown begins.
 func (h *Handler) leaveIn() time.Duration {
 	if h.Spread <= 0 {
 		return 0
@@ -167,7 +168,7 @@ func earlier(a, b time.Time) time.Time {
 type streams struct {
 	mu  sync.Mutex
 	all map[*stream]struct{}
-	// none is closed when the last one has ended.
+	// none is closed when the last watch has ended.
 	none chan struct{}
 }
 
@@ -190,7 +191,7 @@ func (all *streams) remove(s *stream) {
 	}
 }
 
-// wake pokes all of them whenever there is news, and when the relay ends.
+// wake pokes all watches on new events and on shutdown.
 func (all *streams) wake(of *watchcache.Resource, stopping, none <-chan struct{}) {
 	for {
 		news := of.News()

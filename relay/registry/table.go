@@ -19,7 +19,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// columns say how a kind is printed.
+// columns define how a kind is printed.
 type columns struct {
 	headers []metav1.TableColumnDefinition
 	cells   func(watchcache.Object) ([]any, error)

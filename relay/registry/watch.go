@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// minWatch is how long a watch lasts at least when the client does not say; up to twice as long, so that those of a
-	// relay that was restarted do not end together for ever.
+	// minWatch is the minimum duration of a watch for which the client sets no timeout. The maximum is twice that, at
+	// random, so that watches which a restart has synchronized drift apart.
 	minWatch = 30 * time.Minute
-	// bookmarkEvery is how often a quiet watch is told the version that it has reached.
+	// bookmarkEvery is the interval of bookmarks.
 	bookmarkEvery = time.Minute
 )
 
-// watch returns what answers with the changes of a kind until the client, its timeout or the relay ends it.
+// watch returns the stream of a watch request. It ends with the client, its timeout or the relay.
 func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) (*stream, error) {
 	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
@@ -59,8 +59,8 @@ func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, i
 	}, nil
 }
 
-// sendsInitialEvents says whether the watch begins with what there is already. Clients that name no version get that
-// too, from before they could ask for it.
+// sendsInitialEvents reports whether the watch begins with the existing objects. For compatibility, it also does for
+// clients that name no version and do not set sendInitialEvents.
 func (q *query) sendsInitialEvents() bool {
 	if q.SendInitialEvents != nil {
 		return *q.SendInitialEvents
@@ -92,12 +92,12 @@ func (s *stream) writeInitial() error {
 	return s.out.flush()
 }
 
-// writeChanges writes all changes that there are.
+// writeChanges writes all pending changes.
 func (s *stream) writeChanges() error {
 	for {
 		events, at, _, err := s.resource.Since(s.at)
 		if err != nil {
-			// The client was slower than the history is long.
+			// The client fell behind the history.
 			return s.writeError(expired(s.at.String()))
 		}
 		if len(events) == 0 {
@@ -129,7 +129,8 @@ func (s *stream) writeChanges() error {
 	}
 }
 
-// seen says how a change looks through the selection: what leaves it was deleted, what enters it was added.
+// seen returns how an event looks through the selection: an object that stops matching is deleted, one that begins to
+// match is added.
 func (s *stream) seen(event watchcache.Event) (watch.EventType, *watchcache.Entry) {
 	is := event.Type != watch.Deleted && s.matches(event.Object)
 	was := event.Type != watch.Added && s.matches(event.Old)
@@ -153,7 +154,7 @@ func (s *stream) write(t watch.EventType, e *watchcache.Entry) error {
 	return s.event(t, object, err)
 }
 
-// event writes an object, or returns the error with which it was encoded.
+// event writes an object, or returns err if encoding it failed.
 func (s *stream) event(t watch.EventType, object encoded, err error) error {
 	if err != nil {
 		return err
@@ -161,7 +162,7 @@ func (s *stream) event(t watch.EventType, object encoded, err error) error {
 	return s.encoder.encoding.event(s.out.writer(), t, object)
 }
 
-// writeReached writes what there is and then the version that it leads to, which changes of other kinds move on too.
+// writeReached writes pending changes and a bookmark. The bookmark's version also advances with changes of other kinds.
 func (s *stream) writeReached() error {
 	if err := s.writeChanges(); err != nil {
 		return err
@@ -169,7 +170,7 @@ func (s *stream) writeReached() error {
 	return s.writeBookmark(false)
 }
 
-// writeBookmark tells a client that asked for it the version that it has reached.
+// writeBookmark writes a bookmark with the current version if the client asked for bookmarks.
 func (s *stream) writeBookmark(initialEventsEnd bool) error {
 	if s.bookmarks {
 		object, err := s.encoder.bookmark(s.at, initialEventsEnd)
@@ -180,7 +181,7 @@ func (s *stream) writeBookmark(initialEventsEnd bool) error {
 	return s.out.flush()
 }
 
-// writeError writes the last event of a watch.
+// writeError writes the last event of a watch and returns cause.
 func (s *stream) writeError(cause error) error {
 	status, err := s.encoder.status(cause)
 	if err := s.event(watch.Error, status, err); err != nil {
@@ -192,7 +193,7 @@ func (s *stream) writeError(cause error) error {
 	return cause
 }
 
-// initialEventsEnd is the annotation of the bookmark that ends the initial events.
+// initialEventsEnd returns the annotation of the bookmark after the initial events.
 func initialEventsEnd() map[string]string {
 	return map[string]string{metav1.InitialEventsAnnotationKey: "true"}
 }

@@ -15,24 +15,25 @@ import (
 	"github.com/smartnat/smartnat/relay/filter"
 )
 
-// DefaultHistory is how many changes of each kind are kept at least for watchers.
+// DefaultHistory is the minimum number of changes of each kind that are kept for watchers.
 const DefaultHistory = 1024
 
-// Cache holds what is visible of the three kinds. Its Resources are filled through their Stores and read by watchers.
+// Cache holds the visible objects of the three kinds. Reflectors fill its Resources through their Stores; watchers read
+// them.
 type Cache struct {
 	mu sync.RWMutex
-	// version is the last one that was given out.
+	// version is the last version assigned.
 	version Version
 	history int
 	synced  bool
 
 	mappings, services, slices Resource
-	// naming counts the valid Mappings that name a Service; backing holds the keys of its EndpointSlices.
+	// naming counts the valid Mappings that name a Service. backing holds the keys of a Service's EndpointSlices.
 	naming  map[types.NamespacedName]int
 	backing map[types.NamespacedName][]types.NamespacedName
 }
 
-// New returns an empty Cache that counts from epoch and keeps so many changes of each kind.
+// New returns an empty Cache that numbers versions from epoch and keeps at least history changes of each kind.
 func New(epoch Version, history int) *Cache {
 	c := &Cache{
 		version: epoch,
@@ -67,17 +68,17 @@ func New(epoch Version, history int) *Cache {
 	return c
 }
 
-// Mappings are all there are.
+// Mappings returns the Resource of all Mappings.
 func (c *Cache) Mappings() *Resource { return &c.mappings }
 
-// Services are those that a valid Mapping names.
+// Services returns the Resource of the Services that a valid Mapping names.
 func (c *Cache) Services() *Resource { return &c.services }
 
-// EndpointSlices are those of Services that a valid Mapping names.
+// EndpointSlices returns the Resource of the EndpointSlices that belong to a Service named by a valid Mapping.
 func (c *Cache) EndpointSlices() *Resource { return &c.slices }
 
-// HasSynced says whether the Cache has seen the whole cluster. Before that it must not be read: what is missing in it
-// would look deleted.
+// HasSynced reports whether the Cache has received a full list of each kind. It must not be read before: objects that have
+// not arrived yet would look deleted.
 func (c *Cache) HasSynced() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -86,7 +87,7 @@ func (c *Cache) HasSynced() bool {
 
 func (c *Cache) isNamed(h *held) bool { return c.naming[h.service] > 0 }
 
-// indexMapping notes which Services are named, and shows or hides those for which that changed.
+// indexMapping updates the set of named Services, and shows or hides the Services whose membership changed.
 func (c *Cache) indexMapping(_, before, after types.NamespacedName) {
 	if after != none {
 		c.naming[after]++
@@ -103,7 +104,7 @@ func (c *Cache) indexMapping(_, before, after types.NamespacedName) {
 	}
 }
 
-// indexSlice notes which EndpointSlices a Service has: one or two, as a rule.
+// indexSlice updates the EndpointSlices of a Service. Most Services have one or two.
 func (c *Cache) indexSlice(key, before, after types.NamespacedName) {
 	if before != none {
 		c.backing[before] = slices.DeleteFunc(c.backing[before], func(k types.NamespacedName) bool { return k == key })
@@ -123,7 +124,7 @@ func (c *Cache) settleService(service types.NamespacedName) {
 	}
 }
 
-// wake tells the watchers of those kinds to read on of which something was published.
+// wake wakes the watchers of each kind with a new event.
 func (c *Cache) wake() {
 	for _, r := range []*Resource{&c.mappings, &c.services, &c.slices} {
 		if r.news {
@@ -133,7 +134,7 @@ func (c *Cache) wake() {
 	}
 }
 
-// none is the name of no Service.
+// none stands for no Service.
 var none types.NamespacedName
 
 func someOf(service types.NamespacedName, ok bool) types.NamespacedName {
@@ -147,7 +148,7 @@ func keyOf(obj Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 }
 
-// strip applies a strip function to what may be nil, when an object was not of the type that it should be.
+// strip applies f, or returns nil if obj is nil because it has the wrong type.
 func strip[T any, P interface {
 	*T
 	Object

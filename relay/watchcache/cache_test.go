@@ -20,7 +20,7 @@ func mapping(name, label string) *v1alpha1.Mapping {
 	return &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{"l": label}}}
 }
 
-// naming is a valid Mapping, of a Service.
+// naming returns a valid Mapping that names a Service.
 func naming(name, service string) *v1alpha1.Mapping {
 	m := mapping(name, "")
 	m.Spec = v1alpha1.MappingSpec{
@@ -29,7 +29,7 @@ func naming(name, service string) *v1alpha1.Mapping {
 	return m
 }
 
-// history is how many changes the Caches of these tests keep.
+// history is the history of the Caches in these tests.
 const history = 4
 
 func synced(t *testing.T) *Cache {
@@ -37,14 +37,14 @@ func synced(t *testing.T) *Cache {
 	c := New(NewEpoch(), history)
 	for _, r := range kinds(c) {
 		if c.HasSynced() {
-			t.Fatal("HasSynced() before all kinds are there")
+			t.Fatal("HasSynced() = true before all kinds are listed")
 		}
 		if err := r.Store().Replace(nil, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !c.HasSynced() {
-		t.Fatal("not HasSynced() with all kinds there")
+		t.Fatal("HasSynced() = false after all kinds are listed")
 	}
 	return c
 }
@@ -72,9 +72,9 @@ func TestHistoryIsBounded(t *testing.T) {
 	if _, _, _, err := c.Mappings().Since(start); !errors.Is(err, ErrExpired) {
 		t.Errorf("Since(start) = %v, want ErrExpired", err)
 	}
-	// The history of one kind is not used up by the changes of another.
+	// Changes of one kind do not use up the history of another.
 	if events, _, _, err := c.Services().Since(start); err != nil || len(events) != 0 {
-		t.Errorf("of Services: %d events, %v", len(events), err)
+		t.Errorf("Services: %d events, %v", len(events), err)
 	}
 }
 
@@ -84,11 +84,11 @@ func TestListsAreSharedUntilSomethingChanges(t *testing.T) {
 	one, at := c.Mappings().List()
 	again, same := c.Mappings().List()
 	if &one[0] != &again[0] || at != same {
-		t.Errorf("listed anew at %v and %v, although nothing changed", at, same)
+		t.Errorf("list was rebuilt at %v and %v although nothing changed", at, same)
 	}
 	update(t, c, mapping("mail", "b"))
 	if now, then := c.Mappings().List(); len(now) != 2 || then <= at || len(one) != 1 {
-		t.Errorf("%d listed at %v after a change, %d in the list from before, at %v", len(now), then, len(one), at)
+		t.Errorf("new list: %d objects at %v; old list: %d at %v", len(now), then, len(one), at)
 	}
 }
 
@@ -108,10 +108,10 @@ func TestVersionsOfOthersAreExpired(t *testing.T) {
 		}
 	}
 	if _, _, _, err := c.Mappings().Since(at); err != nil {
-		t.Errorf("its own: Since() = %v", err)
+		t.Errorf("own version: Since() = %v", err)
 	}
 	if err := c.Knows(at); err != nil {
-		t.Errorf("its own: Knows() = %v", err)
+		t.Errorf("own version: Knows() = %v", err)
 	}
 }
 
@@ -165,11 +165,11 @@ func TestWatchersWakeForWhatTheySee(t *testing.T) {
 		t.Fatal(err)
 	}
 	if awake() {
-		t.Error("a Service that nothing names woke watchers")
+		t.Error("an unnamed Service woke watchers")
 	}
 	update(t, c, naming("m", "web"))
 	if !awake() {
-		t.Error("a Service that is named now woke nobody")
+		t.Error("a newly named Service woke no watcher")
 	}
 }
 
@@ -212,7 +212,7 @@ func TestStoreRefusesOtherTypes(t *testing.T) {
 	c := synced(t)
 	for name, obj := range map[string]any{"another kind": &corev1.Service{}, "nothing": nil} {
 		if err := c.Mappings().Store().Update(obj); err == nil {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s was accepted", name)
 		}
 	}
 }

@@ -1,15 +1,17 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package watchcache holds what leaves the cluster, and the recent history of it, under resource versions of its own.
+// Package watchcache holds the objects that leave the cluster and their recent history, under resource versions of its
+// own.
 //
-// The cluster's versions cannot be used: a Service becomes visible when a Mapping names it, long after its own last
-// change, and a watcher that is past that version would never hear of it. So a Cache numbers what it publishes in one
-// sequence for all kinds, and begins it at a random place, so that a version of another replica, or of an earlier
-// process, is recognised as foreign and never misread.
+// The versions of the cluster do not work here: a Service becomes visible when a Mapping names it, long after its own last
+// change, and a watcher past that version would never see it. A Cache therefore numbers its events in one sequence for all
+// kinds. The sequence begins at a random epoch, so that a Cache recognizes a version of another replica or of an earlier
+// process as foreign.
 //
-// Watchers hold no buffers. A watcher reads the history at its own pace; one that is slower than the history is long is
-// told so and lists again.
+// Watchers have no buffers. Each reads the history at its own pace; a watcher that falls behind the history gets
+// ErrExpired and lists again.
 //
-// Package watchcache knows package filter and the reflectors of client-go that fill it, and nothing of HTTP or users.
+// Package watchcache depends on package filter and on the reflectors of client-go that fill it. It does not know HTTP or
+// users.
 package watchcache

@@ -19,25 +19,25 @@ import (
 	"github.com/smartnat/smartnat/relay/filter"
 )
 
-// Object is an object of any of the kinds.
+// Object is an object of any of the three kinds.
 type Object interface {
 	runtime.Object
 	metav1.Object
 }
 
-// View is how much of an object is asked for.
+// View selects how much of an object a client gets.
 type View int
 
 const (
-	// Whole is all that leaves the cluster.
+	// Whole is everything that leaves the cluster.
 	Whole View = iota
-	// ForGateway is what a gateway needs of that.
+	// ForGateway is the part of Whole that a gateway needs.
 	ForGateway
 	views
 )
 
-// Entry is an object as it is served, at one version. It never changes, and each encoding of it that anybody asks for is
-// made once for all that do.
+// Entry is a visible object at one version. It is immutable, and each encoding of it is made once and shared by all
+// clients.
 type Entry struct {
 	Object  Object
 	Version Version
@@ -45,27 +45,28 @@ type Entry struct {
 	json, protobuf [views]encoding
 }
 
-// encoding is an encoded object, once somebody has asked for it.
+// encoding is one encoding of an object, made on first use.
 type encoding struct {
 	once sync.Once
 	data []byte
 	err  error
 }
 
-// newEntry gives an object a version. The object itself belongs to the cluster's side and is not changed.
+// newEntry returns an Entry of obj at version v. It copies obj as far as needed, because the reflector's side keeps using
+// it.
 func newEntry(obj Object, v Version) *Entry {
 	obj = shallowCopy(obj)
 	obj.SetResourceVersion(v.String())
 	return &Entry{Object: obj, Version: v}
 }
 
-// JSON returns the object as JSON. It must not be changed.
+// JSON returns the object as JSON. Callers must not modify it.
 func (e *Entry) JSON(view View) ([]byte, error) {
 	return e.encode(&e.json[view], view, func(obj Object) ([]byte, error) { return json.Marshal(obj) })
 }
 
-// Protobuf returns the object as the message of its kind, without the envelope in which Kubernetes sends it. Kinds that
-// are defined by a CustomResourceDefinition have none. It must not be changed.
+// Protobuf returns the protobuf message of the object, without the Kubernetes envelope (runtime.Unknown). It fails for
+// kinds that a CustomResourceDefinition defines, because they have no message. Callers must not modify the result.
 func (e *Entry) Protobuf(view View) ([]byte, error) {
 	return e.encode(&e.protobuf[view], view, func(obj Object) ([]byte, error) {
 		message, ok := obj.(interface{ Marshal() ([]byte, error) })
@@ -89,23 +90,23 @@ func (e *Entry) encode(as *encoding, view View, marshal func(Object) ([]byte, er
 	return as.data, as.err
 }
 
-// Event is one change. Object is what is served from Version on, or, when it was deleted, the last of it, at Version.
+// Event is one change. Object is the state from Version on, or, for a deletion, the last state at Version.
 type Event struct {
 	Type    watch.EventType
 	Version Version
 	Object  *Entry
-	// Old is what was served before; nil when the object was added.
+	// Old is the previous state, nil if the object was added.
 	Old *Entry
-	// Minor is a change of nothing that gateways need.
+	// Minor marks a change of fields that gateways do not need.
 	Minor bool
-	// At is when it happened here.
+	// At is the time of the event in this process.
 	At time.Time
 }
 
-// At returns the object under a later version, as it is told to those whose selection it left.
+// At returns the object at a later version, for clients whose selector it no longer matches.
 func (e *Entry) At(v Version) *Entry { return newEntry(e.Object, v) }
 
-// forGateway returns what a gateway needs of an object, at the same version.
+// forGateway returns the part of an object that a gateway needs, at the same version.
 func forGateway(obj Object) Object {
 	var brief Object
 	switch o := obj.(type) {
@@ -122,7 +123,7 @@ func forGateway(obj Object) Object {
 	return brief
 }
 
-// shallowCopy copies what is needed to give an object another resource version.
+// shallowCopy copies obj deep enough to set another resource version.
 func shallowCopy(obj Object) Object {
 	switch o := obj.(type) {
 	case *v1alpha1.Mapping:

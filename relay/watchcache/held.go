@@ -5,26 +5,27 @@ package watchcache
 
 import "k8s.io/apimachinery/pkg/types"
 
-// held is what is known of an object of the cluster, whether anybody may see it or not.
+// held is the state of an object of the cluster, visible or not.
 type held struct {
 	key types.NamespacedName
-	// service is the Service that a Mapping names, that an EndpointSlice backs, or that a Service is; empty when there is
+	// service is the Service that a Mapping names, that an EndpointSlice backs, or the Service itself; none if there is
 	// none.
 	service types.NamespacedName
-	// object is what may leave the cluster of it. Most of a cluster is never seen by anybody: that is packed as protobuf,
-	// and object is nil.
+	// object is the stripped object. Most objects of a cluster are never visible: those are packed as protobuf, and object
+	// is nil.
 	object Object
 	packed []byte
 }
 
-// message is what an object that can be packed can do besides.
+// message is an object with a protobuf encoding.
 type message interface {
 	Object
 	Marshal() ([]byte, error)
 	Unmarshal([]byte) error
 }
 
-// pack makes an object small, if its kind can be packed. What could not be read again is left as it is.
+// pack replaces the object by its protobuf encoding, which takes less memory. It leaves the object alone if its kind has
+// no encoding or the encoding does not decode again.
 func (r *Resource) pack(h *held) {
 	m, ok := h.object.(message)
 	if !ok {
@@ -39,18 +40,18 @@ func (r *Resource) pack(h *held) {
 	}
 }
 
-// unpack is the reverse of pack.
+// unpack reverses pack.
 func (r *Resource) unpack(h *held) {
 	if h.object != nil {
 		return
 	}
-	if obj, ok := r.read(h.packed); ok { // always: pack has tried
+	if obj, ok := r.read(h.packed); ok { // always true: pack has verified it
 		h.object, h.packed = obj, nil
 	}
 }
 
-// read reads what is packed. That says neither of which kind it is nor which of its lists are empty rather than absent; to
-// strip it says both.
+// read decodes a packed object. The encoding holds neither the kind nor the difference between empty and absent lists;
+// strip restores both.
 func (r *Resource) read(packed []byte) (Object, bool) {
 	m, ok := r.empty().(message)
 	if !ok || m.Unmarshal(packed) != nil {

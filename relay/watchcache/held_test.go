@@ -18,7 +18,8 @@ import (
 	"github.com/smartnat/smartnat/relay/filter"
 )
 
-// Whatever is in an object, what is packed and read again is what leaves the cluster of it, also as JSON, and it is packed.
+// TestPackedObjectsComeBackAsTheyWere proves with fuzzed objects that packing works for every Service and EndpointSlice,
+// and that unpacking returns the same stripped object, also as JSON.
 func TestPackedObjectsComeBackAsTheyWere(t *testing.T) {
 	f := fuzzer.FuzzerFor(metafuzzer.Funcs, rand.NewSource(1), serializer.NewCodecFactory(runtime.NewScheme()))
 	c := New(NewEpoch(), history)
@@ -44,7 +45,7 @@ func TestPackedObjectsComeBackAsTheyWere(t *testing.T) {
 			}
 			test.r.unpack(h)
 			if h.packed != nil {
-				t.Error("it is still packed")
+				t.Error("the object is still packed")
 			}
 			if diff := cmp.Diff(asJSON(t, test.want), asJSON(t, h.object)); diff != "" || !sameContent(h.object, test.want) {
 				t.Fatalf("-want +got\n%s", diff)
@@ -62,7 +63,8 @@ func asJSON(t *testing.T, obj Object) string {
 	return string(text)
 }
 
-// What nobody may see is packed, what somebody may is not, and each becomes the other as Mappings come and go.
+// TestWhatNobodySeesIsPacked proves that invisible objects are packed and visible ones are not, while Mappings come and
+// go.
 func TestWhatNobodySeesIsPacked(t *testing.T) {
 	c := synced(t)
 	service := &corev1.Service{}
@@ -74,11 +76,11 @@ func TestWhatNobodySeesIsPacked(t *testing.T) {
 		t.Helper()
 		h := c.services.known[keyOf(service)]
 		if (h.object != nil) != seen || (h.packed == nil) != seen || c.Services().Len() != len(c.services.served) {
-			t.Errorf("held as %+v, seen: %t", h, seen)
+			t.Errorf("held as %+v, visible: %t", h, seen)
 		}
 		entry := c.Services().Get("shop", "web")
 		if (entry != nil) != seen || seen && entry.Object.(*corev1.Service).Spec.ClusterIP != "10.96.0.1" {
-			t.Errorf("served as %+v, seen: %t", entry, seen)
+			t.Errorf("served as %+v, visible: %t", entry, seen)
 		}
 	}
 	check(false)

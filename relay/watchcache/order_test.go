@@ -16,7 +16,8 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// All kinds share one count of versions, by which a Mapping is never seen without what it names.
+// TestAMappingIsShownAfterItsServiceAndHiddenBeforeIt proves that events of all kinds, in the order of their versions,
+// never show a Mapping without the Service that it names.
 func TestAMappingIsShownAfterItsServiceAndHiddenBeforeIt(t *testing.T) {
 	c := New(NewEpoch(), 100)
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "shop", Name: name} }

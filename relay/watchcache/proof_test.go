@@ -19,8 +19,8 @@ const (
 	proofPerSlice  = 10
 )
 
-// TestProofCost weighs what a relay holds of a cluster of 100,000 endpoints for the proof that they are pods: a label of each
-// slice and a selector of each Service, or a Pod each with nothing of it but its address and who it is.
+// TestProofCost measures the relay's memory for a cluster of 100,000 endpoints with the data that proves endpoints to be
+// pods: either a label of each slice and a selector of each Service, or each Pod reduced to its address and identity.
 func TestProofCost(t *testing.T) {
 	slices := func(proof bool) func() any {
 		return func() any {
@@ -56,7 +56,7 @@ func TestProofCost(t *testing.T) {
 		}
 		return known
 	}
-	// The least that can be held of Pods: their names and addresses.
+	// The minimum for Pods: names and addresses.
 	names := func() any {
 		known := map[types.NamespacedName]string{}
 		for key, p := range pods().(map[types.NamespacedName]*corev1.Pod) {
@@ -65,14 +65,14 @@ func TestProofCost(t *testing.T) {
 		return known
 	}
 	without, with, watched, least := heapOf(slices(false)), heapOf(slices(true)), heapOf(pods), heapOf(names)
-	t.Logf("%d endpoints: the relay holds %.1f MB, of which %.1f MB (%d B an endpoint) for label and selector; Pods would add %.1f MB (%d B), their names and addresses alone %.1f MB (%d B)",
+	t.Logf("%d endpoints: the relay holds %.1f MB, of which %.1f MB (%d B per endpoint) for label and selector; Pods would add %.1f MB (%d B), their names and addresses alone %.1f MB (%d B)",
 		proofEndpoints, mega(with), mega(with-without), (with-without)/proofEndpoints, mega(watched), watched/proofEndpoints, mega(least), least/proofEndpoints)
 	if with-without > least/4 {
-		t.Errorf("label and selector take %d bytes, more than a quarter of the %d of names and addresses of Pods", with-without, least)
+		t.Errorf("label and selector take %d bytes, more than a quarter of the %d bytes of names and addresses of Pods", with-without, least)
 	}
 }
 
-// heapOf returns how many bytes of heap what f returns takes.
+// heapOf returns the heap bytes that the result of f takes.
 func heapOf(f func() any) int64 {
 	var before, after runtime.MemStats
 	runtime.GC()

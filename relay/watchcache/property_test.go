@@ -20,9 +20,9 @@ import (
 	"github.com/smartnat/smartnat/relay/filter"
 )
 
-// TestWatchersConverge walks at random through changes of a cluster, lost connections to it, relays that restart and
-// watchers that fall behind, move to another relay or list again. Whatever the way, a watcher that has read all there is
-// holds filter.Visible of the cluster, and was told each change of an object once and in order.
+// TestWatchersConverge is a random walk through changes of a cluster, lost connections to it, restarts of relays, and
+// watchers that fall behind, move to another relay or list again. A watcher that has read all events always holds
+// filter.Visible of the cluster, and it has seen each change of an object once and in order.
 func TestWatchersConverge(t *testing.T) {
 	for seed := range uint64(100) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
@@ -37,7 +37,7 @@ func TestWatchersConverge(t *testing.T) {
 	}
 }
 
-// world is a cluster, two relays of it and some watchers, each of one of the relays.
+// world is a cluster, two relays that mirror it, and watchers of these relays.
 type world struct {
 	*testing.T
 	*rand.Rand
@@ -68,7 +68,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
-// kinds are the kinds of a relay, in the order of the world.
+// kinds returns the Resources in the order of the world's kinds.
 func kinds(c *Cache) [3]*Resource {
 	return [3]*Resource{c.Mappings(), c.Services(), c.EndpointSlices()}
 }
@@ -78,7 +78,7 @@ func (w *world) step() {
 	case n < 1:
 		w.restart(w.IntN(2))
 	case n < 3:
-		// The relay lost its connection, and finds out what changed meanwhile.
+		// The relay loses its connection and later lists what changed meanwhile.
 		for range w.IntN(5) {
 			w.change(false)
 		}
@@ -113,7 +113,7 @@ func (w *world) list(relay int) {
 	}
 }
 
-// change creates, changes or deletes an object, and tells the relays of it, or not.
+// change creates, modifies or deletes a random object. If tell is true, the relays receive the event.
 func (w *world) change(tell bool) {
 	w.changes++
 	kind := w.IntN(3)
@@ -144,7 +144,7 @@ func (w *world) change(tell bool) {
 	}
 }
 
-// object makes one up, of few names, so that they meet.
+// object returns a random object. There are few names, so that references hit.
 func (w *world) object(kind int) Object {
 	meta := metav1.ObjectMeta{
 		Namespace: fmt.Sprint("ns", w.IntN(2)), Name: fmt.Sprint("n", w.IntN(4)),
@@ -156,7 +156,7 @@ func (w *world) object(kind int) Object {
 	case 0:
 		port := int32(80)
 		if w.IntN(5) == 0 {
-			port = 0 // not valid
+			port = 0 // invalid
 		}
 		return &v1alpha1.Mapping{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{
 			Addresses: []string{"192.0.2.1"}, ServiceName: service, Ports: []v1alpha1.MappingPort{{Port: port}},
@@ -171,7 +171,7 @@ func (w *world) object(kind int) Object {
 	}
 }
 
-// read lets a watcher read on, from wherever it is, or list when it is told to.
+// read lets a watcher read the events after its position, or list if that is expired.
 func (w *world) read(c *watcher) {
 	r := kinds(w.relays[c.relay])[c.kind]
 	events, at, _, err := r.Since(c.at)
@@ -200,10 +200,10 @@ func (w *world) apply(c *watcher, e Event) {
 		w.Errorf("%s %s at %s, of version %s, after %s", e.Type, key, e.Version, obj.GetResourceVersion(), c.at)
 	}
 	if (e.Type == watch.Added) != (held == nil) {
-		w.Errorf("%s %s, of which the watcher holds %v", e.Type, key, held)
+		w.Errorf("%s %s, while the watcher holds %v", e.Type, key, held)
 	}
 	if held != nil && (e.Old == nil || e.Old.Object.GetResourceVersion() != held.GetResourceVersion()) {
-		w.Errorf("%s %s: a change between %s and it was not told", e.Type, key, held.GetResourceVersion())
+		w.Errorf("%s %s: a change since %s is missing", e.Type, key, held.GetResourceVersion())
 	}
 	if held != nil && e.Type == watch.Modified && sameContent(obj, unversioned(held)) {
 		w.Errorf("%s %s without a change", e.Type, key)
@@ -216,7 +216,7 @@ func (w *world) apply(c *watcher, e Event) {
 	}
 }
 
-// check lets all watchers read and compares what they hold with what the filter says.
+// check lets all watchers catch up and compares their objects with filter.Visible.
 func (w *world) check() {
 	want := w.visible()
 	for _, c := range w.watchers {

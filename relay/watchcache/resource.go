@@ -13,35 +13,36 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// kind is what differs between the kinds.
+// kind holds the functions that differ between kinds.
 type kind struct {
-	// strip turns an object of the cluster into what may leave it; false when it is of another type.
+	// strip returns the part of an object that may leave the cluster, or false if the type is wrong.
 	strip func(any) (Object, bool)
-	// empty returns an object of the kind to read one into.
+	// empty returns a new object to decode into.
 	empty func() Object
-	// service returns the Service that decides whether an object is visible; empty when there is none.
+	// service returns the Service that decides whether an object is visible, or none.
 	service func(Object) types.NamespacedName
-	// visible says whether an object is to be seen at the moment.
+	// visible reports whether an object is visible now.
 	visible func(*held) bool
-	// index gets the Service of an object before it is published, and then the one that it had; the other is empty.
+	// index is called with the new Service (after) before an object is published, and then with the old one (before). The
+	// other argument is none.
 	index func(key, before, after types.NamespacedName)
 }
 
-// Resource is the Cache's view of one kind.
+// Resource is the part of a Cache that holds one kind.
 type Resource struct {
 	kind
 	cache *Cache
-	// known are the stripped objects of the cluster, visible or not; served are those that are visible.
+	// known holds the stripped objects of the cluster, visible or not. served holds the visible ones.
 	known  map[types.NamespacedName]*held
 	served map[types.NamespacedName]*Entry
-	// listed are the served in order, once somebody has asked for that since the last change.
+	// listed is the sorted list of served. It is built on first use and reset by each change.
 	listed atomic.Pointer[[]*Entry]
-	// events are the latest changes; all those after horizon are there. Watchers read parts of it without a lock, so
-	// what is in it is never overwritten.
+	// events holds the latest changes, complete after horizon. Watchers read slices of it without a lock, so its elements
+	// are never overwritten.
 	events  []Event
 	horizon Version
 	synced  bool
-	// changed is closed when there is something to read; news says that there is.
+	// changed is closed when there is a new event. news is set until then.
 	changed chan struct{}
 	news    bool
 }
@@ -53,22 +54,22 @@ func (r *Resource) init(c *Cache, k kind) {
 	r.changed = make(chan struct{})
 }
 
-// Get returns an object, or nil.
+// Get returns the visible object of that name, or nil.
 func (r *Resource) Get(namespace, name string) *Entry {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
 	return r.served[types.NamespacedName{Namespace: namespace, Name: name}]
 }
 
-// Len is how many are served.
+// Len returns the number of visible objects.
 func (r *Resource) Len() int {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
 	return len(r.served)
 }
 
-// List returns what is served, in the order of the keys, and the version that it is the state of. The list must not be
-// changed: it is the same one for all until something changes, however many come at once.
+// List returns the visible objects, sorted by namespace and name, and the version of that state. Callers must not modify
+// the list: all callers share it until the next change.
 func (r *Resource) List() ([]*Entry, Version) {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
@@ -87,8 +88,9 @@ func (r *Resource) List() ([]*Entry, Version) {
 	return entries, r.cache.version
 }
 
-// Since returns the changes after a version, the version that they lead to, and a channel that is closed when there are
-// more. It fails with ErrExpired when some of them are not known any more, or the version was never given out here.
+// Since returns the changes after a version, the version that they lead to, and a channel that is closed on the next
+// change. It fails with ErrExpired if some of the changes are no longer in the history, or if this Cache never assigned
+// the version.
 func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, error) {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
@@ -99,14 +101,14 @@ func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, er
 	return r.events[first:len(r.events):len(r.events)], r.cache.version, r.changed, nil
 }
 
-// News returns a channel that is closed when there are changes after those that there are.
+// News returns a channel that is closed on the next change.
 func (r *Resource) News() <-chan struct{} {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
 	return r.changed
 }
 
-// Knows fails with ErrExpired unless a version was given out by this Cache.
+// Knows returns ErrExpired unless this Cache assigned the version.
 func (c *Cache) Knows(version Version) error {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -116,7 +118,7 @@ func (c *Cache) Knows(version Version) error {
 	return nil
 }
 
-// take puts an object, or nil for none, in the place of what was known under its key.
+// take replaces the known object of a key by now, or removes it if now is nil.
 func (r *Resource) take(key types.NamespacedName, now *held) {
 	var before, after types.NamespacedName
 	if old := r.known[key]; old != nil {
@@ -127,7 +129,7 @@ func (r *Resource) take(key types.NamespacedName, now *held) {
 	} else {
 		r.known[key], after = now, now.service
 	}
-	// What an object makes visible is there before it, and what it made visible goes after it.
+	// Services and slices that a Mapping makes visible appear before it and disappear after it.
 	if before != after {
 		r.index(key, none, after)
 	}
@@ -137,7 +139,7 @@ func (r *Resource) take(key types.NamespacedName, now *held) {
 	}
 }
 
-// settle publishes what changed for watchers of one object, if anything did.
+// settle publishes the difference between the known and the served state of one object, if any.
 func (r *Resource) settle(key types.NamespacedName) {
 	now := r.known[key]
 	shown := now != nil && r.visible(now)
@@ -173,7 +175,7 @@ func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Obje
 		r.served[key] = entry
 	}
 	if !r.cache.synced {
-		// Nobody can have been told a version yet.
+		// No client knows a version before the sync.
 		r.horizon = r.cache.version
 		return
 	}
@@ -186,7 +188,7 @@ func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Obje
 	}
 }
 
-// sameContent compares all but the resource version, which is ours in one and empty in the other.
+// sameContent compares everything except the resource version, which is empty in known.
 func sameContent(served, known Object) bool {
 	served = shallowCopy(served)
 	served.SetResourceVersion(known.GetResourceVersion())

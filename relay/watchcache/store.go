@@ -10,19 +10,19 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 )
 
-// Store is the side of a Resource that a reflector fills. Objects are stripped before anything else is done with them,
-// so that a cluster of which little is mapped costs little memory.
+// Store is the side of a Resource that a reflector fills. It strips objects first, so that a cluster with few mapped
+// Services costs little memory.
 type Store struct{ resource *Resource }
 
 var _ toolscache.TransformingStore = Store{}
 
-// Store returns the side of the Resource that is filled.
+// Store returns the Store of the Resource.
 func (r *Resource) Store() Store { return Store{r} }
 
-// Add takes an object in.
+// Add adds an object.
 func (s Store) Add(obj any) error { return s.Update(obj) }
 
-// Update takes a changed object in.
+// Update adds or replaces an object.
 func (s Store) Update(obj any) error {
 	h, err := s.hold(obj)
 	if err != nil {
@@ -32,7 +32,7 @@ func (s Store) Update(obj any) error {
 	return nil
 }
 
-// Delete takes an object out.
+// Delete removes an object.
 func (s Store) Delete(obj any) error {
 	h, err := s.hold(obj)
 	if err != nil {
@@ -42,7 +42,7 @@ func (s Store) Delete(obj any) error {
 	return nil
 }
 
-// Replace makes objs all that there is. When every kind was replaced once the Cache has synced.
+// Replace replaces all objects. The Cache has synced once Replace was called for every kind.
 func (s Store) Replace(objs []any, _ string) error {
 	next := make(map[types.NamespacedName]*held, len(objs))
 	for _, obj := range objs {
@@ -68,10 +68,11 @@ func (s Store) Replace(objs []any, _ string) error {
 	return nil
 }
 
-// Resync does nothing: what is published is always what was taken in.
+// Resync does nothing: the served state always follows the known state.
 func (s Store) Resync() error { return nil }
 
-// Transformer strips and packs objects while a reflector still collects them: all of a large cluster is there at once then.
+// Transformer strips and packs objects while the reflector still collects a list, because a large cluster is in memory at
+// once then.
 func (s Store) Transformer() toolscache.TransformFunc {
 	return func(obj any) (any, error) {
 		h, err := s.hold(obj)
@@ -82,19 +83,19 @@ func (s Store) Transformer() toolscache.TransformFunc {
 	}
 }
 
-// hold strips an object, unless it went through the Transformer.
+// hold strips an object, unless the Transformer has done so.
 func (s Store) hold(obj any) (*held, error) {
 	if h, ok := obj.(*held); ok {
 		return h, nil
 	}
 	stripped, ok := s.resource.strip(obj)
 	if !ok {
-		return nil, fmt.Errorf("unexpected object of type %T from the cluster", obj)
+		return nil, fmt.Errorf("unexpected object of type %T from the API server", obj)
 	}
 	return &held{key: keyOf(stripped), service: s.resource.service(stripped), object: stripped}, nil
 }
 
-// do changes the Cache, and wakes the watchers to whom that gave something to read.
+// do applies a change to the Cache and wakes the watchers of the kinds that changed.
 func (s Store) do(change func()) {
 	c := s.resource.cache
 	c.mu.Lock()
