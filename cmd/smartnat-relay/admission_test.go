@@ -90,7 +90,7 @@ func TestEndpointSlicesAreTheControllers(t *testing.T) {
 		return p.path(name + ".yaml")
 	}
 	refused := func(out string, err error) bool {
-		return err != nil && strings.Contains(out, "smartnat-endpointslices") && strings.Contains(out, "written by that controller alone")
+		return err != nil && strings.Contains(out, "smartnat-endpointslices") && strings.Contains(out, "only the EndpointSlice controller may write")
 	}
 	// The policy is in force a moment after it was made.
 	p.eventually("the policy to be in force", func() bool {

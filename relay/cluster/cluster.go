@@ -21,12 +21,12 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Client has a client of each kind that is used.
+// Client has a REST client for each API group that the relay uses.
 type Client struct {
 	groups map[schema.GroupVersion]rest.Interface
 }
 
-// New connects to nothing yet. All clients share one transport.
+// New returns a Client. It does not connect yet; all REST clients share one transport.
 func New(config *rest.Config) (*Client, error) {
 	scheme, err := newScheme()
 	if err != nil {
@@ -51,7 +51,7 @@ func New(config *rest.Config) (*Client, error) {
 	return c, nil
 }
 
-// kinds are those that are sent and read.
+// kinds returns the kinds that the relay sends and receives.
 func kinds() map[schema.GroupVersion][]runtime.Object {
 	return map[schema.GroupVersion][]runtime.Object{
 		corev1.SchemeGroupVersion:           {&corev1.Service{}, &corev1.ServiceList{}, &corev1.Event{}},
@@ -59,13 +59,13 @@ func kinds() map[schema.GroupVersion][]runtime.Object {
 		coordinationv1.SchemeGroupVersion:   {&coordinationv1.Lease{}, &coordinationv1.LeaseList{}},
 		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenReview{}},
 		authorizationv1.SchemeGroupVersion:  {&authorizationv1.SubjectAccessReview{}},
-		v1alpha1.SchemeGroupVersion:         nil, // these register themselves
+		v1alpha1.SchemeGroupVersion:         nil, // AddToScheme registers its kinds
 	}
 }
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	// What the API server answers beside objects is of this version.
+	// Objects such as Status have this version.
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	for group, objects := range kinds() {
 		scheme.AddKnownTypes(group, objects...)
@@ -77,43 +77,43 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// Mappings are those of a namespace, or of all.
+// Mappings returns a client for the Mappings of a namespace, or of all if it is empty.
 func (c *Client) Mappings(namespace string) *gentype.ClientWithList[*v1alpha1.Mapping, *v1alpha1.MappingList] {
 	return gentype.NewClientWithList("mappings", c.groups[v1alpha1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[v1alpha1.Mapping], newOf[v1alpha1.MappingList])
 }
 
-// Services are those of a namespace, or of all.
+// Services returns a client for the Services of a namespace, or of all if it is empty.
 func (c *Client) Services(namespace string) *gentype.ClientWithList[*corev1.Service, *corev1.ServiceList] {
 	return gentype.NewClientWithList("services", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[corev1.Service], newOf[corev1.ServiceList], gentype.PrefersProtobuf[*corev1.Service]())
 }
 
-// EndpointSlices are those of a namespace, or of all.
+// EndpointSlices returns a client for the EndpointSlices of a namespace, or of all if it is empty.
 func (c *Client) EndpointSlices(namespace string) *gentype.ClientWithList[*discoveryv1.EndpointSlice, *discoveryv1.EndpointSliceList] {
 	return gentype.NewClientWithList("endpointslices", c.groups[discoveryv1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[discoveryv1.EndpointSlice], newOf[discoveryv1.EndpointSliceList], gentype.PrefersProtobuf[*discoveryv1.EndpointSlice]())
 }
 
-// Leases are those of a namespace.
+// Leases returns a client for the Leases of a namespace.
 func (c *Client) Leases(namespace string) *gentype.ClientWithList[*coordinationv1.Lease, *coordinationv1.LeaseList] {
 	return gentype.NewClientWithList("leases", c.groups[coordinationv1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[coordinationv1.Lease], newOf[coordinationv1.LeaseList], gentype.PrefersProtobuf[*coordinationv1.Lease]())
 }
 
-// Events are those of a namespace.
+// Events returns a client for the Events of a namespace.
 func (c *Client) Events(namespace string) *gentype.Client[*corev1.Event] {
 	return gentype.NewClient("events", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[corev1.Event], gentype.PrefersProtobuf[*corev1.Event]())
 }
 
-// TokenReviews say who somebody is.
+// TokenReviews returns a client that authenticates tokens.
 func (c *Client) TokenReviews() *gentype.Client[*authenticationv1.TokenReview] {
 	return gentype.NewClient("tokenreviews", c.groups[authenticationv1.SchemeGroupVersion], metav1.ParameterCodec, "",
 		newOf[authenticationv1.TokenReview], gentype.PrefersProtobuf[*authenticationv1.TokenReview]())
 }
 
-// SubjectAccessReviews say what somebody may.
+// SubjectAccessReviews returns a client that authorizes users.
 func (c *Client) SubjectAccessReviews() *gentype.Client[*authorizationv1.SubjectAccessReview] {
 	return gentype.NewClient("subjectaccessreviews", c.groups[authorizationv1.SchemeGroupVersion], metav1.ParameterCodec, "",
 		newOf[authorizationv1.SubjectAccessReview], gentype.PrefersProtobuf[*authorizationv1.SubjectAccessReview]())

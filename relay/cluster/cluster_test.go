@@ -40,7 +40,7 @@ type answer struct {
 	body        []byte
 }
 
-// server answers all alike and notes what it was asked.
+// server sends the same answer to all requests and records them.
 type server struct {
 	answer
 	asked []request
@@ -64,12 +64,12 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// in is an object as an answer.
+// in returns object as a response in a content type.
 func in(t *testing.T, codecs serializer.CodecFactory, contentType string, object runtime.Object) answer {
 	t.Helper()
 	info, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), contentType)
 	if !ok {
-		t.Fatalf("nothing writes %s", contentType)
+		t.Fatalf("no serializer for %s", contentType)
 	}
 	versions := []schema.GroupVersion{v1alpha1.SchemeGroupVersion, corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion,
 		coordinationv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion}
@@ -94,7 +94,7 @@ func both(t *testing.T, codecs serializer.CodecFactory, object runtime.Object) [
 	return append(inJSON(t, codecs, object), in(t, codecs, runtime.ContentTypeProtobuf, object))
 }
 
-// change is a watch that says one thing and ends.
+// change returns a watch with one event.
 func change(t *testing.T, codecs serializer.CodecFactory, object runtime.Object) []answer {
 	t.Helper()
 	a := in(t, codecs, runtime.ContentTypeJSON, object)
@@ -102,10 +102,10 @@ func change(t *testing.T, codecs serializer.CodecFactory, object runtime.Object)
 	return []answer{a}
 }
 
-// ask asks something of the cluster.
+// ask sends one request.
 type ask func(context.Context) (any, error)
 
-// These are what both kinds of clients have.
+// Methods that both clients have.
 type (
 	listerWatcher[L any] interface {
 		List(context.Context, metav1.ListOptions) (L, error)
@@ -128,7 +128,7 @@ func list[L any](c listerWatcher[L]) ask {
 	}
 }
 
-// look is a watch of which the first event counts.
+// look opens a watch and reads its first event.
 func look[L any](c listerWatcher[L]) ask {
 	return func(ctx context.Context) (any, error) {
 		initial, seconds := true, int64(60)
@@ -158,7 +158,8 @@ func patch[T any](c patcher[T], how types.PatchType, subresources ...string) ask
 	}
 }
 
-// TestClientsAskAsThoseOfClientGo: what they send, and what they make of the answer.
+// TestClientsAskAsThoseOfClientGo proves that this package and client-go send the same requests and return the same
+// results.
 func TestClientsAskAsThoseOfClientGo(t *testing.T) {
 	s := &server{}
 	config := rest.AddUserAgent(&rest.Config{Host: "https://cluster", Transport: s, QPS: -1}, "smartnat-relay")
@@ -205,7 +206,7 @@ func TestClientsAskAsThoseOfClientGo(t *testing.T) {
 		{"patch an Event", patch(core.CoreV1().Events("shop"), types.StrategicMergePatchType), patch(ours.Events("shop"), types.StrategicMergePatchType),
 			both(t, inCore, event)},
 		{"review a token", create(core.AuthenticationV1().TokenReviews(), token), create(ours.TokenReviews(), token), both(t, inCore, token)},
-		{"review what somebody may", create(core.AuthorizationV1().SubjectAccessReviews(), access), create(ours.SubjectAccessReviews(), access), both(t, inCore, access)},
+		{"review the access of a user", create(core.AuthorizationV1().SubjectAccessReviews(), access), create(ours.SubjectAccessReviews(), access), both(t, inCore, access)},
 	} {
 		refusal := apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "web", errors.New("no")).ErrStatus
 		for _, answer := range append(test.answers, both(t, inCore, &refusal)...) {
@@ -216,7 +217,7 @@ func TestClientsAskAsThoseOfClientGo(t *testing.T) {
 				s.asked = nil
 				got, gotErr := test.ours(t.Context())
 				if diff := cmp.Diff(asked, s.asked); diff != "" || len(asked) != 1 {
-					t.Errorf("asked (-client-go +ours)\n%s", diff)
+					t.Errorf("requests (-client-go +ours)\n%s", diff)
 				}
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("result (-client-go +ours)\n%s", diff)

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cluster has clients of the few kinds that the relay reads and writes in the cluster, which ask as those of client-go
-// do: the clientsets would bring all kinds that there are into memory. It knows how a kind is asked for. What is made of that, it
-// must never know, nor keep anything, nor decide who may see what.
+// Package cluster has REST clients for the few kinds that the relay reads and writes. They send the same requests as the
+// clientsets of client-go, which would load the types of all kinds into memory. The package knows how to request a kind.
+// It must not interpret objects, keep state, or decide who may see what.
 package cluster

@@ -24,7 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files instead of comparing with them")
 
-// filled returns an object in which every field of Kubernetes and SmartNat is set, so that what is stripped of it shows.
+// filled returns an object with every field set, so that the golden files show which fields leave.
 func filled[T any]() *T {
 	obj := new(T)
 	fill(reflect.ValueOf(obj).Elem())
@@ -63,12 +63,12 @@ func fill(v reflect.Value) {
 			fill(v.Field(i))
 		}
 	default:
-		panic("no way to fill a " + v.Type().String())
+		panic("cannot fill a " + v.Type().String())
 	}
 }
 
-// TestWhatLeavesTheCluster shows, for each kind, every field that can leave the cluster: the golden files are the list
-// that a reviewer reads.
+// TestWhatLeavesTheCluster writes every field of each kind that can leave the cluster. Reviewers read the golden files as
+// the list of these fields.
 func TestWhatLeavesTheCluster(t *testing.T) {
 	mapping, service, slice := filter.Mapping(filled[v1alpha1.Mapping]()), filter.Service(filled[corev1.Service]()),
 		filter.EndpointSlice(filled[discoveryv1.EndpointSlice]())
@@ -106,7 +106,7 @@ func meta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name}
 }
 
-// mapping returns one of the namespace shop.
+// mapping returns a Mapping in the namespace shop.
 func mapping(name, service string, change ...func(*v1alpha1.Mapping)) *v1alpha1.Mapping {
 	m := &v1alpha1.Mapping{ObjectMeta: meta("shop", name), Spec: v1alpha1.MappingSpec{
 		Addresses: []string{"192.0.2.1"}, ServiceName: service, Ports: []v1alpha1.MappingPort{{Port: 80}},
@@ -143,10 +143,10 @@ func TestVisible(t *testing.T) {
 		{"two Mappings show a Service once", []*v1alpha1.Mapping{mapping("a", "web"), mapping("b", "web")},
 			[]string{"mapping shop/a", "mapping shop/b", "service shop/web", "slice shop/web-1", "slice shop/web-2"}},
 		{"a Service that does not exist shows nothing", []*v1alpha1.Mapping{mapping("a", "gone")}, []string{"mapping shop/a"}},
-		{"a Mapping that is not valid shows itself alone", []*v1alpha1.Mapping{
+		{"an invalid Mapping shows only itself", []*v1alpha1.Mapping{
 			mapping("a", "web", func(m *v1alpha1.Mapping) { m.Spec.Ports[0].Port = 70000 }),
 		}, []string{"mapping shop/a"}},
-		{"no name of a Service matches slices of none", []*v1alpha1.Mapping{mapping("a", "")}, []string{"mapping shop/a"}},
+		{"an empty Service name does not match slices without a Service", []*v1alpha1.Mapping{mapping("a", "")}, []string{"mapping shop/a"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := filter.Visible(filter.Cluster{Mappings: test.mappings, Services: services, EndpointSlices: slices})
@@ -191,7 +191,7 @@ func TestStrippingChangesNothingOfTheOriginal(t *testing.T) {
 	}
 }
 
-// Of the labels of a slice, gateways get those that say whether its endpoints are pods, and no others.
+// TestGatewayLabels proves that a gateway gets only the labels of a slice that prove its endpoints to be pods.
 func TestGatewayLabels(t *testing.T) {
 	const service, manager = discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy
 	for _, test := range []struct {
@@ -200,7 +200,7 @@ func TestGatewayLabels(t *testing.T) {
 	}{
 		{"none", nil, nil},
 		{"others", map[string]string{"team": "a"}, nil},
-		{"of the controller", map[string]string{service: "web", manager: "endpointslice-controller.k8s.io", "team": "a"},
+		{"managed by the controller", map[string]string{service: "web", manager: "endpointslice-controller.k8s.io", "team": "a"},
 			map[string]string{service: "web", manager: "endpointslice-controller.k8s.io"}},
 		{"handmade", map[string]string{service: "web"}, map[string]string{service: "web"}},
 		{"empty", map[string]string{service: "web", manager: ""}, map[string]string{service: "web"}},
@@ -214,7 +214,8 @@ func TestGatewayLabels(t *testing.T) {
 	}
 }
 
-// Conditions that are left out for gateways mean the same as what was there, as discovery/v1 defines what is not said.
+// TestGatewayConditionsMeanTheSame proves that dropping conditions does not change their meaning, by the defaults of
+// discovery/v1.
 func TestGatewayConditionsMeanTheSame(t *testing.T) {
 	type meaning struct{ ready, serving, terminating bool }
 	means := func(c discoveryv1.EndpointConditions) (m meaning) {
@@ -225,7 +226,7 @@ func TestGatewayConditionsMeanTheSame(t *testing.T) {
 			return *condition
 		}
 		m.ready = is(c.Ready, true)
-		if !m.ready { // or else the others make no difference
+		if !m.ready { // the other conditions matter only then
 			m.serving, m.terminating = is(c.Serving, m.ready), is(c.Terminating, false)
 		}
 		return m

@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/relay/filter"
 )
 
-// FuzzVisible takes any objects for those of the cluster: no panic, no Service that no valid Mapping of its namespace names, no
-// slice of another one, and what was filtered once is filtered the same again.
+// FuzzVisible proves for any objects that Visible does not panic, shows no Service that a valid Mapping of its namespace
+// does not name, shows no slice of another Service, and is idempotent.
 func FuzzVisible(f *testing.F) {
 	for _, cluster := range []filter.Cluster{
 		{},
@@ -46,7 +46,7 @@ func FuzzVisible(f *testing.F) {
 		if json.Unmarshal(text, &cluster) != nil {
 			return
 		}
-		// Informers deliver objects, never the lack of one.
+		// Informers never deliver nil.
 		cluster.Mappings, cluster.Services = withoutNil(cluster.Mappings), withoutNil(cluster.Services)
 		cluster.EndpointSlices = withoutNil(cluster.EndpointSlices)
 		named := map[types.NamespacedName]bool{}
@@ -67,7 +67,7 @@ func FuzzVisible(f *testing.F) {
 			}
 		}
 		if diff := cmp.Diff(out, filter.Visible(out), cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("filtered again (-once +twice):\n%s", diff)
+			t.Errorf("not idempotent (-once +twice):\n%s", diff)
 		}
 	})
 }

@@ -11,19 +11,20 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// What a gateway needs of what leaves the cluster. It gets that when it asks for it, by the profile of the media type;
-// others, such as kubectl, get all of it. The results share memory with what they are made of and must not be changed.
+// The functions of this file return the part of a stripped object that a gateway needs. A gateway asks for it by the
+// profile of the media type; other clients, such as kubectl, get the whole stripped object. The results share memory with
+// their arguments and must not be modified.
 
-// GatewayMapping leaves out the status, and labels.
+// GatewayMapping drops the status and the labels.
 func GatewayMapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	meta := gatewayMeta(&in.ObjectMeta)
-	// The older of two Mappings wins, and what is reported of one names it and its generation.
+	// The older of two conflicting Mappings wins, and status reports name UID and generation.
 	meta.UID, meta.Generation, meta.CreationTimestamp = in.UID, in.Generation, in.CreationTimestamp
 	return &v1alpha1.Mapping{TypeMeta: in.TypeMeta, ObjectMeta: meta, Spec: in.Spec}
 }
 
-// GatewayService leaves out labels and the ports of pods, which the EndpointSlices have. The selector stays: endpoints of a
-// Service without one are not known to be pods.
+// GatewayService drops the labels and the target ports, which are in the EndpointSlices. It keeps the selector, because
+// only endpoints of a Service with a selector are known to be pods.
 func GatewayService(in *corev1.Service) *corev1.Service {
 	out := &corev1.Service{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), Spec: corev1.ServiceSpec{
 		Type: in.Spec.Type, Selector: in.Spec.Selector, ClusterIP: in.Spec.ClusterIP, ClusterIPs: in.Spec.ClusterIPs, IPFamilies: in.Spec.IPFamilies,
@@ -36,8 +37,8 @@ func GatewayService(in *corev1.Service) *corev1.Service {
 	return out
 }
 
-// GatewayEndpointSlice leaves out all labels but those of the Service and of the controller that manages the slice, and
-// conditions that mean the same when they are absent.
+// GatewayEndpointSlice drops all labels except for the Service name and the managing controller, and conditions that equal
+// their default.
 func GatewayEndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType,
@@ -52,8 +53,8 @@ func GatewayEndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSl
 	return out
 }
 
-// gatewayConditions of a ready endpoint are none: to be ready is the default, and nothing else matters then. Of another
-// one it matters whether it still serves while it terminates, which by default it does not.
+// gatewayConditions drops all conditions of a ready endpoint: ready is the default, and a gateway reads no others then. Of
+// an endpoint that is not ready, it keeps serving and terminating if they are true; the default is false.
 func gatewayConditions(in discoveryv1.EndpointConditions) (out discoveryv1.EndpointConditions) {
 	if in.Ready == nil || *in.Ready {
 		return out
@@ -72,8 +73,8 @@ func gatewayMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: in.Name, Namespace: in.Namespace}
 }
 
-// sliceLabels returns the labels that a gateway reads of an EndpointSlice: of which Service it is, and which controller
-// manages it; nil when it has neither.
+// sliceLabels returns the labels that a gateway reads: the Service name and the managing controller. It returns nil if
+// there are none.
 func sliceLabels(in map[string]string) map[string]string {
 	var out map[string]string
 	for _, key := range []string{discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy} {

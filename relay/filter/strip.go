@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Mapping returns what leaves the cluster of a Mapping: all that its author and SmartNat wrote.
+// Mapping returns the part of a Mapping that may leave the cluster: everything that its author and SmartNat wrote.
 func Mapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	out := in.DeepCopy()
 	out.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping"}
@@ -22,8 +22,9 @@ func Mapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	return out
 }
 
-// Service returns what leaves the cluster of a Service: where it listens, how it balances and its selector. Whether there is
-// a selector is half of the proof that its endpoints are pods of its namespace; the other half is who manages the slices.
+// Service returns the part of a Service that may leave the cluster: addresses and ports, load balancing, and the selector.
+// A selector is half of the proof that the endpoints are pods of the Service's namespace; the managing controller of the
+// slices is the other half.
 func Service(in *corev1.Service) *corev1.Service {
 	out := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
@@ -48,14 +49,14 @@ func Service(in *corev1.Service) *corev1.Service {
 	return out
 }
 
-// EndpointSlice returns what leaves the cluster of an EndpointSlice: addresses, whether they are ready, ports, and, among its
-// labels, which controller manages it.
+// EndpointSlice returns the part of an EndpointSlice that may leave the cluster: addresses, conditions, ports and labels.
+// The labels name the managing controller.
 func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta:    metav1.TypeMeta{APIVersion: discoveryv1.SchemeGroupVersion.String(), Kind: "EndpointSlice"},
 		ObjectMeta:  objectMeta(&in.ObjectMeta),
 		AddressType: in.AddressType,
-		// All these are required: an empty list must not become null.
+		// These fields are required, so an empty list must not become null.
 		Endpoints: make([]discoveryv1.Endpoint, 0, len(in.Endpoints)),
 		Ports:     make([]discoveryv1.EndpointPort, 0, len(in.Ports)),
 	}
@@ -72,8 +73,8 @@ func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	return out
 }
 
-// objectMeta keeps who an object is, its age, by which the older of two Mappings wins, and its labels, which clients
-// select by. Its resource version is the cluster's own and does not leave it.
+// objectMeta keeps the identity of an object, its age, by which the older of two Mappings wins, and its labels, which
+// selectors match. It drops the cluster's resource version.
 func objectMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Name:              in.Name,

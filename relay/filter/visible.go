@@ -12,15 +12,15 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 )
 
-// Cluster is what a cluster holds of the kinds that can leave it.
+// Cluster holds the objects of a cluster that may be visible outside.
 type Cluster struct {
 	Mappings       []*v1alpha1.Mapping
 	Services       []*corev1.Service
 	EndpointSlices []*discoveryv1.EndpointSlice
 }
 
-// Visible returns what of a cluster leaves it: every Mapping, so that its author can see what became of it, and the
-// Services and EndpointSlices that a valid one names, stripped.
+// Visible returns the objects that leave a cluster, stripped: all Mappings, so that their authors can see their status,
+// and the Services and EndpointSlices that a valid Mapping names.
 func Visible(in Cluster) Cluster {
 	var out Cluster
 	named := map[types.NamespacedName]bool{}
@@ -43,7 +43,7 @@ func Visible(in Cluster) Cluster {
 	return out
 }
 
-// NamedBy returns the Service that a Mapping makes visible. One that is not valid makes none visible.
+// NamedBy returns the Service that a Mapping makes visible. An invalid Mapping makes none visible.
 func NamedBy(m *v1alpha1.Mapping) (types.NamespacedName, bool) {
 	if len(validation.ValidateMapping(m)) > 0 {
 		return types.NamespacedName{}, false
