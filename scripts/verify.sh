@@ -93,7 +93,13 @@ words() { # phrases and log messages that the project does not write
 		pkg/controller \
 		pkg/quarantine \
 		pkg/hold \
-		pkg/metrics
+		pkg/metrics \
+		relay/server \
+		relay/watchcache \
+		relay/registry \
+		relay/filter \
+		relay/cluster \
+		relay/manifests
 }
 
 shell() { # what shellcheck finds
