@@ -99,7 +99,10 @@ words() { # phrases and log messages that the project does not write
 		relay/registry \
 		relay/filter \
 		relay/cluster \
-		relay/manifests
+		relay/manifests \
+		pkg/iptables \
+		pkg/rtnetlink \
+		pkg/policyrouting
 }
 
 shell() { # what shellcheck finds

@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// TestClientsAreRememberedAcrossChanges adds a backend where a client has one already.
+// TestClientsAreRememberedAcrossChanges adds a backend and expects that a client keeps the one that it had.
 func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		state := k.state()
@@ -45,7 +45,7 @@ func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 		}
 		before := remembered()
 		if len(before) != 1 {
-			t.Fatalf("the client is remembered by %q, want one list", before)
+			t.Fatalf("the client is in the lists %q, want one list", before)
 		}
 		for _, f := range state.Forwards {
 			if f.Address == to && f.Protocol == gateway.TCP {
@@ -53,15 +53,16 @@ func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 			}
 		}
 		if batch := k.apply(t, k.build(state)); batch.Chains() != 1 {
-			t.Errorf("%d chains rewritten, want one", batch.Chains())
+			t.Errorf("%d chains written, want 1", batch.Chains())
 		}
 		if after := remembered(); len(after) != 1 || after[0] != before[0] {
-			t.Errorf("the client is remembered by %q, and was by %q", after, before)
+			t.Errorf("the client is in the lists %q, want %q as before", after, before)
 		}
 	})
 }
 
-// TestAClientMeetsOneEndpoint has clients connect to all ports of a Service: the lists of clients are the Service's, not a port's.
+// TestAClientMeetsOneEndpoint: a client that connects to all ports of a Service reaches the same endpoint, because the client
+// lists belong to the Service and not to a port.
 func TestAClientMeetsOneEndpoint(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		to := address(k.family, 1)
@@ -98,12 +99,12 @@ func TestAClientMeetsOneEndpoint(t *testing.T) {
 					met[pod]++
 				}
 				if pod != first {
-					t.Errorf("%s meets %s by %s, and %s by %s", client, first, state.Forwards[0].Frontend, pod, f.Frontend)
+					t.Errorf("client %s reaches %s through %s but %s through %s", client, first, state.Forwards[0].Frontend, pod, f.Frontend)
 				}
 			}
 		}
 		if len(met) < 2 {
-			t.Errorf("all clients meet one endpoint: %v", met)
+			t.Errorf("all clients reach one endpoint: %v", met)
 		}
 	})
 }

@@ -16,11 +16,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// ErrLocked says that another program held the lock for longer than LockTimeout; trying again may help.
+// ErrLocked means that another program held the lock for longer than LockTimeout. A retry may succeed.
 var ErrLocked = errors.New("another program holds the lock of iptables")
 
-// ErrHung says that a program was killed because it did not end: nothing may wait for one for ever. To those who do not know
-// of programs it is context.DeadlineExceeded.
+// ErrHung means that a program did not end in time and was killed. It matches context.DeadlineExceeded, so that callers need
+// not know about programs.
 var ErrHung error = hungError{}
 
 type hungError struct{}
@@ -29,28 +29,28 @@ func (hungError) Error() string { return "the program did not end in time and wa
 
 func (hungError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// LineError says which line of a batch was refused. It is gateway.ErrRefused, unless that may pass by itself.
+// LineError names the line of a batch that was refused. It matches gateway.ErrRefused unless the cause is temporary.
 type LineError struct {
-	// Line counts from 1; Text is what it says.
+	// Line counts from 1. Text is the content of the line.
 	Line int
 	Text string
-	// table is which of the batch's tables the line is in.
+	// table is the index of the line's table in the batch.
 	table int
 	err   error
-	// passing is set when the same may be taken another time.
+	// passing means that the same line may be accepted later.
 	passing bool
 }
 
-// Error names the line and what the program said of it.
+// Error returns the line and the output of the program.
 func (e *LineError) Error() string { return fmt.Sprintf("line %d, %q: %v", e.Line, e.Text, e.err) }
 
-// Is says whether it is gateway.ErrRefused.
+// Is reports whether target is gateway.ErrRefused and the cause is not temporary.
 func (e *LineError) Is(target error) bool { return target == gateway.ErrRefused && !e.passing }
 
-// Unwrap returns what the program said.
+// Unwrap returns the error of the program.
 func (e *LineError) Unwrap() error { return e.err }
 
-// runError is a program that failed.
+// runError is the failure of a program.
 type runError struct {
 	command string
 	err     error
@@ -66,17 +66,17 @@ func (e *runError) Error() string {
 
 func (e *runError) Unwrap() error { return e.err }
 
-// refusedLine is how both back ends name a line: "line 3 failed", "Error occurred at line: 3", "line 3: RULE_APPEND failed".
+// refusedLine matches the line number in the errors of both back ends: "line 3 failed", "Error occurred at line: 3", "line 3:
+// RULE_APPEND failed".
 var refusedLine = regexp.MustCompile(`\bline:? (\d+)`)
 
-// passing is what a program says when the kernel had no room or no time, or would not let it: EAGAIN, ENOMEM, EBUSY, EINTR,
-// ENOBUFS, EPERM, EMFILE and their like are about no line, whatever line is named. The exit status does not tell: that of
-// nf_tables is 4 for anything that the kernel said no to, that of legacy is 1. Legacy of before 1.8.10 does not tell these
-// apart at all.
+// passing matches errors of the kernel that are not about the line that they name: EAGAIN, ENOMEM, EBUSY, EINTR, ENOBUFS,
+// EPERM, EMFILE and similar. The exit status does not help: nf_tables exits with 4 for every error of the kernel, legacy with
+// 1. Legacy before 1.8.10 does not distinguish these errors at all.
 var passing = regexp.MustCompile(`temporarily unavailable|annot allocate memory|emory allocation|resource busy|Interrupted|` +
 	`No buffer space|not permitted|ermission denied|Too many open files`)
 
-// describe finds out what a failed run means.
+// describe converts the error of a failed run into a typed one.
 func describe(err error, input []byte) error {
 	var failed *runError
 	if !errors.As(err, &failed) {
@@ -103,7 +103,7 @@ func describe(err error, input []byte) error {
 	if table < 0 {
 		return err
 	}
-	// Who was killed had not come to its end.
+	// A program that was killed did not finish, so its output does not prove a refusal.
 	var exit *exec.ExitError
 	ended := errors.As(failed.err, &exit) && exit.Exited()
 	return &LineError{

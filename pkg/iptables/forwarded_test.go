@@ -21,8 +21,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// TestTracerAgreesWithTheForwardingKernel has first packets come in by links, and compares the rules of all tables whose
-// counters moved with those that the tracer says match.
+// TestTracerAgreesWithTheForwardingKernel sends first packets to the gateway's links and compares the rules of all tables
+// whose counters moved with the rules that the tracer predicts.
 func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		at := func(n int) netip.Addr { return address(k.family, n) }
@@ -43,17 +43,17 @@ func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 			source   netip.Addr
 		}{
 			{"a client of a forward", "eth1", outside, at(1), gateway.TCP, 167, syn, netfilter.Accept, "eth0", outside},
-			{"by the other uplink, in groups", "eth2", outside, at(1 + crowded), gateway.TCP, 1000, syn, netfilter.Accept, "eth0", outside},
+			{"through the other uplink, groups of backends", "eth2", outside, at(1 + crowded), gateway.TCP, 1000, syn, netfilter.Accept, "eth0", outside},
 			{"a range", "eth2", outside, at(1 + crowded), gateway.UDP, 8005, 0, netfilter.Accept, "eth0", outside},
 			{"a source that is not allowed", "eth1", outside.Next(), at(1 + crowded), gateway.TCP, 131, syn, netfilter.Drop, "", outside.Next()},
 			{"a pod, hairpin", "eth0", at(100), at(1), gateway.TCP, 167, syn, netfilter.Accept, "eth0", at(100)},
-			{"a pod leaves by the first uplink", "eth0", at(100), outside, gateway.TCP, 80, syn, netfilter.Accept, "eth1", at(1)},
-			{"a pod leaves by the second uplink", "eth0", at(101), outside, gateway.UDP, 53, 0, netfilter.Accept, "eth2", at(2)},
+			{"a pod through the first uplink", "eth0", at(100), outside, gateway.TCP, 80, syn, netfilter.Accept, "eth1", at(1)},
+			{"a pod through the second uplink", "eth0", at(101), outside, gateway.UDP, 53, 0, netfilter.Accept, "eth2", at(2)},
 			{"a pod without egress", "eth0", at(140), outside, gateway.UDP, 53, 0, netfilter.Accept, "eth1", at(140)},
-			{"a pod to another one", "eth0", at(101), at(140), gateway.UDP, 53, 0, netfilter.Accept, "eth0", at(101)},
-			{"a neighbour as a pod", "eth1", at(101), at(140), gateway.UDP, 53, 0, netfilter.Drop, "eth0", at(101)},
+			{"a pod to another pod", "eth0", at(101), at(140), gateway.UDP, 53, 0, netfilter.Accept, "eth0", at(101)},
+			{"a neighbour with the address of a pod", "eth1", at(101), at(140), gateway.UDP, 53, 0, netfilter.Drop, "eth0", at(101)},
 			{"a neighbour to a pod", "eth2", outside, at(140), gateway.TCP, 80, syn, netfilter.Drop, "eth0", outside},
-			{"nonsense of a pod", "eth0", at(140), outside, gateway.TCP, 80, syn | fin, netfilter.Drop, "eth1", at(140)},
+			{"an invalid packet of a pod", "eth0", at(140), outside, gateway.TCP, 80, syn | fin, netfilter.Drop, "eth1", at(140)},
 		} {
 			p := netfilter.Packet{In: probe.in, Protocol: probe.protocol, State: netfilter.New, Direction: netfilter.Original, SYN: probe.flags&syn > 0,
 				Destination: netip.AddrPortFrom(probe.to, probe.port), Route: network.route}
@@ -62,7 +62,7 @@ func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 			}
 			var last, want []string
 			agree := false
-			// The kernel has packets of its own under way when links are young: another try has none.
+			// The kernel sends packets of its own while links are young, so retry.
 			for range 10 {
 				port++
 				p.Source = netip.AddrPortFrom(probe.from, port)
@@ -75,22 +75,21 @@ func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 				}
 				if agree {
 					if trace.Verdict != probe.verdict || trace.Packet.Source.Addr() != probe.source || probe.out != "" && trace.Out != probe.out {
-						t.Errorf("%s: verdict %d by %s as %s, want %d by %s as %s", probe.name, trace.Verdict, trace.Out, trace.Packet.Source,
+						t.Errorf("%s: verdict %d, link %s, source %s; want verdict %d, link %s, source %s", probe.name, trace.Verdict, trace.Out, trace.Packet.Source,
 							probe.verdict, probe.out, probe.source)
 					}
 					break
 				}
 			}
 			if !agree {
-				t.Errorf("%s: the tracer foresees other rules than those that matched:\n%s", probe.name, cmp.Diff(want, last))
+				t.Errorf("%s: matching rules (-predicted +kernel):\n%s", probe.name, cmp.Diff(want, last))
 			}
 		}
 	})
 }
 
-// TestMulticastIsNotRefused has the host join a group. The kernel builds the packet that says so with another value where
-// the mark is (mark and reserved_tailroom of struct sk_buff share their place), and the bits of it are not to be taken for
-// ours.
+// TestMulticastIsNotRefused joins a multicast group. The kernel builds the membership report with another value in the mark
+// field (mark and reserved_tailroom share a union in struct sk_buff), and the rules must not take its bits for ours.
 func TestMulticastIsNotRefused(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		newGateway(t, k.family)
@@ -112,19 +111,19 @@ func TestMulticastIsNotRefused(t *testing.T) {
 		var after []string
 		for deadline := time.Now().Add(5 * time.Second); !slices.Contains(after, "filter OUTPUT 1"); {
 			if time.Now().After(deadline) {
-				t.Fatalf("no packet was sent, these rules matched: %q", after)
+				t.Fatalf("no packet was sent; matching rules: %q", after)
 			}
 			after = moved(before, k.counters(t, "filter"))
 		}
 		if refused := "filter " + own.ChainPrefix + "REFUSE 1"; slices.Contains(after, refused) {
-			t.Errorf("it is refused, these rules matched: %q", after)
+			t.Errorf("the report is refused; matching rules: %q", after)
 		}
 	})
 }
 
 var allTables = []string{"mangle", "filter", "nat"}
 
-// foreseenEverywhere is foreseen for all tables.
+// foreseenEverywhere is like foreseen but compares all tables.
 func foreseenEverywhere(tracer *netfilter.Tracer, p netfilter.Packet, matched []string) (trace netfilter.Trace, want []string, agree bool) {
 	for trace = range tracer.Ways(p) {
 		want = nil
@@ -132,7 +131,7 @@ func foreseenEverywhere(tracer *netfilter.Tracer, p netfilter.Packet, matched []
 			want = append(want, step(s.Table, s.Chain, s.Number))
 		}
 		slices.Sort(want)
-		// A chain may be passed twice, by FORWARD and POSTROUTING, and counts once as moved.
+		// FORWARD and POSTROUTING may both pass a chain, whose counter then moves only once in the comparison.
 		if want = slices.Compact(want); slices.Equal(want, matched) {
 			return trace, want, true
 		}
@@ -140,13 +139,13 @@ func foreseenEverywhere(tracer *netfilter.Tracer, p netfilter.Packet, matched []
 	return trace, want, false
 }
 
-// TCP's flags.
+// TCP flags.
 const (
 	fin = 1
 	syn = 2
 )
 
-// testGateway is a network namespace that forwards between three links, to whose far ends packets are given.
+// testGateway is a network namespace that forwards between three links. Tests inject packets at the far ends.
 type testGateway struct {
 	inside []netip.Prefix
 	links  map[string]*netlink.Veth
@@ -154,8 +153,8 @@ type testGateway struct {
 
 func newGateway(t *testing.T, family netfilter.Family) *testGateway {
 	t.Helper()
-	// Nobody is told of a shorter way (over IPv6, a link without an address of its own tells nobody anything), and the packets
-	// need no checksums.
+	// Disable redirects (IPv6 sends none from a link without an address) and checksum verification, because the test packets
+	// have no checksums.
 	for name, value := range map[string]string{
 		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "netfilter/nf_conntrack_checksum": "0",
 		"ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0", "ipv6/conf/default/addr_gen_mode": "1",
@@ -176,7 +175,7 @@ func newGateway(t *testing.T, family netfilter.Family) *testGateway {
 	}
 	everything := netip.PrefixFrom(address(family, 0), 0).Masked()
 	g.addRoute(t, "eth1", unix.RT_TABLE_MAIN, everything)
-	// What is inside stays inside, whatever the mark.
+	// Traffic to inside networks stays inside, whatever its mark.
 	addRule(t, family, own.RulePriority, unix.RT_TABLE_MAIN, own.Egress(), 0)
 	for n := 1; n <= 2; n++ {
 		g.addRoute(t, fmt.Sprintf("eth%d", n), own.Table(n), everything)
@@ -196,7 +195,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// addLink adds a link and its far end. Nobody is asked for a neighbour's hardware address on it.
+// addLink adds a link and its far end. The link uses no neighbour discovery.
 func (g *testGateway) addLink(t *testing.T, name string) netlink.Link {
 	t.Helper()
 	attributes := netlink.NewLinkAttrs()
@@ -226,7 +225,7 @@ func addRule(t *testing.T, family netfilter.Family, priority, table int, mark ga
 	must(t, netlink.RuleAdd(rule))
 }
 
-// route routes as the namespace does.
+// route returns the outgoing link, as the routes of the namespace select it.
 func (g *testGateway) route(destination netip.Addr, mark uint32) string {
 	for _, p := range g.inside {
 		if p.Contains(destination) {
@@ -239,7 +238,7 @@ func (g *testGateway) route(destination netip.Addr, mark uint32) string {
 	return "eth1"
 }
 
-// send gives a packet to the far end of the link that it is to come in by.
+// send injects a packet at the far end of its incoming link.
 func (g *testGateway) send(t *testing.T, p netfilter.Packet, flags byte) {
 	t.Helper()
 	far := g.links[p.In]
@@ -255,7 +254,7 @@ func (g *testGateway) send(t *testing.T, p netfilter.Packet, flags byte) {
 	}
 }
 
-// ipPacket is what follows the hardware addresses in a frame.
+// ipPacket returns the frame after its hardware addresses.
 func ipPacket(p netfilter.Packet, flags byte) []byte {
 	protocol, header := byte(unix.IPPROTO_UDP), []byte{0, 8, 0, 0}
 	if p.Protocol == gateway.TCP {

@@ -19,7 +19,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// FuzzGeneration takes anything for what nf_tables answers: no panic, and no number that it does not say.
+// FuzzGeneration feeds arbitrary nf_tables answers: the parser must not panic, and any number that it returns must be in the
+// answer.
 func FuzzGeneration(f *testing.F) {
 	answer := func(kind int, value []byte) []byte {
 		return append(make([]byte, nl.SizeofNfgenmsg), nl.NewRtAttr(kind, value).Serialize()...)
@@ -37,8 +38,7 @@ func FuzzGeneration(f *testing.F) {
 	})
 }
 
-// FuzzLegacyRules takes anything for a legacy table: no panic and no end that is not reached, and what only counts packets
-// changes nothing.
+// FuzzLegacyRules feeds arbitrary legacy tables: hashing must not panic and must end, and counters must not change the hash.
 func FuzzLegacyRules(f *testing.F) {
 	rule := func(family netfilter.Family, size int) []byte {
 		b := bytes.Repeat([]byte{1}, size)
@@ -70,18 +70,18 @@ func FuzzLegacyRules(f *testing.F) {
 		counted := bytes.Clone(rules)
 		counted[l.counters]++
 		if after, err := sum(counted); err != nil || after != before {
-			t.Errorf("a packet that is counted makes another table: %v", err)
+			t.Errorf("a counter changes the hash: %v", err)
 		}
 		changed := bytes.Clone(rules)
 		changed[0]++
 		if after, _ := sum(changed); after == before {
-			t.Error("another address makes no other table")
+			t.Error("another address does not change the hash")
 		}
 	})
 }
 
-// FuzzRefusal takes anything for what a program says that failed: the line that it names is one of the batch, and all that is
-// said is one line.
+// FuzzRefusal feeds arbitrary error output: any line that the error names must be in the batch, and the message must be one
+// line.
 func FuzzRefusal(f *testing.F) {
 	const batch = "*nat\n-A A -j B\nCOMMIT\n"
 	for _, stderr := range []string{

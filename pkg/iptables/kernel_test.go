@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 var own = gateway.DefaultOwnership()
 
-// inKernel runs the test in a fresh network namespace for each back end and family.
+// inKernel runs the test in a new network namespace for each back end and family.
 func inKernel(t *testing.T, test func(t *testing.T, k kernel)) {
 	for _, backend := range []string{"legacy", "nft"} {
 		for _, family := range []netfilter.Family{netfilter.IPv4, netfilter.IPv6} {
@@ -49,7 +49,7 @@ type kernel struct {
 	family netfilter.Family
 }
 
-// apply does what the dataplane does, and fails unless it leads to a fixpoint.
+// apply reads, diffs and writes as the data plane does, and fails unless a second diff is empty.
 func (k kernel) apply(t *testing.T, want netfilter.Ruleset) netfilter.Batch {
 	t.Helper()
 	have := k.read(t)
@@ -59,15 +59,15 @@ func (k kernel) apply(t *testing.T, want netfilter.Ruleset) netfilter.Batch {
 	}
 	after := k.read(t)
 	if again := netfilter.Diff(after, want, own.ChainPrefix); !again.Empty() {
-		t.Fatalf("not a fixpoint, this is left to do:\n%s\nin\n%s", again.Text(), k.dump(t))
+		t.Fatalf("not a fixpoint, remaining changes:\n%s\nin\n%s", again.Text(), k.dump(t))
 	}
 	if diff := cmp.Diff(chains(netfilter.Apply(have, batch)), chains(after)); diff != "" {
-		t.Fatalf("the kernel holds something else than was foreseen (-foreseen +held):\n%s", diff)
+		t.Fatalf("rules in the kernel (-predicted +kernel):\n%s", diff)
 	}
 	return batch
 }
 
-// chains spells the rules of all chains but of built-in ones without any, which come with their table.
+// chains returns the rules of all chains except empty built-in ones, which come with their table.
 func chains(rs netfilter.Ruleset) map[string][]string {
 	all := map[string][]string{}
 	for _, t := range rs.Tables {
@@ -95,7 +95,7 @@ func (k kernel) read(t testing.TB) netfilter.Ruleset {
 
 var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]| --mask (255\.255\.255\.255|ffff(:ffff){7})`)
 
-// dump returns what the back end's own program prints, without dates, counters and masks that say nothing.
+// dump returns the output of the back end's own program without dates, counters and redundant masks.
 func (k kernel) dump(t *testing.T) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save()).Output()
@@ -114,14 +114,15 @@ func (k kernel) load(t *testing.T, text string) {
 	}
 }
 
-// In the state, one address has many ports, and one of its ports many backends; another one has the choices.
+// crowded is the index of an address with many ports, heavy that of its Forward with many backends, and choosy that of the
+// address with the Forwards of choices.
 const (
 	crowded = 5
 	heavy   = 4*crowded + 30
 	choosy  = 12
 )
 
-// address is the n-th of those that these tests use.
+// address returns the n-th test address.
 func address(family netfilter.Family, n int) netip.Addr {
 	if family == netfilter.IPv6 {
 		return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n))
@@ -129,8 +130,8 @@ func address(family netfilter.Family, n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
 }
 
-// state exercises every kind of rule that is built. It stays below what iptables-nft may send at once where it is not root,
-// net.core.wmem_max.
+// state returns a State that exercises every kind of rule. It is small enough for one iptables-nft message of an unprivileged
+// user (net.core.wmem_max).
 func (k kernel) state() gateway.State {
 	address := func(n int) netip.Addr { return address(k.family, n) }
 	source := netip.PrefixFrom(address(0), address(0).BitLen()-8)
@@ -167,7 +168,7 @@ func (k kernel) state() gateway.State {
 		f.Protocol, f.Ports, f.Backends = gateway.UDP, gateway.PortRange{First: 8000, Last: 8009}, backends(3, 9000)
 		add()
 	}
-	// One with many backends, after the last single port of its address.
+	// A Forward with many backends, after the last single port of its address.
 	f := *state.Forwards[heavy-1]
 	f.Ports, f.Backends, f.Masquerade = gateway.Port(1000), backends(70, 8000), false
 	state.Forwards = slices.Insert(state.Forwards, heavy, &f)
@@ -184,7 +185,7 @@ func (k kernel) state() gateway.State {
 	return state
 }
 
-// choices are forwards of an address of its own, in the order of a State: over SCTP, and with clients that come back.
+// choices returns Forwards with SCTP and with session affinity, in State order.
 func (k kernel) choices(address netip.Addr, backends func(int, uint16) []gateway.Backend) []*gateway.Forward {
 	forward := func(protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
 		f := &gateway.Forward{Frontend: gateway.Frontend{Address: address, Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
@@ -214,24 +215,24 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 		state := k.state()
 		before := k.Execs()
 		if batch := k.apply(t, k.build(state)); batch.Chains() < 30 {
-			t.Fatalf("just %d chains written", batch.Chains())
+			t.Fatalf("only %d chains written", batch.Chains())
 		}
 		if n := k.Execs() - before; n != 3 {
-			t.Errorf("%d programs run, want save, restore, save", n)
+			t.Errorf("%d programs run, want 3: save, restore, save", n)
 		}
 		rendered := netfilter.Render(k.build(state))
 		if missing := missingLines(string(rendered), k.dump(t)); missing != "" {
-			t.Errorf("these rules are printed otherwise than spelt:\n%s", missing)
+			t.Errorf("the program prints these rules differently:\n%s", missing)
 		}
 		if batch := k.apply(t, k.build(state)); !batch.Empty() {
-			t.Errorf("something is written twice:\n%s", batch.Text())
+			t.Errorf("a second apply writes again:\n%s", batch.Text())
 		}
 
 		less := *state.Forwards[heavy]
 		less.Backends = less.Backends[1:]
 		state.Forwards[heavy] = &less
 		if batch := k.apply(t, k.build(state)); batch.Chains() == 0 || batch.Chains() > 3 {
-			t.Errorf("%d chains written for one endpoint:\n%s", batch.Chains(), batch.Text())
+			t.Errorf("%d chains written for one endpoint, want 1 to 3:\n%s", batch.Chains(), batch.Text())
 		}
 		state.Forwards = state.Forwards[heavy:]
 		k.apply(t, k.build(state))
@@ -251,7 +252,7 @@ func missingLines(want, have string) string {
 	return missing.String()
 }
 
-// foreign is what others may have on the host.
+// foreign is an example of rules that other programs have on the host.
 const foreign = `*mangle
 -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
 COMMIT
@@ -284,7 +285,7 @@ func TestOnlyOursIsTouched(t *testing.T) {
 		want := k.build(k.state())
 		k.apply(t, want)
 		if missing := missingLines(foreign, k.dump(t)); missing != "" {
-			t.Errorf("these rules of others are gone:\n%s", missing)
+			t.Errorf("rules of other programs are gone:\n%s", missing)
 		}
 		if !strings.Contains(k.dump(t), ":FORWARD DROP") {
 			t.Error("a policy was changed")
@@ -292,7 +293,7 @@ func TestOnlyOursIsTouched(t *testing.T) {
 
 		k.load(t, "*filter\n-I FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j SMARTNAT-FORWARD\nCOMMIT\n*nat\n-A SMARTNAT-SERVICES -j ACCEPT\nCOMMIT\n")
 		if batch := k.apply(t, want); batch.Chains() != 1 || batch.Rules() < 3 {
-			t.Errorf("want the jump put first again, its double removed, and one chain written:\n%s", batch.Text())
+			t.Errorf("want the jump moved to the top, its duplicate removed, and one chain written:\n%s", batch.Text())
 		}
 		if !strings.Contains(k.dump(t), "-A FORWARD -j SMARTNAT-FORWARD\n-A FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j DOCKER-USER\n") {
 			t.Errorf("our jump is not first:\n%s", k.dump(t))
@@ -301,7 +302,7 @@ func TestOnlyOursIsTouched(t *testing.T) {
 		k.load(t, "*filter\n-D FORWARD -i eth7 -j ACCEPT\nCOMMIT\n")
 		k.apply(t, netfilter.Ruleset{Family: k.family})
 		if diff := cmp.Diff(before, k.dump(t)); diff != "" {
-			t.Errorf("removal left a trace (-before +after):\n%s", diff)
+			t.Errorf("not restored after the removal (-before +after):\n%s", diff)
 		}
 	})
 }
@@ -312,7 +313,7 @@ func TestChainThatOthersLeadToIsEmptied(t *testing.T) {
 		k.load(t, "*filter\n:OTHER - [0:0]\n-A OTHER -m limit --limit 1/sec -j SMARTNAT-REFUSE\nCOMMIT\n")
 		k.apply(t, netfilter.Ruleset{Family: k.family})
 		if got := k.dump(t); strings.Count(got, "SMARTNAT") != 2 {
-			t.Errorf("want the chain, empty, and the rule that leads to it:\n%s", got)
+			t.Errorf("want only the empty chain and the rule that jumps to it:\n%s", got)
 		}
 	})
 }
@@ -326,7 +327,7 @@ func TestRefusedLineIsNamed(t *testing.T) {
 		err := k.Restore(t.Context(), batch)
 		var line *LineError
 		if !errors.As(err, &line) || line.Line != 3 || line.Text != "-A SMARTNAT-X "+bad.Foreign {
-			t.Errorf("error %v does not name line 3", err)
+			t.Errorf("error %v, want a LineError for line 3", err)
 		}
 	})
 }
@@ -338,7 +339,7 @@ func TestRuleThatIsGoneCannotBeRemoved(t *testing.T) {
 		}}}}
 		var line *LineError
 		if err := k.Restore(t.Context(), batch); !errors.As(err, &line) || line.Line != 2 {
-			t.Errorf("error %v does not name line 2", err)
+			t.Errorf("error %v, want a LineError for line 2", err)
 		}
 	})
 }
@@ -367,7 +368,7 @@ func TestRulesOfTheOtherBackend(t *testing.T) {
 				t.Errorf("%q, %v; want %q", got, err, tc.want)
 			}
 			if text := k.dump(t); strings.Contains(text, "-A INPUT -j ACCEPT") || bytes.Contains([]byte(text), []byte("legacy")) {
-				t.Errorf("the other's rule is read as this back end's:\n%s", text)
+				t.Errorf("this back end lists the rule of the other one:\n%s", text)
 			}
 			k.apply(t, k.build(k.state()))
 		})

@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// OtherBackendRules says which rules the back end that is not used holds, and "" when it holds none: packets meet the rules
-// of both, so a person has to know. It writes nothing and loads no kernel module.
+// OtherBackendRules describes the rules that the unused back end holds, or returns "" if it holds none. Packets traverse the
+// rules of both back ends, so the operator must know. The method writes nothing and loads no kernel module.
 func (r *Runner) OtherBackendRules(ctx context.Context) (string, error) {
 	var found []string
 	for _, family := range r.Families() {
@@ -32,7 +32,7 @@ func (r *Runner) OtherBackendRules(ctx context.Context) (string, error) {
 			said, err = r.otherRules(ctx, name+"tables-legacy-save", func() (bool, error) { return legacyTablesAreThere(name) })
 		}
 		if err != nil {
-			return "", fmt.Errorf("looking for rules of the other back end: %w", err)
+			return "", fmt.Errorf("reading the rules of the other back end: %w", err)
 		}
 		if said != "" {
 			found = append(found, said)
@@ -74,13 +74,14 @@ func (r *Runner) otherRules(ctx context.Context, program string, isThere func() 
 	return fmt.Sprintf("%s shows %d rules in %s", program, rules, strings.Join(tables, ", ")), nil
 }
 
-// Other is the back end that a Runner does not use. Packets meet the rules of both.
+// Other is the back end that a Runner does not use. Packets traverse the rules of both.
 type Other struct{ used *Runner }
 
-// Other returns the back end that is not used.
+// Other returns the unused back end.
 func (r *Runner) Other() Other { return Other{used: r} }
 
-// Families returns those whose tables the back end may hold and has programs for. It loads no kernel module.
+// Families returns the families for which the back end may hold tables and its programs are installed. It loads no kernel
+// module.
 func (o Other) Families() ([]netfilter.Family, error) {
 	var families []netfilter.Family
 	for _, family := range o.used.Families() {
@@ -137,8 +138,9 @@ func (o Other) isThere(family netfilter.Family) (bool, error) {
 	return legacyTablesAreThere(map[netfilter.Family]string{netfilter.IPv4: "ip", netfilter.IPv6: "ip6"}[family])
 }
 
-// legacyTablesAreThere tells whether tables are registered in this network namespace: only then is there something to read,
-// and reading loads no module. /proc/net would be the view of the first thread, which need not be ours.
+// legacyTablesAreThere reports whether tables are registered in this network namespace. Only then is there anything to read,
+// and reading them loads no module. /proc/net is not used because it shows the namespace of the first thread, which may
+// differ.
 func legacyTablesAreThere(family string) (bool, error) {
 	names, err := os.ReadFile("/proc/thread-self/net/" + family + "_tables_names")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -147,8 +149,8 @@ func legacyTablesAreThere(family string) (bool, error) {
 	return len(bytes.TrimSpace(names)) > 0, err
 }
 
-// nfTablesIsThere tells whether the kernel can be asked for nf_tables without loading it: it is loaded or built in, or there
-// are no modules to load.
+// nfTablesIsThere reports whether nf_tables can be queried without loading its module: it is loaded or built in, or the
+// kernel has no modules.
 func nfTablesIsThere() (bool, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, fs.ErrNotExist) {
 		return true, nil
@@ -158,7 +160,7 @@ func nfTablesIsThere() (bool, error) {
 	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
-		return false, fmt.Errorf("asking for the kernel's release: %w", err)
+		return false, fmt.Errorf("reading the kernel release: %w", err)
 	}
 	release := unix.ByteSliceToString(uts.Release[:])
 	builtIn, err := os.ReadFile("/lib/modules/" + release + "/modules.builtin")

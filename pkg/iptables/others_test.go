@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// command has the program itself take a command, whose words may hold what no line of iptables-restore can.
+// command runs the program with arguments that iptables-restore could not express on one line.
 func (k kernel) command(t *testing.T, words ...string) {
 	t.Helper()
 	if out, err := exec.CommandContext(t.Context(), string(k.programs[k.family]), words...).CombinedOutput(); err != nil {
@@ -21,11 +21,11 @@ func (k kernel) command(t *testing.T, words ...string) {
 	}
 }
 
-// injection is a name that ends the line of a rule, and the table, to put a rule of its own into another one.
+// injection is a name that would end the line and the table and then insert a rule into another table.
 const injection = "default/x\nCOMMIT\n*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n*nat\n#"
 
-// TestLinesOfOthersAreNoneOfOurs holds that comments of other programs, whatever they look like, neither keep us from
-// reading the tables nor are read as ours, and that they stay as they are.
+// TestLinesOfOthersAreNoneOfOurs: comments of other programs, whatever they contain, do not prevent us from reading the
+// tables, are not read as ours, and stay unchanged.
 func TestLinesOfOthersAreNoneOfOurs(t *testing.T) {
 	comments := []string{
 		"a\nb", "\n", "\"\n\\", `\\\"`, "it's\n'quoted'", "\t\x1b[2J\x7f\xff", injection,
@@ -51,21 +51,22 @@ func TestLinesOfOthersAreNoneOfOurs(t *testing.T) {
 			}
 			for _, chain := range table.Chains {
 				if n := len(chain.Rules); chain.Name == "INPUT" && n != 3+len(comments) || chain.Name == "FORWARD" && n != 2+len(comments)+4 {
-					t.Errorf("%d rules were read of %s", n, chain.Name)
+					t.Errorf("read %d rules of chain %s", n, chain.Name)
 				}
 			}
 		}
 		if batch := k.apply(t, want); !batch.Empty() {
-			t.Errorf("something is written twice:\n%s", batch.Text())
+			t.Errorf("a second apply writes again:\n%s", batch.Text())
 		}
 		k.apply(t, netfilter.Ruleset{Family: k.family})
 		if diff := cmp.Diff(before, k.dump(t)); diff != "" {
-			t.Errorf("ours and its removal left a trace (-before +after):\n%s", diff)
+			t.Errorf("not restored after the removal (-before +after):\n%s", diff)
 		}
 	})
 }
 
-// TestStrangeRuleThatLeadsToUs stays, as no line can name it, and so does the chain that it leads to, without its rules.
+// TestStrangeRuleThatLeadsToUs: a foreign rule that no restore line can express stays, and so does, emptied, the chain that
+// it jumps to.
 func TestStrangeRuleThatLeadsToUs(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		k.apply(t, k.build(k.state()))
@@ -73,16 +74,16 @@ func TestStrangeRuleThatLeadsToUs(t *testing.T) {
 		k.command(t, "-A", "SMARTNAT-FORWARD", "-m", "comment", "--comment", injection, "-j", "ACCEPT")
 		k.apply(t, k.build(k.state()))
 		if strings.Contains(k.dump(t), "-I FORWARD") {
-			t.Errorf("a rule of others in our chain stays:\n%s", k.dump(t))
+			t.Errorf("a foreign rule stays in our chain:\n%s", k.dump(t))
 		}
 		k.apply(t, netfilter.Ruleset{Family: k.family})
 		if got := k.dump(t); strings.Count(got, "SMARTNAT") != 2 {
-			t.Errorf("want the chain, empty, and the rule that leads to it:\n%s", got)
+			t.Errorf("want only the empty chain and the rule that jumps to it:\n%s", got)
 		}
 	})
 }
 
-// TestOwnersAreComments holds that an owner of any name is programmed as a comment of one line, which is read back as it is.
+// TestOwnersAreComments: an owner with any name becomes a comment on one line that reads back unchanged.
 func TestOwnersAreComments(t *testing.T) {
 	owners := []string{injection, "", " ", "!", "-j", "--", "it's", `"\"`, "#", strings.Repeat("n", 63) + "/" + strings.Repeat("x", 253), "\x00\x7f\xff\u202e"}
 	for c := byte(' '); c < 0x7f; c++ {
@@ -98,7 +99,7 @@ func TestOwnersAreComments(t *testing.T) {
 			}
 			k.apply(t, k.build(state))
 			if batch := k.apply(t, k.build(state)); !batch.Empty() {
-				t.Errorf("something is written twice:\n%s", batch.Text())
+				t.Errorf("a second apply writes again:\n%s", batch.Text())
 			}
 		}
 		if strings.Contains(k.dump(t), "\n-I FORWARD") || strings.Contains(k.dump(t), "-A FORWARD -j ACCEPT") {

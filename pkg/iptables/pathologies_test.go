@@ -20,7 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// TestATableThatIsRefused does not keep back the others, but for nat, which needs what filter does.
+// TestATableThatIsRefused: a refused table does not block the others, except that nat needs filter.
 func TestATableThatIsRefused(t *testing.T) {
 	for _, tc := range []struct {
 		refused string
@@ -44,7 +44,7 @@ func TestATableThatIsRefused(t *testing.T) {
 				err := k.Restore(t.Context(), batch)
 				line, isLine := errors.AsType[*LineError](err)
 				if errors.Is(err, gateway.ErrRefused) != (tc.refused != "") {
-					t.Errorf("error %v, want it refused: %t", err, tc.refused != "")
+					t.Errorf("error %v, want ErrRefused: %t", err, tc.refused != "")
 				}
 				if isLine != (tc.refused != "") || isLine && !strings.Contains(line.Text, "no-such-match") || !isLine && err != nil {
 					t.Errorf("error %v", err)
@@ -58,14 +58,14 @@ func TestATableThatIsRefused(t *testing.T) {
 				slices.Sort(written)
 				slices.Sort(tc.written)
 				if diff := cmp.Diff(tc.written, written); diff != "" {
-					t.Errorf("tables that are written (-want +got):\n%s", diff)
+					t.Errorf("tables written (-want +got):\n%s", diff)
 				}
 			})
 		})
 	}
 }
 
-// TestWhatIsRefused tells what is refused for what it says, by the program or by the kernel, from what is not.
+// TestWhatIsRefused covers content that the program or the kernel refuses.
 func TestWhatIsRefused(t *testing.T) {
 	for _, tc := range []struct {
 		name, rule string
@@ -73,9 +73,9 @@ func TestWhatIsRefused(t *testing.T) {
 	}{
 		{"nothing", "-j ACCEPT", false},
 		{"a match that the program does not know", "-m no-such-match -j ACCEPT", true},
-		{"an option that it does not know", "--no-such-option -j ACCEPT", true},
-		{"a chain that there is not", "-j SMARTNAT-NO", true},
-		{"what the kernel does not take", "-m recent --rcheck --hitcount 70000 --name too-many -j ACCEPT", true},
+		{"an option that the program does not know", "--no-such-option -j ACCEPT", true},
+		{"a chain that does not exist", "-j SMARTNAT-NO", true},
+		{"a value that the kernel does not accept", "-m recent --rcheck --hitcount 70000 --name too-many -j ACCEPT", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			inKernel(t, func(t *testing.T, k kernel) {
@@ -83,14 +83,14 @@ func TestWhatIsRefused(t *testing.T) {
 				batch := netfilter.Batch{Family: k.family, Tables: []netfilter.TableBatch{{Name: "nat", Write: []netfilter.Chain{{Name: "SMARTNAT-X", Rules: rules}}}}}
 				err := k.Restore(t.Context(), batch)
 				if errors.Is(err, gateway.ErrRefused) != tc.refused || (err != nil) != tc.refused {
-					t.Errorf("error %v, want it refused: %t", err, tc.refused)
+					t.Errorf("error %v, want ErrRefused: %t", err, tc.refused)
 				}
 			})
 		})
 	}
 }
 
-// TestWhatIsNotRefused is what is about the moment, whatever line is named.
+// TestWhatIsNotRefused covers temporary failures, even if the output names a line.
 func TestWhatIsNotRefused(t *testing.T) {
 	for _, tc := range []struct {
 		name, script string
@@ -99,12 +99,12 @@ func TestWhatIsNotRefused(t *testing.T) {
 		{"nf_tables refuses", `echo "line 4: RULE_APPEND failed (Invalid argument): rule in chain X" >&2; exit 4`, true},
 		{"nf_tables lacks a module", `echo "line 4: RULE_APPEND failed (No such file or directory): rule in chain X" >&2; exit 4`, true},
 		{"legacy refuses", `echo "iptables-restore: line 5 failed" >&2; exit 1`, true},
-		{"somebody else wrote meanwhile", `echo "iptables-restore: line 5 failed: Resource temporarily unavailable." >&2; exit 4`, false},
+		{"another process wrote at the same time", `echo "iptables-restore: line 5 failed: Resource temporarily unavailable." >&2; exit 4`, false},
 		{"no memory", `echo "line 4: RULE_APPEND failed (Cannot allocate memory): rule in chain X" >&2; exit 4`, false},
 		{"not root", `echo "line 4: CHAIN_ADD failed (Operation not permitted): chain X" >&2; exit 4`, false},
 		{"killed", `echo "line 4: RULE_APPEND failed (Invalid argument)" >&2; kill -9 $$`, false},
 		{"the lock is held", `echo "Another app is currently holding the xtables lock; line 1" >&2; exit 4`, false},
-		{"no line", `echo "out of luck" >&2; exit 1`, false},
+		{"no line is named", `echo "out of luck" >&2; exit 1`, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "sh", "-c", tc.script)
@@ -112,17 +112,17 @@ func TestWhatIsNotRefused(t *testing.T) {
 			cmd.Stderr = &stderr
 			err := cmd.Run()
 			if err == nil {
-				t.Fatal("it ended well")
+				t.Fatal("the script succeeded")
 			}
 			err = describe(&runError{command: "iptables-restore", err: err, stderr: stderr.String()}, []byte("*nat\n:X\n\n-A X\nCOMMIT\n"))
 			if errors.Is(err, gateway.ErrRefused) != tc.refused {
-				t.Errorf("error %v, want it refused: %t", err, tc.refused)
+				t.Errorf("error %v, want ErrRefused: %t", err, tc.refused)
 			}
 		})
 	}
 }
 
-// TestAProgramThatIsMissing for a while, as in the middle of an upgrade, is used again when it is back.
+// TestAProgramThatIsMissing: a program that is missing, for example during an upgrade, is used again once it is back.
 func TestAProgramThatIsMissing(t *testing.T) {
 	for _, backend := range []string{"legacy", "nft"} {
 		t.Run(backend, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestAProgramThatIsMissing(t *testing.T) {
 			}
 			batch := netfilter.Batch{Family: netfilter.IPv4, Tables: []netfilter.TableBatch{{Name: "nat", Write: []netfilter.Chain{{Name: "SMARTNAT-X"}}}}}
 			if err := runner.Restore(t.Context(), batch); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
-				t.Errorf("error %v does not name %s", err, path)
+				t.Errorf("error %v, want ErrNotExist naming %s", err, path)
 			}
 			if err := os.Rename(away, path); err != nil {
 				t.Fatal(err)

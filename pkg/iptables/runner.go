@@ -23,58 +23,59 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// The back ends, as the programs call themselves.
+// The names of the back ends, as in the version output of the programs.
 const (
 	Legacy   = "legacy"
 	NFTables = "nf_tables"
 )
 
-// Options say which programs are to be used, and how.
+// Options select the programs and how they run.
 type Options struct {
-	// Backend is "auto" (that of the program found as iptables), "legacy" or "nft".
+	// Backend is "auto" (the back end of the program named iptables), "legacy" or "nft".
 	Backend string
-	// LockTimeout is how long to wait for another program that writes rules (the legacy back end alone has such a lock).
+	// LockTimeout is the maximum wait for the lock that other programs hold. Only the legacy back end has a lock.
 	LockTimeout time.Duration
-	// IPv6 is set when the tables of IPv6 have to be programmable. Otherwise they are one of the Families where they can be.
+	// IPv6 makes New fail if the IPv6 tables cannot be programmed. Otherwise they are used if possible.
 	IPv6 bool
 }
 
-// A program gets programTimeout beside what it may wait for the lock, which is enough to read all or to write a few changes,
-// and lineTimeout for each line that it writes: a slow machine takes a minute for 100,000 ports, which are 350,000 lines.
+// A program may run for programTimeout in addition to the wait for the lock, which is enough to read everything or to write a
+// few changes. It gets lineTimeout more for each line that it writes: a slow machine takes a minute for 100,000 ports, which
+// are 350,000 lines.
 const (
 	programTimeout = time.Minute
 	lineTimeout    = time.Millisecond / 2
 )
 
-// probeTimeout is what a program gets that is asked about itself.
+// probeTimeout bounds the run of a program that is queried about itself.
 const probeTimeout = 10 * time.Second
 
-// Runner runs the programs of one back end. It may be used by several goroutines.
+// Runner runs the programs of one back end. It is safe for concurrent use.
 type Runner struct {
 	backend  string
 	wait     string
 	programs map[netfilter.Family]program
-	// randomFully is set when every family's program knows --random-fully.
+	// randomFully is set if the programs of all families support --random-fully.
 	randomFully bool
-	// sets is set when rules of every family can name sets.
+	// sets is set if rules of all families can match ipsets.
 	sets bool
-	// withoutIPv6 is why IPv6 cannot be programmed, where it need not be.
+	// withoutIPv6 is the reason why IPv6 cannot be programmed, if Options.IPv6 is not set.
 	withoutIPv6 error
-	// timeout is when a program is killed that does not end; one that writes gets more, one that is asked about itself its own.
+	// timeout is when a program is killed. Writes get more; queries of a program about itself get probeTimeout.
 	timeout, probeTimeout time.Duration
 
 	execs atomic.Int64
-	// buffers hold the text of batches, which is large when all is written.
+	// buffers reuses memory for the text of batches.
 	buffers sync.Pool
 }
 
-// program is where iptables or ip6tables was found; its companions stand beside it.
+// program is the path of iptables or ip6tables. The save and restore programs are in the same directory.
 type program string
 
 func (p program) save() string    { return string(p) + "-save" }
 func (p program) restore() string { return string(p) + "-restore" }
 
-// New finds the programs as go-iptables finds them.
+// New finds the programs in PATH, as go-iptables does.
 func New(opts Options) (*Runner, error) { return newRunner(opts, probeTimeout) }
 
 func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
@@ -109,27 +110,27 @@ func (r *Runner) find(family netfilter.Family, name string, protocol goiptables.
 	if err != nil {
 		return fmt.Errorf("finding %s (is the package iptables installed?): %w", name, err)
 	}
-	// go-iptables asks the same, and would wait for ever.
+	// Run this first: go-iptables runs the same command without a timeout.
 	if _, err := r.probe(path, "--version"); err != nil {
 		return err
 	}
 	tables, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(path))
 	if err != nil {
-		return fmt.Errorf("asking %s for its version: %w", path, err)
+		return fmt.Errorf("reading the version of %s: %w", path, err)
 	}
 	r.randomFully = r.randomFully && tables.HasRandomFully()
-	// A program finds a match only where both it and the kernel have it.
+	// The program knows a match only if both the program and the kernel support it.
 	_, err = r.probe(path, "-m", "set", "--help")
 	if errors.Is(err, ErrHung) {
 		return err
 	}
 	r.sets = r.sets && err == nil
-	// The restoring program is asked, and not its companion, because it is the one that writes.
+	// Query the restore program, because it is the one that writes.
 	version, err := r.probe(program(path).restore(), "--version")
 	if err != nil {
 		return err
 	}
-	// Those before 1.8 know just one back end and do not say it.
+	// Versions before 1.8 have only one back end and do not name it.
 	backend := Legacy
 	if bytes.Contains(version, []byte("("+NFTables+")")) {
 		backend = NFTables
@@ -143,7 +144,7 @@ func (r *Runner) find(family netfilter.Family, name string, protocol goiptables.
 	return nil
 }
 
-// probe asks a program about itself.
+// probe runs a program that prints information about itself.
 func (r *Runner) probe(path string, args ...string) ([]byte, error) {
 	return r.run(context.Background(), r.probeTimeout, nil, path, args...)
 }
@@ -158,20 +159,20 @@ func (r *Runner) Families() []netfilter.Family {
 	return families
 }
 
-// WithoutIPv6 returns why the tables of IPv6 cannot be programmed although the kernel has IPv6, where Options.IPv6 is not set.
+// WithoutIPv6 returns why the IPv6 tables cannot be programmed although the kernel supports IPv6, or nil. It is always nil if
+// Options.IPv6 is set.
 func (r *Runner) WithoutIPv6() error { return r.withoutIPv6 }
 
 // Backend returns Legacy or NFTables.
 func (r *Runner) Backend() string { return r.backend }
 
-// RandomFully reports whether MASQUERADE knows --random-fully.
+// RandomFully reports whether MASQUERADE supports --random-fully.
 func (r *Runner) RandomFully() bool { return r.randomFully }
 
-// Sets reports whether rules can name sets.
+// Sets reports whether rules can match ipsets.
 func (r *Runner) Sets() bool { return r.sets }
 
-// Physdev reports whether rules of every family can match frames that a bridge switches. To ask where br_netfilter is not
-// loaded may load it.
+// Physdev reports whether rules of all families can match frames that a bridge switches. The query may load br_netfilter.
 func (r *Runner) Physdev() bool {
 	for _, p := range r.programs {
 		if _, err := r.probe(string(p), "-m", "physdev", "--help"); err != nil {
@@ -181,7 +182,7 @@ func (r *Runner) Physdev() bool {
 	return true
 }
 
-// Execs returns how many programs were run.
+// Execs returns the number of programs run so far.
 func (r *Runner) Execs() int64 { return r.execs.Load() }
 
 // Save reads all tables of a family.
@@ -201,12 +202,13 @@ func (r *Runner) Save(ctx context.Context, family netfilter.Family) (netfilter.R
 	return rules, nil
 }
 
-// keptBuffer is the largest that is kept: that of a few changes, for the text of everything is written once and large.
+// keptBuffer is the maximum capacity of a buffer that is kept for reuse. A few changes fit; the text of a full write is large
+// and rare.
 const keptBuffer = 256 << 10
 
-// Restore writes a batch. Where a table is refused, those before it are written, and those after it too: one that fails
-// does not keep back the others. Only nat waits for filter, which refuses what nat marks. The error is ErrLocked, ErrHung,
-// or a *LineError where the program said which line it did not take, which mostly is a gateway.ErrRefused.
+// Restore writes a batch. A table that is refused does not block the others, before or after it, except that nat is not
+// written after filter was refused, because filter refuses packets that nat marks. The error is ErrLocked, ErrHung, or a
+// *LineError if the program named a line, which usually matches gateway.ErrRefused.
 func (r *Runner) Restore(ctx context.Context, batch netfilter.Batch) error {
 	var errs []error
 	for !batch.Empty() {
@@ -239,7 +241,7 @@ func (r *Runner) restore(ctx context.Context, batch netfilter.Batch) error {
 	}
 	timeout := r.timeout + time.Duration(bytes.Count(*buffer, []byte("\n")))*lineTimeout
 	if _, err = r.run(ctx, timeout, *buffer, p.restore(), args...); err != nil {
-		// A program that was killed may still be fed from the buffer, which is not used again.
+		// The goroutine that feeds a killed program may still read the buffer, so do not reuse it.
 		return describe(err, *buffer)
 	}
 	if cap(*buffer) <= keptBuffer {
@@ -251,7 +253,7 @@ func (r *Runner) restore(ctx context.Context, batch netfilter.Batch) error {
 func (r *Runner) program(family netfilter.Family) (program, error) {
 	p, found := r.programs[family]
 	if !found {
-		return "", fmt.Errorf("rules of IPv%d cannot be programmed on this host", family)
+		return "", fmt.Errorf("IPv%d cannot be programmed on this host", family)
 	}
 	return p, nil
 }
@@ -265,7 +267,7 @@ func (r *Runner) run(ctx context.Context, timeout time.Duration, input []byte, p
 	cmd.Stdin = bytes.NewReader(input)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// A program that was killed must not be waited for when a child of it holds the pipes.
+	// WaitDelay ends the wait for a killed program whose child still holds the pipes.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {

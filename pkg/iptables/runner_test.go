@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// programs makes a folder with iptables and ip6tables of these back ends the only one in which programs are found.
+// programs sets PATH to a directory with only the iptables and ip6tables programs of the given back ends.
 func programs(t *testing.T, backends map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -86,7 +86,7 @@ func TestFamilyThatIsNotProgrammed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if why := runner.WithoutIPv6(); why == nil || !strings.Contains(why.Error(), "ip6tables") {
-		t.Errorf("IPv6 is left out because of %v, want a word of ip6tables", why)
+		t.Errorf("WithoutIPv6 returns %v, want an error that names ip6tables", why)
 	}
 	batch := netfilter.Diff(netfilter.Ruleset{}, rules.Build(gateway.State{}, netfilter.IPv6, rules.Options{Ownership: own}), own.ChainPrefix)
 	_, saveErr := runner.Save(t.Context(), netfilter.IPv6)
@@ -97,7 +97,7 @@ func TestFamilyThatIsNotProgrammed(t *testing.T) {
 	}
 }
 
-// lockedRunner returns a runner whose lock is held until release is called.
+// lockedRunner returns a Runner whose lock is held until release is called.
 func lockedRunner(t *testing.T, timeout time.Duration) (runner *Runner, release func()) {
 	t.Helper()
 	testenv.RequireTool(t, "iptables-legacy")
@@ -126,7 +126,7 @@ func TestLockThatIsHeld(t *testing.T) {
 	}
 	release()
 	if err := runner.Restore(t.Context(), batch); err != nil {
-		t.Errorf("with the lock free: %v", err)
+		t.Errorf("after the release: %v", err)
 	}
 }
 
@@ -136,7 +136,7 @@ func TestContextEndsTheWait(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := runner.Restore(ctx, batch); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrHung) {
-		t.Errorf("error %v, want that of the context", err)
+		t.Errorf("error %v, want the context's error", err)
 	}
 }
 
@@ -150,11 +150,11 @@ func TestAProgramThatHangsIsKilled(t *testing.T) {
 	release()
 	runner.timeout = time.Minute
 	if err := runner.Restore(t.Context(), batch); err != nil {
-		t.Errorf("the next one: %v", err)
+		t.Errorf("the next run: %v", err)
 	}
 }
 
-// script makes a program of this name that runs it.
+// script creates a shell script with the given name.
 func script(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -164,12 +164,12 @@ func script(t *testing.T, name, text string) string {
 	return path
 }
 
-// TestAProgramThatHangsWhenItIsAsked about itself is named, in time.
+// TestAProgramThatHangsWhenItIsAsked: New fails in time and names the program that hangs when queried about itself.
 func TestAProgramThatHangsWhenItIsAsked(t *testing.T) {
 	for _, tc := range []struct{ name, script, hangs string }{
-		{"for its version", `exec sleep 600`, "iptables --version"},
-		{"for its matches", `case $* in *--help*) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables -m set --help"},
-		{"for its back end", `case $0 in *-restore) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables-restore --version"},
+		{"version", `exec sleep 600`, "iptables --version"},
+		{"matches", `case $* in *--help*) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables -m set --help"},
+		{"back end", `case $0 in *-restore) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables-restore --version"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := script(t, "iptables", tc.script)
@@ -179,13 +179,13 @@ func TestAProgramThatHangsWhenItIsAsked(t *testing.T) {
 			t.Setenv("PATH", filepath.Dir(path)+":"+os.Getenv("PATH"))
 			_, err := newRunner(Options{}, time.Second)
 			if !errors.Is(err, ErrHung) || !strings.Contains(err.Error(), tc.hangs) {
-				t.Errorf("error %v, want one that %s hung", err, tc.hangs)
+				t.Errorf("error %v, want ErrHung naming %q", err, tc.hangs)
 			}
 		})
 	}
 }
 
-// TestALargeBatchGetsMoreTime than a small one or a reading does.
+// TestALargeBatchGetsMoreTime: a large batch gets more time than a small one or a read.
 func TestALargeBatchGetsMoreTime(t *testing.T) {
 	name := strings.TrimSuffix(script(t, "iptables-restore", "cat >/dev/null; exec sleep 1"), "-restore")
 	if err := os.Link(name+"-restore", name+"-save"); err != nil {
@@ -200,7 +200,7 @@ func TestALargeBatchGetsMoreTime(t *testing.T) {
 		t.Errorf("10,000 rules: %v", err)
 	}
 	if err := restore(1); !errors.Is(err, ErrHung) {
-		t.Errorf("a rule: error %v, want ErrHung", err)
+		t.Errorf("one rule: error %v, want ErrHung", err)
 	}
 	if _, err := r.Save(t.Context(), netfilter.IPv4); !errors.Is(err, ErrHung) {
 		t.Errorf("reading: error %v, want ErrHung", err)

@@ -18,11 +18,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// Stamp is a number that becomes another one when somebody writes rules of the family, and is read at nearly no cost. Two
-// that are equal do not prove that nothing was written: see Digest.
+// Stamp returns a number that changes when any process writes rules of the family. It is very cheap. Equal stamps do not
+// prove that nothing was written; see Digest.
 //
-// nf_tables counts the changes of the whole network namespace. The legacy tables tell their sizes: a rule that was
-// replaced by another of the same size is not seen.
+// nf_tables counts the transactions of the whole network namespace. For legacy the stamp covers the sizes of the tables, so
+// it misses a rule that was replaced by one of the same size.
 func (r *Runner) Stamp(family netfilter.Family) (uint64, error) {
 	if _, err := r.program(family); err != nil {
 		return 0, err
@@ -33,8 +33,8 @@ func (r *Runner) Stamp(family netfilter.Family) (uint64, error) {
 	return legacyStamp(family, false)
 }
 
-// Digest is a Stamp that sees every change of a rule. Legacy tables are read whole for it, which is still far cheaper than
-// to Save them.
+// Digest is a Stamp that changes with every change of a rule. For legacy it reads the whole tables, which is still much
+// cheaper than Save.
 func (r *Runner) Digest(family netfilter.Family) (uint64, error) {
 	if _, err := r.program(family); err != nil {
 		return 0, err
@@ -45,26 +45,26 @@ func (r *Runner) Digest(family netfilter.Family) (uint64, error) {
 	return legacyStamp(family, true)
 }
 
-// Alone reports whether a Restore of as many tables is for sure all that was written between two Stamps. The legacy tables
-// cannot tell.
+// Alone reports whether a Restore of the given number of tables is certain to be the only write between two Stamps. It is
+// always false for legacy.
 func (r *Runner) Alone(before, after uint64, tables int) bool {
 	return r.backend == NFTables && uint32(after-before) == uint32(tables)
 }
 
-// generation is how often the rules of nf_tables were changed, modulo 2^32.
+// generation returns the number of nf_tables transactions, modulo 2^32.
 func generation() (uint64, error) {
 	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
 	request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 	answers, err := request.Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
-		return 0, fmt.Errorf("asking for the generation of nf_tables: %w", err)
+		return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
 	}
 	for _, answer := range answers {
 		if id, found := parseGeneration(answer); found {
 			return uint64(id), nil
 		}
 	}
-	return 0, errors.New("asking for the generation of nf_tables: the kernel does not say it")
+	return 0, errors.New("reading the generation of nf_tables: it is missing in the kernel's answer")
 }
 
 func parseGeneration(answer []byte) (uint32, bool) {
@@ -83,7 +83,7 @@ func parseGeneration(answer []byte) (uint32, bool) {
 	return 0, false
 }
 
-// seed is the process's own: Stamps are compared with each other alone.
+// seed is random per process, because Stamps are only compared within it.
 var seed = maphash.MakeSeed()
 
 func legacyStamp(family netfilter.Family, whole bool) (uint64, error) {
@@ -96,11 +96,11 @@ func legacyStamp(family netfilter.Family, whole bool) (uint64, error) {
 	hash.SetSeed(seed)
 	for _, table := range tables {
 		if err := xt.hash(&hash, table, whole); err != nil {
-			return 0, fmt.Errorf("looking at the legacy table %s of IPv%d: %w", table, family, err)
+			return 0, fmt.Errorf("reading the legacy table %s of IPv%d: %w", table, family, err)
 		}
 	}
 	return hash.Sum64(), nil
 }
 
-// tables are those that we write.
+// tables are the tables that we write.
 var tables = []string{"mangle", "filter", "nat"}

@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// many is one address with as many ports, each with three endpoints.
+// many returns one address with the given number of ports, each with three endpoints.
 func many(family netfilter.Family, ports int) gateway.State {
 	address, inside := "198.51.100.10", "10.244.0.0"
 	if family == netfilter.IPv6 {
@@ -60,17 +60,18 @@ func (k kernel) iptables(t *testing.T, args string) {
 	}
 }
 
-// Whoever writes, the digest tells, and the stamp but where a rule became another one of the same size.
+// TestStampsTellOfWrites: the digest changes with every write, and the stamp unless a legacy rule was replaced by one of the
+// same size.
 func TestStampsTellOfWrites(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		if k.family == netfilter.IPv4 {
-			k.iptables(t, "-t raw -A PREROUTING -p udp -j ACCEPT") // none of ours
+			k.iptables(t, "-t raw -A PREROUTING -p udp -j ACCEPT") // a table that we do not use
 		}
 		k.apply(t, rules.Build(many(k.family, 20), k.family, rules.Options{Ownership: own}))
 		address := map[netfilter.Family]string{netfilter.IPv4: "192.0.2.1", netfilter.IPv6: "2001:db8::1"}[k.family]
 		for _, write := range []struct {
 			args string
-			// sameSize is set where legacy tables are as large as before.
+			// sameSize means that the legacy tables keep their sizes.
 			sameSize bool
 		}{
 			{args: "-t nat -F SMARTNAT-SERVICES"},
@@ -81,24 +82,24 @@ func TestStampsTellOfWrites(t *testing.T) {
 			{args: "-t mangle -N OTHER"},
 		} {
 			stamp, digest := k.stamps(t)
-			for range 2 { // to read changes nothing
+			for range 2 { // reading changes nothing
 				if s, d := k.stamps(t); s != stamp || d != digest {
-					t.Errorf("without a write before %q: stamp %t, digest %t the same", write.args, s == stamp, d == digest)
+					t.Errorf("before %q, without a write: stamp unchanged %t, digest unchanged %t", write.args, s == stamp, d == digest)
 				}
 			}
 			k.iptables(t, write.args)
 			s, d := k.stamps(t)
 			if d == digest {
-				t.Errorf("%q: the same digest", write.args)
+				t.Errorf("%q: the digest did not change", write.args)
 			}
 			if same := write.sameSize && k.backend == Legacy; (s == stamp) != same {
-				t.Errorf("%q: the same stamp is %t, want %t", write.args, s == stamp, same)
+				t.Errorf("%q: stamp unchanged %t, want %t", write.args, s == stamp, same)
 			}
 		}
 	})
 }
 
-// A write of ours is known for the only one where the kernel counts, and never where it does not.
+// TestAlone: nf_tables can prove that ours was the only write, and legacy never can.
 func TestAlone(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		for ports, others := range []int{0, 0, 1, 0} {
@@ -112,13 +113,13 @@ func TestAlone(t *testing.T) {
 			}
 			after, _ := k.stamps(t)
 			if want := k.backend == NFTables && others == 0; k.Alone(before, after, len(batch.Tables)) != want {
-				t.Errorf("write %d of %d tables beside %d others: alone is %t, want %t", ports, len(batch.Tables), others, !want, want)
+				t.Errorf("write %d of %d tables with %d other writes: Alone returns %t, want %t", ports, len(batch.Tables), others, !want, want)
 			}
 		}
 	})
 }
 
-// Packets count, and their counters are no part of a rule.
+// TestPacketsChangeNoStamp: packet counters are not part of a rule.
 func TestPacketsChangeNoStamp(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		k.apply(t, rules.Build(many(k.family, 3), k.family, rules.Options{Ownership: own}))
@@ -129,7 +130,7 @@ func TestPacketsChangeNoStamp(t *testing.T) {
 			t.Fatal("no packet was counted")
 		}
 		if s, d := k.stamps(t); s != stamp || d != digest {
-			t.Errorf("after a packet: stamp %t, digest %t the same", s == stamp, d == digest)
+			t.Errorf("after a packet: stamp unchanged %t, digest unchanged %t", s == stamp, d == digest)
 		}
 	})
 }
@@ -170,7 +171,7 @@ func benchmarkStamp(b *testing.B, backend, read string) {
 	}
 }
 
-// send has a packet meet the rules of OUTPUT.
+// send sends a packet through the OUTPUT rules.
 func (k kernel) send(t *testing.T) {
 	t.Helper()
 	network, loopback := "udp4", "127.0.0.1:9"
@@ -187,7 +188,7 @@ func (k kernel) send(t *testing.T) {
 	}
 }
 
-// counted is what the program says of the counters in OUTPUT.
+// counted returns the packet counters of OUTPUT as the program prints them.
 func (k kernel) counted(t *testing.T) string {
 	t.Helper()
 	out, err := exec.Command(string(k.programs[k.family]), "-t", "mangle", "-L", "SMARTNAT-OUTPUT", "-v", "-x", "-n").CombinedOutput()

@@ -24,26 +24,26 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// TestTracerAgreesWithTheKernel sends first packets from the host to itself and compares the rules of nat whose counters
-// moved with those that the tracer says match.
+// TestTracerAgreesWithTheKernel sends first packets from the host to itself and compares the nat rules whose counters moved
+// with the rules that the tracer predicts.
 func TestTracerAgreesWithTheKernel(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		state := k.state()
 		external := state.Forwards[0].Address
 		network := netip.PrefixFrom(external, external.BitLen()-8).Masked()
 		everythingIsLocal(t, network)
-		// Nothing answers, so that connections last until they are looked at.
+		// Drop answers, so that connections last until they are inspected.
 		k.load(t, "*filter\n-A INPUT -j DROP\nCOMMIT\n")
 		k.apply(t, k.build(state))
 		tracer := netfilter.NewTracer(k.read(t))
-		// remembered are the lists of sources that hold the client.
+		// remembered lists the xt_recent lists that contain the client.
 		var remembered []string
 
 		allowed := netip.PrefixFrom(external, external.BitLen()-8).Addr()
 		for range 200 {
 			allowed = allowed.Next()
 		}
-		// No subtests: they would run on threads outside of the namespace.
+		// No subtests: they would run on threads outside the namespace.
 		for _, probe := range []struct {
 			name     string
 			address  int
@@ -53,20 +53,20 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 			{"no backends", crowded, gateway.TCP, 80},
 			{"one backend, masquerade off", crowded, gateway.TCP, 95},
 			{"source checked", crowded, gateway.TCP, 86},
-			{"nobody allowed", crowded, gateway.TCP, 131},
+			{"no source allowed", crowded, gateway.TCP, 131},
 			{"several backends", crowded, gateway.TCP, 98},
-			{"last leaf", 11, gateway.TCP, 167},
+			{"the last leaf of the decision tree", 11, gateway.TCP, 167},
 			{"groups of backends, masquerade off", crowded, gateway.TCP, 1000},
-			{"within a range", crowded, gateway.TCP, 33000},
-			{"shifted", crowded, gateway.UDP, 8005},
+			{"a port in a range", crowded, gateway.TCP, 33000},
+			{"a shifted range", crowded, gateway.UDP, 8005},
 			{"SCTP", choosy, gateway.SCTP, 80},
-			{"SCTP shifted", choosy, gateway.SCTP, 155},
-			{"a client that comes", choosy, gateway.TCP, 80},
-			{"a client that comes back", choosy, gateway.TCP, 80},
-			{"a client that comes to groups", choosy, gateway.UDP, 53},
-			{"a client that comes back to groups", choosy, gateway.UDP, 53},
-			{"a client that comes to a shifted range", choosy, gateway.UDP, 5003},
-			{"a client that comes back to another port of it", choosy, gateway.UDP, 5009},
+			{"SCTP, a shifted range", choosy, gateway.SCTP, 155},
+			{"a new client", choosy, gateway.TCP, 80},
+			{"a returning client", choosy, gateway.TCP, 80},
+			{"a new client, groups of backends", choosy, gateway.UDP, 53},
+			{"a returning client, groups of backends", choosy, gateway.UDP, 53},
+			{"a new client, a shifted range", choosy, gateway.UDP, 5003},
+			{"a returning client, another port of the shifted range", choosy, gateway.UDP, 5009},
 			{"a range that keeps its ports", choosy, gateway.UDP, 7004},
 			{"not mapped", crowded, gateway.TCP, 81},
 			{"another protocol", crowded, gateway.UDP, 80},
@@ -88,20 +88,21 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 			got := moved(before, k.counters(t, "nat"))
 			trace, agree := foreseen(tracer, p, got)
 			if !agree {
-				t.Errorf("%s: the tracer foresees other rules than those that matched:\n%s", probe.name, cmp.Diff(natSteps(trace), got))
+				t.Errorf("%s: matching rules (-predicted +kernel):\n%s", probe.name, cmp.Diff(natSteps(trace), got))
 			}
 			if to := k.translated(t, p); agree && trace.Verdict == netfilter.Accept && to != trace.Packet.Destination {
-				t.Errorf("%s: the tracer foresees %s, the kernel sends to %s", probe.name, trace.Packet.Destination, to)
+				t.Errorf("%s: the tracer predicts destination %s, the kernel uses %s", probe.name, trace.Packet.Destination, to)
 			}
 			remembered = append(remembered, trace.Remembered...)
 		}
 		if slices.Sort(remembered); len(remembered) != 8 || len(slices.Compact(slices.Clone(remembered))) != 5 {
-			t.Errorf("clients were remembered in %q, want five lists, three of them twice", remembered)
+			t.Errorf("clients are in lists %q, want five lists, three of them twice", remembered)
 		}
 	})
 }
 
-// foreseen returns the trace in which the rules of nat match that did, if there is one. Which way chance led is known by them.
+// foreseen returns the trace whose nat rules are those that matched, if there is one. The tracer yields one trace for each
+// random choice, and the matched rules identify the one that was taken.
 func foreseen(tracer *netfilter.Tracer, p netfilter.Packet, matched []string) (trace netfilter.Trace, agree bool) {
 	for trace = range tracer.Ways(p) {
 		if slices.Equal(natSteps(trace), matched) {
@@ -111,11 +112,11 @@ func foreseen(tracer *netfilter.Tracer, p netfilter.Packet, matched []string) (t
 	return trace, false
 }
 
-// replied finds the second source and the second source port of a connection: those of who is to answer.
+// replied matches the source address and port of the reply tuple.
 var replied = regexp.MustCompile(`src=\S+ .*src=(\S+) .*sport=(\d+)`)
 
-// translated returns where the connection that began with the packet leads. The program is asked because netlink's
-// package reads no ports of SCTP.
+// translated returns the translated destination of the connection that began with p. It runs conntrack(8) because the netlink
+// package does not read SCTP ports.
 func (k kernel) translated(t *testing.T, p netfilter.Packet) netip.AddrPort {
 	t.Helper()
 	testenv.RequireTool(t, "conntrack")
@@ -135,7 +136,7 @@ func (k kernel) translated(t *testing.T, p netfilter.Packet) netip.AddrPort {
 	return to
 }
 
-// everythingIsLocal makes every address of a network the host's own.
+// everythingIsLocal makes every address of a network local.
 func everythingIsLocal(t *testing.T, network netip.Prefix) {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
@@ -156,7 +157,7 @@ func everythingIsLocal(t *testing.T, network netip.Prefix) {
 	if err := netlink.RouteAdd(&route); err != nil {
 		t.Fatal(err)
 	}
-	// MASQUERADE drops where the link has no address but the loopback one.
+	// MASQUERADE drops packets if the link has only the loopback address.
 	mask := net.CIDRMask(8*len(destination.IP), 8*len(destination.IP))
 	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: destination.IP, Mask: mask}}); err != nil {
 		t.Fatal(err)
@@ -185,14 +186,14 @@ func send(t *testing.T, p netfilter.Packet) {
 	if err := unix.Bind(fd, sockaddr(p.Source)); err != nil {
 		t.Fatalf("binding to %s: %v", p.Source, err)
 	}
-	// How it ends depends on what the rules do to it.
+	// The result depends on the rules.
 	_ = unix.Connect(fd, sockaddr(p.Destination))
 	if kind == unix.SOCK_DGRAM {
 		_, _ = unix.Write(fd, []byte("x"))
 	}
 }
 
-// sendSCTP sends what begins an association. Netfilter needs no SCTP of the kernel's own, so the packet is made here.
+// sendSCTP sends an SCTP INIT chunk through a raw socket. Netfilter works without the kernel's SCTP.
 func sendSCTP(t *testing.T, p netfilter.Packet) {
 	t.Helper()
 	domain := unix.AF_INET
@@ -209,7 +210,8 @@ func sendSCTP(t *testing.T, p netfilter.Packet) {
 	}
 	packet := binary.BigEndian.AppendUint16(nil, 40000)
 	packet = binary.BigEndian.AppendUint16(packet, p.Destination.Port())
-	// No tag and no checksum yet; then an INIT of 20 bytes: its tag, window, streams out and in, first number.
+	// Verification tag and checksum are zero. Then follows an INIT chunk of 20 bytes: tag, window, outbound and inbound
+	// streams, initial TSN.
 	packet = append(packet, make([]byte, 8)...)
 	packet = append(packet, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1)
 	if err := unix.Sendto(fd, packet, 0, sockaddr(netip.AddrPortFrom(p.Destination.Addr(), 0))); err != nil {
@@ -232,7 +234,7 @@ func natSteps(trace netfilter.Trace) []string {
 		}
 	}
 	if trace.Verdict == netfilter.Reject {
-		// The answer belongs to the same connection, and is the first packet of it to get there.
+		// The answer belongs to the same connection and is its first packet in POSTROUTING.
 		steps = append(steps, step("nat", "POSTROUTING", 1))
 	}
 	slices.Sort(steps)
@@ -243,7 +245,7 @@ func step(table, chain string, number int) string {
 	return fmt.Sprintf("%s %s %d", table, chain, number)
 }
 
-// counters returns the packet counters of the rules of these tables.
+// counters returns the packet counters of all rules in the given tables.
 func (k kernel) counters(t *testing.T, tables ...string) map[string]string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save(), "-c").Output()

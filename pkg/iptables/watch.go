@@ -17,12 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls changed once it watches and then whenever somebody has written rules, or may have, ourselves included. It
-// returns when ctx ends, which is no error, or when it can watch no longer.
+// Watch calls changed when it starts and whenever rules were or may have been written, including by this process. It returns
+// nil when ctx ends and an error when the watch fails.
 //
-// nf_tables tells of each commit. The legacy tables tell of nothing, but the programs that write them hold a lock, and the
-// kernel tells when its file is closed; who writes without the programs, or in a mount namespace with a /run of its own, is
-// not seen.
+// nf_tables sends an event for each transaction. Legacy tables have no events, but the programs that write them hold a lock,
+// and inotify reports when the lock file is closed. Watch misses legacy writers that bypass the programs or run in a mount
+// namespace with its own /run.
 func (r *Runner) Watch(ctx context.Context, changed func()) error {
 	var err error
 	if r.backend == NFTables {
@@ -36,9 +36,10 @@ func (r *Runner) Watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
-// commits lets through the message that ends a commit, and not the thousands of what was committed.
+// commits is a socket filter that passes the message that ends a transaction and drops the possibly thousands of messages
+// about its content.
 func commits() []unix.SockFilter {
-	const typeInHeader = 4 // struct nlmsghdr, in the order of bytes of the host, which the filter takes to be that of the network
+	const typeInHeader = 4 // nlmsg_type in struct nlmsghdr; the filter reads it in network byte order although it is in host byte order
 	newGeneration := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN))
 	return []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: typeInHeader},
@@ -66,18 +67,18 @@ func watchCommits(ctx context.Context, changed func()) error {
 func receive(socket *nl.NetlinkSocket, changed func()) error {
 	for {
 		changed()
-		// ENOBUFS: more came at once than the socket holds. What was lost told the same.
+		// ENOBUFS means that the socket overflowed. The lost messages carry no more information than this one.
 		if _, _, err := socket.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("reading changes of nf_tables: %w", err)
 		}
 	}
 }
 
-// defaultLock is where the programs have their lock, unless XTABLES_LOCKFILE says otherwise.
+// defaultLock is the lock file of the programs, unless XTABLES_LOCKFILE names another one.
 const defaultLock = "/run/xtables.lock"
 
 func watchLock(ctx context.Context, path string, changed func()) error {
-	// As the programs do, which have it there from their first run on.
+	// Create the file if it is missing, as the programs do on their first run.
 	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("watching the lock of the legacy tables: %w", err)
@@ -93,7 +94,7 @@ func watchLock(ctx context.Context, path string, changed func()) error {
 	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CLOSE|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF); err != nil {
 		return fmt.Errorf("watching %s: %w", path, err)
 	}
-	buffer := make([]byte, 4096) // Many at once are all the same.
+	buffer := make([]byte, 4096) // many events at once mean the same as one
 	for {
 		changed()
 		n, err := events.Read(buffer)
@@ -106,9 +107,9 @@ func watchLock(ctx context.Context, path string, changed func()) error {
 	}
 }
 
-// gone reports whether the file that is watched was removed.
+// gone reports whether the watched file was removed.
 func gone(events []byte) bool {
-	const maskInEvent = 4 // struct inotify_event; that of a file has no name behind it
+	const maskInEvent = 4 // mask in struct inotify_event; events of a file carry no name
 	for ; len(events) >= unix.SizeofInotifyEvent; events = events[unix.SizeofInotifyEvent:] {
 		if binary.NativeEndian.Uint32(events[maskInEvent:])&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED) != 0 {
 			return true

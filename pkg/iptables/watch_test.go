@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// watched is what became of a watch.
+// watched is a running watch.
 type watched struct {
 	calls <-chan struct{}
 	ended <-chan struct{}
@@ -56,7 +56,7 @@ func (w *watched) await(t *testing.T, what string) {
 	}
 }
 
-// count is how many calls come until none does for a while.
+// count returns the number of calls until there was none for 200 ms.
 func (w *watched) count() int {
 	n := 0
 	for {
@@ -73,9 +73,9 @@ func TestWatch(t *testing.T) {
 	inKernel(t, func(t *testing.T, k kernel) {
 		w := watch(t, k.Watch)
 		k.apply(t, rules.Build(many(k.family, 1000), k.family, rules.Options{Ownership: own}))
-		// One a table, or one run of the program; not one a rule.
+		// One call per table or per run of the program, not per rule.
 		if n := w.count(); n < 1 || n > 3 {
-			t.Errorf("%d calls for a thousand ports", n)
+			t.Errorf("%d calls for a thousand ports, want 1 to 3", n)
 		}
 		for _, write := range []string{
 			"-t nat -F SMARTNAT-SERVICES", "-t filter -A INPUT -p tcp -j ACCEPT", "-t filter -R INPUT 2 -p udp -j ACCEPT",
@@ -89,7 +89,7 @@ func TestWatch(t *testing.T) {
 		k.read(t)
 		k.stamps(t)
 		if n := w.count(); n != 0 {
-			t.Errorf("%d calls because rules were read", n)
+			t.Errorf("%d calls after reading rules, want none", n)
 		}
 		w.stop()
 		<-w.ended
@@ -99,7 +99,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// More than the socket holds is one event, and the next are seen again.
+// TestWatchOverrun: an overflow of the socket counts as one event, and the watch goes on.
 func TestWatchOverrun(t *testing.T) {
 	testenv.NewNetNS(t)
 	k := newKernel(t, "nft")
@@ -116,7 +116,7 @@ func TestWatchOverrun(t *testing.T) {
 		return receive(socket, changed)
 	})
 	if n := w.count(); n > 100 {
-		t.Fatalf("%d calls: the socket holds what it was not to hold", n)
+		t.Fatalf("%d calls: the socket did not overflow", n)
 	}
 	k.iptables(t, "-t nat -N OTHER")
 	w.await(t, "a change after the overrun")
@@ -135,15 +135,15 @@ func TestWatchEndsWithTheLock(t *testing.T) {
 		t.Fatal("nothing for 10 s")
 	}
 	if !errors.Is(w.err, fs.ErrNotExist) {
-		t.Errorf("err = %v, want that the file is gone", w.err)
+		t.Errorf("err = %v, want ErrNotExist for the removed file", w.err)
 	}
 	err := watchLock(t.Context(), filepath.Join(lock, "no", "directory"), func() {})
 	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("err = %v, want that there is no such directory", err)
+		t.Errorf("err = %v, want ErrNotExist for the missing directory", err)
 	}
 }
 
-// BenchmarkRestoreWatched is what it costs a write of everything that somebody watches.
+// BenchmarkRestoreWatched measures the cost that a watch adds to a full write.
 func BenchmarkRestoreWatched(b *testing.B) {
 	for _, subscribed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("watched=%t", subscribed), func(b *testing.B) {

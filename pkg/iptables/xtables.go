@@ -24,7 +24,7 @@ const (
 	getEntries = 65 // IPT_SO_GET_ENTRIES
 )
 
-// Offsets in struct ipt_getinfo and ipt_get_entries; both begin with the name of the table.
+// Offsets in struct ipt_getinfo and ipt_get_entries. Both begin with the name of the table.
 const (
 	infoSize   = 84
 	sizeInInfo = 80
@@ -32,10 +32,11 @@ const (
 	headerSize = 40
 )
 
-// layout is where things stand in struct ipt_entry, or ip6t_entry.
+// layout describes struct ipt_entry or ip6t_entry.
 type layout struct {
 	level, domain int
-	// next is the offset of next_offset, counters that of the counters of packets and bytes, which are no part of a rule.
+	// next is the offset of next_offset. counters is the offset of the packet and byte counters, which are not part of the
+	// rule.
 	next, counters int
 }
 
@@ -46,7 +47,7 @@ var layouts = map[netfilter.Family]layout{
 	netfilter.IPv6: {level: unix.SOL_IPV6, domain: unix.AF_INET6, next: 142, counters: 152},
 }
 
-// xtables reads legacy tables as iptables-legacy does, through a raw socket.
+// xtables reads legacy tables through a raw socket, as iptables-legacy does.
 type xtables struct {
 	layout
 	fd int
@@ -63,7 +64,7 @@ func openXTables(family netfilter.Family) (*xtables, error) {
 
 func (x *xtables) close() { _ = unix.Close(x.fd) }
 
-// hash adds a table's sizes, or all of its rules but their counters.
+// hash adds the sizes of a table to the hash or, if whole is set, also all its rules without counters.
 func (x *xtables) hash(hash *maphash.Hash, table string, whole bool) error {
 	info := make([]byte, infoSize)
 	copy(info, table)
@@ -75,17 +76,17 @@ func (x *xtables) hash(hash *maphash.Hash, table string, whole bool) error {
 		return nil
 	}
 	size := binary.NativeEndian.Uint32(info[sizeInInfo:])
-	// The kernel's to take back at once: of ten thousand ports it is ten megabytes.
+	// Use mmap to return the memory at once: ten thousand ports take ten megabytes.
 	entries, err := unix.Mmap(-1, 0, headerSize+int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
-		return fmt.Errorf("making room for %d bytes: %w", size, err)
+		return fmt.Errorf("allocating %d bytes: %w", size, err)
 	}
 	defer func() { _ = unix.Munmap(entries) }()
 	copy(entries, table)
 	binary.NativeEndian.PutUint32(entries[nameSize:], size)
 	err = x.get(getEntries, entries)
 	if errors.Is(err, unix.EAGAIN) {
-		return nil // It was just replaced, and so is about to differ by its sizes.
+		return nil // the table was just replaced, so its sizes will differ
 	}
 	if err != nil {
 		return err
@@ -93,12 +94,12 @@ func (x *xtables) hash(hash *maphash.Hash, table string, whole bool) error {
 	return x.hashRules(hash, entries[headerSize:])
 }
 
-// hashRules adds rules, one behind the other, but not their counters.
+// hashRules adds consecutive rules without their counters to the hash.
 func (l layout) hashRules(hash *maphash.Hash, rules []byte) error {
 	for ruleSize := l.counters + countersSize; len(rules) > ruleSize; {
 		next := int(binary.NativeEndian.Uint16(rules[l.next:]))
 		if next < ruleSize || next > len(rules) {
-			return fmt.Errorf("a rule of %d bytes where %d are left", next, len(rules))
+			return fmt.Errorf("a rule has %d bytes but only %d are left", next, len(rules))
 		}
 		_, _ = hash.Write(rules[:l.counters])
 		_, _ = hash.Write(rules[ruleSize:next])
@@ -107,7 +108,7 @@ func (l layout) hashRules(hash *maphash.Hash, rules []byte) error {
 	return nil
 }
 
-// get is getsockopt(2) with a buffer, which golang.org/x/sys/unix does not offer.
+// get calls getsockopt(2) with a buffer, which golang.org/x/sys/unix does not offer.
 func (x *xtables) get(option int, buffer []byte) error {
 	size := uint32(len(buffer))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(x.fd), uintptr(x.level), uintptr(option),

@@ -10,9 +10,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Build returns what the state wants: a table for each uplink, a rule that leads the answers of the uplink's connections
-// to it, and the service routes. What pods send through an uplink is looked up in the main table first, but for its default
-// routes: what is inside stays inside.
+// Build returns the routes and rules that the state needs: a table for each uplink, a rule that sends replies of the uplink's
+// connections to that table, and the service routes. Egress traffic is looked up in the main table first, ignoring its
+// default routes, so that traffic to inside networks stays inside.
 func Build(state gateway.State, own gateway.Ownership) Set {
 	var set Set
 	for _, v6 := range []bool{false, true} {
@@ -31,7 +31,7 @@ func Build(state gateway.State, own gateway.Ownership) Set {
 		routes := uplinkRoutes(uplink, own)
 		set.Routes = append(set.Routes, routes...)
 		for _, v6 := range []bool{false, true} {
-			// A family without a route on the uplink has no table to look up.
+			// Without a route of the family there is nothing to look up.
 			if !slices.ContainsFunc(routes, func(r Route) bool { return r.Destination.Addr().Is6() == v6 }) {
 				continue
 			}
@@ -57,15 +57,17 @@ func Build(state gateway.State, own gateway.Ownership) Set {
 	}
 	set.Sort()
 	set.Rules = slices.Compact(set.Rules)
-	// The kernel holds one route of a key, so a second one would be fought over for ever.
+	// The kernel keeps one route per key, so a second one would be replaced back and forth.
 	set.Routes = slices.CompactFunc(set.Routes, func(a, b Route) bool { return a.key() == b.key() })
 	return set
 }
 
-// uplinkPriority is that of the uplinks' rules: behind the one for egress, which comes first for the same packets.
+// uplinkPriority returns the priority of the uplink rules. They come after the egress rule, which must match the same packets
+// first.
 func uplinkPriority(own gateway.Ownership) int { return own.RulePriority + 1 }
 
-// OurPriority reports whether rules of ours have the priority. Those of uplinks once had that of the rule for egress.
+// OurPriority reports whether our rules use the priority. It includes the egress priority for uplink rules, which older
+// versions used.
 func OurPriority(priority int, own gateway.Ownership) bool {
 	return priority == own.RulePriority || priority == uplinkPriority(own)
 }
@@ -94,7 +96,7 @@ func uplinkRoutes(uplink gateway.Uplink, own gateway.Ownership) []Route {
 	return routes
 }
 
-// neighbour reports whether the kernel takes gw as reachable on a link with these networks.
+// neighbour reports whether the kernel considers gw reachable on a link with these networks.
 func neighbour(gw netip.Addr, connected []netip.Prefix) bool {
 	if gw.Is6() && gw.IsLinkLocalUnicast() {
 		return true

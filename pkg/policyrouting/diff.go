@@ -5,25 +5,25 @@ package policyrouting
 
 import "slices"
 
-// Changes lead from one Set to another. Each field is in the order in which it is to be carried out, and so are the
-// fields: what is added stands before the rule that leads to it, what is removed has lost the rule before.
+// Changes transform one Set into another. The fields and their elements are in execution order: a route is added before the
+// rule that needs it, and a rule is deleted before the route that it needs.
 type Changes struct {
 	AddRoutes []Route
-	// ReplaceRoutes take the place of a route of ours with the same destination, without a gap.
+	// ReplaceRoutes replace our routes with the same key without a gap.
 	ReplaceRoutes []Route
 	AddRules      []Rule
 	DeleteRules   []Rule
 	DeleteRoutes  []Route
 }
 
-// Diff returns the changes that lead from have to want. Both hold only what is ours.
+// Diff returns the changes from have to want. Both must contain only our routes and rules.
 func Diff(have, want Set) Changes {
 	var c Changes
 	c.AddRules = missing(want.Rules, have.Rules)
 	c.DeleteRules = missing(have.Rules, want.Rules)
 	slices.Reverse(c.DeleteRules)
 
-	// want holds one route of a key, so where it is not in have, no route of its key stays.
+	// want has one route per key, so if have lacks it, no route with its key stays.
 	replaced := map[key]bool{}
 	for _, r := range want.Routes {
 		switch {
@@ -39,7 +39,7 @@ func Diff(have, want Set) Changes {
 		switch {
 		case slices.ContainsFunc(want.Routes, r.Equal):
 		case replaced[r.key()]:
-			// The kernel replaces the first route of a key; the rest of them has to be removed.
+			// The kernel replaces the first route of a key; the other ones must be deleted.
 			delete(replaced, r.key())
 		default:
 			c.DeleteRoutes = append(c.DeleteRoutes, r)
@@ -59,26 +59,26 @@ func missing(from, in []Rule) []Rule {
 	return rules
 }
 
-// Additions are the changes that must be made before anything relies on them.
+// Additions returns the changes that must be made before anything depends on them.
 func (c Changes) Additions() Changes {
 	return Changes{AddRoutes: c.AddRoutes, ReplaceRoutes: c.ReplaceRoutes, AddRules: c.AddRules}
 }
 
-// Removals are the changes that must wait until nothing relies on what they remove.
+// Removals returns the changes that must wait until nothing depends on what they remove.
 func (c Changes) Removals() Changes {
 	return Changes{DeleteRules: c.DeleteRules, DeleteRoutes: c.DeleteRoutes}
 }
 
-// Rules counts the rules that change.
+// Rules returns the number of rule changes.
 func (c Changes) Rules() int { return len(c.AddRules) + len(c.DeleteRules) }
 
-// Routes counts the routes that change.
+// Routes returns the number of route changes.
 func (c Changes) Routes() int { return len(c.AddRoutes) + len(c.ReplaceRoutes) + len(c.DeleteRoutes) }
 
-// Empty reports whether there is nothing to do.
+// Empty reports whether there are no changes.
 func (c Changes) Empty() bool { return c.Rules() == 0 && c.Routes() == 0 }
 
-// Append returns c with the changes of o behind its own.
+// Append returns the changes of c followed by those of o.
 func (c Changes) Append(o Changes) Changes {
 	return Changes{
 		AddRoutes:     slices.Concat(c.AddRoutes, o.AddRoutes),
@@ -89,7 +89,7 @@ func (c Changes) Append(o Changes) Changes {
 	}
 }
 
-// Commands returns the iproute2 commands that carry out the changes.
+// Commands returns the changes as iproute2 commands.
 func (c Changes) Commands() []string {
 	var lines []string
 	routes := func(verb string, routes []Route) {

@@ -1,8 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package policyrouting holds routes and rules of policy routing as values: which of them a State wants, what differs
-// between two sets of them, and how iproute2 spells them.
+// Package policyrouting models routes and policy routing rules as values: which of them a State needs, how two sets differ,
+// and the iproute2 commands for them.
 //
-// It is pure, and never knows how they get into the kernel: that is pkg/rtnetlink.
+// It is pure. pkg/rtnetlink transfers the values to and from the kernel.
 package policyrouting

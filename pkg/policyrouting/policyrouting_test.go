@@ -77,7 +77,7 @@ ip -6 rule add priority 7381 fwmark 0x300/0x1f00 lookup 7382 protocol 83
 `,
 		},
 		{
-			name: "a gateway that is not in a network of the link",
+			name: "a gateway outside the networks of the link",
 			state: gateway.State{Uplinks: []gateway.Uplink{{
 				Link: "eth1", Number: 1, Connected: prefixes("198.51.100.10/32"), Gateways: addrs("192.0.2.1", "2001:db8::1"),
 			}}},
@@ -90,7 +90,7 @@ ip -6 rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
 `,
 		},
 		{
-			name: "default routes without a gateway of their family",
+			name: "default routes without a gateway of the same family",
 			state: gateway.State{Uplinks: []gateway.Uplink{
 				{Link: "ppp0", Number: 1, Connected: prefixes("203.0.113.1/32"), Defaults: []gateway.DefaultRoute{{Link: "ppp0"}, {Link: "ppp0", IPv6: true}}},
 				{Link: "eth1", Number: 2, Defaults: []gateway.DefaultRoute{{Link: "eth1", Gateway: netip.MustParseAddr("fe80::1")}}},
@@ -127,7 +127,7 @@ ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83
 		},
 		{name: "an uplink without addresses", state: gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}}},
 		{
-			name: "one destination twice, and one that leads nowhere",
+			name: "a duplicate destination, and one without a next hop",
 			state: gateway.State{ServiceRoutes: []gateway.ServiceRoute{
 				{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11")},
 				{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.12")},
@@ -147,7 +147,7 @@ ip route add 10.96.0.0/16 via 10.10.0.11 proto 83
 	}
 }
 
-// sorted leaves the order to TestOrder, so that this table reads as people think.
+// sorted sorts the lines, so that the table may list them in a readable order. TestOrder checks the real order.
 func sorted(lines string) []string {
 	s := strings.FieldsFunc(lines, func(r rune) bool { return r == '\n' })
 	slices.Sort(s)
@@ -167,7 +167,7 @@ func TestOrder(t *testing.T) {
 		"ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
 	}
 	if diff := cmp.Diff(want, set.Commands()); diff != "" {
-		t.Errorf("adding (-want +got):\n%s", diff)
+		t.Errorf("additions (-want +got):\n%s", diff)
 	}
 	var removal []string
 	for _, line := range slices.Backward(want) {
@@ -175,18 +175,18 @@ func TestOrder(t *testing.T) {
 		removal = append(removal, line)
 	}
 	if diff := cmp.Diff(removal, Diff(set, Set{}).Commands()); diff != "" {
-		t.Errorf("removing (-want +got):\n%s", diff)
+		t.Errorf("removals (-want +got):\n%s", diff)
 	}
 }
 
-// A host that was programmed when the uplinks' rules had the other priority: the new ones come before the old ones go.
+// TestUplinkRulesMove: uplink rules with the old priority are added with the new one before they are deleted.
 func TestUplinkRulesMove(t *testing.T) {
 	own := gateway.DefaultOwnership()
 	want := Build(gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}}}, own)
 	have := Set{Rules: slices.Clone(want.Rules), Routes: want.Routes}
 	have.Rules[0].Priority = own.RulePriority
 	if !OurPriority(have.Rules[0].Priority, own) || !OurPriority(want.Rules[0].Priority, own) || OurPriority(own.RulePriority+2, own) {
-		t.Error("the priorities of ours are not these two")
+		t.Error("OurPriority must accept exactly the two priorities")
 	}
 	changes := []string{
 		"ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380 protocol 83",
@@ -216,7 +216,7 @@ func TestDiff(t *testing.T) {
 			want: Set{Rules: []Rule{rule(7380)}, Routes: []Route{route(7380, "0.0.0.0/0", "192.0.2.1")}},
 		},
 		{
-			name:    "another gateway replaces",
+			name:    "another gateway replaces the route",
 			have:    Set{Routes: []Route{route(7380, "0.0.0.0/0", "192.0.2.1")}},
 			want:    Set{Routes: []Route{route(7380, "0.0.0.0/0", "192.0.2.2")}},
 			changes: []string{"ip route replace default via 192.0.2.2 table 7380 proto 83"},
@@ -228,19 +228,19 @@ func TestDiff(t *testing.T) {
 			changes: []string{"ip route add default via 192.0.2.1 table 7381 proto 83", "ip route del default via 192.0.2.1 table 7380 proto 83"},
 		},
 		{
-			name:    "and so is one of another metric",
+			name:    "another metric is another route",
 			have:    Set{Routes: []Route{metric(route(254, "10.96.0.0/16", "192.0.2.1"), 5)}},
 			want:    Set{Routes: []Route{route(254, "10.96.0.0/16", "192.0.2.1")}},
 			changes: []string{"ip route add 10.96.0.0/16 via 192.0.2.1 proto 83", "ip route del 10.96.0.0/16 via 192.0.2.1 proto 83 metric 5"},
 		},
 		{
-			name:    "one of two with the same key stays",
+			name:    "one of two routes with the same key stays",
 			have:    Set{Routes: []Route{route(254, "10.96.0.0/16", "192.0.2.1"), route(254, "10.96.0.0/16", "192.0.2.2")}},
 			want:    Set{Routes: []Route{route(254, "10.96.0.0/16", "192.0.2.2")}},
 			changes: []string{"ip route del 10.96.0.0/16 via 192.0.2.1 proto 83"},
 		},
 		{
-			name: "two with the same key, neither wanted: the first is replaced",
+			name: "two unwanted routes with the same key: the first is replaced",
 			have: Set{Routes: []Route{route(254, "10.96.0.0/16", "192.0.2.1"), route(254, "10.96.0.0/16", "192.0.2.2")}},
 			want: Set{Routes: []Route{route(254, "10.96.0.0/16", "192.0.2.3")}},
 			changes: []string{
@@ -248,7 +248,7 @@ func TestDiff(t *testing.T) {
 			},
 		},
 		{
-			name: "rules come after the routes that they need, and go before",
+			name: "rules are added after their routes and deleted before them",
 			have: Set{Rules: []Rule{rule(7380)}, Routes: []Route{route(7380, "0.0.0.0/0", "192.0.2.1")}},
 			want: Set{Rules: []Rule{rule(7381)}, Routes: []Route{route(7381, "0.0.0.0/0", "192.0.2.1")}},
 			changes: []string{
@@ -266,7 +266,7 @@ func TestDiff(t *testing.T) {
 			}
 			halves := changes.Additions().Append(changes.Removals())
 			if diff := cmp.Diff(changes.Commands(), halves.Commands()); diff != "" {
-				t.Errorf("additions and removals are not the whole (-whole +halves):\n%s", diff)
+				t.Errorf("Additions and Removals are incomplete (-changes +both):\n%s", diff)
 			}
 			if changes.Empty() != (len(tc.changes) == 0) || changes.Rules()+changes.Routes() != len(tc.changes) {
 				t.Errorf("Empty %t, Rules %d, Routes %d for %d changes", changes.Empty(), changes.Rules(), changes.Routes(), len(tc.changes))

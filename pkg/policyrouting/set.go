@@ -16,15 +16,15 @@ import (
 // MainTable is the kernel's main routing table (RT_TABLE_MAIN).
 const MainTable = 254
 
-// Rule sends packets that carry a mark to a routing table. It is comparable.
+// Rule sends packets with a mark to a routing table. It is comparable.
 type Rule struct {
 	IPv6     bool
 	Priority int
 	Mark     gateway.Mark
 	Table    int
-	// NoDefault has the rule pass over the default routes of the table.
+	// NoDefault makes the rule ignore default routes of the table.
 	NoDefault bool
-	// Protocol says whose the rule is.
+	// Protocol is the owner (rtnetlink(7), rtm_protocol).
 	Protocol int
 }
 
@@ -52,24 +52,24 @@ func (r Rule) compare(o Rule) int {
 	)
 }
 
-// Route leads a network to a link, or to next hops.
+// Route sends traffic for a network to a link or to next hops.
 type Route struct {
 	Table       int
 	Destination netip.Prefix
-	// Metric is the kernel's own for the family when it is 0.
+	// Metric is the route's metric; 0 selects the kernel's default of the family.
 	Metric int
-	// Link is the name of the link; empty where the kernel finds it from the gateways.
+	// Link is the name of the link, or "" if the kernel derives it from the gateways.
 	Link string
-	// Gateways share the flows. Sorted. None: the network is on the link itself. A single one may be of IPv6 for a network of
-	// IPv4.
+	// Gateways are sorted and share the flows. If there are none, the network is on the link itself. A single gateway may
+	// have an IPv6 address for an IPv4 network.
 	Gateways []netip.Addr
-	// OnLink is set when the gateways are to be taken as neighbours although no network on the link holds them.
+	// OnLink declares the gateways reachable on the link although no network of the link contains them.
 	OnLink bool
-	// Protocol says whose the route is.
+	// Protocol is the owner (rtnetlink(7), rtm_protocol).
 	Protocol int
 }
 
-// Equal reports whether the routes are the same.
+// Equal reports whether r and o are the same route.
 func (r Route) Equal(o Route) bool { return r.compare(o) == 0 }
 
 // String returns the command that adds the route.
@@ -79,7 +79,7 @@ func (r Route) command(verb string) string {
 	var b strings.Builder
 	program, via := ip(r.Destination.Addr().Is6()), "via"
 	if len(r.Gateways) == 1 && r.Gateways[0].Is6() && r.Destination.Addr().Is4() {
-		program, via = "ip -4", "via inet6" // ip(8) takes the family of the route from the next hop otherwise
+		program, via = "ip -4", "via inet6" // otherwise ip(8) derives the family from the next hop
 	}
 	fmt.Fprintf(&b, "%s route %s %s", program, verb, destination(r.Destination))
 	if len(r.Gateways) == 1 {
@@ -116,7 +116,7 @@ func (r Route) command(verb string) string {
 
 func (r Route) onTheLink() bool { return len(r.Gateways) == 0 }
 
-// compare puts routes in an order in which they can be added: a gateway's network stands before what leads through it.
+// compare orders routes so that they can be added: the network of a gateway comes before routes through the gateway.
 func (r Route) compare(o Route) int {
 	return cmp.Or(
 		r.key().compare(o.key()),
@@ -127,7 +127,7 @@ func (r Route) compare(o Route) int {
 	)
 }
 
-// key is what the kernel tells routes apart by: a route with the key of another can only take its place.
+// key identifies a route in the kernel: a route with the same key can only replace it.
 type key struct {
 	table       int
 	destination netip.Prefix
@@ -146,19 +146,19 @@ func (k key) compare(o key) int {
 	)
 }
 
-// Set is what a host's policy routing holds of ours. Rules and Routes are sorted, in an order in which they can be added.
+// Set holds our routes and rules, both sorted in an order in which they can be added.
 type Set struct {
 	Rules  []Rule
 	Routes []Route
 }
 
-// Sort puts rules and routes in order.
+// Sort sorts rules and routes.
 func (s *Set) Sort() {
 	slices.SortFunc(s.Rules, Rule.compare)
 	slices.SortFunc(s.Routes, Route.compare)
 }
 
-// Commands returns the iproute2 commands that make the set, in the order in which they can be run.
+// Commands returns the iproute2 commands that create the set, in execution order.
 func (s Set) Commands() []string { return Diff(Set{}, s).Commands() }
 
 func ip(v6 bool) string {

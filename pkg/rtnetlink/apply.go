@@ -17,8 +17,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// Apply carries out the changes one by one, whatever becomes of those before, and returns those that the kernel now
-// holds. What is as it should be already is no error.
+// Apply makes the changes one by one, continues after failures, and returns the changes that are now in effect. A change that
+// is already in effect is not an error.
 func (c *Client) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
 	conn, err := c.open()
 	if err != nil {
@@ -49,7 +49,7 @@ func each[T fmt.Stringer](items []T, do func(T) error, doing string, errs *[]err
 
 func (c *conn) addRule(r policyrouting.Rule) error {
 	err := c.RuleAdd(toRule(r))
-	if errors.Is(err, unix.EEXIST) { // The kernel compares everything, the protocol too.
+	if errors.Is(err, unix.EEXIST) { // the kernel compares all attributes, including the protocol
 		return nil
 	}
 	return err
@@ -92,8 +92,8 @@ func (c *conn) addRoute(r policyrouting.Route) error {
 	return explain(err, r)
 }
 
-// replaceRoute leaves no gap; but the kernel replaces whatever has the same destination and metric, so it looks first
-// whose that is.
+// replaceRoute replaces a route without a gap. The kernel replaces any route with the same destination and metric, so
+// replaceRoute first checks that the route is ours.
 func (c *conn) replaceRoute(r policyrouting.Route) error {
 	route, err := c.toRoute(r)
 	if err != nil {
@@ -107,7 +107,7 @@ func (c *conn) replaceRoute(r policyrouting.Route) error {
 	present, err := dump(func() ([]netlink.Route, error) {
 		return c.strict.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
 	})
-	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the table holds nothing yet.
+	if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the table is empty
 		return fmt.Errorf("reading table %d: %w", r.Table, err)
 	}
 	metric := r.Metric
@@ -120,7 +120,7 @@ func (c *conn) replaceRoute(r policyrouting.Route) error {
 			continue
 		}
 		if int(p.Protocol) != r.Protocol {
-			return fmt.Errorf("table %d has a route to %s that is not ours (protocol %s): remove that one, or leave the destination out of the configuration",
+			return fmt.Errorf("table %d has a route to %s that is not ours (protocol %s): remove it, or remove the destination from the config file",
 				r.Table, r.Destination, p.Protocol)
 		}
 	}
@@ -129,7 +129,7 @@ func (c *conn) replaceRoute(r policyrouting.Route) error {
 
 func (c *conn) deleteRoute(r policyrouting.Route) error {
 	route, err := c.toRoute(r)
-	if errors.As(err, &netlink.LinkNotFoundError{}) { // A link takes its routes with it.
+	if errors.As(err, &netlink.LinkNotFoundError{}) { // the routes disappeared with their link
 		return nil
 	}
 	if err != nil {
@@ -187,7 +187,7 @@ func toIPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// explain says what the kernel's answer means for a route.
+// explain adds to the kernel's error what it means for the route.
 func explain(err error, r policyrouting.Route) error {
 	switch {
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL) && len(r.Gateways) > 0:

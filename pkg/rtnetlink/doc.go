@@ -3,8 +3,8 @@
 
 //go:build linux
 
-// Package rtnetlink reads and writes routes and rules of policy routing in the kernel.
+// Package rtnetlink reads and writes routes and policy routing rules in the kernel.
 //
-// It sees only what is ours by its route protocol and its table or priority, and changes nothing else. What a host
-// should have it never knows: that is pkg/policyrouting.
+// It recognizes ours by the route protocol and the table or priority, and touches no others. pkg/policyrouting decides which
+// ones a host needs.
 package rtnetlink

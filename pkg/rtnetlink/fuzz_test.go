@@ -15,8 +15,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// FuzzRoute takes any route for one that the kernel told of: no panic, and either an error or a destination that can be
-// compared and removed.
+// FuzzRoute feeds arbitrary kernel routes: the conversion must not panic, and must return an error or a destination that can
+// be compared and removed.
 func FuzzRoute(f *testing.F) {
 	v4, v6 := []byte{10, 96, 0, 0}, net.ParseIP("fd00:96::")
 	for _, seed := range []struct {

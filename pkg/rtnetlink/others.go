@@ -13,14 +13,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// OtherRule is a rule of policy routing that is not ours.
+// OtherRule is a policy routing rule that is not ours.
 type OtherRule struct {
 	IPv6     bool
 	Priority int
 	Text     string
 }
 
-// OtherRules returns those of both families.
+// OtherRules returns the foreign policy routing rules of both families.
 func (c *Client) OtherRules() ([]OtherRule, error) {
 	conn, err := c.open()
 	if err != nil {
@@ -31,7 +31,7 @@ func (c *Client) OtherRules() ([]OtherRule, error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		all, err := dump(func() ([]netlink.Rule, error) { return conn.RuleList(family) })
 		if err != nil {
-			return nil, fmt.Errorf("reading the %s rules of policy routing: %w", familyName(family), err)
+			return nil, fmt.Errorf("reading the %s policy routing rules: %w", familyName(family), err)
 		}
 		for _, r := range all {
 			if policyrouting.OurPriority(r.Priority, c.own) && int(r.Protocol) == c.own.RouteProtocol {
@@ -43,7 +43,7 @@ func (c *Client) OtherRules() ([]OtherRule, error) {
 	return others, nil
 }
 
-// ruleText is like what ip-rule(8) shows; the library leaves the mark out.
+// ruleText formats a rule as ip-rule(8) does. The library's own format omits the mark.
 func ruleText(r netlink.Rule) string {
 	text := fmt.Sprintf("%d: from all", r.Priority)
 	if r.Src != nil {

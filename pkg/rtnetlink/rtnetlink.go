@@ -19,23 +19,23 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// ipv6Metric is what the kernel makes of an IPv6 route without a metric (IP6_RT_PRIO_USER).
+// ipv6Metric is the metric that the kernel assigns to an IPv6 route without one (IP6_RT_PRIO_USER).
 const ipv6Metric = 1024
 
-// dumpAttempts bounds how often a dump is repeated that a change interrupted.
+// dumpAttempts is the maximum number of attempts for a dump that a change interrupts.
 const dumpAttempts = 5
 
-// Client reads and writes what own names. It keeps no socket between calls.
+// Client reads and writes the routes and rules that own identifies. It keeps no socket open between calls.
 type Client struct{ own gateway.Ownership }
 
-// New returns a Client for what own names.
+// New returns a Client for the routes and rules that own identifies.
 func New(own gateway.Ownership) *Client { return &Client{own: own} }
 
-// conn is the sockets of one call.
+// conn holds the sockets of one call.
 type conn struct {
 	own gateway.Ownership
 	*netlink.Handle
-	// strict lets the kernel filter what it dumps.
+	// strict is a socket on which the kernel filters dumps.
 	strict *netlink.Handle
 }
 
@@ -49,8 +49,8 @@ func (c *Client) open() (*conn, error) {
 		plain.Close()
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	// The kernel then hands over our routes alone, not the whole Internet of a host that speaks BGP. A kernel before 4.20
-	// refuses; the library filters in any case.
+	// The kernel then sends only our routes instead of the full table of a BGP router. Kernels before 4.20 reject the option;
+	// the library filters in any case.
 	_ = strict.SetStrictCheck(true)
 	return &conn{own: c.own, Handle: plain, strict: strict}, nil
 }
@@ -60,7 +60,7 @@ func (c *conn) close() {
 	c.strict.Close()
 }
 
-// Observe returns what the kernel holds of ours, in both families.
+// Observe returns our routes and rules of both families.
 func (c *Client) Observe() (policyrouting.Set, error) {
 	conn, err := c.open()
 	if err != nil {
@@ -72,7 +72,7 @@ func (c *Client) Observe() (policyrouting.Set, error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		rules, err := conn.rules(family)
 		if err != nil {
-			return policyrouting.Set{}, fmt.Errorf("reading the %s rules of policy routing: %w", familyName(family), err)
+			return policyrouting.Set{}, fmt.Errorf("reading the %s policy routing rules: %w", familyName(family), err)
 		}
 		set.Rules = append(set.Rules, rules...)
 		routes, err := conn.routes(family, links)
@@ -171,7 +171,7 @@ func (c *conn) route(r netlink.Route, links map[int]string) (policyrouting.Route
 		route.OnLink = route.OnLink || hop.Flags&unix.RTNH_F_ONLINK != 0
 	}
 	slices.SortFunc(route.Gateways, netip.Addr.Compare)
-	// In the main table we name gateways and leave the link to the kernel.
+	// Routes in the main table name only gateways; the kernel chooses the link.
 	if r.Table == policyrouting.MainTable && len(route.Gateways) > 0 {
 		return route, nil
 	}
@@ -185,7 +185,7 @@ func (c *conn) linkName(index int, known map[int]string) (string, error) {
 	}
 	link, err := c.LinkByIndex(index)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		// It went after the routes were read; the route is about to go too.
+		// The link was removed after the routes were read; its routes will disappear too.
 		return fmt.Sprintf("if%d", index), nil
 	}
 	if err != nil {
@@ -195,7 +195,7 @@ func (c *conn) linkName(index int, known map[int]string) (string, error) {
 	return known[index], nil
 }
 
-// dump repeats a dump that the kernel says is inconsistent, and takes a family that the kernel lacks as empty.
+// dump repeats a dump that the kernel reports as inconsistent. It treats a family that the kernel lacks as empty.
 func dump[T any](list func() ([]T, error)) ([]T, error) {
 	var items []T
 	var err error
@@ -219,7 +219,7 @@ func toPrefix(n *net.IPNet, v6 bool) (netip.Prefix, error) {
 	if !ok {
 		return netip.Prefix{}, fmt.Errorf("%v is not an address", n.IP)
 	}
-	// The library spells the default route's 0.0.0.0 in 16 bytes.
+	// The library returns 0.0.0.0 of the default route as 16 bytes.
 	if !v6 {
 		addr = addr.Unmap()
 	}

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// host makes a host with two uplinks, a cluster link and somebody else's routes and rules.
+// host creates a host with two uplinks, a cluster link, and foreign routes and rules.
 func host(t *testing.T) *Client {
 	t.Helper()
 	testenv.RequireTool(t, "ip")
@@ -33,7 +33,7 @@ func host(t *testing.T) *Client {
 		"addr add 10.10.0.2/24 dev eth0", "addr add 198.51.100.10/24 dev eth1", "addr add 203.0.113.10/24 dev eth2",
 		"addr add 2001:db8:10::2/64 dev eth0 nodad", "addr add 2001:db8:1::10/64 dev eth1 nodad", "addr add 2001:db8:2::10/64 dev eth2 nodad",
 		"route add default via 198.51.100.1",
-		// Not ours: our table, our priority, or our protocol alone.
+		// Foreign, with only our table, our priority or our protocol.
 		"route add 192.0.2.0/24 via 198.51.100.7 table 7380",
 		"-6 route add 2001:db8:77::/64 via 2001:db8:1::7 table 7380",
 		"route add 192.0.2.128/25 via 198.51.100.7 table 99 proto 83",
@@ -60,7 +60,7 @@ func ip(t *testing.T, line string) string {
 	return string(out)
 }
 
-// kernel is all that there is of policy routing, as an operator sees it.
+// kernel returns the entire policy routing as ip(8) prints it.
 func kernel(t *testing.T) string {
 	t.Helper()
 	return ip(t, "rule") + ip(t, "-6 rule") + ip(t, "route show table all") + ip(t, "-6 route show table all")
@@ -84,7 +84,7 @@ func state() gateway.State {
 			{
 				Link: "eth2", Number: 2,
 				Connected: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8:2::/64")},
-				Gateways:  addrs("192.0.2.99", "fe80::1"), // the first is no neighbour
+				Gateways:  addrs("192.0.2.99", "fe80::1"), // the first is not on the link
 			},
 			{Link: "eth0", Number: 3, Defaults: []gateway.DefaultRoute{{Link: "eth0"}, {Link: "eth0", IPv6: true}}},
 			{Link: "peer1", Number: 4, Defaults: []gateway.DefaultRoute{{Link: "peer1", Gateway: netip.MustParseAddr("fe80::2")}}},
@@ -112,7 +112,7 @@ func observe(t *testing.T, c *Client) policyrouting.Set {
 	return set
 }
 
-// reach applies what leads to want and checks that it was reached.
+// reach applies the difference to want and checks the result.
 func reach(t *testing.T, c *Client, want policyrouting.Set) {
 	t.Helper()
 	changes := policyrouting.Diff(observe(t, c), want)
@@ -121,10 +121,10 @@ func reach(t *testing.T, c *Client, want policyrouting.Set) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(changes.Commands(), done.Commands()); diff != "" {
-		t.Errorf("done is not what was asked for (-want +got):\n%s", diff)
+		t.Errorf("Apply returned other changes (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(want.Commands(), observe(t, c).Commands()); diff != "" {
-		t.Errorf("the kernel holds something else (-want +got):\n%s", diff)
+		t.Errorf("state in the kernel (-want +got):\n%s", diff)
 	}
 }
 
@@ -132,7 +132,7 @@ func TestApplyAndRemove(t *testing.T) {
 	c := host(t)
 	before := kernel(t)
 	if set := observe(t, c); len(set.Rules)+len(set.Routes) > 0 {
-		t.Fatalf("somebody else's taken for ours: %q", set.Commands())
+		t.Fatalf("foreign routes or rules read as ours: %q", set.Commands())
 	}
 	want := policyrouting.Build(state(), gateway.DefaultOwnership())
 	reach(t, c, want)
@@ -148,7 +148,7 @@ func TestApplyAndRemove(t *testing.T) {
 	}
 
 	if _, err := c.Apply(policyrouting.Diff(policyrouting.Set{}, want)); err != nil {
-		t.Errorf("what is there already is an error: %v", err)
+		t.Errorf("applying existing routes and rules: %v", err)
 	}
 	reach(t, c, want)
 	removal := policyrouting.Diff(want, policyrouting.Set{})
@@ -157,12 +157,12 @@ func TestApplyAndRemove(t *testing.T) {
 			t.Errorf("%s: %v", round, err)
 		}
 		if diff := cmp.Diff(before, kernel(t)); diff != "" {
-			t.Errorf("%s: not as before (-before +after):\n%s", round, diff)
+			t.Errorf("%s: not restored (-before +after):\n%s", round, diff)
 		}
 	}
 }
 
-// The commands that render prints do what the Client does.
+// TestCommandsAreTheSame: the commands that `smartnatd render` prints have the same effect as the Client.
 func TestCommandsAreTheSame(t *testing.T) {
 	c := host(t)
 	want := policyrouting.Build(state(), gateway.DefaultOwnership())
@@ -170,19 +170,19 @@ func TestCommandsAreTheSame(t *testing.T) {
 		ip(t, strings.TrimPrefix(line, "ip "))
 	}
 	if diff := cmp.Diff(want.Commands(), observe(t, c).Commands()); diff != "" {
-		t.Errorf("iproute2 understood something else (-want +got):\n%s", diff)
+		t.Errorf("effect of the iproute2 commands (-want +got):\n%s", diff)
 	}
 	byHand := kernel(t)
 	reach(t, c, policyrouting.Set{})
 	reach(t, c, want)
 	if diff := cmp.Diff(byHand, kernel(t)); diff != "" {
-		t.Errorf("the client does something else (-iproute2 +client):\n%s", diff)
+		t.Errorf("effect of the client differs (-iproute2 +client):\n%s", diff)
 	}
 	for _, line := range policyrouting.Diff(want, policyrouting.Set{}).Commands() {
 		ip(t, strings.TrimPrefix(line, "ip "))
 	}
 	if set := observe(t, c); len(set.Rules)+len(set.Routes) > 0 {
-		t.Errorf("the removal's commands left %q", set.Commands())
+		t.Errorf("the removal commands left %q", set.Commands())
 	}
 }
 
@@ -205,13 +205,13 @@ func TestReplace(t *testing.T) {
 		v4, v6 []string
 	}{
 		{"one", []string{"10.10.0.11"}, []string{"2001:db8:10::11"}},
-		{"another", []string{"10.10.0.12"}, []string{"2001:db8:10::12"}},
+		{"another one", []string{"10.10.0.12"}, []string{"2001:db8:10::12"}},
 		{"three", []string{"10.10.0.11", "10.10.0.12", "10.10.0.13"}, []string{"2001:db8:10::11", "2001:db8:10::12", "2001:db8:10::13"}},
 		{"two others", []string{"10.10.0.12", "10.10.0.14"}, []string{"2001:db8:10::12", "2001:db8:10::14"}},
 		{"one again", []string{"10.10.0.14"}, []string{"2001:db8:10::14"}},
 		{"none", nil, nil},
 	} {
-		t.Logf("next hops: %s", step.name) // No subtest: that would be another goroutine, in another namespace.
+		t.Logf("next hops: %s", step.name) // no subtest: its goroutine would be in another namespace
 		reach(t, c, policyrouting.Build(hops(step.v4, step.v6), gateway.DefaultOwnership()))
 	}
 	if diff := cmp.Diff(before, kernel(t)); diff != "" {
@@ -226,21 +226,21 @@ func TestForeignRouteInTheWay(t *testing.T) {
 	want := policyrouting.Build(state(), gateway.DefaultOwnership())
 	done, err := c.Apply(policyrouting.Diff(policyrouting.Set{}, want))
 	if err == nil || strings.Count(err.Error(), "not ours (protocol static)") != 2 {
-		t.Errorf("err = %v, want two routes that are not ours", err)
+		t.Errorf("err = %v, want an error for two foreign routes", err)
 	}
 	if got, all := done.Routes()+done.Rules(), len(want.Rules)+len(want.Routes); got != all-2 {
-		t.Errorf("%d of %d changes done, want all but two", got, all)
+		t.Errorf("%d of %d changes done, want all except two", got, all)
 	}
 	for _, show := range []string{"route show 10.96.0.0/16", "-6 route show fd00:96::/108"} {
 		if out := ip(t, show); !strings.Contains(out, "proto static") {
-			t.Errorf("ip %s: %q: somebody else's route was changed", show, out)
+			t.Errorf("ip %s: %q: a foreign route was changed", show, out)
 		}
 	}
 	if _, err := c.Apply(policyrouting.Changes{DeleteRoutes: want.Routes}); err != nil {
 		t.Error(err)
 	}
 	if out := ip(t, "route show 10.96.0.0/16"); !strings.Contains(out, "proto static") {
-		t.Errorf("somebody else's route was deleted: %q", out)
+		t.Errorf("a foreign route was deleted: %q", out)
 	}
 }
 
@@ -250,11 +250,11 @@ func TestForeignRuleStays(t *testing.T) {
 	reach(t, c, policyrouting.Set{Rules: []policyrouting.Rule{rule}})
 	reach(t, c, policyrouting.Set{})
 	if rules := ip(t, "rule"); !strings.Contains(rules, "7380:\tfrom all fwmark 0x100/0x1f00 lookup 99") {
-		t.Errorf("the same rule of somebody else is gone:\n%s", rules)
+		t.Errorf("the identical foreign rule is gone:\n%s", rules)
 	}
 }
 
-// Rules of uplinks that were written when they had the other priority are ours, and moved.
+// TestUplinkRulesMove: uplink rules that an older version wrote with another priority are recognized and moved.
 func TestUplinkRulesMove(t *testing.T) {
 	c := host(t)
 	before := kernel(t)
@@ -265,14 +265,14 @@ func TestUplinkRulesMove(t *testing.T) {
 		ip(t, line)
 	}
 	reach(t, c, policyrouting.Build(state(), gateway.DefaultOwnership()))
-	// Of the uplinks five have a route of IPv4, three one of IPv6.
+	// Five uplinks have an IPv4 route and three have an IPv6 route.
 	for family, uplinks := range map[string]int{"-4": 5, "-6": 3} {
 		rules := ip(t, family+" rule show priority 7380")
 		if strings.Count(rules, "proto 83") != 1 || !strings.Contains(rules, "lookup main suppress_prefixlength 0 proto 83") {
-			t.Errorf("not egress alone at priority 7380:\n%s", rules)
+			t.Errorf("want only the egress rule at priority 7380:\n%s", rules)
 		}
 		if rules := ip(t, family+" rule show priority 7381"); strings.Count(rules, "proto 83") != uplinks {
-			t.Errorf("not %d uplinks at priority 7381:\n%s", uplinks, rules)
+			t.Errorf("want %d uplink rules at priority 7381:\n%s", uplinks, rules)
 		}
 	}
 	reach(t, c, policyrouting.Set{})
@@ -301,9 +301,9 @@ func TestOneBadRouteStopsNothing(t *testing.T) {
 			t.Errorf("missing: %s", r)
 		}
 	}
-	// The links that went took their routes with them, which is nothing to complain of.
+	// Routes that disappeared with their link are not an error.
 	if _, err := c.Apply(policyrouting.Diff(want, policyrouting.Set{})); err != nil {
-		t.Errorf("removing: %v", err)
+		t.Errorf("removal: %v", err)
 	}
 	if set := observe(t, c); len(set.Rules)+len(set.Routes) > 0 {
 		t.Errorf("left behind: %q", set.Commands())
