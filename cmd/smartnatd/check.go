@@ -75,6 +75,7 @@ func (c *checker) checks() []check.Check {
 		check.Func(c.iptables),
 		check.Func(c.rules),
 		check.Func(c.forwardPolicy),
+		check.Func(c.forwardHook),
 		check.Func(c.conntrack),
 		check.Func(c.observe),
 		check.Func(c.ipRules),

@@ -35,6 +35,15 @@ func checkHost(t *testing.T, backend string) (configFile string) {
 	return configFile
 }
 
+func nft(t *testing.T, ruleset string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ruleset")
+	if err := os.WriteFile(file, []byte(ruleset+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output(t, "nft", "-f", file)
+}
+
 func appendTo(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(readFile(t, path)+text), 0o600); err != nil {
@@ -75,6 +84,14 @@ func TestCheckOfAHost(t *testing.T) {
 			{"Docker's policy", func(t *testing.T, _ string) {
 				output(t, "iptables-"+backend, "-P", "FORWARD", "DROP")
 			}, 1, "WARN    FORWARD: the IPv4 policy"},
+			{"another table that drops", func(t *testing.T, _ string) {
+				nft(t, "table inet fw { chain forward { type filter hook forward priority 10; policy drop; }; }")
+			}, 1, "WARN    nftables: chain forward of table inet fw drops what is forwarded for Mappings, as an accept in iptables does not count there: " +
+				"nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept"},
+			{"another table that drops, as check says it should", func(t *testing.T, _ string) {
+				nft(t, "table inet fw { chain forward { type filter hook forward priority 10; policy drop; }; }")
+				output(t, "nft", "insert", "rule", "inet", "fw", "forward", "ct", "mark", "and", "0x10", "==", "0x10", "accept")
+			}, 0, "ok      iptables rules: tried"},
 			{"Tailscale's rules", func(t *testing.T, _ string) {
 				output(t, "ip", "rule", "add", "priority", "5210", "fwmark", "0x80000/0xff0000", "lookup", "main")
 			}, 1, `WARN    ip rules: "IPv4 5210: from all fwmark 0x80000/0xff0000 lookup 254"`},

@@ -132,6 +132,22 @@ func (c *checker) forwardPolicy(ctx context.Context) []check.Line {
 	return lines
 }
 
+// forwardHook looks at what other programs have in nf_tables.
+func (c *checker) forwardHook(context.Context) []check.Line {
+	if c.tables == nil || checkPrivileges() != nil {
+		return nil // which was said
+	}
+	dropping, err := host.DroppingForwards(c.cfg.Ownership)
+	if err != nil {
+		return check.Errors("nftables", err)
+	}
+	chains := make([]check.BaseChain, 0, len(dropping))
+	for _, d := range dropping {
+		chains = append(chains, check.BaseChain(d))
+	}
+	return check.ForwardHook(chains, c.tables.Backend(), c.cfg.Ownership)
+}
+
 func (c *checker) conntrack(context.Context) []check.Line {
 	settings := sysctl.New(c.cfg.RuntimeDir)
 	read := func(name string) (int, error) {

@@ -195,6 +195,16 @@ func TestForwardPolicy(t *testing.T) {
 	expect(t, ForwardPolicy(tables("DROP")), "WARN    FORWARD|IPv6|DOCKER-USER")
 }
 
+func TestForwardHook(t *testing.T) {
+	own := gateway.DefaultOwnership()
+	fw, filter, mine := BaseChain{"inet", "fw", "forward"}, BaseChain{"ip", "filter", "FORWARD"}, BaseChain{"inet", "filter", "FORWARD"}
+	expect(t, ForwardHook(nil, "legacy", own))
+	expect(t, ForwardHook([]BaseChain{fw, filter}, "nf_tables", own),
+		"WARN    nftables: chain forward of table inet fw drops|nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept")
+	expect(t, ForwardHook([]BaseChain{filter}, "legacy", own), "WARN    nftables: chain FORWARD of table ip filter")
+	expect(t, ForwardHook([]BaseChain{mine}, "nf_tables", own), "WARN    nftables: chain FORWARD of table inet filter")
+}
+
 func TestIPRules(t *testing.T) {
 	own := gateway.DefaultOwnership()
 	rules := []IPRule{

@@ -36,6 +36,26 @@ func ForwardPolicy(tables netfilter.Ruleset) []Line {
 	return nil
 }
 
+// BaseChain is a chain of nf_tables in the forward hook that drops what no rule of it accepts.
+type BaseChain struct {
+	// Family is as nft(8) has it.
+	Family, Table, Name string
+}
+
+// ForwardHook judges such chains. Those of iptables are for ForwardPolicy where our rules are in the same chains.
+func ForwardHook(chains []BaseChain, iptables string, own gateway.Ownership) []Line {
+	var lines []Line
+	for _, c := range chains {
+		if iptables == "nf_tables" && c.Name == "FORWARD" && c.Table == "filter" && c.Family != "inet" {
+			continue
+		}
+		mark := own.Forwarded().Mask
+		lines = append(lines, one(Warning, "nftables", "chain %[2]s of table %[1]s drops what is forwarded for Mappings, as an accept in iptables does not "+
+			"count there: nft insert rule %[1]s %[2]s ct mark and %#[3]x == %#[3]x accept", c.Family+" "+c.Table, c.Name, mark)...)
+	}
+	return lines
+}
+
 // IPRule is a rule of policy routing that another program set.
 type IPRule struct {
 	Family   netfilter.Family

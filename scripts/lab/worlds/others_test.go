@@ -4,6 +4,7 @@
 package worlds
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/smartnat/smartnat/scripts/lab"
@@ -45,5 +46,32 @@ func TestBlockLists(t *testing.T) {
 				t.Errorf("answered by %+v", answer)
 			}
 		})
+	})
+}
+
+// Another program's base chain in the forward hook drops what iptables accepted, and check says so with a rule that helps.
+func TestDroppingBaseChain(t *testing.T) {
+	eachBackend(t, func(t *testing.T, w *world) {
+		w.pods(t, 8080)
+		w.objects(t, service(t, "echo", []string{"8080/TCP"}, p1),
+			mapping("echo", "echo", fmt.Sprintf(`addresses: [%s, %q], ports: [{port: 8080}]`, lab.External1, lab.External1v6)))
+		w.start(t, twoUplinks)
+		if err := w.Host(lab.Gateway).WriteFile("/etc/fw.nft",
+			"table inet fw { chain forward { type filter hook forward priority 0; policy drop; ct state established accept; }; }\n"); err != nil {
+			t.Fatal(err)
+		}
+		w.gateway(t, "nft -f /etc/fw.nft")
+		for _, external := range []string{lab.External1, lab.External1v6} {
+			if answer, err := w.ask(timeout(t, patience), lab.Client, "tcp", lab.Join(external, 8080)); err == nil {
+				t.Errorf("answer %+v, so the chain proves nothing", answer)
+			}
+		}
+		const remedy = "nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept"
+		w.awaitCheck(t, "chain forward of table inet fw drops what is forwarded for Mappings, as an accept in iptables does not count there: "+remedy, true)
+		w.gateway(t, remedy)
+		for _, external := range []string{lab.External1, lab.External1v6} {
+			w.await(t, lab.Client, "tcp", lab.Join(external, 8080), by(p1, 8080))
+		}
+		w.awaitCheck(t, "nftables", false)
 	})
 }
