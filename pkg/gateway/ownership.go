@@ -5,26 +5,27 @@ package gateway
 
 import "math/bits"
 
-// Ownership names everything on a host that is SmartNat's. Nothing else is ever read as ours, changed or removed.
-// Each field can be moved by the key of the same name below `ownership` in the config file.
+// Ownership identifies everything on a host that belongs to SmartNat. Nothing else is ever treated as ours, changed or
+// removed. The key of the same name below `ownership` in the config file sets each field.
 type Ownership struct {
-	// ChainPrefix begins the name of each of our chains, and of the kernel's lists of clients (xt_recent): `chainPrefix`, at
-	// most 12 characters.
+	// ChainPrefix begins the names of our chains and of the kernel's client lists (xt_recent): `chainPrefix`, at most 12
+	// characters.
 	ChainPrefix string
-	// MarkMask are the bits of packet and connection marks that are ours: `markMask`, at least 6 adjacent ones.
-	// The default keeps clear of kube-proxy (0x4000, 0x8000), Tailscale (0xff0000) and Calico (0xffff0000).
+	// MarkMask holds our bits of packet and connection marks: `markMask`, at least 6 adjacent bits. The default avoids the
+	// bits of kube-proxy (0x4000, 0x8000), Tailscale (0xff0000) and Calico (0xffff0000).
 	MarkMask uint32
-	// RoutingTable is the table of the first uplink; the uplink numbered n has RoutingTable+n-1: `routingTable`.
+	// RoutingTable is the table of the first uplink; the uplink with number n uses RoutingTable+n-1: `routingTable`.
 	RoutingTable int
-	// RulePriority is the priority of our `ip rule` entries for egress, those of the uplinks have the next: `rulePriority`.
+	// RulePriority is the priority of our `ip rule` entries for egress. Entries for uplinks have the next priority:
+	// `rulePriority`.
 	RulePriority int
 	// RouteProtocol tags our routes and our `ip rule` entries (rtnetlink(7), rtm_protocol): `routeProtocol`.
 	RouteProtocol int
-	// SetPrefix begins the name of each of our ipsets, and of our table of nf_tables: `setPrefix`.
+	// SetPrefix begins the names of our ipsets and of our nf_tables table: `setPrefix`.
 	SetPrefix string
 }
 
-// DefaultOwnership is what an empty config file means.
+// DefaultOwnership returns the values for an empty config file.
 func DefaultOwnership() Ownership {
 	return Ownership{
 		ChainPrefix:   "SMARTNAT-",
@@ -36,10 +37,10 @@ func DefaultOwnership() Ownership {
 	}
 }
 
-// Mark is a value in a field of a mark.
+// Mark is a value within a mask of mark bits.
 type Mark struct{ Value, Mask uint32 }
 
-// The lowest four bits of the MarkMask are flags, the rest is the number of the uplink.
+// flagBits is the number of flags in the lowest bits of MarkMask. The remaining bits hold the uplink number.
 const flagBits = 4
 
 func (o Ownership) flag(n int) Mark {
@@ -47,37 +48,37 @@ func (o Ownership) flag(n int) Mark {
 	return Mark{Value: bit, Mask: bit}
 }
 
-// Forwarded is set on connections that a Mapping translated.
+// Forwarded marks connections that a Mapping translated.
 func (o Ownership) Forwarded() Mark { return o.flag(0) }
 
-// Egress is set on packets of connections that a pod opened and that leave with an external address. It shares its bit
-// with Forwarded, which is set on connections alone.
+// Egress marks packets of connections that a pod opened and that leave with an external address. It shares its bit with
+// Forwarded, which is only used for connections.
 func (o Ownership) Egress() Mark { return o.flag(0) }
 
-// Masquerade is set on connections whose source address is to be hidden.
+// Masquerade marks connections whose source address must be replaced.
 func (o Ownership) Masquerade() Mark { return o.flag(1) }
 
-// Drop is set on packets from a source that is not allowed.
+// Drop marks packets from a source that is not allowed.
 func (o Ownership) Drop() Mark { return o.flag(2) }
 
-// Reject is set on packets to a Frontend without Backends.
+// Reject marks packets to a Frontend without Backends.
 func (o Ownership) Reject() Mark { return o.flag(3) }
 
-// UplinkMask are the bits that hold the number of the uplink.
+// UplinkMask returns the bits that hold the uplink number.
 func (o Ownership) UplinkMask() uint32 {
 	return o.MarkMask &^ (uint32(1)<<(bits.TrailingZeros32(o.MarkMask)+flagBits) - 1)
 }
 
-// Uplink is set on connections that came in by the uplink of this number.
+// Uplink marks connections that arrived through the uplink with this number.
 func (o Ownership) Uplink(number int) Mark {
 	mask := o.UplinkMask()
 	return Mark{Value: uint32(number) << bits.TrailingZeros32(mask) & mask, Mask: mask}
 }
 
-// MaxUplinks is how many uplinks the MarkMask has room for.
+// MaxUplinks returns the highest uplink number that fits into the MarkMask.
 func (o Ownership) MaxUplinks() int {
 	return int(o.UplinkMask() >> bits.TrailingZeros32(o.UplinkMask()))
 }
 
-// Table is the routing table of the uplink of this number.
+// Table returns the routing table of the uplink with this number.
 func (o Ownership) Table(number int) int { return o.RoutingTable + number - 1 }

@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// Without returns what is left of the range when the taken ports are out of it, in order. The taken ranges may overlap each
-// other and the ends of this one, and come in any order.
+// Without returns the parts of r outside the taken ranges, in order. The taken ranges may overlap, extend beyond r, and be in
+// any order.
 func (r PortRange) Without(taken ...PortRange) []PortRange {
 	taken = slices.Clone(taken)
 	slices.SortFunc(taken, func(a, b PortRange) int { return cmp.Compare(a.First, b.First) })
@@ -29,7 +29,7 @@ func (r PortRange) Without(taken ...PortRange) []PortRange {
 	return append(left, r)
 }
 
-// Part returns the Forward of some of its ports, which lead to the same places as before.
+// Part returns the Forward limited to a part of its ports, which keep their destinations.
 func (f *Forward) Part(ports PortRange) *Forward {
 	part := *f
 	part.Ports = ports

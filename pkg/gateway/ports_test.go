@@ -21,7 +21,7 @@ func TestWithout(t *testing.T) {
 		want  []gateway.PortRange
 	}{
 		{"nothing is taken", nil, []gateway.PortRange{ports(100, 200)}},
-		{"others are taken", []gateway.PortRange{ports(1, 99), ports(201, 65535)}, []gateway.PortRange{ports(100, 200)}},
+		{"only ports outside the range are taken", []gateway.PortRange{ports(1, 99), ports(201, 65535)}, []gateway.PortRange{ports(100, 200)}},
 		{"one port", []gateway.PortRange{gateway.Port(150)}, []gateway.PortRange{ports(100, 149), ports(151, 200)}},
 		{"both ends", []gateway.PortRange{gateway.Port(200), gateway.Port(100)}, []gateway.PortRange{ports(101, 199)}},
 		{"neighbours, overlaps, in no order", []gateway.PortRange{ports(150, 160), ports(140, 155), gateway.Port(161)}, []gateway.PortRange{ports(100, 139), ports(162, 200)}},
@@ -41,7 +41,7 @@ func TestWithout(t *testing.T) {
 		})
 	}
 	if got := ports(1, 65535).Without(gateway.Port(65535), gateway.Port(1)); !slices.Equal(got, []gateway.PortRange{ports(2, 65534)}) {
-		t.Errorf("the ends of all ports: %v", got)
+		t.Errorf("first and last of all ports: %v", got)
 	}
 }
 
@@ -65,7 +65,7 @@ func TestPart(t *testing.T) {
 		}
 	}
 	if whole.Backends[0].Port != 8100 || whole.Draining[0].Port != 8100 {
-		t.Errorf("the whole was changed: %+v", whole)
+		t.Errorf("the original was changed: %+v", whole)
 	}
 	fixed := &gateway.Forward{Frontend: gateway.Frontend{Ports: ports(100, 200)}, Backends: backend(80)}
 	if got := fixed.Part(ports(150, 200)); got.Backends[0].Port != 80 {

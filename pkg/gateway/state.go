@@ -12,22 +12,22 @@ import (
 	"time"
 )
 
-// Protocol is a transport protocol, in lower case.
+// Protocol is a transport protocol in lower case.
 type Protocol string
 
-// The protocols that can be exposed.
+// The supported protocols.
 const (
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
 	SCTP Protocol = "sctp"
 )
 
-// PortRange is a range of ports, both ends included. A single port has First == Last.
+// PortRange is a range of ports that includes both ends. A single port has First == Last.
 type PortRange struct {
 	First, Last uint16
 }
 
-// Port returns the range that holds just one port.
+// Port returns the range with only port p.
 func Port(p uint16) PortRange { return PortRange{First: p, Last: p} }
 
 // Contains reports whether p is in the range.
@@ -36,7 +36,7 @@ func (r PortRange) Contains(p uint16) bool { return r.First <= p && p <= r.Last 
 // Overlaps reports whether the ranges share a port.
 func (r PortRange) Overlaps(o PortRange) bool { return r.First <= o.Last && o.First <= r.Last }
 
-// Single reports whether the range holds one port.
+// Single reports whether the range has only one port.
 func (r PortRange) Single() bool { return r.First == r.Last }
 
 // String returns "8080" or "20000-20999".
@@ -47,7 +47,7 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
-// Frontend is what the outside connects to.
+// Frontend is an address, protocol and port range that clients connect to.
 type Frontend struct {
 	Address  netip.Addr
 	Protocol Protocol
@@ -63,7 +63,7 @@ func (f Frontend) String() string {
 	return fmt.Sprintf("%s:%s/%s", host, f.Ports, f.Protocol)
 }
 
-// Compare orders Frontends by address, protocol and ports, as a State has them.
+// Compare orders Frontends as in a State: by address, protocol and ports.
 func (f Frontend) Compare(o Frontend) int {
 	if f.Address != o.Address {
 		return f.Address.Compare(o.Address)
@@ -72,177 +72,180 @@ func (f Frontend) Compare(o Frontend) int {
 		cmp.Compare(f.Ports.First, o.Ports.First), cmp.Compare(f.Ports.Last, o.Ports.Last))
 }
 
-// Backend is where a connection is translated to: a ClusterIP or an endpoint.
+// Backend is a destination of translated connections: a ClusterIP or an endpoint.
 type Backend struct {
 	Address netip.Addr
-	// Port is where a connection to the Frontend's first port goes.
+	// Port is the destination port for the Frontend's first port.
 	Port uint16
 }
 
-// Forward leads one Frontend to its Backends. In a State no two Forwards overlap.
+// Forward forwards one Frontend to its Backends. The Forwards of a State do not overlap.
 type Forward struct {
 	Frontend
 	// Owner is the Mapping, as namespace/name. Forwards of one Owner and family have the same Sources.
 	Owner string
-	// Service is the one that the Owner leads to, as namespace/name.
+	// Service is the Service that the Owner refers to, as namespace/name.
 	Service string
-	// Sources may connect; empty means everyone. Masked, sorted, without duplicates, all of the Frontend's family.
+	// Sources are the allowed clients; empty means all. They are masked, sorted, unique, and of the Frontend's family.
 	Sources []netip.Prefix
-	// Backends share the connections evenly. Sorted. Empty: connections are rejected at once.
+	// Backends share the connections evenly. They are sorted. If there are none, connections are rejected immediately.
 	Backends []Backend
-	// Draining are endpoints that take no new connections but keep those that they have until they are gone. Sorted.
+	// Draining are endpoints that keep their connections but get no new ones. They are sorted.
 	Draining []Backend
-	// SourcesDeny is set when the Mapping allows sources, but none of this Frontend's family: nobody may connect.
+	// SourcesDeny means that the Mapping lists sources but none of this family, so no client may connect.
 	SourcesDeny bool
-	// Direct is set when the Backends are endpoints rather than a ClusterIP.
+	// Direct means that the Backends are endpoints and not a ClusterIP.
 	Direct bool
-	// Shift is set when port First+i leads to Backend.Port+i; otherwise every port leads to Backend.Port.
+	// Shift means that port First+i is translated to Backend.Port+i. Otherwise every port is translated to Backend.Port.
 	Shift bool
-	// Masquerade hides the client's address behind the host's. Without it those who come in by an uplink keep theirs; who
-	// comes from elsewhere, a pod or the host itself, is hidden all the same, or the answer would pass the host by.
+	// Masquerade replaces the client's address with the host's. If it is off, clients that arrive through an uplink keep
+	// their address. Other clients, such as a pod or the host itself, are masqueraded in any case, because replies would
+	// otherwise bypass the host.
 	Masquerade bool
-	// Affinity keeps a client at the endpoint that it had by any Forward of the Service, as long as it comes back within this
-	// time; 0 is off.
+	// Affinity is the time for which a returning client gets the same endpoint through all Forwards of the Service. 0 turns
+	// it off.
 	Affinity time.Duration
 }
 
-// Egress has the connections that pods open through the host leave with an external address, by its uplink.
+// Egress gives connections that pods open through the host an external source address and sends them through the uplink of
+// that address.
 type Egress struct {
 	// Address is the external address.
 	Address netip.Addr
-	// Uplink is the number of the one that holds the address.
+	// Uplink is the number of the uplink that has the address.
 	Uplink int
 	// Owner is the Mapping, as namespace/name.
 	Owner string
-	// Sources are the pods, all of the Address's family. Sorted.
+	// Sources are the pod addresses, sorted and of the Address's family.
 	Sources []netip.Addr
 }
 
-// Uplink is a link to the outside. A connection that came in by it is answered through it.
+// Uplink is a link to the outside. Replies of connections that arrived through it leave through it.
 type Uplink struct {
 	// Link is the name of the network interface.
 	Link string
-	// Number is this Uplink's place in the mark field and in the range of routing tables; from 1, stable while the
-	// host's configuration stands.
+	// Number identifies the Uplink in the mark and selects its routing table. It counts from 1 and is stable as long as the
+	// host's config stays the same.
 	Number int
-	// Connected are the networks on the link itself. Masked and sorted.
+	// Connected are the networks on the link itself, masked and sorted.
 	Connected []netip.Prefix
-	// Gateways are the next hops for everything else, at most one a family.
+	// Gateways are the next hops for all other destinations, at most one per family.
 	Gateways []netip.Addr
-	// Defaults are the ways to everything else of families without a gateway of their own, at most one a family, IPv4 first.
+	// Defaults are default routes for families without a gateway of the same family, at most one per family, IPv4 first.
 	Defaults []DefaultRoute
 }
 
-// ServiceRoute leads the range of the ClusterIPs, or of the pods, through cluster nodes.
+// ServiceRoute routes the ClusterIP or pod range through cluster nodes.
 type ServiceRoute struct {
 	Destination netip.Prefix
-	// Via are the next hops; they share the flows. Sorted.
+	// Via are the next hops, sorted; they share the flows.
 	Via []netip.Addr
 }
 
-// State is all that a gateway host is to do. Equal States have equal values: everything in it is sorted.
+// State is the complete desired state of a gateway host. Everything in it is sorted, so that equal States have equal values.
 type State struct {
 	// Forwards are sorted by address, protocol and port.
 	Forwards []*Forward
-	// Away is what there would be for addresses that this host does not have now.
+	// Away is what would be in effect for addresses that this host currently lacks.
 	Away Away
 	// Uplinks are sorted by number.
 	Uplinks []Uplink
-	// Outside are links that are no Uplinks and lead to the outside all the same: the boundary holds there too. Sorted.
+	// Outside are links to the outside that are not Uplinks. The boundary applies to them too. They are sorted.
 	Outside []string
-	// OwnPrefixes are links to the outside that have their IPv6 networks from the host's configuration: those that router
-	// advertisements announce there are not taken. Sorted.
+	// OwnPrefixes are links to the outside whose IPv6 networks come from the host's configuration, so those in router
+	// advertisements are ignored. They are sorted.
 	OwnPrefixes []string
-	// InsideNetworks are the cluster's, wherever they are: what comes from them passes the boundary, and what is forwarded may
-	// reach them by an uplink. Masked and sorted.
+	// InsideNetworks are the cluster's networks, wherever they are. Their traffic passes the boundary, and forwarded
+	// connections may reach them through an uplink. They are masked and sorted.
 	InsideNetworks []netip.Prefix
-	// BackendNetworks are those that what is forwarded may reach by an uplink although nothing that comes from them passes the
-	// boundary. Masked and sorted.
+	// BackendNetworks are further networks that forwarded connections may reach through an uplink. Their own traffic does not
+	// pass the boundary. They are masked and sorted.
 	BackendNetworks []netip.Prefix
-	// Closed are the families that smartnatd alone has the host forward: the boundary holds for all links then, but for
-	// InsideLinks, which are sorted.
+	// Closed are the families for which forwarding on the host is enabled only for smartnatd. The boundary then applies to
+	// all links except InsideLinks, which are sorted.
 	Closed      Families
 	InsideLinks []string
-	// Switched are the families of which netfilter is given the frames that bridges switch.
+	// Switched are the families for which netfilter also sees frames that bridges switch.
 	Switched Families
 	// ServiceRoutes are sorted by destination.
 	ServiceRoutes []ServiceRoute
-	// Egresses are sorted by owner and address. A source is in one of them at most.
+	// Egresses are sorted by owner and address. A source is in at most one of them.
 	Egresses []Egress
-	// ClampMSS lowers the segment size that the ends of forwarded TCP connections offer each other to what the path takes.
+	// ClampMSS limits the TCP segment size that the ends of forwarded connections announce to the path MTU.
 	ClampMSS bool
-	// ForwardedOnly leaves alone the connections that the host itself opens.
+	// ForwardedOnly excludes connections that the host itself opens.
 	ForwardedOnly bool
-	// MasqueradePorts are the source ports of masqueraded connections; empty leaves them to the kernel, which keeps a port below
-	// 512 below 512, and one below 1024 in 600-1023 (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c).
+	// MasqueradePorts is the range of source ports for masqueraded connections. If it is empty, the kernel chooses: it maps a
+	// port below 512 to one below 512, and one below 1024 to 600-1023 (nf_nat_l4proto_unique_tuple in
+	// net/netfilter/nf_nat_core.c).
 	MasqueradePorts PortRange
 }
 
-// Away is what nothing is done for but to let connections be that it would make: an address that leaves, as an IPv6 one does
-// with its link, may be back before anybody at the ends of a connection has noticed.
+// Away is the part of the desired state whose addresses the host currently lacks. It creates no rules; it only keeps
+// connections that it would allow. An address that disappears with its link, as IPv6 addresses do, may return before either
+// end of a connection notices.
 type Away struct {
-	// Forwards are sorted as those of a State; their addresses are others.
+	// Forwards are sorted as in a State and have addresses that the State does not use.
 	Forwards []*Forward
-	// Egresses are of pods that no other Egress is of. They have no Uplink.
+	// Egresses cover pods without another Egress and have no Uplink.
 	Egresses []Egress
 }
 
 // Families is a set of address families.
 type Families struct{ IPv4, IPv6 bool }
 
-// Host is what was observed of the host; it decides nothing by itself.
+// Host is the observed state of the host, without any decisions.
 type Host struct {
 	// Links are sorted by name.
 	Links []Link
-	// DefaultRoutes are those of the main table, best metric first.
+	// DefaultRoutes are the default routes of the main table, best metric first.
 	DefaultRoutes []DefaultRoute
-	// Unreachable are neighbours that were asked for and do not answer. Sorted.
+	// Unreachable are neighbours that did not answer. They are sorted.
 	Unreachable []netip.Addr
-	// SCTP is set when the kernel can match and translate SCTP.
+	// SCTP is set if the kernel can match and translate SCTP.
 	SCTP bool
-	// Opened are the families that the host forwards for smartnatd alone, or does not forward yet.
+	// Opened are the families for which forwarding is enabled only for smartnatd, or is not enabled yet.
 	Opened Families
-	// Switched are the families of which netfilter is given the frames that bridges switch (bridge-nf-call-iptables).
+	// Switched are the families for which netfilter also sees frames that bridges switch (bridge-nf-call-iptables).
 	Switched Families
-	// Physdev is set when rules can tell such frames from routed packets.
+	// Physdev is set if rules can distinguish such frames from routed packets.
 	Physdev bool
-	// Routes are those of the main table that are no default routes, sorted by destination, link and gateway. Of a link with
-	// more than a few thousand they are only the first ones.
+	// Routes are the routes of the main table except default routes, sorted by destination, link and gateway. Links with more
+	// than a few thousand routes are truncated.
 	Routes []Route
-	// Listeners are the sockets of programs on the host that take connections or datagrams from anyone. Sorted, without
-	// duplicates.
+	// Listeners are the sockets of programs on the host that accept connections or datagrams from any client. They are sorted
+	// and unique.
 	Listeners []Listener
 }
 
 // Route is a route of the host's main routing table.
 type Route struct {
-	// Destination is masked, and not everything.
+	// Destination is masked and not a default route.
 	Destination netip.Prefix
 	Link        string
-	// Gateway is not set where the destination is on the link itself.
+	// Gateway is invalid if the destination is on the link itself.
 	Gateway netip.Addr
-	// Metric decides between routes to the same destination: the least wins.
+	// Metric decides between routes to the same destination: the lowest wins.
 	Metric int
 }
 
-// Listener is a socket that takes what comes to a port.
+// Listener is a socket that receives traffic for a port.
 type Listener struct {
 	Protocol Protocol
-	// Address is the one it is bound to: an unspecified one is all of its family. A socket that takes both families is two
-	// Listeners.
+	// Address is the bound address; an unspecified one means all of its family. A socket for both families is two Listeners.
 	Address netip.Addr
 	Port    uint16
-	// Link is the one that the socket is bound to, empty where it takes from all links.
+	// Link is the link that the socket is bound to, or "" for all links.
 	Link string
 }
 
-// Compare orders Listeners as a Host has them.
+// Compare orders Listeners as in a Host.
 func (l Listener) Compare(o Listener) int {
 	return cmp.Or(strings.Compare(string(l.Protocol), string(o.Protocol)), cmp.Compare(l.Port, o.Port),
 		l.Address.Compare(o.Address), strings.Compare(l.Link, o.Link))
 }
 
-// String returns "0.0.0.0:22/tcp", or "[::]:546%eth0/udp" where the socket is bound to a link.
+// String returns "0.0.0.0:22/tcp", or "[::]:546%eth0/udp" for a socket bound to a link.
 func (l Listener) String() string {
 	text := netip.AddrPortFrom(l.Address, l.Port).String()
 	if l.Link != "" {
@@ -254,27 +257,28 @@ func (l Listener) String() string {
 // Link is a network interface of the host.
 type Link struct {
 	Name string
-	// Up is set when the link is administratively up and has a carrier.
+	// Up is set if the link is administratively up and has a carrier.
 	Up bool
-	// Kind is the kernel's (ip-link(8), type): "bridge", "vlan", "veth"; empty or "device" for a network card.
+	// Kind is the type of the link (ip-link(8)), such as "bridge", "vlan" or "veth". It is empty or "device" for a network
+	// card.
 	Kind string
-	// Master is the bridge, bond or VRF that the link is a port of.
+	// Master is the bridge, bond or VRF that the link belongs to.
 	Master string
-	// Parent is the link that this one is stacked on, as a VLAN is.
+	// Parent is the link that this one is stacked on, such as the link of a VLAN.
 	Parent string
-	// Addresses are the host's own addresses on the link with the length of their network, unmasked and sorted.
+	// Addresses are the host's addresses on the link with their prefix length, unmasked and sorted.
 	Addresses []netip.Prefix
-	// Autoconfigured is set when one of the addresses was made from a router advertisement (SLAAC, RFC 4862).
+	// Autoconfigured means that one of the addresses comes from a router advertisement (SLAAC, RFC 4862).
 	Autoconfigured bool
-	// Peers are the other ends of point-to-point addresses, or their networks. Masked and sorted.
+	// Peers are the remote addresses of point-to-point links, or their networks, masked and sorted.
 	Peers []netip.Prefix
 }
 
 // DefaultRoute is a default route of the host's main routing table.
 type DefaultRoute struct {
 	Link string
-	// Gateway is the next hop. It is invalid where everything is on the link itself, as on PPP and WireGuard, and may be of IPv6
-	// for a route of IPv4 (RFC 8950; RTA_VIA, rtnetlink(7)).
+	// Gateway is the next hop. It is invalid if all destinations are on the link itself, as with PPP and WireGuard. It may be
+	// an IPv6 address for an IPv4 route (RFC 8950; RTA_VIA, rtnetlink(7)).
 	Gateway netip.Addr
 	// IPv6 is the family of the route.
 	IPv6 bool

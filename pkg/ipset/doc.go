@@ -3,9 +3,9 @@
 
 //go:build linux
 
-// Package ipset reads and writes sets of networks (ipset(8), hash:net), which the kernel looks up at once however many
-// members they have. It touches those alone whose names begin with our prefix, and never knows what they are for.
+// Package ipset reads and writes sets of networks (ipset(8), hash:net), whose lookup time in the kernel does not depend on
+// the number of members. It touches only sets whose names begin with our prefix and does not know their purpose.
 //
-// It speaks to the kernel itself, in the words of vishvananda/netlink: that library adds one member a message, where
-// thousands fit in one, and reads sets of others along with ours.
+// It speaks netlink itself, with message types of vishvananda/netlink: that library's own functions add one member per
+// message instead of thousands, and read foreign sets along with ours.
 package ipset

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// FuzzSets takes anything for what the kernel answers: no panic, and members that are networks.
+// FuzzSets feeds arbitrary answers: the parser must not panic, and members must be valid networks.
 func FuzzSets(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(message("smartnat-a", netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")))
@@ -33,7 +33,7 @@ func FuzzSets(f *testing.F) {
 	})
 }
 
-// TestParseAnswer holds what FuzzSets begins with to what it says.
+// TestParseAnswer checks that the seeds of FuzzSets parse to the intended values.
 func TestParseAnswer(t *testing.T) {
 	members := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")}
 	want := answer{name: "smartnat-a", family: netfilter.IPv4, members: members}
@@ -43,7 +43,7 @@ func TestParseAnswer(t *testing.T) {
 	}
 }
 
-// message is an answer that says name and members.
+// message returns an answer with name and members.
 func message(name string, members ...netip.Prefix) []byte {
 	entries := nl.NewRtAttr(nl.IPSET_ATTR_ADT|int(nl.NLA_F_NESTED), nil)
 	for _, p := range members {

@@ -21,22 +21,22 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// ErrNotSupported says that the kernel has no sets of networks.
-var ErrNotSupported = errors.New("the kernel has no sets of networks (ip_set_hash_net)")
+// ErrNotSupported means that the kernel does not support sets of networks.
+var ErrNotSupported = errors.New("the kernel does not support sets of networks (ip_set_hash_net)")
 
-// Rules of nf_tables that were removed let go of a set a little later.
+// releaseTimeout is how long Destroy waits: removed nf_tables rules release their sets with a delay.
 const (
 	releaseTimeout = 2 * time.Second
 	releasePoll    = 5 * time.Millisecond
 )
 
-// Client reads and writes our sets. It keeps no socket between calls.
+// Client reads and writes our sets. It keeps no socket open between calls.
 type Client struct {
 	prefix   string
 	revision uint8
 }
 
-// New returns a Client for the sets that own names, or ErrNotSupported.
+// New returns a Client for the sets that own identifies, or ErrNotSupported.
 func New(own gateway.Ownership) (*Client, error) {
 	answers, err := newRequest(nl.IPSET_CMD_TYPE).name(nl.IPSET_ATTR_TYPENAME, typeName).family(netfilter.IPv4).execute()
 	if err != nil || len(answers) == 0 {
@@ -60,7 +60,7 @@ func (c *Client) Observe() ([]netfilter.Set, error) {
 	for _, h := range headers {
 		answers, err := newRequest(nl.IPSET_CMD_LIST).name(nl.IPSET_ATTR_SETNAME, h.name).execute()
 		if errors.Is(err, unix.ENOENT) {
-			continue // It went meanwhile.
+			continue // removed since the listing
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the set %s: %w", h.name, err)
@@ -75,7 +75,7 @@ func (c *Client) Observe() ([]netfilter.Set, error) {
 	return sets, nil
 }
 
-// headers are our sets without their members, sorted by name.
+// headers returns our sets without members, sorted by name.
 func (c *Client) headers() ([]answer, error) {
 	answers, err := newRequest(nl.IPSET_CMD_LIST).number(nl.IPSET_ATTR_FLAGS, listHeader).execute()
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *Client) headers() ([]answer, error) {
 
 var seed = maphash.MakeSeed()
 
-// Stamp is another number once there are other sets of ours, or one has more members or less. The members are not read.
+// Stamp returns a number that changes when the names or sizes of our sets change. It does not read the members.
 func (c *Client) Stamp() (uint64, error) {
 	headers, err := c.headers()
 	if err != nil {
@@ -107,7 +107,7 @@ func (c *Client) Stamp() (uint64, error) {
 	return hash.Sum64(), nil
 }
 
-// Put creates the set, or gives it these members in place of those that it has, at once for those who are looked up.
+// Put creates the set, or replaces all members of an existing one atomically.
 func (c *Client) Put(set netfilter.Set) error {
 	err := c.create(set.Name, set.Family)
 	if err == nil {
@@ -117,7 +117,7 @@ func (c *Client) Put(set netfilter.Set) error {
 		return err
 	}
 	next := c.prefix + "next"
-	if err := c.Destroy(next); err != nil { // Who was interrupted may have left it behind.
+	if err := c.Destroy(next); err != nil { // an interrupted Put may have left it behind
 		return err
 	}
 	if err := c.create(next, set.Family); err != nil {
@@ -130,7 +130,7 @@ func (c *Client) Put(set netfilter.Set) error {
 	return errors.Join(err, c.Destroy(next))
 }
 
-// Change adds members to a set and removes others, one after the other.
+// Change adds members to a set and then removes others.
 func (c *Client) Change(set netfilter.Set, add, remove []netip.Prefix) error {
 	if err := c.members(nl.IPSET_CMD_ADD, set.Name, add); err != nil {
 		return err
@@ -138,7 +138,7 @@ func (c *Client) Change(set netfilter.Set, add, remove []netip.Prefix) error {
 	return c.members(nl.IPSET_CMD_DEL, set.Name, remove)
 }
 
-// Destroy removes a set that no rule names. One that there is none of is no error.
+// Destroy removes a set that no rule references. A missing set is not an error.
 func (c *Client) Destroy(name string) error {
 	for deadline := time.Now().Add(releaseTimeout); ; time.Sleep(releasePoll) {
 		_, err := newRequest(nl.IPSET_CMD_DESTROY).name(nl.IPSET_ATTR_SETNAME, name).execute()
@@ -165,7 +165,7 @@ func (c *Client) create(name string, family netfilter.Family) error {
 	return nil
 }
 
-// swap exchanges the members of two sets.
+// swap exchanges the contents of two sets.
 func (c *Client) swap(name, other string) error {
 	_, err := newRequest(nl.IPSET_CMD_SWAP).name(nl.IPSET_ATTR_SETNAME, name).name(nl.IPSET_ATTR_SETNAME2, other).execute()
 	if err != nil {
@@ -174,7 +174,8 @@ func (c *Client) swap(name, other string) error {
 	return nil
 }
 
-// members adds or deletes members, thousands a message. What is so already is no error.
+// members adds or deletes members, up to membersPerMessage in each message. A change that is already in effect is not an
+// error.
 func (c *Client) members(command int, name string, members []netip.Prefix) error {
 	for some := range slices.Chunk(members, membersPerMessage) {
 		r := newRequest(command).name(nl.IPSET_ATTR_SETNAME, name)
@@ -183,7 +184,7 @@ func (c *Client) members(command int, name string, members []netip.Prefix) error
 			appendMember(entries, p)
 		}
 		r.AddData(entries)
-		// The kernel wants a number for the line that it would complain about.
+		// The kernel requires a line number for its error reports.
 		if _, err := r.number(nl.IPSET_ATTR_LINENO, 0).execute(); err != nil {
 			return fmt.Errorf("changing the members of the set %s: %w", name, err)
 		}

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 var same = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 
-// inKernel returns a Client in a fresh network namespace, in which somebody else has a set.
+// inKernel returns a Client in a new network namespace.
 func inKernel(t testing.TB) *Client {
 	t.Helper()
 	testenv.NewNetNS(t)
@@ -46,7 +46,7 @@ func run(t testing.TB, program, args string) string {
 	return string(out)
 }
 
-// networks returns as many, sorted and of several lengths.
+// networks returns n networks of several lengths, sorted.
 func networks(family netfilter.Family, n int) []netip.Prefix {
 	var ps []netip.Prefix
 	for i := range n {
@@ -71,7 +71,7 @@ func expect(t *testing.T, c *Client, want ...netfilter.Set) {
 	}
 }
 
-// must keeps the steps below one line each.
+// must fails the test on an error.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -89,17 +89,17 @@ func TestSetsFromBeginningToEnd(t *testing.T) {
 		must(t, c.Put(set))
 		expect(t, c, set)
 		if listed := run(t, "ipset", "list -t "+set.Name); !strings.Contains(listed, "Number of entries: 10000\n") {
-			t.Errorf("ipset says:\n%s", listed)
+			t.Errorf("ipset lists:\n%s", listed)
 		}
 		set.Members = networks(family, 300)
-		must(t, c.Put(set)) // in place of the others
+		must(t, c.Put(set)) // replaces all members
 		expect(t, c, set)
 		remove := set.Members[:10]
 		add := slices.DeleteFunc(networks(family, 400), func(p netip.Prefix) bool { return slices.Contains(set.Members, p) })
 		must(t, c.Change(set, add, remove))
 		set.Members = slices.DeleteFunc(networks(family, 400), func(p netip.Prefix) bool { return slices.Contains(remove, p) })
 		expect(t, c, set)
-		must(t, c.Change(set, add, remove)) // again is no error
+		must(t, c.Change(set, add, remove)) // repetition is not an error
 		expect(t, c, set)
 		must(t, c.Put(netfilter.Set{Name: set.Name, Family: family}))
 		expect(t, c, netfilter.Set{Name: set.Name, Family: family})
@@ -108,11 +108,11 @@ func TestSetsFromBeginningToEnd(t *testing.T) {
 		expect(t, c)
 	}
 	if listed := run(t, "ipset", "list other"); !strings.Contains(listed, "192.0.2.0/24") {
-		t.Errorf("somebody else's set:\n%s", listed)
+		t.Errorf("foreign set changed:\n%s", listed)
 	}
 }
 
-// Who was interrupted leaves a set behind that is in nobody's way.
+// TestPutAfterAnInterruptedOne: leftovers of an interrupted Put do not block the next one.
 func TestPutAfterAnInterruptedOne(t *testing.T) {
 	c := inKernel(t)
 	set := netfilter.Set{Name: "smartnat-echo", Family: netfilter.IPv6, Members: networks(netfilter.IPv6, 3)}
@@ -146,12 +146,12 @@ func TestStampTellsOfSizesAndNames(t *testing.T) {
 		before := stamp()
 		run(t, "ipset", step.args)
 		if after := stamp(); (after == before) != step.same {
-			t.Errorf("%s: the same stamp is %t, want %t", step.args, after == before, step.same)
+			t.Errorf("%s: stamp unchanged %t, want %t", step.args, after == before, step.same)
 		}
 	}
 }
 
-// A set that a rule names stays, and one that a rule has just ceased to name goes.
+// TestDestroyWaitsForTheRules: a set with a rule stays, and a set whose rule was just removed can be destroyed.
 func TestDestroyWaitsForTheRules(t *testing.T) {
 	for _, backend := range []string{"legacy", "nft"} {
 		t.Run(backend, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestDestroyWaitsForTheRules(t *testing.T) {
 			run(t, program, "-A INPUT -m set --match-set smartnat-echo src -j DROP")
 			begun := time.Now()
 			if err := c.Destroy("smartnat-echo"); err == nil || time.Since(begun) < releaseTimeout {
-				t.Errorf("a set that a rule names was destroyed, or not waited for: %v", err)
+				t.Errorf("Destroy of a referenced set: err = %v, want an error after %v", err, releaseTimeout)
 			}
 			expect(t, c, netfilter.Set{Name: "smartnat-echo", Family: netfilter.IPv4})
 		})

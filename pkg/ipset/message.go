@@ -21,19 +21,19 @@ import (
 
 const (
 	typeName = "hash:net"
-	// listHeader has sets listed without their members (IPSET_FLAG_LIST_HEADER).
+	// listHeader requests sets without members (IPSET_FLAG_LIST_HEADER).
 	listHeader = 1 << 2
-	// maxMembers is room for as many as a set may have; the kernel takes memory for those alone that it has.
+	// maxMembers is the maximum size of a set. The kernel allocates memory only for existing members.
 	maxMembers = 1 << 24
-	// membersPerMessage keeps the attribute that holds them below 64 KiB.
+	// membersPerMessage keeps the attribute with the members below 64 KiB.
 	membersPerMessage = 1000
-	// dumpAttempts bounds how often a dump is repeated that a change interrupted.
+	// dumpAttempts is the maximum number of attempts for a dump that a change interrupts.
 	dumpAttempts = 5
 )
 
 var families = map[netfilter.Family]uint8{netfilter.IPv4: unix.AF_INET, netfilter.IPv6: unix.AF_INET6}
 
-// request is a message to the kernel's sets.
+// request is an ipset message to the kernel.
 type request struct{ *nl.NetlinkRequest }
 
 func newRequest(command int) request {
@@ -53,7 +53,7 @@ func (r request) number(attribute int, n uint32) request {
 	return r
 }
 
-// execute returns the answers, without the header that all of them have.
+// execute returns the answers without their common header.
 func (r request) execute() ([][]byte, error) {
 	var answers [][]byte
 	var err error
@@ -75,7 +75,7 @@ func (r request) execute() ([][]byte, error) {
 	return answers, nil
 }
 
-// appendMember spells a member as an entry of IPSET_ATTR_ADT.
+// appendMember encodes a member as an entry of IPSET_ATTR_ADT.
 func appendMember(entries *nl.RtAttr, p netip.Prefix) {
 	kind := nl.IPSET_ATTR_IPADDR_IPV4
 	if p.Addr().Is6() {
@@ -87,13 +87,13 @@ func appendMember(entries *nl.RtAttr, p netip.Prefix) {
 	data.AddRtAttr(nl.IPSET_ATTR_CIDR, nl.Uint8Attr(uint8(p.Bits())))
 }
 
-// answer is what a message says of a set, or of a part of it.
+// answer is the content of one message about a set.
 type answer struct {
 	name     string
 	kind     string
 	family   netfilter.Family
 	revision uint8
-	// count is how many members the set has.
+	// count is the number of members in the set.
 	count   uint32
 	members []netip.Prefix
 }
@@ -130,7 +130,8 @@ func parse(message []byte) answer {
 	return a
 }
 
-// attributesOf returns those of a message, none of one that is cut off. The other library panics over some of these.
+// attributesOf returns the attributes of a message, or none if it is malformed. The parser of vishvananda/netlink panics on
+// some malformed messages.
 func attributesOf(message []byte) []mdlayher.Attribute {
 	attributes, err := mdlayher.UnmarshalAttributes(message)
 	if err != nil {

@@ -12,27 +12,27 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Batch is what one run of iptables-restore --noflush changes in one family. Each table is committed on its own, in the
-// order of Tables.
+// Batch is the change that one run of iptables-restore --noflush makes in one family. Each table is a separate transaction,
+// in the order of Tables.
 type Batch struct {
 	Family Family
 	Tables []TableBatch
 }
 
-// TableBatch is what changes in one table, at once.
+// TableBatch is the change of one table in one transaction.
 type TableBatch struct {
 	Name string
-	// Write are chains of ours that are created, or emptied and filled anew.
+	// Write are chains of ours to create or to replace.
 	Write []Chain
-	// Remove are rules that leave built-in chains, one by one.
+	// Remove are rules to delete from built-in chains one by one.
 	Remove []ChainRule
-	// Insert are rules that come to stand first in built-in chains, in this order.
+	// Insert are rules to insert at the top of built-in chains, in this order.
 	Insert []ChainRule
-	// Delete are chains of ours that go.
+	// Delete are chains of ours to delete.
 	Delete []string
 }
 
-// ChainRule is a rule of a chain.
+// ChainRule is a rule in a chain.
 type ChainRule struct {
 	Chain string
 	Rule  Rule
@@ -42,10 +42,10 @@ func (t *TableBatch) empty() bool {
 	return len(t.Write)+len(t.Remove)+len(t.Insert)+len(t.Delete) == 0
 }
 
-// Empty reports whether there is nothing to do.
+// Empty reports whether the batch changes nothing.
 func (b Batch) Empty() bool { return len(b.Tables) == 0 }
 
-// Chains counts the chains of ours that are created, rewritten or deleted.
+// Chains returns the number of our chains that are created, replaced or deleted.
 func (b Batch) Chains() int {
 	n := 0
 	for _, t := range b.Tables {
@@ -54,7 +54,7 @@ func (b Batch) Chains() int {
 	return n
 }
 
-// Rules counts the rules that are written or removed one by one.
+// Rules returns the number of rules that are written or deleted one by one.
 func (b Batch) Rules() int {
 	n := 0
 	for _, t := range b.Tables {
@@ -66,16 +66,17 @@ func (b Batch) Rules() int {
 	return n
 }
 
-// Text is the input of iptables-restore --noflush, to be read. What can be written is said by AppendText.
+// Text returns the input of iptables-restore --noflush for display. Use AppendText to write it.
 func (b Batch) Text() []byte {
 	text, _ := b.AppendText(nil)
 	return text
 }
 
-// AppendText appends the Text to dst. The error is a gateway.ErrRefused where a rule or a name holds something that
-// iptables-restore would not read as what it is: nothing of such a text may be written.
+// AppendText appends the Text to dst. It returns gateway.ErrRefused if iptables-restore would misread a rule or a name. None
+// of such a text may be written.
 func (b Batch) AppendText(dst []byte) ([]byte, error) {
-	// About as long as a rule and a chain are. Many small steps would leave several times the text behind.
+	// Typical lengths of a rule and a chain. Growing in many small steps would leave garbage of several times the size of the
+	// text.
 	dst = slices.Grow(dst, b.Rules()*152+b.Chains()*96)
 	w := batchWriter{b: dst}
 	for i := range b.Tables {
@@ -84,7 +85,7 @@ func (b Batch) AppendText(dst []byte) ([]byte, error) {
 	return w.b, w.err
 }
 
-// batchWriter keeps the first of what cannot be written.
+// batchWriter builds the text and keeps the first error.
 type batchWriter struct {
 	b   []byte
 	err error
@@ -95,11 +96,11 @@ func (w *batchWriter) declaration(chain string) {
 	w.b = append(w.b, " - [0:0]\n"...)
 }
 
-// rule adds the rule behind its command and chain.
+// rule adds the rule after its command and chain.
 func (w *batchWriter) rule(chain string, r *Rule) {
 	var ok bool
 	if w.b, ok = r.append(w.b); !ok && w.err == nil {
-		w.err = fmt.Errorf("a rule of chain %q has no spelling that iptables reads as what it is, %q: %w", chain, r.String(), gateway.ErrRefused)
+		w.err = fmt.Errorf("a rule of chain %q cannot be expressed for iptables-restore, %q: %w", chain, r.String(), gateway.ErrRefused)
 	}
 	w.b = append(w.b, '\n')
 }
@@ -112,12 +113,12 @@ func (w *batchWriter) name(command, name string) {
 	}
 	w.b = appendEscaped(w.b, name)
 	if w.err == nil {
-		w.err = fmt.Errorf("%q is no name of a chain or a table: %w", name, gateway.ErrRefused)
+		w.err = fmt.Errorf("%q is not a valid name of a chain or table: %w", name, gateway.ErrRefused)
 	}
 }
 
-// append writes one table. All chains are declared first, so that every jump finds its target: a declaration creates a
-// chain or empties it. Built-in chains are never declared, as that would set their policy.
+// append writes one table. It declares all chains first, so that every jump finds its target. A declaration creates or
+// empties a chain. Built-in chains are never declared, because that would set their policy.
 func (t *TableBatch) append(w *batchWriter) {
 	w.name("*", t.Name)
 	w.b = append(w.b, '\n')
@@ -139,7 +140,7 @@ func (t *TableBatch) append(w *batchWriter) {
 	}
 	for _, c := range t.Write {
 		if !isWord(c.Name) {
-			continue // as its declaration has found
+			continue // the declaration already reported the name
 		}
 		for i := range c.Rules {
 			w.b = append(append(append(w.b, "-A "...), c.Name...), ' ')
@@ -153,7 +154,8 @@ func (t *TableBatch) append(w *batchWriter) {
 	w.b = append(w.b, "COMMIT\n"...)
 }
 
-// position is where the i-th insertion comes to stand in its chain, from 1: behind the earlier ones of the same chain.
+// position returns the position of the i-th insertion in its chain, counted from 1, after earlier insertions into the same
+// chain.
 func (t *TableBatch) position(i int) int {
 	n := 1
 	for _, before := range t.Insert[:i] {
@@ -164,10 +166,10 @@ func (t *TableBatch) position(i int) int {
 	return n
 }
 
-// Render returns the complete input of iptables-restore --noflush for a host that has nothing of ours.
+// Render returns the complete input of iptables-restore --noflush for a host without any rules of ours.
 func Render(want Ruleset) []byte { return Diff(Ruleset{}, want, "").Text() }
 
-// Apply returns what the kernel holds after the batch, if it held have before. It shares chains with both.
+// Apply returns the rules after the batch if they were have before. The result shares chains with both.
 func Apply(have Ruleset, b Batch) Ruleset {
 	after := Ruleset{Family: cmp.Or(have.Family, b.Family), Tables: slices.Clone(have.Tables)}
 	for _, t := range b.Tables {
@@ -215,7 +217,7 @@ func (t *TableBatch) apply(have Table) []*Chain {
 	return have.Chains
 }
 
-// fill has a chain that is there hold these rules, in a list of chains that is its own.
+// fill replaces the rules of a chain in t, whose list of chains must not be shared.
 func (t Table) fill(chain string, rules []Rule) {
 	if i, found := t.find(chain); found {
 		filled := *t.Chains[i]

@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// Diff returns the smallest batch of whole chains that leads from have to want. Ours are the chains whose name begins with
-// chainPrefix, and the rules of built-in chains that jump or go to them; nothing else is touched. A want without
-// tables removes all of ours.
+// Diff returns the smallest batch of whole chains that changes have to want. Chains whose names begin with chainPrefix are
+// ours, and so are the rules of built-in chains that jump or go to them; nothing else is touched. A want without tables
+// removes everything of ours.
 //
-// A chain of ours that another program's chain still leads to is emptied and not deleted: the kernel would refuse. So is
-// one that a rule of a built-in chain leads to which iptables-restore cannot be told to remove, such as one whose comment
-// holds a newline.
+// A chain of ours that another program's chain still references is emptied but not deleted, because the kernel would refuse
+// that. The same goes for a chain that a rule of a built-in chain references if iptables-restore cannot express the rule's
+// deletion, for example because its comment contains a newline.
 func Diff(have, want Ruleset, chainPrefix string) Batch {
 	b := Batch{Family: cmp.Or(want.Family, have.Family)}
 	var names []string
@@ -36,7 +36,7 @@ func Diff(have, want Ruleset, chainPrefix string) Batch {
 	return b
 }
 
-// table returns the table of this name, or an empty one.
+// table returns the table with this name, or an empty one.
 func (rs Ruleset) table(name string) Table {
 	for _, t := range rs.Tables {
 		if t.Name == name {
@@ -61,11 +61,11 @@ func builtIn(chain string) bool {
 type differ struct {
 	prefix     string
 	have, want Table
-	// held are the chains of ours that a rule that stays leads to, nil until that is asked.
+	// held are our chains that a remaining rule references. isHeld computes them on first use.
 	held map[string]bool
 }
 
-// diff walks through the chains of both tables, which are sorted.
+// diff merges the sorted chains of both tables.
 func (d *differ) diff() TableBatch {
 	b := TableBatch{Name: d.have.Name}
 	have, want := d.have.Chains, d.want.Chains
@@ -77,7 +77,7 @@ func (d *differ) diff() TableBatch {
 		switch {
 		case len(want) == 0:
 			order = -1
-		case len(have) > 0 && have[0] == want[0]: // as most are
+		case len(have) > 0 && have[0] == want[0]: // common: both share the chain
 			have, want = have[1:], want[1:]
 			continue
 		case len(have) > 0:
@@ -100,7 +100,7 @@ func (d *differ) diff() TableBatch {
 	return b
 }
 
-// sameRules compares rules, which are mostly one and the same slice.
+// sameRules compares rules, which are mostly the same slice.
 func sameRules(x, y []Rule) bool {
 	return len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0] || slices.Equal(x, y))
 }
@@ -113,7 +113,7 @@ func (d *differ) differing(b *TableBatch, have, want *Chain) {
 	}
 }
 
-// unwanted has a chain that is not wanted go, if it is ours.
+// unwanted deletes an unwanted chain of ours, or empties it if it is held.
 func (d *differ) unwanted(b *TableBatch, have *Chain) {
 	switch {
 	case builtIn(have.Name):
@@ -126,9 +126,9 @@ func (d *differ) unwanted(b *TableBatch, have *Chain) {
 	}
 }
 
-// jumps sees to it that of all our rules the built-in chain holds just want, and holds it first. As a rule can be deleted
-// by its text alone (its number may have changed since it was read), and that deletes the first of equal ones, all of
-// ours make way when one is not where it should be.
+// jumps makes want the only rules of ours in a built-in chain and puts them at the top. A rule can only be deleted by its
+// text, because its number may have changed since the read, and that deletes the first of equal rules. So if one rule of ours
+// is out of place, all are deleted and inserted again.
 func (d *differ) jumps(b *TableBatch, have *Chain, want []Rule) {
 	var ours []Rule
 	for _, r := range have.Rules {
@@ -151,7 +151,7 @@ func (d *differ) leadsToUs(r Rule) bool {
 	return r.Target.Chain != "" && strings.HasPrefix(r.Target.Chain, d.prefix)
 }
 
-// isOurs tells whether a rule of a built-in chain is ours to remove.
+// isOurs reports whether a rule of a built-in chain is ours to delete.
 func (d *differ) isOurs(r *Rule) bool {
 	if !d.leadsToUs(*r) {
 		return false
@@ -160,7 +160,8 @@ func (d *differ) isOurs(r *Rule) bool {
 	return writable
 }
 
-// isHeld tells whether a rule that stays leads to a chain of ours. It is asked where chains go, which is seldom.
+// isHeld reports whether a remaining rule references a chain of ours. It is only needed when chains are deleted, which is
+// rare.
 func (d *differ) isHeld(chain string) bool {
 	if d.held == nil {
 		d.held = map[string]bool{}

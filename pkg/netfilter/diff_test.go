@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// parse reads tables in the short form that these tests use.
+// parse parses tables in the short form of these tests.
 func parse(t *testing.T, save string) Ruleset {
 	t.Helper()
 	rs, err := Parse(IPv4, []byte(strings.TrimSpace(save)+"\n"))
@@ -39,11 +39,11 @@ COMMIT
 func TestDiff(t *testing.T) {
 	for _, tc := range []struct {
 		name, have, want string
-		// text is the batch; chains and rules are what it counts.
+		// text is the expected batch; chains and rules are its counts.
 		text          string
 		chains, rules int
 	}{
-		{name: "nothing there", want: wanted, chains: 3, rules: 4, text: `
+		{name: "empty tables", want: wanted, chains: 3, rules: 4, text: `
 *mangle
 :S-M - [0:0]
 -I PREROUTING 1 -j S-M
@@ -56,32 +56,32 @@ COMMIT
 -A S-B -j ACCEPT
 COMMIT
 `},
-		{name: "all there", have: wanted, want: wanted},
+		{name: "everything in place", have: wanted, want: wanted},
 		{name: "one chain differs", have: strings.Replace(wanted, "ACCEPT", "DROP", 1), want: wanted, chains: 1, rules: 1, text: `
 *nat
 :S-B - [0:0]
 -A S-B -j ACCEPT
 COMMIT
 `},
-		{name: "somebody's rule in our chain", have: strings.Replace(wanted, "-A S-B -j ACCEPT", "-A S-B -j ACCEPT\n-A S-B -f -j DROP", 1), want: wanted, chains: 1, rules: 1, text: `
+		{name: "a foreign rule in our chain", have: strings.Replace(wanted, "-A S-B -j ACCEPT", "-A S-B -j ACCEPT\n-A S-B -f -j DROP", 1), want: wanted, chains: 1, rules: 1, text: `
 *nat
 :S-B - [0:0]
 -A S-B -j ACCEPT
 COMMIT
 `},
-		{name: "a chain too many", have: strings.Replace(wanted, ":S-B - [0:0]", ":S-B - [0:0]\n:S-C - [0:0]\n:OTHER - [0:0]", 1), want: wanted, chains: 1, text: `
+		{name: "an extra chain", have: strings.Replace(wanted, ":S-B - [0:0]", ":S-B - [0:0]\n:S-C - [0:0]\n:OTHER - [0:0]", 1), want: wanted, chains: 1, text: `
 *nat
 :S-C - [0:0]
 -X S-C
 COMMIT
 `},
-		{name: "somebody's rule before ours", have: strings.Replace(wanted, "-A PREROUTING -j S-A", "-A PREROUTING -f -j ACCEPT\n-A PREROUTING -j S-A", 1), want: wanted, rules: 2, text: `
+		{name: "a foreign rule before ours", have: strings.Replace(wanted, "-A PREROUTING -j S-A", "-A PREROUTING -f -j ACCEPT\n-A PREROUTING -j S-A", 1), want: wanted, rules: 2, text: `
 *nat
 -D PREROUTING -j S-A
 -I PREROUTING 1 -j S-A
 COMMIT
 `},
-		{name: "our rule twice, and one that was ours", have: strings.Replace(wanted, "-A PREROUTING -j S-A", "-A PREROUTING -j S-A\n-A PREROUTING -j ACCEPT\n-A PREROUTING ! -i lo -g S-B\n-A PREROUTING -j S-A", 1), want: wanted, rules: 4, text: `
+		{name: "a duplicate and an obsolete rule", have: strings.Replace(wanted, "-A PREROUTING -j S-A", "-A PREROUTING -j S-A\n-A PREROUTING -j ACCEPT\n-A PREROUTING ! -i lo -g S-B\n-A PREROUTING -j S-A", 1), want: wanted, rules: 4, text: `
 *nat
 -D PREROUTING -j S-A
 -D PREROUTING ! -i lo -g S-B
@@ -89,7 +89,7 @@ COMMIT
 -I PREROUTING 1 -j S-A
 COMMIT
 `},
-		{name: "two rules lead to us", have: "*nat\n:PREROUTING - [0:0]\n-A PREROUTING -j ACCEPT\nCOMMIT", want: `
+		{name: "two jumps to our chain", have: "*nat\n:PREROUTING - [0:0]\n-A PREROUTING -j ACCEPT\nCOMMIT", want: `
 *nat
 :OUTPUT - [0:0]
 :PREROUTING - [0:0]
@@ -105,7 +105,7 @@ COMMIT`, chains: 1, rules: 3, text: `
 -I PREROUTING 2 -p udp -j S-A
 COMMIT
 `},
-		{name: "all of ours goes, nat first", have: wanted, chains: 3, rules: 2, text: `
+		{name: "everything of ours is removed, nat first", have: wanted, chains: 3, rules: 2, text: `
 *nat
 :S-A - [0:0]
 :S-B - [0:0]
@@ -120,7 +120,7 @@ COMMIT
 COMMIT
 `},
 		{name: "nothing of ours to remove", have: "*nat\n:OTHER - [0:0]\nCOMMIT\n"},
-		{name: "a chain that others lead to is emptied", have: `
+		{name: "a chain with a foreign reference is emptied", have: `
 *nat
 :OTHER - [0:0]
 :S-A - [0:0]
@@ -147,10 +147,10 @@ COMMIT
 			before := string(Render(have))
 			after := Apply(have, batch)
 			if again := Diff(after, want, "S-"); !again.Empty() {
-				t.Errorf("the batch leaves this to do:\n%s", again.Text())
+				t.Errorf("the batch is incomplete, remaining changes:\n%s", again.Text())
 			}
 			if string(Render(have)) != before {
-				t.Error("Apply changed what it was given")
+				t.Error("Apply changed its argument")
 			}
 		})
 	}

@@ -1,9 +1,9 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netfilter holds chains and rules as comparable values, and all that can be said of them without a kernel: how
-// iptables-restore and iptables-save spell them (both back ends, both families), what differs between two sets of them
-// and the smallest batch that leads from one to the other, and what happens to a packet that meets them.
+// Package netfilter models chains and rules as comparable values, with everything that needs no kernel: how iptables-restore
+// and iptables-save spell them (both back ends, both families), how two rulesets differ, the smallest batch that changes one
+// into the other, and what happens to a packet that traverses them.
 //
-// It is pure. It knows how iptables spells a rule and not why SmartNat wants one: that is pkg/rules.
+// It is pure. It knows how iptables spells a rule, and pkg/rules knows why SmartNat needs it.
 package netfilter

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzSave takes anything for what iptables-save printed, and has ours put beside it and taken away again. Whatever stands
-// there: chains and rules that are not ours stay as they are, and there is nothing left to do after what was done.
+// FuzzSave adds our rules to arbitrary iptables-save output and removes them again. Foreign chains and rules must stay
+// unchanged, and a second diff must be empty.
 func FuzzSave(f *testing.F) {
 	const ours = "*nat\n:PREROUTING ACCEPT [0:0]\n:S-A - [0:0]\n:S-B - [0:0]\n-A PREROUTING -j S-A\n-A S-A -g S-B\n-A S-B -j DROP\nCOMMIT\n"
 	for _, save := range []string{
@@ -43,21 +43,21 @@ func FuzzSave(f *testing.F) {
 		for _, want := range []Ruleset{want, {Family: family}} {
 			batch := Diff(have, want, prefix)
 			if _, err := batch.AppendText(nil); err != nil {
-				t.Fatalf("cannot be written: %v", err)
+				t.Fatalf("AppendText: %v", err)
 			}
 			after := Apply(have, batch)
 			if diff := cmp.Diff(others, foreign(after, prefix), equateRules); diff != "" {
-				t.Fatalf("what is not ours (-before +after):\n%s", diff)
+				t.Fatalf("foreign rules (-before +after):\n%s", diff)
 			}
 			if again := Diff(after, want, prefix); !again.Empty() {
-				t.Fatalf("not done after what was done:\n%s", again.Text())
+				t.Fatalf("the second diff is not empty:\n%s", again.Text())
 			}
 			have = after
 		}
 	})
 }
 
-// foreign is what stands in the chains that are not ours, but for the rules of built-in ones that lead to us.
+// foreign returns the rules of foreign chains except jumps from built-in chains to ours.
 func foreign(rs Ruleset, prefix string) map[string][]Rule {
 	rules := map[string][]Rule{}
 	for _, table := range rs.Tables {

@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// Parse reads what iptables-save or ip6tables-save of either back end printed, with or without counters. A rule that says
-// something that SmartNat never says is Foreign, and a line that makes no sense is passed over: other programs may name
-// their things as they like. An error says that the output is not whole.
+// Parse reads the output of iptables-save or ip6tables-save of either back end, with or without counters. A rule with
+// anything that SmartNat never writes becomes Foreign, and a line that makes no sense is skipped, because other programs may
+// use any names. An error means that the output is incomplete.
 func Parse(family Family, save []byte) (Ruleset, error) {
 	p := parser{family: family, names: map[string]string{}}
 	for line := range Lines(string(save)) {
@@ -29,8 +29,8 @@ func Parse(family Family, save []byte) (Ruleset, error) {
 	return Ruleset{Family: family, Tables: p.tables}, nil
 }
 
-// Lines yields the lines that iptables-save printed, without their ends. A newline within quotes is part of its line: a
-// comment may hold one, and what follows it is no rule, whatever it looks like.
+// Lines yields the lines of iptables-save output without their newlines. A newline within quotes does not end a line: a
+// comment may contain one, and the text after it is not a rule, whatever it looks like.
 func Lines(save string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for save != "" {
@@ -48,8 +48,8 @@ func Lines(save string) iter.Seq[string] {
 	}
 }
 
-// ruleEnd returns where the rule ends that text begins with: at a newline outside of quotes. Where a quote is never closed
-// it was none, and the rule ends at its first newline.
+// ruleEnd returns the length of the rule at the beginning of text, which ends at the first newline outside quotes. An
+// unclosed quote does not count as one.
 func ruleEnd(text string) int {
 	for at := 0; ; {
 		next := strings.IndexAny(text[at:], "\"\n")
@@ -71,8 +71,8 @@ func ruleEnd(text string) int {
 	}
 }
 
-// opensQuote reports whether a quote behind this text begins a quoted word. The names of links are printed as they are, with
-// any quotes in them.
+// opensQuote reports whether a quote after this text begins a quoted word. Names of links are printed unquoted and may
+// contain quotes.
 func opensQuote(before string) bool {
 	option, found := strings.CutSuffix(before, " ")
 	if !found {
@@ -85,7 +85,7 @@ func opensQuote(before string) bool {
 	return true
 }
 
-// quoteEnd returns where the text behind an opening quote goes on after the closing one, and -1 where there is none.
+// quoteEnd returns the position after the closing quote in text, which follows an opening quote, or -1 if there is none.
 func quoteEnd(text string) int {
 	for at := 0; ; {
 		next := strings.IndexAny(text[at:], `"\`)
@@ -100,7 +100,7 @@ func quoteEnd(text string) int {
 	}
 }
 
-// tableOrder is the order in which the tables that we write may safely be written.
+// tableOrder is the order in which our tables can be written safely.
 var tableOrder = []string{"mangle", "filter", "nat"}
 
 func compareTables(a, b string) int {
@@ -116,10 +116,10 @@ func compareTables(a, b string) int {
 type parser struct {
 	family Family
 	tables []Table
-	// table and chains are those being read; chains is nil between tables.
+	// table and chains are the ones being read; chains is nil between tables.
 	table  string
 	chains map[string]*Chain
-	// names keeps one copy of each name, and none of the lines alive that hold it.
+	// names interns names, so that they do not keep the lines alive.
 	names  map[string]string
 	tokens []string
 }
@@ -211,8 +211,8 @@ func (p *parser) rule(text string) Rule {
 
 var jumps = map[string]Verb{"-j": Jump, "-g": Goto}
 
-// split appends the words of text to words, without their quotes and escapes (iptables-save quotes as
-// xtables_save_string does: inside double quotes a backslash stands before a quote or a backslash).
+// split appends the words of text to words, without quotes and escapes. iptables-save quotes as xtables_save_string does:
+// within double quotes, a backslash precedes a quote or a backslash.
 func split(words []string, text string) ([]string, error) {
 	for text = strings.TrimLeft(text, " "); text != ""; text = strings.TrimLeft(text, " ") {
 		if text[0] != '"' || len(words) > 0 && !opensQuote(words[len(words)-1]+" ") {

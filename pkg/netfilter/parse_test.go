@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// equateRules compares the values that hold unexported fields.
+// equateRules compares values with unexported fields.
 var equateRules = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func parseRule(t *testing.T, family Family, text string) Rule {
@@ -26,7 +26,8 @@ func parseRule(t *testing.T, family Family, text string) Rule {
 	return rs.Tables[0].Chains[0].Rules[0]
 }
 
-// spellings are rules that we build, as both back ends print them, and as they may also be printed.
+// spellings are rules that we build, the text that both back ends print, and alternative texts that must parse to the same
+// rule.
 var spellings = []struct {
 	name   string
 	family Family
@@ -50,9 +51,9 @@ var spellings = []struct {
 	{name: "states and direction", rule: Rule{In: "eth+", Out: "eth1", State: Related | Established, Direction: Reply, Target: Target{Verb: Accept}},
 		text: "-i eth+ -o eth1 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT",
 		also: []string{"-i eth+ -o eth1 -m conntrack --ctstate ESTABLISHED,RELATED --ctdir REPLY -j ACCEPT"}},
-	{name: "a third", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), Probability: 715827883, Target: Target{Verb: Translate, Address: netip.MustParseAddr("10.0.0.1"), Ports: gateway.Port(8080)}},
+	{name: "a probability of one third", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), Probability: 715827883, Target: Target{Verb: Translate, Address: netip.MustParseAddr("10.0.0.1"), Ports: gateway.Port(8080)}},
 		text: "-p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.33333333349 -j DNAT --to-destination 10.0.0.1:8080"},
-	{name: "a half", rule: Rule{Probability: Certain / 2}, text: "-m statistic --mode random --probability 0.50000000000",
+	{name: "a probability of one half", rule: Rule{Probability: Certain / 2}, text: "-m statistic --mode random --probability 0.50000000000",
 		also: []string{"-m statistic --mode random --probability 0.5"}},
 	{name: "shifted range over IPv6", family: IPv6, rule: Rule{Protocol: gateway.UDP, DestinationPorts: gateway.PortRange{First: 80, Last: 89},
 		Target: Target{Verb: Translate, Address: netip.MustParseAddr("fd00::1"), Ports: gateway.PortRange{First: 8000, Last: 8009}, BasePort: 80}},
@@ -83,7 +84,7 @@ var spellings = []struct {
 		also: []string{"-m statistic --mode random --probability 0.50000000000 -m recent --set --name S-2001:db8::1 --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff --rsource -j ACCEPT"}},
 	{name: "source in a set", rule: Rule{Protocol: gateway.TCP, SourceSet: SetMatch{Name: "smartnat-ABC-4"}, Target: Target{Verb: Return}},
 		text: "-p tcp -m set --match-set smartnat-ABC-4 src -j RETURN"},
-	{name: "source in no set over IPv6", family: IPv6, rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), SourceSet: SetMatch{Name: "smartnat-ABC-6", Not: true}, Target: Target{Verb: Goto, Chain: "OURS"}},
+	{name: "source not in a set over IPv6", family: IPv6, rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), SourceSet: SetMatch{Name: "smartnat-ABC-6", Not: true}, Target: Target{Verb: Goto, Chain: "OURS"}},
 		text: "-p tcp -m tcp --dport 80 -m set ! --match-set smartnat-ABC-6 src -g OURS"},
 	{name: "clamp", rule: Rule{Protocol: gateway.TCP, SYN: true, ConnMark: gateway.Mark{Value: 0x10, Mask: 0x10}, Target: Target{Verb: ClampMSS}},
 		text: "-p tcp -m tcp --tcp-flags SYN,RST SYN -m connmark --mark 0x10/0x10 -j TCPMSS --clamp-mss-to-pmtu"},
@@ -93,9 +94,9 @@ var spellings = []struct {
 		text: "-s 10.0.0.1/32 -j SNAT --to-source 192.0.2.1 --random-fully"},
 	{name: "source translated over IPv6", family: IPv6, rule: Rule{Target: Target{Verb: TranslateSource, Address: netip.MustParseAddr("2001:db8::1")}},
 		text: "-j SNAT --to-source 2001:db8::1"},
-	{name: "announced by a helper", rule: Rule{State: New, Expected: true, Direction: Original, Target: Target{Verb: Accept}},
+	{name: "new connection announced by a helper", rule: Rule{State: New, Expected: true, Direction: Original, Target: Target{Verb: Accept}},
 		text: "-m conntrack --ctstate NEW --ctstatus EXPECTED --ctdir ORIGINAL -j ACCEPT"},
-	{name: "announced, and nothing else", rule: Rule{Expected: true, Target: Target{Verb: Accept}}, text: "-m conntrack --ctstatus EXPECTED -j ACCEPT"},
+	{name: "connection announced by a helper", rule: Rule{Expected: true, Target: Target{Verb: Accept}}, text: "-m conntrack --ctstatus EXPECTED -j ACCEPT"},
 	{name: "switched by a bridge", rule: Rule{Bridged: true, Target: Target{Verb: Return}}, text: "-m physdev --physdev-is-bridged -j RETURN"},
 	{name: "masquerade", rule: Rule{Target: Target{Verb: Masquerade, RandomFully: true}}, text: "-j MASQUERADE --random-fully"},
 	{
@@ -109,11 +110,11 @@ func TestSpelling(t *testing.T) {
 	for _, tc := range spellings {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := tc.rule.String(); got != tc.text {
-				t.Errorf("spelt %s, want %s", got, tc.text)
+				t.Errorf("got %s, want %s", got, tc.text)
 			}
 			for _, text := range append(tc.also, tc.text) {
 				if diff := cmp.Diff(tc.rule, parseRule(t, max(tc.family, IPv4), text), equateRules); diff != "" {
-					t.Errorf("%s was read otherwise (-want +got):\n%s", text, diff)
+					t.Errorf("%s parses to another rule (-want +got):\n%s", text, diff)
 				}
 			}
 		})
@@ -209,8 +210,8 @@ COMMIT
 
 func TestParseRefusesWhatIsNotASave(t *testing.T) {
 	for _, tc := range []struct{ name, save, want string }{
-		{"cut short", "*nat\n:A - [0:0]\n", "without COMMIT"},
-		{"a table twice", "*nat\nCOMMIT\n*nat\nCOMMIT\n", "the table was there before"},
+		{"truncated", "*nat\n:A - [0:0]\n", "without COMMIT"},
+		{"a duplicate table", "*nat\nCOMMIT\n*nat\nCOMMIT\n", "the table was there before"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Parse(IPv4, []byte(tc.save))
@@ -221,32 +222,32 @@ func TestParseRefusesWhatIsNotASave(t *testing.T) {
 	}
 }
 
-// TestStrangeLinesArePassedOver holds that no line of another program keeps ours from being read, or is read as ours.
+// TestStrangeLinesArePassedOver: lines of other programs neither prevent us from reading our rules nor are read as ours.
 func TestStrangeLinesArePassedOver(t *testing.T) {
 	const begin = "*nat\n:PREROUTING ACCEPT [0:0]\n:S-A - [0:0]\n"
 	ours := Rule{Target: Target{Verb: Jump, Chain: "S-A"}}
 	for _, tc := range []struct {
 		name, lines string
-		// foreign is what the lines are read as, behind which our jump stands.
+		// foreign are the rules that the lines parse to; our jump follows them.
 		foreign []Rule
 	}{
-		{name: "no rule", lines: "hello\n:hello\n#x\n\n[1:2]\n-A\n-A \n"},
-		{name: "a chain that was not declared", lines: "-A OTHER -j DROP\n"},
-		{name: "a chain twice", lines: ":S-A - [0:0]\n"},
+		{name: "not a rule", lines: "hello\n:hello\n#x\n\n[1:2]\n-A\n-A \n"},
+		{name: "an undeclared chain", lines: "-A OTHER -j DROP\n"},
+		{name: "a duplicate chain", lines: ":S-A - [0:0]\n"},
 		{name: "a table within a table", lines: "*filter\n"},
 		{name: "a comment of two lines", lines: "-A PREROUTING -m comment --comment \"a\nb\" -j ACCEPT\n",
 			foreign: []Rule{{Comment: "a\nb", Target: Target{Verb: Accept}}}},
-		{name: "a comment that looks like the rest of the table", foreign: []Rule{
+		{name: "a comment with lines of a table", foreign: []Rule{
 			{Comment: "a\nCOMMIT\n*nat\n:S-X - [0:0]\n-A S-A -j ACCEPT\n-A PREROUTING -j S-A", Target: Target{Verb: Accept}},
 		}, lines: "-A PREROUTING -m comment --comment \"a\nCOMMIT\n*nat\n:S-X - [0:0]\n-A S-A -j ACCEPT\n-A PREROUTING -j S-A\" -j ACCEPT\n"},
-		{name: "with counters", lines: "[1:60] -A PREROUTING -m comment --comment \"\\\\\\\"\n-A S-A -j DROP\n\" -j ACCEPT\n",
+		{name: "counters before a comment of several lines", lines: "[1:60] -A PREROUTING -m comment --comment \"\\\\\\\"\n-A S-A -j DROP\n\" -j ACCEPT\n",
 			foreign: []Rule{{Comment: "\\\"\n-A S-A -j DROP\n", Target: Target{Verb: Accept}}}},
-		{name: "two quotes", lines: "-A PREROUTING -m comment --comment \"a b\" -m string --string \"c\n-A S-A -j DROP\" -j ACCEPT\n",
+		{name: "two quoted words", lines: "-A PREROUTING -m comment --comment \"a b\" -m string --string \"c\n-A S-A -j DROP\" -j ACCEPT\n",
 			foreign: []Rule{{Foreign: "-m comment --comment \"a b\" -m string --string \"c\n-A S-A -j DROP\" -j ACCEPT"}}},
 		{name: "a quote in a link's name", lines: "-A PREROUTING -i a\"b -j ACCEPT\n-A PREROUTING -i \"b -j ACCEPT\n", foreign: []Rule{
 			{Foreign: `-i a"b -j ACCEPT`}, {Foreign: `-i "b -j ACCEPT`},
 		}},
-		{name: "a quote that is never closed", lines: "-A PREROUTING -m recent --name \"b -j ACCEPT\n",
+		{name: "an unclosed quote", lines: "-A PREROUTING -m recent --name \"b -j ACCEPT\n",
 			foreign: []Rule{{Foreign: `-m recent --name "b -j ACCEPT`}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -264,7 +265,7 @@ func TestStrangeLinesArePassedOver(t *testing.T) {
 	}
 }
 
-// FuzzParse holds that whatever was read is spelt such that it is read the same again, unless no line can say it.
+// FuzzParse: the text of a parsed rule must parse to the same rule, unless no line can express it.
 func FuzzParse(f *testing.F) {
 	for _, s := range spellings {
 		f.Add(s.text)
@@ -279,10 +280,10 @@ func FuzzParse(f *testing.F) {
 		rule := parseRule(t, IPv4, text)
 		spelt, ok := rule.append(nil)
 		if !isLine(string(spelt)) || !ok && isLine(text) && len(rule.Comment) <= MaxComment {
-			t.Fatalf("%q was read as\n%+v, and is spelt %q", text, rule, spelt)
+			t.Fatalf("%q parses to\n%+v, whose text is %q", text, rule, spelt)
 		}
 		if again := parseRule(t, IPv4, string(spelt)); ok && again != rule {
-			t.Errorf("%q was read as\n%+v, and its spelling %q as\n%+v", text, rule, spelt, again)
+			t.Errorf("%q parses to\n%+v, but its text %q parses to\n%+v", text, rule, spelt, again)
 		}
 	})
 }

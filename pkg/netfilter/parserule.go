@@ -12,12 +12,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// ruleParser reads the words of one rule. Each of its methods reports whether it understood; whatever is not understood
-// wholly makes the rule foreign.
+// ruleParser parses the words of one rule. Its methods report success; anything that is not fully understood makes the rule
+// foreign.
 type ruleParser struct {
 	*parser
 	tokens []string
-	// match is the match that the options belong to until the target comes.
+	// match is the current match, which the following options belong to.
 	match string
 	rule  Rule
 }
@@ -72,8 +72,8 @@ func (r *ruleParser) parse() bool {
 	return true
 }
 
-// recent reads the whole match as it is printed, as the order of its options is fixed and some have no value. It is the
-// last one: what comes after it would decide on what is remembered.
+// recent parses the whole match at once, because its options come in a fixed order and some have no value. It must be the
+// last match: later ones would decide whether the packet is remembered.
 func (r *ruleParser) recent(option string) bool {
 	recent := &r.rule.Recent
 	if r.match != "recent" || recent.Name != "" {
@@ -96,7 +96,7 @@ func (r *ruleParser) recent(option string) bool {
 	return r.flag("--rsource")
 }
 
-// sourceSet reads the match of a set, which alone may be negated.
+// sourceSet parses a set match, the only match that may be negated.
 func (r *ruleParser) sourceSet(option string) bool {
 	set := &r.rule.SourceSet
 	if r.match != "set" || set.Name != "" {
@@ -116,7 +116,7 @@ func fullPrefix(family Family) string {
 	return "255.255.255.255"
 }
 
-// flag reads a word if it comes next.
+// flag consumes word if it comes next.
 func (r *ruleParser) flag(word string) bool {
 	found := len(r.tokens) > 0 && r.tokens[0] == word
 	if found {
@@ -125,7 +125,7 @@ func (r *ruleParser) flag(word string) bool {
 	return found
 }
 
-// value reads an option's value if the option comes next.
+// value consumes an option and its value if the option comes next.
 func (r *ruleParser) value(option string) string {
 	if len(r.tokens) < 2 || !r.flag(option) {
 		return ""
@@ -134,7 +134,7 @@ func (r *ruleParser) value(option string) string {
 	return value
 }
 
-// basic reads the matches that need no `-m`.
+// basic parses the matches that need no `-m`.
 func (r *ruleParser) basic(option, value string) bool {
 	switch option {
 	case "-s":
@@ -152,13 +152,13 @@ func (r *ruleParser) basic(option, value string) bool {
 	return false
 }
 
-// word reads what iptables-save never has to quote.
+// word parses a value that iptables-save never quotes.
 func (r *ruleParser) word(into *string, value string) bool {
 	*into = r.name(value)
 	return value != "" && !strings.ContainsAny(value, ` "\`)
 }
 
-// option reads an option of a match, named "MATCH --OPTION". A second one of a kind is not understood.
+// option parses an option of a match, named "MATCH --OPTION". It rejects a repeated option.
 func (r *ruleParser) option(name, value string) bool {
 	switch name {
 	case "tcp --dport", "udp --dport", "sctp --dport":
@@ -225,7 +225,7 @@ func (r *ruleParser) direction(value string) bool {
 	return first
 }
 
-// target reads what follows `-j NAME` or `-g NAME`, which ends the rule.
+// target parses the rest after `-j NAME` or `-g NAME`, which ends the rule.
 func (r *ruleParser) target(verb Verb, name string) bool {
 	t := &r.rule.Target
 	switch name {
@@ -287,7 +287,7 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 	return mark(&t.Mark, value) && t.Mark.Value&^t.Mark.Mask == 0
 }
 
-// restoreMasks reads the masks of --restore-mark, which are both the full one where none is said.
+// restoreMasks parses the masks of --restore-mark, which default to the full mask.
 func (r *ruleParser) restoreMasks() bool {
 	packet, connection := gateway.Mark{Value: fullMask}, gateway.Mark{Value: fullMask}
 	for len(r.tokens) > 0 {
@@ -309,7 +309,7 @@ func defaultReject(family Family) string {
 	return "icmp-port-unreachable"
 }
 
-// parseDestination reads "10.0.0.1", "10.0.0.1:80", "[fd00::1]:8000-8009/20000".
+// parseDestination parses "10.0.0.1", "10.0.0.1:80" or "[fd00::1]:8000-8009/20000".
 func (t *Target) parseDestination(s string) bool {
 	host, rest := s, ""
 	if end := strings.LastIndexByte(s, ':'); strings.HasPrefix(s, "[") {
@@ -365,7 +365,7 @@ func ports(into *gateway.PortRange, s, separator string) bool {
 	return err1 == nil && err2 == nil
 }
 
-// mark reads "0x10/0x1f", or "0x10" with the full mask.
+// mark parses "0x10/0x1f", or "0x10" with the full mask.
 func mark(into *gateway.Mark, s string) bool {
 	value, mask, masked := strings.Cut(s, "/")
 	if !masked {

@@ -9,7 +9,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Family is an address family: each has its own programs and its own tables.
+// Family is an address family. Each has its own programs and tables.
 type Family int
 
 // The families.
@@ -18,108 +18,111 @@ const (
 	IPv6 Family = 6
 )
 
-// Ruleset is what one family's tables hold. Desired, it holds only what is ours: our chains whole, and of each built-in
-// chain the rules that lead to ours, which are to stand first in it. Observed, it holds everything that was read.
+// Ruleset is the content of one family's tables. A desired Ruleset holds only what is ours: our chains completely and, of
+// each built-in chain, the rules that jump to ours and must be at its top. An observed Ruleset holds everything that was
+// read.
 type Ruleset struct {
 	Family Family
-	// Tables are in the order in which they may safely be written: mangle, filter, nat.
+	// Tables are in the order in which they can be written safely: mangle, filter, nat.
 	Tables []Table
-	// Sets are those that the desired rules name, sorted by name. They are not written with the rules: they have to be there
-	// before the rules, and to stay as long. Observed, there are none.
+	// Sets are the sets that the desired rules reference, sorted by name. They are written separately and must exist for as
+	// long as the rules do. An observed Ruleset has none.
 	Sets []Set
 }
 
-// Set is a set of networks that the kernel looks up at once however many there are (ipset(8), hash:net).
+// Set is a set of networks whose lookup time in the kernel does not depend on its size (ipset(8), hash:net).
 type Set struct {
-	// Name has at most 31 characters. It says whose set it is, not what is in it: the members change and no rule does.
+	// Name has at most 31 characters. It identifies the owner and not the content, so that a change of members changes no
+	// rule.
 	Name   string
 	Family Family
-	// Members are masked, sorted, without duplicates, and none is the whole family, which such a set cannot hold.
+	// Members are masked, sorted and unique. None is the whole address space, which such a set cannot hold.
 	Members []netip.Prefix
 }
 
 // Table is one table of a family.
 type Table struct {
 	Name string
-	// Chains are sorted by name. Tables share them: a Chain that is in one is not changed any more.
+	// Chains are sorted by name. Tables share them, so a Chain in a table must not be changed.
 	Chains []*Chain
 }
 
 // Chain is a chain, built-in or not.
 type Chain struct {
 	Name string
-	// Policy is that of a built-in chain as it was read, "ACCEPT" or "DROP". It is never written.
+	// Policy is the observed policy of a built-in chain, "ACCEPT" or "DROP". It is never written.
 	Policy string
 	Rules  []Rule
 }
 
-// What the kernel has room for.
+// Limits of the kernel.
 const (
-	// Certain is the Probability that would always match.
+	// Certain is the Probability that always matches.
 	Certain = 1 << 31
-	// MaxComment is the length of the longest comment.
+	// MaxComment is the maximum length of a comment in bytes.
 	MaxComment = 255
-	// MaxMultiport is how many ports a Multiport may name.
+	// MaxMultiport is the maximum number of ports in a Multiport.
 	MaxMultiport = 15
 )
 
-// Rule is one rule. It is comparable, and the same rule has the same value whether it was built or read back from
-// either back end. A match at its zero value is absent.
+// Rule is one rule. It is comparable: the same rule has the same value whether it was built or read from either back end. A
+// match with its zero value is absent.
 type Rule struct {
 	Source, Destination netip.Prefix
-	// SourceSet matches the source.
+	// SourceSet matches the source address.
 	SourceSet SetMatch
-	// In and Out are link names; a trailing "+" matches any rest (iptables(8)).
+	// In and Out are link names; a trailing "+" is a wildcard (iptables(8)).
 	In, Out  string
 	Protocol gateway.Protocol
-	// DestinationPorts is `--dport`; it needs Protocol.
+	// DestinationPorts is `--dport`. It requires Protocol.
 	DestinationPorts gateway.PortRange
-	// Multiport is `-m multiport --dports` as iptables spells it, "80,443,8000:8010": at most 15 ports, a range counts
-	// as two. It needs Protocol.
+	// Multiport is `-m multiport --dports` as iptables spells it, such as "80,443,8000:8010": at most 15 ports, with a range
+	// counted as two. It requires Protocol.
 	Multiport string
-	// SYN is `--tcp-flags SYN,RST SYN`: the packet begins a TCP connection, or is the answer to such a one. It needs Protocol.
+	// SYN is `--tcp-flags SYN,RST SYN`: the packet begins a TCP connection or answers one that does. It requires Protocol.
 	SYN bool
 	// Bridged is `-m physdev --physdev-is-bridged`: a bridge switches the frame, and the host does not route it.
 	Bridged bool
-	// State matches any of the states set in it.
+	// State matches any of its states.
 	State CTState
-	// Expected is `--ctstatus EXPECTED`: a helper announced the connection (nf_conntrack_expect), such as the data of FTP.
+	// Expected is `--ctstatus EXPECTED`: a conntrack helper announced the connection (nf_conntrack_expect), such as FTP data.
 	Expected bool
 	// Direction is the direction of the packet within its connection.
 	Direction CTDirection
-	// Mark and ConnMark match (mark & Mask) == Value; Mask 0 is absent.
+	// Mark and ConnMark match (mark & Mask) == Value. Mask 0 means absent.
 	Mark, ConnMark gateway.Mark
-	// Probability matches at random, in units of 1/2^31 (xt_statistic's own resolution); 0 is absent.
+	// Probability matches at random, in units of 1/2^31 (the resolution of xt_statistic). 0 means absent.
 	Probability uint32
-	// Recent is the last match of a rule: it remembers the packets that all others let through.
+	// Recent is the last match of a rule, so it remembers only packets that all other matches accepted.
 	Recent  Recent
 	Comment string
 	Target  Target
-	// Foreign is set when the rule says something that SmartNat never says: its text as read, behind `-A CHAIN`. Nothing
-	// else of the Rule is meaningful then but a Target that is a Jump or a Goto.
+	// Foreign is the text after `-A CHAIN` of a rule with anything that SmartNat never writes. No other field is meaningful
+	// then, except a Target with Jump or Goto.
 	Foreign string
 }
 
-// SetMatch is `-m set --match-set NAME src`; the zero value is absent.
+// SetMatch is `-m set --match-set NAME src`. The zero value is absent.
 type SetMatch struct {
 	Name string
-	// Not matches what is not in the set.
+	// Not negates the match.
 	Not bool
 }
 
-// Recent matches sources that are in a list of xt_recent, or adds them to it; the zero value is absent.
+// Recent matches sources in a list of xt_recent, or adds them to it. The zero value is absent.
 type Recent struct {
-	// Name is that of the list.
+	// Name is the name of the list.
 	Name string
-	// Seconds matches sources that were seen within this time, forgets the longest unseen one beyond it, and sees those that
-	// match again now. Zero puts the source into the list, and always matches.
+	// Seconds, if not zero, matches sources that were seen within this time and updates their time. It also expires the
+	// source that was unseen longest, if that exceeds the time. Zero adds the source to the list and always matches.
 	Seconds uint32
 }
 
 // CTState is a set of conntrack states (iptables-extensions(8), conntrack --ctstate).
 type CTState uint8
 
-// The states. DNAT is xt_conntrack's virtual state: the original destination differs from the reply source.
+// The conntrack states. SNAT and DNAT are virtual states of xt_conntrack. DNAT: the original destination differs from the
+// reply source.
 const (
 	New CTState = 1 << iota
 	Established
@@ -140,7 +143,7 @@ const (
 	Reply
 )
 
-// Verb is what a target does.
+// Verb is the action of a target.
 type Verb uint8
 
 // The targets that SmartNat uses.
@@ -158,30 +161,30 @@ const (
 	// TranslateSource is SNAT to Target.Address.
 	TranslateSource
 	Masquerade
-	// SetMark and SetConnMark are --set-xmark Mark.Value/Mark.Mask where Value is within Mask: the bits of Mask become Value.
+	// SetMark and SetConnMark are --set-xmark Mark.Value/Mark.Mask with Value within Mask: the bits of Mask are set to Value.
 	SetMark
 	SetConnMark
-	// RestoreMark copies the bits of Mark.Mask from the connection's mark to the packet's.
+	// RestoreMark copies the bits of Mark.Mask from the connection mark to the packet mark.
 	RestoreMark
 	// ClampMSS is TCPMSS --clamp-mss-to-pmtu.
 	ClampMSS
 )
 
-// Target is what happens to a packet that matches.
+// Target is the action for a packet that matches.
 type Target struct {
 	Verb Verb
-	// Chain is where Jump and Goto lead.
+	// Chain is the destination of Jump and Goto.
 	Chain string
 	// Mark is the operand of SetMark, SetConnMark and RestoreMark.
 	Mark gateway.Mark
-	// Address is where Translate leads, and where packets come from after TranslateSource.
+	// Address is the new destination for Translate and the new source for TranslateSource.
 	Address netip.Addr
-	// Ports is the port, or the range, that Translate leads to; zero keeps the packet's port. For Masquerade it is the range of
-	// source ports; zero leaves them to the kernel. It needs the rule's Protocol.
+	// Ports is the destination port or range of Translate; zero keeps the packet's port. For Masquerade it is the range of
+	// source ports; zero lets the kernel choose. It requires the rule's Protocol.
 	Ports gateway.PortRange
-	// BasePort is set when a packet to port p goes to Ports.First+p-BasePort ("--to-destination 10.0.0.1:8000-8009/20000").
+	// BasePort, if set, translates port p to Ports.First+p-BasePort ("--to-destination 10.0.0.1:8000-8009/20000").
 	BasePort uint16
-	// RejectWith is as iptables spells it: "icmp-port-unreachable", "tcp-reset".
+	// RejectWith is the value of --reject-with, such as "icmp-port-unreachable" or "tcp-reset".
 	RejectWith string
 	// RandomFully is --random-fully of Masquerade and TranslateSource.
 	RandomFully bool

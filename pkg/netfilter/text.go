@@ -13,15 +13,15 @@ import (
 
 const fullMask = 1<<32 - 1
 
-// String spells the rule as iptables does, behind `-A CHAIN`, on one line of printable text. A rule that iptables-restore
-// could not read is shown with its control bytes escaped.
+// String returns the rule as iptables spells it after `-A CHAIN`, on one printable line. If iptables-restore could not read
+// the rule, control bytes are escaped.
 func (r Rule) String() string {
 	b, _ := r.append(nil)
 	return string(b)
 }
 
-// append adds the rule's text to b, in the order in which iptables-save prints it. It reports whether that text is one line
-// that is read back as this rule. If not, the text is for people alone: it still is one line without control bytes.
+// append appends the text of the rule in the order of iptables-save. It reports whether the text is one line that reads back
+// as this rule. If not, the text is only for display; it still is one line without control bytes.
 func (r *Rule) append(b []byte) ([]byte, bool) {
 	w := words{b: b, start: len(b)}
 	if r.Foreign != "" {
@@ -65,7 +65,7 @@ func (r *Rule) append(b []byte) ([]byte, bool) {
 	return w.b, !w.bad
 }
 
-// wellFormed reports whether the matches have what they need, and no number that has no spelling.
+// wellFormed reports whether the matches have what they require and all numbers can be expressed.
 func (r *Rule) wellFormed() bool {
 	switch r.Protocol {
 	case "":
@@ -98,7 +98,7 @@ func (m *SetMatch) append(w *words) {
 	w.word("src")
 }
 
-// append leaves out the mask, which both back ends print: it is the full one where none is said.
+// append omits the mask, which both back ends print, because the full mask is the default.
 func (r *Recent) append(w *words) {
 	if r.Name == "" {
 		return
@@ -222,15 +222,15 @@ func (t *Target) appendDestination(w *words) {
 	}
 }
 
-// words is text under construction, its words set off by spaces.
+// words builds a text of words separated by spaces.
 type words struct {
 	b     []byte
 	start int
-	// bad is set once something was added that would not be read back as what it is.
+	// bad is set if the text does not read back as intended.
 	bad bool
 }
 
-// word adds a word of ours, which is spelt as it is.
+// word adds a constant word.
 func (w *words) word(s string) {
 	if len(w.b) > w.start {
 		w.b = append(w.b, ' ')
@@ -238,8 +238,8 @@ func (w *words) word(s string) {
 	w.b = append(w.b, s...)
 }
 
-// option adds an option with a value from elsewhere, if there is one. The value has to be one word: iptables-save prints
-// names without quotes, whatever is in them.
+// option adds an option with an external value, unless the value is empty. The value must be one word, because iptables-save
+// prints names without quotes.
 func (w *words) option(name, value string) {
 	if value == "" {
 		return
@@ -254,7 +254,7 @@ func (w *words) option(name, value string) {
 	w.b = appendEscaped(w.b, value)
 }
 
-// isWord reports whether s stands for itself wherever iptables reads and prints a name.
+// isWord reports whether s needs no quoting or escaping where iptables reads and prints a name.
 func isWord(s string) bool {
 	for i := range len(s) {
 		if special[s[i]] {
@@ -264,7 +264,7 @@ func isWord(s string) bool {
 	return s != ""
 }
 
-// special are the bytes that do not stand for themselves in a word. In quotes a space does.
+// special are the bytes that need quoting or escaping in a word. A space needs no escape in quotes.
 var special = [256]bool{
 	0: true, 1: true, 2: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true, 9: true, 10: true, 11: true, 12: true, 13: true,
 	14: true, 15: true, 16: true, 17: true, 18: true, 19: true, 20: true, 21: true, 22: true, 23: true, 24: true, 25: true, 26: true,
@@ -281,7 +281,7 @@ func isLine(s string) bool {
 	return true
 }
 
-// appendEscaped appends s without its control bytes.
+// appendEscaped appends s with control bytes escaped.
 func appendEscaped(b []byte, s string) []byte {
 	const digits = "0123456789abcdef"
 	for i := range len(s) {
@@ -299,7 +299,7 @@ func (w *words) verbatim(s string) {
 	w.b = appendEscaped(w.b, s)
 }
 
-// chain adds a jump. Where a chain is named like a target, the target is meant.
+// chain adds a jump. A chain with the name of a target cannot be expressed, because iptables would use the target.
 func (w *words) chain(option, name string) {
 	w.option(option, name)
 	switch name {
@@ -308,7 +308,7 @@ func (w *words) chain(option, name string) {
 	}
 }
 
-// address adds an address, whose zone would be text from elsewhere.
+// address adds an address. A zone is invalid, because it would be external text.
 func (w *words) address(a netip.Addr) {
 	if !a.IsValid() || a.Zone() != "" {
 		w.bad = true
@@ -338,7 +338,7 @@ func (w *words) hex(lead string, v uint32) {
 	w.b = strconv.AppendUint(append(w.b, lead...), uint64(v), 16)
 }
 
-// mark spells a match: the full mask is not said.
+// mark adds a mark match; the full mask is omitted.
 func (w *words) mark(name string, m gateway.Mark) {
 	switch m.Mask {
 	case 0:
@@ -356,7 +356,7 @@ func (w *words) operand(name string, m gateway.Mark) {
 	w.hex("/0x", m.Mask)
 }
 
-// quoted adds any text but control bytes: iptables-restore reads line by line, and has no escape for the end of one.
+// quoted adds any text except control bytes: iptables-restore reads line by line and has no escape for a newline.
 func (w *words) quoted(s string) {
 	w.b = append(w.b, ' ', '"')
 	from := 0
@@ -378,8 +378,8 @@ func (w *words) quoted(s string) {
 	w.b = append(append(w.b, s[from:]...), '"')
 }
 
-// Comment makes a comment of any text: printable ASCII of at most MaxComment bytes, every other byte as %XX. Texts that are
-// so already stay as they are, which the names of Kubernetes always are.
+// Comment converts any text to a comment: printable ASCII of at most MaxComment bytes, with other bytes as %XX. Text that
+// already fits, such as any name in Kubernetes, stays unchanged.
 func Comment(s string) string {
 	plain := func(c byte) bool { return ' ' <= c && c < 0x7f }
 	if n := min(len(s), MaxComment); strings.IndexFunc(s[:n], func(r rune) bool { return r >= 0x7f || !plain(byte(r)) }) < 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// numbers makes the numbers of a Rule of any bytes.
+// numbers derives the numbers of a Rule from arbitrary bytes.
 type numbers []byte
 
 func (n *numbers) next() uint32 {
@@ -45,7 +45,7 @@ func (n *numbers) address() netip.Addr {
 
 func (n *numbers) prefix() netip.Prefix { return netip.PrefixFrom(n.address(), int(n.next()%40)) }
 
-// target has set only what its verb means.
+// target returns a Target with only the fields that its verb uses.
 func (n *numbers) target(chain, rejectWith, zone string) Target {
 	t := Target{Verb: Verb(n.next() % 20)}
 	switch t.Verb {
@@ -67,8 +67,7 @@ func (n *numbers) target(chain, rejectWith, zone string) Target {
 	return t
 }
 
-// FuzzText holds that any rule whatever has a spelling of one printable line, that this is read back as that rule, and that
-// where it is not nothing is written.
+// FuzzText: any rule has a text of one printable line. The text parses to the same rule, or nothing may be written.
 func FuzzText(f *testing.F) {
 	word := func(verb byte) []byte { return append(make([]byte, 7*4), verb) }
 	f.Add("eth0", "", "tcp", "80,443", "set", "list", "default/echo", "S-A", "tcp-reset", "", word(byte(Jump)))
@@ -89,23 +88,23 @@ func FuzzText(f *testing.F) {
 		checkText(t, rule, chain)
 		text, ok := (&Rule{Comment: rule.Comment, Target: Target{Verb: Drop}}).append(nil)
 		if !ok || len(rule.Comment) > MaxComment || Comment(rule.Comment) != rule.Comment || (comment == "") != (rule.Comment == "") {
-			t.Errorf("%q is made a comment as %s", comment, text)
+			t.Errorf("the comment of %q is %s", comment, text)
 		}
 	})
 }
 
-// checkText holds the text of a rule, and that of a batch which appends it to a chain of ours, against the rule.
+// checkText compares the text of a rule, and of a batch that appends it to a chain of ours, with the rule.
 func checkText(t *testing.T, rule Rule, chain string) {
 	t.Helper()
 	spelt, ok := rule.append(nil)
 	batch := Batch{Family: IPv4, Tables: []TableBatch{{Name: "nat", Write: []Chain{{Name: "OURS", Rules: []Rule{rule}}}}}}
 	text, err := batch.AppendText(nil)
 	if ok != (err == nil) || err != nil && !errors.Is(err, gateway.ErrRefused) {
-		t.Fatalf("%q can be written: %t; the error is %v", spelt, ok, err)
+		t.Fatalf("%q: writable %t, but error %v", spelt, ok, err)
 	}
 	for _, line := range append(strings.Split(string(text), "\n"), string(spelt)) {
 		if !isLine(line) {
-			t.Fatalf("%+v is spelt %q", rule, line)
+			t.Fatalf("%+v has the text %q", rule, line)
 		}
 	}
 	if want := "*nat\n:OURS - [0:0]\n-A OURS " + string(spelt) + "\nCOMMIT\n"; string(text) != want {
@@ -125,19 +124,18 @@ func checkText(t *testing.T, rule Rule, chain string) {
 	}
 	i, _ := read.Tables[0].find("OURS")
 	if got := read.Tables[0].Chains[i].Rules; len(got) != 1 || got[0] != rule {
-		t.Errorf("%s was read otherwise (-want +got):\n%s", spelt, cmp.Diff([]Rule{rule}, got, equateRules))
+		t.Errorf("%s parses to another rule (-want +got):\n%s", spelt, cmp.Diff([]Rule{rule}, got, equateRules))
 	}
 }
 
-// TestWhatHasNoSpellingIsNotWritten names what a text field may not hold, each of which could be more than one word, or one
-// line, to iptables-restore.
+// TestWhatHasNoSpellingIsNotWritten covers values that iptables-restore would read as more than one word or line.
 func TestWhatHasNoSpellingIsNotWritten(t *testing.T) {
 	accept := Target{Verb: Accept}
 	address := netip.MustParseAddr("fe80::1")
 	for _, tc := range []struct {
 		name string
 		rule Rule
-		// text is what people are shown.
+		// text is the text for display.
 		text string
 	}{
 		{"comment of two lines", Rule{Comment: "a\n-j \"x\"", Target: accept}, `-m comment --comment "a\x0a-j \"x\"" -j ACCEPT`},
@@ -155,15 +153,15 @@ func TestWhatHasNoSpellingIsNotWritten(t *testing.T) {
 		{"answer", Rule{Target: Target{Verb: Reject, RejectWith: "x\x00"}}, `-j REJECT --reject-with x\x00`},
 		{"zone", Rule{Target: Target{Verb: Translate, Address: address.WithZone("a\n"), Ports: gateway.Port(80)}}, "-j DNAT --to-destination fe80::1"},
 		{"zone of a source", Rule{Target: Target{Verb: TranslateSource, Address: address.WithZone("a\n")}}, "-j SNAT --to-source fe80::1"},
-		{"text of others", Rule{Foreign: "-m comment --comment \"a\nb\" -j X"}, `-m comment --comment "a\x0ab" -j X`},
+		{"foreign rule", Rule{Foreign: "-m comment --comment \"a\nb\" -j X"}, `-m comment --comment "a\x0ab" -j X`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := tc.rule.String(); got != tc.text {
-				t.Errorf("shown as %s, want %s", got, tc.text)
+				t.Errorf("text %s, want %s", got, tc.text)
 			}
 			batch := Batch{Tables: []TableBatch{{Name: "nat", Remove: []ChainRule{{"A", tc.rule}}}}}
 			if _, err := batch.AppendText(nil); !errors.Is(err, gateway.ErrRefused) || !isLine(err.Error()) {
-				t.Errorf("error %v, want one line that refuses it", err)
+				t.Errorf("error %v, want ErrRefused on one line", err)
 			}
 		})
 	}
@@ -189,12 +187,12 @@ func TestComment(t *testing.T) {
 		{"\n" + strings.Repeat("x", MaxComment), "%0A" + strings.Repeat("x", MaxComment-3)},
 	} {
 		if got := Comment(tc.text); got != tc.want {
-			t.Errorf("%q is made %q, want %q", tc.text, got, tc.want)
+			t.Errorf("Comment(%q) = %q, want %q", tc.text, got, tc.want)
 		}
 	}
 }
 
-// TestRuleOfOthersThatCannotBeRemoved holds that a rule that no text can name stays, with the chain that it leads to.
+// TestRuleOfOthersThatCannotBeRemoved: a rule whose deletion cannot be expressed stays, with the chain that it jumps to.
 func TestRuleOfOthersThatCannotBeRemoved(t *testing.T) {
 	have, err := Parse(IPv4, []byte("*nat\n:PREROUTING ACCEPT [0:0]\n:S-A - [0:0]\n:S-B - [0:0]\n"+
 		"-A PREROUTING -m comment --comment \"a\nb\" -j S-A\n-A PREROUTING -j S-A\n-A S-A -j ACCEPT\n-A S-B -m comment --comment \"a\nb\" -j ACCEPT\nCOMMIT\n"))
@@ -207,6 +205,6 @@ func TestRuleOfOthersThatCannotBeRemoved(t *testing.T) {
 		t.Errorf("error %v, the batch is\n%s, want\n%s", err, text, want)
 	}
 	if again := Diff(Apply(have, batch), Ruleset{Family: IPv4}, "S-"); !again.Empty() {
-		t.Errorf("not done after what was done:\n%s", again.Text())
+		t.Errorf("the second diff is not empty:\n%s", again.Text())
 	}
 }

@@ -11,62 +11,63 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Packet is a packet, and what the kernel knows of its connection.
+// Packet is a packet with the conntrack state of its connection.
 type Packet struct {
-	// In is the link that it came in by; empty when the host itself sends it.
+	// In is the incoming link, or "" for a packet that the host itself sends.
 	In                  string
 	Protocol            gateway.Protocol
 	Source, Destination netip.AddrPort
-	// State is one of the states, and DNAT or SNAT besides where earlier packets were translated.
+	// State is one conntrack state, in addition to DNAT or SNAT if earlier packets were translated.
 	State CTState
-	// Bridged is set when a bridge switches it.
+	// Bridged means that a bridge switches the packet.
 	Bridged bool
-	// Expected is set when a helper announced its connection.
+	// Expected means that a conntrack helper announced the connection.
 	Expected       bool
 	Direction      CTDirection
 	Mark, ConnMark uint32
-	// SYN is set when it begins a TCP connection, or answers such a one.
+	// SYN means that the packet begins a TCP connection or answers one that does.
 	SYN bool
-	// Route says which link leads to a destination for packets with this mark, and "" for the host itself. Nil leads all
-	// packets to the host itself.
+	// Route returns the link for a destination and mark, or "" for the host itself. If Route is nil, all packets end on the
+	// host.
 	Route func(destination netip.Addr, mark uint32) string
-	// Chance decides whether a rule matches that matches at random; nil says never, which meets the most rules.
+	// Chance decides whether a random match succeeds. If it is nil, none does, so that the packet meets as many rules as
+	// possible.
 	Chance func(probability uint32) bool
-	// Recent says whether the source was seen within this time by the list of this name; nil says never.
+	// Recent reports whether the named list saw the source within the given seconds. If it is nil, no list did.
 	Recent func(list string, seconds uint32) bool
 }
 
-// tracked tells whether the packet belongs to a connection: without one there are neither marks of it nor directions.
+// tracked reports whether the packet belongs to a connection. Without one there is no connection mark or direction.
 func (p *Packet) tracked() bool { return p.State&(Invalid|Untracked) == 0 }
 
-// Trace is what became of a packet.
+// Trace is the result for a packet.
 type Trace struct {
 	// Verdict is Accept, Drop or Reject.
 	Verdict    Verb
 	RejectWith string
-	// Packet is the packet as it leaves, with its marks, its source and its destination; it is not tracked further.
+	// Packet is the packet as it leaves, with its final marks, source and destination.
 	Packet Packet
-	// Out is the link that it leaves by, or "" when it ends on the host.
+	// Out is the outgoing link, or "" if the packet ends on the host.
 	Out string
-	// Masqueraded is set when its source becomes that of the link.
+	// Masqueraded means that the source address becomes that of the link.
 	Masqueraded bool
-	// Clamped is set when the segment size that it offers is lowered to what the path takes.
+	// Clamped means that the announced TCP segment size is limited to the path MTU.
 	Clamped bool
-	// Remembered are the lists of sources that took note of its source.
+	// Remembered are the xt_recent lists that recorded the source.
 	Remembered []string
-	// Endless is set when the rules lead in a circle, or back and forth for so long that the packet was given up: it counts
-	// as dropped. The kernel takes no circles.
+	// Endless means that the rules form a loop, or that the packet met too many rules. It counts as dropped. The kernel
+	// rejects loops.
 	Endless bool
-	// Rules counts the rules that it met, whether they matched or not.
+	// Rules is the number of rules that the packet met, whether they matched or not.
 	Rules int
-	// Steps are the rules that matched, and the foreign ones, of which it is not known and which are taken not to match.
+	// Steps are the rules that matched, and the foreign rules. Foreign rules are assumed not to match.
 	Steps []Step
 }
 
 // Step is a rule that a packet met.
 type Step struct {
 	Table, Chain string
-	// Number counts the rules of a chain from 1, as iptables does.
+	// Number is the position in the chain, counted from 1.
 	Number int
 	Rule   Rule
 }
@@ -74,13 +75,14 @@ type Step struct {
 // Tracer follows packets through one family's rules.
 type Tracer struct {
 	tables map[string]map[string]*Chain
-	// sets are those that are known; nothing is in the others.
+	// sets are the known sets. Other sets count as empty.
 	sets map[string]Set
-	// patience is how many rules a packet may meet. Rules that make sense lead a packet past few of them more than once.
+	// patience is the maximum number of rules that a packet may meet. Sensible rules lead a packet past few of them more than
+	// once.
 	patience int
 }
 
-// NewTracer prepares the rules, built or parsed.
+// NewTracer returns a Tracer for built or parsed rules.
 func NewTracer(rs Ruleset) *Tracer {
 	t := &Tracer{tables: map[string]map[string]*Chain{}, sets: map[string]Set{}, patience: 1 << 14}
 	for _, set := range rs.Sets {
@@ -97,24 +99,24 @@ func NewTracer(rs Ruleset) *Tracer {
 	return t
 }
 
-// Trace follows one packet.
+// Trace traces one packet.
 func (t *Tracer) Trace(p Packet) Trace {
 	j := journey{tracer: t, Trace: Trace{Verdict: Accept, Packet: p}}
 	j.travel()
 	return j.Trace
 }
 
-// journey is a packet under way.
+// journey is the state of a trace.
 type journey struct {
 	tracer *Tracer
 	Trace
-	// table is where it is.
+	// table is the current table.
 	table string
-	// depth is how many chains it is in.
+	// depth is the number of nested chains.
 	depth int
 }
 
-// travel passes the hooks in the kernel's order. Only the first packet of a connection meets the nat table.
+// travel traverses the hooks in the kernel's order. Only the first packet of a connection traverses the nat table.
 func (j *journey) travel() {
 	if j.Packet.In == "" {
 		j.Out = j.route()
@@ -144,7 +146,7 @@ func (j *journey) route() string {
 	return j.Packet.Route(j.Packet.Destination.Addr(), j.Packet.Mark)
 }
 
-// hook passes a built-in chain in each of the tables, and reports whether the packet is still under way.
+// hook traverses a built-in chain in each table and reports whether the packet continues.
 func (j *journey) hook(chain string, tables ...string) bool {
 	for _, table := range tables {
 		if table == "nat" && j.Packet.State&(New|Invalid|Untracked) != New {
@@ -165,7 +167,8 @@ func (j *journey) hook(chain string, tables ...string) bool {
 	return true
 }
 
-// chain passes a chain, and reports whether the table is done with the packet; otherwise the packet is back at the caller.
+// chain traverses a chain and reports whether the table is done with the packet. Otherwise the packet returns to the calling
+// chain.
 func (j *journey) chain(c *Chain) bool {
 	if j.depth++; j.depth > len(j.tracer.tables[j.table]) {
 		return j.giveUp()
@@ -207,7 +210,7 @@ func (j *journey) giveUp() bool {
 	return true
 }
 
-// act does what a target does, and reports whether the table is done with the packet.
+// act performs a target and reports whether the table is done with the packet.
 func (j *journey) act(t *Target) bool {
 	p := &j.Packet
 	switch t.Verb {
@@ -243,8 +246,8 @@ func (j *journey) act(t *Target) bool {
 	return false
 }
 
-// translate returns where a packet to this port is sent. Of a range that is not shifted, the kernel takes any port and this
-// the first.
+// translate returns the new destination for port. For a range without BasePort the kernel picks any port; this picks the
+// first.
 func (t *Target) translate(port uint16) netip.AddrPort {
 	switch {
 	case t.Ports == gateway.PortRange{}:
@@ -278,7 +281,7 @@ func (s Set) contains(a netip.Addr) bool {
 	return slices.ContainsFunc(s.Members, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// matchesConnection follows xt_conntrack, which asks a packet without connection for nothing but its state.
+// matchesConnection follows xt_conntrack, which checks only the state of a packet without a connection.
 func (r *Rule) matchesConnection(p *Packet) bool {
 	if !p.tracked() {
 		return r.Direction == AnyDirection && !r.Expected || r.State != 0
@@ -286,7 +289,7 @@ func (r *Rule) matchesConnection(p *Packet) bool {
 	return (r.Direction == AnyDirection || r.Direction == p.Direction) && (!r.Expected || p.Expected)
 }
 
-// recent asks a list of sources, or adds to it.
+// recent checks a list of sources or adds to it.
 func (j *journey) recent(r Recent) bool {
 	if r.Seconds > 0 && (j.Packet.Recent == nil || !j.Packet.Recent(r.Name, r.Seconds)) {
 		return false

@@ -67,22 +67,22 @@ func TestTrace(t *testing.T) {
 		masked  bool
 	}{
 		{"translated by the last rule", func(p *Packet) {}, Accept, "10.0.0.2:80", "eth0", 2 + 3 + 1 + 1, true},
-		{"translated by chance", func(p *Packet) { p.Chance = always }, Accept, "10.0.0.1:8080", "eth0", 2 + 2 + 1 + 1, true},
+		{"translated by a random match", func(p *Packet) { p.Chance = always }, Accept, "10.0.0.1:8080", "eth0", 2 + 2 + 1 + 1, true},
 		{"shifted range", func(p *Packet) {
 			p.Protocol, p.Destination = gateway.UDP, netip.MustParseAddrPort("192.0.2.1:1234")
 		}, Accept, "10.0.0.3:3234", "eth0", 2 + 4 + 1 + 1, true},
-		{"marked, and ends on the host", func(p *Packet) { p.Destination = netip.MustParseAddrPort("192.0.2.1:150") }, Accept, "192.0.2.1:150", "", 2 + 4 + 1, false},
-		{"marked, and rejected on its way", func(p *Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:22") }, Reject, "10.9.9.9:22", "eth0", 2 + 4 + 2, false},
+		{"marked, ends on the host", func(p *Packet) { p.Destination = netip.MustParseAddrPort("192.0.2.1:150") }, Accept, "192.0.2.1:150", "", 2 + 4 + 1, false},
+		{"marked, rejected when forwarded", func(p *Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:22") }, Reject, "10.9.9.9:22", "eth0", 2 + 4 + 2, false},
 		{"dropped by policy", func(p *Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:23") }, Drop, "10.9.9.9:23", "eth0", 2 + 4 + 4, false},
-		{"a return behind a goto leads to the caller's caller", func(p *Packet) {
+		{"a return after a goto leads to the caller's caller", func(p *Packet) {
 			p.In, p.Protocol = "lan", gateway.UDP
 			p.Source, p.Destination = netip.MustParseAddrPort("10.1.0.1:1"), netip.MustParseAddrPort("203.0.113.1:1")
 		}, Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 1 + 1 + 1, false},
-		{"accept behind a goto", func(p *Packet) {
+		{"accept after a goto", func(p *Packet) {
 			p.In, p.Protocol = "lan", gateway.UDP
 			p.Source, p.Destination = netip.MustParseAddrPort("10.2.0.1:1"), netip.MustParseAddrPort("203.0.113.1:1")
 		}, Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 2 + 1, false},
-		{"a reply goes by its mark and past nat", func(p *Packet) {
+		{"a reply is routed by its mark and skips nat", func(p *Packet) {
 			p.In, p.State, p.Direction, p.ConnMark = "eth0", Established|DNAT, Reply, 0x200
 			p.Source, p.Destination = netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("198.51.100.7:4000")
 		}, Accept, "198.51.100.7:4000", "eth2", 2 + 1, false},
@@ -97,7 +97,7 @@ func TestTrace(t *testing.T) {
 			tc.change(&p)
 			got := NewTracer(rs).Trace(p)
 			if got.Verdict != tc.verdict || got.Packet.Destination.String() != tc.to || got.Out != tc.out {
-				t.Errorf("verdict %d to %s by %q, want %d to %s by %q", got.Verdict, got.Packet.Destination, got.Out, tc.verdict, tc.to, tc.out)
+				t.Errorf("verdict %d, destination %s, link %q; want %d, %s, %q", got.Verdict, got.Packet.Destination, got.Out, tc.verdict, tc.to, tc.out)
 			}
 			if got.Rules != tc.rules || got.Masqueraded != tc.masked {
 				t.Errorf("met %d rules, masqueraded %t; want %d, %t\n%+v", got.Rules, got.Masqueraded, tc.rules, tc.masked, got.Steps)
@@ -121,7 +121,7 @@ COMMIT
 	for source, want := range map[string]Verb{"192.0.2.127:1": Reject, "192.0.2.128:1": Drop, "198.51.100.7:1": Reject, "198.51.100.8:1": Drop} {
 		p := Packet{In: "eth1", Protocol: gateway.TCP, State: New, Source: netip.MustParseAddrPort(source)}
 		if got := NewTracer(rs).Trace(p).Verdict; got != want {
-			t.Errorf("verdict %d on %s, want %d", got, source, want)
+			t.Errorf("verdict %d for source %s, want %d", got, source, want)
 		}
 	}
 }
@@ -163,15 +163,15 @@ func TestTraceOfTreatment(t *testing.T) {
 		mark             uint32
 		wantTranslations CTState
 	}{
-		{"begins a connection", func(p *Packet) { p.Protocol, p.SYN = gateway.TCP, true }, Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, SNAT},
-		{"goes on with one", func(p *Packet) { p.Protocol, p.State = gateway.TCP, Established }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0x100, 0},
-		{"seen", func(p *Packet) {
+		{"a new connection", func(p *Packet) { p.Protocol, p.SYN = gateway.TCP, true }, Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, SNAT},
+		{"an established connection", func(p *Packet) { p.Protocol, p.State = gateway.TCP, Established }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0x100, 0},
+		{"a source seen recently", func(p *Packet) {
 			p.Recent = func(list string, seconds uint32) bool { return list == "one" && seconds == 60 }
 		}, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 1 + 2 + 1 + 1, false, 0x100, DNAT},
-		{"not seen, and chance is for one", func(p *Packet) { p.Chance = func(uint32) bool { return true } }, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, DNAT},
-		{"not seen, and chance is against it", func(*Packet) {}, Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, DNAT},
-		{"of no connection", func(p *Packet) { p.State = Invalid }, Drop, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 1, false, 0, 0},
-		{"of no connection by intent", func(p *Packet) { p.State, p.Direction = Untracked, Reply }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0, 0},
+		{"a new source, the random match succeeds", func(p *Packet) { p.Chance = func(uint32) bool { return true } }, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, DNAT},
+		{"a new source, the random match fails", func(*Packet) {}, Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, DNAT},
+		{"an invalid packet", func(p *Packet) { p.State = Invalid }, Drop, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 1, false, 0, 0},
+		{"an untracked packet", func(p *Packet) { p.State, p.Direction = Untracked, Reply }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := Packet{In: "eth1", Protocol: gateway.UDP, State: New, Direction: Original, Route: func(netip.Addr, uint32) string { return "eth0" },
@@ -183,7 +183,7 @@ func TestTraceOfTreatment(t *testing.T) {
 					got.Packet.State, tc.verdict, tc.from, tc.to, tc.wantTranslations)
 			}
 			if strings.Join(got.Remembered, " ") != tc.remembered || got.Rules != tc.rules || got.Clamped != tc.clamped || got.Packet.ConnMark != tc.mark {
-				t.Errorf("remembered by %q, met %d rules, clamped %t, connection marked %#x; want %q, %d, %t, %#x", got.Remembered, got.Rules,
+				t.Errorf("remembered in %q, met %d rules, clamped %t, connection mark %#x; want %q, %d, %t, %#x", got.Remembered, got.Rules,
 					got.Clamped, got.Packet.ConnMark, tc.remembered, tc.rules, tc.clamped, tc.mark)
 			}
 		})
@@ -200,19 +200,19 @@ func TestWays(t *testing.T) {
 		got[trace.Packet.Destination.Addr().String()] += probability
 	}
 	if len(got) != 2 || got["10.0.0.1"] != 0.5 || got["10.0.0.2"] != 0.5 {
-		t.Errorf("the packet goes %v, want either way as often", got)
+		t.Errorf("probabilities %v, want 0.5 for each destination", got)
 	}
 }
 
-// chains of circles and of back and forth, as tables in which a packet never gets anywhere.
+// endless are tables with loops or an excessive number of steps.
 var endless = []struct{ name, save string }{
-	{"a chain that leads to itself", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n-A PREROUTING -j A\n-A A -j A\nCOMMIT\n"},
-	{"a circle of gotos", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A PREROUTING -g A\n-A A -g B\n-A B -g A\nCOMMIT\n"},
-	{"a circle by way of a built-in chain", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n-A PREROUTING -j A\n-A A -j PREROUTING\nCOMMIT\n"},
-	{"twice as far with each chain", doubling(40)},
+	{"a chain that jumps to itself", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n-A PREROUTING -j A\n-A A -j A\nCOMMIT\n"},
+	{"a loop of gotos", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A PREROUTING -g A\n-A A -g B\n-A B -g A\nCOMMIT\n"},
+	{"a loop through a built-in chain", "*nat\n:PREROUTING ACCEPT [0:0]\n:A - [0:0]\n-A PREROUTING -j A\n-A A -j PREROUTING\nCOMMIT\n"},
+	{"steps that double with each chain", doubling(40)},
 }
 
-// doubling is a table in which each chain leads to the next one twice.
+// doubling returns a table in which each chain jumps to the next one twice.
 func doubling(chains int) string {
 	var declared, rules strings.Builder
 	at := "PREROUTING"
@@ -240,7 +240,7 @@ func TestPacketThatGetsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzTrace holds that any packet comes through any rules, read or made, however they lead, within the bound.
+// FuzzTrace: any packet gets through any rules, parsed or generated, within the bound.
 func FuzzTrace(f *testing.F) {
 	for _, save := range []string{traced, treated} {
 		f.Add(save, []byte(nil), uint64(0))
@@ -263,7 +263,7 @@ func FuzzTrace(f *testing.F) {
 		}
 		got := tracer.Trace(anyPacket(seed))
 		if bound := 1<<14 + 4*total; got.Rules > bound+1 {
-			t.Fatalf("met %d rules of %d", got.Rules, total)
+			t.Fatalf("met %d rules in a table of %d", got.Rules, total)
 		}
 		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) || got.Endless && got.Verdict != Drop {
 			t.Fatalf("verdict %d, endless %t", got.Verdict, got.Endless)
@@ -280,8 +280,8 @@ func FuzzTrace(f *testing.F) {
 	})
 }
 
-// anyTables makes tables of bytes: of three, the first says to which chain of which table a rule belongs, the second what it
-// matches, the third what it does.
+// anyTables generates rules, each from three bytes: the first selects the table and chain, the second the match, the third
+// the target.
 func anyTables(bytes []byte) []Table {
 	tables := []Table{{Name: "mangle"}, {Name: "filter"}, {Name: "nat"}}
 	names := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "A", "B", "C"}
@@ -304,7 +304,7 @@ func anyTables(bytes []byte) []Table {
 	return tables
 }
 
-// anyPacket makes a packet of 64 bits.
+// anyPacket generates a packet from 64 bits.
 func anyPacket(seed uint64) Packet {
 	bits := func(n int) uint64 {
 		v := seed & (1<<n - 1)

@@ -8,10 +8,11 @@ import (
 	"slices"
 )
 
-// Ways follows a packet all ways that chance can lead it, each with its probability. The packet's own Chance is not asked.
+// Ways yields the traces of a packet for all outcomes of random matches, each with its probability. It ignores the packet's
+// own Chance.
 func (t *Tracer) Ways(p Packet) iter.Seq2[Trace, float64] {
 	return func(yield func(Trace, float64) bool) {
-		// Each script says for the rules that match at random, in their order, whether they do; those beyond it do not.
+		// Each script lists the outcomes of random matches in order. Matches beyond its end fail.
 		scripts := [][]bool{nil}
 		for len(scripts) > 0 {
 			script := scripts[len(scripts)-1]

@@ -19,32 +19,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Supervisor is what systemd is to a service of Type=notify, start after start: it hears what the service says (sd_notify(3)),
-// keeps what it gives to be kept, and hands that to the next process of it (sd_listen_fds(3)).
+// Supervisor acts as systemd for a service with Type=notify across restarts: it receives the service's notifications
+// (sd_notify(3)), keeps the file descriptors that the service stores, and passes them to its next process (sd_listen_fds(3)).
 type Supervisor struct {
-	// Socket is the path that the service finds in NOTIFY_SOCKET.
+	// Socket is the path for NOTIFY_SOCKET.
 	Socket string
 
 	conn *net.UnixConn
 	mu   sync.Mutex
 	said []string
-	// started is how much had been said when the youngest process started.
+	// started is the length of said when the current process started.
 	started int
-	kept    []*os.File // named as the service did
+	kept    []*os.File // with the names that the service gave
 }
 
-// NewSupervisor listens at a path that nothing is at yet.
+// NewSupervisor listens on a new Unix socket at path.
 func NewSupervisor(path string) (*Supervisor, error) {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
-		return nil, fmt.Errorf("listening for a service's word: %w", err)
+		return nil, fmt.Errorf("listening for notifications of the service: %w", err)
 	}
 	s := &Supervisor{Socket: path, conn: conn}
 	go s.listen()
 	return s, nil
 }
 
-// Prepare has a command that was not started yet start as the next process of the service.
+// Prepare changes cmd, which must not be started yet, to run as the next process of the service.
 func (s *Supervisor) Prepare(cmd *exec.Cmd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,35 +57,35 @@ func (s *Supervisor) Prepare(cmd *exec.Cmd) {
 	for _, file := range s.kept {
 		names = append(names, file.Name())
 	}
-	cmd.ExtraFiles = s.kept // from number 3 on, as sd_listen_fds(3) wants them
+	cmd.ExtraFiles = s.kept // become descriptors 3 and up, as sd_listen_fds(3) requires
 	cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
-	// Whom they are for is known only once there is a process.
+	// LISTEN_PID must be the PID of the process, which only a shell in it knows before exec.
 	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = "/bin/sh"
 }
 
-// Said is all that was said, a word a line of it, in its order.
+// Said returns all notifications in order, one element per line.
 func (s *Supervisor) Said() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.said)
 }
 
-// Ready tells whether the youngest process has said that it is.
+// Ready reports whether the current process has sent READY=1.
 func (s *Supervisor) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Contains(s.said[s.started:], "READY=1")
 }
 
-// Stop is what comes after the end of a service that is to stay stopped: nothing is kept for it.
+// Stop closes the stored descriptors, as systemd does when a service stays stopped.
 func (s *Supervisor) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.forget(func(*os.File) bool { return true })
 }
 
-// Close ends listening, and keeping.
+// Close stops listening and closes the stored descriptors.
 func (s *Supervisor) Close() error { return errors.Join(s.conn.Close(), s.Stop()) }
 
 func (s *Supervisor) listen() {
@@ -122,7 +122,7 @@ func (s *Supervisor) hear(words []string, descriptors []int) {
 	}
 }
 
-// forget closes what is to go.
+// forget closes and drops the selected descriptors.
 func (s *Supervisor) forget(which func(*os.File) bool) error {
 	var errs []error
 	s.kept = slices.DeleteFunc(s.kept, func(file *os.File) bool {
@@ -135,7 +135,7 @@ func (s *Supervisor) forget(which func(*os.File) bool) error {
 	return errors.Join(errs...)
 }
 
-// received are the descriptors that came with a message.
+// received returns the descriptors in a control message.
 func received(rights []byte) (descriptors []int) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {

@@ -3,9 +3,9 @@
 
 //go:build linux
 
-// Package testenv gives tests a kernel of their own: it runs the test binary again inside fresh mount, PID and network
-// namespaces (and a user namespace where the caller is not root), so that what a test does to links, rules and sysctls
-// ends with it, also when it is killed. It is for tests and the lab alone and knows nothing of SmartNat.
+// Package testenv isolates tests: it runs the test binary again in new mount, PID and network namespaces (and a user
+// namespace if the caller is not root), so that changes to links, rules and sysctls disappear with it, even if it is killed.
+// Only tests and the lab use it, and it knows nothing of SmartNat.
 package testenv
 
 import (
@@ -26,12 +26,12 @@ import (
 
 const (
 	insideKey = "SMARTNAT_TESTENV"
-	// requireAllKey turns every skip for want of something into a failure; `make test` sets it.
+	// requireAllKey turns every skip for a missing requirement into a failure. `make test` sets it.
 	requireAllKey = "SMARTNAT_REQUIRE_ALL"
 )
 
-// Main runs m inside namespaces of its own and exits with its status. Where namespaces cannot be had it runs m as it is,
-// and RequireKernel tells the tests that need them.
+// Main runs m in new namespaces and exits with its status. If namespaces are not available it runs m without them, and
+// RequireKernel skips the tests that need them.
 func Main(m *testing.M) {
 	status, err := Run(m.Run)
 	if err != nil {
@@ -43,11 +43,11 @@ func Main(m *testing.M) {
 	os.Exit(status)
 }
 
-// Inside tells whether this process runs in Run's namespaces.
+// Inside reports whether this process runs in the namespaces that Run creates.
 func Inside() bool { return os.Getenv(insideKey) != "" }
 
-// Run runs this program again, with the same arguments, inside namespaces of its own, where Run calls what it is given;
-// outside it returns the status of that. An error means that nothing was called.
+// Run executes this program again with the same arguments in new namespaces, where Run calls program, and returns its status.
+// If it returns an error, program was not called.
 func Run(program func() int) (status int, err error) {
 	if Inside() {
 		if err := prepareMounts(); err != nil {
@@ -55,7 +55,7 @@ func Run(program func() int) (status int, err error) {
 		}
 		return program(), nil
 	}
-	// The child dies with this thread (prctl(2), PR_SET_PDEATHSIG), so the thread has to last.
+	// The child dies with this thread (prctl(2), PR_SET_PDEATHSIG), so keep the thread alive.
 	runtime.LockOSThread()
 	err = runInside()
 	var exit *exec.ExitError
@@ -65,7 +65,7 @@ func Run(program func() int) (status int, err error) {
 	case errors.As(err, &exit):
 		return max(exit.ExitCode(), 1), nil
 	}
-	return 1, fmt.Errorf("no namespaces: %w", err)
+	return 1, fmt.Errorf("running in new namespaces: %w", err)
 }
 
 func runInside() error {
@@ -85,8 +85,7 @@ func runInside() error {
 	return cmd.Run()
 }
 
-// prepareMounts gives the namespaces a /proc of their own, and a /run in which locks and named network namespaces are
-// nobody else's.
+// prepareMounts mounts a new /proc, and an empty /run for private locks and named network namespaces.
 func prepareMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
@@ -100,19 +99,19 @@ func prepareMounts() error {
 	return nil
 }
 
-// RequireKernel skips the test, loudly, or fails it where all is required, unless it runs in namespaces of its own. A short
-// run skips it too.
+// RequireKernel skips the test with a message unless it runs in the namespaces of Main, and also with -short. It fails the
+// test if requireAllKey is set.
 func RequireKernel(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
-		missing(t, "needs the kernel, which -short leaves out")
+		missing(t, "needs the kernel, which -short excludes")
 	}
 	if !Inside() {
 		missing(t, "needs network namespaces: run as root, or where user namespaces are allowed")
 	}
 }
 
-// RequireTool skips the test, loudly, or fails it where all is required, unless the program is installed.
+// RequireTool skips the test with a message unless the program is installed. It fails the test if requireAllKey is set.
 func RequireTool(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
@@ -128,8 +127,8 @@ func missing(t testing.TB, what string) {
 	t.Skipf("SKIPPED: %s", what)
 }
 
-// NewNetNS moves the test's goroutine, its OS thread and the programs that it starts into a new, empty network namespace
-// with lo up, until the test ends. The test must not be parallel and must stay on its goroutine.
+// NewNetNS moves the test's goroutine, its OS thread and the programs that it starts into a new network namespace, in which
+// only lo exists and is up, until the test ends. The test must not be parallel and must stay on its goroutine.
 func NewNetNS(t testing.TB) {
 	t.Helper()
 	RequireKernel(t)
@@ -140,7 +139,7 @@ func NewNetNS(t testing.TB) {
 	}
 	inside, err := netns.New()
 	if err != nil {
-		t.Fatalf("making a network namespace: %v", err)
+		t.Fatalf("creating a network namespace: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := errors.Join(netns.Set(before), before.Close(), inside.Close()); err != nil {
@@ -157,8 +156,7 @@ func NewNetNS(t testing.TB) {
 	}
 }
 
-// Go runs f on a goroutine of its own in the network namespace of the test, for what blocks. The channel is closed when f
-// has returned.
+// Go runs f, which may block, on a new goroutine in the network namespace of the test. The channel is closed when f returns.
 func Go(t testing.TB, f func()) (done <-chan struct{}) {
 	t.Helper()
 	ns, err := netns.Get()
@@ -168,7 +166,7 @@ func Go(t testing.TB, f func()) (done <-chan struct{}) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		defer func() { _ = ns.Close() }()
 		if err := netns.Set(ns); err != nil {
 			t.Errorf("entering the network namespace: %v", err)
@@ -179,12 +177,12 @@ func Go(t testing.TB, f func()) (done <-chan struct{}) {
 	return ended
 }
 
-// In does something in a network namespace that has a name; the sockets that it opens stay there.
+// In runs do in the named network namespace. Sockets that it opens stay in that namespace.
 func In(t testing.TB, name string, do func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		ns, err := netns.GetFromName(name)
 		if err == nil {
 			defer ns.Close()
@@ -200,8 +198,8 @@ func In(t testing.TB, name string, do func() error) {
 	}
 }
 
-// AwaitLocal waits until the kernel takes the addresses for its own. For IPv6 that comes only after the link's carrier has
-// been noticed, in the background, and then adds routes that a comparison of before and after stumbles over.
+// AwaitLocal waits until the kernel treats the addresses as local. For IPv6 this happens only after the kernel noticed the
+// carrier, in the background. It then adds routes, which would disturb a test that compares the state before and after.
 func AwaitLocal(t testing.TB, addresses ...string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { Main(m) }
 func TestNamespaceIsEmptyAndOurs(t *testing.T) {
 	RequireKernel(t)
 	if os.Getpid() != 1 {
-		t.Errorf("pid = %d, want 1: not in a PID namespace of our own", os.Getpid())
+		t.Errorf("pid = %d, want 1 in a new PID namespace", os.Getpid())
 	}
 	for _, name := range []string{"first", "second"} {
 		t.Run(name, func(t *testing.T) {
@@ -27,7 +27,7 @@ func TestNamespaceIsEmptyAndOurs(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(links) != 1 {
-				t.Errorf("%d links, want lo alone", len(links))
+				t.Errorf("%d links, want only lo", len(links))
 			}
 			if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "left-behind"}}); err != nil {
 				t.Fatal(err)
