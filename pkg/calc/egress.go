@@ -51,12 +51,14 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 			continue
 		}
 		// The rules stay: a link to the inside that flaps is to change no connection.
-		if !c.inside && !c.cfg.AnyAddress {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoInsideLink, "spec.egress",
-				"all links of this host are uplinks, and what comes in by an uplink is taken for the outside; egress needs the pods behind a link that is not in the config's uplinks")
-		}
 		external := candidates[i].Addr
-		wishes = append(wishes, egressWish{address: external, uplink: c.uplinkOf[external], pods: pods.of(external)})
+		leaving := pods.of(external)
+		known := len(leaving) > 0 && !slices.ContainsFunc(leaving, func(pod netip.Addr) bool { return !contains(c.cfg.InsideNetworks, pod) })
+		if !c.inside && !known && !c.cfg.AnyAddress {
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoInsideLink, "spec.egress",
+				"all links of this host are uplinks, and what comes in by an uplink is taken for the outside; list the network of the pods under insideNetworks in the config of this host, or lead them to it by a link that is not in its uplinks")
+		}
+		wishes = append(wishes, egressWish{address: external, uplink: c.uplinkOf[external], pods: leaving})
 	}
 	return wishes
 }

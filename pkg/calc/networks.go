@@ -198,6 +198,8 @@ func (n *networks) problem(a netip.Addr) string {
 		return "it is a node or router, a next hop of this host's routes; backendNetworks in the config of this host would have to list the address itself"
 	case contains(n.listed, a), contains(n.routed, a):
 		return ""
+	case len(n.listed) == 0 && contains(n.inside, a) && !n.isNeighbour(a):
+		return ""
 	case len(n.listed) > 0:
 		return "it is in none of the backendNetworks in the config of this host"
 	}
@@ -292,6 +294,11 @@ func (n *networks) podProblem(a netip.Addr) string {
 		}
 	}
 	return ""
+}
+
+// isNeighbour holds for what shares a network with the host, as nodes do.
+func (n *networks) isNeighbour(a netip.Addr) bool {
+	return slices.ContainsFunc(n.connected, func(of network) bool { return of.Contains(a) })
 }
 
 // isBroadcast takes the first address of a network for one too, as BSD did and some kernels do (RFC 1122, 3.3.6).

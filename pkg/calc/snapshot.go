@@ -87,7 +87,8 @@ const (
 	ReasonMasqueradeIgnored = "MasqueradeIgnored"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
-	// ReasonNoInsideLink: this host has uplinks alone, so no packet is taken for a pod's; pods do not leave with the address.
+	// ReasonNoInsideLink: this host has uplinks alone, and the config does not say that pods are behind one; pods do not leave with
+	// the address.
 	ReasonNoInsideLink = "NoInsideLink"
 	// ReasonEgressConflict: an older Mapping says with which address the pods leave.
 	ReasonEgressConflict = "EgressConflict"

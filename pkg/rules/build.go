@@ -33,6 +33,7 @@ const (
 	refuseChain      = "REFUSE"
 	inputChain       = "INPUT"
 	egressChain      = "EGRESS"
+	insideChain      = "INSIDE"
 	podsChain        = "PODS"
 	servicesChain    = "SERVICES"
 	keepSourceChain  = "KEEP-SOURCE"
@@ -180,9 +181,13 @@ func (b *builder) mangle() {
 	}
 }
 
-// markUplinks marks a connection with the uplink that the packet comes in by.
+// markUplinks marks a connection with the uplink that the packet comes in by. A pod that leaves with an external address may be
+// behind an uplink, and is answered as the main table says, not by a next hop outside.
 func (b *builder) markUplinks() []netfilter.Rule {
-	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
+	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks)+1)
+	if b.leaves() && len(b.insideNetworks()) > 0 {
+		rules = append(rules, netfilter.Rule{Mark: b.opts.Ownership.Egress(), Target: netfilter.Target{Verb: netfilter.Return}})
+	}
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, netfilter.Rule{
 			In:     u.Link,

@@ -34,19 +34,27 @@ func (b *builder) egress(target func(gateway.Egress) netfilter.Target) []netfilt
 }
 
 // markEgress marks what pods send, so that it is routed by their uplink. Of what pods began before, nothing changes its way:
-// only connections that are new, or were new when this held, are marked. Who comes in by an uplink is no pod.
+// only connections that are new, or were new when this held, are marked. Who comes in by an uplink is no pod, unless the config
+// says that the network is the cluster's.
 func (b *builder) markEgress() []netfilter.Rule {
 	if !b.leaves() {
 		return nil
 	}
+	opened := []netfilter.Rule{
+		{State: netfilter.New, Target: b.goTo(podsChain)},
+		{ConnMark: b.opts.Ownership.Forwarded(), Target: b.goTo(podsChain)},
+	}
 	var rules []netfilter.Rule
+	if networks := b.insideNetworks(); len(networks) > 0 {
+		for _, network := range networks {
+			rules = append(rules, netfilter.Rule{Source: network, Target: b.goTo(insideChain)})
+		}
+		b.chain(insideChain, opened...)
+	}
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, netfilter.Rule{In: u.Link, Target: netfilter.Target{Verb: netfilter.Return}})
 	}
-	b.chain(egressChain, append(rules,
-		netfilter.Rule{State: netfilter.New, Target: b.goTo(podsChain)},
-		netfilter.Rule{ConnMark: b.opts.Ownership.Forwarded(), Target: b.goTo(podsChain)},
-	)...)
+	b.chain(egressChain, append(rules, opened...)...)
 	b.chain(podsChain, b.egress(func(e gateway.Egress) netfilter.Target {
 		uplink, flag := b.opts.Ownership.Uplink(e.Uplink), b.opts.Ownership.Egress()
 		return netfilter.Target{Verb: netfilter.SetMark, Mark: gateway.Mark{Value: uplink.Value | flag.Value, Mask: uplink.Mask | flag.Mask}}

@@ -130,3 +130,44 @@ func TestEgress(t *testing.T) {
 		})
 	}
 }
+
+// TestEgressBehindAnUplink: the pods of a host with one link come in by its uplink, and are told by their network. What they open is
+// answered by the main table, which leads to their node: the uplink's leads to the provider's router.
+func TestEgressBehindAnUplink(t *testing.T) {
+	own := options.Ownership
+	for _, family := range families {
+		for _, protocol := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
+			pod, other, client := inside(family, 1), inside(family, 200), source(family, 0).Addr()
+			state := gateway.State{
+				Uplinks:        uplinks,
+				InsideNetworks: []netip.Prefix{only(pod)},
+				Egresses:       []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod, other}}},
+			}
+			tracer := netfilter.NewTracer(refusing(state, family))
+			opened := packet(family, pod, client, protocol, 80)
+			opened.In, opened.Route = "eth2", byMark(family, state)
+			goesOn := opened
+			goesOn.State, goesOn.ConnMark = netfilter.Established, own.Forwarded().Value
+			for name, p := range map[string]netfilter.Packet{"first": opened, "later": goesOn} {
+				got := tracer.Trace(p)
+				if got.Verdict != netfilter.Accept || got.Out != "eth2" || got.Packet.ConnMark != own.Forwarded().Value {
+					t.Errorf("%s packet by %s: verdict %d by %s, connection marked %#x; want it to leave by eth2, marked %#x",
+						name, protocol, got.Verdict, got.Out, got.Packet.ConnMark, own.Forwarded().Value)
+				}
+				if want := external(family, 1); name == "first" && got.Packet.Source.Addr() != want {
+					t.Errorf("it leaves as %s, want %s", got.Packet.Source, want)
+				}
+			}
+			answer := opened
+			answer.Source, answer.Destination = answer.Destination, answer.Source
+			answer.State, answer.Direction, answer.ConnMark = netfilter.Established|netfilter.SNAT, netfilter.Reply, own.Forwarded().Value
+			if got := tracer.Trace(answer); got.Verdict != netfilter.Accept || got.Packet.Mark != 0 {
+				t.Errorf("answer: verdict %d, mark %#x; want it accepted and routed by the main table", got.Verdict, got.Packet.Mark)
+			}
+			opened.Source = netip.AddrPortFrom(other, 40000)
+			if got := tracer.Trace(opened); got.Verdict != netfilter.Drop || got.Packet.Mark != 0 {
+				t.Errorf("from a pod of another network: verdict %d, mark %#x; want it dropped", got.Verdict, got.Packet.Mark)
+			}
+		}
+	}
+}
