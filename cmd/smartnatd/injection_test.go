@@ -111,7 +111,7 @@ func expectNoInjection(t *testing.T, program *process) {
 		t.Errorf("in the kernel is\n%s", inEffect)
 	}
 	log := program.log.String()
-	if n := strings.Count(log, "no API server would have stored"); n != 2 || strings.Contains(log, "\nCOMMIT") {
+	if n := strings.Count(log, "rejected invalid object"); n != 2 || strings.Contains(log, "\nCOMMIT") {
 		t.Errorf("%d lines of rejected objects, want one for the Mapping and one for its Service:\n%s", n, log)
 	}
 	if code, body := getInside(t, "/metrics"); code != http.StatusOK || !strings.Contains(body, "\nsmartnat_source_objects_rejected_total 2\n") {

@@ -63,7 +63,7 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 		{"a kubeconfig that is none", "source: {kubeconfig: {path: " + file("kubeconfig", "users: {token: "+secret+"}\nkind: [") + "}}", "", "source.kubeconfig"},
 		{"a password in the URL of a kubeconfig", "source: {kubeconfig: {path: " + file("password", `{kind: Config, current-context: a,
 			clusters: [{name: a, cluster: {server: "https://me:`+secret+`@127.0.0.1:1"}}], contexts: [{name: a, context: {cluster: a}}]}`) + "}}", "",
-			"the server's URL must hold no user and no password"},
+			"the server's URL must not contain credentials"},
 		{"no YAML", relay("    tokenFile: " + secret + ": {"), "", "yaml"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestRefusalsTellNoSecret(t *testing.T) {
 			objects.start(ctx)
 			go func() { defer close(ended); reporter.Run(ctx) }()
 			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-				if said := out.String(); strings.Contains(said, "lost contact") && strings.Contains(said, "status of Mappings") {
+				if said := out.String(); strings.Contains(said, "lost connection") && strings.Contains(said, "status of Mappings") {
 					break
 				}
 			}
@@ -178,7 +178,7 @@ func TestRefusalsTellNoSecret(t *testing.T) {
 			if !seen["Bearer "+secret] {
 				t.Errorf("the token was never shown to the server, which saw %d others", len(seen))
 			}
-			if said := out.String() + librariesLog.String(); !strings.Contains(said, "lost contact") || !strings.Contains(said, "status of Mappings") || strings.Contains(said, secret) {
+			if said := out.String() + librariesLog.String(); !strings.Contains(said, "lost connection") || !strings.Contains(said, "status of Mappings") || strings.Contains(said, secret) {
 				t.Errorf("says nothing, or the secret:\n%s", said)
 			}
 		})

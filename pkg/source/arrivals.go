@@ -14,18 +14,18 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// arrivalTimeout bounds how long a Mapping waits for what it names. Each kind has a watch of its own, so a Mapping may be here
-// before its Service, which a relay shows because of it, and its endpoints: they are milliseconds apart.
+// arrivalTimeout bounds how long a Mapping waits for its Service and endpoints. Each kind has its own watch, so a Mapping
+// may arrive before its Service, which a relay shows because of that Mapping. Normally they are milliseconds apart.
 const arrivalTimeout = time.Second
 
-// arrival is a Mapping that waits for what it names, and ends by its timer at the latest.
+// arrival is a Mapping that waits for its Service or endpoints until the timer fires.
 type arrival struct {
 	mapping *v1alpha1.Mapping
 	timer   *time.Timer
 }
 
-// arrive takes a Mapping over, or has it wait while what it names is not here. It returns false when it waits. One that named
-// the same before does not wait again: what is missing then does not exist.
+// arrive stores a Mapping, or holds it back while its Service or endpoints are missing. It returns false if the Mapping
+// waits. A Mapping that named the same Service before does not wait again, because the Service does not exist.
 func (c *cluster) arrive(m *v1alpha1.Mapping) bool {
 	c.arriving.Lock()
 	defer c.arriving.Unlock()
@@ -57,7 +57,7 @@ func (c *cluster) arrive(m *v1alpha1.Mapping) bool {
 	return false
 }
 
-// complete takes over the Mappings that waited for a Service, or its endpoints, now that one of them has come.
+// complete stores the Mappings that waited for a Service after it or its endpoints have arrived.
 func (c *cluster) complete(namespace, service string) {
 	c.arriving.Lock()
 	defer c.arriving.Unlock()
@@ -69,7 +69,7 @@ func (c *cluster) complete(namespace, service string) {
 	}
 }
 
-// depart has a Mapping wait no more. The lock is held.
+// depart ends the wait of a Mapping. The caller holds c.arriving.
 func (c *cluster) depart(key types.NamespacedName) {
 	if waiting, waits := c.arrivals[key]; waits {
 		waiting.timer.Stop()
@@ -77,7 +77,7 @@ func (c *cluster) depart(key types.NamespacedName) {
 	}
 }
 
-// complete reports whether the Service of a Mapping is here, and an EndpointSlice of it where the Mapping leads to endpoints.
+// complete reports whether the Service of a Mapping is known and, in mode endpoints, one of its EndpointSlices.
 func (s *store) complete(m *v1alpha1.Mapping) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,7 @@ func (s *store) complete(m *v1alpha1.Mapping) bool {
 	return false
 }
 
-// namesTheSame reports whether a Mapping is known that leads to where this one does.
+// namesTheSame reports whether the known version of a Mapping names the same Service in the same mode.
 func (s *store) namesTheSame(m *v1alpha1.Mapping) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

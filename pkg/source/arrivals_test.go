@@ -15,7 +15,8 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// In whatever order its watches bring them, a Mapping is not shown before what it names, as long as that comes in time.
+// TestMappingsWaitForWhatTheyName proves that a Mapping appears after its Service and endpoints, whatever the order of
+// events, if they arrive in time.
 func TestMappingsWaitForWhatTheyName(t *testing.T) {
 	named := metav1.ObjectMeta{Namespace: "ns", Name: "web"}
 	service, other := &corev1.Service{ObjectMeta: named}, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "web"}}
@@ -40,7 +41,7 @@ func TestMappingsWaitForWhatTheyName(t *testing.T) {
 		{"endpoints last", []any{byEndpoints, service, slice}, true, false},
 		{"endpoints first", []any{slice, byEndpoints, service}, true, false},
 		{"endpoints of another namespace", []any{service, stray, byEndpoints}, false, true},
-		{"endpoints that are not asked for", []any{service, byService}, true, false},
+		{"endpoints that are not needed", []any{service, byService}, true, false},
 		{"a change while it waits", []any{byService, mapping(v1alpha1.ModeService, "db"), service}, false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -49,35 +50,35 @@ func TestMappingsWaitForWhatTheyName(t *testing.T) {
 				c.set(e)
 			}
 			if got := len(c.Snapshot().Mappings) == 1; got != test.shown || (len(c.arrivals) == 1) != test.waits {
-				t.Errorf("shown %v, %d wait; want %v, %v", got, len(c.arrivals), test.shown, test.waits)
+				t.Errorf("shown %v, %d waiting; want %v, %v", got, len(c.arrivals), test.shown, test.waits)
 			}
 			c.remove(byService)
 			if len(c.Snapshot().Mappings) != 0 || len(c.arrivals) != 0 {
-				t.Error("it is still there after it went")
+				t.Error("the Mapping is still there after its deletion")
 			}
 		})
 	}
 }
 
-// What never comes is waited for once, within a bound, and told then.
+// TestMappingsDoNotWaitForEver proves that a Mapping waits once, for a bounded time, and then appears without its Service.
 func TestMappingsDoNotWaitForEver(t *testing.T) {
 	var told atomic.Int32
 	c := synced(func() { told.Add(1) })
 	m := &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "m"}, Spec: v1alpha1.MappingSpec{ServiceName: "none"}}
 	c.set(m)
 	if told.Load() != 0 {
-		t.Error("it is logged before it waited")
+		t.Error("the Mapping caused an event before it waited")
 	}
-	eventually(t, "the Mapping to be shown all the same", func() bool { return told.Load() == 1 && len(c.Snapshot().Mappings) == 1 })
+	eventually(t, "the Mapping to appear without its Service", func() bool { return told.Load() == 1 && len(c.Snapshot().Mappings) == 1 })
 	changed := m.DeepCopy()
 	changed.Spec.Addresses = []string{"192.0.2.1"}
 	c.set(changed)
 	if got := c.Snapshot().Mappings; len(got[0].Spec.Addresses) != 1 || told.Load() != 2 {
-		t.Errorf("a change of it waits again: %v", got)
+		t.Errorf("a change of the Mapping waits again: %v", got)
 	}
 }
 
-// synced returns a cluster that has read all objects, of which there are none.
+// synced returns a cluster source that has synced without objects.
 func synced(changed func()) *cluster {
 	c := &cluster{arrivals: map[types.NamespacedName]*arrival{}, changed: changed}
 	c.synced.Store(true)

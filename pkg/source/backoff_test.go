@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// asked notes when each request came.
+// asked records the time of each request.
 type asked struct {
 	answer roundTripper
 	mu     sync.Mutex
@@ -36,7 +36,7 @@ func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
 	return a.answer(r)
 }
 
-// TestReconnectsBackOff counts what two gateways ask for in an hour of a server that does not work, in whatever way.
+// TestReconnectsBackOff counts the requests of two gateways within an hour to a server that fails in various ways.
 func TestReconnectsBackOff(t *testing.T) {
 	status := func(code int, header http.Header) roundTripper {
 		return func(r *http.Request) (*http.Response, error) {
@@ -46,15 +46,15 @@ func TestReconnectsBackOff(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		answer roundTripper
-		// takes is how long a server is waited for by a request, before any pause.
+		// takes is the time that a request waits for the server, in addition to the pauses.
 		takes time.Duration
 	}{
 		{"refuses connections", func(*http.Request) (*http.Response, error) { return nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED) }, 0},
 		{"cannot be reached", func(*http.Request) (*http.Response, error) { return nil, errors.New("no route to host") }, 0},
-		{"says nothing", func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() }, defaultLimits.headers},
+		{"does not respond", func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() }, defaultLimits.headers},
 		{"is not authorized", status(http.StatusUnauthorized, http.Header{}), 0},
 		{"has gone", status(http.StatusGone, http.Header{}), 0},
-		{"takes nothing for valid", status(http.StatusUnprocessableEntity, http.Header{}), 0},
+		{"rejects everything as invalid", status(http.StatusUnprocessableEntity, http.Header{}), 0},
 		{"is busy", status(http.StatusTooManyRequests, http.Header{}), 0},
 		{"is busy for a year", status(http.StatusTooManyRequests, http.Header{"Retry-After": {"31536000"}}), defaultLimits.retryAfter},
 		{"is broken", status(http.StatusInternalServerError, http.Header{}), 0},
@@ -76,32 +76,32 @@ func TestReconnectsBackOff(t *testing.T) {
 					ended := make(chan struct{})
 					go func() { defer close(ended); _ = c.Run(ctx) }()
 					defer func() {
-						if n := messages(hook, "lost contact"); n != 1 {
-							t.Errorf("%d lines say that contact was lost, want 1", n)
+						if n := messages(hook, "lost connection"); n != 1 {
+							t.Errorf("%d log lines about the lost connection, want 1", n)
 						}
 						stop()
 						synctest.Wait()
 						select {
 						case <-ended:
 						default:
-							t.Error("it does not end when it is told to")
+							t.Error("the source does not end with its context")
 						}
 					}()
 				}
 				time.Sleep(time.Hour)
 				for resource := range lists {
 					first, second := gateways[0].rounds(resource), gateways[1].rounds(resource)
-					t.Logf("%s: %d and %d rounds, the longest pause %s", resource, len(first), len(second), slices.Max(pauses(first)))
-					// Each pause is of 3 to 5 s, after the first few; and they do not end.
+					t.Logf("%s: %d and %d rounds, longest pause %s", resource, len(first), len(second), slices.Max(pauses(first)))
+					// After the first few, each pause takes 3 to 5 s, and the retries never stop.
 					least, most := int(time.Hour/(test.takes+5*time.Second)), int(time.Hour/(3*time.Second))+4
 					if len(first) < least || len(first) > most {
 						t.Errorf("%s: %d rounds in an hour, want %d to %d", resource, len(first), least, most)
 					}
 					if longest := slices.Max(pauses(first)); longest > test.takes+5*time.Second {
-						t.Errorf("%s: a pause of %s", resource, longest)
+						t.Errorf("%s: pause of %s", resource, longest)
 					}
 					if slices.Equal(first[1:], second[1:]) {
-						t.Errorf("%s: two gateways come at the same time", resource)
+						t.Errorf("%s: two gateways retry at the same time", resource)
 					}
 				}
 			})
@@ -109,7 +109,7 @@ func TestReconnectsBackOff(t *testing.T) {
 	}
 }
 
-// TestListsDoWhereWatchesFail, in whatever way: what changes is known later, and not never.
+// TestListsDoWhereWatchesFail proves that changes arrive by lists, later, if watches fail in any way.
 func TestListsDoWhereWatchesFail(t *testing.T) {
 	for _, code := range []int{http.StatusForbidden, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway} {
 		t.Run(http.StatusText(code), func(t *testing.T) {
@@ -134,19 +134,19 @@ func TestListsDoWhereWatchesFail(t *testing.T) {
 				defer stop()
 				go func() { _ = c.Run(ctx) }()
 				time.Sleep(time.Hour)
-				// Of three resources, after half a minute of watches that fail, and what client-go waits for.
+				// Three resources; each lists after half a minute of failing watches plus the pauses of client-go.
 				if n := listed.Load(); n < 3*25 || n > 3*130 {
 					t.Errorf("%d lists in an hour", n)
 				}
-				if n := messages(hook, "lost contact"); n != 1 {
-					t.Errorf("%d lines say that contact was lost, want 1", n)
+				if n := messages(hook, "lost connection"); n != 1 {
+					t.Errorf("%d log lines about the lost connection, want 1", n)
 				}
 			})
 		})
 	}
 }
 
-// rounds are the requests that did not follow at once on another.
+// rounds returns the times of requests that did not directly follow another one.
 func (a *asked) rounds(resource string) []time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 )
 
-// authority makes certificates.
+// authority is a CA.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -60,7 +60,7 @@ func encode(kind string, der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }
 
-// issue returns a certificate for 127.0.0.1 that is valid for so long, and its key.
+// issue returns a certificate for 127.0.0.1 with the given validity, and its key.
 func (a *authority) issue(t *testing.T, valid time.Duration) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -82,7 +82,8 @@ func (a *authority) issue(t *testing.T, valid time.Duration) (certificate, key s
 	return encode("CERTIFICATE", der), encode("EC PRIVATE KEY", keyDER)
 }
 
-// TestCertificatesThatHaveExpired, of either side, are named, take nothing away, and are noticed when they are renewed.
+// TestCertificatesThatHaveExpired proves for both sides that an expired certificate is named in the log, that the known
+// objects stay, and that a renewed one is picked up.
 func TestCertificatesThatHaveExpired(t *testing.T) {
 	for _, test := range []struct {
 		name, why string
@@ -141,14 +142,14 @@ func TestCertificatesThatHaveExpired(t *testing.T) {
 				serving <- issue(valid, "server")
 			}
 			renew(-time.Minute)
-			time.Sleep(1100 * time.Millisecond) // for as long, client-go does not read a file again
+			time.Sleep(1100 * time.Millisecond) // client-go caches the file for a second
 			server.CloseClientConnections()
 			eventually(t, "lost", func() bool { return strings.Contains(source.Contact().Why, test.why) })
 			if len(source.Snapshot().Mappings) != 1 {
-				t.Error("what was known is gone")
+				t.Error("the known objects are gone")
 			}
 			renew(time.Hour)
-			eventually(t, "back", func() bool { return messages(hook, "contact is back") == 1 })
+			eventually(t, "reconnected", func() bool { return messages(hook, "reconnected to server") == 1 })
 		})
 	}
 }

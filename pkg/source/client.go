@@ -25,7 +25,7 @@ import (
 
 const userAgent = "smartnatd"
 
-// kubeconfigConfig reads a kubeconfig as kubectl does.
+// kubeconfigConfig loads a kubeconfig as kubectl does.
 func kubeconfigConfig(k config.Kubeconfig) (*rest.Config, error) {
 	client, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		&clientcmd.ClientConfigLoadingRules{ExplicitPath: k.Path},
@@ -34,14 +34,15 @@ func kubeconfigConfig(k config.Kubeconfig) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("source.kubeconfig: %w", err)
 	}
-	if strings.Contains(client.Host, "@") { // the URL is in the log and in errors, some of which say it where it cannot be parsed
-		return nil, fmt.Errorf("source.kubeconfig: %s: the server's URL must hold no user and no password: the user's entry has keys for them", k.Path)
+	if strings.Contains(client.Host, "@") { // logs and errors contain the URL, some errors even if it does not parse
+		return nil, fmt.Errorf("source.kubeconfig: %s: the server's URL must not contain credentials: put them into the user entry", k.Path)
 	}
 	client.Wrap(func(next http.RoundTripper) http.RoundTripper { return &guard{limits: defaultLimits, next: next} })
 	return rest.AddUserAgent(client, userAgent), nil
 }
 
-// relayConfig reaches the first server that answers. Files are named, not read: client-go reads them again when they change.
+// relayConfig returns the client config of a relay. It passes file names, not contents, because client-go reloads the
+// files when they change.
 func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
 	var servers []*url.URL
 	for i, server := range r.Servers {
@@ -60,7 +61,7 @@ func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
 		TLSClientConfig: rest.TLSClientConfig{
 			CAFile: r.CAFile, ServerName: r.ServerName, CertFile: r.CertFile, KeyFile: r.KeyFile,
 		},
-		// A server that is gone must not hold up the next one for long.
+		// A dead server must not delay the attempt on the next one.
 		Dial: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 	}
 	client.Wrap(func(next http.RoundTripper) http.RoundTripper {
@@ -69,8 +70,8 @@ func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
 	return rest.AddUserAgent(client, userAgent), nil
 }
 
-// failover sends each request to the server that answered last, and moves on to the next when it does not. The
-// body of a request, if it has one, must be one that can be had again. A watch that breaks is taken up again by client-go, and so moves too.
+// failover sends each request to the server that answered last, and to the next one if that fails. A request with a body
+// needs GetBody. client-go restarts a broken watch, so watches move as well.
 type failover struct {
 	next    http.RoundTripper
 	servers []*url.URL
@@ -104,7 +105,7 @@ func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 			discard(response)
 		default:
 			if f.current.CompareAndSwap(first, n) && n != first {
-				f.log.WithField("server", f.servers[n].Host).Warn("moved to another relay")
+				f.log.WithField("server", f.servers[n].Host).Warn("switched to another relay")
 			}
 			if a, ok := request.Context().Value(answeredByKey{}).(*answeredBy); ok {
 				a.leave = func() { f.current.CompareAndSwap(n, (n+1)%int64(len(f.servers))) }
@@ -115,10 +116,10 @@ func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 	return nil, errors.Join(errs...)
 }
 
-// answeredBy, in the context of a request, learns of whom the answer came from: that it makes no sense is seen only after
-// it was read, and then the next request had better go to another server.
+// answeredBy, in the context of a request, records which server answered. If the response turns out to be invalid after it
+// was read, leave makes the next request go to another server.
 type answeredBy struct {
-	// server is the host and port that answered, empty where none did.
+	// server is the host:port that answered, or empty.
 	server string
 	leave  func()
 }
@@ -130,21 +131,21 @@ func whoAnswers(ctx context.Context) (context.Context, *answeredBy) {
 	return context.WithValue(ctx, answeredByKey{}, a), a
 }
 
-// unavailable reports whether the server says that another one may do better.
+// unavailable reports whether a status code suggests another server.
 func unavailable(status int) bool {
 	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
 }
 
-// discard ends with a response such that its connection can be used again.
+// discard drains a response so that its connection can be reused.
 func discard(response *http.Response) {
 	const most = 64 << 10
-	_, _ = io.CopyN(io.Discard, response.Body, most) // what cannot be read costs a connection, no more
+	_, _ = io.CopyN(io.Discard, response.Body, most) // on failure, only the connection is lost
 	_ = response.Body.Close()
 }
 
-// NoticeSilence has client-go ask connections on which nothing comes whether the other side is still there, and give them up
-// when it does not say so: after 15 seconds in all, instead of 45. What is in the environment already stands. It is for
-// main alone: client-go takes these from the environment and from nowhere else.
+// NoticeSilence sets environment variables by which client-go pings quiet connections and closes dead ones after 15
+// seconds instead of 45. It keeps variables that are set already. Only main may call it: client-go has no other interface
+// for these timeouts.
 func NoticeSilence() error {
 	for key, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
 		if _, set := os.LookupEnv(key); set {

@@ -23,13 +23,13 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-// cluster is a Source that speaks the Kubernetes API, to the API server itself or to a relay.
+// cluster is a Source that uses the Kubernetes API of an API server or a relay.
 type cluster struct {
 	informers []cache.SharedIndexInformer
 	handlers  []cache.DoneChecker
 	store     store
 	door      door
-	// arrivals are the Mappings that wait for what they name.
+	// arrivals holds the Mappings that wait for their Service or endpoints.
 	arriving sync.Mutex
 	arrivals map[types.NamespacedName]*arrival
 	synced   atomic.Bool
@@ -68,7 +68,7 @@ func (c *cluster) add(informer cache.SharedIndexInformer) error {
 	if err := informer.SetTransform(func(object any) (any, error) { return unlessKnown(known, strip(object)), nil }); err != nil {
 		return err
 	}
-	// What lists and watches return is told to contact; client-go would log each retry.
+	// contact reports errors of lists and watches; client-go would log each retry.
 	silent := func(_ context.Context, _ *cache.Reflector, err error) { c.log.WithError(err).Debug("watch ended") }
 	if err := informer.SetWatchErrorHandlerWithContext(silent); err != nil {
 		return err
@@ -90,8 +90,8 @@ func (c *cluster) add(informer cache.SharedIndexInformer) error {
 	return nil
 }
 
-// unlessKnown returns the object that is known already when the current one says nothing else: what is read again, or was
-// written where nobody looks, then needs no memory and is no event.
+// unlessKnown returns the known object if the current one has the same content. A relist, or a change of fields that
+// gateways do not use, then takes no memory and causes no event.
 func unlessKnown(known cache.Store, current any) any {
 	if old, exists, err := known.Get(current); err == nil && exists && same(old, current) {
 		return old
@@ -99,7 +99,7 @@ func unlessKnown(known cache.Store, current any) any {
 	return current
 }
 
-// set takes over an object. One that is rejected is not there, whatever it said before.
+// set stores an object. A rejected object replaces its earlier version by nothing.
 func (c *cluster) set(object any) {
 	meta, ok := object.(metav1.Object)
 	if !ok || !c.door.admits(meta) {
@@ -132,7 +132,7 @@ func (c *cluster) remove(object any) {
 	c.drop(object)
 }
 
-// drop has an object be there no more, also one that waits.
+// drop removes an object, including a Mapping that still waits.
 func (c *cluster) drop(object any) {
 	if m, ok := object.(*v1alpha1.Mapping); ok {
 		c.arriving.Lock()
@@ -158,7 +158,7 @@ func (c *cluster) Run(ctx context.Context) error {
 	}
 	if cache.WaitFor(ctx, "", c.handlers...) {
 		c.synced.Store(true)
-		c.log.Info("all objects have been read")
+		c.log.Info("synced all objects")
 		c.changed()
 	}
 	running.Wait()

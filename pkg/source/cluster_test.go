@@ -42,7 +42,7 @@ func start(t *testing.T, s Source) {
 	})
 }
 
-// startRelay runs a Source of the server as a relay.
+// startRelay runs a Source that uses the server as a relay.
 func startRelay(t *testing.T, server *stub, changed func()) (Source, *logtest.Hook) {
 	t.Helper()
 	log, hook := testLog()
@@ -56,7 +56,7 @@ func startRelay(t *testing.T, server *stub, changed func()) (Source, *logtest.Ho
 	return source, hook
 }
 
-// TestRelay syncs through a server that knows the newer handshake and through one that does not.
+// TestRelay syncs with a server that supports WatchList and with one that does not.
 func TestRelay(t *testing.T) {
 	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
 		t.Run(name, func(t *testing.T) {
@@ -80,22 +80,23 @@ func TestRelay(t *testing.T) {
 			if got, want := names(source.Snapshot()), "Mapping echo, Service echo, EndpointSlice echo-1"; got != want {
 				t.Errorf("snapshot holds %s, want %s", got, want)
 			}
-			eventually(t, "told once", func() bool { return changes.Load() == 1 })
+			eventually(t, "one change", func() bool { return changes.Load() == 1 })
 			if !server.sawWatchList() {
-				t.Error("the newer handshake was not tried")
+				t.Error("WatchList was not tried")
 			}
 
 			eventually(t, "Services watched", func() bool { return server.watched("services") })
 			server.add("services", strings.ReplaceAll(echoService, "echo", "other"))
-			eventually(t, "told of the new Service", func() bool { return changes.Load() == 2 && len(source.Snapshot().Services) == 2 })
-			if n := messages(hook, "contact"); n != 0 {
-				t.Errorf("%d lines about contact, want none: %v", n, hook.LastEntry())
+			eventually(t, "the new Service", func() bool { return changes.Load() == 2 && len(source.Snapshot().Services) == 2 })
+			if n := messages(hook, "connect"); n != 0 {
+				t.Errorf("%d log lines about the connection, want none: %v", n, hook.LastEntry())
 			}
 		})
 	}
 }
 
-// TestRelayMovesToTheNextServer takes away the server that is used: the other one takes over, and nobody loses contact.
+// TestRelayMovesToTheNextServer stops the server in use and proves that the other one takes over without a lost
+// connection.
 func TestRelayMovesToTheNextServer(t *testing.T) {
 	first, second := newStub(t, true), newStub(t, true)
 	for _, s := range []*stub{first, second} {
@@ -113,20 +114,20 @@ func TestRelayMovesToTheNextServer(t *testing.T) {
 	start(t, source)
 	eventually(t, "synced past the dead server", source.HasSynced)
 	if second.requestCount() != 0 {
-		t.Error("the second server was asked while the first one answered")
+		t.Error("the second server got requests while the first one answered")
 	}
 	first.stop()
 	second.add("services", echoService)
-	eventually(t, "what only the second server has", func() bool { return len(source.Snapshot().Services) == 1 })
-	if n := messages(hook, "lost contact"); n != 0 {
-		t.Errorf("%d lines of lost contact, want none", n)
+	eventually(t, "the object that only the second server has", func() bool { return len(source.Snapshot().Services) == 1 })
+	if n := messages(hook, "lost connection"); n != 0 {
+		t.Errorf("%d log lines about a lost connection, want none", n)
 	}
-	if n := messages(hook, "moved to another relay"); n < 2 {
-		t.Errorf("%d lines about moving, want one for each of the servers that were lost", n)
+	if n := messages(hook, "switched to another relay"); n < 2 {
+		t.Errorf("%d log lines about a switch, want one per lost server", n)
 	}
 }
 
-// TestFailoverOnUnavailable moves on from a server that answers, but cannot serve.
+// TestFailoverOnUnavailable proves that a server that answers with 503 is skipped.
 func TestFailoverOnUnavailable(t *testing.T) {
 	starting, ready := newStub(t, true), newStub(t, true)
 	starting.setRefuse(http.StatusServiceUnavailable)
@@ -145,7 +146,8 @@ func TestFailoverOnUnavailable(t *testing.T) {
 	}
 }
 
-// TestLostContactIsToldOnce lets the server fail for a while: what was known stays, and the log has one line for either end.
+// TestLostContactIsToldOnce proves that during an outage the known objects stay, and that the log has one line at its
+// beginning and one at its end.
 func TestLostContactIsToldOnce(t *testing.T) {
 	server := newStub(t, true)
 	server.add("mappings", echoMapping)
@@ -162,40 +164,40 @@ func TestLostContactIsToldOnce(t *testing.T) {
 	server.setRefuse(http.StatusServiceUnavailable)
 	server.CloseClientConnections()
 	seen := server.requestCount()
-	eventually(t, "tried again by all informers", func() bool { return server.requestCount() >= seen+6 })
+	eventually(t, "retries by all informers", func() bool { return server.requestCount() >= seen+6 })
 	if len(source.Snapshot().Mappings) != 1 || !source.HasSynced() {
-		t.Error("what was known is gone")
+		t.Error("the known objects are gone")
 	}
 	if c := source.Contact(); !c.Lost || c.Since.IsZero() {
 		t.Errorf("%+v", c)
 	}
 	server.setRefuse(0)
-	eventually(t, "back", func() bool { return messages(hook, "contact is back") == 1 })
+	eventually(t, "reconnected", func() bool { return messages(hook, "reconnected to server") == 1 })
 	if source.Contact().Lost {
 		t.Error("still lost")
 	}
-	if n := messages(hook, "lost contact"); n != 1 {
-		t.Errorf("%d lines of lost contact, want 1", n)
+	if n := messages(hook, "lost connection"); n != 1 {
+		t.Errorf("%d log lines about the lost connection, want 1", n)
 	}
 }
 
-// TestWrongTokenIsNoContact is told once too, and names what the server says.
+// TestWrongTokenIsNoContact proves that a refused token is logged once, with the server's answer.
 func TestWrongTokenIsNoContact(t *testing.T) {
 	server := newStub(t, true)
 	log, hook := testLog()
 	source, err := New(config.Source{Relay: &config.Relay{
 		Servers: []string{server.URL}, CAFile: server.caFile(t), TokenFile: writeFile(t, "token", "wrong"),
-	}}, func() { t.Error("told of a change without one") }, log)
+	}}, func() { t.Error("changed was called without a change") }, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	start(t, source)
-	eventually(t, "refused", func() bool { return messages(hook, "lost contact") == 1 })
+	eventually(t, "refused", func() bool { return messages(hook, "lost connection") == 1 })
 	if source.HasSynced() {
 		t.Error("synced without having read anything")
 	}
 	if err, _ := hook.LastEntry().Data["error"].(error); !apierrors.IsUnauthorized(err) {
-		t.Errorf("the line says %v", hook.LastEntry().Data)
+		t.Errorf("the log line has %v", hook.LastEntry().Data)
 	}
 }
 
@@ -218,15 +220,15 @@ contexts: [{name: a, context: {cluster: a}}]
 		{config.Source{Relay: &config.Relay{Servers: []string{"http://relay"}}}, `source.relay.servers[0]: "http://relay"`},
 		{config.Source{Relay: &config.Relay{Servers: []string{"https://relay"}, CAFile: "/nowhere/ca"}}, "/nowhere/ca"},
 		{config.Source{Kubeconfig: &config.Kubeconfig{Path: "/nowhere/config"}}, "/nowhere/config"},
-		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("https://me:%s@api")}}, "no user and no password"},
-		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("me:%s@api")}}, "no user and no password"},
-		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("https://me:%s%%zz@api")}}, "no user and no password"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("https://me:%s@api")}}, "must not contain credentials"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("me:%s@api")}}, "must not contain credentials"},
+		{config.Source{Kubeconfig: &config.Kubeconfig{Path: withPassword("https://me:%s%%zz@api")}}, "must not contain credentials"},
 	} {
 		log, _ := testLog()
 		if _, err := New(test.source, func() {}, log); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("error %v does not say %s", err, test.want)
+			t.Errorf("error %v does not contain %s", err, test.want)
 		} else if strings.Contains(err.Error(), password) {
-			t.Errorf("error %v tells the password", err)
+			t.Errorf("error %v contains the password", err)
 		}
 	}
 }
@@ -247,47 +249,48 @@ contexts: [{name: a, context: {cluster: a}}, {name: b, context: {cluster: b}}]
 	}
 }
 
-// TestOnlyRelevantChangesAreTold updates what no gateway uses, and then what it does.
+// TestOnlyRelevantChangesAreTold changes a field that no gateway uses, and then one that gateways use.
 func TestOnlyRelevantChangesAreTold(t *testing.T) {
 	server := newStub(t, true)
 	server.add("mappings", echoMapping)
 	server.add("services", echoService)
 	var changes atomic.Int64
 	source, _ := startRelay(t, server, func() { changes.Add(1) })
-	eventually(t, "told of the sync", func() bool { return changes.Load() == 1 && server.watched("mappings") })
+	eventually(t, "the sync", func() bool { return changes.Load() == 1 && server.watched("mappings") })
 	before := source.Snapshot()
 
 	irrelevant := strings.NewReplacer(`"a":"b"`, `"a":"c"`, `"resourceVersion":"5"`, `"resourceVersion":"8"`).Replace(echoMapping)
 	server.send("MODIFIED", "mappings", irrelevant)
-	// Events of a kind come in order: when the next one is here, this one is too.
+	// Events of a kind are ordered: the next one proves that this one has arrived.
 	server.send("ADDED", "mappings", strings.ReplaceAll(echoMapping, `"echo"`, `"other"`))
-	eventually(t, "the other one is there", func() bool { return len(source.Snapshot().Mappings) == 2 })
+	eventually(t, "the other Mapping", func() bool { return len(source.Snapshot().Mappings) == 2 })
 	after := source.Snapshot()
 	if got := names(after); got != "Mapping echo, Mapping other, Service echo" || after.Mappings[0] != before.Mappings[0] {
-		t.Errorf("snapshot holds %s; what did not change must be the same object", got)
+		t.Errorf("snapshot holds %s; unchanged objects must be identical", got)
 	}
 	if &after.Services[0] != &before.Services[0] {
-		t.Error("the list of Services is another one, although none changed")
+		t.Error("the list of Services was copied although none changed")
 	}
 	if len(before.Mappings) != 1 {
-		t.Error("a Snapshot changed after it was given out")
+		t.Error("a Snapshot changed after it was returned")
 	}
 
 	relevant := strings.NewReplacer(`"port":80`, `"port":81`, `"resourceVersion":"8"`, `"resourceVersion":"9"`).Replace(irrelevant)
 	server.send("MODIFIED", "mappings", relevant)
-	eventually(t, "the spec is there", func() bool { return source.Snapshot().Mappings[0] != before.Mappings[0] })
-	eventually(t, "told of it", func() bool { return changes.Load() > 2 })
+	eventually(t, "the new spec", func() bool { return source.Snapshot().Mappings[0] != before.Mappings[0] })
+	eventually(t, "the change of the spec", func() bool { return changes.Load() > 2 })
 	if got := changes.Load(); got != 3 {
-		t.Errorf("told %d times, want 3: the sync, the other one and the spec", got)
+		t.Errorf("changed was called %d times, want 3: sync, other Mapping, spec", got)
 	}
 	if source.Snapshot().Mappings[0].Spec.Ports[0].Port != 81 || before.Mappings[0].Spec.Ports[0].Port != 80 {
-		t.Error("the change is not in the Snapshot, or also in that from before")
+		t.Error("the change is missing in the new Snapshot or present in the old one")
 	}
 	server.send("DELETED", "mappings", relevant)
-	eventually(t, "told of the deletion", func() bool { return changes.Load() == 4 && len(source.Snapshot().Mappings) == 1 })
+	eventually(t, "the deletion", func() bool { return changes.Load() == 4 && len(source.Snapshot().Mappings) == 1 })
 }
 
-// TestARelistIsNoNews cuts all connections: what is read again says the same, so nobody is told and nothing is new.
+// TestARelistIsNoNews breaks all connections and proves that the relist, which has the same content, causes no event and
+// no new objects.
 func TestARelistIsNoNews(t *testing.T) {
 	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
 		t.Run(name, func(t *testing.T) {
@@ -297,27 +300,27 @@ func TestARelistIsNoNews(t *testing.T) {
 			server.add("endpointslices", echoSlice)
 			var changes atomic.Int64
 			source, _ := startRelay(t, server, func() { changes.Add(1) })
-			eventually(t, "told of the sync", func() bool { return changes.Load() == 1 && server.watched("endpointslices") })
+			eventually(t, "the sync", func() bool { return changes.Load() == 1 && server.watched("endpointslices") })
 			before, lists := source.Snapshot(), server.initialRequests("endpointslices")
 
 			server.expire("endpointslices")
-			eventually(t, "read again", func() bool { return server.initialRequests("endpointslices") > lists })
-			eventually(t, "watched again", func() bool { return server.watched("endpointslices") })
+			eventually(t, "a relist", func() bool { return server.initialRequests("endpointslices") > lists })
+			eventually(t, "a new watch", func() bool { return server.watched("endpointslices") })
 			server.add("endpointslices", strings.ReplaceAll(echoSlice, "echo-1", "echo-2"))
-			eventually(t, "the next one is there", func() bool { return len(source.Snapshot().EndpointSlices) == 2 })
-			eventually(t, "told of it", func() bool { return changes.Load() > 1 })
+			eventually(t, "the next EndpointSlice", func() bool { return len(source.Snapshot().EndpointSlices) == 2 })
+			eventually(t, "the change", func() bool { return changes.Load() > 1 })
 			if got := changes.Load(); got != 2 {
-				t.Errorf("told %d times, want 2: the sync and the new one", got)
+				t.Errorf("changed was called %d times, want 2: sync and new EndpointSlice", got)
 			}
 			after := source.Snapshot()
 			if after.EndpointSlices[0] != before.EndpointSlices[0] {
-				t.Errorf("snapshot holds %s; what was read again must be the same object", names(after))
+				t.Errorf("snapshot holds %s; relisted objects must be identical", names(after))
 			}
 		})
 	}
 }
 
-// TestProtobufIsAskedFor of the server for the kinds that it can send in it.
+// TestProtobufIsAskedFor checks the Accept headers: protobuf for the kinds that have it.
 func TestProtobufIsAskedFor(t *testing.T) {
 	server := newStub(t, true)
 	source, _ := startRelay(t, server, func() {})
@@ -362,7 +365,8 @@ func TestStrip(t *testing.T) {
 	}
 }
 
-// TestObjectsThatNoAPIServerStored are rejected, counted at each event, and logged once; what else there is stays.
+// TestObjectsThatNoAPIServerStored proves that such objects are rejected, counted at each event and logged once, and that
+// the other objects stay.
 func TestObjectsThatNoAPIServerStored(t *testing.T) {
 	const injection = `x\nCOMMIT\n*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n*nat\n#`
 	server := newStub(t, true)
@@ -376,7 +380,7 @@ func TestObjectsThatNoAPIServerStored(t *testing.T) {
 	eventually(t, "synced", source.HasSynced)
 	const good = "Mapping echo, Service echo, EndpointSlice echo-1"
 	if got := names(source.Snapshot()); got != good || source.Contact().Rejected != 2 {
-		t.Errorf("snapshot holds %s and %d were rejected, want %s and 2", got, source.Contact().Rejected, good)
+		t.Errorf("snapshot holds %s, %d rejected; want %s, 2", got, source.Contact().Rejected, good)
 	}
 	eventually(t, "EndpointSlices watched", func() bool { return server.watched("endpointslices") })
 	for n, address := range []string{"10.244.1.11", "10.244.1.12"} {
@@ -385,13 +389,13 @@ func TestObjectsThatNoAPIServerStored(t *testing.T) {
 		server.send("MODIFIED", "endpointslices", strings.Replace(bad, "10.244.1.10", address, 1))
 		eventually(t, "told", func() bool { return changes.Load() > seen })
 		if got, want := names(source.Snapshot()), "Mapping echo, Service echo"; got != want || source.Contact().Rejected != int64(3+n) {
-			t.Errorf("snapshot holds %s and %d were rejected, want %s and %d", got, source.Contact().Rejected, want, 3+n)
+			t.Errorf("snapshot holds %s, %d rejected; want %s, %d", got, source.Contact().Rejected, want, 3+n)
 		}
 	}
 	server.send("MODIFIED", "endpointslices", echoSlice)
-	eventually(t, "right again", func() bool { return names(source.Snapshot()) == good })
-	if n := messages(hook, "no API server would have stored"); n != 3 {
-		t.Errorf("%d lines of rejected objects, want 3", n)
+	eventually(t, "the valid objects again", func() bool { return names(source.Snapshot()) == good })
+	if n := messages(hook, "rejected invalid object"); n != 3 {
+		t.Errorf("%d log lines about rejected objects, want 3", n)
 	}
 	for _, entry := range hook.AllEntries() {
 		if line, err := entry.String(); err != nil || strings.Count(line, "\n") != 1 {

@@ -16,27 +16,27 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// contact tells once when the server is lost and once when it is back, however often client-go tries in between.
+// contact logs once when the connection to the server is lost and once when it is back, however often client-go retries.
 type contact struct {
 	log logrus.FieldLogger
 	now func() time.Time
 
 	mu    sync.Mutex
 	state Contact
-	// failing are the requests that have not succeeded since: a resource whose list works and whose watch does not
-	// is no contact.
+	// failing holds the requests whose last attempt failed. The connection counts as lost while any is left, for example
+	// if a list works but its watch does not.
 	failing map[request]bool
 }
 
-// request is what was asked for: "list" and "watch" of a resource, and "events", which a watch that was begun may bring or not.
+// request identifies a kind of request: "list" or "watch" of a resource, or "events" for the content of an open watch.
 type request struct{ resource, verb string }
 
 func newContact(log logrus.FieldLogger) *contact {
 	return &contact{log: log, now: time.Now, failing: map[request]bool{}}
 }
 
-// judge observes how a request went, and has the next one go elsewhere where it failed; it reports whether it did. What is part of the
-// handshake is no failure, and no contact either.
+// judge records the result of a request and, on failure, moves the next one to another server. It reports whether the
+// request failed. An error that is part of the handshake counts neither as failure nor as success.
 func (c *contact) judge(ctx context.Context, by *answeredBy, resource, verb string, asked metav1.ListOptions, err error) (failed bool) {
 	if isHandshake(asked, err) {
 		return false
@@ -48,7 +48,7 @@ func (c *contact) judge(ctx context.Context, by *answeredBy, resource, verb stri
 	return err != nil
 }
 
-// observe takes the server that answered, where one did.
+// observe records a result. server is empty if no server answered.
 func (c *contact) observe(ctx context.Context, server, resource, verb string, err error) {
 	if ctx.Err() != nil {
 		return
@@ -61,12 +61,12 @@ func (c *contact) observe(ctx context.Context, server, resource, verb string, er
 		c.state.Failures++
 		c.state.Why = resource + ": " + inShort(server, err)
 	} else {
-		if verb != "watch" { // what it brings is yet to be seen
+		if verb != "watch" { // an open watch may still fail
 			c.state.Last = now
 		}
 		delete(c.failing, request{resource, verb})
 		if verb == "events" {
-			// A watch may bring what a list brought before.
+			// A working watch supersedes a failed list.
 			delete(c.failing, request{resource, "list"})
 		}
 	}
@@ -74,9 +74,9 @@ func (c *contact) observe(ctx context.Context, server, resource, verb string, er
 	case before == 0 && after > 0:
 		c.state.Lost, c.state.Since = true, now
 		c.log.WithError(err).WithFields(logrus.Fields{"resource": resource, "since": now.Format(time.RFC3339)}).
-			Warn("lost contact; going on with what is known, and trying again")
+			Warn("lost connection to server, keeping last known objects")
 	case before > 0 && after == 0:
-		c.log.WithField("after", now.Sub(c.state.Since).Round(time.Second).String()).Info("contact is back")
+		c.log.WithField("after", now.Sub(c.state.Since).Round(time.Second).String()).Info("reconnected to server")
 		c.state.Lost, c.state.Since, c.state.Why = false, time.Time{}, ""
 	}
 }
@@ -87,7 +87,8 @@ func (c *contact) get() Contact {
 	return c.state
 }
 
-// inShort is one line that names the server, without the URL of the request: it is long, and another one each time.
+// inShort returns err on one line with the name of the server, but without the URL of the request, which is long and
+// differs each time.
 func inShort(server string, err error) string {
 	if inner := new(url.Error); errors.As(err, &inner) {
 		err = inner.Err
@@ -102,9 +103,9 @@ func inShort(server string, err error) string {
 	return server + ": " + text
 }
 
-// isHandshake reports whether an error is part of how client-go and the server find together: what was asked to go on from is too
-// old, or newer than all that the server has, or the server does not send all objects in a watch. What client-go asks for then
-// can be refused by neither, so that whoever says nothing else is lost.
+// isHandshake reports whether an error belongs to the negotiation between client-go and the server: the requested version
+// is too old or newer than the server's, or the server does not support WatchList. client-go then sends a request that
+// such an error cannot answer; a server that still sends one counts as lost.
 func isHandshake(asked metav1.ListOptions, err error) bool {
 	switch {
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge):

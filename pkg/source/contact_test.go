@@ -30,11 +30,11 @@ func TestWhyIsShort(t *testing.T) {
 		err          error
 		want         string
 	}{
-		{"as it is", "", refused, dial},
-		{"of a request", "", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/api/v1/services?timeout=9m57s", Err: refused}, dial},
-		{"of a request that is wrapped", "", fmt.Errorf("watching: %w", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: refused}), dial},
+		{"one line", "", refused, dial},
+		{"request error", "", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/api/v1/services?timeout=9m57s", Err: refused}, dial},
+		{"wrapped request error", "", fmt.Errorf("watching: %w", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: refused}), dial},
 		{"an error that names no server", "", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: untrusted}, "10.10.0.11:8443: tls: unknown authority"},
-		{"a refusal of the server that answered", "10.10.0.12:8443", apierrors.NewUnauthorized("Unauthorized"), "10.10.0.12:8443: Unauthorized"},
+		{"refusal by the server", "10.10.0.12:8443", apierrors.NewUnauthorized("Unauthorized"), "10.10.0.12:8443: Unauthorized"},
 	} {
 		if got := inShort(test.server, test.err); got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
@@ -54,7 +54,7 @@ func TestIsHandshake(t *testing.T) {
 		err   error
 		want  bool
 	}{
-		{"nothing is wrong", metav1.ListOptions{ResourceVersion: "7"}, nil, false},
+		{"no error", metav1.ListOptions{ResourceVersion: "7"}, nil, false},
 		{"the version is too old", metav1.ListOptions{ResourceVersion: "7"}, old, true},
 		{"the version is gone", metav1.ListOptions{ResourceVersion: "7"}, gone, true},
 		{"the next page is gone", metav1.ListOptions{Continue: "there"}, old, true},
@@ -73,7 +73,8 @@ func TestIsHandshake(t *testing.T) {
 	}
 }
 
-// TestATooOldVersionIsNoLoss: a gateway comes to another replica, which has never given out the version that it knows.
+// TestATooOldVersionIsNoLoss simulates a gateway that reaches another replica, which has never assigned the version that
+// the gateway knows.
 func TestATooOldVersionIsNoLoss(t *testing.T) {
 	for name, watchList := range map[string]bool{"sendInitialEvents": true, "list then watch": false} {
 		t.Run(name, func(t *testing.T) {
@@ -87,28 +88,28 @@ func TestATooOldVersionIsNoLoss(t *testing.T) {
 				server.add("mappings", strings.ReplaceAll(echoMapping, `"echo"`, `"other"`))
 				time.Sleep(2 * time.Minute)
 				if n := server.forget(0); n > 6 {
-					t.Errorf("%d of 9 versions were not asked for", n)
+					t.Errorf("%d of 9 versions were not requested", n)
 				}
 				if got := names(source.Snapshot()); got != "Mapping echo, Mapping other" {
 					t.Errorf("holds %s", got)
 				}
-				if c, n := source.Contact(), messages(hook, "contact"); n != 0 || c.Lost || c.Failures != 0 {
-					t.Errorf("%d lines about contact, want none: %+v", n, c)
+				if c, n := source.Contact(), messages(hook, "connect"); n != 0 || c.Lost || c.Failures != 0 {
+					t.Errorf("%d log lines about the connection, want none: %+v", n, c)
 				}
 			})
 		})
 	}
 }
 
-// TestAHandshakeIsNoContact: that the server does not send all objects in a watch says nothing of the watches that it refuses.
+// TestAHandshakeIsNoContact proves that a refused WatchList does not end the failure of a refused watch.
 func TestAHandshakeIsNoContact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := bareStub(false)
 		server.listsOnly = "mappings"
 		source, _, hook := wired(t, func() {}, server)
 		time.Sleep(10 * time.Minute)
-		if n := messages(hook, "contact"); n != 1 || !source.Contact().Lost {
-			t.Errorf("%d lines about contact, want one: %+v", n, source.Contact())
+		if n := messages(hook, "connect"); n != 1 || !source.Contact().Lost {
+			t.Errorf("%d log lines about the connection, want one: %+v", n, source.Contact())
 		}
 	})
 }
@@ -125,17 +126,17 @@ func TestContact(t *testing.T) {
 		want           string
 	}{
 		{"mappings", "list", nil, ""},
-		{"mappings", "watch", down, "lost contact"},
+		{"mappings", "watch", down, "lost connection to server, keeping last known objects"},
 		{"services", "watch", down, ""},
 		{"mappings", "list", down, ""},
 		{"services", "list", nil, ""},
 		{"mappings", "list", nil, ""},
 		{"mappings", "watch", nil, ""},
-		{"services", "watch", nil, "contact is back"},
-		{"mappings", "list", down, "lost contact"},
+		{"services", "watch", nil, "reconnected to server"},
+		{"mappings", "list", down, "lost connection to server, keeping last known objects"},
 		{"mappings", "watch", nil, ""},
 		{"mappings", "events", errCutOff, ""},
-		{"mappings", "events", nil, "contact is back"},
+		{"mappings", "events", nil, "reconnected to server"},
 	} {
 		hook.Reset()
 		clock = clock.Add(time.Second)
@@ -149,7 +150,7 @@ func TestContact(t *testing.T) {
 		}
 	}
 	if got := hook.LastEntry().Data["after"]; got != "3s" {
-		t.Errorf("back after %v, want 3s", got)
+		t.Errorf("reconnected after %v, want 3s", got)
 	}
 	if diff := cmp.Diff(Contact{Last: clock, Failures: 5}, c.get()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -159,6 +160,6 @@ func TestContact(t *testing.T) {
 	hook.Reset()
 	c.observe(stopped, "", "mappings", "watch", down)
 	if hook.LastEntry() != nil {
-		t.Error("the end of the program is told as lost contact")
+		t.Error("the end of the program counts as a lost connection")
 	}
 }

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source brings the objects that a gateway works from: out of a relay, out of a cluster by kubeconfig, or out of
-// files. All three give the same Snapshot, so that nothing behind them knows where it came from. It reads and never writes,
-// decides nothing about what it reads, and must never know the data path.
+// Package source reads the objects that a gateway works from: from a relay, from a cluster by kubeconfig, or from files.
+// All three produce the same Snapshot, so that later stages do not know the origin. The package never writes, does not
+// interpret objects, and must not know the data path.
 package source

@@ -13,11 +13,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/objects"
 )
 
-// maxNamed bounds how many rejected objects are remembered, and so how many are logged before some of them are gone.
+// maxNamed bounds the memory of rejected objects, and so the number of log lines about them.
 const maxNamed = 1000
 
-// door keeps out the objects that no API server would have stored, whatever server they come from. It counts them, and logs
-// each of them once.
+// door rejects objects that no API server would have stored, whichever server sent them. It counts rejections and logs
+// each object once.
 type door struct {
 	log logrus.FieldLogger
 
@@ -35,7 +35,7 @@ func keyOf(object metav1.Object) objectKey {
 	return objectKey{reflect.TypeOf(object), object.GetNamespace(), object.GetName()}
 }
 
-// admits reports whether the object may be used.
+// admits reports whether an object is valid.
 func (d *door) admits(object metav1.Object) bool {
 	err := objects.Validate(object)
 	d.mu.Lock()
@@ -52,18 +52,18 @@ func (d *door) admits(object metav1.Object) bool {
 		d.named = map[objectKey]struct{}{}
 	}
 	d.named[keyOf(object)] = struct{}{}
-	d.log.WithError(err).WithField("object", objects.ID(object)).Warn("rejected an object that no API server would have stored")
+	d.log.WithError(err).WithField("object", objects.ID(object)).Warn("rejected invalid object")
 	return false
 }
 
-// forget drops what is known of an object that is gone.
+// forget removes a deleted object from the memory of rejected ones.
 func (d *door) forget(object metav1.Object) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.named, keyOf(object))
 }
 
-// count is how often an object was rejected since the start.
+// count returns the number of rejections since the start.
 func (d *door) count() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()

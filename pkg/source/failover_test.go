@@ -19,7 +19,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestABodyGoesToTheNextRelay whole, however much of it the one before has read.
+// TestABodyGoesToTheNextRelay proves that the next relay gets the whole body, even if the first one has read part of it.
 func TestABodyGoesToTheNextRelay(t *testing.T) {
 	log, _ := logtest.NewNullLogger()
 	var got []string
@@ -35,7 +35,7 @@ func TestABodyGoesToTheNextRelay(t *testing.T) {
 			}
 			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
 		})}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, "https://one/", strings.NewReader("what is to be said"))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, "https://one/", strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestABodyGoesToTheNextRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if diff := cmp.Diff([]string{"one: what is to be said", "two: what is to be said"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"one: body", "two: body"}, got); diff != "" {
 		t.Errorf("requests (-want +got)\n%s", diff)
 	}
 }

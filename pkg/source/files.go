@@ -18,10 +18,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-// settle is how long files must be quiet before they are read: editors and packages write in several steps.
+// settle is the time that files must be unchanged before they are read: editors and package managers write in several
+// steps.
 const settle = 100 * time.Millisecond
 
-// files is a Source of files, which are read again when they change.
+// files is a Source that reads files and reloads them when they change.
 type files struct {
 	paths   []string
 	changed func()
@@ -49,7 +50,7 @@ func (f *files) Run(ctx context.Context) error {
 			return fmt.Errorf("watching %s: %w", folder, err)
 		}
 	}
-	// Watched before it is read, so that no change is missed in between.
+	// Watch before reading, so that no change is missed in between.
 	f.read()
 	quiet := time.NewTimer(settle)
 	quiet.Stop()
@@ -60,8 +61,8 @@ func (f *files) Run(ctx context.Context) error {
 		case <-watcher.Events:
 			quiet.Reset(settle)
 		case err := <-watcher.Errors:
-			// Too many events at once: whatever they were, reading again finds it.
-			f.log.WithError(err).Debug("watching files")
+			// Usually an overflow of the event queue. Reading again finds all changes.
+			f.log.WithError(err).Debug("failed to watch files, reading again")
 			quiet.Reset(settle)
 		case <-quiet.C:
 			f.read()
@@ -69,7 +70,7 @@ func (f *files) Run(ctx context.Context) error {
 	}
 }
 
-// folders are those to watch: a file is replaced as often as it is written, which only its folder sees.
+// folders returns the directories to watch. Watching a file would miss its replacement by rename.
 func (f *files) folders() []string {
 	var folders []string
 	for _, path := range f.paths {
@@ -81,7 +82,7 @@ func (f *files) folders() []string {
 	return folders
 }
 
-// read takes over what the files say, unless something is wrong with them.
+// read stores the content of the files if all of them are valid.
 func (f *files) read() {
 	snapshot, err := ReadFiles(f.paths, strings.NewReader(""))
 	f.mu.Lock()
@@ -90,7 +91,7 @@ func (f *files) read() {
 	case err != nil:
 		f.contact.Failures++
 		if why := strings.ReplaceAll(err.Error(), "\n", "; "); why != f.contact.Why {
-			f.log.Errorf("files are left as they were last read, until this is right: %s", why)
+			f.log.WithField("error", why).Error("failed to read files, keeping last valid version")
 			f.contact.Why = why
 		}
 		if !f.contact.Lost {
@@ -98,7 +99,7 @@ func (f *files) read() {
 		}
 	default:
 		if f.contact.Lost {
-			f.log.Info("files are right again")
+			f.log.Info("files are valid again")
 		}
 		f.contact = Contact{Last: time.Now(), Failures: f.contact.Failures}
 		differs = f.objects.replace(snapshot) || !f.synced

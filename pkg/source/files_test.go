@@ -78,7 +78,7 @@ func TestReadFilesNamesWhatIsWrong(t *testing.T) {
 		{"no name", strings.Replace(mappingYAML, "name: echo", "labels: {}", 1), []string{"stdin: document 1: metadata.name: the Mapping must have a name"}},
 		{"a name of several lines", strings.Replace(mappingYAML, "name: echo", `name: "x\nCOMMIT\x1b"`, 1),
 			[]string{`stdin: document 1: Mapping "default/x\nCOMMIT\x1b": metadata.name: "x\nCOMMIT\x1b": a lowercase RFC 1123 subdomain`}},
-		{"twice", mappingYAML + "---\n" + mappingYAML, []string{"stdin: document 2: Mapping default/echo is in stdin: document 1 already"}},
+		{"twice", mappingYAML + "---\n" + mappingYAML, []string{"stdin: document 2: Mapping default/echo is already in stdin: document 1"}},
 		{"wrong type", strings.Replace(mappingYAML, "port: 80", "port: http", 1), []string{"stdin: document 1: "}},
 		{"several", "kind: X\n---\nkind: Z\n", []string{"stdin: document 1: apiVersion is missing", "stdin: document 2: apiVersion is missing"}},
 		{"not YAML", "{", []string{"stdin: document 1: "}},
@@ -105,7 +105,7 @@ func TestReadFilesNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// TestFilesAreReadAgain changes a file in the ways in which files change.
+// TestFilesAreReadAgain changes a file in all usual ways.
 func TestFilesAreReadAgain(t *testing.T) {
 	for _, whole := range []bool{true, false} {
 		folder := t.TempDir()
@@ -116,7 +116,7 @@ func TestFilesAreReadAgain(t *testing.T) {
 		}
 		write := func(text string) {
 			t.Helper()
-			// As editors do: another file takes the place of the old one.
+			// As editors do: rename another file over the old one.
 			if err := os.WriteFile(file+".new", []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -138,24 +138,24 @@ func TestFilesAreReadAgain(t *testing.T) {
 		eventually(t, "read", func() bool { return source.HasSynced() && changes.Load() == 1 })
 
 		write(mappingYAML + "---\n" + serviceYAML)
-		eventually(t, "read again", func() bool { return names(source.Snapshot()) == "Mapping echo, Service echo" && changes.Load() == 2 })
+		eventually(t, "the reload", func() bool { return names(source.Snapshot()) == "Mapping echo, Service echo" && changes.Load() == 2 })
 
 		write("kind: nonsense\n---\nkind: nonsense\n")
-		eventually(t, "a line about the bad file", func() bool { return messages(hook, "files are left") == 1 })
+		eventually(t, "the log line about the bad file", func() bool { return messages(hook, "failed to read files") == 1 })
 		if got := names(source.Snapshot()); got != "Mapping echo, Service echo" {
-			t.Errorf("a bad file leaves %s", got)
+			t.Errorf("snapshot holds %s after a bad file", got)
 		}
 		if c := source.Contact(); !c.Lost || c.Since.IsZero() {
 			t.Errorf("a bad file: %+v", c)
 		}
-		if line := hook.LastEntry().Message; strings.Contains(line, "\n") || !strings.Contains(line, file) {
+		if line, _ := hook.LastEntry().Data["error"].(string); strings.Contains(line, "\n") || !strings.Contains(line, file) {
 			t.Errorf("not one line that names %s: %q", file, line)
 		}
 
 		write(serviceYAML)
-		eventually(t, "right again", func() bool { return names(source.Snapshot()) == "Service echo" && changes.Load() == 3 })
+		eventually(t, "the valid file", func() bool { return names(source.Snapshot()) == "Service echo" && changes.Load() == 3 })
 		if source.Contact().Lost {
-			t.Error("still lost with good files")
+			t.Error("still lost with valid files")
 		}
 	}
 }

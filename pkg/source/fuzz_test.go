@@ -25,7 +25,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// FuzzReadFiles reads files that may be anything: no panic, lines that name the document, and objects that have a name.
+// FuzzReadFiles proves for any file content that reading does not panic, that each line of the error names the document,
+// and that each object has a name.
 func FuzzReadFiles(f *testing.F) {
 	for _, text := range []string{
 		"", "---", "---\n---\n", "# nothing\n", "{", "[]", "a: &a [*a]", "\x00", "kind: X", mappingYAML, serviceYAML, echoSlice, mappingYAML + "---\n" + mappingYAML,
@@ -40,7 +41,7 @@ func FuzzReadFiles(f *testing.F) {
 		if err != nil {
 			for line := range strings.Lines(err.Error()) {
 				if !strings.HasPrefix(line, "stdin: ") {
-					t.Errorf("a line does not name the document: %q of %q", line, err)
+					t.Errorf("error line does not name the document: %q in %q", line, err)
 				}
 			}
 		}
@@ -48,8 +49,8 @@ func FuzzReadFiles(f *testing.F) {
 	})
 }
 
-// FuzzAnswer has a server answer anything to who asks for a list, or for a watch. What can be read of it are objects like any
-// others; what cannot be read is an error, and never a list of nothing.
+// FuzzAnswer sends any response to a list or a watch. It must yield valid objects or an error, never an empty list instead
+// of an error.
 func FuzzAnswer(f *testing.F) {
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
@@ -120,7 +121,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// consistent holds that a gateway can live with the objects, whatever they say.
+// consistent checks that the objects can be calculated, whatever they hold.
 func consistent(t *testing.T, snapshot calc.Snapshot) {
 	t.Helper()
 	_, findings := calc.Calculate(snapshot, gateway.Host{}, config.Default())
@@ -131,7 +132,7 @@ func consistent(t *testing.T, snapshot calc.Snapshot) {
 	}
 }
 
-// anything is a server that answers everything alike.
+// anything is a server that sends the same response to all requests.
 type anything struct {
 	status      int
 	contentType string

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// garbled writes what is no answer to a request.
+// garbled writes an invalid response.
 type garbled func(w http.ResponseWriter, watch bool)
 
 func body(contentType, text string) garbled {
@@ -25,7 +25,7 @@ func body(contentType, text string) garbled {
 	}
 }
 
-// cutOff declares more than it sends.
+// cutOff declares a longer body than it sends.
 func cutOff(text string) garbled {
 	return func(w http.ResponseWriter, _ bool) {
 		w.Header().Set("Content-Type", "application/json")
@@ -35,7 +35,7 @@ func cutOff(text string) garbled {
 	}
 }
 
-// refusal is a page, as of a proxy.
+// refusal returns an HTML page, like a proxy.
 func refusal(code int) garbled {
 	return func(w http.ResponseWriter, watch bool) {
 		w.Header().Set("Content-Type", "text/html")
@@ -44,12 +44,12 @@ func refusal(code int) garbled {
 	}
 }
 
-// status is an error as of an API server.
+// status returns an error, like an API server.
 func status(code int, reason metav1.StatusReason) garbled {
 	return func(w http.ResponseWriter, _ bool) { fail(w, code, reason) }
 }
 
-// lists says it to whoever lists; watches are not there.
+// asList answers lists with text and refuses watches.
 func asList(text string) garbled {
 	return func(w http.ResponseWriter, watch bool) {
 		if watch {
@@ -65,44 +65,44 @@ const (
 	listHead     = `{"kind":"MappingList",` + mappingGroup + `,"metadata":{"resourceVersion":"9"},"items":`
 )
 
-// TestGarbageTakesNothingAway: a server that proved who it is speaks nonsense, and everything that was known stays, until it
-// makes sense again. Each case gets its nonsense in answer to all that is asked.
+// TestGarbageTakesNothingAway proves that the known objects stay while an authenticated server sends invalid responses,
+// and that the source recovers. In each case all requests get the invalid response.
 func TestGarbageTakesNothingAway(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		answer garbled
 	}{
 		{"a page", body("text/html", "<html>It works!</html>")},
-		{"a page that says that it is JSON", body("application/json", "<html>It works!</html>")},
+		{"a page declared as JSON", body("application/json", "<html>It works!</html>")},
 		{"nothing", body("application/json", "")},
 		{"an unknown type", body("application/octet-stream", "\x00\x01")},
-		{"a type that is none", body("///", "{}")},
-		{"protobuf that is none", body("application/vnd.kubernetes.protobuf", "k8s\x00\xff\xff\xff")},
+		{"a malformed type", body("///", "{}")},
+		{"malformed protobuf", body("application/vnd.kubernetes.protobuf", "k8s\x00\xff\xff\xff")},
 		{"an empty object", body("application/json", "{}")},
 		{"null", body("application/json", "null")},
 		{"an array", body("application/json", "[]")},
 		{"cut off", cutOff(`{"kind":"MappingList"`)},
-		{"no list, but success", asList(`{"kind":"Status","apiVersion":"v1","status":"Success"}`)},
+		{"a Status instead of a list", asList(`{"kind":"Status","apiVersion":"v1","status":"Success"}`)},
 		{"a list of another kind", asList(`{"kind":"ConfigMapList","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)},
-		{"a list of a kind that we know", asList(`{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)},
-		{"an object in place of a list", asList(echoMapping)},
+		{"a v1 List", asList(`{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)},
+		{"an object instead of a list", asList(echoMapping)},
 		{"a list without a kind", asList(`{"metadata":{"resourceVersion":"9"},"items":[]}`)},
 		{"a list without a version", asList(`{"kind":"MappingList",` + mappingGroup + `,"metadata":{},"items":[]}`)},
 		{"half a list", asList(listHead + `[`)},
-		{"an item that is null", asList(listHead + `[null]}`)},
+		{"a null item", asList(listHead + `[null]}`)},
 		{"an item without a name", asList(listHead + `[{"spec":{}}]}`)},
 		{"an item with a wrong type", asList(listHead + `[{"metadata":{"name":"echo","namespace":"default"},"spec":{"addresses":"all"}}]}`)},
-		{"items that are none", asList(listHead + `{}}`)},
-		{"gone, whatever was asked for", status(http.StatusGone, metav1.StatusReasonExpired)},
+		{"malformed items", asList(listHead + `{}}`)},
+		{"gone, for any request", status(http.StatusGone, metav1.StatusReasonExpired)},
 		{"gone, by a page", refusal(http.StatusGone)},
-		{"gone, in place of all objects", func(w http.ResponseWriter, watch bool) {
+		{"gone, instead of initial events", func(w http.ResponseWriter, watch bool) {
 			if !watch {
 				refusal(http.StatusGone)(w, watch)
 				return
 			}
 			body("application/json", event("ERROR", tooOld))(w, watch)
 		}},
-		{"invalid, whatever was asked for", status(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)},
+		{"invalid, for any request", status(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)},
 		{"invalid, by a page", refusal(http.StatusUnprocessableEntity)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -121,11 +121,11 @@ func TestGarbageTakesNothingAway(t *testing.T) {
 				time.Sleep(10 * time.Minute)
 				for resource := range lists {
 					if n := server.nonsenses(resource); n < 20 {
-						t.Errorf("asked %d times for %s", n, resource)
+						t.Errorf("%d requests for %s", n, resource)
 					}
 				}
 				if diff := cmp.Diff(known, names(source.Snapshot())); diff != "" || changes.Load() != 1 || !strings.Contains(known, "echo-1") {
-					t.Errorf("told %d times, want once (-known +now):\n%s", changes.Load(), diff)
+					t.Errorf("changed was called %d times, want once (-known +now):\n%s", changes.Load(), diff)
 				}
 				if c := source.Contact(); !c.Lost || c.Why == "" || c.Failures < 20 || time.Since(c.Since) < 9*time.Minute || time.Since(c.Last) < 9*time.Minute {
 					t.Errorf("%+v", c)
@@ -137,15 +137,15 @@ func TestGarbageTakesNothingAway(t *testing.T) {
 				if n := len(source.Snapshot().Services); n != 2 || source.Contact().Lost {
 					t.Errorf("%d Services, %+v", n, source.Contact())
 				}
-				if lost, back := messages(hook, "lost contact"), messages(hook, "contact is back"); lost != 1 || back != 1 {
-					t.Errorf("%d lines say that contact was lost and %d that it is back, want one of each", lost, back)
+				if lost, back := messages(hook, "lost connection"), messages(hook, "reconnected to server"); lost != 1 || back != 1 {
+					t.Errorf("%d log lines about the lost connection and %d about the new one, want one each", lost, back)
 				}
 			})
 		})
 	}
 }
 
-// TestGarbageOfOneRelayLeadsToTheNext, which makes sense.
+// TestGarbageOfOneRelayLeadsToTheNext proves that invalid responses of one relay make the source use the next.
 func TestGarbageOfOneRelayLeadsToTheNext(t *testing.T) {
 	for name, answer := range map[string]garbled{
 		"a page": body("text/html", "<html>It works!</html>"), "an empty object": body("application/json", "{}"),
@@ -168,7 +168,8 @@ func TestGarbageOfOneRelayLeadsToTheNext(t *testing.T) {
 	}
 }
 
-// TestAnEmptyListOfARelayIsTheTruth: all was deleted while nobody watched.
+// TestAnEmptyListOfARelayIsTheTruth proves that an empty list deletes all objects: they were deleted while the connection
+// was down.
 func TestAnEmptyListOfARelayIsTheTruth(t *testing.T) {
 	server := newStub(t, false)
 	server.add("mappings", echoMapping)
@@ -178,10 +179,10 @@ func TestAnEmptyListOfARelayIsTheTruth(t *testing.T) {
 	server.objects["mappings"] = nil
 	server.mu.Unlock()
 	server.expire("mappings")
-	eventually(t, "nothing left", func() bool { return len(source.Snapshot().Mappings) == 0 })
+	eventually(t, "an empty Snapshot", func() bool { return len(source.Snapshot().Mappings) == 0 })
 }
 
-// TestGarbageInAWatch is not passed over: what it would have said is read again.
+// TestGarbageInAWatch proves that an invalid event causes a relist, which brings the change that the event stood for.
 func TestGarbageInAWatch(t *testing.T) {
 	for _, watchList := range []bool{true, false} {
 		for name, event := range map[string]string{
@@ -201,7 +202,7 @@ func TestGarbageInAWatch(t *testing.T) {
 					server.add("mappings", echoMapping)
 					source, _, hook := wired(t, func() {}, server)
 					synctest.Wait()
-					// What the bad event is in place of: nobody hears of it but by reading all.
+					// The change that the invalid event stands for; only a relist shows it.
 					server.mu.Lock()
 					server.objects["mappings"] = append(server.objects["mappings"], strings.ReplaceAll(echoMapping, `"echo"`, `"other"`))
 					server.mu.Unlock()
@@ -210,8 +211,8 @@ func TestGarbageInAWatch(t *testing.T) {
 					if got := names(source.Snapshot()); got != "Mapping echo, Mapping other" || source.Contact().Lost {
 						t.Errorf("holds %s, %+v", got, source.Contact())
 					}
-					if lost, back := messages(hook, "lost contact"), messages(hook, "contact is back"); lost != 1 || back != 1 {
-						t.Errorf("%d lines say that contact was lost and %d that it is back, want one of each", lost, back)
+					if lost, back := messages(hook, "lost connection"), messages(hook, "reconnected to server"); lost != 1 || back != 1 {
+						t.Errorf("%d log lines about the lost connection and %d about the new one, want one each", lost, back)
 					}
 				})
 			})
@@ -219,7 +220,8 @@ func TestGarbageInAWatch(t *testing.T) {
 	}
 }
 
-// TestAWatchThatEndsBeforeAllIsToldIsNoHaste: client-go alone would begin it again at once, for ever.
+// TestAWatchThatEndsBeforeAllIsToldIsNoHaste bounds the requests to a server whose watches end before the initial events
+// are complete. client-go alone would reopen the watch at once, forever.
 func TestAWatchThatEndsBeforeAllIsToldIsNoHaste(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := bareStub(true)

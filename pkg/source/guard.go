@@ -17,15 +17,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// limits are what a server may ask of us. It is trusted to say the truth, not to be well.
+// limits bound the resources that a server can make the gateway use. The server is trusted to be honest, not to work.
 type limits struct {
-	// headers is how long it may take to begin an answer, idle how long it may say nothing in the middle of one. Watches
-	// are told a bookmark each minute, and are quiet between those.
+	// headers bounds the time until a response begins, idle and idleWatch the time without data within one. A watch gets a
+	// bookmark each minute and may be quiet in between.
 	headers, idle, idleWatch time.Duration
-	// answer is the most that it may say in one answer, several times the list of the largest clusters; refusal the most in
-	// one that says no. A watch may go on for ever.
+	// answer bounds the size of a response, several times the list of the largest clusters, and refusal the size of an
+	// error response, both in bytes. The size of a watch is not bounded.
 	answer, refusal int64
-	// retryAfter is the longest that it can have us wait.
+	// retryAfter bounds the Retry-After that a server can set.
 	retryAfter time.Duration
 }
 
@@ -34,10 +34,10 @@ var defaultLimits = limits{
 	answer: 128 << 20, refusal: 1 << 20, retryAfter: 30 * time.Second,
 }
 
-var errSilent = errors.New("the server says nothing")
+var errSilent = errors.New("the server does not respond")
 
-// guard gives up on answers that do not come, do not end, or are none of an API's: client-go would wait and read for ever. Of a
-// refusal that is none it passes on the code alone.
+// guard aborts responses that do not begin, do not end, or are not from a Kubernetes API: client-go would wait and read
+// forever. From an error response that is not a Status, it passes on only the code.
 type guard struct {
 	limits
 	next http.RoundTripper
@@ -48,7 +48,7 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	query, wait := request.URL.Query(), g.headers
 	watch := query.Get("watch") != ""
 	if watch && query.Get("sendInitialEvents") == "" {
-		wait = g.idleWatch // some proxies hold back an answer until there is something in it
+		wait = g.idleWatch // some proxies hold a response back until it has a body
 	}
 	ctx, cancel := context.WithCancelCause(request.Context())
 	timer := time.AfterFunc(wait, func() { cancel(errSilent) })
@@ -66,7 +66,7 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	contentType := response.Header.Get("Content-Type")
 	switch refused := response.StatusCode >= http.StatusMultipleChoices; {
 	case refused && (contentType == "" || !isAPI(contentType)):
-		// client-go would put the text into its error, and a proxy may show in it what it was sent: the token, too.
+		// client-go would put the text into its error, and the page of a proxy may quote the request, including the token.
 		text := fmt.Sprintf("%d %s, without a Status", response.StatusCode, http.StatusText(response.StatusCode))
 		body.ReadCloser = struct {
 			io.Reader
@@ -76,7 +76,7 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		body.ReadCloser = http.MaxBytesReader(nil, response.Body, g.refusal)
 	case !isAPI(contentType):
 		_ = body.Close()
-		return nil, fmt.Errorf("%s answered with %q, which is no object of Kubernetes", request.URL.Host, contentType)
+		return nil, fmt.Errorf("%s answered with content type %q, want a Kubernetes object", request.URL.Host, contentType)
 	case watch:
 		body.idle = g.idleWatch
 	default:
@@ -90,13 +90,13 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// isAPI reports whether an answer of this type can be an object. One that names no type is taken for what was asked for.
+// isAPI reports whether the content type can hold an object. A response without a type is taken for the requested one.
 func isAPI(contentType string) bool {
 	mediaType, _, err := mime.ParseMediaType(contentType)
 	return contentType == "" || err == nil && (mediaType == runtime.ContentTypeJSON || mediaType == runtime.ContentTypeProtobuf)
 }
 
-// because says why a request ended, where it was us who ended it.
+// because adds the cause if the guard itself ended the request.
 func because(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return fmt.Errorf("%w: %w", cause, err)
@@ -104,7 +104,7 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// guardedBody ends when nothing comes for a while.
+// guardedBody fails a read that takes longer than idle.
 type guardedBody struct {
 	io.ReadCloser
 	ctx    context.Context
@@ -114,7 +114,7 @@ type guardedBody struct {
 	watch  bool
 }
 
-// Read implements io.Reader. A watch that breaks just ends: whether the server is lost is found by the next one.
+// Read implements io.Reader. A broken watch ends with EOF, because the next request finds out whether the server is lost.
 func (b *guardedBody) Read(p []byte) (int, error) {
 	b.timer.Reset(b.idle)
 	n, err := b.ReadCloser.Read(p)

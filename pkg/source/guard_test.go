@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// drip is a body that gives one byte after each pause, for ever, and ends with its context.
+// drip is an endless body with a pause after each byte. It ends with its context.
 type drip struct {
 	ctx   context.Context
 	pause time.Duration
@@ -33,13 +33,13 @@ func (d drip) Read(p []byte) (int, error) {
 
 func (drip) Close() error { return nil }
 
-// flood is a body without an end.
+// flood is an endless body.
 type flood struct{}
 
 func (flood) Read(p []byte) (int, error) { return copy(p, bytes.Repeat([]byte("x"), len(p))), nil }
 func (flood) Close() error               { return nil }
 
-// TestGuard has servers that are slow, silent or without an end.
+// TestGuard covers servers that are slow, silent, or send endless bodies.
 func TestGuard(t *testing.T) {
 	json := http.Header{"Content-Type": {"application/json"}}
 	html := http.Header{"Content-Type": {"text/html; charset=utf-8"}}
@@ -62,24 +62,24 @@ func TestGuard(t *testing.T) {
 	for _, test := range []struct {
 		name, query string
 		server      roundTripper
-		// err is what is said at the end, nothing where it just ends; read and after are when that is.
+		// err is the expected error of the body, empty if it ends normally, after read bytes and the time after.
 		err   string
 		read  int
 		after time.Duration
 	}{
-		{name: "a list is not answered", server: never, err: "says nothing", after: 30 * time.Second},
-		{name: "all objects of a watch are not begun", query: "watch=true&sendInitialEvents=true", server: never, err: "says nothing", after: 30 * time.Second},
-		{name: "a watch is not answered", query: "watch=true", server: never, err: "says nothing", after: 3 * time.Minute},
-		{name: "a list stops in the middle", server: dripping(time.Hour), err: "says nothing", after: 30 * time.Second},
-		{name: "a list that is slow is waited for as long as it moves", server: dripping(29 * time.Second), err: "too large", read: 1000, after: 1001 * 29 * time.Second},
+		{name: "a list without a response", server: never, err: "does not respond", after: 30 * time.Second},
+		{name: "initial events do not begin", query: "watch=true&sendInitialEvents=true", server: never, err: "does not respond", after: 30 * time.Second},
+		{name: "a watch without a response", query: "watch=true", server: never, err: "does not respond", after: 3 * time.Minute},
+		{name: "a list stops in the middle", server: dripping(time.Hour), err: "does not respond", after: 30 * time.Second},
+		{name: "a slow list may go on while data arrives", server: dripping(29 * time.Second), err: "too large", read: 1000, after: 1001 * 29 * time.Second},
 		{name: "a watch falls silent", query: "watch=true", server: dripping(time.Hour), after: 3 * time.Minute},
 		{name: "a list without an end", server: saying(http.StatusOK, json, flood{}), err: "too large", read: 1000},
 		{name: "a refusal without an end", server: saying(http.StatusBadGateway, json, flood{}), err: "too large", read: 100},
 		{name: "a refusal by a page", server: saying(http.StatusBadGateway, html, flood{}), read: len("502 Bad Gateway, without a Status")},
 		{name: "a refusal without a type", server: saying(http.StatusBadGateway, http.Header{}, flood{}), read: len("502 Bad Gateway, without a Status")},
 		{name: "a refusal by a Status", server: saying(http.StatusBadGateway, json, io.NopCloser(strings.NewReader(`{"kind":"Status"}`))), read: 17},
-		{name: "a page in place of objects", server: saying(http.StatusOK, html, flood{}), err: `"text/html; charset=utf-8", which is no object`},
-		{name: "an answer of just the size", server: saying(http.StatusOK, json, io.NopCloser(strings.NewReader(strings.Repeat("x", 1000)))), read: 1000},
+		{name: "a page instead of objects", server: saying(http.StatusOK, html, flood{}), err: `content type "text/html; charset=utf-8", want a Kubernetes object`},
+		{name: "a response of exactly the maximum size", server: saying(http.StatusOK, json, io.NopCloser(strings.NewReader(strings.Repeat("x", 1000)))), read: 1000},
 		{name: "a type with parameters", server: saying(http.StatusOK, http.Header{"Content-Type": {"application/vnd.kubernetes.protobuf;stream=watch"}}, http.NoBody)},
 		{name: "no type", server: saying(http.StatusOK, http.Header{}, http.NoBody)},
 	} {
@@ -107,7 +107,7 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestGuardLetsTheCallerEndIt and says what the caller said.
+// TestGuardLetsTheCallerEndIt proves that a caller can cancel a request, and that the error is the caller's.
 func TestGuardLetsTheCallerEndIt(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	g := &guard{limits: defaultLimits, next: roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -124,11 +124,11 @@ func TestGuardLetsTheCallerEndIt(t *testing.T) {
 		response.Body.Close()
 	}
 	if !errors.Is(err, context.Canceled) || errors.Is(err, errSilent) {
-		t.Errorf("error %v, want that of the caller", err)
+		t.Errorf("error %v, want the caller's", err)
 	}
 }
 
-// TestGuardBoundsHowLongAServerHasUsWait in Retry-After.
+// TestGuardBoundsHowLongAServerHasUsWait checks the limit on Retry-After.
 func TestGuardBoundsHowLongAServerHasUsWait(t *testing.T) {
 	for said, want := range map[string]string{"1": "1", "30": "30", "31": "30", "86400": "30", "": "", "soon": "soon"} {
 		g := &guard{limits: defaultLimits, next: roundTripper(func(*http.Request) (*http.Response, error) {

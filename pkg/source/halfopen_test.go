@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// pipe passes connections on to a server, until it is cut: then nothing comes through, and nobody is told.
+// pipe forwards connections to a server until it is cut. Then it drops all data, and neither side notices.
 type pipe struct {
 	net.Listener
 	cut chan struct{}
@@ -63,7 +63,7 @@ func (p *pipe) pass(to io.Writer, from io.Reader) {
 			return
 		}
 		select {
-		case <-p.cut: // as a packet that was dropped
+		case <-p.cut: // like a dropped packet
 		default:
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return
@@ -72,7 +72,8 @@ func (p *pipe) pass(to io.Writer, from io.Reader) {
 	}
 }
 
-// TestAConnectionThatIsHalfOpenIsGivenUp within 15 seconds, although no packet says so.
+// TestAConnectionThatIsHalfOpenIsGivenUp proves that a half-open connection is closed within 15 seconds although no packet
+// reports it.
 func TestAConnectionThatIsHalfOpenIsGivenUp(t *testing.T) {
 	t.Parallel()
 	server := newStub(t, true)
@@ -90,9 +91,9 @@ func TestAConnectionThatIsHalfOpenIsGivenUp(t *testing.T) {
 	close(between.cut)
 	_ = between.Close()
 	began := time.Now()
-	eventually(t, "lost", func() bool { return messages(hook, "lost contact") == 1 })
+	eventually(t, "the lost connection", func() bool { return messages(hook, "lost connection") == 1 })
 	t.Logf("noticed after %s", time.Since(began))
 	if len(source.Snapshot().Mappings) != 1 {
-		t.Error("what was known is gone")
+		t.Error("the known objects are gone")
 	}
 }

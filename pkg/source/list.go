@@ -26,11 +26,11 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// resource is one kind of objects, and how it is asked for. The clientsets would bring all kinds there are.
+// resource is a kind and its types. The clientsets would load the types of all kinds into memory.
 type resource struct {
 	schema.GroupVersionResource
 	object, list runtime.Object
-	// protobuf is set for kinds that the server can send in it: smaller, and much less work to write and to read.
+	// protobuf is set if the server can send the kind as protobuf, which is smaller and cheaper to encode and decode.
 	protobuf bool
 }
 
@@ -51,7 +51,7 @@ func resources() []resource {
 	}
 }
 
-// newScheme knows the kinds that are used and no more.
+// newScheme registers only the kinds that a gateway uses.
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
@@ -62,7 +62,7 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// newCodecs are those of a client: beside the objects it reads events and errors.
+// newCodecs returns the codecs of a client, which also decode watch events and errors.
 func newCodecs() (serializer.CodecFactory, error) {
 	scheme, err := newScheme()
 	if err != nil {
@@ -73,7 +73,7 @@ func newCodecs() (serializer.CodecFactory, error) {
 	return serializer.NewCodecFactory(scheme), nil
 }
 
-// resourceClient asks for a resource in all namespaces, and tells contact how it went.
+// resourceClient lists and watches a resource in all namespaces and reports each result to contact.
 type resourceClient struct {
 	resource
 	rest.Interface
@@ -85,7 +85,7 @@ func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs seriali
 	if group.Group == corev1.GroupName {
 		path = "/api"
 	}
-	// A relay sends those who ask by this profile what they need and no more.
+	// With this profile, a relay sends only the fields that gateways use.
 	const profile = ";profile=" + v1alpha1.GatewayProfile
 	accept := runtime.ContentTypeJSON + profile
 	if r.protobuf {
@@ -101,7 +101,7 @@ func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs seriali
 	return &resourceClient{resource: r, Interface: client, contact: c}, nil
 }
 
-// listerWatcher is what an informer asks.
+// listerWatcher returns the ListerWatcher of an informer.
 func (c *resourceClient) listerWatcher() cache.ListerWatcher {
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -109,14 +109,14 @@ func (c *resourceClient) listerWatcher() cache.ListerWatcher {
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			tries := 10 // Half a minute, to go on without another list if that can be.
+			tries := 10 // Half a minute, to resume without another list if possible.
 			if options.SendInitialEvents != nil {
 				tries = 1
 			}
 			w, failed, err := persist(ctx, options, tries, c.watch)
 			if failed {
-				// After some errors client-go tries again at once, or waits and hears nobody who says that it is to end. After any
-				// other it lists, and that persists.
+				// After some errors client-go retries at once, or sleeps without watching its context. After any other
+				// error it lists, and list retries with a backoff.
 				err = errors.New(err.Error())
 			}
 			return w, err
@@ -124,7 +124,7 @@ func (c *resourceClient) listerWatcher() cache.ListerWatcher {
 	}, c.Interface)
 }
 
-// list reports beside its result whether that is a failure: what is part of the handshake is an error, but none of those.
+// list also reports whether the error is a failure; an error that is part of the handshake is not.
 func (c *resourceClient) list(ctx context.Context, options metav1.ListOptions) (_ runtime.Object, failed bool, _ error) {
 	ctx, by := whoAnswers(ctx)
 	list, err := c.request(options).Do(ctx).Get()
@@ -134,7 +134,7 @@ func (c *resourceClient) list(ctx context.Context, options metav1.ListOptions) (
 	return list, c.contact.judge(ctx, by, c.Resource, "list", options, err), err
 }
 
-// watch reports what list does.
+// watch returns the same as list.
 func (c *resourceClient) watch(ctx context.Context, options metav1.ListOptions) (_ watch.Interface, failed bool, _ error) {
 	options.Watch = true
 	ctx, by := whoAnswers(ctx)
@@ -154,9 +154,10 @@ func (c *resourceClient) request(options metav1.ListOptions) *rest.Request {
 	return c.Get().Resource(c.Resource).VersionedParams(&options, metav1.ParameterCodec).Timeout(timeout)
 }
 
-// persist asks until there is an answer that client-go can go on from, or as often as tries says, with pauses of 5 s at most. An
-// informer that sees a request fail waits for up to a minute, as is right for thousands of clients, and after the next failure
-// begins where it had stopped; but gateways are few, and until they ask again what changes in the cluster has no effect.
+// persist retries a request until it succeeds, fails in a way that client-go handles well, or was tried tries times, with
+// pauses of at most 5 s. An informer by itself waits up to a minute after a failure and resumes that backoff after the
+// next one. That suits thousands of clients, but gateways are few, and changes in the cluster have no effect until they
+// retry.
 func persist[T any](ctx context.Context, options metav1.ListOptions, tries int,
 	ask func(context.Context, metav1.ListOptions) (_ T, failed bool, _ error),
 ) (answer T, failed bool, err error) {

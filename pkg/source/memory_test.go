@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// wire leads to a server without a network, so that time can be that of synctest.
+// wire connects clients to servers without a network, so that tests can run in synctest.
 type wire struct {
 	servers map[string]http.Handler
 
@@ -94,7 +94,7 @@ func (w *writer) Write(p []byte) (int, error) {
 	return w.body.Write(p)
 }
 
-// wired runs a Source of these servers, the first of which it asks first, until the test ends.
+// wired runs a Source of these servers until the test ends. It asks the first one first.
 func wired(t *testing.T, changed func(), stubs ...*stub) (*cluster, *wire, *logtest.Hook) {
 	t.Helper()
 	log, hook := testLog()
@@ -113,7 +113,7 @@ func wired(t *testing.T, changed func(), stubs ...*stub) (*cluster, *wire, *logt
 	return c, w, hook
 }
 
-// bareStub is a stub without a network.
+// bareStub returns a stub without a network.
 func bareStub(watchList bool) *stub {
 	return &stub{
 		watchList: watchList, token: "secret", objects: map[string][]string{}, watchers: map[chan string]string{},

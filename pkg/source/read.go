@@ -27,11 +27,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/objects"
 )
 
-// stdinPath stands for standard input, as it does for kubectl.
+// stdinPath stands for standard input, as in kubectl.
 const stdinPath = "-"
 
-// ReadFiles reads Mappings, Services and EndpointSlices out of YAML and JSON files, folders of them, and stdin where a path
-// is "-". An object without a namespace is in "default". Every problem is one line that names the file and the document.
+// ReadFiles reads Mappings, Services and EndpointSlices from YAML and JSON files, from folders of them, and from stdin if
+// a path is "-". The namespace defaults to "default". The error has one line per problem, which names the file and the
+// document.
 func ReadFiles(paths []string, stdin io.Reader) (calc.Snapshot, error) {
 	r, err := newReader()
 	if err != nil {
@@ -53,7 +54,7 @@ func ReadFiles(paths []string, stdin io.Reader) (calc.Snapshot, error) {
 	return r.objects.snapshot(), errors.Join(r.errs...)
 }
 
-// filesOf returns the path itself, or what a folder holds directly, as kubectl does without --recursive.
+// filesOf returns the path itself, or the manifests directly in a folder, like kubectl without --recursive.
 func filesOf(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -79,17 +80,17 @@ func isManifest(name string) bool {
 	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
 }
 
-// reader collects the objects, and the problems, of several files.
+// reader collects objects and errors from several files.
 type reader struct {
 	decoder runtime.Decoder
 	objects store
-	// places are where objects were found, by kind, namespace and name.
+	// places maps kind, namespace and name to the place of an object.
 	places map[string]string
 	errs   []error
 }
 
 func newReader() (*reader, error) {
-	// No more than what is used: another kind is a mistake to be named.
+	// Only the kinds in use: any other kind is a mistake to report.
 	scheme, err := newScheme()
 	if err != nil {
 		return nil, err
@@ -125,7 +126,7 @@ func (r *reader) readAll(name string, from io.Reader) {
 	}
 }
 
-// isEmpty reports whether a document holds nothing but comments.
+// isEmpty reports whether a document holds only comments.
 func isEmpty(document []byte) bool {
 	for line := range bytes.Lines(document) {
 		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("---")) {
@@ -163,7 +164,7 @@ func (r *reader) decode(place string, document []byte) {
 	}
 }
 
-// explain puts what the decoder says on one line.
+// explain returns a decoding error as one line.
 func explain(err error) error {
 	const want = "%s; must be Mapping (%s), Service (v1), EndpointSlice (%s) or a List of them"
 	text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "strict decoding error: ")), " ")
@@ -186,7 +187,7 @@ func (r *reader) add(place, kind string, object metav1.Object) {
 	object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
 	kept, ok := strip(object).(metav1.Object)
 	if !ok {
-		return // There is no such kind.
+		return // unreachable: strip returns one of the three kinds
 	}
 	if err := objects.Validate(kept); err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s: %s: %w", place, objects.ID(object), err))
@@ -194,7 +195,7 @@ func (r *reader) add(place, kind string, object metav1.Object) {
 	}
 	id := fmt.Sprintf("%s %s/%s", kind, object.GetNamespace(), object.GetName())
 	if first, twice := r.places[id]; twice {
-		r.errs = append(r.errs, fmt.Errorf("%s: %s is in %s already", place, id, first))
+		r.errs = append(r.errs, fmt.Errorf("%s: %s is already in %s", place, id, first))
 		return
 	}
 	r.places[id] = place

@@ -17,24 +17,24 @@ import (
 )
 
 const (
-	// patience is how long the cluster may take to answer before what was saved is used in its place.
+	// patience is the time that the cluster may take to respond before the saved snapshot replaces it.
 	patience = 5 * time.Second
-	// saveAfter is how long a change waits for others before it is saved, saveEvery the least time between two saves.
+	// saveAfter is the time in which changes are collected before a save, saveEvery the minimum time between saves.
 	saveAfter, saveEvery = time.Second, 10 * time.Second
-	// retrySave is how long a disk that could not be written is left alone.
+	// retrySave is the pause after a failed save.
 	retrySave = time.Minute
 )
 
-// Memory keeps a Snapshot where it outlives the machine's power. It remembers until a reboot whether what it keeps is outdated,
-// and then does not load it: what the kernel holds is newer, and stays as it is until the cluster can be read.
+// Memory stores a Snapshot on disk. Until a reboot, it also remembers whether the stored Snapshot is outdated, and then
+// does not load it: the kernel's rules are newer and stay until the cluster can be read.
 type Memory interface {
 	Load() (snapshot.Saved, error)
 	Save(snapshot.Saved) error
 	SetOutdated(outdated bool) error
 }
 
-// Remembering is a Source that saves what another one knows, and goes on from that where the other one cannot be read after a
-// start: from then on until it can.
+// Remembering is a Source that saves the objects of another one. If that source cannot be read after a start, Remembering
+// serves the saved Snapshot until it can.
 type Remembering struct {
 	Source
 	memory   Memory
@@ -42,22 +42,22 @@ type Remembering struct {
 	restores bool
 	changed  func()
 	log      logrus.FieldLogger
-	// unsaved has something in it when the Snapshot is not saved yet.
+	// unsaved holds an element if the Snapshot has unsaved changes.
 	unsaved chan struct{}
 
-	// failing is keep's own.
+	// failing is used by keep only.
 	failing bool
 
 	mu       sync.Mutex
 	restored *snapshot.Saved
-	// rejected is how many objects that were saved no API server would have stored.
+	// rejected is the number of saved objects that no API server would have stored.
 	rejected int64
-	// outdated is set while what the source knows is newer than what is saved.
+	// outdated is set while the source is newer than the saved Snapshot.
 	outdated bool
 }
 
-// Remember returns a Source which remembers what the one that start returns knows. The origin names the servers that it asks.
-// What was saved is restored only where that is asked for: where nothing newer is known.
+// Remember returns a Source that remembers the one that start returns. origin names its servers. If restores is false, the
+// saved Snapshot is never used; set it only if nothing newer is known.
 func Remember(start func(changed func()) (Source, error), memory Memory, origin []string, restores bool, changed func(), log logrus.FieldLogger) (*Remembering, error) {
 	r := &Remembering{memory: memory, origin: origin, restores: restores, changed: changed, log: log, unsaved: make(chan struct{}, 1)}
 	of, err := start(r.onChange)
@@ -79,7 +79,7 @@ func (r *Remembering) onChange() {
 	r.changed()
 }
 
-// supersede notes, before anybody can act on it, that the source knows something newer than what is saved.
+// supersede records, before the change takes effect, that the source is newer than the saved Snapshot.
 func (r *Remembering) supersede() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,7 +89,7 @@ func (r *Remembering) supersede() {
 	}
 	r.outdated = true
 	if err := r.memory.SetOutdated(true); err != nil {
-		r.log.WithError(err).Warn("a start within seconds that finds no cluster to read would go back to what was saved before")
+		r.log.WithError(err).Warn("failed to mark saved snapshot as outdated")
 	}
 }
 
@@ -101,7 +101,7 @@ func (r *Remembering) Run(ctx context.Context) error {
 	return r.Source.Run(ctx)
 }
 
-// HasSynced implements Source. What was saved was whole.
+// HasSynced implements Source. A saved Snapshot is complete.
 func (r *Remembering) HasSynced() bool {
 	_, restored := r.Restored()
 	return restored || r.Source.HasSynced()
@@ -118,7 +118,7 @@ func (r *Remembering) Snapshot() calc.Snapshot {
 	return r.Source.Snapshot()
 }
 
-// Restored is when what the Snapshot holds was saved, while the cluster has not been read since the start.
+// Restored returns the time of the saved Snapshot if it is in use because the cluster has not been read since the start.
 func (r *Remembering) Restored() (at time.Time, restored bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,7 +137,7 @@ func (r *Remembering) Contact() Contact {
 	return contact
 }
 
-// keep saves what changes, and restores it where it has to.
+// keep saves changes, and restores the saved Snapshot after patience.
 func (r *Remembering) keep(ctx context.Context) {
 	var waiting <-chan time.Time
 	if r.restores {
@@ -167,7 +167,7 @@ func (r *Remembering) keep(ctx context.Context) {
 	}
 }
 
-// save reports whether nothing is left to be saved.
+// save saves the Snapshot and reports whether it succeeded or had nothing to do.
 func (r *Remembering) save() bool {
 	if !r.Source.HasSynced() {
 		return true
@@ -175,9 +175,9 @@ func (r *Remembering) save() bool {
 	err := r.saveNow()
 	switch {
 	case err != nil && !r.failing:
-		r.log.WithError(err).Warn("what is known could not be saved for the next boot; going on, and trying again")
+		r.log.WithError(err).Warn("failed to save snapshot, will retry")
 	case err == nil && r.failing:
-		r.log.Info("what is known is saved again")
+		r.log.Info("saved snapshot after earlier failure")
 	}
 	r.failing = err != nil
 	return err == nil
@@ -185,7 +185,7 @@ func (r *Remembering) save() bool {
 
 func (r *Remembering) saveNow() error {
 	r.mu.Lock()
-	r.outdated = false // but for what changes while it is being saved
+	r.outdated = false // a change during the save sets it again
 	r.mu.Unlock()
 	err := r.memory.Save(snapshot.Saved{Snapshot: r.Source.Snapshot(), Origin: r.origin, At: time.Now()})
 	r.mu.Lock()
@@ -197,7 +197,7 @@ func (r *Remembering) saveNow() error {
 	return err
 }
 
-// restore takes over what was saved, unless the cluster has been read meanwhile.
+// restore uses the saved Snapshot, unless the source has synced meanwhile.
 func (r *Remembering) restore() {
 	if r.Source.HasSynced() {
 		return
@@ -206,17 +206,17 @@ func (r *Remembering) restore() {
 	saved, err := r.memory.Load()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		log.Warn("the cluster has not been read yet, and nothing is saved from earlier: waiting for it")
+		log.Warn("no response and no saved snapshot, waiting for server")
 		return
 	case err != nil:
-		log.WithError(err).Error("the cluster has not been read yet, and what is saved from earlier cannot be used: waiting for it")
+		log.WithError(err).Error("cannot use saved snapshot, waiting for server")
 		return
 	case !saved.From(r.origin):
-		log.WithField("origin", saved.Origin).Warn("the cluster has not been read yet, and what is saved came from elsewhere: waiting for it")
+		log.WithField("origin", saved.Origin).Warn("saved snapshot has another origin, waiting for server")
 		return
 	}
 	for _, rejected := range saved.Rejected[:min(len(saved.Rejected), maxNamed)] {
-		log.WithField("object", rejected).Warn("rejected a saved object that no API server would have stored")
+		log.WithField("object", rejected).Warn("rejected invalid object in saved snapshot")
 	}
 	r.mu.Lock()
 	r.rejected = int64(len(saved.Rejected))
@@ -225,6 +225,6 @@ func (r *Remembering) restore() {
 	}
 	r.mu.Unlock()
 	log.WithFields(logrus.Fields{"saved": saved.At.UTC().Format(time.RFC3339), "mappings": len(saved.Mappings)}).
-		Warn("the cluster has not been read yet: going on from what was saved")
+		Warn("no response from server, using saved snapshot")
 	r.changed()
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/snapshot"
 )
 
-// fakeSource holds one Service, whose name is the number of the change that made it.
+// fakeSource holds one Service, whose name is the number of changes so far.
 type fakeSource struct {
 	changed func()
 	changes atomic.Int64
@@ -36,7 +36,7 @@ func (s *fakeSource) Snapshot() calc.Snapshot {
 	return calc.Snapshot{Services: []*corev1.Service{service("ns", fmt.Sprint(s.changes.Load()), "")}}
 }
 
-// fakeMemory notes when something is saved, and the name of the Service in it.
+// fakeMemory records the time of each save and the name of the saved Service.
 type fakeMemory struct {
 	mu      sync.Mutex
 	started time.Time
@@ -44,9 +44,9 @@ type fakeMemory struct {
 	loads   error
 	saves   error
 	calls   []string
-	// outdated is what the memory was told last, at what times.
+	// outdated records the calls of SetOutdated with their times.
 	outdated []string
-	// during is called while something is being saved.
+	// during is called during a save.
 	during func()
 }
 
@@ -132,7 +132,7 @@ func TestWhatIsKnownIsSavedNowAndThen(t *testing.T) {
 		r := remember(t, &fakeMemory{})
 		r.source.change()
 		time.Sleep(time.Minute)
-		r.expect(t, "the first Snapshot, and nothing while it is quiet", "1s save 1")
+		r.expect(t, "one save of the first Snapshot", "1s save 1")
 		for range 774 {
 			r.source.change()
 			time.Sleep(31 * time.Millisecond)
@@ -141,7 +141,7 @@ func TestWhatIsKnownIsSavedNowAndThen(t *testing.T) {
 		saves := []string{"1s save 1", "1m1s save 34", "1m11s save 356", "1m21s save 679", "1m31s save 775"}
 		r.expect(t, "24 s of changes", saves...)
 		if got := r.changes.Load(); got != 775 {
-			t.Errorf("told of %d changes, want 775", got)
+			t.Errorf("%d changes, want 775", got)
 		}
 		r.source.change()
 		r.stop()
@@ -157,33 +157,34 @@ func TestWhatWasSavedIsUsedWhileTheClusterCannotBeRead(t *testing.T) {
 		time.Sleep(patience - time.Second)
 		synctest.Wait()
 		if r.HasSynced() {
-			t.Error("synced before the cluster had its time to answer")
+			t.Error("synced before the cluster had time to respond")
 		}
 		time.Sleep(time.Hour)
-		r.expect(t, "read once, and not saved again", "5s load")
+		r.expect(t, "one load, no save", "5s load")
 		if got, restored := r.Restored(); !r.HasSynced() || !restored || !got.Equal(at) || names(r.Snapshot()) != "Service old" || r.changes.Load() != 1 {
-			t.Errorf("synced %t, restored %t from %s, holds %s, told %d times", r.HasSynced(), restored, got, names(r.Snapshot()), r.changes.Load())
+			t.Errorf("synced %t, restored %t from %s, holds %s, %d changes", r.HasSynced(), restored, got, names(r.Snapshot()), r.changes.Load())
 		}
-		if n := messages(r.log, "going on from what was saved"); n != 1 {
-			t.Errorf("%d lines say so, want 1", n)
+		if n := messages(r.log, "using saved snapshot"); n != 1 {
+			t.Errorf("%d log lines about the saved snapshot, want 1", n)
 		}
 		r.source.change()
 		if _, restored := r.Restored(); restored || !r.HasSynced() || names(r.Snapshot()) != "Service 1" || r.changes.Load() != 2 {
-			t.Errorf("the cluster is back: restored %t, holds %s, told %d times", restored, names(r.Snapshot()), r.changes.Load())
+			t.Errorf("after the cluster responds: restored %t, holds %s, %d changes", restored, names(r.Snapshot()), r.changes.Load())
 		}
 		time.Sleep(time.Minute)
 		r.expect(t, "saved", "5s load", "1h0m5s save 1")
 	})
 }
 
-// A config that names another source is taken over by a process that knows more than what was saved once.
+// TestWhatWasSavedIsLeftAloneWhereNewerIsKnown covers a process that switches to another source by its config: its objects
+// are newer than the saved ones.
 func TestWhatWasSavedIsLeftAloneWhereNewerIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rememberFrom(t, &fakeMemory{saved: snapshot.Saved{Origin: []string{"here"}}}, false)
 		time.Sleep(time.Hour)
-		r.expect(t, "not even read")
+		r.expect(t, "no load")
 		if r.HasSynced() || r.changes.Load() != 0 {
-			t.Error("synced, or told of a change, without having anything")
+			t.Error("synced or reported a change without objects")
 		}
 	})
 }
@@ -194,10 +195,10 @@ func TestWhatCannotBeUsedIsNot(t *testing.T) {
 		memory *fakeMemory
 		want   string
 	}{
-		{"nothing saved", &fakeMemory{loads: fmt.Errorf("reading: %w", fs.ErrNotExist)}, "nothing is saved"},
-		{"a bad file", &fakeMemory{loads: errors.New("is cut off")}, "cannot be used"},
-		{"older than what is in effect", &fakeMemory{loads: fmt.Errorf("the file %w", snapshot.ErrOutdated)}, "cannot be used"},
-		{"of another cluster", &fakeMemory{saved: snapshot.Saved{Origin: []string{"elsewhere"}}}, "came from elsewhere"},
+		{"nothing saved", &fakeMemory{loads: fmt.Errorf("reading: %w", fs.ErrNotExist)}, "no saved snapshot"},
+		{"a bad file", &fakeMemory{loads: errors.New("is cut off")}, "cannot use saved snapshot"},
+		{"older than the rules in effect", &fakeMemory{loads: fmt.Errorf("the file %w", snapshot.ErrOutdated)}, "cannot use saved snapshot"},
+		{"of another cluster", &fakeMemory{saved: snapshot.Saved{Origin: []string{"elsewhere"}}}, "another origin"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -205,14 +206,14 @@ func TestWhatCannotBeUsedIsNot(t *testing.T) {
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				if r.HasSynced() || r.changes.Load() != 0 {
-					t.Error("synced, or told of a change, without having anything")
+					t.Error("synced or reported a change without objects")
 				}
 				if n := messages(r.log, test.want); n != 1 || len(r.log.AllEntries()) != 1 {
-					t.Errorf("the log has %d lines, and %d of them say that %s; want 1", len(r.log.AllEntries()), n, test.want)
+					t.Errorf("%d log lines, %d of them with %q; want 1 and 1", len(r.log.AllEntries()), n, test.want)
 				}
 				r.source.change()
 				if !r.HasSynced() || names(r.Snapshot()) != "Service 1" {
-					t.Error("the cluster is not taken over when it comes")
+					t.Error("the objects of the cluster are not used after it responds")
 				}
 			})
 		})
@@ -224,20 +225,21 @@ func TestADiskThatCannotBeWrittenIsToldOnceAndTriedAgain(t *testing.T) {
 		r := remember(t, &fakeMemory{saves: errors.New("no space left on device")})
 		r.source.change()
 		time.Sleep(150 * time.Second)
-		r.expect(t, "tried again", "1s save 1", "1m1s save 1", "2m1s save 1")
-		if n := messages(r.log, "could not be saved"); n != 1 {
-			t.Errorf("%d lines say so, want 1", n)
+		r.expect(t, "retries", "1s save 1", "1m1s save 1", "2m1s save 1")
+		if n := messages(r.log, "failed to save snapshot"); n != 1 {
+			t.Errorf("%d log lines about the failure, want 1", n)
 		}
 		r.memory.setSaves(nil)
 		time.Sleep(time.Hour)
-		r.expect(t, "and then left alone", "1s save 1", "1m1s save 1", "2m1s save 1", "3m1s save 1")
-		if n := messages(r.log, "is saved again"); n != 1 {
-			t.Errorf("%d lines say so, want 1", n)
+		r.expect(t, "no save without a change", "1s save 1", "1m1s save 1", "2m1s save 1", "3m1s save 1")
+		if n := messages(r.log, "after earlier failure"); n != 1 {
+			t.Errorf("%d log lines about the recovery, want 1", n)
 		}
 	})
 }
 
-// A start that finds no cluster to read has to know that what is saved would take back what the kernel holds.
+// TestWhatIsSavedIsOutdatedFromTheChangeToTheSave covers a start without a cluster between a change and its save: the
+// saved Snapshot would undo the change in the kernel.
 func TestWhatIsSavedIsOutdatedFromTheChangeToTheSave(t *testing.T) {
 	expect := func(t *testing.T, r *remembered, want ...string) {
 		t.Helper()
@@ -245,7 +247,7 @@ func TestWhatIsSavedIsOutdatedFromTheChangeToTheSave(t *testing.T) {
 		r.memory.mu.Lock()
 		defer r.memory.mu.Unlock()
 		if diff := cmp.Diff(want, r.memory.outdated); diff != "" {
-			t.Errorf("told (-want +got):\n%s", diff)
+			t.Errorf("SetOutdated (-want +got):\n%s", diff)
 		}
 	}
 	t.Run("saved", func(t *testing.T) {
@@ -261,7 +263,7 @@ func TestWhatIsSavedIsOutdatedFromTheChangeToTheSave(t *testing.T) {
 			expect(t, r, "0s true", "1s false", "1h0m0s true", "1h0m0s false")
 		})
 	})
-	t.Run("a change while it is saved", func(t *testing.T) {
+	t.Run("a change during a save", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			memory := &fakeMemory{}
 			r := remember(t, memory)

@@ -15,35 +15,37 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 )
 
-// Source is where objects come from.
+// Source provides the objects that a gateway works from.
 type Source interface {
 	// Run keeps the Snapshot up to date until ctx ends.
 	Run(ctx context.Context) error
-	// HasSynced reports whether the Snapshot has ever been whole. Nothing may be decided from one that was not.
+	// HasSynced reports whether the Snapshot has been complete once. An incomplete one must not be used.
 	HasSynced() bool
-	// Snapshot returns what is known. What it holds is shared and must not be changed.
+	// Snapshot returns the known objects. They are shared and must not be modified.
 	Snapshot() calc.Snapshot
-	// Contact tells how it stands with where the objects come from.
+	// Contact returns the state of the connection to the origin of the objects.
 	Contact() Contact
 }
 
-// Contact is how it stands with the server, or the files, that objects come from.
+// Contact is the state of the connection to the server, or of the files.
 type Contact struct {
-	// Lost is set while what is known may be old: the server is out of reach or makes no sense, or the files are wrong.
+	// Lost is set while the Snapshot may be outdated: the server does not respond, its responses are invalid, or the files
+	// are.
 	Lost bool
-	// Since is when it was lost, and Why what failed last; neither says anything while it is not lost.
+	// Since is the time of the loss and Why the last error. Both are valid only while Lost is set.
 	Since time.Time
 	Why   string
-	// Last is when anything that made sense was read; it is zero before that.
+	// Last is the time of the last valid response or reading, or zero.
 	Last time.Time
-	// Failures counts the requests and readings that failed since the start.
+	// Failures counts failed requests and readings since the start.
 	Failures int64
-	// Rejected counts the objects that no API server would have stored, each time that one was read, since the start.
+	// Rejected counts, since the start, the objects received that no API server would have stored. An object counts each
+	// time that it is received.
 	Rejected int64
 }
 
-// New returns the Source that the config names. It calls changed when the Snapshot has become whole, and whenever it differs
-// thereafter; changed must return quickly.
+// New returns the Source that the config selects. It calls changed when the Snapshot is complete and after each change
+// from then on; changed must return quickly.
 func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, error) {
 	if cfg.Files != nil {
 		return newFiles(cfg.Files.Paths, changed, log), nil
@@ -55,7 +57,7 @@ func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, err
 	return newCluster(client, changed, log)
 }
 
-// ClientConfig says how the API is reached that the objects come from. Files come from none.
+// ClientConfig returns the client config of a relay or cluster. It fails for files.
 func ClientConfig(cfg config.Source, log logrus.FieldLogger) (*rest.Config, error) {
 	switch {
 	case cfg.Relay != nil:
@@ -66,8 +68,8 @@ func ClientConfig(cfg config.Source, log logrus.FieldLogger) (*rest.Config, erro
 	return nil, errors.New("source: must hold one of relay, kubeconfig, files")
 }
 
-// Origin names the servers that the objects come from, so that what one cluster said is never taken for what another one says.
-// Files have none: they are where they are after any boot.
+// Origin returns the servers that the objects come from, so that objects of one cluster are never used for another. It
+// returns nil for files, which are still there after a reboot.
 func Origin(cfg config.Source) []string {
 	switch {
 	case cfg.Relay != nil:

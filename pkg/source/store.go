@@ -17,8 +17,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-// store holds the objects of a source by namespace and name. What it gave out never changes: between two Snapshots only the
-// lists of kinds that changed are new, and in those only the objects that changed.
+// store holds the objects of a Source, sorted by namespace and name. Snapshots are immutable: successive Snapshots share
+// the lists of unchanged kinds and all unchanged objects.
 type store struct {
 	mu             sync.Mutex
 	mappings       sorted[*v1alpha1.Mapping]
@@ -58,7 +58,7 @@ func (s *store) snapshot() calc.Snapshot {
 	return calc.Snapshot{Mappings: s.mappings.list(), Services: s.services.list(), EndpointSlices: s.endpointSlices.list()}
 }
 
-// replace takes over all objects of another Snapshot, and reports whether it says anything else.
+// replace stores all objects of another Snapshot and reports whether anything changed.
 func (s *store) replace(with calc.Snapshot) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,10 +66,10 @@ func (s *store) replace(with calc.Snapshot) bool {
 	return s.endpointSlices.replace(with.EndpointSlices) || services || mappings
 }
 
-// sorted is a list of objects by namespace and name.
+// sorted is a list of objects sorted by namespace and name.
 type sorted[T metav1.Object] struct {
 	objects []T
-	// given is set while somebody may read the list: the next change makes a new one.
+	// given is set if a Snapshot holds the list; the next change then copies it.
 	given bool
 }
 
@@ -95,7 +95,7 @@ func (l *sorted[T]) remove(object T) {
 	}
 }
 
-// replace takes over another sorted list, but keeps the objects that say the same.
+// replace stores another sorted list but keeps objects with the same content.
 func (l *sorted[T]) replace(with []T) bool {
 	next, differs := slices.Clone(with), len(with) != len(l.objects)
 	for i, object := range next {

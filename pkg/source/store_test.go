@@ -21,7 +21,8 @@ func service(namespace, name, ip string) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip}}
 }
 
-// TestStoreIsAMap walks at random and compares with a map at each step; and with what was given out before.
+// TestStoreIsAMap is a random walk that compares the store with a map after each step, and checks that earlier Snapshots
+// do not change.
 func TestStoreIsAMap(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var s store
@@ -54,7 +55,7 @@ func TestStoreIsAMap(t *testing.T) {
 	}
 	for i, g := range all {
 		if !slices.Equal(g.list, g.copied) {
-			t.Fatalf("Snapshot %d changed after it was given out", i)
+			t.Fatalf("Snapshot %d changed after it was returned", i)
 		}
 	}
 }
@@ -67,11 +68,11 @@ func TestReplaceKeepsWhatSaysTheSame(t *testing.T) {
 		want bool
 		kept []string
 	}{
-		{"the same", []*corev1.Service{a.DeepCopy(), b.DeepCopy()}, false, []string{"a", "b"}},
+		{"unchanged", []*corev1.Service{a.DeepCopy(), b.DeepCopy()}, false, []string{"a", "b"}},
 		{"one changed", []*corev1.Service{a.DeepCopy(), service("ns", "b", "10.96.0.3")}, true, []string{"a"}},
 		{"one gone", []*corev1.Service{b.DeepCopy()}, true, []string{"b"}},
 		{"one more", []*corev1.Service{a.DeepCopy(), service("ns", "aa", ""), b.DeepCopy()}, true, []string{"a", "b"}},
-		{"nothing left", nil, true, nil},
+		{"none left", nil, true, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var s store
@@ -88,13 +89,14 @@ func TestReplaceKeepsWhatSaysTheSame(t *testing.T) {
 				}
 			}
 			if diff := cmp.Diff(test.kept, kept); diff != "" || len(got) != len(test.with) {
-				t.Errorf("%d objects, want %d; kept (-want +got):\n%s", len(got), len(test.with), diff)
+				t.Errorf("%d objects, want %d; kept objects (-want +got):\n%s", len(got), len(test.with), diff)
 			}
 		})
 	}
 }
 
-// TestAQuietSnapshotCostsNothing and one changed object costs one list.
+// TestAQuietSnapshotCostsNothing proves that a Snapshot without changes allocates nothing, and that one with a changed
+// object allocates one list.
 func TestAQuietSnapshotCostsNothing(t *testing.T) {
 	var s store
 	for i := range 1000 {
@@ -102,10 +104,10 @@ func TestAQuietSnapshotCostsNothing(t *testing.T) {
 	}
 	s.snapshot()
 	if n := testing.AllocsPerRun(100, func() { s.snapshot() }); n != 0 {
-		t.Errorf("%v allocations while nothing changed, want none", n)
+		t.Errorf("%v allocations without a change, want none", n)
 	}
 	changed := service("ns", "s500", "10.96.0.1")
 	if n := testing.AllocsPerRun(100, func() { s.set(changed); s.snapshot() }); n != 1 {
-		t.Errorf("%v allocations for one change, want 1: the list", n)
+		t.Errorf("%v allocations for one change, want 1 (the list)", n)
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// strip returns a copy that holds what gateways use and nothing else. It saves memory, and what is not there cannot wake
-// anyone when it changes. The copy is never a part of a decoded list, which one object would keep alive as a whole.
+// strip returns a copy that holds only the fields that gateways use. It saves memory, and changes of other fields cause no
+// work. The copy is never part of a decoded list, because a single object would keep the whole list in memory.
 func strip(object any) any {
 	switch o := object.(type) {
 	case *v1alpha1.Mapping:
 		meta := stripMeta(o.ObjectMeta)
-		// Mappings are told apart by age, and their status names them and their generation.
+		// Age decides between conflicting Mappings, and status reports name UID and generation.
 		meta.UID, meta.Generation, meta.CreationTimestamp = o.UID, o.Generation, o.CreationTimestamp
 		return &v1alpha1.Mapping{ObjectMeta: meta, Spec: o.Spec}
 	case *corev1.Service:
@@ -30,7 +30,7 @@ func strip(object any) any {
 	case *discoveryv1.EndpointSlice:
 		meta := stripMeta(o.ObjectMeta)
 		meta.Labels = map[string]string{discoveryv1.LabelServiceName: o.Labels[discoveryv1.LabelServiceName]}
-		// Whether its endpoints are pods depends on who manages it, and on the selector of its Service.
+		// The managing controller and the selector of the Service prove that endpoints are pods.
 		if manager := o.Labels[discoveryv1.LabelManagedBy]; manager != "" {
 			meta.Labels[discoveryv1.LabelManagedBy] = manager
 		}
@@ -45,7 +45,7 @@ func stripMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, ResourceVersion: m.ResourceVersion}
 }
 
-// stripPorts drops the ports of nodes, as a gateway is none, and of pods, which the slices have.
+// stripPorts drops node ports, because a gateway is not a node, and target ports, which are in the slices.
 func stripPorts(ports []corev1.ServicePort) []corev1.ServicePort {
 	if ports == nil {
 		return nil
@@ -57,7 +57,7 @@ func stripPorts(ports []corev1.ServicePort) []corev1.ServicePort {
 	return stripped
 }
 
-// stripEndpoints drops where endpoints are and what they are: a gateway is in no zone.
+// stripEndpoints drops zones, nodes and references: a gateway is in no zone.
 func stripEndpoints(endpoints []discoveryv1.Endpoint) []discoveryv1.Endpoint {
 	if endpoints == nil {
 		return nil
@@ -71,7 +71,7 @@ func stripEndpoints(endpoints []discoveryv1.Endpoint) []discoveryv1.Endpoint {
 	return stripped
 }
 
-// shared returns a pointer to the same value that all objects have in common.
+// shared returns a pointer to a value that all objects share.
 func shared(condition *bool) *bool {
 	switch {
 	case condition == nil:
@@ -83,10 +83,11 @@ func shared(condition *bool) *bool {
 	}
 }
 
-// What shared points to: constants, but for Go having no pointers to those.
+// Targets of shared. Never modified.
 var isTrue, isFalse = true, false
 
-// same reports whether two stripped versions of an object say the same. That one was written again is no news.
+// same reports whether two stripped versions of an object have the same content. Rewriting an object without a change is
+// no event.
 func same(old, current any) bool {
 	switch now := current.(type) {
 	case *v1alpha1.Mapping:

@@ -28,7 +28,7 @@ import (
 
 const bound = 20 * time.Second
 
-// eventually fails the test when what is waited for does not come true.
+// eventually fails the test if ok does not become true in time.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(bound)
@@ -37,7 +37,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	for !ok() {
 		select {
 		case <-deadline:
-			t.Fatalf("after %s still not: %s", bound, what)
+			t.Fatalf("after %s still waiting for: %s", bound, what)
 		case <-tick.C:
 		}
 	}
@@ -45,7 +45,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func testLog() (logrus.FieldLogger, *logtest.Hook) { return logtest.NewNullLogger() }
 
-// messages counts the lines of a log that hold the text.
+// messages counts the log lines that contain text.
 func messages(hook *logtest.Hook, text string) int {
 	n := 0
 	for _, entry := range hook.AllEntries() {
@@ -56,20 +56,20 @@ func messages(hook *logtest.Hook, text string) int {
 	return n
 }
 
-// stub speaks as much of the Kubernetes protocol as informers need.
+// stub implements the part of the Kubernetes API that informers need.
 type stub struct {
 	*httptest.Server
-	// watchList is set when it knows the handshake by sendInitialEvents.
+	// watchList is set if the stub supports WatchList.
 	watchList bool
-	// listsOnly is a resource of which it refuses watches.
+	// listsOnly is a resource whose watches the stub refuses.
 	listsOnly string
 	token     string
 
 	mu     sync.Mutex
 	refuse int
-	// gone is how many requests more for what follows a version are told that it is too old.
+	// gone is the number of further requests for a version that fail as too old.
 	gone int
-	// nonsense answers in place of the stub; nonsensed counts how often it did, by resource.
+	// nonsense answers instead of the stub; nonsensed counts its answers by resource.
 	nonsense  garbled
 	nonsensed map[string]int
 	objects   map[string][]string
@@ -78,10 +78,10 @@ type stub struct {
 	accepts   map[string]string
 }
 
-// lists are the kinds of the lists, by the end of their path.
+// lists maps the last part of a path to the kind of the list.
 var lists = map[string]string{"mappings": "MappingList", "services": "ServiceList", "endpointslices": "EndpointSliceList"}
 
-// listAt is what a server answers that is asked for a list at a path.
+// listAt returns the list at a path, with the given objects.
 func listAt(at, objects string) string {
 	group, resource := path.Split(at)
 	group = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSuffix(group, "/"), "/apis/"), "/api/")
@@ -93,13 +93,13 @@ func newStub(t *testing.T, watchList bool) *stub {
 	return newStubOf(t, watchList, nil)
 }
 
-// newStubOf is a stub with certificates of the test's own.
+// newStubOf returns a stub with the test's own certificates.
 func newStubOf(t *testing.T, watchList bool, certificates *tls.Config) *stub {
 	t.Helper()
 	s := bareStub(watchList)
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.EnableHTTP2, s.TLS = true, certificates
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of connections that tests cut
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // silences errors of connections that tests cut
 	s.StartTLS()
 	t.Cleanup(s.stop)
 	return s
@@ -124,7 +124,7 @@ func writeFile(t *testing.T, name, text string) string {
 	return file
 }
 
-// add gives the stub an object, and its watchers an event.
+// add adds an object to the stub and sends an event to its watchers.
 func (s *stub) add(resource, object string) {
 	s.mu.Lock()
 	s.objects[resource] = append(s.objects[resource], object)
@@ -132,7 +132,7 @@ func (s *stub) add(resource, object string) {
 	s.send("ADDED", resource, object)
 }
 
-// send gives an event to all who watch.
+// send sends an event to all watchers.
 func (s *stub) send(kind, resource, object string) { s.sendRaw(resource, event(kind, object)) }
 
 func (s *stub) sendRaw(resource, text string) {
@@ -162,7 +162,7 @@ func (s *stub) setRefuse(status int) {
 	s.refuse = status
 }
 
-// forget has the stub answer so many requests by that the version is too old, and returns how many were left of those before.
+// forget makes the next requests for a version fail as too old, and returns how many of the previous ones were left.
 func (s *stub) forget(requests int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,14 +204,14 @@ func (s *stub) sawWatchList() bool {
 	return false
 }
 
-// accepted are the media types that were asked for last, by resource.
+// accepted returns the last Accept header by resource.
 func (s *stub) accepted() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.accepts)
 }
 
-// initialRequests counts those that asked for all objects of a resource.
+// initialRequests counts the requests for all objects of a resource.
 func (s *stub) initialRequests(resource string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,7 +224,7 @@ func (s *stub) initialRequests(resource string) int {
 	return n
 }
 
-// expire ends all watches of a resource such that it has to be read again.
+// expire ends all watches of a resource with an error that causes a relist.
 func (s *stub) expire(resource string) {
 	s.send("ERROR", resource, tooOld)
 }

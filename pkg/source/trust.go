@@ -17,10 +17,10 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// An empty list is the truth where the server proved who it is: somebody deleted all there was. Anything else that client-go
-// would take for an empty list is not: another kind, or none, of which it finds no items. What is known stays, and is asked for again.
+// An empty list from an authenticated server is valid: all objects were deleted. But client-go also takes objects of other
+// kinds, or without a kind, for empty lists. Those are errors: the known objects stay, and the list is repeated.
 
-// checkList finds what is wrong with the answer to a list.
+// checkList returns an error if list is not a valid list of the resource.
 func (r resource) checkList(list runtime.Object) error {
 	if err := r.isA(list, r.list); err != nil {
 		return err
@@ -35,8 +35,8 @@ func (r resource) checkList(list runtime.Object) error {
 	return meta.EachListItem(list, r.checkObject)
 }
 
-// checkEvent finds what is wrong with an event of a watch. An error is an event as any other, but not while all objects are due:
-// there it is what was answered in their place.
+// checkEvent returns an error if a watch event is invalid. An error event is valid, except before the initial events are
+// complete, where it replaces them.
 func (r resource) checkEvent(event watch.Event, initial bool) error {
 	switch event.Type {
 	case watch.Error:
@@ -66,25 +66,25 @@ func (r resource) checkObject(object runtime.Object) error {
 
 func (r resource) isA(object, want runtime.Object) error {
 	if got, want := reflect.TypeOf(object), reflect.TypeOf(want); got != want {
-		return fmt.Errorf("the server answered with a %v when asked for %s", got, r.Resource)
+		return fmt.Errorf("the server answered with a %v to a request for %s", got, r.Resource)
 	}
 	return nil
 }
 
-// watchDecoding is the cause of the error that client-go makes of what it cannot read.
+// watchDecoding is the cause that client-go sets in the error event for data that it cannot decode.
 const watchDecoding = metav1.CauseType("ClientWatchDecoding")
 
-var errCutOff = errors.New("the watch ended as soon as it had begun, or before all objects were told")
+var errCutOff = errors.New("the watch ended within a second or before all initial events")
 
 const (
-	// settledAfter is how long a watch that brings nothing is taken for one that makes sense.
+	// settledAfter is the time after which a watch without events counts as working.
 	settledAfter = 10 * time.Second
-	// hasty is a watch that ends within this time: to begin another one at once makes no sense.
+	// hasty is the minimum duration of a normal watch: a shorter one must not be reopened at once.
 	hasty = time.Second
 )
 
-// checkedWatch ends with an error at the first event that makes no sense. client-go would pass over it, and never know what it
-// had missed; after an error, it reads all again.
+// checkedWatch ends with an error at the first invalid event. client-go would ignore the event and miss a change; after an
+// error, it lists again.
 type checkedWatch struct {
 	of      watch.Interface
 	events  chan watch.Event
@@ -92,8 +92,8 @@ type checkedWatch struct {
 	stop    func()
 }
 
-// newCheckedWatch tells of each event whether it made sense, and learns whether the watch has failed by that. Where initial is set,
-// all objects are due before the watch may end.
+// newCheckedWatch calls tell with the result of each check; tell reports whether the watch has failed. If initial is set,
+// the watch must not end before the initial events are complete.
 func newCheckedWatch(r resource, of watch.Interface, initial bool, tell func(error) bool) *checkedWatch {
 	w := &checkedWatch{of: of, events: make(chan watch.Event), stopped: make(chan struct{})}
 	w.stop = sync.OnceFunc(func() {
@@ -115,7 +115,8 @@ func (w *checkedWatch) pass(r resource, initial bool, tell func(error) bool) {
 			tell(nil)
 		case event, more := <-w.of.ResultChan():
 			if !more {
-				// The list that client-go asks for now tells how it stands. Without an error it would watch again at once, for ever.
+				// Without an error client-go would reopen the watch at once, forever. With one it lists, which shows the
+				// state of the server.
 				if initial || time.Since(began) < hasty {
 					w.fail(errCutOff)
 				}
@@ -139,7 +140,7 @@ func (w *checkedWatch) fail(err error) {
 	w.send(watch.Event{Type: watch.Error, Object: &status})
 }
 
-// send reports whether somebody still listens.
+// send reports whether the receiver still listens.
 func (w *checkedWatch) send(event watch.Event) bool {
 	select {
 	case w.events <- event:

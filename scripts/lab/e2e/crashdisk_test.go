@@ -65,7 +65,7 @@ func testBadDisk(t *testing.T, w *world) {
 	if err := w.daemon.Stop(ctx); err != nil { // which saves what has not been saved yet
 		t.Error(err)
 	}
-	w.awaitLog(ctx, t, skip, "could not be saved", "no space left on device")
+	w.awaitLog(ctx, t, skip, "failed to save snapshot", "no space left on device")
 	if left := w.gateway(t, "ls "+folder); left != "ballast\n" {
 		t.Errorf("what did not fit is left behind: %s", left)
 	}

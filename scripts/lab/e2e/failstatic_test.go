@@ -57,7 +57,7 @@ func TestFailStatic(t *testing.T) {
 			end := test.begin(ctx, t, w)
 			if test.why != "" {
 				// Silence is noticed after 15 s, and a connection given up after 5; without care it would be 50 s in all.
-				w.awaitLogFor(ctx, t, 40*time.Second, skip, "lost contact", test.why)
+				w.awaitLogFor(ctx, t, 40*time.Second, skip, "lost connection", test.why)
 			}
 			traffic.awaitRounds(ctx, t, 20)
 			if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
@@ -67,12 +67,12 @@ func TestFailStatic(t *testing.T) {
 				t.Fatal(err)
 			}
 			if test.why != "" {
-				w.awaitLogFor(ctx, t, time.Minute, skip, "contact is back")
+				w.awaitLogFor(ctx, t, time.Minute, skip, "reconnected to server")
 			}
 			traffic.awaitRounds(ctx, t, 5)
 			traffic.stop(t)
 			log := w.daemon.Log()[skip:]
-			for _, line := range []string{"lost contact", "contact is back"} {
+			for _, line := range []string{"lost connection", "reconnected to server"} {
 				want := 1
 				if test.why == "" {
 					want = 0

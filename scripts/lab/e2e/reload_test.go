@@ -89,7 +89,7 @@ func testBootAlone(t *testing.T, w *world) {
 	if err := w.daemon.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	w.awaitLog(ctx, t, skip, "going on from what was saved")
+	w.awaitLog(ctx, t, skip, "using saved snapshot")
 	for _, address := range addresses {
 		w.await(t, lab.Client, "tcp", address, nil)
 	}
@@ -100,7 +100,7 @@ func testBootAlone(t *testing.T, w *world) {
 	if err := w.relay.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	w.awaitLog(ctx, t, skip, "all objects have been read")
+	w.awaitLog(ctx, t, skip, "synced all objects")
 	w.mapping(t, "boot", mapping("98"))
 	w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", 98), nil)
 }
