@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// tenant may do with the EndpointSlices of its namespace whatever RBAC can allow.
+// tenant has all RBAC permissions for EndpointSlices in its namespace.
 const tenant = `
 apiVersion: v1
 kind: Node
@@ -43,7 +43,7 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: tenant}
 subjects: [{kind: ServiceAccount, name: tenant, namespace: shop}]
 `
 
-// workload is a Service with a selector and its pod, but for the pod's status.
+// workload is a Service with a selector and its pod, without the pod's status.
 const workload = `
 apiVersion: v1
 kind: Service
@@ -56,7 +56,7 @@ metadata: {name: picked, namespace: shop, labels: {app: picked}}
 spec: {nodeName: node1, automountServiceAccountToken: false, containers: [{name: c, image: none}]}
 `
 
-// handmade is a slice that leads to an address that is no pod's.
+// handmade is a slice with an address that is not a pod's.
 const handmade = `
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -71,7 +71,8 @@ const (
 	byController = "endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io"
 )
 
-// What proves to gateways that endpoints are pods is written by the EndpointSlice controller and by no tenant.
+// TestEndpointSlicesAreTheControllers proves that only the EndpointSlice controller can write what proves to gateways that
+// endpoints are pods.
 func TestEndpointSlicesAreTheControllers(t *testing.T) {
 	p := startControlPlane(t)
 	testenv.RequireTool(t, filepath.Join(p.tools, "kube-controller-manager"))
@@ -79,7 +80,7 @@ func TestEndpointSlicesAreTheControllers(t *testing.T) {
 	p.write("tenant.yaml", []byte(tenant))
 	p.kubectl("apply", "--filename", p.path("tenant.yaml"))
 	if out := p.kubectl("apply", "--filename=../../relay/manifests/endpointslices.yaml", "--validate=strict"); strings.Contains(out, "Warning") {
-		t.Errorf("the cluster has something against the policy:\n%s", out)
+		t.Errorf("the API server warns about the policy:\n%s", out)
 	}
 	token := p.kubectl("--namespace=shop", "create", "token", "tenant")
 	as := func(args ...string) (string, error) {
@@ -92,7 +93,7 @@ func TestEndpointSlicesAreTheControllers(t *testing.T) {
 	refused := func(out string, err error) bool {
 		return err != nil && strings.Contains(out, "smartnat-endpointslices") && strings.Contains(out, "only the EndpointSlice controller may write")
 	}
-	// The policy is in force a moment after it was made.
+	// A policy takes effect with a delay.
 	p.eventually("the policy to be in force", func() bool {
 		return refused(as("create", "--dry-run=server", "--filename", file("forged", ofPicked+", "+byController)))
 	})
@@ -106,7 +107,7 @@ func TestEndpointSlicesAreTheControllers(t *testing.T) {
 		return p.kubectl("--namespace=shop", "get", "endpointslices", "--selector=kubernetes.io/service-name=picked,endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io",
 			"-o", "jsonpath={.items[*].endpoints[*].addresses[*]}")
 	}
-	p.eventually("the controller to say where the pod is", func() bool { return addresses() == "10.244.1.9" })
+	p.eventually("the controller to publish the pod's address", func() bool { return addresses() == "10.244.1.9" })
 	slice := p.kubectl("--namespace=shop", "get", "endpointslices", "--selector=kubernetes.io/service-name=picked", "-o", "name")
 
 	if out, err := as("create", "--filename", file("own", ofPicked)); err != nil {
@@ -114,13 +115,13 @@ func TestEndpointSlicesAreTheControllers(t *testing.T) {
 	}
 	for _, try := range [][]string{
 		{"a slice with the label", "create", "--filename", file("forged", ofPicked+", "+byController)},
-		{"the label on a slice", "label", "endpointslice/own", strings.Replace(byController, ": ", "=", 1)},
-		{"the label off a slice", "label", slice, "endpointslice.kubernetes.io/managed-by-"},
+		{"adding the label", "label", "endpointslice/own", strings.Replace(byController, ": ", "=", 1)},
+		{"removing the label", "label", slice, "endpointslice.kubernetes.io/managed-by-"},
 		{"another manager", "label", "--overwrite", slice, "endpointslice.kubernetes.io/managed-by=me"},
 		{"another Service", "label", "--overwrite", slice, "kubernetes.io/service-name=web"},
 		{"another endpoint", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "8.8.8.8"}]`},
 		{"one more endpoint", "patch", slice, "--type=json", "--patch", `[{"op": "add", "path": "/endpoints/-", "value": {"addresses": ["8.8.8.8"]}}]`},
-		{"an endpoint that is ready", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/conditions", "value": {"ready": false}}]`},
+		{"other conditions", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/conditions", "value": {"ready": false}}]`},
 		{"another port", "patch", slice, "--type=json", "--patch", `[{"op": "replace", "path": "/ports/0/port", "value": 10250}]`},
 		{"no ports", "patch", slice, "--type=json", "--patch", `[{"op": "remove", "path": "/ports"}]`},
 		{"a slice by server-side apply", "apply", "--server-side", "--filename", file("applied", ofPicked+", "+byController)},
@@ -131,16 +132,16 @@ func TestEndpointSlicesAreTheControllers(t *testing.T) {
 	}
 	for _, try := range [][]string{
 		{"a slice of another manager", "create", "--filename", file("mine", ofPicked+", endpointslice.kubernetes.io/managed-by: me")},
-		{"endpoints of one's own slice", "patch", "endpointslice/own", "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "9.9.9.9"}]`},
+		{"endpoints of the tenant's own slice", "patch", "endpointslice/own", "--type=json", "--patch", `[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "9.9.9.9"}]`},
 		{"an annotation", "annotate", slice, "a=b"},
-		{"no owner", "patch", slice, "--type=json", "--patch", `[{"op": "remove", "path": "/metadata/ownerReferences"}]`},
+		{"no owner references", "patch", slice, "--type=json", "--patch", `[{"op": "remove", "path": "/metadata/ownerReferences"}]`},
 		{"deletion", "delete", slice},
 	} {
 		if out, err := as(try[1:]...); err != nil {
 			t.Errorf("%s: %v, %s", try[0], err, out)
 		}
 	}
-	p.eventually("the controller to say it again", func() bool { return addresses() == "10.244.1.9" })
+	p.eventually("the controller to recreate the slice", func() bool { return addresses() == "10.244.1.9" })
 }
 
 // startControllers starts kube-controller-manager with the controller of EndpointSlices, under its own ServiceAccount.

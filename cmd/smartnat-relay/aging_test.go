@@ -20,8 +20,8 @@ import (
 	"github.com/smartnat/smartnat/relay/server"
 )
 
-// testAging lets one gateway go that has reported about the Mapping zebra, gw1, while another one goes on to report, gw2, and
-// then that one too. The relay waits for seconds, where no option lets it wait for less than minutes.
+// testAging lets gw1 stop reporting about the Mapping zebra while gw2 goes on, and then gw2 too. It uses a timeout of
+// seconds, where the flags allow minutes only.
 func testAging(t *testing.T, p *controlPlane) {
 	const port, timeout = 8445, 4 * time.Second
 	options := server.NewOptions()
@@ -63,30 +63,30 @@ func testAging(t *testing.T, p *controlPlane) {
 	report := func() error {
 		_, err := client.SmartnatV1alpha1().Mappings("shop").ApplyStatus(t.Context(), applyv1alpha1.Mapping("zebra", "shop").
 			WithStatus(applyv1alpha1.MappingStatus().WithInstances(applyv1alpha1.InstanceStatus().WithName("gw2").
-				WithAddresses("2001:db8::1").WithObservedGeneration(1).WithProgrammed(true))), metav1.ApplyOptions{FieldManager: "whoever", Force: true})
+				WithAddresses("2001:db8::1").WithObservedGeneration(1).WithProgrammed(true))), metav1.ApplyOptions{FieldManager: "anything", Force: true})
 		return err
 	}
 	instances := func() string {
 		return p.kubectl("get", "mapping", "zebra", "--namespace=shop", "-o", "jsonpath={.status.instances[*].name}")
 	}
-	p.eventually("the report of gw2 to be taken", func() bool { return report() == nil })
+	p.eventually("the report of gw2 to be accepted", func() bool { return report() == nil })
 	if got := instances(); got != "gw1 gw2" {
 		t.Errorf("instances %q, want gw1 and gw2", got)
 	}
-	p.eventually("gw1 to be forgotten, who says nothing", func() bool {
+	p.eventually("the silent gw1 to be removed", func() bool {
 		if err := report(); err != nil {
-			t.Errorf("a report of gw2: %v", err)
+			t.Errorf("report of gw2: %v", err)
 		}
 		return instances() == "gw2"
 	})
 	for began := time.Now(); time.Since(began) < timeout+time.Second; time.Sleep(200 * time.Millisecond) {
 		if err := report(); err != nil {
-			t.Errorf("a report of gw2: %v", err)
+			t.Errorf("report of gw2: %v", err)
 		}
 		if got := instances(); got != "gw2" {
-			t.Fatalf("instances %q, want gw2, which goes on to report", got)
+			t.Fatalf("instances %q, want gw2, which still reports", got)
 		}
 	}
-	p.eventually("gw2 to be forgotten, who says nothing any more", func() bool { return instances() == "" })
+	p.eventually("the silent gw2 to be removed", func() bool { return instances() == "" })
 	p.kubectl("wait", "--namespace=shop", "--for=condition=Programmed=Unknown", "mapping/zebra", "--timeout=30s")
 }

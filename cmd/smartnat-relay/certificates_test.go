@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// testCertificates replaces the files of a relay that runs.
+// testCertificates replaces the certificate files of a running relay.
 func testCertificates(t *testing.T, p *controlPlane) {
-	// Where the kernel has no more room for watching files, they are read every minute.
+	// If inotify watches are exhausted, the relay reads the files once a minute.
 	const reload = 2 * patience
 	t.Cleanup(func() {
 		for line := range strings.Lines(p.log.String()) {
@@ -35,11 +35,11 @@ func testCertificates(t *testing.T, p *controlPlane) {
 	p.issue("renewed", pkix.Name{CommonName: "renewed"})
 	p.write("relay.crt", []byte("not a certificate"))
 	p.write("relay.key", []byte(p.read("renewed.key")))
-	p.within(reload, "a word about the broken file", func() bool {
+	p.within(reload, "the warning about the broken file", func() bool {
 		return strings.Contains(p.log.String(), "level=warning") && strings.Contains(p.log.String(), "failed to find any PEM data")
 	})
 	if got := shown(); got != "smartnat-relay" {
-		t.Errorf("with a broken file, the certificate of %q is shown", got)
+		t.Errorf("with a broken file, the certificate is %q", got)
 	}
 	p.write("relay.crt", []byte(p.read("renewed.crt")))
 	p.within(reload, "the renewed certificate", func() bool { return shown() == "renewed" })
@@ -52,7 +52,7 @@ func testCertificates(t *testing.T, p *controlPlane) {
 	ended := p.watch(client, "")
 	p.write("clients.crt", newAuthority(t).pem())
 	ended()
-	p.within(reload, "the certificate of an authority that went to be refused", func() bool {
+	p.within(reload, "a certificate of the removed CA to be refused", func() bool {
 		return p.ask(client, listPath, "") == http.StatusUnauthorized
 	})
 	p.write("clients.crt", p.ca.pem())

@@ -25,8 +25,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/framer"
 )
 
-// ask sends a request and says what came back, as far as that can be compared between two servers: the status, the media
-// type, and of objects their kind, their names in order and what is in a Status. A watch is read to its end.
+// ask sends a request and describes the response by what two servers have in common: the status, the media type, the kind
+// and the names of objects in order, and the content of a Status. It reads a watch to its end.
 func ask(t *testing.T, client *http.Client, method, url, accept string) string {
 	t.Helper()
 	resp := open(t, client, method, url, accept)
@@ -42,7 +42,7 @@ func ask(t *testing.T, client *http.Client, method, url, accept string) string {
 	return head + describe(t, body) + "\n"
 }
 
-// open sends a request until it is answered otherwise than that the client asks too much.
+// open sends a request again until the status is not 429.
 func open(t *testing.T, client *http.Client, method, url, accept string) *http.Response {
 	t.Helper()
 	for {
@@ -88,7 +88,7 @@ func eventsOf(t *testing.T, resp *http.Response) string {
 	}
 }
 
-// eventsIn returns what reads the events of a watch, in either encoding.
+// eventsIn returns a function that reads the next event of a watch, in either encoding.
 func eventsIn(resp *http.Response) nextEvent {
 	if strings.HasSuffix(resp.Header.Get("Content-Type"), ";stream=watch") {
 		return protobufEvents(resp.Body)
@@ -124,7 +124,7 @@ func protobufEvents(body io.ReadCloser) nextEvent {
 	}
 }
 
-// answer is what objects of any kind have of what is compared.
+// answer holds the fields that are compared for objects of any kind.
 type answer struct {
 	metav1.TypeMeta
 	Metadata struct {
@@ -142,7 +142,7 @@ type answer struct {
 	Code    int
 }
 
-// decoder knows all that is asked for as protobuf.
+// decoder decodes all kinds that the test requests as protobuf.
 func decoder(t *testing.T) runtime.Decoder {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -154,7 +154,7 @@ func decoder(t *testing.T) runtime.Decoder {
 	return serializer.NewCodecFactory(scheme).UniversalDeserializer()
 }
 
-// describe says of what kind an object is, and what is in it.
+// describe returns the kind and the content of an object.
 func describe(t *testing.T, body []byte) string {
 	t.Helper()
 	if bytes.HasPrefix(body, []byte("k8s\x00")) {

@@ -22,7 +22,7 @@ func testKubectl(t *testing.T, p *controlPlane, token string) {
 	run := func(server, args string) (string, error) {
 		return p.kubectlAs(slices.Concat([]string{"--server", server, "--namespace=shop"}, as[server], strings.Fields(args))...)
 	}
-	// What prints the same.
+	// Commands that print the same.
 	for _, args := range []string{
 		"get mappings -o name",
 		"get smap --no-headers -o custom-columns=:metadata.name,:spec.serviceName",
@@ -50,7 +50,7 @@ func testKubectl(t *testing.T, p *controlPlane, token string) {
 			}
 		})
 	}
-	// What says more on the side of the cluster.
+	// Commands for which the cluster prints more.
 	for args, says := range map[string][]string{
 		"describe service web":                          {"Name:                     web", "Namespace:                shop", "10.96.0.80", "10.244.1.2:8080"},
 		"describe mapping web":                          {"Name:         web", "Kind:         Mapping", "192.0.2.1"},
@@ -68,7 +68,7 @@ func testKubectl(t *testing.T, p *controlPlane, token string) {
 			out, err := run(relayURL, args)
 			for _, part := range says {
 				if err != nil || !strings.Contains(out, part) {
-					t.Fatalf("%v, or without %q:\n%s", err, part, out)
+					t.Fatalf("error %v, want %q in:\n%s", err, part, out)
 				}
 			}
 		})

@@ -29,7 +29,7 @@ const (
 	initial      = "?watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
 )
 
-// What relay/README.md says about the differences.
+// Sentences in relay/README.md that document the differences.
 const (
 	wholeLists     = "Lists are served whole"
 	foreignVersion = "A version that was not given out by this relay is answered 410 Expired"
@@ -51,11 +51,11 @@ const (
 		"The provided continue parameter is not from this relay, which does not split lists. null\n"
 )
 
-// conformance are requests that are sent to kube-apiserver and to the relay, by the same user. NOW in a path is the
-// version that the server in question gives at that moment.
+// conformance lists requests that the same user sends to kube-apiserver and to the relay. NOW in a path stands for the
+// current version of that server.
 var conformance = []struct {
 	name, method, path, accept string
-	// relay is what the relay answers where it differs, and why what relay/README.md says about it.
+	// relay is the relay's response if it differs; why is the sentence in relay/README.md that documents it.
 	relay, why string
 }{
 	{name: "get", path: inShop + "/web"},
@@ -75,14 +75,14 @@ var conformance = []struct {
 	{name: "get no Mapping", path: mapsInShop + "/none"},
 	{name: "get at a version", path: inShop + "/web?resourceVersion=NOW"},
 	{name: "get at any version", path: inShop + "/web?resourceVersion=0"},
-	{name: "get at a version that is none", path: inShop + "/web?resourceVersion=x",
+	{name: "get at a malformed version", path: inShop + "/web?resourceVersion=x",
 		relay: badVersion, why: malformed},
-	{name: "get a kind that there is not", path: "/api/v1/namespaces/shop/sevrices/web"},
-	{name: "get a version that there is not", path: "/apis/discovery.k8s.io/v1beta1/namespaces/shop/endpointslices"},
-	{name: "get a group that there is not", path: "/apis/none/v1/things",
+	{name: "get an unknown kind", path: "/api/v1/namespaces/shop/sevrices/web"},
+	{name: "get an unknown version", path: "/apis/discovery.k8s.io/v1beta1/namespaces/shop/endpointslices"},
+	{name: "get an unknown group", path: "/apis/none/v1/things",
 		relay: "404 application/json\nv1 Status Failure 404 NotFound the server could not find the requested resource {}\n", why: unknownGroup},
-	{name: "get a subresource that there is not", path: inShop + "/web/none"},
-	{name: "get with an encoding that there is not", path: inShop + "/web", accept: "text/plain",
+	{name: "get an unknown subresource", path: inShop + "/web/none"},
+	{name: "get with an unknown encoding", path: inShop + "/web", accept: "text/plain",
 		relay: notAcceptable, why: mediaTypes},
 
 	{name: "list", path: inShop},
@@ -90,20 +90,20 @@ var conformance = []struct {
 	{name: "list slices as protobuf", path: slicesInShop, accept: protobuf},
 	{name: "list Mappings", path: mapsInShop},
 	{name: "list in all namespaces", path: "/api/v1/services?fieldSelector=metadata.namespace%3Dshop"},
-	{name: "list in a namespace that there is not", path: "/api/v1/namespaces/none/services"},
+	{name: "list in an unknown namespace", path: "/api/v1/namespaces/none/services"},
 	{name: "list by label", path: inShop + "?labelSelector=tier%3Dmail"},
-	{name: "list by label that is not there", path: inShop + "?labelSelector=%21tier"},
-	{name: "list by a selector that is none", path: inShop + "?labelSelector=a+b"},
+	{name: "list by absent label", path: inShop + "?labelSelector=%21tier"},
+	{name: "list by a malformed selector", path: inShop + "?labelSelector=a+b"},
 	{name: "list by name", path: inShop + "?fieldSelector=metadata.name%3Dweb"},
 	{name: "list by all but a name", path: mapsInShop + "?fieldSelector=metadata.name%21%3Dweb"},
 	{name: "list Mappings by a field", path: mapsInShop + "?fieldSelector=spec.serviceName%3Dweb",
 		relay: "400 application/json\nv1 Status Failure 400 BadRequest " +
 			`"spec.serviceName" is not a known field selector: only "metadata.name", "metadata.namespace" null` + "\n", why: otherWords},
-	{name: "list by a field selector that is none", path: inShop + "?fieldSelector=a"},
+	{name: "list by a malformed field selector", path: inShop + "?fieldSelector=a"},
 	{name: "list a table", path: inShop, accept: table},
 	{name: "list a table or JSON", path: mapsInShop, accept: table + ",application/json"},
 	{name: "list a table with whole objects", path: inShop + "?includeObject=Object", accept: table},
-	{name: "list a table with what is not known", path: inShop + "?includeObject=Half", accept: table},
+	{name: "list a table with an unknown includeObject", path: inShop + "?includeObject=Half", accept: table},
 	{name: "list a table as protobuf", path: inShop, accept: protobuf + ";as=Table;v=v1;g=meta.k8s.io",
 		relay: notAcceptable, why: mediaTypes},
 	{name: "list metadata", path: mapsInShop, accept: metadataList},
@@ -113,15 +113,15 @@ var conformance = []struct {
 	{name: "list at a version", path: inShop + "?resourceVersion=NOW&resourceVersionMatch=NotOlderThan"},
 	{name: "list at exactly a version", path: inShop + "?resourceVersion=NOW&resourceVersionMatch=Exact"},
 	{name: "list at any version", path: inShop + "?resourceVersion=0"},
-	{name: "list with a match of nothing", path: inShop + "?resourceVersionMatch=Exact"},
-	{name: "list with a match that there is not", path: inShop + "?resourceVersion=NOW&resourceVersionMatch=Almost"},
+	{name: "list with a match but no version", path: inShop + "?resourceVersionMatch=Exact"},
+	{name: "list with an unknown match", path: inShop + "?resourceVersion=NOW&resourceVersionMatch=Almost"},
 	{name: "list at exactly any version", path: inShop + "?resourceVersion=0&resourceVersionMatch=Exact"},
 	{name: "list with initial events", path: inShop + "?sendInitialEvents=true"},
-	{name: "list at a version that is none", path: inShop + "?resourceVersion=x"},
+	{name: "list at a malformed version", path: inShop + "?resourceVersion=x"},
 	{name: "list a page", path: inShop + "?limit=1",
 		relay: "200 application/json\nv1 ServiceList mail unmapped web, versioned\n", why: wholeLists},
-	{name: "list with a limit that is none", path: inShop + "?limit=x"},
-	{name: "list from a page that is none", path: inShop + "?limit=1&continue=x",
+	{name: "list with a malformed limit", path: inShop + "?limit=x"},
+	{name: "list from an unknown page", path: inShop + "?limit=1&continue=x",
 		relay: badPage, why: wholeLists},
 	{name: "list from a page and a version", path: inShop + "?continue=x&resourceVersion=NOW",
 		relay: badPage, why: wholeLists},
@@ -146,11 +146,11 @@ var conformance = []struct {
 	{name: "watch exactly a version", path: inShop + "?watch=1&resourceVersion=NOW&resourceVersionMatch=Exact"},
 	{name: "watch from a version that is too old", path: inShop + "?watch=1&timeoutSeconds=1&resourceVersion=1",
 		relay: "410 application/json\nv1 Status Failure 410 Expired too old resource version: 1 null\n", why: foreignVersion},
-	{name: "watch from a version that is none", path: inShop + "?watch=1&resourceVersion=x",
+	{name: "watch from a malformed version", path: inShop + "?watch=1&resourceVersion=x",
 		relay: badVersion, why: malformed},
-	{name: "watch with an encoding that there is not", path: inShop + "?watch=1&timeoutSeconds=1", accept: "text/plain",
+	{name: "watch with an unknown encoding", path: inShop + "?watch=1&timeoutSeconds=1", accept: "text/plain",
 		relay: notAcceptable, why: mediaTypes},
-	{name: "watch for a time that is none", path: inShop + "?watch=1&timeoutSeconds=x"},
+	{name: "watch with a malformed timeout", path: inShop + "?watch=1&timeoutSeconds=x"},
 
 	{name: "discover versions", path: "/api",
 		relay: "200 application/json\nv1 APIVersions\n", why: typedVersions},
@@ -158,8 +158,8 @@ var conformance = []struct {
 	{name: "discover a group", path: "/apis/smartnat.aureacentral.com"},
 	{name: "discover with a slash", path: "/apis/discovery.k8s.io/"},
 	{name: "discover resources", path: "/apis/smartnat.aureacentral.com/v1alpha1"},
-	{name: "discover a group that there is not", path: "/apis/none"},
-	{name: "discover a version that there is not", path: "/apis/smartnat.aureacentral.com/v2"},
+	{name: "discover an unknown group", path: "/apis/none"},
+	{name: "discover an unknown version", path: "/apis/smartnat.aureacentral.com/v2"},
 	{name: "no path", path: "/none"},
 }
 
@@ -169,7 +169,7 @@ func TestConformance(t *testing.T) {
 	p.write("conformance.yaml", []byte(conformanceObjects))
 	p.kubectl("apply", "--filename", p.path("conformance.yaml"))
 	client := p.client("admin")
-	p.eventually("the relay to show what is mapped", func() bool {
+	p.eventually("the relay to serve the mapped objects", func() bool {
 		return strings.Contains(ask(t, client, "GET", relayURL+slicesInShop, ""), "mail-1") &&
 			strings.Contains(ask(t, client, "GET", relayURL+inShop, ""), "mail unmapped web")
 	})
@@ -184,14 +184,14 @@ func TestConformance(t *testing.T) {
 			}
 			t.Run(test.name, func(t *testing.T) {
 				if strings.Contains(test.path, "timeoutSeconds") {
-					t.Parallel() // Each takes its second.
+					t.Parallel() // Each takes a second.
 				}
 				cluster := withoutLastBookmark(at(t, client, clusterURL, test.path, test.accept))
 				relay := withoutLastBookmark(at(t, client, relayURL, test.path, test.accept))
 				want := cluster
 				if test.relay != "" {
 					if want = test.relay; want == cluster {
-						t.Error("there is no difference any more")
+						t.Error("the documented difference is gone")
 					}
 				}
 				if diff := cmp.Diff(want, relay); diff != "" {
@@ -204,7 +204,7 @@ func TestConformance(t *testing.T) {
 	t.Run("watches", func(t *testing.T) { testWatches(t, p, client) })
 }
 
-// readme returns relay/README.md in one line.
+// readme returns relay/README.md on one line.
 func readme(t *testing.T) string {
 	text, err := os.ReadFile("../../relay/README.md")
 	if err != nil {
@@ -213,7 +213,7 @@ func readme(t *testing.T) string {
 	return regexp.MustCompile(`\s+`).ReplaceAllString(string(text), " ")
 }
 
-// at asks a server, with its present version in the place of NOW, and in the answer the other way round.
+// at sends a request in which the server's current version replaces NOW, and replaces it back in the response.
 func at(t *testing.T, client *http.Client, server, path, accept string) string {
 	t.Helper()
 	now := versionOf(t, client, server)
@@ -223,7 +223,7 @@ func at(t *testing.T, client *http.Client, server, path, accept string) string {
 
 var bookmarkAtTheEnd = regexp.MustCompile(`BOOKMARK [^\n]*, versioned\n$`)
 
-// withoutLastBookmark takes the bookmark away with which a watch of the relay ends, if it is not that of its beginning.
+// withoutLastBookmark removes the bookmark at the end of a relay's watch, unless it ends the initial events.
 func withoutLastBookmark(answer string) string {
 	last := bookmarkAtTheEnd.FindString(answer)
 	if strings.Contains(last, "end of the initial events") || strings.Count(answer, "BOOKMARK") == 1 && strings.Contains(last, " Table ") {
@@ -232,7 +232,7 @@ func withoutLastBookmark(answer string) string {
 	return strings.TrimSuffix(answer, last)
 }
 
-// versionOf returns the present version of a server, by a list that is in a namespace that nobody changes.
+// versionOf returns the current version of a server, from a list in a namespace that does not change.
 func versionOf(t *testing.T, client *http.Client, server string) string {
 	resp := open(t, client, "GET", server+"/api/v1/namespaces/none/services", "")
 	defer resp.Body.Close()
@@ -247,8 +247,8 @@ func versionOf(t *testing.T, client *http.Client, server string) string {
 	return a.Metadata.ResourceVersion
 }
 
-// conformanceObjects are what else is in the namespace shop. All that is in it is mapped, and begins with a letter that
-// sorts as it was made, since a new relay tells its initial events in the order of the names.
+// conformanceObjects are the other objects in the namespace shop. All of them are mapped. Their names sort in the order of
+// their creation, because a new relay sends its initial events sorted by name.
 const conformanceObjects = `
 apiVersion: smartnat.aureacentral.com/v1alpha1
 kind: Mapping

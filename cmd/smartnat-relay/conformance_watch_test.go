@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// followed are watches that are open on both servers while the cluster changes.
+// followed are the watches on both servers while the cluster changes.
 var followed = []struct{ name, path, accept string }{
 	{"Services", inShop, ""},
 	{"Services as protobuf", inShop, protobuf},
@@ -30,7 +30,7 @@ var followed = []struct{ name, path, accept string }{
 	{"all namespaces", "/apis/smartnat.aureacentral.com/v1alpha1/mappings", ""},
 }
 
-// changes of the cluster, of things that leave it, each by the arguments of kubectl.
+// changes are changes of visible objects, as arguments of kubectl.
 var changes = []string{
 	"label service web tier=mail",
 	"label service unmapped tier=web",
@@ -43,7 +43,8 @@ var changes = []string{
 	"delete mapping mail",
 }
 
-// testWatches changes the cluster while both servers are watched: what they tell is the same and in the same order.
+// testWatches changes the cluster during watches on both servers and proves that both send the same events in the same
+// order.
 func testWatches(t *testing.T, p *controlPlane, client *http.Client) {
 	pairs := make([][2]*transcript, len(followed))
 	for i, watch := range followed {
@@ -61,7 +62,7 @@ func testWatches(t *testing.T, p *controlPlane, client *http.Client) {
 	}
 	for i, watch := range followed {
 		t.Run(watch.name, func(t *testing.T) {
-			// All has been told when nothing is told any more.
+			// Wait until no event has arrived for a while.
 			var cluster, relay string
 			for end, quiet := time.Now().Add(patience), 0; quiet < 20 && time.Now().Before(end); quiet++ {
 				time.Sleep(50 * time.Millisecond)
@@ -77,13 +78,13 @@ func testWatches(t *testing.T, p *controlPlane, client *http.Client) {
 	}
 }
 
-// transcript is what a watch has told so far.
+// transcript holds the events of a watch so far.
 type transcript struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-// follow writes a watch down until the test ends.
+// follow records a watch until the test ends.
 func follow(t *testing.T, resp *http.Response) *transcript {
 	t.Helper()
 	if resp.StatusCode != http.StatusOK {
@@ -97,7 +98,7 @@ func follow(t *testing.T, resp *http.Response) *transcript {
 		for {
 			eventType, object, err := next()
 			if err != nil {
-				return // It was closed, or ended too early, which shows.
+				return // closed by the test, or ended early, which the comparison shows
 			}
 			s.write(eventType + " " + describe(t, object) + "\n")
 		}

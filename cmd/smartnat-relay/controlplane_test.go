@@ -36,7 +36,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// patience bounds every wait of these tests; a control plane starts in much less.
+// patience bounds each wait of these tests. A control plane starts much faster.
 const patience = time.Minute
 
 const (
@@ -44,22 +44,22 @@ const (
 	clusterURL = "https://127.0.0.1:6443"
 )
 
-// The libraries of Kubernetes have one log for the whole process, so it is set before anything of theirs runs.
+// klog is global, so redirect it before any Kubernetes code runs.
 func TestMain(m *testing.M) {
 	librariesLogTo(logrus.New())
 	testenv.Main(m)
 }
 
-// controlPlane is the real one: etcd and kube-apiserver, on the loopback of the test's own network namespace.
+// controlPlane is a real etcd and kube-apiserver, on the loopback of the test's own network namespace.
 type controlPlane struct {
 	t     *testing.T
 	dir   string // of this run
-	tools string // where the programs are
+	tools string // with the binaries
 	ca    authority
 	log   safeBuffer // of the relay
 }
 
-// safeBuffer is written by the program under test while a test reads it.
+// safeBuffer is a buffer that a test may read while the program under test writes it.
 type safeBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -121,7 +121,7 @@ func (p *controlPlane) write(name string, text []byte) {
 	}
 }
 
-// start runs a program of the control plane until the test ends.
+// start runs a control plane program until the test ends.
 func (p *controlPlane) start(name string, args ...string) {
 	p.t.Helper()
 	var output bytes.Buffer
@@ -135,12 +135,12 @@ func (p *controlPlane) start(name string, args ...string) {
 		_ = cmd.Wait()
 		if p.t.Failed() {
 			lines := strings.Split(output.String(), "\n")
-			p.t.Logf("the last of %s:\n%s", name, strings.Join(lines[max(0, len(lines)-15):], "\n"))
+			p.t.Logf("last lines of %s:\n%s", name, strings.Join(lines[max(0, len(lines)-15):], "\n"))
 		}
 	})
 }
 
-// kubectl runs kubectl as the admin of the cluster and returns what it prints.
+// kubectl runs kubectl as the admin of the cluster and returns its output.
 func (p *controlPlane) kubectl(args ...string) string {
 	p.t.Helper()
 	out, err := p.kubectlAs(append([]string{"--server", clusterURL, "--client-certificate", p.path("admin.crt"),
@@ -151,7 +151,7 @@ func (p *controlPlane) kubectl(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// kubectlAs runs kubectl with what the arguments say about server and user.
+// kubectlAs runs kubectl with the server and user of the arguments.
 func (p *controlPlane) kubectlAs(args ...string) (string, error) {
 	p.t.Helper()
 	cmd := p.kubectlCommand(p.t.Context(), args...)
@@ -166,7 +166,7 @@ func (p *controlPlane) kubectlCommand(ctx context.Context, args ...string) *exec
 	return cmd
 }
 
-// tokenKubeconfig writes a kubeconfig of a user with a token.
+// tokenKubeconfig writes a kubeconfig for a user with a token.
 func (p *controlPlane) tokenKubeconfig(name, token string) string {
 	p.t.Helper()
 	config := clientcmdapi.NewConfig()
@@ -180,7 +180,7 @@ func (p *controlPlane) tokenKubeconfig(name, token string) string {
 	return p.path(name)
 }
 
-// client returns an HTTP client that shows the certificate of that name, or none.
+// client returns an HTTP client with the client certificate of that name, or without one.
 func (p *controlPlane) client(name string) *http.Client {
 	p.t.Helper()
 	config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{CAFile: p.path("ca.crt")}}
@@ -204,12 +204,12 @@ func (p *controlPlane) within(patience time.Duration, what string, condition fun
 	p.t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			p.t.Fatalf("waited in vain for %s", what)
+			p.t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }
 
-// get returns the status of an answer, 0 when there is none.
+// get returns the status code of a response, or 0 on failure.
 func get(client *http.Client, url string) int {
 	resp, err := client.Get(url)
 	if err != nil {
@@ -219,7 +219,7 @@ func get(client *http.Client, url string) int {
 	return resp.StatusCode
 }
 
-// authority signs all certificates of a test.
+// authority is the CA of all certificates of a test.
 type authority struct {
 	key  *rsa.PrivateKey
 	cert *x509.Certificate
@@ -240,7 +240,7 @@ func newAuthority(t *testing.T) authority {
 
 func (a authority) pem() []byte { return certificatePEM(a.cert.Raw) }
 
-// issue writes a certificate that serves on the loopback, and proves to be a client, and its key.
+// issue writes a certificate and its key, for a server on the loopback and for a client.
 func (p *controlPlane) issue(name string, subject pkix.Name) {
 	p.t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -28,20 +28,21 @@ import (
 
 const listPath = relayURL + "/apis/smartnat.aureacentral.com/v1alpha1/mappings"
 
-// TestGuardOfARealCluster gives credentials out and takes them back, as an administrator does.
+// TestGuardOfARealCluster gives out credentials and revokes them, as an administrator does.
 func TestGuardOfARealCluster(t *testing.T) {
 	p := startControlPlane(t)
 	p.write("clients.crt", p.ca.pem())
 	startRelay(t, p, "--log-level=debug", "--recheck-interval=1s", "--review-cache-ttl=1s", "--metrics-bind-address=127.0.0.1:9090",
 		"--client-ca-file", p.path("clients.crt"))
 	t.Run("manifests", func(t *testing.T) { testManifests(t, p) })
-	t.Run("rights of the relay", func(t *testing.T) { testRights(t, p) })
+	t.Run("permissions of the relay", func(t *testing.T) { testRights(t, p) })
 	t.Run("enroll and revoke", func(t *testing.T) { testEnroll(t, p) })
-	t.Run("certificates that change", func(t *testing.T) { testCertificates(t, p) })
+	t.Run("reload of certificates", func(t *testing.T) { testCertificates(t, p) })
 	t.Run("metrics", func(t *testing.T) { testMetrics(t) })
 }
 
-// testManifests has the cluster look at each component, and at a Pod as the Deployment's controller would make it.
+// testManifests applies each component to the cluster in a dry run, and a Pod as the Deployment's controller would create
+// it.
 func testManifests(t *testing.T, p *controlPlane) {
 	here, err := filepath.Rel(p.dir, must(t)(filepath.Abs("../../relay/manifests")))
 	if err != nil {
@@ -55,10 +56,10 @@ func testManifests(t *testing.T, p *controlPlane) {
 		t.Run(component, func(t *testing.T) {
 			p.write("kustomization.yaml", fmt.Appendf(nil, "resources: [%s]\ncomponents: [%[1]s/components/%s]\n", here, component))
 			if component == "cert-manager" {
-				// Its kinds are not of this cluster: what has to fit together is looked at.
+				// This cluster does not have the kinds of cert-manager, so only check that the references match.
 				text := p.kubectl("kustomize", p.dir)
 				if got := strings.Count(text, "secretName: smartnat-relay-tls"); got != 2 {
-					t.Errorf("the Secret of the certificate is named %d times, want by the Certificate and by the Deployment", got)
+					t.Errorf("the Secret of the certificate occurs %d times, want 2 (Certificate and Deployment)", got)
 				}
 				return
 			}
@@ -68,7 +69,7 @@ func testManifests(t *testing.T, p *controlPlane) {
 			}
 		})
 	}
-	t.Run("a Pod is admitted", func(t *testing.T) {
+	t.Run("Pod admission", func(t *testing.T) {
 		var template corev1.PodTemplateSpec
 		text := p.kubectl("--namespace=smartnat", "get", "deployment", "smartnat-relay", "-o", "jsonpath={.spec.template}")
 		if err := json.Unmarshal([]byte(text), &template); err != nil {
@@ -94,7 +95,7 @@ func testManifests(t *testing.T, p *controlPlane) {
 		}
 		pod.Spec.Containers[0].SecurityContext.Capabilities = nil
 		if err := create("lax.json"); err == nil || !strings.Contains(err.Error(), "restricted") {
-			t.Errorf("one that keeps its capabilities: %v, want it to be refused by the namespace", err)
+			t.Errorf("Pod that keeps its capabilities: %v, want a refusal by the namespace's Pod Security level", err)
 		}
 	})
 }
@@ -109,7 +110,7 @@ func must(t *testing.T) func(string, error) string {
 	}
 }
 
-// testRights asks the cluster what whoever takes over the relay could do with its ServiceAccount.
+// testRights asks the cluster for the permissions that an attacker with the relay's ServiceAccount would have.
 func testRights(t *testing.T, p *controlPlane) {
 	got := map[string]string{}
 	want := map[string]string{}
@@ -166,7 +167,7 @@ func testEnroll(t *testing.T, p *controlPlane) {
 	for _, name := range []string{"token", "smartnat.yaml", "ca.crt"} {
 		info, err := os.Stat(filepath.Join(folder, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v, want it to be for its owner alone", name, info, err)
+			t.Errorf("%s: %v, %v, want access for its owner only", name, info, err)
 		}
 	}
 	got, err := config.Load(filepath.Join(folder, "smartnat.yaml"))
@@ -178,29 +179,29 @@ func testEnroll(t *testing.T, p *controlPlane) {
 		t.Errorf("instance %s, relay (-want +got)\n%s", got.Instance, diff)
 	}
 
-	t.Run("with what the cluster knows", func(t *testing.T) { testEnrollByDefault(t, p) })
+	t.Run("with defaults from the cluster", func(t *testing.T) { testEnrollByDefault(t, p) })
 
 	client := p.client("")
 	if got := p.ask(client, listPath, token); got != http.StatusOK {
-		t.Errorf("the relay answered %d", got)
+		t.Errorf("relay: status %d", got)
 	}
 	if got := p.ask(client, clusterURL+"/api/v1/services", token); got != http.StatusUnauthorized {
-		t.Errorf("the cluster's own API server answered %d, want 401", got)
+		t.Errorf("kube-apiserver: status %d, want 401", got)
 	}
 	old, token := token, enroll()
-	for name, token := range map[string]string{"the token before it was renewed": old, "the renewed token": token} {
+	for name, token := range map[string]string{"the token before the renewal": old, "the renewed token": token} {
 		if got := p.ask(client, listPath, token); got != http.StatusOK {
 			t.Errorf("%s: %d", name, got)
 		}
 	}
 
-	t.Run("a role that is taken away", func(t *testing.T) {
+	t.Run("a removed role", func(t *testing.T) {
 		ended := p.watch(client, token)
 		const accepted = `smartnat_relay_token_reviews_total{result="accepted"}`
 		before := p.metric(accepted)
-		p.eventually("the watch to have been asked about several times", func() bool { return p.metric(accepted) > before+3 })
+		p.eventually("several rechecks of the watch", func() bool { return p.metric(accepted) > before+3 })
 		if got := p.metric("smartnat_relay_watches_revoked_total"); got != 0 {
-			t.Errorf("%v watches of users who may watch have ended", got)
+			t.Errorf("%v watches of authorized users have ended", got)
 		}
 		p.kubectl("delete", "clusterrolebinding", "smartnat-gateway-edge-1")
 		ended()
@@ -208,7 +209,7 @@ func testEnroll(t *testing.T, p *controlPlane) {
 		enroll()
 		p.eventually("requests to be allowed again", func() bool { return p.ask(client, listPath, token) == http.StatusOK })
 	})
-	t.Run("a gateway that is revoked", func(t *testing.T) {
+	t.Run("a revoked gateway", func(t *testing.T) {
 		ended := p.watch(client, token)
 		if out, err := p.enroll("--revoke", "edge-1"); err != nil {
 			t.Fatalf("%v: %s", err, out)
@@ -216,13 +217,13 @@ func testEnroll(t *testing.T, p *controlPlane) {
 		ended()
 		p.eventually("requests to be refused", func() bool { return p.ask(client, listPath, token) == http.StatusUnauthorized })
 		if got := p.ask(client, listPath, enroll()); got != http.StatusOK {
-			t.Errorf("enrolled again: %d", got)
+			t.Errorf("after another enrollment: %d", got)
 		}
 		if got := p.ask(client, listPath, token); got != http.StatusUnauthorized {
-			t.Errorf("a token from before: %d, want 401", got)
+			t.Errorf("an old token: %d, want 401", got)
 		}
 	})
-	t.Run("an account that is no gateway's", func(t *testing.T) {
+	t.Run("an account that is not a gateway's", func(t *testing.T) {
 		for _, args := range [][]string{{"smartnat-relay", "--server", relayURL}, {"--revoke", "smartnat-relay"}} {
 			if out, err := p.enroll(args...); err == nil || !strings.Contains(out, "is no gateway's") {
 				t.Errorf("%v: %v: %s", args, err, out)
@@ -231,11 +232,11 @@ func testEnroll(t *testing.T, p *controlPlane) {
 		p.kubectl("--namespace=smartnat", "get", "serviceaccount", "smartnat-relay")
 	})
 	if text := p.log.String(); strings.Contains(text, token) || strings.Contains(text, old) || !strings.Contains(text, listPath[len(relayURL):]) {
-		t.Errorf("the log of each request has a token, or no request: %t", strings.Contains(text, token))
+		t.Errorf("the log has a token (%t) or no requests", strings.Contains(text, token))
 	}
 }
 
-// testEnrollByDefault gives no more than a name, as where the relay's certificate was put where the README says.
+// testEnrollByDefault enrolls a gateway by its name only, with the relay's certificate in the place that the README names.
 func testEnrollByDefault(t *testing.T, p *controlPlane) {
 	if out, err := p.enroll("edge-2", "--output", p.path("edge-2")); err == nil || !strings.Contains(out, "please give --server") {
 		t.Errorf("without a node: %v: %s", err, out)
@@ -244,7 +245,7 @@ func testEnrollByDefault(t *testing.T, p *controlPlane) {
 		status: {addresses: [{type: Hostname, address: node1}, {type: InternalIP, address: 10.10.0.11}, {type: InternalIP, address: "fd00:10::11"}]}}`))
 	p.kubectl("create", "--filename", p.path("node.yaml"))
 	if out, err := p.enroll("edge-2", "--output", p.path("edge-2")); err == nil || !strings.Contains(out, "please give --ca FILE") {
-		t.Errorf("without an authority: %v: %s", err, out)
+		t.Errorf("without a CA: %v: %s", err, out)
 	}
 	p.kubectl("--namespace=smartnat", "create", "secret", "generic", "smartnat-relay-tls", "--type=kubernetes.io/tls",
 		"--from-file=tls.crt="+p.path("relay.crt"), "--from-file=tls.key="+p.path("relay.key"), "--from-file=ca.crt="+p.path("ca.crt"))
@@ -261,7 +262,7 @@ func testEnrollByDefault(t *testing.T, p *controlPlane) {
 		t.Errorf("server name %s, servers (-want +got)\n%s", got.Source.Relay.ServerName, diff)
 	}
 	if p.read("edge-2/ca.crt") != p.read("ca.crt") {
-		t.Error("the authority is another")
+		t.Error("the CA certificate differs")
 	}
 }
 
@@ -274,7 +275,7 @@ func (p *controlPlane) read(name string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// ask returns the status of an answer, 0 when there is none.
+// ask returns the status code of a response, or 0 on failure.
 func (p *controlPlane) ask(client *http.Client, url, token string) int {
 	resp, err := p.request(p.t.Context(), client, url, token)
 	if err != nil {
@@ -295,7 +296,7 @@ func (p *controlPlane) request(ctx context.Context, client *http.Client, url, to
 	return client.Do(req)
 }
 
-// watch opens a watch, and returns what waits for its end.
+// watch opens a watch and returns a function that waits for its end.
 func (p *controlPlane) watch(client *http.Client, token string) (ended func()) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -306,7 +307,7 @@ func (p *controlPlane) watch(client *http.Client, token string) (ended func()) {
 	}
 	p.t.Cleanup(func() { _ = resp.Body.Close() })
 	if resp.StatusCode != http.StatusOK {
-		p.t.Fatalf("a watch was answered %d", resp.StatusCode)
+		p.t.Fatalf("watch: status %d", resp.StatusCode)
 	}
 	return func() {
 		p.t.Helper()
@@ -316,7 +317,7 @@ func (p *controlPlane) watch(client *http.Client, token string) (ended func()) {
 	}
 }
 
-// metric returns the value of a series, 0 when there is none yet.
+// metric returns the value of a series, or 0 if it does not exist yet.
 func (p *controlPlane) metric(series string) (value float64) {
 	p.t.Helper()
 	resp, err := http.Get("http://127.0.0.1:9090/metrics")

@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// images is a store of container images of a test's own.
+// images is a private store of container images.
 type images struct {
 	t   *testing.T
 	env []string
@@ -37,7 +37,7 @@ func newImages(t *testing.T) *images {
 	if err := os.WriteFile(filepath.Join(dir, "storage.conf"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Without the network of containers and what else a host may lack: the program is alone in a root of its own.
+	// Without container networking and other features that a host may lack: chroot isolation is enough for one program.
 	return &images{t: t, env: append(os.Environ(), "CONTAINERS_STORAGE_CONF="+filepath.Join(dir, "storage.conf"),
 		"BUILDAH_ISOLATION=chroot", "ENGINE=buildah", "VERSION=v0.0.0-test", "SOURCE_DATE_EPOCH=1700000000")}
 }
@@ -60,7 +60,7 @@ func (i *images) run(program string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestImage builds the image, and runs it as the manifests do: as their user, with files that it may only read.
+// TestImage builds the image and runs it as the manifests do: as their user, with read-only files.
 func TestImage(t *testing.T) {
 	i := newImages(t)
 	const image = "localhost/smartnat-relay:test"
@@ -68,7 +68,7 @@ func TestImage(t *testing.T) {
 		t.Errorf("image.sh printed %q, want %q", got, image)
 	}
 	container := i.run("buildah", "from", image)
-	t.Run("holds the program alone", func(t *testing.T) {
+	t.Run("contains only the program", func(t *testing.T) {
 		root := i.run("buildah", "mount", container)
 		entries, err := os.ReadDir(root)
 		if err != nil {
@@ -87,7 +87,7 @@ func TestImage(t *testing.T) {
 			t.Errorf("runs as %s, want %s", got, want)
 		}
 	})
-	t.Run("says its version", func(t *testing.T) {
+	t.Run("prints its version", func(t *testing.T) {
 		if got := i.run("buildah", "run", container, "--", "/smartnat-relay", "version"); !strings.HasPrefix(got, "smartnat-relay v0.0.0-test ") {
 			t.Errorf("%q", got)
 		}
@@ -102,7 +102,7 @@ func testImageServes(t *testing.T, i *images, container string) {
 	p.kubectl("apply", "--kustomize=../../relay/manifests")
 	p.issue("relay", pkix.Name{CommonName: "smartnat-relay"})
 	p.tokenKubeconfig("kubeconfig", p.kubectl("--namespace=smartnat", "create", "token", "smartnat-relay"))
-	// As a Secret is mounted: readable for the group of the pod.
+	// As in a Secret volume: readable by the pod's group.
 	for _, name := range []string{"relay.crt", "relay.key", "kubeconfig", "ca.crt"} {
 		if err := os.Chown(p.path(name), 0, 65532); err != nil {
 			t.Fatal(err)
@@ -127,12 +127,12 @@ func testImageServes(t *testing.T, i *images, container string) {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("the relay said:\n%s", output.String())
+			t.Logf("log of the relay:\n%s", output.String())
 		}
 	})
 	anonymous := p.client("")
 	p.eventually("the relay of the image to be ready", func() bool { return get(anonymous, relayURL+"/readyz") == http.StatusOK })
 	if got := get(anonymous, listPath); got != http.StatusUnauthorized {
-		t.Errorf("nobody got %d, want 401", got)
+		t.Errorf("unauthenticated: status %d, want 401", got)
 	}
 }

@@ -14,11 +14,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// librariesLogTo has what the libraries of Kubernetes say logged as the rest is: their errors are warnings here, since they
-// go on after them, and the rest is for who debugs.
+// librariesLogTo sends the log of the Kubernetes libraries to log. Their errors become warnings, because the libraries go
+// on after them; everything else is logged at debug level.
 func librariesLogTo(log logrus.FieldLogger) { klog.SetLogger(logr.New(sink{log})) }
 
-// sink is a logr.LogSink.
+// sink implements logr.LogSink.
 type sink struct{ log logrus.FieldLogger }
 
 func (sink) Init(logr.RuntimeInfo) {}
@@ -35,7 +35,7 @@ func (s sink) WithValues(pairs ...any) logr.LogSink { return sink{s.with(pairs)}
 
 func (s sink) WithName(name string) logr.LogSink { return sink{s.log.WithField("logger", name)} }
 
-// with adds what a library says besides its message, but for requests and what they are made of: there may be secrets in it.
+// with adds the fields of a library's message, except for requests and their parts, which may hold secrets.
 func (s sink) with(pairs []any) logrus.FieldLogger {
 	fields := logrus.Fields{}
 	for i := 0; i+1 < len(pairs); i += 2 {

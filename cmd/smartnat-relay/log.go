@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// linesPerMinute and linesAtOnce are how often a message is logged, whatever a client does to cause it.
+	// linesPerMinute and linesAtOnce bound the rate of each log message, so that clients cannot flood the log.
 	linesPerMinute, linesAtOnce = 6, 20
-	// limitedMessages bounds how many messages have a limit of their own. Ours are constants; a library's need not be, and those
-	// beyond share one.
+	// limitedMessages bounds the number of messages with a limit of their own. The relay's messages are constants, but
+	// those of libraries may vary; further messages share one limit.
 	limitedMessages = 256
 )
 
-// limited is a logrus.Formatter that leaves out lines that come too often, and says how many with the next one. Lines for
-// those who debug are all there.
+// limited is a logrus.Formatter that drops lines of a message that occurs too often, and reports their number with the
+// next one. It drops no debug lines.
 type limited struct {
 	logrus.Formatter
 	mu       sync.Mutex
@@ -29,14 +29,14 @@ type limited struct {
 
 type limit struct {
 	*rate.Limiter
-	left int // out since the last line
+	left int // dropped since the last line
 }
 
 func newLimited(f logrus.Formatter) *limited {
 	return &limited{Formatter: f, messages: map[string]*limit{}}
 }
 
-// Format implements logrus.Formatter. A line that is left out is empty.
+// Format implements logrus.Formatter. It returns nothing for a dropped line.
 func (l *limited) Format(entry *logrus.Entry) ([]byte, error) {
 	if entry.Level >= logrus.DebugLevel {
 		return l.Formatter.Format(entry)

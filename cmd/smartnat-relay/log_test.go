@@ -31,23 +31,23 @@ func TestLinesThatComeTooOftenAreLeftOut(t *testing.T) {
 		t.Errorf("%d lines of 1000, want %d", got, linesAtOnce)
 	}
 	if !strings.Contains(out.String(), "msg=another") {
-		t.Errorf("another message is left out:\n%s", out.String())
+		t.Errorf("another message was dropped:\n%s", out.String())
 	}
 	out.Reset()
 	log.WithTime(start.Add(time.Minute)).Warn("flood")
 	if got, want := out.String(), fmt.Sprint("left-out=", 1000-linesAtOnce); !strings.Contains(got, want) || !strings.Contains(got, "level=warning msg=flood") {
-		t.Errorf("the next line is %q, want it to say %s", got, want)
+		t.Errorf("the next line is %q, want %s in it", got, want)
 	}
 	out.Reset()
 	for i := range 2 * limitedMessages {
 		log.WithTime(start).Warn("message ", i)
 	}
 	if got := strings.Count(out.String(), "\n"); got > limitedMessages+linesAtOnce {
-		t.Errorf("%d lines of messages that all differ, want %d at most", got, limitedMessages+linesAtOnce)
+		t.Errorf("%d lines of distinct messages, want at most %d", got, limitedMessages+linesAtOnce)
 	}
 }
 
-// What requests are made of is not logged, whatever a library passes on.
+// TestLibrariesLogNoRequests proves that parts of requests are not logged, whatever a library passes on.
 func TestLibrariesLogNoRequests(t *testing.T) {
 	var out bytes.Buffer
 	log := logrus.New()

@@ -1,9 +1,9 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command smartnat-relay serves, to gateways outside a Kubernetes cluster, a read-only view of the cluster's Mappings and
-// of what they name. This package reads the command line, handles signals and decides exit codes; it knows nothing of
-// what is served.
+// Command smartnat-relay serves a read-only view of a Kubernetes cluster's Mappings, and of the Services and
+// EndpointSlices that they name, to gateways outside the cluster. This package reads the command line, handles signals and
+// sets exit codes; package relay/server does the rest.
 package main
 
 import (
@@ -21,16 +21,16 @@ import (
 // Exit codes.
 const (
 	exitFailure = 1
-	// exitUsage says that the command line has to be changed first: a retry cannot help.
+	// exitUsage means that the command line is wrong, so a retry does not help.
 	exitUsage = 2
 )
 
 func main() {
-	// A connection to the API server on which nothing comes is asked for a sign of life, and given up after 15 seconds instead
-	// of 45. client-go takes this from the environment alone.
+	// Ping quiet connections to the API server and close dead ones after 15 seconds instead of 45. client-go reads these
+	// timeouts from the environment only.
 	for key, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
 		if os.Getenv(key) == "" {
-			_ = os.Setenv(key, seconds) // which cannot fail for these keys
+			_ = os.Setenv(key, seconds) // cannot fail for these keys
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,7 +39,7 @@ func main() {
 	os.Exit(status)
 }
 
-// run is main with everything that it touches given to it; libraries is told where they are to log to, which is global.
+// run is main without globals. It calls libraries to redirect their log, which is global.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, libraries func(logrus.FieldLogger)) int {
 	command := newRootCommand(libraries)
 	command.SetArgs(args)
@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, libraries
 	return exitFailure
 }
 
-// usageError is one that the user has to mend.
+// usageError is an error that the user must fix.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }

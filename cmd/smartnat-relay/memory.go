@@ -11,12 +11,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// gcPercent is how much garbage may pile up beside what is in use, in percent of it, once the cluster was read: from then on
-// what is in use, the cluster and a little for each watch, hardly changes, and memory is what many watches take.
+// gcPercent is the value of GOGC after the first sync. From then on the live heap, which is the cluster and a little per
+// watch, hardly changes, and memory matters more than CPU time.
 const gcPercent = 10
 
-// saveMemory keeps the relay near to the size that it needs, unless GOGC says otherwise. While the cluster is read it leaves
-// the collector as it is: there is little to keep small yet, and to collect so often would take longer than to read.
+// saveMemory lowers GOGC to gcPercent after the first sync, unless GOGC is set. During the sync, frequent collections
+// would take longer than the lists themselves.
 func saveMemory(ctx context.Context, hasSynced func() bool) {
 	if os.Getenv("GOGC") != "" || !cache.WaitForCacheSync(ctx.Done(), hasSynced) {
 		return

@@ -20,7 +20,7 @@ import (
 
 const relayURL = "https://127.0.0.1:8443"
 
-// objects are a Service that a Mapping names, with endpoints, and one that none names.
+// objects are a Service with endpoints that a Mapping names, and a Service that no Mapping names.
 const objects = `
 apiVersion: smartnat.aureacentral.com/v1alpha1
 kind: Mapping
@@ -45,14 +45,14 @@ metadata: {name: unmapped, namespace: shop}
 spec: {ports: [{port: 81}]}
 `
 
-// startRelay installs the relay's manifests as its README says, runs the program with nothing but the ServiceAccount that
-// they make, and returns the token of a gateway. Flags come after those that every test needs.
+// startRelay installs the manifests as relay/README.md says, runs the relay with their ServiceAccount only, and returns
+// the token of a gateway. flags follow the flags that every test needs.
 func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 	t.Helper()
 	p.kubectl("apply", "--filename=../../apis/crds")
 	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
 	if out := p.kubectl("apply", "--kustomize=../../relay/manifests", "--validate=strict"); strings.Contains(out, "Warning") {
-		t.Errorf("the cluster has something against the manifests:\n%s", out)
+		t.Errorf("the API server warns about the manifests:\n%s", out)
 	}
 	p.kubectl("create", "namespace", "shop")
 	p.write("objects.yaml", []byte(objects))
@@ -76,7 +76,7 @@ func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 	t.Cleanup(func() {
 		cancel()
 		if got := <-status; got != 0 {
-			t.Errorf("the relay ended with %d, want 0", got)
+			t.Errorf("the relay exited with %d, want 0", got)
 		}
 	})
 	anonymous := p.client("")
@@ -86,10 +86,10 @@ func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 
 func TestRelayOfARealCluster(t *testing.T) {
 	p := startControlPlane(t)
-	token := startRelay(t, p, "--log-level=debug") // each request, for what must not be in there
+	token := startRelay(t, p, "--log-level=debug") // to log each request, for the check that no secret is in the log
 	gateway := []string{"--server", relayURL, "--token", token}
 
-	t.Run("kubectl sees what is mapped and nothing else", func(t *testing.T) {
+	t.Run("kubectl sees only mapped objects", func(t *testing.T) {
 		for _, test := range []struct {
 			args []string
 			want string
@@ -110,16 +110,16 @@ func TestRelayOfARealCluster(t *testing.T) {
 		for _, kind := range []string{"mappings", "services", "endpointslices"} {
 			out, err := p.kubectlAs(append([]string{"get", kind, "-A", "-o", "yaml", "--show-managed-fields"}, gateway...)...)
 			if err != nil || strings.Contains(out, "do-not-tell") || strings.Contains(out, "managedFields") {
-				t.Errorf("get %s: %v, with what must not leave the cluster:\n%s", kind, err, out)
+				t.Errorf("get %s: %v, shows data that must not leave the cluster:\n%s", kind, err, out)
 			}
 		}
 	})
 
 	t.Run("kubectl get --watch follows", func(t *testing.T) { testWatch(t, p, gateway) })
-	t.Run("who may what", func(t *testing.T) { testAccess(t, p, token) })
+	t.Run("access", func(t *testing.T) { testAccess(t, p, token) })
 }
 
-// testWatch reads what kubectl prints while a Mapping is created and deleted.
+// testWatch reads the output of kubectl while a Mapping is created and deleted.
 func testWatch(t *testing.T, p *controlPlane, gateway []string) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -146,7 +146,7 @@ func testWatch(t *testing.T, p *controlPlane, gateway []string) {
 		t.Helper()
 		got := next()
 		for got[0] == "MODIFIED" && got[2] != name {
-			got = next() // the status of another one
+			got = next() // skip changes of another Mapping's status
 		}
 		if got[0] != event || got[2] != name || event != "ADDED" && got[3] != "192.0.2.2" {
 			t.Errorf("line %q, want %s of %s", got, event, name)
@@ -157,14 +157,14 @@ func testWatch(t *testing.T, p *controlPlane, gateway []string) {
 	p.write("new.yaml", []byte(strings.NewReplacer("name: web,", "name: new,", "192.0.2.1]", "192.0.2.2]").Replace(mapping)))
 	p.kubectl("create", "--filename", p.path("new.yaml"))
 	expect("ADDED", "new")
-	expect("MODIFIED", "new") // its status says now what it is
+	expect("MODIFIED", "new") // the relay has written its status
 	p.kubectl("delete", "--filename", p.path("new.yaml"))
 	expect("DELETED", "new")
 	cancel()
 	_ = cmd.Wait()
 }
 
-// testAccess asks as everybody who may not, and by every way of those who may.
+// testAccess sends requests of clients without access, and requests of authorized clients by each kind of credential.
 func testAccess(t *testing.T, p *controlPlane, token string) {
 	p.issue("certified-gateway", pkix.Name{CommonName: "certified-gateway"})
 	p.issue("certified-stranger", pkix.Name{CommonName: "certified-stranger"})
@@ -177,16 +177,16 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 	for _, test := range []struct {
 		name  string
 		as    []string
-		fails string // what kubectl says, nothing when it is allowed
+		fails string // kubectl's error, empty if access is allowed
 	}{
 		{"the gateway's token", []string{"--token", token}, ""},
 		{"the gateway's certificate", withKey("certified-gateway"), ""},
-		{"a token of somebody else", []string{"--token", stranger},
+		{"a token of another user", []string{"--token", stranger},
 			`Error from server (Forbidden): mappings.smartnat.aureacentral.com is forbidden: User "system:serviceaccount:smartnat:stranger" cannot list resource "mappings" in API group "smartnat.aureacentral.com" at the cluster scope`},
-		{"a certificate of somebody else", withKey("certified-stranger"),
+		{"a certificate of another user", withKey("certified-stranger"),
 			`Error from server (Forbidden): mappings.smartnat.aureacentral.com is forbidden: User "certified-stranger" cannot list resource "mappings" in API group "smartnat.aureacentral.com" at the cluster scope`},
 		{"a token for another audience", []string{"--token", forTheCluster}, "error: You must be logged in to the server (Unauthorized)"},
-		{"a token that is none", []string{"--token", "none"}, "error: You must be logged in to the server (Unauthorized)"},
+		{"an invalid token", []string{"--token", "none"}, "error: You must be logged in to the server (Unauthorized)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			out, err := p.kubectlAs(append([]string{"--server", relayURL, "get", "--raw",
@@ -202,7 +202,7 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 			}
 		})
 	}
-	t.Run("no token is in the log", func(t *testing.T) {
+	t.Run("the log has no token", func(t *testing.T) {
 		said := p.log.String()
 		for _, secret := range []string{token, stranger, forTheCluster} {
 			if strings.Contains(said, secret) {
@@ -210,10 +210,10 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 			}
 		}
 		if !strings.Contains(said, "system:serviceaccount:smartnat:gateway") && !strings.Contains(said, "certified-gateway") {
-			t.Error("the log does not say who asked: is it that of the relay, at debug level?")
+			t.Error("the log names no user: is it the relay's log at debug level?")
 		}
 	})
-	t.Run("a user who is allowed cannot write", func(t *testing.T) {
+	t.Run("an authorized user cannot write", func(t *testing.T) {
 		out, err := p.kubectlAs("--server", relayURL, "--token", token, "--namespace=shop", "delete", "mapping", "web")
 		if err == nil || !strings.Contains(out, "(MethodNotAllowed)") {
 			t.Errorf("%v: %s, want MethodNotAllowed", err, out)
@@ -221,5 +221,5 @@ func testAccess(t *testing.T, p *controlPlane, token string) {
 	})
 }
 
-// alone leaves the libraries' log as it is: tests run several relays in one process.
+// alone leaves the libraries' log unchanged: tests run several relays in one process.
 func alone(logrus.FieldLogger) {}

@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/relay/server"
 )
 
-// logOptions say what is logged, and how.
+// logOptions are the level and the format of the log.
 type logOptions struct{ level, format string }
 
 func newRootCommand(libraries func(logrus.FieldLogger)) *cobra.Command {
@@ -25,12 +25,12 @@ func newRootCommand(libraries func(logrus.FieldLogger)) *cobra.Command {
 	logging := logOptions{level: "info", format: "text"}
 	root := &cobra.Command{
 		Use:   "smartnat-relay",
-		Short: "Serve Mappings, and the Services and endpoints that they name, to gateways outside the cluster",
-		Long: `smartnat-relay runs inside a cluster and serves, over TLS and in the protocol of the Kubernetes API, the cluster's
-Mappings and of its Services and EndpointSlices only those that a Mapping names, to be read and not to be changed.
-The cluster itself says who a client is (TokenReview, or a client certificate) and what it may read (RBAC).
+		Short: "Serve Mappings, and the Services and EndpointSlices that they name, to gateways outside the cluster",
+		Long: `smartnat-relay runs inside a cluster and serves a read-only view of it, over TLS and by the Kubernetes API:
+all Mappings, and the Services and EndpointSlices that a valid Mapping names.
+The cluster authenticates clients (TokenReview; client certificates as an option) and authorizes them (RBAC).
 
-Every flag can be given as an environment variable: --secure-port is SMARTNAT_RELAY_SECURE_PORT.`,
+Each flag can be set by an environment variable: --secure-port by SMARTNAT_RELAY_SECURE_PORT.`,
 		Version:       versionText(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
@@ -62,13 +62,13 @@ Every flag can be given as an environment variable: --secure-port is SMARTNAT_RE
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	options.AddFlags(root.Flags())
-	root.Flags().StringVar(&logging.level, "log-level", logging.level, "the least `level` that is logged: error, warning, info, debug (each request)")
+	root.Flags().StringVar(&logging.level, "log-level", logging.level, "minimum `level` to log: error, warning, info, debug (each request)")
 	root.Flags().StringVar(&logging.format, "log-format", logging.format, "text or json")
 	root.AddCommand(newVersionCommand())
 	return root
 }
 
-// setFromEnvironment gives the flags that the command line leaves out the values that the environment has for them.
+// setFromEnvironment sets the flags that the command line does not set from the environment.
 func setFromEnvironment(flags *pflag.FlagSet) error {
 	env := viper.New()
 	env.SetEnvPrefix("SMARTNAT_RELAY")
@@ -80,7 +80,7 @@ func setFromEnvironment(flags *pflag.FlagSet) error {
 			return
 		}
 		if err := flags.Set(flag.Name, env.GetString(flag.Name)); err != nil {
-			errs = append(errs, fmt.Errorf("from the environment: %w", err))
+			errs = append(errs, fmt.Errorf("environment: %w", err))
 		}
 	})
 	return errors.Join(errs...)

@@ -21,10 +21,10 @@ import (
 	"time"
 )
 
-// secret is what must never be in a log.
+// secret must not occur in any log.
 const secret = "eyJhbGciOiJSUzI1NiJ9.cGxhbnRlZA.c2VjcmV0"
 
-// TestNoSecretIsInTheLog at debug level, whether what holds it is wrong or just of no use.
+// TestNoSecretIsInTheLog proves that no secret is logged at debug level, for broken and for unusable configurations.
 func TestNoSecretIsInTheLog(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string, content []byte) string {
@@ -60,12 +60,12 @@ func TestNoSecretIsInTheLog(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name, kubeconfig, key string
-		// ends is set where nothing can be done with it.
+		// ends is set if the relay cannot start.
 		ends bool
 	}{
-		{"a cluster that is not there", kubeconfig("good", "token: "+secret), right, false},
+		{"an unreachable cluster", kubeconfig("good", "token: "+secret), right, false},
 		{"a token of the wrong kind", kubeconfig("list", "token: ["+secret+"]"), right, true},
-		{"no YAML", kubeconfig("bad", "token: "+secret+" ["), right, true},
+		{"malformed YAML", kubeconfig("bad", "token: "+secret+" ["), right, true},
 		{"the key of another certificate", kubeconfig("fine", "token: "+secret), other, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -80,22 +80,22 @@ func TestNoSecretIsInTheLog(t *testing.T) {
 			go func() { ended <- run(ctx, args, io.Discard, &log, alone) }()
 			if test.ends {
 				if status := <-ended; status == 0 {
-					t.Error("it ended as if all were well")
+					t.Error("the relay exited without an error")
 				}
 			} else {
-				for deadline := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "cannot be read") && time.Now().Before(deadline); {
+				for deadline := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "lost connection") && time.Now().Before(deadline); {
 					time.Sleep(10 * time.Millisecond)
 				}
 				cancel()
 				<-ended
 			}
 			said := log.String()
-			if said == "" || !test.ends && !strings.Contains(said, "cannot be read") {
-				t.Errorf("it does not say what is wrong:\n%s", said)
+			if said == "" || !test.ends && !strings.Contains(said, "lost connection") {
+				t.Errorf("the log does not name the fault:\n%s", said)
 			}
 			for _, s := range []string{secret, strings.Split(string(keyPEM), "\n")[1], strings.Split(string(otherPEM), "\n")[1]} {
 				if strings.Contains(said, s) {
-					t.Errorf("the secret %s is told:\n%s", s, said)
+					t.Errorf("the log has the secret %s:\n%s", s, said)
 				}
 			}
 		})

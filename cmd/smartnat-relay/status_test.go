@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
 )
 
-// rival asks for the port that the Mapping web has.
+// rival asks for the port of the Mapping web.
 const rival = `
 apiVersion: smartnat.aureacentral.com/v1alpha1
 kind: Mapping
@@ -30,7 +30,7 @@ metadata: {name: zebra, namespace: shop}
 spec: {addresses: [192.0.2.1, "2001:db8::1"], serviceName: web, ports: [{port: 80}, {port: 8081, servicePort: 80}]}
 `
 
-// startReplica runs one relay that takes reports, and returns once it is ready.
+// startReplica starts a relay that accepts status reports and waits until it is ready.
 func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -44,7 +44,7 @@ func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
 	t.Cleanup(func() {
 		cancel()
 		if got := <-ended; got != 0 {
-			t.Errorf("the relay ended with %d, want 0", got)
+			t.Errorf("the relay exited with %d, want 0", got)
 		}
 	})
 	anonymous := p.client("")
@@ -53,13 +53,13 @@ func startReplica(t *testing.T, p *controlPlane, port, kubeconfig string) {
 	})
 }
 
-// startReplicas installs the manifests, and runs two relays with what they allow.
+// startReplicas installs the manifests and starts two relays with their permissions.
 func startReplicas(t *testing.T, p *controlPlane) (gatewayToken string) {
 	t.Helper()
 	p.kubectl("apply", "--filename=../../apis/crds")
 	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
 	if out := p.kubectl("apply", "--kustomize", "../../relay/manifests", "--validate=strict"); strings.Contains(out, "Warning") {
-		t.Errorf("the cluster has something against the manifests:\n%s", out)
+		t.Errorf("the API server warns about the manifests:\n%s", out)
 	}
 	p.kubectl("create", "namespace", "shop")
 	p.kubectl("--namespace=smartnat", "create", "serviceaccount", "gw1")
@@ -82,7 +82,7 @@ func TestStatusInARealCluster(t *testing.T) {
 	}
 	report := func(name string, entries ...*applyv1alpha1.InstanceStatusApplyConfiguration) error {
 		_, err := client.SmartnatV1alpha1().Mappings("shop").ApplyStatus(t.Context(), applyv1alpha1.Mapping(name, "shop").
-			WithStatus(applyv1alpha1.MappingStatus().WithInstances(entries...)), metav1.ApplyOptions{FieldManager: "whoever", Force: true})
+			WithStatus(applyv1alpha1.MappingStatus().WithInstances(entries...)), metav1.ApplyOptions{FieldManager: "anything", Force: true})
 		return err
 	}
 	wait := func(what, mapping string) {
@@ -102,8 +102,8 @@ func TestStatusInARealCluster(t *testing.T) {
 		return applyv1alpha1.InstanceStatus().WithName("gw1").WithAddresses("192.0.2.1").WithEndpoints(0).WithObservedGeneration(1)
 	}
 	for _, name := range []string{"web", "zebra"} {
-		// The relay may not have seen it yet.
-		p.eventually("the report about "+name+" to be taken", func() bool { return report(name, gw1().WithProgrammed(true).WithReady(true)) == nil })
+		// The relay may not know the Mapping yet.
+		p.eventually("the report about "+name+" to be accepted", func() bool { return report(name, gw1().WithProgrammed(true).WithReady(true)) == nil })
 	}
 	wait("Programmed", "web")
 	wait("Programmed", "zebra")
@@ -114,7 +114,7 @@ func TestStatusInARealCluster(t *testing.T) {
 		var got []string
 		for _, line := range strings.Split(p.kubectl("get", "mappings", "--all-namespaces", "-o", "wide"), "\n") {
 			fields := strings.Fields(line)
-			got = append(got, strings.Join(slices.Delete(fields, 7, 8), "|")) // all but the age
+			got = append(got, strings.Join(slices.Delete(fields, 7, 8), "|")) // all columns except the age
 		}
 		want := []string{
 			"NAMESPACE|NAME|ADDRESSES|SERVICE|PORTS|READY|REASON|MODE|ENDPOINTS|GATEWAYS",
@@ -126,7 +126,7 @@ func TestStatusInARealCluster(t *testing.T) {
 		}
 	})
 
-	t.Run("who wrote what", func(t *testing.T) {
+	t.Run("field managers", func(t *testing.T) {
 		got := p.kubectl("get", "mapping", "web", "--namespace=shop", "--show-managed-fields",
 			"-o", `jsonpath={range .metadata.managedFields[?(@.subresource=="status")]}{.manager} {.operation} {.fieldsV1.f:status}{"\n"}{end}`)
 		for _, want := range []string{"smartnat Apply", "smartnatd-gw1 Apply"} {
@@ -134,7 +134,7 @@ func TestStatusInARealCluster(t *testing.T) {
 				t.Errorf("no %s in\n%s", want, got)
 			}
 		}
-		if n := strings.Count(got, "Apply"); n != 2 || strings.Contains(got, "whoever") {
+		if n := strings.Count(got, "Apply"); n != 2 || strings.Contains(got, "anything") {
 			t.Errorf("%d managers of the status, want 2:\n%s", n, got)
 		}
 		if got := p.kubectl("get", "lease", "--namespace=smartnat", "-o", "jsonpath={.items[*].spec.holderIdentity}"); got != "gw1" {
@@ -142,7 +142,7 @@ func TestStatusInARealCluster(t *testing.T) {
 		}
 	})
 
-	t.Run("each event once, of two relays", func(t *testing.T) {
+	t.Run("two relays write each Event once", func(t *testing.T) {
 		seen := func() string {
 			return p.kubectl("get", "events", "--namespace=shop", "--sort-by=.metadata.name",
 				"-o", `jsonpath={range .items[*]}{.involvedObject.name} {.type} {.reason} {.count}{"\n"}{end}`)
@@ -155,10 +155,10 @@ func TestStatusInARealCluster(t *testing.T) {
 		}
 	})
 
-	t.Run("a gateway reports for itself alone", func(t *testing.T) {
+	t.Run("a gateway reports only for itself", func(t *testing.T) {
 		other := gw1().WithName("gw2")
 		if err := report("web", other); err == nil || !strings.Contains(err.Error(), `this user is the gateway "gw1"`) {
-			t.Errorf("a report in the name of gw2: %v", err)
+			t.Errorf("report as gw2: %v", err)
 		}
 		out, err := p.kubectlAs("--server", relayURL, "--token", token, "--namespace=shop", "label", "mapping", "web", "a=b")
 		if err == nil || !strings.Contains(out, "MethodNotAllowed") {
@@ -166,7 +166,7 @@ func TestStatusInARealCluster(t *testing.T) {
 		}
 	})
 
-	t.Run("what a gateway withdraws is gone", func(t *testing.T) {
+	t.Run("a withdrawn report is gone", func(t *testing.T) {
 		if err := report("web"); err != nil {
 			t.Fatal(err)
 		}
@@ -182,5 +182,5 @@ func TestStatusInARealCluster(t *testing.T) {
 		wait("Accepted", "zebra")
 	})
 
-	t.Run("a gateway that went is forgotten", func(t *testing.T) { testAging(t, p) })
+	t.Run("a gateway that stops is removed", func(t *testing.T) { testAging(t, p) })
 }
