@@ -106,7 +106,9 @@ words() { # phrases and log messages that the project does not write
 		relay/manifests \
 		pkg/iptables \
 		pkg/rtnetlink \
-		pkg/policyrouting
+		pkg/policyrouting \
+		pkg/source \
+		cmd/smartnat-relay
 }
 
 shell() { # what shellcheck finds
