@@ -90,6 +90,7 @@ headers() { # every source file says whose it is and under which licence
 words() { # phrases and log messages that the project does not write
 	# The folders whose text has been rewritten: the others follow, and then this list goes.
 	go run ./scripts/words scripts/words \
+		scripts/bench \
 		pkg/netfilter \
 		pkg/testenv \
 		pkg/gateway \

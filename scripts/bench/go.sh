@@ -2,10 +2,10 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the module's Go benchmarks and shows them with benchstat:
-#   go.sh [PACKAGE...]          of these packages; of all that have some when none is named
-#   BASE=HEAD~3 go.sh [...]     compares that commit with the tree as it is, both measured now, in turns
-# COUNT (6) is how often each is run, BENCHTIME (0.3s) for how long, BENCH (.) which ones. What was measured stays in
+# Runs the Go benchmarks of the module and shows the results with benchstat:
+#  go.sh [PACKAGE...]          benchmarks these packages, or all with benchmarks by default
+#  BASE=HEAD~3 go.sh [...]     compares that commit with the work tree, both measured now, in turns
+# COUNT (6) is the number of runs, BENCHTIME (0.3s) the duration of each, and BENCH (.) selects benchmarks. Results are in
 # scripts/bench/results/go*.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -24,18 +24,18 @@ benchstat="$(scripts/tools/build.sh benchstat)/benchstat"
 tmp="$(mktemp -d)"
 trap 'rm -rf "$tmp"' EXIT
 
-# compile TREE NAME PACKAGE...: a binary for each package, so that compiling is in nobody's way.
+# compile TREE NAME PACKAGE...: compiles a binary for each package, so that compiling does not disturb the measurements.
 compile() {
 	local tree="$1" name="$2" package
 	mkdir -p "$tmp/$name"
 	for package in "${@:3}"; do
-		[[ -d $tree/$package ]] || continue # not there yet at that commit
+		[[ -d $tree/$package ]] || continue # missing in that commit
 		say "compiling $package of $name"
 		go -C "$tree" test -c -o "$tmp/$name/$(tr / _ <<<"$package").test" "$package"
 	done
 }
 
-# once TREE NAME PACKAGE: one run, in the package's folder.
+# once TREE NAME PACKAGE: runs a package's benchmarks once, in its directory.
 once() {
 	local binary
 	binary="$tmp/$2/$(tr / _ <<<"$3").test"

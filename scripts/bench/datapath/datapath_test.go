@@ -19,7 +19,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/load"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "update the golden files")
 
 func TestMarkdown(t *testing.T) {
 	s := func(scale float64) figures.Measurement {
@@ -59,7 +59,7 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
-// What is written for smartnatd is what it reads.
+// TestManifests: smartnatd reads the manifests as intended.
 func TestManifests(t *testing.T) {
 	for ports, want := range map[int]struct{ mappings, lastPorts int }{1: {1, 1}, 10: {1, 10}, 25: {3, 5}, 200: {20, 10}} {
 		snapshot, err := source.ReadFiles([]string{"-"}, strings.NewReader(manifests([]string{"198.51.100.10", "2001:db8:1::10"}, ports)))
@@ -74,7 +74,7 @@ func TestManifests(t *testing.T) {
 		}
 		last := snapshot.Mappings[len(snapshot.Mappings)-1]
 		if got := len(last.Spec.Ports); got != want.lastPorts {
-			t.Errorf("%d ports: the last Mapping has %d, want %d", ports, got, want.lastPorts)
+			t.Errorf("%d ports: the last Mapping has %d ports, want %d", ports, got, want.lastPorts)
 		}
 	}
 }

@@ -19,10 +19,10 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// budget bounds the whole run; what was measured until then is written.
+// budget bounds the whole run. The report contains what was measured until then.
 const budget = 10 * time.Minute
 
-// plan is what is measured, and how much.
+// plan is what to measure, and how much.
 type plan struct {
 	ports []int
 	turns map[string]ways.Turns
@@ -51,8 +51,8 @@ func quick() plan {
 }
 
 func main() {
-	short := flag.Bool("quick", false, "fewer ports and pairs: a minute's try")
-	out := flag.String("out", "scripts/bench/results", "the folder for the table and the JSON")
+	short := flag.Bool("quick", false, "measure fewer ports and pairs, in about a minute")
+	out := flag.String("out", "scripts/bench/results", "the output directory for the table and the JSON")
 	flag.Parse()
 	status, err := lab.Run(func() int {
 		if err := run(*short, *out); err != nil {
@@ -67,7 +67,7 @@ func main() {
 	os.Exit(status)
 }
 
-// bench is a run under way.
+// bench is a running benchmark.
 type bench struct {
 	plan    plan
 	report  report
@@ -97,7 +97,7 @@ func run(short bool, out string) error {
 	return errors.Join(err, b.report.write(out))
 }
 
-// backend measures all that there is to one back end.
+// backend measures everything for one back end.
 func (b *bench) backend(ctx context.Context, backend string) (err error) {
 	w, err := newWorld(ctx, backend)
 	if err != nil {
@@ -134,10 +134,10 @@ func (b *bench) backend(ctx context.Context, backend string) (err error) {
 	return nil
 }
 
-// loads are what is measured, by the names of the metrics.
+// loads maps the names of metrics to the loads that measure them.
 var loads = map[string]load.Load{"connections": load.Connections, "exchanges": load.Exchanges, "stream": load.Stream}
 
-// ports measures both families at one number of ports.
+// ports measures both families with one number of ports.
 func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, ready time.Duration) error {
 	for _, family := range ways.Families {
 		c := result{Backend: backend, Family: family, Ports: ports, Ready: ready.Seconds(), Metrics: map[string]figures.Measurement{}}
@@ -159,7 +159,7 @@ func (b *bench) ports(ctx context.Context, w *world, backend string, ports int, 
 	return nil
 }
 
-// write puts the report into files.
+// write writes the report to files.
 func (r report) write(dir string) error {
 	return figures.Write(dir, "datapath", r, r.markdown(), "")
 }

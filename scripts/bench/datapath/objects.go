@@ -10,7 +10,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/ways"
 )
 
-// manifests are the objects that expose the ports on addresses, as YAML.
+// manifests returns the objects that expose the ports on addresses, as YAML.
 func manifests(addresses []string, ports int) string {
 	var text strings.Builder
 	for m := 0; m*ways.PortsPerMapping < ports; m++ {

@@ -11,7 +11,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/load"
 )
 
-// report is a run.
+// report is the result of a run.
 type report struct {
 	load.Run
 	Cases []result `json:"cases"`
@@ -21,22 +21,22 @@ type report struct {
 type result struct {
 	Backend string `json:"backend"`
 	Family  string `json:"family"`
-	// Ports is 0 for the rules that were written by hand.
+	// Ports is 0 for the manual rules.
 	Ports int `json:"ports"`
-	// Ready is how many seconds smartnatd took to be in effect, for both families.
+	// Ready is the time in seconds until smartnatd was ready, for both families.
 	Ready float64 `json:"ready"`
-	// Metrics are by the name of what was measured.
+	// Metrics maps the name of a metric to its values.
 	Metrics map[string]figures.Measurement `json:"metrics"`
 }
 
-// metric is what is measured.
+// metric describes one measured quantity.
 type metric struct {
 	name, title, unit string
-	scale             float64 // of the unit
-	perOne            bool    // whether the cost of one can be told
+	scale             float64 // the unit in base units
+	perOne            bool    // whether the cost of one operation is shown
 }
 
-// metrics, in the order of the tables.
+// metrics returns the metrics in the order of the tables.
 func metrics() []metric {
 	return []metric{
 		{"connections", "First packet: new connections (connect, a byte to and fro, reset)", "connections/s", 1, true},
@@ -84,7 +84,7 @@ func (r report) table(text *strings.Builder, m metric) {
 	}
 }
 
-// progress is a result on one line.
+// progress returns a result on one line.
 func (c result) progress() string {
 	parts := []string{}
 	for _, m := range metrics() {

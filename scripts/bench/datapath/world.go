@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// external are the gateway's addresses that ports are mapped on.
+// external maps a family to the gateway's address with the mapped ports.
 var external = map[string]string{"IPv4": lab.External1, "IPv6": lab.External1v6}
 
 const gatewayConfig = `instance: gateway
@@ -27,7 +27,7 @@ maxPortsPerNamespace: 0
 maxRulesPerNamespace: 0
 `
 
-// world is a lab with three ways from the client to the pods: by the gateway and by the two hosts that route.
+// world is a lab with three paths from the client to the pods: through the gateway and through the two routing hosts.
 type world struct {
 	*lab.Lab
 	daemon *lab.Process
@@ -40,7 +40,7 @@ func newWorld(ctx context.Context, backend string) (*world, error) {
 	}
 	w := &world{Lab: l}
 	if err := ways.Add(ctx, l, backend); err != nil {
-		return nil, errors.Join(fmt.Errorf("the ways that are only routed: %w", err), l.Stop())
+		return nil, errors.Join(fmt.Errorf("adding the routing hosts: %w", err), l.Stop())
 	}
 	var ports []uint16
 	for p := range ways.PortsPerMapping {
@@ -59,7 +59,7 @@ func (w *world) exec(ctx context.Context, host string, lines ...string) error {
 	return ways.Exec(ctx, w.Host(host), lines...)
 }
 
-// program has smartnatd map the ports and returns how long that took from its start.
+// program makes smartnatd map the ports and returns the time from its start until it was ready.
 func (w *world) program(ctx context.Context, ports int) (time.Duration, error) {
 	if err := w.endDaemon(ctx); err != nil {
 		return 0, err
@@ -74,7 +74,7 @@ func (w *world) program(ctx context.Context, ports int) (time.Duration, error) {
 	return time.Since(started), err
 }
 
-// endDaemon ends smartnatd, which leaves its rules.
+// endDaemon stops smartnatd, which leaves its rules.
 func (w *world) endDaemon(ctx context.Context) error {
 	if w.daemon == nil {
 		return nil
@@ -84,7 +84,7 @@ func (w *world) endDaemon(ctx context.Context) error {
 	return err
 }
 
-// byHand does for the first port what one would without SmartNat, and returns what undoes it.
+// byHand adds manual rules for the first port and returns a function that removes them.
 func (w *world) byHand(ctx context.Context) (undo func() error, err error) {
 	lines := []string{"sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"}
 	for family, program := range map[string]string{"IPv4": "iptables", "IPv6": "ip6tables"} {

@@ -32,14 +32,14 @@ func TestQuantile(t *testing.T) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 			if diff := cmp.Diff(before, test.values); diff != "" {
-				t.Errorf("the values were changed:\n%s", diff)
+				t.Errorf("Quantile changed its argument:\n%s", diff)
 			}
 		})
 	}
 }
 
 func TestSummary(t *testing.T) {
-	// The machine is half as fast at the end as at the beginning, and the gateway always takes a tenth.
+	// The machine is half as fast at the end as at the beginning, and the gateway always costs a tenth.
 	s := Series{
 		Plain:   []float64{1000, 1000, 600, 500},
 		Tracked: []float64{900, 900, 540, 450},
@@ -49,7 +49,7 @@ func TestSummary(t *testing.T) {
 	if diff := cmp.Diff(want, s.Summary(), cmpopts.EquateApprox(0, 1e-9)); diff != "" {
 		t.Error(diff)
 	}
-	// One takes 1,250 µs, and with the gateway a ninth more.
+	// One operation takes 1,250 µs, and a ninth more with the gateway.
 	if got := s.Summary().More(); math.Abs(got-1250.0/9) > 1e-6 {
 		t.Errorf("%v µs more, want %v", got, 1250.0/9)
 	}

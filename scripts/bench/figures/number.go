@@ -8,7 +8,7 @@ import (
 	"math"
 )
 
-// Number writes three digits or all of those before the point, in groups of thousands.
+// Number formats v with three digits or all digits before the decimal point, with thousands separators.
 func Number(v float64) string {
 	if math.IsNaN(v) {
 		return "-"

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// ReplaceRun puts a benchmark's run, whose headings are of the third level, in the place of the last one in a README, which
-// stands between two comments that name the benchmark.
+// ReplaceRun replaces the last run of a benchmark in a README with run. The run is between two HTML comments that name the
+// benchmark. Its headings of the third level become headings of the fourth level.
 func ReplaceRun(path, benchmark, run string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -20,7 +20,7 @@ func ReplaceRun(path, benchmark, run string) error {
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, ended := strings.Cut(rest, end)
 	if !ok || !ended {
-		return fmt.Errorf("%s: no lines %q and %q to write between", path, strings.TrimSpace(begin), strings.TrimSpace(end))
+		return fmt.Errorf("%s: lines %q and %q not found", path, strings.TrimSpace(begin), strings.TrimSpace(end))
 	}
 	run = strings.ReplaceAll(run, "\n### ", "\n#### ")
 	return os.WriteFile(path, []byte(before+begin+"\n"+run+"\n"+end+after), 0o644)

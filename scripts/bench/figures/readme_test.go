@@ -16,15 +16,15 @@ func TestReplaceRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "README.md")
 	for _, test := range []struct{ name, before, want string }{
 		{"the last run is replaced", "# a\n" + begin + "old\n" + end + "z\n", "# a\n" + begin + "\nnew\n#### b\n\n" + end + "z\n"},
-		{"nowhere to write", "# a\n" + begin, ""},
-		{"no place", "# a\n", ""},
+		{"the end is missing", "# a\n" + begin, ""},
+		{"both markers are missing", "# a\n", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := os.WriteFile(path, []byte(test.before), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			err := ReplaceRun(path, "scale", "new\n### b\n")
-			got, _ := os.ReadFile(path) // what is not there differs
+			got, _ := os.ReadFile(path) // a missing file differs
 			if test.want == "" {
 				test.want = test.before
 				if err == nil {

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 )
 
-// Write puts a benchmark's report where people and programs look for it, in files of its name in a folder, and its text into a
-// README when one is named. It prints the text.
+// Write writes a benchmark's report as text and JSON to files in dir that are named after the benchmark, replaces the last
+// run in readme unless that is "", and prints the text.
 func Write(dir, benchmark string, report any, text, readme string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -26,6 +26,6 @@ func Write(dir, benchmark string, report any, text, readme string) error {
 	if readme != "" {
 		errs = append(errs, ReplaceRun(readme, benchmark, text))
 	}
-	fmt.Printf("\n%s\n%s.md and .json hold this.\n", text, name)
+	fmt.Printf("\n%s\nWritten to %s.md and .json.\n", text, name)
 	return errors.Join(errs...)
 }

@@ -18,11 +18,11 @@ func TestWrite(t *testing.T) {
 	}
 	readme := filepath.Join(dir, "README.md")
 	if err := Write(dir, "relay", nil, "", readme); err == nil {
-		t.Error("no error without the README that was named")
+		t.Error("no error for a missing README")
 	}
 	got := map[string]string{}
 	for _, name := range []string{"scale.md", "scale.json", "relay.json", "README.md"} {
-		text, _ := os.ReadFile(filepath.Join(dir, name)) // what is not there differs
+		text, _ := os.ReadFile(filepath.Join(dir, name)) // a missing file differs
 		got[name] = string(text)
 	}
 	want := map[string]string{"scale.md": "a table\n", "scale.json": "{\n \"ports\": 10\n}\n", "relay.json": "null\n", "README.md": ""}

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package figures is arithmetic on what benchmarks measured, and the words for it. It measures nothing.
+// Package figures computes statistics of benchmarks and formats them. It measures nothing.
 package figures
 
 import (
@@ -9,26 +9,26 @@ import (
 	"slices"
 )
 
-// Series are rates that were measured in turns: plain, tracked, mapped, plain, tracked, mapped, ... plain, tracked. Each
-// mapped one is compared with those before and after it, so that what slows the machine for a while slows both sides.
+// Series are rates measured in turns: plain, tracked, mapped, plain, tracked, mapped, ... plain, tracked. Each mapped rate is
+// compared with those before and after it, so that a temporary slowdown of the machine affects both sides.
 type Series struct {
-	// Plain is by the host that only routes, Tracked by the one that also tracks connections.
+	// Plain are the rates through the host that only routes, Tracked those through the host that also tracks connections.
 	Plain   []float64 `json:"plain"`
 	Tracked []float64 `json:"tracked"`
-	// Mapped is by the gateway.
+	// Mapped are the rates through the gateway.
 	Mapped []float64 `json:"mapped"`
 }
 
-// Measurement is the same in two ways: by the clock, which is what users see, and by the processor time of the process,
-// which does not mind what else the machine does.
+// Measurement is a series by two clocks: wall time, which users see, and the processor time of this process, which is
+// independent of other load on the machine.
 type Measurement struct {
 	Clock     Series `json:"clock"`
 	Processor Series `json:"processor"`
-	// Failed counts connections that did not come to be.
+	// Failed is the number of connections that failed.
 	Failed int64 `json:"failed"`
 }
 
-// Ratios compares each with the mean of its neighbours.
+// Ratios returns each mapped rate divided by the mean of its neighbours in base.
 func Ratios(mapped, base []float64) []float64 {
 	var all []float64
 	for i, m := range mapped {
@@ -39,21 +39,21 @@ func Ratios(mapped, base []float64) []float64 {
 	return all
 }
 
-// Spread is a median, and the bounds between which half of the values lie.
+// Spread is a median with the bounds of the middle half.
 type Spread struct{ Median, Low, High float64 }
 
-// SpreadOf are the median and the middle half of values.
+// SpreadOf returns the median and the quartiles of values.
 func SpreadOf(values []float64) Spread {
 	return Spread{Quantile(values, 0.5), Quantile(values, 0.25), Quantile(values, 0.75)}
 }
 
-// Summary is what a series comes to: median rates, and ratios of the gateway's.
+// Summary is a series in brief: median rates, and the gateway's ratios.
 type Summary struct {
 	Plain, Tracked, Mapped float64
 	ToPlain, ToTracked     Spread
 }
 
-// Summary is the series in short.
+// Summary computes the summary of s.
 func (s Series) Summary() Summary {
 	return Summary{
 		Plain: Quantile(s.Plain, 0.5), Tracked: Quantile(s.Tracked, 0.5), Mapped: Quantile(s.Mapped, 0.5),
@@ -61,11 +61,11 @@ func (s Series) Summary() Summary {
 	}
 }
 
-// More is how much processor time, in µs, one of what was counted costs more than by plain routing. The summary must be
-// one by processor time.
+// More returns the additional processor time per operation, in µs, compared with plain routing. The summary must be one of
+// processor time.
 func (s Summary) More() float64 { return 1e6 * (1/s.ToPlain.Median - 1) / s.Plain }
 
-// Quantile interpolates between the values next to it; NaN when there are none.
+// Quantile returns the q-quantile, interpolated between neighbours, or NaN if there are no values.
 func Quantile(values []float64, q float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()

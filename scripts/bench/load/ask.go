@@ -17,8 +17,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// ServeName is Serve with another answer: the last byte of the address that the host was reached by, by which Until tells
-// endpoints from each other.
+// ServeName is like Serve but answers with the last byte of the address that the client connected to. Until uses it to
+// distinguish endpoints.
 func ServeName(h *lab.Host, ports []uint16) error { return listen(h, ports, answerName) }
 
 func answerName(conn int, buffer []byte) {
@@ -31,7 +31,7 @@ func answerName(conn int, buffer []byte) {
 		return
 	}
 	if a, ok := address.(*unix.SockaddrInet6); ok {
-		buffer[0] = a.Addr[15] // of IPv4 too, which is mapped into IPv6 here
+		buffer[0] = a.Addr[15] // for IPv4 too, which is a mapped address here
 	}
 	if _, err := unix.Write(conn, buffer[:1]); err != nil {
 		return
@@ -40,7 +40,7 @@ func answerName(conn int, buffer []byte) {
 	_, _ = retry(func() (int, error) { return unix.Read(conn, buffer[:1]) })
 }
 
-// Ask opens a connection on the calling thread, sends a byte and returns the one that comes back.
+// Ask opens a connection on the calling thread, sends a byte and returns the answer.
 func Ask(to netip.AddrPort, limit time.Duration) (byte, error) {
 	conn, err := connect(to, limit)
 	if err != nil {
@@ -52,8 +52,7 @@ func Ask(to netip.AddrPort, limit time.Duration) (byte, error) {
 	return buffer[0], err
 }
 
-// Until asks again and again, every so often, until it gets the answer that is wanted (any, when that is 0), and returns when
-// that was.
+// Until asks at the given interval until the answer is want, or any answer if want is 0, and returns the time of that answer.
 func Until(ctx context.Context, from *lab.Host, to netip.AddrPort, want byte, every time.Duration) (at time.Time, err error) {
 	err = from.Do(func() error {
 		var last error
@@ -64,7 +63,7 @@ func Until(ctx context.Context, from *lab.Host, to netip.AddrPort, want byte, ev
 				return nil
 			}
 			if last = err; err == nil {
-				last = fmt.Errorf("%s is answered by .%d, not .%d", to, got, want)
+				last = fmt.Errorf("%s: answer from .%d, want .%d", to, got, want)
 			}
 			pause(every)
 		}
@@ -73,7 +72,7 @@ func Until(ctx context.Context, from *lab.Host, to netip.AddrPort, want byte, ev
 	return at, err
 }
 
-// pause sleeps on the thread: the runtime's own timers are as coarse as a millisecond where it waits for nothing else.
+// pause blocks the thread, because an idle Go runtime's timers have a resolution of only a millisecond.
 func pause(d time.Duration) {
 	left := unix.NsecToTimespec(d.Nanoseconds())
 	for errors.Is(unix.Nanosleep(&left, &left), unix.EINTR) {

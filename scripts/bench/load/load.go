@@ -3,8 +3,8 @@
 
 //go:build linux
 
-// Package load makes connections and traffic between hosts of the lab, and counts them. It is made of bare system calls on
-// threads of their own: what a load costs itself hides what is to be measured. It knows nothing of SmartNat.
+// Package load creates connections and traffic between hosts of the lab and counts them. It uses plain system calls on
+// dedicated threads, because the cost of the load itself hides the cost to measure. It knows nothing of SmartNat.
 package load
 
 import (
@@ -21,23 +21,23 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// workers connect at once; enough to keep a few cores busy.
+// workers is the number of concurrent clients, enough to keep a few cores busy.
 const workers = 8
 
-// patience is how long a call may wait for the network.
+// patience bounds each wait for the network.
 const patience = 2 * time.Second
 
-// Serve answers on TCP ports of a host, on all its addresses, until the end of the process: with the byte that it is sent,
-// or with nothing until the end of what is not a single byte.
+// Serve answers on TCP ports on all addresses of a host until the process ends. It echoes a single byte and discards longer
+// input until its end.
 func Serve(h *lab.Host, ports []uint16) error { return listen(h, ports, answer) }
 
-// listen has workers answer on ports, each connection by a call.
+// listen accepts connections on ports, calling answer for each.
 func listen(h *lab.Host, ports []uint16, answer func(conn int, buffer []byte)) error {
 	return h.Do(func() error {
 		for _, port := range ports {
 			listener, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 			if err != nil {
-				return fmt.Errorf("a socket: %w", err)
+				return fmt.Errorf("opening a socket: %w", err)
 			}
 			if err := errors.Join(
 				unix.SetsockoptInt(listener, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0),
@@ -85,7 +85,7 @@ func answer(conn int, buffer []byte) {
 	}
 }
 
-// retry repeats a call that a signal interrupted; the Go runtime sends some to itself.
+// retry repeats a call that a signal interrupted. The Go runtime sends such signals to itself.
 func retry(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
@@ -95,7 +95,7 @@ func retry(call func() (int, error)) (int, error) {
 	}
 }
 
-// connect opens a connection that will be reset when it is closed, so that nothing of it stays.
+// connect opens a connection that resets when closed, so that no state of it remains.
 func connect(to netip.AddrPort, limit time.Duration) (int, error) {
 	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
 	if to.Addr().Is4() {
@@ -104,7 +104,7 @@ func connect(to netip.AddrPort, limit time.Duration) (int, error) {
 	for {
 		conn, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return -1, fmt.Errorf("a socket: %w", err)
+			return -1, fmt.Errorf("opening a socket: %w", err)
 		}
 		err = errors.Join(
 			unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_SNDTIMEO, timeval(limit)),
@@ -128,7 +128,7 @@ func timeval(d time.Duration) *unix.Timeval {
 	return &t
 }
 
-// exchange sends a byte and waits for it to come back.
+// exchange sends a byte and waits for its echo.
 func exchange(conn int, buffer []byte) error {
 	if _, err := retry(func() (int, error) { return unix.Write(conn, buffer[:1]) }); err != nil {
 		return err
@@ -140,30 +140,30 @@ func exchange(conn int, buffer []byte) error {
 	return err
 }
 
-// Load is one kind of load: what came of it between a host and sockets.
+// Load measures one kind of load from a host to sockets.
 type Load func(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error)
 
-// Limits bound a measurement.
+// Limits bounds a measurement.
 type Limits struct {
-	Count int64         // of what is counted
-	Time  time.Duration // after which it ends in any case
+	Count int64         // operations
+	Time  time.Duration // maximum duration
 }
 
-// Turn is what came of one measurement.
+// Turn is the result of one measurement.
 type Turn struct {
 	Count, Failed int64
-	// Clock and Processor are how long it took, by the clock and by what the process used of the cores.
+	// Clock and Processor are the wall time and the processor time of this process.
 	Clock, Processor time.Duration
 }
 
-// stopwatch starts one; the function that it returns sets the times.
+// stopwatch starts measuring time; the returned function sets the times of t.
 func stopwatch(t *Turn) (stop func()) {
 	started, used := time.Now(), processorTime()
 	return func() { t.Clock, t.Processor = time.Since(started), processorTime()-used }
 }
 
-// processorTime is what the process used so far. Where the kernel does not account for interrupts apart (IRQ_TIME_ACCOUNTING),
-// that includes the work on packets between namespaces, which is done by who sends.
+// processorTime returns the processor time of this process so far. Without IRQ_TIME_ACCOUNTING in the kernel, it includes the
+// work on packets between namespaces, which the kernel does in the context of the sender.
 func processorTime() time.Duration {
 	var used unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
@@ -172,7 +172,7 @@ func processorTime() time.Duration {
 	return time.Duration(used.Nano())
 }
 
-// Connections opens so many connections, one after the other by each worker, with one byte sent and returned on each.
+// Connections opens l.Count connections, one after the other in each worker, and exchanges a byte on each.
 func Connections(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error {
 		buffer := make([]byte, 1)
@@ -192,7 +192,7 @@ func Connections(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	})
 }
 
-// Exchanges sends bytes to and fro on a connection of each worker.
+// Exchanges sends bytes back and forth on one connection per worker.
 func Exchanges(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	return together(from, l, func(r *rand.Rand, next func() bool, done, _ *atomic.Int64) error {
 		conn, err := connect(to[r.IntN(len(to))], patience)
@@ -203,7 +203,7 @@ func Exchanges(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 		buffer := make([]byte, 1)
 		for next() {
 			if err := exchange(conn, buffer); err != nil {
-				return fmt.Errorf("to and fro: %w", err)
+				return fmt.Errorf("exchanging a byte: %w", err)
 			}
 			done.Add(1)
 		}
@@ -211,7 +211,7 @@ func Exchanges(from *lab.Host, to []netip.AddrPort, l Limits) (Turn, error) {
 	})
 }
 
-// together runs a function in each worker, until next says that it is enough.
+// together runs work in all workers until next returns false.
 func together(from *lab.Host, l Limits, work func(r *rand.Rand, next func() bool, done, failed *atomic.Int64) error) (t Turn, err error) {
 	var taken, done, failed atomic.Int64
 	started := time.Now()
@@ -231,7 +231,7 @@ func together(from *lab.Host, l Limits, work func(r *rand.Rand, next func() bool
 	return t, errors.Join(errs...)
 }
 
-// Stream sends by one connection for a while, and counts bits.
+// Stream sends on one connection for l.Time and counts bits.
 func Stream(from *lab.Host, to []netip.AddrPort, l Limits) (t Turn, err error) {
 	err = from.Do(func() error {
 		conn, err := connect(to[len(to)-1], patience)
@@ -252,7 +252,7 @@ func Stream(from *lab.Host, to []netip.AddrPort, l Limits) (t Turn, err error) {
 		if err := unix.Shutdown(conn, unix.SHUT_WR); err != nil {
 			return fmt.Errorf("ending a stream: %w", err)
 		}
-		// The other side closes when it has read all.
+		// The other side closes after reading everything.
 		if _, err := retry(func() (int, error) { return unix.Read(conn, buffer) }); err != nil {
 			return fmt.Errorf("waiting for the end of a stream: %w", err)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// Kernel is its release.
+// Kernel returns the release of the kernel.
 func Kernel() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -25,9 +25,9 @@ func Kernel() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// Processor is what the machine's says that it is.
+// Processor returns the model name of the machine's processor, or "".
 func Processor() string {
-	text, _ := os.ReadFile("/proc/cpuinfo") // without it, nobody knows
+	text, _ := os.ReadFile("/proc/cpuinfo") // unknown if missing
 	for line := range strings.Lines(string(text)) {
 		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
 			return strings.TrimSpace(value)
@@ -36,7 +36,7 @@ func Processor() string {
 	return runtime.GOARCH
 }
 
-// IPTables is the version of a host's iptables.
+// IPTables returns the version of a host's iptables.
 func IPTables(ctx context.Context, h *lab.Host) (version string, err error) {
 	text, err := h.Exec(ctx, "iptables", "--version")
 	if fields := strings.Fields(text); len(fields) > 1 {
@@ -45,9 +45,9 @@ func IPTables(ctx context.Context, h *lab.Host) (version string, err error) {
 	return version, err
 }
 
-// Average is the load average of the last minute.
+// Average returns the load average of the last minute, or "".
 func Average() string {
-	text, _ := os.ReadFile("/proc/loadavg") // without it, nobody knows
+	text, _ := os.ReadFile("/proc/loadavg") // unknown if missing
 	fields := strings.Fields(string(text))
 	if len(fields) == 0 {
 		return "?"

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Run says of a benchmark when and where it ran, and how it ended.
+// Run describes when and where a benchmark ran, and how it ended.
 type Run struct {
 	Date     time.Time `json:"date"`
 	Machine  string    `json:"machine"`
@@ -21,21 +21,21 @@ type Run struct {
 	IPTables string    `json:"iptables,omitempty"`
 	Quick    bool      `json:"quick"`
 	Seconds  float64   `json:"seconds"`
-	// Load is /proc/loadavg before and after: on a machine that does other things, ratios hold and rates do not.
+	// Load is the load average before and after. On a busy machine ratios are reliable and rates are not.
 	Load [2]string `json:"load"`
-	// Ended is why it ended early, when it did.
+	// Ended is the reason if the run ended early.
 	Ended string `json:"ended,omitempty"`
 }
 
-// Begin begins a run.
+// Begin starts a run.
 func Begin() Run {
-	// Threads wait in system calls, each with a processor of the runtime's: with as many as there are cores they would wait
-	// for each other.
+	// Workers block in system calls, each with a P of the Go runtime. With only as many Ps as cores they would wait for each
+	// other.
 	cores := runtime.GOMAXPROCS(64)
 	return Run{Date: time.Now().UTC(), Machine: Processor(), Cores: cores, Kernel: Kernel(), Load: [2]string{Average(), ""}}
 }
 
-// End ends it, with what went wrong if anything did.
+// End finishes the run. err is its failure, if any.
 func (r *Run) End(err error) {
 	r.Seconds, r.Load[1] = time.Since(r.Date).Seconds(), Average()
 	if err != nil {
@@ -43,7 +43,7 @@ func (r *Run) End(err error) {
 	}
 }
 
-// Heading is the first lines of a report, as Markdown.
+// Heading returns the first lines of a report, as Markdown.
 func (r *Run) Heading() string {
 	kind, iptables := "full run", ""
 	if r.Quick {
@@ -60,7 +60,7 @@ func (r *Run) Heading() string {
 	return heading
 }
 
-// Sleep sleeps, unless the context ends: then it returns its error at once.
+// Sleep waits for d, or returns the context's error as soon as it ends.
 func Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -3,8 +3,8 @@
 
 //go:build linux
 
-// Package process reads what /proc tells of a process: its processor time, its memory and what it wrote, and
-// waits until it is quiet. It changes nothing.
+// Package process reads the processor time, memory and writes of a process from /proc, and waits until it is idle. It changes
+// nothing.
 package process
 
 import (
@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// Tick is the unit of processor times.
+// Tick is the unit of processor times in /proc.
 const Tick = 10 * time.Millisecond
 
-// Time is what a process and the programs that it ran used of the cores so far.
+// Time returns the processor time of a process and its terminated children so far.
 func Time(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, fmt.Errorf("the processor time of a process: %w", err)
+		return 0, fmt.Errorf("reading the processor time of a process: %w", err)
 	}
 	return parseStat(string(text))
 }
@@ -31,7 +31,7 @@ func Time(pid int) (time.Duration, error) {
 func parseStat(text string) (time.Duration, error) {
 	_, rest, ok := strings.Cut(text[strings.LastIndexByte(text, '(')+1:], ") ")
 	fields := strings.Fields(rest)
-	const utime, cstime = 11, 14 // user, system, and both of children that ended
+	const utime, cstime = 11, 14 // user and system time, each also of terminated children
 	if !ok || len(fields) <= cstime {
 		return 0, fmt.Errorf("/proc/PID/stat is %q", text)
 	}
@@ -46,8 +46,8 @@ func parseStat(text string) (time.Duration, error) {
 	return time.Duration(ticks) * Tick, nil
 }
 
-// Settle waits until no more than this was used in a second, or for as long as patience goes: that it is never quiet is seen in
-// the figures.
+// Settle waits until at most most was used in one second, or until patience is over. It does not fail then, because the
+// figures show that the process never became idle.
 func Settle(ctx context.Context, used func() (time.Duration, error), most, patience time.Duration) error {
 	last, err := used()
 	if err != nil {
@@ -68,8 +68,8 @@ func Settle(ctx context.Context, used func() (time.Duration, error), most, patie
 	return nil
 }
 
-// Memory is what a process holds, in MB: all of it, and the most that it ever was; what of it is its own and what are pages of
-// files, such as the program's, which the kernel can read again; and its share where pages are used by others too.
+// Memory is the memory of a process in MB: RSS and its peak; its anonymous part and the file pages, such as the program,
+// which the kernel can read again; and PSS, which divides shared pages.
 type Memory struct {
 	RSS  float64 `json:"rss"`
 	Peak float64 `json:"peak"`
@@ -78,7 +78,7 @@ type Memory struct {
 	PSS  float64 `json:"pss"`
 }
 
-// ReadMemory is what a process holds now.
+// ReadMemory returns the current memory of a process.
 func ReadMemory(pid int) (m Memory, err error) {
 	status, err := Values(pid, "status")
 	if err != nil {
@@ -88,18 +88,18 @@ func ReadMemory(pid int) (m Memory, err error) {
 	if err != nil {
 		return m, err
 	}
-	const kB = 1.0 / 1000 * 1.024 // as /proc counts them
+	const kB = 1.0 / 1000 * 1.024 // /proc uses KiB
 	return Memory{
 		RSS: status["VmRSS"] * kB, Peak: status["VmHWM"] * kB,
 		Anon: status["RssAnon"] * kB, File: status["RssFile"] * kB, PSS: rollup["Pss"] * kB,
 	}, nil
 }
 
-// Values reads the "Name: number" lines of a file of /proc/PID.
+// Values reads the "Name: number" lines of a file in /proc/PID.
 func Values(pid int, file string) (map[string]float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
 	if err != nil {
-		return nil, fmt.Errorf("what a process uses: %w", err)
+		return nil, fmt.Errorf("reading the usage of a process: %w", err)
 	}
 	values := map[string]float64{}
 	for line := range strings.Lines(string(text)) {

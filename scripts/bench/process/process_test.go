@@ -23,8 +23,8 @@ func TestParseStat(t *testing.T) {
 	}{
 		{name: "with its children", text: "7 (smartnatd) S 1 7 7 0 -1 4194560 1 2 3 4 10 5 200 30 20 0 9 0 1 2 3", want: 2450 * time.Millisecond},
 		{name: "a name that looks like fields", text: "7 (a) S (b) S 1 7 7 0 -1 4194560 1 2 3 4 1 0 0 0 20 0 9", want: 10 * time.Millisecond},
-		{name: "cut short", text: "7 (smartnatd) S 1 7 7 0 -1 4194560 1 2 3 4 10 5 200", fails: true},
-		{name: "no number", text: "7 (smartnatd) S 1 7 7 0 -1 4194560 1 2 3 4 x 5 200 30 20", fails: true},
+		{name: "truncated", text: "7 (smartnatd) S 1 7 7 0 -1 4194560 1 2 3 4 10 5 200", fails: true},
+		{name: "not a number", text: "7 (smartnatd) S 1 7 7 0 -1 4194560 1 2 3 4 x 5 200 30 20", fails: true},
 		{name: "nothing", fails: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// Of this process, which shares no memory with another.
+// TestReadMemory reads the memory of this process, which shares none with another.
 func TestReadMemory(t *testing.T) {
 	m, err := ReadMemory(os.Getpid())
 	if err != nil {
@@ -51,9 +51,9 @@ func TestSettle(t *testing.T) {
 	broken := errors.New("broken for the test")
 	for _, test := range []struct {
 		name string
-		// used is what was used in each second, in ticks; the last of them goes on.
+		// used is the usage in each second, in ticks; the last value repeats.
 		used []time.Duration
-		// fails is the second in which it cannot be told, and ends that in which nobody waits any more.
+		// fails is the second in which reading fails, and ends that in which the context ends.
 		fails, ends int
 		after       time.Duration
 		want        error
@@ -62,7 +62,7 @@ func TestSettle(t *testing.T) {
 		{name: "quiet enough", used: []time.Duration{9, 6, 5, 9}, after: 3 * time.Second},
 		{name: "never", used: []time.Duration{6}, after: 10 * time.Second},
 		{name: "gone", used: []time.Duration{9}, fails: 2, after: 2 * time.Second, want: broken},
-		{name: "given up", used: []time.Duration{9}, ends: 3, after: 3 * time.Second, want: context.DeadlineExceeded},
+		{name: "the context ends", used: []time.Duration{9}, ends: 3, after: 3 * time.Second, want: context.DeadlineExceeded},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// encoding is a way to ask for lists.
+// encoding is an encoding for lists.
 type encoding struct {
 	Name   string `json:"name"`
 	accept string
@@ -31,7 +31,7 @@ func encodings() []encoding {
 	}
 }
 
-// Lists are the bytes that came by the socket for whole lists, with those of TLS, each kind by a connection of its own.
+// Lists are the bytes received for whole lists including TLS, with a connection for each kind.
 type Lists struct {
 	encoding
 	APIServer map[string]int64 `json:"apiServer"`
@@ -45,11 +45,12 @@ func sum(byKind map[string]int64) (n int64) {
 	return n
 }
 
-// share is what a gateway's first sync by the relay costs of listing all Services and EndpointSlices at the API server.
+// share returns the size of a gateway's first sync through the relay, relative to listing all Services and EndpointSlices at
+// the API server.
 func (l Lists) share() float64 { return float64(sum(l.Relay)) / float64(sum(l.APIServer)) }
 
-// lists asks both servers for what a gateway needs from them: at the API server, all Services and EndpointSlices; Mappings
-// as well at the relay.
+// lists lists what a gateway needs at both servers: all Services and EndpointSlices at the API server, and also Mappings at
+// the relay.
 func (w *world) lists(ctx context.Context, api, relay server, token string) (all []Lists, err error) {
 	for _, e := range encodings() {
 		l := Lists{encoding: e}
@@ -82,13 +83,13 @@ func (w *world) list(ctx context.Context, s server, token string, e encoding, ki
 	return received, nil
 }
 
-// versions are those of the lists that the API server has now, one of each kind.
+// versions returns the current resource version of each kind at the API server.
 func (c *client) versions(ctx context.Context) (map[string]string, error) {
 	all := map[string]string{}
 	for _, kind := range kinds {
 		response, err := c.get(ctx, kind+"?limit=1", runtime.ContentTypeJSON, false)
 		if err != nil {
-			return nil, fmt.Errorf("the version of %s: %w", kind, err)
+			return nil, fmt.Errorf("reading the version of %s: %w", kind, err)
 		}
 		var list struct {
 			metav1.ListMeta `json:"metadata"`
@@ -96,7 +97,7 @@ func (c *client) versions(ctx context.Context) (map[string]string, error) {
 		err = json.NewDecoder(response.Body).Decode(&list)
 		_ = response.Body.Close()
 		if err != nil {
-			return nil, fmt.Errorf("the version of %s: %w", kind, err)
+			return nil, fmt.Errorf("reading the version of %s: %w", kind, err)
 		}
 		all[kind] = list.ResourceVersion
 	}

@@ -25,29 +25,29 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// What is asked for, by both names of an API's path.
+// API paths of the resources.
 const (
 	services       = "/api/v1/services"
 	endpointSlices = "/apis/discovery.k8s.io/v1/endpointslices"
 	mappings       = "/apis/smartnat.aureacentral.com/v1alpha1/mappings"
 )
 
-// kinds are what a gateway watches.
+// kinds are the paths that a gateway watches.
 var kinds = []string{mappings, services, endpointSlices}
 
-// What gateways accept: protobuf of the kinds that have it, and of a relay no more of an object than they need.
+// The media types that gateways accept: protobuf where available, and from a relay only the fields that they need.
 const (
 	profile    = ";profile=" + v1alpha1.GatewayProfile
 	asGateways = runtime.ContentTypeProtobuf + profile + "," + runtime.ContentTypeJSON + profile
 )
 
-// server is one of the two that are compared.
+// server is one of the two servers to compare.
 type server struct {
 	name, url string
 	process   *lab.Process
 }
 
-// client has one connection to a server and counts its bytes, those of TLS included.
+// client has one connection to a server and counts its bytes including TLS.
 type client struct {
 	http     *http.Client
 	url      string
@@ -63,9 +63,9 @@ func (w *world) newClient(s server, token string) *client {
 		Protocols:          protocols,
 		MaxConnsPerHost:    1,
 		TLSClientConfig:    &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13},
-		DisableCompression: true, // who wants it says so
+		DisableCompression: true, // requests enable it themselves
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			// On a host of its own: the bytes go the way that a gateway's go.
+			// Dial from the gateway, so that the bytes take the same path as a gateway's.
 			socket, err := w.Host(lab.Gateway).Dial(ctx, network, address, 0)
 			if err != nil {
 				return nil, err
@@ -78,7 +78,7 @@ func (w *world) newClient(s server, token string) *client {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// counted counts what is received.
+// counted counts received bytes.
 type counted struct {
 	net.Conn
 	received *atomic.Int64
@@ -90,15 +90,15 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refusal is an answer other than 200.
+// refusal is a response with a status other than 200.
 type refusal struct {
 	status int
 	after  time.Duration
 }
 
-func (r *refusal) Error() string { return "answered " + strconv.Itoa(r.status) }
+func (r *refusal) Error() string { return "status " + strconv.Itoa(r.status) }
 
-// get asks for a path. The caller closes the answer's body.
+// get requests a path. The caller closes the response body.
 func (c *client) get(ctx context.Context, path, accept string, gzip bool) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+path, nil)
 	if err != nil {
@@ -114,7 +114,7 @@ func (c *client) get(ctx context.Context, path, accept string, gzip bool) (*http
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		_, _ = io.Copy(io.Discard, response.Body) // it is refused, whatever it says
+		_, _ = io.Copy(io.Discard, response.Body) // the content does not matter
 		_ = response.Body.Close()
 		after, _ := strconv.Atoi(response.Header.Get("Retry-After")) // none is no time
 		return nil, &refusal{response.StatusCode, time.Duration(after) * time.Second}
@@ -122,11 +122,11 @@ func (c *client) get(ctx context.Context, path, accept string, gzip bool) (*http
 	return response, nil
 }
 
-// frames reads the events of a watch one by one, however they are encoded. One larger than a megabyte is an error.
+// frames splits a watch response into events, in any encoding. An event over a megabyte is an error.
 func frames(response *http.Response) (*bufio.Scanner, error) {
 	media, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if err != nil {
-		return nil, fmt.Errorf("the type of a watch: %w", err)
+		return nil, fmt.Errorf("parsing the media type of a watch: %w", err)
 	}
 	scanner := bufio.NewScanner(response.Body)
 	scanner.Buffer(make([]byte, 4<<10), 1<<20)
@@ -136,7 +136,7 @@ func frames(response *http.Response) (*bufio.Scanner, error) {
 	return scanner, nil
 }
 
-// splitProtobuf splits what is framed by lengths of four bytes.
+// splitProtobuf splits frames with a length prefix of four bytes.
 func splitProtobuf(data []byte, atEOF bool) (advance int, token []byte, err error) {
 	const header = 4
 	if len(data) >= header {

@@ -18,12 +18,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// fleet are watchers of one server, each with a connection of its own and a watch of each kind, as a gateway has.
+// fleet is a set of watchers of one server. As a gateway does, each has its own connection and a watch for each kind.
 type fleet struct {
 	watchers []*watcher
 	events   atomic.Int64
 	refused  atomic.Int64 // requests
-	broken   atomic.Int64 // connections, and those that did not come to be
+	broken   atomic.Int64 // connections that broke or failed to open
 	cancel   context.CancelFunc
 	done     sync.WaitGroup
 }
@@ -33,7 +33,7 @@ type watcher struct {
 	streams []*stream
 }
 
-// stream is one watch, begun anew whenever it ends.
+// stream is one watch, which restarts whenever it ends.
 type stream struct {
 	fleet *fleet
 	*client
@@ -41,16 +41,16 @@ type stream struct {
 
 	mu       sync.Mutex
 	synced   time.Time
-	arrivals map[int]time.Time // by write
+	arrivals map[int]time.Time // by number of the write
 }
 
-// initialEventsEnd is in the bookmark that ends what there was at the beginning.
+// initialEventsEnd is contained in the bookmark after the initial events.
 var initialEventsEnd = []byte("k8s.io/initial-events-end")
 
 const withInitialEvents = "?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
 
-// newFleet starts watchers, one for each token. With versions, those of each kind, they ask for what comes after them and
-// are not sent what there is.
+// newFleet starts a watcher for each token. If versions is set, they watch from these versions of each kind and get no
+// initial events.
 func (w *world) newFleet(ctx context.Context, s server, tokens []string, versions map[string]string) *fleet {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fleet{cancel: cancel}
@@ -79,7 +79,7 @@ func (f *fleet) close() {
 	}
 }
 
-// follow watches until ctx ends, and pauses between attempts as smartnatd does.
+// follow watches until ctx ends, with the same pauses between attempts as smartnatd.
 func (s *stream) follow(ctx context.Context) {
 	first := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
 	backoff := first
@@ -109,7 +109,7 @@ func (s *stream) follow(ctx context.Context) {
 	}
 }
 
-// watch reads one watch to its end.
+// watch runs one watch to its end.
 func (s *stream) watch(ctx context.Context) error {
 	response, err := s.get(ctx, s.query, asGateways, false)
 	if err != nil {
@@ -140,7 +140,7 @@ func (s *stream) sync() {
 	s.synced = time.Now()
 }
 
-// arrived notes the first time that a write was heard of, unless it came with what there was at the beginning.
+// arrived records the first arrival of a write, unless it is part of the initial events.
 func (s *stream) arrived(write int, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,7 +151,7 @@ func (s *stream) arrived(write int, at time.Time) {
 	s.fleet.events.Add(1)
 }
 
-// forget makes all watchers count as not synced.
+// forget marks all watchers as not synced.
 func (f *fleet) forget() {
 	for _, w := range f.watchers {
 		for _, s := range w.streams {
@@ -162,7 +162,7 @@ func (f *fleet) forget() {
 	}
 }
 
-// waitSynced waits for the last watcher and returns when each had all.
+// waitSynced waits until all watchers are synced and returns the time of each.
 func (f *fleet) waitSynced(ctx context.Context, patience time.Duration) ([]time.Time, error) {
 	var all []time.Time
 	err := await(ctx, patience, func() error {
@@ -173,14 +173,14 @@ func (f *fleet) waitSynced(ctx context.Context, patience time.Duration) ([]time.
 			}
 		}
 		if len(all) < len(f.watchers) {
-			return fmt.Errorf("%d of %d watchers have all (%d requests refused, %d connections broken)", len(all), len(f.watchers), f.refused.Load(), f.broken.Load())
+			return fmt.Errorf("%d of %d watchers synced (%d requests refused, %d connections broken)", len(all), len(f.watchers), f.refused.Load(), f.broken.Load())
 		}
 		return nil
 	})
 	return all, err
 }
 
-// syncedAt is when the last of the watches had all; never is zero.
+// syncedAt returns the time when the last watch synced, or the zero time.
 func (w *watcher) syncedAt() (last time.Time) {
 	for _, s := range w.streams {
 		s.mu.Lock()
@@ -196,7 +196,7 @@ func (w *watcher) syncedAt() (last time.Time) {
 	return last
 }
 
-// received is what all connections received.
+// received returns the bytes received on all connections.
 func (f *fleet) received() (n int64) {
 	for _, w := range f.watchers {
 		n += w.received.Load()
@@ -204,7 +204,7 @@ func (f *fleet) received() (n int64) {
 	return n
 }
 
-// delays are the milliseconds from each write to its arrival, by write.
+// delays returns, for each write, the milliseconds until its arrival at each watcher.
 func (f *fleet) delays(writes []write) [][]float64 {
 	all := make([][]float64, len(writes))
 	for _, w := range f.watchers {

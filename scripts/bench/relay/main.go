@@ -23,16 +23,16 @@ const (
 
 	apiURL   = "https://" + lab.ControlAddress + ":6443"
 	relayURL = "https://" + lab.Node1Address + ":8443"
-	// budget is how long a run takes at most.
+	// budget bounds the whole run.
 	budget = 10 * time.Minute
 )
 
 func main() {
-	short := flag.Bool("quick", false, "a small cluster and few watchers: a try of a minute")
-	size := flag.Int("n", 0, "the number of Services instead of the usual one; a tenth of them is mapped")
-	watchers := flag.Int("watchers", 0, "the number of watchers instead of the usual one")
-	out := flag.String("out", "scripts/bench/results", "the folder for the table and the JSON")
-	readme := flag.String("readme", "", "a README.md in which to put the table in the place of the last one")
+	short := flag.Bool("quick", false, "use a small cluster and few watchers, for about a minute")
+	size := flag.Int("n", 0, "the number of Services, a tenth of which are mapped (default by plan)")
+	watchers := flag.Int("watchers", 0, "the number of watchers (default by plan)")
+	out := flag.String("out", "scripts/bench/results", "the output directory for the table and the JSON")
+	readme := flag.String("readme", "", "a README.md in which to replace the table")
 	flag.Parse()
 	p := full()
 	if *short {
@@ -60,7 +60,7 @@ func main() {
 	os.Exit(status)
 }
 
-// bench is a run under way.
+// bench is a running benchmark.
 type bench struct {
 	plan    plan
 	world   *world
@@ -73,7 +73,7 @@ func (b *bench) say(format string, args ...any) {
 	b.out(fmt.Sprintf("[%4.0f s] ", time.Since(b.started).Seconds()) + fmt.Sprintf(format, args...))
 }
 
-// run measures all of a plan. What was measured before something failed is in the report.
+// run measures everything in a plan. After a failure, the report contains what was measured before.
 func run(ctx context.Context, p plan, out func(line string)) (Report, error) {
 	b := &bench{plan: p, started: time.Now(), out: out}
 	b.report = Report{Run: load.Begin(), Plan: p}
@@ -92,12 +92,12 @@ func (b *bench) run(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, b.world.Stop())
 	}()
-	if err := b.world.populate(ctx, func(made int) { b.say("%d Services made", made) }); err != nil {
-		return fmt.Errorf("making the cluster's objects: %w", err)
+	if err := b.world.populate(ctx, func(made int) { b.say("%d Services created", made) }); err != nil {
+		return fmt.Errorf("creating the cluster's objects: %w", err)
 	}
 	tokens, err := b.world.admit(ctx)
 	if err != nil {
-		return fmt.Errorf("admitting watchers: %w", err)
+		return fmt.Errorf("creating accounts for watchers: %w", err)
 	}
 	api := server{name: apiName, url: apiURL, process: b.world.Process(apiName)}
 	if err := settle(ctx, api, 10*time.Second); err != nil {
@@ -106,17 +106,17 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if b.report.APIServer, err = process.ReadMemory(api.process.PID()); err != nil {
 		return err
 	}
-	b.say("%d Services with %d endpoints each made, %d of them mapped; the API server holds %.0f MB", b.plan.Services, b.plan.Endpoints, b.plan.Mapped, b.report.APIServer.RSS)
+	b.say("created %d Services with %d endpoints each, %d of them mapped; the API server uses %.0f MB", b.plan.Services, b.plan.Endpoints, b.plan.Mapped, b.report.APIServer.RSS)
 	relay, err := b.startRelay(ctx)
 	if err != nil {
 		return err
 	}
 	r := b.report.Relay
-	b.say("the relay was ready after %.2f s, used %.2f s of processor and holds %.1f MB", r.Seconds, r.CPU, r.Memory.RSS)
+	b.say("the relay was ready after %.2f s, with %.2f s of processor time and %.1f MB", r.Seconds, r.CPU, r.Memory.RSS)
 	if err := b.churn(ctx, relay); err != nil {
 		return err
 	}
-	b.say("a change that nobody may see costs it %.2f ms of processor", b.report.Relay.PerChange)
+	b.say("a change of an unmapped Service costs the relay %.2f ms of processor time", b.report.Relay.PerChange)
 	if b.report.Lists, err = b.world.lists(ctx, api, relay, tokens[0]); err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	return b.watchers(ctx, api, relay, tokens)
 }
 
-// watchers has both servers watched, one after the other, and then restarts the relay.
+// watchers measures both servers with all watchers, one after the other, and then restarts the relay.
 func (b *bench) watchers(ctx context.Context, api, relay server, tokens []string) error {
 	versions, err := b.world.newClient(api, tokens[0]).versions(ctx)
 	if err != nil {
@@ -153,7 +153,7 @@ func (b *bench) watchers(ctx context.Context, api, relay server, tokens []string
 		return err
 	}
 	b.report.Storm = &storm
-	b.say("%d watchers had all again %.1f s after the relay was killed (the median %.1f s, the relay was ready after %.1f s)", len(tokens), storm.Last, storm.Median, storm.Ready)
+	b.say("%d watchers synced again within %.1f s after the relay was killed (median %.1f s, relay ready after %.1f s)", len(tokens), storm.Last, storm.Median, storm.Ready)
 	return nil
 }
 

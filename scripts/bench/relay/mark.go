@@ -10,9 +10,9 @@ import (
 	"fmt"
 )
 
-// A write moves the first endpoint of a slice to an address that says which write it was. It is text of one length that
-// nothing else in the objects resembles, in JSON and protobuf alike, so that hundreds of watchers need not decode what they
-// receive: they would compete with the servers for the cores.
+// A write moves the first endpoint of a slice to an address that identifies the write. In JSON and protobuf alike, the
+// address is text of a fixed length that occurs nowhere else in the objects. Hundreds of watchers need not decode what they
+// receive, which would compete with the servers for the cores.
 const (
 	markPrefix = "10.199."
 	markDigits = len("100.100")
@@ -21,7 +21,7 @@ const (
 
 func mark(write int) string { return fmt.Sprintf("%s%d.%d", markPrefix, 100+write/100, 100+write%100) }
 
-// markOf is the write that a frame tells of.
+// markOf returns the write in a frame.
 func markOf(frame []byte) (write int, ok bool) {
 	_, rest, ok := bytes.Cut(frame, []byte(markPrefix))
 	if !ok || len(rest) < markDigits || rest[3] != '.' {

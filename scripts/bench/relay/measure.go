@@ -14,57 +14,57 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
-// Relay is what the relay takes with nobody watching.
+// Relay is the cost of the relay without watchers.
 type Relay struct {
-	// Seconds are from its start to being ready, CPU the processor time until all was quiet: it writes the status of all
-	// Mappings, too.
+	// Seconds is the time from the start until ready. CPU is the processor time until idle, which includes writing the status
+	// of all Mappings.
 	Seconds float64 `json:"seconds"`
 	CPU     float64 `json:"cpu"`
-	// Idle is the share of a core, in percent, while nothing changes.
+	// Idle is the share of a core while nothing changes, in percent.
 	Idle   float64        `json:"idle"`
 	Memory process.Memory `json:"memory"`
-	// PerChange is the processor time, in ms, for one change of an EndpointSlice that nobody may see.
+	// PerChange is the processor time for one change of an EndpointSlice that is not mapped, in ms.
 	PerChange float64 `json:"perChange"`
 }
 
-// Watched is one server with all watchers. Times are in milliseconds.
+// Watched is the result for one server with all watchers. Times are in milliseconds.
 type Watched struct {
 	Server string `json:"server"`
-	// Opened is how long it took until the last watcher had all, and OpenedCPU the processor time for all of them.
+	// Opened is the time until the last watcher was synced, and OpenedCPU the processor time for all of them.
 	Opened    float64 `json:"opened"`
 	OpenedCPU float64 `json:"openedCPU"`
-	// Before and After are its memory without and with them.
+	// Before and After are the server's memory without and with the watchers.
 	Before process.Memory `json:"before"`
 	After  process.Memory `json:"after"`
-	// InitialBytes are what one received until it had all, EventBytes what it received for a change.
+	// InitialBytes are the bytes that one watcher received until it was synced, EventBytes those for one change.
 	InitialBytes float64 `json:"initialBytes"`
 	EventBytes   float64 `json:"eventBytes"`
-	// Written is how long the API server took to answer each write.
+	// Written are the response times of the API server to the writes.
 	Written []float64 `json:"written"`
-	// Median, P99 and Last are from asking the API server for a write to the event's arrival, over all writes and watchers;
-	// Slowest is the median of the last watcher's of each write.
+	// Median, P99 and Last are the times from the request to the API server until the arrival of the event, over all writes
+	// and watchers. Slowest is the median, over all writes, of the time to the last watcher.
 	Median, P99, Last, Slowest float64
-	// Missing counts events that did not arrive in time.
+	// Missing is the number of events that did not arrive in time.
 	Missing int `json:"missing"`
-	// EventCPU is the processor time, in µs, of one event for one watcher.
+	// EventCPU is the processor time of one event for one watcher, in µs.
 	EventCPU float64 `json:"eventCPU"`
-	// Refused and Broken are requests that were refused, and connections that broke or did not come to be.
+	// Refused is the number of refused requests, and Broken that of connections that broke or failed to open.
 	Refused int64 `json:"refused"`
 	Broken  int64 `json:"broken"`
 }
 
-// perWatcher is the memory of one, in kB.
+// perWatcher returns the memory for one watcher, in kB.
 func (w Watched) perWatcher(watchers int) float64 {
 	return 1000 * (w.After.RSS - w.Before.RSS) / float64(watchers)
 }
 
-// Storm is what happens when the relay is killed and started again under its watchers. Seconds are since it was killed.
+// Storm is the result of killing and restarting the relay under its watchers. Seconds count from the kill.
 type Storm struct {
 	Ready  float64 `json:"ready"`
 	Median float64 `json:"median"`
 	P99    float64 `json:"p99"`
 	Last   float64 `json:"last"`
-	// Bytes are what one received until it had all again.
+	// Bytes are the bytes that one watcher received until it was synced again.
 	Bytes   float64        `json:"bytes"`
 	CPU     float64        `json:"cpu"`
 	Memory  process.Memory `json:"memory"`
@@ -72,7 +72,7 @@ type Storm struct {
 	Broken  int64          `json:"broken"`
 }
 
-// startRelay starts it with the limits that it has by default.
+// startRelay starts the relay with its default limits.
 func (b *bench) startRelay(ctx context.Context) (s server, err error) {
 	began := time.Now()
 	running, err := b.world.StartRelay(ctx)
@@ -101,7 +101,7 @@ func (b *bench) startRelay(ctx context.Context) (s server, err error) {
 	return s, err
 }
 
-// churn changes what nobody may see.
+// churn changes EndpointSlices that are not mapped.
 func (b *bench) churn(ctx context.Context, relay server) error {
 	before, err := process.Time(relay.process.PID())
 	if err != nil {
@@ -153,7 +153,7 @@ func (b *bench) watch(ctx context.Context, s server, tokens []string, versions m
 	return f, m, err
 }
 
-// tell writes, and waits until every watcher has heard of every write.
+// tell writes, and waits until every watcher has received every write.
 func (b *bench) tell(ctx context.Context, s server, f *fleet, m *Watched) error {
 	received := f.received()
 	used, err := process.Time(s.process.PID())
@@ -165,7 +165,7 @@ func (b *bench) tell(ctx context.Context, s server, f *fleet, m *Watched) error 
 		return err
 	}
 	want := len(writes) * len(f.watchers)
-	_ = await(ctx, b.plan.patience, func() error { // those that are missing are counted
+	_ = await(ctx, b.plan.patience, func() error { // missing events are counted
 		if got := int(f.events.Load()); got < want {
 			return fmt.Errorf("%d of %d events arrived", got, want)
 		}
@@ -181,14 +181,14 @@ func (b *bench) tell(ctx context.Context, s server, f *fleet, m *Watched) error 
 	return nil
 }
 
-// storm kills the relay under its watchers and starts it again.
+// storm kills the relay under its watchers and restarts it.
 func (b *bench) storm(ctx context.Context, s server, f *fleet) (m Storm, err error) {
 	received, refused, broken := f.received(), f.refused.Load(), f.broken.Load()
 	if err := s.process.Kill(); err != nil {
 		return m, err
 	}
 	killed := time.Now()
-	// All of them have noticed: each watch breaks once.
+	// Wait until all watchers have noticed: each watch breaks once.
 	if err := await(ctx, b.plan.patience, func() error {
 		if n := f.broken.Load() - broken; n < int64(len(f.watchers)*len(kinds)) {
 			return fmt.Errorf("%d watches broken", n)
@@ -221,7 +221,7 @@ func (b *bench) storm(ctx context.Context, s server, f *fleet) (m Storm, err err
 	return m, err
 }
 
-// settle waits until a server has done nearly nothing for a second, or for as long as patience goes.
+// settle waits until a server is nearly idle for a second, or until patience is over.
 func settle(ctx context.Context, s server, patience time.Duration) error {
 	used := func() (time.Duration, error) { return process.Time(s.process.PID()) }
 	return process.Settle(ctx, used, 5*process.Tick, patience)

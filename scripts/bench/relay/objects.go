@@ -17,10 +17,10 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// perNamespace is how many Services share a namespace.
+// perNamespace is the number of Services in each namespace.
 const perNamespace = 100
 
-// object is the nth of each kind.
+// object is the index of an object of each kind.
 type object int
 
 func (o object) namespace() string { return fmt.Sprintf("team-%03d", o/perNamespace) }
@@ -29,17 +29,17 @@ func (o object) uid(kind int) types.UID {
 	return types.UID(fmt.Sprintf("%08x-0000-4000-8000-%012x", kind, o))
 }
 
-// labels are those that charts give.
+// labels returns typical labels of a Helm chart.
 func (o object) labels() map[string]string {
 	return map[string]string{
 		"app.kubernetes.io/name": o.name(), "app.kubernetes.io/instance": o.namespace(), "app.kubernetes.io/managed-by": "Helm",
 	}
 }
 
-// clusterIP is given, since the API server takes the longer to find one the more there are.
+// clusterIP returns a fixed address, because the API server needs longer to allocate one the more exist.
 func (o object) clusterIP() string { return fmt.Sprintf("10.96.%d.%d", 10+o/200, 10+o%200) }
 
-// service is as a chart makes it, with two ports.
+// service returns a Service with two ports, as a chart creates it.
 func (o object) service() *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -57,7 +57,7 @@ func (o object) service() *corev1.Service {
 	}
 }
 
-// slice is as the controller of EndpointSlices makes it.
+// slice returns an EndpointSlice as its controller creates it.
 func (o object) slice(endpoints int) *discoveryv1.EndpointSlice {
 	labels := o.labels()
 	labels[discoveryv1.LabelServiceName] = o.name()

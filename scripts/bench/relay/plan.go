@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// plan is how much is measured.
+// plan is the size of the benchmark.
 type plan struct {
 	Services  int `json:"services"`
 	Endpoints int `json:"endpoints"` // of each Service, in one EndpointSlice
@@ -18,10 +18,10 @@ type plan struct {
 	Watchers  int `json:"watchers"`
 	Writes    int `json:"writes"` // to mapped EndpointSlices, while watchers listen
 	Churn     int `json:"churn"`  // writes to EndpointSlices that are not mapped
-	// every is how far apart writes begin.
+	// every is the interval between the starts of writes.
 	every time.Duration
 	idle  time.Duration
-	// patience is how long one step may take, such as the last watcher's return.
+	// patience bounds one step, such as waiting for the last watcher.
 	patience time.Duration
 }
 
@@ -32,7 +32,7 @@ func full() plan {
 	}
 }
 
-// quick is a try of a minute.
+// quick takes about a minute.
 func quick() plan {
 	return plan{
 		Services: 500, Endpoints: 10, Mapped: 50, Watchers: 50, Writes: 50, Churn: 50,
@@ -40,7 +40,7 @@ func quick() plan {
 	}
 }
 
-// smoke shows that all of it runs.
+// smoke only exercises the code.
 func smoke() plan {
 	return plan{
 		Services: 40, Endpoints: 3, Mapped: 10, Watchers: 5, Writes: 10, Churn: 5,
@@ -48,10 +48,10 @@ func smoke() plan {
 	}
 }
 
-// most is how many Services can be told apart by their addresses.
+// most is the maximum number of Services with distinct addresses.
 const most = 45000
 
-// resize changes what is not 0.
+// resize overrides the sizes that are not 0.
 func (p plan) resize(services, watchers int) (plan, error) {
 	if services != 0 {
 		p.Services, p.Mapped = services, services/10
@@ -60,7 +60,7 @@ func (p plan) resize(services, watchers int) (plan, error) {
 		p.Watchers = watchers
 	}
 	if p.Mapped < 1 || p.Services > most || p.Watchers < 1 {
-		return p, fmt.Errorf("%d Services and %d watchers: 10 to %d of the former, and one of the latter at least", p.Services, p.Watchers, most)
+		return p, fmt.Errorf("%d Services and %d watchers: want 10 to %d Services and at least 1 watcher", p.Services, p.Watchers, most)
 	}
 	return p, nil
 }

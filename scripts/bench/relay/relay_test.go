@@ -22,14 +22,14 @@ import (
 func TestMark(t *testing.T) {
 	for _, write := range []int{0, 7, 99, 100, 4321, marks - 1} {
 		if got, ok := markOf([]byte(`{"addresses":["` + mark(write) + `"],"conditions":{}}`)); !ok || got != write {
-			t.Errorf("write %d is read as %d, %v", write, got, ok)
+			t.Errorf("write %d parses as %d, %v", write, got, ok)
 		}
 	}
 	for name, frame := range map[string]string{
 		"none": `{"addresses":["10.200.10.10"]}`, "cut short": "10.199.100", "not an address": "10.199.1x0.100", "another": "10.199.1001100",
 	} {
 		if got, ok := markOf([]byte(frame)); ok {
-			t.Errorf("%s is read as %d", name, got)
+			t.Errorf("%s parses as %d, want none", name, got)
 		}
 	}
 }
@@ -41,9 +41,9 @@ func TestSplitProtobuf(t *testing.T) {
 		err          error
 	}{
 		{name: "nothing"},
-		{name: "two, and an empty one", stream: "\x00\x00\x00\x02ab\x00\x00\x00\x00\x00\x00\x00\x01c", want: []string{"ab", "", "c"}},
-		{name: "cut short", stream: "\x00\x00\x00\x02ab\x00\x00\x00\x03c", want: []string{"ab"}, err: io.ErrUnexpectedEOF},
-		{name: "a length cut short", stream: "\x00\x00", err: io.ErrUnexpectedEOF},
+		{name: "two frames with an empty one between them", stream: "\x00\x00\x00\x02ab\x00\x00\x00\x00\x00\x00\x00\x01c", want: []string{"ab", "", "c"}},
+		{name: "a truncated frame", stream: "\x00\x00\x00\x02ab\x00\x00\x00\x03c", want: []string{"ab"}, err: io.ErrUnexpectedEOF},
+		{name: "a truncated length", stream: "\x00\x00", err: io.ErrUnexpectedEOF},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			scanner := bufio.NewScanner(strings.NewReader(test.stream))
@@ -56,13 +56,13 @@ func TestSplitProtobuf(t *testing.T) {
 				t.Errorf("frames (-want +got):\n%s", diff)
 			}
 			if !errors.Is(scanner.Err(), test.err) {
-				t.Errorf("ended by %v, want %v", scanner.Err(), test.err)
+				t.Errorf("error %v, want %v", scanner.Err(), test.err)
 			}
 		})
 	}
 }
 
-// A gateway would have all Mappings in effect: no port is mapped twice, and none is refused.
+// TestMappingsAreValid: the Mappings are valid and map no port twice, so a gateway would program all of them.
 func TestMappingsAreValid(t *testing.T) {
 	for _, p := range []plan{full(), quick(), smoke()} {
 		w, ports := &world{plan: p}, map[int32]bool{}
@@ -74,7 +74,7 @@ func TestMappingsAreValid(t *testing.T) {
 			}
 			ports[m.Spec.Ports[0].Port] = true
 			if other := w.otherObject(i); w.mapped(other) || int(other) >= p.Services {
-				t.Errorf("%s is taken for one that is not mapped", other.name())
+				t.Errorf("%s is returned as not mapped", other.name())
 			}
 		}
 		if len(ports) != p.Mapped {

@@ -15,11 +15,11 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
-// Report is a run.
+// Report is the result of a run.
 type Report struct {
 	load.Run
 	Plan plan `json:"plan"`
-	// APIServer is its memory with all objects and nobody watching.
+	// APIServer is the API server's memory with all objects and no watchers.
 	APIServer process.Memory `json:"apiServer"`
 	Relay     Relay          `json:"relay"`
 	Lists     []Lists        `json:"lists"`
@@ -41,7 +41,7 @@ func (r Report) markdown() string {
 	return text.String()
 }
 
-// goals are said for the full run alone: they are about its size.
+// goals adds the goals to the report of a full run, whose size they are defined for.
 func (r Report) goals(text *strings.Builder) {
 	if r.Quick || r.Storm == nil {
 		return
@@ -61,8 +61,8 @@ func (r Report) goals(text *strings.Builder) {
 }
 
 func (r Report) relayTable(text *strings.Builder) {
-	text.WriteString("\n### The relay with nobody watching\n\n")
-	text.WriteString("| ready after, s | processor until quiet, s | RSS (its own + files), MB | peak, MB | idle, % of a core | a change that nobody may see, ms of processor | RSS of kube-apiserver, MB |\n")
+	text.WriteString("\n### The relay without watchers\n\n")
+	text.WriteString("| ready after, s | processor until quiet, s | RSS (its own + files), MB | peak, MB | idle, % of a core | a change of an unmapped Service, ms of processor | RSS of kube-apiserver, MB |\n")
 	text.WriteString("|---:|---:|---:|---:|---:|---:|---:|\n")
 	fmt.Fprintf(text, "| %.2f | %.2f | %s | %s | %.2f | %.2f | %s |\n", r.Relay.Seconds, r.Relay.CPU, resident(r.Relay.Memory),
 		figures.Number(r.Relay.Memory.Peak), r.Relay.Idle, r.Relay.PerChange, figures.Number(r.APIServer.RSS))
@@ -109,12 +109,12 @@ func (r Report) stormTable(text *strings.Builder) {
 func kB(bytes int64) string { return figures.Number(float64(bytes) / 1000) }
 func count(n int) string    { return figures.Number(float64(n)) }
 
-// resident is what is held, and of what kind it is. Of a peak, the kernel tells no kind.
+// resident formats RSS and its parts. The kernel reports no parts for the peak.
 func resident(m process.Memory) string {
 	return fmt.Sprintf("%s (%s + %s)", figures.Number(m.RSS), figures.Number(m.Anon), figures.Number(m.File))
 }
 
-// write puts the report into files, and into a README when one is named.
+// write writes the report to files and, unless readme is "", into a README.
 func (r Report) write(dir, readme string) error {
 	return figures.Write(dir, "relay", r, r.markdown(), readme)
 }

@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// The whole benchmark runs, with few objects: every figure is there, and each watcher heard of each write. Whether the
-// figures are good is not for a test.
+// TestSmoke runs the whole benchmark with few objects. Every figure must be set, and each watcher must receive each write;
+// the values do not matter.
 func TestSmoke(t *testing.T) {
 	lab.Require(t, lab.WithAPIServerAlone())
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -32,7 +32,7 @@ func TestSmoke(t *testing.T) {
 		t.Errorf("the relay: %+v, the API server's memory: %+v", r.Relay, r.APIServer)
 	}
 	for _, l := range r.Lists {
-		// The relay shows a quarter of the Services, and of each less.
+		// The relay serves a quarter of the Services, and fewer bytes of each.
 		if relay, api := sum(l.Relay), sum(l.APIServer); relay == 0 || relay >= api || len(l.APIServer) != 2 || len(l.Relay) != 3 {
 			t.Errorf("lists by %s: %+v", l.Name, l)
 		}
@@ -51,7 +51,7 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
-// Addresses are given to Services that are not there yet, so nothing may have one that the API server chose among all.
+// TestNoAddressIsChosenBeforeOursAreGiven: the API server must not allocate an address that one of our Services uses later.
 func TestNoAddressIsChosenBeforeOursAreGiven(t *testing.T) {
 	lab.Require(t, lab.WithAPIServerAlone())
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/figures"
 )
 
-// summarize takes the delays of each write, by watcher, together.
+// summarize computes the statistics of the delays of each write by watcher.
 func (w *Watched) summarize(writes []write, delays [][]float64, want int) {
 	var all, slowest []float64
 	for i, of := range delays {
@@ -27,7 +27,7 @@ func (w *Watched) summarize(writes []write, delays [][]float64, want int) {
 	w.Missing = want - len(all)
 }
 
-// summarize takes the times together at which watchers were back.
+// summarize computes the statistics of the times when watchers were synced again.
 func (s *Storm) summarize(killed time.Time, synced []time.Time) {
 	var all []float64
 	for _, at := range synced {

@@ -29,19 +29,19 @@ import (
 )
 
 const (
-	// writers make objects at once.
+	// writers is the number of concurrent writers that create objects.
 	writers = 16
 	// fleetNamespace holds the ServiceAccounts of the watchers.
 	fleetNamespace = "gateways"
 	gatewayRole    = "smartnat-gateway"
 )
 
-// world is a lab with an API server and a large cluster's objects in it.
+// world is a lab with an API server that holds the objects of a large cluster.
 type world struct {
 	*lab.Lab
 	plan plan
 	core kubernetes.Interface
-	// controller stands in for the controller of EndpointSlices, which does not run.
+	// controller replaces the EndpointSlice controller, which does not run.
 	controller kubernetes.Interface
 	smartnat   versioned.Interface
 	roots      *x509.CertPool
@@ -83,8 +83,8 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	return w.ApplyCRDs(ctx)
 }
 
-// populate makes the cluster's objects, and says now and then how many of the Services there are. Their addresses are given:
-// a Service that the API server chose one for before, such as the relay's, may have one of them.
+// populate creates the cluster's objects and reports progress. The Services have fixed addresses. One of these may already be
+// taken by a Service for which the API server chose an address before, such as the relay's.
 func (w *world) populate(ctx context.Context, say func(made int)) error {
 	for o := object(0); int(o) < w.plan.Services; o += perNamespace {
 		if err := w.createNamespace(ctx, o.namespace()); err != nil {
@@ -108,7 +108,7 @@ func (w *world) populate(ctx context.Context, say func(made int)) error {
 	})
 }
 
-// mapped Services lie evenly among the others.
+// mapped reports whether the Service of o is mapped. Mapped Services are evenly distributed.
 func (w *world) mapped(o object) bool {
 	apart := w.plan.Services / w.plan.Mapped
 	return int(o)%apart == 0 && int(o)/apart < w.plan.Mapped
@@ -119,8 +119,8 @@ func (w *world) createNamespace(ctx context.Context, name string) error {
 	return err
 }
 
-// admit makes a ServiceAccount for each watcher, with the rights of a gateway, which the relay's manifests name, and returns
-// their tokens. They are good for both servers, unlike those of gateways.
+// admit creates a ServiceAccount for each watcher with the rights of a gateway from the relay's manifests, and returns their
+// tokens. Unlike the tokens of gateways, they are valid for both servers.
 func (w *world) admit(ctx context.Context) ([]string, error) {
 	if _, err := w.ApplyRelay(ctx); err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func (w *world) admit(ctx context.Context) ([]string, error) {
 	return tokens, err
 }
 
-// inParallel calls do for each of n, some at once.
+// inParallel calls do for 0 to n-1, several at a time.
 func inParallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
@@ -164,13 +164,13 @@ func inParallel(ctx context.Context, n int, do func(ctx context.Context, i int) 
 	return group.Wait()
 }
 
-// write is one change of an EndpointSlice: when the API server was asked for it, and when it had answered.
+// write is one change of an EndpointSlice, with the times of the request and the response.
 type write struct {
 	mark           int
 	sent, answered time.Time
 }
 
-// write moves the first endpoint of each slice in turn, one after the other, and begins no two sooner than so much apart.
+// write moves the first endpoint of n slices, one after the other, starting one at most every plan.every.
 func (w *world) write(ctx context.Context, n int, which func(i int) object) ([]write, error) {
 	ticker := time.NewTicker(w.plan.every)
 	defer ticker.Stop()
@@ -195,7 +195,7 @@ func (w *world) write(ctx context.Context, n int, which func(i int) object) ([]w
 	return all, nil
 }
 
-// mappedObject is the ith that is mapped, and otherObject the ith that is not.
+// mappedObject returns the i-th mapped object, and otherObject the i-th that is not mapped.
 func (w *world) mappedObject(i int) object {
 	return object(i % w.plan.Mapped * (w.plan.Services / w.plan.Mapped))
 }
@@ -203,7 +203,7 @@ func (w *world) otherObject(i int) object { return w.mappedObject(i) + 1 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
 
-// await polls until check returns nil; its last error is told when it does not.
+// await polls until check returns nil, or returns its last error.
 func await(ctx context.Context, patience time.Duration, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// Contender is one way to have ports exposed.
+// Contender is one way to expose ports.
 type Contender struct {
 	Name    string `json:"name"`
 	Backend string `json:"backend"`
@@ -29,7 +29,7 @@ const (
 	byHand    = "iptables-restore"
 )
 
-// contenders are all there are; kube-proxy's third mode does without iptables.
+// contenders returns all contenders. kube-proxy's nftables mode works without iptables.
 func contenders() []Contender {
 	return []Contender{
 		{smartnat, "legacy"}, {smartnat, "nft"},
@@ -40,21 +40,21 @@ func contenders() []Contender {
 
 func (c Contender) String() string { return c.Name + " " + c.Backend }
 
-// runner is a contender at work on the gateway.
+// runner is a running contender on the gateway.
 type runner interface {
-	// prepare readies a gateway that is new; it is not part of the start.
+	// prepare sets up a new gateway before the measured start.
 	prepare(ctx context.Context) error
-	// start has the contender expose all ports, and may return before it has.
+	// start makes the contender expose all ports. It may return earlier.
 	start(ctx context.Context) error
-	// process is what uses memory and processor time; nil when nothing stays.
+	// process returns the process to measure, or nil if none stays.
 	process() *lab.Process
-	// change moves the watched endpoint, and returns when that was said and where the endpoint is now.
+	// change moves the watched endpoint. It returns the time of the change and the endpoint's new address.
 	change(ctx context.Context) (said time.Time, now netip.Addr, err error)
-	// used is the processor time so far, with that of the programs that were run.
+	// used returns the processor time so far, including child programs.
 	used() (time.Duration, error)
-	// pause is how long to leave it alone at least before the next change.
+	// pause returns the minimum time between changes.
 	pause() time.Duration
-	// stop ends it.
+	// stop stops the contender.
 	stop(ctx context.Context) error
 }
 
@@ -68,7 +68,7 @@ func (c Contender) runner(w *world, ports int) runner {
 	return &kubeProxyRunner{daemon: daemon{world: w}, mode: c.Backend}
 }
 
-// iptables is the back end of the gateway's iptables.
+// iptables returns the back end of the gateway's iptables.
 func (c Contender) iptables() string {
 	if c.Backend == "nftables" {
 		return "nft"
@@ -76,7 +76,7 @@ func (c Contender) iptables() string {
 	return c.Backend
 }
 
-// daemon is what contenders that stay have in common.
+// daemon has what contenders with a process share.
 type daemon struct {
 	*world
 	running *lab.Process
@@ -97,11 +97,11 @@ func (d *daemon) stop(context.Context) error {
 	return d.running.Kill()
 }
 
-// smartnatRunner is smartnatd with the objects from a relay.
+// smartnatRunner is smartnatd with objects from a relay.
 type smartnatRunner struct{ daemon }
 
-// smartnatConfig lifts the limits, since all ports are of one namespace, and takes endpoints that no controller vouches for:
-// none runs here.
+// smartnatConfig lifts the limits per namespace, because all ports are in one namespace, and accepts EndpointSlices without a
+// controller, because none runs here.
 const smartnatConfig = lab.RelaySource + `instance: gateway
 uplinks:
 - {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
@@ -132,7 +132,7 @@ func (r *smartnatRunner) start(ctx context.Context) (err error) {
 
 func (r *smartnatRunner) pause() time.Duration { return 50 * time.Millisecond }
 
-// endRelay ends the relay, so that the others do not share the machine with it.
+// endRelay stops the relay, so that other contenders do not share the machine with it.
 func (w *world) endRelay() error {
 	if w.relay == nil {
 		return nil
@@ -142,7 +142,7 @@ func (w *world) endRelay() error {
 	return relay.Kill()
 }
 
-// kubeProxyRunner is kube-proxy, as it is by default.
+// kubeProxyRunner is kube-proxy with its defaults.
 type kubeProxyRunner struct {
 	daemon
 	mode string
@@ -161,13 +161,13 @@ func (r *kubeProxyRunner) start(context.Context) (err error) {
 	return err
 }
 
-// pause is longer than the second that kube-proxy lets pass between two of its writes.
+// pause exceeds the second that kube-proxy waits between two writes.
 func (r *kubeProxyRunner) pause() time.Duration { return 1500 * time.Millisecond }
 
-// forward turns the gateway into a router; smartnatd does that itself.
+// forward enables forwarding on the gateway. smartnatd does that itself.
 func forward(ctx context.Context, gateway *lab.Host) error {
 	if err := ways.Exec(ctx, gateway, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"); err != nil {
-		return fmt.Errorf("forwarding: %w", err)
+		return fmt.Errorf("enabling forwarding: %w", err)
 	}
 	return nil
 }

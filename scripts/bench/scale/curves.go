@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/figures"
 )
 
-// curve is one thing as it grows with the number of ports; both axes are logarithmic, or the upright one is not.
+// curve is a value as a function of the number of ports. The x axis is logarithmic; the y axis is too unless linear is set.
 type curve struct {
 	name, title string
 	linear      bool
@@ -30,7 +30,7 @@ type line struct {
 
 type point struct{ x, y float64 }
 
-// curves are those of the usual scene.
+// curves returns the curves of the usual scene.
 func (r Report) curves() []curve {
 	of := func(name, title string, linear bool, value func(Result) float64) curve {
 		c := curve{name: name, title: title, linear: linear}
@@ -79,10 +79,10 @@ const (
 	plotBottom          = 370.0
 )
 
-// colours of the contenders, in their order.
+// colours are the line colours, in the order of the contenders.
 var colours = []string{"#0b6", "#06c", "#999", "#555", "#e90", "#c30", "#93c"}
 
-// axis places values of a kind between two ends.
+// axis maps values to coordinates.
 type axis struct {
 	low, high, from, to float64
 	linear              bool
@@ -95,7 +95,7 @@ func (a axis) at(v float64) float64 {
 	return a.from + (a.to-a.from)*math.Log(v/a.low)/math.Log(a.high/a.low)
 }
 
-// marks are the values that the axis is labelled with.
+// marks returns the values with labels.
 func (a axis) marks() []float64 {
 	var marks []float64
 	if a.linear {
@@ -110,7 +110,7 @@ func (a axis) marks() []float64 {
 	return marks
 }
 
-// axes span all points, to whole powers of ten.
+// axes returns axes that span all points, extended to powers of ten.
 func (c curve) axes() (x, y axis) {
 	var xs, ys []float64
 	for _, l := range c.lines {
@@ -133,7 +133,7 @@ func (c curve) axes() (x, y axis) {
 	return x, y
 }
 
-// svg draws the curve.
+// svg renders the curve.
 func (c curve) svg() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" font-family=\"sans-serif\" font-size=\"12\">\n", svgWidth, svgHeight)

@@ -3,7 +3,7 @@
 
 //go:build linux
 
-// Command scale measures what many ports cost: SmartNat through its relay, kube-proxy in each of its modes and a lean rule
-// set loaded by hand, all on the same objects of a real API server, one after the other on a gateway of the lab that is new each
-// time. It judges nothing: what it finds is a table to be read, and no test fails by it.
+// Command scale measures the cost of many ports for SmartNat with its relay, kube-proxy in each mode, and lean rules loaded
+// manually. All of them run with the same objects of a real API server, one after the other on a new gateway of the lab. The
+// result is a table; no test depends on it.
 package main

@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// handRunner loads a lean rule set with iptables-restore, and a chain of it when an endpoint moves: what is left to pay when
-// a program costs nothing.
+// handRunner loads lean rules with iptables-restore, and one chain of them when an endpoint moves. It shows the cost that
+// remains if the program itself costs nothing.
 type handRunner struct {
 	*world
 	ports int
@@ -55,10 +55,10 @@ func (r *handRunner) used() (time.Duration, error) { return r.spent, nil }
 func (r *handRunner) pause() time.Duration         { return 50 * time.Millisecond }
 func (r *handRunner) stop(context.Context) error   { return nil }
 
-// fan is how many branches or ports a chain of the tree leads to.
+// fan is the number of branches or ports of each chain in the tree.
 const fan = 8
 
-// ruleset is a tree over the ports whose leaves translate, and a masquerade.
+// ruleset returns a tree over the ports with translations in its leaves, and a masquerade rule.
 func (s scenery) ruleset(ports int, endpoint netip.Addr) string {
 	var chains, rules strings.Builder
 	for first := 0; first < ports; first += portsPerAddress {
@@ -70,7 +70,7 @@ func (s scenery) ruleset(ports int, endpoint netip.Addr) string {
 		"-A POSTROUTING -o eth0 -j MASQUERADE --random-fully\nCOMMIT\n"
 }
 
-// tree writes the chains for a range of ports and returns the name of the one that leads to all others.
+// tree writes the chains for a range of ports and returns the name of the root.
 func (s scenery) tree(chains, rules *strings.Builder, first, last int, endpoint netip.Addr) string {
 	name := fmt.Sprintf("B-%d-%d", first, last)
 	fmt.Fprintf(chains, ":%s - [0:0]\n", name)
@@ -110,7 +110,7 @@ func (s scenery) leaf(rules *strings.Builder, name string, first, last int, endp
 	}
 }
 
-// ruleChange rewrites the one or two leaves of the watched object's ports.
+// ruleChange returns the one or two leaves with the watched object's ports.
 func (s scenery) ruleChange(ports int, endpoint netip.Addr) string {
 	var chains, rules strings.Builder
 	for first := watched * ways.PortsPerMapping / fan * fan; first < min((watched+1)*ways.PortsPerMapping, ports); first += fan {

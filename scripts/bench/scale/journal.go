@@ -12,13 +12,14 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// change is one move of the watched endpoint: when the API server had answered, and when a connection reached it.
+// change is one move of the watched endpoint, with the time of the API server's response and that of the first connection to
+// the new address.
 type change struct {
 	said, seen time.Time
 	address    string
 }
 
-// journal collects what tells where the time of changes goes. It is empty for all but SmartNat.
+// journal collects data about the stages of changes. It is empty for all contenders except SmartNat.
 type journal struct {
 	changes    []change
 	api, relay sightings
@@ -27,7 +28,7 @@ type journal struct {
 	cancel     context.CancelFunc
 }
 
-// newJournal begins to watch.
+// newJournal starts watching.
 func (w *world) newJournal(ctx context.Context, r runner) (*journal, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	j := &journal{cancel: cancel}
@@ -51,7 +52,7 @@ func (w *world) newJournal(ctx context.Context, r runner) (*journal, error) {
 
 func (j *journal) close() { j.cancel() }
 
-// stages are the milliseconds that each stage of each change took, as far as they are known.
+// stages returns the milliseconds of each stage of each change, as far as known.
 func (j *journal) stages() map[string][]float64 {
 	if j.process == nil {
 		return nil
@@ -59,20 +60,20 @@ func (j *journal) stages() map[string][]float64 {
 	return stagesOf(j.changes, parseApplied(j.process.Log()[j.logBegan:]), &j.api, &j.relay)
 }
 
-// Further stages: seen is from the beginning of the restore to the first connection, which may come before the program that
-// restores has ended; withoutRestore is all that went before the restore, and what passed between its end and that connection.
+// Additional stages. seenStage runs from the beginning of the restore to the first connection, which may succeed before the
+// restore program ends. withoutRestore is the time before the restore plus the time from its end to that connection.
 const (
 	seenStage      = "restore to connection"
 	withoutRestore = "all but restore"
 )
 
-// stageNames, in their order: those before the restore add up with the first connection's to the whole.
+// stageNames returns the stages in order. The stages before the restore and seenStage add up to the whole.
 func stageNames() []string {
 	names := append([]string{"apiserver", "relay", "informer"}, stagesBefore...)
 	return append(names, seenStage, "restore", "cut", withoutRestore)
 }
 
-// stagesOf puts together what was seen of each change.
+// stagesOf combines the observations of each change.
 func stagesOf(changes []change, written []applied, api, relay *sightings) map[string][]float64 {
 	all := map[string][]float64{}
 	add := func(stage string, from, to time.Time) { all[stage] = append(all[stage], milliseconds(to.Sub(from))) }
@@ -86,7 +87,7 @@ func stagesOf(changes []change, written []applied, api, relay *sightings) map[st
 		if inAPI && inRelay {
 			add("relay", atAPI, atRelay)
 		}
-		// The last write that began between the change before and the connection is the one that led to it.
+		// The last write that began between the previous change and the connection made the connection possible.
 		for i := len(written) - 1; i >= 0; i-- {
 			a := written[i]
 			if a.stages["restore"] <= 0 || a.event.IsZero() || a.event.After(c.seen) || !a.event.After(last) {

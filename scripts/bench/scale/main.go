@@ -18,11 +18,11 @@ import (
 )
 
 func main() {
-	short := flag.Bool("quick", false, "fewer ports and repetitions: a few minutes' try")
-	only := flag.String("only", "", "a regular expression: only contenders that match, such as 'smartnat|kube-proxy nft$'")
-	ports := flag.String("n", "", "numbers of ports instead of the usual ones, such as 100,10000")
-	out := flag.String("out", "scripts/bench/results", "the folder for the table, the JSON and the curves")
-	readme := flag.String("readme", "", "a README.md in which to put the table in the place of the last one")
+	short := flag.Bool("quick", false, "measure fewer ports with fewer repetitions, in a few minutes")
+	only := flag.String("only", "", "a regular expression for contenders, such as 'smartnat|kube-proxy nft$'")
+	ports := flag.String("n", "", "numbers of ports, such as 100,10000 (default by plan)")
+	out := flag.String("out", "scripts/bench/results", "the output directory for the table, the JSON and the curves")
+	readme := flag.String("readme", "", "a README.md in which to replace the table")
 	flag.Parse()
 	p := full()
 	if *short {
@@ -54,7 +54,7 @@ func runAndWrite(p plan, short bool, out, readme string) error {
 	return errors.Join(err, report.write(out, readme))
 }
 
-// bench is a run under way.
+// bench is a running benchmark.
 type bench struct {
 	plan    plan
 	report  Report
@@ -63,7 +63,7 @@ type bench struct {
 	say     func(line string)
 }
 
-// run measures all of a plan. What fails is in the report, and the rest goes on.
+// run measures everything in a plan. It reports failures and continues.
 func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
 	b := &bench{plan: p, started: time.Now(), say: say}
 	b.report.Run = load.Begin()
@@ -82,7 +82,7 @@ func run(ctx context.Context, p plan, say func(line string)) (Report, error) {
 	return b.report, err
 }
 
-// scene measures all cases of a scene in a lab of their own.
+// scene measures all cases of a scene in a new lab.
 func (b *bench) scene(ctx context.Context, s scene) (err error) {
 	w, err := newWorld(ctx, s.scenery)
 	if err != nil {
@@ -116,12 +116,12 @@ func (b *bench) scene(ctx context.Context, s scene) (err error) {
 	return nil
 }
 
-// populate makes the objects for so many ports, which takes the API server minutes when they are many.
+// populate creates the objects for a number of ports, which takes minutes for many.
 func (b *bench) populate(ctx context.Context, w *world, ports int) error {
 	had, began := w.objects, time.Now()
 	err := w.populate(ctx, ports)
 	if w.objects > had {
-		b.say(fmt.Sprintf("[%2d/%d %4.0f s] %d objects of each kind made in %.0f s", len(b.report.Results), b.total, time.Since(b.started).Seconds(), w.objects-had, time.Since(began).Seconds()))
+		b.say(fmt.Sprintf("[%2d/%d %4.0f s] created %d objects of each kind in %.0f s", len(b.report.Results), b.total, time.Since(b.started).Seconds(), w.objects-had, time.Since(began).Seconds()))
 	}
 	return err
 }

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// startPoll and changePoll are how often a connection is tried. More often would take the processor from who is measured.
+	// startPoll and changePoll are the intervals between connection attempts. Shorter ones would take processor time from the
+	// contender.
 	startPoll  = 2 * time.Millisecond
 	changePoll = 500 * time.Microsecond
 	settleTime = 15 * time.Second
@@ -27,12 +28,12 @@ const (
 
 var errCapped = errors.New("capped")
 
-// measure runs a contender through everything.
+// measure runs all measurements of a contender.
 func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (result Result) {
 	result = Result{Contender: c, scenery: w.scenery, Ports: ports, Cap: b.plan.cap.Seconds()}
 	r, err := b.starts(ctx, w, c, &result)
 	if r != nil {
-		defer func() { _ = r.stop(ctx) }() // the gateway is taken away with it anyway
+		defer func() { _ = r.stop(ctx) }() // the gateway is removed anyway
 	}
 	for _, step := range []func(context.Context, *world, runner, *Result) error{b.size, b.changes, b.connections, b.memory, b.idle} {
 		if err != nil {
@@ -46,7 +47,7 @@ func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (
 	return result
 }
 
-// starts has the contender start a few times from nothing, until the last port answers, and returns it at work.
+// starts starts the contender several times on a new gateway until the last port answers, and returns it running.
 func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Result) (r runner, err error) {
 	began := time.Now()
 	for i := 0; i < b.plan.starts && (i == 0 || time.Since(began) < b.plan.startTime); i++ {
@@ -87,7 +88,7 @@ func (b *bench) start(ctx context.Context, w *world, r runner, ports int) (time.
 	go func() {
 		err := r.start(limit)
 		if err != nil && limit.Err() == nil {
-			cancel() // nothing is to be waited for
+			cancel() // stop the other wait
 		}
 		started <- err
 	}()
@@ -98,7 +99,7 @@ func (b *bench) start(ctx context.Context, w *world, r runner, ports int) (time.
 	return answered.Sub(began), err
 }
 
-// lastWords are the last lines that the contender logged.
+// lastWords returns the last log lines of the contender.
 func lastWords(r runner) string {
 	if r.process() == nil {
 		return ""
@@ -107,7 +108,7 @@ func lastWords(r runner) string {
 	return strings.Join(lines[max(0, len(lines)-3):], "\n")
 }
 
-// settle waits until a contender has done nothing for a second.
+// settle waits until a contender is idle for a second.
 func (b *bench) settle(ctx context.Context, r runner) error {
 	if r.process() == nil {
 		return nil
@@ -115,7 +116,7 @@ func (b *bench) settle(ctx context.Context, r runner) error {
 	return process.Settle(ctx, r.used, 2*process.Tick, settleTime)
 }
 
-// memory is what the program holds now, or held before if that was more.
+// memory records the program's memory now, or an earlier larger value.
 func (b *bench) memory(_ context.Context, _ *world, r runner, result *Result) error {
 	if r.process() == nil {
 		return nil
@@ -127,7 +128,7 @@ func (b *bench) memory(_ context.Context, _ *world, r runner, result *Result) er
 	return err
 }
 
-// size is what the contender takes of memory and of the kernel's tables.
+// size records the contender's memory and the number of its rules.
 func (b *bench) size(ctx context.Context, w *world, r runner, result *Result) error {
 	if err := b.memory(ctx, w, r, result); err != nil {
 		return err
@@ -153,10 +154,10 @@ func (b *bench) size(ctx context.Context, w *world, r runner, result *Result) er
 	return nil
 }
 
-// changes moves the watched endpoint again and again.
+// changes moves the watched endpoint repeatedly.
 func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result) error {
 	if w.Mode == "service" {
-		return nil // where endpoints are no business of the gateway
+		return nil // the gateway does not use endpoints
 	}
 	before, err := r.used()
 	if err != nil {
@@ -169,7 +170,7 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 	defer journal.close()
 	began, last := time.Now(), time.Duration(0)
 	for i := 0; i < b.plan.changes && (i < 3 || time.Since(began) < b.plan.changeTime); i++ {
-		// A program may have work left after the change was seen, and more so the longer that took.
+		// The contender may have work left after the change is visible, more so the longer the change took.
 		if err := load.Sleep(ctx, r.pause()+last); err != nil {
 			return err
 		}
@@ -178,7 +179,7 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 		said, now, err := r.change(limit)
 		if err == nil {
 			if n := len(journal.changes); n > 0 && journal.changes[n-1].address == now.String() {
-				err = fmt.Errorf("the endpoint is at %s already", now)
+				err = fmt.Errorf("the endpoint is already at %s", now)
 			}
 		}
 		if err == nil {
@@ -192,7 +193,7 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 			return err
 		}
 		if err != nil {
-			return fmt.Errorf("a change: %w", err)
+			return fmt.Errorf("changing the endpoint: %w", err)
 		}
 		last = c.seen.Sub(c.said)
 		journal.changes = append(journal.changes, c)
@@ -209,7 +210,7 @@ func (b *bench) changes(ctx context.Context, w *world, r runner, result *Result)
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// connections compares new ones by the contender with those by the hosts that only route.
+// connections compares new connections through the contender with those through the routing hosts.
 func (b *bench) connections(ctx context.Context, w *world, _ runner, result *Result) error {
 	n := result.Ports
 	m, err := ways.Compare(ctx, w.Lab, load.Connections, w.Family, ways.Targets{
@@ -224,7 +225,7 @@ func (b *bench) connections(ctx context.Context, w *world, _ runner, result *Res
 	return nil
 }
 
-// idle watches SmartNat do nothing, at the number of ports that its goal is given for.
+// idle measures SmartNat without changes, with the number of ports that its goal is defined for.
 func (b *bench) idle(ctx context.Context, _ *world, r runner, result *Result) error {
 	if result.Name != smartnat || result.Ports != b.plan.idleAt || result.scenery != usual {
 		return nil

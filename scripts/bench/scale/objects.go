@@ -21,32 +21,33 @@ import (
 
 const (
 	namespace = "default"
-	// portsPerAddress is how many ports are exposed on an address before the next one's turn.
+	// portsPerAddress is the number of ports on one address.
 	portsPerAddress = 40000
-	// watched is the object whose endpoint is changed, a few before the middle of a hundred. It has one endpoint, so that each
-	// connection tells whether the change has arrived, and ports of its own there, which answer with the endpoint's address.
+	// watched is the object whose endpoint changes. It is a few objects before the middle of a hundred. It has a single
+	// endpoint, so that each connection shows whether the change is in effect, and its own target ports, which answer with
+	// the endpoint's address.
 	watched      = 0
 	watchedPorts = 9080
-	// headlessFrom is the first object whose Service has no ClusterIP, since the API server takes the longer to find one the
-	// more there are. Beyond it SmartNat is alone, and asks for none.
+	// headlessFrom is the first object whose Service has no ClusterIP, because the API server needs longer to allocate one
+	// the more exist. From there on SmartNat is the only contender, and it needs none.
 	headlessFrom = 3000
 )
 
-// watchedHosts are the last bytes of the addresses between which the watched endpoint moves; no other endpoint has them.
+// watchedHosts are the last bytes of the two addresses of the watched endpoint. No other endpoint has them.
 var watchedHosts = [2]byte{252, 253}
 
-// scenery is what the objects of a run are made for.
+// scenery is a variant of the objects and config.
 type scenery struct {
 	Family string `json:"family"`
 	Mode   string `json:"mode"`
-	// Targets says how the target ports of ten ports in a row lie.
+	// Targets is the layout of the target ports of an object's ten ports.
 	Targets string `json:"targets"`
-	// ForwardedOnly has smartnatd leave alone what its host itself opens.
+	// ForwardedOnly excludes connections that the gateway itself opens.
 	ForwardedOnly bool `json:"forwardedOnly,omitempty"`
 }
 
 const (
-	// scattered targets cannot be written as a range, so that each port is a rule for each endpoint.
+	// scattered targets cannot be written as a range, so each port needs a rule for each endpoint.
 	scattered = "scattered"
 	inARow    = "in a row"
 )
@@ -59,7 +60,7 @@ func (s scenery) String() string {
 	return text
 }
 
-// target is the port that the kth port of an object leads to, counted from its first.
+// target returns the offset of the target of an object's k-th port.
 func (s scenery) target(k int) int {
 	if s.Targets == scattered {
 		return k * 7 % ways.PortsPerMapping
@@ -67,7 +68,7 @@ func (s scenery) target(k int) int {
 	return k
 }
 
-// external is the address that the pth port is exposed on.
+// external returns the address and port of the p-th exposed port.
 func (s scenery) external(p int) netip.AddrPort {
 	format := "198.51.100.1%d"
 	if s.Family == "IPv6" {
@@ -76,7 +77,7 @@ func (s scenery) external(p int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(format, p/portsPerAddress)), uint16(ways.FirstPort+p%portsPerAddress))
 }
 
-// mapped are all ports.
+// mapped returns all exposed ports.
 func (s scenery) mapped(ports int) []netip.AddrPort {
 	var all []netip.AddrPort
 	for p := range ports {
@@ -85,7 +86,7 @@ func (s scenery) mapped(ports int) []netip.AddrPort {
 	return all
 }
 
-// watchedEndpoint is where the watched endpoint is after so many changes.
+// watchedEndpoint returns the address of the watched endpoint after a number of changes.
 func (s scenery) watchedEndpoint(changes int) netip.Addr {
 	first := ways.Endpoint(s.Family, ways.PlainPods, 0, 0).AsSlice()
 	first[len(first)-1] = watchedHosts[changes%2]
@@ -93,7 +94,7 @@ func (s scenery) watchedEndpoint(changes int) netip.Addr {
 	return address
 }
 
-// endpoints of an object, and the first of its target ports.
+// endpoints returns an object's endpoints and its first target port.
 func (s scenery) endpoints(object int) (addresses []netip.Addr, target int) {
 	if object == watched {
 		return []netip.Addr{s.watchedEndpoint(0)}, watchedPorts
@@ -106,7 +107,7 @@ func (s scenery) endpoints(object int) (addresses []netip.Addr, target int) {
 
 func objectName(object int) string { return fmt.Sprintf("bench-%05d", object) }
 
-// service has its ports on the external address too, which is what kube-proxy goes by.
+// service returns the object's Service, with its ports on the external address for kube-proxy.
 func (s scenery) service(object int) *corev1.Service {
 	_, target := s.endpoints(object)
 	at := s.external(object * ways.PortsPerMapping)

@@ -17,30 +17,30 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/ways"
 )
 
-// usual is the scene that all contenders are in.
+// usual is the scene for all contenders.
 var usual = scenery{Family: "IPv4", Mode: "endpoints", Targets: scattered}
 
-// plan is what is measured, and how much.
+// plan is what to measure, and how much.
 type plan struct {
-	// sizes are the numbers of ports, by contender.
+	// sizes maps contenders to numbers of ports.
 	sizes map[string][]int
-	// variants are further scenes, for SmartNat alone, at variantSize.
+	// variants are further scenes for SmartNat only, with variantSize ports.
 	variants    []scenery
 	variantSize int
-	// only has the contenders and back ends that take part ("smartnat nft"); all of them when it is nil.
+	// only selects contenders and back ends ("smartnat nft"). Nil selects all.
 	only *regexp.Regexp
-	// cap is after how long a start or a change is given up.
+	// cap bounds a start or a change.
 	cap time.Duration
-	// starts and changes are how many there are at most; startTime and changeTime are after how long there are no more.
+	// starts and changes are maximum numbers; startTime and changeTime bound their total time.
 	starts, changes       int
 	startTime, changeTime time.Duration
 	turns                 ways.Turns
-	// idle is how long SmartNat is watched doing nothing, at the number of ports idleAt.
+	// idle is the time for which SmartNat is measured without changes, with idleAt ports.
 	idle   time.Duration
 	idleAt int
-	// beforeIdle is how long it is left alone before: what changed is saved and reported some seconds later.
+	// beforeIdle is the pause before that, because changes are saved and reported some seconds later.
 	beforeIdle time.Duration
-	// budget is when no case is begun any more.
+	// budget is the time after which no case starts.
 	budget time.Duration
 }
 
@@ -66,7 +66,7 @@ func full() plan {
 	}
 }
 
-// quick is a few minutes' try: does it run, and is anything far off.
+// quick takes a few minutes and shows gross deviations.
 func quick() plan {
 	p := full()
 	p.sizes = map[string][]int{smartnat: {10, 1000}, byHand: {1000}, kubeProxy: {1000}}
@@ -78,7 +78,7 @@ func quick() plan {
 	return p
 }
 
-// smoke is tens of ports and seconds: does it work at all.
+// smoke only exercises the code, in tens of seconds.
 func smoke() plan {
 	p := quick()
 	p.variants = nil
@@ -89,7 +89,7 @@ func smoke() plan {
 	return p
 }
 
-// limit keeps of a plan what was asked for: names that match, and these numbers of ports.
+// limit restricts a plan to matching contenders and to the given numbers of ports.
 func (p plan) limit(only, ports string) (plan, error) {
 	var err error
 	if p.only, err = regexp.Compile(only); err != nil {
@@ -102,7 +102,7 @@ func (p plan) limit(only, ports string) (plan, error) {
 	for _, text := range strings.Split(ports, ",") {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < ways.PortsPerMapping || n%ways.PortsPerMapping != 0 || n > 3*portsPerAddress {
-			return p, fmt.Errorf("-n: %q: a number of ports is a multiple of %d up to %d", text, ways.PortsPerMapping, 3*portsPerAddress)
+			return p, fmt.Errorf("-n: %q: want a multiple of %d up to %d", text, ways.PortsPerMapping, 3*portsPerAddress)
 		}
 		sizes = append(sizes, n)
 	}
@@ -113,19 +113,19 @@ func (p plan) limit(only, ports string) (plan, error) {
 	return p, nil
 }
 
-// aCase is one contender at one number of ports.
+// aCase is one contender with one number of ports.
 type aCase struct {
 	Contender
 	ports int
 }
 
-// scene is what is measured in one lab, the numbers of ports growing.
+// scene is measured in one lab with growing numbers of ports.
 type scene struct {
 	scenery
 	cases []aCase
 }
 
-// scenes are everything, in its order.
+// scenes returns all scenes in order.
 func (p plan) scenes() []scene {
 	all := contenders()
 	if p.only != nil {

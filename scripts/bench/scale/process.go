@@ -13,15 +13,15 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
-// idle is what a process does while nothing changes.
+// idle is the activity of a process while nothing changes.
 type idle struct {
 	Seconds float64 `json:"seconds"`
 	// Core is the share of a core, in percent.
 	Core float64 `json:"core"`
-	// Written are the bytes that it caused to be written to disks, and Writes its calls of write.
+	// Written is the number of bytes written to disk, and Writes the number of write calls.
 	Written int64 `json:"written"`
 	Writes  int64 `json:"writes"`
-	// Restores is how often it wrote rules, as far as it tells.
+	// Restores is the number of writes of rules, as far as the log shows them.
 	Restores int `json:"restores"`
 }
 
@@ -51,7 +51,7 @@ func watchIdle(ctx context.Context, r runner, time time.Duration) (i idle, err e
 	}, err
 }
 
-// restores counts the rounds in which rules were written.
+// restores counts the rounds that wrote rules.
 func restores(rounds []applied) int {
 	n := 0
 	for _, a := range rounds {

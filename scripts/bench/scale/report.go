@@ -18,23 +18,23 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
-// Report is a run.
+// Report is the result of a run.
 type Report struct {
 	load.Run
 	Results []Result `json:"results"`
 }
 
-// Result is one contender at one number of ports. Times are in milliseconds but for those of starts, which are in seconds.
+// Result is the result of one contender with one number of ports. Times are in milliseconds, but start times are in seconds.
 type Result struct {
 	Contender
 	scenery
 	Ports int `json:"ports"`
-	// Starts are how long it took from the start of the program to the answer of the last port, and StartCPU the processor
-	// time until all was quiet.
+	// Starts are the times from the start of the program to the answer of the last port. StartCPU is the processor time until
+	// idle.
 	Starts   []float64 `json:"starts"`
 	StartCPU []float64 `json:"startCPU"`
-	// Changes are from the API server's answer to the first connection that reached the moved endpoint; ChangeCPU is the
-	// processor time for one.
+	// Changes are the times from the API server's response to the first connection to the moved endpoint. ChangeCPU is the
+	// processor time of one change.
 	Changes     []float64            `json:"changes"`
 	ChangeCPU   float64              `json:"changeCPU"`
 	Stages      map[string][]float64 `json:"stages,omitempty"`
@@ -43,17 +43,17 @@ type Result struct {
 	Idle        *idle                `json:"idle,omitempty"`
 	Rules       int                  `json:"rules,omitempty"`
 	Chains      int                  `json:"chains,omitempty"`
-	// Capped names what was given up after Cap seconds, and what would have followed it is not there.
+	// Capped lists the measurements that were abandoned after Cap seconds. Later ones are missing.
 	Capped []string `json:"capped,omitempty"`
 	Cap    float64  `json:"cap"`
-	// Said are the last lines that a capped contender logged.
+	// Said are the last log lines of a capped contender.
 	Said   string `json:"said,omitempty"`
 	Failed string `json:"failed,omitempty"`
 }
 
 func (r Result) capped(what string) bool { return slices.Contains(r.Capped, what) }
 
-// progress is a result on one line.
+// progress returns a result on one line.
 func (r Result) progress() string {
 	parts := []string{"start " + r.startText() + " s"}
 	if len(r.Changes) > 0 || r.capped("change") {
@@ -73,12 +73,12 @@ func (r Result) progress() string {
 		parts = append(parts, "FAILED: "+r.Failed)
 	}
 	if r.Said != "" {
-		parts = append(parts, "it said last: "+r.Said)
+		parts = append(parts, "its last log lines: "+r.Said)
 	}
 	return fmt.Sprintf("%-16s %-8s %7s ports (%s): %s", r.Name, r.Backend, figures.Number(float64(r.Ports)), r.scenery, strings.Join(parts, "; "))
 }
 
-// startText is the median, or that it took too long.
+// startText returns the median, or that the cap was exceeded.
 func (r Result) startText() string {
 	if r.capped("start") {
 		return fmt.Sprintf("> %.0f (capped)", r.Cap)
@@ -100,7 +100,7 @@ func seconds(v float64) string {
 	return figures.Number(v)
 }
 
-// write puts the report into files, with the curves, and into a README when one is named.
+// write writes the report and the curves to files and, unless readme is "", the text into a README.
 func (r Report) write(dir, readme string) error {
 	errs := []error{figures.Write(dir, "scale", r, r.markdown(), readme)}
 	for _, curve := range r.curves() {

@@ -23,9 +23,9 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/process"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "update the golden files")
 
-// testReport has a result of each kind.
+// testReport returns a report with a result of each kind.
 func testReport() Report {
 	series := figures.Series{Plain: []float64{10000, 12000}, Tracked: []float64{9000, 9900}, Mapped: []float64{9500}}
 	slower := series

@@ -48,8 +48,8 @@ func TestStages(t *testing.T) {
 	changes := []change{{at(0), at(20), "a"}, {at(100), at(140), "b"}, {at(200), at(210), "a"}}
 	api := &sightings{seen: []sighting{{"a", at(1)}, {"b", at(99)}, {"a", at(201)}}}
 	relay := &sightings{seen: []sighting{{"a", at(3)}, {"b", at(100)}}}
-	// The second change is seen after its restore has ended, the first before. Between them is a round in which nothing was
-	// written, and nothing is known of what led to the third.
+	// The second change is seen after its restore ended, the first one before. The round between them wrote nothing, and no
+	// round is known for the third change.
 	got := stagesOf(changes, []applied{round(4, 30), round(50, 0), round(101, 20), {stages: map[string]float64{"restore": 5}}}, api, relay)
 	want := map[string][]float64{
 		"apiserver": {1, -1, 1}, "relay": {2, 1}, "informer": {1, 1},
@@ -71,11 +71,11 @@ func TestObjects(t *testing.T) {
 				t.Fatalf("%s: %v", s, errs)
 			}
 			if mapping.Spec.ServiceName != service.Name || mapping.Spec.Addresses[0] != service.Spec.ExternalIPs[0] || len(slice.Endpoints) != 3 && object != watched {
-				t.Fatalf("%s: object %d does not fit together", s, object)
+				t.Fatalf("%s: object %d is inconsistent", s, object)
 			}
 			for k, port := range mapping.Spec.Ports {
 				if port.Port != service.Spec.Ports[k].Port || service.Spec.Ports[k].TargetPort.IntVal != *slice.Ports[k].Port {
-					t.Errorf("%s: object %d: port %d leads elsewhere", s, object, k)
+					t.Errorf("%s: object %d: port %d has another target", s, object, k)
 				}
 				seen[netip.AddrPortFrom(netip.MustParseAddr(mapping.Spec.Addresses[0]), uint16(port.Port))] = true
 			}
@@ -90,7 +90,7 @@ func TestObjects(t *testing.T) {
 			t.Errorf("%s: %d ports, want %d", s, len(seen), len(mapped))
 		}
 		if a, b := s.watchedEndpoint(3), s.watchedEndpoint(4); a == b || a != s.watchedEndpoint(1) {
-			t.Errorf("%s: the watched endpoint goes from %s to %s", s, a, b)
+			t.Errorf("%s: the watched endpoint moves from %s to %s", s, a, b)
 		}
 	}
 }
@@ -99,7 +99,7 @@ func TestScatteredTargets(t *testing.T) {
 	seen := map[int]bool{usual.target(0): true}
 	for k := 1; k < ways.PortsPerMapping; k++ {
 		if step := usual.target(k) - usual.target(k-1); step == 0 || step == 1 {
-			t.Errorf("ports %d and %d lead to neighbours", k-1, k)
+			t.Errorf("ports %d and %d have adjacent targets", k-1, k)
 		}
 		seen[usual.target(k)] = true
 	}
@@ -108,7 +108,7 @@ func TestScatteredTargets(t *testing.T) {
 	}
 }
 
-// A packet to each port passes as many chains as the tree is deep, and every chain is jumped to.
+// TestRuleset: every port has the expected translations, and every chain has a jump to it.
 func TestRuleset(t *testing.T) {
 	s := usual
 	for ports, want := range map[int]struct{ chains, translations int }{
@@ -125,7 +125,7 @@ func TestRuleset(t *testing.T) {
 			t.Errorf("%d ports: %d jumps to %d chains", ports, got, want.chains)
 		}
 	}
-	// What a change rewrites is what the whole would hold.
+	// A change rewrites lines that the whole ruleset contains.
 	whole, part := s.ruleset(1000, s.watchedEndpoint(1)), s.ruleChange(1000, s.watchedEndpoint(1))
 	lines := 0
 	for line := range strings.Lines(part) {
@@ -133,11 +133,11 @@ func TestRuleset(t *testing.T) {
 			lines++
 		}
 		if !strings.Contains(whole, line) {
-			t.Errorf("the whole has no %q", line)
+			t.Errorf("the whole ruleset lacks %q", line)
 		}
 	}
 	if lines != 10+3*6 {
-		t.Errorf("a change rewrites %d rules, want those of two leaves", lines)
+		t.Errorf("a change writes %d rules, want those of two leaves", lines)
 	}
 }
 
@@ -152,7 +152,7 @@ func TestPlan(t *testing.T) {
 		return strings.Join(all, "\n")
 	}
 	for _, test := range []struct{ name, only, ports, want string }{
-		{"numbers grow, and variants are left out", "smartnat", "1000,20", `IPv4/endpoints/smartnat legacy/20
+		{"numbers are sorted and variants are excluded", "smartnat", "1000,20", `IPv4/endpoints/smartnat legacy/20
 IPv4/endpoints/smartnat nft/20
 IPv4/endpoints/smartnat legacy/1000
 IPv4/endpoints/smartnat nft/1000`},
@@ -182,7 +182,7 @@ IPv4/service/smartnat nft/10000`},
 	}
 	for _, wrong := range [][2]string{{"(", ""}, {"", "15"}, {"", "0"}, {"", "many"}, {"", "120010"}} {
 		if _, err := full().limit(wrong[0], wrong[1]); err == nil {
-			t.Errorf("-only %q -n %q is taken", wrong[0], wrong[1])
+			t.Errorf("-only %q -n %q is accepted", wrong[0], wrong[1])
 		}
 	}
 }

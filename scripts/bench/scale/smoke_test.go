@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// The whole benchmark runs, with few ports: every contender exposes them and follows changes.
+// TestSmoke runs the whole benchmark with few ports. Every contender must expose them and follow changes.
 func TestSmoke(t *testing.T) {
 	lab.Require(t, lab.WithAPIServerAlone())
 	testenv.RequireTool(t, "nft")
@@ -35,7 +35,7 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
-// check wants every figure to be there; whether it is good is not for a test.
+// check fails unless every figure is set; the values do not matter.
 func check(t *testing.T, p plan, r Result) {
 	if r.Failed != "" || len(r.Capped) > 0 {
 		t.Fatalf("failed: %q, capped: %q", r.Failed, r.Capped)

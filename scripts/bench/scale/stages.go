@@ -23,17 +23,17 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// applied is what smartnatd says at debug level about each round of its worker: when the change that led to it came in, and how
-// many milliseconds each stage took.
+// applied is the content of smartnatd's debug log line for one round of its worker: the time of the event that caused it, and
+// the milliseconds of each stage.
 type applied struct {
 	event  time.Time
 	stages map[string]float64
 }
 
-// stagesBefore are those of the daemon before it writes rules, in their order, as the log names them.
+// stagesBefore are the stages before the write of rules, in order and with their names in the log.
 var stagesBefore = []string{"waited", "observe", "calc", "build", "diff"}
 
-// parseApplied reads them from a log in JSON.
+// parseApplied parses a log in JSON.
 func parseApplied(log string) []applied {
 	var all []applied
 	for line := range strings.Lines(log) {
@@ -43,7 +43,7 @@ func parseApplied(log string) []applied {
 		}
 		a := applied{stages: map[string]float64{}}
 		if text, ok := entry["event"].(string); ok {
-			a.event, _ = time.Parse(time.RFC3339Nano, text) // without it, the stages before are unknown
+			a.event, _ = time.Parse(time.RFC3339Nano, text) // if missing, the stages before are unknown
 		}
 		for _, stage := range append([]string{"restore", "cut"}, stagesBefore...) {
 			if value, ok := entry[stage].(float64); ok {
@@ -55,7 +55,7 @@ func parseApplied(log string) []applied {
 	return all
 }
 
-// sightings are when a moved endpoint was first seen in a watch, by its address.
+// sightings records when a watch first showed each address of the endpoint.
 type sightings struct {
 	mu   sync.Mutex
 	seen []sighting
@@ -66,7 +66,7 @@ type sighting struct {
 	at      time.Time
 }
 
-// after is the first sighting of an address since a time.
+// after returns the first sighting of an address after t.
 func (s *sightings) after(t time.Time, address string) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,12 +78,12 @@ func (s *sightings) after(t time.Time, address string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// follow watches the watched object's slice until the context ends.
+// follow watches the watched object's EndpointSlice until ctx ends.
 func (s *sightings) follow(ctx context.Context, client kubernetes.Interface) error {
 	options := metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + objectName(watched)}
 	w, err := client.DiscoveryV1().EndpointSlices(namespace).Watch(ctx, options)
 	if err != nil {
-		return fmt.Errorf("watching the watched object: %w", err)
+		return fmt.Errorf("watching the EndpointSlice: %w", err)
 	}
 	go func() {
 		defer w.Stop()
@@ -100,7 +100,7 @@ func (s *sightings) follow(ctx context.Context, client kubernetes.Interface) err
 	return nil
 }
 
-// relayClient reads from the relay as the gateway does, from the node that it is on.
+// relayClient returns a client that reads from the relay as the gateway does, from the relay's node.
 func (w *world) relayClient() (kubernetes.Interface, error) {
 	token, err := w.Host(lab.Gateway).ReadFile("/etc/smartnat/token")
 	if err != nil {
@@ -108,7 +108,7 @@ func (w *world) relayClient() (kubernetes.Interface, error) {
 	}
 	return kubernetes.NewForConfig(&rest.Config{
 		Host: "https://10.10.0.11:8443", BearerToken: strings.TrimSpace(token),
-		// What is measured is time, on wires of the lab's own.
+		// Only time is measured, on the lab's own links.
 		TLSClientConfig: rest.TLSClientConfig{Insecure: true},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return w.Host(lab.Node1).Dial(ctx, network, address, 0)

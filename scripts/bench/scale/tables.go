@@ -26,12 +26,12 @@ func (r Report) markdown() string {
 	return text.String()
 }
 
-// sorted are the results by scene and ports.
+// sorted returns the results by scene and ports.
 func (r Report) sorted() []Result {
 	results := slices.Clone(r.Results)
 	slices.SortStableFunc(results, func(a, b Result) int {
 		if a.scenery != b.scenery {
-			return 0 // scenes came one after the other
+			return 0 // keep the order of scenes
 		}
 		return a.Ports - b.Ports
 	})
@@ -100,11 +100,11 @@ func (r Result) sizeCells() []string {
 	return cells
 }
 
-// ratiosTable compares SmartNat with rules loaded by hand: what it adds to what the kernel and iptables take.
+// ratiosTable compares SmartNat with manually loaded rules, to show what it adds to the cost of the kernel and iptables.
 func (r Report) ratiosTable(text *strings.Builder) {
 	var rows []string
 	for _, c := range r.sorted() {
-		byHands := c.scenery // whose rules are for forwarded connections alone
+		byHands := c.scenery // its rules only affect forwarded connections
 		byHands.ForwardedOnly = false
 		i := slices.IndexFunc(r.Results, func(hand Result) bool {
 			return hand.Contender == Contender{byHand, c.Backend} && hand.scenery == byHands && hand.Ports == c.Ports
@@ -130,7 +130,7 @@ func ratio(a, b float64) string {
 	return fmt.Sprintf("%.2f", a/b)
 }
 
-// stagesTable says where the time of a change goes.
+// stagesTable shows the stages of a change.
 func (r Report) stagesTable(text *strings.Builder) {
 	var rows []string
 	for _, c := range r.sorted() {

@@ -28,13 +28,13 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// gatewayNode is the Node that kube-proxy on the gateway is on.
+// gatewayNode is the name of kube-proxy's Node on the gateway.
 const gatewayNode = "gateway"
 
-// writers make objects at once.
+// writers is the number of concurrent writers that create objects.
 const writers = 16
 
-// world is a lab with an API server, the objects in it, and nodes that stand in for all pods.
+// world is a lab with an API server, its objects, and nodes that answer for all pods.
 type world struct {
 	*lab.Lab
 	scenery
@@ -52,7 +52,7 @@ func newWorld(ctx context.Context, s scenery) (*world, error) {
 		return nil, err
 	}
 	w := &world{Lab: l, scenery: s, config: l.RESTConfig()}
-	w.config.WarningHandler = rest.NoWarnings{} // that externalIPs are deprecated
+	w.config.WarningHandler = rest.NoWarnings{} // externalIPs are deprecated
 	if err := w.furnish(ctx); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
@@ -67,7 +67,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 		return err
 	}
 	if err := ways.Add(ctx, w.Lab, "legacy"); err != nil {
-		return fmt.Errorf("the ways that are only routed: %w", err)
+		return fmt.Errorf("adding the routing hosts: %w", err)
 	}
 	for _, name := range []string{lab.Node1, lab.Node2} {
 		if err := w.furnishNode(ctx, w.Host(name)); err != nil {
@@ -84,7 +84,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	return w.ApplyCRDs(ctx)
 }
 
-// furnishNode lets a node answer for all pods on it. It answers for all ClusterIPs too, as its kube-proxy would have it do.
+// furnishNode makes a node answer for all its pods and, as its kube-proxy would, for all ClusterIPs.
 func (w *world) furnishNode(ctx context.Context, node *lab.Host) error {
 	var plain, named []uint16
 	for k := range ways.PortsPerMapping {
@@ -110,7 +110,7 @@ func protobuf(config *rest.Config) *rest.Config {
 	return config
 }
 
-// populate makes the objects for so many ports that are not there yet.
+// populate creates the missing objects for a number of ports.
 func (w *world) populate(ctx context.Context, ports int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
@@ -119,7 +119,7 @@ func (w *world) populate(ctx context.Context, ports int) error {
 		group.Go(func() error { return w.create(ctx, object) })
 	}
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("making objects for %d ports: %w", ports, err)
+		return fmt.Errorf("creating objects for %d ports: %w", ports, err)
 	}
 	return nil
 }
@@ -136,7 +136,7 @@ func (w *world) create(ctx context.Context, object int) error {
 	return err
 }
 
-// moveEndpoint changes the watched endpoint and returns when the API server had answered, and the address that it has now.
+// moveEndpoint moves the watched endpoint and returns the time of the API server's response and the new address.
 func (w *world) moveEndpoint(ctx context.Context) (answered time.Time, now netip.Addr, err error) {
 	now = w.watchedEndpoint(w.changes + 1)
 	patch := fmt.Sprintf(`[{"op":"replace","path":"/endpoints/0/addresses/0","value":%q}]`, now)
@@ -149,8 +149,8 @@ func (w *world) moveEndpoint(ctx context.Context) (answered time.Time, now netip
 	return answered, now, nil
 }
 
-// settle waits until the control plane, and the relay where there is one, do next to nothing. After thousands of new objects
-// that takes seconds, in which they would keep the processor from who is measured.
+// settle waits until the control plane and the relay, if any, are nearly idle. After thousands of new objects that takes
+// seconds, in which they would take processor time from the contender.
 func (w *world) settle(ctx context.Context) error {
 	processes := []*lab.Process{w.Process("etcd"), w.Process("kube-apiserver")}
 	if w.relay != nil {

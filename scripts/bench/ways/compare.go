@@ -17,17 +17,17 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// Turns say how often each way has its turn, after how long there are no more (three are always had), and how long one is.
+// Turns is the number of turns for each path, the time after which no more start (three always run), and the duration of one.
 type Turns struct {
 	Pairs  int
 	Time   time.Duration
 	Limits load.Limits
 }
 
-// Targets are the sockets that the client connects to, by each way.
+// Targets are the sockets that the client connects to on each path.
 type Targets struct{ Plain, Tracked, Mapped []netip.AddrPort }
 
-// Compare puts one load on each way in turn. The first turn of each is for warming up.
+// Compare runs one load on each path in turns. The first turn of each path is a warm-up.
 func Compare(ctx context.Context, l *lab.Lab, put load.Load, family string, targets Targets, turns Turns) (figures.Measurement, error) {
 	var m, warm figures.Measurement
 	measure := func(clock, processor *[]float64, to []netip.AddrPort) error {
@@ -36,7 +36,7 @@ func Compare(ctx context.Context, l *lab.Lab, put load.Load, family string, targ
 		}
 		t, err := put(l.Host(lab.Client), to, turns.Limits)
 		if err == nil && t.Count == 0 {
-			err = fmt.Errorf("nothing gets through to %s", to[0])
+			err = fmt.Errorf("no connection to %s succeeds", to[0])
 		}
 		m.Failed += t.Failed
 		*clock = append(*clock, float64(t.Count)/t.Clock.Seconds())

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 )
 
-// What is exposed: dense ports, ten to a Mapping with a Service of its own, three endpoints each.
+// The exposed ports are consecutive, ten for each Mapping with its own Service, with three endpoints each.
 const (
 	FirstPort       = 20000
 	PortsPerMapping = 10
@@ -16,16 +16,16 @@ const (
 	Endpoints       = 3
 )
 
-// Families are those of IP, by the names that people give them.
+// Families are the names of the IP families.
 var Families = []string{"IPv4", "IPv6"}
 
-// The second number of the pods' addresses says by which host the router sends what is for them.
+// The second byte of a pod's address selects the host that the router sends its packets through.
 const (
 	PlainPods   = 244
 	TrackedPods = 245
 )
 
-// Endpoint is the address of an endpoint of the nth Mapping. They take turns on two nodes and on the addresses there.
+// Endpoint returns the address of the k-th endpoint of a Mapping. Endpoints alternate between two nodes and their addresses.
 func Endpoint(family string, pods, mapping, k int) netip.Addr {
 	n := mapping*Endpoints + k
 	node, host := n%2+1, 2+n/2%250
@@ -35,7 +35,7 @@ func Endpoint(family string, pods, mapping, k int) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("fd00:%d:%d::%x", pods, node, host))
 }
 
-// PodTargets are the sockets behind all ports, as one would reach them without SmartNat.
+// PodTargets returns the sockets behind all ports, as reached without SmartNat.
 func PodTargets(family string, pods, ports int) []netip.AddrPort {
 	var targets []netip.AddrPort
 	for p := range ports {
@@ -46,7 +46,7 @@ func PodTargets(family string, pods, ports int) []netip.AddrPort {
 	return targets
 }
 
-// MappedTargets are the ports on the gateway's address.
+// MappedTargets returns the ports on the gateway's address.
 func MappedTargets(address string, ports int) []netip.AddrPort {
 	var targets []netip.AddrPort
 	for p := range ports {

@@ -3,8 +3,8 @@
 
 //go:build linux
 
-// Package ways adds to the lab two ways from the client to the pods that lead by hosts that only route, beside the one by the
-// gateway, and compares loads that take them. It knows nothing of what the gateway does.
+// Package ways adds to the lab two paths from the client to the pods through hosts that only route, in addition to the path
+// through the gateway, and compares loads on them. It knows nothing of what the gateway does.
 package ways
 
 import (
@@ -19,23 +19,24 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// By these hosts the client reaches the pods without SmartNat. The first only routes. The second also tracks connections,
-// as every host does that translates addresses or has a stateful firewall.
+// The client reaches the pods through these hosts without SmartNat. The first one only routes. The second one also tracks
+// connections, as every host with NAT or a stateful firewall does.
 const (
 	PlainHost   = lab.Rogue
 	TrackedHost = lab.Control
 )
 
-// Add lets the router reach the pods by the two hosts, each by addresses of its own. The nodes themselves stand in for
-// all their pods. What the gateway masquerades comes back to it, all else by the host that it came by: the client has an
-// address for each.
+// Add makes the router reach the pods through the two hosts, with a separate address range for each. The nodes answer for all
+// their pods. Replies to masqueraded connections return to the gateway, and all others through the host that they came
+// through: the client has a separate address for each.
 func Add(ctx context.Context, l *lab.Lab, backend string) error {
-	// The lab keeps iptables off its bridges, which stand for wires. So must ip6tables be.
+	// The lab's bridges model wires and bypass iptables. Make them bypass ip6tables too.
 	if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("keeping ip6tables off the bridges: %w", err)
+		return fmt.Errorf("making bridges bypass ip6tables: %w", err)
 	}
 	for _, left := range []string{"plain", "tracked"} {
-		// The kernel takes its time with the namespaces of a lab that ended, and with what leads there, if many rules are in one.
+		// The kernel removes the namespaces of a previous lab, and the links into them, with a delay if they contain many
+		// rules.
 		_ = exec.CommandContext(ctx, "ip", "link", "delete", left).Run()
 	}
 	for _, line := range []string{
@@ -64,7 +65,7 @@ func Add(ctx context.Context, l *lab.Lab, backend string) error {
 		lab.Router: {
 			"ip route add 10.244.0.0/16 via 198.51.100.66", "ip route add fd00:244::/32 via 2001:db8:1::66",
 			"ip route add 10.245.0.0/16 via 198.51.100.67", "ip route add fd00:245::/32 via 2001:db8:1::67",
-			"ip6tables -F FORWARD", // it would take the pods' addresses for forged ones
+			"ip6tables -F FORWARD", // its filter would drop the pods' addresses as spoofed
 		},
 	}
 	for _, host := range []string{PlainHost, TrackedHost} {
@@ -101,7 +102,7 @@ func Exec(ctx context.Context, h *lab.Host, lines ...string) error {
 	return nil
 }
 
-// Forget empties the tables of connections, so that none of an earlier turn is in the way.
+// Forget flushes the conntrack tables, so that earlier turns have no influence.
 func Forget(ctx context.Context, l *lab.Lab, family string) error {
 	flush := "conntrack -F -f " + strings.ToLower(family)
 	return errors.Join(Exec(ctx, l.Host(lab.Gateway), flush), Exec(ctx, l.Host(TrackedHost), flush))

@@ -5,7 +5,7 @@ package ways
 
 import "testing"
 
-// The load goes where the objects lead.
+// TestTargets: the load targets match the objects.
 func TestTargets(t *testing.T) {
 	if got := PodTargets("IPv6", TrackedPods, 11); len(got) != 33 || got[30].String() != "[fd00:245:2::3]:8080" || got[2].String() != "[fd00:245:1::3]:8080" {
 		t.Errorf("targets = %v", got)
