@@ -90,6 +90,12 @@ headers() { # every source file says whose it is and under which licence
 words() { # phrases and log messages that the project does not write
 	# The folders whose text has been rewritten: the others follow, and then this list goes.
 	go run ./scripts/words scripts/words \
+		scripts/tools \
+		scripts/codegen \
+		scripts/kube \
+		scripts/lab/cmd \
+		scripts/lab/README.md \
+		scripts/lab/*.go \
 		scripts/bench \
 		pkg/netfilter \
 		pkg/testenv \

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs the Go benchmarks of the module and shows the results with benchstat:
-#  go.sh [PACKAGE...]          benchmarks these packages, or all with benchmarks by default
-#  BASE=HEAD~3 go.sh [...]     compares that commit with the work tree, both measured now, in turns
+#   go.sh [PACKAGE...]          benchmarks these packages, or all with benchmarks by default
+#   BASE=HEAD~3 go.sh [...]     compares that commit with the work tree, both measured now, in turns
 # COUNT (6) is the number of runs, BENCHTIME (0.3s) the duration of each, and BENCH (.) selects benchmarks. Results are in
 # scripts/bench/results/go*.txt.
 set -euo pipefail

@@ -2,9 +2,9 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Writes everything that is generated from apis/: deepcopy functions, the CRD, apply configurations, clientset and
-# listers. Informers are not generated: the project writes its own.
-#   update.sh [TREE]    TREE is the root of the work tree to write to; this one by default
+# Generates everything from apis/: deepcopy functions, the CRD, apply configurations, clientset and listers. Informers are not
+# generated, because the project has its own.
+#   update.sh [TREE]    TREE is the root of the work tree to write to; default: this one
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -22,7 +22,7 @@ echo "deepcopy functions"
 echo "CRD"
 "$bin/controller-gen" "crd:headerFile=$here/boilerplate.yaml.txt" paths=./apis/smartnat/... output:crd:dir=./apis/crds
 
-# What is no longer generated must not stay behind.
+# Remove files that are no longer generated.
 rm -rf generated
 mkdir -p generated
 

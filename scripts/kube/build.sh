@@ -2,9 +2,9 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds the real control plane that the lab runs (etcd, kube-apiserver, kube-controller-manager, kube-proxy, kubectl)
-# from the modules that go.mod beside it names, once, into a cache outside the tree, and prints the folder.
-# Safe to interrupt and to run twice at once. `build.sh --where` prints the folder and builds nothing.
+# Builds the real control plane for the lab (etcd, kube-apiserver, kube-controller-manager, kube-proxy, kubectl) once from the
+# modules in go.mod, into a cache outside the tree, and prints the directory. The script can be interrupted and run
+# concurrently. `build.sh --where` only prints the directory.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -28,7 +28,7 @@ packages=(
 
 say() { echo "kube: $*" >&2; }
 
-# program PACKAGE: the name that its program has.
+# program PACKAGE: prints the name of its program.
 program() {
 	case $1 in
 	go.etcd.io/*) echo etcd ;;
@@ -36,14 +36,14 @@ program() {
 	esac
 }
 
-# compile PACKAGE FILE: a program appears under its own name only when it is whole.
+# compile PACKAGE FILE: builds a program under a temporary name and renames it when it is complete.
 compile() {
 	local flags="-s -w" prefix
 	for prefix in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
 		flags+=" -X $prefix.gitVersion=$version -X $prefix.gitMajor=1 -X $prefix.gitMinor=$minor"
 	done
 	temporary=$dir/.$(basename "$2").$$
-	# As SmartNat's own programs are built, so that what both are made of is compiled once.
+	# Use the same flags as for SmartNat's own programs, so that shared packages are compiled only once.
 	CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$temporary" "$1"
 	mv "$temporary" "$2"
 }
@@ -58,7 +58,7 @@ temporary=
 trap '[ -z "$temporary" ] || rm -f "$temporary"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-# We hold the lock, so what an earlier build left unfinished is nobody's.
+# We hold the lock, so unfinished files are leftovers of an earlier build.
 find "$dir" -maxdepth 1 -type f -name '.*.*' -delete
 
 missing=0
@@ -66,7 +66,7 @@ for package in "${packages[@]}"; do
 	[ -x "$dir/$(program "$package")" ] || missing=$((missing + 1))
 done
 if [ "$missing" -gt 0 ]; then
-	say "building the control plane $version into $dir (once; minutes when Go's build cache is cold)"
+	say "building the control plane $version into $dir (once; takes minutes if Go's build cache is cold)"
 	n=0
 	for package in "${packages[@]}"; do
 		n=$((n + 1))

@@ -16,15 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Packet is an IP packet that crossed a link.
+// Packet is an IP packet captured on a link.
 type Packet struct {
-	// Out is set for one that the host sent.
+	// Out is set if the host sent the packet.
 	Out bool
-	// Protocol is that of IP: unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP...
+	// Protocol is the IP protocol number: unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP...
 	Protocol int
-	// Source and Destination have ports where the protocol has some.
+	// Source and Destination include ports if the protocol has them.
 	Source, Destination netip.AddrPort
-	// Flags are those of TCP, and MSS is the segment size that a SYN offers.
+	// Flags are the TCP flags, and MSS is the segment size that a SYN announces.
 	Flags byte
 	MSS   uint16
 }
@@ -37,11 +37,11 @@ func (p Packet) String() string {
 	return fmt.Sprintf("%s %s -> %s protocol %d", direction, p.Source, p.Destination, p.Protocol)
 }
 
-// Capture holds what crosses a link of a host, from when it was made. A packet that was answered is in it: the kernel
-// puts it there before it moves on, so nobody has to wait.
+// Capture collects the packets that cross a link of a host, from its creation on. The kernel adds a packet before it
+// processes it, so a packet that was answered is always included without waiting.
 type Capture struct{ socket int }
 
-// Capture begins a capture on a link.
+// Capture starts a capture on a link.
 func (h *Host) Capture(link string) (*Capture, error) {
 	c := &Capture{}
 	err := h.Do(func() error {
@@ -49,12 +49,12 @@ func (h *Host) Capture(link string) (*Capture, error) {
 		if err != nil {
 			return err
 		}
-		// Bound to no protocol until it is bound to the link, so that nothing of another link slips in.
+		// The socket has no protocol until it is bound to the link, so that it receives nothing from other links.
 		c.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		// Only root gets this much room; who has less is told of losses.
+		// Only root gets such a large buffer. Without it, Packets may report losses.
 		_ = unix.SetsockoptInt(c.socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
 		err = unix.Bind(c.socket, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: device.Index})
 		if err != nil {
@@ -71,7 +71,7 @@ func (h *Host) Capture(link string) (*Capture, error) {
 // Close ends the capture.
 func (c *Capture) Close() error { return unix.Close(c.socket) }
 
-// Packets returns what came since it was asked last. It is an error when some were lost for want of room.
+// Packets returns the packets since the last call, or an error if the buffer overflowed.
 func (c *Capture) Packets() ([]Packet, error) {
 	var packets []Packet
 	buffer := make([]byte, 64*1024)
@@ -94,7 +94,7 @@ func (c *Capture) Packets() ([]Packet, error) {
 	}
 	statistics, err := unix.GetsockoptTpacketStats(c.socket, unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	if err != nil {
-		return nil, fmt.Errorf("reading a capture's losses: %w", err)
+		return nil, fmt.Errorf("reading the drops of a capture: %w", err)
 	}
 	if statistics.Drops > 0 {
 		return nil, fmt.Errorf("the capture lost %d packets", statistics.Drops)
@@ -108,7 +108,7 @@ func htons(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
-// parsePacket reads the headers of an IP packet. Extension headers of IPv6 are taken for its protocol.
+// parsePacket parses the headers of an IP packet. It treats IPv6 extension headers as the protocol.
 func parsePacket(b []byte) (Packet, error) {
 	var p Packet
 	var source, destination []byte
@@ -132,13 +132,13 @@ func parsePacket(b []byte) (Packet, error) {
 		p.Flags = rest[13]
 		p.MSS = parseMSS(rest[20:max(20, min(len(rest), int(rest[12]>>4)*4))])
 	}
-	from, _ := netip.AddrFromSlice(source) // of the right length
+	from, _ := netip.AddrFromSlice(source) // the length is right
 	to, _ := netip.AddrFromSlice(destination)
 	p.Source, p.Destination = netip.AddrPortFrom(from, ports[0]), netip.AddrPortFrom(to, ports[1])
 	return p, nil
 }
 
-// parseMSS finds the maximum segment size among the options of TCP; 0 when it is not there.
+// parseMSS returns the maximum segment size in TCP options, or 0 if it is missing.
 func parseMSS(options []byte) uint16 {
 	for len(options) > 0 && options[0] != 0 {
 		if options[0] == 1 { // padding

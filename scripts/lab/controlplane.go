@@ -24,12 +24,12 @@ import (
 
 const apiServer = "https://" + ControlAddress + ":6443"
 
-// controllers that the lab needs; nodes, pods and their conditions are its own doing.
+// controllers lists the enabled controllers. The lab itself maintains nodes, pods and their conditions.
 const controllers = "serviceaccount-controller,endpointslice-controller,namespace-controller," +
 	"garbage-collector-controller,clusterrole-aggregation-controller,root-ca-certificate-publisher-controller"
 
-// startControlPlane starts the real programs and returns when the API answers and the nodes exist. The kube-proxies and
-// controllers may still be at their first work.
+// startControlPlane starts the real programs and returns when the API answers and the nodes exist. kube-proxies and
+// controllers may still be starting.
 func (l *Lab) startControlPlane(ctx context.Context) error {
 	if err := l.issueCertificates(); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	return l.startAgents(ctx)
 }
 
-// startAgents starts what works for the API server, and makes the nodes.
+// startAgents starts the clients of the API server and creates the nodes.
 func (l *Lab) startAgents(ctx context.Context) error {
 	if _, err := l.Host(Control).Start("kube-controller-manager", nil, l.kubeProgram("kube-controller-manager"),
 		"--kubeconfig="+kubeconfigFile("kube-controller-manager"), "--controllers="+controllers, "--leader-elect=false",
@@ -91,7 +91,7 @@ func (l *Lab) startAgents(ctx context.Context) error {
 	return nil
 }
 
-// StartKubeProxy starts a kube-proxy on a host, in the name of a node. Further flags go before those of the lab.
+// StartKubeProxy starts kube-proxy on a host, with the name of a node. flags precede those of the lab.
 func (l *Lab) StartKubeProxy(host, node string, flags ...string) (*Process, error) {
 	argv := []string{l.kubeProgram("kube-proxy"),
 		"--kubeconfig=" + kubeconfigFile("kube-proxy"), "--hostname-override=" + node, "--proxy-mode=iptables",
@@ -106,7 +106,7 @@ func (l *Lab) issueCertificates() (err error) {
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("making the key of service accounts: %w", err)
+		return fmt.Errorf("creating the key of service accounts: %w", err)
 	}
 	if err := writeKey(keyFile("service-accounts"), key); err != nil {
 		return err
@@ -130,7 +130,7 @@ func (l *Lab) issueCertificates() (err error) {
 	return nil
 }
 
-// writeKubeconfig writes a kubeconfig for one user of one server, whose certificate the lab's authority made.
+// writeKubeconfig writes a kubeconfig for one user of one server with a certificate of the lab's authority.
 func writeKubeconfig(path, server string, user clientcmdapi.AuthInfo) error {
 	config := clientcmdapi.NewConfig()
 	config.Clusters["lab"] = &clientcmdapi.Cluster{Server: server, CertificateAuthority: caFile}
@@ -159,11 +159,11 @@ func (l *Lab) createNode(ctx context.Context, n *nodeState) error {
 	return nil
 }
 
-// Kube is a client of the API server, with all rights.
+// Kube returns a client of the API server with all rights.
 func (l *Lab) Kube() kubernetes.Interface { return l.kube }
 
-// EndpointSliceController is a client with all rights that names itself as the controller of EndpointSlices: the relay's
-// admission policy lets no other user write the slices that this one manages.
+// EndpointSliceController returns a client with all rights that impersonates the EndpointSlice controller. The relay's
+// admission policy lets no other user write the slices that this controller manages.
 func (l *Lab) EndpointSliceController() (kubernetes.Interface, error) {
 	config := l.RESTConfig()
 	config.Impersonate = rest.ImpersonationConfig{
@@ -172,7 +172,7 @@ func (l *Lab) EndpointSliceController() (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(config)
 }
 
-// RESTConfig is for clients of other kinds, with all rights.
+// RESTConfig returns the config for other clients with all rights.
 func (l *Lab) RESTConfig() *rest.Config { return rest.CopyConfig(l.restConfig) }
 
 func (l *Lab) kubeProgram(name string) string { return filepath.Join(l.kubeDir, name) }

@@ -19,20 +19,20 @@ import (
 	"sync"
 )
 
-// Answer is what a pod says to whoever speaks to it.
+// Answer is the response of a pod.
 type Answer struct {
-	// Pod is its name.
+	// Pod is the name of the pod.
 	Pod string `json:"pod"`
 	// Client is the address that the pod saw.
 	Client netip.AddrPort `json:"client"`
-	// Port is the pod's own port that it was reached by.
+	// Port is the pod's port that received the message.
 	Port uint16 `json:"port"`
-	// Message is what it was told.
+	// Message is the received message.
 	Message string `json:"message"`
 }
 
-// echoServer answers on a port by TCP, by HTTP on the same port, and by UDP: a line or datagram of JSON for each line or
-// datagram. It runs in the lab's own process, on sockets of the pod.
+// echoServer answers on a port by TCP, by HTTP on the same port, and by UDP, with a JSON object for each line or datagram. It
+// runs in the lab's process, on sockets of the pod.
 type echoServer struct {
 	pod       string
 	listeners []io.Closer
@@ -42,10 +42,10 @@ type echoServer struct {
 	closed bool
 }
 
-// Serve makes the host itself answer on ports, as a pod does, until the server is closed.
+// Serve makes the host answer on ports as a pod does, until the server is closed.
 func (h *Host) Serve(ports ...uint16) (io.Closer, error) { return startEcho(h.Name, h, ports) }
 
-// startEcho listens on the ports of a pod.
+// startEcho starts a server on the ports of a pod.
 func startEcho(pod string, h *Host, ports []uint16) (*echoServer, error) {
 	e := &echoServer{pod: pod, conns: map[net.Conn]bool{}}
 	err := h.Do(func() error {
@@ -73,7 +73,7 @@ func startEcho(pod string, h *Host, ports []uint16) (*echoServer, error) {
 	return e, nil
 }
 
-// Close ends the server as the end of its process would, with all its connections.
+// Close stops the server and closes its connections, as the end of its process would.
 func (e *echoServer) Close() error {
 	for _, listener := range e.listeners {
 		_ = listener.Close()
@@ -107,7 +107,7 @@ func (e *echoServer) accept(listener net.Listener) {
 	}
 }
 
-// serve talks on one connection until the client ends it.
+// serve handles one connection until the client closes it.
 func (e *echoServer) serve(conn net.Conn) {
 	defer func() {
 		_ = conn.Close()
@@ -145,7 +145,7 @@ func (e *echoServer) serveHTTP(conn net.Conn, reader *bufio.Reader) {
 		Header:        http.Header{"Content-Type": {"application/json"}},
 		ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
 	}
-	_ = response.Write(conn) // the client sees what is wrong
+	_ = response.Write(conn) // the client sees the failure
 }
 
 func (e *echoServer) datagrams(packets *net.UDPConn) {
@@ -164,14 +164,14 @@ func (e *echoServer) datagrams(packets *net.UDPConn) {
 }
 
 func (e *echoServer) answer(client netip.AddrPort, local net.Addr, message string) []byte {
-	// IPv4 is IPv4, also on a socket of both families.
+	// Show IPv4 addresses as such, even on dual-stack sockets.
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	text, _ := json.Marshal(Answer{Pod: e.pod, Client: client, Port: addrPort(local).Port(), Message: message}) // cannot fail
 	return append(text, '\n')
 }
 
-// addrPort reads a socket's address.
+// addrPort returns a socket's address.
 func addrPort(address net.Addr) netip.AddrPort {
-	parsed, _ := netip.ParseAddrPort(address.String()) // a socket's address is one
+	parsed, _ := netip.ParseAddrPort(address.String()) // always valid
 	return parsed
 }

@@ -21,34 +21,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is a machine or a pod: a network namespace with a name, which `ip netns` knows as well, and a mount namespace
-// with a /run, an /etc and a /var/lib of its own and the /sys of its network.
+// Host is a machine or a pod: a named network namespace, which `ip netns` lists too, and a mount namespace with its own /run,
+// /etc and /var/lib and the /sys of its network.
 type Host struct {
-	// Name is what the lab calls it.
+	// Name is the name in the lab.
 	Name string
 
 	ns netns.NsHandle
-	// namespaces is where /proc shows all of them.
+	// namespaces is the directory in /proc with the host's namespaces.
 	namespaces string
-	// path is where its programs are looked up.
+	// path is the host's PATH.
 	path string
-	// calls are run on the one thread that is in all of the host's namespaces.
+	// calls are functions for the thread that is in all of the host's namespaces.
 	calls chan func()
 	run   *runner
 }
 
-// newHost makes a host without links.
+// newHost creates a host without links.
 func newHost(name string, run *runner) (*Host, error) {
 	h := &Host{Name: name, path: os.Getenv("PATH"), calls: make(chan func()), run: run}
 	ready := make(chan error)
 	go h.live(ready)
 	if err := <-ready; err != nil {
-		return nil, fmt.Errorf("making host %s: %w", name, err)
+		return nil, fmt.Errorf("creating host %s: %w", name, err)
 	}
 	return h, nil
 }
 
-// live enters namespaces and runs calls there until the host is closed. Its thread is never unlocked, so it ends with it.
+// live enters new namespaces and runs calls in them until the host is closed. Its thread stays locked, so it ends with the
+// goroutine.
 func (h *Host) live(ready chan<- error) {
 	runtime.LockOSThread()
 	ns, err := netns.NewNamed(h.Name)
@@ -68,10 +69,10 @@ func (h *Host) live(ready chan<- error) {
 	}
 }
 
-// mounts gives the calling thread the host's files.
+// mounts mounts the host's own directories for the calling thread.
 func (h *Host) mounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("a mount namespace: %w", err)
+		return fmt.Errorf("creating a mount namespace: %w", err)
 	}
 	dir := hostDir(h.Name)
 	for _, sub := range []string{"run/lab", "etc/upper", "etc/work", "lib/upper", "lib/work"} {
@@ -91,7 +92,7 @@ func (h *Host) mounts() error {
 		{"sysfs", "/sys", "sysfs", 0, ""},
 		{"etc", "/etc", "overlay", 0, overlay("etc", "/etc")},
 		{"lib", "/var/lib", "overlay", 0, overlay("lib", "/var/lib")},
-		// What all hosts share, the programs and certificates that the lab made, stays where it is.
+		// All hosts share the lab's programs and certificates, which stay in place.
 		{workDir, dir + "/run/lab", "", unix.MS_BIND, ""},
 		{dir + "/run", "/run", "", unix.MS_BIND | unix.MS_REC, ""},
 	} {
@@ -103,13 +104,13 @@ func (h *Host) mounts() error {
 	return nil
 }
 
-// hostDir holds what a host has of its own of the file system.
+// hostDir is the directory with the host's own files.
 func hostDir(host string) string { return filepath.Join(workDir, "hosts", host) }
 
-// EnterFile says, to a shell that reads it in the lab's namespaces, where the host's namespaces are and what its PATH is.
+// EnterFile returns the path of a shell script that sets the host's namespaces and PATH, for a shell in the lab's namespaces.
 func EnterFile(host string) string { return filepath.Join(hostDir(host), "enter") }
 
-// addPath lets the host find programs in a folder before, or after, all others.
+// addPath adds a directory to the beginning or the end of the host's PATH.
 func (h *Host) addPath(dir string, first bool) error {
 	if first {
 		h.path = dir + string(filepath.ListSeparator) + h.path
@@ -130,18 +131,18 @@ func (h *Host) close() error {
 	return errors.Join(h.ns.Close(), netns.DeleteNamed(h.Name))
 }
 
-// do runs fn in all of the host's namespaces; one at a time, so fn must not wait for the network.
+// do runs fn in all of the host's namespaces. Only one fn runs at a time, so it must not wait for the network.
 func (h *Host) do(fn func() error) error {
 	result := make(chan error)
 	h.calls <- func() { result <- fn() }
 	return <-result
 }
 
-// Do runs fn in the host's network namespace, on a thread of its own. Sockets that fn makes stay in that namespace.
+// Do runs fn in the host's network namespace on a separate thread. Sockets that fn opens stay in that namespace.
 func (h *Host) Do(fn func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		if err := netns.Set(h.ns); err != nil {
 			result <- fmt.Errorf("entering %s: %w", h.Name, err)
 			return
@@ -156,7 +157,7 @@ func (h *Host) SetSysctl(name, value string) error {
 	return h.do(func() error { return os.WriteFile(sysctlPath(name), []byte(value), 0) })
 }
 
-// Sysctl reads one.
+// Sysctl reads a sysctl of the host.
 func (h *Host) Sysctl(name string) (value string, err error) {
 	err = h.do(func() error {
 		text, err := os.ReadFile(sysctlPath(name))
@@ -170,7 +171,7 @@ func sysctlPath(name string) string {
 	return filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
 }
 
-// WriteFile writes a file as the host sees it, and the folders above it.
+// WriteFile writes a file in the host's file system and creates its parent directories.
 func (h *Host) WriteFile(path, text string) error {
 	return h.do(func() error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -180,7 +181,7 @@ func (h *Host) WriteFile(path, text string) error {
 	})
 }
 
-// ReadFile reads a file as the host sees it.
+// ReadFile reads a file in the host's file system.
 func (h *Host) ReadFile(path string) (text string, err error) {
 	err = h.do(func() error {
 		content, err := os.ReadFile(path)
@@ -190,18 +191,18 @@ func (h *Host) ReadFile(path string) (text string, err error) {
 	return text, err
 }
 
-// Exec runs a program on the host and returns what it printed, on both streams. An error repeats it.
+// Exec runs a program on the host and returns its output from both streams. An error includes the output.
 func (h *Host) Exec(ctx context.Context, argv ...string) (string, error) {
 	return h.ExecInput(ctx, "", argv...)
 }
 
-// ExecInput is Exec with text on the program's standard input.
+// ExecInput is like Exec with text for standard input.
 func (h *Host) ExecInput(ctx context.Context, input string, argv ...string) (string, error) {
 	output, _, err := h.exec(ctx, input, argv)
 	return output, err
 }
 
-// ExecUsage is ExecInput that returns the processor time that the program used.
+// ExecUsage is like ExecInput but returns the program's processor time.
 func (h *Host) ExecUsage(ctx context.Context, input string, argv ...string) (time.Duration, error) {
 	_, used, err := h.exec(ctx, input, argv)
 	return used, err
@@ -225,7 +226,7 @@ func (h *Host) exec(ctx context.Context, input string, argv []string) (string, t
 	return output.String(), used, err
 }
 
-// command prepares a program; the host's thread must start it. Ended by ctx, it takes its children with it.
+// command prepares a program, which the host's thread must start. When ctx ends, the program and its children are killed.
 func (h *Host) command(ctx context.Context, argv []string) (*exec.Cmd, error) {
 	program, err := h.lookPath(argv[0])
 	if err != nil {
@@ -239,7 +240,7 @@ func (h *Host) command(ctx context.Context, argv []string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// lookPath is exec.LookPath with the host's own PATH.
+// lookPath is exec.LookPath for the host's PATH.
 func (h *Host) lookPath(program string) (string, error) {
 	if strings.Contains(program, "/") {
 		return program, nil

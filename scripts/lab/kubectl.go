@@ -14,18 +14,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Kubectl runs the real kubectl on the control plane's host, with all rights. What the API server says is in the output
-// and in the error.
+// Kubectl runs the real kubectl on the control plane's host with all rights. Messages of the API server are in the output and
+// in the error.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return l.kubectl(ctx, "", args...)
 }
 
-// Apply is `kubectl apply -f -` of what the YAML says.
+// Apply runs `kubectl apply -f -` with the YAML.
 func (l *Lab) Apply(ctx context.Context, yaml string) (string, error) {
 	return l.kubectl(ctx, yaml, "apply", "-f", "-")
 }
 
-// Delete is `kubectl delete -f -`.
+// Delete runs `kubectl delete -f -` with the YAML.
 func (l *Lab) Delete(ctx context.Context, yaml string) (string, error) {
 	return l.kubectl(ctx, yaml, "delete", "-f", "-")
 }
@@ -35,7 +35,7 @@ func (l *Lab) kubectl(ctx context.Context, input string, args ...string) (string
 	return l.Host(Control).ExecInput(ctx, input, argv...)
 }
 
-// ApplyCRDs makes the API server know Mappings, and waits until it serves them.
+// ApplyCRDs applies the Mapping CRD and waits until the API server serves it.
 func (l *Lab) ApplyCRDs(ctx context.Context) error {
 	if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", l.repo+"/apis/crds"); err != nil {
 		return err
@@ -44,7 +44,7 @@ func (l *Lab) ApplyCRDs(ctx context.Context) error {
 	return err
 }
 
-// CreateNamespace makes a namespace for one test's objects.
+// CreateNamespace creates a namespace for the objects of one test.
 func (l *Lab) CreateNamespace(ctx context.Context, name string) error {
 	object := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	_, err := l.kube.CoreV1().Namespaces().Create(ctx, object, metav1.CreateOptions{})

@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// Where the lab keeps what its hosts share: a folder in the memory of its namespaces, at the same path on every host.
+// Directories that all hosts share, on a tmpfs of the lab's namespaces and with the same path on every host.
 const (
 	workDir         = "/run/lab"
 	logDir          = workDir + "/log"
@@ -32,7 +32,7 @@ const (
 	AdminKubeconfig = pkiDir + "/admin.kubeconfig"
 )
 
-// Lab is the running world. There is one at a time in a process.
+// Lab is the running world. A process has at most one at a time.
 type Lab struct {
 	options    options
 	repo       string
@@ -55,7 +55,7 @@ type options struct {
 	controlPlane controlPlane
 }
 
-// controlPlane is how much of it there is.
+// controlPlane says which parts of the control plane to start.
 type controlPlane int
 
 const (
@@ -64,17 +64,17 @@ const (
 	noControlPlane
 )
 
-// Option changes the lab that Start makes.
+// Option configures the lab that Start creates.
 type Option func(*options)
 
-// WithBackend makes the gateway's `iptables` the "legacy" or the "nft" one, whatever the machine's is.
+// WithBackend selects the back end of the gateway's `iptables`, "legacy" or "nft", regardless of the machine's default.
 func WithBackend(name string) Option { return func(o *options) { o.backend = name } }
 
-// WithoutControlPlane starts hosts alone, which takes no time.
+// WithoutControlPlane starts only hosts, which is fast.
 func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = noControlPlane } }
 
-// WithAPIServerAlone starts etcd and kube-apiserver, and neither controllers, nodes nor kube-proxies, which would all work
-// on each of many objects. Whoever wants a Node or an EndpointSlice makes it.
+// WithAPIServerAlone starts etcd and kube-apiserver, but no controllers, nodes or kube-proxies, which would slow down tests
+// with many objects. Tests create the Nodes and EndpointSlices that they need.
 func WithAPIServerAlone() Option { return func(o *options) { o.controlPlane = apiServerAlone } }
 
 func newOptions(opts []Option) options {
@@ -85,7 +85,7 @@ func newOptions(opts []Option) options {
 	return o
 }
 
-// New starts a lab that ends with the test. It must run under Main.
+// New starts a lab that ends with the test. The test must run under Main.
 func New(t testing.TB, opts ...Option) *Lab {
 	t.Helper()
 	Require(t, opts...)
@@ -106,7 +106,8 @@ func New(t testing.TB, opts ...Option) *Lab {
 	return l
 }
 
-// Require skips the test, loudly, or fails it where all is required, unless Start can do what the options say.
+// Require skips the test with a message unless Start supports the options. It fails the test if all requirements are
+// mandatory.
 func Require(t testing.TB, opts ...Option) {
 	t.Helper()
 	testenv.RequireKernel(t)
@@ -115,7 +116,7 @@ func Require(t testing.TB, opts ...Option) {
 	}
 }
 
-// Start starts a lab, for callers that share it among tests. It must run inside Run or Main.
+// Start starts a lab, for callers that share it among tests. The caller must run inside Run or Main.
 func Start(ctx context.Context, opts ...Option) (*Lab, error) {
 	l := &Lab{
 		options: newOptions(opts),
@@ -127,7 +128,7 @@ func Start(ctx context.Context, opts ...Option) (*Lab, error) {
 		},
 	}
 	if !testenv.Inside() || l.repo == "" {
-		return nil, errors.New("a lab runs inside lab.Main or lab.Run")
+		return nil, errors.New("a lab must run inside lab.Main or lab.Run")
 	}
 	if err := l.start(ctx); err != nil {
 		return nil, errors.Join(err, l.Stop())
@@ -137,7 +138,7 @@ func Start(ctx context.Context, opts ...Option) (*Lab, error) {
 
 func (l *Lab) start(ctx context.Context) (err error) {
 	if err := os.Mkdir(workDir, 0o755); err != nil {
-		return fmt.Errorf("one lab at a time: %w", err)
+		return fmt.Errorf("only one lab at a time: %w", err)
 	}
 	for _, dir := range []string{logDir, pkiDir} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -165,7 +166,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 	return l.startControlPlane(ctx)
 }
 
-// filterSources has the router drop what comes from an external segment with a source address of elsewhere.
+// filterSources makes the router drop packets from an external segment with a foreign source address.
 func (l *Lab) filterSources(ctx context.Context) error {
 	var errs []error
 	for link, network := range map[string]string{"eth1": "2001:db8:1::/64", "eth2": "2001:db8:2::/64"} {
@@ -193,14 +194,14 @@ func (l *Lab) Stop() error {
 	return errors.Join(append(errs, os.RemoveAll(workDir))...)
 }
 
-// Host is the host of that name; nil when there is none.
+// Host returns the host with this name, or nil.
 func (l *Lab) Host(name string) *Host {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.hosts[name]
 }
 
-// Hosts are the names of all hosts.
+// Hosts returns the names of all hosts.
 func (l *Lab) Hosts() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

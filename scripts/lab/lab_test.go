@@ -37,7 +37,7 @@ func testContext(t *testing.T, limit time.Duration) context.Context {
 	return ctx
 }
 
-// exec runs a program that must succeed.
+// exec runs a program and fails the test if it fails.
 func exec(ctx context.Context, t *testing.T, h *lab.Host, argv ...string) string {
 	t.Helper()
 	output, err := h.Exec(ctx, argv...)
@@ -69,16 +69,16 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a reply by the wrong uplink is lost", func(t *testing.T) {
+	t.Run("a reply through the wrong uplink is lost", func(t *testing.T) {
 		for _, address := range []string{lab.External2, lab.External2v6} {
 			try, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 			if answer, err := l.Host(lab.Client).EchoUDP(try, lab.Join(address, 7)); err == nil {
-				t.Errorf("the second uplink answers although nobody set the gateway up: %+v", answer)
+				t.Errorf("the second uplink answers although the gateway is not configured: %+v", answer)
 			}
 			cancel()
 		}
 	})
-	t.Run("the gateway is as delivered", func(t *testing.T) {
+	t.Run("the gateway has a distribution's defaults", func(t *testing.T) {
 		for name, want := range map[string]string{"net.ipv4.ip_forward": "0", "net.ipv4.conf.eth1.rp_filter": "1", "net.ipv6.conf.all.forwarding": "0"} {
 			if got, err := l.Host(lab.Gateway).Sysctl(name); err != nil || got != want {
 				t.Errorf("%s = %q (%v), want %s", name, got, err, want)
@@ -88,7 +88,7 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 			t.Errorf("iptables --version = %q, want the legacy one", got)
 		}
 	})
-	t.Run("a capture sees both directions, and by which link", func(t *testing.T) {
+	t.Run("a capture sees both directions on the right link", func(t *testing.T) {
 		capture, err := l.Host(lab.Gateway).Capture("eth1")
 		if err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 			t.Errorf("packets on eth2: %v, %v", got, err)
 		}
 	})
-	t.Run("a process that was killed starts again, and its log goes on", func(t *testing.T) {
+	t.Run("a killed process restarts and continues its log", func(t *testing.T) {
 		process, err := l.Host(lab.Router).Start("counter", nil, "sh", "-c", "echo started; exec sleep 1000")
 		if err != nil {
 			t.Fatal(err)
@@ -143,10 +143,10 @@ func TestWiresWithoutControlPlane(t *testing.T) {
 		}
 		starts(2)
 		if err := unix.Kill(first, 0); err == nil {
-			t.Errorf("process %d still runs", first)
+			t.Errorf("process %d is still running", first)
 		}
 	})
-	t.Run("a host's files are its own", func(t *testing.T) {
+	t.Run("each host has its own files", func(t *testing.T) {
 		if err := l.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", "mine"); err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +163,7 @@ func TestCluster(t *testing.T) {
 	ctx := testContext(t, 2*time.Minute)
 	started := time.Now()
 	l := lab.New(t)
-	t.Logf("the lab was up after %s", time.Since(started))
+	t.Logf("the lab started within %s", time.Since(started))
 	pods := map[string]netip.Addr{}
 	for name, node := range map[string]string{"echo-1": lab.Node1, "echo-2": lab.Node2} {
 		ip, err := l.AddPod(ctx, lab.Pod{Name: name, Node: node, Labels: map[string]string{"app": "echo"}})
@@ -177,7 +177,7 @@ func TestCluster(t *testing.T) {
 	}
 
 	t.Run("pods reach each other across nodes", func(t *testing.T) {
-		// Each is the first pod of its node.
+		// Each is the first pod on its node.
 		for to, from := range map[string]string{pods["echo-2"].String(): pods["echo-1"].String(), "fd00:244:2::2": "fd00:244:1::2"} {
 			answer, err := l.PodHost("", "echo-1").EchoTCP(ctx, lab.Join(to, 8080))
 			if err != nil {
@@ -188,7 +188,7 @@ func TestCluster(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a ClusterIP leads to every pod", func(t *testing.T) {
+	t.Run("a ClusterIP reaches every pod", func(t *testing.T) {
 		node := l.Host(lab.Node1)
 		for _, address := range []string{lab.Join("10.96.10.10", 80), lab.Join("fd00:96::10", 80)} {
 			for _, protocol := range []string{"tcp", "udp"} {
@@ -231,21 +231,21 @@ func TestCluster(t *testing.T) {
 			t.Error("the pod's host is still there")
 		}
 	})
-	t.Run("the API server's word is in the error", func(t *testing.T) {
+	t.Run("the error contains the API server's message", func(t *testing.T) {
 		if _, err := l.Apply(ctx, "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 70000}]}\n"); err == nil {
 			t.Error("port 70000 was accepted")
 		} else if !strings.Contains(err.Error(), "must be between 1 and 65535") {
 			t.Errorf("the error does not say why: %v", err)
 		}
 	})
-	t.Run("Mappings are known", func(t *testing.T) {
+	t.Run("the API server serves Mappings", func(t *testing.T) {
 		if err := l.ApplyCRDs(ctx); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
-// awaitPods speaks to an address until it was answered by as many pods.
+// awaitPods connects to an address until the given number of pods answered.
 func awaitPods(ctx context.Context, t *testing.T, from *lab.Host, protocol, address string, want int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
@@ -273,7 +273,7 @@ func awaitPods(ctx context.Context, t *testing.T, from *lab.Host, protocol, addr
 	}
 }
 
-// readyPods are the names of the pods that the endpoint slices of the Service echo call ready.
+// readyPods returns the names of the ready pods in the EndpointSlices of the Service echo.
 func readyPods(ctx context.Context, l *lab.Lab) ([]string, error) {
 	slices, err := l.Kube().DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=echo"})
 	if err != nil {

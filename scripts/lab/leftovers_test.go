@@ -25,7 +25,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// programKey makes the test binary a program that runs a lab until it is ended.
+// programKey makes the test binary run a lab until it is killed.
 const programKey = "SMARTNAT_LAB_TEST_PROGRAM"
 
 const upMessage = "up"
@@ -49,7 +49,7 @@ func program() int {
 	return status
 }
 
-// world is what a lab could leave behind. The tests' own namespaces are its outside, in which nobody else works.
+// world is what a lab could leave behind. The outside is the namespaces of the tests, which no other process uses.
 type world struct {
 	Links, NetworkNamespaces, Temporary []string
 	Mounts                              string
@@ -84,8 +84,8 @@ func observe(t *testing.T, temporary string) world {
 	return w
 }
 
-// foreignProcesses counts those that run in another PID namespace than we do. The dead do not count: we are the first
-// process of our PID namespace, and leave it to the kernel to bury them.
+// foreignProcesses counts processes in other PID namespaces. Zombies do not count: this process is the init of its PID
+// namespace and leaves reaping to the kernel.
 func foreignProcesses(t *testing.T) int {
 	t.Helper()
 	ours, err := os.Readlink("/proc/self/ns/pid")
@@ -128,25 +128,25 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			reader := bufio.NewReader(output)
 			if line, err := reader.ReadString('\n'); err != nil || line != upMessage+"\n" {
 				rest, _ := io.ReadAll(reader)
-				t.Fatalf("the lab does not come up: %s%s %v", line, rest, err)
+				t.Fatalf("the lab did not start: %s%s %v", line, rest, err)
 			}
 			if n := foreignProcesses(t); n < 2 {
-				t.Fatalf("%d processes in the lab, want itself and one of a host: the test sees nothing", n)
+				t.Fatalf("%d processes in the lab, want its own and one of a host", n)
 			}
 			if err := cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
-			_ = cmd.Wait() // it ended by the signal
+			_ = cmd.Wait() // killed by the signal
 			if err := lab.Poll(ctx, func(context.Context) error {
 				if n := foreignProcesses(t); n > 0 {
-					return fmt.Errorf("%d processes are left", n)
+					return fmt.Errorf("%d processes are still running", n)
 				}
 				return nil
 			}); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(before, observe(t, temporary)); diff != "" {
-				t.Errorf("the world is not as before (-before +after):\n%s", diff)
+				t.Errorf("leftovers (-before +after):\n%s", diff)
 			}
 		})
 	}

@@ -20,15 +20,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// What the program outside the namespaces, which has a network, prepared for the one inside, which has none.
+// Paths that the process outside the namespaces, which has network access, prepared for the process inside, which has none.
 const (
 	repoKey = "SMARTNAT_LAB_REPO"
 	kubeKey = "SMARTNAT_LAB_KUBE"
 	binKey  = "SMARTNAT_LAB_BIN"
 )
 
-// Main is testenv.Main for packages whose tests use a lab. SmartNat's programs are built first, into a cache outside the
-// tree. The control plane, which can take minutes, is not: New misses it where it has not been built.
+// Main is testenv.Main for packages whose tests use a lab. It first builds SmartNat's programs into a cache outside the tree.
+// It does not build the control plane, which can take minutes; New reports if it is missing.
 func Main(m *testing.M) {
 	if err := prepare("--where"); err != nil {
 		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
@@ -37,8 +37,8 @@ func Main(m *testing.M) {
 	testenv.Main(m)
 }
 
-// Run is testenv.Run for programs that use a lab. All that the lab runs is built first; the control plane, which can take
-// minutes, only where the options that the program will give to Start want one.
+// Run is testenv.Run for programs that use a lab. It first builds everything that the lab runs. It builds the control plane,
+// which can take minutes, only if the options for Start need it.
 func Run(program func() int, opts ...Option) (status int, err error) {
 	var flags []string
 	if newOptions(opts).controlPlane == noControlPlane {
@@ -50,7 +50,7 @@ func Run(program func() int, opts ...Option) (status int, err error) {
 	return testenv.Run(program)
 }
 
-// prepare builds SmartNat's programs and, as the flags of scripts/kube/build.sh say, the control plane.
+// prepare builds SmartNat's programs and, depending on the flags for scripts/kube/build.sh, the control plane.
 func prepare(kubeFlags ...string) error {
 	if testenv.Inside() || os.Getenv(repoKey) != "" {
 		return nil
@@ -65,7 +65,7 @@ func prepare(kubeFlags ...string) error {
 	}
 	bin, err := build(repo)
 	if err != nil {
-		// The world stands without them; who starts one is told.
+		// The lab works without these programs; starting one reports an error.
 		fmt.Fprintf(os.Stderr, "lab: building SmartNat's programs: %v\n", err)
 		bin = ""
 	}
@@ -77,9 +77,9 @@ func prepare(kubeFlags ...string) error {
 	return nil
 }
 
-// build builds SmartNat's programs into the cache, as they are shipped: static and stripped. (The race detector needs
-// CGO_ENABLED=1 in the environment.) They are rebuilt when they are out of date; a lock keeps test binaries of several
-// packages, which run at once, from each other's programs.
+// build builds SmartNat's programs into the cache as they are shipped: static and stripped. (The race detector needs
+// CGO_ENABLED=1 in the environment.) It rebuilds programs that are out of date. A lock serializes the builds of test binaries
+// of several packages.
 func build(repo string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -93,7 +93,7 @@ func build(repo string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = lock.Close() }() // which unlocks it
+	defer func() { _ = lock.Close() }() // releases the lock
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("locking %s: %w", dir, err)
 	}
@@ -102,7 +102,7 @@ func build(repo string) (string, error) {
 	return dir, err
 }
 
-// output runs a program, shows what it says on standard error, and returns what it prints.
+// output runs a program, passes its standard error through, and returns its standard output.
 func output(argv ...string) (string, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stderr = os.Stderr

@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// What the lab runs, and benchmarks measure, is built as make build and scripts/image.sh build it.
+// TestProgramsAreAsShipped: the lab and the benchmarks run programs that are built as make build and scripts/image.sh build
+// them.
 func TestProgramsAreAsShipped(t *testing.T) {
 	want := map[string]string{"CGO_ENABLED": cmp.Or(os.Getenv("CGO_ENABLED"), "0"), "-trimpath": "true"}
 	for _, name := range []string{"smartnatd", "smartnat-relay"} {

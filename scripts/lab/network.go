@@ -19,24 +19,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wires holds the bridges. They stand in the lab's own network namespace, which has no addresses.
+// wires holds the bridges. They are in the lab's own network namespace, which has no addresses.
 type wires struct {
 	bridges map[segment]*netlink.Bridge
 	cables  []netlink.Link
 }
 
 func newWires(segments ...segment) (*wires, error) {
-	// Where the machine has br_netfilter, bridges would track connections of their own.
+	// With br_netfilter loaded, bridges would track connections too.
 	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("keeping iptables off the bridges: %w", err)
+		return nil, fmt.Errorf("making bridges bypass iptables: %w", err)
 	}
 	w := &wires{bridges: map[segment]*netlink.Bridge{}}
 	for _, s := range segments {
 		off := false
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: string(s)}, MulticastSnooping: &off}
 		if err := netlink.LinkAdd(bridge); err != nil {
-			return nil, fmt.Errorf("making bridge %s: %w", s, err)
+			return nil, fmt.Errorf("creating bridge %s: %w", s, err)
 		}
 		w.bridges[s] = bridge
 		if err := netlink.LinkSetUp(bridge); err != nil {
@@ -48,7 +48,7 @@ func newWires(segments ...segment) (*wires, error) {
 
 func (w *wires) close() error {
 	var errs []error
-	// The kernel would take them away with the hosts' namespaces, but in its own time.
+	// The kernel would remove the links with the hosts' namespaces, but with a delay.
 	for _, cable := range w.cables {
 		errs = append(errs, netlink.LinkDel(cable))
 	}
@@ -58,14 +58,14 @@ func (w *wires) close() error {
 	return errors.Join(errs...)
 }
 
-// join gives the host its sysctls, links, addresses and routes.
+// join sets the host's sysctls, links, addresses and routes.
 func (w *wires) join(h *Host, spec hostSpec) error {
 	for name, value := range spec.sysctls {
 		if err := h.SetSysctl(name, value); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
-	// The same for the addresses that links give themselves.
+	// Skip duplicate address detection for link-local addresses too.
 	for _, name := range []string{"net.ipv6.conf.all.accept_dad", "net.ipv6.conf.default.accept_dad"} {
 		if err := h.SetSysctl(name, "0"); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
@@ -92,13 +92,13 @@ func (w *wires) join(h *Host, spec hostSpec) error {
 	return nil
 }
 
-// plug puts a cable between the host and its segment.
+// plug connects the host to a segment.
 func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
 	cable := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: cableName(h.Name, link.name), MasterIndex: w.bridges[link.segment].Index},
 		PeerName:      link.name,
 		PeerNamespace: netlink.NsFd(h.ns),
-		// Neighbours remember a host by it, also when a new one has come in the old one's place.
+		// The address is fixed, because neighbours cache it, even when a new host replaces this one.
 		PeerHardwareAddr: hardwareAddress(h.Name, link.name),
 	}
 	if err := netlink.LinkAdd(cable); err != nil {
@@ -119,13 +119,13 @@ func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
 	return nil
 }
 
-// hardwareAddress is always the same for a link, and marked as given by hand.
+// hardwareAddress returns a constant, locally administered address for a link.
 func hardwareAddress(host, link string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(cableName(host, link)))
 	return append(net.HardwareAddr{0x02}, sum[:5]...)
 }
 
-// unplug takes away the cables of a host, and with them their ends in it.
+// unplug removes the cables of a host, including their ends in it.
 func (w *wires) unplug(spec hostSpec) error {
 	var errs []error
 	for _, link := range spec.links {
@@ -158,7 +158,7 @@ func addAddress(inside *netlink.Handle, name, address string) error {
 		return fmt.Errorf("address %s: %w", address, err)
 	}
 	if parsed.IP.To4() == nil {
-		parsed.Flags = unix.IFA_F_NODAD // usable at once, not after a second of asking whether somebody else has it
+		parsed.Flags = unix.IFA_F_NODAD // usable at once, without a second of duplicate address detection
 	}
 	return inside.AddrAdd(link, parsed)
 }
@@ -177,7 +177,7 @@ func addRoute(inside *netlink.Handle, spec routeSpec) error {
 	return inside.RouteAdd(route)
 }
 
-// SetLink takes one of the host's links up or down, as `ip link set` does.
+// SetLink sets one of the host's links up or down, as `ip link set` does.
 func (h *Host) SetLink(name string, up bool) error {
 	inside, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -194,7 +194,7 @@ func (h *Host) SetLink(name string, up bool) error {
 	return inside.LinkSetDown(link)
 }
 
-// unlink takes one of the host's links away, if it is there.
+// unlink removes one of the host's links if it exists.
 func (h *Host) unlink(name string) error {
 	inside, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -211,7 +211,7 @@ func (h *Host) unlink(name string) error {
 	return inside.LinkDel(link)
 }
 
-// SetCable plugs in or unplugs the cable of one of a host's links: the link stays up, and has no carrier.
+// SetCable connects or disconnects the cable of a host's link. The link stays up and loses its carrier.
 func (l *Lab) SetCable(host, link string, plugged bool) error {
 	cable, err := netlink.LinkByName(cableName(host, link))
 	if err != nil {

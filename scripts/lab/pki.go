@@ -22,30 +22,30 @@ import (
 	"time"
 )
 
-// authority is the one certificate authority of the lab: clients, servers and the relay.
+// authority is the lab's only certificate authority, for clients, servers and the relay.
 type authority struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
 	serial      int64
 }
 
-// identity is what a certificate says.
+// identity is the content of a certificate.
 type identity struct {
 	user, group string
 	names       []string  // DNS names and addresses of a server
-	ends        time.Time // a day from now where it is not set
+	ends        time.Time // in a day if zero
 }
 
 func newAuthority() (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("making the authority's key: %w", err)
+		return nil, fmt.Errorf("creating the authority's key: %w", err)
 	}
 	template := certificate(1, pkix.Name{CommonName: "lab"})
 	template.IsCA, template.BasicConstraintsValid, template.KeyUsage = true, true, x509.KeyUsageCertSign
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return nil, fmt.Errorf("making the authority: %w", err)
+		return nil, fmt.Errorf("creating the authority: %w", err)
 	}
 	parsed, err := x509.ParseCertificate(der)
 	if err != nil {
@@ -63,11 +63,11 @@ func certificate(serial int64, subject pkix.Name) *x509.Certificate {
 	}
 }
 
-// issue writes NAME.crt and NAME.key into the folder of certificates.
+// issue writes NAME.crt and NAME.key to the certificate directory.
 func (a *authority) issue(name string, id identity) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("making the key of %s: %w", name, err)
+		return fmt.Errorf("creating the key of %s: %w", name, err)
 	}
 	a.serial++
 	template := certificate(a.serial, pkix.Name{CommonName: id.user})
@@ -88,7 +88,7 @@ func (a *authority) issue(name string, id identity) error {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
 	if err != nil {
-		return fmt.Errorf("making the certificate of %s: %w", name, err)
+		return fmt.Errorf("creating the certificate of %s: %w", name, err)
 	}
 	if err := writePEM(certFile(name), "CERTIFICATE", der); err != nil {
 		return err
@@ -96,7 +96,8 @@ func (a *authority) issue(name string, id identity) error {
 	return writeKey(keyFile(name), key)
 }
 
-// RelayCertificate makes a certificate as that of the relay on a node, which ends then: for somebody who stands in for it.
+// RelayCertificate returns a certificate like that of the relay on a node, with the given expiry, for a test server that
+// replaces the relay.
 func (l *Lab) RelayCertificate(node string, ends time.Time) (tls.Certificate, error) {
 	const name = "stand-in"
 	id := identity{user: "smartnat-relay", names: []string{relayName, l.nodes[node].addresses[0]}, ends: ends}

@@ -18,21 +18,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Pod says which pod is wanted.
+// Pod describes a pod to create.
 type Pod struct {
-	Namespace string // "default" when empty
+	Namespace string // "default" if empty
 	Name      string
-	Node      string // Node1 when empty
+	Node      string // Node1 if empty
 	Labels    map[string]string
-	Ports     []uint16 // that it answers on, by TCP, HTTP and UDP; 8080 when empty
+	Ports     []uint16 // answers by TCP, HTTP and UDP; 8080 if empty
 }
 
-// nodeState is a node as its kubelet and network plugin would know it.
+// nodeState is what a node's kubelet and network plugin would know.
 type nodeState struct {
 	name      string
 	addresses [2]string // IPv4, IPv6
 	pods      [2]netip.Prefix
-	used      map[netip.Addr]bool // of the IPv4 ones; a pod's IPv6 address ends like it
+	used      map[netip.Addr]bool // IPv4; a pod's IPv6 address has the same ending
 }
 
 func newNode(name, address, address6, pods, pods6 string) *nodeState {
@@ -42,7 +42,7 @@ func newNode(name, address, address6, pods, pods6 string) *nodeState {
 	}
 }
 
-// podState is a pod that runs.
+// podState is a running pod.
 type podState struct {
 	pod  Pod
 	node *nodeState
@@ -51,7 +51,7 @@ type podState struct {
 	echo *echoServer
 }
 
-// cable is the name of the pod's link on its node.
+// cable returns the name of the pod's link on its node.
 func (p *podState) cable() string { return fmt.Sprintf("pod%d", p.ips[0].As4()[3]) }
 
 func (p Pod) withDefaults() Pod {
@@ -69,13 +69,13 @@ func (p Pod) withDefaults() Pod {
 
 func (p Pod) hostName() string { return p.Name + "." + p.Namespace }
 
-// PodHost is the host that a pod is; nil when there is none.
+// PodHost returns the host of a pod, or nil.
 func (l *Lab) PodHost(namespace, name string) *Host {
 	return l.Host(Pod{Namespace: namespace, Name: name}.withDefaults().hostName())
 }
 
-// AddPod makes a pod, its network behind its node and its echo server, and tells the API, where the lab has one, that it
-// runs and is ready. It returns the pod's IPv4 address.
+// AddPod creates a pod with its network and echo server. If the lab has an API server, AddPod creates the object and marks it
+// as running and ready. It returns the pod's IPv4 address.
 func (l *Lab) AddPod(ctx context.Context, pod Pod) (netip.Addr, error) {
 	pod = pod.withDefaults()
 	node, ok := l.nodes[pod.Node]
@@ -97,7 +97,8 @@ func (l *Lab) AddPod(ctx context.Context, pod Pod) (netip.Addr, error) {
 	return state.ips[0], l.setPodStatus(ctx, state, true)
 }
 
-// createPod tells the API of a pod; while the namespace's service account is being made, the API refuses it.
+// createPod creates the Pod object. It retries while the API server rejects it because the namespace's service account does
+// not exist yet.
 func (l *Lab) createPod(ctx context.Context, pod Pod) error {
 	seconds := int64(30)
 	object := &corev1.Pod{
@@ -128,7 +129,7 @@ func (l *Lab) createPod(ctx context.Context, pod Pod) error {
 	return nil
 }
 
-// runPod is what a kubelet and its network plugin do.
+// runPod does the work of a kubelet and its network plugin.
 func (l *Lab) runPod(pod Pod, node *nodeState) (*podState, error) {
 	host, err := l.addHost(pod.hostName())
 	if err != nil {
@@ -145,9 +146,9 @@ func (l *Lab) runPod(pod Pod, node *nodeState) (*podState, error) {
 	return state, err
 }
 
-// takeAddresses takes the first free addresses, which end alike.
+// takeAddresses allocates the first free pair of addresses with the same ending.
 func (n *nodeState) takeAddresses() [2]netip.Addr {
-	ip := n.pods[0].Addr().Next().Next() // .0 is the network's own, .1 the node's
+	ip := n.pods[0].Addr().Next().Next() // .0 is the network, .1 the node
 	for n.used[ip] {
 		ip = ip.Next()
 	}
@@ -157,7 +158,7 @@ func (n *nodeState) takeAddresses() [2]netip.Addr {
 	return [2]netip.Addr{ip, netip.AddrFrom16(ip6)}
 }
 
-// connectPod puts a cable between a node and a pod, with routes to the pod on the one and to everything on the other.
+// connectPod connects a node and a pod, with routes to the pod on the node and a default route in the pod.
 func connectPod(node, pod *Host, name string, ips [2]netip.Addr) error {
 	outside, err := netlink.NewHandleAt(node.ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -169,7 +170,7 @@ func connectPod(node, pod *Host, name string, ips [2]netip.Addr) error {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	defer inside.Close()
-	// The same for the addresses that links give themselves, see addAddress.
+	// Skip duplicate address detection for link-local addresses too, see addAddress.
 	if err := errors.Join(pod.SetSysctl("net.ipv6.conf.all.accept_dad", "0"), pod.SetSysctl("net.ipv6.conf.default.accept_dad", "0")); err != nil {
 		return err
 	}
@@ -189,7 +190,7 @@ func connectPod(node, pod *Host, name string, ips [2]netip.Addr) error {
 	return nil
 }
 
-// connectFamily gives the ends of a pod's cable their addresses and routes.
+// connectFamily sets the addresses and routes of both ends of a pod's cable.
 func connectFamily(outside, inside *netlink.Handle, cable netlink.Link, ip, gateway netip.Addr) error {
 	eth0, err := inside.LinkByName("eth0")
 	if err != nil {
@@ -200,7 +201,7 @@ func connectFamily(outside, inside *netlink.Handle, cable netlink.Link, ip, gate
 		return err
 	}
 	route := func(ip netip.Addr, link netlink.Link) *netlink.Route {
-		dst, _ := netlink.ParseIPNet(whole(ip)) // an address always is one
+		dst, _ := netlink.ParseIPNet(whole(ip)) // always valid
 		return &netlink.Route{Dst: dst, Scope: netlink.SCOPE_LINK, LinkIndex: link.Attrs().Index}
 	}
 	if err := errors.Join(outside.RouteAdd(route(ip, cable)), inside.RouteAdd(route(gateway, eth0))); err != nil {
@@ -209,7 +210,7 @@ func connectFamily(outside, inside *netlink.Handle, cable netlink.Link, ip, gate
 	return inside.RouteAdd(&netlink.Route{Gw: gateway.AsSlice(), LinkIndex: eth0.Attrs().Index})
 }
 
-// setPodStatus writes what a kubelet would.
+// setPodStatus writes the status as a kubelet would.
 func (l *Lab) setPodStatus(ctx context.Context, p *podState, ready bool) error {
 	condition := corev1.ConditionFalse
 	if ready {
@@ -249,7 +250,7 @@ func (l *Lab) pod(namespace, name string) (*podState, error) {
 	return nil, fmt.Errorf("no pod %s", key)
 }
 
-// SetReady makes a pod ready or not, as its readiness probe would. It answers as before.
+// SetReady sets a pod's readiness as its readiness probe would. The pod keeps answering.
 func (l *Lab) SetReady(ctx context.Context, namespace, name string, ready bool) error {
 	p, err := l.pod(namespace, name)
 	if err != nil {
@@ -258,7 +259,7 @@ func (l *Lab) SetReady(ctx context.Context, namespace, name string, ready bool) 
 	return l.setPodStatus(ctx, p, ready)
 }
 
-// TerminatePod begins the graceful end of a pod: it is terminating, and answers, until RemovePod.
+// TerminatePod starts the graceful termination of a pod. It keeps answering until RemovePod.
 func (l *Lab) TerminatePod(ctx context.Context, namespace, name string) error {
 	p, err := l.pod(namespace, name)
 	if err != nil {
@@ -267,7 +268,7 @@ func (l *Lab) TerminatePod(ctx context.Context, namespace, name string) error {
 	return l.kube.CoreV1().Pods(p.pod.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
 }
 
-// RemovePod ends a pod at once: the object and the network.
+// RemovePod deletes a pod immediately: the object and its network.
 func (l *Lab) RemovePod(ctx context.Context, namespace, name string) error {
 	p, err := l.pod(namespace, name)
 	if err != nil {
@@ -281,12 +282,12 @@ func (l *Lab) RemovePod(ctx context.Context, namespace, name string) error {
 	return l.stopPod(p)
 }
 
-// stopPod takes a pod's network away.
+// stopPod removes a pod's network.
 func (l *Lab) stopPod(p *podState) error {
 	if p.echo != nil {
 		_ = p.echo.Close()
 	}
-	// The kernel would take it away with the pod's namespace, but in its own time, and the next pod may need the name.
+	// The kernel would remove the link with the pod's namespace, but with a delay, and the next pod may need the name.
 	err := l.Host(p.node.name).unlink(p.cable())
 	l.mu.Lock()
 	delete(l.pods, p.pod.hostName())
@@ -295,8 +296,8 @@ func (l *Lab) stopPod(p *podState) error {
 	return errors.Join(err, l.removeHost(p.pod.hostName()))
 }
 
-// Container is a host behind another one, as a container engine that Kubernetes does not know would make it: it answers on
-// port 80, at the end of a link of that host.
+// Container creates a host behind another one, as a container engine unknown to Kubernetes would. It answers on port 80 at
+// the end of a link of that host.
 func (l *Lab) Container(behind, name, link, ip, ip6 string) error {
 	host, err := l.addHost(name)
 	if err != nil {

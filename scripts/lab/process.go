@@ -22,13 +22,13 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// runner knows every process that the lab started, so that it can end them.
+// runner tracks every process that the lab started, so that it can end them.
 type runner struct {
 	mu        sync.Mutex
 	processes []*Process
 }
 
-// Process is a program that stays. What it prints goes to a log file.
+// Process is a long-running program. Its output goes to a log file.
 type Process struct {
 	command
 	host *Host
@@ -39,18 +39,18 @@ type Process struct {
 	err  error
 }
 
-// command says what runs.
+// command describes what to run.
 type command struct {
-	name string // which names the log
+	name string // also of the log
 	argv []string
 	env  []string
-	// ready returns nil once the program does its work; no ready means at once.
+	// ready returns nil once the program is ready. If it is nil, the program is ready at once.
 	ready func(ctx context.Context) error
-	// supervisor is told of each start and of a stop, and closed with the lab; nil where there is none.
+	// supervisor, if set, is informed of each start and of Stop, and closed with the lab.
 	supervisor *testenv.Supervisor
 }
 
-// Start starts a program on the host under a name of the caller's choice, which names its log.
+// Start starts a program on the host. name is chosen by the caller and also names the log.
 func (h *Host) Start(name string, env []string, argv ...string) (*Process, error) {
 	return h.start(context.Background(), command{name: name, env: env, argv: argv})
 }
@@ -82,7 +82,7 @@ func (p *Process) start() error {
 	if err != nil {
 		return fmt.Errorf("opening the log of %s: %w", p.name, err)
 	}
-	defer func() { _ = log.Close() }() // the process holds its own
+	defer func() { _ = log.Close() }() // the process has its own descriptor
 	cmd.Env = append(cmd.Env, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.supervisor != nil {
@@ -105,26 +105,26 @@ func (p *Process) start() error {
 	return nil
 }
 
-// CommandLine is what was started, as a person would type it.
+// CommandLine returns the command as a user would type it.
 func (p *Process) CommandLine() string {
 	return strings.Join(append([]string{filepath.Base(p.argv[0])}, p.argv[1:]...), " ")
 }
 
-// PID is its process number, as the lab counts.
+// PID returns the process ID in the lab's PID namespace.
 func (p *Process) PID() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cmd.Process.Pid
 }
 
-// Done is closed when the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.done
 }
 
-// Err says how the process ended; nil while it runs, and when it ended well.
+// Err returns how the process ended, or nil if it runs or succeeded.
 func (p *Process) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,7 +141,7 @@ func (p *Process) Signal(signal unix.Signal) error {
 	}
 }
 
-// Kill ends the process as kill -9 does, and waits until it is gone. It is no error when it already was.
+// Kill sends SIGKILL and waits until the process is gone. It is not an error if the process has already ended.
 func (p *Process) Kill() error {
 	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("killing %s: %w", p.name, err)
@@ -150,7 +150,7 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Stop ends the process as End does, for good as far as its supervisor knows.
+// Stop ends the process as End does, and tells its supervisor that it stays stopped.
 func (p *Process) Stop(ctx context.Context) error {
 	err := p.End(ctx)
 	if p.supervisor != nil {
@@ -159,8 +159,8 @@ func (p *Process) Stop(ctx context.Context) error {
 	return err
 }
 
-// End asks the process to end and waits until it has; one that does not end by the end of ctx is killed, and that is
-// an error, as is an exit status that is not 0.
+// End sends SIGTERM and waits until the process has ended. It returns an error if the exit status is not 0, or if ctx ends
+// first, in which case it kills the process.
 func (p *Process) End(ctx context.Context) error {
 	if err := p.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("ending %s: %w", p.name, err)
@@ -168,15 +168,15 @@ func (p *Process) End(ctx context.Context) error {
 	select {
 	case <-p.Done():
 		if err := p.Err(); err != nil {
-			return fmt.Errorf("%s ended badly: %w", p.name, err)
+			return fmt.Errorf("%s failed: %w", p.name, err)
 		}
 		return nil
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("%s does not end: %w", p.name, ctx.Err()), p.Kill())
+		return errors.Join(fmt.Errorf("%s did not end: %w", p.name, ctx.Err()), p.Kill())
 	}
 }
 
-// Restart starts the process again, killing it if it still runs, and returns when it does its work.
+// Restart kills the process if it is running, starts it again, and returns when it is ready.
 func (p *Process) Restart(ctx context.Context) error {
 	if err := p.Kill(); err != nil {
 		return err
@@ -187,7 +187,7 @@ func (p *Process) Restart(ctx context.Context) error {
 	return p.waitReady(ctx)
 }
 
-// Log is what the process printed so far, over all its restarts.
+// Log returns the output of the process so far, across restarts.
 func (p *Process) Log() string {
 	text, err := os.ReadFile(p.logPath())
 	if err != nil {
@@ -200,13 +200,13 @@ func (p *Process) logPath() string {
 	return filepath.Join(logDir, p.host.Name+"-"+p.name+".log")
 }
 
-// tail is the end of the log, for messages.
+// tail returns the end of the log, for messages.
 func (p *Process) tail() string {
 	text := p.Log()
 	return text[max(0, len(text)-2000):]
 }
 
-// Process is the youngest process of that name; nil when there is none.
+// Process returns the most recent process with this name, or nil.
 func (l *Lab) Process(name string) *Process {
 	l.run.mu.Lock()
 	defer l.run.mu.Unlock()
@@ -218,7 +218,7 @@ func (l *Lab) Process(name string) *Process {
 	return nil
 }
 
-// Logs are the ends of the logs of all processes, for whoever looks for the cause of a failure.
+// Logs returns the ends of all logs, for the analysis of a failure.
 func (l *Lab) Logs() string {
 	l.run.mu.Lock()
 	defer l.run.mu.Unlock()
@@ -229,10 +229,10 @@ func (l *Lab) Logs() string {
 	return text.String()
 }
 
-// killAll ends every process, the youngest first.
+// killAll kills every process, the most recent first.
 func (r *runner) killAll() error { return r.killAllOf(nil) }
 
-// killAllOf is killAll for one host; for all of them when it is nil.
+// killAllOf is like killAll for one host, or for all hosts if host is nil.
 func (r *runner) killAllOf(host *Host) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,7 +253,8 @@ func (r *runner) killAllOf(host *Host) error {
 	return errors.Join(errs...)
 }
 
-// Poll calls check every 50 ms until it returns nil; when ctx ends it returns check's last error.
+// Poll calls check every 50 ms until it returns nil. When ctx ends, Poll returns an error that includes the last one of
+// check.
 func Poll(ctx context.Context, check func(ctx context.Context) error) error {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
@@ -270,7 +271,7 @@ func Poll(ctx context.Context, check func(ctx context.Context) error) error {
 	}
 }
 
-// until polls check until it succeeds or the process ends, which is an error that shows its log.
+// until polls check until it succeeds. If the process ends first, it returns an error with the end of the log.
 func (p *Process) until(ctx context.Context, check func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

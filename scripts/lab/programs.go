@@ -14,7 +14,7 @@ import (
 	"slices"
 )
 
-// choosePrograms lets each host find the programs that belong on it.
+// choosePrograms sets the PATH of each host.
 func (l *Lab) choosePrograms() error {
 	return errors.Join(l.Host(Control).addPath(l.kubeDir, true), l.chooseGatewayPrograms())
 }
@@ -28,7 +28,7 @@ func (l *Lab) chooseGatewayPrograms() error {
 	return l.chooseBackend()
 }
 
-// chooseBackend puts programs of the chosen back end before all others in the gateway's PATH.
+// chooseBackend puts the programs of the selected back end first in the gateway's PATH.
 func (l *Lab) chooseBackend() error {
 	if l.options.backend == "" {
 		return nil
@@ -52,8 +52,8 @@ func (l *Lab) chooseBackend() error {
 	return gateway.addPath(dir, true)
 }
 
-// RenewGateway puts a new gateway in the place of the old one, as it was at first but for the options given: nothing of the
-// kernel's state and of the files of the old one is left. Its processes are ended.
+// RenewGateway replaces the gateway with a new one in its initial state, changed only by opts. It ends the processes of the
+// old gateway and discards its kernel state and files.
 func (l *Lab) RenewGateway(ctx context.Context, opts ...Option) error {
 	for _, option := range opts {
 		option(&l.options)
@@ -65,7 +65,7 @@ func (l *Lab) RenewGateway(ctx context.Context, opts ...Option) error {
 	all := topology()
 	spec := all[slices.IndexFunc(all, func(s hostSpec) bool { return s.name == Gateway })]
 	if err := errors.Join(l.wires.unplug(spec), l.removeHost(Gateway), os.RemoveAll(hostDir(Gateway))); err != nil {
-		return fmt.Errorf("taking the gateway away: %w", err)
+		return fmt.Errorf("removing the gateway: %w", err)
 	}
 	host, err := l.addHost(Gateway)
 	if err != nil {

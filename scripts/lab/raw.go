@@ -16,14 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flags of TCP, as Packet has them and SendTCP takes them.
+// TCP flags for Packet and SendTCP.
 const (
 	SYN = 1 << 1
 	RST = 1 << 2
 	ACK = 1 << 4
 )
 
-// SendTCP sends one segment without data that no socket made, from whatever source address.
+// SendTCP sends one TCP segment without data through a raw socket, with any source address.
 func (h *Host) SendTCP(source, destination netip.AddrPort, flags byte, sequence, acknowledged uint32) error {
 	segment := make([]byte, 20)
 	putPorts(segment, source, destination)
@@ -34,7 +34,7 @@ func (h *Host) SendTCP(source, destination netip.AddrPort, flags byte, sequence,
 	return h.sendRaw(unix.IPPROTO_TCP, source.Addr(), destination.Addr(), segment, 16)
 }
 
-// SendUDP sends one datagram from whatever source address.
+// SendUDP sends one datagram with any source address.
 func (h *Host) SendUDP(source, destination netip.AddrPort, text string) error {
 	datagram := append(make([]byte, 8), text...)
 	putPorts(datagram, source, destination)
@@ -47,7 +47,7 @@ func putPorts(b []byte, source, destination netip.AddrPort) {
 	binary.BigEndian.PutUint16(b[2:], destination.Port())
 }
 
-// sendRaw puts the headers of IP before a payload and, into that, the checksum.
+// sendRaw prepends IP headers to a payload and writes the checksum into the payload.
 func (h *Host) sendRaw(protocol byte, source, destination netip.Addr, payload []byte, checksumAt int) error {
 	pseudo := append(source.AsSlice(), destination.AsSlice()...)
 	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(payload)))
@@ -56,7 +56,7 @@ func (h *Host) sendRaw(protocol byte, source, destination netip.Addr, payload []
 
 	family, header, to := unix.AF_INET, []byte(nil), unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(destination.AsSlice()[:4])})
 	if destination.Is4() {
-		header = make([]byte, 20) // the kernel fills in lengths, checksum and identity
+		header = make([]byte, 20) // the kernel fills in length, checksum and ID
 		header[0], header[8], header[9] = 4<<4|5, 64, protocol
 		copy(header[12:], source.AsSlice())
 		copy(header[16:], destination.AsSlice())
@@ -81,7 +81,7 @@ func (h *Host) sendRaw(protocol byte, source, destination netip.Addr, payload []
 	return nil
 }
 
-// checksum is the Internet's, RFC 1071.
+// checksum is the Internet checksum (RFC 1071).
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for ; len(b) > 1; b = b[2:] {
@@ -96,21 +96,21 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// Prefix is a network that a router advertises (RFC 4861, 4.6.2; as a route RFC 4191, 2.3).
+// Prefix is a network in a router advertisement (RFC 4861, 4.6.2; as a route RFC 4191, 2.3).
 type Prefix struct {
 	netip.Prefix
-	// OnLink says that the network is on the link, Autonomous that hosts make themselves addresses in it.
+	// OnLink means that the network is on the link, Autonomous that hosts configure addresses in it.
 	OnLink, Autonomous bool
-	// Route says that the network is reached through the router.
+	// Route means that the network is reachable through the router.
 	Route bool
-	// Seconds is how long it holds; 0 takes it back.
+	// Seconds is the lifetime; 0 revokes the network.
 	Seconds uint32
 }
 
-// Advertise sends a router advertisement to all on a link. Who takes it sets its own hop limit for the link to hopLimit. It
-// makes no default route.
+// Advertise sends a router advertisement to all nodes on a link. Receivers set their hop limit for the link to hopLimit. It
+// announces no default route.
 func (h *Host) Advertise(link string, hopLimit byte, prefixes ...Prefix) error {
-	// Type 134, code and checksum, which the kernel fills in, hop limit, no flags, router lifetime 0 (RFC 4861, 4.2).
+	// Type 134, code and checksum (filled in by the kernel), hop limit, no flags, router lifetime 0 (RFC 4861, 4.2).
 	message := append([]byte{134, 0, 0, 0, hopLimit, 0, 0, 0}, make([]byte, 8)...)
 	for _, p := range prefixes {
 		seconds := binary.BigEndian.AppendUint32(nil, p.Seconds)
@@ -136,7 +136,7 @@ func (h *Host) Advertise(link string, hopLimit byte, prefixes ...Prefix) error {
 		on, err := net.InterfaceByName(link)
 		if err == nil {
 			err = errors.Join(
-				unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255), // who gets it refuses any other
+				unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255), // receivers require it
 				unix.Sendto(socket, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16(), ZoneId: uint32(on.Index)}),
 			)
 		}

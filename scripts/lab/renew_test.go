@@ -50,7 +50,7 @@ func TestRenewGateway(t *testing.T) {
 	select {
 	case <-process.Done():
 	default:
-		t.Error("a process of the old gateway lives on")
+		t.Error("a process of the old gateway is still running")
 	}
 	select {
 	case <-elsewhere.Done():
@@ -59,15 +59,15 @@ func TestRenewGateway(t *testing.T) {
 	}
 	gateway := l.Host(lab.Gateway)
 	if version := exec(ctx, t, gateway, "iptables", "--version"); !strings.Contains(version, "nf_tables") {
-		t.Errorf("iptables is %s", version)
+		t.Errorf("iptables --version = %q, want nf_tables", version)
 	}
 	for _, program := range []string{"iptables-legacy-save", "iptables-nft-save"} {
 		if rules := exec(ctx, t, gateway, program); strings.Contains(rules, "OLD") {
-			t.Errorf("a chain of the old gateway is left:\n%s", rules)
+			t.Errorf("a chain of the old gateway remains:\n%s", rules)
 		}
 	}
 	if text, err := gateway.ReadFile("/etc/smartnat.yaml"); err == nil {
-		t.Errorf("a file of the old gateway is left: %s", text)
+		t.Errorf("a file of the old gateway remains: %s", text)
 	}
 	reach()
 }

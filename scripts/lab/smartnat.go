@@ -21,8 +21,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// RelaySource is the part of /etc/smartnat.yaml by which the lab's gateway finds the relay; the files that it names are
-// written by GrantGateway.
+// RelaySource is the part of /etc/smartnat.yaml with which the lab's gateway finds the relay. GrantGateway writes the files
+// that it names.
 const RelaySource = `source:
   relay:
     servers: ["https://10.10.0.11:8443"]
@@ -31,7 +31,7 @@ const RelaySource = `source:
     tokenFile: /etc/smartnat/token
 `
 
-// GatewayConfig is the /etc/smartnat.yaml of the lab's gateway.
+// GatewayConfig is an /etc/smartnat.yaml for the lab's gateway.
 const GatewayConfig = RelaySource + `uplinks:
 - {interface: eth1, gateway: 198.51.100.1}
 - {interface: eth2, gateway: 203.0.113.1}
@@ -39,7 +39,7 @@ serviceRoutes:
 - {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
 `
 
-// DualStackConfig is GatewayConfig with the same for IPv6.
+// DualStackConfig is GatewayConfig with IPv6.
 const DualStackConfig = RelaySource + `uplinks:
 - {interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}
 - {interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}
@@ -53,19 +53,19 @@ const (
 	relayName         = "smartnat-relay.smartnat.svc"
 )
 
-// ApplyRelay applies the relay's manifests. No controller of the lab makes pods of its Deployment: StartRelay stands in
-// for them.
+// ApplyRelay applies the relay's manifests. No controller in the lab creates pods of the Deployment; StartRelay runs the
+// relay instead.
 func (l *Lab) ApplyRelay(ctx context.Context) (string, error) {
 	return l.Kubectl(ctx, "apply", "-k", filepath.Join(l.repo, "relay/manifests"))
 }
 
-// StartRelay applies what the relay needs and starts it on node1, with the rights of its ServiceAccount and no others.
-// It returns when the relay is ready.
+// StartRelay applies the manifests and starts the relay on node1 with the rights of its ServiceAccount. It returns when the
+// relay is ready.
 func (l *Lab) StartRelay(ctx context.Context, flags ...string) (*Process, error) {
 	return l.StartRelayOn(ctx, Node1, flags...)
 }
 
-// StartRelayOn is StartRelay on one of the nodes: a replica.
+// StartRelayOn is like StartRelay on a given node, to add a replica.
 func (l *Lab) StartRelayOn(ctx context.Context, node string, flags ...string) (*Process, error) {
 	if err := l.ApplyCRDs(ctx); err != nil {
 		return nil, err
@@ -117,8 +117,8 @@ func (l *Lab) relayReady(ctx context.Context, node, relayURL string) error {
 	return nil
 }
 
-// GrantGateway makes a ServiceAccount for the gateway that may read what the relay shows, and puts its token and the
-// authority of the relay's certificate under /etc/smartnat. The relay's manifests must be there.
+// GrantGateway creates a ServiceAccount for the gateway that may read what the relay serves, and writes its token and the
+// relay's certificate authority to /etc/smartnat. The relay's manifests must have been applied.
 func (l *Lab) GrantGateway(ctx context.Context) error {
 	for _, args := range [][]string{
 		{"create", "serviceaccount", "gateway-1", "--namespace=smartnat"},
@@ -140,14 +140,14 @@ func (l *Lab) GrantGateway(ctx context.Context) error {
 	return errors.Join(gateway.WriteFile("/etc/smartnat/token", token), gateway.WriteFile("/etc/smartnat/ca.crt", ca))
 }
 
-// token asks the API server for a token of a ServiceAccount of SmartNat's namespace.
+// token requests a token for a ServiceAccount in SmartNat's namespace.
 func (l *Lab) token(ctx context.Context, account string, flags ...string) (string, error) {
 	output, err := l.Kubectl(ctx, append([]string{"create", "token", account, "--namespace=smartnat", "--duration=24h"}, flags...)...)
 	return strings.TrimSpace(output), err
 }
 
-// StartGateway writes /etc/smartnat.yaml on the gateway and starts smartnatd, as its unit does. It returns when smartnatd
-// says that it is ready. Restart waits for that too.
+// StartGateway writes /etc/smartnat.yaml on the gateway and starts smartnatd as its unit does. It returns when smartnatd has
+// reported that it is ready. Restart waits for that too.
 func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error) {
 	program, err := l.program("smartnatd")
 	if err != nil {
@@ -172,7 +172,7 @@ func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error)
 	})
 }
 
-// Smartnatd runs one of smartnatd's commands on the gateway and returns what it prints.
+// Smartnatd runs a smartnatd command on the gateway and returns its output.
 func (l *Lab) Smartnatd(ctx context.Context, args ...string) (string, error) {
 	program, err := l.program("smartnatd")
 	if err != nil {
@@ -181,10 +181,10 @@ func (l *Lab) Smartnatd(ctx context.Context, args ...string) (string, error) {
 	return l.Host(Gateway).Exec(ctx, append([]string{program}, args...)...)
 }
 
-// program is one of SmartNat's own.
+// program returns the path of one of SmartNat's programs.
 func (l *Lab) program(name string) (string, error) {
 	if l.binDir == "" {
-		return "", fmt.Errorf("%s could not be built, see above", name)
+		return "", fmt.Errorf("%s was not built, see the error above", name)
 	}
 	return filepath.Join(l.binDir, name), nil
 }

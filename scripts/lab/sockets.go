@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// patience bounds what waits for an answer when the caller's context does not.
+// patience bounds a wait for an answer if the caller's context has no deadline.
 const patience = 3 * time.Second
 
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -29,7 +29,7 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, patience)
 }
 
-// Dial opens a connection from the host, from a source port of the caller's choice or any (0).
+// Dial opens a connection from the host with the given source port, or any if it is 0.
 func (h *Host) Dial(ctx context.Context, network, address string, sourcePort uint16) (conn net.Conn, err error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -51,7 +51,7 @@ func (h *Host) Dial(ctx context.Context, network, address string, sourcePort uin
 	return conn, nil
 }
 
-// HTTPClient is a client on the host that keeps no connections.
+// HTTPClient returns a client on the host without keep-alive.
 func (h *Host) HTTPClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -61,7 +61,7 @@ func (h *Host) HTTPClient() *http.Client {
 	}}
 }
 
-// HTTPGet fetches a URL that a pod serves.
+// HTTPGet fetches a URL from a pod.
 func (h *Host) HTTPGet(ctx context.Context, url string) (Answer, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -84,7 +84,7 @@ func (h *Host) HTTPGet(ctx context.Context, url string) (Answer, error) {
 	return ParseAnswer(body)
 }
 
-// EchoTCP opens a connection to a pod, says something, and returns the answer.
+// EchoTCP opens a connection to a pod, sends a message, and returns the answer.
 func (h *Host) EchoTCP(ctx context.Context, address string) (Answer, error) {
 	return h.echo(ctx, "tcp", address)
 }
@@ -103,14 +103,14 @@ func (h *Host) echo(ctx context.Context, network, address string) (Answer, error
 	return flow.Echo(ctx)
 }
 
-// Flow is a TCP connection or a UDP flow that lasts.
+// Flow is a persistent TCP connection or UDP flow.
 type Flow struct {
 	Conn    net.Conn
 	reader  *bufio.Reader
 	counter atomic.Int64
 }
 
-// OpenFlow opens one ("tcp", "udp") from a source port of the caller's choice, or any (0).
+// OpenFlow opens a flow ("tcp" or "udp") with the given source port, or any if it is 0.
 func (h *Host) OpenFlow(ctx context.Context, network, address string, sourcePort uint16) (*Flow, error) {
 	conn, err := h.Dial(ctx, network, address, sourcePort)
 	if err != nil {
@@ -118,23 +118,23 @@ func (h *Host) OpenFlow(ctx context.Context, network, address string, sourcePort
 	}
 	size := 4 << 10
 	if strings.HasPrefix(network, "udp") {
-		size = 64 << 10 // a datagram is read whole or not at all
+		size = 64 << 10 // a datagram must be read at once
 	}
 	return &Flow{Conn: conn, reader: bufio.NewReaderSize(conn, size)}, nil
 }
 
-// LocalPort is the flow's source port.
+// LocalPort returns the flow's source port.
 func (f *Flow) LocalPort() uint16 { return addrPort(f.Conn.LocalAddr()).Port() }
 
 // Close ends the flow.
 func (f *Flow) Close() error { return f.Conn.Close() }
 
-// Echo says something by the flow and returns the answer to just that.
+// Echo sends a message on the flow and returns the answer to that message.
 func (f *Flow) Echo(ctx context.Context) (Answer, error) {
 	return f.Say(ctx, "")
 }
 
-// Say is Echo with a text of the caller's choice, without newlines: a long one is a transfer in both directions.
+// Say is Echo with an additional text without newlines. A long text is a transfer in both directions.
 func (f *Flow) Say(ctx context.Context, text string) (Answer, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -156,13 +156,13 @@ func (f *Flow) Say(ctx context.Context, text string) (Answer, error) {
 			return Answer{}, err
 		}
 		answer, err := ParseAnswer(line)
-		if err != nil || answer.Message == message { // else it is a late answer to an earlier one
+		if err != nil || answer.Message == message { // otherwise it answers an earlier message
 			return answer, err
 		}
 	}
 }
 
-// ParseAnswer reads what a pod said.
+// ParseAnswer parses a pod's answer.
 func ParseAnswer(text []byte) (Answer, error) {
 	var answer Answer
 	if err := json.Unmarshal(text, &answer); err != nil {
@@ -171,7 +171,7 @@ func ParseAnswer(text []byte) (Answer, error) {
 	return answer, nil
 }
 
-// Join writes an address and a port as sockets do.
+// Join formats an address and a port, with brackets for IPv6.
 func Join(address string, port uint16) string {
 	return netip.AddrPortFrom(netip.MustParseAddr(address), port).String()
 }

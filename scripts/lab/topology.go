@@ -19,7 +19,7 @@ const (
 	Node2   = "node2"   // kube-proxy, pods
 )
 
-// Addresses that tests speak of.
+// Addresses for tests.
 const (
 	ClientAddress   = "192.0.2.10"
 	Client2Address  = "192.0.2.20"
@@ -35,7 +35,7 @@ const (
 	podNetworkNode2 = "10.244.2.0/24"
 )
 
-// The same in IPv6.
+// The same addresses for IPv6.
 const (
 	ClientAddress6   = "2001:db8:c::10"
 	Client2Address6  = "2001:db8:c::20"
@@ -51,7 +51,7 @@ const (
 	podNetworkNode26 = "fd00:244:2::/64"
 )
 
-// segment is a bridge: one layer 2 network.
+// segment is a layer 2 network: a bridge.
 type segment string
 
 const (
@@ -61,7 +61,7 @@ const (
 	cluster  segment = "cluster"
 )
 
-// hostSpec says how a host is joined to the world.
+// hostSpec describes a host and its connections.
 type hostSpec struct {
 	name    string
 	links   []linkSpec
@@ -72,18 +72,18 @@ type hostSpec struct {
 type linkSpec struct {
 	name      string
 	segment   segment
-	addresses []string // with their prefix lengths
+	addresses []string // with prefix lengths
 }
 
-// routeSpec is a route of the main table; the empty destination is everything else.
+// routeSpec is a route in the main table. An empty destination is the default route.
 type routeSpec struct{ destination, via string }
 
 var (
 	endHost = sysctls("0", "0")
-	// A provider drops what its customers send with another's address, so a reply by the wrong uplink is lost. For IPv6,
-	// which has no rp_filter, filterSources does that.
+	// A provider drops packets with a foreign source address, so a reply through the wrong uplink is lost. IPv6 has no
+	// rp_filter; filterSources replaces it.
 	strictRouter = sysctls("1", "1")
-	// The gateway is as a distribution delivers it: what smartnatd needs, it must set.
+	// The gateway has the defaults of a distribution. smartnatd must set what it needs.
 	strictHost = sysctls("0", "1")
 	node       = sysctls("1", "0")
 )
@@ -97,7 +97,7 @@ func sysctls(forward, reversePathFilter string) map[string]string {
 	}
 }
 
-// topology is the lab as README.md draws it.
+// topology returns the lab that README.md shows.
 func topology() []hostSpec {
 	pods := []routeSpec{
 		{podNetworkNode1, Node1Address},
@@ -128,7 +128,7 @@ func topology() []hostSpec {
 	}
 }
 
-// five are the addresses that the format makes of 0 to 4.
+// five returns the addresses with 0 to 4 in the format.
 func five(format string) []string {
 	var addresses []string
 	for i := range 5 {

@@ -2,13 +2,13 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds the tools of one module of scripts/tools and prints the folder that holds them:
+# Builds the tools of one module of scripts/tools and prints the directory with the programs:
 #   build.sh              generators (scripts/tools/go.mod)
 #   build.sh lint         golangci-lint
 #   build.sh nfpm         nfpm
 #   build.sh benchstat    benchstat
 #   build.sh govulncheck  govulncheck
-# They are built once for each state of the module's go.mod and go.sum, outside the tree. Only the path goes to standard output.
+# It builds them once for each state of the module's go.mod and go.sum, outside the tree. Standard output is only the path.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -26,9 +26,9 @@ key="$({ cat "$module/go.mod" "$module/go.sum"; go env GOVERSION GOOS GOARCH; } 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/tools"
 bin="$cache/$name-$key"
 if [[ ! -d $bin ]]; then
-	echo "building tools: $name (once; minutes on a cold cache)" >&2
+	echo "building tools: $name (once; takes minutes if Go's build cache is cold)" >&2
 	mkdir -p "$cache"
-	# Two builds at once must not see each other's halves: build aside, then rename.
+	# Build in a temporary directory and rename it, so that concurrent builds never see incomplete output.
 	aside="$(mktemp -d "$cache/.$name.XXXXXX")"
 	trap 'rm -rf "$aside"' EXIT
 	CGO_ENABLED=0 go build -C "$module" -trimpath -o "$aside/" tool >&2

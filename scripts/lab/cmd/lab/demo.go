@@ -18,14 +18,14 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// exitKey makes the demo end at once instead of waiting for Enter.
+// exitKey makes the demo exit at once instead of waiting for Enter.
 const exitKey = "DEMO_EXIT"
 
 func demoCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
 		Short: "Show SmartNat at work, from `kubectl apply` to packets",
-		Long:  "Show SmartNat at work, from `kubectl apply` to packets. It stays up until Enter, or ends at once with " + exitKey + "=1.",
+		Long:  "Show SmartNat at work, from `kubectl apply` to packets. It waits for Enter before it exits, except with " + exitKey + "=1.",
 		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return inside(runDemo) },
 	}
@@ -45,15 +45,15 @@ const echoMapping = `apiVersion: smartnat.aureacentral.com/v1alpha1
 kind: Mapping
 metadata: {name: echo}
 spec:
-  addresses: [198.51.100.10, 203.0.113.10]   # of the gateway: one on each uplink
-  allowedSources: [192.0.2.10/32]            # the client; nobody else gets an answer
+  addresses: [198.51.100.10, 203.0.113.10]   # the gateway's, one on each uplink
+  allowedSources: [192.0.2.10/32]            # only the client gets an answer
   serviceName: echo
   ports:
   - port: 8080
   - {port: 8081, servicePort: 8080, protocol: udp}
 `
 
-// demo tells what it does.
+// demo runs and prints the steps.
 type demo struct {
 	lab     *lab.Lab
 	started time.Time
@@ -77,13 +77,13 @@ func runDemo(ctx context.Context, door *door) error {
 	if err := door.open(); err != nil {
 		return err
 	}
-	fmt.Printf("\nThat was all, in %.1f s.\n", time.Since(d.started).Seconds())
+	fmt.Printf("\nDone in %.1f s.\n", time.Since(d.started).Seconds())
 	if os.Getenv(exitKey) != "" {
 		return nil
 	}
 	fmt.Printf("\nThe lab stays up. Look around from another terminal, for example:\n\n" +
 		"  go run ./scripts/lab/cmd/lab shell client curl -s http://198.51.100.10:8080/\n" +
-		"  go run ./scripts/lab/cmd/lab shell gateway\n\nEnter ends it.\n")
+		"  go run ./scripts/lab/cmd/lab shell gateway\n\nPress Enter to end it.\n")
 	return waitForEnter(ctx)
 }
 
@@ -91,7 +91,7 @@ func waitForEnter(ctx context.Context) error {
 	entered := make(chan struct{})
 	go func() {
 		defer close(entered)
-		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // the end of the input ends the demo as well
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // end of input also ends the demo
 	}()
 	select {
 	case <-entered:
@@ -100,27 +100,27 @@ func waitForEnter(ctx context.Context) error {
 	return nil
 }
 
-// step announces the next thing that is done.
+// step prints the title of the next step.
 func (d *demo) step(title string) {
 	d.steps++
 	fmt.Printf("\n%d. %s  [%.1f s]\n", d.steps, title, time.Since(d.started).Seconds())
 }
 
-// show prints a text as part of the step.
+// show prints text as part of the step.
 func show(text string) {
 	for line := range strings.Lines(strings.TrimRight(text, "\n") + "\n") {
 		fmt.Print("     " + line)
 	}
 }
 
-// command shows a command and what came of it.
+// command prints a command and its output.
 func command(host, line, output string) {
 	fmt.Printf("   %s# %s\n", host, line)
 	show(output)
 }
 
 func (d *demo) controlPlane(ctx context.Context) (err error) {
-	d.step("A world in network namespaces, and a Kubernetes cluster in it")
+	d.step("Network namespaces with a Kubernetes cluster")
 	if d.lab, err = lab.Start(ctx); err != nil {
 		return err
 	}
@@ -131,14 +131,14 @@ func (d *demo) controlPlane(ctx context.Context) (err error) {
 	return d.kubectl(ctx, "get", "pods", "--output=custom-columns=POD:.metadata.name,NODE:.spec.nodeName,IP:.status.podIP")
 }
 
-// kubectl runs kubectl and shows it.
+// kubectl runs kubectl and prints the command and its output.
 func (d *demo) kubectl(ctx context.Context, args ...string) error {
 	output, err := d.lab.Kubectl(ctx, args...)
 	command(lab.Control, "kubectl "+strings.Join(args, " "), output)
 	return err
 }
 
-// apply applies YAML and shows both.
+// apply applies YAML and prints it with the output.
 func (d *demo) apply(ctx context.Context, yaml string) error {
 	output, err := d.lab.Apply(ctx, yaml)
 	command(lab.Control, "kubectl apply -f - <<END", yaml+"END\n"+output)
@@ -146,7 +146,7 @@ func (d *demo) apply(ctx context.Context, yaml string) error {
 }
 
 func (d *demo) kinds(ctx context.Context) error {
-	d.step("The kind Mapping, and smartnat-relay with its ServiceAccount and its rights")
+	d.step("The Mapping CRD, and smartnat-relay with its ServiceAccount and rights")
 	if err := d.lab.ApplyCRDs(ctx); err != nil {
 		return err
 	}
@@ -160,17 +160,17 @@ func (d *demo) kinds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	command(lab.Node1, relay.CommandLine(), "ready: it serves Mappings, and what they name, at https://10.10.0.11:8443")
+	command(lab.Node1, relay.CommandLine(), "ready: serves Mappings and the objects that they refer to at https://10.10.0.11:8443")
 	return nil
 }
 
 func (d *demo) service(ctx context.Context) error {
-	d.step("A Service of three pods, which nobody outside can reach")
+	d.step("A Service of three pods, not reachable from outside")
 	return d.apply(ctx, echoService)
 }
 
 func (d *demo) gateway(ctx context.Context) error {
-	d.step("smartnatd on the gateway, with a token that opens the relay and nothing else")
+	d.step("smartnatd on the gateway, with a token that is valid only for the relay")
 	if err := d.lab.GrantGateway(ctx); err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (d *demo) gateway(ctx context.Context) error {
 }
 
 func (d *demo) mapping(ctx context.Context) error {
-	d.step("A Mapping: these external addresses and ports lead to that Service")
+	d.step("A Mapping of external addresses and ports to that Service")
 	if err := d.apply(ctx, echoMapping); err != nil {
 		return err
 	}
@@ -196,15 +196,15 @@ func (d *demo) mapping(ctx context.Context) error {
 		_, err := client.EchoTCP(try, lab.Join(lab.External1, 8080))
 		return err
 	}); err != nil {
-		return fmt.Errorf("the Mapping does not come into effect: %w", err)
+		return fmt.Errorf("the Mapping did not take effect: %w", err)
 	}
 	show(fmt.Sprintf("In effect after %.1f s.", time.Since(applied).Seconds()))
 	return nil
 }
 
-// reach speaks to the Service from outside, by both uplinks.
+// reach connects to the Service from outside through both uplinks.
 func (d *demo) reach(ctx context.Context) error {
-	d.step("A client outside the cluster, 192.0.2.10, reaches the Service by both uplinks")
+	d.step("A client outside the cluster, 192.0.2.10, reaches the Service through both uplinks")
 	client := d.lab.Host(lab.Client)
 	for _, path := range [][2]string{{"eth1", lab.External1}, {"eth2", lab.External2}} {
 		uplink, address := path[0], path[1]
@@ -234,7 +234,7 @@ func (d *demo) reach(ctx context.Context) error {
 				in++
 			}
 		}
-		show(fmt.Sprintf("%-38s %d packets came in by %s, %d went out by it", "", in, uplink, out))
+		show(fmt.Sprintf("%-38s %d packets in through %s, %d out", "", in, uplink, out))
 		if err := capture.Close(); err != nil {
 			return err
 		}
@@ -247,20 +247,20 @@ func answered(what string, answer lab.Answer) {
 }
 
 func (d *demo) refuse(ctx context.Context) error {
-	d.step("Somebody else, 192.0.2.20, who is not among allowedSources, gets no answer")
+	d.step("Another client, 192.0.2.20, is not in allowedSources and gets no answer")
 	try, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	answer, err := d.lab.Host(lab.Client2).EchoTCP(try, lab.Join(lab.External1, 8080))
 	if err == nil {
-		return fmt.Errorf("%s answered who may not connect", answer.Pod)
+		return fmt.Errorf("%s answered a client that is not allowed", answer.Pod)
 	}
 	show(err.Error())
 	return nil
 }
 
-// look shows what the kernel and the API hold.
+// look prints the state of the kernel and the API.
 func (d *demo) look(ctx context.Context) error {
-	d.step("What a packet to 198.51.100.10 meets on the gateway, and how replies find their uplink")
+	d.step("The rules for a packet to 198.51.100.10 on the gateway, and the routing of replies")
 	gateway := d.lab.Host(lab.Gateway)
 	nat, err := gateway.Exec(ctx, "iptables-save", "-t", "nat")
 	if err != nil {

@@ -20,45 +20,45 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// doorKey hands the door from the process outside, in whose network namespace it stands, to the one inside.
+// doorKey passes the socket from the process outside, whose network namespace it belongs to, to the process inside.
 const doorKey = "SMARTNAT_LAB_DOOR"
 
-// door is how commands in other terminals find the lab: a socket in the kernel's memory, of which the kernel tells the
-// process that listens at it. No file has to be written, and none can be left behind.
+// door is the abstract Unix socket through which commands in other terminals find the lab: the kernel reports the PID of the
+// listener. It needs no file and leaves none behind.
 type door struct{ socket int }
 
 func doorAddress() *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: fmt.Sprintf("@smartnat-lab-%d", os.Getuid())}
 }
 
-// buildDoor makes a closed door, which only one lab of a user can have.
+// buildDoor binds the socket without listening. Each user can have only one lab.
 func buildDoor() error {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) // inherited by the process inside
 	if err != nil {
-		return fmt.Errorf("making the lab's door: %w", err)
+		return fmt.Errorf("binding the lab's socket: %w", err)
 	}
 	if err := unix.Bind(socket, doorAddress()); errors.Is(err, unix.EADDRINUSE) {
-		return errors.New("a lab is up already: `lab down` ends it")
+		return errors.New("a lab is already running: end it with `lab down`")
 	} else if err != nil {
-		return fmt.Errorf("making the lab's door: %w", err)
+		return fmt.Errorf("binding the lab's socket: %w", err)
 	}
 	return os.Setenv(doorKey, strconv.Itoa(socket))
 }
 
-// findDoor is buildDoor's other side.
+// findDoor returns the inherited socket in the process inside.
 func findDoor() (*door, error) {
 	socket, err := strconv.Atoi(os.Getenv(doorKey))
 	if err != nil {
-		return nil, fmt.Errorf("finding the lab's door: %w", err)
+		return nil, fmt.Errorf("finding the lab's socket: %w", err)
 	}
-	unix.CloseOnExec(socket) // it is not for the hosts' processes
+	unix.CloseOnExec(socket) // not for the processes of hosts
 	return &door{socket}, nil
 }
 
-// open lets commands find this process.
+// open starts listening, so that commands find this process.
 func (d *door) open() error {
 	if err := unix.Listen(d.socket, 16); err != nil {
-		return fmt.Errorf("opening the lab's door: %w", err)
+		return fmt.Errorf("listening on the lab's socket: %w", err)
 	}
 	go func() {
 		for {
@@ -72,7 +72,7 @@ func (d *door) open() error {
 	return nil
 }
 
-// labProcess is the process inside the lab's namespaces, by the number that it has outside.
+// labProcess returns the PID, in the outer namespace, of the process inside the lab.
 func labProcess() (int, error) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -80,16 +80,16 @@ func labProcess() (int, error) {
 	}
 	defer func() { _ = unix.Close(socket) }()
 	if err := unix.Connect(socket, doorAddress()); err != nil {
-		return 0, fmt.Errorf("no lab is up (`lab up` brings one up): %w", err)
+		return 0, fmt.Errorf("no lab is running (start one with `lab up`): %w", err)
 	}
 	who, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return 0, fmt.Errorf("asking who is at the lab's door: %w", err)
+		return 0, fmt.Errorf("reading the PID of the lab: %w", err)
 	}
 	return int(who.Pid), nil
 }
 
-// unbound is an error while a lab holds the door, open or not.
+// unbound returns an error while a lab owns the socket.
 func unbound() error {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -109,7 +109,7 @@ func downCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// It is the first process of its PID namespace: the kernel ends all others with it.
+			// The process is the init of its PID namespace: the kernel kills all others with it.
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				return fmt.Errorf("ending the lab: %w", err)
 			}
@@ -141,11 +141,11 @@ func shellCommand() *cobra.Command {
 			return enter(pid, args[0], command)
 		},
 	}
-	cmd.Flags().SetInterspersed(false) // what follows HOST is the command's
+	cmd.Flags().SetInterspersed(false) // flags after HOST belong to the command
 	return cmd
 }
 
-// enter becomes nsenter(1), twice: into the lab, and there into the host.
+// enter executes nsenter(1) twice: into the lab, and there into the host.
 func enter(pid int, host string, command []string) error {
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
@@ -155,8 +155,8 @@ func enter(pid int, host string, command []string) error {
 	if os.Getuid() != 0 {
 		argv = append(argv, "--user", "--preserve-credentials")
 	}
-	// The first argument is the host's file, the second its name, and the rest is to be run there.
-	script := `[ -r "$1" ] || { echo "lab: no host $2; there are:" $(ls /run/netns) >&2; exit 1; }
+	// Arguments: the host's enter file, its name, and the command.
+	script := `[ -r "$1" ] || { echo "lab: no host $2; hosts:" $(ls /run/netns) >&2; exit 1; }
 . "$1"
 export PATH HOST="$2" PS1="$2# "
 shift 2

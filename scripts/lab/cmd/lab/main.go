@@ -3,9 +3,9 @@
 
 //go:build linux
 
-// Command lab lets a person walk around in the lab: `up` brings it up and stays, `shell HOST` opens a shell on one of its
-// hosts, `down` ends it, `demo` shows SmartNat at work in it. It needs root, or user namespaces, and changes nothing
-// outside the lab's namespaces.
+// Command lab gives interactive access to the lab: `up` starts it and keeps it running, `shell HOST` opens a shell on one of
+// its hosts, `down` ends it, and `demo` shows SmartNat at work. It needs root or user namespaces and changes nothing outside
+// the lab's namespaces.
 package main
 
 import (

@@ -25,17 +25,17 @@ func upCommand() *cobra.Command {
 	var bare bool
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Bring the lab up, with three pods, relay and smartnatd, and stay until Ctrl-C or `lab down`",
+		Short: "Start the lab with three pods, relay and smartnatd, until Ctrl-C or `lab down`",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return inside(func(ctx context.Context, door *door) error { return up(ctx, door, bare) })
 		},
 	}
-	cmd.Flags().BoolVar(&bare, "bare", false, "no relay, no smartnatd")
+	cmd.Flags().BoolVar(&bare, "bare", false, "do not start relay and smartnatd")
 	return cmd
 }
 
-// inside runs fn in the lab's namespaces, with a door by which `shell` and `down` of other terminals find it.
+// inside runs fn in the lab's namespaces, with a socket through which `shell` and `down` in other terminals find it.
 func inside(fn func(ctx context.Context, door *door) error) error {
 	if !testenv.Inside() {
 		if err := buildDoor(); err != nil {
@@ -43,7 +43,7 @@ func inside(fn func(ctx context.Context, door *door) error) error {
 		}
 	}
 	status, err := lab.Run(func() int {
-		// The terminal sends Ctrl-C to the process outside as well, which ends, and the namespaces with it.
+		// The terminal also sends Ctrl-C to the process outside. It exits, and the namespaces end with it.
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		door, err := findDoor()
@@ -82,14 +82,14 @@ func up(ctx context.Context, door *door, bare bool) error {
 	if err := door.open(); err != nil {
 		return err
 	}
-	fmt.Printf("The lab is up after %.1f s. In another terminal:\n\n", time.Since(started).Seconds())
+	fmt.Printf("The lab started in %.1f s. In another terminal:\n\n", time.Since(started).Seconds())
 	fmt.Printf("  lab shell HOST    a shell on one of: %s\n", strings.Join(l.Hosts(), " "))
-	fmt.Printf("  lab down          the end (or Ctrl-C here)\n\n")
+	fmt.Printf("  lab down          end the lab (or Ctrl-C here)\n\n")
 	<-ctx.Done()
 	return nil
 }
 
-// addPods makes three pods on two nodes.
+// addPods creates three pods on two nodes.
 func addPods(ctx context.Context, l *lab.Lab) error {
 	for i, node := range []string{lab.Node1, lab.Node2, lab.Node2} {
 		pod := lab.Pod{Name: fmt.Sprintf("echo-%d", i+1), Node: node, Labels: map[string]string{"app": "echo"}}
@@ -100,7 +100,7 @@ func addPods(ctx context.Context, l *lab.Lab) error {
 	return nil
 }
 
-// startSmartNat brings up what the demo brings up, without a word.
+// startSmartNat starts what the demo starts, without output.
 func startSmartNat(ctx context.Context, l *lab.Lab) error {
 	if _, err := l.StartRelay(ctx); err != nil {
 		return err
