@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crds holds the CustomResourceDefinitions as they are installed, for those who tell others what is in them.
+// Package crds embeds the CustomResourceDefinitions as they are installed, for programs that serve their schema.
 package crds
 
 import _ "embed" // for what follows

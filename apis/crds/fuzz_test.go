@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 )
 
-// FuzzSchemaAndValidationAgree asks both of any Mapping whether it is valid.
+// FuzzSchemaAndValidationAgree proves for any Mapping that schema and validation come to the same result.
 func FuzzSchemaAndValidationAgree(f *testing.F) {
 	for _, test := range cases() {
 		if len(test.spec) > 1000 {
@@ -32,7 +32,7 @@ func FuzzSchemaAndValidationAgree(f *testing.F) {
 		if json.Unmarshal(text, &mapping) != nil {
 			return
 		}
-		// Of the object, what is not in the spec is the API server's own to judge.
+		// The API server judges everything outside of the spec.
 		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&v1alpha1.Mapping{Spec: mapping.Spec})
 		if err != nil {
 			t.Fatal(err)

@@ -1,8 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crds_test holds the generated schema of the Mapping against apis/smartnat/validation: both must say the same of
-// every Mapping, and name the same field.
+// Package crds_test compares the generated schema of the Mapping with apis/smartnat/validation: both must accept the same
+// Mappings and name the same invalid field.
 package crds_test
 
 import (
@@ -33,7 +33,7 @@ import (
 
 const crdFile = "smartnat.aureacentral.com_mappings.yaml"
 
-// schema validates as the API server does.
+// schema validates like the API server.
 type schema struct {
 	structural *structuralschema.Structural
 	validator  schemavalidation.SchemaValidator
@@ -62,7 +62,7 @@ func readCRD(t testing.TB) *apiextensions.CustomResourceDefinition {
 
 func newSchema(t testing.TB) *schema {
 	t.Helper()
-	// Conversion moves the schema of an only version to the top.
+	// Conversion moves the schema of a single version to the top level.
 	props := readCRD(t).Spec.Validation.OpenAPIV3Schema
 	structural, err := structuralschema.NewStructural(props)
 	if err != nil {
@@ -80,21 +80,21 @@ func (s *schema) validate(t testing.TB, object map[string]any) field.ErrorList {
 	defaulting.Default(object, s.structural)
 	errs := schemavalidation.ValidateCustomResource(nil, object, s.validator)
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, s.structural, object)...)
-	// Rules are not evaluated on what the schema refuses already.
+	// The API server evaluates no rules on an object that the schema refuses.
 	if len(errs) == 0 {
 		errs, _ = s.cel.Validate(t.Context(), nil, s.structural, object, nil, celconfig.RuntimeCELCostBudget)
 	}
 	return errs
 }
 
-// TestCRDIsAccepted validates the CRD as the API server does, cost of the rules included.
+// TestCRDIsAccepted validates the CRD like the API server, including the cost of its rules.
 func TestCRDIsAccepted(t *testing.T) {
 	if errs := crdvalidation.ValidateCustomResourceDefinition(t.Context(), readCRD(t)); len(errs) > 0 {
 		t.Error(errs.ToAggregate())
 	}
 }
 
-// TestSchemaAndValidationAgree is about one Mapping per case: the example with the fields of the case in place of its own.
+// TestSchemaAndValidationAgree validates one Mapping per case: the example with the fields of the case.
 func TestSchemaAndValidationAgree(t *testing.T) {
 	s := newSchema(t)
 	for _, test := range cases() {
@@ -115,7 +115,7 @@ func TestSchemaAndValidationAgree(t *testing.T) {
 	}
 }
 
-// exampleWith is the example with the fields of the spec in place of its own.
+// exampleWith returns the example with fields of its spec replaced.
 func exampleWith(t testing.TB, spec string) []byte {
 	t.Helper()
 	var object struct {
@@ -144,7 +144,7 @@ func exampleWith(t testing.TB, spec string) []byte {
 	return text
 }
 
-// toJSON decodes numbers as the API server does.
+// toJSON decodes numbers like the API server.
 func toJSON(t *testing.T, text []byte) map[string]any {
 	t.Helper()
 	json, err := yaml.YAMLToJSON(text)
@@ -158,7 +158,7 @@ func toJSON(t *testing.T, text []byte) map[string]any {
 	return object
 }
 
-// checkField wants errors, the first of them about the field or what holds it; or none where none is wanted.
+// checkField checks that the first error is about field or its parent, or that there is none if field is empty.
 func checkField(t *testing.T, who string, errs field.ErrorList, want string) {
 	t.Helper()
 	if want == "" {
@@ -173,7 +173,7 @@ func checkField(t *testing.T, who string, errs field.ErrorList, want string) {
 	if len(errs) == 0 {
 		t.Errorf("%s accepts it", who)
 	} else if !slices.ContainsFunc(errs, about) {
-		t.Errorf("%s names another field than %s: %v", who, want, errs.ToAggregate())
+		t.Errorf("%s does not name field %s: %v", who, want, errs.ToAggregate())
 	}
 }
 
@@ -193,9 +193,9 @@ spec:
 `
 
 type testCase struct {
-	// spec replaces fields of the example's; null removes one.
+	// spec replaces fields of the example's spec; null removes one.
 	name, spec string
-	// field is the one that is wrong; none when the Mapping is valid.
+	// field is the invalid field, empty if the Mapping is valid.
 	field string
 }
 
@@ -214,7 +214,7 @@ func cases() []testCase {
 	})
 }
 
-// list writes n items, with the numbers from 1.
+// list returns n items, formatted with the numbers from 1.
 func list(n int, format string) string {
 	items := make([]string, n)
 	for i := range items {
@@ -329,7 +329,8 @@ var rangeCases = []testCase{
 	{"port within a range of another protocol", "mode: endpoints\nports: [{port: 10, endPort: 50}, {port: 20, protocol: udp}]", ""},
 }
 
-// TestWorstCaseIsAffordable gives the rules the most that the schema lets through: they must not run out of budget.
+// TestWorstCaseIsAffordable evaluates the rules on the largest objects that the schema allows: their cost must stay within the
+// budget.
 func TestWorstCaseIsAffordable(t *testing.T) {
 	sources := make([]string, v1alpha1.MaxAllowedSources)
 	for i := range sources {

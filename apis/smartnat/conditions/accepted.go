@@ -14,16 +14,17 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// The reasons of Accepted.
+// Reasons of the condition Accepted.
 const (
 	ReasonAccepted = "Accepted"
-	// ReasonInvalid: the whole Mapping stays out.
+	// ReasonInvalid means that the Mapping is invalid and has no effect at all.
 	ReasonInvalid = "Invalid"
-	// ReasonPortConflict: an older Mapping has ports that it asks for; these alone stay out, also out of a range.
+	// ReasonPortConflict means that an older Mapping has some of the ports. Only these have no effect, even if they are
+	// part of a range.
 	ReasonPortConflict = "PortConflict"
 )
 
-// mostNamed is how many things of a kind a message names.
+// mostNamed bounds the number of items in a message.
 const mostNamed = 4
 
 func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) metav1.Condition {
@@ -51,10 +52,10 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) 
 	return c
 }
 
-// few joins the first of many.
+// few joins the first items of texts.
 func few(texts []string, separator string) string { return fewOf(texts, len(texts), separator) }
 
-// fewOf joins the first of so many, of which not all need be there.
+// fewOf joins the first items of a list of length all, of which texts may be only the beginning.
 func fewOf(texts []string, all int, separator string) string {
 	texts = texts[:min(len(texts), mostNamed)]
 	if len(texts) == all {

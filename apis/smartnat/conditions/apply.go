@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Applied is the body of a server-side apply of the status of a Mapping: the fields that one manager of them wants to be.
+// Applied is the body of a server-side apply of the status of a Mapping. It holds the fields of one field manager.
 type Applied struct {
 	APIVersion string                 `json:"apiVersion"`
 	Kind       string                 `json:"kind"`
@@ -20,17 +20,17 @@ type Applied struct {
 	Status     v1alpha1.MappingStatus `json:"status"`
 }
 
-// AppliedMetadata says which Mapping is meant.
+// AppliedMetadata identifies the Mapping.
 type AppliedMetadata struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
-	// UID, when given, refuses the apply if the Mapping is not the same one any more.
+	// UID, if set, makes the apply fail if the Mapping was recreated.
 	UID types.UID `json:"uid,omitempty"`
-	// ResourceVersion, when given, refuses the apply if the Mapping has changed since.
+	// ResourceVersion, if set, makes the apply fail if the Mapping has changed since.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 }
 
-// Apply returns the body that applies a status.
+// Apply returns the body of a server-side apply.
 func Apply(meta AppliedMetadata, status v1alpha1.MappingStatus) ([]byte, error) {
 	body, err := json.Marshal(Applied{
 		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping", Metadata: meta, Status: status,

@@ -25,7 +25,8 @@ var (
 	now    = metav1.NewTime(time.Unix(2000, 0))
 )
 
-// decide decides about a Mapping of generation 3 of the Service web, which has 80/tcp and 53/udp, changed by f.
+// decide decides the status of a Mapping of generation 3 for the Service web with ports 80/tcp and 53/udp, after f has
+// changed them.
 func decide(f func(m *v1alpha1.Mapping, s *corev1.Service, facts *conditions.Facts)) v1alpha1.MappingStatus {
 	m := &v1alpha1.Mapping{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Generation: 3},
@@ -47,7 +48,7 @@ func decide(f func(m *v1alpha1.Mapping, s *corev1.Service, facts *conditions.Fac
 	return conditions.Decide(facts, now)
 }
 
-// says is a condition on one line.
+// says returns a condition on one line.
 func says(status v1alpha1.MappingStatus, condition string) string {
 	c := meta.FindStatusCondition(status.Conditions, condition)
 	if c == nil {
@@ -69,17 +70,17 @@ func TestAccepted(t *testing.T) {
 		change func(mapping, service, facts)
 		want   string
 	}{
-		{"a good one", nil, "True Accepted: valid, and all of its ports are its own"},
-		{"what has no effect is said", func(m mapping, _ service, _ facts) { m.Spec.Masquerade = new(bool) },
+		{"valid", nil, "True Accepted: valid, and all of its ports are its own"},
+		{"a setting without effect is reported", func(m mapping, _ service, _ facts) { m.Spec.Masquerade = new(bool) },
 			"True Accepted: valid, and all of its ports are its own; masquerade: false does not reach the pods in mode service, " +
 				"as the cluster puts a node's address in place of the client's: use mode endpoints to keep it"},
-		{"the addresses of clients are kept", func(m mapping, _ service, _ facts) {
+		{"client addresses are kept", func(m mapping, _ service, _ facts) {
 			m.Spec.Masquerade, m.Spec.Mode = new(bool), v1alpha1.ModeEndpoints
 		},
 			"True Accepted: valid, and all of its ports are its own"},
-		{"not valid", func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
+		{"invalid", func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
 			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535"},
-		{"not valid in many ways names a few", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"a", "b", "c", "d", "e", "f"} },
+		{"many errors are shortened", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"a", "b", "c", "d", "e", "f"} },
 			`False Invalid: spec.addresses[0]: Invalid value: "a": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
 				`spec.addresses[1]: Invalid value: "b": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
 				`spec.addresses[2]: Invalid value: "c": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
@@ -87,7 +88,7 @@ func TestAccepted(t *testing.T) {
 		{"in conflict", func(m mapping, _ service, f facts) {
 			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older"},
-		{"in many conflicts names a few", func(m mapping, _ service, f facts) {
+		{"many conflicts are shortened", func(m mapping, _ service, f facts) {
 			f.Conflicts.Conflicts, f.Conflicts.More = slices.Repeat([]conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}, 5), 7
 		}, "False PortConflict: " + strings.Repeat("192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older; ", 4) + "and 8 more"},
 	} {
@@ -106,15 +107,15 @@ func TestResolvedRefs(t *testing.T) {
 		change func(mapping, service, facts)
 		want   string
 	}{
-		{"a good one", nil, "True ResolvedRefs: Service shop/web has all ports"},
-		{"not valid", func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "Unknown Invalid: a Mapping that is not valid leads nowhere"},
+		{"resolved", nil, "True ResolvedRefs: Service shop/web has all ports"},
+		{"invalid", func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "Unknown Invalid: a Mapping that is not valid leads nowhere"},
 		{"no Service", func(_ mapping, _ service, f facts) { f.Service = nil },
 			"False ServiceNotFound: Service shop/web does not exist; connections are rejected"},
 		{"ExternalName", func(_ mapping, s service, _ facts) { s.Spec.Type = corev1.ServiceTypeExternalName },
 			"False ServiceExternalName: Service shop/web is of type ExternalName, which has no address in the cluster; connections are rejected"},
 		{"headless", func(_ mapping, s service, _ facts) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} },
 			"False ServiceHeadless: Service shop/web is headless (clusterIP: None), which needs mode endpoints; connections are rejected"},
-		{"headless is good for endpoints", func(m mapping, s service, _ facts) {
+		{"headless in mode endpoints", func(m mapping, s service, _ facts) {
 			m.Spec.Mode, s.Spec.ClusterIP, s.Spec.ClusterIPs = v1alpha1.ModeEndpoints, "None", []string{"None"}
 		}, "True ResolvedRefs: Service shop/web has all ports"},
 		{"no clusterIP yet", func(_ mapping, s service, _ facts) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil },
@@ -166,15 +167,15 @@ func TestReady(t *testing.T) {
 		{"one of its addresses is on no gateway", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
 			"False AddressNotHeld: no gateway that reports holds 192.0.2.2: it is on none of their links and none of their standbyAddresses", "gw1"},
-		{"programmed to refuse", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1"), not("NoReadyEndpoints", "no endpoint")}, nil,
+		{"programmed to reject", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1"), not("NoReadyEndpoints", "no endpoint")}, nil,
 			"False NoReadyEndpoints: gw3: no endpoint", "gw1"},
-		{"refuses without a word", []v1alpha1.InstanceStatus{not("")}, nil, "False NotReady: gw3", ""},
+		{"rejects without a reason", []v1alpha1.InstanceStatus{not("")}, nil, "False NotReady: gw3", ""},
 		{"no Service", []v1alpha1.InstanceStatus{not("ServiceNotFound", "no Service")}, func(_ mapping, _ service, f facts) { f.Service = nil },
 			"False ServiceNotFound: Service shop/web does not exist; connections are rejected", ""},
 		{"the wrong family", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1", "2001:db8::1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "2001:db8::1"} },
 			"False IPFamilyNotSupported: Service shop/web is of IPv4 alone, so 2001:db8::1 leads nowhere; connections are rejected", "gw1"},
-		{"a port is another's", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, f facts) {
+		{"a port of another Mapping", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, f facts) {
 			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older", "gw1"},
 		{"not valid", nil, func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
@@ -212,18 +213,18 @@ func TestProgrammed(t *testing.T) {
 		change    func(mapping, service, facts)
 		want      string
 	}{
-		{"nobody says anything", nil, nil, "Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
-		{"who holds no address does not count", []v1alpha1.InstanceStatus{entry("gw1", 3, true)}, nil,
+		{"no reports", nil, nil, "Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
+		{"a gateway without the address does not count", []v1alpha1.InstanceStatus{entry("gw1", 3, true)}, nil,
 			"Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
-		{"others report, and hold other addresses", nil, func(_ mapping, _ service, f facts) { f.Reporting = true },
+		{"gateways report other addresses", nil, func(_ mapping, _ service, f facts) { f.Reporting = true },
 			"False AddressNotHeld: no gateway that reports holds 192.0.2.1: it is on none of their links and none of their standbyAddresses"},
-		{"all say so", []v1alpha1.InstanceStatus{entry("gw2", 3, true, "192.0.2.1"), entry("gw1", 3, true, "192.0.2.1")}, nil,
+		{"all have programmed it", []v1alpha1.InstanceStatus{entry("gw2", 3, true, "192.0.2.1"), entry("gw1", 3, true, "192.0.2.1")}, nil,
 			"True Programmed: in effect on gw1, gw2"},
 		{"one has not seen the last change", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1"), entry("gw2", 2, true, "192.0.2.1")}, nil,
 			"False Pending: the last change is not in effect yet on gw2"},
 		{"one cannot, whatever the others do", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1"), entry("gw2", 2, true, "192.0.2.1"), failing}, nil,
 			"False NotProgrammed: gw3: the kernel cannot translate sctp"},
-		{"one address has nobody", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
+		{"an address on no gateway", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
 			"True Programmed: in effect on gw1; no gateway that reports holds 192.0.2.2: it is on none of their links and none of their standbyAddresses"},
 		{"not valid", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
@@ -272,7 +273,7 @@ func TestColumns(t *testing.T) {
 	}
 }
 
-// TestTransitions has what is decided stay as it is, and tell since when.
+// TestTransitions proves that an unchanged condition keeps its transition time.
 func TestTransitions(t *testing.T) {
 	first := decide(nil)
 	again := decide(func(m mapping, _ service, _ facts) {
@@ -283,7 +284,7 @@ func TestTransitions(t *testing.T) {
 	})
 	for _, c := range again.Conditions {
 		if !c.LastTransitionTime.Equal(&before) || c.ObservedGeneration != 3 {
-			t.Errorf("%s: since %v of generation %d; want the time that it had, and generation 3", c.Type, c.LastTransitionTime, c.ObservedGeneration)
+			t.Errorf("%s: since %v, generation %d; want the previous time and generation 3", c.Type, c.LastTransitionTime, c.ObservedGeneration)
 		}
 	}
 	if !conditions.Holds(again, again) {
@@ -294,7 +295,7 @@ func TestTransitions(t *testing.T) {
 		f.Service = nil
 	})
 	if conditions.Holds(again, changed) {
-		t.Error("the status of before holds what was decided of another Service")
+		t.Error("the old status holds the decision about another Service")
 	}
 	for _, c := range changed.Conditions {
 		want := before
@@ -310,13 +311,13 @@ func TestTransitions(t *testing.T) {
 func TestHoldsLooksAtEverything(t *testing.T) {
 	decided := decide(nil)
 	for name, change := range map[string]func(*v1alpha1.MappingStatus){
-		"addresses":                     func(s *v1alpha1.MappingStatus) { s.Addresses = "" },
-		"ports":                         func(s *v1alpha1.MappingStatus) { s.Ports = "" },
-		"serviceVIP":                    func(s *v1alpha1.MappingStatus) { s.ServiceVIP = "" },
-		"endpoints":                     func(s *v1alpha1.MappingStatus) { s.Endpoints = new(int32) },
-		"gateways":                      func(s *v1alpha1.MappingStatus) { s.Gateways = "gw1" },
-		"a condition's generation":      func(s *v1alpha1.MappingStatus) { s.Conditions[0].ObservedGeneration = 2 },
-		"a condition that is not there": func(s *v1alpha1.MappingStatus) { s.Conditions = s.Conditions[:3] },
+		"addresses":                func(s *v1alpha1.MappingStatus) { s.Addresses = "" },
+		"ports":                    func(s *v1alpha1.MappingStatus) { s.Ports = "" },
+		"serviceVIP":               func(s *v1alpha1.MappingStatus) { s.ServiceVIP = "" },
+		"endpoints":                func(s *v1alpha1.MappingStatus) { s.Endpoints = new(int32) },
+		"gateways":                 func(s *v1alpha1.MappingStatus) { s.Gateways = "gw1" },
+		"a condition's generation": func(s *v1alpha1.MappingStatus) { s.Conditions[0].ObservedGeneration = 2 },
+		"a missing condition":      func(s *v1alpha1.MappingStatus) { s.Conditions = s.Conditions[:3] },
 	} {
 		have := decided.DeepCopy()
 		change(have)
@@ -328,6 +329,6 @@ func TestHoldsLooksAtEverything(t *testing.T) {
 	have.Instances = []v1alpha1.InstanceStatus{{Name: "gw1"}}
 	have.Conditions = append(have.Conditions, metav1.Condition{Type: "SomebodyElses"})
 	if !conditions.Holds(*have, decided) {
-		t.Error("what others write keeps a status from holding what was decided")
+		t.Error("fields of other writers change the result of Holds")
 	}
 }

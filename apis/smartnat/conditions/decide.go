@@ -17,21 +17,21 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 )
 
-// Facts are all that the status of a Mapping follows from.
+// Facts are the inputs of Decide.
 type Facts struct {
-	// Mapping holds the status that there is: the reports of the gateways, and since when the conditions are what they are.
+	// Mapping holds the current status: the reports of the gateways and the transition times of the conditions.
 	Mapping *v1alpha1.Mapping
-	// Conflicts are what it did not get.
+	// Conflicts are the ports that the Mapping did not get.
 	Conflicts conflicts.Losses
-	// Service is the one that it names; nil where there is none.
+	// Service is the Service that the Mapping names, or nil.
 	Service *corev1.Service
-	// Reporting is set when a gateway reports the status of any Mapping. Where none does, that no gateway holds an address is
-	// not known.
+	// Reporting is set if a gateway reports the status of any Mapping. If none does, it is unknown whether a gateway holds
+	// an address.
 	Reporting bool
 }
 
-// Decide returns the status but for the entries of the gateways. A condition that stays what it was keeps its time; one that
-// changes does so now.
+// Decide returns the status without the entries of the gateways. A condition whose status is unchanged keeps its
+// transition time; otherwise the time is now.
 func Decide(f Facts, now metav1.Time) v1alpha1.MappingStatus {
 	m := f.Mapping.DeepCopy()
 	v1alpha1.SetDefaults(m)
@@ -54,7 +54,7 @@ func Decide(f Facts, now metav1.Time) v1alpha1.MappingStatus {
 	return status
 }
 
-// Holds reports whether a status says already all that was decided.
+// Holds reports whether have contains everything that was decided.
 func Holds(have, decided v1alpha1.MappingStatus) bool {
 	return have.Addresses == decided.Addresses && have.Ports == decided.Ports && have.ServiceVIP == decided.ServiceVIP &&
 		have.Gateways == decided.Gateways && ptr.Equal(have.Endpoints, decided.Endpoints) &&

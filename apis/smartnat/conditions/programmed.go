@@ -17,22 +17,22 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// The reasons of Programmed.
+// Reasons of the condition Programmed.
 const (
 	ReasonProgrammed = "Programmed"
-	// ReasonNotAccepted: no gateway can have it.
+	// ReasonNotAccepted means that nothing of the Mapping is accepted.
 	ReasonNotAccepted = "NotAccepted"
-	// ReasonNotReported: no gateway reports what it does, of this Mapping or of any other.
+	// ReasonNotReported means that no gateway reports the status of any Mapping.
 	ReasonNotReported = "NotReported"
-	// ReasonAddressNotHeld: gateways report, but none of them holds an address of the Mapping.
+	// ReasonAddressNotHeld means that gateways report, but none of them holds an address of the Mapping.
 	ReasonAddressNotHeld = "AddressNotHeld"
-	// ReasonPending: a gateway has not come to the last change of the Mapping yet.
+	// ReasonPending means that a gateway has not yet applied the last change of the Mapping.
 	ReasonPending = "Pending"
-	// ReasonNotProgrammed: a gateway says why it does not forward.
+	// ReasonNotProgrammed means that a gateway reports why it does not forward.
 	ReasonNotProgrammed = "NotProgrammed"
 )
 
-// programmed is true when every gateway that holds an address says so. Reporting is set where gateways report at all.
+// programmed is true if every gateway that holds an address reports so. reporting is set if any gateway reports.
 func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses, reporting bool) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}
 	if len(errs) > 0 || lost.All {
@@ -121,7 +121,7 @@ func describePorts(m *v1alpha1.Mapping) string {
 	return column(texts)
 }
 
-// column is how kubectl shortens a list in a column.
+// column shortens a list for a column of kubectl.
 func column(texts []string) string {
 	const most = 3
 	if len(texts) > most {

@@ -12,15 +12,15 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// The reasons of Ready, but for those of the other conditions and those that gateways report.
+// Reasons of the condition Ready. It also uses the reasons of the other conditions and those that gateways report.
 const (
 	ReasonReady = "Ready"
-	// ReasonNotReady: a gateway does not forward and reports no reason.
+	// ReasonNotReady means that a gateway does not forward and gives no reason.
 	ReasonNotReady = "NotReady"
 )
 
-// ready sums up the other conditions, and what gateways report: that a gateway has programmed a Mapping does not mean that
-// connections get through.
+// ready combines the other conditions and the reports of gateways. A gateway that has programmed a Mapping may still
+// reject its connections.
 func ready(m *v1alpha1.Mapping, others []metav1.Condition) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	for _, other := range others {
@@ -52,7 +52,7 @@ func ready(m *v1alpha1.Mapping, others []metav1.Condition) metav1.Condition {
 	return c
 }
 
-// forwarding returns the names of the gateways that forward connections as the Mapping is now, in order.
+// forwarding returns the sorted names of the gateways that forward the current generation of the Mapping.
 func forwarding(m *v1alpha1.Mapping) []string {
 	var names []string
 	for _, i := range holders(m.Status.Instances) {
@@ -63,7 +63,7 @@ func forwarding(m *v1alpha1.Mapping) []string {
 	return names
 }
 
-// mostEndpoints is the largest number of endpoints that a gateway balances over, nil in service mode.
+// mostEndpoints returns the largest number of endpoints that a gateway balances over, or nil in mode service.
 func mostEndpoints(m *v1alpha1.Mapping) *int32 {
 	if m.Spec.Mode != v1alpha1.ModeEndpoints {
 		return nil

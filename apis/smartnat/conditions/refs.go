@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// The reasons of ResolvedRefs.
+// Reasons of the condition ResolvedRefs.
 const (
 	ReasonResolvedRefs         = "ResolvedRefs"
 	ReasonServiceNotFound      = "ServiceNotFound"
@@ -67,7 +67,8 @@ func serviceProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message str
 	return "", ""
 }
 
-// portProblem names the ports that the Service lacks. A range leads straight to the pods: the Service need not have it.
+// portProblem names the ports that the Service lacks. A range leads directly to the pods, so the Service need not have its
+// ports.
 func portProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message string) {
 	var missing []string
 	for _, p := range m.Spec.Ports {
@@ -100,7 +101,7 @@ func familyProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message stri
 		}
 	}
 	if len(families) == 0 {
-		return "", "" // it has not said
+		return "", "" // not known yet
 	}
 	var lost []string
 	for _, text := range m.Spec.Addresses {
@@ -125,7 +126,7 @@ func family(a netip.Addr) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// clusterIPs leaves out what is no address: "None", or nothing yet.
+// clusterIPs returns the valid addresses: not "None" and not an empty one.
 func clusterIPs(s *corev1.Service) []netip.Addr {
 	texts := s.Spec.ClusterIPs
 	if len(texts) == 0 {
@@ -140,7 +141,7 @@ func clusterIPs(s *corev1.Service) []netip.Addr {
 	return addrs
 }
 
-// serviceVIP is the first one in mode service; endpoints are not reached by it.
+// serviceVIP returns the first cluster IP in mode service. Mode endpoints does not use it.
 func serviceVIP(m *v1alpha1.Mapping, s *corev1.Service) string {
 	if s == nil || m.Spec.Mode != v1alpha1.ModeService || s.Spec.Type == corev1.ServiceTypeExternalName {
 		return ""

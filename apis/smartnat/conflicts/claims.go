@@ -11,11 +11,11 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// MaxConflicts is how many Conflicts are named of one want, and of one Mapping; the others are counted. A range may lose every
-// second port to others, and 30,000 names help no reader.
+// MaxConflicts bounds the Conflicts that are listed per requested range and per Mapping; the rest is only counted. A range
+// may lose every second port, and a list of 30,000 names helps no reader.
 const MaxConflicts = 16
 
-// Claims remember which Mapping has which ports: the first one that asks.
+// Claims records the owner of each port: the first Mapping that takes it.
 type Claims map[claimKey]*taken
 
 type claimKey struct {
@@ -23,10 +23,10 @@ type claimKey struct {
 	protocol v1alpha1.Protocol
 }
 
-// taken are the ports of an address and protocol that Mappings have.
+// taken holds the taken ports of one address and protocol.
 type taken struct {
 	single map[uint16]*v1alpha1.Mapping
-	// ranges are in order, and none overlaps another. Single ports are not among them.
+	// ranges are sorted, disjoint and hold no single ports.
 	ranges []claim
 }
 
@@ -35,20 +35,21 @@ type claim struct {
 	owner       *v1alpha1.Mapping
 }
 
-// Share is what a Mapping gets of the ports that it asks for.
+// Share is the part of the requested ports that a Mapping gets.
 type Share struct {
-	// Lost are the first MaxConflicts runs of ports that other Mappings have, in order; none where the Mapping gets all.
+	// Lost lists the first MaxConflicts runs of ports that other Mappings own, sorted; empty if the Mapping gets all
+	// ports.
 	Lost []Conflict
-	// More counts the runs behind those.
+	// More is the number of further runs.
 	More int
-	// Free are the ports that it gets, in order, where it does not get all.
+	// Free lists the ports that the Mapping gets, sorted, if it does not get all.
 	Free []Ports
 }
 
-// Whole reports whether the Mapping gets all that it asks for.
+// Whole reports whether the Mapping gets all requested ports.
 func (s Share) Whole() bool { return len(s.Lost) == 0 }
 
-// Take gives those of the ports to the Mapping that no other one has.
+// Take assigns the free ports of wanted to m.
 func (c Claims) Take(wanted Ports, m *v1alpha1.Mapping) Share {
 	key := claimKey{wanted.Address, wanted.Protocol}
 	t := c[key]
@@ -96,13 +97,13 @@ func (c Claims) Take(wanted Ports, m *v1alpha1.Mapping) Share {
 	return share
 }
 
-// part returns some of the ports.
+// part returns a sub-range.
 func (p Ports) part(first, last uint16) Ports {
 	p.First, p.Last = first, last
 	return p
 }
 
-// overlapping returns what of the ports is taken, in order and cut to them, and which of the ranges these are among.
+// overlapping returns the taken parts of a range, sorted and cut to it, and the indexes of the ranges that overlap it.
 func (t *taken) overlapping(first, last uint16) (from, to int, others []claim) {
 	from, _ = slices.BinarySearchFunc(t.ranges, first, func(r claim, port uint16) int { return cmp.Compare(r.last, port) })
 	for to = from; to < len(t.ranges) && t.ranges[to].first <= last; to++ {
@@ -129,7 +130,7 @@ func (t *taken) overlapping(first, last uint16) (from, to int, others []claim) {
 	return from, to, others
 }
 
-// insert adds claims, in order, among the ranges that they were found to lie between.
+// insert adds sorted claims, whose place among the ranges is from:to.
 func (t *taken) insert(from, to int, claims ...claim) {
 	ranges := slices.DeleteFunc(slices.Clone(claims), func(c claim) bool { return c.first == c.last })
 	for _, c := range claims {

@@ -15,9 +15,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// TestClaims takes ports and ranges at random, beside a list that has an owner for each port.
+// TestClaims takes random ports and ranges and compares the result with a list of owners per port.
 func TestClaims(t *testing.T) {
-	const last = 40 // few ports, so that most of them are wanted often
+	const last = 40 // few ports, so that conflicts are frequent
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 500 {
 		c, owners := Claims{}, [last + 1]*v1alpha1.Mapping{}
@@ -58,7 +58,7 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// each returns the ports that were lost, one by one.
+// each returns the lost ports one by one.
 func each(s Share) []string {
 	var ports []string
 	for i, c := range s.Lost {
@@ -72,8 +72,8 @@ func each(s Share) []string {
 	return ports
 }
 
-// TestManyConflictsAreCounted has every second port taken: the first losses are named, all others counted, and all other ports
-// are had.
+// TestManyConflictsAreCounted takes every second port first: the first losses are listed, the others counted, and all
+// other ports assigned.
 func TestManyConflictsAreCounted(t *testing.T) {
 	c, old, young := Claims{}, &v1alpha1.Mapping{}, &v1alpha1.Mapping{}
 	at := Ports{Address: netip.MustParseAddr("198.51.100.10"), Protocol: v1alpha1.ProtocolTCP}

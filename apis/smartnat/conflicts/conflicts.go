@@ -15,14 +15,14 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Ports are what a Mapping asks for: a port, or a range of them with both ends, of a protocol of an address.
+// Ports is a port or an inclusive range of ports, with protocol and address.
 type Ports struct {
 	Address     netip.Addr
 	Protocol    v1alpha1.Protocol
 	First, Last uint16
 }
 
-// String returns "192.0.2.10:8080/tcp", or "[2001:db8::10]:20000-20999/udp".
+// String returns, for example, "192.0.2.10:8080/tcp" or "[2001:db8::10]:20000-20999/udp".
 func (p Ports) String() string {
 	address, ports := p.Address.String(), fmt.Sprint(p.First)
 	if p.Address.Is6() {
@@ -34,23 +34,23 @@ func (p Ports) String() string {
 	return fmt.Sprintf("%s:%s/%s", address, ports, p.Protocol)
 }
 
-// Conflict is what a Mapping asked for and did not get.
+// Conflict is a run of requested ports that another Mapping owns.
 type Conflict struct {
 	Ports
 	Winner *v1alpha1.Mapping
 }
 
-// Losses are what a Mapping asked for and did not get.
+// Losses are all requested ports that a Mapping did not get.
 type Losses struct {
-	// Conflicts are the first MaxConflicts, in the order of the Mapping's fields and of ports.
+	// Conflicts lists the first MaxConflicts, in the order of the Mapping's fields and of ports.
 	Conflicts []Conflict
-	// More counts the others.
+	// More is the number of further conflicts.
 	More int
-	// All is set when the Mapping got nothing at all.
+	// All is set if the Mapping got no port at all.
 	All bool
 }
 
-// Equal reports whether the same ports were lost to the same Mappings, whatever else of these changed.
+// Equal reports whether the same ports were lost to the same Mappings. It ignores other changes of these Mappings.
 func (l Losses) Equal(o Losses) bool {
 	return l.More == o.More && l.All == o.All && slices.EqualFunc(l.Conflicts, o.Conflicts, func(x, y Conflict) bool {
 		return x.Ports == y.Ports && Key(x.Winner) == Key(y.Winner) && x.Winner.UID == y.Winner.UID
@@ -63,8 +63,8 @@ func (l *Losses) add(s Share) {
 	l.More += len(s.Lost) - n + s.More
 }
 
-// Find returns what Mappings did not get, of those that did not get all. Those that are not valid have nothing and are to be
-// left out.
+// Find returns the losses of each Mapping that did not get all its ports. Pass valid Mappings only, because an invalid one
+// owns no ports.
 func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Losses {
 	sorted := slices.Clone(valid)
 	slices.SortFunc(sorted, Compare)
@@ -84,17 +84,17 @@ func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Losses {
 	return lost
 }
 
-// Key names a Mapping.
+// Key returns the namespace and name of a Mapping.
 func Key(m *v1alpha1.Mapping) types.NamespacedName {
 	return types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
 }
 
-// Compare puts Mappings into the order in which they may take ports: the oldest first, then by namespace and name.
+// Compare orders Mappings by their claim to ports: oldest first, then by namespace and name.
 func Compare(a, b *v1alpha1.Mapping) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// Precedence says in words why the winner has what the loser asked for.
+// Precedence returns a phrase that says why winner has the ports that loser asked for.
 func Precedence(winner, loser *v1alpha1.Mapping) string {
 	if winner.CreationTimestamp.Equal(&loser.CreationTimestamp) {
 		return "comes first by name"
@@ -102,7 +102,7 @@ func Precedence(winner, loser *v1alpha1.Mapping) string {
 	return "is older"
 }
 
-// Wanted returns what a valid Mapping asks for, defaulted or not.
+// Wanted returns the ports that a valid Mapping asks for. The Mapping need not be defaulted.
 func Wanted(m *v1alpha1.Mapping) []Ports {
 	wanted := make([]Ports, 0, len(m.Spec.Ports)*len(m.Spec.Addresses))
 	for _, p := range m.Spec.Ports {

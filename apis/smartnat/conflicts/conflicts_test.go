@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// mapping returns one that was created so many seconds after all began.
+// mapping returns a Mapping with the creation time born, in seconds.
 func mapping(namespace, name string, born int, addresses []string, ports ...v1alpha1.MappingPort) *v1alpha1.Mapping {
 	return &v1alpha1.Mapping{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, CreationTimestamp: metav1.NewTime(time.Unix(int64(born), 0))},
@@ -39,31 +39,31 @@ func TestFind(t *testing.T) {
 		mappings []*v1alpha1.Mapping
 		want     []string
 	}{
-		{"other ports, other protocols and other addresses are no conflict", []*v1alpha1.Mapping{
+		{"other ports, protocols and addresses do not conflict", []*v1alpha1.Mapping{
 			mapping("a", "a", 1, one, port(80), udp(81)), mapping("a", "b", 2, one, port(81), udp(80)),
 			mapping("a", "c", 3, []string{"192.0.2.2"}, port(80)), mapping("a", "d", 3, six, port(80)),
 		}, nil},
-		{"the oldest has it, in whatever order they come", []*v1alpha1.Mapping{
+		{"the oldest wins, in any order", []*v1alpha1.Mapping{
 			mapping("a", "young", 3, one, port(80)), mapping("z", "old", 1, one, port(80)), mapping("a", "middle", 2, one, port(80)),
 		}, []string{"a/middle: 192.0.2.1:80/tcp has z/old", "a/middle: nothing is left",
 			"a/young: 192.0.2.1:80/tcp has z/old", "a/young: nothing is left"}},
 		{"of equal age, the first by namespace and then by name", []*v1alpha1.Mapping{
 			mapping("b", "a", 1, one, port(80)), mapping("a", "z", 1, one, port(80)), mapping("a", "y", 1, one, port(80)),
 		}, []string{"a/z: 192.0.2.1:80/tcp has a/y", "a/z: nothing is left", "b/a: 192.0.2.1:80/tcp has a/y", "b/a: nothing is left"}},
-		{"only what is taken is lost", []*v1alpha1.Mapping{
+		{"only taken ports are lost", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, port(80)), mapping("a", "new", 2, two, port(80), port(81)),
 		}, []string{"a/new: 192.0.2.1:80/tcp has a/old"}},
-		{"a range loses what is taken of it and has the rest", []*v1alpha1.Mapping{
+		{"a range loses its taken ports and gets the rest", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 200)), mapping("a", "new", 2, one, ports(200, 300)), mapping("a", "newest", 3, one, port(250)),
 		}, []string{"a/new: 192.0.2.1:200/tcp has a/old", "a/newest: 192.0.2.1:250/tcp has a/new", "a/newest: nothing is left"}},
-		{"a range inside of another cuts it in two", []*v1alpha1.Mapping{
+		{"a range inside another cuts it in two", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(150, 160)), mapping("a", "new", 2, one, ports(100, 200)), mapping("a", "newest", 3, one, ports(95, 205)),
 		}, []string{"a/new: 192.0.2.1:150-160/tcp has a/old", "a/newest: 192.0.2.1:100-149/tcp has a/new",
 			"a/newest: 192.0.2.1:150-160/tcp has a/old", "a/newest: 192.0.2.1:161-200/tcp has a/new"}},
-		{"a range of which nothing is left", []*v1alpha1.Mapping{
+		{"a range without free ports", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 150), ports(151, 200)), mapping("a", "new", 2, one, ports(120, 180)),
 		}, []string{"a/new: 192.0.2.1:120-180/tcp has a/old", "a/new: nothing is left"}},
-		{"a port inside of a range, and a range around a port", []*v1alpha1.Mapping{
+		{"a port inside a range, and a range around a port", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 200), port(300)), mapping("a", "new", 2, one, port(150), ports(299, 301)),
 		}, []string{"a/new: 192.0.2.1:150/tcp has a/old", "a/new: 192.0.2.1:300/tcp has a/old"}},
 		{"an address in another spelling is the same", []*v1alpha1.Mapping{
@@ -93,9 +93,9 @@ func TestPrecedence(t *testing.T) {
 	one := []string{"192.0.2.1"}
 	old, young := mapping("a", "a", 1, one), mapping("a", "b", 2, one)
 	if got := conflicts.Precedence(old, young); got != "is older" {
-		t.Errorf("of another age: %q", got)
+		t.Errorf("different age: %q", got)
 	}
 	if got := conflicts.Precedence(young, mapping("a", "c", 2, one)); got != "comes first by name" {
-		t.Errorf("of the same age: %q", got)
+		t.Errorf("same age: %q", got)
 	}
 }

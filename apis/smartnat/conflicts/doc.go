@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package conflicts says which Mapping has a port that several ask for. It is pure, looks at nothing but Mappings, and has to
-// come to the same in the cluster and on every gateway: the oldest one wins, then the first by namespace and name. It must
-// never know whether an address is on a host.
+// Package conflicts decides which Mapping gets a port that several ask for: the oldest one, then the first by namespace
+// and name. It is pure and reads only Mappings, because the cluster and all gateways must come to the same result. It must
+// not know which addresses a host has.
 package conflicts

@@ -5,8 +5,8 @@ package v1alpha1
 
 import "strings"
 
-// SetDefaults fills in what the author of a Mapping left out, and writes the protocols in lower case.
-// It is idempotent, and leaves what is not valid as it is for validation to name.
+// SetDefaults sets the defaults of a Mapping and converts protocols to lower case. It is idempotent and leaves invalid
+// values for validation to report.
 func SetDefaults(m *Mapping) {
 	if m.Spec.Mode == "" {
 		m.Spec.Mode = ModeService

@@ -7,74 +7,75 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Mode says who balances the connections of a Mapping over the endpoints of its Service.
+// Mode selects the component that balances connections over the endpoints of a Service.
 // +kubebuilder:validation:Enum=service;endpoints
 type Mode string
 
 const (
-	// ModeService translates to the Service's ClusterIP: the cluster balances.
+	// ModeService translates to the Service's ClusterIP; the cluster balances.
 	ModeService Mode = "service"
-	// ModeEndpoints translates straight to the ready endpoints: smartnatd balances.
+	// ModeEndpoints translates directly to the ready endpoints; smartnatd balances.
 	ModeEndpoints Mode = "endpoints"
 )
 
-// Protocol is a transport protocol, in any case: "tcp", "TCP" and "Tcp" mean the same.
+// Protocol is a transport protocol, case-insensitive.
 // +kubebuilder:validation:MaxLength=4
 // +kubebuilder:validation:XValidation:rule="self.lowerAscii() in ['tcp', 'udp', 'sctp']",message="must be tcp, udp or sctp"
 type Protocol string
 
-// The protocols, as defaulting writes them.
+// Protocols, in the spelling of SetDefaults.
 const (
 	ProtocolTCP  Protocol = "tcp"
 	ProtocolUDP  Protocol = "udp"
 	ProtocolSCTP Protocol = "sctp"
 )
 
-// What a Mapping may hold at most. The limit on ports is what the API server can still check for overlaps; those who need
-// more ports take a range or several Mappings.
+// Limits of a Mapping. Up to MaxPorts the API server can check ports for overlaps by CEL; for more ports, use a range or
+// several Mappings.
 const (
 	MaxAddresses      = 64
 	MaxAllowedSources = 10000
 	MaxPorts          = 256
 )
 
-// What the status of a Mapping holds at most of one gateway.
+// Limits of a gateway's entry in the status of a Mapping.
 const (
 	MaxProblems      = 16
 	MaxProblemLength = 512
 	MaxReasonLength  = 64
 )
 
-// Field managers of the status: the conditions have one, whoever writes them, as all of SmartNat's programs come to the same
-// ones; the entry of each gateway has one of its own, of this prefix and the name of the instance.
+// Field managers of the status. All programs that write conditions use the same manager, because they decide the same
+// ones. Each gateway's entry has its own manager: the prefix and the name of the instance.
 const (
 	ConditionsFieldManager     = "smartnat"
 	InstanceFieldManagerPrefix = "smartnatd-"
 )
 
-// The Lease of a gateway says when it was last heard of. Its name is this prefix and the name of the instance.
+// A Lease of a gateway records its last contact. Its name is the prefix and the name of the instance.
 const (
 	LeaseNamePrefix = "smartnatd-"
 	LeaseLabel      = "app.kubernetes.io/name"
 	LeaseLabelValue = "smartnatd"
 )
 
-// InstanceExtra is the extra of a SelfSubjectReview by which a relay tells a gateway the name of its instance.
+// InstanceExtra is the key of the extra field in a SelfSubjectReview that holds the instance name of a gateway. A relay
+// sets it.
 const InstanceExtra = "smartnat.aureacentral.com/instance"
 
-// GatewayProfile is the profile of media types ("application/json;profile=gateway") by which a gateway asks a relay for what it
-// needs of objects and no more. Other servers ignore it.
+// GatewayProfile is the media type profile ("application/json;profile=gateway") by which a gateway asks a relay for only
+// the fields that it needs. Other servers ignore it.
 const GatewayProfile = "gateway"
 
 // Conditions of a Mapping.
 const (
-	// ConditionAccepted is true when the Mapping is valid and has all its ports for itself.
+	// ConditionAccepted is true if the Mapping is valid and no other Mapping has any of its ports.
 	ConditionAccepted = "Accepted"
-	// ConditionResolvedRefs is true when its Service exists and has the ports that it names.
+	// ConditionResolvedRefs is true if the Service exists and has the ports that the Mapping names.
 	ConditionResolvedRefs = "ResolvedRefs"
-	// ConditionProgrammed is true when every gateway that holds one of its addresses forwards for it.
+	// ConditionProgrammed is true if every gateway that holds one of the addresses forwards for the Mapping.
 	ConditionProgrammed = "Programmed"
-	// ConditionReady is true when connections to all addresses and ports of the Mapping are forwarded. It sums up the others.
+	// ConditionReady is true if connections to all addresses and ports are forwarded. It combines the other conditions.
 	ConditionReady = "Ready"
 )
 
@@ -99,7 +100,7 @@ type Mapping struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says what is exposed, where, and to whom.
+	// spec defines what is exposed, where, and to which clients.
 	// +required
 	Spec MappingSpec `json:"spec"`
 	// status is written by SmartNat.
@@ -107,7 +108,7 @@ type Mapping struct {
 	Status MappingStatus `json:"status,omitempty"`
 }
 
-// MappingSpec says what is exposed, where, and to whom.
+// MappingSpec defines what is exposed, where, and to which clients.
 // +kubebuilder:validation:XValidation:rule="(has(self.mode) && self.mode == 'endpoints') || self.ports.all(p, !has(p.endPort))",fieldPath=".ports",message="endPort needs mode endpoints"
 type MappingSpec struct {
 	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on.
@@ -120,7 +121,7 @@ type MappingSpec struct {
 	// +kubebuilder:validation:items:XValidation:rule="!isIP(self) || ip(self).isGlobalUnicast()",message="must be a unicast address that others can reach: not unspecified, loopback, link-local, multicast or broadcast"
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || self.exists_one(b, isIP(b) && ip(a) == ip(b)))",message="must not hold an address twice, in whatever spelling"
 	Addresses []string `json:"addresses"`
-	// allowedSources are the CIDRs that may connect; empty means everyone.
+	// allowedSources are the CIDRs of clients that may connect; empty allows all.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=10000
@@ -128,27 +129,29 @@ type MappingSpec struct {
 	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="must be a network in CIDR notation such as 10.0.0.0/16 or 2001:db8::/32, not IPv4-mapped"
 	// +kubebuilder:validation:items:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="must not have bits set beyond its prefix length"
 	AllowedSources []string `json:"allowedSources,omitempty"`
-	// serviceName names the Service, in the Mapping's namespace.
+	// serviceName is the name of a Service in the Mapping's namespace.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be the name of a Service: lower case letters, digits and '-', beginning and ending with a letter or digit"
 	ServiceName string `json:"serviceName"`
-	// mode "service" translates to the ClusterIP and lets the cluster balance, "endpoints" translates straight to the
-	// ready endpoints, over which the gateway balances; the Service's sessionAffinity holds there too. Traffic policies and
-	// topology hints do not, as a gateway is in no zone and on no node.
+	// mode "service" translates to the ClusterIP, and the cluster balances. "endpoints" translates directly to the ready
+	// endpoints; the gateway balances and applies the Service's sessionAffinity, but not traffic policies and topology
+	// hints, because a gateway is in no zone and on no node.
 	// +optional
 	// +kubebuilder:default=service
 	Mode Mode `json:"mode,omitempty"`
-	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
-	// are routed back through the gateway; in mode service pods see none. It defaults to what the config of each gateway says.
+	// masquerade replaces the clients' addresses by one of the gateway's. False keeps them, and needs pods whose replies
+	// are routed through the gateway; in mode service, pods do not see them anyway. It defaults to the config of each
+	// gateway.
 	// +optional
 	Masquerade *bool `json:"masquerade,omitempty"`
-	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their
-	// family that the gateway has on an uplink, by that uplink. A pod of several such Mappings leaves as the oldest one says.
+	// egress sends connections that the Service's pods open through a gateway from the Mapping's address: the first one of
+	// their family that the gateway has on an uplink, through that uplink. If a pod has several such Mappings, the oldest
+	// one applies.
 	// +optional
 	Egress bool `json:"egress,omitempty"`
-	// ports are the external ports and the ports of the Service that they lead to.
+	// ports are the external ports, and the ports of the Service that they lead to.
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -157,7 +160,7 @@ type MappingSpec struct {
 	Ports []MappingPort `json:"ports"`
 }
 
-// MappingPort is an external port, or a range of them, and where it leads.
+// MappingPort is an external port, or a range of them, and the port of the Service that it leads to.
 // +kubebuilder:validation:XValidation:rule="!has(self.endPort) || self.endPort >= self.port",fieldPath=".endPort",message="must not be below port"
 // +kubebuilder:validation:XValidation:rule="!has(self.endPort) || !has(self.servicePort) || self.servicePort + self.endPort - self.port <= 65535",fieldPath=".servicePort",message="must leave room for the whole range: servicePort + endPort - port must not be above 65535"
 type MappingPort struct {
@@ -166,25 +169,25 @@ type MappingPort struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port"`
-	// endPort is the last external port of a range; endpoints mode only.
+	// endPort is the last external port of a range; mode endpoints only.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	EndPort *int32 `json:"endPort,omitempty"`
-	// servicePort is the number of the port of the Service, not its name; it defaults to port.
+	// servicePort is the number, not the name, of the Service's port; it defaults to port.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	ServicePort int32 `json:"servicePort,omitempty"`
-	// protocol is tcp, udp or sctp, in any case; it defaults to tcp.
+	// protocol is tcp, udp or sctp, case-insensitive; it defaults to tcp.
 	// +optional
 	// +kubebuilder:default=tcp
 	Protocol Protocol `json:"protocol,omitempty"`
 }
 
-// MappingStatus says whether the Mapping is in effect.
+// MappingStatus reports whether the Mapping is in effect.
 type MappingStatus struct {
-	// conditions are Accepted, ResolvedRefs, Programmed and their sum, Ready.
+	// conditions are Accepted, ResolvedRefs, Programmed and Ready, which combines the others.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -192,10 +195,10 @@ type MappingStatus struct {
 	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list.
 	// +optional
 	Addresses string `json:"addresses,omitempty"`
-	// ports are the ports on one line, for people: "8080/tcp, 8081->8080/udp". The first few, where there are many.
+	// ports are the ports on one line, for people, such as "8080/tcp, 8081->8080/udp". A long list is cut.
 	// +optional
 	Ports string `json:"ports,omitempty"`
-	// endpoints is the largest number of endpoints that a gateway balances over; none in service mode.
+	// endpoints is the largest number of endpoints that a gateway balances over; absent in mode service.
 	// +optional
 	Endpoints *int32 `json:"endpoints,omitempty"`
 	// gateways are the names of the gateways that forward connections, on one line, for people.
@@ -212,9 +215,9 @@ type MappingStatus struct {
 	Instances []InstanceStatus `json:"instances,omitempty"`
 }
 
-// InstanceStatus is what one smartnatd has in effect of a Mapping.
+// InstanceStatus is the state of a Mapping on one gateway.
 type InstanceStatus struct {
-	// name is the gateway's instance name.
+	// name is the instance name of the gateway.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -224,25 +227,25 @@ type InstanceStatus struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	Addresses []string `json:"addresses,omitempty"`
-	// endpoints is the number of endpoints that it balances over; 0 in service mode.
+	// endpoints is the number of endpoints that the gateway balances over; 0 in mode service.
 	// +optional
 	Endpoints int32 `json:"endpoints,omitempty"`
-	// observedGeneration is the generation of the Mapping that this entry is about.
+	// observedGeneration is the generation of the Mapping that this entry describes.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// programmed is whether the gateway forwards for all that it serves of the Mapping.
+	// programmed reports whether the gateway has programmed everything that it serves of the Mapping.
 	// +optional
 	Programmed bool `json:"programmed"`
-	// ready is whether connections to all that the gateway serves of the Mapping are forwarded. A gateway may have programmed
-	// that they are refused, as for a Service without endpoints.
+	// ready reports whether the gateway forwards all connections that it serves. A gateway may have programmed a
+	// rejection, for example for a Service without endpoints.
 	// +optional
 	Ready bool `json:"ready"`
-	// reason is why the gateway is not ready, for programs; none when it is.
+	// reason is a CamelCase word that says why the gateway is not ready; empty if it is.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:Pattern=`^[A-Za-z]+$`
 	Reason string `json:"reason,omitempty"`
-	// problems are what keeps it from that, and what a person may not have meant.
+	// problems say what keeps the gateway from being ready, and what the author may not have intended.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16

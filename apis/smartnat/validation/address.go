@@ -8,7 +8,7 @@ import (
 	"net/netip"
 )
 
-// parseAddress returns an address that may be exposed, or the problem with the text.
+// parseAddress returns an address that may be exposed, or the problem with text.
 func parseAddress(text string) (netip.Addr, string) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
@@ -41,7 +41,7 @@ func addressProblem(addr netip.Addr) string {
 	return ""
 }
 
-// parseSource returns a masked network, or the problem with the text.
+// parseSource returns a masked network, or the problem with text.
 func parseSource(text string) (netip.Prefix, string) {
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// FuzzValidateMapping validates specs that nobody looked at before: no panic, errors that name a field on one line, the same
-// verdict on what means the same, and nothing valid that pkg/calc could not read.
+// FuzzValidateMapping validates arbitrary specs: it must not panic, each error names a field on one line, equivalent specs
+// get the same result, and pkg/calc can read everything valid.
 func FuzzValidateMapping(f *testing.F) {
 	for _, spec := range []string{
 		`{"addresses":["198.51.100.10","2001:db8::10"],"allowedSources":["10.0.0.0/16","2001:db8::/32"],"serviceName":"echo","mode":"endpoints","masquerade":false,"egress":true,"ports":[{"port":80,"protocol":"TCP"},{"port":20000,"endPort":20999,"servicePort":30000,"protocol":"udp"}]}`,
@@ -44,7 +44,7 @@ func FuzzValidateMapping(f *testing.F) {
 		defaulted := m.DeepCopy()
 		v1alpha1.SetDefaults(defaulted)
 		if diff := cmp.Diff(errs.ToAggregate(), ValidateMapping(defaulted).ToAggregate(), cmp.Comparer(sameText)); diff != "" {
-			t.Errorf("defaults are judged otherwise (-left out +filled in):\n%s", diff)
+			t.Errorf("defaulted Mapping gets other errors (-before +after):\n%s", diff)
 		}
 		reversed := m.DeepCopy()
 		slices.Reverse(reversed.Spec.Addresses)
@@ -63,7 +63,7 @@ func sameText(a, b error) bool {
 	return (a == nil) == (b == nil) && (a == nil || a.Error() == b.Error())
 }
 
-// checkValid holds what is valid to what it was found valid for.
+// checkValid checks the properties of a valid spec.
 func checkValid(t *testing.T, spec v1alpha1.MappingSpec) {
 	t.Helper()
 	for _, text := range spec.Addresses {

@@ -16,8 +16,8 @@ import (
 
 const maxPort = 65535
 
-// ValidateMapping returns every error of a Mapping, in the order of its fields. The Mapping need not be defaulted, and is
-// not changed.
+// ValidateMapping returns all errors of a Mapping, in the order of its fields. The Mapping need not be defaulted and is
+// not modified.
 func ValidateMapping(m *v1alpha1.Mapping) field.ErrorList {
 	defaulted := m.DeepCopy()
 	v1alpha1.SetDefaults(defaulted)
@@ -105,7 +105,7 @@ func validatePorts(ports []v1alpha1.MappingPort, mode v1alpha1.Mode, path *field
 	for i := range ports {
 		p, at := &ports[i], path.Index(i)
 		errs = append(errs, validatePort(p, mode, at)...)
-		// The first one that it overlaps is enough to find the mistake.
+		// One overlap per port is enough to find the mistake.
 		for j := range ports[:i] {
 			if overlap(p, &ports[j]) {
 				errs = append(errs, duplicate(at.Child("port"), spell(p),
@@ -123,7 +123,7 @@ func validatePort(p *v1alpha1.MappingPort, mode v1alpha1.Mode, path *field.Path)
 	if p.EndPort != nil {
 		errs = append(errs, validateEndPort(p, mode, path.Child("endPort"))...)
 	}
-	// One that defaulting took from port has been named already.
+	// If servicePort defaulted to port, its error is reported already.
 	if p.ServicePort != p.Port {
 		errs = append(errs, validatePortNumber(p.ServicePort, path.Child("servicePort"))...)
 	}
@@ -160,7 +160,7 @@ func validatePortNumber(n int32, path *field.Path) field.ErrorList {
 
 func valid(port int32) bool { return 1 <= port && port <= maxPort }
 
-// last returns the last external port; an endPort below port counts as none, and is named by validateEndPort.
+// last returns the last external port. It ignores an endPort below port, which validateEndPort reports.
 func last(p *v1alpha1.MappingPort) int32 {
 	if p.EndPort != nil {
 		return max(p.Port, *p.EndPort)
@@ -168,12 +168,12 @@ func last(p *v1alpha1.MappingPort) int32 {
 	return p.Port
 }
 
-// lastServicePort is of 64 bits because nothing has been said yet of the numbers it is made of.
+// lastServicePort returns 64 bits, because the numbers may be invalid and overflow 32.
 func lastServicePort(p *v1alpha1.MappingPort) int64 {
 	return int64(p.ServicePort) + int64(last(p)) - int64(p.Port)
 }
 
-// overlap is false for ports that are named as not valid anyway.
+// overlap returns false for invalid ports, which are reported already.
 func overlap(a, b *v1alpha1.MappingPort) bool {
 	return valid(a.Port) && valid(b.Port) && a.Protocol == b.Protocol && a.Port <= last(b) && b.Port <= last(a)
 }
@@ -185,7 +185,7 @@ func spell(p *v1alpha1.MappingPort) string {
 	return fmt.Sprintf("%d/%s", p.Port, p.Protocol)
 }
 
-// shorten keeps a message on one line however long the value is that it is about.
+// shorten bounds the length of a value in a message.
 func shorten(text string) string {
 	const most = 64
 	if len(text) <= most {

@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// TestMessages wants one line for each mistake, which says what would be right. What is valid at all is a table beside the
-// CRD, where it is compared with the schema.
+// TestMessages checks that each mistake causes one line that says what would be right. A table next to the CRD covers
+// which Mappings are valid, and compares with the schema.
 func TestMessages(t *testing.T) {
 	for _, test := range []struct {
 		name, spec string
@@ -77,7 +77,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// TestMessagesStayShort gives every text field something enormous with line breaks in it.
+// TestMessagesStayShort sets each text field to a huge value with line breaks.
 func TestMessagesStayShort(t *testing.T) {
 	huge := strings.Repeat("é\n", 100000)
 	m := &v1alpha1.Mapping{Spec: v1alpha1.MappingSpec{
@@ -95,7 +95,7 @@ func TestMessagesStayShort(t *testing.T) {
 	}
 }
 
-// TestTooMuchIsNotLookedAt keeps what got past the API server from costing time.
+// TestTooMuchIsNotLookedAt proves that lists beyond their limits cost no time, even if no API server has checked them.
 func TestTooMuchIsNotLookedAt(t *testing.T) {
 	m := &v1alpha1.Mapping{Spec: v1alpha1.MappingSpec{
 		Addresses:      make([]string, v1alpha1.MaxAddresses+1),

@@ -8,24 +8,24 @@ package v1alpha1
 // InstanceStatusApplyConfiguration represents a declarative configuration of the InstanceStatus type for use
 // with apply.
 //
-// InstanceStatus is what one smartnatd has in effect of a Mapping.
+// InstanceStatus is the state of a Mapping on one gateway.
 type InstanceStatusApplyConfiguration struct {
-	// name is the gateway's instance name.
+	// name is the instance name of the gateway.
 	Name *string `json:"name,omitempty"`
 	// addresses are those of the Mapping's addresses that this gateway serves.
 	Addresses []string `json:"addresses,omitempty"`
-	// endpoints is the number of endpoints that it balances over; 0 in service mode.
+	// endpoints is the number of endpoints that the gateway balances over; 0 in mode service.
 	Endpoints *int32 `json:"endpoints,omitempty"`
-	// observedGeneration is the generation of the Mapping that this entry is about.
+	// observedGeneration is the generation of the Mapping that this entry describes.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// programmed is whether the gateway forwards for all that it serves of the Mapping.
+	// programmed reports whether the gateway has programmed everything that it serves of the Mapping.
 	Programmed *bool `json:"programmed,omitempty"`
-	// ready is whether connections to all that the gateway serves of the Mapping are forwarded. A gateway may have programmed
-	// that they are refused, as for a Service without endpoints.
+	// ready reports whether the gateway forwards all connections that it serves. A gateway may have programmed a
+	// rejection, for example for a Service without endpoints.
 	Ready *bool `json:"ready,omitempty"`
-	// reason is why the gateway is not ready, for programs; none when it is.
+	// reason is a CamelCase word that says why the gateway is not ready; empty if it is.
 	Reason *string `json:"reason,omitempty"`
-	// problems are what keeps it from that, and what a person may not have meant.
+	// problems say what keeps the gateway from being ready, and what the author may not have intended.
 	Problems []string `json:"problems,omitempty"`
 }
 

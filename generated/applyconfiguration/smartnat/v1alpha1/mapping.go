@@ -18,7 +18,7 @@ import (
 type MappingApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration    `json:""`
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec says what is exposed, where, and to whom.
+	// spec defines what is exposed, where, and to which clients.
 	Spec *MappingSpecApplyConfiguration `json:"spec,omitempty"`
 	// status is written by SmartNat.
 	Status *MappingStatusApplyConfiguration `json:"status,omitempty"`

@@ -12,15 +12,15 @@ import (
 // MappingPortApplyConfiguration represents a declarative configuration of the MappingPort type for use
 // with apply.
 //
-// MappingPort is an external port, or a range of them, and where it leads.
+// MappingPort is an external port, or a range of them, and the port of the Service that it leads to.
 type MappingPortApplyConfiguration struct {
 	// port is the external port, or the first one of a range.
 	Port *int32 `json:"port,omitempty"`
-	// endPort is the last external port of a range; endpoints mode only.
+	// endPort is the last external port of a range; mode endpoints only.
 	EndPort *int32 `json:"endPort,omitempty"`
-	// servicePort is the number of the port of the Service, not its name; it defaults to port.
+	// servicePort is the number, not the name, of the Service's port; it defaults to port.
 	ServicePort *int32 `json:"servicePort,omitempty"`
-	// protocol is tcp, udp or sctp, in any case; it defaults to tcp.
+	// protocol is tcp, udp or sctp, case-insensitive; it defaults to tcp.
 	Protocol *smartnatv1alpha1.Protocol `json:"protocol,omitempty"`
 }
 

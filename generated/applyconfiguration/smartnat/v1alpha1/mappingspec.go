@@ -12,25 +12,27 @@ import (
 // MappingSpecApplyConfiguration represents a declarative configuration of the MappingSpec type for use
 // with apply.
 //
-// MappingSpec says what is exposed, where, and to whom.
+// MappingSpec defines what is exposed, where, and to which clients.
 type MappingSpecApplyConfiguration struct {
 	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on.
 	Addresses []string `json:"addresses,omitempty"`
-	// allowedSources are the CIDRs that may connect; empty means everyone.
+	// allowedSources are the CIDRs of clients that may connect; empty allows all.
 	AllowedSources []string `json:"allowedSources,omitempty"`
-	// serviceName names the Service, in the Mapping's namespace.
+	// serviceName is the name of a Service in the Mapping's namespace.
 	ServiceName *string `json:"serviceName,omitempty"`
-	// mode "service" translates to the ClusterIP and lets the cluster balance, "endpoints" translates straight to the
-	// ready endpoints, over which the gateway balances; the Service's sessionAffinity holds there too. Traffic policies and
-	// topology hints do not, as a gateway is in no zone and on no node.
+	// mode "service" translates to the ClusterIP, and the cluster balances. "endpoints" translates directly to the ready
+	// endpoints; the gateway balances and applies the Service's sessionAffinity, but not traffic policies and topology
+	// hints, because a gateway is in no zone and on no node.
 	Mode *smartnatv1alpha1.Mode `json:"mode,omitempty"`
-	// masquerade hides the clients' addresses from the pods behind the gateway's. False keeps them, for pods whose answers
-	// are routed back through the gateway; in mode service pods see none. It defaults to what the config of each gateway says.
+	// masquerade replaces the clients' addresses by one of the gateway's. False keeps them, and needs pods whose replies
+	// are routed through the gateway; in mode service, pods do not see them anyway. It defaults to the config of each
+	// gateway.
 	Masquerade *bool `json:"masquerade,omitempty"`
-	// egress lets connections that the Service's pods open through a gateway leave with the first of the addresses of their
-	// family that the gateway has on an uplink, by that uplink. A pod of several such Mappings leaves as the oldest one says.
+	// egress sends connections that the Service's pods open through a gateway from the Mapping's address: the first one of
+	// their family that the gateway has on an uplink, through that uplink. If a pod has several such Mappings, the oldest
+	// one applies.
 	Egress *bool `json:"egress,omitempty"`
-	// ports are the external ports and the ports of the Service that they lead to.
+	// ports are the external ports, and the ports of the Service that they lead to.
 	Ports []MappingPortApplyConfiguration `json:"ports,omitempty"`
 }
 

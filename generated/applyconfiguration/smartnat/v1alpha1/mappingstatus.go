@@ -12,15 +12,15 @@ import (
 // MappingStatusApplyConfiguration represents a declarative configuration of the MappingStatus type for use
 // with apply.
 //
-// MappingStatus says whether the Mapping is in effect.
+// MappingStatus reports whether the Mapping is in effect.
 type MappingStatusApplyConfiguration struct {
-	// conditions are Accepted, ResolvedRefs, Programmed and their sum, Ready.
+	// conditions are Accepted, ResolvedRefs, Programmed and Ready, which combines the others.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list.
 	Addresses *string `json:"addresses,omitempty"`
-	// ports are the ports on one line, for people: "8080/tcp, 8081->8080/udp". The first few, where there are many.
+	// ports are the ports on one line, for people, such as "8080/tcp, 8081->8080/udp". A long list is cut.
 	Ports *string `json:"ports,omitempty"`
-	// endpoints is the largest number of endpoints that a gateway balances over; none in service mode.
+	// endpoints is the largest number of endpoints that a gateway balances over; absent in mode service.
 	Endpoints *int32 `json:"endpoints,omitempty"`
 	// gateways are the names of the gateways that forward connections, on one line, for people.
 	Gateways *string `json:"gateways,omitempty"`
