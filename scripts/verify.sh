@@ -115,7 +115,8 @@ words() { # phrases and log messages that the project does not write
 		pkg/rtnetlink \
 		pkg/policyrouting \
 		pkg/source \
-		cmd/smartnat-relay
+		cmd/smartnat-relay \
+		apis
 }
 
 shell() { # what shellcheck finds
