@@ -8,6 +8,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // usage is what a Mapping, or a namespace, asks of the host.
@@ -27,18 +28,23 @@ func (u usage) beyond(cfg config.Config) bool {
 		cfg.MaxRulesPerNamespace > 0 && u.rules > cfg.MaxRulesPerNamespace
 }
 
-// cost estimates the rules that wants come to: one that finds the port and one an endpoint, three where it has to be
-// remembered who came to which. A range costs as much as a port.
+// cost estimates what wants come to: a rule that finds the port and one for each endpoint. Where it has to be remembered who
+// came to which of several endpoints, that is two rules for each, and once for all wants a list of clients, which counts as
+// a rule: the lists are the Service's and do not grow with its ports. A range costs as much as a port.
 func cost(wants []want) int {
-	rules := 0
+	rules, lists := 0, map[gateway.Backend]struct{}{}
 	for i := range wants {
-		each := 1
-		if wants[i].Affinity > 0 {
-			each = 3
+		each, backends := 1, wants[i].Backends
+		if wants[i].Affinity > 0 && len(backends) > 1 {
+			each = 2
+			for _, b := range backends {
+				b.Port = 0
+				lists[b] = struct{}{}
+			}
 		}
-		rules += 1 + each*len(wants[i].Backends)
+		rules += 1 + each*len(backends)
 	}
-	return rules
+	return rules + len(lists)
 }
 
 // tooExpensive takes out all that an entry wants where it is more than a Mapping may cost.
@@ -46,7 +52,7 @@ func (c *calculation) tooExpensive(e *entry) {
 	e.usage.rules = cost(e.wants)
 	if most := c.cfg.MaxRulesPerMapping; most > 0 && e.usage.rules > most {
 		c.report(e.mapping, v1alpha1.ConditionAccepted, ReasonTooExpensive, "spec.ports",
-			"costs some %d rules (ports x addresses x endpoints, three times with session affinity), and maxRulesPerMapping in the config of this host allows %d; it is left out whole: merge ports to ranges, or use mode service",
+			"costs some %d rules (ports x addresses x endpoints, twice with session affinity), and maxRulesPerMapping in the config of this host allows %d; it is left out whole: merge ports to ranges, or use mode service",
 			e.usage.rules, most)
 		e.wants, e.aboutPort, e.usage = nil, nil, usage{}
 		e.about = append(e.about, c.reported()...)
