@@ -54,7 +54,7 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 			local[a.Addr()] = true
 		}
 	}
-	endpoints := countEndpoints(f.State.Forwards)
+	endpoints, inEffect := countEndpoints(f.State.Forwards), owners(f.State.Forwards)
 	findings := map[key][]calc.Finding{}
 	for _, finding := range f.Findings {
 		k := key{Namespace: finding.Namespace, Name: finding.Name}
@@ -76,7 +76,7 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 			e.addProblem("could not be programmed: " + f.Err.Error())
 		}
 		for _, finding := range findings[k] {
-			e.find(finding)
+			e.find(finding, inEffect[m.Namespace+"/"+m.Name])
 		}
 		all[k] = e
 	}
@@ -101,6 +101,17 @@ func countEndpoints(forwards []*gateway.Forward) map[string]int32 {
 	return endpoints
 }
 
+// owners returns those of which something is in effect.
+func owners(forwards []*gateway.Forward) map[string]bool {
+	owners, last := map[string]bool{}, "" // neighbours are mostly of one owner
+	for _, f := range forwards {
+		if f.Owner != last {
+			owners[f.Owner], last = true, f.Owner
+		}
+	}
+	return owners
+}
+
 // held returns the addresses that this gateway serves, as they are spelled.
 func held(texts []string, local map[netip.Addr]bool) []string {
 	var addresses []string
@@ -112,16 +123,17 @@ func held(texts []string, local map[netip.Addr]bool) []string {
 	return addresses
 }
 
-// find takes a Finding over. What keeps something of the Mapping out of this gateway keeps it from being programmed; a port
-// that another Mapping has, or a Service that leads nowhere, does not: that is in effect as it should be. Connections are
-// forwarded in neither case.
-func (e *Entry) find(f calc.Finding) {
+// find adds a Finding. A Mapping that is left out whole, or whose rules are refused, is not programmed. One that loses a port
+// or an address is programmed as long as anything else of it is inEffect, as when another Mapping has the port, and so is one
+// whose Service leads nowhere. It is not ready in any of these cases: some connections are not forwarded.
+func (e *Entry) find(f calc.Finding, inEffect bool) {
 	switch f.Reason {
 	case calc.ReasonAddressNotOnHost, calc.ReasonPortConflict:
 		return // the first is another gateway's business, the second is in the condition Accepted
-	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonAddressNotServed, calc.ReasonPortReserved, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported,
-		calc.ReasonRuleRefused:
+	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonRuleRefused:
 		e.Programmed = false
+	case calc.ReasonAddressNotServed, calc.ReasonPortReserved, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported:
+		e.Programmed = e.Programmed && inEffect
 	}
 	if f.Blocks() {
 		e.notReady(f.Reason)

@@ -53,6 +53,16 @@ func TestEntries(t *testing.T) {
 			}
 		})
 	}
+	// part is what a Mapping has of which something is in effect, and partly are such facts.
+	part := func(problem string) *v1alpha1.InstanceStatus {
+		e := bad(problem)
+		e.Programmed = true
+		return e
+	}
+	partly := func(f Facts, finding calc.Finding) Facts {
+		f.Findings, f.State.Forwards = []calc.Finding{finding}, []*gateway.Forward{{Owner: "shop/web"}}
+		return f
+	}
 	for _, test := range []struct {
 		name      string
 		addresses []string
@@ -101,6 +111,20 @@ func TestEntries(t *testing.T) {
 			bad("spec: because (IPv6Disabled)")},
 		{"no SCTP", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonSCTPNotSupported)} },
 			bad("spec: because (SCTPNotSupported)")},
+		{"all of its ports are the host's", []string{"192.0.2.1"}, func(f *Facts) {
+			f.Findings = []calc.Finding{finding(calc.ReasonPortReserved)}
+			f.State.Forwards = []*gateway.Forward{{Owner: "shop/other"}}
+		}, bad("spec: because (PortReserved)")},
+		{"a port of a range is the host's", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonPortReserved)) },
+			part("spec: because (PortReserved)")},
+		{"one of its addresses is not served", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonAddressNotServed)) },
+			part("spec: because (AddressNotServed)")},
+		{"IPv4 alone", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonIPv6Disabled)) },
+			part("spec: because (IPv6Disabled)")},
+		{"all but SCTP", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonSCTPNotSupported)) },
+			part("spec: because (SCTPNotSupported)")},
+		{"rules of one family are refused", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonRuleRefused)) },
+			bad("spec: because (RuleRefused)")},
 		{"a rule that is refused", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonRuleRefused)} },
 			bad("spec: because (RuleRefused)")},
 		{"an apply that failed", []string{"192.0.2.1"}, func(f *Facts) { f.Err = errors.New("no iptables") },
