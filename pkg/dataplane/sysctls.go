@@ -268,21 +268,22 @@ func (d *Dataplane) lookAtSysctls() (bool, error) {
 	if d.unset {
 		return false, nil
 	}
+	changed := false
+	var errs []error
 	if d.settled != nil {
 		links, err := d.filteringLinks(d.settled.uplinks)
-		if err != nil || !slices.Equal(links, d.filtering) {
-			return err == nil, err
-		}
+		errs = append(errs, err)
+		changed = err == nil && !slices.Equal(links, d.filtering)
 	}
 	for key, value := range d.sysctls {
 		is, err := d.opts.Sysctls.Get(key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // The link went.
 		case err != nil:
-			return false, err
+			errs = append(errs, err)
 		case is != value:
-			return true, nil
+			changed = true
 		}
 	}
-	return false, nil
+	return changed, errors.Join(errs...)
 }

@@ -4,6 +4,8 @@
 package dataplane_test
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -84,6 +86,33 @@ func TestSendersLookedUpByMark(t *testing.T) {
 	}
 	if v[eth2] != "1" || v[byMark] != "1" {
 		t.Errorf("after cleanup the filter is %s and src_valid_mark %s", v[eth2], v[byMark])
+	}
+}
+
+// TestParametersThatCannotBeRead hide no other ones that somebody changed.
+func TestParametersThatCannotBeRead(t *testing.T) {
+	const forward, filter = "net/ipv4/ip_forward", "net/ipv4/conf/eth1/rp_filter"
+	for _, unreadable := range []string{"net/ipv4/conf/all/src_valid_mark", filter} {
+		k := newKernel()
+		k.Sysctls.Values["net/ipv4/conf/all/src_valid_mark"] = "0"
+		state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+		d := start(k)
+		apply(t, d, state)
+		expectQuiet(t, d, state)
+		k.Sysctls.Unreadable = map[string]error{unreadable: fs.ErrPermission}
+		if changed, err := d.Check(); changed || !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s: changed %t, error %v; want an error alone", unreadable, changed, err)
+		}
+		k.Sysctls.Values[forward] = "0"
+		if changed, err := d.Check(); !changed || !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s: changed %t, error %v; want both, as forwarding was turned off", unreadable, changed, err)
+		}
+		if _, err := d.Apply(t.Context(), state); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s: error %v, want the parameter that cannot be read", unreadable, err)
+		}
+		if is := k.Sysctls.Values[forward]; is != "1" {
+			t.Errorf("%s: forwarding is %s, want it back", unreadable, is)
+		}
 	}
 }
 

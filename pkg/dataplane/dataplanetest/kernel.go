@@ -292,11 +292,16 @@ type Sysctls struct {
 	kernel *Kernel
 	// Values are the parameters that there are.
 	Values map[string]string
-	was    map[string]string
+	// Unreadable are parameters that cannot be read, and why.
+	Unreadable map[string]error
+	was        map[string]string
 }
 
 // Get returns a parameter.
 func (s *Sysctls) Get(key string) (string, error) {
+	if err := s.Unreadable[key]; err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
 	value, found := s.Values[key]
 	if !found {
 		return "", fmt.Errorf("%s: %w", key, fs.ErrNotExist)
