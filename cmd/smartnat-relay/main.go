@@ -16,9 +16,10 @@ import (
 	"syscall"
 
 	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
 )
 
-// Exit codes.
+// Exit codes. README.md has the table of them for all commands.
 const (
 	exitFailure = 1
 	// exitUsage means that the command line is wrong, so a retry does not help.
@@ -45,12 +46,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, libraries
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
+	understood := false
+	command.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	err := command.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintf(stderr, "smartnat-relay: %v\n", err)
-	if usage := (usageError{}); errors.As(err, &usage) {
+	if usage := (usageError{}); errors.As(err, &usage) || !understood {
 		return exitUsage
 	}
 	return exitFailure
