@@ -19,6 +19,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/metrics"
@@ -93,10 +94,12 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 		return nil, err
 	}
 	return reporting{controller.New(controller.Options{
-		Config:    cfg,
-		Host:      host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev),
-		Dataplane: newDataplane(cfg, tables, counts.IPTables(tables), sets),
-		Log:       log,
+		Config:           cfg,
+		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev),
+		Dataplane:        newDataplane(cfg, tables, counts.IPTables(tables), sets),
+		Log:              log,
+		CountSourcePorts: func() ([]gateway.SourcePorts, error) { return conntrack.SourcePorts(cfg.Ownership) },
+		PortsCounted:     counts.PortsCounted,
 		Applied: func(o controller.Outcome) {
 			counts.Applied(o, time.Now())
 			if o.Facts != nil {

@@ -188,7 +188,7 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 		Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")},
 	}}
 	cfg.ReservedPorts = []config.ReservedPorts{{Protocol: gateway.TCP, Ports: gateway.PortRange{First: 90, Last: 91}}}
-	cfg.MaxPortsPerNamespace, cfg.MaxRulesPerMapping, cfg.MaxRulesPerNamespace = 20, 30, 100
+	cfg.MaxPortsPerNamespace, cfg.MaxRulesPerMapping, cfg.MaxRulesPerNamespace = 20, 24, 80
 	reasons := map[string]int{}
 	forwards, egresses := 0, 0
 	for seed := range uint64(10) {

@@ -85,6 +85,8 @@ const (
 	ReasonRuleRefused = "RuleRefused"
 	// ReasonMasqueradeIgnored: masquerade: false does not reach the pods, as the cluster hides the clients' addresses in service mode.
 	ReasonMasqueradeIgnored = "MasqueradeIgnored"
+	// ReasonSourcePortsLow: the masquerade of connections to a backend hardly has a source port left. All is forwarded.
+	ReasonSourcePortsLow = "SourcePortsLow"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
 	// ReasonNoInsideLink: this host has uplinks alone, and the config does not say that pods are behind one; pods do not leave with
@@ -114,7 +116,7 @@ const (
 func (f Finding) Blocks() bool {
 	switch f.Reason {
 	case ReasonServiceInvalid, ReasonEndpointSliceInvalid, ReasonNoUplink, ReasonEgressConflict, ReasonMasqueradeIgnored,
-		ReasonAffinityIneffective, ReasonTrafficPolicyLocal, ReasonNoInsideLink, ReasonEndpointNotAllowed:
+		ReasonAffinityIneffective, ReasonTrafficPolicyLocal, ReasonNoInsideLink, ReasonEndpointNotAllowed, ReasonSourcePortsLow:
 		return false
 	}
 	return f.Name != "" && !f.Elsewhere()

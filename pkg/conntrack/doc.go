@@ -11,5 +11,6 @@
 //
 // It speaks to the kernel through ti-mo/conntrack rather than vishvananda/netlink, which reads the whole table to look for
 // marks by itself: here the kernel filters, by mark and by what changed, so that a connection of others, or of a Mapping
-// that stays as it is, costs a look in the kernel and no message.
+// that stays as it is, costs a look in the kernel and no message. Only the count of source ports, which looks at most of
+// the table, reads it through vishvananda/netlink, one message at a time.
 package conntrack

@@ -82,6 +82,10 @@ type Options struct {
 	Ready func()
 	// Applied, if set, receives the outcome of each apply. It must not block.
 	Applied func(Outcome)
+	// CountSourcePorts, if set, returns how many source ports masqueraded connections use. Calls overlap with all others.
+	CountSourcePorts func() ([]gateway.SourcePorts, error)
+	// PortsCounted, if set, receives the outcome of each count. It must not block.
+	PortsCounted func(PortUse)
 	// Turned, if set, is called after each item that the worker processed, at least every few seconds.
 	Turned func()
 }
@@ -108,6 +112,7 @@ type Controller struct {
 	calculator *calc.Calculator
 	findings   findingLog
 	quarantine *quarantine.Quarantine
+	ports      sourcePorts
 	ready      bool
 	// guarded is the State that the boundary was put up for before the first apply, or nil if the boundary may be down.
 	guarded *gateway.State
@@ -169,6 +174,9 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		group.Go(func() error { return c.watchRules(ctx) })
 		group.Go(func() error { return c.repeat(ctx, check, checkInterval) })
 		group.Go(func() error { return c.repeat(ctx, resync, c.Config.Resync) })
+		if c.CountSourcePorts != nil {
+			group.Go(func() error { return c.countSourcePorts(ctx) })
+		}
 		for c.processNextItem(ctx) {
 		}
 		return nil
@@ -301,6 +309,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	applying := time.Now()
 	applied, result, err := c.quarantine.Apply(ctx, applying, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
+	c.ports.apply(applied)
 	c.report(taken, applied, result, took)
 	found := c.allFound()
 	c.findings.report(found)

@@ -25,12 +25,14 @@ const (
 	retry
 	// listeners: the listening sockets of the host changed.
 	listeners
+	// sourcePortsLow: other backends than before are short of source ports.
+	sourcePortsLow
 )
 
 // String returns the names of the set bits, such as "objects,host".
 func (r reason) String() string {
 	var names []string
-	for bit, name := range []string{"objects", "host", "check", "resync", "retry", "listeners"} {
+	for bit, name := range []string{"objects", "host", "check", "resync", "retry", "listeners", "source ports"} {
 		if r&(1<<bit) != 0 {
 			names = append(names, name)
 		}

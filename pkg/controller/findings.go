@@ -49,13 +49,13 @@ func levelOf(f calc.Finding) logrus.Level {
 	return logrus.WarnLevel
 }
 
-// allFound returns the findings of the calculation and those for refused rules.
+// allFound returns the findings of the calculation, and those for refused rules and for source ports that run out.
 func (c *Controller) allFound() []calc.Finding {
-	refusals := c.quarantine.Refusals()
-	if len(refusals) == 0 {
+	refusals, short := c.quarantine.Refusals(), c.ports.findings()
+	if len(refusals)+len(short) == 0 {
 		return c.found
 	}
-	all := slices.Clip(c.found)
+	all := append(slices.Clip(c.found), short...)
 	for _, r := range refusals {
 		namespace, name, _ := strings.Cut(r.Owner, "/")
 		what := "were refused"

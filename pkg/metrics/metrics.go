@@ -39,6 +39,8 @@ type Metrics struct {
 	restores        *prometheus.CounterVec
 	restoreDuration prometheus.Histogram
 	snapshotWrites  *prometheus.CounterVec
+	sourcePorts     prometheus.Gauge
+	portsLow        prometheus.Gauge
 	facts           atomic.Pointer[status.Facts]
 }
 
@@ -69,6 +71,14 @@ func New(version string, gateway Gateway) *Metrics {
 		restoreDuration: seconds("iptables_restore_duration_seconds", "Duration of iptables-restore runs."),
 		snapshotWrites:  counters("snapshot_writes_total", "Number of writes of the object snapshot for the next boot, by result.", "result"),
 	}
+	m.sourcePorts = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "masquerade_source_ports_used_ratio",
+		Help: "Share of the masquerade's source ports in use towards the fullest backend; at 1, new connections to it are dropped.",
+	})
+	m.portsLow = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "masquerade_backends_low_on_source_ports",
+		Help: "Number of backends with 80 % or more of the masquerade's source ports in use; findings of Mappings name them.",
+	})
 	for _, result := range []string{changed, unchanged, failure} {
 		m.applies.WithLabelValues(result)
 	}
@@ -79,9 +89,15 @@ func New(version string, gateway Gateway) *Metrics {
 		m.snapshotWrites.WithLabelValues(result)
 	}
 	m.registry.MustRegister(m.applies, m.applyDuration, m.lastApply, m.repairs, m.connectionsCut, m.restores, m.restoreDuration,
-		m.snapshotWrites, &scrape{gateway: gateway, facts: &m.facts, version: version},
+		m.snapshotWrites, m.sourcePorts, m.portsLow, &scrape{gateway: gateway, facts: &m.facts, version: version},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	return m
+}
+
+// PortsCounted takes how far the source ports of the masquerade are used up.
+func (m *Metrics) PortsCounted(use controller.PortUse) {
+	m.sourcePorts.Set(use.Fullest)
+	m.portsLow.Set(float64(use.Short))
 }
 
 // Applied counts the outcome of an apply.

@@ -107,6 +107,7 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 	m.Applied(controller.Outcome{Facts: facts, Took: 40 * time.Second}, at(3))
 	m.Applied(controller.Outcome{Facts: facts, Err: errors.New("locked")}, at(4))
 	m.Applied(controller.Outcome{Facts: facts, Err: context.Canceled}, at(5))
+	m.PortsCounted(controller.PortUse{Fullest: 0.83, Short: 2})
 	compare(t, "testdata/counted.golden", ours(t, m))
 }
 

@@ -1,0 +1,94 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// A backend is short of source ports from lowPercent in use on, until it is below enoughPercent: a load about the limit is
+// no news each time.
+const lowPercent, enoughPercent = 80, 70
+
+// Short returns the backends of which hardly any source port is left for the masquerade, of those that were counted. Before
+// are those that were short at the last count. The result is sorted and has no counts.
+func Short(state gateway.State, counted, before []gateway.SourcePorts) []gateway.SourcePorts {
+	var short []gateway.SourcePorts
+	for _, c := range counted {
+		inUse := c.InUse
+		c.InUse = 0
+		limit := lowPercent
+		if slices.Contains(before, c) {
+			limit = enoughPercent
+		}
+		if 100*inUse >= limit*state.SourcePorts() {
+			short = append(short, c)
+		}
+	}
+	slices.SortFunc(short, func(a, b gateway.SourcePorts) int {
+		return cmp.Or(a.Backend.Compare(b.Backend), strings.Compare(string(a.Protocol), string(b.Protocol)))
+	})
+	return short
+}
+
+// ShortFindings says which Mappings lead to backends that are short of source ports: one Finding for each Mapping.
+func ShortFindings(state gateway.State, short []gateway.SourcePorts) []Finding {
+	if len(short) == 0 {
+		return nil
+	}
+	backends := map[string][]string{}
+	for _, f := range state.Forwards {
+		if !f.Masquerade {
+			continue
+		}
+		for _, s := range short {
+			text := fmt.Sprintf("%s/%s", s.Backend, s.Protocol)
+			if leadsTo(f, s) && !slices.Contains(backends[f.Owner], text) {
+				backends[f.Owner] = append(backends[f.Owner], text)
+			}
+		}
+	}
+	findings := make([]Finding, 0, len(backends))
+	for owner, texts := range backends {
+		const most = 3
+		if n := len(texts) - most; n > 0 {
+			texts = append(texts[:most:most], fmt.Sprintf("%d more", n))
+		}
+		namespace, name, _ := strings.Cut(owner, "/")
+		findings = append(findings, Finding{
+			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: ReasonSourcePortsLow, Field: "spec.masquerade",
+			Message: fmt.Sprintf("source ports for masqueraded connections to %s run out: %d %% of %d were in use, and once all are, new connections are dropped; "+
+				"add endpoints (mode endpoints), widen masqueradePorts in the config of this host, or set masquerade: false",
+				strings.Join(texts, ", "), lowPercent, state.SourcePorts()),
+		})
+	}
+	slices.SortFunc(findings, func(a, b Finding) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return findings
+}
+
+func leadsTo(f *gateway.Forward, s gateway.SourcePorts) bool {
+	if f.Protocol != s.Protocol {
+		return false
+	}
+	span := uint16(0)
+	if f.Shift {
+		span = f.Ports.Last - f.Ports.First
+	}
+	for _, list := range [][]gateway.Backend{f.Backends, f.Draining} {
+		if slices.ContainsFunc(list, func(b gateway.Backend) bool {
+			return b.Address == s.Backend.Addr() && s.Backend.Port() >= b.Port && s.Backend.Port()-b.Port <= span
+		}) {
+			return true
+		}
+	}
+	return false
+}

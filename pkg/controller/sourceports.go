@@ -1,0 +1,113 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// countInterval is the time between two counts of source ports. A count reads every masqueraded connection, so that counts take
+// at most 1/countShare of the time: with 100,000 connections there is one about every minute.
+const (
+	countInterval = 10 * time.Second
+	countShare    = 100
+)
+
+// PortUse says how far the source ports for the masquerade are used up.
+type PortUse struct {
+	// Fullest is the share of the ports that connections to the backend with the most of them use: 1 is all.
+	Fullest float64
+	// Short is the number of backends of which hardly any port is left.
+	Short int
+}
+
+// sourcePorts is what is known of source ports. It is safe for concurrent use.
+type sourcePorts struct {
+	mu sync.Mutex
+	// state is the one in effect, short the backends that are short of ports.
+	state *gateway.State
+	short []gateway.SourcePorts
+}
+
+func (s *sourcePorts) apply(state gateway.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = &state
+}
+
+func (s *sourcePorts) findings() []calc.Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == nil {
+		return nil
+	}
+	return calc.ShortFindings(*s.state, s.short)
+}
+
+// counted takes a count and reports whether other backends than before are short.
+func (s *sourcePorts) counted(count []gateway.SourcePorts) (use PortUse, news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	short := calc.Short(*s.state, count, s.short)
+	news = !slices.Equal(short, s.short)
+	s.short = short
+	most := 0
+	for _, c := range count {
+		most = max(most, c.InUse)
+	}
+	return PortUse{Fullest: float64(most) / float64(s.state.SourcePorts()), Short: len(short)}, news
+}
+
+// inEffect reports whether a State is in effect, and whether it masquerades anything.
+func (s *sourcePorts) inEffect() (known, masquerades bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state != nil, s.state != nil && slices.ContainsFunc(s.state.Forwards, func(f *gateway.Forward) bool { return f.Masquerade })
+}
+
+// countSourcePorts counts until ctx ends, and enqueues an apply when other backends are short of ports, so that status and log
+// say so. It runs next to the worker, which waits for no count.
+func (c *Controller) countSourcePorts(ctx context.Context) error {
+	pause, said := countInterval, ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait.Jitter(pause, resyncJitter)):
+		}
+		known, masquerades := c.ports.inEffect()
+		if !known {
+			continue
+		}
+		var count []gateway.SourcePorts
+		var err error
+		started := time.Now()
+		if masquerades {
+			count, err = c.CountSourcePorts()
+		}
+		pause = max(countInterval, countShare*time.Since(started))
+		if err != nil {
+			if err.Error() != said {
+				said = err.Error()
+				c.Log.WithError(err).Warn("failed to count source ports, will retry")
+			}
+			continue
+		}
+		use, news := c.ports.counted(count)
+		if c.PortsCounted != nil {
+			c.PortsCounted(use)
+		}
+		if news {
+			c.enqueue(sourcePortsLow)
+		}
+	}
+}
