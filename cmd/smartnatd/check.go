@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -18,6 +19,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -64,7 +66,8 @@ const hopsSettle = 4 * time.Second
 func newChecker(cfg config.Config) *checker {
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
-	return &checker{cfg: cfg, host: host.New(quiet, nextHops(cfg.ServiceRoutes)...), settle: hopsSettle}
+	looking := host.New(quiet, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before)
+	return &checker{cfg: cfg, host: looking, settle: hopsSettle}
 }
 
 func (c *checker) checks() []check.Check {
@@ -100,7 +103,7 @@ func (c *checker) observe(ctx context.Context) []check.Line {
 	if c.observed, c.observeErr = c.host.Observe(); c.observeErr != nil {
 		return check.Errors("uplinks", c.observeErr)
 	}
-	return append(check.Uplinks(c.cfg, c.observed), check.ServiceRoutes(c.cfg.ServiceRoutes, c.observed)...)
+	return slices.Concat(check.Uplinks(c.cfg, c.observed), check.Boundary(c.cfg, c.observed), check.ServiceRoutes(c.cfg.ServiceRoutes, c.observed))
 }
 
 // nextHops are the nodes that the configured routes lead through.

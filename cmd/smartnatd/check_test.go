@@ -65,6 +65,7 @@ func TestCheckOfAHost(t *testing.T) {
 			{"an IPv6 address without a gateway", func(t *testing.T, _ string) {
 				output(t, "ip", "addr", "add", "2001:db8::10/64", "dev", "eth1", "nodad")
 			}, 1, "WARN    uplinks: uplinks[0].gateway: no IPv6 gateway for eth1"},
+			{"the boundary of a host that smartnatd has forward", func(*testing.T, string) {}, 0, "ok      boundary: this host forwards IPv4"},
 			{"no uplinks", func(t *testing.T, configFile string) {
 				before, after, found := strings.Cut(readFile(t, configFile), "uplinks:")
 				_, after, more := strings.Cut(after, "\n")

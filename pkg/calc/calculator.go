@@ -107,7 +107,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
 
-	facts := newFacts(host, c.cfg, uplinks, c.facts)
+	facts := newFacts(host, c.cfg, uplinks, c.state.Outside, c.facts)
 	elsewhere = !facts.equal(c.facts)
 	c.facts = facts
 	return about, elsewhere

@@ -27,14 +27,14 @@ type facts struct {
 	ports    *hostPorts
 }
 
-func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, before *facts) *facts {
+func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *facts) *facts {
 	f := &facts{
 		// A host that is only imagined lacks nothing.
 		sctp:     host.SCTP || cfg.AnyAddress,
 		held:     map[netip.Addr]string{},
 		local:    map[netip.Addr]bool{},
 		uplinkOf: map[netip.Addr]int{},
-		networks: newNetworks(host, cfg, uplinks, before.networks),
+		networks: newNetworks(host, cfg, uplinks, outside, before.networks),
 		ports:    newHostPorts(host, cfg, uplinks),
 	}
 	for _, link := range host.Links {

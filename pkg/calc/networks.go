@@ -24,6 +24,8 @@ type networks struct {
 	own, hops map[netip.Addr]bool
 	// connected are the networks on the host's links. Sorted.
 	connected []network
+	// takenOutside is set where the host has no uplinks, and the links of its default routes count as such.
+	takenOutside bool
 	// listed are the config's backendNetworks, inside its insideNetworks, routed the destinations of its serviceRoutes.
 	listed, inside, routed []netip.Prefix
 	// links are those that routes lead to; uplinks have their number.
@@ -53,7 +55,7 @@ const maxRemembered = 32768
 // newNetworks returns those of a host. Ways to the inside and next hops that there were before, and are not now, count as if
 // they were there: a link that flaps, or a routing daemon that is started again, must cost no connection. Where a packet really
 // goes meanwhile is the boundary's concern, which lets none of them out by an uplink.
-func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, before *networks) *networks {
+func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *networks) *networks {
 	n := &networks{
 		any: cfg.AnyAddress, own: map[netip.Addr]bool{}, hops: map[netip.Addr]bool{},
 		listed: cfg.BackendNetworks, inside: cfg.InsideNetworks, links: map[netip.Prefix]link{},
@@ -62,6 +64,12 @@ func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink,
 	for _, u := range uplinks {
 		isUplink[u.Link] = true
 		n.hop(u.Gateways...)
+	}
+	if len(uplinks) == 0 {
+		for _, name := range outside {
+			isUplink[name] = true
+		}
+		n.takenOutside = len(outside) > 0
 	}
 	metrics := map[netip.Prefix]int{} // of the best way inside
 	for _, a := range slices.Concat(cfg.StandbyAddresses, cfg.ServedAddresses) {
@@ -215,7 +223,7 @@ func (n *networks) routeProblem(a netip.Addr) string {
 			continue
 		}
 		if by, found := n.links[to]; found && by.uplink {
-			return fmt.Sprintf("this host reaches it by its uplink %s%s", by.name, remedy)
+			return fmt.Sprintf("this host reaches it by %s%s", n.called(by.name), remedy)
 		} else if found {
 			return ""
 		}
@@ -224,11 +232,19 @@ func (n *networks) routeProblem(a netip.Addr) string {
 	case len(by) == 0:
 		return "this host has no route to it" + remedy
 	case by[0].uplink:
-		return fmt.Sprintf("this host reaches it by its uplink %s%s", by[0].name, remedy)
+		return fmt.Sprintf("this host reaches it by %s%s", n.called(by[0].name), remedy)
 	case !isPrivate(a):
 		return "this host has no route to it but its default route" + remedy
 	}
 	return ""
+}
+
+// called names an uplink in a sentence.
+func (n *networks) called(uplink string) string {
+	if n.takenOutside {
+		return uplink + ", which has a default route and is taken to lead to the outside, as there are no uplinks in the config"
+	}
+	return "its uplink " + uplink
 }
 
 // outside returns the uplink that packets for an address leave by now, with the route that leads there; nothing where they stay
@@ -270,7 +286,7 @@ func (n *networks) outsideProblem(a netip.Addr) string {
 	if uplink == "" {
 		return ""
 	}
-	text := fmt.Sprintf("routed out of the uplink %s by %s, so connections do not get through; remove that route, or restore the one that leads inside", uplink, route)
+	text := fmt.Sprintf("routed out of %s by %s, so connections do not get through; remove that route, or restore the one that leads inside", strings.Replace(n.called(uplink), "its ", "the ", 1), route)
 	if a.Is6() && route.Bits() > 0 {
 		text += fmt.Sprintf("; if a router advertisement brought it, set net.ipv6.conf.%s.accept_ra_pinfo=0, or UseOnLinkPrefix=no in systemd-networkd's section [IPv6AcceptRA]", uplink)
 	}

@@ -113,6 +113,42 @@ func TestUplinks(t *testing.T) {
 	}
 }
 
+func TestBoundary(t *testing.T) {
+	host := gateway.Host{
+		Links: []gateway.Link{
+			{Name: "eth0", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.2/24")}}, {Name: "eth1", Up: true}, {Name: "eth2", Up: true}, {Name: "lo", Up: true},
+		},
+		DefaultRoutes: []gateway.DefaultRoute{{Link: "eth1", Gateway: netip.MustParseAddr("198.51.100.1")}},
+	}
+	noRoute := host
+	noRoute.DefaultRoutes = nil
+	uplinks := []config.Uplink{{Interface: "eth1"}}
+	routes := []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11")}}}
+	for _, test := range []struct {
+		name    string
+		uplinks []config.Uplink
+		routes  []gateway.ServiceRoute
+		host    gateway.Host
+		closed  gateway.Families
+		want    string
+	}{
+		{"the host forwards by itself", uplinks, nil, host, gateway.Families{}, "ok      boundary: holds on eth1"},
+		{"it does, without uplinks", nil, nil, host, gateway.Families{}, "WARN    boundary: holds on eth1"},
+		{"it does, and nothing leads out", nil, nil, noRoute, gateway.Families{}, "WARN    boundary: it holds on no link|list the links to the outside in uplinks"},
+		{"closed", uplinks, nil, host, gateway.Families{IPv4: true, IPv6: true}, "ok      boundary: this host forwards IPv4 and IPv6 for smartnatd alone|comes in by eth0, eth1, eth2 is"},
+		{"closed, but for where the nodes are", uplinks, routes, host, gateway.Families{IPv4: true}, "ok      boundary: this host forwards IPv4 for|comes in by eth1, eth2 is|with net.ipv4.ip_forward=1 in"},
+		{"closed, without uplinks", nil, nil, noRoute, gateway.Families{IPv6: true},
+			"WARN    boundary: this host forwards IPv6 for|comes in by eth0, eth1, eth2 is forwarded for Mappings only|serviceRoutes|insideNetworks|net.ipv6.conf.all.forwarding=1 in /etc/sysctl.d"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := config.Default()
+			cfg.Uplinks, cfg.ServiceRoutes = test.uplinks, test.routes
+			test.host.Opened = test.closed
+			expect(t, Boundary(cfg, test.host), test.want)
+		})
+	}
+}
+
 func TestServiceRoutes(t *testing.T) {
 	a, b := netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")
 	routes := []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{a, b}}}

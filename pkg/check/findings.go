@@ -6,6 +6,7 @@ package check
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
@@ -17,7 +18,7 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 	const what = "uplinks"
 	var lines []Line
 	if len(cfg.Uplinks) == 0 {
-		lines = one(Warning, what, "none is configured: replies leave by the main routing table, and nothing guards the links to the outside; list them in uplinks")
+		lines = one(Warning, what, "none is configured: Mappings get no address of a link unless servedAddresses lists it, and replies leave by the main routing table; list the links to the outside in uplinks")
 	}
 	state, findings := calc.Calculate(calc.Snapshot{}, host, cfg)
 	for _, f := range findings {
@@ -29,6 +30,59 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 		return ok(what, "%d", len(state.Uplinks))
 	}
 	return lines
+}
+
+// Boundary says where it holds. A host that forwards for smartnatd alone is closed: what comes in by any link that is not known to be
+// inside is forwarded for Mappings only. Without uplinks in the config that is hardly meant.
+func Boundary(cfg config.Config, host gateway.Host) []Line {
+	const what = "boundary"
+	state, _ := calc.Calculate(calc.Snapshot{}, host, cfg)
+	level := OK
+	if len(cfg.Uplinks) == 0 {
+		level = Warning
+	}
+	holds := slices.Clone(state.Outside)
+	for _, u := range state.Uplinks {
+		holds = append(holds, u.Link)
+	}
+	if state.Closed == (gateway.Families{}) {
+		if len(holds) == 0 {
+			return one(Warning, what, "it holds on no link, and this host forwards by its own sysctls: list the links to the outside in uplinks")
+		}
+		return one(level, what, "holds on %s", strings.Join(holds, ", "))
+	}
+	closed := holds
+	for _, l := range host.Links {
+		if l.Name != "lo" && l.Master == "" && !slices.Contains(holds, l.Name) && !slices.Contains(state.InsideLinks, l.Name) {
+			closed = append(closed, l.Name)
+		}
+	}
+	slices.Sort(closed)
+	return one(level, what, "this host forwards %s for smartnatd alone, so it is closed: what comes in by %s is forwarded for Mappings only. "+
+		"serviceRoutes opens the links of its next hops, insideNetworks opens networks, and %s opens all links that do not lead to the outside",
+		families(state.Closed), strings.Join(closed, ", "), opened(state.Closed))
+}
+
+func families(of gateway.Families) string {
+	switch {
+	case of.IPv4 && of.IPv6:
+		return "IPv4 and IPv6"
+	case of.IPv4:
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// opened are the sysctls of a host that routes for others.
+func opened(closed gateway.Families) string {
+	var sysctls []string
+	if closed.IPv4 {
+		sysctls = append(sysctls, "net.ipv4.ip_forward=1")
+	}
+	if closed.IPv6 {
+		sysctls = append(sysctls, "net.ipv6.conf.all.forwarding=1")
+	}
+	return strings.Join(sysctls, " and ") + " in /etc/sysctl.d"
 }
 
 // levelOf takes for a failure what takes an uplink or the way to the ClusterIPs away. An uplink without a gateway of one family

@@ -60,3 +60,40 @@ func TestGuardTakesNothingAway(t *testing.T) {
 		}
 	}
 }
+
+// TestLeavingWithoutUplinks: where the config names no uplink, connections of ours leave by no link that is taken to lead outside.
+func TestLeavingWithoutUplinks(t *testing.T) {
+	for _, family := range families {
+		pod, client := inside(family, 200), source(family, 0).Addr()
+		state := gateway.State{
+			Forwards: []*gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))},
+			Outside:  []string{"eth1"},
+		}
+		backend := state.Forwards[0].Backends[0].Address
+		for _, tc := range []struct {
+			name     string
+			networks []netip.Prefix
+			out      string
+			reply    bool
+			want     netfilter.Verb
+		}{
+			{"inside", nil, "eth0", false, netfilter.Accept},
+			{"outside", nil, "eth1", false, netfilter.Drop},
+			{"outside, in a listed network", []netip.Prefix{only(backend)}, "eth1", false, netfilter.Accept},
+			{"outside, in another one", []netip.Prefix{only(pod)}, "eth1", false, netfilter.Drop},
+			{"the answer", nil, "eth1", true, netfilter.Accept},
+		} {
+			state.BackendNetworks = tc.networks
+			p := packet(family, client, external(family, 1), gateway.TCP, 80)
+			p.In, p.Route = "eth1", func(netip.Addr, uint32) string { return tc.out }
+			if tc.reply {
+				p = packet(family, backend, client, gateway.TCP, 80)
+				p.In, p.Direction, p.State = "eth0", netfilter.Reply, netfilter.Established|netfilter.DNAT
+				p.ConnMark, p.Route = options.Ownership.Forwarded().Value, func(netip.Addr, uint32) string { return tc.out }
+			}
+			if got := netfilter.NewTracer(Build(state, family, options)).Trace(p); got.Verdict != tc.want {
+				t.Errorf("IPv%d, %s: verdict %d, want %d: %+v", family, tc.name, got.Verdict, tc.want, got.Steps)
+			}
+		}
+	}
+}

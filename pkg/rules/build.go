@@ -280,12 +280,13 @@ func (b *builder) boundary() {
 // the backend opens. Replies meet one rule: most bytes are theirs.
 func (b *builder) acceptForwarded() []netfilter.Rule {
 	ours, accept := b.opts.Ownership.Forwarded(), netfilter.Target{Verb: netfilter.Accept}
-	if len(b.state.Uplinks) == 0 {
+	links := b.leavingLinks()
+	if len(links) == 0 {
 		return []netfilter.Rule{{ConnMark: ours, Target: accept}}
 	}
 	rules := []netfilter.Rule{{ConnMark: ours, Direction: netfilter.Reply, Target: accept}}
-	for _, u := range b.state.Uplinks {
-		rules = append(rules, netfilter.Rule{Out: u.Link, ConnMark: ours, Target: b.goTo(leavingChain)})
+	for _, link := range links {
+		rules = append(rules, netfilter.Rule{Out: link, ConnMark: ours, Target: b.goTo(leavingChain)})
 	}
 	leaving := []netfilter.Rule{
 		{Mark: b.opts.Ownership.Egress(), Target: accept},
@@ -296,6 +297,19 @@ func (b *builder) acceptForwarded() []netfilter.Rule {
 	}
 	b.chain(leavingChain, append(leaving, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Drop}})...)
 	return append(rules, netfilter.Rule{ConnMark: ours, Target: accept})
+}
+
+// leavingLinks are the links that connections of ours do not leave by: the uplinks, or without any, those that are taken to lead
+// to the outside. What is stacked on an uplink is none of them: the cluster may be on a VLAN of the same card.
+func (b *builder) leavingLinks() []string {
+	links := make([]string, 0, len(b.state.Uplinks))
+	for _, u := range b.state.Uplinks {
+		links = append(links, u.Link)
+	}
+	if len(links) == 0 {
+		return b.state.Outside
+	}
+	return links
 }
 
 // clusterNetworks are where a connection may be led by an uplink: a host with one link has no other way to the cluster.

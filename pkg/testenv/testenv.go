@@ -119,6 +119,12 @@ func RequireTool(t testing.TB, program string) {
 	}
 }
 
+// Lacks skips the test with a message: the running kernel lacks what it needs, which `make setup` cannot install.
+func Lacks(t testing.TB, what string) {
+	t.Helper()
+	t.Skipf("SKIPPED: the kernel lacks %s", what)
+}
+
 func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv(requireAllKey) != "" {

@@ -65,34 +65,44 @@ func TestEndpointsThatLeadElsewhere(t *testing.T) {
 }
 
 // TestMappedConnectionsNeverLeaveByAnUplink has another program route a pod's network to a neighbour outside, where smartnatd does
-// not see it: what a Mapping leads to that pod is dropped.
+// not see it: what a Mapping leads to that pod is dropped, also where the config has no uplink and the default routes alone say
+// where the outside is.
 func TestMappedConnectionsNeverLeaveByAnUplink(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
-		w.pods(t, victimPort)
-		w.serveElsewhere(t)
-		var objects []string
-		for i, p := range []pod{p1, p2} {
-			objects = append(objects, service(t, p.name, []string{"7000/TCP", "7000/UDP"}, p), mapping(p.name, p.name, fmt.Sprintf(
-				`addresses: [%s, %q], ports: [{port: %[3]d, servicePort: 7000}, {port: %[3]d, servicePort: 7000, protocol: udp}]`,
-				lab.External1, lab.External1v6, mixedPort+i)))
-		}
-		w.objects(t, objects...)
-		w.start(t, twoUplinks)
-		for _, external := range []string{lab.External1, lab.External1v6} {
-			w.await(t, lab.Client, "tcp", lab.Join(external, mixedPort+1), by(p2, victimPort))
-		}
-		for _, line := range []string{
-			"ip route add default via 198.51.100.66 dev eth1 table 99", "ip rule add to 10.244.2.0/24 lookup 99 pref 100",
-			"ip -6 route add default via 2001:db8:1::66 dev eth1 table 99", "ip -6 rule add to fd00:244:2::/64 lookup 99 pref 100",
-		} {
-			w.gateway(t, line)
-		}
-		w.expectNothingElsewhere(t, []pod{p2})
-		rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
-		if !leadsTo(rules, p2.address) || !leadsTo(rules, p2.address6) {
-			t.Errorf("%s is not led to any more, so it proves nothing", p2.name)
-		}
-	})
+	for name, config := range map[string]string{
+		"uplinks": twoUplinks, "no uplinks": fmt.Sprintf("servedAddresses: [%s, %q]\n", lab.External1, lab.External1v6),
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachBackend(t, func(t *testing.T, w *world) { w.expectLeavesByNoUplink(t, config) })
+		})
+	}
+}
+
+func (w *world) expectLeavesByNoUplink(t *testing.T, config string) {
+	t.Helper()
+	w.pods(t, victimPort)
+	w.serveElsewhere(t)
+	var objects []string
+	for i, p := range []pod{p1, p2} {
+		objects = append(objects, service(t, p.name, []string{"7000/TCP", "7000/UDP"}, p), mapping(p.name, p.name, fmt.Sprintf(
+			`addresses: [%s, %q], ports: [{port: %[3]d, servicePort: 7000}, {port: %[3]d, servicePort: 7000, protocol: udp}]`,
+			lab.External1, lab.External1v6, mixedPort+i)))
+	}
+	w.objects(t, objects...)
+	w.start(t, config)
+	for _, external := range []string{lab.External1, lab.External1v6} {
+		w.await(t, lab.Client, "tcp", lab.Join(external, mixedPort+1), by(p2, victimPort))
+	}
+	for _, line := range []string{
+		"ip route add default via 198.51.100.66 dev eth1 table 99", "ip rule add to 10.244.2.0/24 lookup 99 pref 100",
+		"ip -6 route add default via 2001:db8:1::66 dev eth1 table 99", "ip -6 rule add to fd00:244:2::/64 lookup 99 pref 100",
+	} {
+		w.gateway(t, line)
+	}
+	w.expectNothingElsewhere(t, []pod{p2})
+	rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
+	if !leadsTo(rules, p2.address) || !leadsTo(rules, p2.address6) {
+		t.Errorf("%s is not led to any more, so it proves nothing", p2.name)
+	}
 }
 
 // serveElsewhere has programs listen where nothing may be led, and speaks to them, so that neighbours know each other.
