@@ -14,9 +14,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// sliceController is the value of the label endpointslice.kubernetes.io/managed-by on slices that the cluster's own controller
+// SliceController is the value of the label endpointslice.kubernetes.io/managed-by on slices that the cluster's own controller
 // makes of the pods that a Service selects (k8s.io/kubernetes/pkg/controller/endpointslice).
-const sliceController = "endpointslice-controller.k8s.io"
+const SliceController = "endpointslice-controller.k8s.io"
 
 // serviceEndpoints are those of a Service, without what nothing may be led to.
 type serviceEndpoints struct {
@@ -126,7 +126,7 @@ func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string
 	case len(service.Spec.Selector) == 0:
 		return "the Service has no selector, so nothing proves that they are pods of its namespace; give it one"
 	case !s.managed:
-		return "its label endpointslice.kubernetes.io/managed-by is not " + sliceController + ", so nothing proves that they are pods of the namespace; leave the slices of a Service with a selector to the cluster"
+		return "its label endpointslice.kubernetes.io/managed-by is not " + SliceController + ", so nothing proves that they are pods of the namespace; leave the slices of a Service with a selector to the cluster"
 	}
 	return ""
 }

@@ -129,7 +129,7 @@ type endpointPort struct {
 // readSlice leaves out what no API server would have let through.
 func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 	read := &endpointSlice{
-		name: s.Name, endpoints: make([]endpoint, 0, len(s.Endpoints)), managed: s.Labels[discoveryv1.LabelManagedBy] == sliceController,
+		name: s.Name, endpoints: make([]endpoint, 0, len(s.Endpoints)), managed: s.Labels[discoveryv1.LabelManagedBy] == SliceController,
 	}
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:

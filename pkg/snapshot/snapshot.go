@@ -50,6 +50,9 @@ type header struct {
 	Version int       `json:"version"`
 	Origin  []string  `json:"origin"`
 	At      time.Time `json:"at"`
+	// Proofs says that Services have their selectors and EndpointSlices the label of who manages them. Versions that saved
+	// neither pass over it, so that a downgrade finds a file that it can use.
+	Proofs bool `json:"proofs"`
 }
 
 // line is one object.
@@ -67,7 +70,7 @@ type end struct {
 func encode(to io.Writer, s Saved) error {
 	buffered, sum := bufio.NewWriter(to), sha256.New()
 	lines := json.NewEncoder(io.MultiWriter(buffered, sum))
-	if err := lines.Encode(header{Format: format, Version: version, Origin: s.Origin, At: s.At}); err != nil {
+	if err := lines.Encode(header{Format: format, Version: version, Origin: s.Origin, At: s.At, Proofs: true}); err != nil {
 		return err
 	}
 	for _, m := range s.Mappings {
@@ -119,12 +122,26 @@ func decode(text []byte) (Saved, error) {
 		if err := json.Unmarshal(text, &l); err != nil {
 			return Saved{}, fmt.Errorf("holds no object in line %d: %w", n+1, err)
 		}
+		if !h.Proofs {
+			l.prove()
+		}
 		saved.admit(l)
 	}
 	if n != e.Objects {
 		return Saved{}, fmt.Errorf("holds %d objects, must hold %d", n, e.Objects)
 	}
 	return saved, nil
+}
+
+// prove has an object of a file without proofs pass for proven: the version that saved it led to all endpoints alike, and after
+// an upgrade and a reboot they are led to as before, until the cluster is read. Who may write the objects cannot write the file.
+func (l line) prove() {
+	if l.Service != nil && len(l.Service.Spec.Selector) == 0 {
+		l.Service.Spec.Selector = map[string]string{"saved": "without-selector"}
+	}
+	if l.EndpointSlice != nil {
+		metav1.SetMetaDataLabel(&l.EndpointSlice.ObjectMeta, discoveryv1.LabelManagedBy, calc.SliceController)
+	}
 }
 
 // admit takes over the object of a line, unless no API server would have stored it: a good checksum says that we wrote the
