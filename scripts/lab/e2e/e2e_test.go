@@ -51,6 +51,7 @@ func testBackend(t *testing.T, backend string) {
 		{"clients stay with their endpoint", testAffinity},
 		{"port ranges, with and without offset", testRanges},
 		{"one bad Mapping takes nothing else down", testBadMappings},
+		{"endpoints that are not proven are not led to", testUnproven},
 		{"metrics and probes tell what there is and what was repaired", testMetrics},
 		{"the API server refuses what cannot be meant", testSchema},
 		{"the path's MTU is learned through the translation", testPathMTU},

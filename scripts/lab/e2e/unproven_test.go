@@ -1,0 +1,145 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// unprovenAddress is where the tenant's Mappings are, each on a port of its own.
+const unprovenAddress = "198.51.100.12"
+
+// managed is the label by which a gateway takes a slice for the controller's, which the admission policy keeps to it.
+const managed = ", endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io"
+
+// handMade is an EndpointSlice in the tenant's namespace that leads a Service to an address, with more labels.
+func handMade(name, service, address, labels string) string {
+	return fmt.Sprintf(`
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: %s, namespace: tenant, labels: {kubernetes.io/service-name: %s%s}}
+addressType: IPv4
+endpoints: [{addresses: [%s], conditions: {ready: true}}]
+ports: [{name: tcp, port: 8080, protocol: TCP}]
+`, name, service, labels, address)
+}
+
+// testUnproven: a tenant who writes EndpointSlices leads no connection of the gateway to another tenant's pod, with the relay's
+// admission policy and without it, and reads in the status of the Mapping why.
+func testUnproven(t *testing.T, w *world) {
+	ctx := timeout(t, 6*patience)
+	w.namespace(t, "victim", 0)
+	w.addPod(ctx, t, "victim", "victim-0")
+	w.namespace(t, "tenant", 1)
+	victim := w.podAddress(t, "victim", "victim-0")
+	w.apply(t, `
+apiVersion: v1
+kind: Service
+metadata: {name: bare, namespace: tenant}
+spec: {ports: [{name: tcp, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside, namespace: tenant}
+spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], ports: [{name: tcp, port: 8080}]}
+`)
+	for port, spec := range map[int]string{
+		7110: "serviceName: echo, mode: endpoints", 7111: "serviceName: bare, mode: endpoints", 7112: "serviceName: outside, mode: service",
+	} {
+		w.apply(t, mappingYAML("tenant", fmt.Sprintf("at-%d", port),
+			fmt.Sprintf("addresses: [%s], %s, ports: [{port: %d, servicePort: 8080}]", unprovenAddress, spec, port)))
+	}
+	w.await(t, lab.Client, "tcp", lab.Join(unprovenAddress, 7110), nil)
+
+	// With the policy: slices that pass for the controller's are refused, the others are accepted and never used.
+	for _, service := range []string{"echo", "bare"} {
+		if out, err := w.Apply(ctx, handMade("forged-"+service, service, victim, managed)); err == nil || !strings.Contains(err.Error(), "smartnat-endpointslices") {
+			t.Errorf("a slice of %s that passes for the controller's: %s, %v; want the policy to refuse it", service, out, err)
+		}
+		w.apply(t, handMade("by-hand-"+service, service, victim, ""))
+	}
+	w.awaitStatus(t, "at-7110", "EndpointSlice by-hand-echo is left out", "managed-by")
+	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare is left out", "has no selector")
+	w.awaitStatus(t, "at-7112", "outside")
+	w.expectUnled(ctx, t, victim)
+
+	// Without it a Service without selector leads nowhere all the same, and of one with a selector the controller makes the
+	// slices again, which it does at its next look at the Service.
+	w.kubectl(t, "delete", "validatingadmissionpolicybinding", "smartnat-endpointslices")
+	defer func() {
+		if _, err := w.ApplyRelay(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, service := range []string{"bare", "echo"} {
+		if err := lab.Poll(ctx, func(ctx context.Context) error {
+			_, err := w.Apply(ctx, handMade("forged-"+service, service, victim, managed))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare and 1 more are left out", "has no selector")
+	if err := lab.Poll(ctx, func(ctx context.Context) error {
+		slice, err := w.Kubectl(ctx, "get", "endpointslices", "--namespace=tenant", "--selector=kubernetes.io/service-name=echo"+
+			",endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io", "-o", "jsonpath={.items[*].endpoints[*].addresses}")
+		if err == nil && strings.Contains(slice, victim) {
+			err = errors.New("the controller has left the forged slice")
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, "--to-destination "+victim) })
+	w.expectUnled(ctx, t, victim)
+}
+
+// awaitStatus waits until a condition of a Mapping of the tenant, or the problems of the gateway with it, say all of this.
+func (w *world) awaitStatus(t *testing.T, name string, want ...string) {
+	t.Helper()
+	var got string
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		out, err := w.Kubectl(ctx, "get", "mapping", name, "--namespace=tenant", "-o",
+			`jsonpath={range .status.conditions[*]}{.type} {.status} {.reason} {.message}{"\n"}{end}{range .status.instances[*]}{.problems}{"\n"}{end}`)
+		if err != nil {
+			return err
+		}
+		got = out
+		for line := range strings.Lines(got) {
+			if containsAll(line, want) {
+				return nil
+			}
+		}
+		return errors.New("it does not say that")
+	}); err != nil {
+		t.Fatalf("Mapping %s says\n%swant it to say %q: %v", name, got, want, err)
+	}
+}
+
+// expectUnled holds that the tenant's own pod answers as if it were alone, and nothing else answers.
+func (w *world) expectUnled(ctx context.Context, t *testing.T, victim string) {
+	t.Helper()
+	own := w.podAddress(t, "tenant", "echo-0")
+	rules := w.gateway(t, "iptables-save -t nat")
+	if !strings.Contains(rules, "--to-destination "+own) || strings.Contains(rules, "--to-destination "+victim) || strings.Contains(rules, "192.0.2.20") {
+		t.Errorf("the rules lead to %s, or to 192.0.2.20, or not to %s:\n%s", victim, own, rules)
+	}
+	for range 20 {
+		answer, err := w.Host(lab.Client).EchoTCP(ctx, lab.Join(unprovenAddress, 7110))
+		if err != nil || answer.Pod != "echo-0" {
+			t.Fatalf("answer %+v, %v; want one of the tenant's pod", answer, err)
+		}
+	}
+	for _, port := range []uint16{7111, 7112} {
+		w.awaitRefusal(t, lab.Client, "tcp", lab.Join(unprovenAddress, port))
+	}
+}
