@@ -40,8 +40,8 @@ const (
 	mixedPort  = 1300
 )
 
-// TestEndpointsThatLeadElsewhere writes endpoints by hand that lead to hosts outside, to the gateway, to nodes and to metadata
-// services. None of them gets a packet or a rule, and a pod in the same slice answers as if it were alone.
+// TestEndpointsThatLeadElsewhere writes endpoints and ClusterIPs by hand that lead to hosts outside, to the gateway, to nodes and to
+// metadata services. None of them gets a packet or a rule, and a pod in the same slice answers as if it were alone.
 func TestEndpointsThatLeadElsewhere(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, victimPort)
@@ -55,11 +55,15 @@ func TestEndpointsThatLeadElsewhere(t *testing.T) {
 		for i, e := range elsewhere {
 			name := fmt.Sprintf("elsewhere-%d", i)
 			objects = append(objects, service(t, name, ports, e), expose(name, mixedPort+1+i))
+			// The same addresses as a ClusterIP, which no API server gives out and a relay may claim.
+			name = "clusterip-" + name
+			chosen := strings.NewReplacer("10.96.0.10", e.address, "fd00:96::10", e.address6).Replace(service(t, name, ports))
+			objects = append(objects, chosen, strings.Replace(expose(name, mixedPort+1+len(elsewhere)+i), "mode: endpoints", "mode: service", 1))
 		}
 		w.objects(t, objects...)
 		w.start(t, twoUplinks)
 		w.expectNoRuleTo(t, elsewhere)
-		w.expectNothingElsewhere(t, elsewhere)
+		w.expectNothingElsewhere(t, append(elsewhere, elsewhere...))
 		w.expectPodAlone(t)
 	})
 }
