@@ -3,10 +3,12 @@
 #
 # Traffic for boot-inside.sh, where perl is the one interpreter that is there.
 #   serve PORT               answers each line with itself
+#   send PORT FILE ADDRESS...  sends a datagram to each address, fifty times a second, and writes a line each time
 #   ask ADDRESS PORT FILE    asks ten times a second, by a new connection and by one that lasts, and writes a line for each
 use strict;
 use warnings;
 use IO::Socket::INET;
+use IO::Socket::IP;
 
 $| = 1;
 my $what = shift;
@@ -17,6 +19,17 @@ if ($what eq 'serve') {
         next if fork;
         while (my $line = <$client>) { print $client $line; $client->flush }
         exit;
+    }
+}
+if ($what eq 'send') {
+    my ($port, $file, @addresses) = @ARGV;
+    my @sockets = map { IO::Socket::IP->new(PeerHost => $_, PeerPort => $port, Proto => 'udp') or die "$_: $!" } @addresses;
+    open my $log, '>', $file or die "$file: $!";
+    $log->autoflush;
+    for (my $n = 0;; $n++) {
+        $_->send("$n\n") for @sockets;
+        print $log "$n\n";
+        select undef, undef, undef, 0.02;
     }
 }
 my ($address, $port, $file) = @ARGV;

@@ -2,9 +2,12 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the README tells an operator to do, on a Debian that boots: the deb of dist/ is installed, the config edited, the unit
-# started, killed, stopped, and removed, with both iptables back ends. It takes debootstrap, systemd-nspawn and root. The Debian
-# is bootstrapped once, outside the tree; each run works on a copy of it without a network.
+# Boots a Debian with the packages of dist/, in two worlds and with both iptables back ends:
+#   boot.sh install   what the README tells an operator to do, by boot-inside.sh: install, edit, start, upgrade, remove, purge
+#   boot.sh start     a configured gateway boots while its relay is out of reach, by boot-start.sh
+#   boot.sh           both
+# It takes debootstrap, systemd-nspawn and root. The Debian is bootstrapped once, outside the tree; each run works on copies of it
+# without a network. The rpm runs on that Debian too, by rpm itself: an Enterprise Linux is not booted here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -15,50 +18,92 @@ for program in debootstrap systemd-nspawn; do
 		exit 1
 	}
 done
-deb="$(compgen -G "dist/smartnat_*_$(go env GOARCH).deb" | head -n 1)"
-[[ -n $deb ]] || {
-	echo "boot: no deb in dist/: run make packages" >&2
-	exit 1
+arch="$(go env GOARCH)"
+rpm_arch="${arch/amd64/x86_64}"
+rpm_arch="${rpm_arch/arm64/aarch64}"
+newest() { # GLOB
+	local file newest=''
+	for file in $1; do
+		[[ -n $newest && $newest -nt $file ]] || newest="$file"
+	done
+	[[ -e $newest ]] || {
+		echo "boot: no $1: run make packages" >&2
+		exit 1
+	}
+	echo "$newest"
 }
+deb="$(newest "dist/smartnat_*_$arch.deb")"
+rpm="$(newest "dist/smartnat-*.$rpm_arch.rpm")"
 
+tmp="$(mktemp -d)"
+trap 'rm -rf "$tmp"' EXIT
 echo "boot: a later version, to upgrade to"
-later="$(mktemp -d)"
-trap 'rm -rf "$later"' EXIT
-VERSION=99.0.0 DIST="$later" scripts/packages/build.sh "$(go env GOARCH)" >/dev/null
+VERSION=99.0.0 DIST="$tmp/later" scripts/packages/build.sh "$arch" >/dev/null
+# The one dependency of the rpm that Debian has by another name.
+cat >"$tmp/stub.yaml" <<-END
+	name: iptables-nft
+	arch: all
+	version: 1.8.11
+	maintainer: The SmartNat Authors <maintainers@smartnat.invalid>
+	description: what the rpm needs, for its test
+	contents: [{dst: /usr/share/stub, type: dir}]
+END
+"$(scripts/tools/build.sh nfpm)/nfpm" package --config "$tmp/stub.yaml" --packager rpm --target "$tmp/iptables-nft.rpm" >/dev/null
 
 base="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/debian-$suite"
-if [[ ! -x $base/usr/sbin/nft ]]; then
+if [[ ! -x $base/usr/sbin/nft || ! -x $base/usr/bin/rpm ]]; then
 	echo "boot: bootstrapping Debian $suite (once; minutes)"
 	mkdir -p "$(dirname "$base")"
 	rm -rf "$base" "$base.new"
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,kmod,procps "$suite" "$base.new" >/dev/null
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,kmod,procps,rpm "$suite" "$base.new" >/dev/null
 	mv "$base.new" "$base"
 fi
-tmp="$(mktemp -d)"
-trap 'rm -rf "$tmp" "$later"' EXIT
-root="$tmp/root"
-cp -a "$base" "$root"
-cp "$deb" "$root/root/smartnat.deb"
-cp "$later"/*.deb "$root/root/later.deb"
-cp scripts/packages/boot-inside.sh scripts/packages/boot-traffic.pl "$root/root/"
-cat >"$root/etc/systemd/system/try.service" <<'END'
-[Unit]
-After=basic.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c '/root/boot-inside.sh >/root/log 2>&1 && touch /root/passed'
-ExecStopPost=/usr/bin/systemctl --no-block poweroff
-TimeoutStartSec=300
-END
-mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-ln -s ../try.service "$root/etc/systemd/system/multi-user.target.wants/try.service"
 
-echo "boot: booting it"
-timeout 400 systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit --private-network >"$tmp/console" 2>&1 </dev/null || true
-cat "$root/root/log"
-[[ -e $root/root/passed ]] || {
-	tail -n 20 "$tmp/console" >&2
-	echo "boot: FAILED" >&2
-	exit 1
+new_root() { # a copy of the Debian with the packages and the scripts
+	rm -rf "$tmp/root"
+	cp -a "$base" "$tmp/root"
+	cp "$deb" "$tmp/root/root/smartnat.deb"
+	cp "$tmp"/later/*.deb "$tmp/root/root/later.deb"
+	cp "$rpm" "$tmp/root/root/smartnat.rpm"
+	cp "$tmp"/later/*.rpm "$tmp/root/root/later.rpm"
+	cp "$tmp/iptables-nft.rpm" scripts/packages/boot-*.sh scripts/packages/boot-traffic.pl "$tmp/root/root/"
 }
+
+boot() { # COMMAND: boots the copy, where the command runs; no target waits for it
+	local root="$tmp/root"
+	rm -f "$root/root/log" "$root/root/passed"
+	cat >"$root/etc/systemd/system/try.service" <<-END
+		[Unit]
+		DefaultDependencies=no
+		After=basic.target
+		[Service]
+		Type=exec
+		ExecStart=/bin/sh -c '/root/$1 >/root/log 2>&1 && touch /root/passed'
+		ExecStopPost=/usr/bin/systemctl --no-block poweroff
+		RuntimeMaxSec=300
+	END
+	mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+	ln -sf ../try.service "$root/etc/systemd/system/multi-user.target.wants/try.service"
+	timeout 400 systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit --private-network >"$tmp/console" 2>&1 </dev/null || true
+	cat "$root/root/log"
+	[[ -e $root/root/passed ]] || {
+		tail -n 20 "$tmp/console" >&2
+		echo "boot: FAILED" >&2
+		exit 1
+	}
+}
+
+if [[ ${1:-install} == install ]]; then
+	echo "boot: booting it, to install SmartNat"
+	new_root
+	boot boot-inside.sh
+fi
+[[ ${1:-start} == start ]] || exit 0
+for try in "nft deb" "legacy rpm"; do
+	echo "boot: booting a gateway: iptables-$try"
+	new_root
+	# shellcheck disable=SC2086
+	chroot "$tmp/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin /root/boot-start.sh prepare $try
+	boot "boot-start.sh see $try"
+done
 echo "boot: passed"

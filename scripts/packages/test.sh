@@ -72,7 +72,7 @@ same "contents of the deb" \
 	"$(dpkg-deb --fsys-tarfile "$deb" | tar -t | sed -n 's|^\.||; /\/$/!p; s|^\(/etc/smartnat\)/$|\1|p' | LC_ALL=C sort -u)"
 same "configuration files of the deb" /etc/smartnat.yaml "$(dpkg-deb --ctrl-tarfile "$deb" | tar -xO ./conffiles)"
 same "contents of the rpm" \
-	"$( (contents; echo /usr/share/licenses/smartnat/LICENSE; echo /usr/share/zsh/site-functions/_smartnatd) | LC_ALL=C sort)" \
+	"$( (contents; echo /usr/share/doc/smartnat; echo /usr/share/licenses/smartnat; echo /usr/share/licenses/smartnat/LICENSE; echo /usr/share/zsh/site-functions/_smartnatd) | LC_ALL=C sort)" \
 	"$(rpm -qpl --nosignature "$rpm" 2>/dev/null | LC_ALL=C sort)"
 same "configuration files of the rpm" /etc/smartnat.yaml "$(rpm -qp --nosignature --configfiles "$rpm" 2>/dev/null)"
 same "the rpm does not replace an edited config" "/etc/smartnat.yaml 17" \
@@ -184,7 +184,7 @@ rpm_in -U --oldpackage /tmp/first.rpm >/dev/null
 in_root smartnatd version | grep -q '99\.0\.0' && fail "the downgrade of the rpm"
 [[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" && ! -e $root/etc/smartnat.yaml.rpmnew ]] || fail "upgrade and downgrade of the rpm keep an edited config"
 rpm_in -e smartnat >/dev/null
-[[ ! -e $root/usr/sbin/smartnatd && -e $root/etc/smartnat.yaml.rpmsave ]] || fail "the removal of the rpm keeps an edited config aside"
+[[ ! -e $root/usr/sbin/smartnatd && ! -e $root/usr/share/doc/smartnat && -e $root/etc/smartnat.yaml.rpmsave ]] || fail "the removal of the rpm keeps an edited config aside"
 ok "the rpm installs with what it needs, upgrades, downgrades and goes"
 INSIDE
 echo "packages: all tests passed"
