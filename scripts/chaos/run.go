@@ -22,10 +22,12 @@ type plan struct {
 	name     string
 	Seed     uint64
 	Duration time.Duration
-	Backend  string
-	Growth   growth
-	tempo    tempo
-	faults   []string
+	// least is how many faults there are however long they take.
+	least   int
+	Backend string
+	Growth  growth
+	tempo   tempo
+	faults  []string
 	// pairs is after how many faults two come at once; 0 is never.
 	pairs int
 	// warmUp chooses how many Mappings are had before anything is measured.
@@ -126,7 +128,7 @@ func (w *world) endure(ctx context.Context, p plan, traffic *loads, say func(str
 		if err := w.sample(ctx, &o); err != nil {
 			return o, err
 		}
-		if time.Since(began) > p.Duration {
+		if len(o.Records) >= p.least && time.Since(began) > p.Duration {
 			break
 		}
 	}
