@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// TestExitCodes follows the table in README.md: 2 for what no retry mends, 1 for what may pass.
+// TestExitCodes checks the table in README.md: 2 for errors that no retry fixes, 1 for errors that may go away.
 func TestExitCodes(t *testing.T) {
 	missing := []string{"--tls-cert-file=/nonexistent.crt", "--tls-private-key-file=/nonexistent.key"}
 	for _, test := range []struct {
@@ -27,10 +27,10 @@ func TestExitCodes(t *testing.T) {
 		{"an unknown command with flags", append([]string{"serve"}, missing...), exitUsage, "serve"},
 		{"an unknown flag", []string{"--verbose"}, exitUsage, "--verbose"},
 		{"an unknown flag of a command", []string{"version", "--verbose"}, exitUsage, "--verbose"},
-		{"an argument too many", []string{"version", "all"}, exitUsage, "all"},
+		{"too many arguments", []string{"version", "all"}, exitUsage, "all"},
 		{"a flag without its value", []string{"--log-level"}, exitUsage, "--log-level"},
-		{"a value that makes no sense", append([]string{"--log-format=xml"}, missing...), exitUsage, "xml"},
-		{"a kubeconfig that is not there yet", append([]string{"--kubeconfig=/nonexistent.conf"}, missing...), exitFailure, "/nonexistent.conf"},
+		{"an invalid value", append([]string{"--log-format=xml"}, missing...), exitUsage, "xml"},
+		{"a missing kubeconfig", append([]string{"--kubeconfig=/nonexistent.conf"}, missing...), exitFailure, "/nonexistent.conf"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
