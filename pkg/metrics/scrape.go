@@ -45,7 +45,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	buildInfo     = describe("build_info", "A metric with a constant value 1, labeled by version and Go version.", "version", "goversion")
+	buildInfo     = describe("build_info", "Build information of smartnatd, with a constant value of 1.", "version", "goversion")
 	ready         = describe("ready", "Whether the desired state has been fully in effect since the start (1) or not (0).")
 	degraded      = describe("degraded", "Whether the source is unavailable or a part of the desired state is missing (1) or not (0); systemctl status names the cause.")
 	workerTurned  = describe("worker_last_turn_timestamp_seconds", "Time when the worker last finished an item; it checks the kernel every few seconds.")

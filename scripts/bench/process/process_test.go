@@ -60,8 +60,8 @@ func TestSettle(t *testing.T) {
 	}{
 		{name: "quiet", used: []time.Duration{0}, after: time.Second},
 		{name: "quiet enough", used: []time.Duration{9, 6, 5, 9}, after: 3 * time.Second},
-		{name: "never", used: []time.Duration{6}, after: 10 * time.Second},
-		{name: "gone", used: []time.Duration{9}, fails: 2, after: 2 * time.Second, want: broken},
+		{name: "never quiet", used: []time.Duration{6}, after: 10 * time.Second},
+		{name: "reading fails", used: []time.Duration{9}, fails: 2, after: 2 * time.Second, want: broken},
 		{name: "the context ends", used: []time.Duration{9}, ends: 3, after: 3 * time.Second, want: context.DeadlineExceeded},
 	} {
 		t.Run(test.name, func(t *testing.T) {

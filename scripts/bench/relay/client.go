@@ -116,7 +116,7 @@ func (c *client) get(ctx context.Context, path, accept string, gzip bool) (*http
 	if response.StatusCode != http.StatusOK {
 		_, _ = io.Copy(io.Discard, response.Body) // the content does not matter
 		_ = response.Body.Close()
-		after, _ := strconv.Atoi(response.Header.Get("Retry-After")) // none is no time
+		after, _ := strconv.Atoi(response.Header.Get("Retry-After")) // 0 if missing
 		return nil, &refusal{response.StatusCode, time.Duration(after) * time.Second}
 	}
 	return response, nil

@@ -70,7 +70,7 @@ func TestNoAddressIsChosenBeforeOursAreGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range all.Items {
-		if s.Name != "kubernetes" { // which has the first address
+		if s.Name != "kubernetes" { // it has the first address
 			t.Errorf("%s/%s has %s", s.Namespace, s.Name, s.Spec.ClusterIP)
 		}
 	}

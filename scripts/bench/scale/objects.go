@@ -23,9 +23,8 @@ const (
 	namespace = "default"
 	// portsPerAddress is the number of ports on one address.
 	portsPerAddress = 40000
-	// watched is the object whose endpoint changes. It is a few objects before the middle of a hundred. It has a single
-	// endpoint, so that each connection shows whether the change is in effect, and its own target ports, which answer with
-	// the endpoint's address.
+	// watched is the object whose endpoint changes. It has a single endpoint, so that each connection shows whether the change
+	// is in effect, and its own target ports, which answer with the endpoint's address.
 	watched      = 0
 	watchedPorts = 9080
 	// headlessFrom is the first object whose Service has no ClusterIP, because the API server needs longer to allocate one
