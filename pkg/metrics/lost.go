@@ -6,7 +6,7 @@ package metrics
 import "github.com/prometheus/client_golang/prometheus"
 
 var lostConnections = describe("conntrack_lost_total",
-	"Number of connections dropped by the kernel with their first packet, because no source port was free for masquerading or the conntrack table was full.")
+	"Number of connections in this network namespace that the kernel dropped with their first packet, because no source port was free for masquerading or the conntrack table was full.")
 
 // lost collects a counter of the kernel, or nothing if it cannot be read.
 type lost func() (uint64, error)

@@ -61,7 +61,7 @@ func New(version string, gateway Gateway) *Metrics {
 		applyDuration: seconds("apply_duration_seconds", "Duration of computing the desired state and applying it to the kernel."),
 		lastApply: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "last_successful_apply_timestamp_seconds",
-			Help: "Time when the kernel last matched the desired state; it advances at least once per resync interval.",
+			Help: "Time when the kernel last matched the desired state; in normal operation it advances at least once per resync interval.",
 		}),
 		repairs: counters("repairs_total", "Number of external modifications repaired, by kind of object.", "kind"),
 		connectionsCut: prometheus.NewCounter(prometheus.CounterOpts{
