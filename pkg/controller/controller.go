@@ -82,9 +82,10 @@ type Options struct {
 	Ready func()
 	// Applied, if set, receives the outcome of each apply. It must not block.
 	Applied func(Outcome)
-	// CountSourcePorts, if set, returns how many source ports masqueraded connections use. Calls overlap with all others.
+	// CountSourcePorts, if set, returns the number of source ports in use by masqueraded connections. It is called
+	// concurrently with all other functions.
 	CountSourcePorts func() ([]gateway.SourcePorts, error)
-	// PortsCounted, if set, receives the outcome of each count. It must not block.
+	// PortsCounted, if set, receives the result of each count. It must not block.
 	PortsCounted func(PortUse)
 	// Turned, if set, is called after each item that the worker processed, at least every few seconds.
 	Turned func()

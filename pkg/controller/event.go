@@ -25,7 +25,7 @@ const (
 	retry
 	// listeners: the listening sockets of the host changed.
 	listeners
-	// sourcePortsLow: other backends than before are short of source ports.
+	// sourcePortsLow: the set of backends that run out of source ports changed.
 	sourcePortsLow
 )
 

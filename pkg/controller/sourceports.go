@@ -15,25 +15,25 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// countInterval is the time between two counts of source ports. A count reads every masqueraded connection, so that counts take
-// at most 1/countShare of the time: with 100,000 connections there is one about every minute.
+// countInterval is the minimum time between two counts of source ports. A count reads every masqueraded connection, so counts
+// take at most 1/countShare of the time: with 100,000 connections there is about one per minute.
 const (
 	countInterval = 10 * time.Second
 	countShare    = 100
 )
 
-// PortUse says how far the source ports for the masquerade are used up.
+// PortUse summarizes the use of source ports for masquerading.
 type PortUse struct {
-	// Fullest is the share of the ports that connections to the backend with the most of them use: 1 is all.
+	// Fullest is the share of source ports in use to the most used backend; 1 is all.
 	Fullest float64
-	// Short is the number of backends of which hardly any port is left.
+	// Short is the number of backends with hardly any free source port.
 	Short int
 }
 
-// sourcePorts is what is known of source ports. It is safe for concurrent use.
+// sourcePorts holds the results of counts. It is safe for concurrent use.
 type sourcePorts struct {
 	mu sync.Mutex
-	// state is the one in effect, short the backends that are short of ports.
+	// state is the State in effect, and short are the backends that run out of source ports.
 	state *gateway.State
 	short []gateway.SourcePorts
 }
@@ -53,7 +53,7 @@ func (s *sourcePorts) findings() []calc.Finding {
 	return calc.ShortFindings(*s.state, s.short)
 }
 
-// counted takes a count and reports whether other backends than before are short.
+// counted records a count and reports whether the set of short backends changed.
 func (s *sourcePorts) counted(count []gateway.SourcePorts) (use PortUse, news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,15 +67,15 @@ func (s *sourcePorts) counted(count []gateway.SourcePorts) (use PortUse, news bo
 	return PortUse{Fullest: float64(most) / float64(s.state.SourcePorts()), Short: len(short)}, news
 }
 
-// inEffect reports whether a State is in effect, and whether it masquerades anything.
+// inEffect reports whether a State is in effect and whether it masquerades.
 func (s *sourcePorts) inEffect() (known, masquerades bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state != nil, s.state != nil && slices.ContainsFunc(s.state.Forwards, func(f *gateway.Forward) bool { return f.Masquerade })
 }
 
-// countSourcePorts counts until ctx ends, and enqueues an apply when other backends are short of ports, so that status and log
-// say so. It runs next to the worker, which waits for no count.
+// countSourcePorts counts until ctx ends. It enqueues an apply when the set of short backends changes, to update status and
+// log. It runs concurrently with the worker, which never waits for a count.
 func (c *Controller) countSourcePorts(ctx context.Context) error {
 	pause, said := countInterval, ""
 	for {

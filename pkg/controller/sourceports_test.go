@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// fakePorts are the source ports in use to a backend of default/web. A count takes a while.
+// fakePorts reports a number of source ports in use to one backend. Each count takes the time took.
 type fakePorts struct {
 	mu     sync.Mutex
 	inUse  int
@@ -52,7 +52,7 @@ func (p *fakePorts) count() ([]gateway.SourcePorts, error) {
 	return []gateway.SourcePorts{{Protocol: gateway.UDP, Backend: netip.MustParseAddrPort("10.96.0.10:514"), InUse: p.inUse}}, p.fail
 }
 
-// syslog is a Source with a Mapping that leads to a ClusterIP.
+// syslog is a Source with a Mapping to a ClusterIP.
 type syslog struct{ fakeSource }
 
 func (*syslog) Snapshot() calc.Snapshot {
@@ -67,7 +67,7 @@ func (*syslog) Snapshot() calc.Snapshot {
 	}
 }
 
-// TestSourcePortsThatRunOutAreTold has 80 of 100 ports in use for a while.
+// TestSourcePortsThatRunOutAreTold uses up to 80 of 100 ports and expects a finding while hardly any is free.
 func TestSourcePortsThatRunOutAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ports := &fakePorts{}
@@ -102,9 +102,9 @@ func TestSourcePortsThatRunOutAreTold(t *testing.T) {
 			took  time.Duration
 			fail  error
 			want  PortUse
-			// finds is set when there is a finding afterwards.
+			// finds means that there is a finding after the count.
 			finds bool
-			// counts is the number of counts within a minute, up to one more or less.
+			// counts is the expected number of counts within a minute, give or take one.
 			counts int
 		}{
 			{79, 0, nil, PortUse{Fullest: 0.79}, false, 6},
@@ -119,7 +119,7 @@ func TestSourcePortsThatRunOutAreTold(t *testing.T) {
 			synctest.Wait()
 			mu.Lock()
 			if diff := cmp.Diff(step.want, use); diff != "" {
-				t.Errorf("%d in use (-want +got):\n%s", step.inUse, diff)
+				t.Errorf("%d in use, PortUse (-want +got):\n%s", step.inUse, diff)
 			}
 			var want []string
 			if step.finds {
@@ -130,7 +130,7 @@ func TestSourcePortsThatRunOutAreTold(t *testing.T) {
 			}
 			mu.Unlock()
 			if n := ports.counted(); n < step.counts-1 || n > step.counts+1 {
-				t.Errorf("%d counts within a minute that take %s each, want about %d", n, step.took, step.counts)
+				t.Errorf("%d counts of %s each within a minute, want about %d", n, step.took, step.counts)
 			}
 		}
 		cancel()

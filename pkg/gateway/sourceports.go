@@ -5,18 +5,18 @@ package gateway
 
 import "net/netip"
 
-// SourcePorts says how many source ports the masqueraded connections to a backend use.
+// SourcePorts is the number of source ports that masqueraded connections to a backend use.
 type SourcePorts struct {
 	Protocol Protocol
-	// Backend is where the connections lead to.
+	// Backend is the destination of the connections.
 	Backend netip.AddrPort
 	InUse   int
 }
 
-// unprivilegedPorts are those from 1024 on: the most that the kernel itself chooses from.
+// unprivilegedPorts is the number of ports from 1024 on, the largest range that the kernel chooses from by itself.
 const unprivilegedPorts = 1<<16 - 1024
 
-// SourcePorts returns how many source ports the masqueraded connections to one backend can have at a time.
+// SourcePorts returns the maximum number of concurrent masqueraded connections to one backend.
 func (s *State) SourcePorts() int {
 	if s.MasqueradePorts == (PortRange{}) {
 		return unprivilegedPorts

@@ -73,11 +73,11 @@ func New(version string, gateway Gateway) *Metrics {
 	}
 	m.sourcePorts = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "masquerade_source_ports_used_ratio",
-		Help: "Share of the masquerade's source ports in use towards the fullest backend; at 1, new connections to it are dropped.",
+		Help: "Share of the source ports for masquerading in use to the most used backend; at 1, the kernel drops new connections to it.",
 	})
 	m.portsLow = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "masquerade_backends_low_on_source_ports",
-		Help: "Number of backends with 80 % or more of the masquerade's source ports in use; findings of Mappings name them.",
+		Help: "Number of backends with 80 % or more of the source ports for masquerading in use; findings of Mappings name them.",
 	})
 	for _, result := range []string{changed, unchanged, failure} {
 		m.applies.WithLabelValues(result)
@@ -94,7 +94,7 @@ func New(version string, gateway Gateway) *Metrics {
 	return m
 }
 
-// PortsCounted takes how far the source ports of the masquerade are used up.
+// PortsCounted records the use of source ports.
 func (m *Metrics) PortsCounted(use controller.PortUse) {
 	m.sourcePorts.Set(use.Fullest)
 	m.portsLow.Set(float64(use.Short))

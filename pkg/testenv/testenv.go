@@ -119,7 +119,7 @@ func RequireTool(t testing.TB, program string) {
 	}
 }
 
-// Lacks skips the test with a message: the running kernel lacks what it needs, which `make setup` cannot install.
+// Lacks skips the test with a message: the running kernel lacks a required feature that `make setup` cannot install.
 func Lacks(t testing.TB, what string) {
 	t.Helper()
 	t.Skipf("SKIPPED: the kernel lacks %s", what)
