@@ -106,6 +106,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	c.state.InsideNetworks = slices.SortedFunc(slices.Values(c.cfg.InsideNetworks), comparePrefixes)
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
+	c.state.Helpers = c.cfg.Helpers.List()
 
 	facts := newFacts(host, c.cfg, uplinks, c.state.Outside, c.facts)
 	elsewhere = !facts.equal(c.facts)

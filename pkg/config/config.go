@@ -28,6 +28,8 @@ type Config struct {
 	// MasqueradePorts are the ports that masqueraded connections come from. Where it is empty ("keep") the kernel chooses: a
 	// source port below 512 stays below 512, one below 1024 stays in 600-1023, and those run out first. 1024-65535 by default.
 	MasqueradePorts SourcePorts
+	// Helpers are the external ports whose connections the kernel's helpers read; none by default.
+	Helpers Helpers
 	// ClampMSS lowers the segment size of forwarded TCP connections to what the path takes; false by default.
 	ClampMSS bool `mapstructure:"clampMSS"`
 	// ForwardedOnly leaves alone the connections that this host itself opens to external addresses, which are translated as

@@ -41,6 +41,7 @@ serviceRoutes:
 - {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
 masquerade: false
 masqueradePorts: 20000-29999
+helpers: {ftp: [21, 2121], tftp: [69]}
 clampMSS: true
 forwardedOnly: true
 maxPortsPerMapping: 1000
@@ -74,6 +75,7 @@ func wholeConfig() Config {
 		},
 		ServiceRoutes:      []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{ip("10.10.0.11"), ip("10.10.0.12")}}},
 		MasqueradePorts:    SourcePorts{gateway.PortRange{First: 20000, Last: 29999}},
+		Helpers:            Helpers{FTP: []HelperPort{21, 2121}, TFTP: []HelperPort{69}},
 		ClampMSS:           true,
 		ForwardedOnly:      true,
 		MaxPortsPerMapping: 1000, MaxPortsPerNamespace: 2000, MaxRulesPerMapping: 3000, MaxRulesPerNamespace: 4000,
@@ -116,9 +118,10 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_SOURCE_RELAY_TOKENFILE":  "/token",
 		"SMARTNAT_UPLINKS": `[{interface: eth1, gateway: 198.51.100.1}, {interface: eth2, gateways: [203.0.113.1, "2001:db8::1"]},
 			{interface: "wan*", gatewayOffset: 1}]`,
-		"SMARTNAT_SERVICEROUTES":            "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
-		"SMARTNAT_MASQUERADE":               "false",
-		"SMARTNAT_MASQUERADEPORTS":          "20000-29999",
+		"SMARTNAT_SERVICEROUTES":   "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
+		"SMARTNAT_MASQUERADE":      "false",
+		"SMARTNAT_MASQUERADEPORTS": "20000-29999",
+		"SMARTNAT_HELPERS_FTP":     "21,2121", "SMARTNAT_HELPERS_TFTP": "69",
 		"SMARTNAT_CLAMPMSS":                 "true",
 		"SMARTNAT_FORWARDEDONLY":            "true",
 		"SMARTNAT_MAXPORTSPERMAPPING":       "1000",
@@ -217,7 +220,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -232,7 +235,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",
@@ -306,6 +309,9 @@ func TestValidate(t *testing.T) {
 		{"maxPortsPerMapping: -1\nmaxPortsPerNamespace: -1\nmaxRulesPerMapping: -1\nmaxRulesPerNamespace: -1",
 			[]string{"maxPortsPerMapping", "maxPortsPerNamespace", "maxRulesPerMapping", "maxRulesPerNamespace"}},
 		{"masqueradePorts: 1024-70000", []string{"masqueradePorts"}},
+		{"helpers: {ftp: [0], tftp: [65536]}", []string{"helpers.ftp[0]", "helpers.tftp[0]"}},
+		{"helpers: {ftp: [21.5]}", []string{"helpers.ftp[0]"}},
+		{"helpers: {sip: [5060]}", []string{"helpers.sip"}},
 		{"masqueradePorts: 2000-1000", []string{"masqueradePorts"}},
 		{"masqueradePorts: 0-1000", []string{"masqueradePorts"}},
 		{"servedAddresses: [127.0.0.1, 10.0.0.1, 10.0.0.1]", []string{"servedAddresses[0]", "servedAddresses[2]"}},

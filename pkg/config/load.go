@@ -156,6 +156,10 @@ func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
 		var ports SourcePorts
 		err := ports.UnmarshalText([]byte(fmt.Sprint(data)))
 		return ports, want(err, data, "a range of ports such as 1024-65535, or "+keepSourcePorts)
+	case to == reflect.TypeFor[HelperPort]():
+		var port HelperPort
+		err := port.UnmarshalText([]byte(fmt.Sprint(data)))
+		return port, want(err, data, "a port from 1 to 65535")
 	case !isText:
 		return data, nil
 	case to == reflect.TypeFor[netip.Addr]():

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -24,18 +25,18 @@ import (
 const helperPort = 9021
 
 // TestKernelHelpers has the kernel's helpers for FTP and TFTP lead data connections through a Mapping of the control port
-// alone, by the rules that systemd/README.md shows.
+// alone, and no other port get a helper; without them in the State, nothing is left of it.
 func TestKernelHelpers(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		if n.name != "IPv4" {
 			return // Passive mode is another command for IPv6.
 		}
-		for _, rule := range []string{"-p tcp --dport 80 -j CT --helper ftp", "-p udp --dport 80 -j CT --helper tftp"} {
-			run(t, "iptables-"+h.backend, "-t raw -A PREROUTING -d "+n.external+" "+rule)
-		}
 		state := gateway.State{
 			Uplinks:         []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},
 			MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535},
+			Helpers: []gateway.Helper{
+				{Name: "ftp", Protocol: gateway.TCP, Port: 80}, {Name: "ftp", Protocol: gateway.TCP, Port: 81}, {Name: "tftp", Protocol: gateway.UDP, Port: 80},
+			},
 		}
 		for _, protocol := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
 			f := forward(n.external, 80, n.pod1)
@@ -44,14 +45,45 @@ func TestKernelHelpers(t *testing.T) {
 		}
 		serveTFTP(t)
 		serveFTP(t, n.pod1)
-		apply(t, h.start(), state)
+		d := h.start()
+		apply(t, d, state)
+		if again := apply(t, h.start(), state); !again.Empty() {
+			t.Errorf("a restart writes %s", again)
+		}
+		run(t, "iptables-"+h.backend, "-t raw -F SMARTNAT-HELPERS")
+		if changed, err := d.Check(); err != nil || !changed {
+			t.Errorf("helpers that were flushed are not missed: %v", err)
+		}
+		apply(t, d, state)
 		if got := getByFTP(t, n.external); got != "data" {
 			t.Errorf("FTP: %q", got)
 		}
 		if got := getByTFTP(t, n.external); got != "data" {
 			t.Errorf("TFTP: %q", got)
 		}
+		if got := rawRules(t, h); strings.Count(got, "--helper") != 2 {
+			t.Errorf("the table raw:\n%s", got)
+		}
+		lacking := state
+		lacking.Helpers = []gateway.Helper{{Name: "nonesuch", Protocol: gateway.TCP, Port: 80}}
+		if err := d.Try(t.Context(), lacking); err == nil || !strings.Contains(err.Error(), "IPv4") {
+			t.Errorf("a helper that the kernel lacks: %v, want it refused", err)
+		}
+		state.Helpers = nil
+		apply(t, d, state)
+		if got := rawRules(t, h); strings.Contains(got, "SMARTNAT") {
+			t.Errorf("left in the table raw:\n%s", got)
+		}
 	})
+}
+
+func rawRules(t *testing.T, h *host) string {
+	t.Helper()
+	rules, err := exec.Command("iptables-"+h.backend, "-t", "raw", "-S").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v", rules, err)
+	}
+	return string(rules)
 }
 
 // serveTFTP answers each request from a port of its own (RFC 1350, section 4).

@@ -179,6 +179,8 @@ type State struct {
 	// port below 512 to one below 512, and one below 1024 to 600-1023 (nf_nat_l4proto_unique_tuple in
 	// net/netfilter/nf_nat_core.c).
 	MasqueradePorts PortRange
+	// Helpers are ports of Forwards whose connections the kernel's helpers read.
+	Helpers []Helper
 }
 
 // Away is the part of the desired state whose addresses the host currently lacks. It creates no rules; it only keeps
@@ -189,6 +191,15 @@ type Away struct {
 	Forwards []*Forward
 	// Egresses cover pods without another Egress and have no Uplink.
 	Egresses []Egress
+}
+
+// Helper has a connection tracking helper of the kernel read connections to an external port, and expect the connections that
+// they announce.
+type Helper struct {
+	// Name is the kernel's, "ftp" or "tftp".
+	Name     string
+	Protocol Protocol
+	Port     uint16
 }
 
 // Families is a set of address families.

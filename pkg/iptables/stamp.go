@@ -10,6 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -94,7 +97,7 @@ func legacyStamp(family netfilter.Family, whole bool) (uint64, error) {
 	defer xt.close()
 	var hash maphash.Hash
 	hash.SetSeed(seed)
-	for _, table := range tables {
+	for _, table := range written(family) {
 		if err := xt.hash(&hash, table, whole); err != nil {
 			return 0, fmt.Errorf("reading the legacy table %s of IPv%d: %w", table, family, err)
 		}
@@ -102,5 +105,18 @@ func legacyStamp(family netfilter.Family, whole bool) (uint64, error) {
 	return hash.Sum64(), nil
 }
 
-// tables are the tables that we write.
-var tables = []string{"mangle", "filter", "nat"}
+// written returns the tables that we write. The table raw counts only where it exists already: a look at it would make one, which
+// each packet then passes.
+func written(family netfilter.Family) []string {
+	tables := []string{"mangle", "filter", "nat"}
+	names, err := os.ReadFile(tableNames[family])
+	if err == nil && slices.Contains(strings.Fields(string(names)), "raw") {
+		tables = append(tables, "raw")
+	}
+	return tables
+}
+
+// tableNames list the legacy tables that exist in the network namespace.
+var tableNames = map[netfilter.Family]string{
+	netfilter.IPv4: "/proc/thread-self/net/ip_tables_names", netfilter.IPv6: "/proc/thread-self/net/ip6_tables_names",
+}

@@ -100,8 +100,8 @@ func quoteEnd(text string) int {
 	}
 }
 
-// tableOrder is the order in which our tables can be written safely.
-var tableOrder = []string{"mangle", "filter", "nat"}
+// tableOrder is the order in which our tables can be written safely. The last one may be refused: the kernel may lack a helper.
+var tableOrder = []string{"mangle", "filter", "nat", "raw"}
 
 func compareTables(a, b string) int {
 	place := func(name string) int {

@@ -244,7 +244,7 @@ func (r *ruleParser) target(verb Verb, name string) bool {
 	case "TCPMSS":
 		t.Verb = ClampMSS
 		return r.flag("--clamp-mss-to-pmtu") && len(r.tokens) == 0
-	case "REJECT", "DNAT", "SNAT", "MARK", "CONNMARK":
+	case "REJECT", "DNAT", "SNAT", "MARK", "CONNMARK", "CT":
 		return r.targetWithOptions(name) && len(r.tokens) == 0
 	default:
 		t.Verb = verb
@@ -277,6 +277,9 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 		var err error
 		t.Address, err = netip.ParseAddr(value)
 		return err == nil
+	case "CT --helper":
+		t.Verb = AssignHelper
+		return found && r.word(&t.Helper, value)
 	case "MARK --set-xmark":
 		t.Verb = SetMark
 	case "CONNMARK --set-xmark":

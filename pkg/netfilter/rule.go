@@ -23,7 +23,7 @@ const (
 // read.
 type Ruleset struct {
 	Family Family
-	// Tables are in the order in which they can be written safely: mangle, filter, nat.
+	// Tables are in the order in which they can be written safely: mangle, filter, nat, raw.
 	Tables []Table
 	// Sets are the sets that the desired rules reference, sorted by name. They are written separately and must exist for as
 	// long as the rules do. An observed Ruleset has none.
@@ -168,6 +168,8 @@ const (
 	RestoreMark
 	// ClampMSS is TCPMSS --clamp-mss-to-pmtu.
 	ClampMSS
+	// AssignHelper is CT --helper Target.Helper; it belongs into the table raw.
+	AssignHelper
 )
 
 // Target is the action for a packet that matches.
@@ -186,6 +188,8 @@ type Target struct {
 	BasePort uint16
 	// RejectWith is the value of --reject-with, such as "icmp-port-unreachable" or "tcp-reset".
 	RejectWith string
+	// Helper is the kernel's name of a connection tracking helper, "ftp" or "tftp".
+	Helper string
 	// RandomFully is --random-fully of Masquerade and TranslateSource.
 	RandomFully bool
 }

@@ -192,6 +192,9 @@ func (t *Target) append(w *words) {
 		w.hex(" 0x", t.Mark.Mask)
 	case ClampMSS:
 		w.word("-j TCPMSS --clamp-mss-to-pmtu")
+	case AssignHelper:
+		w.option("-j CT --helper", t.Helper)
+		w.bad = w.bad || t.Helper == ""
 	default:
 		w.bad = true
 	}
@@ -303,7 +306,7 @@ func (w *words) verbatim(s string) {
 func (w *words) chain(option, name string) {
 	w.option(option, name)
 	switch name {
-	case "", "ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "SNAT", "MASQUERADE", "MARK", "CONNMARK", "TCPMSS":
+	case "", "ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "SNAT", "MASQUERADE", "MARK", "CONNMARK", "TCPMSS", "CT":
 		w.bad = true
 	}
 }

@@ -63,6 +63,8 @@ func (n *numbers) target(chain, rejectWith, zone string) Target {
 		t.Mark = n.mark()
 	case RestoreMark:
 		t.Mark.Mask = n.next()
+	case AssignHelper:
+		t.Helper = rejectWith
 	}
 	return t
 }

@@ -118,6 +118,15 @@ var scenarios = []struct {
 			limited, limitedToo, empty, emptyToo, denied, direct, shifted, kept, manyToOne, many,
 		})}
 	}},
+	{"helpers", func(family netfilter.Family) gateway.State {
+		ftp := forward(family, 1, gateway.TCP, 21, 21, backends(family, 1, 21))
+		ranged := forward(family, 2, gateway.TCP, 20, 30, backends(family, 1, 20))
+		nowhere := forward(family, 3, gateway.TCP, 21, 21, nil)
+		return gateway.State{
+			Forwards: sorted([]*gateway.Forward{ftp, ranged, nowhere, forward(family, 1, gateway.UDP, 21, 21, backends(family, 1, 21)), forward(family, 1, gateway.UDP, 69, 69, backends(family, 1, 69))}),
+			Helpers:  []gateway.Helper{{Name: "ftp", Protocol: gateway.TCP, Port: 21}, {Name: "tftp", Protocol: gateway.UDP, Port: 69}},
+		}
+	}},
 	{"choices", func(family netfilter.Family) gateway.State {
 		client := forward(family, 1, gateway.TCP, 443, 443, backends(family, 3, 8443))
 		client.Affinity, client.Draining = 3*time.Hour, backends(family, 9, 8443)[8:]

@@ -67,7 +67,7 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	b.before = now
 	return netfilter.Ruleset{
 		Family: b.family,
-		Tables: []netfilter.Table{now.mangle, now.filter, {Name: "nat", Chains: now.table}},
+		Tables: append([]netfilter.Table{now.mangle, now.filter, {Name: "nat", Chains: now.table}}, run.helpers()...),
 		Sets:   now.sets,
 	}
 }

@@ -1,0 +1,44 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// Helpers are the external ports whose connections a helper of the kernel reads for the connections that they announce. They
+// matter only where a Mapping has them.
+type Helpers struct {
+	// FTP are control ports of FTP (tcp), TFTP are ports of TFTP (udp).
+	FTP  []HelperPort `mapstructure:"ftp"`
+	TFTP []HelperPort `mapstructure:"tftp"`
+}
+
+// HelperPort is a port from 1 on.
+type HelperPort uint16
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *HelperPort) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 16)
+	if err == nil && n == 0 {
+		err = errors.New("not a port")
+	}
+	*p = HelperPort(n)
+	return err
+}
+
+// List returns what a State says of them.
+func (h Helpers) List() []gateway.Helper {
+	var list []gateway.Helper
+	for _, p := range h.FTP {
+		list = append(list, gateway.Helper{Name: "ftp", Protocol: gateway.TCP, Port: uint16(p)})
+	}
+	for _, p := range h.TFTP {
+		list = append(list, gateway.Helper{Name: "tftp", Protocol: gateway.UDP, Port: uint16(p)})
+	}
+	return list
+}
