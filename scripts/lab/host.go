@@ -69,7 +69,7 @@ func (h *Host) live(ready chan<- error) {
 	}
 }
 
-// mounts mounts the host's own directories for the calling thread.
+// mounts sets up the host's own directories for the calling thread.
 func (h *Host) mounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("creating a mount namespace: %w", err)

@@ -46,8 +46,8 @@ func parseStat(text string) (time.Duration, error) {
 	return time.Duration(ticks) * Tick, nil
 }
 
-// Settle waits until at most most was used in one second, or until patience is over. It does not fail then, because the
-// figures show that the process never became idle.
+// Settle waits until at most the given processor time was used in one second, or until patience is over. It does not fail
+// then, because the figures show that the process never became idle.
 func Settle(ctx context.Context, used func() (time.Duration, error), most, patience time.Duration) error {
 	last, err := used()
 	if err != nil {

@@ -49,8 +49,8 @@ func sum(byKind map[string]int64) (n int64) {
 // the API server.
 func (l Lists) share() float64 { return float64(sum(l.Relay)) / float64(sum(l.APIServer)) }
 
-// lists lists what a gateway needs at both servers: all Services and EndpointSlices at the API server, and also Mappings at
-// the relay.
+// lists requests what a gateway needs from both servers: all Services and EndpointSlices from the API server, and also
+// Mappings from the relay.
 func (w *world) lists(ctx context.Context, api, relay server, token string) (all []Lists, err error) {
 	for _, e := range encodings() {
 		l := Lists{encoding: e}

@@ -47,7 +47,7 @@ func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (
 	return result
 }
 
-// starts starts the contender several times on a new gateway until the last port answers, and returns it running.
+// starts runs the contender several times, each on a new gateway until the last port answers, and returns it running.
 func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Result) (r runner, err error) {
 	began := time.Now()
 	for i := 0; i < b.plan.starts && (i == 0 || time.Since(began) < b.plan.startTime); i++ {
