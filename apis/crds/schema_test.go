@@ -202,7 +202,7 @@ type testCase struct {
 func cases() []testCase {
 	return slices.Concat([]testCase{
 		{"the example as it stands", "{}", ""},
-	}, addressCases, sourceCases, serviceCases, portCases, rangeCases, []testCase{
+	}, addressCases, uplinkCases, sourceCases, serviceCases, portCases, rangeCases, []testCase{
 		{"address of the clients kept, and pods leave by it", "masquerade: false\negress: true", ""},
 		{"masquerade and egress said as by default", "masquerade: null\negress: false", ""},
 		{"64 addresses", "addresses: " + list(64, "198.51.100.%d"), ""},
@@ -253,6 +253,36 @@ var addressCases = []testCase{
 	{"broadcast", "addresses: [255.255.255.255]", "spec.addresses[0]"},
 	{"second address bad", "addresses: [198.51.100.10, x]", "spec.addresses[1]"},
 	{"enormous address", "addresses: [" + strings.Repeat("1", 5000) + "]", "spec.addresses[0]"},
+}
+
+// uplinkCases are about names as dev_valid_name in the kernel's net/core/dev.c takes them.
+var uplinkCases = []testCase{
+	{"addresses of an uplink alone", "addresses: null\naddressesFrom: [{uplink: eth1}]", ""},
+	{"addresses of an uplink, and none besides", "addresses: []\naddressesFrom: [{uplink: eth1}]", ""},
+	{"addresses of an uplink, and one besides", "addressesFrom: [{uplink: eth1}]", ""},
+	{"addresses of all uplinks", `addressesFrom: [{uplink: "*"}, {uplink: ppp0}]`, ""},
+	{"uplinks of many spellings", `addressesFrom: [{uplink: eth1.100}, {uplink: "eth0@if7"}, {uplink: "!;~-_[]{}"}, {uplink: "a"}, {uplink: "..."}]`, ""},
+	{"no addresses, and of no uplink", "addresses: null\naddressesFrom: []", "spec.addresses"},
+	{"empty addresses, and of no uplink", "addresses: []\naddressesFrom: []", "spec.addresses"},
+	{"uplink left out", "addressesFrom: [{}]", "spec.addressesFrom[0].uplink"},
+	{"empty uplink", `addressesFrom: [{uplink: ""}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink of 15 letters", "addressesFrom: [{uplink: abcdefghijklmno}]", ""},
+	{"uplink of 16 letters", "addressesFrom: [{uplink: abcdefghijklmnop}]", "spec.addressesFrom[0].uplink"},
+	{"uplink with a slash", "addressesFrom: [{uplink: a/b}]", "spec.addressesFrom[0].uplink"},
+	{"uplink with a colon", `addressesFrom: [{uplink: "eth0:1"}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink with a blank", `addressesFrom: [{uplink: "eth 1"}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink with a newline", `addressesFrom: [{uplink: "eth1\n"}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink with a tab", `addressesFrom: [{uplink: "\teth1"}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink with a zero byte", `addressesFrom: [{uplink: "eth\01"}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink with an escape", `addressesFrom: [{uplink: "\e[2J"}]`, "spec.addressesFrom[0].uplink"},
+	{"uplink beyond ASCII", "addressesFrom: [{uplink: éth1}]", "spec.addressesFrom[0].uplink"},
+	{"uplink .", "addressesFrom: [{uplink: .}]", "spec.addressesFrom[0].uplink"},
+	{"uplink ..", "addressesFrom: [{uplink: ..}]", "spec.addressesFrom[0].uplink"},
+	{"pattern for an uplink", `addressesFrom: [{uplink: "eth*"}]`, "spec.addressesFrom[0].uplink"},
+	{"second uplink bad", `addressesFrom: [{uplink: eth1}, {uplink: "**"}]`, "spec.addressesFrom[1].uplink"},
+	{"uplink twice", "addressesFrom: [{uplink: eth1}, {uplink: eth2}, {uplink: eth1}]", "spec.addressesFrom"},
+	{"16 uplinks", "addressesFrom: " + list(16, "{uplink: eth%d}"), ""},
+	{"17 uplinks", "addressesFrom: " + list(17, "{uplink: eth%d}"), "spec.addressesFrom"},
 }
 
 var sourceCases = []testCase{

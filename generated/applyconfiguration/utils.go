@@ -19,6 +19,8 @@ import (
 func ForKind(kind schema.GroupVersionKind) interface{} {
 	switch kind {
 	// Group=smartnat.aureacentral.com, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithKind("AddressSource"):
+		return &smartnatv1alpha1.AddressSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("InstanceStatus"):
 		return &smartnatv1alpha1.InstanceStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Mapping"):

@@ -100,6 +100,12 @@ func (w *world) mapping(n int) *v1alpha1.Mapping {
 	if w.random.IntN(3) == 0 {
 		m.Spec.Addresses = append(m.Spec.Addresses, "2001:db8:1::10")
 	}
+	if w.random.IntN(4) == 0 {
+		m.Spec.AddressesFrom = []v1alpha1.AddressSource{{Uplink: w.pick("eth1", "eth2", "eth9", "*")}}
+		if w.random.IntN(2) == 0 {
+			m.Spec.Addresses = nil
+		}
+	}
 	if w.random.IntN(3) == 0 {
 		m.Spec.AllowedSources = []string{w.pick("10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32")}
 	}
@@ -172,7 +178,11 @@ func (w *world) observe() {
 		l := gateway.Link{Name: fmt.Sprintf("eth%d", 1+i), Up: w.random.IntN(4) > 0}
 		for _, a := range link {
 			if w.random.IntN(4) > 0 {
-				l.Addresses = append(l.Addresses, netip.MustParsePrefix(a))
+				p := netip.MustParsePrefix(a)
+				l.Addresses = append(l.Addresses, p)
+				if w.random.IntN(6) == 0 {
+					l.Dormant = append(l.Dormant, p.Addr())
+				}
 			}
 		}
 		w.host.Links = append(w.host.Links, l)
@@ -198,7 +208,11 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 		for step := range 400 {
 			w.step()
 			state, findings := calculator.Calculate(w.Snapshot, w.host)
-			want, wantFindings := calc.Calculate(w.Snapshot, w.host, cfg)
+			anew := calc.NewCalculator(cfg)
+			want, wantFindings := anew.Calculate(w.Snapshot, w.host)
+			if diff := cmp.Diff(anew.Resolved(), calculator.Resolved(), addresses); diff != "" {
+				t.Fatalf("seed %d, step %d: the addresses of uplinks are not what they would be of the same objects (-want +got):\n%s", seed, step, diff)
+			}
 			if diff := cmp.Diff(want, state, addresses); diff != "" {
 				t.Fatalf("seed %d, step %d: the State is not what it would be of the same objects (-want +got):\n%s", seed, step, diff)
 			}
@@ -212,7 +226,7 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 		}
 	}
 	for _, reason := range []string{
-		calc.ReasonPortReserved, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonEndpointNotAllowed,
+		calc.ReasonNotAnUplink, calc.ReasonNoUplinkAddress, calc.ReasonPortReserved, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonEndpointNotAllowed,
 	} {
 		if reasons[reason] < 100 {
 			t.Errorf("%s was found %d times: too little happened to say anything", reason, reasons[reason])

@@ -22,6 +22,8 @@ type facts struct {
 	inside bool
 	// uplinkOf has the number of the uplink that an address is on.
 	uplinkOf map[netip.Addr]int
+	// fromUplinks are the addresses of uplinks, in the order of these.
+	fromUplinks []uplinkAddresses
 	// networks know where connections may be led to, ports which are the host's own.
 	networks *networks
 	ports    *hostPorts
@@ -30,12 +32,13 @@ type facts struct {
 func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *facts) *facts {
 	f := &facts{
 		// A host that is only imagined lacks nothing.
-		sctp:     host.SCTP || cfg.AnyAddress,
-		held:     map[netip.Addr]string{},
-		local:    map[netip.Addr]bool{},
-		uplinkOf: map[netip.Addr]int{},
-		networks: newNetworks(host, cfg, uplinks, outside, before.networks),
-		ports:    newHostPorts(host, cfg, uplinks),
+		sctp:        host.SCTP || cfg.AnyAddress,
+		held:        map[netip.Addr]string{},
+		local:       map[netip.Addr]bool{},
+		uplinkOf:    map[netip.Addr]int{},
+		fromUplinks: addressesOfUplinks(host, cfg, uplinks),
+		networks:    newNetworks(host, cfg, uplinks, outside, before.networks),
+		ports:       newHostPorts(host, cfg, uplinks),
 	}
 	for _, link := range host.Links {
 		uplink := slices.IndexFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == link.Name })
@@ -66,5 +69,6 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, ou
 }
 
 func (f *facts) equal(other *facts) bool {
-	return f.sctp == other.sctp && f.inside == other.inside && f.networks.equal(other.networks) && maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf)
+	return f.sctp == other.sctp && f.inside == other.inside && f.networks.equal(other.networks) && maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf) &&
+		slices.EqualFunc(f.fromUplinks, other.fromUplinks, uplinkAddresses.equal)
 }

@@ -28,6 +28,8 @@ type entry struct {
 	// about are the Findings about the Mapping as a whole, aboutPort those about its ports, aboutEgress those about its pods.
 	about, aboutEgress []Finding
 	aboutPort          []portFinding
+	// resolved are what its addressesFrom mean.
+	resolved Resolved
 	// egress is what it asks for its pods, egresses what they have.
 	egress   []egressWish
 	egresses []gateway.Egress
@@ -43,9 +45,9 @@ type want struct {
 	gateway.Forward
 	// port is the index of the Mapping's port.
 	port int
-	// place says what becomes of it, listed is set when the State has it.
-	place  place
-	listed bool
+	// place says what becomes of it, listed is set when the State has it, resolved when its address is that of an uplink.
+	place            place
+	listed, resolved bool
 	// share is what the Mapping gets of the Frontend's ports, reserved what of them this host keeps from Mappings.
 	share    conflicts.Share
 	reserved []gateway.PortRange
@@ -55,6 +57,15 @@ type want struct {
 
 // whole reports whether the Mapping has all of the Frontend here.
 func (w *want) whole() bool { return w.share.Whole() && len(w.reserved) == 0 }
+
+// yields reports whether others come before it however young they are: those that name an address which is not to be used any
+// more.
+func (w *want) yields() bool { return w.resolved && w.place == away }
+
+// asksFor reports whether wants claim the same ports with the same right.
+func (w *want) asksFor(o *want) bool {
+	return w.Frontend == o.Frontend && w.resolved == o.resolved && w.yields() == o.yields()
+}
 
 // forwards returns those that the want comes to: the whole one, or what is left of it.
 func (w *want) forwards() []*gateway.Forward {
@@ -122,14 +133,16 @@ func (c *calculation) wants(e *entry) {
 	}
 	m := e.mapping.DeepCopy()
 	v1alpha1.SetDefaults(m)
+	addresses, resolved := c.resolveUplinks(m, c.addresses(m))
+	e.resolved = resolved
 	e.usage.ports = countPorts(m.Spec.Ports)
 	if n, most := e.usage.ports, c.cfg.MaxPortsPerMapping; most > 0 && n > most {
 		e.usage = usage{}
+		c.reported() // what keeps some of it out is no news where all of it is out
 		c.report(m, v1alpha1.ConditionAccepted, ReasonTooManyPorts, "spec.ports",
 			"exposes %d ports, and maxPortsPerMapping in the config of this host allows %d; it is left out whole", n, most)
 		return
 	}
-	addresses := c.addresses(m)
 	sources := c.sources(m, addresses)
 	backing := c.backing(m, addresses)
 	e.about = c.reported()
@@ -144,7 +157,7 @@ func (c *calculation) wants(e *entry) {
 			}
 			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
 			allowed := sources.of(a.Addr)
-			e.wants = append(e.wants, want{port: i, place: where, reserved: c.reserved(m, i, front, where), Forward: gateway.Forward{
+			e.wants = append(e.wants, want{port: i, place: where, resolved: a.resolved, reserved: c.reserved(m, i, front, where), Forward: gateway.Forward{
 				Frontend:    front,
 				Owner:       owner,
 				Service:     serviceNamedBy(m).String(),
@@ -187,14 +200,23 @@ func (e *entry) gather() {
 	e.findings = fewOfAKind(append(findings, e.aboutEgress...))
 }
 
+// conflicts are about the condition Accepted where both Mappings name the address, so that all who know them see the same
+// conflict. Where a Mapping has the address from an uplink, that is a matter of this host.
 func (e *entry) conflicts(w *want) []Finding {
+	if w.yields() {
+		return nil
+	}
 	var findings []Finding
 	for i, lost := range w.share.Lost {
 		more := ""
 		if i == len(w.share.Lost)-1 && w.share.More > 0 {
 			more = fmt.Sprintf("; so do others, in %d more places of %s", w.share.More, w.Ports)
 		}
-		findings = append(findings, finding(e.mapping, v1alpha1.ConditionAccepted, ReasonPortConflict, portField(w.port, "port"),
+		condition := v1alpha1.ConditionAccepted
+		if w.resolved || !names(lost.Winner, w.Address) {
+			condition = v1alpha1.ConditionProgrammed
+		}
+		findings = append(findings, finding(e.mapping, condition, ReasonPortConflict, portField(w.port, "port"),
 			"%s belongs to Mapping %s/%s, which %s%s", lost.Ports, lost.Winner.Namespace, lost.Winner.Name,
 			conflicts.Precedence(lost.Winner, e.mapping), more))
 	}
@@ -226,33 +248,33 @@ func (c *calculation) supported(m *v1alpha1.Mapping, port int, addresses []addre
 // address is one of a Mapping's.
 type address struct {
 	netip.Addr
-	// index is its place in the Mapping.
-	index int
+	// field is where the Mapping asks for it.
+	field string
 	place place
+	// resolved is set where the Mapping does not name the address.
+	resolved bool
 }
-
-func (a address) field() string { return fmt.Sprintf("spec.addresses[%d]", a.index) }
 
 func portField(index int, name string) string { return fmt.Sprintf("spec.ports[%d].%s", index, name) }
 
 func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 	addrs := make([]address, 0, len(m.Spec.Addresses))
 	for i, text := range m.Spec.Addresses {
-		a := address{Addr: netip.MustParseAddr(text), index: i}
+		a := address{Addr: netip.MustParseAddr(text), field: fmt.Sprintf("spec.addresses[%d]", i)}
 		disabled := a.Is6() && !c.cfg.IPTables.IPv6
 		switch {
 		case !c.cfg.AnyAddress && !c.local[a.Addr] && c.held[a.Addr] != "":
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotServed, a.field(),
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotServed, a.field,
 				"%s is on %s, which is none of this host's uplinks; to serve it, list it under servedAddresses in the config of this host, or %[2]s under uplinks if that leads to the outside",
 				a, c.held[a.Addr])
 		case !c.cfg.AnyAddress && !c.local[a.Addr]:
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotOnHost, a.field(),
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotOnHost, a.field,
 				"%s is neither on a link of this host nor one of its standbyAddresses", a)
 			if !disabled {
 				a.place = away
 			}
 		case disabled:
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonIPv6Disabled, a.field(),
+			c.report(m, v1alpha1.ConditionProgrammed, ReasonIPv6Disabled, a.field,
 				"%s is left out because iptables.ipv6 is false in the config of this host", a)
 		default:
 			a.place = here

@@ -92,7 +92,7 @@ func (r *run) resolve(c *calculation) {
 		r.egress = r.egress || len(before.egress)+len(e.egress) > 0
 		r.use(e.mapping.Namespace, before.usage, e.usage)
 		e.over = before.over // until it is settled again
-		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.Frontend == y.Frontend }) {
+		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.asksFor(&y) }) {
 			for i := range e.wants {
 				e.wants[i].share = before.wants[i].share
 			}
@@ -105,19 +105,24 @@ func (r *run) resolve(c *calculation) {
 // settlePorts gives each port of a Frontend to the first one that asks.
 func (r *run) settlePorts(entries []*entry) {
 	claims := conflicts.Claims{}
-	for _, e := range entries {
-		if e.over != nil {
-			continue // what stays out takes no port
-		}
-		for i := range e.wants {
-			w := &e.wants[i]
-			share := claims.Take(w.claim(), e.mapping)
-			if share.Whole() && w.share.Whole() {
-				continue
+	for _, yields := range []bool{false, true} {
+		for _, e := range entries {
+			if e.over != nil {
+				continue // what stays out takes no port
 			}
-			r.change(e)
-			// What is said of the winners may be something else where they are the same ones.
-			w.take(share)
+			for i := range e.wants {
+				w := &e.wants[i]
+				if w.yields() != yields {
+					continue
+				}
+				share := claims.Take(w.claim(), e.mapping)
+				if share.Whole() && w.share.Whole() {
+					continue
+				}
+				r.change(e)
+				// What is said of the winners may be something else where they are the same ones.
+				w.take(share)
+			}
 		}
 	}
 }

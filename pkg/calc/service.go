@@ -43,7 +43,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 		switch {
 		case a.place != here:
 		case !c.hasFamily(service, m.Spec.Mode, a.Is4()):
-			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonIPFamilyNotSupported, a.field(),
+			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonIPFamilyNotSupported, a.field,
 				"Service %s has no %s address for %s to lead to; connections to it are rejected", name, family(a.Is4()), a)
 		case !slices.ContainsFunc(families, func(f netip.Addr) bool { return f.Is4() == a.Is4() }):
 			families = append(families, a.Addr)

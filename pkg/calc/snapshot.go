@@ -67,6 +67,12 @@ const (
 	ReasonAddressNotOnHost = "AddressNotOnHost"
 	// ReasonAddressNotServed: the host has the address, but the config does not let Mappings use it; it stays out here.
 	ReasonAddressNotServed = "AddressNotServed"
+	// ReasonNotAnUplink: addressesFrom name no uplink of this host; another gateway may have it.
+	ReasonNotAnUplink = "NotAnUplink"
+	// ReasonNoUplinkAddress: the uplink has no address now that the Mapping could be served at.
+	ReasonNoUplinkAddress = "NoUplinkAddress"
+	// ReasonTooManyAddresses: an uplink has more addresses than a Mapping may; only these stay out.
+	ReasonTooManyAddresses = "TooManyAddresses"
 	// ReasonPortReserved: the port is the host's own, or of a program on it; only this port stays out here.
 	ReasonPortReserved = "PortReserved"
 	// ReasonTooExpensive: the config of this host does not let a Mapping cost as many rules; the whole Mapping stays out.
@@ -122,9 +128,11 @@ func (f Finding) Blocks() bool {
 	return f.Name != "" && !f.Elsewhere()
 }
 
-// Elsewhere reports whether the finding is about an address that this host does not hold: most likely that of another gateway,
-// which is nothing to be warned of here. Whether any gateway holds it is in the status of the Mapping.
-func (f Finding) Elsewhere() bool { return f.Reason == ReasonAddressNotOnHost }
+// Elsewhere reports whether the finding is about an address or uplink that this host does not have: most likely that of another
+// gateway, which is nothing to be warned of here. Whether any gateway has it is in the status of the Mapping.
+func (f Finding) Elsewhere() bool {
+	return f.Reason == ReasonAddressNotOnHost || f.Reason == ReasonNotAnUplink
+}
 
 // String returns the finding on one line.
 func (f Finding) String() string {

@@ -17,17 +17,12 @@ import (
 // checkState holds a State to what pkg/gateway promises of every State, and so to what the data plane relies on.
 func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 	t.Helper()
-	held := map[netip.Addr]bool{}
-	for _, f := range state.Forwards {
-		held[f.Address] = true
-	}
-	for _, f := range state.Away.Forwards {
-		if held[f.Address] {
-			t.Errorf("%s is both here and away", f.Address)
-		}
-	}
 	checkForwards(t, state.Forwards)
 	checkForwards(t, state.Away.Forwards)
+	// Both together have no two that overlap either.
+	everywhere := slices.Concat(state.Forwards, state.Away.Forwards)
+	slices.SortFunc(everywhere, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
+	checkForwards(t, everywhere)
 	for i, u := range state.Uplinks {
 		if u.Number != i+1 || u.Number > cfg.Ownership.MaxUplinks() {
 			t.Errorf("uplink %d of %d is number %d", i+1, len(state.Uplinks), u.Number)

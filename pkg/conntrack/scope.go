@@ -70,7 +70,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	return c
 }
 
-// everywhere are the Forwards of addresses that are here and of those that are away, which are others, sorted.
+// everywhere are the Forwards of addresses that are here and of those that are away, sorted. None overlaps another.
 func everywhere(state gateway.State) []*gateway.Forward {
 	here, away := state.Forwards, state.Away.Forwards
 	if len(away) == 0 {

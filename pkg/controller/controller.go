@@ -314,7 +314,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	c.report(taken, applied, result, took)
 	found := c.allFound()
 	c.findings.report(found)
-	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Err: err}
+	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
 	c.tell(Outcome{Facts: facts, Result: result, Took: took.total, Err: err})
 	if !c.ready && (err == nil || result.InPlace && ctx.Err() == nil) {
 		c.verifyOrReady(taken, result)

@@ -187,7 +187,7 @@ type State struct {
 // connections that it would allow. An address that disappears with its link, as IPv6 addresses do, may return before either
 // end of a connection notices.
 type Away struct {
-	// Forwards are sorted as in a State and have addresses that the State does not use.
+	// Forwards are sorted as in a State, and overlap with none of its Forwards.
 	Forwards []*Forward
 	// Egresses cover pods without another Egress and have no Uplink.
 	Egresses []Egress
@@ -281,6 +281,10 @@ type Link struct {
 	Addresses []netip.Prefix
 	// Autoconfigured means that one of the addresses comes from a router advertisement (SLAAC, RFC 4862).
 	Autoconfigured bool
+	// Temporary lists those of Addresses that the kernel makes for its own connections and replaces (RFC 8981), sorted.
+	Temporary []netip.Addr
+	// Dormant lists other Addresses that new connections must not use, tentative and deprecated ones (RFC 4862), sorted.
+	Dormant []netip.Addr
 	// Peers are the remote addresses of point-to-point links, or their networks, masked and sorted.
 	Peers []netip.Prefix
 }

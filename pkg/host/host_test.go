@@ -6,6 +6,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -15,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/vishvananda/netlink/nl"
@@ -140,7 +141,7 @@ func TestObserve(t *testing.T) {
 		{
 			name: "addresses made from router advertisements",
 			lines: []string{
-				"link add eth1 type veth peer name peer1", "addr add 2001:db8:1::10/64 dev eth1 mngtmpaddr", "addr add 2001:db8:2::10/64 dev peer1",
+				"link add eth1 type veth peer name peer1", "addr add 2001:db8:1::10/64 dev eth1 nodad mngtmpaddr", "addr add 2001:db8:2::10/64 dev peer1 nodad",
 				"addr add 198.51.100.10/24 dev peer1", "addr add 198.51.100.11/24 dev peer1", // the second one of a network has a flag of the same value
 			},
 			want: gateway.Host{Links: []gateway.Link{
@@ -175,10 +176,48 @@ func TestObserve(t *testing.T) {
 			}
 			tc.want.Opened = gateway.Families{IPv4: true}
 			tc.want.SCTP = got.SCTP // that is TestSCTP's
-			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			if diff := gocmp.Diff(tc.want, got, gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("host (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestObserveWhichAddressesLast has the kernel flag addresses. That of an IPv4 address which is the second of its network is that
+// of a temporary IPv6 one.
+func TestObserveWhichAddressesLast(t *testing.T) {
+	testenv.NewNetNS(t)
+	ip(t,
+		"link add eth1 type veth peer name peer1", "link set eth1 addrgenmode none", "link set peer1 addrgenmode none", "link set eth1 up", "link set peer1 up",
+		"addr add 198.51.100.10/24 dev eth1", "addr add 198.51.100.11/24 dev eth1", "addr add 198.51.100.12/24 dev eth1 preferred_lft 0",
+		"addr add 203.0.113.77 peer 203.0.113.1 dev eth1",
+		"addr add 2001:db8:1::10/64 dev eth1 nodad", "addr add 2001:db8:1::11/64 dev eth1 nodad preferred_lft 0",
+		// Without a carrier no one can be asked whether it has the address.
+		"link add eth2 type veth peer name peer2", "link set eth2 addrgenmode none", "link set eth2 up", "addr add 2001:db8:2::10/64 dev eth2",
+	)
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth1/use_tempaddr", []byte("2"), 0); err != nil {
+		t.Fatal(err)
+	}
+	ip(t, "addr add 2001:db8:3::10/64 dev eth1 nodad mngtmpaddr")
+	host, err := New(logrus.New()).Observe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range host.Links {
+		dormant := map[string]string{"eth1": "[198.51.100.12 2001:db8:1::11]", "eth2": "[2001:db8:2::10]"}[l.Name]
+		if got := fmt.Sprint(l.Dormant); got != cmp.Or(dormant, "[]") {
+			t.Errorf("%s: dormant %s, want %s", l.Name, got, dormant)
+		}
+		if l.Name != "eth1" {
+			if len(l.Temporary) > 0 {
+				t.Errorf("%s: temporary %v", l.Name, l.Temporary)
+			}
+			continue
+		}
+		network := netip.MustParsePrefix("2001:db8:3::/64")
+		if len(l.Temporary) != 1 || !network.Contains(l.Temporary[0]) || l.Temporary[0] == netip.MustParseAddr("2001:db8:3::10") {
+			t.Errorf("temporary %v, want one of %s that the kernel made", l.Temporary, network)
+		}
 	}
 }
 

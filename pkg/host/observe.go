@@ -73,6 +73,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 	host := gateway.Host{SCTP: h.sctp()}
 	names := map[int]string{}
 	addresses, peers := addressesByLink(addrs), peersByLink(addrs)
+	temporaries, dormants := flagged(addrs, temporary), flagged(addrs, dormant)
 	for _, l := range links {
 		a := l.Attrs()
 		names[a.Index] = a.Name
@@ -81,6 +82,8 @@ func (h *Host) Observe() (gateway.Host, error) {
 			Up:             a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
 			Kind:           l.Type(),
 			Addresses:      addresses[a.Index],
+			Temporary:      temporaries[a.Index],
+			Dormant:        dormants[a.Index],
 			Peers:          peers[a.Index],
 			Autoconfigured: slices.ContainsFunc(addrs, func(addr netlink.Addr) bool { return addr.LinkIndex == a.Index && autoconfigured(addr) }),
 		})
@@ -122,6 +125,30 @@ func addressesByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 // NetworkManager, which set the same flags (addrconf_prefix_rcv_add_addr in net/ipv6/addrconf.c).
 func autoconfigured(a netlink.Addr) bool {
 	return a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) != 0 && a.IP.To4() == nil
+}
+
+// flagged are the addresses of each link whose flags (IFA_FLAGS, rtnetlink(7)) are as wanted.
+func flagged(addrs []netlink.Addr, wanted func(netlink.Addr) bool) map[int][]netip.Addr {
+	byLink := map[int][]netip.Addr{}
+	for _, a := range addrs {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok && wanted(a) {
+			byLink[a.LinkIndex] = append(byLink[a.LinkIndex], addr.Unmap())
+		}
+	}
+	for _, list := range byLink {
+		slices.SortFunc(list, netip.Addr.Compare)
+	}
+	return byLink
+}
+
+// temporary tells addresses apart by IFA_F_TEMPORARY, which for IPv4 is IFA_F_SECONDARY: all but the first address of a network
+// have it (linux/if_addr.h).
+func temporary(a netlink.Addr) bool {
+	return a.IP.To4() == nil && a.Flags&(unix.IFA_F_DADFAILED|unix.IFA_F_TEMPORARY) == unix.IFA_F_TEMPORARY
+}
+
+func dormant(a netlink.Addr) bool {
+	return a.Flags&unix.IFA_F_DADFAILED == 0 && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED) != 0 && !temporary(a)
 }
 
 // peersByLink are the other ends, which the kernel has routes to.

@@ -23,6 +23,8 @@ type Facts struct {
 	Host     gateway.Host
 	State    gateway.State
 	Findings []calc.Finding
+	// Resolved are what the addressesFrom of Mappings mean on this host.
+	Resolved map[types.NamespacedName]calc.Resolved
 	// Err is why not all of it could be programmed.
 	Err error
 }
@@ -40,10 +42,10 @@ type Entry struct {
 func (e Entry) equal(o Entry) bool {
 	return e.UID == o.UID && e.Name == o.Name && e.Endpoints == o.Endpoints && e.ObservedGeneration == o.ObservedGeneration &&
 		e.Programmed == o.Programmed && e.Ready == o.Ready && e.Reason == o.Reason &&
-		slices.Equal(e.Addresses, o.Addresses) && slices.Equal(e.Problems, o.Problems)
+		slices.Equal(e.Addresses, o.Addresses) && slices.Equal(e.Uplinks, o.Uplinks) && slices.Equal(e.Problems, o.Problems)
 }
 
-// entries returns one for each Mapping of which this gateway holds an address.
+// entries returns one for each Mapping of which this gateway holds an address, or would if its uplink had one.
 func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 	local := map[netip.Addr]bool{}
 	for _, a := range standby {
@@ -62,13 +64,17 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 	}
 	all := make(map[key]Entry, len(f.Snapshot.Mappings))
 	for _, m := range f.Snapshot.Mappings {
+		k := key{Namespace: m.Namespace, Name: m.Name}
+		resolved := f.Resolved[k]
 		addresses := held(m.Spec.Addresses, local)
-		if len(addresses) == 0 {
+		for _, a := range resolved.Addresses {
+			addresses = append(addresses, a.String())
+		}
+		if len(addresses) == 0 && !slices.ContainsFunc(findings[k], func(f calc.Finding) bool { return f.Reason == calc.ReasonNoUplinkAddress }) {
 			continue
 		}
-		k := key{Namespace: m.Namespace, Name: m.Name}
 		e := Entry{m.UID, v1alpha1.InstanceStatus{
-			Name: instance, Addresses: addresses, Endpoints: endpoints[m.Namespace+"/"+m.Name], ObservedGeneration: m.Generation, Programmed: true, Ready: true,
+			Name: instance, Addresses: addresses, Uplinks: resolved.Uplinks, Endpoints: endpoints[m.Namespace+"/"+m.Name], ObservedGeneration: m.Generation, Programmed: true, Ready: true,
 		}}
 		if f.Err != nil {
 			e.Programmed = false
@@ -128,11 +134,15 @@ func held(texts []string, local map[netip.Addr]bool) []string {
 // whose Service leads nowhere. It is not ready in any of these cases: some connections are not forwarded.
 func (e *Entry) find(f calc.Finding, inEffect bool) {
 	switch f.Reason {
-	case calc.ReasonAddressNotOnHost, calc.ReasonPortConflict:
-		return // the first is another gateway's business, the second is in the condition Accepted
+	case calc.ReasonAddressNotOnHost, calc.ReasonNotAnUplink:
+		return // another gateway's business
+	case calc.ReasonPortConflict:
+		if f.Condition == v1alpha1.ConditionAccepted {
+			return // it is in that condition
+		}
 	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonRuleRefused:
 		e.Programmed = false
-	case calc.ReasonAddressNotServed, calc.ReasonPortReserved, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported:
+	case calc.ReasonAddressNotServed, calc.ReasonTooManyAddresses, calc.ReasonPortReserved, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported:
 		e.Programmed = e.Programmed && inEffect
 	}
 	if f.Blocks() {

@@ -84,8 +84,34 @@ func TestEntries(t *testing.T) {
 			f.State.Forwards = []*gateway.Forward{{Owner: "shop/web", Backends: make([]gateway.Backend, 1)}}
 		}, &good},
 		{"what another gateway is to do", []string{"192.0.2.1"}, func(f *Facts) {
-			f.Findings = []calc.Finding{finding(calc.ReasonAddressNotOnHost), finding(calc.ReasonPortConflict)}
+			known := finding(calc.ReasonPortConflict)
+			known.Condition = v1alpha1.ConditionAccepted
+			f.Findings = []calc.Finding{finding(calc.ReasonAddressNotOnHost), finding(calc.ReasonNotAnUplink), known}
 		}, &good},
+		{"a conflict that is this host's alone", []string{"192.0.2.1"}, func(f *Facts) {
+			local := finding(calc.ReasonPortConflict)
+			local.Condition = v1alpha1.ConditionProgrammed
+			f.Findings = []calc.Finding{local}
+		}, with(func(e *v1alpha1.InstanceStatus) {
+			e.Ready, e.Reason, e.Problems = false, calc.ReasonPortConflict, []string{"spec: because (PortConflict)"}
+		})},
+		{"addresses of uplinks", []string{"192.0.2.1"}, func(f *Facts) {
+			f.Resolved = map[key]calc.Resolved{
+				{Namespace: "shop", Name: "web"}:   {Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, Uplinks: []string{"eth0", "*"}},
+				{Namespace: "shop", Name: "other"}: {Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.5")}, Uplinks: []string{"eth0"}},
+			}
+		}, with(func(e *v1alpha1.InstanceStatus) {
+			e.Addresses, e.Uplinks = []string{"192.0.2.1", "2001:db8::1"}, []string{"eth0", "*"}
+		})},
+		{"an uplink without address", nil, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonNoUplinkAddress)} },
+			with(func(e *v1alpha1.InstanceStatus) {
+				e.Addresses, e.Ready, e.Reason, e.Problems = nil, false, calc.ReasonNoUplinkAddress, []string{"spec: because (NoUplinkAddress)"}
+			})},
+		{"too many addresses", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonTooManyAddresses)} },
+			bad("spec: because (TooManyAddresses)")},
+		{"another gateway's uplink", nil, func(f *Facts) {
+			f.Findings = []calc.Finding{finding(calc.ReasonNotAnUplink), finding(calc.ReasonServiceNotFound)}
+		}, nil},
 		{"of another Mapping", []string{"192.0.2.1"}, func(f *Facts) {
 			other := finding(calc.ReasonTooManyPorts)
 			other.Name = "other"
@@ -168,7 +194,7 @@ func TestAnEntryFits(t *testing.T) {
 // TestEqualLooksAtEveryField there is, and at those that are to come.
 func TestEqualLooksAtEveryField(t *testing.T) {
 	full := Entry{"uid", v1alpha1.InstanceStatus{
-		Name: "gw1", Addresses: []string{"192.0.2.1"}, Endpoints: 1, ObservedGeneration: 1, Programmed: true, Ready: true, Reason: "Why", Problems: []string{"one"},
+		Name: "gw1", Addresses: []string{"192.0.2.1"}, Uplinks: []string{"eth0"}, Endpoints: 1, ObservedGeneration: 1, Programmed: true, Ready: true, Reason: "Why", Problems: []string{"one"},
 	}}
 	if !full.equal(full) || !(Entry{}).equal(Entry{}) {
 		t.Error("an entry does not equal itself")

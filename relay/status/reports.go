@@ -19,10 +19,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/smartnat/validation"
 	"github.com/smartnat/smartnat/relay/filter"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -175,10 +177,8 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 		if i.Name != instance {
 			return forbidden(m.Name, fmt.Errorf("this user is the gateway %q and may not report as %q: set instance: %s in the gateway's config", instance, i.Name, instance))
 		}
-		for _, a := range i.Addresses {
-			if !slices.Contains(m.Spec.Addresses, a) {
-				return apierrors.NewBadRequest(fmt.Sprintf("%q is none of the Mapping's addresses", a))
-			}
+		if err := checkAddresses(m, &i); err != nil {
+			return err
 		}
 		if strings.ContainsFunc(i.Reason, func(r rune) bool { return (r < 'a' || 'z' < r) && (r < 'A' || 'Z' < r) }) || len(i.Reason) > v1alpha1.MaxReasonLength {
 			return apierrors.NewBadRequest(fmt.Sprintf("a reason is at most %d letters", v1alpha1.MaxReasonLength))
@@ -186,6 +186,35 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 		if i.ObservedGeneration > m.Generation || i.ObservedGeneration < 0 || i.Endpoints < 0 {
 			return apierrors.NewBadRequest("there is no such generation, or number of endpoints")
 		}
+	}
+	return nil
+}
+
+// checkAddresses takes addresses that the Mapping does not name only with the uplinks that they are of.
+func checkAddresses(m *v1alpha1.Mapping, i *v1alpha1.InstanceStatus) error {
+	for _, uplink := range i.Uplinks {
+		if !slices.Contains(m.Spec.AddressesFrom, v1alpha1.AddressSource{Uplink: uplink}) {
+			return apierrors.NewBadRequest(fmt.Sprintf("%q is none of the uplinks in the Mapping's addressesFrom", uplink))
+		}
+	}
+	for _, a := range i.Addresses {
+		if slices.Contains(m.Spec.Addresses, a) {
+			continue
+		}
+		if len(i.Uplinks) == 0 {
+			return apierrors.NewBadRequest(fmt.Sprintf("%q is none of the Mapping's addresses", a))
+		}
+		if problem := validation.AddressProblem(a); problem != "" {
+			return apierrors.NewBadRequest(fmt.Sprintf("address %q of an uplink: %s", a, problem))
+		}
+	}
+	for what, list := range map[string][]string{"address": i.Addresses, "uplink": i.Uplinks} {
+		if sets.New(list...).Len() != len(list) {
+			return apierrors.NewBadRequest(fmt.Sprintf("an %s is there twice", what))
+		}
+	}
+	if len(i.Addresses) > v1alpha1.MaxAddresses {
+		return apierrors.NewBadRequest(fmt.Sprintf("a gateway serves at most %d addresses of a Mapping", v1alpha1.MaxAddresses))
 	}
 	return nil
 }

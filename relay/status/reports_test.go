@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -202,6 +203,8 @@ func TestReportsAreRefused(t *testing.T) {
 		{"another kind", gw1, applyPatch, change(`"kind":"Mapping"`, `"kind":"Service"`), 400, "has to say"},
 		{"one that was deleted and made anew", gw1, applyPatch, change(`"name":"web"`, `"uid":"old","name":"web"`), 409, "another one"},
 		{"an address of others", gw1, applyPatch, change("192.0.2.1", "192.0.2.9"), 400, "none of the Mapping's addresses"},
+		{"an uplink of others", gw1, applyPatch, change(`"endpoints":2`, `"uplinks":["eth1"],"endpoints":2`), 400, `"eth1" is none of the uplinks`},
+		{"an address twice", gw1, applyPatch, change(`"192.0.2.1"`, `"192.0.2.1","192.0.2.1"`), 400, "twice"},
 		{"a generation to come", gw1, applyPatch, change(`"observedGeneration":1`, `"observedGeneration":2`), 400, "no such generation"},
 		{"fewer endpoints than none", gw1, applyPatch, change(`"endpoints":2`, `"endpoints":-2`), 400, "no such generation"},
 		{"too much", gw1, applyPatch, change(`"programmed":true`, `"problems":["`+strings.Repeat("x", maxReport)+`"]`), 413, "at most"},
@@ -215,6 +218,44 @@ func TestReportsAreRefused(t *testing.T) {
 			}
 			if len(d.written()) != 0 || len(d.heard) != 0 {
 				t.Errorf("written %v, heard of %v", d.written(), d.heard)
+			}
+		})
+	}
+}
+
+// TestAddressesOfUplinksAreTaken reports addresses that a Mapping does not name, but gets from uplinks.
+func TestAddressesOfUplinksAreTaken(t *testing.T) {
+	many := make([]string, v1alpha1.MaxAddresses+1)
+	for i := range many {
+		many[i] = fmt.Sprintf("198.51.100.%d", i+1)
+	}
+	list := func(texts []string) string { return `"` + strings.Join(texts, `","`) + `"` }
+	for _, test := range []struct{ name, addresses, uplinks, says string }{
+		{"of one", `"192.0.2.1","198.51.100.77","2001:db8::10"`, `"eth1"`, ""},
+		{"of all", `"198.51.100.77"`, `"*","eth1"`, ""},
+		{"none now", "", "", ""},
+		{"as many as there may be", list(many[1:]), `"eth1"`, ""},
+		{"of none", `"198.51.100.77"`, "", `"198.51.100.77" is none of the Mapping's addresses`},
+		{"of another", `"198.51.100.77"`, `"eth2"`, `"eth2" is none of the uplinks`},
+		{"more than there may be", list(many), `"eth1"`, "at most 64 addresses"},
+		{"twice", `"198.51.100.77","198.51.100.77"`, `"eth1"`, "an address is there twice"},
+		{"of an uplink twice", `"198.51.100.77"`, `"eth1","eth1"`, "an uplink is there twice"},
+		{"no address", `"x\u001b"`, `"eth1"`, "must be an IP address"},
+		{"link-local", `"fe80::1"`, `"eth1"`, "link-local"},
+		{"in another spelling", `"2001:DB8::10"`, `"eth1"`, "must be spelled 2001:db8::10"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDesk(t)
+			m := mapping("web", 1, 8080)
+			m.Spec.AddressesFrom = []v1alpha1.AddressSource{{Uplink: "eth1"}, {Uplink: v1alpha1.AllUplinks}}
+			d.put(m)
+			body := strings.Replace(good, `"addresses":["192.0.2.1"]`, `"addresses":[`+test.addresses+`],"uplinks":[`+test.uplinks+`]`, 1)
+			_, err := d.report(token("system:serviceaccount:smartnat:gw1"), applyPatch, body)
+			if test.says == "" && err != nil || test.says != "" && (!apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("%v, want %q", err, test.says)
+			}
+			if (len(d.written()) == 1) != (test.says == "") {
+				t.Errorf("written %v", d.written())
 			}
 		})
 	}

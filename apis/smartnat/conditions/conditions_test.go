@@ -48,6 +48,8 @@ func decide(f func(m *v1alpha1.Mapping, s *corev1.Service, facts *conditions.Fac
 	return conditions.Decide(facts, now)
 }
 
+var fromEth1 = []v1alpha1.AddressSource{{Uplink: "eth1"}}
+
 // says returns a condition on one line.
 func says(status v1alpha1.MappingStatus, condition string) string {
 	c := meta.FindStatusCondition(status.Conditions, condition)
@@ -74,6 +76,8 @@ func TestAccepted(t *testing.T) {
 		{"a setting without effect is reported", func(m mapping, _ service, _ facts) { m.Spec.Masquerade = new(bool) },
 			"True Accepted: valid, and all of its ports are its own; masquerade: false does not reach the pods in mode service, " +
 				"as the cluster puts a node's address in place of the client's: use mode endpoints to keep it"},
+		{"addresses of uplinks are decided about elsewhere", func(m mapping, _ service, _ facts) { m.Spec.AddressesFrom = fromEth1 },
+			"True Accepted: valid, and no older Mapping names its addresses and ports; gateways decide about the addresses of uplinks"},
 		{"client addresses are kept", func(m mapping, _ service, _ facts) {
 			m.Spec.Masquerade, m.Spec.Mode = new(bool), v1alpha1.ModeEndpoints
 		},
@@ -151,6 +155,13 @@ func TestReady(t *testing.T) {
 		e.Ready, e.Reason, e.Problems = false, reason, problems
 		return e
 	}
+	resolved := func(name string, addresses ...string) v1alpha1.InstanceStatus {
+		e := entry(name, addresses...)
+		e.Uplinks = []string{"eth1"}
+		return e
+	}
+	bare := not("NoUplinkAddress", "eth1 has none now")
+	bare.Addresses = nil
 	old := &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "old", CreationTimestamp: before}}
 	for _, test := range []struct {
 		name      string
@@ -180,6 +191,20 @@ func TestReady(t *testing.T) {
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older", "gw1"},
 		{"not valid", nil, func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
 			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535", ""},
+		{"addresses of an uplink", []v1alpha1.InstanceStatus{resolved("gw2", "2001:db8::7", "192.0.2.7"), resolved("gw1", "192.0.2.7")},
+			func(m mapping, _ service, _ facts) { m.Spec.Addresses, m.Spec.AddressesFrom = nil, fromEth1 },
+			"True Ready: forwarded by gw1, gw2", "gw1,gw2"},
+		{"an uplink that no gateway has", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")},
+			func(m mapping, _ service, _ facts) { m.Spec.AddressesFrom = fromEth1 },
+			"False AddressNotHeld: no gateway that reports has an address to serve on uplink eth1", "gw1"},
+		{"an uplink without address", []v1alpha1.InstanceStatus{bare},
+			func(m mapping, _ service, f facts) {
+				m.Spec.Addresses, m.Spec.AddressesFrom, f.Reporting = nil, fromEth1, true
+			},
+			"False AddressNotHeld: no gateway that reports has an address to serve on uplink eth1; gw3: eth1 has none now", ""},
+		{"an uplink without address at one of two", []v1alpha1.InstanceStatus{resolved("gw1", "192.0.2.7"), bare},
+			func(m mapping, _ service, _ facts) { m.Spec.Addresses, m.Spec.AddressesFrom = nil, fromEth1 },
+			"False NoUplinkAddress: gw3: eth1 has none now", "gw1"},
 		{"the last change is not seen yet", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, _ facts) {
 			m.Generation = 4
 		}, "False Pending: the last change is not in effect yet on gw1", ""},
@@ -270,6 +295,33 @@ func TestColumns(t *testing.T) {
 	}
 	if got := decide(nil); got.ServiceVIP != "10.96.0.1" {
 		t.Errorf("serviceVIP %q, want 10.96.0.1", got.ServiceVIP)
+	}
+}
+
+// TestColumnOfAddresses proves that the column shows the addresses that gateways serve, and the uplinks that no gateway serves.
+func TestColumnOfAddresses(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		addresses []string
+		instances []v1alpha1.InstanceStatus
+		want      string
+	}{
+		{"not resolved", nil, nil, "uplink:*,uplink:eth1"},
+		{"not resolved, and a named one", []string{"192.0.2.1"}, nil, "192.0.2.1,uplink:*,uplink:eth1"},
+		{"resolved on two gateways", []string{"192.0.2.1"}, []v1alpha1.InstanceStatus{
+			{Name: "gw2", Addresses: []string{"198.51.100.9", "192.0.2.1"}, Uplinks: []string{"*"}},
+			{Name: "gw1", Addresses: []string{"198.51.100.10"}, Uplinks: []string{"*", "eth1"}},
+		}, "192.0.2.1,198.51.100.9,198.51.100.10"},
+		{"one is not resolved", nil, []v1alpha1.InstanceStatus{{Name: "gw1", Addresses: []string{"2001:db8::7"}, Uplinks: []string{"*"}}},
+			"2001:db8::7,uplink:eth1"},
+	} {
+		got := decide(func(m mapping, _ service, _ facts) {
+			m.Spec.Addresses, m.Spec.AddressesFrom = test.addresses, []v1alpha1.AddressSource{{Uplink: "eth1"}, {Uplink: "*"}}
+			m.Status.Instances = test.instances
+		})
+		if got.Addresses != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got.Addresses, test.want)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
@@ -56,54 +57,99 @@ func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses
 	case len(pending) > 0:
 		c.Reason, c.Message = ReasonPending, "the last change is not in effect yet on "+few(pending, ", ")
 	case len(have) == 0 && reporting:
-		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(unserved(m))
+		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(m, unservedOf(m))
 	case len(have) == 0:
 		c.Status, c.Reason = metav1.ConditionUnknown, ReasonNotReported
 		c.Message = "no gateway reports its status, so it is not known whether one forwards for " + describeAddresses(m)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "in effect on "+few(have, ", ")
-		if unserved := unserved(m); len(unserved) > 0 {
-			c.Message += "; " + notHeld(unserved)
+		if unserved := unservedOf(m); !unserved.empty() {
+			c.Message += "; " + notHeld(m, unserved)
 		}
 	}
 	return c
 }
 
-// holders are the gateways that hold an address, by name: a list of a status is in no order.
+// holders are the gateways that hold an address, by name.
 func holders(instances []v1alpha1.InstanceStatus) []v1alpha1.InstanceStatus {
-	var of []v1alpha1.InstanceStatus
-	for _, i := range instances {
-		if len(i.Addresses) > 0 {
-			of = append(of, i)
-		}
-	}
-	slices.SortFunc(of, func(a, b v1alpha1.InstanceStatus) int { return strings.Compare(a.Name, b.Name) })
-	return of
+	return slices.DeleteFunc(sortedByName(instances), func(i v1alpha1.InstanceStatus) bool { return len(i.Addresses) == 0 })
 }
 
-// unserved returns the addresses that no gateway says it serves, in order.
-func unserved(m *v1alpha1.Mapping) []string {
-	set := map[netip.Addr]string{}
+// sortedByName returns a copy: a list of a status is in no order.
+func sortedByName(instances []v1alpha1.InstanceStatus) []v1alpha1.InstanceStatus {
+	return slices.SortedFunc(slices.Values(instances), func(a, b v1alpha1.InstanceStatus) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// unserved are the addresses, and the uplinks of addressesFrom, that no gateway says it serves, in order.
+type unserved struct{ addresses, uplinks []string }
+
+func unservedOf(m *v1alpha1.Mapping) unserved {
+	addresses, uplinks := map[netip.Addr]string{}, sets.New[string]()
 	for _, text := range m.Spec.Addresses {
 		if a, err := netip.ParseAddr(text); err == nil {
-			set[a] = text
+			addresses[a] = text
 		}
+	}
+	for _, from := range m.Spec.AddressesFrom {
+		uplinks.Insert(from.Uplink)
 	}
 	for _, i := range m.Status.Instances {
 		for _, text := range i.Addresses {
 			if a, err := netip.ParseAddr(text); err == nil {
-				delete(set, a)
+				delete(addresses, a)
+			}
+		}
+		uplinks.Delete(i.Uplinks...)
+	}
+	return unserved{slices.Sorted(maps.Values(addresses)), sets.List(uplinks)}
+}
+
+func (u unserved) empty() bool { return len(u.addresses)+len(u.uplinks) == 0 }
+
+// notHeld says why, as far as it is known: a gateway that has such an uplink, but no address on it, says so.
+func notHeld(m *v1alpha1.Mapping, u unserved) string {
+	var texts []string
+	if len(u.addresses) > 0 {
+		texts = append(texts, fmt.Sprintf("no gateway that reports holds %s: it is on none of their links and none of their standbyAddresses", few(u.addresses, ", ")))
+	}
+	if len(u.uplinks) > 0 {
+		texts = append(texts, fmt.Sprintf("no gateway that reports has an address to serve on uplink %s", few(u.uplinks, ", ")))
+		for _, i := range sortedByName(m.Status.Instances) {
+			if len(i.Addresses) == 0 {
+				texts = append(texts, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))
 			}
 		}
 	}
-	return slices.Sorted(maps.Values(set))
+	return few(texts, "; ")
 }
 
-func notHeld(addresses []string) string {
-	return fmt.Sprintf("no gateway that reports holds %s: it is on none of their links and none of their standbyAddresses", few(addresses, ", "))
+// describeAddresses shows those of addressesFrom that gateways serve, and the names of uplinks that none does.
+func describeAddresses(m *v1alpha1.Mapping) string {
+	all := slices.Clone(m.Spec.Addresses)
+	if len(m.Spec.AddressesFrom) == 0 {
+		return column(all)
+	}
+	named, resolved := sets.New[netip.Addr](), map[netip.Addr]string{}
+	for _, text := range all {
+		if a, err := netip.ParseAddr(text); err == nil {
+			named.Insert(a)
+		}
+	}
+	for _, i := range m.Status.Instances {
+		for _, text := range i.Addresses {
+			if a, err := netip.ParseAddr(text); err == nil && !named.Has(a) {
+				resolved[a] = text
+			}
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(resolved), netip.Addr.Compare) {
+		all = append(all, resolved[a])
+	}
+	for _, uplink := range unservedOf(m).uplinks {
+		all = append(all, "uplink:"+uplink)
+	}
+	return column(all)
 }
-
-func describeAddresses(m *v1alpha1.Mapping) string { return column(m.Spec.Addresses) }
 
 // describePorts expects a defaulted Mapping.
 func describePorts(m *v1alpha1.Mapping) string {

@@ -34,18 +34,19 @@ func ready(m *v1alpha1.Mapping, others []metav1.Condition) metav1.Condition {
 		return c
 	}
 	var failing []string
-	for _, i := range holders(m.Status.Instances) {
-		if !i.Ready {
+	for _, i := range sortedByName(m.Status.Instances) {
+		// A gateway whose uplink has no address now says so, and holds none.
+		if !i.Ready && (len(i.Addresses) > 0 || len(m.Spec.AddressesFrom) > 0) {
 			c.Reason = cmp.Or(c.Reason, i.Reason, ReasonNotReady)
 			failing = append(failing, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))
 		}
 	}
-	unserved := unserved(m)
+	unserved := unservedOf(m)
 	switch {
 	case len(failing) > 0:
 		c.Message = few(failing, "; ")
-	case len(unserved) > 0:
-		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(unserved)
+	case !unserved.empty():
+		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(m, unserved)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonReady, "forwarded by "+few(forwarding(m), ", ")
 	}

@@ -64,14 +64,15 @@ func (l *Losses) add(s Share) {
 }
 
 // Find returns the losses of each Mapping that did not get all its ports. Pass valid Mappings only, because an invalid one
-// owns no ports.
+// owns no ports. Each gateway alone knows the
+// addresses of its uplinks, so losses of those are not among them.
 func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Losses {
 	sorted := slices.Clone(valid)
 	slices.SortFunc(sorted, Compare)
 	lost := map[types.NamespacedName]Losses{}
 	taken := Claims{}
 	for _, m := range sorted {
-		losses := Losses{All: true}
+		losses := Losses{All: len(m.Spec.AddressesFrom) == 0}
 		for _, wanted := range Wanted(m) {
 			share := taken.Take(wanted, m)
 			losses.All = losses.All && !share.Whole() && len(share.Free) == 0
@@ -102,7 +103,8 @@ func Precedence(winner, loser *v1alpha1.Mapping) string {
 	return "is older"
 }
 
-// Wanted returns the ports that a valid Mapping asks for. The Mapping need not be defaulted.
+// Wanted returns the ports that a valid Mapping asks for. The addresses of addressesFrom are not among them. The
+// Mapping need not be defaulted.
 func Wanted(m *v1alpha1.Mapping) []Ports {
 	wanted := make([]Ports, 0, len(m.Spec.Ports)*len(m.Spec.Addresses))
 	for _, p := range m.Spec.Ports {

@@ -33,6 +33,10 @@ func ports(first, last int32) v1alpha1.MappingPort {
 }
 
 func TestFind(t *testing.T) {
+	uplink := func(m *v1alpha1.Mapping) *v1alpha1.Mapping {
+		m.Spec.AddressesFrom = []v1alpha1.AddressSource{{Uplink: "eth1"}}
+		return m
+	}
 	one, two, six := []string{"192.0.2.1"}, []string{"192.0.2.1", "192.0.2.2"}, []string{"2001:db8::1"}
 	for _, test := range []struct {
 		name     string
@@ -66,6 +70,9 @@ func TestFind(t *testing.T) {
 		{"a port inside a range, and a range around a port", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 200), port(300)), mapping("a", "new", 2, one, port(150), ports(299, 301)),
 		}, []string{"a/new: 192.0.2.1:150/tcp has a/old", "a/new: 192.0.2.1:300/tcp has a/old"}},
+		{"what addressesFrom mean is not known", []*v1alpha1.Mapping{
+			uplink(mapping("a", "old", 1, nil, port(80))), mapping("a", "new", 2, one, port(80)), uplink(mapping("a", "newest", 3, one, port(80))),
+		}, []string{"a/newest: 192.0.2.1:80/tcp has a/new"}},
 		{"an address in another spelling is the same", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, six, port(80)), mapping("a", "new", 2, []string{"2001:DB8:0::1"}, port(80)),
 		}, []string{"a/new: [2001:db8::1]:80/tcp has a/old", "a/new: nothing is left"}},

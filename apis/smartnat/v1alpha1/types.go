@@ -34,6 +34,7 @@ const (
 // several Mappings.
 const (
 	MaxAddresses      = 64
+	MaxAddressesFrom  = 16
 	MaxAllowedSources = 10000
 	MaxPorts          = 256
 )
@@ -108,19 +109,29 @@ type Mapping struct {
 	Status MappingStatus `json:"status,omitempty"`
 }
 
+// AllUplinks in place of the name of an uplink means all uplinks of a gateway.
+const AllUplinks = "*"
+
 // MappingSpec defines what is exposed, where, and to which clients.
+// +kubebuilder:validation:XValidation:rule="(has(self.addresses) && size(self.addresses) > 0) || (has(self.addressesFrom) && size(self.addressesFrom) > 0)",fieldPath=".addresses",message="must hold at least one IPv4 or IPv6 address, or addressesFrom must name an uplink"
 // +kubebuilder:validation:XValidation:rule="(has(self.mode) && self.mode == 'endpoints') || self.ports.all(p, !has(p.endPort))",fieldPath=".ports",message="endPort needs mode endpoints"
 type MappingSpec struct {
-	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on.
-	// +required
+	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on. Either these or addressesFrom must be set.
+	// +optional
 	// +listType=set
-	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=45
 	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="must be an IP address such as 192.0.2.10 or 2001:db8::10, without zone and not IPv4-mapped"
 	// +kubebuilder:validation:items:XValidation:rule="!isIP(self) || ip(self).isGlobalUnicast()",message="must be a unicast address that others can reach: not unspecified, loopback, link-local, multicast or broadcast"
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || self.exists_one(b, isIP(b) && ip(a) == ip(b)))",message="must not hold an address twice, in whatever spelling"
-	Addresses []string `json:"addresses"`
+	Addresses []string `json:"addresses,omitempty"`
+	// addressesFrom exposes the ports also on the addresses that uplinks of a gateway have at the moment, for addresses that
+	// change, as by DHCP, PPPoE or SLAAC. The status shows which these are.
+	// +optional
+	// +listType=map
+	// +listMapKey=uplink
+	// +kubebuilder:validation:MaxItems=16
+	AddressesFrom []AddressSource `json:"addressesFrom,omitempty"`
 	// allowedSources are the CIDRs of clients that may connect; empty allows all.
 	// +optional
 	// +listType=set
@@ -160,6 +171,17 @@ type MappingSpec struct {
 	Ports []MappingPort `json:"ports"`
 }
 
+// AddressSource is where external addresses come from.
+type AddressSource struct {
+	// uplink is the name of a link that the config of a gateway lists under uplinks, or "*" for all of these. Its addresses are
+	// taken, but for those that are link-local, temporary (RFC 8981), tentative or deprecated, and those of a family that the
+	// Service or allowedSources do not have. A gateway without such an uplink leaves them to others.
+	// +required
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([*]|[!-)+-.0-9;-~]{1,15})$') && self != '.' && self != '..'",message="must be the name of a link such as eth1, or * for all uplinks; a name has at most 15 ASCII characters, none of them a blank, '/', ':' or '*'"
+	Uplink string `json:"uplink"`
+}
+
 // MappingPort is an external port, or a range of them, and the port of the Service that it leads to.
 // +kubebuilder:validation:XValidation:rule="!has(self.endPort) || self.endPort >= self.port",fieldPath=".endPort",message="must not be below port"
 // +kubebuilder:validation:XValidation:rule="!has(self.endPort) || !has(self.servicePort) || self.servicePort + self.endPort - self.port <= 65535",fieldPath=".servicePort",message="must leave room for the whole range: servicePort + endPort - port must not be above 65535"
@@ -192,7 +214,8 @@ type MappingStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list.
+	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list. Those of addressesFrom
+	// are the ones that gateways serve now.
 	// +optional
 	Addresses string `json:"addresses,omitempty"`
 	// ports are the ports on one line, for people, such as "8080/tcp, 8081->8080/udp". A long list is cut.
@@ -222,11 +245,16 @@ type InstanceStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// addresses are those of the Mapping's addresses that this gateway serves.
+	// addresses are those of the Mapping's addresses, and of its addressesFrom, that this gateway serves.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	Addresses []string `json:"addresses,omitempty"`
+	// uplinks are those of the Mapping's addressesFrom that this gateway serves an address of.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	Uplinks []string `json:"uplinks,omitempty"`
 	// endpoints is the number of endpoints that the gateway balances over; 0 in mode service.
 	// +optional
 	Endpoints int32 `json:"endpoints,omitempty"`

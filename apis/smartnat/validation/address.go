@@ -6,7 +6,36 @@ package validation
 import (
 	"fmt"
 	"net/netip"
+	"strings"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
+
+// maxLinkName is IFNAMSIZ without the zero byte at the end (linux/if.h).
+const maxLinkName = 15
+
+// validUplink reports whether text names uplinks. The kernel also allows control characters and bytes beyond ASCII in the name
+// of a link (dev_valid_name in net/core/dev.c), which would make messages unreadable.
+func validUplink(text string) bool {
+	switch text {
+	case v1alpha1.AllUplinks:
+		return true
+	case "", ".", "..":
+		return false
+	}
+	return len(text) <= maxLinkName && !strings.ContainsFunc(text, func(r rune) bool {
+		return r <= ' ' || r > '~' || r == '/' || r == ':' || r == '*'
+	})
+}
+
+// AddressProblem returns why text is not an address that may be exposed, spelled as netip.Addr does; empty if it is.
+func AddressProblem(text string) string {
+	addr, problem := parseAddress(text)
+	if problem == "" && addr.String() != text {
+		return fmt.Sprintf("must be spelled %s", addr)
+	}
+	return problem
+}
 
 // parseAddress returns an address that may be exposed, or the problem with text.
 func parseAddress(text string) (netip.Addr, string) {

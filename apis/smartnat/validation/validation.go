@@ -23,16 +23,17 @@ func ValidateMapping(m *v1alpha1.Mapping) field.ErrorList {
 	v1alpha1.SetDefaults(defaulted)
 	spec, path := &defaulted.Spec, field.NewPath("spec")
 
-	errs := validateAddresses(spec.Addresses, path.Child("addresses"))
+	errs := validateAddresses(spec.Addresses, len(spec.AddressesFrom) > 0, path.Child("addresses"))
+	errs = append(errs, validateAddressesFrom(spec.AddressesFrom, path.Child("addressesFrom"))...)
 	errs = append(errs, validateSources(spec.AllowedSources, path.Child("allowedSources"))...)
 	errs = append(errs, validateServiceName(spec.ServiceName, path.Child("serviceName"))...)
 	errs = append(errs, validateMode(spec.Mode, path.Child("mode"))...)
 	return append(errs, validatePorts(spec.Ports, spec.Mode, path.Child("ports"))...)
 }
 
-func validateAddresses(addresses []string, path *field.Path) field.ErrorList {
-	if len(addresses) == 0 {
-		return field.ErrorList{field.Required(path, "must hold at least one IPv4 or IPv6 address")}
+func validateAddresses(addresses []string, others bool, path *field.Path) field.ErrorList {
+	if len(addresses) == 0 && !others {
+		return field.ErrorList{field.Required(path, "must hold at least one IPv4 or IPv6 address, or addressesFrom must name an uplink")}
 	}
 	if len(addresses) > v1alpha1.MaxAddresses {
 		return field.ErrorList{field.TooMany(path, len(addresses), v1alpha1.MaxAddresses)}
@@ -50,6 +51,28 @@ func validateAddresses(addresses []string, path *field.Path) field.ErrorList {
 			continue
 		}
 		seen[addr] = i
+	}
+	return errs
+}
+
+func validateAddressesFrom(sources []v1alpha1.AddressSource, path *field.Path) field.ErrorList {
+	if len(sources) > v1alpha1.MaxAddressesFrom {
+		return field.ErrorList{field.TooMany(path, len(sources), v1alpha1.MaxAddressesFrom)}
+	}
+	var errs field.ErrorList
+	seen := map[string]int{}
+	for i, source := range sources {
+		at := path.Index(i).Child("uplink")
+		if !validUplink(source.Uplink) {
+			errs = append(errs, field.Invalid(at, shorten(source.Uplink), fmt.Sprintf("must be the name of a link such as eth1, "+
+				"or %s for all uplinks; a name has at most %d ASCII characters, none of them a blank, '/', ':' or '*'", v1alpha1.AllUplinks, maxLinkName)))
+			continue
+		}
+		if first, twice := seen[source.Uplink]; twice {
+			errs = append(errs, duplicate(at, source.Uplink, "the same uplink as "+path.Index(first).String()))
+			continue
+		}
+		seen[source.Uplink] = i
 	}
 	return errs
 }

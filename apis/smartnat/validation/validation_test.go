@@ -22,7 +22,7 @@ func TestMessages(t *testing.T) {
 	}{
 		{"valid", "{addresses: [198.51.100.10], allowedSources: [10.0.0.0/16], serviceName: echo, ports: [{port: 80, protocol: TCP}]}", nil},
 		{"nothing", "{}", []string{
-			"spec.addresses: Required value: must hold at least one IPv4 or IPv6 address",
+			"spec.addresses: Required value: must hold at least one IPv4 or IPv6 address, or addressesFrom must name an uplink",
 			"spec.serviceName: Required value: must be the name of a Service in the Mapping's namespace",
 			"spec.ports: Required value: must hold at least one port",
 		}},
@@ -37,6 +37,10 @@ func TestMessages(t *testing.T) {
 			`spec.addresses[7]: Invalid value: "169.254.0.1": is a link-local address; must be a unicast address that others can reach`,
 			`spec.addresses[8]: Invalid value: "255.255.255.255": is the broadcast address; must be a unicast address that others can reach`,
 			`spec.addresses[10]: Duplicate value: "10.0.0.1": the same address as spec.addresses[9]`,
+		}},
+		{"uplinks", `{addressesFrom: [{uplink: eth1}, {uplink: "*"}, {uplink: "eth\x7f"}, {uplink: eth1}], serviceName: echo, ports: [{port: 80}]}`, []string{
+			`spec.addressesFrom[2].uplink: Invalid value: "eth\x7f": must be the name of a link such as eth1, or * for all uplinks; a name has at most 15 ASCII characters, none of them a blank, '/', ':' or '*'`,
+			`spec.addressesFrom[3].uplink: Duplicate value: "eth1": the same uplink as spec.addressesFrom[0]`,
 		}},
 		{"sources", `{addresses: [198.51.100.10], allowedSources: [10.0.0.0/33, 10.0.0.1, 10.0.0.1/8, "::ffff:10.0.0.0/104", "::ffff:10.0.0.0/64", 10.0.0.0/8, 10.0.0.0/8], serviceName: echo, ports: [{port: 80}]}`, []string{
 			`spec.allowedSources[0]: Invalid value: "10.0.0.0/33": must be a network in CIDR notation such as 10.0.0.0/16 (length 0 to 32) or 2001:db8::/32 (length 0 to 128)`,
@@ -81,11 +85,11 @@ func TestMessages(t *testing.T) {
 func TestMessagesStayShort(t *testing.T) {
 	huge := strings.Repeat("é\n", 100000)
 	m := &v1alpha1.Mapping{Spec: v1alpha1.MappingSpec{
-		Addresses: []string{huge}, AllowedSources: []string{huge}, ServiceName: huge, Mode: v1alpha1.Mode(huge),
+		Addresses: []string{huge}, AddressesFrom: []v1alpha1.AddressSource{{Uplink: huge}}, AllowedSources: []string{huge}, ServiceName: huge, Mode: v1alpha1.Mode(huge),
 		Ports: []v1alpha1.MappingPort{{Port: 80, Protocol: v1alpha1.Protocol(huge)}},
 	}}
 	errs := ValidateMapping(m)
-	if len(errs) != 5 {
+	if len(errs) != 6 {
 		t.Errorf("%d errors, want one for each field", len(errs))
 	}
 	for _, err := range errs {
@@ -99,6 +103,7 @@ func TestMessagesStayShort(t *testing.T) {
 func TestTooMuchIsNotLookedAt(t *testing.T) {
 	m := &v1alpha1.Mapping{Spec: v1alpha1.MappingSpec{
 		Addresses:      make([]string, v1alpha1.MaxAddresses+1),
+		AddressesFrom:  make([]v1alpha1.AddressSource, v1alpha1.MaxAddressesFrom+1),
 		AllowedSources: make([]string, v1alpha1.MaxAllowedSources+1),
 		ServiceName:    "echo",
 		Ports:          make([]v1alpha1.MappingPort, v1alpha1.MaxPorts+1),
@@ -107,7 +112,22 @@ func TestTooMuchIsNotLookedAt(t *testing.T) {
 	for _, err := range ValidateMapping(m) {
 		fields = append(fields, err.Field)
 	}
-	if diff := cmp.Diff([]string{"spec.addresses", "spec.allowedSources", "spec.ports"}, fields); diff != "" {
+	if diff := cmp.Diff([]string{"spec.addresses", "spec.addressesFrom", "spec.allowedSources", "spec.ports"}, fields); diff != "" {
 		t.Errorf("fields named (-want +got):\n%s", diff)
+	}
+}
+
+func TestAddressProblem(t *testing.T) {
+	for text, want := range map[string]string{
+		"198.51.100.10":    "",
+		"2001:db8::10":     "",
+		"2001:DB8:0::10":   "must be spelled 2001:db8::10",
+		"198.51.100.10/24": "is a network; must be an address such as 198.51.100.10",
+		"fe80::1":          "is a link-local address; must be a unicast address that others can reach",
+		"x\n":              "must be an IP address such as 192.0.2.10 or 2001:db8::10",
+	} {
+		if got := AddressProblem(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
 	}
 }

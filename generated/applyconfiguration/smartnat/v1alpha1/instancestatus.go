@@ -12,8 +12,10 @@ package v1alpha1
 type InstanceStatusApplyConfiguration struct {
 	// name is the instance name of the gateway.
 	Name *string `json:"name,omitempty"`
-	// addresses are those of the Mapping's addresses that this gateway serves.
+	// addresses are those of the Mapping's addresses, and of its addressesFrom, that this gateway serves.
 	Addresses []string `json:"addresses,omitempty"`
+	// uplinks are those of the Mapping's addressesFrom that this gateway serves an address of.
+	Uplinks []string `json:"uplinks,omitempty"`
 	// endpoints is the number of endpoints that the gateway balances over; 0 in mode service.
 	Endpoints *int32 `json:"endpoints,omitempty"`
 	// observedGeneration is the generation of the Mapping that this entry describes.
@@ -49,6 +51,16 @@ func (b *InstanceStatusApplyConfiguration) WithName(value string) *InstanceStatu
 func (b *InstanceStatusApplyConfiguration) WithAddresses(values ...string) *InstanceStatusApplyConfiguration {
 	for i := range values {
 		b.Addresses = append(b.Addresses, values[i])
+	}
+	return b
+}
+
+// WithUplinks adds the given value to the Uplinks field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Uplinks field.
+func (b *InstanceStatusApplyConfiguration) WithUplinks(values ...string) *InstanceStatusApplyConfiguration {
+	for i := range values {
+		b.Uplinks = append(b.Uplinks, values[i])
 	}
 	return b
 }

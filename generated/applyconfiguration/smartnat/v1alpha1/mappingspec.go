@@ -14,8 +14,11 @@ import (
 //
 // MappingSpec defines what is exposed, where, and to which clients.
 type MappingSpecApplyConfiguration struct {
-	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on.
+	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on. Either these or addressesFrom must be set.
 	Addresses []string `json:"addresses,omitempty"`
+	// addressesFrom exposes the ports also on the addresses that uplinks of a gateway have at the moment, for addresses that
+	// change, as by DHCP, PPPoE or SLAAC. The status shows which these are.
+	AddressesFrom []AddressSourceApplyConfiguration `json:"addressesFrom,omitempty"`
 	// allowedSources are the CIDRs of clients that may connect; empty allows all.
 	AllowedSources []string `json:"allowedSources,omitempty"`
 	// serviceName is the name of a Service in the Mapping's namespace.
@@ -48,6 +51,19 @@ func MappingSpec() *MappingSpecApplyConfiguration {
 func (b *MappingSpecApplyConfiguration) WithAddresses(values ...string) *MappingSpecApplyConfiguration {
 	for i := range values {
 		b.Addresses = append(b.Addresses, values[i])
+	}
+	return b
+}
+
+// WithAddressesFrom adds the given value to the AddressesFrom field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the AddressesFrom field.
+func (b *MappingSpecApplyConfiguration) WithAddressesFrom(values ...*AddressSourceApplyConfiguration) *MappingSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithAddressesFrom")
+		}
+		b.AddressesFrom = append(b.AddressesFrom, *values[i])
 	}
 	return b
 }

@@ -1,0 +1,169 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// uplinkAddresses are those of an uplink that addressesFrom may mean.
+type uplinkAddresses struct {
+	// names are those of the uplink and of those of its ports that the config names.
+	names []string
+	// here are served. Those that are away are not, but connections that they have live on.
+	here, away []netip.Addr
+}
+
+func (u uplinkAddresses) equal(o uplinkAddresses) bool {
+	return slices.Equal(u.names, o.names) && slices.Equal(u.here, o.here) && slices.Equal(u.away, o.away)
+}
+
+// addressesOfUplinks returns those of all uplinks, in their order.
+func addressesOfUplinks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) []uplinkAddresses {
+	var all []uplinkAddresses
+	for _, uplink := range uplinks {
+		u := uplinkAddresses{names: []string{uplink.Link}}
+		for _, l := range host.Links {
+			if l.Name != uplink.Link && masterOf(host, l.Name) == uplink.Link && named(cfg, l.Name) {
+				u.names = append(u.names, l.Name)
+			}
+		}
+		link, _ := linkNamed(host, uplink.Link)
+		for _, p := range link.Addresses {
+			switch a := p.Addr(); {
+			case !a.IsGlobalUnicast() || slices.Contains(link.Temporary, a):
+			case slices.Contains(link.Dormant, a):
+				u.away = append(u.away, a)
+			default:
+				u.here = append(u.here, a)
+			}
+		}
+		all = append(all, u)
+	}
+	return all
+}
+
+// Resolved are the addresses that the addressesFrom of a Mapping mean on this host now.
+type Resolved struct {
+	// Addresses are none of spec.addresses.
+	Addresses []netip.Addr
+	// Uplinks are those of addressesFrom, as they are written there, that the Mapping gets an address of.
+	Uplinks []string
+}
+
+// Resolved returns what the addressesFrom of the Mappings of the last Snapshot mean, of those that have any. It is the caller's.
+func (c *Calculator) Resolved() map[types.NamespacedName]Resolved {
+	all := map[types.NamespacedName]Resolved{}
+	for _, e := range c.entries {
+		if len(e.mapping.Spec.AddressesFrom) > 0 {
+			all[conflicts.Key(e.mapping)] = e.resolved
+		}
+	}
+	return all
+}
+
+// resolveUplinks appends the addresses that addressesFrom mean to those that the Mapping names, and reports what means none.
+// Families that the Service or the allowed sources lack came by the link alone, and are left out without a word.
+func (c *calculation) resolveUplinks(m *v1alpha1.Mapping, addresses []address) ([]address, Resolved) {
+	var resolved Resolved
+	explicit := len(addresses)
+	for i, from := range m.Spec.AddressesFrom {
+		field := fmt.Sprintf("spec.addressesFrom[%d].uplink", i)
+		found, served := false, false
+		for _, u := range c.fromUplinks {
+			if from.Uplink != v1alpha1.AllUplinks && !slices.Contains(u.names, from.Uplink) {
+				continue
+			}
+			found = true
+			for _, a := range u.here {
+				if c.hasUse(m, a) {
+					served = true
+					addresses = c.addResolved(m, addresses, address{Addr: a, field: field, place: here, resolved: true})
+				}
+			}
+			for _, a := range u.away {
+				if c.hasUse(m, a) {
+					addresses = c.addResolved(m, addresses, address{Addr: a, field: field, place: away, resolved: true})
+				}
+			}
+		}
+		if served {
+			resolved.Uplinks = append(resolved.Uplinks, from.Uplink)
+		} else {
+			c.reportUplink(m, field, from.Uplink, found)
+		}
+	}
+	for _, a := range addresses[explicit:] {
+		if a.place == here {
+			resolved.Addresses = append(resolved.Addresses, a.Addr)
+		}
+	}
+	return addresses, resolved
+}
+
+// addResolved appends an address that is not there yet.
+func (c *calculation) addResolved(m *v1alpha1.Mapping, addresses []address, a address) []address {
+	switch {
+	case slices.ContainsFunc(addresses, func(o address) bool { return o.Addr == a.Addr }):
+		return addresses
+	case len(addresses) < v1alpha1.MaxAddresses:
+		return append(addresses, a)
+	case a.place == here:
+		c.report(m, v1alpha1.ConditionProgrammed, ReasonTooManyAddresses, a.field, "%s is left out: a Mapping has at most %d addresses", a, v1alpha1.MaxAddresses)
+	}
+	return addresses
+}
+
+// hasUse reports whether the Mapping can have any use of an address that its author did not name.
+func (c *calculation) hasUse(m *v1alpha1.Mapping, a netip.Addr) bool {
+	if a.Is6() && !c.cfg.IPTables.IPv6 {
+		return false
+	}
+	if len(m.Spec.AllowedSources) > 0 && !slices.ContainsFunc(m.Spec.AllowedSources, func(text string) bool {
+		return netip.MustParsePrefix(text).Addr().Is4() == a.Is4()
+	}) {
+		return false
+	}
+	name := serviceNamedBy(m)
+	if _, problem := serviceProblem(c.services[name], name, m.Spec.Mode); problem != "" {
+		return true // which families it is to have is not known
+	}
+	return c.hasFamily(c.services[name], m.Spec.Mode, a.Is4())
+}
+
+// reportUplink says why addressesFrom mean no address; found is set where the uplink is this host's.
+func (c *calculation) reportUplink(m *v1alpha1.Mapping, field, uplink string, found bool) {
+	all := uplink == v1alpha1.AllUplinks
+	reason, message := ReasonNotAnUplink, fmt.Sprintf("%s is no uplink of this host; to serve its addresses here, list it under uplinks in the config of this host", uplink)
+	switch {
+	case c.cfg.AnyAddress:
+		message = "is left out: which addresses uplinks have is known on a gateway alone; run render there, with --config"
+	case found:
+		reason, message = ReasonNoUplinkAddress, fmt.Sprintf("%s has no address that can be served now; ", uplink)
+		if all {
+			message = "no uplink of this host has an address that can be served now; "
+		}
+		message += "link-local, temporary, tentative and deprecated ones cannot, nor those of a family that the Service or allowedSources lack"
+	case all:
+		message = "this host has no uplinks; list its links to the outside under uplinks in its config"
+	}
+	c.report(m, v1alpha1.ConditionProgrammed, reason, field, "%s", message)
+}
+
+// names reports whether the author of the Mapping names the address.
+func names(m *v1alpha1.Mapping, a netip.Addr) bool {
+	return slices.ContainsFunc(m.Spec.Addresses, func(text string) bool {
+		named, err := netip.ParseAddr(text)
+		return err == nil && named == a
+	})
+}
