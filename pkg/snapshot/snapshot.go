@@ -133,8 +133,8 @@ func decode(text []byte) (Saved, error) {
 	return saved, nil
 }
 
-// prove has an object of a file without proofs pass for proven: the version that saved it led to all endpoints alike, and after
-// an upgrade and a reboot they are led to as before, until the cluster is read. Who may write the objects cannot write the file.
+// prove makes an object of a file without proofs pass for proven. The version that saved it used all endpoints alike; an upgrade and
+// a reboot keep them until the cluster is read. A tenant who writes objects cannot write the file.
 func (l line) prove() {
 	if l.Service != nil && len(l.Service.Spec.Selector) == 0 {
 		l.Service.Spec.Selector = map[string]string{"saved": "without-selector"}

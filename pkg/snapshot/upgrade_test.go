@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestUpgradeKeepsEndpoints of a file from before selectors and managers of slices were saved: it has no proof of any endpoint,
-// and a gateway that boots with it while its relay is away leads to all of them as before.
+// TestUpgradeKeepsEndpoints loads a file without selectors and managers of slices, which proves no endpoint. A gateway that boots
+// with it while its relay is away uses all endpoints as before.
 func TestUpgradeKeepsEndpoints(t *testing.T) {
 	old, err := os.ReadFile("testdata/before-proofs.jsonl")
 	if err != nil {
@@ -36,7 +36,7 @@ func TestUpgradeKeepsEndpoints(t *testing.T) {
 	expectEndpoints(t, saved.Snapshot, "10.244.1.10")
 }
 
-// TestSavedProofsAreKept: what this version saves proves as much as it did before, and no more.
+// TestSavedProofsAreKept: a file of this version proves as much as the objects did, and no more.
 func TestSavedProofsAreKept(t *testing.T) {
 	for _, test := range []struct {
 		name     string
