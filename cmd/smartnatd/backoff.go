@@ -5,10 +5,11 @@ package main
 
 import (
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/smartnat/smartnat/pkg/loglimit"
 )
 
 const (
@@ -18,76 +19,40 @@ const (
 	maxErrors = 256
 )
 
-// backoff is a logrus.Formatter that leaves out errors that were logged a short while ago, and says how many with the next
-// one. What is tried again every second is no news each time.
-type backoff struct {
-	logrus.Formatter
-	mu     sync.Mutex
-	errors map[string]*repeated
+// newBackoff leaves out errors that were logged a short while ago: one that is tried again every second is no news each time.
+func newBackoff(f logrus.Formatter) logrus.Formatter {
+	return loglimit.New(f, loglimit.Options{
+		Kind: func(entry *logrus.Entry) (string, bool) {
+			cause, failed := entry.Data[logrus.ErrorKey]
+			limited := entry.Level < logrus.WarnLevel || entry.Level == logrus.WarnLevel && failed
+			return fmt.Sprint(entry.Message, "\n", cause), limited
+		},
+		New:      func() loglimit.Limiter { return &backoff{} },
+		MaxKinds: maxErrors, Forget: true, Field: "repeated",
+	})
 }
 
-// repeated is one error.
-type repeated struct {
+// backoff implements loglimit.Limiter.
+type backoff struct {
 	last  time.Time
 	quiet time.Duration
-	// left is how many lines were left out since the last.
-	left int
+	// denied is set when a line was left out since the last one.
+	denied bool
 }
 
-func newBackoff(f logrus.Formatter) *backoff {
-	return &backoff{Formatter: f, errors: map[string]*repeated{}}
-}
-
-// Format implements logrus.Formatter. A line that is left out is empty.
-func (b *backoff) Format(entry *logrus.Entry) ([]byte, error) {
-	cause, failed := entry.Data[logrus.ErrorKey]
-	if entry.Level > logrus.WarnLevel || entry.Level == logrus.WarnLevel && !failed {
-		return b.Formatter.Format(entry)
-	}
-	left, ok := b.allow(fmt.Sprint(entry.Message, "\n", cause), entry.Time)
-	if !ok {
-		return nil, nil
-	}
-	if left > 0 {
-		more := entry.WithField("repeated", left)
-		more.Level, more.Message, more.Time = entry.Level, entry.Message, entry.Time
-		entry = more
-	}
-	return b.Formatter.Format(entry)
-}
-
-// allow reports whether an error is due, and how many there were meanwhile.
-func (b *backoff) allow(what string, now time.Time) (left int, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r := b.errors[what]
+// AllowN implements loglimit.Limiter.
+func (b *backoff) AllowN(now time.Time, _ int) bool {
 	switch {
-	case r == nil:
-		b.makeRoom()
-		b.errors[what] = &repeated{last: now, quiet: firstQuiet}
-		return 0, true
-	case now.Sub(r.last) < r.quiet:
-		r.left++
-		return 0, false
-	case now.Sub(r.last) > 2*lastQuiet && r.left == 0: // It had passed.
-		r.quiet = firstQuiet
+	case b.quiet == 0:
+		b.quiet = firstQuiet
+	case now.Sub(b.last) < b.quiet:
+		b.denied = true
+		return false
+	case now.Sub(b.last) > 2*lastQuiet && !b.denied: // The error had passed.
+		b.quiet = firstQuiet
 	default:
-		r.quiet = min(2*r.quiet, lastQuiet)
+		b.quiet = min(2*b.quiet, lastQuiet)
 	}
-	left, r.left, r.last = r.left, 0, now
-	return left, true
-}
-
-// makeRoom forgets the error that was logged longest ago.
-func (b *backoff) makeRoom() {
-	if len(b.errors) < maxErrors {
-		return
-	}
-	oldest := ""
-	for what, r := range b.errors {
-		if oldest == "" || r.last.Before(b.errors[oldest].last) {
-			oldest = what
-		}
-	}
-	delete(b.errors, oldest)
+	b.last, b.denied = now, false
+	return true
 }
