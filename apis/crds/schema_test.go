@@ -255,7 +255,7 @@ var addressCases = []testCase{
 	{"enormous address", "addresses: [" + strings.Repeat("1", 5000) + "]", "spec.addresses[0]"},
 }
 
-// uplinkCases are about names as dev_valid_name in the kernel's net/core/dev.c takes them.
+// uplinkCases cover the names of links that dev_valid_name in the kernel's net/core/dev.c accepts.
 var uplinkCases = []testCase{
 	{"addresses of an uplink alone", "addresses: null\naddressesFrom: [{uplink: eth1}]", ""},
 	{"addresses of an uplink, and none besides", "addresses: []\naddressesFrom: [{uplink: eth1}]", ""},

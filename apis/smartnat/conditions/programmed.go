@@ -70,17 +70,17 @@ func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses
 	return c
 }
 
-// holders are the gateways that hold an address, by name.
+// holders returns the gateways that hold an address, sorted by name.
 func holders(instances []v1alpha1.InstanceStatus) []v1alpha1.InstanceStatus {
 	return slices.DeleteFunc(sortedByName(instances), func(i v1alpha1.InstanceStatus) bool { return len(i.Addresses) == 0 })
 }
 
-// sortedByName returns a copy: a list of a status is in no order.
+// sortedByName returns a sorted copy, because the list in a status has no order.
 func sortedByName(instances []v1alpha1.InstanceStatus) []v1alpha1.InstanceStatus {
 	return slices.SortedFunc(slices.Values(instances), func(a, b v1alpha1.InstanceStatus) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// unserved are the addresses, and the uplinks of addressesFrom, that no gateway says it serves, in order.
+// unserved holds the addresses and the uplinks of addressesFrom that no gateway reports to serve, sorted.
 type unserved struct{ addresses, uplinks []string }
 
 func unservedOf(m *v1alpha1.Mapping) unserved {
@@ -106,7 +106,7 @@ func unservedOf(m *v1alpha1.Mapping) unserved {
 
 func (u unserved) empty() bool { return len(u.addresses)+len(u.uplinks) == 0 }
 
-// notHeld says why, as far as it is known: a gateway that has such an uplink, but no address on it, says so.
+// notHeld describes what is not served. It includes the reports of gateways that have the uplink, but no address on it.
 func notHeld(m *v1alpha1.Mapping, u unserved) string {
 	var texts []string
 	if len(u.addresses) > 0 {
@@ -123,7 +123,7 @@ func notHeld(m *v1alpha1.Mapping, u unserved) string {
 	return few(texts, "; ")
 }
 
-// describeAddresses shows those of addressesFrom that gateways serve, and the names of uplinks that none does.
+// describeAddresses returns the addresses, those of addressesFrom that gateways serve, and the uplinks that no gateway serves.
 func describeAddresses(m *v1alpha1.Mapping) string {
 	all := slices.Clone(m.Spec.Addresses)
 	if len(m.Spec.AddressesFrom) == 0 {

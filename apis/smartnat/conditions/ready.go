@@ -35,7 +35,7 @@ func ready(m *v1alpha1.Mapping, others []metav1.Condition) metav1.Condition {
 	}
 	var failing []string
 	for _, i := range sortedByName(m.Status.Instances) {
-		// A gateway whose uplink has no address now says so, and holds none.
+		// A gateway whose uplink has no address reports that, although it holds no address of the Mapping.
 		if !i.Ready && (len(i.Addresses) > 0 || len(m.Spec.AddressesFrom) > 0) {
 			c.Reason = cmp.Or(c.Reason, i.Reason, ReasonNotReady)
 			failing = append(failing, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))

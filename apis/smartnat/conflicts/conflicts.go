@@ -64,8 +64,7 @@ func (l *Losses) add(s Share) {
 }
 
 // Find returns the losses of each Mapping that did not get all its ports. Pass valid Mappings only, because an invalid one
-// owns no ports. Each gateway alone knows the
-// addresses of its uplinks, so losses of those are not among them.
+// owns no ports. The losses do not include addresses of uplinks, because only the gateway knows these.
 func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Losses {
 	sorted := slices.Clone(valid)
 	slices.SortFunc(sorted, Compare)

@@ -70,7 +70,7 @@ func TestFind(t *testing.T) {
 		{"a port inside a range, and a range around a port", []*v1alpha1.Mapping{
 			mapping("a", "old", 1, one, ports(100, 200), port(300)), mapping("a", "new", 2, one, port(150), ports(299, 301)),
 		}, []string{"a/new: 192.0.2.1:150/tcp has a/old", "a/new: 192.0.2.1:300/tcp has a/old"}},
-		{"what addressesFrom mean is not known", []*v1alpha1.Mapping{
+		{"addresses of addressesFrom are unknown", []*v1alpha1.Mapping{
 			uplink(mapping("a", "old", 1, nil, port(80))), mapping("a", "new", 2, one, port(80)), uplink(mapping("a", "newest", 3, one, port(80))),
 		}, []string{"a/newest: 192.0.2.1:80/tcp has a/new"}},
 		{"an address in another spelling is the same", []*v1alpha1.Mapping{

@@ -125,8 +125,8 @@ type MappingSpec struct {
 	// +kubebuilder:validation:items:XValidation:rule="!isIP(self) || ip(self).isGlobalUnicast()",message="must be a unicast address that others can reach: not unspecified, loopback, link-local, multicast or broadcast"
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || self.exists_one(b, isIP(b) && ip(a) == ip(b)))",message="must not hold an address twice, in whatever spelling"
 	Addresses []string `json:"addresses,omitempty"`
-	// addressesFrom exposes the ports also on the addresses that uplinks of a gateway have at the moment, for addresses that
-	// change, as by DHCP, PPPoE or SLAAC. The status shows which these are.
+	// addressesFrom exposes the ports also on the current addresses of uplinks, for addresses that change, for example by
+	// DHCP, PPPoE or SLAAC. The status shows these addresses.
 	// +optional
 	// +listType=map
 	// +listMapKey=uplink
@@ -171,11 +171,11 @@ type MappingSpec struct {
 	Ports []MappingPort `json:"ports"`
 }
 
-// AddressSource is where external addresses come from.
+// AddressSource is a source of external addresses.
 type AddressSource struct {
-	// uplink is the name of a link that the config of a gateway lists under uplinks, or "*" for all of these. Its addresses are
-	// taken, but for those that are link-local, temporary (RFC 8981), tentative or deprecated, and those of a family that the
-	// Service or allowedSources do not have. A gateway without such an uplink leaves them to others.
+	// uplink is the name of a link that the config of a gateway lists under uplinks, or "*" for all of these. The gateway
+	// serves its addresses, except for link-local, temporary (RFC 8981), tentative and deprecated ones, and those of a
+	// family that the Service or allowedSources do not have. A gateway without such an uplink serves none of them.
 	// +required
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([*]|[!-)+-.0-9;-~]{1,15})$') && self != '.' && self != '..'",message="must be the name of a link such as eth1, or * for all uplinks; a name has at most 15 ASCII characters, none of them a blank, '/', ':' or '*'"
@@ -214,8 +214,8 @@ type MappingStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list. Those of addressesFrom
-	// are the ones that gateways serve now.
+	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list. They
+	// include the addresses of addressesFrom that gateways serve now.
 	// +optional
 	Addresses string `json:"addresses,omitempty"`
 	// ports are the ports on one line, for people, such as "8080/tcp, 8081->8080/udp". A long list is cut.
@@ -245,12 +245,12 @@ type InstanceStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// addresses are those of the Mapping's addresses, and of its addressesFrom, that this gateway serves.
+	// addresses are the addresses of the Mapping, including those of addressesFrom, that this gateway serves.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	Addresses []string `json:"addresses,omitempty"`
-	// uplinks are those of the Mapping's addressesFrom that this gateway serves an address of.
+	// uplinks are the uplinks of the Mapping's addressesFrom with an address that this gateway serves.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16

@@ -8,11 +8,11 @@ package v1alpha1
 // AddressSourceApplyConfiguration represents a declarative configuration of the AddressSource type for use
 // with apply.
 //
-// AddressSource is where external addresses come from.
+// AddressSource is a source of external addresses.
 type AddressSourceApplyConfiguration struct {
-	// uplink is the name of a link that the config of a gateway lists under uplinks, or "*" for all of these. Its addresses are
-	// taken, but for those that are link-local, temporary (RFC 8981), tentative or deprecated, and those of a family that the
-	// Service or allowedSources do not have. A gateway without such an uplink leaves them to others.
+	// uplink is the name of a link that the config of a gateway lists under uplinks, or "*" for all of these. The gateway
+	// serves its addresses, except for link-local, temporary (RFC 8981), tentative and deprecated ones, and those of a
+	// family that the Service or allowedSources do not have. A gateway without such an uplink serves none of them.
 	Uplink *string `json:"uplink,omitempty"`
 }
 

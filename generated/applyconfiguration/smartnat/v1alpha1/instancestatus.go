@@ -12,9 +12,9 @@ package v1alpha1
 type InstanceStatusApplyConfiguration struct {
 	// name is the instance name of the gateway.
 	Name *string `json:"name,omitempty"`
-	// addresses are those of the Mapping's addresses, and of its addressesFrom, that this gateway serves.
+	// addresses are the addresses of the Mapping, including those of addressesFrom, that this gateway serves.
 	Addresses []string `json:"addresses,omitempty"`
-	// uplinks are those of the Mapping's addressesFrom that this gateway serves an address of.
+	// uplinks are the uplinks of the Mapping's addressesFrom with an address that this gateway serves.
 	Uplinks []string `json:"uplinks,omitempty"`
 	// endpoints is the number of endpoints that the gateway balances over; 0 in mode service.
 	Endpoints *int32 `json:"endpoints,omitempty"`

@@ -16,8 +16,8 @@ import (
 type MappingSpecApplyConfiguration struct {
 	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on. Either these or addressesFrom must be set.
 	Addresses []string `json:"addresses,omitempty"`
-	// addressesFrom exposes the ports also on the addresses that uplinks of a gateway have at the moment, for addresses that
-	// change, as by DHCP, PPPoE or SLAAC. The status shows which these are.
+	// addressesFrom exposes the ports also on the current addresses of uplinks, for addresses that change, for example by
+	// DHCP, PPPoE or SLAAC. The status shows these addresses.
 	AddressesFrom []AddressSourceApplyConfiguration `json:"addressesFrom,omitempty"`
 	// allowedSources are the CIDRs of clients that may connect; empty allows all.
 	AllowedSources []string `json:"allowedSources,omitempty"`

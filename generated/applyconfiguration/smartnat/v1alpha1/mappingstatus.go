@@ -16,8 +16,8 @@ import (
 type MappingStatusApplyConfiguration struct {
 	// conditions are Accepted, ResolvedRefs, Programmed and Ready, which combines the others.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list. Those of addressesFrom
-	// are the ones that gateways serve now.
+	// addresses are the external addresses on one line, for people: columns of kubectl cannot print a list. They
+	// include the addresses of addressesFrom that gateways serve now.
 	Addresses *string `json:"addresses,omitempty"`
 	// ports are the ports on one line, for people, such as "8080/tcp, 8081->8080/udp". A long list is cut.
 	Ports *string `json:"ports,omitempty"`
