@@ -180,6 +180,10 @@ ports: [{name: "", port: 7777, protocol: TCP}]
 END
 systemctl --quiet enable --now smartnatd
 ip netns exec pod perl /root/boot-traffic.pl serve 7777 &
+for ((i = 0; i < 600; i++)); do
+	[[ -z $(ip netns exec pod ss -Hltn 'sport = :7777') ]] || break
+	sleep 0.1
+done
 ip netns exec client perl /root/boot-traffic.pl ask 198.51.100.10 7777 /root/traffic &
 asking=$!
 for ((i = 0; i < 100; i++)); do
