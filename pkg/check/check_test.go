@@ -136,7 +136,7 @@ func TestBoundary(t *testing.T) {
 		{"it does, without uplinks", nil, nil, host, gateway.Families{}, "WARN    boundary: holds on eth1"},
 		{"it does, and nothing leads out", nil, nil, noRoute, gateway.Families{}, "WARN    boundary: it holds on no link|list the links to the outside in uplinks"},
 		{"closed", uplinks, nil, host, gateway.Families{IPv4: true, IPv6: true}, "ok      boundary: this host forwards IPv4 and IPv6 for smartnatd alone|comes in by eth0, eth1, eth2 is"},
-		{"closed, but for where the nodes are", uplinks, routes, host, gateway.Families{IPv4: true}, "ok      boundary: this host forwards IPv4 for|comes in by eth1, eth2 is|with net.ipv4.ip_forward=1 in"},
+		{"closed, but for where the nodes are", uplinks, routes, host, gateway.Families{IPv4: true}, "ok      boundary: this host forwards IPv4 for|comes in by eth1, eth2 is|and net.ipv4.ip_forward=1 in /etc/sysctl.d opens"},
 		{"closed, without uplinks", nil, nil, noRoute, gateway.Families{IPv6: true},
 			"WARN    boundary: this host forwards IPv6 for|comes in by eth0, eth1, eth2 is forwarded for Mappings only|serviceRoutes|insideNetworks|net.ipv6.conf.all.forwarding=1 in /etc/sysctl.d"},
 	} {
