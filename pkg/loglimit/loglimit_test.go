@@ -20,8 +20,8 @@ func TestKinds(t *testing.T) {
 		forget bool
 		want   string
 	}{
-		{"the oldest is forgotten", true, "a b c d a free free a+2"},
-		{"those beyond share a limit", false, "a b c free free a+3"},
+		{"the oldest is forgotten", true, "a b c d a free a+2"},
+		{"those beyond share a limit", false, "a b c free a+3"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -33,7 +33,7 @@ func TestKinds(t *testing.T) {
 				MaxKinds: 2, Forget: tc.forget, Field: "left",
 			}))
 			start := time.Unix(1000, 0)
-			for i, message := range []string{"a", "b", "b", "c", "d", "a", "a", "a", "free", "free"} {
+			for i, message := range []string{"a", "b", "b", "c", "d", "a", "a", "a", "free"} {
 				log.WithTime(start.Add(time.Duration(i) * time.Second)).Info(message)
 			}
 			log.WithTime(start.Add(2 * time.Minute)).Info("a")
