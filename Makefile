@@ -29,11 +29,16 @@ build: ## build the programs into bin/
 		CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o "bin/$$program" "./cmd/$$program"; \
 	done
 
-demo: ## a real control plane, a gateway and a client on this machine; DEMO_EXIT=1 ends at once
+demo: ## packets through a gateway within minutes, then the same in a real cluster; DEMO_EXIT=1 ends at once
 	@scripts/setup.sh demo
-	@$(MAKE) build
+	@echo "demo 1/2: a gateway and objects in a file, without a cluster"
+	@$(MAKE) build PROGRAMS=smartnatd
+	@CGO_ENABLED=0 go build -trimpath -o bin/demo ./scripts/demo
+	@bin/demo bin/smartnatd
+	@echo "demo 2/2: a real control plane, smartnat-relay, two uplinks"
 	@scripts/kube/build.sh >/dev/null
-	@go run ./scripts/lab/cmd/lab demo
+	@$(MAKE) build
+	@CGO_ENABLED=0 go run -trimpath ./scripts/lab/cmd/lab demo
 
 lab: ## bring the lab of the tests up, to walk around in; Ctrl-C takes it down
 	@scripts/setup.sh demo
