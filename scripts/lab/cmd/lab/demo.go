@@ -280,5 +280,8 @@ func (d *demo) look(ctx context.Context) error {
 		}
 		command(lab.Gateway, line, output)
 	}
+	if err := d.kubectl(ctx, "wait", "--for=condition=Ready", "mapping/echo", "--timeout=30s"); err != nil {
+		return err
+	}
 	return d.kubectl(ctx, "get", "mappings")
 }
