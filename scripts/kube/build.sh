@@ -66,8 +66,8 @@ for package in "${packages[@]}"; do
 	[ -x "$dir/$(program "$package")" ] || missing=$((missing + 1))
 done
 if [ "$missing" -gt 0 ]; then
-	# 30 minutes of processor time, with an empty build cache.
-	say "building the control plane $version into $dir (once; about $((30 / $(nproc) + 1)) minutes on $(nproc) cores if Go's build cache is cold)"
+	# Cold demos took 12 to 37 minutes on 2 cores, nearly all of it here.
+	say "building the control plane $version into $dir (once; up to $((74 / $(nproc) + 1)) minutes on $(nproc) cores if Go's build cache is cold)"
 	n=0
 	for package in "${packages[@]}"; do
 		n=$((n + 1))
