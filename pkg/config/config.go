@@ -42,7 +42,7 @@ type Config struct {
 	// no limit, 65536 the default.
 	MaxPortsPerNamespace int
 	// MaxRulesPerMapping and MaxRulesPerNamespace are how many rules they may cost, by an estimate: each port of each
-	// address costs one, and one for each endpoint. 0 is no limit, 65536 and 262144 the default.
+	// address costs one, and one for each endpoint. 0 is no limit, 32768 and 131072 the default.
 	MaxRulesPerMapping, MaxRulesPerNamespace int
 	// InsideNetworks are the cluster's that lie behind an uplink, as on a host with one link: of nodes, pods and ClusterIPs. What
 	// comes from them is forwarded, and Mappings may lead to them by an uplink.

@@ -45,7 +45,7 @@ func Default() Config {
 		MasqueradePorts: SourcePorts{gateway.PortRange{First: 1024, Last: 65535}},
 
 		MaxPortsPerMapping: 32768, MaxPortsPerNamespace: 65536,
-		MaxRulesPerMapping: 65536, MaxRulesPerNamespace: 262144,
+		MaxRulesPerMapping: 32768, MaxRulesPerNamespace: 131072,
 		ReservedPorts: []ReservedPorts{
 			{Protocol: gateway.TCP, Ports: gateway.Port(22)},
 			{Protocol: gateway.TCP, Ports: gateway.Port(179)},

@@ -82,11 +82,12 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 		}
 	}
 	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 ||
-		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 || len(cfg.InsideNetworks) == 0 {
+		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 || len(cfg.InsideNetworks) == 0 ||
+		len(cfg.Helpers.FTP) == 0 || len(cfg.Helpers.TFTP) == 0 {
 		t.Errorf("the examples were not read: %+v", cfg)
 	}
 	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses",
-		"BackendNetworks", "InsideNetworks")
+		"BackendNetworks", "InsideNetworks", "Helpers")
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
 		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
 	}
