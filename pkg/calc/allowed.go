@@ -117,16 +117,36 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 	return known
 }
 
-// unproven says what keeps endpoints from being taken for pods of the namespace; nothing where they are. Objects in files are
-// the word of this host's administrator.
+// unproven says what keeps endpoints from being taken for pods of the namespace; nothing where they are.
 func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string {
 	switch {
-	case c.cfg.AnyAddress || c.cfg.Source.Files != nil:
+	case c.trusted():
 		return ""
 	case len(service.Spec.Selector) == 0:
-		return "the Service has no selector, so nothing proves that they are pods of its namespace; give it one"
+		return "the Service has no selector, so nothing proves that its endpoints are pods of its namespace; give it one"
 	case !s.managed:
-		return "its label endpointslice.kubernetes.io/managed-by is not " + SliceController + ", so nothing proves that they are pods of the namespace; leave the slices of a Service with a selector to the cluster"
+		return "its label endpointslice.kubernetes.io/managed-by is not " + SliceController + ", so nothing proves that its endpoints are pods of the namespace; leave the slices of a Service with a selector to the cluster"
+	}
+	return ""
+}
+
+// trusted reports whether the objects are the word of this host's administrator.
+func (c *calculation) trusted() bool { return c.cfg.AnyAddress || c.cfg.Source.Files != nil }
+
+// unprovenBehind says what keeps a ClusterIP from leading to pods of the namespace alone. The cluster takes all slices of a
+// Service alike, so a user who may write one sends a node, and with it the client, to any address that the node reaches
+// (CVE-2021-25740).
+func (c *calculation) unprovenBehind(service *corev1.Service, behind []*endpointSlice) string {
+	if c.cfg.EndpointsWithoutSelector {
+		return ""
+	}
+	if problem := c.unproven(service, &endpointSlice{managed: true}); problem != "" {
+		return problem
+	}
+	for _, s := range behind {
+		if problem := c.unproven(service, s); problem != "" && len(s.endpoints) > 0 {
+			return "EndpointSlice " + s.name + ": " + problem
+		}
 	}
 	return ""
 }
@@ -155,8 +175,14 @@ func (c *calculation) addEndpoints(known *serviceEndpoints, s *endpointSlice) {
 }
 
 // clusterIPs returns the addresses of a Service that connections may be led to, and reports those that they may not.
-func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service) []netip.Addr {
+func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, behind []*endpointSlice) []netip.Addr {
 	if m.Spec.Mode != v1alpha1.ModeService {
+		return nil
+	}
+	if problem := c.unprovenBehind(service, behind); problem != "" {
+		c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName",
+			"Service %s/%s: connections are rejected: %s, or set endpointsWithoutSelector: true in the config of this host",
+			service.Namespace, service.Name, problem)
 		return nil
 	}
 	return slices.DeleteFunc(serviceAddresses(service), func(a netip.Addr) bool {

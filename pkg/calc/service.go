@@ -65,7 +65,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		b.affinity = affinity(service)
 	}
-	b.clusterIPs = c.clusterIPs(m, service)
+	b.clusterIPs = c.clusterIPs(m, service, of)
 	for i := range m.Spec.Ports {
 		b.targets[i] = c.resolvePort(m, i, service, b.clusterIPs, of, families)
 	}
@@ -125,6 +125,7 @@ func (c *calculation) slicesBehind(service serviceKey) []*endpointSlice {
 	for _, s := range c.slices[service] {
 		read = append(read, readSlice(s))
 	}
+	slices.SortFunc(read, func(a, b *endpointSlice) int { return strings.Compare(a.name, b.name) })
 	return read
 }
 

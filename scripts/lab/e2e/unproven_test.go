@@ -54,11 +54,13 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 `)
 	for port, spec := range map[int]string{
 		7110: "serviceName: echo, mode: endpoints", 7111: "serviceName: bare, mode: endpoints", 7112: "serviceName: outside, mode: service",
+		7113: "serviceName: bare, mode: service", 7114: "serviceName: echo, mode: service",
 	} {
 		w.apply(t, mappingYAML("tenant", fmt.Sprintf("at-%d", port),
 			fmt.Sprintf("addresses: [%s], %s, ports: [{port: %d, servicePort: 8080}]", unprovenAddress, spec, port)))
 	}
 	w.await(t, lab.Client, "tcp", lab.Join(unprovenAddress, 7110), nil)
+	w.await(t, lab.Client, "tcp", lab.Join(unprovenAddress, 7114), nil)
 
 	// With the policy: slices that pass for the controller's are refused, the others are accepted and never used.
 	for _, service := range []string{"echo", "bare"} {
@@ -70,6 +72,9 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 	w.awaitStatus(t, "at-7110", "EndpointSlice by-hand-echo is left out", "managed-by")
 	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare is left out", "has no selector")
 	w.awaitStatus(t, "at-7112", "outside")
+	// The node's kube-proxy would lead there: it takes all slices of a Service alike.
+	w.awaitStatus(t, "at-7113", "EndpointNotAllowed", "has no selector")
+	w.awaitStatus(t, "at-7114", "EndpointNotAllowed", "EndpointSlice by-hand-echo", "managed-by")
 	w.expectUnled(ctx, t, victim)
 
 	// Without it a Service without selector leads nowhere all the same, and of one with a selector the controller makes the
@@ -139,7 +144,7 @@ func (w *world) expectUnled(ctx context.Context, t *testing.T, victim string) {
 			t.Fatalf("answer %+v, %v; want one of the tenant's pod", answer, err)
 		}
 	}
-	for _, port := range []uint16{7111, 7112} {
+	for _, port := range []uint16{7111, 7112, 7113, 7114} {
 		w.awaitRefusal(t, lab.Client, "tcp", lab.Join(unprovenAddress, port))
 	}
 }
