@@ -102,6 +102,7 @@ func (c *Controller) countSourcePorts(ctx context.Context) error {
 			}
 			continue
 		}
+		said = ""
 		use, news := c.ports.counted(count)
 		if c.PortsCounted != nil {
 			c.PortsCounted(use)

@@ -18,7 +18,11 @@ const rewatchInterval = 5 * time.Second
 func (c *Controller) watchRules(ctx context.Context) error {
 	said := ""
 	for {
+		started := time.Now()
 		err := c.Dataplane.Watch(ctx, func() { c.enqueue(check) })
+		if time.Since(started) > c.Config.Resync {
+			said = "" // it worked: this is another outage
+		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
 			c.Log.WithError(err).Warn("lost watch on rule changes, will retry")

@@ -86,7 +86,12 @@ func (s *Server) Listen(address string) {
 func (s *Server) keepServing(ctx context.Context, address string) {
 	log := s.log.WithField("address", address)
 	for told := false; ; {
-		err := s.serve(ctx, address, log)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err == nil {
+			told = false
+			log.WithField("address", listener.Addr().String()).Info("serving metrics and probes")
+			err = s.serve(ctx, listener)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -102,18 +107,13 @@ func (s *Server) keepServing(ctx context.Context, address string) {
 	}
 }
 
-func (s *Server) serve(ctx context.Context, address string, log logrus.FieldLogger) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
-	log.WithField("address", listener.Addr().String()).Info("serving metrics and probes")
+func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: s.handler, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 	}
 	ended := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer ended()
-	err = server.Serve(netutil.LimitListener(listener, maxConnections))
+	err := server.Serve(netutil.LimitListener(listener, maxConnections))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

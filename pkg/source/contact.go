@@ -60,13 +60,12 @@ func (c *contact) observe(ctx context.Context, server, resource, verb string, er
 		c.failing[request{resource, verb}] = true
 		c.state.Failures++
 		c.state.Why = resource + ": " + inShort(server, err)
-	} else {
-		if verb != "watch" { // an open watch may still fail
-			c.state.Last = now
-		}
+	} else if verb != "watch" { // an open watch may still bring nonsense: its events count
+		c.state.Last = now
 		delete(c.failing, request{resource, verb})
 		if verb == "events" {
-			// A working watch supersedes a failed list.
+			// A working watch supersedes what failed on the way to it.
+			delete(c.failing, request{resource, "watch"})
 			delete(c.failing, request{resource, "list"})
 		}
 	}

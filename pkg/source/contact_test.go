@@ -132,7 +132,11 @@ func TestContact(t *testing.T) {
 		{"services", "list", nil, ""},
 		{"mappings", "list", nil, ""},
 		{"mappings", "watch", nil, ""},
-		{"services", "watch", nil, "reconnected to server"},
+		{"mappings", "events", nil, ""},
+		{"services", "watch", nil, ""},
+		{"services", "events", errCutOff, ""},
+		{"services", "watch", nil, ""},
+		{"services", "events", nil, "reconnected to server"},
 		{"mappings", "list", down, "lost connection to server, keeping last known objects"},
 		{"mappings", "watch", nil, ""},
 		{"mappings", "events", errCutOff, ""},
@@ -152,7 +156,7 @@ func TestContact(t *testing.T) {
 	if got := hook.LastEntry().Data["after"]; got != "3s" {
 		t.Errorf("reconnected after %v, want 3s", got)
 	}
-	if diff := cmp.Diff(Contact{Last: clock, Failures: 5}, c.get()); diff != "" {
+	if diff := cmp.Diff(Contact{Last: clock, Failures: 6}, c.get()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	stopped, stop := context.WithCancel(t.Context())
