@@ -19,7 +19,7 @@ func testSchema(t *testing.T, w *world) {
 		{"port 70000", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 70000}]`, "spec.ports[0].port", "65535"},
 		{"CIDR 10.0.0.0/33", `addresses: [198.51.100.12], allowedSources: [10.0.0.0/33], ` + rest, "spec.allowedSources[0]", "CIDR"},
 		{"an address twice", `addresses: [198.51.100.12, 198.51.100.12], ` + rest, "spec.addresses", "Duplicate"},
-		{"no address", `addresses: [], ` + rest, "spec.addresses", "at least 1"},
+		{"no address", `addresses: [], ` + rest, "spec.addresses", "at least one IPv4 or IPv6 address"},
 		{"a protocol that is none", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 80, protocol: icmp}]`, "spec.ports[0].protocol", "tcp, udp or sctp"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

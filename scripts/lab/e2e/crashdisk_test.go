@@ -80,7 +80,7 @@ func testBadDisk(t *testing.T, w *world) {
 		skip := len(w.daemon.Log())
 		started := make(chan error, 1)
 		go func() { started <- w.daemon.Restart(ctx) }()
-		w.awaitLog(ctx, t, skip, append(why, "waiting for it")...)
+		w.awaitLog(ctx, t, skip, append(why, "waiting for server")...)
 		reached(981)
 		if err := w.relay.Signal(unix.SIGCONT); err != nil {
 			t.Fatal(err)
