@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestAdvertisedPrefixes: a link to the outside with IPv6 networks of its own takes none from routers, before the host listens to
-// them although it forwards.
+// TestAdvertisedPrefixes expects that an uplink with its own IPv6 networks ignores the prefixes of router advertisements, and
+// does so before the host accepts advertisements although it forwards.
 func TestAdvertisedPrefixes(t *testing.T) {
 	const pinfo, routes = "net/ipv6/conf/eth1/accept_ra_pinfo", "net/ipv6/conf/eth1/accept_ra_rt_info_max_plen"
 	four := gateway.State{Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}, OwnPrefixes: []string{"eth1"}}
@@ -27,7 +27,7 @@ func TestAdvertisedPrefixes(t *testing.T) {
 			t.Errorf("accept_ra_pinfo %s, accept_ra_rt_info_max_plen %s; want %s, %s", values[pinfo], values[routes], wantPinfo, wantRoutes)
 		}
 	}
-	for name, forwards := range map[string]string{"forwarding is our doing": "0", "the host forwards already": "1"} {
+	for name, forwards := range map[string]string{"we enable forwarding": "0", "the host forwards already": "1"} {
 		t.Run(name, func(t *testing.T) {
 			k := newKernel()
 			k.Sysctls.Values["net/ipv6/conf/all/forwarding"] = forwards
@@ -38,13 +38,13 @@ func TestAdvertisedPrefixes(t *testing.T) {
 			apply(t, d, six)
 			expectParameters(t, k.Sysctls.Values, "0", "0")
 			if k.Sysctls.Values["net/ipv6/conf/eth2/accept_ra_pinfo"] != "1" {
-				t.Error("a link that is not named was changed")
+				t.Error("a link that is not in OwnPrefixes was changed")
 			}
 			expectQuiet(t, d, six)
 			ignores := slices.Index(k.Journal, "sysctl "+pinfo+"=0")
 			listens := slices.Index(k.Journal, "sysctl net/ipv6/conf/eth1/accept_ra=2")
 			if listens >= 0 && ignores > listens {
-				t.Error("it listens before it ignores")
+				t.Error("the host accepts advertisements before it ignores their prefixes")
 			}
 			// sysctl --system sets it again.
 			k.Sysctls.Values[pinfo] = "1"

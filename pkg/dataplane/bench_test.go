@@ -13,7 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// dense is one address with as many ports up to 65,535, then the next, each with three endpoints, ten to a Mapping.
+// dense returns a state that fills one address after the other with ports up to 65,535. Each port has three endpoints, each
+// Mapping ten ports.
 func dense(ports int) gateway.State {
 	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
 	address, endpoint := addr("198.51.100.10"), addr("10.244.0.0")
@@ -34,7 +35,7 @@ func dense(ports int) gateway.State {
 	return state
 }
 
-// oneEndpointLess returns what a Calculator does when an endpoint goes: the rest is shared.
+// oneEndpointLess removes an endpoint as a Calculator does: the new state shares everything else with the old one.
 func oneEndpointLess(state gateway.State, port int) gateway.State {
 	forwards := append([]*gateway.Forward(nil), state.Forwards...)
 	less := *forwards[port]
@@ -44,7 +45,7 @@ func oneEndpointLess(state gateway.State, port int) gateway.State {
 	return state
 }
 
-// instant is a kernel that takes everything at once.
+// instant is a kernel whose calls take no time.
 type instant struct {
 	families []netfilter.Family
 	text     []byte
@@ -66,7 +67,7 @@ func (*instant) Alone(uint64, uint64, int) bool          { return false }
 func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
 func (*instant) Owes() bool                                                      { return false }
 
-// BenchmarkApply is what an endpoint that comes and goes costs beside the calls of the kernel.
+// BenchmarkApply measures adding and removing an endpoint, without the calls of the kernel.
 func BenchmarkApply(b *testing.B) {
 	for _, ports := range []int{100, 1_000, 10_000, 30_000} {
 		b.Run(fmt.Sprint(ports), func(b *testing.B) {

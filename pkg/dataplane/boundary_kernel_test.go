@@ -16,8 +16,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// TestKernelLeadsNothingOutOfAnUplink: an endpoint that is routed out of an uplink gets no packet, unless it is in a network of
-// the cluster.
+// TestKernelLeadsNothingOutOfAnUplink expects that an endpoint which is routed out of an uplink gets no packet, unless it is in
+// a network of the cluster.
 func TestKernelLeadsNothingOutOfAnUplink(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		connect(t, "stranger", "eth2", []string{"203.0.113.10/24", "2001:db8:2::10/64"}, []string{"203.0.113.50/24", "2001:db8:2::50/64"})
@@ -44,7 +44,7 @@ func TestKernelLeadsNothingOutOfAnUplink(t *testing.T) {
 		apply(t, d, state)
 		ask(t, udp, silence)
 
-		// A route that changes under a connection takes it no further either.
+		// Nor may an established connection leave by an uplink after a change of the route.
 		state.Forwards = []*gateway.Forward{pod}
 		apply(t, d, state)
 		ask(t, udp, "pod1")
@@ -60,8 +60,8 @@ func TestKernelLeadsNothingOutOfAnUplink(t *testing.T) {
 	})
 }
 
-// TestKernelBoundaryNeedsNoObject: on a host that forwards already, neighbours get nothing from the first moment on, also by
-// IPv6 where none of it is served; and what is forwarded from before goes on.
+// TestKernelBoundaryNeedsNoObject expects that on a host that already forwards, Guard keeps neighbours out from the start, also
+// for IPv6 without any IPv6 service, and that existing forwarding continues.
 func TestKernelBoundaryNeedsNoObject(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		h.write(t, "net/ipv4/ip_forward", "1")

@@ -30,18 +30,18 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// What a burst is made of. For the figures of a large one: -burst.ports 10000 -burst.changes 10000 -burst.over 60s
+// The size of the burst. For the figures of a large one: -burst.ports 10000 -burst.changes 10000 -burst.over 60s
 var (
 	burstPorts   = flag.Int("burst.ports", 500, "how many ports there are")
 	burstChanges = flag.Int("burst.changes", 1000, "how many endpoints change")
 	burstOver    = flag.Duration("burst.over", 2*time.Second, "how long the burst takes")
 )
 
-// cluster is a Source that changes as fast as it is told to.
+// cluster is a Source whose changes the test controls.
 type cluster struct {
 	mu       sync.Mutex
 	snapshot calc.Snapshot
-	// version counts the changes, seen those that the last Snapshot had.
+	// version counts the changes. seen is the version of the last Snapshot.
 	version, seen int
 }
 
@@ -56,7 +56,7 @@ func (c *cluster) Snapshot() calc.Snapshot {
 	return s
 }
 
-// newCluster has Mappings of ten ports each.
+// newCluster returns a cluster with Mappings of ten ports each.
 func newCluster(ports int) *cluster {
 	c := &cluster{}
 	for i := range ports / 10 {
@@ -77,7 +77,7 @@ func newCluster(ports int) *cluster {
 	return c
 }
 
-// endpoints are three, of which one is another in each version.
+// endpoints returns three endpoints, of which one depends on the version.
 func endpoints(service metav1.ObjectMeta, version int) *discoveryv1.EndpointSlice {
 	port, protocol, name := int32(8080), corev1.ProtocolTCP, ""
 	slice := &discoveryv1.EndpointSlice{
@@ -91,7 +91,7 @@ func endpoints(service metav1.ObjectMeta, version int) *discoveryv1.EndpointSlic
 	return slice
 }
 
-// change gives a Service another endpoint, and returns how many changes there were.
+// change replaces an endpoint of a Service and returns the number of changes so far.
 func (c *cluster) change() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,19 +101,19 @@ func (c *cluster) change() int {
 	return c.version
 }
 
-// stillHost is a host to which nothing happens.
+// stillHost is a host that never changes.
 type stillHost struct{}
 
 func (stillHost) Listeners() ([]gateway.Listener, error)    { return nil, nil }
 func (stillHost) Observe() (gateway.Host, error)            { return gateway.Host{}, nil }
 func (stillHost) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 
-// batches notes what each apply took along.
+// batches records which changes each Apply brought into effect.
 type batches struct {
 	*dataplane.Dataplane
 	source *cluster
 	mu     sync.Mutex
-	// inEffect has the changes that each apply had brought at its end; took is how long it was.
+	// inEffect holds the number of changes in effect after each Apply, took its duration.
 	inEffect []int
 	took     []time.Duration
 }
@@ -139,10 +139,10 @@ func (b *batches) applies() (n, inEffect int) {
 	return len(b.inEffect), b.inEffect[len(b.inEffect)-1]
 }
 
-// The kernel keeps up with endpoints that change faster than it can be written: what changed while it was written is in the
-// next batch, whole.
+// TestKernelBurst changes endpoints faster than the kernel can be written. Each Apply must write all changes that came during
+// the Apply before it.
 func TestKernelBurst(t *testing.T) {
-	// The worker writes from threads of the Go runtime, which are all in the namespaces that the tests were begun in.
+	// The worker writes from threads of the Go runtime. All of them are in the namespaces in which the tests started.
 	testenv.RequireKernel(t)
 	for _, backend := range []string{"legacy", "nft"} {
 		t.Run(backend, func(t *testing.T) {
@@ -178,16 +178,16 @@ func TestKernelBurst(t *testing.T) {
 			if err := <-ended; err != nil {
 				t.Fatal(err)
 			}
-			// The apply that was running when a change came, and the one that has it.
+			// A change takes effect with the Apply that runs when it comes, or with the next one.
 			for n := 1; n <= *burstChanges; n++ {
 				if at := slices.IndexFunc(plane.inEffect, func(seen int) bool { return seen >= n }); at > begun[n]+1 {
-					t.Fatalf("change %d came after apply %d and was in effect with apply %d", n, begun[n], at+1)
+					t.Fatalf("change %d came after Apply %d, in effect with Apply %d", n, begun[n], at+1)
 				}
 			}
-			t.Logf("%d changes of %d ports in %v: %d applies, the longest %v, %d executions; the last change in effect after %v",
+			t.Logf("%d changes of %d ports in %v: %d applies, the longest %v, %d executions; last change in effect after %v",
 				*burstChanges, *burstPorts, *burstOver, len(plane.took)-1, slices.Max(plane.took[1:]), h.tables.Execs()-before, time.Since(last))
 			if execs := h.tables.Execs() - before; execs > int64(len(plane.took)-1) {
-				t.Errorf("%d executions, want at most one for each apply", execs)
+				t.Errorf("%d executions, want at most one for each Apply", execs)
 			}
 			for _, line := range hook.AllEntries() {
 				t.Errorf("%s: %v", line.Message, line.Data)
@@ -195,7 +195,7 @@ func TestKernelBurst(t *testing.T) {
 			state, _ := calc.Calculate(source.Snapshot(), gateway.Host{}, cfg)
 			fresh := h.start()
 			if result := apply(t, fresh, state); !result.Empty() {
-				t.Errorf("a restart finds something to do: %s", result)
+				t.Errorf("a restart changes %s", result)
 			}
 			if _, err := fresh.Cleanup(t.Context()); err != nil {
 				t.Fatal(err)

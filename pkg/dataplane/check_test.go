@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// What changes no stamp before a look is found when all is verified, also where nothing was written for long.
+// TestVerification expects that a verification finds a change that no stamp shows, also if the host was idle for long.
 func TestVerification(t *testing.T) {
 	k := newKernel()
 	k.Tables.Blind = true
@@ -27,7 +27,8 @@ func TestVerification(t *testing.T) {
 	expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
 }
 
-// What changes no stamp is seen by the digest after a look that was not harmed, which is taken a share of the time.
+// TestDigestsAreCompared expects that a routine digest finds a change that no stamp shows, and that routine digests take only
+// their share of the time.
 func TestDigestsAreCompared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
@@ -60,13 +61,13 @@ func TestDigestsAreCompared(t *testing.T) {
 	})
 }
 
-// Who may not read the tables yet is called when it may.
+// TestACheckThatComesTooEarlyIsMadeAgain expects a call to changed as soon as the tables may be read again.
 func TestACheckThatComesTooEarlyIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := fresh(t, full())
 		k.Fail = func(step string) error {
 			if step == "IPv4 save" {
-				time.Sleep(600 * time.Millisecond) // keeps them unread for 12 s, of which the quiet before pays 10
+				time.Sleep(600 * time.Millisecond) // keeps them unread for 12 s, of which the quiet period before covers 10
 			}
 			return nil
 		}
@@ -75,14 +76,14 @@ func TestACheckThatComesTooEarlyIsMadeAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 		called := make(chan time.Time, 10)
 		go func() { _ = d.Watch(t.Context(), func() { called <- time.Now() }) }()
-		<-called // it watches
+		<-called // the call at the start of Watch
 		dropTable(k, netfilter.IPv4, "nat")
 		expectChanged(t, d, true)
 		apply(t, d, full())
 		repaired := time.Now()
 		dropTable(k, netfilter.IPv4, "nat")
 		expectChanged(t, d, false)
-		expectChanged(t, d, false) // and asks for no second call
+		expectChanged(t, d, false) // and requests no second call
 		if waited := (<-called).Sub(repaired); waited < time.Second || waited > 3*time.Second {
 			t.Errorf("called after %v, want 2 s", waited)
 		}
@@ -90,12 +91,13 @@ func TestACheckThatComesTooEarlyIsMadeAgain(t *testing.T) {
 		expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
 		time.Sleep(time.Minute)
 		if len(called) > 0 {
-			t.Errorf("called %d times more", len(called))
+			t.Errorf("%d more calls", len(called))
 		}
 	})
 }
 
-// Where writes are counted, what we wrote needs no reading, unless somebody else wrote at the same time.
+// TestVerificationByCount expects that our own writes cause no reading where writes are counted, unless another process wrote
+// at the same time.
 func TestVerificationByCount(t *testing.T) {
 	k := newKernel()
 	k.Tables.Counting = true
@@ -108,18 +110,18 @@ func TestVerificationByCount(t *testing.T) {
 	}
 	for _, step := range []struct {
 		name string
-		// during is done while a table is written.
+		// during runs while a table is written.
 		during func()
-		// more is set when another change is written before the verification.
+		// more adds another change of ours before the verification.
 		more   bool
 		saves  int
 		repair bool
 	}{
-		{name: "nobody else writes"},
-		{name: "nobody else again"},
-		{name: "somebody does, at the same time", during: harm, saves: 1, repair: true},
-		{name: "nobody after that"},
-		{name: "somebody does, and what is written after that repairs it", during: harm, more: true},
+		{name: "no other writer"},
+		{name: "still no other writer"},
+		{name: "another process writes at the same time", during: harm, saves: 1, repair: true},
+		{name: "no other writer after that"},
+		{name: "another process writes, and our next write repairs it", during: harm, more: true},
 	} {
 		apply(t, d, full())
 		k.Fail = func(s string) error {
@@ -143,7 +145,8 @@ func TestVerificationByCount(t *testing.T) {
 	}
 }
 
-// Where nobody counts writes, one of ours in one family hides none of somebody else's in the other.
+// TestOneFamilyHidesNothingOfTheOther expects that, where writes are not counted, a write of ours in one family does not hide
+// another process's write in the other.
 func TestOneFamilyHidesNothingOfTheOther(t *testing.T) {
 	k := fresh(t, full())
 	d := start(k)
@@ -159,7 +162,7 @@ func TestOneFamilyHidesNothingOfTheOther(t *testing.T) {
 	expectRepair(t, apply(t, d, other), []string{"IPv6 table nat: chains missing"})
 }
 
-// Who writes all the time has the tables read from time to time, and not all the time.
+// TestReadingIsBounded expects that a process which writes all the time causes readings only at intervals.
 func TestReadingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := fresh(t, full())
@@ -182,13 +185,13 @@ func TestReadingIsBounded(t *testing.T) {
 			} else if changed {
 				found++
 				expectRepair(t, apply(t, d, full()), []string{"IPv4 table filter: jumps missing or not first: FORWARD"})
-			} else { // Changes of ours read no more than checks do.
+			} else { // Our own changes cause no readings in addition to those of the checks.
 				state := full()
 				state.Forwards[0].Backends = state.Forwards[0].Backends[:1+i%2]
 				apply(t, d, state)
 			}
 		}
-		// A reading of 0.1 s keeps the tables unread for 2 s. These are 11 s with the readings, and 10 s of quiet before.
+		// A reading of 0.1 s blocks the next one for 2 s. The test covers 11 s with the readings, after a quiet period of 10 s.
 		if found != 11 || k.Tables.Saves != 11 {
 			t.Errorf("%d repairs, %d readings, want 11", found, k.Tables.Saves)
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// cutConnections ends what the state does not make any more, now that the next packet of it meets other rules. Only where
-// the rules are inPlace that is done with: otherwise what was cut may have come back by the old ones.
+// cutConnections ends the connections that the state no longer makes, whose next packets meet other rules. If the rules are not
+// inPlace, the next Apply cuts again, because the old rules may bring back a connection that was ended.
 func (d *Dataplane) cutConnections(ctx context.Context, state gateway.State, inPlace bool, result *Result) error {
 	since := d.cut
 	d.cut = nil

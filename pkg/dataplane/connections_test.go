@@ -15,7 +15,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// Connections are held against every state, and against the whole of it after every doubt.
+// TestConnections expects that Cut compares connections with every state, and all of them whenever they may not match the last
+// state.
 func TestConnections(t *testing.T) {
 	broken := errors.New("broken for the test")
 	k := newKernel()
@@ -28,22 +29,22 @@ func TestConnections(t *testing.T) {
 		before func()
 		state  gateway.State
 		since  *gateway.State
-		// failing is a step that fails.
+		// failing is the step that fails.
 		failing string
-		// stale are as many as the kernel ends.
+		// stale is the number of connections that the kernel ends.
 		stale int
 	}{
 		{name: "start", state: full(), stale: 3},
 		{name: "no change", state: full(), since: known(full())},
-		{name: "an endpoint went", state: other, since: known(full()), stale: 1},
-		{name: "and came back", state: full(), since: known(other)},
+		{name: "an endpoint disappears", state: other, since: known(full()), stale: 1},
+		{name: "and comes back", state: full(), since: known(other)},
 		{name: "verification", before: func() { d.Verify() }, state: full(), since: known(full())},
-		{name: "rules that somebody removed", before: func() { dropTable(k, netfilter.IPv4, "nat") }, state: full()},
+		{name: "another process removed rules", before: func() { dropTable(k, netfilter.IPv4, "nat") }, state: full()},
 		{name: "no change again", state: full(), since: known(full())},
-		{name: "no rules yet: what is cut may come back", state: gateway.State{}, since: known(full()), failing: "IPv4 nat"},
-		{name: "with the rules", state: gateway.State{}, stale: 2},
+		{name: "rules not written: ended connections may come back", state: gateway.State{}, since: known(full()), failing: "IPv4 nat"},
+		{name: "rules written", state: gateway.State{}, stale: 2},
 		{name: "conntrack fails", state: full(), failing: "cut connections"},
-		{name: "it is tried again", state: full()},
+		{name: "retry", state: full()},
 		{name: "restart", before: func() { d = start(k) }, state: full()},
 	} {
 		k.Conntrack.Cuts, k.Conntrack.Stale = nil, step.stale
@@ -65,7 +66,7 @@ func TestConnections(t *testing.T) {
 			want = nil
 		}
 		if diff := cmp.Diff(want, k.Conntrack.Cuts, same...); diff != "" || result.Connections != step.stale {
-			t.Errorf("%s: %d connections, want %d; asked for (-want +got):\n%s", step.name, result.Connections, step.stale, diff)
+			t.Errorf("%s: %d connections, want %d; arguments (-want +got):\n%s", step.name, result.Connections, step.stale, diff)
 		}
 	}
 	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 4
@@ -74,11 +75,11 @@ func TestConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]dataplanetest.Cut{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
-		t.Errorf("cleanup: %s, asked for (-want +got):\n%s", result, diff)
+		t.Errorf("cleanup: %s, arguments (-want +got):\n%s", result, diff)
 	}
 }
 
-// What was left for later is asked for again by a look that finds nothing else.
+// TestConnectionsLeftForLater expects that Check requests an Apply for connections whose end was postponed.
 func TestConnectionsLeftForLater(t *testing.T) {
 	k := newKernel()
 	d := start(k)

@@ -14,15 +14,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// change is a way from one state to another.
+// change is a transition from one state to another.
 type change struct {
 	name          string
 	before, after gateway.State
-	// empty is set when nothing of ours was ever there before.
+	// empty means that the kernel never held anything of ours.
 	empty bool
 }
 
-// changes are one of each kind.
+// changes returns a change of each kind.
 func changes() []change {
 	with := func(edit func(s *gateway.State)) gateway.State {
 		s := full()
@@ -37,33 +37,33 @@ func changes() []change {
 	return []change{
 		{name: "the first start", after: full(), empty: true},
 		{name: "the first start with many sources", after: limited(sources(100)), empty: true},
-		{name: "an endpoint that comes", before: with(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[1:] }), after: full()},
-		{name: "an endpoint that goes", before: full(), after: with(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[1:] })},
+		{name: "an endpoint appears", before: with(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[1:] }), after: full()},
+		{name: "an endpoint disappears", before: full(), after: with(func(s *gateway.State) { s.Forwards[0].Backends = s.Forwards[0].Backends[1:] })},
 		{name: "no endpoints", before: full(), after: with(func(s *gateway.State) { s.Forwards[0].Backends, s.Forwards[3].Backends = nil, nil })},
-		{name: "a Mapping that comes", before: with(func(s *gateway.State) { s.Forwards = s.Forwards[:2] }), after: full()},
-		{name: "a Mapping that goes", before: full(), after: with(func(s *gateway.State) { s.Forwards = s.Forwards[1:] })},
-		{name: "fifty Mappings that come", before: full(), after: with(many)},
-		{name: "fifty Mappings that go", before: with(many), after: full()},
-		{name: "sources that are limited", before: full(), after: with(func(s *gateway.State) { s.Forwards[2].Sources = prefixes("10.0.5.0/24") })},
-		{name: "sources that are not limited any more", before: full(), after: with(func(s *gateway.State) { s.Forwards[1].Sources = nil })},
+		{name: "a Mapping appears", before: with(func(s *gateway.State) { s.Forwards = s.Forwards[:2] }), after: full()},
+		{name: "a Mapping disappears", before: full(), after: with(func(s *gateway.State) { s.Forwards = s.Forwards[1:] })},
+		{name: "fifty Mappings appear", before: full(), after: with(many)},
+		{name: "fifty Mappings disappear", before: with(many), after: full()},
+		{name: "sources become limited", before: full(), after: with(func(s *gateway.State) { s.Forwards[2].Sources = prefixes("10.0.5.0/24") })},
+		{name: "sources become unlimited", before: full(), after: with(func(s *gateway.State) { s.Forwards[1].Sources = nil })},
 		{name: "other sources", before: full(), after: with(func(s *gateway.State) { s.Forwards[1].Sources = prefixes("10.0.5.0/24") })},
 		{name: "few sources become many", before: full(), after: limited(sources(100))},
 		{name: "many sources become few", before: limited(sources(100)), after: full()},
 		{name: "a few sources of many change", before: limited(sources(260)[:255]), after: limited(sources(260)[8:])},
-		{name: "many sources become others", before: limited(sources(100)), after: limited(sources(300)[200:])},
-		{name: "nobody may connect any more", before: limited(sources(100)), after: with(func(s *gateway.State) { s.Forwards[1].Sources, s.Forwards[1].SourcesDeny = nil, true })},
-		{name: "an uplink that comes", before: oneUplink, after: full()},
-		{name: "an uplink that goes", before: full(), after: oneUplink},
+		{name: "many sources are replaced", before: limited(sources(100)), after: limited(sources(300)[200:])},
+		{name: "all sources become denied", before: limited(sources(100)), after: with(func(s *gateway.State) { s.Forwards[1].Sources, s.Forwards[1].SourcesDeny = nil, true })},
+		{name: "an uplink appears", before: oneUplink, after: full()},
+		{name: "an uplink disappears", before: full(), after: oneUplink},
 		{name: "another gateway", before: full(), after: with(func(s *gateway.State) {
 			s.Uplinks = []gateway.Uplink{uplink1, uplink2}
 			s.Uplinks[1].Gateways = addrs("203.0.113.254", "fe80::2")
 		})},
-		{name: "a next hop less", before: full(), after: with(func(s *gateway.State) {
+		{name: "one next hop less", before: full(), after: with(func(s *gateway.State) {
 			s.ServiceRoutes = []gateway.ServiceRoute{{Destination: services.Destination, Via: services.Via[:1]}}
 		})},
 		{name: "no service routes", before: full(), after: with(func(s *gateway.State) { s.ServiceRoutes = nil })},
-		{name: "an egress less", before: full(), after: with(func(s *gateway.State) { s.Egresses = s.Egresses[1:] })},
-		{name: "an egress more", before: with(func(s *gateway.State) { s.Egresses = nil }), after: full()},
+		{name: "one egress less", before: full(), after: with(func(s *gateway.State) { s.Egresses = s.Egresses[1:] })},
+		{name: "one egress more", before: with(func(s *gateway.State) { s.Egresses = nil }), after: full()},
 		{name: "another config", before: full(), after: with(func(s *gateway.State) {
 			s.ClampMSS = true
 			for i := range s.Forwards {
@@ -72,7 +72,7 @@ func changes() []change {
 		})},
 		{name: "no IPv6 any more", before: full(), after: with(func(s *gateway.State) { s.Forwards, s.Egresses = s.Forwards[:3], s.Egresses[:1] })},
 		{name: "nothing any more", before: full(), after: gateway.State{}},
-		{name: "all that can change at once", before: limited(sources(100)), after: with(func(s *gateway.State) {
+		{name: "everything changes at once", before: limited(sources(100)), after: with(func(s *gateway.State) {
 			many(s)
 			s.Forwards = s.Forwards[2:]
 			s.Uplinks = s.Uplinks[1:]
@@ -81,7 +81,7 @@ func changes() []change {
 	}
 }
 
-// many adds Forwards, so that the trees get deeper.
+// many adds Forwards, which makes the trees deeper.
 func many(s *gateway.State) {
 	var more []*gateway.Forward
 	for i := range uint16(50) {
@@ -94,7 +94,7 @@ func many(s *gateway.State) {
 	s.Forwards = append(append(s.Forwards[:2:2], more...), s.Forwards[2:]...)
 }
 
-// kernelBefore is a kernel as it is before the change.
+// kernelBefore returns the kernel before the change.
 func (c change) kernelBefore(t *testing.T) *dataplanetest.Kernel {
 	t.Helper()
 	if c.empty {
@@ -103,14 +103,15 @@ func (c change) kernelBefore(t *testing.T) *dataplanetest.Kernel {
 	return fresh(t, c.before)
 }
 
-// Killed behind every write of every change, a process leaves a kernel that forwards what both states forward and lets pass
-// nothing that neither lets pass; and the next process brings it to any of the states, as if nothing had been.
+// TestCrashAtEveryWrite kills a process after each write of each change. Packets that both states forward must still be
+// forwarded, and no packet may pass that both states stop. The next process must bring the kernel to either state as if nothing
+// had happened.
 func TestCrashAtEveryWrite(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
 			probes := probes(c.before, c.after)
 			before := judge(look(t, options(c.kernelBefore(t))), probes)
-			// The way there may leave traces that no packet sees.
+			// Compare with a kernel that made the same change, because a change may leave traces that affect no packet.
 			want := c.kernelBefore(t)
 			apply(t, start(want), c.after)
 			after := judge(look(t, options(want)), probes)
@@ -122,9 +123,9 @@ func TestCrashAtEveryWrite(t *testing.T) {
 				if err != nil && !errors.Is(err, errCrashed) {
 					t.Fatal(err)
 				}
-				when := fmt.Sprintf("killed behind %q", life.done)
+				when := fmt.Sprintf("killed after %q", life.done)
 				expectBetween(t, when, before, after, judge(look(t, options(k)), probes))
-				if crashes%2 == 0 && !c.empty { // The next one knows nothing newer than what was saved before.
+				if crashes%2 == 0 && !c.empty { // The next process may start with an older snapshot.
 					apply(t, start(k), c.before)
 					expectSame(t, fresh(t, c.before), k)
 				}
@@ -138,14 +139,15 @@ func TestCrashAtEveryWrite(t *testing.T) {
 				}
 			}
 			if crashes < 1 {
-				t.Error("the change is none: nobody was killed")
+				t.Error("the change writes nothing, so no process was killed")
 			}
 			t.Logf("%d crashes, %d packets", crashes, len(probes))
 		})
 	}
 }
 
-// A process that is killed behind each write, whenever it is started again, gets there all the same, and safely.
+// TestCrashAfterCrash expects that a process which is killed after each write and started again reaches the state, and is safe
+// on the way.
 func TestCrashAfterCrash(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
@@ -158,12 +160,12 @@ func TestCrashAfterCrash(t *testing.T) {
 			n, life := 0, &life{}
 			for ; n == 0 || len(life.done) > 0; n++ {
 				var killed *dataplane.Dataplane
-				// Half a set alone is where the next process begins again.
+				// Allow two writes at times: if the process dies after half a set, the next one starts the set from the beginning.
 				killed, life = mortal(options(k), 1+n%2)
 				if _, err := killed.Apply(t.Context(), c.after); err != nil && !errors.Is(err, errCrashed) {
 					t.Fatal(err)
 				}
-				expectBetween(t, fmt.Sprintf("after %d crashes, the last behind %q", n+1, life.done), before, after, judge(look(t, options(k)), probes))
+				expectBetween(t, fmt.Sprintf("after %d crashes, the last after %q", n+1, life.done), before, after, judge(look(t, options(k)), probes))
 				const most = 200
 				if n > most || t.Failed() {
 					t.Fatalf("not done after %d crashes", n)
@@ -175,7 +177,7 @@ func TestCrashAfterCrash(t *testing.T) {
 	}
 }
 
-// A cleanup that is killed opens nothing on its way, and the next one leaves the host as it was before us.
+// TestCrashInCleanup expects that a cleanup which is killed opens no path, and that the next cleanup restores the host.
 func TestCrashInCleanup(t *testing.T) {
 	state := limited(sources(100))
 	probes := probes(state)
@@ -185,7 +187,7 @@ func TestCrashInCleanup(t *testing.T) {
 		k := fresh(t, state)
 		killed, life := mortal(options(k), crashes)
 		_, err := killed.Cleanup(t.Context())
-		expectBetween(t, fmt.Sprintf("killed behind %q", life.done), before, after, judge(look(t, options(k)), probes))
+		expectBetween(t, fmt.Sprintf("killed after %q", life.done), before, after, judge(look(t, options(k)), probes))
 		if _, err := start(k).Cleanup(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -196,18 +198,18 @@ func TestCrashInCleanup(t *testing.T) {
 	}
 }
 
-// Whoever is killed before connections were cut leaves that to the next one, who takes nothing for granted.
+// TestCrashBeforeConnectionsAreCut expects that after a crash before Cut, the next process checks all connections.
 func TestCrashBeforeConnectionsAreCut(t *testing.T) {
 	k := fresh(t, full())
 	after := full()
 	after.Forwards = after.Forwards[1:]
 	killed, life := mortal(options(k), 1)
 	if _, err := killed.Apply(t.Context(), after); !errors.Is(err, errCrashed) || len(life.done) != 1 {
-		t.Fatalf("err = %v, behind %q", err, life.done)
+		t.Fatalf("err = %v, killed after %q", err, life.done)
 	}
 	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 3
 	result := apply(t, start(k), after)
 	if len(k.Conntrack.Cuts) != 1 || k.Conntrack.Cuts[0].Since != nil || result.Connections != 3 {
-		t.Errorf("%d connections were cut, asked for %v; want the 3, looked for among all", result.Connections, k.Conntrack.Cuts)
+		t.Errorf("%d connections ended, Cut called with %v; want 3, and all connections checked", result.Connections, k.Conntrack.Cuts)
 	}
 }

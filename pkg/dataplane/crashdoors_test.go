@@ -18,14 +18,14 @@ import (
 
 var errCrashed = errors.New("killed for the test")
 
-// life is how many writes a process still makes before it is killed.
+// life counts the writes that a process makes before it is killed.
 type life struct {
 	left int
-	// done are the writes that it made.
+	// done lists the writes that it made.
 	done []string
 }
 
-// write makes one write, or none where the process is dead.
+// write runs do unless the process is dead.
 func (l *life) write(step string, do func() error) error {
 	if l.left == 0 {
 		return errCrashed
@@ -38,8 +38,8 @@ func (l *life) write(step string, do func() error) error {
 	return nil
 }
 
-// mortal returns a start of smartnatd that is killed behind so many writes. What a door does in several steps is several
-// writes here, so that it is killed between them too.
+// mortal returns a new Dataplane that is killed after this number of writes. An operation that takes several steps counts as
+// several writes, so that the process also dies between the steps.
 func mortal(opts dataplane.Options, writes int) (*dataplane.Dataplane, *life) {
 	l := &life{left: writes}
 	opts.IPTables = mortalTables{opts.IPTables, l}
@@ -69,7 +69,7 @@ func (m mortalTables) Restore(ctx context.Context, batch netfilter.Batch) error 
 	return nil
 }
 
-// Alone is never certain: the tables come one by one.
+// Alone is always false, because the tables are written one by one.
 func (m mortalTables) Alone(uint64, uint64, int) bool { return false }
 
 type mortalSets struct {
@@ -78,7 +78,7 @@ type mortalSets struct {
 	life *life
 }
 
-// Put leaves half a set where there was none; where there was one it is half of another one, which comes in its place later.
+// Put first writes half of the set. If the set exists, the half has a temporary name, as the real Put replaces a set by a swap.
 func (m mortalSets) Put(set netfilter.Set) error {
 	half := netfilter.Set{Name: set.Name, Family: set.Family, Members: set.Members[:len(set.Members)/2]}
 	present, err := m.Observe()
@@ -101,7 +101,7 @@ func (m mortalSets) Put(set netfilter.Set) error {
 	})
 }
 
-// Change adds and removes in two halves each.
+// Change adds in two steps and removes in two steps.
 func (m mortalSets) Change(set netfilter.Set, add, remove []netip.Prefix) error {
 	for _, part := range []struct{ add, remove []netip.Prefix }{
 		{add: add[:len(add)/2]}, {add: add[len(add)/2:]}, {remove: remove[:len(remove)/2]}, {remove: remove[len(remove)/2:]},
@@ -126,7 +126,7 @@ type mortalRoutes struct {
 	life *life
 }
 
-// Apply carries out one change after the other, until the process is killed.
+// Apply executes one change after the other until the process is killed.
 func (m mortalRoutes) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
 	var done policyrouting.Changes
 	for _, one := range single(changes) {
@@ -142,7 +142,7 @@ func (m mortalRoutes) Apply(changes policyrouting.Changes) (policyrouting.Change
 	return done, nil
 }
 
-// single returns the changes one by one, in the order in which they are made.
+// single splits changes into single ones, in the order of execution.
 func single(changes policyrouting.Changes) []policyrouting.Changes {
 	var all []policyrouting.Changes
 	for i := range changes.AddRoutes {
@@ -172,7 +172,7 @@ func (m mortalSysctls) Set(key, value string) error {
 	return m.life.write("sysctl "+key+"="+value, func() error { return m.Sysctls.Set(key, value) })
 }
 
-// Restore puts back one parameter after the other.
+// Restore restores one parameter after the other.
 func (m mortalSysctls) Restore(keep ...string) ([]string, error) {
 	all := []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
 	for _, pattern := range []string{"net/ipv4/conf/*/rp_filter", "net/ipv6/conf/*/accept_ra"} {
@@ -208,7 +208,7 @@ type mortalConntrack struct {
 	life *life
 }
 
-// Cut is done by nobody who is dead.
+// Cut does nothing in a dead process.
 func (m mortalConntrack) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
 	if m.life.left == 0 {
 		return 0, errCrashed

@@ -22,20 +22,20 @@ import (
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
-// crashes is what became of packets where a process was killed, and started again.
+// crashes records how packets are handled after each crash.
 type crashes struct {
-	// behind has the writes that were the last.
+	// behind names the last write before each crash.
 	behind     []string
 	judgements []judgement
 }
 
-// On the real kernel, a process that is killed behind each write is safe there, and gets where it was to get.
+// TestKernelCrashAfterCrash does the same as TestCrashAfterCrash on the real kernel.
 func TestKernelCrashAfterCrash(t *testing.T) {
 	everything := changes()
 	states := []change{
 		{name: "the first start", after: limited(sources(100))},
 		{name: "a few sources of many change", after: limited(sources(104)[4:])},
-		{name: "many sources become others", after: limited(sources(300)[200:])},
+		{name: "many sources are replaced", after: limited(sources(300)[200:])},
 		everything[len(everything)-1],
 		{name: "nothing any more", after: gateway.State{}},
 	}
@@ -58,16 +58,16 @@ func TestKernelCrashAfterCrash(t *testing.T) {
 			total += len(seen.judgements)
 			before = after
 			if result := apply(t, h.start(), s.after); !result.Empty() {
-				t.Errorf("%s: all is done and yet there is something to do: %s", s.name, result)
+				t.Errorf("%s: the next Apply still changes %s", s.name, result)
 			}
 			walked = append(walked, h.dump(t))
 		}
-		t.Logf("%d crashes, %d packets behind each", total, len(probes))
+		t.Logf("%d crashes, %d packets after each", total, len(probes))
 		d := h.start()
 		h.cleanup(t, d, clean)
 		for i, s := range states {
 			apply(t, d, s.after)
-			// iptables-save names chains in the order in which they were made.
+			// iptables-save lists chains in the order of their creation.
 			if diff := cmp.Diff(sortedLines(h.dump(t)), sortedLines(walked[i])); diff != "" {
 				t.Errorf("%s (-never killed +killed all the way):\n%s", s.name, diff)
 			}
@@ -76,7 +76,7 @@ func TestKernelCrashAfterCrash(t *testing.T) {
 	})
 }
 
-// crashAllTheWay brings the kernel to the state by processes that make a write or two each.
+// crashAllTheWay brings the kernel to the state by processes that make one or two writes each.
 func (h *host) crashAllTheWay(t *testing.T, c change, probes []probe) crashes {
 	t.Helper()
 	const most = 100
@@ -87,7 +87,7 @@ func (h *host) crashAllTheWay(t *testing.T, c change, probes []probe) crashes {
 		if err != nil && !errors.Is(err, errCrashed) {
 			t.Fatal(err)
 		}
-		seen.behind = append(seen.behind, fmt.Sprintf("%s, killed behind %q", c.name, life.done))
+		seen.behind = append(seen.behind, fmt.Sprintf("%s, killed after %q", c.name, life.done))
 		seen.judgements = append(seen.judgements, judge(look(t, h.options()), probes))
 		if len(life.done) == 0 {
 			return seen
@@ -97,7 +97,8 @@ func (h *host) crashAllTheWay(t *testing.T, c change, probes []probe) crashes {
 	return seen
 }
 
-// Whoever is killed while it feeds iptables-restore leaves it a text that is cut off. Each table that is not whole stays as it was.
+// TestKernelTornBatch cuts off the input of iptables-restore, as a crash does. A table whose text is incomplete must not
+// change.
 func TestKernelTornBatch(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		state := gateway.State{
@@ -122,16 +123,16 @@ func TestKernelTornBatch(t *testing.T) {
 		whole, at, torn := string(batch.Text()), 0, 0
 		for line := range strings.Lines(whole) {
 			ends := []int{at + len(line)/2, at + len(line)}
-			if line != "COMMIT\n" { // The others are many and alike: each is cut in one way.
+			if line != "COMMIT\n" { // The other lines are many and alike: cut each in one way.
 				ends = ends[torn%2:][:1]
 			}
 			for _, end := range ends {
-				// The error is of no interest: nobody is there to read it.
+				// Ignore the error: after a crash, no process reads it.
 				err := restore(whole[:end], "--noflush")
 				done := batch
 				done.Tables = batch.Tables[:strings.Count(whole[:end], "COMMIT\n")]
 				if diff := cmp.Diff(text(netfilter.Apply(before, done)), text(observe())); diff != "" {
-					t.Fatalf("cut off behind %q (%v): (-whole tables +got):\n%s", whole[at:end], err, diff)
+					t.Fatalf("cut off after %q (%v): (-whole tables +got):\n%s", whole[at:end], err, diff)
 				}
 				if torn++; len(done.Tables) == 0 {
 					continue
@@ -142,12 +143,12 @@ func TestKernelTornBatch(t *testing.T) {
 			}
 			at += len(line)
 		}
-		t.Logf("%d times cut off, %d tables", torn, len(batch.Tables))
+		t.Logf("cut off %d times, %d tables", torn, len(batch.Tables))
 	})
 }
 
-// Whoever is killed between the record of what a parameter was and the parameter itself has changed nothing that cleanup
-// could not put back.
+// TestKernelCrashBetweenRecordAndParameter expects that after a crash between recording the old value of a parameter and
+// setting it, cleanup changes nothing.
 func TestKernelCrashBetweenRecordAndParameter(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
@@ -160,7 +161,7 @@ func TestKernelCrashBetweenRecordAndParameter(t *testing.T) {
 	})
 }
 
-// Whoever is killed before it has cut connections leaves that to the next process, which looks at all of them.
+// TestKernelCrashBeforeConnectionsAreCut expects that after a crash before Cut, the next process checks all connections.
 func TestKernelCrashBeforeConnectionsAreCut(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		state := func(sources ...netip.Prefix) gateway.State {
@@ -183,10 +184,10 @@ func TestKernelCrashBeforeConnectionsAreCut(t *testing.T) {
 		}
 		killed, life := mortal(h.options(), 1)
 		if _, err := killed.Apply(t.Context(), state(other)); !errors.Is(err, errCrashed) || fmt.Sprint(life.done) != fmt.Sprintf("[%s nat]", n.name) {
-			t.Fatalf("err = %v, behind %q; want it killed behind the rules", err, life.done)
+			t.Fatalf("err = %v, killed after %q; want it killed after the rules", err, life.done)
 		}
 		if result := apply(t, h.start(), state(other)); result.Connections != len(conns) || len(result.Batches) > 0 {
-			t.Errorf("the next process: %s; want it to cut the %d connections and no more", result, len(conns))
+			t.Errorf("the next process: %s; want %d connections ended and nothing else", result, len(conns))
 		}
 		for _, conn := range conns {
 			ask(t, conn, silence)

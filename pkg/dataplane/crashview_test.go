@@ -20,7 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// view is all that decides about packets, as it was read from a kernel.
+// view holds everything that affects packets, as read from a kernel.
 type view struct {
 	tracers map[netfilter.Family]*netfilter.Tracer
 	routing policyrouting.Set
@@ -61,7 +61,7 @@ const (
 	dropped     = "dropped"
 )
 
-// ownAddresses are the host's, and mainRoutes are what it knew before us, best first.
+// ownAddresses are the addresses of the host. mainRoutes are its own routes, best first.
 var (
 	ownAddresses = addrs("198.51.100.10", "203.0.113.10", "2001:db8:1::10", "2001:db8:2::10", "10.10.0.2")
 	mainRoutes   = []policyrouting.Route{
@@ -77,7 +77,7 @@ var (
 	}
 )
 
-// route returns the link and the next hops that lead to a destination; no link for the host itself.
+// route returns the link and the next hops for a destination, and no link for the host itself.
 func (v view) route(destination netip.Addr, mark uint32) (link string, via []netip.Addr) {
 	if slices.Contains(ownAddresses, destination) {
 		return "", nil
@@ -115,9 +115,9 @@ func (v view) lookup(destination netip.Addr, table int) (best policyrouting.Rout
 	return best, found
 }
 
-// outcome is what becomes of a packet, all ways that chance can lead it.
+// outcome describes how a packet is handled, with all random choices.
 type outcome struct {
-	// end says where it ends, how says all about it.
+	// end is where the packet ends. how adds the details.
 	end, how string
 }
 
@@ -162,13 +162,13 @@ func (v view) explain(p netfilter.Packet, trace netfilter.Trace, forwarding bool
 		trace.Out, via, trace.Packet.Source, trace.Masqueraded, trace.Clamped, trace.Packet.ConnMark)
 }
 
-// probe is a packet that is put to a view.
+// probe is a test packet.
 type probe struct {
 	name   string
 	packet netfilter.Packet
 }
 
-// probes are packets of all kinds that the states have an opinion of.
+// probes returns packets of all kinds that the states affect.
 func probes(states ...gateway.State) []probe {
 	var all []probe
 	own := gateway.DefaultOwnership()
@@ -210,8 +210,8 @@ func probes(states ...gateway.State) []probe {
 			client := clients(v6)[0]
 			for _, inside := range insides(v6) {
 				add("over the boundary", netfilter.Packet{In: uplink.link, State: netfilter.New, Direction: netfilter.Original, Source: client, Destination: inside})
-				add("over the boundary, out of nothing,", netfilter.Packet{In: uplink.link, State: netfilter.Invalid, Source: client, Destination: inside})
-				add("over the boundary, as if it had been before,", netfilter.Packet{
+				add("over the boundary, invalid,", netfilter.Packet{In: uplink.link, State: netfilter.Invalid, Source: client, Destination: inside})
+				add("over the boundary, established,", netfilter.Packet{
 					In: uplink.link, State: netfilter.Established, Direction: netfilter.Original, Source: client, Destination: inside,
 				})
 				add("a pod's connection", netfilter.Packet{In: "eth0", State: netfilter.New, Direction: netfilter.Original, Source: inside, Destination: client})
@@ -231,7 +231,7 @@ func probes(states ...gateway.State) []probe {
 	return all
 }
 
-// clients are some that are in all lists of allowed sources, in some, and in none.
+// clients returns addresses that all, some and none of the lists of sources allow.
 func clients(v6 bool) []netip.AddrPort {
 	sources := addrs("192.0.2.9", "10.0.5.9", "10.0.250.9", "172.16.0.9")
 	if v6 {
@@ -240,7 +240,7 @@ func clients(v6 bool) []netip.AddrPort {
 	return withPort(sources, 40000)
 }
 
-// insides are what nobody outside may reach but by a Mapping.
+// insides returns addresses that the outside may reach only through a Mapping.
 func insides(v6 bool) []netip.AddrPort {
 	if v6 {
 		return withPort(addrs("fd00:244:1::2", "fd00:244:2::2"), 8080)
@@ -256,7 +256,7 @@ func withPort(addresses []netip.Addr, port uint16) []netip.AddrPort {
 	return all
 }
 
-// judgement is what becomes of each probe.
+// judgement maps the name of each probe to its outcome.
 type judgement map[string]outcome
 
 func judge(v view, probes []probe) judgement {
@@ -267,8 +267,8 @@ func judge(v view, probes []probe) judgement {
 	return all
 }
 
-// expectBetween checks that what the change does not concern meets just what it met before, and that all else is dropped, or
-// ends where it ended before or is to end after: so nothing passes that neither lets pass.
+// expectBetween checks that the outcome is unchanged for packets that the change does not affect. All others must be dropped,
+// or have the outcome of before or after: no packet passes that both states stop.
 func expectBetween(t *testing.T, when string, before, after, got judgement) {
 	t.Helper()
 	const shown = 5
@@ -283,6 +283,6 @@ func expectBetween(t *testing.T, when string, before, after, got judgement) {
 		}
 	}
 	if wrong > shown {
-		t.Errorf("%s: and %d packets more", when, wrong-shown)
+		t.Errorf("%s: and %d more packets", when, wrong-shown)
 	}
 }

@@ -14,58 +14,58 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// Options are what a Dataplane is made of.
+// Options configures a Dataplane.
 type Options struct {
 	Ownership gateway.Ownership
-	// RandomFully is set when the kernel and iptables know MASQUERADE's --random-fully.
+	// RandomFully means that the kernel and iptables support MASQUERADE's --random-fully.
 	RandomFully bool
-	// GuardOnly are the families of which nothing is served: of the rules they have the boundary alone.
+	// GuardOnly lists the families that are not served: their only rules are the boundary.
 	GuardOnly []netfilter.Family
 
 	IPTables IPTables
-	// Other is nil where there is one back end only.
+	// Other is nil if the host has only one back end.
 	Other OtherIPTables
-	// Sets is nil where the host knows no sets.
+	// Sets is nil if the host does not support sets.
 	Sets      Sets
 	Routes    Routes
 	Sysctls   Sysctls
 	Conntrack Conntrack
 }
 
-// Dataplane brings the kernel to a State, and remembers what it wrote: while nothing says that somebody else wrote too, the
-// kernel is not read. It is safe for several goroutines.
+// Dataplane brings the kernel to a State and remembers what it wrote. It reads the kernel only when another process may have
+// written. It is safe for concurrent use.
 type Dataplane struct {
 	opts Options
 
 	mu sync.Mutex
-	// families, sets, routing and sysctls are what we know to have written.
+	// families, sets, routing and sysctls are what this Dataplane last wrote.
 	families map[netfilter.Family]*family
-	// mayRead is whether tables are read because somebody else wrote; they are not until unread.
+	// mayRead permits reading tables because another process wrote. It is false until the time unread.
 	mayRead bool
 	unread  time.Time
-	// undigested is until when no digests are asked for that nobody needs.
+	// undigested is the time of the next routine digests. Only a verification takes digests earlier.
 	undigested time.Time
-	// digested is how long the last look took that did.
+	// digested is how long the last round of routine digests took.
 	digested time.Duration
-	// changed, where somebody watches, asks for a Check; later does so once tables may be read.
+	// changed requests a Check. Watch sets it. later is the timer that calls it when tables may be read again.
 	changed func()
 	later   *time.Timer
 	sets    sets
 	routing policyrouting.Set
 	sysctls map[string]string
-	// filtering are the links whose reverse path filter is looked after.
+	// filtering lists the links whose reverse path filter is managed.
 	filtering []string
-	// unset is set while a parameter could not be set.
+	// unset means that a parameter could not be set.
 	unset bool
-	// settled is what routing and sysctls were written for, nil while the kernel may hold something else.
+	// settled is the host configuration last written, or nil if the kernel may differ from it.
 	settled *needs
-	// swept is set once the other back end holds nothing of ours.
+	// swept means that the other back end holds none of our rules.
 	swept bool
-	// cut is the state that the connections are right for, nil where nobody knows.
+	// cut is the state that the connections match, or nil if unknown.
 	cut *gateway.State
 }
 
-// New returns a Dataplane that knows nothing of the kernel yet.
+// New returns a Dataplane that knows nothing about the kernel yet.
 func New(opts Options) *Dataplane {
 	d := &Dataplane{opts: opts}
 	d.forget()
@@ -77,14 +77,14 @@ func (d *Dataplane) forget() {
 	d.routing, d.sysctls, d.settled, d.cut = policyrouting.Set{}, map[string]string{}, nil, nil
 }
 
-// HostChanged makes the next Apply read routes, rules of policy routing and the kernel's parameters.
+// HostChanged makes the next Apply read routes, policy routing rules and kernel parameters.
 func (d *Dataplane) HostChanged() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.settled = nil
 }
 
-// Verify makes the next Apply find out for sure whether the kernel still holds all that was written, and repair it.
+// Verify makes the next Apply prove that the kernel still holds everything that was written, and repair the differences.
 func (d *Dataplane) Verify() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -95,8 +95,8 @@ func (d *Dataplane) Verify() {
 	}
 }
 
-// Watch calls changed whenever it is time for a Check, because rules may have been written, until ctx ends, which is no
-// error, or until it can watch no longer.
+// Watch calls changed whenever a Check is due because rules may have been written. It returns nil when ctx ends, and an error
+// if it can no longer watch.
 func (d *Dataplane) Watch(ctx context.Context, changed func()) error {
 	d.mu.Lock()
 	d.changed = changed
@@ -104,8 +104,8 @@ func (d *Dataplane) Watch(ctx context.Context, changed func()) error {
 	return d.opts.IPTables.Watch(ctx, changed)
 }
 
-// Check looks whether somebody else wrote, at a cost that is bounded whatever is programmed, and reports whether the next
-// Apply is going to do something because of that, or because connections were left for later.
+// Check looks for writes by other processes. Its cost does not depend on the size of the programmed state. It reports whether
+// the next Apply has work to do because of such writes or because the ending of connections was postponed.
 func (d *Dataplane) Check() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -120,9 +120,9 @@ func (d *Dataplane) Check() (bool, error) {
 	return changed || setsChanged || sysctlsChanged || d.opts.Conntrack.Owes(), errors.Join(tablesErr, setsErr, sysctlErr)
 }
 
-// Apply brings the kernel to the state. What can be done is done, whatever fails beside it; what failed is observed again
-// by the next Apply. Additions go from routes and rules of policy routing by sets and netfilter to the kernel's parameters,
-// which let in what the boundary is to stop; removals go the other way round. Connections follow the rules.
+// Apply brings the kernel to the state. A failure does not stop independent steps, and the next Apply observes again whatever
+// failed. Additions run in this order: routes and policy routing rules, sets, netfilter, kernel parameters. Parameters come
+// last because they let in traffic that the boundary must stop. Removals run in reverse order. Connections follow the rules.
 func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -143,12 +143,12 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 			filterErr = errors.Join(filterErr, err)
 			continue
 		}
-		// A host that did not forward yet begins to only behind the boundary.
+		// Start forwarding only after the boundary is in place.
 		hostErrs = append(hostErrs, host.startForwarding(family, &result))
 	}
 	result.InPlace = filterErr == nil
 	errs := []error{setErr, filterErr}
-	// Who was interrupted has not taken away what relies on the rest.
+	// After a cancellation, keep whatever the skipped steps may still need.
 	if ctx.Err() == nil {
 		if filterErr == nil {
 			errs = append(errs, d.sweep(ctx, &result), d.destroySets(wanted, &result))
@@ -164,14 +164,14 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 	return result, errors.Join(append(errs, hostErr)...)
 }
 
-// Cleanup removes all that is ours and puts the kernel's parameters back.
+// Cleanup removes everything that is ours and restores the kernel parameters.
 func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var result Result
 	var errs []error
 	d.forget()
-	// A host that did not forward before us stops before the boundary goes.
+	// Stop forwarding, if it was off before us, before removing the boundary.
 	restored, err := d.opts.Sysctls.Restore()
 	result.Sysctls = restored
 	errs = append(errs, err)
@@ -182,6 +182,6 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	errs = append(errs, d.sweep(ctx, &result), d.destroySets(nil, &result))
 	have, err := d.opts.Routes.Observe()
 	errs = append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))
-	// Without the rules the kernel would go on translating what it remembers.
+	// Without the rules, the kernel would continue to translate known connections.
 	return result, errors.Join(append(errs, d.cutConnections(ctx, gateway.State{}, false, &result))...)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// start is what a start of smartnatd is to the kernel.
+// start returns a Dataplane as smartnatd has it after a start.
 func start(k *dataplanetest.Kernel) *dataplane.Dataplane { return dataplane.New(options(k)) }
 
 func options(k *dataplanetest.Kernel) dataplane.Options {
@@ -38,7 +38,7 @@ func apply(t *testing.T, d *dataplane.Dataplane, state gateway.State) dataplane.
 	return result
 }
 
-// fresh is the kernel after a first start with the state.
+// fresh returns a kernel after a first start with the state.
 func fresh(t *testing.T, state gateway.State) *dataplanetest.Kernel {
 	t.Helper()
 	k := newKernel()
@@ -58,14 +58,14 @@ func expectSame(t *testing.T, want, got *dataplanetest.Kernel) {
 		t.Errorf("sets (-want +got):\n%s", diff)
 	}
 	for family, rules := range want.Tables.Rulesets {
-		// Built-in chains that were written to once stay, empty.
+		// Built-in chains stay, empty, after a write to them.
 		if diff := cmp.Diff(text(rules), text(got.Tables.Rulesets[family])); diff != "" {
 			t.Errorf("IPv%d rules (-want +got):\n%s", family, diff)
 		}
 	}
 }
 
-// text is a rule set as iptables-restore's input, the easiest to compare and to read.
+// text returns a rule set as input of iptables-restore, which is easy to compare and read.
 func text(rs netfilter.Ruleset) string {
 	filled := netfilter.Ruleset{Family: rs.Family}
 	for _, t := range rs.Tables {
@@ -103,7 +103,7 @@ func TestOrderOfWrites(t *testing.T) {
 		t.Errorf("the result %q is not what was written", result)
 	}
 	if len(result.Repaired) > 0 {
-		t.Errorf("missing at the first start: %q", result.Repaired)
+		t.Errorf("repaired at the first start: %q", result.Repaired)
 	}
 
 	k.Journal = nil
@@ -141,14 +141,14 @@ func TestExecutions(t *testing.T) {
 		name            string
 		do              func() dataplane.Result
 		saves, restores int
-		// observations are those of policy routing.
+		// observations counts readings of policy routing.
 		observations int
 		empty        bool
 	}{
 		{name: "first start", do: func() dataplane.Result { return apply(t, d, full()) }, saves: 2, restores: 2, observations: 1},
 		{name: "no change", do: func() dataplane.Result { return apply(t, d, full()) }, empty: true},
 		{
-			name: "an endpoint that went",
+			name: "an endpoint disappears",
 			do: func() dataplane.Result {
 				state := full()
 				state.Forwards[0].Backends = state.Forwards[0].Backends[:1]
@@ -156,7 +156,7 @@ func TestExecutions(t *testing.T) {
 			},
 			restores: 1,
 		},
-		{name: "and came back", do: func() dataplane.Result { return apply(t, d, full()) }, restores: 1},
+		{name: "and comes back", do: func() dataplane.Result { return apply(t, d, full()) }, restores: 1},
 		{
 			name: "restart",
 			do: func() dataplane.Result {
@@ -166,7 +166,7 @@ func TestExecutions(t *testing.T) {
 			saves: 2, observations: 1, empty: true,
 		},
 		{
-			name: "verification of what was read and not written since",
+			name: "verification after a reading",
 			do: func() dataplane.Result {
 				d.Verify()
 				return apply(t, d, full())
@@ -174,7 +174,7 @@ func TestExecutions(t *testing.T) {
 			observations: 1, empty: true,
 		},
 		{
-			name: "another endpoint that went",
+			name: "another endpoint disappears",
 			do: func() dataplane.Result {
 				state := full()
 				state.Forwards[2].Backends = state.Forwards[2].Backends[:1]
@@ -182,14 +182,14 @@ func TestExecutions(t *testing.T) {
 			},
 			restores: 1,
 		},
-		{name: "and came back, too", do: func() dataplane.Result { return apply(t, d, full()) }, restores: 1},
+		{name: "and comes back, too", do: func() dataplane.Result { return apply(t, d, full()) }, restores: 1},
 		{
-			name: "verification of what was written",
+			name: "verification after a write",
 			do: func() dataplane.Result {
 				d.Verify()
 				return apply(t, d, full())
 			},
-			saves: 1, observations: 1, empty: true, // of the family that was written
+			saves: 1, observations: 1, empty: true, // only the written family is read
 		},
 		{
 			name: "host changed",

@@ -12,34 +12,34 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// IPTables reads and writes the tables of netfilter. Where a Save or a Restore is given up because its program hangs, the error
-// is context.DeadlineExceeded.
+// IPTables reads and writes the netfilter tables. If the program of a Save or Restore hangs and is killed, the error matches
+// context.DeadlineExceeded.
 type IPTables interface {
-	// Families are those that can be programmed.
+	// Families returns the families that can be programmed.
 	Families() []netfilter.Family
 	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
-	// Restore carries out the batch; after an error some of its tables may be done. The error is gateway.ErrRefused where a
-	// table is not taken for what it says.
+	// Restore executes the batch. After an error, some of its tables may be written. The error is gateway.ErrRefused if the
+	// kernel or the program refuses a line of the batch.
 	Restore(ctx context.Context, batch netfilter.Batch) error
-	// Watch calls changed once it watches, and then whenever rules may have been written, by whomever, until ctx ends, which
-	// is no error, or it can watch no longer.
+	// Watch calls changed once at the start and then whenever rules may have been written, by any process including this one. It
+	// returns nil when ctx ends, and an error if it can no longer watch.
 	Watch(ctx context.Context, changed func()) error
-	// Stamp is another number once somebody has written rules of the family, and costs next to nothing. It may overlook a
-	// change now and then; Digest, which costs more, does not.
+	// Stamp is cheap and returns another number after rules of the family were written. It may miss a change. Digest costs more
+	// and misses none.
 	Stamp(family netfilter.Family) (uint64, error)
 	Digest(family netfilter.Family) (uint64, error)
-	// Alone reports whether a Restore of as many tables is for sure all that was written between two Stamps. Where it can be
-	// true, a Stamp is a Digest too.
+	// Alone reports whether a Restore of this number of tables was certainly the only write between two Stamps. If Alone can be
+	// true, a Stamp is also a Digest.
 	Alone(before, after uint64, tables int) bool
 }
 
 // Sets reads and writes sets of networks.
 type Sets interface {
-	// Observe returns those that are ours, whole and sorted by name.
+	// Observe returns our sets with their members, sorted by name.
 	Observe() ([]netfilter.Set, error)
-	// Stamp is another number once there are other sets of ours, or one of them has more members or less.
+	// Stamp returns another number after a set of ours was created or destroyed, or changed its number of members.
 	Stamp() (uint64, error)
-	// Put creates the set, or gives it these members in place of those that it has, all at once.
+	// Put creates the set, or replaces its members atomically.
 	Put(set netfilter.Set) error
 	// Change adds members and removes others.
 	Change(set netfilter.Set, add, remove []netip.Prefix) error
@@ -47,30 +47,30 @@ type Sets interface {
 	Destroy(name string) error
 }
 
-// Routes reads and writes routes and rules of policy routing.
+// Routes reads and writes routes and policy routing rules.
 type Routes interface {
-	// Observe returns what is ours.
+	// Observe returns our routes and rules.
 	Observe() (policyrouting.Set, error)
-	// Apply carries out what it can of the changes and returns that.
+	// Apply executes the changes as far as it can, and returns those that it executed.
 	Apply(changes policyrouting.Changes) (policyrouting.Changes, error)
 }
 
-// Conntrack knows the connections that the kernel translates by what it remembers of their beginning.
+// Conntrack ends connections that the kernel still translates by the rules of their first packet.
 type Conntrack interface {
-	// Cut ends those of ours that the state does not make, and returns how many. They are known to have been right for the
-	// state since; where that is nil, nobody knows.
+	// Cut ends our connections that the state does not make, and returns their number. All connections matched the state since;
+	// nil means unknown.
 	Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error)
-	// Owes reports whether Cut has put off something that is due now.
+	// Owes reports whether the ending of connections was postponed and is due now.
 	Owes() bool
 }
 
 // Sysctls reads and writes kernel parameters.
 type Sysctls interface {
-	// List returns the parameters that match a pattern as path.Match has it.
+	// List returns the parameters that match a pattern of path.Match.
 	List(pattern string) ([]string, error)
-	// Get's error is fs.ErrNotExist where there is no such parameter.
+	// Get returns fs.ErrNotExist if the parameter does not exist.
 	Get(key string) (string, error)
 	Set(key, value string) error
-	// Restore puts back what was there before Set, but for the parameters in keep, and returns those that it changed.
+	// Restore undoes all calls of Set, except for the parameters in keep, and returns the parameters that it changed.
 	Restore(keep ...string) ([]string, error)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Every step fails once; all that does not need it is done, and the next Apply brings the rest.
+// TestFailures makes every step fail once. All independent steps must succeed, and the next Apply must do the rest.
 func TestFailures(t *testing.T) {
 	want := fresh(t, full())
 	steps := slices.Concat([]string{"observe routes", "observe sets", "IPv4 save", "IPv6 save", "cut connections"}, want.Journal)
@@ -32,7 +32,7 @@ func TestFailures(t *testing.T) {
 				t.Errorf("err = %v, want the injected one", err)
 			}
 			if result.Empty() {
-				t.Error("nothing was done beside the failure")
+				t.Error("no other step was done")
 			}
 			for _, step := range want.Journal {
 				if !dependsOn(step, failing) && !slices.Contains(k.Journal, step) {
@@ -41,14 +41,14 @@ func TestFailures(t *testing.T) {
 			}
 			k.Fail = nil
 			if result := apply(t, d, full()); len(result.Repaired) > 0 {
-				t.Errorf("what failed is said to have gone missing: %q", result.Repaired)
+				t.Errorf("a failed step is reported as a repair: %q", result.Repaired)
 			}
 			expectSame(t, want, k)
 		})
 	}
 }
 
-// A change that failed halfway is undone by going back to the state before.
+// TestBackAfterFailure expects that returning to the state before undoes a change that failed halfway.
 func TestBackAfterFailure(t *testing.T) {
 	for _, failing := range fresh(t, full()).Journal {
 		t.Run(failing, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestBackAfterFailure(t *testing.T) {
 				return nil
 			}
 			_, err := d.Apply(t.Context(), full())
-			if set := failing == "sysctl net/ipv4/ip_forward=1"; set != (err == nil) { // set by the state before
+			if set := failing == "sysctl net/ipv4/ip_forward=1"; set != (err == nil) { // the state before sets it already
 				t.Errorf("err = %v", err)
 			}
 			k.Fail = nil
@@ -73,7 +73,7 @@ func TestBackAfterFailure(t *testing.T) {
 	}
 }
 
-// dependsOn reports whether a step cannot be made without the other.
+// dependsOn reports whether a step needs the other step.
 func dependsOn(step, on string) bool {
 	family, _, isFamily := strings.Cut(on, " ")
 	switch {
@@ -84,9 +84,9 @@ func dependsOn(step, on string) bool {
 	case strings.HasPrefix(family, "IPv") && isFamily:
 		// Forwarding waits for the boundary.
 		return strings.HasPrefix(step, family+" ") || strings.HasPrefix(step, "sysctl net/"+strings.ToLower(family))
-	case strings.Contains(on, "accept_ra"): // or the host would lose what it heard from routers
+	case strings.Contains(on, "accept_ra"): // or the host would forget its default route
 		return strings.Contains(step, "net/ipv6/conf/all/forwarding")
-	case strings.Contains(on, "route add 1") || strings.Contains(on, "route add 2"): // the network that a gateway is in
+	case strings.Contains(on, "route add 1") || strings.Contains(on, "route add 2"): // the network of a gateway
 		return strings.Contains(step, " default via ")
 	}
 	return false

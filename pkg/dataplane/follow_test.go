@@ -22,7 +22,7 @@ import (
 	hostpkg "github.com/smartnat/smartnat/pkg/host"
 )
 
-// watching calls back what a watched host has to say.
+// watching returns a channel that receives the events of the host.
 func watching(t *testing.T, watched *hostpkg.Host) <-chan struct{} {
 	t.Helper()
 	here, err := netns.Get()
@@ -34,7 +34,7 @@ func watching(t *testing.T, watched *hostpkg.Host) <-chan struct{} {
 	go func() {
 		defer close(ended)
 		defer here.Close()
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		if err := netns.Set(here); err != nil {
 			t.Errorf("entering the network namespace: %v", err)
 			return
@@ -53,10 +53,10 @@ func watching(t *testing.T, watched *hostpkg.Host) <-chan struct{} {
 	return changes
 }
 
-// atOnce is how long it may take until a change is followed.
+// atOnce is the longest delay until the data plane follows a change.
 const atOnce = time.Second
 
-// uplinkTable is the first uplink's routing table in both families.
+// uplinkTable returns the routing table of the first uplink for both families.
 func uplinkTable(t *testing.T) string {
 	t.Helper()
 	lines := sortedLines(run(t, "ip", "-4 route show table all proto 83") + run(t, "ip", "-6 route show table all proto 83"))
@@ -66,7 +66,8 @@ func uplinkTable(t *testing.T) string {
 	return strings.Trim(strings.Join(lines, "\n"), "\n")
 }
 
-// What becomes of an uplink, its addresses and its gateways is followed by events alone, in both families.
+// TestKernelFollowsUplinks expects that events are enough to follow an uplink, its addresses and its gateways, in both
+// families.
 func TestKernelFollowsUplinks(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		run(t, "ip", "route del 192.0.2.0/24 table 7380")
@@ -89,17 +90,17 @@ func TestKernelFollowsUplinks(t *testing.T) {
 			do   []string
 			want string
 		}{
-			{"as it is at first", nil, standing},
+			{"at the start", nil, standing},
 			{"another address", []string{"addr add 192.0.2.10/24 dev eth1", "addr add 2001:db8:9::10/64 dev eth1 nodad"},
 				"192.0.2.0/24 dev eth1 scope link\n" + strings.Replace(standing, "default via 1", "2001:db8:9::/64 dev eth1 metric 1024 pref medium\ndefault via 1", 1)},
-			{"which goes", []string{"addr del 192.0.2.10/24 dev eth1", "addr del 2001:db8:9::10/64 dev eth1"}, standing},
+			{"address removed", []string{"addr del 192.0.2.10/24 dev eth1", "addr del 2001:db8:9::10/64 dev eth1"}, standing},
 			{"another gateway", []string{"route replace default via 198.51.100.2", "-6 route del default", "-6 route add default via fe80::2 dev eth1"},
 				strings.NewReplacer("198.51.100.1 ", "198.51.100.2 ", "fe80::1", "fe80::2").Replace(standing)},
 			{"no gateway", []string{"route del default", "-6 route del default"}, strings.Join(strings.Split(standing, "\n")[:2], "\n")},
 			{"the first one again", []string{"route add default via 198.51.100.1", "-6 route add default via fe80::1 dev eth1"}, standing},
 			{"down", []string{"link set eth1 down"}, ""},
 			{"up", append([]string{"link set eth1 up"}, comeBack...), standing},
-			{"down and up in a moment", append([]string{"link set eth1 down", "link set eth1 up"}, comeBack...), standing},
+			{"down and up at once", append([]string{"link set eth1 down", "link set eth1 up"}, comeBack...), standing},
 			{"no carrier", []string{"link set peer1 down"}, ""},
 			{"a carrier", append([]string{"link set peer1 up"}, comeBack...), standing},
 			{"deleted", []string{"link del eth1"}, ""},
@@ -127,7 +128,7 @@ func TestKernelFollowsUplinks(t *testing.T) {
 	})
 }
 
-// followOnce does what the controller does when something changed.
+// followOnce does what the controller does after a change.
 func followOnce(t *testing.T, watched *hostpkg.Host, cfg config.Config, d *dataplane.Dataplane) {
 	t.Helper()
 	observed, err := watched.Observe()
@@ -135,7 +136,7 @@ func followOnce(t *testing.T, watched *hostpkg.Host, cfg config.Config, d *datap
 		t.Fatal(err)
 	}
 	state, _ := calc.Calculate(calc.Snapshot{}, observed, cfg)
-	// A link that changes between the look at it and what is made of it is an error that the next event puts right.
+	// A link that changes between Observe and Apply causes an error. The next event corrects it.
 	d.HostChanged()
 	if _, err := d.Apply(t.Context(), state); err != nil {
 		t.Log(err)

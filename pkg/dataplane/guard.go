@@ -14,8 +14,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/rules"
 )
 
-// Guard puts up the boundary that the state asks for, in all families, and takes nothing away: what the kernel forwards for
-// Mappings that are not known yet goes on. It is for the time before there is anything to Apply.
+// Guard writes the boundary that the state requires, in all families, and removes nothing: the kernel continues to forward for
+// Mappings that are not known yet. It serves the time before the first Apply.
 func (d *Dataplane) Guard(ctx context.Context, state gateway.State) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -49,12 +49,12 @@ func (d *Dataplane) guardFamily(ctx context.Context, name netfilter.Family, stat
 	return nil
 }
 
-// guardOnly reports whether the boundary is all that is wanted of a family.
+// guardOnly reports whether the family gets only the boundary.
 func (d *Dataplane) guardOnly(name netfilter.Family) bool {
 	return slices.Contains(d.opts.GuardOnly, name)
 }
 
-// harmless reports whether a host can do without the boundary of a family: nothing of it is served, and the host does not
+// harmless reports whether the host can do without the boundary of a family: the family is not served, and the host does not
 // forward it.
 func (d *Dataplane) harmless(name netfilter.Family) bool {
 	if !d.guardOnly(name) {

@@ -21,16 +21,16 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// hand is what somebody does on the host, as a script in which IPTABLES and IP6TABLES are the programs of the back end and
-// SET is the name of our set.
+// hand is a manual change of the host: a script in which IPTABLES and IP6TABLES stand for the programs of the back end, and SET
+// for the name of our set.
 type hand struct {
 	name, script string
-	// kinds are those of what is repaired; missing is in what is said of it.
+	// kinds lists the allowed kinds of repairs. The text of the repairs must contain missing.
 	kinds   []dataplane.Kind
 	missing string
-	// event is set when the kernel tells of it as of any change of the host.
+	// event means that the kernel reports the change as an event of the host.
 	event bool
-	// backend is the only one that it harms, where it is set.
+	// backend is the only back end that the change affects, if set.
 	backend string
 }
 
@@ -44,7 +44,7 @@ var hands = []hand{
 		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv4 table filter: chains missing or changed",
 	},
 	{
-		name: "all that there is destroyed, sets too", script: flushTables + "\nipset destroy",
+		name: "everything destroyed, including sets", script: flushTables + "\nipset destroy",
 		kinds: []dataplane.Kind{dataplane.KindIPTables, dataplane.KindIPSet}, missing: "set smartnat-",
 	},
 	{name: "ipset flush", script: "ipset flush SET", kinds: []dataplane.Kind{dataplane.KindIPSet}, missing: "200 members missing"},
@@ -52,12 +52,12 @@ var hands = []hand{
 		name: "jumps moved below another program's", script: "IPTABLES -A FORWARD -i eth9 -j ACCEPT && IPTABLES -D FORWARD -j SMARTNAT-FORWARD && IPTABLES -A FORWARD -j SMARTNAT-FORWARD",
 		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "jumps missing or not first: FORWARD",
 	},
-	{ // The tables are as large as they were.
+	{ // The size of the tables does not change.
 		name: "jumps moved", script: "IPTABLES -D FORWARD -j SMARTNAT-FORWARD && IPTABLES -A FORWARD -j SMARTNAT-FORWARD",
 		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "jumps missing or not first: FORWARD",
 	},
 	{
-		name: "a rule of ours replaced", script: "IPTABLES -t nat -R SMARTNAT-SERVICES 1 -d 192.0.2.200 -j ACCEPT",
+		name: "one of our rules replaced", script: "IPTABLES -t nat -R SMARTNAT-SERVICES 1 -d 192.0.2.200 -j ACCEPT",
 		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "chains missing or changed: SMARTNAT-SERVICES",
 	},
 	{
@@ -96,7 +96,8 @@ var hands = []hand{
 	},
 }
 
-// Whatever a hand does to what is ours, the next look or the kernel's own event tells, and all of it is as it was.
+// TestKernelHands changes our objects by hand. The next Check or an event of the kernel must report it, and Apply must restore
+// everything.
 func TestKernelHands(t *testing.T) {
 	testenv.RequireTool(t, "ipset")
 	testenv.RequireTool(t, "nft")
@@ -112,7 +113,7 @@ func TestKernelHands(t *testing.T) {
 			if hand.backend != "" && hand.backend != h.backend {
 				continue
 			}
-			// No test of its own, which would be on another goroutine, in another network namespace.
+			// Do not use t.Run, which would run on another goroutine, in another network namespace.
 			h.repair(t, d, state, hand)
 			if diff := cmp.Diff(programmed, h.ours(t)); diff != "" {
 				t.Errorf("%s: not repaired (-before +after):\n%s", hand.name, diff)
@@ -121,7 +122,7 @@ func TestKernelHands(t *testing.T) {
 	})
 }
 
-// repair has a hand do harm, and an Apply repair it once it is noticed.
+// repair makes a manual change, waits until it is noticed, and expects that an Apply repairs it.
 func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State, hand hand) {
 	t.Helper()
 	quiet(t, d, state)
@@ -143,7 +144,7 @@ func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State,
 	}
 }
 
-// quiet has looks taken until nothing is left to be found.
+// quiet runs Check and Apply until nothing is left to do.
 func quiet(t *testing.T, d *dataplane.Dataplane, state gateway.State) {
 	t.Helper()
 	for range 10 {
@@ -166,7 +167,7 @@ func (h *host) harm(t *testing.T, script string) {
 
 var ofOurs = regexp.MustCompile(`(?m)^.*(SMARTNAT-|smartnat-|proto 83|=).*$`)
 
-// ours are the lines of the dump that tell of what is ours, sorted: chains stand in the order in which they were made.
+// ours returns our lines of the dump, sorted, because chains are listed in the order of their creation.
 func (h *host) ours(t *testing.T) []string {
 	t.Helper()
 	lines := ofOurs.FindAllString(h.dump(t), -1)

@@ -21,11 +21,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// helperPort is where pod1 talks FTP and TFTP.
+// helperPort is the port of FTP and TFTP in pod1.
 const helperPort = 9021
 
-// TestKernelHelpers has the kernel's helpers for FTP and TFTP lead data connections through a Mapping of the control port
-// alone, and no other port get a helper; without them in the State, nothing is left of it.
+// TestKernelHelpers expects that the kernel's helpers for FTP and TFTP forward data connections through a Mapping of the
+// control port alone, that no other port has a helper, and that a State without helpers leaves none behind.
 func TestKernelHelpers(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		if n.name != "IPv4" {
@@ -52,7 +52,7 @@ func TestKernelHelpers(t *testing.T) {
 		}
 		run(t, "iptables-"+h.backend, "-t raw -F SMARTNAT-HELPERS")
 		if changed, err := d.Check(); err != nil || !changed {
-			t.Errorf("helpers that were flushed are not missed: %v", err)
+			t.Errorf("a flush of the helpers is not noticed: %v", err)
 		}
 		apply(t, d, state)
 		if got := getByFTP(t, n.external); got != "data" {
@@ -67,7 +67,7 @@ func TestKernelHelpers(t *testing.T) {
 		lacking := state
 		lacking.Helpers = []gateway.Helper{{Name: "nonesuch", Protocol: gateway.TCP, Port: 80}}
 		if err := d.Try(t.Context(), lacking); err == nil || !strings.Contains(err.Error(), "IPv4") {
-			t.Errorf("a helper that the kernel lacks: %v, want it refused", err)
+			t.Errorf("a helper that the kernel lacks: %v, want ErrRefused", err)
 		}
 		state.Helpers = nil
 		apply(t, d, state)
@@ -86,7 +86,7 @@ func rawRules(t *testing.T, h *host) string {
 	return string(rules)
 }
 
-// serveTFTP answers each request from a port of its own (RFC 1350, section 4).
+// serveTFTP answers each request from a new port (RFC 1350, section 4).
 func serveTFTP(t *testing.T) {
 	t.Helper()
 	testenv.In(t, "pod1", func() error {
@@ -113,7 +113,7 @@ func serveTFTP(t *testing.T) {
 	})
 }
 
-// serveFTP knows passive mode and nothing else (RFC 959).
+// serveFTP supports only passive mode (RFC 959).
 func serveFTP(t *testing.T, address string) {
 	t.Helper()
 	testenv.In(t, "pod1", func() error {

@@ -13,14 +13,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// needs are what a State asks of the host beside netfilter.
+// needs is what a State requires of the host in addition to netfilter.
 type needs struct {
 	routing policyrouting.Set
-	// uplinks are the links whose parameters are looked after.
+	// uplinks lists the links whose parameters are managed.
 	uplinks []string
-	// ownPrefixes are the links that take no prefixes from routers.
+	// ownPrefixes lists the links that ignore the prefixes of router advertisements.
 	ownPrefixes []string
-	// ipv6 is set when IPv6 is forwarded, nextHops when one of its routes has several next hops.
+	// ipv6 means that IPv6 is forwarded, nextHops that an IPv6 route has several next hops.
 	ipv6, nextHops bool
 }
 
@@ -29,8 +29,8 @@ func (n needs) equal(o needs) bool {
 		slices.EqualFunc(n.routing.Routes, o.routing.Routes, policyrouting.Route.Equal)
 }
 
-// hostChange brings routes, rules of policy routing and the kernel's parameters to what a State needs, in the three steps
-// before, while and after netfilter is brought there. Where they are known to be so already, nothing is read.
+// hostChange brings routes, policy routing rules and kernel parameters to what a State needs, in three steps: before, during
+// and after the netfilter changes. It reads nothing if they are known to be in place.
 type hostChange struct {
 	*Dataplane
 	needs
@@ -49,8 +49,9 @@ func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
 	return &hostChange{Dataplane: d, needs: n, settled: d.settled != nil && d.settled.equal(n)}
 }
 
-// prepare adds what rules rely on. First it puts back what is not needed any more: a link that is no uplink now filters
-// strictly again, and a family that is not forwarded now is not, before the boundary leaves them alone.
+// prepare adds the routing on which rules rely. First it restores parameters that are no longer needed, before the boundary
+// stops covering them: the strict filter of a link that is not an uplink any more, and the forwarding of a family that is not
+// forwarded any more.
 func (h *hostChange) prepare(result *Result) error {
 	if h.settled {
 		return nil
@@ -73,7 +74,7 @@ func (h *hostChange) prepare(result *Result) error {
 	return errors.Join(sysctlErr, err)
 }
 
-// startForwarding lets in, now that the boundary is there, what it was kept from before.
+// startForwarding sets the parameters that let in packets, now that the boundary is in place.
 func (h *hostChange) startForwarding(family netfilter.Family, result *Result) error {
 	if h.settled {
 		return nil
@@ -85,7 +86,7 @@ func (h *hostChange) startForwarding(family netfilter.Family, result *Result) er
 	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))
 }
 
-// finish removes what no rule relies on any more.
+// finish removes the routing on which no rule relies any more.
 func (h *hostChange) finish(result *Result) error {
 	if h.settled {
 		return nil

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// hungShare bounds how long programs of one family that hang can make all else wait, which is done in turn: after one second
-// of that, for so many the family is left alone.
+// hungShare bounds the time that hanging programs of one family may take from everything else, which waits for them. After a
+// program hung for a time, no program of the family runs for hungShare times that time.
 const hungShare = 5
 
-// unlessHung does what needs programs of the family, unless one of them hung lately: then it fails at once.
+// unlessHung runs do, which runs programs for the family. It fails at once if one of them hung recently.
 func (f *family) unlessHung(ctx context.Context, do func() error) error {
 	started := time.Now()
 	if started.Before(f.until) {
@@ -26,7 +26,7 @@ func (f *family) unlessHung(ctx context.Context, do func() error) error {
 	}
 	now := time.Now()
 	f.until = now.Add(hungShare * now.Sub(started))
-	// What it is of counts no more: it may say that something was refused, too, and is said again and again.
+	// Do not wrap the cause: the error is returned many times, and must not match gateway.ErrRefused.
 	f.hung = fmt.Errorf("a program hung until %s, the next one is run at %s: %s", clock(now), clock(f.until), err.Error())
 	return f.hung
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// waited is how long a program is waited for that hangs.
+// waited is the time after which a hanging program is killed.
 const waited = 65 * time.Second
 
-// hang has a step's program hang, and counts how often.
+// hang makes the program of a step hang, and counts how often.
 func hang(k *dataplanetest.Kernel, hangs string) (times *int) {
 	times = new(int)
 	k.Fail = func(step string) error {
@@ -34,7 +34,7 @@ func hang(k *dataplanetest.Kernel, hangs string) (times *int) {
 	return times
 }
 
-// A family whose program hangs makes the other one wait once in a while alone; all else goes on.
+// TestAFamilyThatHangsIsLeftAlone expects that a hanging program of one family delays the other family only at intervals.
 func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
 	for _, hangs := range []string{"IPv6 save", "IPv6 mangle"} {
 		t.Run(hangs, func(t *testing.T) {
@@ -82,7 +82,8 @@ func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A try runs none; who was interrupted has not found that one hangs, and a person who cleans up is told now.
+// TestWhoElseRunsAProgramThatHung expects that Try does not run a program that hung, that a cancelled run does not count as
+// hung, and that Cleanup runs the program and returns its error.
 func TestWhoElseRunsAProgramThatHung(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := fresh(t, full())
@@ -92,15 +93,15 @@ func TestWhoElseRunsAProgramThatHung(t *testing.T) {
 		defer cancel()
 		for _, ctx := range []context.Context{ctx, t.Context()} {
 			if _, err := d.Apply(ctx, full()); err == nil {
-				t.Error("it did not hang")
+				t.Error("the program did not hang")
 			}
 		}
 		if *times != 2 {
-			t.Errorf("%d runs, want another one after that of who waited no longer", *times)
+			t.Errorf("%d runs, want a second one after the cancelled one", *times)
 		}
 		k.Tables.Restores = 0
 		if err := d.Try(t.Context(), full()); err == nil || errors.Is(err, gateway.ErrRefused) || k.Tables.Restores != 1 {
-			t.Errorf("Try: err = %v, %d runs, want that of IPv4", err, k.Tables.Restores)
+			t.Errorf("Try: err = %v, %d runs, want the one for IPv4", err, k.Tables.Restores)
 		}
 		if _, err := d.Cleanup(t.Context()); err == nil || *times != 3 {
 			t.Errorf("Cleanup: err = %v, %d runs", err, *times)

@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// host is a host in a network namespace, with somebody else's rules and routes on it.
+// host is a host in a network namespace that already has foreign rules and routes.
 type host struct {
 	backend    string
 	tables     *iptables.Runner
@@ -51,7 +51,7 @@ func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
 	}
 }
 
-// newHost returns the host that the network namespace is.
+// newHost returns a host in the current network namespace.
 func newHost(t testing.TB, backend string) *host {
 	t.Helper()
 	testenv.RequireTool(t, "iptables-"+backend)
@@ -88,7 +88,7 @@ func (h *host) prepare(t *testing.T) {
 	}
 	testenv.AwaitLocal(t, "2001:db8:1::10", "2001:db8:2::10")
 	for _, program := range []string{"iptables-", "ip6tables-"} {
-		// A rule in each table also sees to it that the tables are there before, as they will be after.
+		// A rule in each table also ensures that all tables exist before the test.
 		for _, args := range []string{
 			"-t mangle -A PREROUTING -i eth9 -j ACCEPT", "-t filter -N DOCKER-USER", "-t filter -A FORWARD -j DOCKER-USER",
 			"-t filter -A DOCKER-USER -p tcp --dport 22 -m comment --comment other -j ACCEPT", "-t filter -P FORWARD DROP",
@@ -110,7 +110,7 @@ func (h *host) write(t *testing.T, key, value string) {
 	}
 }
 
-// start is what a start of smartnatd is.
+// start returns a Dataplane as smartnatd has it after a start.
 func (h *host) start() *dataplane.Dataplane { return dataplane.New(h.options()) }
 
 func (h *host) options() dataplane.Options {
@@ -136,7 +136,7 @@ func run(t *testing.T, program, args string) string {
 
 var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
 
-// dump is all that the kernel holds, as an operator sees it.
+// dump returns all that the kernel holds, as an administrator sees it.
 func (h *host) dump(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
@@ -151,7 +151,8 @@ func (h *host) dump(t *testing.T) string {
 		fmt.Fprintln(&b, "set", set.Name, set.Family, set.Members)
 	}
 	for _, args := range []string{"rule", "-6 rule", "route show table all", "-6 route show table all"} {
-		// Rules of one priority stand in the order in which they were made, which is all the same for other marks.
+		// Rules of the same priority are listed in the order of their creation. The order does not matter, because their marks
+		// differ.
 		b.WriteString(strings.Join(sortedLines(run(t, "ip", args)), "\n") + "\n")
 	}
 	for _, key := range []string{
@@ -186,7 +187,7 @@ func TestKernelRestartWritesNothing(t *testing.T) {
 			name  string
 			execs int64
 			empty bool
-		}{{"first", 4, false}, {"second", 2, true}} { // a save a family, and a restore a family
+		}{{"first", 4, false}, {"second", 2, true}} { // one save and one restore for each family
 			programmed := h.dump(t)
 			execs := h.tables.Execs()
 			d = h.start()
@@ -203,13 +204,13 @@ func TestKernelRestartWritesNothing(t *testing.T) {
 				}
 			}
 		}
-		// A change is one execution, of the family that it is in.
+		// A change takes one execution, for its family.
 		execs := h.tables.Execs()
 		state := full()
 		state.Forwards[0].Backends = state.Forwards[0].Backends[:1]
 		result := apply(t, d, state)
 		if got := h.tables.Execs() - execs; got != 1 || result.Chains() > 3 || result.Routes()+result.IPRules() > 0 {
-			t.Errorf("an endpoint that went: %d executions, %s", got, result)
+			t.Errorf("an endpoint disappears: %d executions, %s", got, result)
 		}
 		h.cleanup(t, d, before)
 		h.cleanup(t, h.start(), before)
@@ -239,7 +240,7 @@ func TestKernelRepair(t *testing.T) {
 		} {
 			quiet(t, d, full())
 			run(t, harm.program, harm.args)
-			if harm.program == "ip" { // Of routes and rules of policy routing the kernel tells by itself.
+			if harm.program == "ip" { // The kernel reports changes of routes and policy routing rules.
 				expectChanged(t, d, false)
 				d.HostChanged()
 			} else {
@@ -257,7 +258,8 @@ func TestKernelRepair(t *testing.T) {
 	})
 }
 
-// awaitChange waits until a check says that somebody else wrote: tables that were just read are not read again at once.
+// awaitChange waits until a Check reports a write by another process. It may take time, because tables are not read twice in a
+// row.
 func awaitChange(t *testing.T, d *dataplane.Dataplane) {
 	t.Helper()
 	for range 500 {
@@ -270,10 +272,11 @@ func awaitChange(t *testing.T, d *dataplane.Dataplane) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal("a check does not see that somebody else wrote")
+	t.Fatal("Check does not report the write of another process")
 }
 
-// Ten thousand sources are a rule and a set, which is written in thousands and changed in ones.
+// TestKernelSets expects that ten thousand sources become a rule and a set, which is written in blocks and changed by single
+// members.
 func TestKernelSets(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
@@ -283,7 +286,7 @@ func TestKernelSets(t *testing.T) {
 			name  string
 			state gateway.State
 			execs int64
-			// sets and members are as many as were written.
+			// sets and members are the numbers that are written.
 			sets, members int
 		}{
 			{"ten thousand sources", limited(sources(10_000)), 1, 1, 10_000},
@@ -299,7 +302,7 @@ func TestKernelSets(t *testing.T) {
 					step.name, n, result.Sets, result.Members, step.execs, step.sets, step.members)
 			}
 			if result := apply(t, h.start(), step.state); !result.Empty() {
-				t.Errorf("%s: a restart finds something to do: %s", step.name, result)
+				t.Errorf("%s: a restart changes %s", step.name, result)
 			}
 		}
 		apply(t, d, limited(sources(10_000)))
@@ -307,7 +310,7 @@ func TestKernelSets(t *testing.T) {
 	})
 }
 
-// What a link that goes takes with it comes back with it, without a word from anybody.
+// TestKernelLinkFlap expects that routes which a link loses come back with the link.
 func TestKernelLinkFlap(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
@@ -317,7 +320,7 @@ func TestKernelLinkFlap(t *testing.T) {
 		run(t, "ip", "link set eth1 down")
 		d.HostChanged()
 		if _, err := d.Apply(t.Context(), full()); err == nil || !strings.Contains(err.Error(), "eth1") || strings.Contains(err.Error(), "eth2") {
-			t.Errorf("err = %v, want eth1 in it alone", err)
+			t.Errorf("err = %v, want an error about eth1 only", err)
 		}
 		run(t, "ip", "link set eth1 up")
 		run(t, "ip", "addr replace 2001:db8:1::10/64 dev eth1 nodad")
@@ -341,7 +344,7 @@ func sortedLines(s string) []string {
 	return lines
 }
 
-// Any path to a state ends in the same kernel.
+// TestKernelRandomWalk expects that the kernel depends on the last state and not on the path to it.
 func TestKernelRandomWalk(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
@@ -355,15 +358,15 @@ func TestKernelRandomWalk(t *testing.T) {
 			}
 			apply(t, d, state)
 		}
-		// The order of the rules in their chains, which the comparison below does not see.
+		// Compare the order of the rules in their chains, which the comparison below ignores.
 		if result := apply(t, h.start(), state); !result.Empty() {
-			t.Errorf("the walk left something to do: %s", result)
+			t.Errorf("a restart after the walk changes %s", result)
 		}
 		walked := h.dump(t)
 		h.cleanup(t, d, before)
 		d = h.start()
 		apply(t, d, state)
-		// iptables-save names chains in the order in which they were made.
+		// iptables-save lists chains in the order of their creation.
 		if diff := cmp.Diff(sortedLines(walked), sortedLines(h.dump(t))); diff != "" {
 			t.Errorf("(-walked +at once):\n%s", diff)
 		}

@@ -19,8 +19,8 @@ import (
 
 var kernelPorts = flag.Int("kernel.ports", 10_000, "how many ports BenchmarkKernel programs")
 
-// BenchmarkKernel is what it takes to bring the real kernel to a State, in milliseconds: all of it at once, one endpoint,
-// nothing, after a restart, and when it is verified.
+// BenchmarkKernel measures, in milliseconds, bringing the real kernel to a State: everything, one endpoint, no change, a
+// restart, and a verification.
 func BenchmarkKernel(b *testing.B) {
 	states := map[string]gateway.State{
 		fmt.Sprintf("ports=%d", *kernelPorts): dense(*kernelPorts),
@@ -53,7 +53,7 @@ func BenchmarkKernel(b *testing.B) {
 	}
 }
 
-// crowded has as many endpoints behind one port.
+// crowded returns a state with one port that has this number of endpoints.
 func crowded(endpoints int) gateway.State {
 	state := dense(1)
 	state.Uplinks = nil

@@ -22,12 +22,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// TestKernelPrivilegedSourcePorts has more devices send from port 514, as syslog does, than the kernel has ports for them below
-// 1024 behind one address.
+// TestKernelPrivilegedSourcePorts lets devices send from port 514, as syslog does. Their number exceeds the source ports below
+// 1024 that the kernel has for one address.
 func TestKernelPrivilegedSourcePorts(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		if n.name != "IPv4" {
-			return // The same rule.
+			return // The rule is the same.
 		}
 		const devices = 600
 		run(t, "ip", "-n client route add local 192.0.0.0/16 dev lo")
@@ -50,7 +50,7 @@ func TestKernelPrivilegedSourcePorts(t *testing.T) {
 	})
 }
 
-// TestKernelLostConnections has one client more than there are source ports, which the kernel counts.
+// TestKernelLostConnections has one client more than there are source ports, and expects that the kernel counts it.
 func TestKernelLostConnections(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		f := forward(n.external, 80, n.pod1)
@@ -72,12 +72,12 @@ func TestKernelLostConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		if after <= before {
-			t.Errorf("%d connections lost, and %d before one was", after, before)
+			t.Errorf("%d connections lost, %d before the test", after, before)
 		}
 	})
 }
 
-// answers reports whether a datagram of the client's from this address and port is answered.
+// answers reports whether a datagram from the given address and port gets an answer.
 func answers(t *testing.T, from, to string) bool {
 	t.Helper()
 	var conn net.Conn

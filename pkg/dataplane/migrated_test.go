@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestKernelFlowsOfRulesThatWent has another program's rule lead a flow, which never pauses, to pod2, and then go.
+// TestKernelFlowsOfRulesThatWent has a foreign rule translate a flow to pod2, then deletes the rule. The flow never pauses.
 func TestKernelFlowsOfRulesThatWent(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		iptables, forwarding := "iptables-"+h.backend, "net.ipv4.ip_forward"
@@ -35,7 +35,7 @@ func TestKernelFlowsOfRulesThatWent(t *testing.T) {
 			}
 		}
 		if result := apply(t, h.start(), to(n.pod2)); result.Connections != 0 {
-			t.Errorf("%d connections ended that lead to a backend, want none", result.Connections)
+			t.Errorf("%d connections to a backend ended, want none", result.Connections)
 		}
 		ask(t, stays, "pod2")
 		run(t, iptables, "-t nat -D"+rule)

@@ -11,17 +11,17 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// OtherIPTables reads and writes the tables of the iptables back end that is not used.
+// OtherIPTables reads and writes the tables of the iptables back end that is not in use.
 type OtherIPTables interface {
-	// Families are those whose tables may hold rules.
+	// Families returns the families whose tables may hold rules.
 	Families() ([]netfilter.Family, error)
 	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
 	Restore(ctx context.Context, batch netfilter.Batch) error
 }
 
-// sweep removes what is ours from the tables of the other back end, once: rules from before the host changed its back end, or that were
-// restored by its programs, go on forwarding to what is gone. Rules of ours have to be in place already, since the boundary is among
-// what goes.
+// sweep removes our rules from the tables of the other back end, once. Such rules remain when the host changes its back end, or
+// when its programs restore them, and would still forward to backends that are gone. Our rules must already be in place,
+// because sweep also removes a boundary.
 func (d *Dataplane) sweep(ctx context.Context, result *Result) error {
 	if d.opts.Other == nil || d.swept {
 		return nil
@@ -49,6 +49,6 @@ func (d *Dataplane) sweepFamily(ctx context.Context, family netfilter.Family, re
 		return fmt.Errorf("removing rules from the IPv%d tables of the other back end: %w", family, err)
 	}
 	result.Batches = append(result.Batches, batch)
-	d.cut = nil // Connections may have been made that should not be.
+	d.cut = nil // The removed rules may have let in connections that must end.
 	return nil
 }

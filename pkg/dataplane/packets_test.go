@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// network has one address of each host in one family.
+// network has one address for each host, in one family.
 type network struct {
 	name                         string
 	external, client, pod1, pod2 string
@@ -59,12 +59,12 @@ func onNetworks(t *testing.T, test func(t *testing.T, h *host, n network)) {
 	}
 }
 
-// connect makes a host in a namespace of its own, on a link of this one's.
+// connect creates a host in a new namespace, on a link of this namespace.
 func connect(t *testing.T, name, link string, here, there []string) {
 	t.Helper()
 	run(t, "ip", "netns add "+name)
 	t.Cleanup(func() { run(t, "ip", "netns del "+name) })
-	run(t, "ip", "-n "+name+" link set lo up") // or the net package takes it that there is no IPv6
+	run(t, "ip", "-n "+name+" link set lo up") // without it, package net assumes that there is no IPv6
 	run(t, "ip", "link add "+link+" type veth peer name eth0 netns "+name)
 	for i, nodad := range []string{"", " nodad"} {
 		run(t, "ip", "addr add "+here[i]+" dev "+link+nodad)
@@ -77,7 +77,7 @@ func connect(t *testing.T, name, link string, here, there []string) {
 	}
 }
 
-// serve has a pod answer every line and every datagram with its name.
+// serve makes a pod answer every line and every datagram with its name.
 func serve(t *testing.T, name string) {
 	t.Helper()
 	testenv.In(t, name, func() error {
@@ -136,7 +136,7 @@ const (
 	refused = "refused"
 )
 
-// ask says who answers on a connection. For silence it does not wait long.
+// ask checks which pod answers on a connection. It waits for silence only briefly.
 func ask(t *testing.T, conn net.Conn, want string) {
 	t.Helper()
 	patience := 10 * time.Second
@@ -200,11 +200,11 @@ func TestKernelConnections(t *testing.T) {
 				t.Errorf("%d connections ended, want %d", result.Connections, cut)
 			}
 		}
-		// A host with a firewall remembers flows before there is anything of ours.
+		// A host with a firewall tracks flows before we do.
 		run(t, "iptables-"+h.backend, "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
 		run(t, "ip6tables-"+h.backend, "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
 		udp := dial(t, "udp", n.external)
-		ask(t, udp, refused) // The host itself, which remembers that the flow is its own.
+		ask(t, udp, refused) // The host itself answers, and tracks the flow as its own.
 		step(one, 1)
 		ask(t, udp, "pod1")
 		tcp := dial(t, "tcp", n.external)
@@ -215,12 +215,12 @@ func TestKernelConnections(t *testing.T) {
 		ask(t, udp, "pod1")
 		ask(t, tcp, "pod1")
 
-		step(draining, 1) // UDP moves at once, TCP ends what it began.
+		step(draining, 1) // UDP moves at once, TCP finishes its connection.
 		ask(t, udp, "pod2")
 		ask(t, tcp, "pod1")
 		fresh := dial(t, "tcp", n.external)
 		ask(t, fresh, "pod2")
-		stepLater(t, d, two, 1) // Gone: whoever takes the next packet knows nothing of the connection, and says so.
+		stepLater(t, d, two, 1) // The endpoint is gone: the next pod does not know the connection and resets it.
 		ask(t, tcp, refused)
 		ask(t, udp, "pod2")
 		ask(t, fresh, "pod2")
@@ -232,7 +232,7 @@ func TestKernelConnections(t *testing.T) {
 		tcp = dial(t, "tcp", n.external)
 		ask(t, tcp, "pod2")
 
-		step(gateway.State{Uplinks: uplinks}, 2) // Deleted, and there again before the sender ever paused.
+		step(gateway.State{Uplinks: uplinks}, 2) // Deleted and created again while the sender never pauses.
 		ask(t, udp, refused)
 		step(one, 1)
 		ask(t, udp, "pod1")
@@ -249,7 +249,7 @@ func TestKernelConnections(t *testing.T) {
 	})
 }
 
-// stepLater applies a state, and again when it is time to end connections that could wait.
+// stepLater applies a state, and again when postponed connections are due.
 func stepLater(t *testing.T, d *dataplane.Dataplane, state gateway.State, cut int) {
 	t.Helper()
 	ended := apply(t, d, state).Connections
@@ -267,7 +267,7 @@ func stepLater(t *testing.T, d *dataplane.Dataplane, state gateway.State, cut in
 	}
 }
 
-// endOfAll checks that nothing is translated from memory once all of ours is gone.
+// endOfAll checks that the kernel translates no connection after a cleanup.
 func endOfAll(t *testing.T, d *dataplane.Dataplane, udp net.Conn) {
 	t.Helper()
 	if result, err := d.Cleanup(t.Context()); err != nil || result.Connections == 0 {

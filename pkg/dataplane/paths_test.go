@@ -24,7 +24,7 @@ func TestAbsentUplinkBlocksNothing(t *testing.T) {
 	delete(k.Sysctls.Values, "net/ipv4/conf/eth2/rp_filter")
 	_, err := start(k).Apply(t.Context(), full())
 	if err == nil || strings.Contains(err.Error(), "eth1") || !strings.Contains(err.Error(), "eth2") {
-		t.Errorf("err = %v, want eth2 in it alone", err)
+		t.Errorf("err = %v, want an error about eth2 only", err)
 	}
 	want := fresh(t, full())
 	want.Routes.SetLink("eth2", false)
@@ -63,7 +63,7 @@ func TestCleanupLeavesTheRest(t *testing.T) {
 			t.Errorf("left behind: %q", set.Commands())
 		}
 	}
-	// What a cleaned up Dataplane knew is gone too.
+	// A cleaned up Dataplane must have forgotten what it knew.
 	apply(t, d, full())
 	again := start(k)
 	if result := apply(t, again, full()); !result.Empty() {
@@ -89,14 +89,14 @@ func TestInterrupted(t *testing.T) {
 	if _, err := d.Apply(ctx, gateway.State{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v", err)
 	}
-	// What is not to be let in any more is kept out first, whatever comes after.
+	// Parameters are restored before anything else.
 	left := slices.DeleteFunc(k.Journal, func(step string) bool { return strings.HasPrefix(step, "sysctl ") })
 	if len(left) > 0 {
-		t.Errorf("removed although netfilter still relies on it: %q", left)
+		t.Errorf("removed while netfilter rules still rely on it: %q", left)
 	}
 }
 
-// Whatever happens on the way, the kernel ends as if it had been brought to the last state at once.
+// TestRandomWalk expects that the kernel depends only on the last state, whatever happens on the way.
 func TestRandomWalk(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) { walk(t, seed) })
@@ -130,7 +130,7 @@ func walk(t *testing.T, seed uint64) {
 				return nil
 			}
 		}
-		// An error is what is meant to happen here; what it leaves is the test's matter.
+		// Errors are part of this test. It checks what they leave behind.
 		_, err := d.Apply(t.Context(), state)
 		if err != nil && k.Fail == nil {
 			t.Fatalf("seed %d: %v", seed, err)

@@ -23,14 +23,14 @@ import (
 
 const badOwner = "default/bad"
 
-// bad is a forward of a Mapping whose rules are refused, at an address of its own.
+// bad returns a forward of the Mapping whose rules are refused, at an address of its own.
 func bad(backends ...string) *gateway.Forward {
 	f := forward("203.0.113.11", 80, backends...)
 	f.Owner = badOwner
 	return f
 }
 
-// and is full with more at the end, and with another port of a good Mapping where others change too.
+// and returns full with more forwards. If others is set, it also adds a port of a good Mapping.
 func and(others bool, more ...*gateway.Forward) gateway.State {
 	state := full()
 	if others {
@@ -41,16 +41,16 @@ func and(others bool, more ...*gateway.Forward) gateway.State {
 	return state
 }
 
-// poisoned is a door to netfilter where rules of one Mapping come to say what the kernel refuses.
+// poisoned is a door to netfilter that adds a rule to one Mapping which the kernel refuses.
 type poisoned struct {
 	dataplane.IPTables
-	// poison has rules refused, in place of the kernel, where it is no rule.
+	// poison makes the rules of the Mapping refused: by the kernel, or without one if fake is set.
 	poison, fake bool
-	// written are the batches that were taken or refused, as text.
+	// written holds all batches as text, including refused ones.
 	written []string
 }
 
-// tooMany is what xt_recent refuses, as it remembers at most 255 packets of a client: the program takes it, the kernel does not.
+// tooMany is a rule that the program accepts and the kernel refuses: xt_recent remembers at most 255 packets of a client.
 const tooMany = "-m recent --rcheck --hitcount 70000 --name too-many -j RETURN"
 
 func (p *poisoned) Restore(ctx context.Context, batch netfilter.Batch) error {
@@ -76,10 +76,10 @@ func (p *poisoned) Restore(ctx context.Context, batch netfilter.Batch) error {
 	return nil
 }
 
-// goodChain is where the ports of the good Mapping's address are, 198.51.100.10.
+// goodChain is the chain of 198.51.100.10, the address of the good Mapping.
 const goodChain = "SMARTNAT-TC633640A"
 
-// expectUntouched wants nothing written to the chain of a good Mapping, not even for a moment.
+// expectUntouched checks that the chain of a good Mapping was never written.
 func (p *poisoned) expectUntouched(t *testing.T) {
 	t.Helper()
 	text := strings.Join(p.written, "")
@@ -90,8 +90,8 @@ func (p *poisoned) expectUntouched(t *testing.T) {
 	}
 }
 
-// refusedMapping brings a host with a Mapping that comes to be refused through all that may happen to it. expect compares what
-// the host holds with what it would hold if just the state had been asked for.
+// refusedMapping takes a host with a Mapping that becomes refused through all cases. expect compares the rules of the host with
+// those that the state alone would have.
 func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Dataplane, expect func(name string, want gateway.State)) {
 	t.Helper()
 	q := quarantine.New(start())
@@ -107,7 +107,7 @@ func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Datapl
 			t.Errorf("%s: %+v, want %d refusals", name, got, refusals)
 		}
 		if len(result.Repaired) > 0 {
-			t.Errorf("%s: somebody else is said to have changed %q", name, result.Repaired)
+			t.Errorf("%s: reported as changed by another process: %q", name, result.Repaired)
 		}
 		expect(name, inEffect)
 		return result
@@ -119,19 +119,19 @@ func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Datapl
 
 	door.poison = true
 	changed := bad("10.244.1.2", "10.244.2.2")
-	step("it changes, and others do", and(true, changed), and(true, bad("10.244.1.2")), 1)
+	step("it and others change", and(true, changed), and(true, bad("10.244.1.2")), 1)
 	door.expectUntouched(t)
 	if result := step("nothing changes", and(true, changed), and(true, bad("10.244.1.2")), 1); !result.Empty() || len(door.written) > 0 {
-		t.Errorf("nothing changes: %s by %q", result, door.written)
+		t.Errorf("nothing changes: result %s, written %q", result, door.written)
 	}
 	step("others change back", and(false, changed), and(false, bad("10.244.1.2")), 1)
 	limited := bad("10.244.1.2", "10.244.2.2")
 	limited.Sources = prefixes("192.0.2.0/24")
-	// What stays of it would be another rule of it, and that is refused too here.
-	step("sources are taken away from it", and(true, limited), and(true), 1)
+	// Its remaining rule would be another one, which is refused as well.
+	step("it loses sources", and(true, limited), and(true), 1)
 
 	now = now.Add(time.Hour)
-	step("it is tried again, in vain", and(true, limited), and(true), 1)
+	step("a retry fails", and(true, limited), and(true), 1)
 	door.expectUntouched(t)
 
 	q = quarantine.New(start())
@@ -140,7 +140,7 @@ func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Datapl
 
 	door.poison = false
 	now = now.Add(time.Hour)
-	step("it is taken at last", and(true, limited), and(true, limited), 0)
+	step("it is accepted", and(true, limited), and(true, limited), 0)
 }
 
 func TestARefusedMappingHoldsUpNobody(t *testing.T) {
@@ -171,18 +171,18 @@ func TestKernelRefusedMapping(t *testing.T) {
 			t.Helper()
 			dump := h.dump(t)
 			if strings.Contains(dump, "SMARTNAT-TRY-") {
-				t.Errorf("%s: what was tried is still there", name)
+				t.Errorf("%s: trial chains are left behind", name)
 			}
 			if result := apply(t, h.start(), want); !result.Empty() {
-				t.Errorf("%s: what is in effect is not what is wanted; to get there: %s\nfrom %s", name, result, dump)
+				t.Errorf("%s: the kernel differs from the state by %s\nit holds %s", name, result, dump)
 			}
 		})
 		h.cleanup(t, h.start(), before)
 	})
 }
 
-// TestTryIsMetByNoPacket: whatever is tried, no rule that was there leads to it or is another one, and the next Apply leaves
-// nothing of it behind.
+// TestTryIsMetByNoPacket expects that Try does not change any existing rule, that no existing rule jumps to the trial chains,
+// and that the next Apply removes them.
 func TestTryIsMetByNoPacket(t *testing.T) {
 	const tried = "SMARTNAT-TRY-"
 	k := newKernel()
@@ -198,7 +198,7 @@ func TestTryIsMetByNoPacket(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := k.Tables.Restores - restores; n != 2 {
-		t.Errorf("%d runs of iptables-restore, want one a family", n)
+		t.Errorf("%d runs of iptables-restore, want one for each family", n)
 	}
 	for family, rs := range k.Tables.Rulesets {
 		var chains int
@@ -207,12 +207,12 @@ func TestTryIsMetByNoPacket(t *testing.T) {
 			chains += len(table.Chains) - len(rs.Tables[i].Chains)
 			for _, c := range rs.Tables[i].Chains {
 				if slices.ContainsFunc(c.Rules, func(r netfilter.Rule) bool { return strings.HasPrefix(r.Target.Chain, tried) }) {
-					t.Errorf("IPv%d: %s %s leads to what is tried", family, table.Name, c.Name)
+					t.Errorf("IPv%d: %s %s jumps to a trial chain", family, table.Name, c.Name)
 				}
 			}
 		}
 		if diff := cmp.Diff(before[family], text(rs)); diff != "" || chains == 0 {
-			t.Errorf("IPv%d: %d chains were tried; beside them (-before +after):\n%s", family, chains, diff)
+			t.Errorf("IPv%d: %d trial chains; the other chains (-before +after):\n%s", family, chains, diff)
 		}
 	}
 
@@ -222,10 +222,10 @@ func TestTryIsMetByNoPacket(t *testing.T) {
 	restores = k.Tables.Restores
 	only4 := gateway.State{Forwards: []*gateway.Forward{bad("10.244.1.2")}}
 	if err := d.Try(t.Context(), only4); err != nil || k.Tables.Restores != restores+1 {
-		t.Errorf("IPv4 alone: error %v, %d runs of iptables-restore", err, k.Tables.Restores-restores)
+		t.Errorf("IPv4 only: error %v, %d runs of iptables-restore", err, k.Tables.Restores-restores)
 	}
 	if result := apply(t, d, full()); len(result.Repaired) > 0 {
-		t.Errorf("somebody else is said to have changed %q", result.Repaired)
+		t.Errorf("reported as changed by another process: %q", result.Repaired)
 	}
 	expectSame(t, fresh(t, full()), k)
 }

@@ -20,7 +20,7 @@ func TestRepair(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		harm func(k *dataplanetest.Kernel)
-		// event is set when the kernel tells by itself; a check finds the rest.
+		// event means that the kernel reports the change as an event. Check finds all others.
 		event   bool
 		missing []string
 	}{
@@ -58,7 +58,7 @@ func TestRepair(t *testing.T) {
 			missing: []string{"route: "},
 		},
 		{
-			name:    "a sysctl set back",
+			name:    "a sysctl reset",
 			harm:    func(k *dataplanetest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" },
 			missing: []string{"sysctl net/ipv4/ip_forward=1: it was 0"},
 		},
@@ -86,7 +86,8 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// Who does harm in several steps is repaired while it goes on, and once more when it is over.
+// TestAHandThatIsNotDone has another process do damage in several steps. An Apply repairs it in between, and another one at the
+// end.
 func TestAHandThatIsNotDone(t *testing.T) {
 	for _, counting := range []bool{false, true} {
 		t.Run(fmt.Sprintf("counting %t", counting), func(t *testing.T) {
@@ -124,12 +125,12 @@ func expectChanged(t *testing.T, d *dataplane.Dataplane, want bool) {
 		t.Fatal(err)
 	}
 	if changed != want {
-		t.Fatalf("a check says that somebody else wrote: %t, want %t", changed, want)
+		t.Fatalf("Check reports a write of another process: %t, want %t", changed, want)
 	}
 }
 
-// expectQuiet checks that nothing is left to be repaired. Who did harm may not have been done with it: where nobody counts
-// writes, the tables are read once more.
+// expectQuiet checks that nothing is left to repair. If writes are not counted, the tables are read once more, because the
+// other process may still be writing.
 func expectQuiet(t *testing.T, d *dataplane.Dataplane, state gateway.State) {
 	t.Helper()
 	changed, err := d.Check()
@@ -170,7 +171,7 @@ func insert(k *dataplanetest.Kernel, table, chain string, rule netfilter.Rule) {
 	})
 }
 
-// What somebody did is said once it is undone, and not as often as that fails.
+// TestRepairsAreSaidWhenTheyAreMade expects that a repair is reported once, when it succeeds, and not for failed attempts.
 func TestRepairsAreSaidWhenTheyAreMade(t *testing.T) {
 	state := limited(sources(100))
 	for _, tc := range []struct {
@@ -209,26 +210,27 @@ func TestRepairsAreSaidWhenTheyAreMade(t *testing.T) {
 				}
 				result, err := d.Apply(t.Context(), state)
 				if n := count(result); err == nil || n != 0 {
-					t.Errorf("err = %v, %d repairs said: %q", err, n, result.Repaired)
+					t.Errorf("err = %v, %d repairs reported: %q", err, n, result.Repaired)
 				}
 				if changed, err := d.Check(); changed || err != nil {
-					t.Errorf("what could not be repaired is found again: %t, %v", changed, err)
+					t.Errorf("Check reports damage that is known and not repaired yet: %t, %v", changed, err)
 				}
 			}
 			k.Fail = nil
 			result := apply(t, d, state)
 			if n := count(result); n != 1 {
-				t.Errorf("%d repairs said: %q, want 1", n, result.Repaired)
+				t.Errorf("%d repairs reported: %q, want 1", n, result.Repaired)
 			}
 			expectSame(t, fresh(t, state), k)
 			if result := apply(t, d, limited(sources(101))); len(result.Repaired) > 0 {
-				t.Errorf("said again: %q", result.Repaired)
+				t.Errorf("reported again: %q", result.Repaired)
 			}
 		})
 	}
 }
 
-// A set that somebody destroyed is there again before rules name it, also when nobody looked before.
+// TestSetsAreLookedForBeforeRulesNameThem expects that a destroyed set is created again before rules name it, also without a
+// Check.
 func TestSetsAreLookedForBeforeRulesNameThem(t *testing.T) {
 	state := limited(sources(100))
 	k := fresh(t, state)

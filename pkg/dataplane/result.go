@@ -13,32 +13,32 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// Result is what was written.
+// Result describes the writes of an Apply.
 type Result struct {
-	// Sysctls are the kernel's parameters that were set or put back, by path.
+	// Sysctls lists the kernel parameters that were set or restored, by path.
 	Sysctls []string
-	// Routing are the changes to routes and rules of policy routing.
+	// Routing holds the changes to routes and policy routing rules.
 	Routing policyrouting.Changes
-	// Batches are what was written to netfilter, at most one a family by each Apply.
+	// Batches holds the writes to netfilter, at most one batch for each family and Apply.
 	Batches []netfilter.Batch
-	// Sets is how many sets of networks were written or removed, Members how many members of them came or went.
+	// Sets counts the sets of networks that were written or removed. Members counts the members that were added or removed.
 	Sets, Members int
-	// Connections is how many were ended because the state does not make them any more.
+	// Connections counts the connections that were ended because the state no longer makes them.
 	Connections int
-	// Repaired is what somebody else removed or changed since it was written, found by this Apply and put back.
+	// Repaired lists our objects that another process removed or changed and that this Apply restored.
 	Repaired []Repair
-	// Readings is how often all tables of a family were read, which takes much memory for a while.
+	// Readings counts how often all tables of a family were read, which takes much memory.
 	Readings int
-	// Took says where the time went.
+	// Took is the time that each part took.
 	Took Took
-	// InPlace is set when the tables of every family hold all rules that the state asks for.
+	// InPlace means that the tables of every family hold all rules of the state.
 	InPlace bool
 }
 
-// Kind is what a Repair was made to.
+// Kind is the kind of object that was repaired.
 type Kind string
 
-// The kinds of what somebody else may change.
+// The kinds of objects that another process may change.
 const (
 	KindIPTables Kind = "iptables"
 	KindIPSet    Kind = "ipset"
@@ -47,27 +47,27 @@ const (
 	KindSysctl   Kind = "sysctl"
 )
 
-// Kinds are all there are, for those who count them from zero on.
+// Kinds returns all kinds, for counters that start at zero.
 func Kinds() []Kind { return []Kind{KindIPTables, KindIPSet, KindRoute, KindIPRule, KindSysctl} }
 
-// Repair is one thing that was not as it had been written.
+// Repair is an object that differed from what was written.
 type Repair struct {
 	Kind Kind
-	// Missing says what it was, in words.
+	// Missing describes the object.
 	Missing string
 }
 
-// String returns what was missing.
+// String returns Missing.
 func (r Repair) String() string { return r.Missing }
 
-// Took are the parts of an Apply that take time as there is more to do.
+// Took holds the parts of an Apply whose duration grows with the amount of work.
 type Took struct {
-	// Observe is the kernel being read, Build rules being made of the state, Diff the comparison of both, Restore the run of
-	// the programs that write, and Cut connections being looked for and ended.
+	// Observe is the time for reading the kernel, Build for building rules from the state, Diff for comparing both, Restore for
+	// the programs that write, and Cut for finding and ending connections.
 	Observe, Build, Diff, Restore, Cut time.Duration
 }
 
-// Append returns what was written by both, of which the other one is the later.
+// Append returns the sum of both results. The other result is the later one.
 func (r Result) Append(o Result) Result {
 	return Result{
 		Sysctls:     slices.Concat(r.Sysctls, o.Sysctls),
@@ -86,7 +86,7 @@ func (r Result) Append(o Result) Result {
 	}
 }
 
-// Empty reports whether nothing was changed.
+// Empty reports whether nothing changed.
 func (r Result) Empty() bool {
 	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0 && r.Sets == 0 && r.Connections == 0
 }
@@ -94,13 +94,13 @@ func (r Result) Empty() bool {
 // Chains counts the chains that were created, rewritten or deleted.
 func (r Result) Chains() int { return r.sum(netfilter.Batch.Chains) }
 
-// Rules counts the rules that were written, or removed one by one.
+// Rules counts the rules that were written or removed individually.
 func (r Result) Rules() int { return r.sum(netfilter.Batch.Rules) }
 
 // Routes counts the routes that were written or removed.
 func (r Result) Routes() int { return r.Routing.Routes() }
 
-// IPRules counts the rules of policy routing that were written or removed.
+// IPRules counts the policy routing rules that were written or removed.
 func (r Result) IPRules() int { return r.Routing.Rules() }
 
 func (r Result) sum(count func(netfilter.Batch) int) int {
@@ -111,7 +111,7 @@ func (r Result) sum(count func(netfilter.Batch) int) int {
 	return n
 }
 
-// String returns "2 sysctls, 3 routes, 1 ip rule, 12 chains, 40 rules", without what there is none of.
+// String returns text like "2 sysctls, 3 routes, 1 ip rule, 12 chains, 40 rules" and omits zero counts.
 func (r Result) String() string {
 	var parts []string
 	for _, p := range []struct {
@@ -135,7 +135,7 @@ func (r Result) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// missingRouting says which of the changes bring back what was written before.
+// missingRouting returns a Repair for each change that restores something written before.
 func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []Repair {
 	var repairs []Repair
 	for _, r := range slices.Concat(changes.AddRoutes, changes.ReplaceRoutes) {
@@ -151,10 +151,10 @@ func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []
 	return repairs
 }
 
-// namesShown bounds the text of a Repair: ten thousand chains may be gone.
+// namesShown bounds the text of a Repair, because ten thousand chains may be missing.
 const namesShown = 5
 
-// missingRules says, one Repair a table, what a batch that would bring back what was written repairs.
+// missingRules describes damage, the batch that would restore what was written, by one Repair for each table.
 func missingRules(damage netfilter.Batch) []Repair {
 	var repairs []Repair
 	for _, t := range damage.Tables {
@@ -179,7 +179,7 @@ func missingRules(damage netfilter.Batch) []Repair {
 		}
 		add("chains missing or changed:", chains)
 		add("jumps missing or not first:", jumps)
-		add("chains of nobody's:", t.Delete)
+		add("unexpected chains:", t.Delete)
 		if len(parts) > 0 {
 			text := fmt.Sprintf("IPv%d table %s: %s", damage.Family, t.Name, strings.Join(parts, "; "))
 			repairs = append(repairs, Repair{KindIPTables, text})

@@ -13,22 +13,22 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// wholeShare is how large a share of a set may change before it is written anew: one part in so many.
+// wholeShare limits incremental changes: if more than one member in wholeShare changes, the whole set is written again.
 const wholeShare = 4
 
-// sets are what is known of ours.
+// sets is what is known about our sets.
 type sets struct {
 	written map[string]netfilter.Set
-	// known is set while written is what was written last; stamp is what it was then.
+	// known means that the kernel holds written. stamp is the stamp of that content.
 	known bool
 	stamp uint64
-	// verify is set when the members are to be read.
+	// verify requests a reading of the members.
 	verify bool
-	// damage is what somebody else did to a set and is not repaired yet.
+	// damage holds changes by another process that are not repaired yet.
 	damage map[string]Repair
 }
 
-// lookAtSets reports whether somebody else changed what we wrote.
+// lookAtSets reports whether another process changed our sets.
 func (d *Dataplane) lookAtSets() (bool, error) {
 	if d.opts.Sets == nil || !d.sets.known {
 		return false, nil
@@ -40,12 +40,12 @@ func (d *Dataplane) lookAtSets() (bool, error) {
 	return !d.sets.known, err
 }
 
-// observeSets reads them where it is not known what they hold, and notes what somebody else did to them.
+// observeSets reads the sets unless their content is known, and records damage by other processes.
 func (d *Dataplane) observeSets() error {
 	if d.sets.known && !d.sets.verify {
 		return nil
 	}
-	// What is written while the sets are read is found by the next look.
+	// Take the stamp first: the next look then detects writes that happen during the reading.
 	stamp, err := d.opts.Sets.Stamp()
 	if err != nil {
 		return err
@@ -66,11 +66,11 @@ func (d *Dataplane) observeSets() error {
 		case !found:
 			damage[name] = Repair{KindIPSet, "set " + name}
 		case len(gone)+len(more) > 0:
-			damage[name] = Repair{KindIPSet, fmt.Sprintf("set %s: %d members missing, %d that nobody asked for", name, len(gone), len(more))}
+			damage[name] = Repair{KindIPSet, fmt.Sprintf("set %s: %d members missing, %d unexpected", name, len(gone), len(more))}
 		default:
 			continue
 		}
-		d.cut = nil // Connections may have been made that should not be.
+		d.cut = nil // The damaged set may have let in connections that must end.
 	}
 	d.sets = sets{written: have, known: true, stamp: stamp, damage: damage}
 	return nil
@@ -82,13 +82,12 @@ func (d *Dataplane) stampSets() error {
 	return err
 }
 
-// putSets has a family's sets there with their members, before the rules that name them. Those that are not wanted any more
-// are left to destroySets.
+// putSets writes the sets of a family before the rules that name them. It leaves unwanted sets to destroySets.
 func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, result *Result) error {
 	if d.opts.Sets == nil || len(want) == 0 && d.sets.known && !d.sets.verify {
 		return nil
 	}
-	// Rules that name a set that somebody destroyed would be refused.
+	// The kernel refuses rules that name a set which another process destroyed.
 	_, err := d.lookAtSets()
 	if err = errors.Join(err, d.observeSets()); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
@@ -102,14 +101,14 @@ func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, resul
 			continue
 		}
 		changed = true
-		d.sets.known = false // until it is done
+		d.sets.known = false // until the write succeeds
 		if found && (len(add)+len(remove))*wholeShare <= len(set.Members) {
 			err = d.opts.Sets.Change(set, add, remove)
 		} else {
 			err = d.opts.Sets.Put(set)
 		}
 		if err != nil {
-			delete(d.sets.written, set.Name) // What could not be written will not have gone missing.
+			delete(d.sets.written, set.Name) // A set that was never written cannot go missing.
 			return fmt.Errorf("writing the IPv%d set %s: %w", family, set.Name, err)
 		}
 		d.sets.written[set.Name] = set
@@ -127,7 +126,7 @@ func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, resul
 	return d.stampSets()
 }
 
-// destroySets removes those of ours that no rule names any more.
+// destroySets removes our sets that no rule names any more.
 func (d *Dataplane) destroySets(wanted []netfilter.Set, result *Result) error {
 	if d.opts.Sets == nil {
 		return nil
@@ -157,7 +156,7 @@ func (d *Dataplane) destroySets(wanted []netfilter.Set, result *Result) error {
 	return errors.Join(append(errs, d.stampSets())...)
 }
 
-// differ returns what has to be added to and removed from have to make it want. Both are sorted.
+// differ returns the prefixes to add to have, and to remove from it, to get want. Both are sorted.
 func differ(have, want []netip.Prefix) (add, remove []netip.Prefix) {
 	for len(have) > 0 || len(want) > 0 {
 		order := -1

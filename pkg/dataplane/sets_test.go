@@ -18,7 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// sources returns as many networks, sorted, those of a higher number behind those of lower ones.
+// sources returns n sorted networks. A larger n only appends to the list.
 func sources(n int) []netip.Prefix {
 	ps := make([]netip.Prefix, n)
 	for i := range ps {
@@ -27,14 +27,14 @@ func sources(n int) []netip.Prefix {
 	return ps
 }
 
-// limited is full, with as many sources allowed on one Forward of a Mapping of its own.
+// limited returns full with these sources allowed on one Forward, which has its own Mapping.
 func limited(sources []netip.Prefix) gateway.State {
 	state := full()
 	state.Forwards[1].Owner, state.Forwards[1].Sources = "default/limited", sources
 	return state
 }
 
-// oneSet returns the only set that there is.
+// oneSet returns the only set.
 func oneSet(t *testing.T, k *dataplanetest.Kernel) netfilter.Set {
 	t.Helper()
 	if len(k.Sets.Members) != 1 {
@@ -54,7 +54,7 @@ func TestSets(t *testing.T) {
 	for _, step := range []struct {
 		name  string
 		state gateway.State
-		// journal is what is written, with NAME for the set's.
+		// journal lists the expected writes, with NAME for the name of the set.
 		journal []string
 		members int
 	}{
@@ -65,7 +65,7 @@ func TestSets(t *testing.T) {
 		{name: "all others", state: limited(sources(300)[200:]), journal: []string{"put set NAME"}, members: 100},
 		{name: "few sources", state: limited(sources(3)), journal: []string{"IPv4 nat", "destroy set NAME"}},
 		{name: "many again", state: limited(sources(100)), journal: []string{"put set NAME", "IPv4 nat"}, members: 100},
-		{name: "the Mapping goes", state: full(), journal: []string{"IPv4 nat", "destroy set NAME"}},
+		{name: "the Mapping disappears", state: full(), journal: []string{"IPv4 nat", "destroy set NAME"}},
 	} {
 		k.Journal = nil
 		result := apply(t, d, step.state)
@@ -99,18 +99,18 @@ func TestSetsAreRepaired(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		harm func(*dataplanetest.Kernel)
-		// unseen is set when only a verification can tell.
+		// unseen means that only a verification can find the change.
 		unseen  bool
 		missing string
 	}{
-		{"flush", func(k *dataplanetest.Kernel) { edit(k, nil) }, false, "100 members missing, 0 that nobody asked for"},
-		{"another member", func(k *dataplanetest.Kernel) { edit(k, sources(101)) }, false, "0 members missing, 1 that nobody asked for"},
-		{"one for another", func(k *dataplanetest.Kernel) { edit(k, sources(101)[1:]) }, true, "1 members missing, 1 that nobody asked for"},
+		{"flush", func(k *dataplanetest.Kernel) { edit(k, nil) }, false, "100 members missing, 0 unexpected"},
+		{"another member", func(k *dataplanetest.Kernel) { edit(k, sources(101)) }, false, "0 members missing, 1 unexpected"},
+		{"one member replaced", func(k *dataplanetest.Kernel) { edit(k, sources(101)[1:]) }, true, "1 members missing, 1 unexpected"},
 		{"rules and set", func(k *dataplanetest.Kernel) {
 			dropTable(k, netfilter.IPv4, "nat")
 			clear(k.Sets.Members)
 		}, false, "IPv4 table nat: chains missing"},
-		{"one that is left over", func(k *dataplanetest.Kernel) {
+		{"a leftover set", func(k *dataplanetest.Kernel) {
 			k.Sets.Members["smartnat-next"] = netfilter.Set{Name: "smartnat-next", Family: netfilter.IPv4}
 		}, false, ""},
 	} {
@@ -130,14 +130,14 @@ func TestSetsAreRepaired(t *testing.T) {
 				t.Errorf("the set (-want +got):\n%s", diff)
 			}
 			if cut := k.Conntrack.Cuts[len(k.Conntrack.Cuts)-1]; (cut.Since == nil) != (tc.missing != "") {
-				t.Errorf("all connections were looked at: %t, although %q was missing", cut.Since == nil, tc.missing)
+				t.Errorf("all connections were checked: %t, although %q was missing", cut.Since == nil, tc.missing)
 			}
 			expectQuiet(t, d, state)
 		})
 	}
 }
 
-// edit gives the only set other members.
+// edit replaces the members of the only set.
 func edit(k *dataplanetest.Kernel, members []netip.Prefix) {
 	for name, set := range k.Sets.Members {
 		set.Members = members
@@ -145,7 +145,7 @@ func edit(k *dataplanetest.Kernel, members []netip.Prefix) {
 	}
 }
 
-// What cannot be a set is rules, and nothing else is kept from being written.
+// TestRulesDoWithoutSets expects that rules replace a set that cannot be written, and that all other writes succeed.
 func TestRulesDoWithoutSets(t *testing.T) {
 	state := limited(sources(100))
 	k := newKernel()
@@ -169,7 +169,7 @@ func TestRulesDoWithoutSets(t *testing.T) {
 	expectSame(t, without, k)
 	k.Fail = nil
 	if result := apply(t, d, state); len(result.Repaired) > 0 {
-		t.Errorf("what failed is said to have gone missing: %q", result.Repaired)
+		t.Errorf("a failed write is reported as a repair: %q", result.Repaired)
 	}
 	expectSame(t, fresh(t, state), k)
 	k.Fail = func(step string) error {
@@ -180,7 +180,7 @@ func TestRulesDoWithoutSets(t *testing.T) {
 		return nil
 	}
 	if result, err := d.Apply(t.Context(), limited(sources(101))); !errors.Is(err, broken) || len(result.Repaired) > 0 {
-		t.Errorf("err = %v, want the injected one; said to have gone missing: %q", err, result.Repaired)
+		t.Errorf("err = %v, want the injected one; repairs reported: %q", err, result.Repaired)
 	}
 	k.Fail = nil
 	apply(t, d, limited(sources(101)))

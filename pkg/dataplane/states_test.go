@@ -56,7 +56,7 @@ func forward(address string, port uint16, backends ...string) *gateway.Forward {
 	return f
 }
 
-// full is a state with something of everything.
+// full returns a state with an example of everything.
 func full() gateway.State {
 	limited := forward("198.51.100.10", 8081, "10.244.1.2")
 	limited.Sources = prefixes("192.0.2.0/24")
@@ -73,7 +73,7 @@ func full() gateway.State {
 	}
 }
 
-// random returns a state that is much like the others that it returns.
+// random returns states that resemble each other.
 func random(r *rand.Rand) gateway.State {
 	var state gateway.State
 	for _, u := range []gateway.Uplink{uplink1, uplink2} {
@@ -111,7 +111,7 @@ func random(r *rand.Rand) gateway.State {
 			if r.IntN(4) == 0 && f.Address.Is4() {
 				f.Sources = prefixes("192.0.2.0/24")
 			}
-			if port%10 == 9 && f.Address.Is4() { // of a Mapping of its own, with many sources most of the time
+			if port%10 == 9 && f.Address.Is4() { // a Mapping of its own, usually with many sources
 				f.Owner = "default/limited-" + address
 				f.Sources = many
 			}

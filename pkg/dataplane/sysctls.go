@@ -19,48 +19,48 @@ import (
 const (
 	ipForward   = "net/ipv4/ip_forward"
 	ipv6Forward = "net/ipv6/conf/all/forwarding"
-	// acceptRA says on each link whether router advertisements are taken: never, by hosts, or by routers too. That of all
-	// means nothing to the kernel, that of default is given to links that come.
+	// acceptRA controls on each link whether the host accepts router advertisements: never, as a host only, or also as a router.
+	// The kernel ignores the value of "all" and gives the value of "default" to new links.
 	acceptRA    = "net/ipv6/conf/*/accept_ra"
 	acceptRAAll = "net/ipv6/conf/all/accept_ra"
 	byHosts     = "1"
 	byRouters   = "2"
 )
 
-// What the kernel chooses a next hop by where there are several (ip-sysctl), for IPv6.
+// Parameters by which the kernel selects one of several next hops (ip-sysctl), for IPv6.
 const (
 	multipathHash = "net/ipv6/fib_multipath_hash_policy"
-	// hashLabel is its default: addresses, protocol, and the flow label.
+	// hashLabel, the default, uses addresses, protocol and the flow label.
 	hashLabel = "0"
-	// hashPorts are addresses, protocol and ports.
+	// hashPorts uses addresses, protocol and ports.
 	hashPorts = "1"
-	// hashFields are those of another parameter, by default addresses and protocol: what it goes by for IPv4. Since Linux 5.14.
+	// hashFields uses the fields of another parameter, by default addresses and protocol. Since Linux 5.14.
 	hashFields = "3"
 )
 
-// The reverse path filter (ip-sysctl): the kernel goes by the larger of a link's value and that of all links.
+// Values of the reverse path filter (ip-sysctl). The kernel uses the larger of a link's value and that of "all".
 const (
 	strict = "1"
 	loose  = "2"
 )
 
-// raPrefixes are what the kernel takes of a router advertisement beside the router itself, for a link (ip-sysctl): the
-// networks that it says are on the link, and routes to networks of up to this length.
+// raPrefixes returns the parameters that control the use of prefixes in router advertisements on a link (ip-sysctl): networks
+// that are on the link, and routes to networks of up to this length.
 func raPrefixes(link string) []string {
 	return []string{"net/ipv6/conf/" + link + "/accept_ra_pinfo", "net/ipv6/conf/" + link + "/accept_ra_rt_info_max_plen"}
 }
 
-// linkForward is of IPv4 alone, and of what comes in by the link. Whoever sets ip_forward sets that of all links.
+// linkForward is for IPv4 packets that come in by the link. Setting ip_forward sets it on all links.
 func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwarding" }
 
 func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
 
-// srcValidMark has the reverse path filter look a sender up with the mark of its packet (ip-sysctl). Tailscale and wg-quick
-// turn it on. The kernel then looks for a backend that replies in the table of the uplink that the reply is marked for.
+// srcValidMark makes the reverse path filter look up a sender with the mark of its packet (ip-sysctl). Tailscale and wg-quick
+// enable it. For the reply of a backend, the kernel then uses the table of the uplink for which the reply is marked.
 const srcValidMark = "net/ipv4/conf/all/src_valid_mark"
 
-// filteringLinks returns the links on which a strict reverse path filter drops packets of ours, sorted: the uplinks, and
-// where senders are looked up by mark any link that a reply may come in by.
+// filteringLinks returns the sorted links on which a strict reverse path filter drops our packets: the uplinks, or every link
+// by which a reply may come in if senders are looked up by mark.
 func (d *Dataplane) filteringLinks(uplinks []string) ([]string, error) {
 	links := slices.Clone(uplinks)
 	byMark, err := d.opts.Sysctls.Get(srcValidMark)
@@ -73,15 +73,15 @@ func (d *Dataplane) filteringLinks(uplinks []string) ([]string, error) {
 			}
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) { // A kernel before Linux 2.6.33.
+	if errors.Is(err, fs.ErrNotExist) { // Kernels before Linux 2.6.33 do not have it.
 		err = nil
 	}
 	slices.Sort(links)
 	return slices.Compact(links), err
 }
 
-// setSysctls has links take packets whose answers would be sent another way: a strict filter becomes a loose one, and never
-// more than that.
+// setSysctls makes a strict reverse path filter loose, so that links accept packets whose replies take another link. It never
+// turns the filter off.
 func (d *Dataplane) setSysctls(links []string, result *Result) error {
 	d.unset = false
 	var errs []error
@@ -93,25 +93,25 @@ func (d *Dataplane) setSysctls(links []string, result *Result) error {
 		key := reversePathFilter(link)
 		own, err := d.opts.Sysctls.Get(key)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // The link went; its routes will tell.
+		case errors.Is(err, fs.ErrNotExist): // The link is gone; its routes report that.
 		case err != nil:
 			errs = append(errs, err)
 		case own == loose || max(all, own) == strict:
 			errs = append(errs, d.ensure(key, loose, result))
-		default: // Somebody turned it off, or made it loose on all links.
+		default: // The administrator turned it off or made it loose on all links.
 			delete(d.sysctls, key)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// startForwarding has the kernel forward a family. IPv4 it always does; IPv6 only where the state needs it, as that makes
-// a router of the host, which means more there.
+// startForwarding makes the kernel forward a family. It enables IPv6 forwarding only if the state needs it, because that makes
+// the host an IPv6 router, with more consequences than for IPv4.
 func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Result) error {
 	if family == netfilter.IPv4 {
 		errs := []error{d.ensure(ipForward, "1", result)}
 		for _, link := range n.uplinks {
-			if err := d.ensure(linkForward(link), "1", result); !errors.Is(err, fs.ErrNotExist) { // The link went.
+			if err := d.ensure(linkForward(link), "1", result); !errors.Is(err, fs.ErrNotExist) { // The link is gone.
 				errs = append(errs, err)
 			}
 		}
@@ -128,8 +128,8 @@ func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Re
 		return err
 	}
 	if is != "1" || d.listens() {
-		// A router does not listen to other routers, and forgets what it heard from them, its own default route included,
-		// unless it is told to before it becomes one. Whoever brings a link up may take that back.
+		// An IPv6 router ignores router advertisements and forgets what it learned from them, including its own default route,
+		// unless accept_ra says otherwise before forwarding starts. Bringing up a link may reset accept_ra.
 		if err := d.listenToRouters(result); err != nil {
 			return fmt.Errorf("not forwarding IPv6, which could cost this host its default route: %w", err)
 		}
@@ -141,13 +141,13 @@ func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Re
 	return err
 }
 
-// keepNextHops has a connection to a ClusterIP go by the same node all its life. By its flow label it would not: TCP gives
-// itself another one whenever it has to send something again, and another node's kube-proxy leads it to a pod that knows
-// nothing of it. What somebody chose otherwise stays.
+// keepNextHops makes every packet of a connection to a ClusterIP take the same node. The flow label does not ensure that: TCP
+// changes it when it retransmits, and kube-proxy on another node selects a pod that does not know the connection. An explicit
+// choice of the administrator stays.
 func (d *Dataplane) keepNextHops(result *Result) error {
 	is, err := d.opts.Sysctls.Get(multipathHash)
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // A kernel that chooses by one rule alone.
+	case errors.Is(err, fs.ErrNotExist): // The kernel has no such choice.
 		return nil
 	case err != nil:
 		return err
@@ -164,7 +164,7 @@ func (d *Dataplane) keepNextHops(result *Result) error {
 	return err
 }
 
-// listens reports whether it is our doing that the host listens to routers while it is one.
+// listens reports whether this Dataplane made the host accept router advertisements while it is a router.
 func (d *Dataplane) listens() bool {
 	for key := range d.sysctls {
 		if matches, err := path.Match(acceptRA, key); matches && err == nil {
@@ -180,7 +180,7 @@ func (d *Dataplane) listenToRouters(result *Result) error {
 	for _, key := range keys {
 		is, err := d.opts.Sysctls.Get(key)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // The link went.
+		case errors.Is(err, fs.ErrNotExist): // The link is gone.
 		case err != nil:
 			errs = append(errs, err)
 		case is == byHosts && key != acceptRAAll:
@@ -190,13 +190,13 @@ func (d *Dataplane) listenToRouters(result *Result) error {
 	return errors.Join(errs...)
 }
 
-// ignorePrefixes keeps a neighbour outside from announcing the network of the pods, whose packets would leave by the uplink
-// then. It comes before the host listens to routers although it is one.
+// ignorePrefixes prevents a neighbour from announcing the network of the pods, whose packets would then leave by the uplink. It
+// runs before listenToRouters.
 func (d *Dataplane) ignorePrefixes(n needs, result *Result) error {
 	var errs []error
 	for _, link := range n.ownPrefixes {
 		for _, key := range raPrefixes(link) {
-			// The link went, it has no IPv6, or the kernel takes no routes from advertisements.
+			// The parameter is missing if the link is gone or has no IPv6, or if the kernel takes no routes from advertisements.
 			if err := d.ensure(key, "0", result); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
@@ -206,13 +206,13 @@ func (d *Dataplane) ignorePrefixes(n needs, result *Result) error {
 }
 
 func forwardsIPv6(state gateway.State) bool {
-	n := len(state.Forwards) // those of IPv6 come last
+	n := len(state.Forwards) // IPv6 forwards come last
 	return n > 0 && state.Forwards[n-1].Address.Is6() ||
 		slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return e.Address.Is6() })
 }
 
-// restoreSysctls puts back what the state does not need any more: what a link was given that is no uplink now, and what
-// IPv6 was, where nothing of it is forwarded.
+// restoreSysctls restores the parameters that the state no longer needs: those of links that are not uplinks any more, and
+// those of IPv6 if nothing of it is forwarded.
 func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	keep := []string{ipForward}
 	for _, link := range n.uplinks {
@@ -240,7 +240,7 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	return err
 }
 
-// ensure sets a parameter. What is so already is left alone, and so is not ours to put back.
+// ensure sets a parameter. It leaves a parameter that has the value already, so that Restore does not touch it.
 func (d *Dataplane) ensure(key, value string, result *Result) error {
 	is, err := d.opts.Sysctls.Get(key)
 	if err != nil {
@@ -262,8 +262,8 @@ func (d *Dataplane) ensure(key, value string, result *Result) error {
 	return nil
 }
 
-// lookAtSysctls reports whether a parameter is not as we set it, or others are to be set now. That one could not be set is
-// known without a look.
+// lookAtSysctls reports whether a parameter differs from the value that we set, or whether other parameters must be set now. If
+// a parameter could not be set, the next attempt is scheduled anyway.
 func (d *Dataplane) lookAtSysctls() (bool, error) {
 	if d.unset {
 		return false, nil
@@ -278,7 +278,7 @@ func (d *Dataplane) lookAtSysctls() (bool, error) {
 	for key, value := range d.sysctls {
 		is, err := d.opts.Sysctls.Get(key)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // The link went.
+		case errors.Is(err, fs.ErrNotExist): // The link is gone.
 		case err != nil:
 			errs = append(errs, err)
 		case is != value:

@@ -55,7 +55,8 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
-// TestSendersLookedUpByMark: Tailscale and wg-quick turn src_valid_mark on while all runs, and a reply of a backend is marked.
+// TestSendersLookedUpByMark enables src_valid_mark while the data plane runs, as Tailscale and wg-quick do. Replies of a
+// backend carry a mark.
 func TestSendersLookedUpByMark(t *testing.T) {
 	const byMark, eth2 = "net/ipv4/conf/all/src_valid_mark", "net/ipv4/conf/eth2/rp_filter"
 	k := newKernel()
@@ -89,7 +90,7 @@ func TestSendersLookedUpByMark(t *testing.T) {
 	}
 }
 
-// TestParametersThatCannotBeRead hide no other ones that somebody changed.
+// TestParametersThatCannotBeRead expects that a parameter which cannot be read does not hide a change of another one.
 func TestParametersThatCannotBeRead(t *testing.T) {
 	const forward, filter = "net/ipv4/ip_forward", "net/ipv4/conf/eth1/rp_filter"
 	for _, unreadable := range []string{"net/ipv4/conf/all/src_valid_mark", filter} {
@@ -101,7 +102,7 @@ func TestParametersThatCannotBeRead(t *testing.T) {
 		expectQuiet(t, d, state)
 		k.Sysctls.Unreadable = map[string]error{unreadable: fs.ErrPermission}
 		if changed, err := d.Check(); changed || !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("%s: changed %t, error %v; want an error alone", unreadable, changed, err)
+			t.Errorf("%s: changed %t, error %v; want only an error", unreadable, changed, err)
 		}
 		k.Sysctls.Values[forward] = "0"
 		if changed, err := d.Check(); !changed || !errors.Is(err, fs.ErrPermission) {
@@ -116,7 +117,7 @@ func TestParametersThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// An uplink forwards whatever ip_forward says when somebody turns it off there alone; other links are theirs.
+// TestUplinksForward expects forwarding on the uplinks, also if it was turned off only there, and no change on other links.
 func TestUplinksForward(t *testing.T) {
 	const eth1, eth2 = "net/ipv4/conf/eth1/forwarding", "net/ipv4/conf/eth2/forwarding"
 	k := newKernel()
@@ -139,8 +140,8 @@ func TestUplinksForward(t *testing.T) {
 	}
 }
 
-// A filter that is loose already, as after a restart, is looked after like one that was made so; one that somebody turned
-// off is not, nor that of a link that is no uplink any more.
+// TestReversePathFiltersThatAreLoose expects that a loose filter is managed even if this process did not set it, for example
+// after a restart. A filter that was turned off, or whose link is no longer an uplink, is left alone.
 func TestReversePathFiltersThatAreLoose(t *testing.T) {
 	const eth1 = "net/ipv4/conf/eth1/rp_filter"
 	k := newKernel()
@@ -168,7 +169,8 @@ func TestReversePathFiltersThatAreLoose(t *testing.T) {
 	expectChanged(t, d, false)
 }
 
-// A host that forwards IPv6 goes on listening to routers, and is not made to forward without need.
+// TestIPv6Forwarding expects that a host which forwards IPv6 still accepts router advertisements, and that IPv6 forwarding is
+// enabled only if needed.
 func TestIPv6Forwarding(t *testing.T) {
 	const forwarding, all, standard, eth0, eth1, eth2 = "net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra",
 		"net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth1/accept_ra", "net/ipv6/conf/eth2/accept_ra"
@@ -181,20 +183,20 @@ func TestIPv6Forwarding(t *testing.T) {
 		state  gateway.State
 		want   map[string]string
 	}{
-		{name: "IPv4 alone", state: four, want: map[string]string{forwarding: "0", standard: "1", eth1: "1"}},
+		{name: "IPv4 only", state: four, want: map[string]string{forwarding: "0", standard: "1", eth1: "1"}},
 		{name: "a Forward", state: six, want: map[string]string{forwarding: "1", all: "1", standard: "2", eth0: "2", eth1: "2", eth2: "2"}},
 		{name: "an Egress", state: egress, want: map[string]string{forwarding: "1", eth1: "2"}},
 		{
-			name: "links that never listen, or do already", state: six, before: map[string]string{eth1: "0", eth2: "2"},
+			name: "links that ignore advertisements, or accept them already", state: six, before: map[string]string{eth1: "0", eth2: "2"},
 			want: map[string]string{forwarding: "1", eth0: "2", eth1: "0", eth2: "2"},
 		},
 		{
-			name: "a router already: that is somebody else's doing", state: six, before: map[string]string{forwarding: "1"},
+			name: "already a router, not because of us", state: six, before: map[string]string{forwarding: "1"},
 			want: map[string]string{forwarding: "1", standard: "1", eth1: "1"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for _, end := range []string{"the state needs it no more", "cleanup"} {
+			for _, end := range []string{"the state no longer needs it", "cleanup"} {
 				k := newKernel()
 				maps.Copy(k.Sysctls.Values, tc.before)
 				before := maps.Clone(k.Sysctls.Values)
@@ -220,7 +222,7 @@ func TestIPv6Forwarding(t *testing.T) {
 			}
 		})
 	}
-	t.Run("goes on listening when a link is brought up anew", func(t *testing.T) {
+	t.Run("accepts advertisements again after a link was brought up", func(t *testing.T) {
 		k := newKernel()
 		d := start(k)
 		apply(t, d, six)
@@ -231,7 +233,7 @@ func TestIPv6Forwarding(t *testing.T) {
 			t.Errorf("%s is %s, missing %q", eth1, k.Sysctls.Values[eth1], result.Repaired)
 		}
 	})
-	t.Run("listens before it forwards", func(t *testing.T) {
+	t.Run("accepts advertisements before it forwards", func(t *testing.T) {
 		k := fresh(t, six)
 		last := slices.IndexFunc(k.Journal, func(s string) bool { return s == "sysctl "+forwarding+"=1" })
 		for i, step := range k.Journal {
@@ -245,7 +247,8 @@ func TestIPv6Forwarding(t *testing.T) {
 	})
 }
 
-// Where IPv6 is forwarded, the flow label does not decide which next hop a connection takes; what somebody chose stays.
+// TestIPv6NextHops expects that the flow label does not select the next hop of a connection, and that the administrator's
+// choice stays.
 func TestIPv6NextHops(t *testing.T) {
 	const hash = "net/ipv6/fib_multipath_hash_policy"
 	four := gateway.State{Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")}}
@@ -255,7 +258,7 @@ func TestIPv6NextHops(t *testing.T) {
 	two.ServiceRoutes = []gateway.ServiceRoute{{Destination: prefixes("fd00:96::/108")[0], Via: []netip.Addr{addr("fd00:10::11"), addr("fd00:10::12")}}}
 	for _, tc := range []struct {
 		name, before string
-		old          bool // the kernel cannot go by chosen fields
+		old          bool // the kernel does not support hashFields
 		state        gateway.State
 		want         string
 	}{
@@ -263,9 +266,9 @@ func TestIPv6NextHops(t *testing.T) {
 		{name: "the default of an old kernel", before: "0", old: true, state: two, want: "1"},
 		{name: "one next hop", before: "0", state: one, want: "0"},
 		{name: "no routes", before: "0", state: six, want: "0"},
-		{name: "IPv4 alone", before: "0", state: four, want: "0"},
-		{name: "somebody's choice", before: "1", state: two, want: "1"},
-		{name: "so already", before: "3", state: two, want: "3"},
+		{name: "IPv4 only", before: "0", state: four, want: "0"},
+		{name: "the administrator's choice", before: "1", state: two, want: "1"},
+		{name: "already set", before: "3", state: two, want: "3"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := newKernel()
@@ -290,7 +293,7 @@ func TestIPv6NextHops(t *testing.T) {
 			}
 		})
 	}
-	t.Run("is put back", func(t *testing.T) {
+	t.Run("is restored", func(t *testing.T) {
 		k := newKernel()
 		k.Sysctls.Values[hash] = "0"
 		d := start(k)

@@ -15,33 +15,33 @@ import (
 	"github.com/smartnat/smartnat/pkg/rules"
 )
 
-// readingShare bounds what somebody who writes all the time can make us read: of this many seconds, one. After a quiet time
-// as long as readingCredit there may be several at once: a firewall that is reloaded writes several times.
+// readingShare bounds the reading that a process can cause by writing all the time: one second in readingShare. After a quiet
+// period of readingCredit, several readings may follow each other, because a firewall writes several times when it reloads.
 const (
 	readingShare  = 20
 	readingCredit = 10 * time.Second
 )
 
-// digestShare bounds what digests cost that are taken because a stamp may overlook something: a quiet gateway is to take less
-// than a thousandth of a core in all.
+// digestShare bounds the cost of routine digests, which exist because a stamp may miss a change: one second in digestShare, so
+// that a quiet gateway uses less than a thousandth of a core in total.
 const digestShare = 2000
 
-// family is what is known of one family's tables.
+// family is what is known about the tables of one family.
 type family struct {
 	builder *rules.Builder
-	// written is what they hold of ours.
+	// written holds our rules as last written.
 	written netfilter.Ruleset
-	// known is set while written is what was written last, as far as that is our own doing.
+	// known means that the tables hold written, unless another process changed them.
 	known bool
-	// stamp and digest are those of tables that hold written; digest is nil where only a reading could tell.
+	// stamp and digest identify tables that hold written. A nil digest means that only a reading can verify them.
 	stamp  uint64
 	digest *uint64
-	// seen is the digest at the last look since something was written. It tells of what came later, and does not prove what
-	// is there.
+	// seen is the routine digest last taken since the last write. It detects later changes, but does not prove that the tables
+	// hold written.
 	seen *uint64
-	// suspect is set when somebody else wrote, verify when it is to be known for sure whether somebody did.
+	// suspect means that another process wrote. verify requests proof that none did.
 	suspect, verify bool
-	// hung is what is said of a program that hung, and until is how long none is run because of that.
+	// hung is the error of a program that hung. No program runs before until.
 	hung  error
 	until time.Time
 }
@@ -59,7 +59,7 @@ func (d *Dataplane) ruleOptions(sets bool) rules.Options {
 	return rules.Options{Ownership: d.opts.Ownership, RandomFully: d.opts.RandomFully, Sets: sets}
 }
 
-// build returns the rules that the state asks for, and has the sets there that they name.
+// build returns the rules that the state requires, after writing the sets that they name.
 func (d *Dataplane) build(state gateway.State, name netfilter.Family, result *Result) (netfilter.Ruleset, error) {
 	if d.guardOnly(name) {
 		return rules.Boundary(state, name, d.ruleOptions(false)), nil
@@ -69,20 +69,20 @@ func (d *Dataplane) build(state gateway.State, name netfilter.Family, result *Re
 	result.Took.Build += time.Since(started)
 	err := d.putSets(name, want.Sets, result)
 	if err != nil {
-		// Rules cannot name sets that are not there, but can do without.
+		// Rules cannot name missing sets, so build them without sets.
 		want = rules.Build(state, name, d.ruleOptions(false))
 	}
 	return want, err
 }
 
-// filter brings one family's tables to want. On the hot path nothing is read but the stamp.
+// filter brings the tables of one family to want. The hot path reads only the stamp.
 func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *Result) error {
 	f := d.family(want.Family)
 	return f.unlessHung(ctx, func() error { return d.filterFamily(ctx, f, want, result) })
 }
 
 func (d *Dataplane) filterFamily(ctx context.Context, f *family, want netfilter.Ruleset, result *Result) error {
-	// A kernel that does not tell is asked again when all is verified.
+	// An error here is no problem: a verification asks the kernel again.
 	_ = d.lookAtTables()
 	have := f.written
 	var damage []Repair
@@ -96,7 +96,7 @@ func (d *Dataplane) filterFamily(ctx context.Context, f *family, want netfilter.
 	batch := netfilter.Diff(have, want, d.opts.Ownership.ChainPrefix)
 	result.Took.Diff += time.Since(started)
 	if !batch.Empty() {
-		// Until it is done, nobody knows what the tables hold.
+		// Until the write succeeds, the content of the tables is unknown.
 		f.known = false
 		started := time.Now()
 		err := d.opts.IPTables.Restore(ctx, batch)
@@ -113,7 +113,7 @@ func (d *Dataplane) filterFamily(ctx context.Context, f *family, want netfilter.
 	return nil
 }
 
-// lookAtTables compares the stamps of the tables that we know.
+// lookAtTables compares the stamps of all known tables.
 func (d *Dataplane) lookAtTables() error {
 	var errs []error
 	for name, f := range d.families {
@@ -127,7 +127,7 @@ func (d *Dataplane) lookAtTables() error {
 	return errors.Join(errs...)
 }
 
-// lookClosely compares digests, which tell of what stamps overlook, as often as their share of the time allows.
+// lookClosely compares digests, which detect changes that stamps miss, as often as digestShare allows.
 func (d *Dataplane) lookClosely() error {
 	started := time.Now()
 	if started.Before(d.undigested) {
@@ -147,18 +147,19 @@ func (d *Dataplane) lookClosely() error {
 		f.seen = &digest
 	}
 	now := time.Now()
-	// Who was kept from the processor has not used it: the shorter of two looks says what they cost.
+	// Waiting for a processor is no cost. Take the shorter of the last two rounds as the cost.
 	took := now.Sub(started)
 	d.undigested = now.Add(min(took, cmp.Or(d.digested, took)) * digestShare)
 	d.digested = took
 	return errors.Join(errs...)
 }
 
-// stampTables takes new stamps after a write of ours, which may have changed those of both families. Where it is certain
-// that nobody else wrote meanwhile, the digest is known too. Where somebody did, the tables are to be read once more; where
-// nobody can tell, they are if there was damage, for who did that may not have been done with it.
+// stampTables takes new stamps after a write of ours. If the kernel counts writes, the write changed the stamps of both
+// families. If it was certainly the only write, the digest is known too; if another process wrote in between, the tables must
+// be read again. If the kernel does not count writes, they must be read again after damage, because the process that caused it
+// may still be writing.
 func (d *Dataplane) stampTables(written *family, tables int, damaged bool) {
-	counted := d.opts.IPTables.Alone(0, 0, 0) // Where no number of writes can be told, not even none can.
+	counted := d.opts.IPTables.Alone(0, 0, 0) // Without a count of writes, Alone is false even for zero writes.
 	for name, f := range d.families {
 		if !f.known || f.suspect || !counted && f != written {
 			continue
@@ -176,12 +177,11 @@ func (d *Dataplane) stampTables(written *family, tables int, damaged bool) {
 	}
 }
 
-// allowReading finds out whether tables may be read because somebody else wrote. Who writes all the time has them read a
-// share of the time alone.
+// allowReading sets mayRead. The limit is for processes that write all the time.
 func (d *Dataplane) allowReading() { d.mayRead = !time.Now().Before(d.unread) }
 
-// readingIsDue reports whether the next Apply reads tables because somebody else wrote. Where it may not yet, another Check
-// is asked for in time.
+// readingIsDue reports whether the next Apply reads tables because another process wrote. If reading is not permitted yet,
+// readingIsDue schedules a Check for the time when it is.
 func (d *Dataplane) readingIsDue() bool {
 	suspect := false
 	for _, f := range d.families {
@@ -196,7 +196,7 @@ func (d *Dataplane) readingIsDue() bool {
 	return suspect && d.mayRead
 }
 
-// verified reports whether the tables are for sure as they were when they were read last.
+// verified reports whether the tables have certainly not changed since the last reading.
 func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) bool {
 	if f.digest == nil {
 		return false
@@ -208,11 +208,11 @@ func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) b
 	return !f.verify
 }
 
-// readTables returns what a family's tables hold, and says what somebody else did to what was written there.
+// readTables returns the tables of a family and the damage that another process did to our rules.
 func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, result *Result) (netfilter.Ruleset, []Repair, error) {
 	f := d.family(name)
 	started := time.Now()
-	// What is written while the tables are read is found by the next look.
+	// Take stamp and digest first: the next look then detects writes that happen during the reading.
 	stamp, stampErr := d.opts.IPTables.Stamp(name)
 	digest, digestErr := d.opts.IPTables.Digest(name)
 	have, err := d.opts.IPTables.Save(ctx, name)
@@ -239,7 +239,7 @@ func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, resul
 	}
 	damage := netfilter.Diff(have, f.written, d.opts.Ownership.ChainPrefix)
 	if !damage.Empty() {
-		d.cut = nil // Connections may have been made that should not be.
+		d.cut = nil // The damaged rules may have let in connections that must end.
 	}
 	return have, missingRules(damage), nil
 }

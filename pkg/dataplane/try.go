@@ -17,12 +17,13 @@ import (
 	"github.com/smartnat/smartnat/pkg/rules"
 )
 
-// tryChain begins the names of chains that nothing leads to, behind our prefix. No chain that is built has a name like that.
+// tryChain follows our prefix in the names of the trial chains, to which no rule jumps. No built chain has such a name.
 const tryChain = "TRY-"
 
-// Try finds out whether rules that the state asks for are refused, and changes nothing that a packet meets: they are written
-// to chains that nothing leads to. The next Apply, which has to read the tables for it, removes them. A family of which nothing
-// is asked is left alone, unless nothing is asked at all. Each source of a long list is a rule there: the set may not be there.
+// Try reports whether the kernel refuses rules of the state. It does not affect packets, because it writes the rules to chains
+// to which nothing jumps. The next Apply has to read the tables and removes these chains. Try skips a family without forwards
+// and egresses, unless both families have none. A long list of sources becomes one rule for each source, because the set may
+// not exist.
 func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -43,14 +44,14 @@ func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
 	return errors.Join(errs...)
 }
 
-// asksNothing reports whether nothing is asked for in the family, or, where that is 0, in any.
+// asksNothing reports whether the state has no forwards and no egresses in the family. Family 0 means both.
 func asksNothing(state gateway.State, family netfilter.Family) bool {
 	of := func(a netip.Addr) bool { return family == 0 || a.Is6() == (family == netfilter.IPv6) }
 	return !slices.ContainsFunc(state.Forwards, func(f *gateway.Forward) bool { return of(f.Address) }) &&
 		!slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return of(e.Address) })
 }
 
-// aside returns the batch that writes chains of ours under other names. Built-in chains lead to none of these.
+// aside returns a batch that writes our chains under other names. Built-in chains do not jump to them.
 func (d *Dataplane) aside(rs netfilter.Ruleset) netfilter.Batch {
 	batch := netfilter.Batch{Family: rs.Family}
 	for _, table := range rs.Tables {
@@ -80,6 +81,6 @@ func (d *Dataplane) aside(rs netfilter.Ruleset) netfilter.Batch {
 	return batch
 }
 
-// forget has the tables read before they are written again: what they hold now is not what was written, and what is missing
-// there was taken away by nobody else.
+// forget makes the next Apply read the tables before it writes. It also clears the record of what was written, so that the
+// differences do not count as damage by another process.
 func (f *family) forget() { f.known, f.written = false, netfilter.Ruleset{} }

@@ -1,8 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dataplanetest fakes the kernel below a Dataplane: it carries out what the real one would, refuses what it would
-// refuse, fails where it is told to, and keeps a journal of every write. It is for tests alone.
+// Package dataplanetest fakes the kernel below a Dataplane for tests. It executes writes as the real kernel does, refuses what
+// the real kernel refuses, fails on request, and keeps a journal of every write.
 package dataplanetest
 
 import (
@@ -21,20 +21,20 @@ import (
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// Kernel is a kernel. It is safe for one goroutine at a time.
+// Kernel is a fake kernel. It is not safe for concurrent use.
 type Kernel struct {
 	Tables    *Tables
 	Sets      *Sets
 	Routes    *Routes
 	Sysctls   *Sysctls
 	Conntrack *Conntrack
-	// Fail, when set, is asked before every step, and its error is the step's. A step is what Journal shows of it.
+	// Fail, if set, runs before every step and returns the error of the step. A step has the text that Journal shows.
 	Fail func(step string) error
-	// Journal are the writes that were carried out.
+	// Journal lists the executed writes.
 	Journal []string
 }
 
-// New returns a kernel that forwards nothing, with these links up.
+// New returns a kernel that does not forward, with these links up.
 func New(links ...string) *Kernel {
 	k := &Kernel{}
 	k.Tables = &Tables{kernel: k, Rulesets: map[netfilter.Family]netfilter.Ruleset{
@@ -75,21 +75,22 @@ func (k *Kernel) write(step string) error {
 // Tables fakes netfilter.
 type Tables struct {
 	kernel *Kernel
-	// Rulesets are what each family holds.
+	// Rulesets holds the rules of each family.
 	Rulesets map[netfilter.Family]netfilter.Ruleset
-	// Saves and Restores count the executions of a program.
+	// Saves and Restores count the calls.
 	Saves, Restores int
-	// Blind has Stamp overlook every change.
+	// Blind makes Stamp miss every change.
 	Blind bool
-	// Counting has Stamp and Digest count the tables that were written, as nf_tables does; whoever else writes adds to Writes.
+	// Counting makes Stamp and Digest count the written tables, as nf_tables does. A test that plays another process adds to
+	// Writes.
 	Counting bool
 	Writes   uint64
 }
 
-// Families are those of Rulesets, IPv4 first.
+// Families returns the families of Rulesets, IPv4 first.
 func (t *Tables) Families() []netfilter.Family { return slices.Sorted(maps.Keys(t.Rulesets)) }
 
-// Save returns what the family holds. Its step is "IPv4 save".
+// Save returns the rules of the family. Its step is "IPv4 save".
 func (t *Tables) Save(_ context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
 	t.Saves++
 	if err := t.kernel.read(fmt.Sprintf("IPv%d save", family)); err != nil {
@@ -98,14 +99,14 @@ func (t *Tables) Save(_ context.Context, family netfilter.Family) (netfilter.Rul
 	return t.Rulesets[family], nil
 }
 
-// Watch tells of nothing but that it watches.
+// Watch calls changed once.
 func (t *Tables) Watch(ctx context.Context, changed func()) error {
 	changed()
 	<-ctx.Done()
 	return nil
 }
 
-// Stamp tells of every change, unless the tables are Blind.
+// Stamp changes with every change, unless the tables are Blind.
 func (t *Tables) Stamp(family netfilter.Family) (uint64, error) {
 	if err := t.kernel.read(fmt.Sprintf("IPv%d stamp", family)); err != nil || t.Blind {
 		return 0, err
@@ -116,7 +117,7 @@ func (t *Tables) Stamp(family netfilter.Family) (uint64, error) {
 	return digest(t.Rulesets[family]), nil
 }
 
-// Digest tells of every change.
+// Digest changes with every change.
 func (t *Tables) Digest(family netfilter.Family) (uint64, error) {
 	if err := t.kernel.read(fmt.Sprintf("IPv%d digest", family)); err != nil {
 		return 0, err
@@ -127,7 +128,7 @@ func (t *Tables) Digest(family netfilter.Family) (uint64, error) {
 	return digest(t.Rulesets[family]), nil
 }
 
-// Alone can tell where writes are counted.
+// Alone can be true only if writes are counted.
 func (t *Tables) Alone(before, after uint64, tables int) bool {
 	return t.Counting && after-before == uint64(tables)
 }
@@ -136,7 +137,7 @@ var seed = maphash.MakeSeed()
 
 func digest(rs netfilter.Ruleset) uint64 { return maphash.Bytes(seed, netfilter.Render(rs)) }
 
-// Restore commits table by table, so that an error leaves those before it done. The steps are "IPv4 mangle" and so on.
+// Restore commits table by table, so an error leaves the earlier tables written. Its steps are "IPv4 mangle" and so on.
 func (t *Tables) Restore(_ context.Context, batch netfilter.Batch) error {
 	t.Restores++
 	for _, table := range batch.Tables {
@@ -153,7 +154,7 @@ func (t *Tables) Restore(_ context.Context, batch netfilter.Batch) error {
 	return nil
 }
 
-// check refuses what iptables-restore would refuse.
+// check refuses what iptables-restore refuses.
 func (t *Tables) check(have netfilter.Ruleset, b netfilter.Batch) error {
 	table := b.Tables[0]
 	before := chains(have, table.Name)
@@ -171,10 +172,10 @@ func (t *Tables) check(have netfilter.Ruleset, b netfilter.Batch) error {
 	for name, rules := range after {
 		for _, r := range rules {
 			if _, found := after[r.Target.Chain]; r.Target.Chain != "" && !found {
-				return fmt.Errorf("IPv%d %s: chain %s leads to %s, which there is not", b.Family, table.Name, name, r.Target.Chain)
+				return fmt.Errorf("IPv%d %s: chain %s jumps to %s, which does not exist", b.Family, table.Name, name, r.Target.Chain)
 			}
 			if _, found := t.kernel.Sets.Members[r.SourceSet.Name]; r.SourceSet.Name != "" && !found {
-				return fmt.Errorf("IPv%d %s: chain %s names the set %s, which there is not", b.Family, table.Name, name, r.SourceSet.Name)
+				return fmt.Errorf("IPv%d %s: chain %s names the set %s, which does not exist", b.Family, table.Name, name, r.SourceSet.Name)
 			}
 		}
 	}
@@ -198,13 +199,13 @@ func chains(rs netfilter.Ruleset, table string) map[string][]netfilter.Rule {
 type Routes struct {
 	kernel *Kernel
 	links  map[string]bool
-	// Set is what there is of ours.
+	// Set holds our routes and rules.
 	Set policyrouting.Set
-	// Observations counts how often it was read.
+	// Observations counts the calls of Observe.
 	Observations int
 }
 
-// SetLink brings a link up or down; a link that goes down takes its routes with it.
+// SetLink brings a link up or down. A link that goes down loses its routes.
 func (r *Routes) SetLink(link string, up bool) {
 	r.links[link] = up
 	if !up {
@@ -221,7 +222,7 @@ func (r *Routes) Observe() (policyrouting.Set, error) {
 	return policyrouting.Set{Rules: slices.Clone(r.Set.Rules), Routes: slices.Clone(r.Set.Routes)}, nil
 }
 
-// Apply carries out what it can. The steps are the commands of iproute2.
+// Apply executes the changes as far as it can. Its steps are the commands of iproute2.
 func (r *Routes) Apply(changes policyrouting.Changes) (policyrouting.Changes, error) {
 	var done policyrouting.Changes
 	var errs []error
@@ -287,12 +288,12 @@ func (r *Routes) reaches(route policyrouting.Route, gw netip.Addr) bool {
 	})
 }
 
-// Sysctls fakes the kernel's parameters.
+// Sysctls fakes the kernel parameters.
 type Sysctls struct {
 	kernel *Kernel
-	// Values are the parameters that there are.
+	// Values holds the existing parameters.
 	Values map[string]string
-	// Unreadable are parameters that cannot be read, and why.
+	// Unreadable maps parameters that cannot be read to the error.
 	Unreadable map[string]error
 	was        map[string]string
 }
@@ -322,7 +323,7 @@ func (s *Sysctls) List(pattern string) ([]string, error) {
 	return keys, nil
 }
 
-// Set changes a parameter. Its step is "sysctl net/ipv4/ip_forward=1".
+// Set changes a parameter. Its step is, for example, "sysctl net/ipv4/ip_forward=1".
 func (s *Sysctls) Set(key, value string) error {
 	if err := s.kernel.write("sysctl " + key + "=" + value); err != nil {
 		return err
@@ -331,7 +332,7 @@ func (s *Sysctls) Set(key, value string) error {
 	return nil
 }
 
-// Restore puts back what Set changed, but for what is in keep.
+// Restore undoes Set, except for the parameters in keep.
 func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 	var restored []string
 	for _, key := range slices.Sorted(maps.Keys(s.was)) {
@@ -348,14 +349,14 @@ func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 	return restored, nil
 }
 
-// Conntrack fakes the table of connections, in which there are none.
+// Conntrack fakes a connection table without connections.
 type Conntrack struct {
 	kernel *Kernel
-	// Cuts are what it was asked for.
+	// Cuts holds the arguments of all calls of Cut.
 	Cuts []Cut
-	// Stale is how many connections the next Cut ends.
+	// Stale is the number of connections that the next Cut ends.
 	Stale int
-	// Owed is what Owes returns.
+	// Owed is the result of Owes.
 	Owed bool
 }
 
@@ -368,7 +369,8 @@ type Cut struct {
 	State gateway.State
 }
 
-// Cut notes the states. Its step is "cut connections"; it is no write, as it is only there where something is to be ended.
+// Cut records the states. Its step is "cut connections". The step is not in Journal, because a Cut writes only if there is
+// something to end.
 func (c *Conntrack) Cut(_ context.Context, since *gateway.State, state gateway.State) (int, error) {
 	if err := c.kernel.read("cut connections"); err != nil {
 		return 0, err

@@ -16,9 +16,9 @@ import (
 // Sets fakes sets of networks.
 type Sets struct {
 	kernel *Kernel
-	// Members are the sets that there are of ours, by name.
+	// Members holds our sets by name.
 	Members map[string]netfilter.Set
-	// Observations counts how often they were read whole.
+	// Observations counts the calls of Observe.
 	Observations int
 }
 
@@ -35,7 +35,7 @@ func (s *Sets) Observe() ([]netfilter.Set, error) {
 	return sets, nil
 }
 
-// Stamp tells of names and sizes.
+// Stamp depends on names and sizes.
 func (s *Sets) Stamp() (uint64, error) {
 	var hash maphash.Hash
 	hash.SetSeed(seed)
@@ -45,7 +45,7 @@ func (s *Sets) Stamp() (uint64, error) {
 	return hash.Sum64(), nil
 }
 
-// Put makes the set. Its step is "put set NAME".
+// Put creates the set. Its step is "put set NAME".
 func (s *Sets) Put(set netfilter.Set) error {
 	if err := s.kernel.write("put set " + set.Name); err != nil {
 		return err
@@ -58,7 +58,7 @@ func (s *Sets) Put(set netfilter.Set) error {
 func (s *Sets) Change(set netfilter.Set, add, remove []netip.Prefix) error {
 	have, found := s.Members[set.Name]
 	if !found {
-		return fmt.Errorf("set %s: there is none", set.Name)
+		return fmt.Errorf("set %s does not exist", set.Name)
 	}
 	if err := s.kernel.write(fmt.Sprintf("change set %s +%d -%d", set.Name, len(add), len(remove))); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (s *Sets) Destroy(name string) error {
 		}
 	}
 	if _, found := s.Members[name]; !found {
-		return fmt.Errorf("set %s: there is none", name)
+		return fmt.Errorf("set %s does not exist", name)
 	}
 	if err := s.kernel.write("destroy set " + name); err != nil {
 		return err
