@@ -10,7 +10,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// leafAddresses is how many addresses are tried one after the other.
+// leafAddresses is the number of addresses that are checked one after the other.
 const leafAddresses = 8
 
 // site is an address and its rules.
@@ -36,12 +36,13 @@ func (b *builder) sites(trees []tree) []site {
 	return sites
 }
 
-// ours tells whether an address is of the family that is built.
+// ours reports whether an address belongs to the family that is built.
 func (b *builder) ours(a netip.Addr) bool { return a.Is4() == (b.family == netfilter.IPv4) }
 
 func only(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// dispatch returns the rules of sorted sites. Beyond a few, they stand in a tree of prefixes, to whose chains way leads.
+// dispatch returns the rules of sorted sites. If there are more than leafAddresses, they are in a tree of prefixes, and way
+// returns the rule that jumps to the chain of a prefix.
 func (b *builder) dispatch(sites []site, way func(netip.Prefix) netfilter.Rule) []netfilter.Rule {
 	var rules []netfilter.Rule
 	for len(sites) > leafAddresses {
@@ -66,7 +67,8 @@ func (b *builder) dispatch(sites []site, way func(netip.Prefix) netfilter.Rule) 
 	return rules
 }
 
-// toServices leads to the services of a prefix and back, so that a packet that is not ours meets the end of the first chain.
+// toServices jumps to the services of a prefix, and returns, so that packets for other services reach the end of the first
+// chain.
 func (b *builder) toServices(half netip.Prefix) netfilter.Rule {
 	return netfilter.Rule{Destination: half, Target: b.jump(prefixChain("A", half))}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// lists are the lists of clients that the rules name.
+// lists returns the client lists that the rules name.
 func lists(rs netfilter.Ruleset) []string {
 	names := map[string]bool{}
 	for _, table := range rs.Tables {
@@ -31,14 +31,15 @@ func lists(rs netfilter.Ruleset) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// sticky forwards keep clients for three hours.
+// stickyForward returns a Forward with an affinity of three hours.
 func stickyForward(owner string, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
 	f := forward(netfilter.IPv4, address, protocol, first, last, b)
 	f.Owner, f.Affinity, f.Shift = owner, 3*time.Hour, first != last
 	return f
 }
 
-// TestClientsAreKeptByService has clients of any port, protocol, address and Mapping of a Service come back to one endpoint.
+// TestClientsAreKeptByService expects that a client reaches the same endpoint by every port, protocol, address and Mapping of a
+// Service.
 func TestClientsAreKeptByService(t *testing.T) {
 	pods := func(port uint16) []gateway.Backend { return backends(netfilter.IPv4, 3, port) }
 	forwards := sorted([]*gateway.Forward{
@@ -61,19 +62,19 @@ func TestClientsAreKeptByService(t *testing.T) {
 			p := packet(netfilter.IPv4, client, f.Address, f.Protocol, f.Ports.Last)
 			p.Recent = func(list string, _ uint32) bool { return slices.Contains(remembered, list) }
 			if got := tracer.Trace(p).Packet.Destination.Addr(); got != pods(0)[n].Address {
-				t.Errorf("the client of %s comes to %s by %s", pods(0)[n].Address, got, f.Frontend)
+				t.Errorf("the client of %s reaches %s through %s", pods(0)[n].Address, got, f.Frontend)
 			}
 		}
 		p = packet(netfilter.IPv4, client, other.Address, gateway.TCP, 80)
 		p.Chance = pick((n + 1) % 3)
 		p.Recent = func(list string, _ uint32) bool { return slices.Contains(remembered, list) }
 		if got := tracer.Trace(p).Packet.Destination.Addr(); got != pods(0)[(n+1)%3].Address {
-			t.Errorf("the client of %s comes to %s of another Service", pods(0)[n].Address, got)
+			t.Errorf("the client of %s reaches %s through another Service", pods(0)[n].Address, got)
 		}
 	}
 }
 
-// TestListsOfClients counts the lists: the kernel looks for a list among all others for each rule that names it.
+// TestListsOfClients counts the lists, because the kernel searches all lists for each rule that names one.
 func TestListsOfClients(t *testing.T) {
 	var wide, apart []*gateway.Forward
 	for address := range 3 {
@@ -109,7 +110,7 @@ func TestListsOfClients(t *testing.T) {
 	}
 }
 
-// TestListNames are what a restart has to find again.
+// TestListNames checks names that must survive an upgrade, because a restart relies on them.
 func TestListNames(t *testing.T) {
 	f := stickyForward("default/echo", 1, gateway.TCP, 80, 80, backends(netfilter.IPv4, 2, 8080))
 	want := []string{"SMARTNAT-MCUJOUQUNJ-10.244.0.1", "SMARTNAT-MCUJOUQUNJ-10.244.0.2"}

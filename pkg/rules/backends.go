@@ -16,11 +16,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// groupSize is how many backends are tried one after the other; when there are more, they stand in groups of up to as many.
+// groupSize is the number of backends that are tried one after the other. More backends form groups of up to this size.
 const groupSize = 32
 
-// backends appends the rules that choose a backend and translate: first those for clients that are to have again the one
-// that they had, then those that share out evenly.
+// backends appends the rules that select a backend and translate: first the rules for clients that must get their last backend
+// again, then the rules that distribute evenly.
 func (b *builder) backends(rules []netfilter.Rule, f *gateway.Forward) []netfilter.Rule {
 	start := len(rules)
 	if sticky(f) {
@@ -42,12 +42,12 @@ func (b *builder) backends(rules []netfilter.Rule, f *gateway.Forward) []netfilt
 	return rules
 }
 
-// sticky tells whether clients come back to the backend that they had.
+// sticky reports whether clients return to their last backend.
 func sticky(f *gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
 
-// clientsOf names the list of the clients of an endpoint: one for all ports, protocols and external addresses of the Service, so
-// that a client's connections meet at one pod, and so that the kernel, which looks a list up among all others for each rule that
-// names it, has few of them. The port joins the name only where endpoints of the Forward share an address.
+// clientsOf names the client list of an endpoint. All ports, protocols and external addresses of the Service share it, for two
+// reasons: all connections of a client reach the same pod, and the kernel, which searches the lists for each rule that names
+// one, has few of them. The name includes the port only if endpoints of the Forward share an address.
 func clientsOf(prefix string, f *gateway.Forward, backend gateway.Backend) string {
 	name := fmt.Sprintf("%s%s-%s", prefix, digest([]byte(f.Service), 10), backend.Address)
 	first, _ := slices.BinarySearchFunc(f.Backends, backend.Address, func(b gateway.Backend, a netip.Addr) int { return b.Address.Compare(a) })
@@ -57,7 +57,8 @@ func clientsOf(prefix string, f *gateway.Forward, backend gateway.Backend) strin
 	return name
 }
 
-// share appends rules that share out evenly among some backends: each takes its part of what those before it left.
+// share appends rules that distribute evenly among some backends: each takes its share of the packets that the rules before it
+// did not match.
 func (b *builder) share(rules []netfilter.Rule, f *gateway.Forward, ports gateway.PortRange, backends []gateway.Backend) []netfilter.Rule {
 	for i, backend := range backends {
 		r := toPorts(f, destination(f, backend))
@@ -71,7 +72,8 @@ func (b *builder) share(rules []netfilter.Rule, f *gateway.Forward, ports gatewa
 	return rules
 }
 
-// part is the probability of some of those that are left; all of them take whatever comes.
+// part returns the probability of selecting some of the backends that are left, or 0 for all of them, which need no
+// probability.
 func part(some, left int) uint32 {
 	if some == left {
 		return 0
@@ -79,9 +81,10 @@ func part(some, left int) uint32 {
 	return uint32(math.Round(netfilter.Certain * float64(some) / float64(left)))
 }
 
-// groups appends rules that share out among groups by their size. Which group a backend is in is said by its digest and by
-// how many others are near: as one comes or goes, no more changes than its group, the one that this splits into or merges
-// with, and the chain that leads to them. The largest come first, which evens out the number of rules to the last backend.
+// groups appends rules that distribute among groups by their size. The group of a backend depends on its digest and on the
+// number of backends with similar digests. Adding or removing a backend therefore changes only its group, the group that splits
+// from it or merges with it, and the chain that jumps to them. The largest groups come first, which evens out the number of
+// rules until the last backend.
 func (b *builder) groups(rules []netfilter.Rule, f *gateway.Forward) []netfilter.Rule {
 	groups := split(allDigests, members(f.Backends))
 	slices.SortStableFunc(groups, func(x, y group) int { return cmp.Compare(len(y.backends), len(x.backends)) })
@@ -99,7 +102,7 @@ func (b *builder) groups(rules []netfilter.Rule, f *gateway.Forward) []netfilter
 	return rules
 }
 
-// member is a backend and where it belongs.
+// member is a backend and its digest.
 type member struct {
 	gateway.Backend
 	digest uint32
@@ -118,14 +121,14 @@ func members(backends []gateway.Backend) []member {
 	return list
 }
 
-// group are backends with a chain, which is named by where the group starts.
+// group is the backends of one chain. The chain is named after the start of the group.
 type group struct {
 	start    uint32
 	backends []gateway.Backend
 }
 
-// split halves a block of digests until each part is small enough. A lower half starts where the whole did, and so keeps its
-// chain.
+// split halves a block of digests until each part is small enough. The lower half starts where the whole block does, and so
+// keeps its chain.
 func split(k block, list []member) []group {
 	switch {
 	case len(list) == 0:
@@ -142,7 +145,7 @@ func split(k block, list []member) []group {
 	return []group{g}
 }
 
-// destination is where a backend's share of the forward goes.
+// destination returns the target for a backend's share of the forward.
 func destination(f *gateway.Forward, backend gateway.Backend) netfilter.Target {
 	t := netfilter.Target{Verb: netfilter.Translate, Address: backend.Address, Ports: gateway.Port(backend.Port)}
 	if !f.Shift || f.Ports.Single() {

@@ -22,10 +22,10 @@ func manyBackends(n int, affinity time.Duration) gateway.State {
 	return gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}}
 }
 
-// choice is what it costs to choose one of many backends, in exact figures.
+// choice is the cost of selecting one of many backends, in exact figures.
 type choice struct {
 	Chains, Rules, Bytes int
-	// Worst is how many rules the first packet meets at most, in all tables, and Mean on average.
+	// Worst and Mean are the number of rules that a first packet meets, in all tables.
 	Worst int
 	Mean  string
 }
@@ -76,11 +76,12 @@ func TestBackendsShareEvenly(t *testing.T) {
 	}
 }
 
-// TestBackendThatComesOrGoes adds one backend to many sizes, all of the small ones, where the shape of the chains changes most.
+// TestBackendThatComesOrGoes adds one backend to many numbers of backends, including all small ones, for which the chains
+// change most.
 func TestBackendThatComesOrGoes(t *testing.T) {
 	for _, tc := range []struct {
 		affinity time.Duration
-		// chains and rules are the most that one batch rewrites.
+		// chains and rules are the maximum that one batch rewrites.
 		chains, rules int
 	}{
 		{0, 3, 71},
@@ -96,7 +97,7 @@ func TestBackendThatComesOrGoes(t *testing.T) {
 					netfilter.Diff(after, before, options.Ownership.ChainPrefix),
 				} {
 					if batch.Chains() > 3 {
-						t.Fatalf("with %d backends, one that comes or goes rewrites %d chains", n, batch.Chains())
+						t.Fatalf("with %d backends, adding or removing one rewrites %d chains", n, batch.Chains())
 					}
 					chains, rules = max(chains, batch.Chains()), max(rules, batch.Rules())
 				}

@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// shapes are ways to have many ports: side by side and each to a place of its own, and as Mappings of ten ports are that
-// lead to the same endpoints.
+// shapes are arrangements of many ports: adjacent ports with a destination each, and Mappings of ten ports with the same
+// endpoints.
 var shapes = []struct {
 	name  string
 	state func(ports int) gateway.State
@@ -36,7 +36,7 @@ func each(b *testing.B, run func(b *testing.B, state gateway.State)) {
 	}
 }
 
-// lessOne is the state without an endpoint of ten ports in its middle, as calc makes it: the rest is shared.
+// lessOne returns the state without one endpoint of ten ports in its middle. As in calc, it shares the rest.
 func lessOne(state gateway.State) gateway.State {
 	state.Forwards = slices.Clone(state.Forwards)
 	middle := len(state.Forwards) / 20 * 10
@@ -101,8 +101,8 @@ func BenchmarkRender(b *testing.B) {
 	})
 }
 
-// TestAllocationsFollowTheChange holds what one endpoint costs among many ports against what it costs among few: what is left
-// to the garbage collector decides how often it runs. Only the list of the table's chains is copied, 8 bytes each.
+// TestAllocationsFollowTheChange compares the allocations for one endpoint among many ports and among few, because garbage
+// determines how often the collector runs. Only the list of the table's chains is copied, 8 bytes for each.
 func TestAllocationsFollowTheChange(t *testing.T) {
 	for _, shape := range shapes {
 		for _, n := range []int{1000, 10000, 30000} {

@@ -10,8 +10,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// Boundary returns the rules that hold the boundary and do nothing else: what a host needs where no Mapping is known yet,
-// or none of the family is served.
+// Boundary returns the rules that enforce the boundary and nothing else, for a host whose Mappings are not known yet and for a
+// family that is not served.
 func Boundary(state gateway.State, family netfilter.Family, opts Options) netfilter.Ruleset {
 	b := &builder{family: family, opts: opts, state: state, room: &room{}}
 	filter := b.table("filter", func() {
@@ -22,8 +22,8 @@ func Boundary(state gateway.State, family netfilter.Family, opts Options) netfil
 	return netfilter.Ruleset{Family: family, Tables: []netfilter.Table{filter}}
 }
 
-// Guard returns what puts up the boundary on a host that may hold rules of ours already. It takes nothing away: what is
-// forwarded for Mappings that are not known yet goes on.
+// Guard returns a batch that adds the boundary to a host that may already hold our rules. It removes nothing: the host
+// continues to forward for Mappings that are not known yet.
 func Guard(have netfilter.Ruleset, state gateway.State, opts Options) netfilter.Batch {
 	want := Boundary(state, have.Family, opts)
 	wanted := want.Tables[0].Chains
@@ -46,7 +46,7 @@ func Guard(have netfilter.Ruleset, state gateway.State, opts Options) netfilter.
 		}
 		merged := slices.Clone(seen.Chains[j].Rules)
 		for _, guard := range w.Rules {
-			// What a bridge switches goes before what is dropped.
+			// The exception for bridged packets goes before the rules that drop.
 			if at := len(merged); !slices.Contains(merged, guard) {
 				if guard.Bridged {
 					at = 0

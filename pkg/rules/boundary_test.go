@@ -12,8 +12,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// TestGuardTakesNothingAway puts up the boundary over nothing, over other programs' rules, and over what was programmed under
-// another config: packets of before go on, and neighbours by any uplink of the new config get nothing.
+// TestGuardTakesNothingAway adds the boundary to an empty host, to rules of other programs, and to our rules of another config.
+// Packets that passed before must still pass, and neighbours on every uplink of the new config must get nothing.
 func TestGuardTakesNothingAway(t *testing.T) {
 	other := netfilter.Ruleset{Tables: []netfilter.Table{{Name: "filter", Chains: []*netfilter.Chain{
 		{Name: "FORWARD", Policy: "ACCEPT", Rules: []netfilter.Rule{{In: "docker0", Target: netfilter.Target{Verb: netfilter.Accept}}}},
@@ -30,7 +30,7 @@ func TestGuardTakesNothingAway(t *testing.T) {
 			now := gateway.State{Uplinks: uplinks[1:], Outside: []string{"br-wan"}}
 			after := netfilter.Apply(before, Guard(before, now, options))
 			if again := Guard(after, now, options); !again.Empty() {
-				t.Errorf("seed %d, IPv%d: not done after what was done:\n%s", seed, family, again.Text())
+				t.Errorf("seed %d, IPv%d: a second Guard changes:\n%s", seed, family, again.Text())
 			}
 			was, is := netfilter.NewTracer(before), netfilter.NewTracer(after)
 			for _, f := range state.Forwards {
@@ -55,13 +55,14 @@ func TestGuardTakesNothingAway(t *testing.T) {
 				Source: netip.AddrPortFrom(inside(family, 5), 1), Destination: netip.AddrPortFrom(source(family, 0).Addr(), 80),
 				Route: func(netip.Addr, uint32) string { return "eth0" }}
 			if got := is.Trace(docker); got.Verdict != netfilter.Accept {
-				t.Errorf("seed %d, IPv%d: what is none of ours is dropped: %+v", seed, family, got.Steps)
+				t.Errorf("seed %d, IPv%d: a packet that does not concern us is dropped: %+v", seed, family, got.Steps)
 			}
 		}
 	}
 }
 
-// TestLeavingWithoutUplinks: where the config names no uplink, connections of ours leave by no link that is taken to lead outside.
+// TestLeavingWithoutUplinks expects that, without uplinks in the config, our connections leave by no link that is assumed to
+// lead outside.
 func TestLeavingWithoutUplinks(t *testing.T) {
 	for _, family := range families {
 		pod, client := inside(family, 200), source(family, 0).Addr()

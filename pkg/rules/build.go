@@ -12,16 +12,16 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// Options say how to build.
+// Options configures the rules.
 type Options struct {
 	Ownership gateway.Ownership
-	// RandomFully is set when MASQUERADE and SNAT know --random-fully.
+	// RandomFully means that MASQUERADE and SNAT support --random-fully.
 	RandomFully bool
-	// Sets is set when the host knows sets of addresses; without them each source of a long list is a rule.
+	// Sets means that the host supports sets of addresses. Without them, each source of a long list is a rule.
 	Sets bool
 }
 
-// The chains that always exist, without the prefix.
+// Names, without the prefix, of the chains that are independent of Forwards.
 const (
 	preroutingChain  = "PREROUTING"
 	outputChain      = "OUTPUT"
@@ -43,25 +43,25 @@ const (
 	markRejectChain  = "MARK-REJECT"
 )
 
-// Build returns the rules of one family that make the host do what the state asks for. A state that asks for nothing still
-// has the fixed chains.
+// Build returns the rules of one family that make the host do what the state requires. An empty state still has the fixed
+// chains.
 func Build(state gateway.State, family netfilter.Family, opts Options) netfilter.Ruleset {
 	return NewBuilder(family, opts).Build(state)
 }
 
-// builder collects chains, those of one table, or of a part of it, at a time.
+// builder collects the chains of one table, or of a part of one, at a time.
 type builder struct {
 	family netfilter.Family
 	opts   Options
 	state  gateway.State
-	// forwards are those of the family.
+	// forwards holds the forwards of the family.
 	forwards []*gateway.Forward
-	// before is what was built last.
+	// before is the result of the last build.
 	before *memory
 	*room
-	// chains are those of the part being built, earlier those that it had.
+	// chains are the chains of the part being built, earlier are its chains in the last build.
 	chains, earlier []*netfilter.Chain
-	// sources are the chains that check sources and that the part being built leads to.
+	// sources are the chains that check sources and to which the part being built jumps.
 	sources []*netfilter.Chain
 }
 
@@ -84,8 +84,8 @@ func byName(chains []*netfilter.Chain) []*netfilter.Chain {
 	return chains
 }
 
-// chain adds a chain of ours. Where the part had the same before it is that one, so that who compares sees it at once;
-// otherwise it keeps a copy of the rules that is no larger than it has to be.
+// chain adds a chain of ours. If the part had an equal chain before, it reuses that one, so that a comparison is fast.
+// Otherwise it copies the rules to a slice of the exact size.
 func (b *builder) chain(name string, rules ...netfilter.Rule) {
 	commentOnce(rules)
 	name = b.name(name)
@@ -99,7 +99,7 @@ func (b *builder) chain(name string, rules ...netfilter.Rule) {
 	b.chains = append(b.chains, &netfilter.Chain{Name: name, Rules: kept})
 }
 
-// draft lends room for the rules of a chain that are put together one by one.
+// draft returns an empty slice for the rules of a chain that is built rule by rule.
 func (b *builder) draft() []netfilter.Rule {
 	if n := len(b.drafts); n > 0 {
 		draft := b.drafts[n-1]
@@ -109,11 +109,11 @@ func (b *builder) draft() []netfilter.Rule {
 	return make([]netfilter.Rule, 0, 2*leafRules)
 }
 
-// done takes the room back.
+// done returns the slice for reuse.
 func (b *builder) done(draft []netfilter.Rule) { b.drafts = append(b.drafts, draft[:0]) }
 
-// commentOnce leaves out what the rule above says already: a comment takes the legacy back end as much room as the rest of
-// the rule.
+// commentOnce removes comments that repeat the one of the rule above. In the legacy back end, a comment takes as much memory as
+// the rest of the rule.
 func commentOnce(rules []netfilter.Rule) {
 	last := ""
 	for i := range rules {
@@ -127,7 +127,7 @@ func commentOnce(rules []netfilter.Rule) {
 	}
 }
 
-// hook leads a built-in chain to a chain of ours.
+// hook makes a built-in chain jump to a chain of ours.
 func (b *builder) hook(builtIn, chain string) {
 	b.chains = append(b.chains, &netfilter.Chain{Name: builtIn, Rules: []netfilter.Rule{{Target: b.jump(chain)}}})
 }
@@ -142,18 +142,18 @@ func (b *builder) goTo(chain string) netfilter.Target {
 	return netfilter.Target{Verb: netfilter.Goto, Chain: b.name(chain)}
 }
 
-// mangle keeps replies on the uplink that the connection comes in by. The packet's mark is restored for replies alone: in
-// the other direction it would lead packets for a backend out of the uplink.
+// mangle keeps replies on the uplink by which the connection came in. It restores the mark of the packet only for replies: in
+// the other direction, the mark would route packets for a backend out of the uplink.
 //
-// A connection has the uplink of its first packet. Flows of UDP that never pause never have another first packet, so the
-// uplink follows each of their packets: when a router in front of the host moves their path, so do the replies. TCP and SCTP
-// do not follow. They time out and connect again by the new path, and otherwise one forged segment that conntrack takes for
-// valid (any, with nf_conntrack_tcp_be_liberal) would lead the replies elsewhere. With UDP, a sender who forges the client's
-// address, port and uplink gets the replies until the client's next packet. Before, one forged packet ahead of
-// the first reply got him all replies, to the end of the flow.
+// A connection has the uplink of its first packet. A UDP flow that never pauses has no other first packet, so its uplink
+// follows each packet: if a router in front of the host moves the path of the flow, the replies move too. TCP and SCTP do not
+// follow. They time out and connect again by the new path. If they followed, one forged segment that conntrack accepts (any
+// segment, with nf_conntrack_tcp_be_liberal) would move the replies. With UDP, a sender who forges the client's address and
+// port on another uplink gets the replies until the next packet of the client. If UDP did not follow, one forged packet before
+// the first reply would get all replies, until the end of the flow.
 //
-// Replies meet two rules, as do first packets. Only UDP is asked for its uplink again, so that established packets of TCP meet
-// as few rules with many uplinks as with one.
+// Replies and first packets meet two rules. Only UDP packets check their uplink again, so the number of rules for established
+// TCP packets does not grow with the number of uplinks.
 func (b *builder) mangle() {
 	restore := netfilter.Rule{
 		Direction: netfilter.Reply,
@@ -173,7 +173,7 @@ func (b *builder) mangle() {
 	b.hook("OUTPUT", outputChain)
 	b.chain(outputChain, restore)
 	if b.state.ClampMSS {
-		// Not before POSTROUTING is the first packet of a pod's connection known to be ours.
+		// In POSTROUTING, because the first packet of a pod's connection is not known as ours earlier.
 		b.hook("POSTROUTING", postroutingChain)
 		b.chain(postroutingChain, netfilter.Rule{
 			Protocol: gateway.TCP, SYN: true, ConnMark: b.opts.Ownership.Forwarded(), Target: netfilter.Target{Verb: netfilter.ClampMSS},
@@ -181,8 +181,8 @@ func (b *builder) mangle() {
 	}
 }
 
-// markUplinks marks a connection with the uplink that the packet comes in by. A pod that leaves with an external address may be
-// behind an uplink, and is answered as the main table says, not by a next hop outside.
+// markUplinks marks a connection with the uplink by which the packet comes in. A pod that leaves with an external address may
+// be behind an uplink. Its replies follow the main table, not a next hop outside.
 func (b *builder) markUplinks() []netfilter.Rule {
 	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks)+1)
 	if b.leaves() && len(b.insideNetworks()) > 0 {
@@ -197,8 +197,8 @@ func (b *builder) markUplinks() []netfilter.Rule {
 	return rules
 }
 
-// filter refuses what nat marked, and holds the boundary. A forwarded connection passes first: it is never marked to be
-// refused, as that clears its mark.
+// filter drops and rejects the packets that nat marked, and enforces the boundary. Forwarded connections pass first: they never
+// carry such a mark, because refusing a connection clears its mark.
 func (b *builder) filter() {
 	drop := netfilter.Target{Verb: netfilter.Drop}
 	input := []netfilter.Rule{{Target: b.jump(refuseChain)}}
@@ -228,7 +228,7 @@ func (b *builder) filter() {
 	)
 }
 
-// guards lead what comes in from the outside to the boundary.
+// guards send packets from outside to the boundary.
 func (b *builder) guards() []netfilter.Rule {
 	guards := make([]netfilter.Rule, 0, len(b.state.Uplinks)+len(b.state.Outside))
 	for _, u := range b.state.Uplinks {
@@ -238,7 +238,7 @@ func (b *builder) guards() []netfilter.Rule {
 		guards = append(guards, netfilter.Rule{In: link, Target: b.goTo(boundaryChain)})
 	}
 	if b.has(b.state.Closed) {
-		// A host that forwards for us alone forwards nothing on a link that is not known to be inside.
+		// A host that forwards only for us drops packets from every link that is not known to be inside.
 		for _, link := range b.state.InsideLinks {
 			guards = append(guards, netfilter.Rule{In: link, Target: netfilter.Target{Verb: netfilter.Return}})
 		}
@@ -247,8 +247,8 @@ func (b *builder) guards() []netfilter.Rule {
 	return guards
 }
 
-// letSwitched leaves alone what a bridge switches and the host does not route, which other programs (br_netfilter) have put
-// before netfilter.
+// letSwitched ignores packets that a bridge switches without routing. They meet netfilter only if another program enabled
+// br_netfilter.
 func (b *builder) letSwitched() []netfilter.Rule {
 	if !b.has(b.state.Switched) {
 		return nil
@@ -263,7 +263,7 @@ func (b *builder) has(families gateway.Families) bool {
 func (b *builder) boundary() {
 	back := netfilter.Target{Verb: netfilter.Return}
 	rules := []netfilter.Rule{
-		// Published by another program on this host: the host's own rules decide.
+		// Published by another program on this host, whose own rules decide.
 		{State: netfilter.DNAT, Target: back},
 		// Opened from inside.
 		{State: netfilter.Related | netfilter.Established, Direction: netfilter.Reply, Target: back},
@@ -274,10 +274,10 @@ func (b *builder) boundary() {
 	b.chain(boundaryChain, append(rules, netfilter.Rule{Target: netfilter.Target{Verb: netfilter.Drop}})...)
 }
 
-// acceptForwarded lets both directions of forwarded connections pass. What the client sends never leaves by an uplink,
-// wherever its backend is routed: a gateway leads inside, or it would be an open proxy. What a pod sends that leaves
-// with an external address does, and so does a connection that a helper announced, such as the data of active FTP, which
-// the backend opens. Replies meet one rule: most bytes are theirs.
+// acceptForwarded lets both directions of forwarded connections pass. A packet of the client never leaves by an uplink, even if
+// its backend is routed there: otherwise the host would be an open proxy. A packet of a pod that leaves with an external
+// address may leave, and so may a connection that a helper expects, such as the data connection of active FTP, which the
+// backend opens. Replies carry most bytes, so they meet only one rule.
 func (b *builder) acceptForwarded() []netfilter.Rule {
 	ours, accept := b.opts.Ownership.Forwarded(), netfilter.Target{Verb: netfilter.Accept}
 	links := b.leavingLinks()
@@ -299,8 +299,9 @@ func (b *builder) acceptForwarded() []netfilter.Rule {
 	return append(rules, netfilter.Rule{ConnMark: ours, Target: accept})
 }
 
-// leavingLinks are the links that connections of ours do not leave by: the uplinks, or without any, those that are taken to lead
-// to the outside. What is stacked on an uplink is none of them: the cluster may be on a VLAN of the same card.
+// leavingLinks returns the links by which our connections must not leave: the uplinks or, without uplinks, the links that are
+// assumed to lead outside. It does not include links that are stacked on an uplink: the cluster may be on a VLAN of the same
+// card.
 func (b *builder) leavingLinks() []string {
 	links := make([]string, 0, len(b.state.Uplinks))
 	for _, u := range b.state.Uplinks {
@@ -312,7 +313,8 @@ func (b *builder) leavingLinks() []string {
 	return links
 }
 
-// clusterNetworks are where a connection may be led by an uplink: a host with one link has no other way to the cluster.
+// clusterNetworks returns the networks to which a connection may leave by an uplink: a host with one link has no other way to
+// the cluster.
 func (b *builder) clusterNetworks() []netip.Prefix {
 	networks := append(b.insideNetworks(), b.ofNetworks(b.state.BackendNetworks)...)
 	for _, r := range b.state.ServiceRoutes {
@@ -326,14 +328,14 @@ func (b *builder) clusterNetworks() []netip.Prefix {
 
 func (b *builder) insideNetworks() []netip.Prefix { return b.ofNetworks(b.state.InsideNetworks) }
 
-// ofNetworks returns those of the family.
+// ofNetworks returns the networks of the family.
 func (b *builder) ofNetworks(networks []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return !b.ours(p.Addr()) })
 }
 
-// refuseOutput refuses what the host itself sends and nat marked. The kernel sends its reports of multicast groups (IGMP, MLD)
-// with something else where the mark is, as mark and reserved_tailroom share their place: only protocols that nat
-// marks are asked for theirs.
+// refuseOutput drops and rejects packets of the host itself that nat marked. It checks only the protocols that nat marks: in
+// the kernel's reports of multicast groups (IGMP, MLD), the mark has another value, because it shares its memory with
+// reserved_tailroom.
 func (b *builder) refuseOutput() []netfilter.Rule {
 	protocols := []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP}
 	rules := make([]netfilter.Rule, 0, len(protocols))
@@ -343,7 +345,7 @@ func (b *builder) refuseOutput() []netfilter.Rule {
 	return rules
 }
 
-// fixed adds what of the nat table has nothing to do with forwards. It translates.
+// fixed adds the chains of the nat table that do not depend on forwards.
 func (b *builder) fixed() {
 	b.hook("PREROUTING", servicesChain)
 	if !b.state.ForwardedOnly {
@@ -357,7 +359,7 @@ func (b *builder) fixed() {
 	b.keepSource()
 }
 
-// masquerade returns what masquerades. The kernel takes a range of source ports for one protocol at a time.
+// masquerade returns the target that masquerades. The kernel accepts a range of source ports only together with a protocol.
 func (b *builder) masquerade() netfilter.Target {
 	anyPort := netfilter.Target{Verb: netfilter.Masquerade, RandomFully: b.opts.RandomFully}
 	if b.state.MasqueradePorts == (gateway.PortRange{}) {
@@ -373,10 +375,10 @@ func (b *builder) masquerade() netfilter.Target {
 	return b.goTo(masqueradeChain)
 }
 
-// services leads to the trees of ports.
+// services adds the chain that jumps to the trees of ports.
 func (b *builder) services(trees []tree) {
 	rules := b.dispatch(b.sites(trees), b.toServices)
-	// Nothing was translated: no port matched, or the packet is to be refused.
+	// The packet was not translated: no port matched, or the packet must be refused.
 	rules = append(rules, netfilter.Rule{
 		ConnMark: b.opts.Ownership.Forwarded(),
 		Target:   netfilter.Target{Verb: netfilter.SetConnMark, Mark: gateway.Mark{Mask: b.forwarded().Mask}},
@@ -384,8 +386,8 @@ func (b *builder) services(trees []tree) {
 	b.chain(servicesChain, rules...)
 }
 
-// keepSource leaves the address of who comes in by an uplink as it is. Who comes from elsewhere, a pod or the host itself,
-// is hidden all the same: the answer would pass the host by.
+// keepSource keeps the source address of packets that come in by an uplink. It still masquerades packets from pods or the host
+// itself: their replies would not pass through the host otherwise.
 func (b *builder) keepSource() {
 	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
 	for _, u := range b.state.Uplinks {
@@ -397,7 +399,7 @@ func (b *builder) keepSource() {
 	b.chain(keepSourceChain, rules...)
 }
 
-// forwarded are the marks of a connection that we translate, unless its Forward says otherwise.
+// forwarded returns the marks of a translated connection, unless its Forward keeps the source.
 func (b *builder) forwarded() gateway.Mark {
 	bits := b.opts.Ownership.Forwarded().Mask | b.opts.Ownership.Masquerade().Mask
 	return gateway.Mark{Value: bits, Mask: bits}

@@ -29,7 +29,7 @@ var (
 	uplinks  = []gateway.Uplink{{Link: "eth1", Number: 1}, {Link: "eth2", Number: 2}}
 )
 
-// external, inside and source make addresses of either family, so that one scenario serves both.
+// external, inside and source return addresses of either family, so that one scenario serves both.
 func external(family netfilter.Family, n int) netip.Addr { return address(family, 0xC0000200, n) }
 func inside(family netfilter.Family, n int) netip.Addr   { return address(family, 0x0AF40000, n) }
 
@@ -55,7 +55,7 @@ func backends(family netfilter.Family, n int, port uint16) []gateway.Backend {
 	return list
 }
 
-// forward is one to start from.
+// forward returns a Forward for tests to modify.
 func forward(family netfilter.Family, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
 	return &gateway.Forward{
 		Frontend: gateway.Frontend{Address: external(family, address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
@@ -63,7 +63,7 @@ func forward(family netfilter.Family, address int, protocol gateway.Protocol, fi
 	}
 }
 
-// copies are forwards that may be changed.
+// copies returns copies that the caller may change.
 func copies(forwards []*gateway.Forward) []*gateway.Forward {
 	list := make([]*gateway.Forward, 0, len(forwards))
 	for _, f := range forwards {
@@ -73,7 +73,7 @@ func copies(forwards []*gateway.Forward) []*gateway.Forward {
 	return list
 }
 
-// sorted puts forwards in the order that a State promises.
+// sorted sorts forwards in the order that a State guarantees.
 func sorted(forwards []*gateway.Forward) []*gateway.Forward {
 	slices.SortFunc(forwards, func(x, y *gateway.Forward) int {
 		if c := x.Address.Compare(y.Address); c != 0 {
@@ -87,7 +87,7 @@ func sorted(forwards []*gateway.Forward) []*gateway.Forward {
 	return forwards
 }
 
-// scenarios are small enough to be read.
+// scenarios are small, so that their golden files are readable.
 var scenarios = []struct {
 	name  string
 	state func(family netfilter.Family) gateway.State
@@ -181,7 +181,7 @@ func TestGolden(t *testing.T) {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(string(want), string(got)); diff != "" {
-					t.Errorf("run with -update when this is wanted (-want +got):\n%s", diff)
+					t.Errorf("run with -update if this is intended (-want +got):\n%s", diff)
 				}
 			})
 		}
@@ -205,17 +205,18 @@ func TestFamiliesAreApart(t *testing.T) {
 	}
 }
 
-// fixed are the chains that are there whether anything leads to them or not.
+// fixed lists the chains that exist even if nothing jumps to them.
 var fixed = []string{boundaryChain, markDropChain, markRejectChain, keepSourceChain}
 
-// check fails where a chain is named twice or too long, or a rule leads nowhere, or a chain is led to from nowhere.
+// check fails if a chain exists twice or its name is too long, if a rule jumps to a missing chain, or if nothing jumps to a
+// chain.
 func check(t *testing.T, rs netfilter.Ruleset) {
 	t.Helper()
 	for _, table := range rs.Tables {
 		names, reached := map[string]bool{}, map[string]bool{}
 		for _, c := range table.Chains {
 			if names[c.Name] || len(c.Name) > 28 {
-				t.Errorf("chain %s of %s is there twice, or its name is too long", c.Name, table.Name)
+				t.Errorf("chain %s of %s exists twice, or its name is too long", c.Name, table.Name)
 			}
 			names[c.Name] = true
 			for _, r := range c.Rules {
@@ -224,12 +225,12 @@ func check(t *testing.T, rs netfilter.Ruleset) {
 		}
 		for target := range reached {
 			if target != "" && !names[target] {
-				t.Errorf("a rule of %s leads to %s, which is not there", table.Name, target)
+				t.Errorf("a rule of %s jumps to %s, which does not exist", table.Name, target)
 			}
 		}
 		for name := range names {
 			if strings.HasPrefix(name, options.Ownership.ChainPrefix) && !reached[name] && !slices.Contains(fixed, strings.TrimPrefix(name, options.Ownership.ChainPrefix)) {
-				t.Errorf("nothing of %s leads to %s", table.Name, name)
+				t.Errorf("no rule of %s jumps to %s", table.Name, name)
 			}
 		}
 	}
@@ -259,7 +260,7 @@ func TestNamesFit(t *testing.T) {
 				}
 			}
 			if longest < 26 || longest > 28 {
-				t.Errorf("the longest name has %d characters, of 28 that the kernel takes", longest)
+				t.Errorf("the longest name has %d characters, the kernel allows 28", longest)
 			}
 		})
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// Builder builds the rules of one family again and again as the State changes, and at the cost of what changed. It is not safe
-// for several goroutines.
+// Builder builds the rules of one family after each change of the State, at the cost of the change. It is not safe for
+// concurrent use.
 type Builder struct {
 	family netfilter.Family
 	opts   Options
@@ -19,21 +19,21 @@ type Builder struct {
 	room   room
 }
 
-// room is what a run needs and the next one can use again.
+// room holds memory that one run can reuse from the last one.
 type room struct {
 	spans spans
-	// drafts and pieces are for what is put together.
+	// drafts and pieces hold unfinished chains and forwards.
 	drafts [][]netfilter.Rule
 	pieces []*gateway.Forward
 }
 
-// NewBuilder returns a Builder that has built nothing yet.
+// NewBuilder returns a Builder that has built nothing.
 func NewBuilder(family netfilter.Family, opts Options) *Builder {
 	return &Builder{family: family, opts: opts, before: memory{sources: map[string]*shared{}}}
 }
 
-// Build returns what the function Build would. It shares what did not change with what it returned before: neither must be
-// changed, nor the State.
+// Build returns the same as the function Build. The result shares unchanged parts with earlier results, and keeps references to
+// the State. The caller must change neither.
 func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	was := &b.before
 	run := &builder{family: b.family, opts: b.opts, state: state, before: was, room: &b.room}
@@ -72,7 +72,7 @@ func (b *Builder) Build(state gateway.State) netfilter.Ruleset {
 	}
 }
 
-// ofFamily returns the forwards of one family; those of IPv4 come first.
+// ofFamily returns the forwards of one family. IPv4 comes first.
 func ofFamily(forwards []*gateway.Forward, family netfilter.Family) []*gateway.Forward {
 	six, _ := slices.BinarySearchFunc(forwards, true, func(f *gateway.Forward, _ bool) int {
 		if f.Address.Is4() {

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// step returns a state that differs from the last one as states do: mostly in little, and the rest shared with it.
+// step returns a state that usually differs little from the last one and shares the rest with it.
 func step(random *rand.Rand, last gateway.State, family netfilter.Family) gateway.State {
 	next := last
 	next.Forwards = slices.Clone(last.Forwards)
@@ -26,7 +26,7 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 		return next
 	}
 	if random.IntN(4) == 0 {
-		next.Forwards = copies(last.Forwards) // equal, elsewhere
+		next.Forwards = copies(last.Forwards) // equal, in other memory
 	}
 	switch random.IntN(30) {
 	case 1, 2, 3:
@@ -49,7 +49,7 @@ func step(random *rand.Rand, last gateway.State, family netfilter.Family) gatewa
 	return next
 }
 
-// changeOne changes a forward of a state whose list is its own.
+// changeOne changes a forward. The list belongs to the state, its elements may be shared.
 func changeOne(random *rand.Rand, next *gateway.State, family netfilter.Family) {
 	i := random.IntN(len(next.Forwards))
 	f := own(next.Forwards, i)
@@ -64,7 +64,7 @@ func changeOne(random *rand.Rand, next *gateway.State, family netfilter.Family) 
 			next.Forwards = sorted(append(next.Forwards, &other))
 		}
 	case 2:
-		f.Backends = slices.Clone(f.Backends) // equal, elsewhere
+		f.Backends = slices.Clone(f.Backends) // equal, in other memory
 	case 3:
 		f.Backends = backends(family, random.IntN(5), f.Ports.First)
 	case 4:
@@ -76,7 +76,7 @@ func changeOne(random *rand.Rand, next *gateway.State, family netfilter.Family) 
 	case 7:
 		f.Owner = fmt.Sprintf("default/mapping-%d", random.IntN(5))
 	case 8:
-		// What is alike but for its ports may become one.
+		// Forwards that differ only in their ports may be merged.
 		for j := i + 1; j < min(len(next.Forwards), i+10); j++ {
 			to := own(next.Forwards, j)
 			front := to.Frontend
@@ -86,7 +86,7 @@ func changeOne(random *rand.Rand, next *gateway.State, family netfilter.Family) 
 	}
 }
 
-// own puts a copy in the place of a forward that others may share.
+// own replaces a forward that may be shared with a copy.
 func own(forwards []*gateway.Forward, i int) *gateway.Forward {
 	f := *forwards[i]
 	forwards[i] = &f
@@ -99,7 +99,7 @@ func overlaps(forwards []*gateway.Forward, f *gateway.Forward) bool {
 	})
 }
 
-// manySources are as many networks side by side.
+// manySources returns this number of adjacent networks.
 func manySources(family netfilter.Family, n int) []netip.Prefix {
 	var sources []netip.Prefix
 	for i := range n {
@@ -115,7 +115,7 @@ func everybody(family netfilter.Family) netip.Prefix {
 	return netip.MustParsePrefix("::/0")
 }
 
-// equal is quicker than reflect.DeepEqual, as rules are comparable.
+// equal is faster than reflect.DeepEqual, because rules are comparable.
 func equal(x, y netfilter.Ruleset) bool {
 	return x.Family == y.Family &&
 		slices.EqualFunc(x.Tables, y.Tables, func(x, y netfilter.Table) bool {
@@ -128,8 +128,8 @@ func equal(x, y netfilter.Ruleset) bool {
 		})
 }
 
-// TestBuilderBuildsWhatBuildDoes walks through states, now and then back to an earlier one, and compares what grew with what is
-// built anew.
+// TestBuilderBuildsWhatBuildDoes walks through states, sometimes back to an earlier one, and compares the incremental result
+// with a fresh build.
 func TestBuilderBuildsWhatBuildDoes(t *testing.T) {
 	opts := options
 	opts.Sets = true
@@ -151,13 +151,13 @@ func TestBuilderBuildsWhatBuildDoes(t *testing.T) {
 						t.Fatalf("step %d:\n%s", n, cmp.Diff(string(netfilter.Render(want)), string(netfilter.Render(got))))
 					}
 					if n > 0 && !equal(given, before) {
-						t.Fatalf("step %d changed what was returned before:\n%s", n, cmp.Diff(string(netfilter.Render(before)), string(netfilter.Render(given))))
+						t.Fatalf("step %d changed an earlier result:\n%s", n, cmp.Diff(string(netfilter.Render(before)), string(netfilter.Render(given))))
 					}
 					given, before = got, want
-					// What it shares must be the same for who compares too.
+					// A comparison that relies on shared chains must give the same result.
 					kernel = netfilter.Apply(kernel, netfilter.Diff(kernel, got, opts.Ownership.ChainPrefix))
 					if left := netfilter.Diff(kernel, want, opts.Ownership.ChainPrefix); !left.Empty() {
-						t.Fatalf("step %d leaves this to do:\n%s", n, left.Text())
+						t.Fatalf("step %d leaves differences:\n%s", n, left.Text())
 					}
 				}
 			})
@@ -165,7 +165,7 @@ func TestBuilderBuildsWhatBuildDoes(t *testing.T) {
 	}
 }
 
-// TestBuilderSharesWhatDidNotChange counts the chains that are built anew.
+// TestBuilderSharesWhatDidNotChange counts the chains that are new.
 func TestBuilderSharesWhatDidNotChange(t *testing.T) {
 	builder := NewBuilder(netfilter.IPv4, options)
 	state := dense(1000)
@@ -191,7 +191,7 @@ func TestBuilderSharesWhatDidNotChange(t *testing.T) {
 				}
 			}
 			if anew != tc.want {
-				t.Errorf("%d chains were built anew, want %d", anew, tc.want)
+				t.Errorf("%d new chains, want %d", anew, tc.want)
 			}
 			before = after
 		})

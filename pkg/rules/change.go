@@ -10,19 +10,19 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// change is what becomes another one in a table: the chains that go, by name, and those that come. What is rewritten does both.
+// change holds the names of the chains that leave a table and the chains that enter it. A rewritten chain is in both lists.
 type change struct {
 	gone []string
 	come []*netfilter.Chain
 }
 
-// shared is a chain that several nodes lead to, and how often they do.
+// shared is a chain to which several nodes jump, and the number of these nodes.
 type shared struct {
 	*netfilter.Chain
 	uses int
 }
 
-// replace has chains come in the place of others.
+// replace replaces chains with others.
 func (c *change) replace(before, now []*netfilter.Chain) {
 	for _, chain := range before {
 		c.gone = append(c.gone, chain.Name)
@@ -30,8 +30,8 @@ func (c *change) replace(before, now []*netfilter.Chain) {
 	c.come = append(c.come, now...)
 }
 
-// follow replaces the chains of trees, both sorted, with those of others. Of the chains that check sources it keeps account of
-// how often they are led to.
+// follow replaces the chains of trees with those of other trees. Both lists are sorted. It counts the uses of the chains that
+// check sources.
 func (c *change) follow(before, now []tree, sources map[string]*shared) {
 	var t turnover
 	for len(before)+len(now) > 0 {
@@ -51,7 +51,7 @@ func (c *change) follow(before, now []tree, sources map[string]*shared) {
 		}
 		t.replace(was, is)
 	}
-	// Who comes is counted first: what it shares with who goes stays.
+	// Count the new nodes first, so that chains which they share with old nodes stay.
 	for _, n := range t.come {
 		c.come = append(c.come, n.chains...)
 		for _, s := range n.sources {
@@ -73,7 +73,7 @@ func (c *change) follow(before, now []tree, sources map[string]*shared) {
 	}
 }
 
-// apply returns chains, sorted by name, as they are after the change.
+// apply returns the chains after the change. Both lists are sorted by name.
 func (c *change) apply(chains []*netfilter.Chain) []*netfilter.Chain {
 	gone, come := c.gone, byName(c.come)
 	if len(gone)+len(come) == 0 {
@@ -97,10 +97,10 @@ func (c *change) apply(chains []*netfilter.Chain) []*netfilter.Chain {
 	return append(all, chains...)
 }
 
-// turnover are the nodes that are in a tree no more, and those that were not there before.
+// turnover holds the nodes that leave a tree and those that enter it.
 type turnover struct{ gone, come []*node }
 
-// replace has a node come in the place of another one of its block; either may be none. Below, what stays the same stays.
+// replace replaces a node with another one for the same block. Either may be nil. Unchanged nodes below stay.
 func (t *turnover) replace(before, now *node) {
 	if before == now {
 		return

@@ -11,7 +11,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// leaves tells whether any pod of this family leaves with an external address.
+// leaves reports whether any pod of this family leaves with an external address.
 func (b *builder) leaves() bool {
 	return slices.ContainsFunc(b.state.Egresses, func(e gateway.Egress) bool { return b.ours(e.Address) && len(e.Sources) > 0 })
 }
@@ -33,9 +33,9 @@ func (b *builder) egress(target func(gateway.Egress) netfilter.Target) []netfilt
 	})
 }
 
-// markEgress marks what pods send, so that it is routed by their uplink. Of what pods began before, nothing changes its way:
-// only connections that are new, or were new when this held, are marked. Who comes in by an uplink is no pod, unless the config
-// says that the network is the cluster's.
+// markEgress marks the packets of pods, so that they are routed by their uplink. Connections that pods opened earlier keep
+// their path: it marks only new connections and those that were new when these rules existed. Packets that come in by an uplink
+// are not from pods, unless the config lists their network as inside.
 func (b *builder) markEgress() []netfilter.Rule {
 	if !b.leaves() {
 		return nil
@@ -62,7 +62,7 @@ func (b *builder) markEgress() []netfilter.Rule {
 	return []netfilter.Rule{{Target: b.jump(egressChain)}}
 }
 
-// acceptEgress lets both directions of such connections pass, whatever the host's policy.
+// acceptEgress lets both directions of these connections pass, whatever the host's policy.
 func (b *builder) acceptEgress() []netfilter.Rule {
 	if !b.leaves() {
 		return nil
@@ -74,8 +74,8 @@ func (b *builder) acceptEgress() []netfilter.Rule {
 	return b.outward()
 }
 
-// translateEgress gives them their external address. By whichever uplink they leave, as another one may be connected to
-// where they go: nobody outside is to see a pod's address.
+// translateEgress gives these connections their external address on every uplink, because another uplink may be connected to
+// their destination. The outside must never see the address of a pod.
 func (b *builder) translateEgress() []netfilter.Rule {
 	if !b.leaves() {
 		return nil
@@ -86,8 +86,8 @@ func (b *builder) translateEgress() []netfilter.Rule {
 	return b.outward()
 }
 
-// outward leads marked packets that leave by an uplink to the table's chain for them. One that stays inside, or was
-// translated to come back inside, keeps its way.
+// outward sends marked packets that leave by an uplink to the table's egress chain. Packets that stay inside, or were
+// translated to return inside, are not affected.
 func (b *builder) outward() []netfilter.Rule {
 	rules := make([]netfilter.Rule, 0, len(b.state.Uplinks))
 	for _, u := range b.state.Uplinks {

@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// refusing are the rules for a state on a host that forwards nothing by itself.
+// refusing returns the rules of a state on a host that otherwise forwards nothing.
 func refusing(state gateway.State, family netfilter.Family) netfilter.Ruleset {
 	rs := Build(state, family, options)
 	for _, table := range rs.Tables {
@@ -27,7 +27,7 @@ func refusing(state gateway.State, family netfilter.Family) netfilter.Ruleset {
 	return rs
 }
 
-// byMark routes as the host does: what is inside stays inside, and an uplink's number leads out by it.
+// byMark routes as the host does: by the main table to inside networks, otherwise by the uplink of the mark.
 func byMark(family netfilter.Family, state gateway.State) func(netip.Addr, uint32) string {
 	return func(destination netip.Addr, mark uint32) string {
 		if netip.PrefixFrom(inside(family, 0), destination.BitLen()-16).Contains(destination) {
@@ -42,7 +42,7 @@ func byMark(family netfilter.Family, state gateway.State) func(netip.Addr, uint3
 	}
 }
 
-// TestPodsLeaveAsTheStateSays follows first packets of pods, and of who pretends to be one, to the outside.
+// TestPodsLeaveAsTheStateSays follows first packets to the outside, from pods and from senders that use their addresses.
 func TestPodsLeaveAsTheStateSays(t *testing.T) {
 	own := options.Ownership
 	for seed := range uint64(8) {
@@ -58,7 +58,7 @@ func TestPodsLeaveAsTheStateSays(t *testing.T) {
 						got := tracer.Trace(p)
 						if spoofed := len(state.Uplinks) > 0 && p.In == "eth1"; i < 0 || spoofed {
 							if got.Verdict != netfilter.Drop || got.Packet.Mark != 0 {
-								t.Fatalf("%s by %s: verdict %d, mark %#x; it is to be left to the host, which drops", p.Source, p.In, got.Verdict, got.Packet.Mark)
+								t.Fatalf("%s by %s: verdict %d, mark %#x; want no match of ours, and a drop by the host's policy", p.Source, p.In, got.Verdict, got.Packet.Mark)
 							}
 							continue
 						}
@@ -92,15 +92,15 @@ func TestEgress(t *testing.T) {
 		from, to netip.Addr
 		mark     uint32
 		connMark uint32
-		// masqueraded and clamped are what else is done to it.
+		// masqueraded and clamped describe further changes of the packet.
 		masqueraded, clamped bool
 	}{
 		{"to the outside", func(*netfilter.Packet) {}, netfilter.Accept, "eth2", external(family, 1), client, marked, 0x10, false, true},
 		{"to another pod", func(p *netfilter.Packet) { p.Destination = netip.AddrPortFrom(other, 80) }, netfilter.Drop, "eth0", pod, other, marked, 0, false, false},
 		{"to itself from outside", func(p *netfilter.Packet) { p.Destination = netip.AddrPortFrom(external(family, 1), 80) }, netfilter.Accept, "eth0", pod, pod, marked, 0x30, true, true},
-		{"goes on", func(p *netfilter.Packet) { p.State, p.ConnMark, p.SYN = netfilter.Established, 0x10, false }, netfilter.Accept, "eth2", pod, client, marked, 0x10, false, false},
-		{"began before", func(p *netfilter.Packet) { p.State = netfilter.Established }, netfilter.Drop, "eth7", pod, client, 0, 0, false, false},
-		{"is answered", func(p *netfilter.Packet) {
+		{"a later packet", func(p *netfilter.Packet) { p.State, p.ConnMark, p.SYN = netfilter.Established, 0x10, false }, netfilter.Accept, "eth2", pod, client, marked, 0x10, false, false},
+		{"a connection from before", func(p *netfilter.Packet) { p.State = netfilter.Established }, netfilter.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"an answer", func(p *netfilter.Packet) {
 			p.In, p.State, p.Direction, p.ConnMark = "eth2", netfilter.Established|netfilter.SNAT, netfilter.Reply, 0x10
 			p.Source, p.Destination = p.Destination, p.Source
 		}, netfilter.Accept, "eth0", client, pod, 0, 0x10, false, true},
@@ -108,11 +108,11 @@ func TestEgress(t *testing.T) {
 			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", netfilter.Related|netfilter.SNAT, netfilter.Reply, 0x10, "icmp"
 			p.Source, p.Destination = p.Destination, p.Source
 		}, netfilter.Accept, "eth0", client, pod, 0, 0x10, false, false},
-		{"where another uplink is connected", func(p *netfilter.Packet) {
+		{"to a network of another uplink", func(p *netfilter.Packet) {
 			p.Route = func(netip.Addr, uint32) string { return "eth1" }
 		}, netfilter.Accept, "eth1", external(family, 1), client, marked, 0x10, false, true},
-		{"of no connection", func(p *netfilter.Packet) { p.State = netfilter.Invalid }, netfilter.Drop, "eth7", pod, client, 0, 0, false, false},
-		{"from a pod without", func(p *netfilter.Packet) { p.Source = netip.AddrPortFrom(other, 40000) }, netfilter.Drop, "eth7", other, client, 0, 0, false, false},
+		{"without a connection", func(p *netfilter.Packet) { p.State = netfilter.Invalid }, netfilter.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"from a pod without egress", func(p *netfilter.Packet) { p.Source = netip.AddrPortFrom(other, 40000) }, netfilter.Drop, "eth7", other, client, 0, 0, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := packet(family, pod, client, gateway.TCP, 80)
@@ -131,8 +131,8 @@ func TestEgress(t *testing.T) {
 	}
 }
 
-// TestEgressBehindAnUplink: the pods of a host with one link come in by its uplink, and are told by their network. What they open is
-// answered by the main table, which leads to their node: the uplink's leads to the provider's router.
+// TestEgressBehindAnUplink covers hosts with one link. Pods come in by its uplink and are recognized by their network. Replies
+// to them follow the main table, which leads to their node, not the table of the uplink, which leads to the provider's router.
 func TestEgressBehindAnUplink(t *testing.T) {
 	own := options.Ownership
 	for _, family := range families {
@@ -151,7 +151,7 @@ func TestEgressBehindAnUplink(t *testing.T) {
 			for name, p := range map[string]netfilter.Packet{"first": opened, "later": goesOn} {
 				got := tracer.Trace(p)
 				if got.Verdict != netfilter.Accept || got.Out != "eth2" || got.Packet.ConnMark != own.Forwarded().Value {
-					t.Errorf("%s packet by %s: verdict %d by %s, connection marked %#x; want it to leave by eth2, marked %#x",
+					t.Errorf("%s packet by %s: verdict %d by %s, connection marked %#x; want eth2 and mark %#x",
 						name, protocol, got.Verdict, got.Out, got.Packet.ConnMark, own.Forwarded().Value)
 				}
 				if want := external(family, 1); name == "first" && got.Packet.Source.Addr() != want {

@@ -8,11 +8,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// helpersChain assigns helpers. Its table exists only where there is something to assign, as each packet passes it.
+// helpersChain assigns helpers. Its table exists only if there is a helper to assign, because every packet passes the table.
 const helpersChain = "HELPERS"
 
-// helpers returns the table that has the kernel's helpers read connections to ports of Mappings and to no others, or none. A
-// helper opens ports by what it reads, so no other program's connection gets one.
+// helpers returns the table that assigns the kernel's helpers to connections to ports of Mappings, or nothing. A helper opens
+// ports according to the content of a connection, so connections of other programs get none.
 func (b *builder) helpers() []netfilter.Table {
 	var rules []netfilter.Rule
 	for _, f := range b.forwards {

@@ -11,7 +11,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// leaf appends the rules of the forwards themselves, in the order of their ports.
+// leaf appends the rules of the forwards themselves, sorted by port.
 func (b *builder) leaf(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
 	b.pieces = slices.AppendSeq(b.pieces[:0], merged(forwards))
 	for run := range runs(b.pieces, func(x, y *gateway.Forward) bool { return heavy(x) == heavy(y) }) {
@@ -26,8 +26,8 @@ func (b *builder) leaf(rules []netfilter.Rule, forwards []*gateway.Forward) []ne
 	return rules
 }
 
-// apart gives a forward a chain of its own and returns the rule that leads there. The chain is named by its frontend rather
-// than by its content, so that a change of an endpoint rewrites this chain and no other.
+// apart gives a forward a chain of its own and returns the rule that jumps there. The chain is named after the frontend and not
+// after the content, so that a change of an endpoint rewrites only this chain.
 func (b *builder) apart(f *gateway.Forward) netfilter.Rule {
 	chain := backendChain(f.Frontend)
 	rules := b.inline(b.draft(), []*gateway.Forward{f})
@@ -36,7 +36,7 @@ func (b *builder) apart(f *gateway.Forward) netfilter.Rule {
 	return toPorts(f, b.goTo(chain))
 }
 
-// inline appends the rules of forwards: neighbours that allow the same sources share the check.
+// inline appends the rules of forwards. Neighbours that allow the same sources share the check.
 func (b *builder) inline(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
 	for run := range runs(forwards, sameSources) {
 		if run[0].SourcesDeny {
@@ -51,7 +51,7 @@ func (b *builder) inline(rules []netfilter.Rule, forwards []*gateway.Forward) []
 	return rules
 }
 
-// translate appends the rules of forwards that are treated alike, once the source was found to be allowed.
+// translate appends the rules of forwards with the same treatment, for packets whose source is allowed.
 func (b *builder) translate(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
 	if len(forwards[0].Backends) == 0 {
 		return toAllPorts(rules, forwards, b.goTo(markRejectChain))
@@ -96,7 +96,7 @@ func toAllPorts(rules []netfilter.Rule, forwards []*gateway.Forward, target netf
 	return rules
 }
 
-// multiports spells ranges for `-m multiport`, in as many lists as needed.
+// multiports returns ranges as arguments of `-m multiport`, in as many lists as needed.
 func multiports(ranges []gateway.PortRange) []string {
 	var lists []string
 	var list []string

@@ -13,45 +13,45 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// memory is what was built of what.
+// memory holds the last result and its input.
 type memory struct {
-	// built is set when anything was.
+	// built means that there is a last result.
 	built    bool
 	forwards []*gateway.Forward
 	uplinks  []gateway.Uplink
 	egresses []gateway.Egress
-	// routes, inside, behind (its BackendNetworks) and outside are the State's.
+	// routes, inside, behind (BackendNetworks) and outside are from the State.
 	routes           []gateway.ServiceRoute
 	inside, behind   []netip.Prefix
 	outside          []string
 	closed, switched gateway.Families
 	insideLinks      []string
 	clampMSS         bool
-	// forwardedOnly is the State's.
+	// forwardedOnly is from the State.
 	forwardedOnly bool
-	// masqueradePorts are the State's.
+	// masqueradePorts are from the State.
 	masqueradePorts gateway.PortRange
 
 	mangle, filter netfilter.Table
-	// nat are the chains of the nat table that have nothing to do with forwards, services those that lead to the trees, table
-	// all of them.
+	// nat holds the chains of the nat table that do not depend on forwards, services those that jump to the trees, and table all
+	// of them.
 	nat, services, table []*netfilter.Chain
 	trees                []tree
 	// sources are the chains that check sources, by name.
 	sources map[string]*shared
-	// crowded are the places of the forwards whose sources are in a set, sets the sets that they name.
+	// crowded holds the indexes of the forwards whose sources are in a set. sets are the sets that they name.
 	crowded []int
 	sets    []netfilter.Set
 }
 
-// span are n forwards in a row that are as they were, in a row too: from before on there, from now on here.
+// span is a run of n forwards that did not change, from index before in the last list and from index now in this one.
 type span struct{ before, now, n int }
 
-// spans are those that two lists share, in order, and as long as they can be.
+// spans are the longest runs that two lists share, in order.
 type spans []span
 
-// compare appends what two lists of sorted forwards share to no spans at all. Most are one and the same, and nothing is read
-// of these: that they are many costs next to nothing.
+// compare appends the runs that two sorted lists of forwards share to an empty list. Most forwards are shared pointers, whose
+// content is not read, so their number costs little.
 func compare(to spans, before, now []*gateway.Forward) spans {
 	i, j := 0, 0
 	for i < len(before) && j < len(now) {
@@ -75,7 +75,7 @@ func compare(to spans, before, now []*gateway.Forward) spans {
 	return to
 }
 
-// hold tells whether n forwards from now on are some that were in a row.
+// hold reports whether the n forwards from index now were adjacent in the last list, too.
 func (s spans) hold(now, n int) bool {
 	i, found := slices.BinarySearchFunc(s, now, func(s span, now int) int { return cmp.Compare(s.now, now) })
 	if !found {
@@ -84,10 +84,10 @@ func (s spans) hold(now, n int) bool {
 	return i >= 0 && now+n <= s[i].now+s[i].n
 }
 
-// all tells whether a list is as another one was.
+// all reports whether two lists of these lengths are equal.
 func (s spans) all(before, now int) bool { return before == now && (now == 0 || s.hold(0, now)) }
 
-// sameHost tells whether all else that the rules are made of is as it was.
+// sameHost reports whether all input other than forwards is unchanged.
 func (m *memory) sameHost(now *memory) bool {
 	return m.built && m.clampMSS == now.clampMSS && m.forwardedOnly == now.forwardedOnly && m.masqueradePorts == now.masqueradePorts &&
 		m.closed == now.closed && m.switched == now.switched && slices.Equal(m.insideLinks, now.insideLinks) &&
@@ -105,7 +105,7 @@ func (t tree) compare(o tree) int {
 
 func sameSite(x, y tree) bool { return x.compare(y) == 0 }
 
-// alike tells whether forwards are the same in all that the rules are made of.
+// alike reports whether two forwards have the same rules.
 func alike(x, y *gateway.Forward) bool {
 	return x.Frontend == y.Frontend && x.Owner == y.Owner && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
 		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && x.Service == y.Service && same(x.Backends, y.Backends) && same(x.Sources, y.Sources)

@@ -9,7 +9,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// merged yields sorted forwards, with neighbours that lead to the same place as one.
+// merged yields sorted forwards. Adjacent forwards with the same destination become one.
 func merged(forwards []*gateway.Forward) iter.Seq[*gateway.Forward] {
 	return func(yield func(*gateway.Forward) bool) {
 		for i := 0; i < len(forwards); {
@@ -28,11 +28,11 @@ func merged(forwards []*gateway.Forward) iter.Seq[*gateway.Forward] {
 	}
 }
 
-// join has x take in the ports of y, the next one, if one rule can lead all of them to where they go: all to the same port of
-// a backend, or each to its own as they come.
+// join adds the ports of y, the next forward, to x if one rule can translate all of them: all to the same port of a backend, or
+// each to a port at the same distance.
 //
-// Ports that are shifted stay apart where the client keeps its address: within a range the kernel may choose another port
-// of the backend (see the package's limits).
+// Shifted ports stay separate if the client keeps its address: within a range, the kernel may choose another port of the
+// backend (see the limits of the package).
 func join(x, y *gateway.Forward) bool {
 	if uint32(x.Ports.Last)+1 != uint32(y.Ports.First) || len(x.Backends) == 0 || len(x.Backends) != len(y.Backends) ||
 		x.Owner != y.Owner || x.Affinity != y.Affinity || x.Masquerade != y.Masquerade || !sameSources(x, y) {

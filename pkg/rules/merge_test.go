@@ -16,7 +16,7 @@ import (
 )
 
 func TestMerged(t *testing.T) {
-	// two are neighbours, 80 and 81, that lead to the ports of two endpoints.
+	// two returns two adjacent ports, 80 and 81, that translate to ports of two endpoints.
 	two := func(to80, to81 uint16, change func(x, y *gateway.Forward)) []*gateway.Forward {
 		x := forward(netfilter.IPv4, 1, gateway.TCP, 80, 80, backends(netfilter.IPv4, 2, to80))
 		y := forward(netfilter.IPv4, 1, gateway.TCP, 81, 81, backends(netfilter.IPv4, 2, to81))
@@ -39,12 +39,12 @@ func TestMerged(t *testing.T) {
 		{"of another Mapping", two(8080, 8080, func(_, y *gateway.Forward) { y.Owner = "default/other" }), "80 to 8080, 81 to 8080"},
 		{"to other endpoints", two(8080, 8080, func(_, y *gateway.Forward) { y.Backends = backends(netfilter.IPv4, 3, 8080)[1:] }), "80 to 8080, 81 to 8080"},
 		{"to one endpoint less", two(8080, 8080, func(_, y *gateway.Forward) { y.Backends = y.Backends[1:] }), "80 to 8080, 81 to 8080"},
-		{"to nobody", two(8080, 8080, func(x, y *gateway.Forward) { x.Backends, y.Backends = nil, nil }), "80, 81"},
-		{"for others", two(8080, 8080, func(_, y *gateway.Forward) { y.Sources = manySources(netfilter.IPv4, 1) }), "80 to 8080, 81 to 8080"},
-		{"for the same", two(8080, 8080, func(x, y *gateway.Forward) {
+		{"without endpoints", two(8080, 8080, func(x, y *gateway.Forward) { x.Backends, y.Backends = nil, nil }), "80, 81"},
+		{"for other sources", two(8080, 8080, func(_, y *gateway.Forward) { y.Sources = manySources(netfilter.IPv4, 1) }), "80 to 8080, 81 to 8080"},
+		{"for the same sources", two(8080, 8080, func(x, y *gateway.Forward) {
 			x.Sources, y.Sources = manySources(netfilter.IPv4, 2), manySources(netfilter.IPv4, 2)
 		}), "80-81 to 8080"},
-		{"for nobody", two(8080, 8080, func(_, y *gateway.Forward) { y.SourcesDeny = true }), "80 to 8080, 81 to 8080"},
+		{"for no source", two(8080, 8080, func(_, y *gateway.Forward) { y.SourcesDeny = true }), "80 to 8080, 81 to 8080"},
 		{"one keeps the client's address", two(8080, 8080, func(x, _ *gateway.Forward) { x.Masquerade = false }), "80 to 8080, 81 to 8080"},
 		{"both keep it", two(8080, 8080, func(x, y *gateway.Forward) { x.Masquerade, y.Masquerade = false, false }), "80-81 to 8080"},
 		{"both keep it, to the same ports", two(80, 81, func(x, y *gateway.Forward) { x.Masquerade, y.Masquerade = false, false }), "80-81 to 80 on"},
@@ -86,7 +86,7 @@ func TestMerged(t *testing.T) {
 	}
 }
 
-// TestPacketsToNeighbours sends packets to ports of which many become one, in many ways.
+// TestPacketsToNeighbours sends packets to ports that merge in many ways.
 func TestPacketsToNeighbours(t *testing.T) {
 	for seed := range uint64(4) {
 		for _, family := range families {

@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// randomState makes a state with everything that a Forward can say, crowded so that ranges and trees meet.
+// randomState returns a state with all features of Forwards, crowded so that ranges and trees overlap.
 func randomState(random *rand.Rand, family netfilter.Family) gateway.State {
 	state := gateway.State{Uplinks: uplinks[:random.IntN(3)]}
 	protocols := []gateway.Protocol{gateway.SCTP, gateway.TCP, gateway.UDP}
@@ -73,7 +73,7 @@ func randomState(random *rand.Rand, family netfilter.Family) gateway.State {
 	return state
 }
 
-// packet is a first packet from outside, by the first uplink; the host has the external addresses itself.
+// packet returns a first packet from outside, by the first uplink. The host has the external addresses itself.
 func packet(family netfilter.Family, from netip.Addr, to netip.Addr, protocol gateway.Protocol, port uint16) netfilter.Packet {
 	return netfilter.Packet{
 		In: "eth1", Protocol: protocol, State: netfilter.New, Direction: netfilter.Original,
@@ -87,7 +87,7 @@ func packet(family netfilter.Family, from netip.Addr, to netip.Addr, protocol ga
 	}
 }
 
-// pick matches the n-th rule that matches at random, and so leads to the n-th backend.
+// pick makes the n-th random match succeed, which selects the n-th backend.
 func pick(n int) func(uint32) bool {
 	return func(uint32) bool {
 		n--
@@ -95,8 +95,8 @@ func pick(n int) func(uint32) bool {
 	}
 }
 
-// judge says what is to become of a packet by looking at the forwards one by one. Backend is the one that chance picks, or
-// that the client had.
+// judge checks the outcome of a packet by searching the forwards one by one. backend is the index of the random choice or of
+// the client's last backend.
 func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, got netfilter.Trace) {
 	t.Helper()
 	own := options.Ownership
@@ -148,7 +148,7 @@ func judge(t *testing.T, state gateway.State, p netfilter.Packet, backend int, g
 	}
 }
 
-// anyOf returns the backend with this address, or none.
+// anyOf returns the backend with this address, or a zero one.
 func anyOf(backends []gateway.Backend, address netip.Addr) gateway.Backend {
 	if i := slices.IndexFunc(backends, func(b gateway.Backend) bool { return b.Address == address }); i >= 0 {
 		return backends[i]
@@ -156,7 +156,7 @@ func anyOf(backends []gateway.Backend, address netip.Addr) gateway.Backend {
 	return gateway.Backend{}
 }
 
-// clients is the list of an endpoint of the Service default/echo.
+// clients names the client list of an endpoint of the Service default/echo.
 func clients(b gateway.Backend) string { return "SMARTNAT-MCUJOUQUNJ-" + b.Address.String() }
 
 func TestPacketsGoWhereTheStateSays(t *testing.T) {
@@ -205,11 +205,11 @@ func TestAnyPathLeadsToTheSameRules(t *testing.T) {
 				}
 				kernel = netfilter.Apply(kernel, netfilter.Diff(kernel, want, options.Ownership.ChainPrefix))
 				if left := netfilter.Diff(kernel, want, options.Ownership.ChainPrefix); !left.Empty() {
-					t.Fatalf("step %d leaves this to do:\n%s", step, left.Text())
+					t.Fatalf("step %d leaves differences:\n%s", step, left.Text())
 				}
 				fresh := netfilter.Apply(netfilter.Ruleset{}, netfilter.Diff(netfilter.Ruleset{}, want, options.Ownership.ChainPrefix))
 				if got, want := string(netfilter.Render(kernel)), string(netfilter.Render(fresh)); step%10 > 0 && got != want {
-					t.Fatalf("step %d has led to other rules than a fresh start", step)
+					t.Fatalf("the rules after step %d differ from those of a fresh start", step)
 				}
 			}
 		})
@@ -230,22 +230,22 @@ func TestBoundary(t *testing.T) {
 		mark    uint32
 	}{
 		{"a neighbour sends to a pod", netfilter.Packet{In: "eth1", State: netfilter.New, Source: client, Destination: pod}, netfilter.Drop, 0},
-		{"a neighbour pretends to go on with something", netfilter.Packet{In: "eth1", State: netfilter.Invalid, Source: client, Destination: pod}, netfilter.Drop, 0},
+		{"a neighbour fakes a packet of a connection", netfilter.Packet{In: "eth1", State: netfilter.Invalid, Source: client, Destination: pod}, netfilter.Drop, 0},
 		{"a neighbour's connection from before us", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, Source: client, Destination: pod}, netfilter.Drop, 0},
 		{"an answer to a pod", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Reply, Source: client, Destination: pod}, netfilter.Accept, 0},
 		{"an error about a pod's packet", netfilter.Packet{In: "eth1", State: netfilter.Related, Direction: netfilter.Reply, Source: client, Destination: pod}, netfilter.Accept, 0},
-		{"published by somebody else", netfilter.Packet{In: "eth1", State: netfilter.New | netfilter.DNAT, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"published by another program", netfilter.Packet{In: "eth1", State: netfilter.New | netfilter.DNAT, Source: client, Destination: pod}, netfilter.Accept, 0},
 		{"from another link", netfilter.Packet{In: "eth0", State: netfilter.New, Source: client, Destination: pod}, netfilter.Accept, 0},
 		{"of a forwarded connection", netfilter.Packet{In: "eth2", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink2, Source: client, Destination: pod}, netfilter.Accept, 0},
 		{"a reply leaves by the uplink that was used", netfilter.Packet{In: "eth0", State: netfilter.Established, Direction: netfilter.Reply, ConnMark: forwarded | uplink2, Source: pod, Destination: client}, netfilter.Accept, uplink2},
 		{"so does a reply of the host itself", netfilter.Packet{State: netfilter.Established, Direction: netfilter.Reply, ConnMark: uplink1, Source: pod, Destination: client}, netfilter.Accept, uplink1},
-		{"an answer of a pod to nothing", netfilter.Packet{In: "eth0", State: netfilter.Invalid, Source: pod, Destination: client, Route: to("eth2")}, netfilter.Drop, 0},
+		{"an answer of a pod without a connection", netfilter.Packet{In: "eth0", State: netfilter.Invalid, Source: pod, Destination: client, Route: to("eth2")}, netfilter.Drop, 0},
 		{"the same to the inside", netfilter.Packet{In: "eth0", State: netfilter.Invalid, Source: pod, Destination: client}, netfilter.Accept, 0},
-		{"a neighbour answers the host, which asked nothing", netfilter.Packet{In: "eth1", State: netfilter.Invalid, Source: client, Destination: pod, Route: to("")}, netfilter.Drop, 0},
-		{"a neighbour is looked for over IPv6", netfilter.Packet{In: "eth1", State: netfilter.Untracked, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
+		{"an answer to the host without a connection", netfilter.Packet{In: "eth1", State: netfilter.Invalid, Source: client, Destination: pod, Route: to("")}, netfilter.Drop, 0},
+		{"IPv6 neighbour discovery", netfilter.Packet{In: "eth1", State: netfilter.Untracked, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
 		{"a neighbour opens a connection to the host", netfilter.Packet{In: "eth1", State: netfilter.New, Source: client, Destination: pod, Route: to("")}, netfilter.Accept, 0},
-		{"to a pod no mark leads astray", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, netfilter.Accept, 0},
-		{"a link that leads outside, and is no uplink", netfilter.Packet{In: "br-wan", State: netfilter.New, Source: client, Destination: pod}, netfilter.Drop, 0},
+		{"to a pod, the mark is not restored", netfilter.Packet{In: "eth1", State: netfilter.Established, Direction: netfilter.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, netfilter.Accept, 0},
+		{"a link that leads outside but is not an uplink", netfilter.Packet{In: "br-wan", State: netfilter.New, Source: client, Destination: pod}, netfilter.Drop, 0},
 		{"from a network of the cluster by an uplink", netfilter.Packet{In: "eth1", State: netfilter.New, Source: netip.AddrPortFrom(inside(netfilter.IPv4, 1<<12), 1), Destination: pod}, netfilter.Accept, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -264,7 +264,7 @@ func TestBoundary(t *testing.T) {
 	}
 }
 
-// TestFlowsFollowTheirUplink has packets of known connections come in by another link than their first one.
+// TestFlowsFollowTheirUplink sends packets of known connections by another link than the first packet.
 func TestFlowsFollowTheirUplink(t *testing.T) {
 	own := options.Ownership
 	for _, family := range families {
@@ -282,7 +282,7 @@ func TestFlowsFollowTheirUplink(t *testing.T) {
 			protocol  gateway.Protocol
 			direction netfilter.CTDirection
 			from, to  netip.Addr
-			// mark is the uplink that the connection had before, want the one after.
+			// mark is the uplink of the connection before the packet, want the uplink after it.
 			mark, want uint32
 		}{
 			{"UDP by another uplink", "eth2", gateway.UDP, netfilter.Original, client, backend, own.Uplink(1).Value, own.Uplink(2).Value},
@@ -307,7 +307,7 @@ func TestFlowsFollowTheirUplink(t *testing.T) {
 	}
 }
 
-// TestForwardedOnly: what the host itself opens is left alone where the state says so, and nothing else is.
+// TestForwardedOnly expects that ForwardedOnly exempts connections of the host itself and nothing else.
 func TestForwardedOnly(t *testing.T) {
 	for _, family := range families {
 		for _, only := range []bool{false, true} {
@@ -329,7 +329,7 @@ func TestForwardedOnly(t *testing.T) {
 	}
 }
 
-// TestNothingOfOursLeavesByAnUplink: a connection is led inside, whatever its backend is and wherever that is routed to.
+// TestNothingOfOursLeavesByAnUplink expects that connections stay inside for every backend and every route.
 func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 	own := options.Ownership
 	for _, family := range families {
@@ -360,7 +360,7 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 			{"a pod, hairpin, out of an uplink", state, func(p *netfilter.Packet) { p.In = "eth0" }, "eth1", netfilter.Drop},
 			{"a pod, hairpin", state, func(p *netfilter.Packet) { p.In = "eth0" }, "eth0", netfilter.Accept},
 			{"a reply", state, func(p *netfilter.Packet) { later(p); p.In, p.Direction = "eth0", netfilter.Reply }, "eth1", netfilter.Accept},
-			{"an error about what the client sent", state, func(p *netfilter.Packet) {
+			{"an error about a packet of the client", state, func(p *netfilter.Packet) {
 				later(p)
 				p.In, p.State, p.Direction, p.Protocol = "eth0", netfilter.Related|netfilter.DNAT, netfilter.Reply, "icmp"
 			}, "eth1", netfilter.Accept},
@@ -368,7 +368,7 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 				later(p)
 				p.In, p.State, p.Expected = "eth0", netfilter.Related, true
 			}, "eth1", netfilter.Accept},
-			{"the same, going on", state, func(p *netfilter.Packet) { later(p); p.In, p.Expected = "eth0", true }, "eth1", netfilter.Accept},
+			{"a later packet of it", state, func(p *netfilter.Packet) { later(p); p.In, p.Expected = "eth0", true }, "eth1", netfilter.Accept},
 			{"a network of the cluster behind the uplink", cluster, first, "eth1", netfilter.Accept},
 			{"a network of backends behind the uplink", listed, first, "eth1", netfilter.Accept},
 			{"a service route by the uplink", route, first, "eth1", netfilter.Accept},
@@ -383,8 +383,8 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 	}
 }
 
-// TestClosed: a host that forwards for us alone forwards nothing else, whatever link it comes in by, unless that is inside; and
-// what a bridge switches is none of ours.
+// TestClosed expects that a host which forwards only for us drops everything else that does not come from inside, and ignores
+// packets that a bridge switches.
 func TestClosed(t *testing.T) {
 	for _, family := range families {
 		f := forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))
@@ -403,9 +403,9 @@ func TestClosed(t *testing.T) {
 			verdict netfilter.Verb
 		}{
 			{"a link that is not known to be inside", state, "eth5", pod, false, false, netfilter.Drop},
-			{"the same where others have the host forward", other, "eth5", pod, false, false, netfilter.Accept},
+			{"the same if other programs need forwarding", other, "eth5", pod, false, false, netfilter.Accept},
 			{"a link inside", state, "eth0", client, false, false, netfilter.Accept},
-			{"a Mapping by whatever link", state, "eth5", f.Address, false, false, netfilter.Accept},
+			{"a Mapping by any link", state, "eth5", f.Address, false, false, netfilter.Accept},
 			{"an answer", state, "eth5", client, false, true, netfilter.Accept},
 			{"switched, by an uplink", state, "eth1", client, true, false, netfilter.Accept},
 			{"routed, by an uplink", state, "eth1", client, false, false, netfilter.Drop},

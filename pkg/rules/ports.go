@@ -10,8 +10,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// leafRules is how many translating rules are tried one after the other. Fewer cost chains, which iptables-nft minds, and
-// more cost packets.
+// leafRules is the number of translating rules that are tried one after the other. A smaller number creates more chains, which
+// slow down iptables-nft; a larger one slows down packets.
 const leafRules = 16
 
 // block is an aligned block of 1<<bits ports.
@@ -31,8 +31,8 @@ func (k block) ports() gateway.PortRange {
 	return gateway.PortRange{First: uint16(k.start), Last: uint16(k.start + 1<<k.bits - 1)}
 }
 
-// cut parts sorted forwards at a port: those below end before low, those from it on begin at high. Between them is the one
-// that reaches over it, if any.
+// cut splits sorted forwards at a port: those before index low end below the port, and those from index high start at it or
+// above. The forward between them, if any, spans the port.
 func cut(forwards []*gateway.Forward, at uint32) (low, high int) {
 	low, _ = slices.BinarySearchFunc(forwards, at, func(f *gateway.Forward, at uint32) int { return int(f.Ports.Last) - int(at) })
 	high = low
@@ -42,7 +42,7 @@ func cut(forwards []*gateway.Forward, at uint32) (low, high int) {
 	return low, high
 }
 
-// astride returns the one rule for a range that reaches over the middle of a block; every packet to the block meets it.
+// astride returns the rule for a range that spans the middle of a block. Every packet to the block meets it.
 func (b *builder) astride(forward []*gateway.Forward) netfilter.Rule {
 	if !heavy(forward[0]) {
 		if rules := b.inline(nil, forward); len(rules) == 1 {
@@ -52,7 +52,7 @@ func (b *builder) astride(forward []*gateway.Forward) netfilter.Rule {
 	return b.apart(forward[0])
 }
 
-// light tells whether the forwards are few enough for a leaf.
+// light reports whether the forwards are few enough for a leaf.
 func light(forwards []*gateway.Forward) bool {
 	total := 0
 	for f := range merged(forwards) {
@@ -63,7 +63,7 @@ func light(forwards []*gateway.Forward) bool {
 	return true
 }
 
-// weight is how many rules of a leaf the forward makes up.
+// weight returns the number of rules of the forward in a leaf.
 func weight(f *gateway.Forward) int {
 	if heavy(f) || f.SourcesDeny {
 		return 1
@@ -71,10 +71,10 @@ func weight(f *gateway.Forward) int {
 	return max(choices(f), 1)
 }
 
-// heavy forwards have a chain of their own.
+// heavy reports whether a forward has a chain of its own.
 func heavy(f *gateway.Forward) bool { return !f.SourcesDeny && choices(f) > leafRules }
 
-// choices is how many rules choose a backend where there are few.
+// choices returns the number of rules that select a backend, without groups.
 func choices(f *gateway.Forward) int {
 	if sticky(f) {
 		return 2 * len(f.Backends)

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// dense is one address with as many ports, side by side, each with three endpoints.
+// dense returns one address with this number of adjacent ports, each with three endpoints.
 func dense(ports int) gateway.State {
 	state := gateway.State{Uplinks: uplinks}
 	for i := range ports {
@@ -27,7 +27,7 @@ func dense(ports int) gateway.State {
 	return state
 }
 
-// tens is one address with as many ports, in tens that lead to the same port of three endpoints.
+// tens returns one address with this number of ports. Each ten of them translate to the same port of three endpoints.
 func tens(ports int) gateway.State {
 	state := dense(ports)
 	for i, f := range state.Forwards {
@@ -40,15 +40,15 @@ func tens(ports int) gateway.State {
 	return state
 }
 
-// cost is what a set of rules costs. Its figures are exact, so that a change of them is seen and meant.
+// cost is the cost of a set of rules. The tests expect exact figures, so that each change of them is visible and intended.
 type cost struct {
 	Chains, Rules, Bytes int
-	// Best, Mean and Worst are how many rules the first packet meets, in all tables, over all ports and endpoints.
+	// Best, Worst and Mean are the number of rules that a first packet meets, in all tables, over all ports and endpoints.
 	Best, Worst int
 	Mean        string
 }
 
-// withAll turns on all that makes first packets meet more rules, and many pods leave.
+// withAll enables everything that adds rules for first packets, and adds many pods that leave.
 func withAll(state gateway.State) gateway.State {
 	state.ClampMSS = true
 	for n := range 4 {
@@ -61,7 +61,7 @@ func withAll(state gateway.State) gateway.State {
 	return state
 }
 
-// size fills in what a batch costs to write.
+// size returns the cost of writing a batch.
 func size(batch netfilter.Batch) cost {
 	return cost{Chains: batch.Chains(), Rules: batch.Rules(), Bytes: len(batch.Text())}
 }
@@ -107,9 +107,9 @@ func TestCost(t *testing.T) {
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Error(diff)
 			}
-			// Three of them are in filter FORWARD, one for replies and one for each of the two uplinks: iptables matches one link at
-			// a time, and whether a connection of ours would leave by an uplink is asked of each packet of its client, since a
-			// route may change under it. Replies, which most bytes are, meet the first one (TestCostOfEstablishedPackets).
+			// Three of them are in filter FORWARD: one for replies and one for each of the two uplinks. iptables matches one link
+			// at a time, and each packet of a client is checked, because a route may change while the connection exists. Replies,
+			// which carry most bytes, meet the first rule (TestCostOfEstablishedPackets).
 			if got.Worst > 43 {
 				t.Errorf("%d rules met, want at most 43", got.Worst)
 			}
@@ -117,7 +117,7 @@ func TestCost(t *testing.T) {
 	}
 }
 
-// TestCostOfManyPorts only builds them.
+// TestCostOfManyPorts builds many ports without writing them.
 func TestCostOfManyPorts(t *testing.T) {
 	for _, tc := range []struct {
 		ports int
@@ -144,7 +144,7 @@ func TestCostOfManyPorts(t *testing.T) {
 	}
 }
 
-// TestManyEndpointsBehindNeighbours: ten ports that lead to the same thousand endpoints take what one port takes.
+// TestManyEndpointsBehindNeighbours expects that ten ports with the same thousand endpoints cost as much as one port.
 func TestManyEndpointsBehindNeighbours(t *testing.T) {
 	one := manyBackends(1000, 0)
 	ten := one
@@ -156,17 +156,18 @@ func TestManyEndpointsBehindNeighbours(t *testing.T) {
 	want := size(netfilter.Diff(netfilter.Ruleset{}, Build(one, netfilter.IPv4, options), options.Ownership.ChainPrefix))
 	got := size(netfilter.Diff(netfilter.Ruleset{}, Build(ten, netfilter.IPv4, options), options.Ownership.ChainPrefix))
 	if got.Chains != want.Chains || got.Rules != want.Rules {
-		t.Errorf("%+v, want what one port takes: %+v", got, want)
+		t.Errorf("%+v, want the cost of one port: %+v", got, want)
 	}
 }
 
-// TestCostOfEstablishedPackets counts the rules that packets meet once their connection is known, however many ports and
-// uplinks there are. None of them is in the nat table.
+// TestCostOfEstablishedPackets counts the rules that packets of a known connection meet. The number does not depend on the
+// number of ports. None of the rules is in the nat table.
 func TestCostOfEstablishedPackets(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		uplinks int
-		// original and reply are how many rules a packet of TCP meets in either direction, udp those of UDP to the pod.
+		// original and reply are the number of rules for a TCP packet in each direction, udp the number for a UDP packet to the
+		// pod.
 		original, udp, reply int
 	}{
 		{"one uplink", 1, 8, 9, 5},
@@ -204,7 +205,7 @@ func TestCostOfEstablishedPackets(t *testing.T) {
 	}
 }
 
-// changes are small ones, in the middle of a state.
+// changes are small changes in the middle of a state.
 var changes = []struct {
 	name string
 	make func(state *gateway.State)
@@ -230,7 +231,7 @@ var changes = []struct {
 	}},
 }
 
-// TestCostOfChanges takes something away, or a source on, and gives it back.
+// TestCostOfChanges measures a small change and its reversal.
 func TestCostOfChanges(t *testing.T) {
 	want := map[string][2]cost{
 		"apart/1000/endpoint":              {{Chains: 3, Rules: 34, Bytes: 4475}, {Chains: 3, Rules: 44, Bytes: 5965}},
@@ -279,7 +280,7 @@ func TestCostOfChanges(t *testing.T) {
 }
 
 func BenchmarkParse(b *testing.B) {
-	// What would be written becomes what would be saved.
+	// Convert the output for iptables-restore to that of iptables-save.
 	saved := strings.NewReplacer("*nat\n", "*nat\n:PREROUTING - [0:0]\n:OUTPUT - [0:0]\n:POSTROUTING - [0:0]\n",
 		"-I PREROUTING 1", "-A PREROUTING", "-I OUTPUT 1", "-A OUTPUT", "-I POSTROUTING 1", "-A POSTROUTING")
 	nat := Build(dense(10000), netfilter.IPv4, options).Tables[2:]

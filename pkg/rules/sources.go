@@ -12,19 +12,19 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// listedSources is how many sources are rules of a chain where the host knows sets. A set costs a packet about as much as three
-// rules, and whoever writes it a call of its own.
+// listedSources is the number of sources up to which they are rules of a chain, if the host supports sets. A set costs a packet
+// about as much as three rules, and costs an additional call to write.
 const listedSources = 64
 
-// allowed are the sources that may connect, or none where everybody may.
+// allowed returns the sources that may connect, or none if all may.
 func allowed(f *gateway.Forward) []netip.Prefix {
 	if len(f.Sources) > 0 && f.Sources[0].Bits() == 0 {
-		return nil // Sorted, it comes first.
+		return nil // The network of all addresses sorts first.
 	}
 	return f.Sources
 }
 
-// many tells whether sources are to be in a set.
+// many reports whether sources belong in a set.
 func many(sources []netip.Prefix) bool { return len(sources) > listedSources }
 
 func sameSources(x, y *gateway.Forward) bool {
@@ -35,12 +35,12 @@ func sameSources(x, y *gateway.Forward) bool {
 	return same(a, b) && (!many(a) || x.Owner == y.Owner)
 }
 
-// same compares slices, which are mostly one and the same.
+// same compares slices, most of which share their memory.
 func same[T comparable](x, y []T) bool {
 	return len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0] || slices.Equal(x, y))
 }
 
-// check appends the rules that have packets from anywhere but the sources of forwards, which are alike in that, dropped.
+// check appends the rules that drop packets from all sources but those of the forwards, which have the same sources.
 func (b *builder) check(rules []netfilter.Rule, forwards []*gateway.Forward) []netfilter.Rule {
 	sources := allowed(forwards[0])
 	switch {
@@ -58,8 +58,8 @@ func (b *builder) check(rules []netfilter.Rule, forwards []*gateway.Forward) []n
 	return append(rules, netfilter.Rule{Mark: b.opts.Ownership.Drop(), Target: netfilter.Target{Verb: netfilter.Return}})
 }
 
-// sourceChain returns the chain that marks packets from anywhere but the sources to be dropped. Equal lists share it, so it
-// is named by its content.
+// sourceChain returns the chain that marks packets from all other sources to be dropped. Equal lists share a chain, so it is
+// named after its content.
 func (b *builder) sourceChain(sources []netip.Prefix) string {
 	chain := &netfilter.Chain{Name: b.name(sourceChain(sources))}
 	if known := b.before.sources[chain.Name]; known != nil {
@@ -74,13 +74,13 @@ func (b *builder) sourceChain(sources []netip.Prefix) string {
 	return sourceChain(sources)
 }
 
-// setName names the set of a Mapping's sources.
+// setName returns the name of the set of a Mapping's sources.
 func (b *builder) setName(owner string) string {
 	return setName(b.opts.Ownership.SetPrefix, owner, b.family)
 }
 
-// setsOf returns the sets that the rules name, and the places of the forwards that they are of. It looks at those forwards
-// alone that are others than before.
+// setsOf returns the sets that the rules name, and the indexes of the forwards that use them. It checks only forwards that
+// changed.
 func (b *builder) setsOf() ([]int, []netfilter.Set) {
 	if !b.opts.Sets {
 		return nil, nil
@@ -112,7 +112,7 @@ func (b *builder) setsOf() ([]int, []netfilter.Set) {
 	return crowded, b.setsAt(crowded)
 }
 
-// setsAt returns the sets of the forwards at these places.
+// setsAt returns the sets of the forwards at these indexes.
 func (b *builder) setsAt(crowded []int) []netfilter.Set {
 	var sets []netfilter.Set
 	named := map[string]bool{}

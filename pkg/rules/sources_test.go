@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// withSources is a Mapping of three ports, two of them neighbours, and another one beside it.
+// withSources returns a Mapping of three ports, of which two are adjacent, and another Mapping next to it.
 func withSources(family netfilter.Family, sources []netip.Prefix) gateway.State {
 	state := gateway.State{Uplinks: uplinks}
 	for _, port := range []uint16{80, 81, 443, 8080} {
@@ -42,7 +42,7 @@ func TestManySources(t *testing.T) {
 		name    string
 		sources int
 		sets    bool
-		// want is what is there for the sources and not without.
+		// want is the cost that the sources add.
 		want    cost
 		members int
 	}{
@@ -71,14 +71,14 @@ func TestManySources(t *testing.T) {
 					t.Fatalf("sets %v", rs.Sets)
 				}
 				if text := string(netfilter.Render(rs)); strings.Count(text, "! --match-set "+rs.Sets[0].Name+" src") != 1 {
-					t.Errorf("not one rule asks the set:\n%s", text)
+					t.Errorf("want one rule that matches the set:\n%s", text)
 				}
 			})
 		}
 	}
 }
 
-// TestSourceOfManyThatComes changes no rule, and the set keeps its name.
+// TestSourceOfManyThatComes expects that another source changes no rule and that the set keeps its name.
 func TestSourceOfManyThatComes(t *testing.T) {
 	for _, family := range families {
 		builder := NewBuilder(family, withSets())
@@ -105,7 +105,7 @@ func TestSetNamesFit(t *testing.T) {
 			}
 			for _, s := range Build(state, family, opts).Sets {
 				names[s.Name] = true
-				// Three are left for the name of a set that is to take its place.
+				// Leave three characters for the name of a temporary set.
 				if len(s.Name) > 28 || !strings.HasPrefix(s.Name, opts.Ownership.SetPrefix) {
 					t.Errorf("%s has %d characters", s.Name, len(s.Name))
 				}
@@ -117,7 +117,7 @@ func TestSetNamesFit(t *testing.T) {
 	}
 }
 
-// TestEverybodyIsNoSource: who allows everybody says nothing.
+// TestEverybodyIsNoSource expects that a network of all addresses is the same as no sources.
 func TestEverybodyIsNoSource(t *testing.T) {
 	for _, family := range families {
 		sources := append([]netip.Prefix{everybody(family)}, manySources(family, 100)...)
@@ -128,7 +128,7 @@ func TestEverybodyIsNoSource(t *testing.T) {
 	}
 }
 
-// TestPacketsFromManySources sends packets from those that are in sets and from those that are not.
+// TestPacketsFromManySources sends packets from sources that are in sets and from others.
 func TestPacketsFromManySources(t *testing.T) {
 	for _, sets := range []bool{true, false} {
 		for _, family := range families {

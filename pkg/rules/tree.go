@@ -18,21 +18,20 @@ type tree struct {
 	root     *node
 }
 
-// node is a part of a tree, with all forwards whose ports are in its block: a chain, those that belong to it alone, and the nodes
-// below it.
+// node is the part of a tree for a block of ports: a chain, the chains that only this chain uses, and the nodes below it.
 type node struct {
 	block
-	// name is that of its chain.
+	// name is the name of its chain.
 	name string
-	// forwards is how many it leads to, with all below.
+	// forwards counts the forwards of the node and of all nodes below.
 	forwards int
 	chains   []*netfilter.Chain
-	// sources are the chains that check sources for it; others may lead to them too.
+	// sources are the chains that check sources for it. Other nodes may share them.
 	sources []*netfilter.Chain
 	below   []*node
 }
 
-// child returns the node of a block below, or none.
+// child returns the node of a block below, or nil.
 func (n *node) child(k block) *node {
 	if n != nil {
 		for _, c := range n.below {
@@ -44,8 +43,8 @@ func (n *node) child(k block) *node {
 	return nil
 }
 
-// trees builds the tree of each address and protocol. From their first chains on, chains are gone to and not jumped to, so
-// that a packet that finds no port, or is refused, is back at once where the address was found.
+// trees builds the tree of each address and protocol. All chains below the first are reached by goto and not by jump, so a
+// packet that matches no port or is refused returns at once to where the address was found.
 func (b *builder) trees() []tree {
 	before := b.before.trees
 	trees := make([]tree, 0, len(before))
@@ -67,7 +66,7 @@ func (b *builder) trees() []tree {
 	return trees
 }
 
-// together is how many of the first forwards have one address and protocol. It looks at few of many.
+// together returns how many forwards at the start share an address and protocol. It uses a binary search.
 func together(forwards []*gateway.Forward) int {
 	first := forwards[0]
 	with := func(f *gateway.Forward) bool { return f.Address == first.Address && f.Protocol == first.Protocol }
@@ -85,9 +84,9 @@ func together(forwards []*gateway.Forward) int {
 	return from + more
 }
 
-// node builds the node of a block of ports, whose chain begins with rules and leads to the forwards from start to end. The
-// upper halves stand in the chain itself, so that there is one chain for each lower half. Where all forwards of the block were
-// there before, and no others, the node is the one from before.
+// node builds the node of a block of ports. Its chain starts with rules and jumps to the forwards from start to end. The chain
+// itself contains the upper halves, so only lower halves need a chain. If the block has the same forwards as before, node
+// returns the node from before.
 func (b *builder) node(before *node, rules []netfilter.Rule, k block, start, end int) *node {
 	if before != nil && before.forwards == end-start && b.spans.hold(start, end-start) {
 		return before
@@ -131,7 +130,7 @@ func (b *builder) node(before *node, rules []netfilter.Rule, k block, start, end
 	return n
 }
 
-// has returns the chains of the node, or none.
+// has returns the chains of the node, or nil.
 func (n *node) has() []*netfilter.Chain {
 	if n == nil {
 		return nil
