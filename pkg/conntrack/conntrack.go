@@ -19,17 +19,17 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// patience is how long connections may be put off that do no harm. To look for them costs a walk over the kernel's table,
-// most of what an endpoint that comes and goes costs where there are few ports.
+// patience is the maximum delay for ending harmless connections. Finding them takes a walk over the kernel's table, which is
+// most of the cost of adding or removing an endpoint if there are few ports.
 const patience = time.Second
 
-// maxOwed bounds what is remembered of those that were put off.
+// maxOwed bounds the number of remembered scopes.
 const maxOwed = 64
 
-// Client reads and ends connections. It keeps no socket between calls, and is not safe for several goroutines.
+// Client reads and ends connections. It keeps no socket between calls, and is not safe for concurrent use.
 type Client struct {
 	own gateway.Ownership
-	// looked is when connections were looked at last, owed where they were put off since.
+	// looked is the time of the last check. owed holds the scopes that were postponed since.
 	looked time.Time
 	owed   []scope
 }
@@ -37,15 +37,14 @@ type Client struct {
 // New returns a Client for the connections that carry own's mark.
 func New(own gateway.Ownership) *Client { return &Client{own: own} }
 
-// Owes reports whether the next Cut is going to look at connections that were put off, whatever the state.
+// Owes reports whether postponed checks are due, so that the next Cut does something even if the state is unchanged.
 func (c *Client) Owes() bool { return len(c.owed) > 0 && time.Since(c.looked) >= patience }
 
-// Cut ends the connections that the state does not make, and returns how many those were. It is to be called once the rules
-// are in place, as the next packet of a connection that was cut meets them. What is known to have been right since an
-// earlier state, and is not touched by what differs, is not looked at; nil has everything looked at. What cannot be ended
-// keeps nothing else from it.
+// Cut ends the connections that the state does not make, and returns their number. Call it after the rules are in place,
+// because they decide about the next packet. All connections matched the state since, so Cut checks only those that the
+// difference affects. If since is nil, it checks all. A failure to end one connection does not stop the others.
 //
-// TCP to backends that went is looked at once in a while where they go all the time: Owes says when.
+// Cut postpones TCP connections to removed backends if it checked a moment ago. Owes reports when they are due.
 func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
 	changed := c.take(changedSince(since, state), time.Now())
 	if len(changed.stale)+len(changed.missed)+len(changed.leaving) == 0 {
@@ -70,7 +69,7 @@ func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.St
 	return ended, errors.Join(err, endErr)
 }
 
-// take returns what is to be looked at now: what changed and what was put off, or nothing where that can wait.
+// take returns the scopes to check now, including postponed ones, or nothing if all of them can wait.
 func (c *Client) take(changed changes, now time.Time) changes {
 	for _, s := range c.owed {
 		if !slices.Contains(changed.stale, s) {
@@ -88,7 +87,7 @@ func (c *Client) take(changed changes, now time.Time) changes {
 	return changed
 }
 
-// condemned are those of the connections that the kernel finds that are to be ended.
+// condemned returns the connections that must end, among those that match the queries.
 func (j judge) condemned(ours gateway.Mark, queries []query) ([]conntrack.Flow, error) {
 	conn, err := netfilter.Dial(nil)
 	if err != nil {
@@ -101,7 +100,7 @@ func (j judge) condemned(ours gateway.Mark, queries []query) ([]conntrack.Flow, 
 		flows, err := q.run(conn)
 		errs = append(errs, err)
 		for _, f := range flows {
-			// A kernel that does not filter leaves it to us.
+			// Compare again, because an older kernel does not filter.
 			stale := f.Mark&ours.Mask == ours.Value && !j.keeps(toFlow(f))
 			missed := f.Mark&ours.Mask == 0 && j.takesOver(toFlow(f))
 			if stale || missed {
@@ -128,7 +127,7 @@ func end(ctx context.Context, flows []conntrack.Flow) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return ended, err
 		}
-		// The kernel goes by the first tuple; the library finds the family in both.
+		// The kernel uses the first tuple. The library reads the family from both.
 		err := conn.Delete(conntrack.Flow{TupleOrig: f.TupleOrig, TupleReply: f.TupleReply, Zone: f.Zone})
 		switch {
 		case err == nil:

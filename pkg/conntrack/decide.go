@@ -14,18 +14,17 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// flow is a connection as far as it is decided by.
+// flow holds the properties of a connection that matter for decisions.
 type flow struct {
-	// protocol is empty where it is none that can be exposed.
+	// protocol is empty if it is one that cannot be exposed.
 	protocol gateway.Protocol
-	// source and destination are those of the first packet, as it came in. Ports are 0 where the protocol has none.
+	// source and destination are those of the first packet, before translation. Ports are 0 for protocols without ports.
 	source, destination netip.AddrPort
-	// answeredBy and answeredTo are the source and the destination of the answers: what source and destination were
-	// translated to, the other way round.
+	// answeredBy and answeredTo are the source and destination of the answers: the translated destination and source.
 	answeredBy, answeredTo netip.AddrPort
-	// answered is set once there was an answer.
+	// answered means that there was an answer.
 	answered bool
-	// expected is set when a helper foresaw the connection as a part of another one.
+	// expected means that a helper announced the connection as part of another one.
 	expected bool
 }
 
@@ -34,11 +33,11 @@ func (f flow) translated() bool {
 	return f.answeredBy != f.destination || f.answeredTo != f.source
 }
 
-// judge knows what a State makes of connections.
+// judge decides whether a State makes a connection.
 type judge struct {
-	// here are the Forwards of addresses that are here, forwards all of them.
+	// here holds the Forwards of addresses on this host, forwards all of them.
 	here, forwards []*gateway.Forward
-	// egress has the external address of each pod that has one.
+	// egress maps pods to their external address.
 	egress map[netip.Addr]netip.Addr
 }
 
@@ -46,7 +45,7 @@ func newJudge(state gateway.State) judge {
 	return judge{here: state.Forwards, forwards: everywhere(state), egress: egressAddresses(state)}
 }
 
-// egressAddresses has the external address of each pod that has one, whether it is here or away.
+// egressAddresses maps pods to their external address, on this host or away.
 func egressAddresses(state gateway.State) map[netip.Addr]netip.Addr {
 	addresses := map[netip.Addr]netip.Addr{}
 	for _, egresses := range [][]gateway.Egress{state.Egresses, state.Away.Egresses} {
@@ -59,10 +58,10 @@ func egressAddresses(state gateway.State) map[netip.Addr]netip.Addr {
 	return addresses
 }
 
-// keeps decides on a connection that carries our mark: would the State make it, or let it go on?
+// keeps reports whether the State makes, or tolerates, a connection that carries our mark.
 func (j judge) keeps(f flow) bool {
 	if f.expected {
-		// Where it leads was agreed on inside the other connection, so the State says nothing of it.
+		// The other connection negotiated the destination, so the State does not know it.
 		return true
 	}
 	if forward, found := forwardOf(j.forwards, f); found {
@@ -72,13 +71,13 @@ func (j judge) keeps(f flow) bool {
 	return found && f.answeredBy == f.destination && f.answeredTo.Addr() == external
 }
 
-// takesOver decides on a connection that carries no mark of ours: does it miss a Forward or its external address only because
-// it began before the rules were there? The kernel looks at them for the first packet alone, and takes a SYN that is sent again
-// for another packet of the same. Where there was no Forward TCP was refused, and has ended.
+// takesOver reports whether a connection without our mark misses a Forward or its external address only because it is older
+// than the rules. The kernel applies nat rules only to the first packet, and a repeated SYN is not a first packet. It considers
+// TCP only for egress: to an address without a Forward, TCP was refused and has ended.
 //
-// A flow of UDP that never pauses goes on to where another program's rule translated it, long after that rule went; as
-// kube-proxy does, what answers from somewhere else than a backend is ended (k8s.io/kubernetes, pkg/proxy/conntrack). Where such a rule does stand before ours, the flow comes back as it was: it is ended
-// once for each time that the Forward comes.
+// A UDP flow that never pauses keeps the translation of another program's rule long after the rule is gone. Like kube-proxy,
+// takesOver ends a flow that is answered by an address that is not a backend (k8s.io/kubernetes, pkg/proxy/conntrack). If such
+// a rule still precedes ours, the flow returns as it was; it is ended once each time the Forward appears.
 func (j judge) takesOver(f flow) bool {
 	if f.expected {
 		return false
@@ -86,7 +85,7 @@ func (j judge) takesOver(f flow) bool {
 	if _, found := j.egress[f.source.Addr()]; found {
 		return !f.answered && !f.translated()
 	}
-	// The host's own service answers, or what is masqueraded alone passes through.
+	// The host's own service answers, or the flow is only masqueraded.
 	if f.answeredBy == f.destination && (f.answered || f.translated()) {
 		return false
 	}
@@ -94,9 +93,9 @@ func (j judge) takesOver(f flow) bool {
 	return found && f.protocol == gateway.UDP && len(forward.Backends) > 0 && allows(forward, f.source.Addr()) && !leadsTo(forward, f)
 }
 
-// forwardOf returns the Forward of the address and port that the connection was made to.
+// forwardOf returns the Forward to whose address and port the connection was made.
 func forwardOf(forwards []*gateway.Forward, f flow) (*gateway.Forward, bool) {
-	// The last one that does not begin behind the port.
+	// Find the last Forward that starts at the port or before it.
 	i, found := slices.BinarySearchFunc(forwards, f, func(forward *gateway.Forward, f flow) int {
 		return cmp.Or(
 			forward.Address.Compare(f.destination.Addr()),
@@ -122,8 +121,9 @@ func allows(forward *gateway.Forward, source netip.Addr) bool {
 		slices.ContainsFunc(forward.Sources, func(p netip.Prefix) bool { return p.Contains(source) })
 }
 
-// leadsTo reports whether the connection goes where the Forward leads, or where it may stay until it ends: TCP ends by
-// itself when an endpoint does, while UDP would follow it into the void.
+// leadsTo reports whether the connection leads to a backend of the Forward, or to one where it may stay until it ends. TCP may
+// stay on a draining endpoint, because it ends with the endpoint. UDP would continue to send to an endpoint that no longer
+// exists.
 func leadsTo(forward *gateway.Forward, f flow) bool {
 	backend := gateway.Backend{Address: f.answeredBy.Addr(), Port: f.answeredBy.Port()}
 	if forward.Shift {

@@ -18,7 +18,7 @@ const (
 	sctp = gateway.SCTP
 )
 
-// made returns the connection that a client makes to a frontend and that was translated to a backend, masqueraded.
+// made returns a connection of a client to a frontend, translated to a backend and masqueraded.
 func made(protocol gateway.Protocol, source, destination, backend string) flow {
 	f := direct(protocol, source, destination)
 	f.answeredBy = netip.MustParseAddrPort(backend)
@@ -26,24 +26,24 @@ func made(protocol gateway.Protocol, source, destination, backend string) flow {
 	if f.source.Addr().Is6() {
 		gateway = netip.MustParseAddr("2001:db8:10::2")
 	}
-	f.answeredTo = netip.AddrPortFrom(gateway, f.source.Port()^f.destination.Port()) // a port as good as any
+	f.answeredTo = netip.AddrPortFrom(gateway, f.source.Port()^f.destination.Port()) // any port
 	return f
 }
 
-// kept is the same, with the client's address left as it is.
+// kept is made without masquerading.
 func kept(protocol gateway.Protocol, source, destination, backend string) flow {
 	f := made(protocol, source, destination, backend)
 	f.answeredTo = f.source
 	return f
 }
 
-// direct returns a connection that nobody translates.
+// direct returns a connection without translation.
 func direct(protocol gateway.Protocol, source, destination string) flow {
 	from, to := netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination)
 	return flow{protocol: protocol, source: from, destination: to, answeredBy: to, answeredTo: from}
 }
 
-// leaves returns a connection that a pod opened and that leaves with an external address.
+// leaves returns a connection that a pod opened with an external address.
 func leaves(protocol gateway.Protocol, source, destination, external string) flow {
 	f := direct(protocol, source, destination)
 	f.answeredTo = netip.MustParseAddrPort(external)
@@ -108,7 +108,7 @@ const (
 	vip    = "10.96.0.7:80"
 )
 
-// Connections with our mark: which of them does the state keep?
+// TestKeeps decides about connections with our mark.
 func TestKeeps(t *testing.T) {
 	neighbours := []*gateway.Forward{
 		forward("198.51.100.9", tcp, 80, 80, pod1), forward(public, tcp, 79, 79, pod1), forward(public, tcp, 80, 80, pod1, pod2),
@@ -144,32 +144,32 @@ func TestKeeps(t *testing.T) {
 		{"the same backend under another Forward", state(forward(public, tcp, 81, 81, pod1), forward("198.51.100.11", tcp, 80, 80, pod1)), made(tcp, client, front, pod1), false},
 		{"scaled to zero", state(forward(public, udp, 80, 80)), made(udp, client, front, pod1), false},
 		{"scaled to zero, TCP", state(forward(public, tcp, 80, 80)), made(tcp, client, front, pod1), false},
-		{"an endpoint that went", state(forward(public, udp, 80, 80, pod2)), made(udp, client, front, pod1), false},
-		{"an endpoint that went, TCP", state(forward(public, tcp, 80, 80, pod2)), made(tcp, client, front, pod1), false},
-		{"an endpoint that went, SCTP", state(forward(public, sctp, 80, 80, pod2)), made(sctp, client, front, pod1), false},
+		{"a removed endpoint", state(forward(public, udp, 80, 80, pod2)), made(udp, client, front, pod1), false},
+		{"a removed endpoint, TCP", state(forward(public, tcp, 80, 80, pod2)), made(tcp, client, front, pod1), false},
+		{"a removed endpoint, SCTP", state(forward(public, sctp, 80, 80, pod2)), made(sctp, client, front, pod1), false},
 		{"the endpoint's port changed", state(forward(public, tcp, 80, 80, "10.244.1.2:8081")), made(tcp, client, front, pod1), false},
 		{"another ClusterIP", state(forward(public, tcp, 80, 80, "10.96.0.8:80")), made(tcp, client, front, vip), false},
 		{"another ClusterIP, UDP", state(forward(public, udp, 80, 80, "10.96.0.8:80")), made(udp, client, front, vip), false},
 		{"the same ClusterIP", state(forward(public, udp, 80, 80, vip)), made(udp, client, front, vip), true},
-		{"from endpoints to service mode", state(forward(public, tcp, 80, 80, vip)), made(tcp, client, front, pod1), false},
+		{"endpoints replaced by service mode", state(forward(public, tcp, 80, 80, vip)), made(tcp, client, front, pod1), false},
 
 		{"a draining endpoint", state(draining), made(tcp, client, front, pod1), true},
 		{"a draining endpoint, UDP", state(drainingUDP), made(udp, client, front, pod1), false},
 		{"a draining endpoint, SCTP", state(drainingSCTP), made(sctp, client, front, pod1), false},
-		{"beside a draining endpoint", state(draining), made(tcp, client, front, pod2), true},
+		{"next to a draining endpoint", state(draining), made(tcp, client, front, pod2), true},
 		{"all of them drain", state(with(draining, func(f *gateway.Forward) { f.Backends = nil })), made(tcp, client, front, pod1), true},
 		{"a draining endpoint, but the source may not connect any more", state(from(draining, "203.0.113.0/24")), made(tcp, client, front, pod1), false},
 
 		{"a source that is allowed", state(from(forward(public, tcp, 80, 80, pod1), "192.0.2.0/28", "203.0.113.0/24")), made(tcp, client, front, pod1), true},
 		{"a source that was revoked", state(from(forward(public, tcp, 80, 80, pod1), "192.0.2.0/29", "203.0.113.0/24")), made(tcp, client, front, pod1), false},
-		{"nobody may connect any more", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })), made(tcp, client, front, pod1), false},
+		{"all sources are denied", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })), made(tcp, client, front, pod1), false},
 
 		{"a shifted range", state(shifted), made(udp, client, public+":20007", "10.244.1.2:30007"), true},
 		{"a shifted range, its first port", state(shifted), made(udp, client, public+":20000", "10.244.1.2:30000"), true},
 		{"a shifted range, its last port", state(shifted), made(udp, client, public+":20999", "10.244.1.2:30999"), true},
-		{"behind a shifted range", state(shifted), made(udp, client, public+":21000", "10.244.1.2:31000"), false},
+		{"after a shifted range", state(shifted), made(udp, client, public+":21000", "10.244.1.2:31000"), false},
 		{"before a shifted range", state(shifted), made(udp, client, public+":19999", "10.244.1.2:29999"), false},
-		{"a shifted range that was shifted otherwise", state(shifted), made(udp, client, public+":20007", "10.244.1.2:20007"), false},
+		{"a shifted range with another shift", state(shifted), made(udp, client, public+":20007", "10.244.1.2:20007"), false},
 		{"a range that is not shifted any more", state(identity), made(udp, client, public+":20007", "10.244.1.2:30007"), false},
 		{"a range of the same ports", state(identity), made(udp, client, public+":20007", "10.244.1.2:20007"), true},
 		{"a range up to the last port", state(toTop), made(udp, client, public+":65535", "10.244.1.2:65535"), true},
@@ -178,7 +178,7 @@ func TestKeeps(t *testing.T) {
 		{"a range that lost the endpoint", state(with(shifted, func(f *gateway.Forward) { f.Backends = backends("10.244.2.2:30000") })), made(udp, client, public+":20007", "10.244.1.2:30007"), false},
 
 		{"IPv6", state(six), made(tcp, client6, "["+public6+"]:80", pod6), true},
-		{"IPv6, an endpoint that went", state(forward(public6, tcp, 80, 80, "[fd00:244:2::2]:8080")), made(tcp, client6, "["+public6+"]:80", pod6), false},
+		{"IPv6, a removed endpoint", state(forward(public6, tcp, 80, 80, "[fd00:244:2::2]:8080")), made(tcp, client6, "["+public6+"]:80", pod6), false},
 		{"IPv6, a source that was revoked", state(from(six, "2001:db8:3::/48")), made(tcp, client6, "["+public6+"]:80", pod6), false},
 
 		{"egress", egress(public, "10.244.1.2", "10.244.1.3"), leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), true},
@@ -195,11 +195,11 @@ func TestKeeps(t *testing.T) {
 		{"the address is away, others are here", gateway.State{Forwards: state(six).Forwards, Away: gateway.Away{Forwards: neighbours}}, made(tcp, client, front, pod1), true},
 		{"others are away, the address is here", gateway.State{Forwards: neighbours, Away: gateway.Away{Forwards: state(six).Forwards}}, made(tcp, client, front, pod1), true},
 		{"the address is away, and a source was revoked", gateway.State{Away: gateway.Away{Forwards: state(from(forward(public, tcp, 80, 80, pod1), "203.0.113.0/24")).Forwards}}, made(tcp, client, front, pod1), false},
-		{"the address is away, and an endpoint went", gateway.State{Away: gateway.Away{Forwards: state(forward(public, tcp, 80, 80, pod2)).Forwards}}, made(tcp, client, front, pod1), false},
+		{"the address is away, and an endpoint was removed", gateway.State{Away: gateway.Away{Forwards: state(forward(public, tcp, 80, 80, pod2)).Forwards}}, made(tcp, client, front, pod1), false},
 		{"the address of an egress is away", gateway.State{Away: gateway.Away{Egresses: egress(public, "10.244.1.2").Egresses}}, leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), true},
 		{"the address of an egress is away, of another source", gateway.State{Away: gateway.Away{Egresses: egress(public, "10.244.1.3").Egresses}}, leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), false},
 
-		{"what a helper expected", state(), expected(made(tcp, client, public+":1025", "10.244.1.2:1025")), true},
+		{"expected by a helper", state(), expected(made(tcp, client, public+":1025", "10.244.1.2:1025")), true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := newJudge(tc.state).keeps(tc.flow); got != tc.want {
@@ -214,7 +214,7 @@ func replied(f flow) flow {
 	return f
 }
 
-// Flows without our mark: does a Forward only miss them because they are older?
+// TestTakesOver decides about flows without our mark.
 func TestTakesOver(t *testing.T) {
 	exposed := state(forward(public, tcp, 80, 80, pod1), forward(public, udp, 80, 80, pod1))
 	for _, tc := range []struct {
@@ -224,7 +224,7 @@ func TestTakesOver(t *testing.T) {
 		want  bool
 	}{
 		{"to a Forward", exposed, direct(udp, client, front), true},
-		{"to a Forward, TCP begins anew by itself", exposed, direct(tcp, client, front), false},
+		{"to a Forward, TCP connects again by itself", exposed, direct(tcp, client, front), false},
 		{"to another port", exposed, direct(udp, client, public+":81"), false},
 		{"to another address", exposed, direct(udp, client, "198.51.100.11:80"), false},
 		{"answered by the host", exposed, replied(direct(udp, client, front)), false},
@@ -234,11 +234,11 @@ func TestTakesOver(t *testing.T) {
 		{"translated so, TCP", exposed, replied(made(tcp, client, front, "172.17.0.2:80")), false},
 		{"translated so, to another port", exposed, replied(made(udp, client, public+":81", "172.17.0.2:80")), false},
 		{"translated so, from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), replied(made(udp, client, front, "172.17.0.2:80")), false},
-		{"masqueraded by somebody else", exposed, leaves(udp, client, front, "10.10.0.2:45000"), false},
+		{"masqueraded by another program", exposed, leaves(udp, client, front, "10.10.0.2:45000"), false},
 		{"from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), direct(udp, client, front), false},
-		{"nothing to lead it to", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
+		{"a Forward without backends", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
 		{"the address is away", gateway.State{Away: gateway.Away{Forwards: exposed.Forwards}}, direct(udp, client, front), false},
-		{"what a helper expected", exposed, expected(direct(udp, client, front)), false},
+		{"expected by a helper", exposed, expected(direct(udp, client, front)), false},
 		{"from a pod that leaves", egress(public, "10.244.1.2"), direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), true},
 		{"from a pod that leaves, answered", egress(public, "10.244.1.2"), replied(direct(tcp, "10.244.1.2:40000", "192.0.2.9:80")), false},
 		{"from a pod that leaves, with another's address", egress(public, "10.244.1.2"), leaves(tcp, "10.244.1.2:40000", "192.0.2.9:80", "10.10.0.2:45000"), false},

@@ -3,14 +3,14 @@
 
 //go:build linux
 
-// Package conntrack ends connections that the rules do not make any more, which the kernel would go on translating by what
-// it remembers of them.
+// Package conntrack ends connections that the rules no longer make, which the kernel would otherwise continue to translate.
 //
-// It reads those connections alone that carry our mark, and unanswered ones that carry none, to what we expose and of pods that
-// leave; it deletes one exact connection at a time, and never flushes. It never knows how a State becomes rules.
+// It reads only connections that carry our mark, and those without our mark that are for an address which we expose, or
+// unanswered and from a pod that leaves. It deletes connections one by one and never flushes the table. It does not know how a
+// State becomes rules.
 //
-// It speaks to the kernel through ti-mo/conntrack rather than vishvananda/netlink, which reads the whole table to look for
-// marks by itself: here the kernel filters, by mark and by what changed, so that a connection of others, or of a Mapping
-// that stays as it is, costs a look in the kernel and no message. Only the count of source ports, which looks at most of
-// the table, reads it through vishvananda/netlink, one message at a time.
+// It uses ti-mo/conntrack because vishvananda/netlink reads the whole table and compares marks itself. Here the kernel filters,
+// by mark and by the scope of a change, so a connection of another program or of an unchanged Mapping costs a comparison in the
+// kernel and no message. Only the count of source ports, which needs most of the table, uses vishvananda/netlink, one message
+// at a time.
 package conntrack

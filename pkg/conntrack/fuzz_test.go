@@ -17,8 +17,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// FuzzConnection takes anything for a connection that the kernel tells of. Whatever it is: no panic, and only one that was made
-// to a frontend of ours is taken for one.
+// FuzzConnection parses arbitrary connections of the kernel. The parser must not panic, and must not relate a connection to a
+// frontend that is not its destination.
 func FuzzConnection(f *testing.F) {
 	tuple := func(number uint16, source, destination string, protocol byte, ports ...uint16) netfilter.Attribute {
 		from, to := netip.MustParseAddr(source).AsSlice(), netip.MustParseAddr(destination).AsSlice()
@@ -53,7 +53,7 @@ func FuzzConnection(f *testing.F) {
 		forward(public, udp, 53, 53, pod1), forward(public, tcp, 80, 90, pod1, pod2),
 	}})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// As query.run reads what comes.
+		// Parse the data as query.run does.
 		var event conntrack.Event
 		m := netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(netfilter.NFSubsysCTNetlink) << 8}, Data: data}
 		if err := event.Unmarshal(m); err != nil {

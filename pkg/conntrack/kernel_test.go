@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// table is the kernel's table of connections in a namespace of the test's own.
+// table is the kernel's connection table in a namespace of the test.
 type table struct {
 	*conntrack.Conn
 	t testing.TB
@@ -48,7 +48,7 @@ const (
 	unanswered, answered = conntrack.Status(0), conntrack.StatusSeenReply | conntrack.StatusAssured
 )
 
-// add puts a connection into the table as the rules would have made it.
+// add adds a connection to the table as the rules would make it.
 func (tb table) add(f flow, mark uint32, status conntrack.Status, zone uint16) {
 	tb.t.Helper()
 	number := uint8(1)
@@ -69,7 +69,7 @@ func (tb table) add(f flow, mark uint32, status conntrack.Status, zone uint16) {
 	}
 }
 
-// flows are the connections in the table, as text.
+// flows returns the connections in the table as text.
 func (tb table) flows() []string {
 	tb.t.Helper()
 	all, err := tb.Dump(nil)
@@ -84,7 +84,7 @@ func (tb table) flows() []string {
 	return lines
 }
 
-// cut cuts, and checks that what went is as much as was said.
+// cut calls Cut and checks that the table lost as many connections as it returns.
 func (tb table) cut(state gateway.State, want int) {
 	tb.t.Helper()
 	tb.cutSince(nil, state, want)
@@ -106,10 +106,10 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	tb := newTable(t)
 	own := gateway.DefaultOwnership()
 	ours := own.Forwarded().Value | own.Masquerade().Value | own.Uplink(2).Value
-	other := uint32(0x4000) | own.Masquerade().Value | own.Uplink(1).Value // everything but the bit that counts
+	other := uint32(0x4000) | own.Masquerade().Value | own.Uplink(1).Value // all bits except the one that counts
 	const public6, pod6, client6 = "2001:db8:1::10", "[fd00:244:1::2]:8080", "[2001:db8:2::10]:40000"
 
-	// Nothing of these is ever to go.
+	// These must always stay.
 	tb.add(made(tcp, client, "198.51.100.99:22", pod1), other, answered, 0)
 	tb.add(made(udp, client, "198.51.100.99:22", pod1), other, unanswered, 0)
 	tb.add(made(udp, client6, "["+public6+"]:53", pod6), 0, unanswered, 0)
@@ -136,8 +136,8 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	tb.add(made(udp, "192.0.2.10:2", front, pod2), ours, answered, 9)
 	tb.add(made(tcp, client6, "["+public6+"]:81", pod6), ours, answered, 0)
 	tb.add(leaves("", "10.244.1.3:0", "192.0.2.2:0", public+":0"), ours, answered, 0)
-	tb.add(direct(udp, "192.0.2.10:3", front), own.Uplink(1).Value, unanswered, 0)              // sent before there were rules
-	tb.add(direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), own.Uplink(1).Value, unanswered, 0) // as this
+	tb.add(direct(udp, "192.0.2.10:3", front), own.Uplink(1).Value, unanswered, 0)              // older than the rules
+	tb.add(direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), own.Uplink(1).Value, unanswered, 0) // older than the rules
 	tb.cut(want, 6)
 	if diff := cmp.Diff(wanted, tb.flows()); diff != "" {
 		t.Errorf("after the cut (-want +got):\n%s", diff)
@@ -150,7 +150,7 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	}
 }
 
-// What differs from the state before is all that the kernel is asked for.
+// TestKernelLooksWhereSomethingChanged expects that Cut reads only connections that the change of the state affects.
 func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 	tb := newTable(t)
 	ours := gateway.DefaultOwnership().Forwarded().Value
@@ -175,7 +175,7 @@ func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 	for _, f := range flows {
 		tb.add(f, ours, answered, 0)
 	}
-	// Stale, but of a Forward that stays as it is: this is seen when everything is looked at, and not before.
+	// A stale connection of an unchanged Forward is found only by a check of all connections.
 	tb.add(made(tcp, "192.0.2.10:7", public+":81", pod2), ours, answered, 0)
 	all := len(tb.flows())
 	conn, err := netfilter.Dial(nil)
@@ -201,7 +201,7 @@ func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 		{"nothing", before, nil},
 		{"TCP", without(0), []string{"tcp 80"}},
 		{"UDP", without(2), []string{"udp 80"}},
-		{"a range, with what else is UDP on the address", without(3), []string{"udp 105", "udp 80"}},
+		{"a range, with all UDP on the address", without(3), []string{"udp 105", "udp 80"}},
 		{"another address", without(4), []string{"another address"}},
 		{"IPv6", without(5), []string{"IPv6"}},
 		{"egress", gateway.State{Forwards: before.Forwards, Egresses: egress(public, "10.244.1.3").Egresses}, []string{"egress"}},
@@ -256,12 +256,12 @@ func TestKernelInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if n, err := New(gateway.DefaultOwnership()).Cut(ctx, nil, gateway.State{}); n != 0 || !errors.Is(err, context.Canceled) {
-		t.Errorf("cut %d, %v; want 0 and that it was interrupted", n, err)
+		t.Errorf("cut %d, %v; want 0 and a cancellation", n, err)
 	}
 	tb.cut(gateway.State{}, 1)
 }
 
-// fill adds connections to another port.
+// fill adds n connections to another port.
 func (tb table) fill(n int, mark uint32) {
 	tb.t.Helper()
 	for i := range n {
@@ -272,8 +272,8 @@ func (tb table) fill(n int, mark uint32) {
 	}
 }
 
-// BenchmarkCut ends one connection, of an endpoint that went, among so many others: those of somebody else, or of another
-// Mapping. The median says how long that takes, and x-of-empty how much longer than where there are no others.
+// BenchmarkCut ends one connection of a removed endpoint among others, of another program or of another Mapping. It reports the
+// median duration, and as x-of-empty the ratio to an otherwise empty table.
 func BenchmarkCut(b *testing.B) {
 	own := gateway.DefaultOwnership()
 	c := New(own)
@@ -283,7 +283,7 @@ func BenchmarkCut(b *testing.B) {
 		whose  string
 		others int
 		mark   uint32
-	}{{"nobody", 0, 0}, {"foreign", 1000, own.Uplink(1).Value}, {"foreign", 100_000, own.Uplink(1).Value}, {"ours", 100_000, own.Forwarded().Value}} {
+	}{{"empty", 0, 0}, {"foreign", 1000, own.Uplink(1).Value}, {"foreign", 100_000, own.Uplink(1).Value}, {"ours", 100_000, own.Forwarded().Value}} {
 		b.Run(fmt.Sprintf("%s=%d", bc.whose, bc.others), func(b *testing.B) {
 			tb := newTable(b)
 			tb.fill(bc.others, bc.mark)

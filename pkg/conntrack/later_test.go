@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Only TCP to backends that went may live on for a while.
+// TestWhatIsUrgent expects that only TCP to removed backends may be postponed.
 func TestWhatIsUrgent(t *testing.T) {
 	before := forward(public, tcp, 80, 80, pod1, pod2)
 	before.Sources = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("203.0.113.0/24")}
@@ -23,20 +23,20 @@ func TestWhatIsUrgent(t *testing.T) {
 		name     string
 		protocol gateway.Protocol
 		change   func(f *gateway.Forward)
-		// stale and urgent are what is to be found.
+		// stale and urgent are the expected results.
 		stale, urgent bool
 	}{
 		{"nothing", tcp, func(*gateway.Forward) {}, false, false},
-		{"an endpoint came", tcp, func(f *gateway.Forward) { f.Backends = backends(pod1, pod2, "10.244.1.9:8080") }, false, false},
-		{"an endpoint went", tcp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, false},
-		{"all endpoints went", tcp, func(f *gateway.Forward) { f.Backends = nil }, true, false},
+		{"an endpoint is added", tcp, func(f *gateway.Forward) { f.Backends = backends(pod1, pod2, "10.244.1.9:8080") }, false, false},
+		{"an endpoint is removed", tcp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, false},
+		{"all endpoints are removed", tcp, func(f *gateway.Forward) { f.Backends = nil }, true, false},
 		{"an endpoint drains", tcp, func(f *gateway.Forward) { f.Backends, f.Draining = f.Backends[1:], f.Backends[:1] }, false, false},
-		{"an endpoint of UDP went", udp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, true},
-		{"an endpoint of SCTP went", gateway.SCTP, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, true},
+		{"an endpoint of UDP is removed", udp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, true},
+		{"an endpoint of SCTP is removed", gateway.SCTP, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, true},
 		{"a source was revoked", tcp, func(f *gateway.Forward) { f.Sources = f.Sources[1:] }, true, true},
-		{"a source was revoked, and an endpoint went", tcp, func(f *gateway.Forward) { f.Sources, f.Backends = f.Sources[1:], f.Backends[1:] }, true, true},
+		{"a source was revoked, and an endpoint is removed", tcp, func(f *gateway.Forward) { f.Sources, f.Backends = f.Sources[1:], f.Backends[1:] }, true, true},
 		{"all sources were revoked", tcp, func(f *gateway.Forward) { f.Sources, f.SourcesDeny = nil, true }, true, true},
-		{"the Mapping went", tcp, nil, true, true},
+		{"the Mapping is deleted", tcp, nil, true, true},
 	} {
 		since := with(before, func(f *gateway.Forward) { f.Protocol = tc.protocol })
 		after := gateway.State{}
@@ -57,7 +57,7 @@ func TestWhatIsUrgent(t *testing.T) {
 	}
 }
 
-// What can wait is looked at once in a while, and lost by nothing that happens meanwhile.
+// TestWhatIsLeftForLater expects that postponed checks run at intervals, and that none is lost.
 func TestWhatIsLeftForLater(t *testing.T) {
 	at := func(port uint16) scope {
 		return scope{protocol: tcp, destination: netip.MustParseAddr(public), port: port}
@@ -68,10 +68,10 @@ func TestWhatIsLeftForLater(t *testing.T) {
 		name    string
 		after   time.Duration
 		changed changes
-		// looked are where it is looked, owed where it is still to be.
+		// looked holds the scopes that are checked, owed those that are postponed.
 		looked, owed []scope
 	}{
-		{"the first after long", 0, changes{stale: []scope{at(1)}}, []scope{at(1)}, nil},
+		{"the first after a pause", 0, changes{stale: []scope{at(1)}}, []scope{at(1)}, nil},
 		{"soon after", patience / 4, changes{stale: []scope{at(2)}}, nil, []scope{at(2)}},
 		{"the same again, and another", patience / 2, changes{stale: []scope{at(3), at(2)}}, nil, []scope{at(3), at(2)}},
 		{"nothing new", patience * 3 / 4, changes{}, nil, []scope{at(3), at(2)}},
@@ -85,7 +85,7 @@ func TestWhatIsLeftForLater(t *testing.T) {
 		got := c.take(step.changed, began.Add(step.after))
 		same := cmp.Comparer(func(a, b scope) bool { return a == b })
 		if diff := cmp.Diff(step.looked, got.stale, same); diff != "" {
-			t.Errorf("%s: looked at (-want +got):\n%s", step.name, diff)
+			t.Errorf("%s: checked (-want +got):\n%s", step.name, diff)
 		}
 		if diff := cmp.Diff(step.owed, c.owed, same); diff != "" {
 			t.Errorf("%s: owed (-want +got):\n%s", step.name, diff)
@@ -95,11 +95,12 @@ func TestWhatIsLeftForLater(t *testing.T) {
 		c.take(changes{stale: []scope{at(port + 1)}}, c.looked)
 	}
 	if len(c.owed) > maxOwed {
-		t.Errorf("%d are remembered, want at most %d", len(c.owed), maxOwed)
+		t.Errorf("%d scopes postponed, want at most %d", len(c.owed), maxOwed)
 	}
 }
 
-// A connection to a backend that came and went between two looks is known to no State that they compare.
+// TestKernelEndsWhatWasLeftForLater expects that Cut ends a connection to a backend that was added and removed between two
+// checks, although neither State has the backend.
 func TestKernelEndsWhatWasLeftForLater(t *testing.T) {
 	tb := newTable(t)
 	ours := gateway.DefaultOwnership().Forwarded().Value
@@ -117,11 +118,11 @@ func TestKernelEndsWhatWasLeftForLater(t *testing.T) {
 	tb.add(made(tcp, client, front, pod2), ours, answered, 0)
 	cut("the first one again", &two, &one, 0)
 	if c.Owes() {
-		t.Error("it is time already")
+		t.Error("due too early")
 	}
 	c.looked = c.looked.Add(-patience)
 	if !c.Owes() {
-		t.Error("it is not time yet")
+		t.Error("not due")
 	}
 	cut("when it is time", &one, &one, 1)
 	if c.Owes() || len(tb.flows()) != 0 {

@@ -11,9 +11,9 @@ import (
 	"github.com/ti-mo/conntrack"
 )
 
-// Lost returns how many first packets the kernel has dropped since boot because their connection could not be remembered: as a
-// rule all source ports of the masquerade to one backend were in use (insert_failed of conntrack(8) -S, and drop, where the
-// table is full). The counters of the CPUs have 32 bits and wrap.
+// Lost returns the number of first packets since boot that the kernel dropped because it could not add their connection:
+// usually because all source ports for masquerading to one backend were in use (insert_failed of conntrack(8) -S), or because
+// the table was full (drop). The counters of each CPU have 32 bits and wrap.
 func Lost() (uint64, error) {
 	conn, err := conntrack.Dial(nil)
 	if err != nil {

@@ -42,7 +42,7 @@ const (
 	attrOriginalFlags = 1 // CTA_FILTER_ORIG_FLAGS
 )
 
-// What of the original direction is to be compared (CTA_FILTER_F_*).
+// Fields of the original direction to compare (CTA_FILTER_F_*).
 const (
 	compareSource = 1 << iota
 	compareDestination
@@ -52,19 +52,19 @@ const (
 	compareDestinationPort
 )
 
-// query is what the kernel is to filter by. A kernel that does not know how hands over more, never less: before 5.8 by
-// scope, before 5.15 by status.
+// query is a filter for the kernel. An older kernel returns more, never less: it ignores the scope before 5.8 and the status
+// before 5.15.
 type query struct {
 	mark gateway.Mark
-	// without are bits of the status that must not be set.
+	// without holds the bits of the status that must not be set.
 	without conntrack.Status
 	scope   scope
 }
 
-// worthwhile is how many walks over the kernel's table cost less than one that brings along connections that are nothing to us.
-// A walk passes every bucket, full or not, and some thirty of them cost as much as a connection that is brought along.
+// worthwhile returns how many walks over the kernel's table cost less than a single walk that also returns irrelevant
+// connections. A walk passes every bucket, full or empty. About thirty buckets cost as much as one returned connection.
 func worthwhile() int {
-	const bucketsPerConnection, most = 32, 4 // for nobody knows how many of the connections are ours
+	const bucketsPerConnection, most = 32, 4 // at most 4, because it is unknown how many connections are ours
 	buckets, err := readNumber("/proc/sys/net/netfilter/nf_conntrack_buckets")
 	if err != nil || buckets == 0 {
 		return 1
@@ -84,7 +84,7 @@ func readNumber(path string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
-// run returns the connections that the kernel finds.
+// run returns the matching connections.
 func (q query) run(conn *netfilter.Conn) ([]conntrack.Flow, error) {
 	attributes, family := q.attributes()
 	request, err := netfilter.MarshalNetlink(netfilter.Header{
@@ -102,7 +102,7 @@ func (q query) run(conn *netfilter.Conn) ([]conntrack.Flow, error) {
 	}
 	flows := make([]conntrack.Flow, 0, len(messages))
 	for _, m := range messages {
-		// A dump is made of the messages that tell of new connections.
+		// The messages of a dump have the type of new connections.
 		var event conntrack.Event
 		if err := event.Unmarshal(m); err != nil {
 			return nil, err
@@ -132,7 +132,7 @@ func (q query) attributes() ([]netfilter.Attribute, netfilter.ProtoFamily) {
 	), family
 }
 
-// tuple returns what of the original direction is to be compared, and with what.
+// tuple returns the fields of the original direction to compare, and their values.
 func (s scope) tuple() (flags uint32, tuple []netfilter.Attribute, family netfilter.ProtoFamily) {
 	switch {
 	case s.source.Is4():
@@ -142,8 +142,8 @@ func (s scope) tuple() (flags uint32, tuple []netfilter.Attribute, family netfil
 		flags, family = compareDestination, netfilter.ProtoIPv4
 		tuple = append(tuple, nested(attrAddresses, netfilter.Attribute{Type: attrDestination, Data: s.destination.AsSlice()}))
 	case s.source.Is6(), s.destination.Is6():
-		// The kernel takes equal IPv6 addresses for different ones and the other way round, up to 6.18 at least
-		// (ctnetlink_filter_match_tuple). The rest is narrow enough.
+		// The kernel does not compare IPv6 addresses correctly, at least up to 6.18 (ctnetlink_filter_match_tuple): equal ones
+		// differ and different ones match. The other fields are selective enough.
 		family = netfilter.ProtoIPv6
 	}
 	if number, found := number(s.protocol); found {

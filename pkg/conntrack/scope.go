@@ -14,33 +14,33 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// scope narrows down which connections are looked at. The empty one is all of them.
+// scope selects connections to check. The empty scope selects all.
 type scope struct {
-	// protocol and port are those that connections were made to; empty and 0 mean any.
+	// protocol and port are those of the original destination. Empty and 0 mean any.
 	protocol gateway.Protocol
 	port     uint16
-	// source and destination are those of the first packet; invalid means any.
+	// source and destination are the addresses of the first packet. Invalid means any.
 	source, destination netip.Addr
 }
 
-// changes are where connections may not be what the state makes any more that were right for the state before.
+// changes selects connections that matched the state before and may not match the new one.
 type changes struct {
-	// stale are where connections of ours may have become wrong, missed where flows may be older than their Forward, leaving where
-	// those of pods may be older than their external address, which only shows while nothing has answered.
+	// stale selects marked connections that may be wrong now, missed flows that may be older than their Forward, and leaving
+	// those of pods that may be older than their external address, which is certain only until the first answer.
 	stale, missed, leaving []scope
-	// urgent is set when one of them does harm as long as it lives. A connection of TCP to a backend that went does not: who is
-	// at its ends only learns later that it is over.
+	// urgent means that one of them does harm while it exists. A TCP connection to a removed backend does none: its ends only
+	// learn later that it is over.
 	urgent bool
 }
 
-// changedSince compares two States, whose Forwards are sorted; nil means that nothing is known to have been right.
+// changedSince compares two States, whose Forwards are sorted. A nil State means that any connection may be wrong.
 func changedSince(since *gateway.State, state gateway.State) changes {
 	var c changes
 	var before gateway.State
 	if since != nil {
 		before = *since
 	}
-	// What an address has made that is away is let be, as what one makes that is here.
+	// Connections by addresses that are away stay, like those by addresses on this host.
 	for a, b := range both(everywhere(before), everywhere(state)) {
 		switch {
 		case b == nil:
@@ -53,7 +53,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 		}
 	}
 	for a, b := range both(before.Forwards, state.Forwards) {
-		// Where there was a Forward without backends, flows were refused and so not remembered.
+		// Before it had backends, the Forward refused flows, so none is in the table.
 		if a == nil && b.Protocol == gateway.UDP && len(b.Backends) > 0 {
 			c.missed, c.urgent = append(c.missed, toFrontend(b.Frontend)), true
 		}
@@ -70,7 +70,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	return c
 }
 
-// everywhere are the Forwards of addresses that are here and of those that are away, sorted. None overlaps another.
+// everywhere returns the Forwards of addresses on this host and of those that are away, sorted. They do not overlap.
 func everywhere(state gateway.State) []*gateway.Forward {
 	here, away := state.Forwards, state.Away.Forwards
 	if len(away) == 0 {
@@ -83,8 +83,8 @@ func everywhere(state gateway.State) []*gateway.Forward {
 	return all
 }
 
-// both walks sorted lists side by side, and yields those of the same frontend together, others with nil, and none that both
-// have, as they do most.
+// both walks two sorted lists and yields pairs with the same frontend, with nil if one is missing. It skips elements that both
+// lists share, which are most of them.
 func both(a, b []*gateway.Forward) iter.Seq2[*gateway.Forward, *gateway.Forward] {
 	return func(yield func(a, b *gateway.Forward) bool) {
 		for len(a) > 0 || len(b) > 0 {
@@ -107,7 +107,7 @@ func both(a, b []*gateway.Forward) iter.Seq2[*gateway.Forward, *gateway.Forward]
 	}
 }
 
-// compareFirst orders by frontend; behind the end of a list comes everything.
+// compareFirst compares the first elements by frontend. An empty list sorts last.
 func compareFirst(a, b []*gateway.Forward) int {
 	switch {
 	case len(a) == 0:
@@ -118,7 +118,7 @@ func compareFirst(a, b []*gateway.Forward) int {
 	return a[0].Compare(b[0].Frontend)
 }
 
-// changedEgress is where pods leave with another address than before.
+// changedEgress selects the pods whose external address changed.
 func changedEgress(before, after gateway.State) []scope {
 	unchanged := func(before, after []gateway.Egress) bool {
 		return slices.EqualFunc(before, after, func(a, b gateway.Egress) bool { return a.Address == b.Address && same(a.Sources, b.Sources) })
@@ -136,7 +136,7 @@ func changedEgress(before, after gateway.State) []scope {
 	return scopes
 }
 
-// atMost returns the scopes, or one that holds them all where they are more than that.
+// atMost returns the scopes, or one that includes all of them if there are more than most.
 func atMost(most int, scopes []scope) []scope {
 	if len(scopes) <= most {
 		return scopes
@@ -147,7 +147,7 @@ func atMost(most int, scopes []scope) []scope {
 		all.source, all.destination = common(all.source, s.source), common(all.destination, s.destination)
 	}
 	switch {
-	case !all.source.IsValid() && !all.destination.IsValid(): // The kernel compares protocols within a family alone.
+	case !all.source.IsValid() && !all.destination.IsValid(): // The kernel compares protocols only within a family.
 		all = scope{}
 	case all.protocol == "":
 		all.port = 0
@@ -155,7 +155,7 @@ func atMost(most int, scopes []scope) []scope {
 	return []scope{all}
 }
 
-// common returns what two scopes agree on, or any.
+// common returns the value of two scopes if it is equal, or the zero value for any.
 func common[T comparable](a, b T) T {
 	if a == b {
 		return a
@@ -172,19 +172,18 @@ func toFrontend(f gateway.Frontend) scope {
 	return s
 }
 
-// admitsAll reports whether everybody who could connect by a Forward still can by the one after of the same frontend, and to
-// the same ports.
+// admitsAll reports whether all clients that a Forward admitted may still connect after the change, to the same ports.
 func admitsAll(before, after *gateway.Forward) bool {
 	return before.Shift == after.Shift && before.SourcesDeny == after.SourcesDeny && allowsAll(before.Sources, after.Sources)
 }
 
-// leadsOn reports whether each backend that a Forward led to is one that connections may still lead to with the one after.
+// leadsOn reports whether connections may stay on every backend of the Forward after the change.
 func leadsOn(before, after *gateway.Forward) bool {
 	if same(before.Backends, after.Backends) && same(before.Draining, after.Draining) {
 		return true
 	}
 	lead, led := after.Backends, before.Backends
-	if before.Protocol == gateway.TCP { // That of others was ended when the endpoint began to drain.
+	if before.Protocol == gateway.TCP { // Connections of other protocols were ended when the endpoint started to drain.
 		lead, led = slices.Concat(lead, after.Draining), slices.Concat(led, before.Draining)
 	}
 	stay := make(map[gateway.Backend]struct{}, len(lead))
@@ -197,10 +196,10 @@ func leadsOn(before, after *gateway.Forward) bool {
 	})
 }
 
-// allowsAll reports whether every source that was allowed still is, as far as that is seen at once.
+// allowsAll reports whether every source that was allowed still is. It may return false for lists that differ only in form.
 func allowsAll(before, after []netip.Prefix) bool { return len(after) == 0 || same(before, after) }
 
-// same compares slices, which are mostly one and the same.
+// same compares slices, most of which share their memory.
 func same[T comparable](a, b []T) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }

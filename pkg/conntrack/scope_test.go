@@ -19,7 +19,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// some returns a sorted State that shares much with the others that it returns.
+// some returns a sorted State that has much in common with other results.
 func some(r *rand.Rand) gateway.State {
 	var state gateway.State
 	for _, address := range []string{"198.51.100.10", "198.51.100.11", "2001:db8:1::10"} {
@@ -55,7 +55,7 @@ func some(r *rand.Rand) gateway.State {
 	return leavesOrReturns(r, state)
 }
 
-// leavesOrReturns has addresses leave that are here, and addresses return that are away.
+// leavesOrReturns moves random addresses away from this host or back.
 func leavesOrReturns(r *rand.Rand, state gateway.State) gateway.State {
 	leaves := map[netip.Addr]bool{}
 	all := everywhere(state)
@@ -73,7 +73,7 @@ func leavesOrReturns(r *rand.Rand, state gateway.State) gateway.State {
 	return state
 }
 
-// Both lists are walked once; what they find is what a look at each Forward by itself finds.
+// TestWhatChanged compares the single walk over both lists with a check of each Forward separately.
 func TestWhatChanged(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 3))
 	before := some(r)
@@ -123,13 +123,13 @@ func TestWhatChanged(t *testing.T) {
 		before = after
 	}
 	if found["stale"] < 100 || found["missed"] < 100 || found["let be"] < 100 {
-		t.Errorf("too little was to be found: %v", found)
+		t.Errorf("too few findings: %v", found)
 	}
 }
 
 func compareScopes(a, b scope) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
 
-// eachByItself asks of each connection that the State before may have made whether it would be kept.
+// eachByItself checks for each connection that the State before may have made whether the new one keeps it.
 func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	j := newJudge(after)
 	now := everywhere(after)
@@ -169,7 +169,7 @@ func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	return stale, missed
 }
 
-// A State that is the one before costs a look at each Forward and nothing in memory, where no address is away.
+// TestNothingChanged expects that comparing equal States allocates no memory, if no address is away.
 func TestNothingChanged(t *testing.T) {
 	state := some(rand.New(rand.NewPCG(1, 1)))
 	state.Forwards, state.Away = everywhere(state), gateway.Away{}
@@ -198,7 +198,7 @@ func TestManyScopesAreOne(t *testing.T) {
 		{"ports", 1, []scope{at(tcp, public, 80), at(tcp, public, 81), at(tcp, public, 82)}, []scope{at(tcp, public, 0)}},
 		{"protocols", 1, []scope{at(tcp, public, 80), at(udp, public, 80)}, []scope{at("", public, 0)}},
 		{"addresses", 1, []scope{at(tcp, public, 80), at(tcp, "198.51.100.11", 80)}, []scope{{}}},
-		{"what a pod opened", 1, []scope{at(tcp, public, 80), pod}, []scope{{}}},
+		{"a connection of a pod", 1, []scope{at(tcp, public, 80), pod}, []scope{{}}},
 	} {
 		if diff := gocmp.Diff(tc.want, atMost(tc.most, tc.scopes), gocmp.Comparer(func(a, b scope) bool { return a == b })); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, diff)

@@ -18,7 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// attrReply is CTA_TUPLE_REPLY, attrSourcePort CTA_PROTO_SRC_PORT; IPv6 addresses have numbers of their own (CTA_IP_V6_*).
+// attrReply is CTA_TUPLE_REPLY, attrSourcePort CTA_PROTO_SRC_PORT. IPv6 addresses have their own numbers (CTA_IP_V6_*).
 const (
 	attrReply        = 2
 	attrSource6      = 3
@@ -26,12 +26,13 @@ const (
 	attrSourcePort   = 2
 )
 
-// SourcePorts counts the source ports that masqueraded connections use, by where they lead to, in no order. Two connections
-// to the same address, port and protocol cannot have the same one (nf_nat_used_tuple, net/netfilter/nf_nat_core.c); those that
-// ended count until conntrack forgets them. Of several addresses that hide clients the fullest one counts.
+// SourcePorts counts the source ports in use by masqueraded connections for each backend, unsorted. Two connections to the same
+// address, port and protocol cannot share a source port (nf_nat_used_tuple, net/netfilter/nf_nat_core.c). A connection that
+// ended counts until conntrack forgets it. If several addresses masquerade, the count is that of the address with the most
+// connections.
 //
-// The kernel hands over masqueraded connections alone, and they are counted as they come: memory is taken for each backend,
-// not for each connection. 100,000 connections take 0.1 to 0.5 s.
+// The kernel returns only masqueraded connections, and SourcePorts counts while reading, so memory use depends on the number of
+// backends and not of connections. 100,000 connections take 0.1 to 0.5 s.
 func SourcePorts(own gateway.Ownership) ([]gateway.SourcePorts, error) {
 	want := own.Forwarded().Mask | own.Masquerade().Mask
 	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|getConnections, unix.NLM_F_DUMP)
@@ -50,14 +51,14 @@ func SourcePorts(own gateway.Ownership) ([]gateway.SourcePorts, error) {
 		if parseErr = r.parse(message); parseErr != nil {
 			return false
 		}
-		// A kernel that does not filter hands over all.
+		// A kernel that does not filter returns everything.
 		if protocol, known := protocols[r.protocol]; known && r.mark&want == want {
 			used[tuple{protocol, netip.AddrPortFrom(r.from, r.port), r.to}]++
 		}
 		return true
 	})
 	if errors.Is(err, nl.ErrDumpInterrupted) {
-		err = nil // a count of what changes meanwhile
+		err = nil // Connections change during the dump. The count need not be exact.
 	}
 	if err := errors.Join(err, parseErr); err != nil {
 		return nil, fmt.Errorf("counting source ports: %w", err)
@@ -75,7 +76,7 @@ func SourcePorts(own gateway.Ownership) ([]gateway.SourcePorts, error) {
 	return counts, nil
 }
 
-// replies are the replies of a connection, as far as they are counted by, and its mark.
+// replies holds the mark of a connection and the properties of its replies that matter for the count.
 type replies struct {
 	protocol uint8
 	from, to netip.Addr
@@ -83,7 +84,7 @@ type replies struct {
 	mark     uint32
 }
 
-// parse reads a message of a dump, which begins with the family, the version and a resource (struct nfgenmsg).
+// parse reads a message of a dump, which starts with family, version and resource (struct nfgenmsg).
 func (r *replies) parse(message []byte) error {
 	const header = 4
 	if len(message) < header {
@@ -134,8 +135,8 @@ func (r *replies) parseTuple(tuple []byte) error {
 	return nil
 }
 
-// attributes yields the attributes of a message (struct nlattr, netlink(7)) up to one that is not whole. Libraries make a list or
-// a decoder of them, which takes most of the time that a count takes.
+// attributes yields the attributes of a message (struct nlattr, netlink(7)) until the end or a truncated one. It exists because
+// a list or a decoder, as in libraries, takes most of the time of a count.
 func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	const header, alignment, flags = 4, 4, unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
 	return func(yield func(uint16, []byte) bool) {

@@ -19,7 +19,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestKernelSourcePorts counts masqueraded connections of the kernel's table by where they lead to, and no others.
+// TestKernelSourcePorts counts the masqueraded connections of the kernel's table by backend.
 func TestKernelSourcePorts(t *testing.T) {
 	tb, own := newTable(t), gateway.DefaultOwnership()
 	if got, err := SourcePorts(own); err != nil || len(got) != 0 {
@@ -41,7 +41,7 @@ func TestKernelSourcePorts(t *testing.T) {
 		}
 	}
 	add(3, gateway.UDP, "10.244.1.2:53", "10.10.0.2", masqueraded)
-	add(2, gateway.UDP, "10.244.1.2:53", "10.10.0.3", masqueraded) // another address has ports of its own
+	add(2, gateway.UDP, "10.244.1.2:53", "10.10.0.3", masqueraded) // another address has its own ports
 	add(1, gateway.UDP, "10.244.1.2:54", "10.10.0.2", masqueraded|own.Uplink(3).Value|1<<20)
 	add(4, gateway.TCP, "10.244.1.2:53", "10.10.0.2", masqueraded)
 	add(5, gateway.UDP, "[fd00:244:1::2]:53", "fd00:10::2", masqueraded)
@@ -65,7 +65,7 @@ func TestKernelSourcePorts(t *testing.T) {
 	}
 }
 
-// FuzzReplies: a message that makes no sense is an error and no panic.
+// FuzzReplies parses arbitrary messages. An invalid message must cause an error and not a panic.
 func FuzzReplies(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("\x02\x00\x00\x00\x08\x00\x08\x00\x00\x00\x00\x30"))
@@ -76,7 +76,7 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
-// BenchmarkSourcePorts counts in a table of so many connections.
+// BenchmarkSourcePorts counts in tables of several sizes.
 func BenchmarkSourcePorts(b *testing.B) {
 	for _, n := range []int{1000, 20000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
