@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// FuzzRecord takes anything for the record of what parameters were: no panic, nothing is written outside of the parameters, and
-// what is set is set all the same.
+// FuzzRecord reads arbitrary records. Set and Restore must not panic and must not write outside of the parameters, and Set must
+// set the parameter.
 func FuzzRecord(f *testing.F) {
 	for _, record := range []string{
 		"", "null", "{}", "[]", "{", `{"net/ipv4/ip_forward":null}`, `{"net/ipv4/ip_forward":{"was":"0","set":"1"}}`,
@@ -33,7 +33,7 @@ func FuzzRecord(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		_ = s.Set(forward, "1") // it says what it could not note down
+		_ = s.Set(forward, "1") // the error may report that the old value was not recorded
 		if got, err := s.Get(forward); err != nil || got != "1" {
 			t.Errorf("%s is %q, %v", forward, got, err)
 		}

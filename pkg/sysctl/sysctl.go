@@ -1,8 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sysctl reads and writes kernel parameters, and keeps a record of what they were before, so that they can be
-// put back. It never knows which of them a gateway needs: that is pkg/dataplane.
+// Package sysctl reads and writes kernel parameters, and records their old values so that they can be restored. It does not
+// know which parameters a gateway needs: pkg/dataplane does.
 package sysctl
 
 import (
@@ -22,24 +22,24 @@ const (
 	recordName = "sysctls.json"
 )
 
-// Sysctls are the kernel's parameters. It is safe for one user at a time.
+// Sysctls reads and writes kernel parameters. It is not safe for concurrent use.
 type Sysctls struct {
 	root, record string
 }
 
-// change is what became of a parameter.
+// change is the record of a changed parameter.
 type change struct {
 	Was string `json:"was"`
 	Set string `json:"set"`
 }
 
-// New returns the kernel's parameters. The record of what they were is kept in runtimeDir, which should not outlive a
-// reboot, as they do not.
+// New returns the parameters of the kernel. It records old values in runtimeDir, which should not survive a reboot, because
+// parameters do not either.
 func New(runtimeDir string) *Sysctls {
 	return &Sysctls{root: root, record: filepath.Join(runtimeDir, recordName)}
 }
 
-// Get returns a parameter by its path, "net/ipv4/ip_forward". Where there is none such, the error is fs.ErrNotExist.
+// Get returns a parameter by its path, such as "net/ipv4/ip_forward". The error is fs.ErrNotExist if it does not exist.
 func (s *Sysctls) Get(key string) (string, error) {
 	path, err := s.path(key)
 	if err != nil {
@@ -52,13 +52,14 @@ func (s *Sysctls) Get(key string) (string, error) {
 	return strings.TrimSpace(string(value)), nil
 }
 
-// Before returns what a parameter was before Set, or what it is where Set did not change it or another program has since.
+// Before returns the value of a parameter before Set, or its current value if Set did not change it or another program did
+// later.
 func (s *Sysctls) Before(key string) (string, error) {
 	is, err := s.Get(key)
 	if err != nil {
 		return "", err
 	}
-	// A record that is damaged is left to those who write it, and are heard when they set it aside.
+	// Leave a damaged record to load, which reports it and sets it aside.
 	record := map[string]change{}
 	content, err := os.ReadFile(s.record)
 	switch {
@@ -76,7 +77,7 @@ func (s *Sysctls) Before(key string) (string, error) {
 	return is, nil
 }
 
-// List returns the paths of the parameters that match a pattern as filepath.Match has it, sorted.
+// List returns the sorted paths of the parameters that match a pattern of filepath.Match.
 func (s *Sysctls) List(pattern string) ([]string, error) {
 	path, err := s.path(pattern)
 	if err != nil {
@@ -93,22 +94,22 @@ func (s *Sysctls) List(pattern string) ([]string, error) {
 	return keys, nil
 }
 
-// Set changes a parameter and records what it was. The parameter is set even when that cannot be recorded.
+// Set changes a parameter and records its old value. It changes the parameter even if the record fails.
 func (s *Sysctls) Set(key, value string) error {
 	was, err := s.Get(key)
 	if err != nil || was == value {
 		return err
 	}
-	// Recorded first: a crash in between leaves a record that Restore takes for somebody else's change.
+	// Record first: after a crash in between, Restore treats the parameter as changed by another process.
 	recordErr := s.remember(key, change{Was: was, Set: value})
 	if recordErr != nil {
-		recordErr = fmt.Errorf("cleanup will not put %s back to %s: %w", key, was, recordErr)
+		recordErr = fmt.Errorf("cleanup will not restore %s to %s: %w", key, was, recordErr)
 	}
 	return errors.Join(recordErr, s.write(key, value))
 }
 
-// Restore puts back what Set changed, but for the parameters in keep, and returns the paths of what it put back. What
-// somebody else has changed since stays as it is.
+// Restore restores the parameters that Set changed, except for those in keep, and returns their paths. It leaves parameters
+// that another process changed later.
 func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 	record, err := s.load()
 	if err != nil {
@@ -127,7 +128,7 @@ func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 				restored = append(restored, key)
 			}
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // A link takes its parameters with it.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // The parameters of a link disappear with it.
 			errs = append(errs, err)
 			continue
 		}
@@ -171,7 +172,7 @@ func (s *Sysctls) remember(key string, c change) error {
 	return s.store(record)
 }
 
-// load returns what is recorded. A record that is damaged is set aside, and so is in the way once only.
+// load returns the record. It sets a damaged record aside, so that it fails only once.
 func (s *Sysctls) load() (map[string]change, error) {
 	record := map[string]change{}
 	content, err := os.ReadFile(s.record)
@@ -189,7 +190,7 @@ func (s *Sysctls) load() (map[string]change, error) {
 			return nil, s.setAside(err)
 		}
 	}
-	if record == nil { // The file says null.
+	if record == nil { // the file contains null
 		record = map[string]change{}
 	}
 	return record, nil
@@ -200,11 +201,11 @@ func (s *Sysctls) setAside(why error) error {
 	if err := os.Rename(s.record, aside); err != nil {
 		return errors.Join(fmt.Errorf("the record of kernel parameters %s cannot be used: %w", s.record, why), err)
 	}
-	return fmt.Errorf("the record of kernel parameters %s cannot be used and is now %s: what was set until now stays, also after cleanup: %w",
+	return fmt.Errorf("the record of kernel parameters %s cannot be used and is now %s: cleanup will not restore parameters set so far: %w",
 		s.record, aside, why)
 }
 
-// store replaces the file as a whole, so that a crash leaves the old one or the new one.
+// store replaces the whole file, so that a crash leaves the old or the new one.
 func (s *Sysctls) store(record map[string]change) error {
 	if len(record) == 0 {
 		if err := os.Remove(s.record); err != nil && !errors.Is(err, fs.ErrNotExist) {

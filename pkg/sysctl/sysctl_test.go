@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 const forward, filter = "net/ipv4/ip_forward", "net/ipv4/conf/eth0.100/rp_filter"
 
-// fake makes parameters in plain files.
+// fake returns parameters in plain files.
 func fake(t *testing.T) (s *Sysctls, write func(key, value string)) {
 	t.Helper()
 	root := t.TempDir()
@@ -69,7 +69,7 @@ func restore(t *testing.T, s *Sysctls, want ...string) {
 }
 
 func TestSetAndRestore(t *testing.T) {
-	t.Run("what was", func(t *testing.T) {
+	t.Run("old values", func(t *testing.T) {
 		s, _ := fake(t)
 		set(t, s, forward, "1")
 		set(t, s, filter, "2")
@@ -78,7 +78,7 @@ func TestSetAndRestore(t *testing.T) {
 		expect(t, s, filter, "1")
 		restore(t, s)
 	})
-	t.Run("but for what is still wanted", func(t *testing.T) {
+	t.Run("except for those to keep", func(t *testing.T) {
 		s, _ := fake(t)
 		set(t, s, forward, "1")
 		set(t, s, filter, "2")
@@ -88,7 +88,7 @@ func TestSetAndRestore(t *testing.T) {
 		expect(t, s, forward, "1")
 		restore(t, s, forward)
 	})
-	t.Run("set again by somebody else and by us", func(t *testing.T) {
+	t.Run("set again by another process and by us", func(t *testing.T) {
 		s, write := fake(t)
 		set(t, s, filter, "2")
 		write(filter, "0")
@@ -96,21 +96,21 @@ func TestSetAndRestore(t *testing.T) {
 		restore(t, s, filter)
 		expect(t, s, filter, "0")
 	})
-	t.Run("what somebody else changed since stays", func(t *testing.T) {
+	t.Run("changed later by another process", func(t *testing.T) {
 		s, write := fake(t)
 		set(t, s, filter, "2")
 		write(filter, "0")
 		restore(t, s)
 		expect(t, s, filter, "0")
 	})
-	t.Run("what was right already is not ours to put back", func(t *testing.T) {
+	t.Run("not changed by us", func(t *testing.T) {
 		s, write := fake(t)
 		write(forward, "1")
 		set(t, s, forward, "1")
 		restore(t, s)
 		expect(t, s, forward, "1")
 	})
-	t.Run("a link that went", func(t *testing.T) {
+	t.Run("a removed link", func(t *testing.T) {
 		s, _ := fake(t)
 		set(t, s, filter, "2")
 		set(t, s, forward, "1")
@@ -137,15 +137,15 @@ func TestErrors(t *testing.T) {
 			}
 		}
 	})
-	for name, damaged := range map[string]string{"torn": "{", "of parameters that cannot be": `{"../outside":{"was":"1","set":"2"}}`} {
-		t.Run("a record that is damaged, "+name, func(t *testing.T) {
+	for name, damaged := range map[string]string{"torn": "{", "with an invalid path": `{"../outside":{"was":"1","set":"2"}}`} {
+		t.Run("a damaged record, "+name, func(t *testing.T) {
 			for _, use := range []struct {
 				name string
 				do   func(*Sysctls) error
 				want string
 			}{
-				{"Set", func(s *Sysctls) error { return s.Set(forward, "1") }, "cleanup will not put " + forward + " back to 0"},
-				{"Restore", func(s *Sysctls) error { _, err := s.Restore(forward); return err }, "what was set until now stays, also after cleanup"},
+				{"Set", func(s *Sysctls) error { return s.Set(forward, "1") }, "cleanup will not restore " + forward + " to 0"},
+				{"Restore", func(s *Sysctls) error { _, err := s.Restore(forward); return err }, "cleanup will not restore parameters set so far"},
 			} {
 				s, _ := fake(t)
 				set(t, s, filter, "2")
@@ -154,23 +154,23 @@ func TestErrors(t *testing.T) {
 				}
 				aside := s.record + ".bad"
 				if err := use.do(s); err == nil || !strings.Contains(err.Error(), aside) || !strings.Contains(err.Error(), use.want) {
-					t.Errorf("%s: err = %v, want %q, and that the file is now %s", use.name, err, use.want, aside)
+					t.Errorf("%s: err = %v, want %q, and the file renamed to %s", use.name, err, use.want, aside)
 				}
 				if text, err := os.ReadFile(aside); err != nil || string(text) != damaged {
 					t.Errorf("%s: set aside is %q, %v", use.name, text, err)
 				}
 				set(t, s, filter, "1")
-				restore(t, s, filter) // it is told once, and what is set from then on is put back
+				restore(t, s, filter) // reported once; later changes are restored
 				expect(t, s, filter, "2")
 			}
 		})
 	}
-	t.Run("no leftovers beside the record", func(t *testing.T) {
+	t.Run("no other files next to the record", func(t *testing.T) {
 		s, _ := fake(t)
 		set(t, s, forward, "1")
 		entries, err := os.ReadDir(filepath.Dir(s.record))
 		if err != nil || len(entries) != 1 {
-			t.Errorf("%d files, %v; want the record alone", len(entries), err)
+			t.Errorf("%d files, %v; want only the record", len(entries), err)
 		}
 	})
 }
@@ -192,12 +192,12 @@ func TestKernel(t *testing.T) {
 	}
 	set(t, s, key, "2")
 	if err := s.Set(key, "nonsense"); err == nil {
-		t.Error("the kernel takes nonsense")
+		t.Error("the kernel accepts an invalid value")
 	}
 	expect(t, s, key, "2")
 }
 
-// TestBefore: who asks what a parameter was changes nothing, a damaged record included.
+// TestBefore expects that Before changes nothing, including a damaged record.
 func TestBefore(t *testing.T) {
 	dir := t.TempDir()
 	s := &Sysctls{root: filepath.Join(dir, "sys"), record: filepath.Join(dir, "run", recordName)}
