@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Aside calls do in a new network namespace that ends with it: what it, or a program that it runs, writes to tables, links or routes
-// there changes nothing of the host's. It needs CAP_SYS_ADMIN.
+// Aside calls do in a new network namespace, which disappears afterwards. Tables, links and routes that do, or a program that
+// it runs, writes there do not affect the host. It needs CAP_SYS_ADMIN.
 func Aside(do func() error) error {
 	ended := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with this goroutine, and with it the namespace.
+		// Do not unlock: the thread ends with this goroutine, and the namespace with the thread.
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			ended <- fmt.Errorf("making a network namespace: %w", err)

@@ -3,7 +3,7 @@
 
 //go:build linux
 
-// Package host reads what the host looks like, its links, their addresses, its default routes and which next hops answer,
-// and says when that changes. It changes nothing but the kernel's own memory of neighbours, which it has asked for the next
-// hops, and what is to be made of what it sees, it never knows: that is pkg/calc.
+// Package host reads the links of the host, their addresses, its default routes and which next hops answer, and reports
+// changes. It changes nothing except the kernel's neighbour table, in which it triggers probes of the next hops. It does not
+// know what its observations mean: pkg/calc does.
 package host

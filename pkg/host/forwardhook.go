@@ -16,9 +16,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// BaseChain is a chain of nf_tables that a hook leads to.
+// BaseChain is a chain of nf_tables that is attached to a hook.
 type BaseChain struct {
-	// Family is as nft(8) has it: ip, ip6 or inet.
+	// Family is the name in nft(8): ip, ip6 or inet.
 	Family, Table, Name string
 }
 
@@ -29,13 +29,14 @@ const (
 	statusDNAT                 = 1 << 5
 )
 
-// chainDepth is how many chains the kernel lets rules jump down (NFT_JUMP_STACK_SIZE, net/netfilter/nf_tables.h).
+// chainDepth is the maximum depth of jumps in the kernel (NFT_JUMP_STACK_SIZE, net/netfilter/nf_tables.h).
 const chainDepth = 16
 
-// DroppingForwards returns the base chains in the forward hook that drop or reject whatever no rule of theirs accepts, and that
-// have no rule for the connections of Mappings. An accept of iptables ends the evaluation of its own chain alone: the other
-// chains of the hook see the packet too (nft(8), VERDICT STATEMENT). A rule for Mappings accepts by a mark of ours on the
-// connection, or by its status dnat; what else such a rule asks for is not judged. A kernel without nf_tables has none.
+// DroppingForwards returns the base chains in the forward hook that drop or reject all packets that none of their rules
+// accepts, and that have no rule for the connections of Mappings. An accept in iptables ends only the evaluation of its own
+// chain; other chains of the hook still see the packet (nft(8), VERDICT STATEMENT). A rule for Mappings accepts by our mark on
+// the connection or by its status dnat. Further conditions of such a rule are ignored. A kernel without nf_tables has no such
+// chains.
 func DroppingForwards(own gateway.Ownership) ([]BaseChain, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -57,7 +58,7 @@ type forwardHook struct {
 	ours uint32
 }
 
-// fate is what becomes of the first packet of a connection of ours in a chain.
+// fate is the result of a chain for the first packet of one of our connections.
 type fate int
 
 const (
@@ -93,7 +94,7 @@ func (h *forwardHook) dropping() ([]BaseChain, error) {
 	return found, nil
 }
 
-// forwardChain reads a chain and its policy; one that is not in the forward hook has no name.
+// forwardChain reads a chain and its policy. It returns no name for a chain that is not in the forward hook.
 func forwardChain(attributes []byte) (chain BaseChain, policy uint32, err error) {
 	hook := uint32(unix.NF_INET_NUMHOOKS)
 	policy = verdictAccept
@@ -119,7 +120,7 @@ func forwardChain(attributes []byte) (chain BaseChain, policy uint32, err error)
 	return chain, policy, err
 }
 
-// follow goes through the rules of a chain, and through those that they lead to.
+// follow evaluates the rules of a chain and of the chains to which they jump.
 func (h *forwardHook) follow(family uint8, table, chain string, depth int) (fate, error) {
 	if depth > chainDepth {
 		return undecided, nil
@@ -152,14 +153,14 @@ func (h *forwardHook) follow(family uint8, table, chain string, depth int) (fate
 	return undecided, nil
 }
 
-// nftRule is as much of a rule as says what becomes of connections of ours.
+// nftRule holds the parts of a rule that affect our connections.
 type nftRule struct {
-	// conditional is set where the rule matches on anything, ours where it matches on what connections of ours have.
+	// conditional means that the rule has any condition, ours that it matches a property of our connections.
 	conditional, ours bool
 	verdict           fate
-	// chain is the one that it leads to.
+	// chain is the target of a jump or goto.
 	chain string
-	// mask is what the status or mark that was loaded last has of a connection of ours.
+	// mask holds the bits that our connections have in the status or mark that was loaded last.
 	mask uint32
 }
 
@@ -173,7 +174,7 @@ func readRule(attributes []byte, ours uint32) (nftRule, error) {
 	return rule, err
 }
 
-// expression reads one expression. nft compiles "ct status dnat" and "ct mark and 0x10 == 0x10" to ct, bitwise and cmp.
+// expression reads an expression. nft compiles "ct status dnat" and "ct mark and 0x10 == 0x10" to ct, bitwise and cmp.
 func (r *nftRule) expression(d *netlink.AttributeDecoder, ours uint32) {
 	name := ""
 	within(d, func(d *netlink.AttributeDecoder) {
@@ -237,7 +238,7 @@ func (r *nftRule) readVerdict(d *netlink.AttributeDecoder) {
 	}
 }
 
-// nfgenmsgLength is that of the header behind netlink's, which begins with the family.
+// nfgenmsgLength is the length of the header after netlink's. It starts with the family.
 const nfgenmsgLength = 4
 
 func (h *forwardHook) dump(kind int, family uint8, attributes func(*netlink.AttributeEncoder)) ([]netlink.Message, error) {
@@ -277,7 +278,7 @@ func eachAttribute(attributes []byte, read func(*netlink.AttributeDecoder)) erro
 	return decoder.Err()
 }
 
-// within reads each attribute inside of one.
+// within reads the attributes nested in one.
 func within(d *netlink.AttributeDecoder, read func(*netlink.AttributeDecoder)) {
 	d.Nested(func(d *netlink.AttributeDecoder) error {
 		for d.Next() {

@@ -14,14 +14,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// follow names the masters and parents of links, which are in the order of what was observed.
+// follow sets the names of masters and parents. Both slices have the same order.
 func follow(links []gateway.Link, observed []netlink.Link, names map[int]string) {
 	for i, l := range observed {
 		a := l.Attrs()
 		links[i].Master = names[a.MasterIndex]
 		switch l.Type() {
 		case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap":
-			// A parent in another network namespace has a number that means nothing here.
+			// The index of a parent in another network namespace means nothing here.
 			if a.NetNsID < 0 {
 				links[i].Parent = names[a.ParentIndex]
 			}
@@ -29,8 +29,8 @@ func follow(links []gateway.Link, observed []netlink.Link, names map[int]string)
 	}
 }
 
-// forwarding finds out who has the host forward, and whether bridges give netfilter their frames. What cannot be read is taken
-// for what needs the boundary more.
+// forwarding reports whether the host forwards for other programs, and whether bridges pass their frames to netfilter. If a
+// parameter cannot be read, it assumes the value for which the boundary is stricter.
 func (h *Host) forwarding(host *gateway.Host) {
 	before := h.before
 	if before == nil {

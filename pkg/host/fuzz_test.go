@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzMessages takes anything for what the kernel tells of: no panic, no next hop that is none of ours, and whatever is not
-// about neighbours has everything looked at.
+// FuzzMessages handles arbitrary messages of the kernel. It must not panic or add a next hop, and every message that is not
+// about neighbours must cause a notification.
 func FuzzMessages(f *testing.F) {
 	f.Add(uint16(unix.RTM_NEWNEIGH), []byte{})
 	f.Add(uint16(unix.RTM_NEWNEIGH), ofNeighbour("10.10.0.11", 2, netlink.NUD_FAILED))
@@ -36,12 +36,12 @@ func FuzzMessages(f *testing.F) {
 			}
 		}
 		if neighbour := kind == unix.RTM_NEWNEIGH || kind == unix.RTM_DELNEIGH; !neighbour && !concerns {
-			t.Errorf("a message of type %d goes unheard", kind)
+			t.Errorf("a message of type %d is ignored", kind)
 		}
 	})
 }
 
-// TestEvent holds what FuzzMessages begins with to what it says.
+// TestEvent checks the meaning of messages like the seeds of FuzzMessages.
 func TestEvent(t *testing.T) {
 	n := newNeighbours(addresses("10.10.0.11", "fd00:10::11"))
 	for _, step := range []struct {
@@ -52,8 +52,8 @@ func TestEvent(t *testing.T) {
 		{"does not answer", ofNeighbour("10.10.0.11", 2, netlink.NUD_FAILED), true},
 		{"still does not", ofNeighbour("10.10.0.11", 2, netlink.NUD_FAILED), false},
 		{"answers", ofNeighbour("10.10.0.11", 2, netlink.NUD_REACHABLE), true},
-		{"has lost its link", ofNeighbour("fd00:10::11", 0, netlink.NUD_NONE), true},
-		{"nobody we know", ofNeighbour("10.10.0.12", 2, netlink.NUD_FAILED), false},
+		{"loses its link", ofNeighbour("fd00:10::11", 0, netlink.NUD_NONE), true},
+		{"not a next hop", ofNeighbour("10.10.0.12", 2, netlink.NUD_FAILED), false},
 		{"cut off", ofNeighbour("10.10.0.11", 2, netlink.NUD_FAILED)[:unix.SizeofNdMsg-1], false},
 		{"without an address", ofNeighbour("10.10.0.11", 2, netlink.NUD_FAILED)[:unix.SizeofNdMsg], false},
 	} {
@@ -63,7 +63,7 @@ func TestEvent(t *testing.T) {
 	}
 }
 
-// ofNeighbour is how the kernel says what became of a neighbour (rtnetlink(7), struct ndmsg).
+// ofNeighbour returns a message of the kernel about a neighbour (rtnetlink(7), struct ndmsg).
 func ofNeighbour(address string, link, state int) []byte {
 	message := binary.NativeEndian.AppendUint32(make([]byte, 4, unix.SizeofNdMsg), uint32(link))
 	message = append(binary.NativeEndian.AppendUint16(message, uint16(state)), 0, 0)

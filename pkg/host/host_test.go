@@ -54,7 +54,7 @@ func throughEth1(gw string) gateway.DefaultRoute {
 	return gateway.DefaultRoute{Link: "eth1", Gateway: to, IPv6: to.Is6()}
 }
 
-// route is one through eth1.
+// route returns a route through eth1.
 func route(destination, gw string) gateway.Route {
 	r := gateway.Route{Destination: netip.MustParsePrefix(destination), Link: "eth1"}
 	if gw != "" {
@@ -101,7 +101,7 @@ func TestObserve(t *testing.T) {
 				"-6 route add default dev eth1 metric 26",
 				"-4 route add default via inet6 fe80::7 dev eth1 metric 6",
 				"addr add 203.0.113.77 peer 203.0.113.1 dev eth1",
-				// None of these is a way out of the main table.
+				// None of these is a default route of the main table.
 				"route add default via 198.51.100.7 table 99",
 				"route add unreachable default metric 4",
 				"route add 192.0.2.0/24 via 198.51.100.8 metric 7",
@@ -142,7 +142,7 @@ func TestObserve(t *testing.T) {
 			name: "addresses made from router advertisements",
 			lines: []string{
 				"link add eth1 type veth peer name peer1", "addr add 2001:db8:1::10/64 dev eth1 nodad mngtmpaddr", "addr add 2001:db8:2::10/64 dev peer1 nodad",
-				"addr add 198.51.100.10/24 dev peer1", "addr add 198.51.100.11/24 dev peer1", // the second one of a network has a flag of the same value
+				"addr add 198.51.100.10/24 dev peer1", "addr add 198.51.100.11/24 dev peer1", // the second one has a flag of the same value
 			},
 			want: gateway.Host{Links: []gateway.Link{
 				{Name: "eth1", Kind: "veth", Autoconfigured: true, Addresses: link("", true, "2001:db8:1::10/64").Addresses}, lo,
@@ -164,7 +164,7 @@ func TestObserve(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.NewNetNS(t)
 			ip(t, tc.lines...)
-			// Where the kernel has br_netfilter, each network namespace has it on or off.
+			// With br_netfilter, each network namespace has its own setting.
 			switched := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0) == nil &&
 				os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("0"), 0) == nil &&
 				strings.Contains(strings.Join(tc.lines, ","), "type bridge")
@@ -175,7 +175,7 @@ func TestObserve(t *testing.T) {
 				t.Fatal(err)
 			}
 			tc.want.Opened = gateway.Families{IPv4: true}
-			tc.want.SCTP = got.SCTP // that is TestSCTP's
+			tc.want.SCTP = got.SCTP // TestSCTP covers it
 			if diff := gocmp.Diff(tc.want, got, gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("host (-want +got):\n%s", diff)
 			}
@@ -183,8 +183,8 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestObserveWhichAddressesLast has the kernel flag addresses. That of an IPv4 address which is the second of its network is that
-// of a temporary IPv6 one.
+// TestObserveWhichAddressesLast makes the kernel set flags on addresses. The flag of the second IPv4 address of a network has
+// the same value as that of a temporary IPv6 address.
 func TestObserveWhichAddressesLast(t *testing.T) {
 	testenv.NewNetNS(t)
 	ip(t,
@@ -192,7 +192,7 @@ func TestObserveWhichAddressesLast(t *testing.T) {
 		"addr add 198.51.100.10/24 dev eth1", "addr add 198.51.100.11/24 dev eth1", "addr add 198.51.100.12/24 dev eth1 preferred_lft 0",
 		"addr add 203.0.113.77 peer 203.0.113.1 dev eth1",
 		"addr add 2001:db8:1::10/64 dev eth1 nodad", "addr add 2001:db8:1::11/64 dev eth1 nodad preferred_lft 0",
-		// Without a carrier no one can be asked whether it has the address.
+		// Without a carrier, duplicate address detection cannot finish.
 		"link add eth2 type veth peer name peer2", "link set eth2 addrgenmode none", "link set eth2 up", "addr add 2001:db8:2::10/64 dev eth2",
 	)
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth1/use_tempaddr", []byte("2"), 0); err != nil {
@@ -230,7 +230,7 @@ func await(t *testing.T, what string, c <-chan struct{}) {
 	}
 }
 
-// settle reads calls until none comes for a while, so that what follows is seen for itself.
+// settle reads calls until none comes for a while, so that later calls belong to later changes.
 func settle(c <-chan struct{}) {
 	for {
 		select {
@@ -258,7 +258,7 @@ func TestWatch(t *testing.T) {
 		})
 	})
 	await(t, "the first look", calls)
-	// Nobody is to wait for a change to be noticed.
+	// A change must be noticed without delay.
 	const atOnce = time.Second
 	for _, event := range []string{
 		"link set eth1 up", "link set peer1 up",
@@ -288,7 +288,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// set sets a parameter to another value, "net/ipv4/ip_forward=1".
+// set changes a parameter, "net/ipv4/ip_forward=1".
 func set(t *testing.T, parameter string) {
 	t.Helper()
 	key, value, _ := strings.Cut(parameter, "=")
@@ -320,7 +320,7 @@ func TestChangesDuringACallAreOneCall(t *testing.T) {
 		ip(t, fmt.Sprintf("addr add 192.0.2.%d/32 dev lo", i+1))
 	}
 	proceed <- struct{}{}
-	await(t, "the call for what came meanwhile", calls)
+	await(t, "the call for changes during a call", calls)
 	count := 1
 	for more := true; more; {
 		proceed <- struct{}{}
@@ -331,7 +331,7 @@ func TestChangesDuringACallAreOneCall(t *testing.T) {
 			more = false
 		}
 	}
-	// One more where an event was still on its way.
+	// One more call if an event was still on its way.
 	if count > 2 {
 		t.Errorf("%d calls for 50 changes during one call, want 1 or 2", count)
 	}

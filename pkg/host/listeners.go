@@ -25,12 +25,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// lasting is how long a UDP socket must be there before its port counts as listened on, where the port is one that the
-// kernel gives to clients: a resolver opens and closes hundreds of these a second, and each lives for as long as an answer
-// takes.
+// lasting is the age at which a UDP socket on a port from the kernel's range for clients counts as a listener. A resolver opens
+// hundreds of such sockets per second and closes each after its answer.
 const lasting = 15 * time.Second
 
-// From linux/inet_diag.h and net/tcp_states.h. A UDP socket that is bound and not connected is in the state "close".
+// From linux/inet_diag.h and net/tcp_states.h. A UDP socket that is bound but not connected has the state "close".
 const (
 	stateClose, stateListen = 7, 10
 	inetDiagSKV6Only        = 11
@@ -38,24 +37,24 @@ const (
 	sizeofInetDiagMsg       = 72
 )
 
-// sockets remembers since when there have been which UDP sockets.
+// sockets remembers since when each UDP socket exists.
 type sockets struct {
 	mu    sync.Mutex
 	known map[uint64]time.Time
 	blind bool
 }
 
-// socket is what the kernel tells of one.
+// socket is a socket as the kernel reports it.
 type socket struct {
 	gateway.Listener
 	cookie uint64
-	// both is set for an IPv6 socket that takes IPv4 too.
+	// both means that an IPv6 socket accepts IPv4 too.
 	both bool
 }
 
-// Listeners returns the sockets of programs on this host that take connections or datagrams from anyone. It costs a few
-// netlink messages. UDP sockets on ports that the kernel gives to clients are left out until they have lasted for 15 s,
-// but for those that were there at the first look: a restart must not open what was closed.
+// Listeners returns the sockets of programs on this host that accept connections or datagrams from any sender. It costs a few
+// netlink messages. It omits UDP sockets on ports from the kernel's range for clients until they are 15 s old. Sockets that
+// exist at the first call count at once: a restart must not open a port that was closed to Mappings.
 func (h *Host) Listeners() ([]gateway.Listener, error) {
 	var found []socket
 	for _, of := range []struct {
@@ -75,7 +74,7 @@ func (h *Host) Listeners() ([]gateway.Listener, error) {
 	return h.sockets.settle(found, clientPorts(), time.Now()), nil
 }
 
-// cannotSee goes on without where the kernel has no sock_diag.
+// cannotSee returns no listeners if the kernel lacks sock_diag.
 func (h *Host) cannotSee(err error) ([]gateway.Listener, error) {
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EPROTONOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, fmt.Errorf("reading which ports programs listen on: %w", err)
@@ -84,12 +83,12 @@ func (h *Host) cannotSee(err error) ([]gateway.Listener, error) {
 	defer h.sockets.mu.Unlock()
 	if !h.sockets.blind {
 		h.sockets.blind = true
-		h.log.WithError(err).Warn("kernel lacks inet_diag, only reservedPorts are kept from Mappings")
+		h.log.WithError(err).Warn("kernel lacks inet_diag, protecting only reservedPorts")
 	}
 	return nil, nil
 }
 
-// settle returns those of the sockets that count.
+// settle returns the sockets that count as listeners.
 func (s *sockets) settle(found []socket, client gateway.PortRange, now time.Time) []gateway.Listener {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,8 +116,8 @@ func (s *sockets) settle(found []socket, client gateway.PortRange, now time.Time
 	return slices.Compact(listeners)
 }
 
-// clientPorts are those that the kernel picks from for who asks for none, both families alike: ip-sysctl.rst,
-// ip_local_port_range.
+// clientPorts returns the range from which the kernel selects ports for clients, for both families (ip-sysctl.rst,
+// ip_local_port_range).
 func clientPorts() gateway.PortRange {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if ends := strings.Fields(string(text)); err == nil && len(ends) == 2 {
@@ -131,7 +130,7 @@ func clientPorts() gateway.PortRange {
 	return gateway.PortRange{First: 32768, Last: 60999}
 }
 
-// nameLinks puts names in the place of numbers, as far as there are such links.
+// nameLinks replaces the indexes of existing links with their names.
 func nameLinks(found []socket) {
 	for i := range found {
 		if found[i].Link == "" {
@@ -177,7 +176,7 @@ func dumpSockets(protocol gateway.Protocol, of diagRequest) ([]socket, error) {
 	return found, err
 }
 
-// parseSocket reads a struct inet_diag_msg and its attributes. The link is its number.
+// parseSocket reads a struct inet_diag_msg and its attributes. The link is its index.
 func parseSocket(message []byte) (socket, bool) {
 	if len(message) < sizeofInetDiagMsg {
 		return socket{}, false
@@ -199,7 +198,7 @@ func parseSocket(message []byte) (socket, bool) {
 	return s, s.Port != 0
 }
 
-// onlyIPv6 reports whether the attributes say so; a kernel that does not tell lets a socket take both.
+// onlyIPv6 reports the value of IPV6_V6ONLY. Without the attribute, it assumes that the socket accepts both families.
 func onlyIPv6(attributes []byte) bool {
 	list, err := nl.ParseRouteAttr(attributes)
 	return err == nil && slices.ContainsFunc(list, func(a syscall.NetlinkRouteAttr) bool {

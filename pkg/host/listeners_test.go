@@ -22,7 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// TestListeners opens sockets of each kind in a network namespace of its own.
+// TestListeners opens sockets of each kind in a new network namespace.
 func TestListeners(t *testing.T) {
 	testenv.NewNetNS(t)
 	ip(t, "link set lo up", "addr add 198.51.100.10/24 dev lo", "addr add 2001:db8::10/64 dev lo nodad")
@@ -37,8 +37,8 @@ func TestListeners(t *testing.T) {
 		config           *net.ListenConfig
 		network, address string
 	}{
-		{&plain, "tcp", "[::]:22"},  // Go turns IPV6_V6ONLY off: both families
-		{&plain, "tcp6", "[::]:23"}, // and on
+		{&plain, "tcp", "[::]:22"},  // Go disables IPV6_V6ONLY: both families
+		{&plain, "tcp6", "[::]:23"}, // and enables it
 		{&plain, "tcp4", "0.0.0.0:24"},
 		{&plain, "tcp", "198.51.100.10:25"},
 		{&plain, "tcp", "[::ffff:198.51.100.10]:27"},
@@ -58,7 +58,7 @@ func TestListeners(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 	}
-	// Neither of these takes from anyone: a client by UDP, and both ends of a connection.
+	// These do not accept packets from any sender: a UDP client, and both ends of a TCP connection.
 	for _, target := range []struct{ network, address string }{{"udp", "198.51.100.10:53"}, {"tcp", "198.51.100.10:25"}} {
 		conn, err := net.Dial(target.network, target.address)
 		if err != nil {
@@ -99,7 +99,7 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-// TestClientsOfTheHostTakeNoPort follows sockets on ports that the kernel gives to clients.
+// TestClientsOfTheHostTakeNoPort follows sockets on ports from the kernel's range for clients.
 func TestClientsOfTheHostTakeNoPort(t *testing.T) {
 	const early, late, short = 1, 2, 3
 	var s sockets
@@ -118,13 +118,13 @@ func TestClientsOfTheHostTakeNoPort(t *testing.T) {
 		open  []uint64
 		want  []uint16
 	}{
-		{0, []uint64{early}, []uint16{40001}}, // what was there before smartnatd may be a server
+		{0, []uint64{early}, []uint16{40001}}, // a socket from before the start may be a server
 		{3 * time.Second, []uint64{early, late, short}, []uint16{40001}},
-		{3 * time.Second, []uint64{early, late, short}, []uint16{40001}}, // two looks at once are no time
+		{3 * time.Second, []uint64{early, late, short}, []uint16{40001}}, // calls without a delay do not age sockets
 		{17 * time.Second, []uint64{early, late, short}, []uint16{40001}},
 		{18 * time.Second, []uint64{early, late}, []uint16{40001, 40002}},
 		{21 * time.Second, []uint64{late}, []uint16{40002}},
-		{24 * time.Second, []uint64{late, early}, []uint16{40002}}, // it went and came: another socket
+		{24 * time.Second, []uint64{late, early}, []uint16{40002}}, // closed and opened again: another socket
 	} {
 		var ports []uint16
 		for _, l := range s.settle(open(look.open...), gateway.PortRange{First: 32768, Last: 60999}, began.Add(look.after)) {
@@ -137,7 +137,7 @@ func TestClientsOfTheHostTakeNoPort(t *testing.T) {
 	outside := open(late)
 	outside[0].Port = 53
 	if got := s.settle(outside, gateway.PortRange{First: 32768, Last: 60999}, began.Add(time.Minute)); len(got) != 1 {
-		t.Errorf("a port that is no client's: %v", got)
+		t.Errorf("a port outside of the range for clients: %v", got)
 	}
 }
 

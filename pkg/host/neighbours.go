@@ -20,24 +20,24 @@ import (
 )
 
 const (
-	// confirmation is how long a neighbour is believed to be there without a sign of it.
+	// confirmation is how long a neighbour counts as reachable without a sign of it.
 	confirmation = 5 * time.Second
-	// retryNeighbour is how often a neighbour is looked after that gives none. A next hop that dies is known after confirmation and
-	// the kernel's own three requests, and one that comes back within a second.
+	// retryNeighbour is the interval of probes for a neighbour without a sign. A failed next hop is known after confirmation and
+	// the kernel's three requests, a recovered one within a second.
 	retryNeighbour = time.Second
-	// tick is the kernel's unit of time in what it tells of neighbours (USER_HZ).
+	// tick is the kernel's unit of time for neighbours (USER_HZ).
 	tick = 10 * time.Millisecond
 )
 
-// States of a neighbour (neighbour(7)) in which the kernel sends to it, and those of them that the kernel learnt and so may
-// be asked to look at again.
+// States of a neighbour (neighbour(7)) in which the kernel sends to it. The kernel learned the address in the states learnt, so
+// it may probe the neighbour again.
 const (
 	usable  = learnt | netlink.NUD_PROBE | netlink.NUD_PERMANENT | netlink.NUD_NOARP
 	learnt  = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY
 	certain = netlink.NUD_REACHABLE | netlink.NUD_PERMANENT | netlink.NUD_NOARP
 )
 
-// neighbours remembers which of the next hops did not answer: while the kernel asks one anew it says nothing of it.
+// neighbours remembers which next hops did not answer, because the kernel forgets that while it asks again.
 type neighbours struct {
 	nextHops []netip.Addr
 
@@ -45,13 +45,13 @@ type neighbours struct {
 	unreachable map[netip.Addr]bool
 }
 
-// neighbour is a next hop as the kernel sees it.
+// neighbour is the kernel's view of a next hop.
 type neighbour struct {
 	address netip.Addr
-	// link is the index of the link that it is on; 0 where it is on none that is up.
+	// link is the index of its link, or 0 if none is up.
 	link  int
 	state int
-	// confirmed is how long ago there was a sign of it.
+	// confirmed is the time since the last sign of it.
 	confirmed time.Duration
 }
 
@@ -61,7 +61,7 @@ func newNeighbours(nextHops []netip.Addr) *neighbours {
 	return &neighbours{nextHops: slices.Compact(hops), unreachable: map[netip.Addr]bool{}}
 }
 
-// note takes down what becomes of a next hop, and reports whether that is news.
+// note records the state of a next hop and reports whether it changed.
 func (n *neighbours) note(hop neighbour) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -97,7 +97,7 @@ func (n *neighbours) look() ([]neighbour, error) {
 	return hops, nil
 }
 
-// linkTo returns the index of the link that an address is on, or 0 where there is none that is up.
+// linkTo returns the index of the link of an address, or 0 if none is up.
 func linkTo(address netip.Addr) int {
 	routes, err := netlink.RouteGet(address.AsSlice())
 	if err != nil || len(routes) == 0 || len(routes[0].Gw) > 0 {
@@ -110,7 +110,7 @@ func linkTo(address netip.Addr) int {
 	return routes[0].LinkIndex
 }
 
-// observe returns the next hops that did not answer, sorted.
+// observe returns the sorted next hops that did not answer.
 func (n *neighbours) observe() ([]netip.Addr, error) {
 	hops, err := n.look()
 	if err != nil {
@@ -124,8 +124,8 @@ func (n *neighbours) observe() ([]netip.Addr, error) {
 	return slices.SortedFunc(maps.Keys(n.unreachable), netip.Addr.Compare), nil
 }
 
-// probe has the kernel ask for the next hops that it has no sign of, reports whether one went or came, and says when to
-// look after them again.
+// probe makes the kernel ask for the next hops without a sign. It reports whether a next hop changed, and returns the time
+// until the next probe.
 func (n *neighbours) probe() (news bool, next time.Duration, err error) {
 	hops, err := n.look()
 	if err != nil {
@@ -144,13 +144,13 @@ func (n *neighbours) probe() (news bool, next time.Duration, err error) {
 	return news, next, nil
 }
 
-// ask writes to the kernel's own memory of neighbours alone, as the traffic through it does. What becomes of it is seen at
-// the next look; an entry that went meanwhile is no loss.
+// ask writes only to the kernel's neighbour table, as forwarded traffic does. It ignores errors: the next probe sees the
+// result, and a missing entry does no harm.
 func (hop neighbour) ask() {
 	entry := &netlink.Neigh{LinkIndex: hop.link, IP: hop.address.AsSlice()}
 	switch {
 	case hop.state&learnt != 0 && hop.confirmed >= confirmation:
-		// Asked at once, while traffic through it goes on.
+		// Probe at once, while traffic through the next hop continues.
 		entry.State = netlink.NUD_PROBE
 		_ = netlink.NeighSet(entry)
 	case hop.state&usable == 0:
@@ -159,8 +159,8 @@ func (hop neighbour) ask() {
 	}
 }
 
-// event takes down what a message of the kernel says of a next hop, and reports whether that is news. The library would ask
-// the kernel back for some messages, and panics over ones that are cut off.
+// event records the state of a next hop from a message of the kernel, and reports whether it changed. It does not use the
+// library, which queries the kernel for some messages and panics on truncated ones.
 func (n *neighbours) event(message []byte) bool {
 	if len(message) < unix.SizeofNdMsg {
 		return false

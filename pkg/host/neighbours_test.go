@@ -43,7 +43,7 @@ func TestNote(t *testing.T) {
 		{"did not answer again", 1, netlink.NUD_FAILED, true, false},
 		{"forgotten", 1, netlink.NUD_NONE, true, false},
 		{"answered", 1, netlink.NUD_REACHABLE, false, true},
-		{"not heard of for a while", 1, netlink.NUD_STALE, false, false},
+		{"no sign for some time", 1, netlink.NUD_STALE, false, false},
 		{"asked whether it is still there", 1, netlink.NUD_PROBE, false, false},
 		{"its link is down", 0, netlink.NUD_NONE, true, true},
 		{"its link came back", 1, netlink.NUD_NONE, true, false},
@@ -55,7 +55,7 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// Next hops that go and come back are noticed without traffic to them, one family as the other.
+// TestUnreachable expects that next hops which fail and recover are noticed without traffic to them, in both families.
 func TestUnreachable(t *testing.T) {
 	testenv.NewNetNS(t)
 	ip(t,
@@ -78,8 +78,8 @@ func TestUnreachable(t *testing.T) {
 			}
 		})
 	})
-	const noLink = "192.0.2.1" // no link leads there
-	// The kernel's own three requests come on top.
+	const noLink = "192.0.2.1" // no link has a route to it
+	// Add the time of the kernel's three requests.
 	const gone, back = confirmation + 3*time.Second + 4*time.Second, retryNeighbour + 2*time.Second
 	for _, step := range []struct {
 		name   string
@@ -115,7 +115,7 @@ func TestUnreachable(t *testing.T) {
 				t.Logf("%s: known after %v", step.name, time.Since(began).Round(time.Millisecond))
 				break
 			}
-			// Only what Watch tells of is looked at.
+			// Observe only after a call of Watch.
 			select {
 			case <-calls:
 			case <-time.After(step.within - time.Since(began)):
@@ -127,10 +127,10 @@ func TestUnreachable(t *testing.T) {
 	await(t, "the end", done)
 }
 
-// A host that serves no next hop is not woken by its neighbours.
+// TestForeignNeighboursAreNoNews expects no call for neighbours that are not next hops.
 func TestForeignNeighboursAreNoNews(t *testing.T) {
 	testenv.NewNetNS(t)
-	// Without addresses that come by themselves, and late.
+	// Disable addresses that the kernel adds later by itself.
 	ip(t, "link add eth0 type veth peer name peer0", "link set eth0 addrgenmode none", "link set peer0 addrgenmode none",
 		"link set eth0 up", "link set peer0 up", "addr add 10.10.0.2/24 dev eth0")
 	log, _ := logtest.NewNullLogger()
@@ -151,7 +151,7 @@ func TestForeignNeighboursAreNoNews(t *testing.T) {
 	ip(t, "neigh add 10.10.0.99 lladdr 02:00:00:00:00:99 nud reachable dev eth0", "neigh del 10.10.0.99 dev eth0")
 	select {
 	case <-calls:
-		t.Error("called for a neighbour that is nothing to us")
+		t.Error("called for a foreign neighbour")
 	case <-time.After(300 * time.Millisecond):
 	}
 	cancel()
@@ -172,7 +172,7 @@ func TestSCTP(t *testing.T) {
 		{"the match is there", fstest.MapFS{tracking: file(""), tracked: file(""), matches: file("udp\nsctp\nset\n")}, true},
 		{"connections are not tracked", fstest.MapFS{tracking: file(""), matches: file("udp\nsctp\n")}, false},
 		{"connection tracking is not loaded yet", fstest.MapFS{modules: file(dep)}, true},
-		{"a module that nobody needed so far", fstest.MapFS{tracking: file(""), tracked: file(""), matches: file("udp\n"), modules: file(dep)}, true},
+		{"a module that is not loaded yet", fstest.MapFS{tracking: file(""), tracked: file(""), matches: file("udp\n"), modules: file(dep)}, true},
 		{"part of the kernel", fstest.MapFS{tracking: file(""), tracked: file(""), builtin: file("kernel/net/netfilter/xt_sctp.ko\n")}, true},
 		{"modules of another kernel", fstest.MapFS{"lib/modules/6.2/modules.dep": file(dep)}, false},
 		{"only the protocol itself", fstest.MapFS{modules: file("kernel/net/sctp/sctp.ko: \n"), "proc/net/protocols": file("SCTP 1 2 3\n")}, false},

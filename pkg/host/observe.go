@@ -21,25 +21,25 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// dumpAttempts bounds how often a dump is repeated that a change interrupted.
+// dumpAttempts bounds the repetitions of a dump that a change interrupted.
 const dumpAttempts = 5
 
-// Host is the host that we are on.
+// Host is the host on which this process runs.
 type Host struct {
 	log        logrus.FieldLogger
 	neighbours *neighbours
-	// sctp is looked up once: what a kernel can do does not change under it.
+	// sctp is cached, because the abilities of a kernel do not change.
 	sctp func() bool
-	// sockets remembers the sockets of the last look.
+	// sockets remembers the sockets of the last call.
 	sockets sockets
-	// before returns what a kernel parameter was before smartnatd set it.
+	// before returns the value of a kernel parameter before smartnatd set it.
 	before func(key string) (string, error)
-	// physdev reports whether rules can match frames that a bridge switches. It is asked where there are any.
+	// physdev reports whether rules can match frames that a bridge switches. It is called only if there are such frames.
 	physdev func() bool
 }
 
-// New returns the host. What becomes of its watch is logged. While it is watched, the nextHops are looked after, so that it
-// is known which of them do not answer.
+// New returns the host. It logs failures of the watch. While a Watch runs, the host probes the nextHops to know which of them
+// do not answer.
 func New(log logrus.FieldLogger, nextHops ...netip.Addr) *Host {
 	return &Host{
 		log:        log,
@@ -48,19 +48,20 @@ func New(log logrus.FieldLogger, nextHops ...netip.Addr) *Host {
 	}
 }
 
-// Before has the host ask for what kernel parameters were before smartnatd set them.
+// Before sets the function that returns the value of a kernel parameter before smartnatd set it.
 func (h *Host) Before(before func(key string) (string, error)) *Host {
 	h.before = before
 	return h
 }
 
-// Physdev has the host ask, once and only where a bridge gives its frames to netfilter, whether rules can match those.
+// Physdev sets the function that reports whether rules can match bridged frames. It is called at most once, and only if a
+// bridge passes its frames to netfilter.
 func (h *Host) Physdev(physdev func() bool) *Host {
 	h.physdev = sync.OnceValue(physdev)
 	return h
 }
 
-// Observe returns what the host looks like.
+// Observe returns the current state of the host.
 func (h *Host) Observe() (gateway.Host, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
@@ -104,7 +105,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 func addressesByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 	byLink := map[int][]netip.Prefix{}
 	for _, a := range addrs {
-		// An address that somebody else on the link was found to have is not the host's.
+		// Another machine on the link has the address.
 		if a.Flags&unix.IFA_F_DADFAILED != 0 {
 			continue
 		}
@@ -121,13 +122,13 @@ func addressesByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 	return byLink
 }
 
-// autoconfigured reports whether an address was made from a router advertisement: by the kernel, or by systemd-networkd or
-// NetworkManager, which set the same flags (addrconf_prefix_rcv_add_addr in net/ipv6/addrconf.c).
+// autoconfigured reports whether an address comes from a router advertisement. The kernel sets these flags, and so do
+// systemd-networkd and NetworkManager (addrconf_prefix_rcv_add_addr in net/ipv6/addrconf.c).
 func autoconfigured(a netlink.Addr) bool {
 	return a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) != 0 && a.IP.To4() == nil
 }
 
-// flagged are the addresses of each link whose flags (IFA_FLAGS, rtnetlink(7)) are as wanted.
+// flagged returns the addresses of each link whose flags (IFA_FLAGS, rtnetlink(7)) match.
 func flagged(addrs []netlink.Addr, wanted func(netlink.Addr) bool) map[int][]netip.Addr {
 	byLink := map[int][]netip.Addr{}
 	for _, a := range addrs {
@@ -141,8 +142,8 @@ func flagged(addrs []netlink.Addr, wanted func(netlink.Addr) bool) map[int][]net
 	return byLink
 }
 
-// temporary tells addresses apart by IFA_F_TEMPORARY, which for IPv4 is IFA_F_SECONDARY: all but the first address of a network
-// have it (linux/if_addr.h).
+// temporary reports whether an address is a temporary one of IPv6. For IPv4, IFA_F_TEMPORARY means IFA_F_SECONDARY: every
+// address of a network except the first has it (linux/if_addr.h).
 func temporary(a netlink.Addr) bool {
 	return a.IP.To4() == nil && a.Flags&(unix.IFA_F_DADFAILED|unix.IFA_F_TEMPORARY) == unix.IFA_F_TEMPORARY
 }
@@ -151,7 +152,7 @@ func dormant(a netlink.Addr) bool {
 	return a.Flags&unix.IFA_F_DADFAILED == 0 && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED) != 0 && !temporary(a)
 }
 
-// peersByLink are the other ends, which the kernel has routes to.
+// peersByLink returns the peer addresses of each link, to which the kernel has routes.
 func peersByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 	byLink := map[int][]netip.Prefix{}
 	for _, a := range addrs {
@@ -169,7 +170,7 @@ func peersByLink(addrs []netlink.Addr) map[int][]netip.Prefix {
 	return byLink
 }
 
-// nextHop is invalid where there is none.
+// nextHop returns an invalid address if there is no next hop.
 func nextHop(hop *netlink.NexthopInfo) netip.Addr {
 	ip := hop.Gw
 	if via, ok := hop.Via.(*netlink.Via); ok && via != nil {
@@ -188,7 +189,7 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 	return items, err
 }
 
-// retry repeats a dump that the kernel says is inconsistent, and takes a family that the kernel lacks as empty.
+// retry repeats a dump that the kernel reports as inconsistent, and treats a family that the kernel lacks as empty.
 func retry(list func() error) error {
 	var err error
 	for range dumpAttempts {

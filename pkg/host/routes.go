@@ -18,11 +18,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// maxRoutesPerLink bounds what is kept: the main table may hold the whole Internet, by a link to the outside. By links to
-// the inside there are as many routes as nodes or blocks of pods' addresses.
+// maxRoutesPerLink bounds memory: the main table may hold all routes of the Internet on a link to the outside. Links to the
+// inside have about as many routes as there are nodes or blocks of pod addresses.
 const maxRoutesPerLink = 8192
 
-// tableReader sorts out what it is given of the main table.
+// tableReader collects routes of the main table.
 type tableReader struct {
 	names    map[int]string
 	defaults []rankedDefault
@@ -35,8 +35,7 @@ type rankedDefault struct {
 	gateway.DefaultRoute
 }
 
-// routes returns the unicast routes of the main table: the default ones, best metric first, and the
-// others.
+// routes returns the unicast routes of the main table: the default routes, best metric first, and the others.
 func routes(names map[int]string) ([]gateway.DefaultRoute, []gateway.Route, error) {
 	reader := tableReader{names: names}
 	var others []gateway.Route
@@ -83,7 +82,7 @@ func (t *tableReader) read(r netlink.Route, ipv6 bool) {
 	}
 }
 
-// keep keeps a route that is no default route. That every link has a network of link-local addresses is no news.
+// keep adds a route that is not a default route. It skips link-local networks, which every link has, and multicast.
 func (t *tableReader) keep(r netlink.Route, bits int, link string, hop *netlink.NexthopInfo) {
 	if t.kept[link] == maxRoutesPerLink {
 		return

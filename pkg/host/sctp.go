@@ -14,16 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sctp reports whether the kernel can match and translate SCTP: connection tracking of it is compiled in, and the match of
-// its ports is there or would be loaded by the first rule with it. Whether the host itself speaks SCTP is another matter,
-// so neither a socket nor /proc/net/protocols would tell. Only files are read: to ask iptables, or the kernel as it does,
-// would load the module into a kernel that may never need it.
+// sctp reports whether the kernel can match and translate SCTP: its connection tracking is compiled in, and the match for its
+// ports is loaded or can be loaded by a rule. A socket or /proc/net/protocols would only show whether the host itself speaks
+// SCTP. It reads files only, because asking iptables or the kernel would load a module that may never be needed.
 func sctp(root fs.FS, release string) bool {
 	exists := func(name string) bool {
 		_, err := fs.Stat(root, name)
 		return err == nil
 	}
-	// Where connection tracking is not loaded yet, nothing can be said of it.
+	// While connection tracking is not loaded, its support is unknown.
 	const conntrack = "proc/sys/net/netfilter/nf_conntrack_"
 	if exists(conntrack+"max") && !exists(conntrack+"sctp_timeout_established") {
 		return false
@@ -41,7 +40,7 @@ func sctp(root fs.FS, release string) bool {
 	return false
 }
 
-// kernelRelease is what `uname -r` says.
+// kernelRelease returns the output of `uname -r`.
 func kernelRelease() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

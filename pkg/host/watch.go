@@ -18,12 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resubscribeDelay keeps a socket that fails again and again from costing a core.
+// resubscribeDelay limits the CPU time that a repeatedly failing socket takes.
 const resubscribeDelay = time.Second
 
-// Watch calls changed once it watches, and then when a link, an address, a route or a rule of policy routing came, went
-// or changed, forwarding or a reverse path filter was set, or a next hop stopped answering or began to, until ctx ends, which
-// is no error. Changes that arrive while changed runs are one call; a call after quiet comes at once.
+// Watch calls changed once at the start. It then calls changed after each change of a link, an address, a route, a policy
+// routing rule, forwarding or a reverse path filter, and when a next hop stops or starts to answer. It returns nil when ctx
+// ends. Changes during a call cause one further call. After a quiet period, the call comes at once.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	events := make(chan struct{}, 1)
 	var calls sync.WaitGroup
@@ -37,22 +37,22 @@ func (h *Host) Watch(ctx context.Context, changed func()) error {
 	notify := func() {
 		select {
 		case events <- struct{}{}:
-		default: // A call that has not begun yet will see this change too.
+		default: // The pending call covers this change too.
 		}
 	}
-	// On this goroutine, so that a caller whose thread is in another network namespace watches that one.
+	// Run on this goroutine, so that a caller whose thread is in another network namespace watches that namespace.
 	repeat(ctx, h.log, resubscribeDelay, func() error { return h.watch(ctx, notify) })
 	return nil
 }
 
-// repeat sets the watch up again whenever it breaks off, until ctx ends.
+// repeat restarts the watch whenever it fails, until ctx ends.
 func repeat(ctx context.Context, log logrus.FieldLogger, delay time.Duration, watch func() error) {
 	for {
 		err := watch()
 		if ctx.Err() != nil {
 			return
 		}
-		log.WithError(err).Warn("The watch on links, addresses and routes broke off; it is set up again")
+		log.WithError(err).Warn("lost watch on links, addresses and routes, retrying")
 		sleep(ctx, delay)
 	}
 }
@@ -74,7 +74,7 @@ func (h *Host) watch(ctx context.Context, notify func()) error {
 	if err != nil {
 		return fmt.Errorf("subscribing to links, addresses, routes and parameters: %w", err)
 	}
-	// What changed before is seen by looking.
+	// Earlier changes cause no event.
 	notify()
 	return h.receive(ctx, socket, notify)
 }
@@ -94,25 +94,24 @@ func (h *Host) receive(ctx context.Context, socket *nl.NetlinkSocket, notify fun
 			}
 			timeout := unix.NsecToTimeval(max(time.Until(next), time.Millisecond).Nanoseconds())
 			if err := socket.SetReceiveTimeout(&timeout); err != nil {
-				return fmt.Errorf("setting how long to wait for changes: %w", err)
+				return fmt.Errorf("setting the receive timeout: %w", err)
 			}
 		}
 		messages, _, err := socket.Receive()
 		switch {
-		case errors.Is(err, unix.EAGAIN): // It is time for the next hops.
+		case errors.Is(err, unix.EAGAIN): // The next hops are due.
 		case err == nil && !h.concerns(messages):
-		// ENOBUFS: more changes came at once than the socket holds, some are lost; the socket goes on, and whoever is
-		// notified looks at everything.
+		// ENOBUFS means that the socket lost events. It still works, and notify causes a complete reading anyway.
 		case err == nil, errors.Is(err, unix.ENOBUFS):
 			notify()
-			next = time.Now().Add(min(time.Until(next), retryNeighbour)) // The way to a next hop may be another one now.
+			next = time.Now().Add(min(time.Until(next), retryNeighbour)) // The route to a next hop may have changed.
 		default:
 			return fmt.Errorf("reading changes of links, addresses and routes: %w", err)
 		}
 	}
 }
 
-// concerns reports whether there is more in the messages than neighbours that are nothing to us, or are as they were.
+// concerns reports whether the messages contain more than foreign neighbours and unchanged ones.
 func (h *Host) concerns(messages []syscall.NetlinkMessage) bool {
 	news := false
 	for _, m := range messages {
@@ -127,11 +126,11 @@ func (h *Host) concerns(messages []syscall.NetlinkMessage) bool {
 	return news
 }
 
-// probe looks after the next hops, and returns when to do so again.
+// probe probes the next hops and returns the time until the next probe.
 func (h *Host) probe(notify func()) time.Duration {
 	news, next, err := h.neighbours.probe()
 	if err != nil {
-		h.log.WithError(err).Warn("Could not look after the next hops")
+		h.log.WithError(err).Warn("cannot check next hops, retrying")
 	}
 	if news {
 		notify()
