@@ -1,8 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package objects knows what an API server lets through of the objects that a gateway reads. A gateway trusts no relay and
-// no file: what no API server would have stored is turned away at the door, before its texts get into rules, logs or files.
+// Package objects rejects objects that no API server would have stored. A gateway trusts neither a relay nor a file, so it
+// checks each object before its texts reach rules, logs or files.
 //
-// It is pure. It must never know where objects come from, nor decide what a valid one means.
+// It is pure. It does not know where objects come from, nor the meaning of a valid object.
 package objects

@@ -20,10 +20,10 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Validate returns why no API server would have stored the object with these names, or with these characters in any text: an
-// error of one line of printable text that does not name the object. Names are held against
-// https://kubernetes.io/docs/concepts/overview/working-with-objects/names; a Service's may begin with a digit (KEP-5311).
-// The rest of an object is left to those who use it.
+// Validate returns why no API server would have stored the object, because of its names or because of characters in any text.
+// The error is one line of printable text that does not name the object. For names, see
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/names. The name of a Service may start with a digit
+// (KEP-5311). Validate does not check the rest of the object.
 func Validate(object metav1.Object) error {
 	var errs []error
 	name := validation.NameIsDNSSubdomain
@@ -47,7 +47,7 @@ func Validate(object metav1.Object) error {
 	return oneLine(errors.Join(errs...))
 }
 
-// ID names an object for people: its kind, and its namespace and name in quotes, cut where they are too long.
+// ID returns a readable name of an object: its kind, and its quoted namespace and name, truncated if they are too long.
 func ID(object metav1.Object) string {
 	kind := strings.TrimPrefix(fmt.Sprintf("%T", object), "*")
 	return kind[strings.LastIndexByte(kind, '.')+1:] + " " + quoted(object.GetNamespace()+"/"+object.GetName())
@@ -60,7 +60,7 @@ func check(field string, valid validation.ValidateNameFunc, name string) error {
 	return nil
 }
 
-// quoted shows any text in at most some 400 printable bytes. The longest name and namespace have 317.
+// quoted returns any text in at most about 400 printable bytes. The longest name and namespace have 317.
 func quoted(text string) string {
 	const most = 320
 	if len(text) > most {
@@ -76,8 +76,8 @@ func oneLine(err error) error {
 	return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-// unprintable finds a text within the value that holds what is not printable. It looks at whatever the types of the API
-// have: a field that is added to one of them is not forgotten here.
+// unprintable returns a text within the value that contains unprintable characters. It uses reflection, so it also covers
+// fields that are added to the types of the API later.
 func unprintable(v reflect.Value, path string) (where, text string, found bool) {
 	switch v.Kind() {
 	case reflect.String:

@@ -54,14 +54,14 @@ func TestValidate(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		object metav1.Object
-		want   string // part of the error; none where it is empty
+		want   string // part of the error; no error if empty
 	}{
 		{"a Mapping", mapping("default", "echo"), ""},
 		{"a subdomain", mapping(long, longest), ""},
 		{"a Service", service("1st", "8080-echo"), ""},
 		{"a slice", slice("default", "echo.2-x7k2p", "echo"), ""},
 		{"a slice of nothing", slice("default", "echo-x7k2p", ""), ""},
-		{"what printable text there may be", withSpec(v1alpha1.MappingSpec{ServiceName: "é ~", Addresses: []string{"no address"}}), ""},
+		{"any printable text", withSpec(v1alpha1.MappingSpec{ServiceName: "é ~", Addresses: []string{"no address"}}), ""},
 
 		{"a name of several lines", mapping("default", injection), `metadata.name: "x\nCOMMIT\n*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n*nat\n#": a lowercase RFC 1123 subdomain`},
 		{"a namespace of several lines", mapping(injection, "echo"), `metadata.namespace: "x\nCOMMIT`},
@@ -75,10 +75,10 @@ func TestValidate(t *testing.T) {
 		{"a Service of several labels", service("default", "a.b"), "metadata.name"},
 		{"a long Service", service("default", long+"a"), "must be no more than 63"},
 		{"a slice of a Service of several lines", slice("default", "echo-x7k2p", injection), "metadata.labels[kubernetes.io/service-name]"},
-		{"a slice of no possible Service", slice("default", "echo-x7k2p", "a.b"), "metadata.labels[kubernetes.io/service-name]"},
+		{"a slice of an impossible Service", slice("default", "echo-x7k2p", "a.b"), "metadata.labels[kubernetes.io/service-name]"},
 		{"an escape sequence as an address", withSpec(v1alpha1.MappingSpec{Addresses: []string{"\x1b[2J"}}), `spec.addresses: "\x1b[2J" holds characters`},
 		{"C1 in UTF-8", withSpec(v1alpha1.MappingSpec{ServiceName: "\u009b2J"}), "spec.serviceName"},
-		{"another direction of writing", withSpec(v1alpha1.MappingSpec{ServiceName: "\u202eohce"}), "spec.serviceName"},
+		{"another writing direction", withSpec(v1alpha1.MappingSpec{ServiceName: "\u202eohce"}), "spec.serviceName"},
 		{"no UTF-8", withSpec(v1alpha1.MappingSpec{AllowedSources: []string{"\xff"}}), "spec.allowedSources"},
 		{"a new line in a port's name", withPort(corev1.ServicePort{Name: "a\nb"}), "spec.ports.name"},
 		{"a new line in a port's protocol", withPort(corev1.ServicePort{Protocol: "TCP\n"}), "spec.ports.protocol"},
@@ -120,7 +120,7 @@ func TestID(t *testing.T) {
 	}
 }
 
-// FuzzValidate holds that what is let in can be printed, and that what is said of the rest is one line of bounded length.
+// FuzzValidate checks that accepted objects are printable, and that errors and IDs are one line of bounded length.
 func FuzzValidate(f *testing.F) {
 	f.Add("default", "echo", "echo", "10.0.0.1")
 	f.Add("default", injection, injection, "\x1b")
@@ -129,7 +129,7 @@ func FuzzValidate(f *testing.F) {
 		s.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{address}}}
 		err := Validate(s)
 		if err == nil && !printable(namespace+name+of+address) {
-			t.Fatalf("%q, %q, %q, %q are let in", namespace, name, of, address)
+			t.Fatalf("%q, %q, %q, %q are accepted", namespace, name, of, address)
 		}
 		if err != nil && (!printable(err.Error()) || len(err.Error()) > 3000) {
 			t.Errorf("%d bytes: %q", len(err.Error()), err)
