@@ -179,7 +179,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestUplinkRulesMove: uplink rules with the old priority are added with the new one before they are deleted.
+// TestUplinkRulesMove expects that uplink rules with the old priority are deleted only after the rules with the new priority
+// exist.
 func TestUplinkRulesMove(t *testing.T) {
 	own := gateway.DefaultOwnership()
 	want := Build(gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}}}, own)
