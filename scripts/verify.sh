@@ -115,6 +115,12 @@ words() { # phrases and log messages that the project does not write
 		pkg/rtnetlink \
 		pkg/policyrouting \
 		pkg/source \
+		pkg/dataplane \
+		pkg/rules \
+		pkg/conntrack \
+		pkg/sysctl \
+		pkg/host \
+		pkg/objects \
 		cmd/smartnat-relay \
 		apis
 }
