@@ -18,26 +18,25 @@ import (
 
 const (
 	waiting = "waiting for the first complete list of objects"
-	// hung is how long the worker may take for one turn: longer than all programs of an apply are given. The unit's WatchdogSec
-	// says the same.
+	// hung is the longest turn of the worker: longer than the timeouts of all programs of an apply together. WatchdogSec in the
+	// unit is the same.
 	hung = 10 * time.Minute
 )
 
-// account is what there is to say of all that was done since the start, in one line.
+// account collects the results since the start for the status line, the probes and the metrics.
 type account struct {
 	mu sync.Mutex
-	// everReady is set once all has been in effect; turnedAt is when the worker was last done with something.
+	// everReady is set once every rule has been in effect; turnedAt is the end of the worker's last turn.
 	everReady bool
 	turnedAt  time.Time
-	// programmed are the Mappings of which something is in effect: of those that have these. Forwarded
-	// is how many of them are forwarded in full.
+	// programmed holds the Mappings with at least one Forward in forwards. forwarded counts those that are forwarded in full.
 	programmed map[string]struct{}
 	forwarded  int
 	forwards   []*gateway.Forward
-	// failing is why not all could be done, since when; nil while all could.
+	// failing is the error of the last apply and since is when the failures began; failing is nil after a success.
 	failing error
 	since   time.Time
-	// repaired says what was last put back, and when.
+	// repaired is what the last repair put back.
 	repaired   string
 	repairedAt time.Time
 }
@@ -74,11 +73,12 @@ func (a *account) applied(o controller.Outcome, now time.Time) {
 	a.failing = o.Err
 }
 
-// sameOwner is asked of each after any change, and most are one and the same: to count anew costs a hundred times as much.
+// sameOwner compares pointers first: it runs for each Forward after each change, and counting owners again costs a hundred
+// times as much.
 func sameOwner(x, y *gateway.Forward) bool { return x == y || x.Owner == y.Owner }
 
-// missing says what keeps this gateway from all that is wanted, each with its cause; it is empty where nothing does. Of a
-// generation that is inEffect every rule is in the kernel.
+// missing returns what this gateway lacks, each part with its cause; nothing if it is complete. inEffect means that every rule
+// of the generation is in the kernel.
 func (a *account) missing(o *objects, inEffect bool) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -99,14 +99,14 @@ func (a *account) missingLocked(o *objects, inEffect bool) []string {
 	}
 	switch {
 	case a.failing != nil:
-		parts = append(parts, "not all could be programmed since "+stamp(a.since)+": "+a.failing.Error())
+		parts = append(parts, "apply failing since "+stamp(a.since)+": "+a.failing.Error())
 	case synced && !inEffect:
-		parts = append(parts, "the rules are not verified to be in effect yet")
+		parts = append(parts, "the rules are not verified yet")
 	}
 	return parts
 }
 
-// describe says what is in effect, how old it may be, and what is missing.
+// describe returns the status line: what is in effect, how old it may be, and what is missing.
 func (a *account) describe(o *objects, inEffect, announced bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -141,7 +141,7 @@ func (a *account) inEffect(o *objects) string {
 		line += fmt.Sprintf(", %d of them not ready", n)
 	}
 	if at := o.restored(); !at.IsZero() {
-		line += " from what was saved at " + stamp(at)
+		line += " from objects saved at " + stamp(at)
 	}
 	return line
 }
@@ -162,8 +162,8 @@ func (d *daemon) alive() error {
 	return nil
 }
 
-// ready implements metrics.Probes. It fails until every rule has been in effect once, and says what is missing: a degraded start is
-// over for systemd, but no client can rely on this gateway yet.
+// ready implements metrics.Probes. It fails until every rule has been in effect once, and returns what is missing. A degraded
+// start ends the start for systemd, but clients cannot rely on this gateway yet.
 func (d *daemon) ready() error {
 	d.account.mu.Lock()
 	defer d.account.mu.Unlock()

@@ -54,12 +54,12 @@ func TestTheStatusLine(t *testing.T) {
 		{"connections are refused", read, []controller.Outcome{{Facts: refused}}, "2 Mappings programmed, 1 of them not ready; source connected"},
 		{"connections are forwarded again", read, []controller.Outcome{{Facts: refused}, {Facts: two}}, "2 Mappings programmed; source connected"},
 		{
-			"the host could not be seen, which changes nothing of what is programmed", read, []controller.Outcome{{Facts: two}, {Err: locked}},
-			"degraded: 2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:01:00Z: locked",
+			"the host cannot be observed, programmed rules stay", read, []controller.Outcome{{Facts: two}, {Err: locked}},
+			"degraded: 2 Mappings programmed; source connected; apply failing since 2026-11-25T10:01:00Z: locked",
 		},
 		{
 			"since the first failure", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two, Err: locked}},
-			"degraded: 2 Mappings programmed; source connected; not all could be programmed since 2026-11-25T10:00:00Z: locked",
+			"degraded: 2 Mappings programmed; source connected; apply failing since 2026-11-25T10:00:00Z: locked",
 		},
 		{"a failure that is over", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two}}, "2 Mappings programmed; source connected"},
 		{
@@ -68,12 +68,12 @@ func TestTheStatusLine(t *testing.T) {
 		},
 		{"lost", lost, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed; source lost since 2023-11-14T22:13:20Z: refused"},
 		{
-			"from the disk", fromDisk{lost}, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; " +
+			"from the disk", fromDisk{lost}, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed from objects saved at 2020-09-13T12:26:40Z; " +
 				"the source has not been read since the start; source lost since 2023-11-14T22:13:20Z: refused",
 		},
 		{
 			"from the disk, and nothing has failed yet", fromDisk{read}, []controller.Outcome{{Facts: one}},
-			"degraded: 1 Mapping programmed from what was saved at 2020-09-13T12:26:40Z; the source has not been read since the start",
+			"degraded: 1 Mapping programmed from objects saved at 2020-09-13T12:26:40Z; the source has not been read since the start",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestTheStatusLine(t *testing.T) {
 	}
 }
 
-// TestAStatusIsOneLine of a length that can be read: a new line would be a word to systemd.
+// TestAStatusIsOneLine checks that a status is one readable line: systemd reads a new line as another assignment.
 func TestAStatusIsOneLine(t *testing.T) {
 	var sent []string
 	m := &manager{send: func(s string) { sent = append(sent, s) }}
@@ -133,7 +133,7 @@ func TestProbes(t *testing.T) {
 	})
 }
 
-// TestStanding has what the generation that runs knows.
+// TestStanding checks the state of the running generation.
 func TestStanding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, true)

@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// firstQuiet and lastQuiet are how long an error is not logged again after it was logged once, and after many times.
+	// firstQuiet and lastQuiet are the shortest and longest time for which a logged error is not logged again.
 	firstQuiet, lastQuiet = 10 * time.Second, 10 * time.Minute
 	// maxErrors bounds how many errors are remembered.
 	maxErrors = 256
 )
 
-// newBackoff leaves out errors that were logged a short while ago: one that is tried again every second is no news each time.
+// newBackoff drops errors that were logged a short while ago: an error that is retried every second is not news each time.
 func newBackoff(f logrus.Formatter) logrus.Formatter {
 	return loglimit.New(f, loglimit.Options{
 		Kind: func(entry *logrus.Entry) (string, bool) {
@@ -36,7 +36,7 @@ func newBackoff(f logrus.Formatter) logrus.Formatter {
 type backoff struct {
 	last  time.Time
 	quiet time.Duration
-	// denied is set when a line was left out since the last one.
+	// denied is set if a line was dropped since the last logged one.
 	denied bool
 }
 
@@ -48,7 +48,7 @@ func (b *backoff) AllowN(now time.Time, _ int) bool {
 	case now.Sub(b.last) < b.quiet:
 		b.denied = true
 		return false
-	case now.Sub(b.last) > 2*lastQuiet && !b.denied: // The error had passed.
+	case now.Sub(b.last) > 2*lastQuiet && !b.denied: // the error had passed
 		b.quiet = firstQuiet
 	default:
 		b.quiet = min(2*b.quiet, lastQuiet)

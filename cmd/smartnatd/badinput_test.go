@@ -14,7 +14,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 )
 
-// What systemd says in the environment may be anything: it is told to the log, and keeps nobody from working.
+// TestWhatSystemdSaysMayBeWrong checks that a wrong environment from systemd is logged, and smartnatd works regardless.
 func TestWhatSystemdSaysMayBeWrong(t *testing.T) {
 	const microseconds, process = "WATCHDOG_USEC", "WATCHDOG_PID"
 	for _, test := range []struct {
@@ -31,9 +31,9 @@ func TestWhatSystemdSaysMayBeWrong(t *testing.T) {
 		{"at once", map[string]string{microseconds: "0"}, 0, true},
 		{"before", map[string]string{microseconds: "-5"}, 0, true},
 		{"no number of this size", map[string]string{microseconds: strings.Repeat("9", 30)}, 0, true},
-		{"nobody at the socket", map[string]string{"NOTIFY_SOCKET": filepath.Join(t.TempDir(), "none")}, 0, true},
+		{"no listener at the socket", map[string]string{"NOTIFY_SOCKET": filepath.Join(t.TempDir(), "none")}, 0, true},
 		{"no path of a socket", map[string]string{"NOTIFY_SOCKET": strings.Repeat("/x", 200)}, 0, true},
-		{"nobody at an abstract socket", map[string]string{"NOTIFY_SOCKET": "@smartnat-test-" + strconv.Itoa(int(time.Now().UnixNano()))}, 0, true},
+		{"no listener at an abstract socket", map[string]string{"NOTIFY_SOCKET": "@smartnat-test-" + strconv.Itoa(int(time.Now().UnixNano()))}, 0, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, name := range []string{microseconds, process, "NOTIFY_SOCKET"} {

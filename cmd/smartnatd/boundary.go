@@ -18,10 +18,10 @@ import (
 func newBoundaryCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "boundary",
-		Short: "Put up the boundary of the uplinks, for the time before smartnatd runs, and end",
-		Long: `boundary writes the rules that keep what comes in by an uplink from being forwarded, for IPv4 and IPv6, and changes nothing
-else: what the host forwards for Mappings already goes on. It needs no network, no cluster and no uplink that is up, so
-that smartnat-boundary.service runs it at boot before any link is configured. Where smartnatd runs it does nothing.`,
+		Short: "Write the boundary of the uplinks before smartnatd runs, then exit",
+		Long: `boundary writes the rules that prevent forwarding of packets from an uplink, for IPv4 and IPv6, and changes nothing
+else: the host keeps forwarding for Mappings. It needs no network, no cluster and no uplink that is up, so
+that smartnat-boundary.service runs it at boot before any link is configured. If smartnatd is running, it does nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)

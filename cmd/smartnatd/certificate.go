@@ -16,8 +16,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// certificateEnds is when the client certificate does that is shown to the source. It is zero where there is none, or it cannot be
-// read now.
+// certificateEnds returns when the client certificate for the source expires, or zero if there is none or it cannot be read
+// now.
 func certificateEnds(cfg config.Source) time.Time {
 	if cfg.Files != nil {
 		return time.Time{}
@@ -30,12 +30,12 @@ func certificateEnds(cfg config.Source) time.Time {
 	}
 	content := client.CertData
 	if len(content) == 0 && client.CertFile != "" {
-		content, _ = os.ReadFile(client.CertFile) // Whoever needs it says so.
+		content, _ = os.ReadFile(client.CertFile) // its user reports the error
 	}
 	return notAfter(content)
 }
 
-// notAfter is that of the first certificate, which is the client's own.
+// notAfter returns the expiry of the first certificate, which is the client's own.
 func notAfter(content []byte) time.Time {
 	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {

@@ -26,11 +26,11 @@ func newCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Validate the config file and this host; changes nothing",
-		Long: `check prints a line for each thing that it looked at: "ok", "WARN" where smartnatd runs but not everything works or will go
-on working, "FAILED" where something does not work. It asks each server of the source once, tries rules in a network
-namespace of their own, and changes nothing on this host.
+		Long: `check prints a line for each check: "ok", "WARN" if smartnatd runs but not everything works or will keep
+working, "FAILED" if something does not work. It asks each server of the source once, tries rules in a network
+namespace of its own, and changes nothing on this host.
 
-Exit codes: 0 all is ok; 1 warnings; 2 failures, or a config file that is wrong.`,
+Exit codes: 0 all checks are ok; 1 warnings; 2 failures, or an invalid config file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)
@@ -48,11 +48,11 @@ Exit codes: 0 all is ok; 1 warnings; 2 failures, or a config file that is wrong.
 	}
 }
 
-// checker reads what the checks judge. What several of them need it reads once.
+// checker reads the inputs of the checks. It reads once what several checks need.
 type checker struct {
 	cfg  config.Config
 	host *host.Host
-	// settle is how long next hops have to answer.
+	// settle bounds how long next hops have to answer.
 	settle time.Duration
 
 	observed   gateway.Host
@@ -60,7 +60,7 @@ type checker struct {
 	tables     *iptables.Runner
 }
 
-// hopsSettle is what the kernel's three requests for a neighbour take, and a look after them.
+// hopsSettle covers the kernel's three requests for a neighbour and one look at the result.
 const hopsSettle = 4 * time.Second
 
 func newChecker(cfg config.Config) *checker {
@@ -91,7 +91,7 @@ func (c *checker) config(context.Context) []check.Line {
 	return check.Errors("config", c.cfg.CheckFiles())
 }
 
-// observe looks at the host; next hops get time to answer.
+// observe reads the state of the host after next hops have had time to answer.
 func (c *checker) observe(ctx context.Context) []check.Line {
 	if len(c.cfg.ServiceRoutes) > 0 {
 		asking, cancel := context.WithTimeout(ctx, c.settle)
@@ -106,7 +106,7 @@ func (c *checker) observe(ctx context.Context) []check.Line {
 	return slices.Concat(check.Uplinks(c.cfg, c.observed), check.Boundary(c.cfg, c.observed), check.ServiceRoutes(c.cfg.ServiceRoutes, c.observed))
 }
 
-// nextHops are the nodes that the configured routes lead through.
+// nextHops returns the nodes that the configured routes lead through.
 func nextHops(routes []gateway.ServiceRoute) []netip.Addr {
 	var hops []netip.Addr
 	for _, r := range routes {

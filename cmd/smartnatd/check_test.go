@@ -21,7 +21,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 )
 
-// checkHost is a host whose config is right, but for IPv6, which is not configured.
+// checkHost is a host whose config is right, except that IPv6 is not configured.
 func checkHost(t *testing.T, backend string) (configFile string) {
 	t.Helper()
 	configFile = newHost(t)
@@ -51,12 +51,12 @@ func appendTo(t *testing.T, path, text string) {
 	}
 }
 
-// TestCheckOfAHost with the real kernel: the lines, the exit code, and that nothing is left behind.
+// TestCheckOfAHost runs check on the real kernel: its lines, its exit code, and that it leaves nothing behind.
 func TestCheckOfAHost(t *testing.T) {
 	for _, backend := range []string{"nft", "legacy"} {
 		for _, test := range []struct {
 			name string
-			// spoil makes the host or the config wrong.
+			// spoil breaks the host or the config.
 			spoil func(t *testing.T, configFile string)
 			exit  int
 			want  string
@@ -65,7 +65,7 @@ func TestCheckOfAHost(t *testing.T) {
 			{"an IPv6 address without a gateway", func(t *testing.T, _ string) {
 				output(t, "ip", "addr", "add", "2001:db8::10/64", "dev", "eth1", "nodad")
 			}, 1, "WARN    uplinks: uplinks[0].gateway: no IPv6 gateway for eth1"},
-			{"the boundary of a host that smartnatd has forward", func(*testing.T, string) {}, 0, "ok      boundary: this host forwards IPv4"},
+			{"the boundary of a host that forwards for smartnatd", func(*testing.T, string) {}, 0, "ok      boundary: this host forwards IPv4"},
 			{"no uplinks", func(t *testing.T, configFile string) {
 				before, after, found := strings.Cut(readFile(t, configFile), "uplinks:")
 				_, after, more := strings.Cut(after, "\n")
@@ -117,18 +117,19 @@ func TestCheckOfAHost(t *testing.T) {
 				}
 				for line := range strings.Lines(stdout) {
 					if !strings.HasPrefix(line, "ok      ") && !strings.HasPrefix(line, "WARN    ") && !strings.HasPrefix(line, "FAILED  ") {
-						t.Errorf("a line begins otherwise: %q", line)
+						t.Errorf("unexpected start of line: %q", line)
 					}
 				}
 				if diff := cmp.Diff(before, programmed(t)); diff != "" {
-					t.Errorf("it changed the kernel (-before +after):\n%s", diff)
+					t.Errorf("check changed the kernel (-before +after):\n%s", diff)
 				}
 			})
 		}
 	}
 }
 
-// TestCheckTriesRules: programs that are there, of an age that is right, but a kernel that lacks a module are found by a rule alone.
+// TestCheckTriesRules checks that only a trial rule finds a kernel without a module: the programs are present and recent
+// enough.
 func TestCheckTriesRules(t *testing.T) {
 	for _, test := range []struct {
 		name, refused string
@@ -168,7 +169,7 @@ func TestCheckTriesRules(t *testing.T) {
 	}
 }
 
-// TestEachServerIsALine, also of those that are not asked by smartnatd while another one works.
+// TestEachServerIsALine checks all servers, including those that smartnatd does not ask while another one works.
 func TestEachServerIsALine(t *testing.T) {
 	relay := config.Source{Relay: &config.Relay{Servers: []string{"https://10.10.0.11:8443", "https://10.10.0.12:8443"}, TokenFile: "/token"}}
 	for _, test := range []struct {
@@ -197,7 +198,7 @@ func TestEachServerIsALine(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			if works := lines[0].Level == check.OK || lines[1].Level == check.OK; works != (snapshot != nil) {
-				t.Errorf("it works: %t, but the snapshot is %v", works, snapshot)
+				t.Errorf("a server works: %t, but the snapshot is %v", works, snapshot)
 			}
 		})
 	}

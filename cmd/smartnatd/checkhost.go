@@ -30,7 +30,7 @@ func (c *checker) credentials(context.Context) []check.Line {
 	return check.Credentials(credentials(c.cfg.Source), time.Now())
 }
 
-// credentials reads the files of the source that prove who this gateway is. One that cannot be read is a matter of the config's.
+// credentials reads the credential files of the source. It skips a file that cannot be read, which the config check reports.
 func credentials(source config.Source) []check.Credential {
 	files := []check.Credential{}
 	add := func(key, path string, secret bool) {
@@ -56,7 +56,7 @@ func credentials(source config.Source) []check.Credential {
 	return files
 }
 
-// privileges looks at what systemd's unit grants, not at the user: CAP_NET_ADMIN is what the kernel asks for.
+// privileges checks CAP_NET_ADMIN, which the systemd unit grants and the kernel requires. The user does not matter.
 func (c *checker) privileges(context.Context) []check.Line {
 	return check.Errors("privileges", checkPrivileges())
 }
@@ -89,15 +89,15 @@ func (c *checker) iptables(ctx context.Context) []check.Line {
 	return check.Errors(what, nil)
 }
 
-// rules tries what can be asked for in a network namespace of its own: the module that a rule needs is loaded for the whole kernel or
-// not at all.
+// rules tries all features in a separate network namespace. That is a valid test, because a module that a rule needs is loaded
+// for the whole kernel.
 func (c *checker) rules(ctx context.Context) []check.Line {
 	if c.tables == nil {
-		return nil // which was said
+		return nil // already reported
 	}
 	var lines []check.Line
 	err := host.Aside(func() error {
-		osRelease, _ := os.ReadFile("/etc/os-release") // without it the advice is a general one
+		osRelease, _ := os.ReadFile("/etc/os-release") // advice is generic without it
 		try := func(state gateway.State) error { return newDataplane(c.cfg, c.tables, c.tables, nil).Try(ctx, state) }
 		lines = check.Rules(check.Features(c.cfg.ClampMSS), try, string(osRelease), kernelRelease())
 		return nil
@@ -118,7 +118,7 @@ func kernelRelease() string {
 
 func (c *checker) forwardPolicy(ctx context.Context) []check.Line {
 	if c.tables == nil || checkPrivileges() != nil {
-		return nil // which was said
+		return nil // already reported
 	}
 	var lines []check.Line
 	for _, family := range c.tables.Families() {
@@ -132,10 +132,10 @@ func (c *checker) forwardPolicy(ctx context.Context) []check.Line {
 	return lines
 }
 
-// forwardHook looks at what other programs have in nf_tables.
+// forwardHook checks the nf_tables chains of other programs.
 func (c *checker) forwardHook(context.Context) []check.Line {
 	if c.tables == nil || checkPrivileges() != nil {
-		return nil // which was said
+		return nil // already reported
 	}
 	dropping, err := host.DroppingForwards(c.cfg.Ownership)
 	if err != nil {
@@ -184,7 +184,7 @@ func (c *checker) ipRules(context.Context) []check.Line {
 	return check.IPRules(rules, c.cfg.Ownership)
 }
 
-// networkd says nothing where systemd-networkd does not run.
+// networkd returns nothing if systemd-networkd does not run.
 func (c *checker) networkd(context.Context) []check.Line {
 	root := os.DirFS("/")
 	if _, err := fs.Stat(root, "run/systemd/netif/state"); err != nil {
@@ -193,8 +193,8 @@ func (c *checker) networkd(context.Context) []check.Line {
 	return check.Networkd(networkdConfig(root))
 }
 
-// networkdConfig returns the files that count, in that order (networkd.conf(5)): one main file, then the drop-ins by their names. A
-// file of the same name in an earlier folder takes the place of a later one.
+// networkdConfig returns the files that apply, in the order of networkd.conf(5): one main file, then the drop-ins by name. A
+// file in an earlier folder replaces one of the same name in a later folder.
 func networkdConfig(root fs.FS) []string {
 	folders := []string{"etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd"}
 	var texts []string
@@ -206,7 +206,7 @@ func networkdConfig(root fs.FS) []string {
 	}
 	dropIns := map[string]string{}
 	for _, folder := range slices.Backward(folders) {
-		files, _ := fs.Glob(root, path.Join(folder, "networkd.conf.d", "*.conf")) // the pattern is a good one
+		files, _ := fs.Glob(root, path.Join(folder, "networkd.conf.d", "*.conf")) // the pattern is valid
 		for _, file := range files {
 			dropIns[path.Base(file)] = file
 		}

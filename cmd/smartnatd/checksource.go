@@ -23,9 +23,9 @@ import (
 // checkTimeout is how long check waits for a server.
 const checkTimeout = 10 * time.Second
 
-// source asks each server for everything once, and judges what the first one that works says.
+// source asks each server for everything once, and checks the answer of the first server that works.
 func (c *checker) source(ctx context.Context) []check.Line {
-	if c.cfg.CheckFiles() != nil { // what cannot be read would be said a second time, by libraries that do not mind secrets
+	if c.cfg.CheckFiles() != nil { // the config check reports unreadable files; libraries would report them again, and print secrets
 		return nil
 	}
 	asked := askEach(ctx, servers(c.cfg.Source))
@@ -36,16 +36,16 @@ func (c *checker) source(ctx context.Context) []check.Line {
 	return append(lines, check.Mappings(*snapshot, c.observed, c.cfg)...)
 }
 
-// server is one of those that a source may ask.
+// server is one of the servers that a source may ask.
 type server struct {
 	name   string
 	source config.Source
-	// snapshot is what it said; err why it said nothing.
+	// snapshot is its answer; err is why there is none.
 	snapshot calc.Snapshot
 	err      error
 }
 
-// servers splits a source into those with one server each.
+// servers splits a source into sources with one server each.
 func servers(of config.Source) []server {
 	if of.Relay == nil {
 		name := "source"
@@ -72,7 +72,7 @@ func askEach(ctx context.Context, all []server) []server {
 	return all
 }
 
-// judgeServers fails where no server works; one that does not, among others that do, is a warning.
+// judgeServers reports failures if no server works. If another server works, a failing one is a warning.
 func judgeServers(asked []server) ([]check.Line, *calc.Snapshot) {
 	level := check.Failed
 	var snapshot *calc.Snapshot

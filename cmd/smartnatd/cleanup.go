@@ -13,8 +13,8 @@ func newCleanupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that smartnatd has programmed on this host, and nothing else",
-		Long: `cleanup removes the chains, ip rules and routes that are SmartNat's by the ownership section of the config file, and
-sets sysctls back to what smartnatd found. Stop smartnatd first: established connections through it end.`,
+		Long: `cleanup removes the chains, ip rules and routes that belong to SmartNat by the ownership section of the config file, and
+restores the sysctls. Stop smartnatd first: established connections through it end.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)
@@ -30,16 +30,16 @@ sets sysctls back to what smartnatd found. Stop smartnatd first: established con
 			if err != nil {
 				return err
 			}
-			sets, _ := newSets(cfg, tables) // a host without them holds none of ours
+			sets, _ := newSets(cfg, tables) // a host without sets holds none of ours
 			result, err := newDataplane(cfg, tables, tables, sets).Cleanup(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}
-			if err := savedObjects(cfg).SetOutdated(false); err != nil { // what was newer is gone
+			if err := savedObjects(cfg).SetOutdated(false); err != nil { // nothing newer than the saved objects is programmed now
 				return err
 			}
 			if result.Empty() {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing of SmartNat's was found")
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
 				return err
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), "removed:", result)

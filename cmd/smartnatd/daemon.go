@@ -20,25 +20,25 @@ import (
 	"github.com/smartnat/smartnat/pkg/controller"
 )
 
-// runner is what one config makes of this host: a controller.
+// runner programs this host for one config: a controller.
 type runner interface {
 	Run(ctx context.Context, objects controller.Source) error
 	Enqueue()
 	Queued() int
 }
 
-// hooks are how a runner tells what becomes of it, both from its worker.
+// hooks are the callbacks of a runner, all called by its worker.
 type hooks struct {
 	// ready is called once, when every rule is in effect.
 	ready func()
-	// applied is called after each try to bring the kernel to what is wanted.
+	// applied is called after each attempt to apply the wanted state to the kernel.
 	applied func(controller.Outcome)
 	// turned is called after each turn of the worker, every few seconds at least.
 	turned func()
 }
 
-// daemon runs a runner, and another one in its place with each new config. What is programmed stays meanwhile, and the new
-// one writes but what differs.
+// daemon runs one runner at a time and replaces it for each new config. The kernel state stays meanwhile, and the new runner
+// writes only the differences.
 type daemon struct {
 	log     *logrus.Logger
 	manager *manager
@@ -49,19 +49,19 @@ type daemon struct {
 	newRunner  func(config.Config, hooks) (runner, error)
 	// listen serves metrics and probes at an address.
 	listen func(address string)
-	// account is of all generations, current of the one that runs.
+	// account covers all generations; current is the running one.
 	account account
 	current atomic.Pointer[generation]
 }
 
-// generation is all that there is of one config.
+// generation is everything that belongs to one config.
 type generation struct {
 	cfg     config.Config
 	objects *objects
 	runner  runner
 	// ready is set once every rule is in effect.
 	ready atomic.Bool
-	// announced is set once systemd was told READY=1: in effect or, after startTimeout, degraded.
+	// announced is set once systemd got READY=1: after everything is in effect, or degraded after startTimeout.
 	announced atomic.Bool
 }
 
@@ -72,7 +72,7 @@ func (d *daemon) run(ctx context.Context, cfg config.Config) error {
 	}
 	d.listen(cfg.Metrics.Address)
 	defer d.listen("")
-	if cfg.StartTimeout > config.Default().StartTimeout { // which the unit allows for
+	if cfg.StartTimeout > config.Default().StartTimeout { // up to the default, the unit's own timeout suffices
 		d.manager.extend(cfg.StartTimeout)
 	}
 	g.objects.start(context.WithoutCancel(ctx))
@@ -89,7 +89,7 @@ func (d *daemon) run(ctx context.Context, cfg config.Config) error {
 	}
 }
 
-// runOne runs a generation until it ends, or another one is there to take over.
+// runOne runs a generation until it ends or a new one takes over.
 func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -125,7 +125,7 @@ func (d *daemon) runOne(ctx context.Context, g *generation) (*generation, error)
 	}
 }
 
-// endStart has systemd go on where not everything is in effect in time.
+// endStart announces a degraded start if not everything is in effect in time.
 func (d *daemon) endStart(g *generation) {
 	if g.ready.Load() {
 		return
@@ -135,7 +135,7 @@ func (d *daemon) endStart(g *generation) {
 	d.announce(g)
 }
 
-// announce tells systemd once that the start, or the reload, is over.
+// announce sends systemd the status and, once, READY=1 for the start or reload.
 func (d *daemon) announce(g *generation) {
 	first := !g.announced.Swap(true)
 	d.manager.say(d.describe(g))
@@ -144,7 +144,7 @@ func (d *daemon) announce(g *generation) {
 	}
 }
 
-// waitForObjects tells systemd how it stands while the worker has nothing to do yet, for as long as that takes.
+// waitForObjects sends systemd the status and the watchdog while the worker has nothing to do yet.
 func (d *daemon) waitForObjects(ctx context.Context, g *generation) {
 	looks := time.NewTicker(d.manager.interval())
 	defer looks.Stop()
@@ -159,7 +159,7 @@ func (d *daemon) waitForObjects(ctx context.Context, g *generation) {
 	}
 }
 
-// reload returns what the config makes now; nothing when the running generation is to go on.
+// reload returns the generation of the current config, or nil if the running one stays.
 func (d *daemon) reload(ctx context.Context, running *generation) *generation {
 	if running.announced.Load() {
 		d.manager.reloading()
@@ -167,8 +167,8 @@ func (d *daemon) reload(ctx context.Context, running *generation) *generation {
 	next, err := d.next(running)
 	if err != nil {
 		oneLine := errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
-		d.log.WithError(oneLine).Error("not reloaded: the config from before stays in effect until this is right")
-		d.manager.remark("the config has changed and is wrong, the one from before is used")
+		d.log.WithError(oneLine).Error("config not reloaded, the previous one stays in effect")
+		d.manager.remark("cannot apply the new config, the previous one stays in effect")
 	} else {
 		d.manager.remark("")
 	}
@@ -181,11 +181,11 @@ func (d *daemon) reload(ctx context.Context, running *generation) *generation {
 	if next.objects != running.objects {
 		next.objects.start(context.WithoutCancel(ctx))
 	}
-	d.log.Info("reloading: changing over to the new config")
+	d.log.Info("reloading the config")
 	return next
 }
 
-// next prepares what the config says now, if that is anything new.
+// next reads the config and prepares a generation if it has changed.
 func (d *daemon) next(running *generation) (*generation, error) {
 	cfg, err := d.load()
 	if err != nil {
@@ -194,10 +194,10 @@ func (d *daemon) next(running *generation) (*generation, error) {
 	cfg, kept := config.Reload(running.cfg, cfg)
 	if len(kept) > 0 {
 		d.log.WithField("keys", strings.Join(kept, ", ")).
-			Warn("these keys stay as they were, for they name what is programmed: run smartnatd cleanup under the old config, then start under the new one")
+			Warn("cannot reload keys: run smartnatd cleanup, then change them")
 	}
 	if reflect.DeepEqual(cfg, running.cfg) {
-		d.log.Info("reloaded: nothing to change over to")
+		d.log.Info("config is unchanged")
 		return nil, nil
 	}
 	next, err := d.prepare(cfg, running)
@@ -208,7 +208,7 @@ func (d *daemon) next(running *generation) (*generation, error) {
 	return next, configureLogger(d.log, cfg.Log)
 }
 
-// prepare constructs a generation and starts nothing. It goes on with the objects of the running one where it can.
+// prepare constructs a generation without starting it. It reuses the objects of the running one if possible.
 func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, error) {
 	g := &generation{cfg: cfg}
 	var err error

@@ -28,7 +28,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// fakeSource knows one Service, named as the file that its config names.
+// fakeSource has one Service, named like the file in its config.
 type fakeSource struct {
 	name   string
 	synced atomic.Bool
@@ -50,7 +50,7 @@ func (s *fakeSource) Snapshot() calc.Snapshot {
 	return calc.Snapshot{Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Name: s.name}}}}
 }
 
-// fakeRunner is ready when its objects are there, unless it fails; and turns when it is told to.
+// fakeRunner becomes ready once its objects have synced, unless it fails. It turns on demand.
 type fakeRunner struct {
 	name string
 	hooks
@@ -83,10 +83,10 @@ func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
 	}
 }
 
-// inEffect is what systemd shows of a daemon that has no Mappings.
+// inEffect is the systemd status of a daemon without Mappings.
 const inEffect = "STATUS=0 Mappings programmed; source connected"
 
-// world is a daemon with everything around it made up; it notes what happens in order.
+// world is a daemon with fake surroundings; it notes events in order.
 type world struct {
 	*daemon
 	mu      sync.Mutex
@@ -148,13 +148,13 @@ func startWorldWith(t *testing.T, watchdog time.Duration, synced bool, change fu
 	return w
 }
 
-// expect takes what was noted since the last time.
+// expect compares and clears the notes since the last call.
 func (w *world) expect(t *testing.T, what string, want ...string) {
 	t.Helper()
 	w.expectBy(t, what, want)
 }
 
-// expectBy takes options for what has no order.
+// expectBy is expect with options for notes without a fixed order.
 func (w *world) expectBy(t *testing.T, what string, want []string, options ...cmp.Option) {
 	t.Helper()
 	synctest.Wait()
@@ -166,7 +166,7 @@ func (w *world) expectBy(t *testing.T, what string, want []string, options ...cm
 	w.notes = nil
 }
 
-// settle forgets what was noted.
+// settle clears the notes.
 func (w *world) settle() {
 	synctest.Wait()
 	w.mu.Lock()
@@ -174,7 +174,7 @@ func (w *world) settle() {
 	w.notes = nil
 }
 
-// end has the daemon end as it should.
+// end stops the daemon and expects success.
 func (w *world) end(t *testing.T) {
 	t.Helper()
 	w.stop()
@@ -191,13 +191,13 @@ func TestANewConfigTakesOver(t *testing.T) {
 		w.settle()
 		w.file.Masquerade = false
 		w.reload()
-		w.expect(t, "the same objects, another runner", "RELOADING=1", "runner 1 ends", "runner 2 starts", "runner 2 sees a", "READY=1")
+		w.expect(t, "same objects, new runner", "RELOADING=1", "runner 1 ends", "runner 2 starts", "runner 2 sees a", "READY=1")
 		w.end(t)
 		w.expect(t, "the end", "STOPPING=1", "runner 2 ends", "source a ends")
 	})
 }
 
-// TestOtherObjectsTakeOverWhenTheyAreThere and not before: until then stands what was known.
+// TestOtherObjectsTakeOverWhenTheyAreThere checks that the known objects stay until the new source has synced.
 func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, false)
@@ -223,7 +223,7 @@ func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 	})
 }
 
-// daemonNotes says what is missing or too much, in whatever order: goroutines start when they like.
+// daemonNotes returns what is missing or unexpected in any order, because goroutines start in any order.
 func (w *world) daemonNotes(want ...string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -258,7 +258,7 @@ func TestABadConfigKeepsTheOldOneRunning(t *testing.T) {
 				good := w.file
 				test.spoil(w)
 				w.reload()
-				w.expect(t, "the old one runs on", "RELOADING=1", "STATUS=0 Mappings programmed; source connected (the config has changed and is wrong, the one from before is used)", "READY=1")
+				w.expect(t, "the old one keeps running", "RELOADING=1", "STATUS=0 Mappings programmed; source connected (cannot apply the new config, the previous one stays in effect)", "READY=1")
 				if e := w.log.LastEntry(); !strings.Contains(fmt.Sprint(e.Data["error"]), test.want) {
 					t.Errorf("the log says %q %v, want %s", e.Message, e.Data, test.want)
 				}
@@ -277,7 +277,7 @@ func TestNotReadyIsNotToldByAReload(t *testing.T) {
 		w.settle()
 		w.broken = errors.New("wrong")
 		w.reload()
-		w.expect(t, "a bad config", "STATUS=starting: waiting for the first complete list of objects (the config has changed and is wrong, the one from before is used)")
+		w.expect(t, "a bad config", "STATUS=starting: waiting for the first complete list of objects (cannot apply the new config, the previous one stays in effect)")
 		w.broken, w.file.Masquerade = nil, false
 		w.reload()
 		w.expect(t, "a good one", "STATUS=starting: waiting for the first complete list of objects", "runner 1 ends", "runner 2 starts")
@@ -300,13 +300,14 @@ func TestWhatNamesOursStays(t *testing.T) {
 			told = told || e.Data["keys"] == "ownership"
 		}
 		if !told {
-			t.Error("no line says that ownership stays")
+			t.Error("no log line says that ownership stays")
 		}
 		w.end(t)
 	})
 }
 
-// TestTheWatchdogHearsOfTheWorker alone, once there is one: a worker that hangs is silence.
+// TestTheWatchdogHearsOfTheWorker checks that only the worker feeds the watchdog once it has objects: a hanging worker is
+// silent.
 func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorldWith(t, time.Minute, false, func(cfg *config.Config) { cfg.StartTimeout = time.Hour })
@@ -327,19 +328,19 @@ func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 	})
 }
 
-// TestTheWatchdogHearsNothingOfAWorkerThatHangsAtOnce though nobody has heard of it before.
+// TestTheWatchdogHearsNothingOfAWorkerThatHangsAtOnce checks a worker that hangs in its first turn.
 func TestTheWatchdogHearsNothingOfAWorkerThatHangsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, time.Minute, false)
 		w.settle()
-		w.sources["a"].synced.Store(true) // and the worker does nothing about it
+		w.sources["a"].synced.Store(true) // but the worker does not react
 		time.Sleep(time.Hour)
-		w.expect(t, "it hangs in its first turn", "STATUS=degraded: 0 Mappings programmed; source connected; the rules are not verified to be in effect yet", "READY=1")
+		w.expect(t, "it hangs in its first turn", "STATUS=degraded: 0 Mappings programmed; source connected; the rules are not verified yet", "READY=1")
 		w.end(t)
 	})
 }
 
-// TestMetricsMoveWithTheConfig while smartnatd runs, and end with it.
+// TestMetricsMoveWithTheConfig checks that a reload moves the listener of metrics, and the end closes it.
 func TestMetricsMoveWithTheConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, true)
@@ -358,7 +359,7 @@ func TestMetricsMoveWithTheConfig(t *testing.T) {
 	})
 }
 
-// TestWhatIsWaitedForIsShown with why it takes so long.
+// TestWhatIsWaitedForIsShown checks that the status says why the start takes so long.
 func TestWhatIsWaitedForIsShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, false)
@@ -371,7 +372,7 @@ func TestWhatIsWaitedForIsShown(t *testing.T) {
 	})
 }
 
-// TestLostContactIsShown in the status of the unit from the next turn on, until it is back.
+// TestLostContactIsShown checks that the status shows a lost source from the next turn until contact is back.
 func TestLostContactIsShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, true)
@@ -387,7 +388,7 @@ func TestLostContactIsShown(t *testing.T) {
 	})
 }
 
-// TestAStartEnds degraded when startTimeout is over, and a reload too; READY=1 is said once for each.
+// TestAStartEnds checks that a start, or a reload, ends degraded after startTimeout; each sends READY=1 once.
 func TestAStartEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, false)
@@ -406,7 +407,7 @@ func TestAStartEnds(t *testing.T) {
 		}
 		w.broken = errors.New("wrong")
 		w.reload()
-		w.expect(t, "a reload of a bad config ends at once", "RELOADING=1", "STATUS=degraded: "+waiting+"; "+lost+" (the config has changed and is wrong, the one from before is used)", "READY=1")
+		w.expect(t, "a reload of a bad config ends at once", "RELOADING=1", "STATUS=degraded: "+waiting+"; "+lost+" (cannot apply the new config, the previous one stays in effect)", "READY=1")
 		w.broken, w.file.Masquerade = nil, false
 		w.reload()
 		w.settle()
@@ -423,7 +424,7 @@ func TestAStartEnds(t *testing.T) {
 	})
 }
 
-// TestALongStartTimeoutAsksForTime beyond what the unit allows.
+// TestALongStartTimeoutAsksForTime checks that a startTimeout beyond the unit's own extends the timeout.
 func TestALongStartTimeoutAsksForTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorldWith(t, 0, false, func(cfg *config.Config) { cfg.StartTimeout = 5 * time.Minute })

@@ -13,9 +13,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/hold"
 )
 
-// holdConnections has connections outlive that somebody removes all rules: while we run, and until the next of us does where
-// systemd keeps the socket. What it kept of the one before is taken over where it is what is asked for. There is nothing to close
-// where the kernel cannot do it, which is told.
+// holdConnections keeps connections alive if another process removes all rules: while smartnatd runs and, if systemd keeps the
+// socket, until the next smartnatd starts. It adopts the socket that systemd kept if that still fits. If the kernel cannot hold
+// connections, it logs so and returns a Closer that does nothing.
 func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logrus.FieldLogger) io.Closer {
 	name := hold.Table(own)
 	log = log.WithField("table", name)
@@ -29,7 +29,7 @@ func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logr
 				continue
 			}
 			stale = true
-			log.WithError(err).Info("what holds connections is made anew: what systemd kept is not what is needed")
+			log.WithError(err).Info("replacing the kept socket, it does not fit the config")
 		}
 		_ = socket.Close()
 	}
@@ -38,16 +38,16 @@ func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logr
 	}
 	if stale {
 		if err := forget(name); err != nil {
-			log.WithError(err).Warn("could not have systemd close a socket")
+			log.WithError(err).Warn("cannot remove the kept socket from systemd")
 		}
 	}
 	held, err := hold.Take(own, ipv6)
 	if err != nil {
-		log.WithError(err).Warn("connections end when somebody removes all rules: the kernel does not keep tracking and translating them until ours are back")
+		log.WithError(err).Warn("connections end if another process removes all rules")
 		return io.NopCloser(nil)
 	}
 	if err := keep(name, held); err != nil {
-		log.WithError(err).Warn("connections end when somebody removes all rules while smartnatd is not running: systemd did not take the socket")
+		log.WithError(err).Warn("connections end if rules are removed while smartnatd is down")
 	}
 	return held
 }

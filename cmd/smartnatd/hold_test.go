@@ -17,8 +17,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// TestWhatSystemdKeptMayBeWrong: what is not ours is closed, what is ours and holds nothing is forgotten too, and connections
-// are held all the same.
+// TestWhatSystemdKeptMayBeWrong checks that foreign sockets are closed, and sockets of ours that hold nothing are forgotten
+// too. Connections are held regardless.
 func TestWhatSystemdKeptMayBeWrong(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	const stored = "FDSTORE=1"
@@ -28,8 +28,8 @@ func TestWhatSystemdKeptMayBeWrong(t *testing.T) {
 		words []string
 	}{
 		{"nothing", nil, []string{stored}},
-		{"what another name is of", []string{"http"}, []string{stored}},
-		{"what holds nothing", []string{"smartnat-hold"}, []string{"FDSTOREREMOVE=1", stored}},
+		{"a socket with another name", []string{"http"}, []string{stored}},
+		{"a socket that holds nothing", []string{"smartnat-hold"}, []string{"FDSTOREREMOVE=1", stored}},
 		{"several", []string{"smartnat-hold", "http", "smartnat-hold"}, []string{"FDSTOREREMOVE=1", stored}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

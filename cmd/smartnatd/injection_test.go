@@ -28,10 +28,10 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// injection ends the line of the rule whose comment it is, and the table, to put a rule of its own into another one.
+// injection ends the line of the rule that has it as a comment, and the table, and adds rules of its own to other tables.
 const injection = "x\nCOMMIT\n*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n*nat\n#"
 
-// hostileObjects are a Mapping as it should be, and one that no API server has ever stored, each with its Service.
+// hostileObjects returns a valid Mapping and one that no API server would store, each with its Service.
 func hostileObjects() calc.Snapshot {
 	var s calc.Snapshot
 	for i, name := range []string{"echo", injection} {
@@ -46,7 +46,7 @@ func hostileObjects() calc.Snapshot {
 	return s
 }
 
-// newHostileRelay serves lists of these objects, and watches that bring nothing.
+// newHostileRelay serves lists of these objects, and watches without events.
 func newHostileRelay(t *testing.T) *httptest.Server {
 	t.Helper()
 	objects := hostileObjects()
@@ -85,7 +85,7 @@ func newHostileRelay(t *testing.T) *httptest.Server {
 	return server
 }
 
-// relayConfig changes the config of newHost over to a relay.
+// relayConfig changes the config of newHost to a relay.
 func relayConfig(t *testing.T, configFile string, relay *httptest.Server) {
 	t.Helper()
 	dir := filepath.Dir(configFile)
@@ -100,15 +100,15 @@ func relayConfig(t *testing.T, configFile string, relay *httptest.Server) {
 	}
 }
 
-// expectNoInjection holds that the Mapping as it should be is in effect, and nothing of the other one.
+// expectNoInjection checks that the valid Mapping is in effect, and nothing of the hostile one.
 func expectNoInjection(t *testing.T, program *process) {
 	t.Helper()
 	inEffect := output(t, "iptables-save")
 	if !strings.Contains(inEffect, `--comment "default/echo"`) {
-		t.Errorf("the other Mapping is not in effect:\n%s", inEffect)
+		t.Errorf("the valid Mapping is not in effect:\n%s", inEffect)
 	}
 	if strings.Contains(inEffect, "-A FORWARD -j ACCEPT") || strings.Contains(inEffect, "--dport 81 ") || strings.Contains(inEffect, "default/x") {
-		t.Errorf("in the kernel is\n%s", inEffect)
+		t.Errorf("the kernel has\n%s", inEffect)
 	}
 	log := program.log.String()
 	if n := strings.Count(log, "rejected invalid object"); n != 2 || strings.Contains(log, "\nCOMMIT") {
@@ -119,9 +119,9 @@ func expectNoInjection(t *testing.T, program *process) {
 	}
 }
 
-// TestInjectionByName has a hostile relay name a Mapping such that its name would be rules. It is not programmed, not saved, and
-// not taken from a file in which it was saved once; what else there is works. Rules of others that look the same stop neither
-// smartnatd nor cleanup.
+// TestInjectionByName checks a hostile relay that serves a Mapping whose name is a set of rules. That Mapping is neither
+// programmed nor saved, nor read from a file that has it; all other objects work. Rules of other programs that look the same
+// stop neither smartnatd nor cleanup.
 func TestInjectionByName(t *testing.T) {
 	testenv.RequireTool(t, "iptables")
 	configFile := newHost(t)
@@ -138,7 +138,7 @@ func TestInjectionByName(t *testing.T) {
 	dir := filepath.Dir(configFile)
 	file := filepath.Join(dir, "state", "objects.jsonl")
 	if saved := readFile(t, file); !strings.Contains(saved, `"name":"echo"`) || strings.Contains(saved, "COMMIT") {
-		t.Errorf("saved is\n%s", saved)
+		t.Errorf("saved\n%s", saved)
 	}
 	cleanup(t, configFile)
 
@@ -153,7 +153,7 @@ func TestInjectionByName(t *testing.T) {
 	awaitWord(t, systemd, "READY=1", 1)
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(output(t, "iptables-save"), "default/echo"); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("what was saved is not in effect after 30 s")
+			t.Fatal("the saved objects are not in effect after 30 s")
 		}
 	}
 	expectNoInjection(t, program)
@@ -163,11 +163,11 @@ func TestInjectionByName(t *testing.T) {
 		return text[strings.Index(text, "-A INPUT"):strings.Index(text, "COMMIT\n*")]
 	}
 	if got := output(t, "iptables-save"); strings.Contains(got, "SMARTNAT") || !strings.Contains(got, left(before)) {
-		t.Errorf("after the cleanup there is\n%s\nbefore all there was\n%s", got, before)
+		t.Errorf("after the cleanup\n%s\nbefore the start\n%s", got, before)
 	}
 }
 
-// cleanup runs the command as a process, which is in the network namespace of the test.
+// cleanup runs the command as a process in the network namespace of the test.
 func cleanup(t *testing.T, configFile string) {
 	t.Helper()
 	executable, err := os.Executable()

@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables"
 )
 
-// newSets returns nil and why where the host has no sets, and a long list of sources has to be rules.
+// newSets returns an error if the host has no sets; then each source of a long list becomes a rule.
 func newSets(cfg config.Config, tables *iptables.Runner) (dataplane.Sets, error) {
 	if !tables.Sets() {
 		return nil, errors.New("iptables has no match by sets (libxt_set)")

@@ -11,7 +11,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables"
 )
 
-// A host that has to do without sets says why.
+// TestNoSets checks that the error says why a host has no sets.
 func TestNoSets(t *testing.T) {
 	sets, err := newSets(config.Default(), &iptables.Runner{})
 	if sets != nil || err == nil || !strings.Contains(err.Error(), "libxt_set") {

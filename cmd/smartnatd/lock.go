@@ -16,16 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errRunning says that another process holds the lock.
+// errRunning is returned if another process holds the lock.
 var errRunning = errors.New("smartnatd is already running")
 
-// lockInstance makes this process the only one that writes to the host for this runtime directory, until it ends or
-// closes what is returned.
+// lockInstance makes this process the only writer to the host for this runtime directory, until it ends or closes the result.
 func lockInstance(runtimeDir string) (io.Closer, error) {
 	if err := makePrivate(runtimeDir); err != nil {
 		return nil, fmt.Errorf("making runtimeDir: %w", err)
 	}
-	// A user who can open the file, if only to read it, can hold the lock.
+	// The mode excludes other users: a user who can open the file, even read-only, can lock it.
 	file, err := os.OpenFile(filepath.Join(runtimeDir, "smartnatd.pid"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock in runtimeDir: %w", err)
@@ -42,15 +41,15 @@ func lockInstance(runtimeDir string) (io.Closer, error) {
 		}
 		return nil, fmt.Errorf("locking %s: %w", file.Name(), err)
 	}
-	// The pid is but for the message of a second one; on a full disk it is missing.
+	// The pid only serves the error message of a second process; on a full disk it is missing.
 	if err := file.Truncate(0); err == nil {
 		_, _ = fmt.Fprintln(file, os.Getpid())
 	}
 	return file, nil
 }
 
-// makePrivate makes a folder for this user alone, or has one that is there be closed to others. One that holds files of
-// others, such as /run, stays as it is, unless everybody may write to it: then the lock could be anybody's.
+// makePrivate creates a folder for this user alone, or closes an existing one to others. A folder with files of other programs,
+// such as /run, keeps its mode. A world-writable one is an error: any user could take the lock.
 func makePrivate(folder string) error {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
@@ -69,7 +68,7 @@ func makePrivate(folder string) error {
 	return os.Chmod(folder, 0o700)
 }
 
-// isOfOthers reports whether a file in runtimeDir is none that smartnatd makes.
+// isOfOthers reports whether smartnatd does not create this file in runtimeDir.
 func isOfOthers(entry os.DirEntry) bool {
 	return !slices.ContainsFunc([]string{"smartnatd.", "sysctls.", "objects."}, func(prefix string) bool {
 		return strings.HasPrefix(entry.Name(), prefix)

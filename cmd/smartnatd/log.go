@@ -20,7 +20,7 @@ func newLogger(cfg config.Log, out io.Writer) (*logrus.Logger, error) {
 	return log, configureLogger(log, cfg)
 }
 
-// configureLogger changes a logger while it is used.
+// configureLogger configures a logger that may be in use.
 func configureLogger(log *logrus.Logger, cfg config.Log) error {
 	level, err := logrus.ParseLevel(cfg.Level)
 	if err != nil {
@@ -31,7 +31,7 @@ func configureLogger(log *logrus.Logger, cfg config.Log) error {
 	return nil
 }
 
-// isJournal reports whether what is written goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM).
+// isJournal reports whether out goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM).
 func isJournal(out io.Writer) bool {
 	if out != io.Writer(os.Stderr) {
 		return false
@@ -40,8 +40,8 @@ func isJournal(out io.Writer) bool {
 	return err == nil && is
 }
 
-// newFormatter makes lines of printable text. In the journal each has its priority, and the time is not said a second time.
-// Text is never colored: what is logged would then not be quoted.
+// newFormatter returns a formatter for lines of printable text. Lines for the journal begin with a priority and have no time,
+// which the journal adds. Text is never colored, because logrus does not quote colored values.
 func newFormatter(format string, journal bool) logrus.Formatter {
 	var lines logrus.Formatter = &logrus.TextFormatter{DisableColors: true, FullTimestamp: true, DisableTimestamp: journal}
 	if format == "json" {
@@ -50,7 +50,7 @@ func newFormatter(format string, journal bool) logrus.Formatter {
 	return newBackoff(&lineFormatter{lines, journal})
 }
 
-// lineFormatter has lines hold no control characters, and begin as sd-daemon(3) says.
+// lineFormatter escapes control characters, and adds the priority of sd-daemon(3) for the journal.
 type lineFormatter struct {
 	logrus.Formatter
 	journal bool
@@ -68,7 +68,7 @@ func (f *lineFormatter) Format(entry *logrus.Entry) ([]byte, error) {
 	return printable(line), nil
 }
 
-// priority is how systemd has a line begin (SyslogLevelPrefix=).
+// priority returns the prefix that systemd reads as the level (SyslogLevelPrefix=).
 func priority(level logrus.Level) []byte {
 	switch level {
 	case logrus.PanicLevel, logrus.FatalLevel:

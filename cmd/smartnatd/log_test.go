@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 )
 
-// TestLinesOfTheJournal begin with their priority, and leave the time to the journal.
+// TestLinesOfTheJournal checks that lines for the journal begin with their priority and have no time.
 func TestLinesOfTheJournal(t *testing.T) {
 	for _, test := range []struct {
 		level  logrus.Level
@@ -49,14 +49,14 @@ func TestLinesOfTheJournal(t *testing.T) {
 				}
 				var fields map[string]string
 				if format == "json" && (json.Unmarshal([]byte(text), &fields) != nil || fields["error"] != "a\nb\x1b[2J\u009b") {
-					t.Errorf("%v: %s is no JSON that says what was logged", test.level, text)
+					t.Errorf("%v: %s is not JSON with the logged error", test.level, text)
 				}
 			}
 		}
 	}
 }
 
-// TestStderrIsTheJournal has the program itself find out that it is.
+// TestStderrIsTheJournal checks that the program detects the journal itself.
 func TestStderrIsTheJournal(t *testing.T) {
 	executable, err := os.Executable()
 	if err != nil {
@@ -86,15 +86,15 @@ func TestStderrIsTheJournal(t *testing.T) {
 	}
 }
 
-// closing closes the other end before it reads.
+// closing closes the write end before it reads.
 type closing struct{ read, write *os.File }
 
 func (c closing) Read(b []byte) (int, error) {
-	_ = c.write.Close() // which it is the second time
+	_ = c.write.Close() // fails the second time
 	return c.read.Read(b)
 }
 
-// TestErrorsBackOff: what fails the same way again and again is said less and less often, and other things are said at once.
+// TestErrorsBackOff checks that a repeated error is logged less and less often, and other errors at once.
 func TestErrorsBackOff(t *testing.T) {
 	var out bytes.Buffer
 	log, err := newLogger(config.Log{Level: "info", Format: "text"}, &out)
@@ -117,7 +117,7 @@ func TestErrorsBackOff(t *testing.T) {
 		}
 	}
 	if lines < 5 || lines > 12 || repeated != lines-1 {
-		t.Errorf("%d lines of an error of an hour, %d with a count", lines, repeated)
+		t.Errorf("%d lines for an error that lasts an hour, %d with a count", lines, repeated)
 	}
 	at := log.WithTime(start.Add(time.Hour))
 	at.WithError(errors.New("another")).Warn("not everything could be programmed")
@@ -130,18 +130,18 @@ func TestErrorsBackOff(t *testing.T) {
 	}
 	log.WithTime(start.Add(3 * time.Hour)).WithError(missing).Error("not everything could be programmed")
 	if text := said(); !strings.Contains(text, "repeated=") {
-		t.Errorf("said %q, want how often it was left out", text)
+		t.Errorf("logged %q, want the number of repetitions", text)
 	}
 	log.WithTime(start.Add(4 * time.Hour)).WithError(missing).Error("not everything could be programmed")
 	log.WithTime(start.Add(4*time.Hour + firstQuiet)).WithError(missing).Error("not everything could be programmed")
 	if n := strings.Count(said(), "\n"); n != 2 {
-		t.Errorf("%d lines of an error that had passed, want 2", n)
+		t.Errorf("%d lines for an error that had passed, want 2", n)
 	}
 	for i := range 10 * maxErrors {
 		at.WithError(fmt.Errorf("error %d", i)).Error("failed")
 	}
 	if n := strings.Count(said(), "\n"); n != 10*maxErrors {
-		t.Errorf("%d lines of %d errors", n, 10*maxErrors)
+		t.Errorf("%d lines for %d errors", n, 10*maxErrors)
 	}
 }
 
@@ -154,10 +154,10 @@ func FuzzPrintable(f *testing.F) {
 		if strings.ContainsFunc(got, func(r rune) bool {
 			return r != '\n' && r != '\t' && !strings.ContainsRune(text, r) && r > 0x7e || r < ' ' && r != '\n' && r != '\t'
 		}) {
-			t.Errorf("%q is made %q", text, got)
+			t.Errorf("%q becomes %q", text, got)
 		}
 		if again := string(printable([]byte(got))); again != got {
-			t.Errorf("%q is made %q, and that %q", text, got, again)
+			t.Errorf("%q becomes %q, and that %q", text, got, again)
 		}
 	})
 }

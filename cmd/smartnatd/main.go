@@ -1,9 +1,9 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command smartnatd makes a Linux host outside a Kubernetes cluster forward what the cluster's Mappings say. This package
-// reads the command line and the config, constructs everything that touches the world, and decides exit codes; it knows
-// nothing of Mappings or packets itself.
+// Command smartnatd makes a Linux host outside a Kubernetes cluster forward traffic as the cluster's Mappings define. This
+// package reads the command line and the config, constructs the parts, and chooses exit codes. It knows nothing about Mappings
+// or packets.
 package main
 
 import (
@@ -19,10 +19,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit codes. README.md has the table of them for all commands.
+// Exit codes. README.md has the table for all commands.
 const (
 	exitFailure = 1
-	// exitUsage says that the command line, the config or the files of objects have to be changed first: a retry cannot help.
+	// exitUsage means that the command line, the config or the object files have to change first: a retry cannot help.
 	exitUsage = 2
 )
 
@@ -32,7 +32,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is main with everything that it touches given to it.
+// run is main with its dependencies as parameters.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	command := newRootCommand()
 	command.SetArgs(args)
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitFailure
 }
 
-// codeError ends the program with a code of its own.
+// codeError ends the program with a specific exit code.
 type codeError struct {
 	error
 	code int
@@ -69,7 +69,7 @@ type codeError struct {
 
 func (e codeError) Unwrap() error { return e.error }
 
-// usageError is one that the user has to mend.
+// usageError is an error that the user has to fix.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }

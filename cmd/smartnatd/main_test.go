@@ -78,15 +78,15 @@ func TestRenderTellsWhatIsNotInEffect(t *testing.T) {
 	}
 }
 
-// TestRenderOfAMappingThatIsNotAccepted prints the rest, and fails.
+// TestRenderOfAMappingThatIsNotAccepted checks that render prints the rest, and fails.
 func TestRenderOfAMappingThatIsNotAccepted(t *testing.T) {
 	good := readFile(t, "testdata/mapping.yaml")
 	invalid := regexp.MustCompile(`{name: .*}`).ReplaceAllString(good, "{name: wrong}")
 	invalid = regexp.MustCompile(`port: \d+`).ReplaceAllString(invalid, "port: 70000")
 	twice := regexp.MustCompile(`{name: .*}`).ReplaceAllString(good, "{name: zz}")
 	for _, test := range []struct{ name, text, want string }{
-		{"invalid", good + "\n---\n" + invalid, "smartnatd: not accepted as they are: default/wrong\n"},
-		{"in conflict", good + "\n---\n" + twice, "smartnatd: not accepted as they are: default/zz\n"},
+		{"invalid", good + "\n---\n" + invalid, "smartnatd: not accepted: default/wrong\n"},
+		{"in conflict", good + "\n---\n" + twice, "smartnatd: not accepted: default/zz\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			exit, stdout, stderr := smartnatd(t, test.text, "render", "-f", "-", "-f", "testdata/service.yaml")
@@ -121,22 +121,22 @@ func TestMistakesAreOneClearLineEach(t *testing.T) {
 		exit int
 		want []string
 	}{
-		{"no config", []string{"--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml", "no such file"}},
+		{"missing config file", []string{"--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml", "no such file"}},
 		{"an unknown key", []string{"--config", config(files + "uplink: []\n")}, exitUsage, []string{"uplink"}},
 		{"two mistakes", []string{"--config", config(files + "resync: soon\nmasquerade: perhaps\n")}, exitUsage, []string{"resync", "masquerade"}},
 		{"a certificate that cannot be read", []string{"--config", config("source: {relay: {servers: [\"https://192.0.2.1\"], caFile: /nonexistent.crt, tokenFile: /dev/null}}\n")},
 			exitFailure, []string{"source.relay.caFile", "/nonexistent.crt"}},
 		{"a token that is not there yet", []string{"--config", config("source: {relay: {servers: [\"https://192.0.2.1\"], tokenFile: /nonexistent}}\n")},
 			exitFailure, []string{"source.relay.tokenFile"}},
-		{"a token in place of its file", []string{"--config", config("source: {relay: {servers: [\"https://192.0.2.1\"], tokenFile: abc}}\n")},
+		{"a token instead of its file", []string{"--config", config("source: {relay: {servers: [\"https://192.0.2.1\"], tokenFile: abc}}\n")},
 			exitUsage, []string{"source.relay.tokenFile"}},
 		{"objects that are not there yet", []string{"--config", config(files)}, exitFailure, []string{"source.files.paths[0]"}},
 		{"render without files", []string{"render"}, exitUsage, []string{"-f FILE"}},
 		{"render of a file that is missing", []string{"render", "-f", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
 		{"an unknown command", []string{"mapp"}, exitUsage, []string{"mapp"}},
-		{"an argument too many", []string{"cleanup", "all"}, exitUsage, []string{"all"}},
+		{"one argument too many", []string{"cleanup", "all"}, exitUsage, []string{"all"}},
 		{"a flag without its value", []string{"render", "-f"}, exitUsage, []string{"-f"}},
-		{"render of a Mapping that is none", []string{"render", "-f", config("kind: Mapping\n")}, exitUsage, []string{"apiVersion is missing"}},
+		{"render of an incomplete Mapping", []string{"render", "-f", config("kind: Mapping\n")}, exitUsage, []string{"apiVersion is missing"}},
 		{"cleanup with a config that is missing", []string{"cleanup", "--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
 		{"check with a config that is missing", []string{"check", "--config", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
 		{"an escape sequence", []string{"\x1b[2J"}, exitUsage, []string{"[2J"}},
@@ -166,19 +166,19 @@ func TestOnlyOneRunsOnAHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := lockInstance(dir); err == nil || !strings.Contains(err.Error(), "already running (pid ") {
-		t.Errorf("a second one: %v, want it refused", err)
+		t.Errorf("second lock: %v, want an error", err)
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
 	second, err := lockInstance(dir)
 	if err != nil {
-		t.Fatalf("after the first one ended: %v", err)
+		t.Fatalf("after the first one closed: %v", err)
 	}
 	_ = second.Close()
 }
 
-// TestNoStrangerHoldsTheLock: a user who can read a file can lock it, and so can one who can put it there.
+// TestNoStrangerHoldsTheLock checks that other users can neither read the file nor create it: either would let them lock it.
 func TestNoStrangerHoldsTheLock(t *testing.T) {
 	mode := func(path string) os.FileMode {
 		info, err := os.Lstat(path)
@@ -189,7 +189,7 @@ func TestNoStrangerHoldsTheLock(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name string
-		// there is the mode of the folder before the start, 0 where there is none; other is a file in it.
+		// there is the mode of the folder before the start, 0 if it does not exist; other is a file in it.
 		there os.FileMode
 		other string
 		want  os.FileMode
@@ -198,10 +198,10 @@ func TestNoStrangerHoldsTheLock(t *testing.T) {
 		{name: "none", want: 0o700},
 		{name: "closed", there: 0o700, want: 0o700},
 		{name: "of an earlier version", there: 0o755, want: 0o700},
-		{name: "with what we make", there: 0o755, other: "sysctls.json", want: 0o700},
+		{name: "with our own files", there: 0o755, other: "sysctls.json", want: 0o700},
 		{name: "of a group", there: 0o770, want: 0o700},
 		{name: "with files of others", there: 0o755, other: "utmp", want: 0o755},
-		{name: "of everybody", there: 0o777, err: "is writable by every user"},
+		{name: "world-writable", there: 0o777, err: "is writable by every user"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "run")
@@ -219,7 +219,7 @@ func TestNoStrangerHoldsTheLock(t *testing.T) {
 			lock, err := lockInstance(dir)
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
-					t.Errorf("error %v, want one that it %s", err, test.err)
+					t.Errorf("error %v, want %q", err, test.err)
 				}
 				return
 			}

@@ -15,25 +15,26 @@ import (
 )
 
 const (
-	// gcPercent is how much garbage may pile up beside what is in use, in percent of it. What is in use hardly changes here,
-	// so to collect twice as often as Go would costs little, and keeps us small on a small host.
+	// gcPercent is the garbage that may pile up, in percent of the live heap. The live heap hardly changes here, so collecting
+	// twice as often as Go's default costs little and saves memory on a small host.
 	gcPercent = 50
-	// leastLimit is Go's soft limit where little is in use.
+	// leastLimit is the lowest soft limit for Go's memory.
 	leastLimit = 40 << 20
-	// lookEvery is how often the limit is looked at.
+	// lookEvery is the interval between updates of the limit.
 	lookEvery = 5 * time.Second
 )
 
-// memory keeps a process that is in effect near to the size that it needs: what it once took for reading and writing
-// everything goes back to the system. It leaves alone what GOGC and GOMEMLIMIT say.
+// memory keeps the process near the size that it needs: memory that a full read or write took goes back to the system. GOGC and
+// GOMEMLIMIT take precedence.
 type memory struct {
 	fixed bool
-	// settled is set once all is in effect: before, nothing is held back.
+	// settled is set once everything is in effect. There is no limit before that.
 	settled bool
 	limit   int64
 	looked  time.Time
 	live    []metrics.Sample
-	// heap says how far it is to Go's next collection, collecting is set during one of ours.
+	// heap has the samples that tell how near Go's next collection is; collecting is set during a collection that memory
+	// started.
 	heap       []metrics.Sample
 	collecting atomic.Bool
 }
@@ -52,15 +53,16 @@ func (m *memory) settle() {
 	go debug.FreeOSMemory()
 }
 
-// shrink gives back what the text of all rules took, where it was read: seldom, and after the kernel was written.
+// shrink frees the memory of the text of all rules after they were read. That is rare, and happens after the kernel was
+// written.
 func (m *memory) shrink(readings int) {
 	if readings > 0 {
 		debug.FreeOSMemory()
 	}
 }
 
-// collect has the garbage collected between changes, where nobody waits: a collection that begins in the middle of a change
-// has it help, for ten milliseconds and more among many ports. It is called by one goroutine at a time.
+// collect runs the garbage collector between changes, when no client waits. A collection that begins during a change slows it
+// down by ten milliseconds or more with many ports. One goroutine calls it at a time.
 func (m *memory) collect() {
 	if !m.settled || m.collecting.Load() {
 		return
@@ -81,13 +83,13 @@ func (m *memory) collect() {
 	}()
 }
 
-// worthCollecting is true half way from what was in use after the last collection to where Go collects by itself, for which
-// it begins some time before.
+// worthCollecting reports whether the heap is past half way between the live heap and the goal at which Go collects. Go begins
+// some time before the goal.
 func worthCollecting(live, objects, goal uint64) bool {
 	return goal > live && objects > live+(goal-live)/2
 }
 
-// follow sets the limit by what is in use now. It is called often, by one goroutine at a time.
+// follow adapts the limit to the live heap. One goroutine calls it often.
 func (m *memory) follow() {
 	now := time.Now()
 	if m.fixed || !m.settled || now.Sub(m.looked) < lookEvery {
@@ -104,8 +106,8 @@ func (m *memory) follow() {
 	}
 }
 
-// limitFor leaves as much room as gcPercent does and some for what Go needs itself, so that a limit never makes it collect all
-// the time; and stays what it is for as long as that is about right, as to change it stops the program for a moment.
+// limitFor allows for gcPercent and for Go's own needs, so that the limit never causes constant collections. It keeps the
+// current limit if that is about right, because changing it stops the program for a moment.
 func limitFor(live, current int64) int64 {
 	limit := max(leastLimit, live*17/10)
 	if current > 0 && limit > current*9/10 && limit < current*11/10 {
@@ -114,7 +116,7 @@ func limitFor(live, current int64) int64 {
 	return limit
 }
 
-// and has the memory follow what a runner does.
+// and adds memory management to the hooks.
 func (h hooks) and(m *memory) hooks {
 	return hooks{
 		ready:   func() { h.ready(); m.settle() },

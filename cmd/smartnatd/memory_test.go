@@ -50,7 +50,7 @@ func TestWorthCollecting(t *testing.T) {
 
 var garbage []byte
 
-// What a turn leaves behind is collected after it, and before Go would.
+// TestCollectsBetweenTurns checks that the garbage of a turn is collected after it, before Go would collect it.
 func TestCollectsBetweenTurns(t *testing.T) {
 	forced := func() uint32 {
 		var stats runtime.MemStats

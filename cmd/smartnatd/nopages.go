@@ -7,5 +7,5 @@ package main
 
 import "github.com/spf13/cobra"
 
-// buildCommands are none where no package is built.
+// buildCommands returns none in builds other than those of packages.
 func buildCommands() []*cobra.Command { return nil }

@@ -17,24 +17,24 @@ import (
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// objects is a Source that outlives the controllers that read it: it is started once, and tells the one that runs.
+// objects is a Source that outlives controllers: it is started once and enqueues the running controller.
 type objects struct {
 	source.Source
 	enqueue atomic.Pointer[func()]
-	// before is what the Source in whose place this one came knew last. It stands until this one has synced.
+	// before is the last snapshot of the Source that this one replaced. It is used until this one has synced.
 	before atomic.Pointer[calc.Snapshot]
 	cancel context.CancelFunc
 	ended  chan struct{}
 	err    error
 }
 
-// savedObjects is where the objects of a cluster are saved.
+// savedObjects returns the file for the objects of a cluster.
 func savedObjects(cfg config.Config) snapshot.File {
 	return snapshot.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"), filepath.Join(cfg.RuntimeDir, "objects.outdated"))
 }
 
-// newObjects returns the Source that the config names; it remembers what comes from a cluster, by way of counted. What is
-// known already stands until that Source has synced, in place of what was saved once.
+// newObjects returns the Source of the config. Objects of a cluster are saved through counted. If known is set, it is used
+// instead of the saved objects until the Source has synced.
 func newObjects(cfg config.Config, known *calc.Snapshot, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objects, error) {
 	o := &objects{ended: make(chan struct{})}
 	o.before.Store(known)
@@ -57,7 +57,7 @@ func (o *objects) changed() {
 	}
 }
 
-// start has the Source read until stop.
+// start makes the Source read until stop.
 func (o *objects) start(ctx context.Context) {
 	ctx, o.cancel = context.WithCancel(ctx)
 	go func() {
@@ -66,13 +66,13 @@ func (o *objects) start(ctx context.Context) {
 	}()
 }
 
-// stop returns when the Source has ended, with all that it knew saved.
+// stop returns once the Source has ended and saved its objects.
 func (o *objects) stop() {
 	o.cancel()
 	<-o.ended
 }
 
-// Run implements controller.Source: it waits, and tells how the Source ended if it did.
+// Run implements controller.Source. It waits until the Source ends, and returns its error.
 func (o *objects) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -93,7 +93,7 @@ func (o *objects) Snapshot() calc.Snapshot {
 	return o.Source.Snapshot()
 }
 
-// restored is when the objects were saved that are in effect, while they come from the disk.
+// restored returns when the objects in effect were saved, or zero if they did not come from disk.
 func (o *objects) restored() time.Time {
 	if r, ok := o.Source.(interface{ Restored() (time.Time, bool) }); ok {
 		if at, restored := r.Restored(); restored {

@@ -18,11 +18,11 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// buildCommands are for the build of the packages alone: what they need would be a part of each smartnatd otherwise.
+// buildCommands returns commands for the build of packages only: their dependencies would grow every smartnatd otherwise.
 func buildCommands() []*cobra.Command {
 	return []*cobra.Command{{
 		Use:    "pages REFERENCE FOLDER",
-		Short:  "Write man pages and completions of all commands, and smartnat.yaml(5) of the reference",
+		Short:  "Write man pages and completions of all commands, and smartnat.yaml(5) from the reference",
 		Hidden: true,
 		Args:   cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,7 +64,7 @@ func writeReference(reference, page string, date time.Time) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%% \"SMARTNAT.YAML\" \"5\" \"%s\" \"SmartNat\" \"SmartNat\"\n", date.Format("Jan 2006"))
 	b.WriteString("# NAME\nsmartnat.yaml - the config file of smartnatd\n\n# DESCRIPTION\n")
-	b.WriteString("/etc/smartnat.yaml is read by smartnatd(8). These are all keys: what is commented out shows the default, or an example.\n\n")
+	b.WriteString("/etc/smartnat.yaml is read by smartnatd(8). This page lists all keys; commented-out ones show the default or an example.\n\n")
 	for line := range strings.Lines(string(text)) {
 		b.WriteString("    " + line)
 	}

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// printable returns text without what a terminal would obey: of control characters, newlines and tabs stay. The others
-// become \u001b and the like, which JSON reads as what they were.
+// printable escapes what a terminal would interpret: all control characters but newline and tab. They become \u001b and the
+// like, which JSON decodes to the original.
 func printable(text []byte) []byte {
 	b := make([]byte, 0, len(text))
 	for len(text) > 0 {
@@ -36,7 +36,7 @@ func appendEscaped(b []byte, r rune) []byte {
 	return fmt.Appendf(b, `\u%04x`, r)
 }
 
-// printableWriter is for what people read on a terminal, some of which was written by others: servers, other programs, objects.
+// printableWriter escapes text for a terminal. Servers, other programs and objects contribute to it.
 type printableWriter struct{ to io.Writer }
 
 // Write implements io.Writer.

@@ -27,11 +27,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// asProgram has the test binary be smartnatd.
+// asProgram makes the test binary run as smartnatd.
 const asProgram = "SMARTNATD_TEST_PROGRAM"
 
-// librariesLog is what the libraries of Kubernetes said: there is one log of theirs for the whole process, so it is set before
-// any of them runs.
+// librariesLog has the log lines of the Kubernetes libraries. They share one log per process, so TestMain sets it before any of
+// them runs.
 var librariesLog lines
 
 func TestMain(m *testing.M) {
@@ -66,7 +66,7 @@ func awaitWord(t *testing.T, s *testenv.Supervisor, word string, times int) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); count(s.Said(), word) < times; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%q was not said %d times within 30 s, but %q", word, times, s.Said())
+			t.Fatalf("%q was not sent %d times within 30 s, but %q", word, times, s.Said())
 		}
 	}
 }
@@ -80,28 +80,28 @@ func output(t *testing.T, program string, args ...string) string {
 	return string(out)
 }
 
-// programmed is what smartnatd may have written, without comments and counters.
+// programmed returns what smartnatd may have written, without comments and counters.
 func programmed(t *testing.T) string {
 	t.Helper()
 	return output(t, "sh", "-ec", `for program in iptables-save ip6tables-save; do $program | sed -e '/^#/d' -e 's/\[[0-9:]*\]//'; done
 		ip -4 rule; ip -6 rule; ip -4 route show table all; cat /proc/sys/net/ipv4/ip_forward`)
 }
 
-// TestAsSystemdSeesIt runs the whole program on a host of its own: ready when the rules are there, a heartbeat while the worker
-// turns, and an end that leaves the rules. That connections cannot be held is said, and stops nothing.
+// TestAsSystemdSeesIt runs the whole program on a host of its own. It is ready when the rules are in effect, sends heartbeats
+// while the worker turns, and leaves the rules when it ends. It logs that connections cannot be held, and works regardless.
 func TestAsSystemdSeesIt(t *testing.T) {
 	configFile := newHost(t)
-	output(t, "nft", "add", "table", "inet", "smartnat-hold") // somebody else's
+	output(t, "nft", "add", "table", "inet", "smartnat-hold") // of another program
 	systemd := supervise(t)
 	program := startProgram(t, systemd, configFile, "WATCHDOG_USEC=4000000")
 
 	awaitWord(t, systemd, "READY=1", 1)
 	inEffect := programmed(t)
 	if !strings.Contains(inEffect, "-j DNAT") || !strings.HasSuffix(inEffect, "\n1\n") {
-		t.Errorf("ready, but in the kernel is\n%s", inEffect)
+		t.Errorf("ready, but the kernel has\n%s", inEffect)
 	}
 	if n := count(systemd.Said(), "STATUS=1 Mapping programmed; source connected"); n != 1 {
-		t.Errorf("the status was told %d times, want once, in %q", n, systemd.Said())
+		t.Errorf("the status was sent %d times, want once, in %q", n, systemd.Said())
 	}
 	for path, want := range map[string]string{
 		"/livez": "ok\n", "/readyz": "ok\n", "/metrics": "\nsmartnat_mappings_programmed 1\n",
@@ -111,8 +111,8 @@ func TestAsSystemdSeesIt(t *testing.T) {
 		}
 	}
 	awaitWord(t, systemd, "WATCHDOG=1", 2)
-	if n := strings.Count(program.log.String(), "connections end when somebody removes all rules"); n != 1 {
-		t.Errorf("that connections are not held was told %d times, want once", n)
+	if n := strings.Count(program.log.String(), "connections end if another process removes all rules"); n != 1 {
+		t.Errorf("logged %d times that connections are not held, want once", n)
 	}
 
 	program.end(t)
@@ -121,17 +121,17 @@ func TestAsSystemdSeesIt(t *testing.T) {
 		t.Errorf("the end changed the kernel (-before +after):\n%s", diff)
 	}
 	if count(systemd.Said(), "READY=1") != 1 || slices.Index(systemd.Said(), "STOPPING=1") < slices.Index(systemd.Said(), "READY=1") {
-		t.Errorf("said %q", systemd.Said())
+		t.Errorf("sent %q", systemd.Said())
 	}
 }
 
-// TestAStartEndsWithTheTrueCause: what is missing does not keep systemd from going on, and is named.
+// TestAStartEndsWithTheTrueCause checks that a start ends degraded, and that the status names what is missing.
 func TestAStartEndsWithTheTrueCause(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		// config replaces the source of objects, where it is set; more is added.
+		// source replaces the source of objects if set; more is added to the config.
 		source, more string
-		// want are what the status names; ready is how /readyz answers, forwards whether the Mapping is in effect.
+		// want is what the status names, ready the code of /readyz, forwards whether the Mapping is in effect.
 		want     []string
 		ready    int
 		forwards bool
@@ -200,7 +200,7 @@ func TestAStartEndsWithTheTrueCause(t *testing.T) {
 	}
 }
 
-// TestReadyWhateverIsInRuntimeDir: what cannot be kept there, or makes no sense, keeps nobody from forwarding.
+// TestReadyWhateverIsInRuntimeDir checks that smartnatd forwards even if runtimeDir cannot be written or holds garbage.
 func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -233,20 +233,21 @@ func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 			program := startProgram(t, systemd, configFile)
 			awaitWord(t, systemd, "READY=1", 1)
 			if inEffect := programmed(t); !strings.Contains(inEffect, "-j DNAT") || !strings.HasSuffix(inEffect, "\n1\n") {
-				t.Errorf("ready, but in the kernel is\n%s", inEffect)
+				t.Errorf("ready, but the kernel has\n%s", inEffect)
 			}
 			if n := strings.Count(program.log.String(), test.logged); n != 1 {
-				t.Errorf("%q was told %d times, want once", test.logged, n)
+				t.Errorf("%q was logged %d times, want once", test.logged, n)
 			}
 			if _, err := lockInstance(runtimeDir); err == nil || !strings.Contains(err.Error(), "already running (pid ") {
-				t.Errorf("a second one: %v, want it refused", err)
+				t.Errorf("second lock: %v, want an error", err)
 			}
 			program.end(t)
 		})
 	}
 }
 
-// TestCredentialsThatAreNotWholeYet have systemd try again at a start, and change nothing at a reload.
+// TestCredentialsThatAreNotWholeYet checks that incomplete credentials make a start fail so that systemd retries, and that a
+// reload ignores them.
 func TestCredentialsThatAreNotWholeYet(t *testing.T) {
 	for _, test := range []struct{ name, source, want string }{
 		{"a kubeconfig", "kubeconfig: {path: %s/torn}", "smartnatd: source.kubeconfig: "},
@@ -268,7 +269,7 @@ func TestCredentialsThatAreNotWholeYet(t *testing.T) {
 
 			write(configFile, unready)
 			program := startProgram(t, systemd, configFile)
-			_ = program.Wait() // which tells of the exit code
+			_ = program.Wait() // the exit code is checked below
 			if code := program.ProcessState.ExitCode(); code != exitFailure || linesWith(program.log.String(), test.want) != 1 {
 				t.Errorf("exit code %d, want %d and one line that says %q", code, exitFailure, test.want)
 			}
@@ -280,18 +281,19 @@ func TestCredentialsThatAreNotWholeYet(t *testing.T) {
 			if err := program.Process.Signal(syscall.SIGHUP); err != nil {
 				t.Fatal(err)
 			}
-			awaitWord(t, systemd, "STATUS=1 Mapping programmed; source connected (the config has changed and is wrong, the one from before is used)", 1)
+			awaitWord(t, systemd, "STATUS=1 Mapping programmed; source connected (cannot apply the new config, the previous one stays in effect)", 1)
 			program.end(t)
 		})
 	}
 }
 
-// TestHeldFromOneProcessToTheNext: what keeps connections is the same table whichever process of smartnatd runs, and between two
-// of them, when somebody removes all rules meanwhile. It goes with the service, and is another one where the config asks for that.
+// TestHeldFromOneProcessToTheNext checks that the table that holds connections stays the same across processes of smartnatd,
+// even if all rules are removed between two of them. It is removed with the service, and replaced if the config asks for
+// another one.
 func TestHeldFromOneProcessToTheNext(t *testing.T) {
 	configFile := newHost(t)
 	systemd := supervise(t)
-	table := func() string { // without the name of a process, which nft looks up
+	table := func() string { // without the process name, which nft looks up
 		return output(t, "sh", "-c", "{ nft -a list table inet smartnat-hold || nft -a list table ip smartnat-hold; } | sed 's/ progname .*//'")
 	}
 
@@ -302,16 +304,16 @@ func TestHeldFromOneProcessToTheNext(t *testing.T) {
 		end(program, t)
 		output(t, "nft", "flush", "ruleset")
 		if diff := cmp.Diff(held, table()); diff != "" {
-			t.Errorf("without smartnatd and rules it is another (-before +after):\n%s", diff)
+			t.Errorf("the table changed without smartnatd and rules (-before +after):\n%s", diff)
 		}
 		program = startProgram(t, systemd, configFile)
 		awaitWord(t, systemd, "READY=1", i+2)
 		if diff := cmp.Diff(held, table()); diff != "" {
-			t.Errorf("by the next smartnatd it is another (-before +after):\n%s", diff)
+			t.Errorf("the next smartnatd changed the table (-before +after):\n%s", diff)
 		}
 	}
 	if n := count(systemd.Said(), "FDSTORE=1"); n != 1 {
-		t.Errorf("a socket was given to be kept %d times, want once", n)
+		t.Errorf("a socket was stored %d times, want once", n)
 	}
 
 	program.end(t)
@@ -325,20 +327,20 @@ func TestHeldFromOneProcessToTheNext(t *testing.T) {
 	program = startProgram(t, systemd, configFile)
 	awaitWord(t, systemd, "READY=1", 5)
 	if held := table(); !strings.Contains(held, "table ip smartnat-hold") {
-		t.Errorf("without IPv6 it is\n%s", held)
+		t.Errorf("without IPv6 the table is\n%s", held)
 	}
 	if said := systemd.Said(); count(said, "FDSTOREREMOVE=1") != 1 || count(said, "FDSTORE=1") != 2 {
-		t.Errorf("said %q, want one socket forgotten and two given to be kept", said)
+		t.Errorf("sent %q, want one socket removed and two stored", said)
 	}
 	program.end(t)
 	if held := table(); !strings.Contains(held, "table ip smartnat-hold") {
-		t.Errorf("ended, it is\n%s", held)
+		t.Errorf("after the end the table is\n%s", held)
 	}
 	if err := systemd.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if left := output(t, "nft", "list", "tables"); strings.Contains(left, "smartnat-hold") {
-		t.Errorf("the service is stopped, and the tables are\n%s", left)
+		t.Errorf("after the stop of the service the tables are\n%s", left)
 	}
 }
 
@@ -370,7 +372,7 @@ func newHost(t *testing.T) (configFile string) {
 	return configFile
 }
 
-// process is a smartnatd that runs.
+// process is a running smartnatd.
 type process struct {
 	*exec.Cmd
 	log lines
@@ -393,13 +395,13 @@ func startProgram(t *testing.T, systemd *testenv.Supervisor, configFile string, 
 	t.Cleanup(func() {
 		_ = p.Process.Kill()
 		if t.Failed() {
-			t.Logf("smartnatd said:\n%s", &p.log)
+			t.Logf("smartnatd logged:\n%s", &p.log)
 		}
 	})
 	return p
 }
 
-// end is what the first word of `systemctl restart` is.
+// end stops the process as the first half of `systemctl restart` does.
 func (p *process) end(t *testing.T) {
 	t.Helper()
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
@@ -415,10 +417,10 @@ func (p *process) kill(t *testing.T) {
 	if err := p.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = p.Wait() // which tells of the kill
+	_ = p.Wait() // reports the kill
 }
 
-// getInside asks the program in the network namespace of the test, whose thread has to be the one that dials.
+// getInside sends a request in the network namespace of the test, whose thread has to dial.
 func getInside(t *testing.T, path string) (code int, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", "127.0.0.1:9470")

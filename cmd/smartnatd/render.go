@@ -29,12 +29,13 @@ func newRenderCommand() *cobra.Command {
 	var files []string
 	command := &cobra.Command{
 		Use:   "render -f FILE",
-		Short: "Print what would be programmed for the objects in files; needs no root and changes nothing",
+		Short: "Print what smartnatd would program for the objects in files; needs no root and changes nothing",
 		Long: `render prints the complete input of iptables-restore and ip6tables-restore, and the ip rules and routes, that smartnatd
-would program for the Mappings, Services and EndpointSlices in the files. What keeps a Mapping from being in effect is
-told on standard error, a line each; where a Mapping is not accepted, the rest is printed all the same, and the exit code is 1.
+would program for the Mappings, Services and EndpointSlices in the files. Standard error gets
+a line for each finding that keeps a Mapping from being in effect. If a Mapping is not accepted, render prints the rest
+and exits with 1.
 
-Without --config every address of every Mapping is taken for this host's own, and there are no uplinks.`,
+Without --config every address of every Mapping counts as an address of this host, and there are no uplinks.`,
 		Example: "  smartnatd render -f mapping.yaml -f service.yaml\n  kubectl get mappings,services,endpointslices -o yaml | smartnatd render -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -63,7 +64,7 @@ Without --config every address of every Mapping is taken for this host's own, an
 	return command
 }
 
-// notAccepted is an error where a Mapping is invalid, or cannot have a port.
+// notAccepted returns an error if a Mapping is invalid, or cannot have a port.
 func notAccepted(findings []calc.Finding) error {
 	names := map[string]struct{}{}
 	for _, f := range findings {
@@ -74,10 +75,10 @@ func notAccepted(findings []calc.Finding) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not accepted as they are: %s", strings.Join(slices.Sorted(maps.Keys(names)), ", "))
+	return fmt.Errorf("not accepted: %s", strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 }
 
-// renderConfig is the config file with this host as it is, or without --config the defaults with a host that holds every address.
+// renderConfig returns the config file and the real host, or without --config the defaults and a host that has every address.
 func renderConfig(cmd *cobra.Command) (config.Config, gateway.Host, error) {
 	if !cmd.Flags().Changed(configFlag) {
 		cfg := config.Default()

@@ -19,9 +19,9 @@ func newRootCommand() *cobra.Command {
 		Use:   "smartnatd",
 		Short: "Expose Services of a Kubernetes cluster on the external addresses of this host",
 		Long: `smartnatd watches Mappings, and the Services and endpoints that they name, and programs this host to forward
-connections to them. The kernel moves the packets: they flow on while smartnatd is stopped.
+connections to them. The kernel moves the packets: they keep flowing while smartnatd is stopped.
 
-Without a command it runs until it is told to end. What it has programmed stays; 'smartnatd cleanup' removes it.`,
+Without a command it runs until a signal stops it. The programmed state stays; 'smartnatd cleanup' removes it.`,
 		Version:       versionText(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
@@ -32,7 +32,7 @@ Without a command it runs until it is told to end. What it has programmed stays;
 				if err != nil {
 					return cfg, err
 				}
-				// Whoever writes these files may not be done yet: to try again may help.
+				// A failure here is not a usage error: another program may still be writing these files, so a retry may help.
 				return cfg, cfg.CheckFiles()
 			})
 		},
@@ -45,7 +45,7 @@ Without a command it runs until it is told to end. What it has programmed stays;
 	return root
 }
 
-// loadConfig reads the file that --config names. Every mistake in it is one line of the error.
+// loadConfig reads the file that --config names. Each mistake in it is one line of the error.
 func loadConfig(cmd *cobra.Command) (config.Config, error) {
 	path, err := cmd.Flags().GetString(configFlag)
 	if err != nil {

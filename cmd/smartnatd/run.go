@@ -48,7 +48,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	defer lock.Close()
 	memory := newMemory()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
-	// What names it stays as it is when the config is read again.
+	// A reload keeps the names that this depends on.
 	held := holdConnections(cfg.Ownership, cfg.IPTables.IPv6, activation.Files(true), log)
 	defer held.Close()
 
@@ -66,18 +66,18 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 		return newRunner(ctx, cfg, h.and(memory), counts, log)
 	}
 	err = d.run(ctx, cfg)
-	log.Info("stopping: what is programmed stays and forwards on")
+	log.Info("stopping, programmed rules keep forwarding")
 	return err
 }
 
-// newRunner constructs what touches the kernel, and the controller that works with it.
+// newRunner constructs the parts that touch the kernel, and their controller.
 func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.Metrics, log *logrus.Logger) (runner, error) {
 	tables, err := newIPTables(cfg)
 	if err != nil {
 		return nil, err
 	}
 	if other, err := tables.OtherBackendRules(ctx); err != nil {
-		log.WithError(err).Warn("could not look for rules of the other iptables back end")
+		log.WithError(err).Warn("cannot check for rules of the other iptables back end")
 	} else if other != "" {
 		log.Warn(other)
 	}
@@ -87,7 +87,7 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	log.WithField("iptables", tables.Backend()).Info("programming the kernel")
 	sets, err := newSets(cfg, tables)
 	if err != nil {
-		log.WithError(err).Warn("this host has no sets: each source of a long list is a rule")
+		log.WithError(err).Warn("no sets on this host, using one rule per source")
 	}
 	reporter, err := newReporter(cfg, log)
 	if err != nil {
@@ -120,7 +120,7 @@ func newIPTables(cfg config.Config) (*iptables.Runner, error) {
 	return tables, nil
 }
 
-// newDataplane takes the tables twice: what they can do, and the door that is used.
+// newDataplane takes the tables twice: tables for their capabilities, and door for access, which may count calls.
 func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPTables, sets dataplane.Sets) *dataplane.Dataplane {
 	var guardOnly []netfilter.Family
 	if !cfg.IPTables.IPv6 {

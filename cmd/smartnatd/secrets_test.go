@@ -25,10 +25,10 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// secret is what must never be in a log.
+// secret must never be in a log.
 const secret = "eyJhbGciOiJSUzI1NiJ9.cGxhbnRlZA.c2VjcmV0"
 
-// TestMistakesInTheConfigTellNoSecret wherever somebody puts one by mistake.
+// TestMistakesInTheConfigTellNoSecret checks that no error shows a secret in the wrong place of the config.
 func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
@@ -46,21 +46,21 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 	token := file("token", secret+"\n")
 	for _, test := range []struct {
 		name, config string
-		env          string // in place of tokenFile
+		env          string // instead of tokenFile
 		want         string
 	}{
-		{"the token in place of its file", relay("    tokenFile: " + secret), "", `source.relay.tokenFile: Invalid value: "(not a path)"`},
+		{"the token instead of its file", relay("    tokenFile: " + secret), "", `source.relay.tokenFile: Invalid value: "(not a path)"`},
 		{"the token in the environment", relay(""), secret, `source.relay.tokenFile: Invalid value: "(not a path)"`},
-		{"a key that there is not", relay("    token: " + secret), "", "source.relay.token: unknown key"},
+		{"an unknown key", relay("    token: " + secret), "", "source.relay.token: unknown key"},
 		{"a list", relay("    tokenFile: [" + secret + "]"), "", "source.relay.tokenFile: must be a single value"},
 		{"two tokens in the file", relay("    tokenFile: " + file("two", secret+" "+secret)), "", "must hold one bearer token"},
 		{"a token and a certificate", relay("    tokenFile: " + secret + "\n    certFile: /c\n    keyFile: /k"), "", "must not be set beside"},
-		{"the key in place of its file", relay("    certFile: " + token + "\n    keyFile: |\n      " + strings.ReplaceAll(key, "\n", "\n      ")), "",
+		{"the key instead of its file", relay("    certFile: " + token + "\n    keyFile: |\n      " + strings.ReplaceAll(key, "\n", "\n      ")), "",
 			`source.relay.keyFile: Invalid value: "(not a path)"`},
 		{"the token as a certificate", relay("    certFile: " + token + "\n    keyFile: " + file("key", key)), "", "must hold a certificate"},
 		{"a password in the URL", "source:\n  relay:\n    servers: ['https://me:" + secret + "@127.0.0.1']\n    tokenFile: " + token, "",
 			"source.relay.servers[0]"},
-		{"a kubeconfig that is none", "source: {kubeconfig: {path: " + file("kubeconfig", "users: {token: "+secret+"}\nkind: [") + "}}", "", "source.kubeconfig"},
+		{"a broken kubeconfig", "source: {kubeconfig: {path: " + file("kubeconfig", "users: {token: "+secret+"}\nkind: [") + "}}", "", "source.kubeconfig"},
 		{"a password in the URL of a kubeconfig", "source: {kubeconfig: {path: " + file("password", `{kind: Config, current-context: a,
 			clusters: [{name: a, cluster: {server: "https://me:`+secret+`@127.0.0.1:1"}}], contexts: [{name: a, context: {cluster: a}}]}`) + "}}", "",
 			"the server's URL must not contain credentials"},
@@ -71,7 +71,7 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 			if test.env != "" {
 				t.Setenv("SMARTNAT_SOURCE_RELAY_TOKENFILE", test.env)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // for a source that is never there
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // for a source that never syncs
 			defer cancel()
 			var out bytes.Buffer
 			exit := run(ctx, []string{"check", "--config", path}, strings.NewReader(""), &out, &out)
@@ -80,7 +80,7 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 				t.Errorf("exit code %d, want a failure that says %q:\n%s", exit, test.want, said)
 			}
 			if all := said + librariesLog.String(); strings.Contains(all, secret) || strings.Contains(all, keySecret) {
-				t.Errorf("the secret is told:\n%s", all)
+				t.Errorf("the output has the secret:\n%s", all)
 			}
 		})
 	}
@@ -89,7 +89,7 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 // lines is a log that several goroutines write.
 type lines struct {
 	mu   sync.Mutex
-	text bytes.Buffer // not embedded: its ReadFrom would pass the lock by
+	text bytes.Buffer // not embedded: its ReadFrom would bypass the lock
 }
 
 func (l *lines) Write(p []byte) (int, error) {
@@ -104,8 +104,8 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// TestRefusalsTellNoSecret at debug level, of a server that tells what it was sent, as a proxy does that somebody debugs. What it tells in
-// a Status would be told: that is the API's own word.
+// TestRefusalsTellNoSecret checks at debug level that no secret is logged if a server echoes the request, as a debugging proxy
+// does. A Status is an exception: its message is logged, because it is the API's own.
 func TestRefusalsTellNoSecret(t *testing.T) {
 	if testenv.Inside() {
 		output(t, "ip", "link", "set", "lo", "up")
@@ -172,14 +172,14 @@ func TestRefusalsTellNoSecret(t *testing.T) {
 			cancel()
 			<-ended
 			objects.stop()
-			log.WithField("config", fmt.Sprintf("%+v", cfg.Source.Relay)).Debug("what it was")
+			log.WithField("config", fmt.Sprintf("%+v", cfg.Source.Relay)).Debug("source config")
 			mu.Lock()
 			defer mu.Unlock()
 			if !seen["Bearer "+secret] {
-				t.Errorf("the token was never shown to the server, which saw %d others", len(seen))
+				t.Errorf("the server never got the token, but %d others", len(seen))
 			}
 			if said := out.String() + librariesLog.String(); !strings.Contains(said, "lost connection") || !strings.Contains(said, "status of Mappings") || strings.Contains(said, secret) {
-				t.Errorf("says nothing, or the secret:\n%s", said)
+				t.Errorf("logged nothing, or the secret:\n%s", said)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/status"
 )
 
-// reporting is a controller beside which a reporter says what it does. How the reporter fares is no concern of the controller's.
+// reporting is a controller with a reporter of its results. Failures of the reporter do not affect the controller.
 type reporting struct {
 	*controller.Controller
 	reporter reporter
@@ -38,7 +38,7 @@ func (r reporting) Run(ctx context.Context, objects controller.Source) error {
 	return err
 }
 
-// newReporter returns who says in the status of Mappings what this gateway has in effect.
+// newReporter returns the reporter that writes what this gateway has in effect into the status of Mappings.
 func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
 	if cfg.Source.Files != nil {
 		return silent{}, nil
@@ -82,7 +82,7 @@ func (b both) Run(ctx context.Context) {
 	running.Wait()
 }
 
-// silent is for objects from files, which have nobody who reads their status.
+// silent is the reporter for objects from files, which have no status.
 type silent struct{}
 
 func (silent) Report(status.Facts)     {}

@@ -18,14 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manager is what started us and watches over us: systemd, or nobody.
+// manager is the service manager: systemd, or none.
 type manager struct {
 	send func(state string)
-	// watchdog is how long we may be silent; 0 where nobody listens.
+	// watchdog is the longest silence that systemd allows; 0 without a watchdog.
 	watchdog time.Duration
 
 	mu sync.Mutex
-	// status is what was said last, note what is said beside it, shown what `systemctl status` has of both.
+	// status is the last status and note an addition to it; shown is the text that `systemctl status` has of both.
 	status, note, shown string
 	beat                time.Time
 }
@@ -33,24 +33,24 @@ type manager struct {
 func newManager(log logrus.FieldLogger) *manager {
 	m := &manager{send: func(state string) {
 		if err := notify(state); err != nil {
-			log.WithError(err).Warn("could not notify systemd")
+			log.WithError(err).Warn("cannot notify systemd")
 		}
 	}}
 	var err error
 	if m.watchdog, err = systemd.SdWatchdogEnabled(false); err != nil {
-		log.WithError(err).Warn("could not read what systemd expects of its watchdog")
+		log.WithError(err).Warn("cannot read systemd's watchdog settings")
 	}
 	return m
 }
 
-// maxStatus is as long as a line in `systemctl status` may become.
+// maxStatus is the longest text for `systemctl status`.
 const maxStatus = 1000
 
-// notifyPatience is how long systemd may take to make room for one more message.
+// notifyPatience bounds the wait for room in systemd's socket.
 const notifyPatience = 100 * time.Millisecond
 
-// notify is sd_notify(3), but waits for nobody: whoever does not read what it asked for must not keep the worker from its
-// work, nor smartnatd from ending. Open files that go along come as unix(7) says, SCM_RIGHTS.
+// notify is sd_notify(3) with a timeout: a reader that does not read must not block the worker, nor the exit of smartnatd.
+// rights are open files, passed as SCM_RIGHTS (unix(7)).
 func notify(state string, rights ...byte) error {
 	address := &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"}
 	if address.Name == "" {
@@ -76,8 +76,8 @@ func notify(state string, rights ...byte) error {
 	return errors.Join(err, sent)
 }
 
-// keep has systemd hold a socket open until smartnatd is stopped, and hand it to each process of ours that starts before
-// (sd_notify(3), FDSTORE). Whether there are errors on it is for us to know.
+// keep makes systemd hold a socket open until the service is stopped, and pass it to each next smartnatd process (sd_notify(3),
+// FDSTORE). FDPOLL=0 keeps a socket with an error in the store: smartnatd handles the error.
 func keep(name string, socket syscall.Conn) error {
 	raw, err := socket.SyscallConn()
 	if err != nil {
@@ -88,10 +88,10 @@ func keep(name string, socket syscall.Conn) error {
 	return errors.Join(err, sent)
 }
 
-// forget has it close what it keeps by that name.
+// forget makes systemd close the kept sockets with that name.
 func forget(name string) error { return notify("FDSTOREREMOVE=1\nFDNAME=" + name) }
 
-// say shows a text in `systemctl status`. One that is shown already costs nothing.
+// say shows a status in `systemctl status`. Repeating it costs nothing.
 func (m *manager) say(status string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,7 +99,7 @@ func (m *manager) say(status string) {
 	m.show()
 }
 
-// remark shows a note beside whatever is said.
+// remark adds a note to the status.
 func (m *manager) remark(note string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -112,7 +112,7 @@ func (m *manager) show() {
 	if m.note != "" {
 		text += " (" + m.note + ")"
 	}
-	// A new line would be another word of ours to systemd, and what is not printable would get to a terminal.
+	// systemd would read a new line as another assignment, and a terminal would interpret control characters.
 	if text = string(printable([]byte(strings.Join(strings.Fields(text), " ")))); len(text) > maxStatus {
 		text = strings.ToValidUTF8(text[:maxStatus], "") + "..."
 	}
@@ -124,10 +124,10 @@ func (m *manager) show() {
 
 func (m *manager) ready() { m.send(systemd.SdNotifyReady) }
 
-// startMargin is what a start may take beyond the config's startTimeout.
+// startMargin is what a start may take in addition to the config's startTimeout.
 const startMargin = time.Minute
 
-// extend asks for the time that a start may take (sd_notify(3), EXTEND_TIMEOUT_USEC).
+// extend asks systemd for the time that a start may take (sd_notify(3), EXTEND_TIMEOUT_USEC).
 func (m *manager) extend(startTimeout time.Duration) {
 	m.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (startTimeout + startMargin).Microseconds()))
 }
@@ -143,7 +143,7 @@ func (m *manager) reloading() {
 	m.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", systemd.SdNotifyReloading, now.Nano()/int64(time.Microsecond)))
 }
 
-// alive tells the watchdog that the worker turns, as often as it has to be told.
+// alive feeds the watchdog while the worker turns, as often as necessary.
 func (m *manager) alive() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,7 +153,7 @@ func (m *manager) alive() {
 	}
 }
 
-// interval is how often something has to be told while there is no worker that does.
+// interval returns how often to call say and alive while no worker does.
 func (m *manager) interval() time.Duration {
 	const often = 3 * time.Second
 	if m.watchdog > 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set when a release is linked.
+// version is set by the linker for a release.
 var version = "development"
 
 func newVersionCommand() *cobra.Command {
