@@ -16,11 +16,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// uplinkAddresses are those of an uplink that addressesFrom may mean.
+// uplinkAddresses are the addresses of an uplink that addressesFrom may refer to.
 type uplinkAddresses struct {
-	// names are those of the uplink and of those of its ports that the config names.
+	// names are the names of the uplink and of its ports that the config names.
 	names []string
-	// here are served. Those that are away are not, but connections that they have live on.
+	// here are the addresses to serve. Those in away are not served, but their existing connections live on.
 	here, away []netip.Addr
 }
 
@@ -28,7 +28,7 @@ func (u uplinkAddresses) equal(o uplinkAddresses) bool {
 	return slices.Equal(u.names, o.names) && slices.Equal(u.here, o.here) && slices.Equal(u.away, o.away)
 }
 
-// addressesOfUplinks returns those of all uplinks, in their order.
+// addressesOfUplinks returns the addresses of all uplinks, in the order of uplinks.
 func addressesOfUplinks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink) []uplinkAddresses {
 	var all []uplinkAddresses
 	for _, uplink := range uplinks {
@@ -53,15 +53,15 @@ func addressesOfUplinks(host gateway.Host, cfg config.Config, uplinks []gateway.
 	return all
 }
 
-// Resolved are the addresses that the addressesFrom of a Mapping mean on this host now.
+// Resolved are the addresses that the addressesFrom of a Mapping currently refer to on this host.
 type Resolved struct {
-	// Addresses are none of spec.addresses.
+	// Addresses has none of spec.addresses.
 	Addresses []netip.Addr
-	// Uplinks are those of addressesFrom, as they are written there, that the Mapping gets an address of.
+	// Uplinks are those items of addressesFrom, as spelled there, that give the Mapping an address.
 	Uplinks []string
 }
 
-// Resolved returns what the addressesFrom of the Mappings of the last Snapshot mean, of those that have any. It is the caller's.
+// Resolved returns the resolved addressesFrom of all Mappings of the last Snapshot that have any. The caller owns the result.
 func (c *Calculator) Resolved() map[types.NamespacedName]Resolved {
 	all := map[types.NamespacedName]Resolved{}
 	for _, e := range c.entries {
@@ -72,8 +72,8 @@ func (c *Calculator) Resolved() map[types.NamespacedName]Resolved {
 	return all
 }
 
-// resolveUplinks appends the addresses that addressesFrom mean to those that the Mapping names, and reports what means none.
-// Families that the Service or the allowed sources lack came by the link alone, and are left out without a word.
+// resolveUplinks appends the addresses of addressesFrom to those that the Mapping names, and reports items without an address.
+// It silently skips families that the Service or the allowed sources lack, because the author did not ask for them.
 func (c *calculation) resolveUplinks(m *v1alpha1.Mapping, addresses []address) ([]address, Resolved) {
 	var resolved Resolved
 	explicit := len(addresses)
@@ -111,7 +111,7 @@ func (c *calculation) resolveUplinks(m *v1alpha1.Mapping, addresses []address) (
 	return addresses, resolved
 }
 
-// addResolved appends an address that is not there yet.
+// addResolved appends an address unless it is there already.
 func (c *calculation) addResolved(m *v1alpha1.Mapping, addresses []address, a address) []address {
 	switch {
 	case slices.ContainsFunc(addresses, func(o address) bool { return o.Addr == a.Addr }):
@@ -124,7 +124,7 @@ func (c *calculation) addResolved(m *v1alpha1.Mapping, addresses []address, a ad
 	return addresses
 }
 
-// hasUse reports whether the Mapping can have any use of an address that its author did not name.
+// hasUse reports whether the Mapping can use an address that its author did not name.
 func (c *calculation) hasUse(m *v1alpha1.Mapping, a netip.Addr) bool {
 	if a.Is6() && !c.cfg.IPTables.IPv6 {
 		return false
@@ -136,12 +136,12 @@ func (c *calculation) hasUse(m *v1alpha1.Mapping, a netip.Addr) bool {
 	}
 	name := serviceNamedBy(m)
 	if _, problem := serviceProblem(c.services[name], name, m.Spec.Mode); problem != "" {
-		return true // which families it is to have is not known
+		return true // the families of the Service are unknown
 	}
 	return c.hasFamily(c.services[name], m.Spec.Mode, a.Is4())
 }
 
-// reportUplink says why addressesFrom mean no address; found is set where the uplink is this host's.
+// reportUplink reports why an item of addressesFrom has no address; found is set if the uplink is one of this host.
 func (c *calculation) reportUplink(m *v1alpha1.Mapping, field, uplink string, found bool) {
 	all := uplink == v1alpha1.AllUplinks
 	reason, message := ReasonNotAnUplink, fmt.Sprintf("%s is no uplink of this host; to serve its addresses here, list it under uplinks in the config of this host", uplink)
@@ -160,7 +160,7 @@ func (c *calculation) reportUplink(m *v1alpha1.Mapping, field, uplink string, fo
 	c.report(m, v1alpha1.ConditionProgrammed, reason, field, "%s", message)
 }
 
-// names reports whether the author of the Mapping names the address.
+// names reports whether the Mapping names the address.
 func names(m *v1alpha1.Mapping, a netip.Addr) bool {
 	return slices.ContainsFunc(m.Spec.Addresses, func(text string) bool {
 		named, err := netip.ParseAddr(text)

@@ -33,7 +33,7 @@ func TestAnUplinkWithTooManyAddresses(t *testing.T) {
 	if len(state.Forwards) != v1alpha1.MaxAddresses {
 		t.Errorf("%d Forwards, want %d", len(state.Forwards), v1alpha1.MaxAddresses)
 	}
-	// One of the addresses is named in the Mapping.
+	// The Mapping itself names one of the addresses.
 	resolved := calculator.Resolved()[types.NamespacedName{Namespace: "default", Name: "echo"}]
 	if len(resolved.Addresses) != v1alpha1.MaxAddresses-1 || strings.Join(resolved.Uplinks, " ") != "eth1 *" {
 		t.Errorf("%d addresses of %v, want %d of eth1 and *", len(resolved.Addresses), resolved.Uplinks, v1alpha1.MaxAddresses-1)

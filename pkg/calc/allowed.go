@@ -15,22 +15,22 @@ import (
 )
 
 // SliceController is the value of the label endpointslice.kubernetes.io/managed-by on slices that the cluster's own controller
-// makes of the pods that a Service selects (k8s.io/kubernetes/pkg/controller/endpointslice).
+// creates for the pods that a Service selects (k8s.io/kubernetes/pkg/controller/endpointslice).
 const SliceController = "endpointslice-controller.k8s.io"
 
-// serviceEndpoints are those of a Service, without what nothing may be led to.
+// serviceEndpoints are the endpoints of a Service that may get traffic.
 type serviceEndpoints struct {
 	slices []*endpointSlice
-	// pods are all endpoints that are proven to be pods of the namespace, whatever their ports and conditions.
+	// pods are all endpoints that are proven to be pods of the namespace, regardless of their ports and conditions.
 	pods byFamily[netip.Addr]
-	// problems are of slices that make no sense, refused are endpoints, refusedPods those that are not to leave as pods.
+	// problems describe invalid slices. refused are endpoints that get no traffic, refusedPods those that do not leave as pods.
 	problems             []string
 	refused, refusedPods refusals
-	// outside are endpoints that are led to, and that this host does not route inside now.
+	// outside are endpoints that get traffic although this host currently routes them outside.
 	outside refusals
 }
 
-// refusals are what is left out by why it is, in the order in which it was met.
+// refusals are grouped by their cause, in the order of first occurrence.
 type refusals []refusal
 
 type refusal struct {
@@ -48,7 +48,7 @@ func (r *refusals) add(what, why string) {
 
 func (r refusal) String() string { return r.subject() + " left out: " + r.why }
 
-// subject ends with the verb.
+// subject includes the verb.
 func (r refusal) subject() string {
 	if r.more > 0 {
 		return fmt.Sprintf("%s and %d more are", r.first, r.more)
@@ -56,7 +56,7 @@ func (r refusal) subject() string {
 	return r.first + " is"
 }
 
-// endpointsOf returns the endpoints of a Service, and reports what of them is left out.
+// endpointsOf returns the endpoints of a Service, and reports those that are left out.
 func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) *serviceEndpoints {
 	name := serviceKey{Namespace: service.Namespace, Name: service.Name}
 	known := c.read[name]
@@ -66,7 +66,7 @@ func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) 
 	}
 	for _, problem := range known.problems {
 		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonEndpointSliceInvalid, "spec.serviceName",
-			"%s; this, and whatever else makes no sense in it, is left out", problem)
+			"%s; this and other invalid parts of it are left out", problem)
 	}
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		for _, r := range known.refused {
@@ -117,7 +117,7 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 	return known
 }
 
-// unproven says what keeps endpoints from being taken for pods of the namespace; nothing where they are.
+// unproven returns why endpoints do not count as pods of the namespace, or "" if they do.
 func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string {
 	switch {
 	case c.trusted():
@@ -130,10 +130,10 @@ func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string
 	return ""
 }
 
-// trusted reports whether the objects are the word of this host's administrator.
+// trusted reports whether this host's administrator wrote the objects.
 func (c *calculation) trusted() bool { return c.cfg.AnyAddress || c.cfg.Source.Files != nil }
 
-// unprovenBehind says what keeps a ClusterIP from leading to pods of the namespace alone. The cluster takes all slices of a
+// unprovenBehind returns why a ClusterIP may lead to more than pods of the namespace, or "". The cluster takes all slices of a
 // Service alike, so a user who may write one sends a node, and with it the client, to any address that the node reaches
 // (CVE-2021-25740).
 func (c *calculation) unprovenBehind(service *corev1.Service, behind []*endpointSlice) string {
@@ -174,7 +174,7 @@ func (c *calculation) addEndpoints(known *serviceEndpoints, s *endpointSlice) {
 	known.slices = append(known.slices, s)
 }
 
-// clusterIPs returns the addresses of a Service that connections may be led to, and reports those that they may not.
+// clusterIPs returns the addresses of a Service that may get traffic, and reports the others.
 func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, behind []*endpointSlice) []netip.Addr {
 	if m.Spec.Mode != v1alpha1.ModeService {
 		return nil

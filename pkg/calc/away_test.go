@@ -15,8 +15,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestAnAddressThatLeavesTakesNothingElse has the addresses of a link leave and return: what they are exposed for is away
-// meanwhile, and otherwise what it was.
+// TestAnAddressThatLeavesTakesNothingElse removes the addresses of a link and adds them again: their Forwards are away
+// meanwhile, and unchanged otherwise.
 func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 	for _, scenario := range []string{"testdata/addresses", "testdata/egress", "testdata/endpoints"} {
 		snapshot, host, cfg := readScenario(t, scenario)
@@ -47,7 +47,7 @@ func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 				if i < 0 {
 					t.Errorf("%s: %s is nowhere", scenario, f.Frontend)
 				} else if diff := cmp.Diff(f, list[i], addresses); diff != "" {
-					t.Errorf("%s: %s is another one (-before +after):\n%s", scenario, f.Frontend, diff)
+					t.Errorf("%s: %s changed (-before +after):\n%s", scenario, f.Frontend, diff)
 				}
 			}
 			if n := len(before.Forwards) + len(before.Away.Forwards); len(without.Forwards)+len(without.Away.Forwards) != n {

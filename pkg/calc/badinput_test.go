@@ -21,18 +21,18 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// badInput is one thing that is wrong with a Mapping, its Service or their EndpointSlice.
+// badInput is one mistake in a Mapping, its Service or their EndpointSlice.
 type badInput struct {
 	name string
-	// mapping and service replace keys of the spec, slice of the whole; null removes one.
+	// mapping and service replace keys of the spec, slice replaces top-level keys; null removes a key.
 	mapping, service, slice string
-	// findings are all that there are: the field and the reason.
+	// findings are all expected findings: field and reason.
 	findings []string
-	// effect is what the Mapping still does: port>backends, a word for each port.
+	// effect is what the Mapping still does: port>backends, one word per port.
 	effect string
 }
 
-// The Mapping that something is wrong with, and its neighbour.
+// The Mapping with a mistake, and its neighbour.
 const (
 	badMapping  = "addresses: [198.51.100.20]\nserviceName: bad\nmode: endpoints\nports: [{port: 80}]"
 	badService  = "clusterIP: 10.96.0.20\nports: [{port: 80}]"
@@ -41,8 +41,8 @@ const (
 	goodEffect  = "80>10.244.1.10:8080"
 )
 
-// TestBadInput wants each mistake told with its field, and no less in effect of the Mapping itself and of its neighbour than
-// can be.
+// TestBadInput expects a finding with the field for each mistake, and that as much as possible of the Mapping and its neighbour
+// is in effect.
 func TestBadInput(t *testing.T) {
 	all := slices.Concat(badAddresses, badSources, badNames, badPorts, badRanges, enormous, badServices, badClusterIPs, badSlices)
 	const least = 80
@@ -73,13 +73,13 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("in effect: %q, want %q", got, test.effect)
 			}
 			if got := effect(state, "default/good"); got != goodEffect {
-				t.Errorf("of the neighbour in effect: %q, want %q", got, goodEffect)
+				t.Errorf("the neighbour has in effect: %q, want %q", got, goodEffect)
 			}
 		})
 	}
 }
 
-// effect is what a Mapping does for IPv4.
+// effect returns what a Mapping does for IPv4.
 func effect(state gateway.State, owner string) string {
 	var words []string
 	for _, f := range state.Forwards {
@@ -123,7 +123,7 @@ func (b badInput) snapshot(t testing.TB) calc.Snapshot {
 	}
 }
 
-// decode reads an object with the keys of the change in place of its own.
+// decode reads an object whose keys are replaced by those of the change.
 func decode[T any](t testing.TB, base, change string) T {
 	t.Helper()
 	keys, changes := map[string]any{}, map[string]any{}
@@ -149,7 +149,7 @@ func decode[T any](t testing.TB, base, change string) T {
 	return object
 }
 
-// huge is longer than any text that the schema lets through.
+// huge is longer than any text that the schema allows.
 const huge = 100_000
 
 const (
@@ -165,7 +165,7 @@ func invalid(fields ...string) []string {
 	return findings
 }
 
-// repeat writes n items, with the numbers from 1.
+// repeat returns n items, numbered from 1.
 func repeat(n int, format string) string {
 	items := make([]string, n)
 	for i := range items {
@@ -300,7 +300,7 @@ func sources(n int) string {
 	return "[" + strings.Join(items, ", ") + "]"
 }
 
-// firstFields are those of as many findings as are told at most.
+// firstFields returns the fields of as many findings as are reported at most.
 func firstFields(format string) []string {
 	const most = 16
 	fields := make([]string, most)
@@ -347,7 +347,7 @@ var (
 	noneReady    = []string{"spec.ports[0].servicePort NoReadyEndpoints"}
 )
 
-// withEndpoint is a slice that holds a good endpoint behind a bad one.
+// withEndpoint returns a slice with a bad endpoint followed by a good one.
 func withEndpoint(bad string) string { return "endpoints: [" + bad + ", {addresses: [10.244.1.20]}]" }
 
 var badSlices = []badInput{

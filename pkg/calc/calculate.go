@@ -11,8 +11,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Calculate computes what the host is to do, and says what it cannot do and why. Findings are sorted by Mapping, those of one
-// Mapping in the order of its fields; those about the host come first.
+// Calculate computes the State that the host should have, and Findings for what it cannot do and why. Findings about the host
+// come first; the others are sorted by Mapping, and by field within a Mapping.
 func Calculate(snapshot Snapshot, host gateway.Host, cfg config.Config) (gateway.State, []Finding) {
 	return NewCalculator(cfg).Calculate(snapshot, host)
 }
@@ -22,15 +22,15 @@ type calculation struct {
 	cfg config.Config
 	*facts
 	*objects
-	// read are the endpoints of the Services that were asked for.
+	// read caches the endpoints of Services.
 	read map[serviceKey]*serviceEndpoints
-	// candidates is room that is used again and again.
+	// candidates is a reused buffer.
 	candidates []candidate
-	// findings are those about the Mapping at hand.
+	// findings are about the current Mapping.
 	findings []Finding
 }
 
-// fewOfAKind keeps the first Findings of each reason: ten thousand of them help nobody, and fit in no status.
+// fewOfAKind keeps the first Findings of each reason: ten thousand of them help no user, and fit no status.
 func fewOfAKind(findings []Finding) []Finding {
 	const most = 16
 	if len(findings) <= most {
@@ -57,7 +57,7 @@ func (c *calculation) report(m *v1alpha1.Mapping, condition, reason, field, form
 	c.findings = append(c.findings, finding(m, condition, reason, field, format, args...))
 }
 
-// reported returns the findings since it was asked last.
+// reported returns and clears the findings.
 func (c *calculation) reported() []Finding {
 	findings := c.findings
 	c.findings = nil

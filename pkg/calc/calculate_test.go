@@ -29,12 +29,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 var addresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
-// TestScenarios computes testdata/NAME/objects.yaml on host.yaml with config.yaml, or for any address without them, in many
-// orders, and compares the outcome with want.txt.
+// TestScenarios calculates testdata/NAME/objects.yaml with host.yaml and config.yaml, or for any address without them, in many
+// orders, and compares the result with want.txt.
 func TestScenarios(t *testing.T) {
 	for _, folder := range scenarios(t) {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// scenarios are the folders that hold objects: what the fuzzer found is kept beside them.
+// scenarios returns the folders that hold objects; the fuzzer's corpus is next to them.
 func scenarios(t testing.TB) []string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/*/objects.yaml")
@@ -195,7 +195,7 @@ func spell(backends []gateway.Backend) []string {
 	return words
 }
 
-// TestSnapshotIsNotChanged guards the caches that the objects are shared with.
+// TestSnapshotIsNotChanged checks that Calculate does not write to objects, which are shared with caches.
 func TestSnapshotIsNotChanged(t *testing.T) {
 	for _, name := range []string{"example", "endpoints", "conflicts"} {
 		snapshot, host, cfg := readScenario(t, filepath.Join("testdata", name))
@@ -207,7 +207,7 @@ func TestSnapshotIsNotChanged(t *testing.T) {
 	}
 }
 
-// TestTakeover deletes the winner of a conflict: the next in age has the port then.
+// TestTakeover deletes the winner of a conflict: the next Mapping by age gets the port.
 func TestTakeover(t *testing.T) {
 	snapshot, host, cfg := readScenario(t, "testdata/conflicts")
 	owner := func() string {
@@ -217,9 +217,9 @@ func TestTakeover(t *testing.T) {
 				return f.Owner
 			}
 		}
-		return "nobody"
+		return "none"
 	}
-	for _, want := range []string{"b/oldest", "a/range", "a/newest", "nobody"} {
+	for _, want := range []string{"b/oldest", "a/range", "a/newest", "none"} {
 		if got := owner(); got != want {
 			t.Fatalf("198.51.100.10:80/tcp belongs to %s, want %s", got, want)
 		}
@@ -264,7 +264,7 @@ func BenchmarkCalculateOneEndpoint(b *testing.B) {
 	}
 }
 
-// bigSnapshot holds Mappings, each to a Service of three endpoints. They have one address as long as it has ports enough.
+// bigSnapshot has Mappings, each to a Service of three endpoints. They share one address while it has enough ports.
 func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) calc.Snapshot {
 	const most = 50000
 	var s calc.Snapshot

@@ -17,42 +17,41 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Calculator computes what Calculate does, again and again as objects change, and at the cost of what changed. An object that
-// changed is another one by its address; those that a Snapshot holds must not be changed. It is not safe for several
-// goroutines.
+// Calculator computes the same as Calculate, incrementally: the cost depends on the number of changed objects. It detects
+// changes by pointer, so the objects of a Snapshot must not be changed. It is not safe for concurrent use.
 //
-// What a Mapping asks for depends on itself, its Service, the Service's slices and the host, and is computed anew when one of
-// these is another one. What it has of that depends on older Mappings too, and is settled anew for all when one of them
-// asks for something else.
+// Each calculation has two steps. The request of a Mapping depends on itself, its Service, the Service's slices and the host; it
+// is resolved again when one of them changes. The result also depends on older Mappings; it is settled again for all
+// Mappings when one of them has another request.
 type Calculator struct {
 	cfg     config.Config
 	started bool
 	host    gateway.Host
 	facts   *facts
 	objects objects
-	// mappings are those that the entries are of; the entries come by age.
+	// mappings is the last list. entries has one entry for each Mapping, sorted by age.
 	mappings []*v1alpha1.Mapping
 	entries  []*entry
-	// byService are the entries of the Mappings that name a Service, nil until that is asked.
+	// byService has the entries by the Service that they name. It is nil until needed.
 	byService map[serviceKey][]*entry
-	// used is what namespaces ask for.
+	// used is what each namespace asks for.
 	used  map[string]usage
 	state gateway.State
-	// autoconfigured are the links that were seen with an address made from a router advertisement.
+	// autoconfigured has the links that ever had an address from a router advertisement.
 	autoconfigured map[string]bool
-	// aboutHost are the Findings about the host, findings all.
+	// aboutHost are the Findings about the host, findings are all Findings.
 	aboutHost, findings []Finding
 }
 
-// NewCalculator returns a Calculator that has seen nothing yet.
+// NewCalculator returns a Calculator without a Snapshot.
 func NewCalculator(cfg config.Config) *Calculator {
 	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, autoconfigured: map[string]bool{}, objects: objects{
 		services: map[serviceKey]*corev1.Service{}, slices: map[serviceKey][]*discoveryv1.EndpointSlice{},
 	}}
 }
 
-// Calculate returns what the function Calculate would. The State shares what did not change with earlier ones, and must not
-// be changed.
+// Calculate returns what the function Calculate would. The State shares unchanged parts with earlier ones and must not be
+// changed.
 func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.State, []Finding) {
 	var r run
 	before := c.facts
@@ -88,7 +87,7 @@ func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.St
 	return c.state, c.findings
 }
 
-// observe follows the host, and reports whether there is anything else to say of it, and whether Mappings have to know.
+// observe updates the facts about the host. It reports whether its Findings changed, and whether Mappings are affected.
 func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	if c.started && reflect.DeepEqual(host, c.host) {
 		return false, false
@@ -114,7 +113,7 @@ func (c *Calculator) observe(host gateway.Host) (about, elsewhere bool) {
 	return about, elsewhere
 }
 
-// follow has an entry for each Mapping, by age: the order in which they may take ports.
+// follow updates the entries, one for each Mapping, sorted by age: the order in which they may take ports.
 func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
 	gone, come := differ(c.mappings, mappings)
 	c.mappings = mappings
@@ -126,7 +125,7 @@ func (c *Calculator) follow(mappings []*v1alpha1.Mapping, r *run) {
 	for _, m := range gone {
 		left[m]++
 	}
-	// Who is only another version of what it was stays.
+	// A new version of a Mapping keeps its entry.
 	free := map[types.NamespacedName][]*entry{}
 	c.entries = slices.DeleteFunc(c.entries, func(e *entry) bool {
 		if left[e.mapping] == 0 {

@@ -24,14 +24,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// world is a small cluster and a host in which much happens: few addresses, ports and pods, so that Mappings meet.
+// world is a small cluster and a host with few addresses, ports and pods, so that Mappings often conflict.
 type world struct {
 	random *rand.Rand
 	calc.Snapshot
 	host gateway.Host
 }
 
-// step changes a few things. Objects are replaced, never changed.
+// step makes a few random changes. It replaces objects and never modifies them.
 func (w *world) step() {
 	w.Mappings, w.Services, w.EndpointSlices = slices.Clone(w.Mappings), slices.Clone(w.Services), slices.Clone(w.EndpointSlices)
 	w.host.Listeners = slices.Clone(w.host.Listeners)
@@ -52,12 +52,12 @@ func (w *world) step() {
 		case 10:
 			if n := len(w.Mappings); n > 0 {
 				i := w.random.IntN(n)
-				w.Mappings[i] = w.Mappings[i].DeepCopy() // another version that says the same, or is of another age
+				w.Mappings[i] = w.Mappings[i].DeepCopy() // another version with the same content, or another age
 				if w.random.IntN(2) == 0 {
 					w.Mappings[i].CreationTimestamp = w.meta("").CreationTimestamp
 				}
 			}
-		case 12: // programs begin to listen and end, and nothing else
+		case 12: // only listeners change
 			links, sctp := w.host.Links, w.host.SCTP
 			w.observe()
 			w.host.Links, w.host.SCTP = links, sctp
@@ -70,7 +70,7 @@ func (w *world) step() {
 	}
 }
 
-// change puts the object in the place of that of its name, or takes that away.
+// change replaces the object of the same name, or removes it.
 func change[T metav1.Object](random *rand.Rand, objects []T, object T) []T {
 	i := slices.IndexFunc(objects, func(o T) bool { return o.GetName() == object.GetName() })
 	switch {
@@ -131,7 +131,7 @@ func (w *world) service(n int) *corev1.Service {
 		s.Spec.Selector = map[string]string{"app": s.Name}
 	}
 	if w.random.IntN(16) == 0 {
-		s.Spec.ClusterIP = "192.0.2.1" // nowhere inside
+		s.Spec.ClusterIP = "192.0.2.1" // not inside
 	}
 	if w.random.IntN(3) == 0 {
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
@@ -161,7 +161,7 @@ func (w *world) slice(n int) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// observe makes another host of the uplinks that the config names, with some of the addresses.
+// observe changes the uplinks of the host at random, with some of the addresses.
 func (w *world) observe() {
 	w.host.SCTP = w.random.IntN(2) == 0
 	w.host.Links = []gateway.Link{{Name: "eth0", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.2/24")}}}
@@ -189,8 +189,8 @@ func (w *world) observe() {
 	}
 }
 
-// TestCalculatorCalculatesWhatCalculateDoes walks through the life of a small cluster, and compares what grew with what is
-// computed anew.
+// TestCalculatorCalculatesWhatCalculateDoes makes random changes to a small cluster, and compares the incremental result with a
+// fresh one.
 func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	cfg := config.Default()
 	cfg.Uplinks = []config.Uplink{{Interface: "eth1"}, {Interface: "eth2"}}
@@ -211,13 +211,13 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 			anew := calc.NewCalculator(cfg)
 			want, wantFindings := anew.Calculate(w.Snapshot, w.host)
 			if diff := cmp.Diff(anew.Resolved(), calculator.Resolved(), addresses); diff != "" {
-				t.Fatalf("seed %d, step %d: the addresses of uplinks are not what they would be of the same objects (-want +got):\n%s", seed, step, diff)
+				t.Fatalf("seed %d, step %d: the addresses of uplinks differ from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
 			if diff := cmp.Diff(want, state, addresses); diff != "" {
-				t.Fatalf("seed %d, step %d: the State is not what it would be of the same objects (-want +got):\n%s", seed, step, diff)
+				t.Fatalf("seed %d, step %d: the State differs from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
 			if diff := cmp.Diff(wantFindings, findings); diff != "" {
-				t.Fatalf("seed %d, step %d: the Findings are not what they would be of the same objects (-want +got):\n%s", seed, step, diff)
+				t.Fatalf("seed %d, step %d: the Findings differ from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
 			forwards, egresses = forwards+len(state.Forwards), egresses+len(state.Egresses)
 			for _, f := range findings {
@@ -229,15 +229,15 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 		calc.ReasonNotAnUplink, calc.ReasonNoUplinkAddress, calc.ReasonPortReserved, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonEndpointNotAllowed,
 	} {
 		if reasons[reason] < 100 {
-			t.Errorf("%s was found %d times: too little happened to say anything", reason, reasons[reason])
+			t.Errorf("%s was found %d times, too few for a meaningful test", reason, reasons[reason])
 		}
 	}
 	if forwards < 10000 || egresses < 1000 || reasons[calc.ReasonPortConflict] < 1000 || reasons[calc.ReasonEgressConflict] < 100 || reasons[calc.ReasonNoReadyEndpoints] < 1000 {
-		t.Errorf("%d forwards, %d egresses, findings %v: too little happened to say anything", forwards, egresses, reasons)
+		t.Errorf("%d forwards, %d egresses, findings %v: too few for a meaningful test", forwards, egresses, reasons)
 	}
 }
 
-// TestCalculatorSharesWhatDidNotChange counts what is another one after an endpoint went.
+// TestCalculatorSharesWhatDidNotChange counts the Forwards that change with one endpoint.
 func TestCalculatorSharesWhatDidNotChange(t *testing.T) {
 	cfg := config.Default()
 	cfg.AnyAddress = true
@@ -245,7 +245,7 @@ func TestCalculatorSharesWhatDidNotChange(t *testing.T) {
 	snapshot := bigSnapshot(100, 10, v1alpha1.ModeEndpoints)
 	before, _ := calculator.Calculate(snapshot, gateway.Host{})
 	if again, _ := calculator.Calculate(snapshot, gateway.Host{}); &again.Forwards[0] != &before.Forwards[0] {
-		t.Error("nothing changed, and yet the Forwards are others")
+		t.Error("the Forwards changed without a change of objects")
 	}
 	after, _ := calculator.Calculate(lessOneEndpoint(snapshot), gateway.Host{})
 	others := 0
@@ -255,11 +255,11 @@ func TestCalculatorSharesWhatDidNotChange(t *testing.T) {
 		}
 	}
 	if others != 10 || len(after.Forwards) != len(before.Forwards) {
-		t.Errorf("%d of %d Forwards are others, want the 10 of one Mapping", others, len(after.Forwards))
+		t.Errorf("%d of %d Forwards changed, want the 10 of one Mapping", others, len(after.Forwards))
 	}
 }
 
-// TestARangeLosesOnlyWhatIsTaken has an older Mapping take a port in the middle of a range, be another one, and go.
+// TestARangeLosesOnlyWhatIsTaken lets an older Mapping take a port in the middle of a range, change, and leave.
 func TestARangeLosesOnlyWhatIsTaken(t *testing.T) {
 	cfg := config.Default()
 	cfg.AnyAddress = true
@@ -308,7 +308,7 @@ func TestARangeLosesOnlyWhatIsTaken(t *testing.T) {
 	after := see("16384-19131>1000, 19133-32767>3749, 198.51.100.10:19132/udp belongs to Mapping default/game, which is older", game, pbx, other)
 	for _, f := range before.Forwards {
 		if !slices.Contains(after.Forwards, f) {
-			t.Errorf("%s is another one, although nothing of it changed", f.Frontend)
+			t.Errorf("%s was replaced without a change", f.Frontend)
 		}
 	}
 	see("16384-32766>1000, 198.51.100.10:32767/udp belongs to Mapping default/game, which is older",
@@ -316,7 +316,7 @@ func TestARangeLosesOnlyWhatIsTaken(t *testing.T) {
 	see("16384-32767>1000", pbx)
 }
 
-// lessOneEndpoint is the Snapshot with one endpoint less, and all else shared.
+// lessOneEndpoint returns the Snapshot without one endpoint; it shares everything else.
 func lessOneEndpoint(s calc.Snapshot) calc.Snapshot {
 	s.EndpointSlices = slices.Clone(s.EndpointSlices)
 	i := len(s.EndpointSlices) / 2

@@ -11,7 +11,8 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// checkService reports what no API server would have let through, and what is made of it: a Service may be from a file.
+// checkService reports values that an API server would have rejected, and how they are treated: the Service may come from a
+// file.
 func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
 	report := func(format string, args ...any) {
 		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServiceInvalid, "spec.serviceName",
@@ -26,8 +27,8 @@ func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
 	checkServicePorts(s, report)
 }
 
-// checkBalancing reports what a Service asks for that the cluster cannot give it in mode service: it balances behind the
-// gateway, and sees the gateway's packets.
+// checkBalancing reports settings of a Service that the cluster cannot honor in mode service, because it balances behind the
+// gateway and only sees the gateway's address.
 func (c *calculation) checkBalancing(m *v1alpha1.Mapping, s *corev1.Service) {
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && c.masquerades(m) {
 		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonAffinityIneffective, "spec.mode",
@@ -41,7 +42,7 @@ func (c *calculation) checkBalancing(m *v1alpha1.Mapping, s *corev1.Service) {
 	}
 }
 
-// masquerades reports whether pods see the gateway's address in place of the client's.
+// masquerades reports whether pods see the gateway's address instead of the client's.
 func (c *calculation) masquerades(m *v1alpha1.Mapping) bool {
 	if m.Spec.Masquerade != nil {
 		return *m.Spec.Masquerade

@@ -12,22 +12,22 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// egressClaim says with which address a pod leaves. Unlike ports, pods are claimed on each host for itself: what reaches
-// the outside through another gateway leaves with an address that is there.
+// egressClaim is the address with which a pod leaves. Unlike ports, pods are claimed on each host separately: traffic through
+// another gateway leaves with an address of that gateway.
 type egressClaim struct {
 	owner   *v1alpha1.Mapping
 	address netip.Addr
 }
 
-// egressWish is that pods leave with an address.
+// egressWish asks that pods leave with an address.
 type egressWish struct {
 	address netip.Addr
-	// uplink is the number of the one that holds the address, 0 where the host does not have it now.
+	// uplink is the number of the uplink that holds the address, or 0 if this host does not have the address now.
 	uplink int
 	pods   []netip.Addr
 }
 
-// egress returns what a Mapping asks for its pods: that they leave with its addresses.
+// egress returns what a Mapping asks for its pods: the addresses with which they leave.
 func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFamily[netip.Addr]) []egressWish {
 	if !m.Spec.Egress {
 		return nil
@@ -50,7 +50,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 				"none of its %s addresses is on an uplink of this host; what its pods send leaves as this host routes it", family(v4))
 			continue
 		}
-		// The rules stay: a link to the inside that flaps is to change no connection.
+		// The rules stay while the inside link is down: a flapping link must not affect connections.
 		external := candidates[i].Addr
 		leaving := pods.of(external)
 		known := len(leaving) > 0 && !slices.ContainsFunc(leaving, func(pod netip.Addr) bool { return !contains(c.cfg.InsideNetworks, pod) })
@@ -63,11 +63,10 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 	return wishes
 }
 
-// egressClaims remember with which address each pod leaves: that of the first Mapping that asks.
+// egressClaims are the claims by pod. The first Mapping that asks gets the pod.
 type egressClaims map[netip.Addr]egressClaim
 
-// claimPods gives a Mapping those of its pods that no older one has leave with an address of its own. Mappings must come by
-// age.
+// claimPods gives a Mapping the pods that no older one has claimed for another address. Mappings must come sorted by age.
 func (claims egressClaims) claimPods(e *entry) {
 	e.egresses = nil
 	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f Finding) bool { return f.Reason == ReasonEgressConflict })
@@ -98,8 +97,8 @@ func (claims egressClaims) claimPods(e *entry) {
 	}
 }
 
-// letBe gives a Mapping those of its pods that no Mapping has leave, or would have, for addresses that the host does not have.
-// It comes after all that ask for addresses that are here.
+// letBe lets pods of a Mapping leave as before if no other Mapping has claimed them and the host does not have the address. It
+// must run after all calls of claimPods.
 func (claims egressClaims) letBe(e *entry) {
 	for _, wish := range e.egress {
 		if wish.uplink != 0 || e.over != nil {

@@ -15,24 +15,24 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// targets are the Backends of one port, and those that only finish what they have begun.
+// targets are the Backends of one port, and those that only finish existing connections.
 type targets struct {
 	backends, draining byFamily[gateway.Backend]
 }
 
-// phase is how far an endpoint is on its way out. Where several slices hold an endpoint, as while the controller moves it,
-// they may differ: the least phase counts.
+// phase is how far an endpoint has terminated. Slices may disagree about an endpoint while the controller moves it between
+// them: the lowest phase counts.
 type phase int
 
 const (
 	ready phase = iota
-	// serving endpoints terminate, but still take connections where no ready one is left (KEP-1669).
+	// serving endpoints terminate, but take connections if none is ready (KEP-1669).
 	serving
-	// leaving endpoints take none, but have those that they have until they are gone.
+	// leaving endpoints take no new connections, but keep existing ones until they are gone.
 	leaving
 )
 
-// phaseOf reads the conditions as discovery/v1 defines them: what is not said is taken as ready.
+// phaseOf follows the definition of conditions in discovery/v1: unset means ready.
 func phaseOf(c discoveryv1.EndpointConditions) phase {
 	switch isReady := c.Ready == nil || *c.Ready; {
 	case isReady:
@@ -53,8 +53,8 @@ func compareCandidates(a, b candidate) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.phase, b.phase))
 }
 
-// endpoints returns the endpoints of all slices at the ports that portsOf finds in each: the ready ones, or where a family
-// has none those that still serve; all others drain.
+// endpoints returns the endpoints of all slices at the ports that portsOf returns for each. Per family these are the ready ones
+// or, if there are none, those that still serve; all others drain.
 func (c *calculation) endpoints(all []*endpointSlice, portsOf func(*endpointSlice) []uint16) targets {
 	list := c.candidates[:0]
 	for _, slice := range all {
@@ -77,7 +77,7 @@ func (c *calculation) endpoints(all []*endpointSlice, portsOf func(*endpointSlic
 	return t
 }
 
-// sortOut parts the endpoints of a family.
+// sortOut divides the endpoints of a family.
 func sortOut(list []candidate) (backends, draining []gateway.Backend) {
 	best, n := leaving, 0
 	for _, c := range list {
@@ -104,14 +104,14 @@ func sortOut(list []candidate) (backends, draining []gateway.Backend) {
 	return backends, draining
 }
 
-// endpointSlice is an EndpointSlice as far as it makes sense.
+// endpointSlice is the valid part of an EndpointSlice.
 type endpointSlice struct {
 	name      string
 	endpoints []endpoint
 	ports     []endpointPort
-	// managed is set when the controller that makes slices of a Service's pods says that it made this one.
+	// managed is set if the label says that the EndpointSlice controller created the slice.
 	managed bool
-	// problem is the first thing in it that makes none, if anything does.
+	// problem is the first invalid value, or "".
 	problem string
 }
 
@@ -126,7 +126,7 @@ type endpointPort struct {
 	port     uint16
 }
 
-// readSlice leaves out what no API server would have let through.
+// readSlice leaves out values that an API server would have rejected.
 func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 	read := &endpointSlice{
 		name: s.Name, endpoints: make([]endpoint, 0, len(s.Endpoints)), managed: s.Labels[discoveryv1.LabelManagedBy] == SliceController,
@@ -134,7 +134,7 @@ func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
 	case discoveryv1.AddressTypeFQDN:
-		return read // valid, but nothing that packets can be sent to
+		return read // valid, but without addresses to send packets to
 	default:
 		read.noteProblem("addressType: %.64q is neither IPv4 nor IPv6", s.AddressType)
 		return read
@@ -145,7 +145,7 @@ func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 			read.noteProblem("endpoints[%d].addresses: is empty", i)
 			continue
 		}
-		// The first address alone: all of them are the same endpoint (discovery/v1).
+		// All addresses of an endpoint are equivalent, so the first one suffices (discovery/v1).
 		addr, ok := parseUnicast(e.Addresses[0])
 		if !ok || family(addr.Is4()) != string(s.AddressType) {
 			read.noteProblem("endpoints[%d].addresses[0]: %.64q is no unicast address of %s", i, e.Addresses[0], s.AddressType)
@@ -155,7 +155,7 @@ func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 	}
 	for i, p := range s.Ports {
 		if p.Port == nil {
-			continue // valid: which ports the endpoints have is not said here
+			continue // valid: the slice does not restrict the ports
 		}
 		if *p.Port < 1 || *p.Port > maxPort {
 			read.noteProblem("ports[%d].port: %d is not between 1 and %d", i, *p.Port, maxPort)
@@ -179,8 +179,8 @@ func (s *endpointSlice) noteProblem(format string, args ...any) {
 	}
 }
 
-// portsNamed returns the ports of a slice that the port of the Service stands for. Slices may differ: a named target port
-// is another number in other pods.
+// portsNamed returns the ports of a slice for a port of the Service. They may differ between slices: a named target port can
+// have another number in other pods.
 func (s *endpointSlice) portsNamed(servicePort *corev1.ServicePort) []uint16 {
 	var ports []uint16
 	for _, p := range s.ports {
@@ -191,7 +191,7 @@ func (s *endpointSlice) portsNamed(servicePort *corev1.ServicePort) []uint16 {
 	return ports
 }
 
-// parseUnicast reads an address that a Service or an endpoint can have.
+// parseUnicast parses an address that a Service or an endpoint may have.
 func parseUnicast(text string) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(text)
 	return addr, err == nil && addr.Zone() == "" && !addr.Is4In6() && addr.IsGlobalUnicast()

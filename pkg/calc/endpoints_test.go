@@ -20,8 +20,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestEndpointsAreTheSameHoweverTheyAreSliced deals a thousand endpoints out to ten slices and more, some of them to several
-// with other conditions: the State is that of one slice with all of them.
+// TestEndpointsAreTheSameHoweverTheyAreSliced distributes a thousand endpoints over ten or more slices, some of them to several
+// with different conditions. The State must equal that of a single slice.
 func TestEndpointsAreTheSameHoweverTheyAreSliced(t *testing.T) {
 	const endpoints = 1000
 	one := badInput{}.snapshot(t)
@@ -38,7 +38,7 @@ func TestEndpointsAreTheSameHoweverTheyAreSliced(t *testing.T) {
 	}
 	checkState(t, want, cfg)
 	forward := forwardOf(t, want, "default/bad")
-	// Of ten endpoints one drains, and one terminates, which is no better while others are ready.
+	// Of ten endpoints one drains and one terminates, which does not count while others are ready.
 	if len(forward.Backends) != endpoints*8/10 || len(forward.Draining) != endpoints*2/10 {
 		t.Fatalf("%d backends, %d draining", len(forward.Backends), len(forward.Draining))
 	}
@@ -67,7 +67,7 @@ func endpointOf(i int) discoveryv1.Endpoint {
 	return e
 }
 
-// deal puts each endpoint into one of several slices, and every seventh also into another one that is behind or ahead of it.
+// deal puts each endpoint into one of several slices, and every seventh also into another one that is behind or ahead.
 func deal(random *rand.Rand, all *discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	dealt := make([]*discoveryv1.EndpointSlice, 10+random.IntN(20))
 	for i := range dealt {
@@ -93,12 +93,12 @@ func forwardOf(t *testing.T, state gateway.State, owner string) *gateway.Forward
 	t.Helper()
 	i := slices.IndexFunc(state.Forwards, func(f *gateway.Forward) bool { return f.Owner == owner })
 	if i < 0 {
-		t.Fatalf("nothing of %s in effect", owner)
+		t.Fatalf("%s has nothing in effect", owner)
 	}
 	return state.Forwards[i]
 }
 
-// TestEgressTakeover takes the oldest Mapping away, and then the address of the next one: the pod leaves as the next one says.
+// TestEgressTakeover removes the oldest Mapping, and then the address of the next one: the pod leaves as the next Mapping says.
 func TestEgressTakeover(t *testing.T) {
 	snapshot, host, cfg := readScenario(t, "testdata/egress")
 	for _, m := range snapshot.Mappings {
@@ -115,7 +115,7 @@ func TestEgressTakeover(t *testing.T) {
 				return fmt.Sprintf("%s by %d for %s", e.Address, e.Uplink, e.Owner)
 			}
 		}
-		return "nobody"
+		return "none"
 	}
 	for _, want := range []string{
 		"203.0.113.10 by 2 for default/dual", "203.0.113.10 by 2 for default/same-pods-same-address", "198.51.100.11 by 1 for default/some-pods-are-taken",
@@ -125,7 +125,7 @@ func TestEgressTakeover(t *testing.T) {
 		}
 		snapshot.Mappings = snapshot.Mappings[1:]
 	}
-	if got := leavesAs(); got != "nobody" {
+	if got := leavesAs(); got != "none" {
 		t.Errorf("the pod leaves as %s after all Mappings are gone", got)
 	}
 	snapshot, host, cfg = readScenario(t, "testdata/egress")

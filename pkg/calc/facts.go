@@ -12,26 +12,26 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// facts are what a Mapping has to know of the host.
+// facts is what the calculation of Mappings needs to know of the host.
 type facts struct {
 	sctp bool
-	// held are the addresses that are on a link of this host, with its name; local those that it is to forward for.
+	// held are the addresses on links of this host, with the link's name; local are the addresses that it forwards for.
 	held  map[netip.Addr]string
 	local map[netip.Addr]bool
-	// inside is set when a link that is up, with an address, leads to the inside: it is neither an uplink nor lo.
+	// inside is set if a link that is up and has an address leads inside: it is neither an uplink nor lo.
 	inside bool
-	// uplinkOf has the number of the uplink that an address is on.
+	// uplinkOf has the number of the uplink for each address.
 	uplinkOf map[netip.Addr]int
-	// fromUplinks are the addresses of uplinks, in the order of these.
+	// fromUplinks are the addresses of uplinks, in the order of uplinks.
 	fromUplinks []uplinkAddresses
-	// networks know where connections may be led to, ports which are the host's own.
+	// networks decides which destinations are allowed, ports which ports belong to the host.
 	networks *networks
 	ports    *hostPorts
 }
 
 func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *facts) *facts {
 	f := &facts{
-		// A host that is only imagined lacks nothing.
+		// Without a real host, nothing is missing.
 		sctp:        host.SCTP || cfg.AnyAddress,
 		held:        map[netip.Addr]string{},
 		local:       map[netip.Addr]bool{},
@@ -44,7 +44,7 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, ou
 		uplink := slices.IndexFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == link.Name })
 		f.inside = f.inside || uplink < 0 && link.Up && link.Name != "lo" && len(link.Addresses) > 0
 		for _, a := range link.Addresses {
-			// Of several links that hold an address one that is an uplink counts.
+			// If several links hold an address, an uplink wins.
 			if uplink >= 0 || f.uplinkOf[a.Addr()] == 0 {
 				f.held[a.Addr()] = link.Name
 			}

@@ -16,8 +16,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// FuzzCalculate computes what objects that nobody validated come to: no panic, a State as pkg/gateway promises it, the same
-// one in any order of slices, and Findings that a person can read.
+// FuzzCalculate calculates unvalidated objects. It expects no panic, a State as pkg/gateway defines it, independence of the
+// order of slices, and readable Findings.
 func FuzzCalculate(f *testing.F) {
 	host, cfg := fuzzHost(f)
 	seed := func(s calc.Snapshot) {
@@ -42,7 +42,7 @@ func FuzzCalculate(f *testing.F) {
 		if json.Unmarshal(text, &s) != nil {
 			return
 		}
-		// A source delivers objects, never the lack of one.
+		// A source never delivers nil objects.
 		s.Mappings = withoutNil(s.Mappings)
 		s.Services = withoutNil(s.Services)
 		s.EndpointSlices = withoutNil(s.EndpointSlices)
@@ -65,7 +65,7 @@ func withoutNil[T any](items []*T) []*T {
 	return slices.DeleteFunc(items, func(item *T) bool { return item == nil })
 }
 
-// fuzzHost holds the addresses of most scenarios on uplinks.
+// fuzzHost has the addresses of most scenarios on uplinks.
 func fuzzHost(tb testing.TB) (gateway.Host, config.Config) {
 	tb.Helper()
 	_, host, cfg := readScenario(tb, "testdata/egress")

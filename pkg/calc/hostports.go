@@ -16,21 +16,21 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// hostPorts are those that no Mapping gets on this host: its administrator's ssh comes before any tenant. They follow from
-// what is there now, and not from who came first, so that a restart changes nothing.
+// hostPorts are the ports that no Mapping gets on this host: the administrator's ssh takes precedence over tenants. They depend
+// on the current state only, not on history, so that a restart changes nothing.
 type hostPorts struct {
-	// reserved are by protocol, in order of their first ports; those of the config come before listeners.
+	// reserved is by protocol, sorted by first port; those of the config come before listeners.
 	reserved map[gateway.Protocol][]reservation
 }
 
 // reservation is a range of ports of some addresses.
 type reservation struct {
 	gateway.PortRange
-	// address is the only one that it is about; all of its family where it is unspecified, of both where it is not set.
+	// address restricts it to one address, or to one family if unspecified. The zero value means all addresses.
 	address netip.Addr
-	// link is the one whose addresses alone it is about, where it is set.
+	// link, if set, restricts it to the addresses of that link.
 	link string
-	// why is for people.
+	// why is the reason for the finding's text.
 	why string
 }
 
@@ -49,7 +49,7 @@ func newHostPorts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink
 		r := reservation{PortRange: gateway.Port(l.Port), address: l.Address, why: fmt.Sprintf(
 			"belongs to a program on this host that listens on %s; have it listen on other addresses, or use another port", l)}
 		if !slices.ContainsFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == l.Link }) {
-			r.link = l.Link // what comes in by an uplink does not reach it
+			r.link = l.Link // packets from an uplink do not reach it
 		}
 		h.add(l.Protocol, r)
 	}
@@ -73,7 +73,7 @@ func metricsPort(address string) (uint16, bool) {
 	return 0, false
 }
 
-// reserved returns the ports of a Frontend that this host keeps from Mappings, and reports them where it would serve them.
+// reserved returns the ports of a Frontend that this host keeps from Mappings, and reports them if it would serve them.
 func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Frontend, where place) []gateway.PortRange {
 	if where != here {
 		return nil
@@ -88,7 +88,7 @@ func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Fron
 	return reserved
 }
 
-// of returns those that a Frontend is not to have, whose address is on a link.
+// of returns the reservations that overlap a Frontend whose address is on the link.
 func (h *hostPorts) of(front gateway.Frontend, link string) []reservation {
 	var found []reservation
 	for _, r := range h.reserved[front.Protocol] {
@@ -116,7 +116,7 @@ func (h *hostPorts) equal(o *hostPorts) bool {
 	return maps.EqualFunc(h.reserved, o.reserved, slices.Equal[[]reservation])
 }
 
-// affects reports whether any of the wants gets other ports than it would of o.
+// affects reports whether any of the wants gets other ports than with o.
 func (h *hostPorts) affects(wants []want, o *hostPorts, held map[netip.Addr]string) bool {
 	for i := range wants {
 		w := &wants[i]

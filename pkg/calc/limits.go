@@ -13,24 +13,24 @@ import (
 
 // usage is what a Mapping, or a namespace, asks of the host.
 type usage struct {
-	// ports are counted as they could have been others', ranges with all of theirs.
+	// ports counts every port of a range, because other Mappings could have had it.
 	ports int
-	// rules are an estimate of what it costs to program.
+	// rules estimates the number of rules.
 	rules int
 }
 
 func (u usage) plus(o usage) usage  { return usage{u.ports + o.ports, u.rules + o.rules} }
 func (u usage) minus(o usage) usage { return usage{u.ports - o.ports, u.rules - o.rules} }
 
-// beyond reports whether that is more than a namespace may have.
+// beyond reports whether usage exceeds the limit of a namespace.
 func (u usage) beyond(cfg config.Config) bool {
 	return cfg.MaxPortsPerNamespace > 0 && u.ports > cfg.MaxPortsPerNamespace ||
 		cfg.MaxRulesPerNamespace > 0 && u.rules > cfg.MaxRulesPerNamespace
 }
 
-// cost estimates what wants come to: a rule that finds the port and one for each endpoint. Where it has to be remembered who
-// came to which of several endpoints, that is two rules for each, and once for all wants a list of clients, which counts as
-// a rule: the lists are the Service's and do not grow with its ports. A range costs as much as a port.
+// cost estimates the number of rules for wants: one that matches the port and one for each endpoint. Affinity with several
+// endpoints takes two rules for each endpoint, and a list of clients for each, which counts as a rule: the lists belong to the
+// Service, so their number does not grow with its ports. A range costs as much as a port.
 func cost(wants []want) int {
 	rules, lists := 0, map[gateway.Backend]struct{}{}
 	for i := range wants {
@@ -47,7 +47,7 @@ func cost(wants []want) int {
 	return rules + len(lists)
 }
 
-// tooExpensive takes out all that an entry wants where it is more than a Mapping may cost.
+// tooExpensive removes all wants of an entry that exceeds the limit of a Mapping.
 func (c *calculation) tooExpensive(e *entry) {
 	e.usage.rules = cost(e.wants)
 	if most := c.cfg.MaxRulesPerMapping; most > 0 && e.usage.rules > most {
@@ -59,7 +59,7 @@ func (c *calculation) tooExpensive(e *entry) {
 	}
 }
 
-// use notes that a namespace asks for something else.
+// use records a change of the usage of a namespace.
 func (r *run) use(namespace string, before, now usage) {
 	if r.used == nil {
 		r.used = map[string]usage{}
@@ -101,7 +101,7 @@ func (c *Calculator) settleUsage(r *run) {
 	}
 }
 
-// over says why an entry gets nothing where older ones of its namespace have been granted so much.
+// over returns why an entry gets nothing, given what older Mappings of its namespace got, or nil.
 func (c *Calculator) over(e *entry, granted usage) *Finding {
 	all := granted.plus(e.usage)
 	if !all.beyond(c.cfg) || e.usage == (usage{}) {

@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/rules"
 )
 
-// TestCostIsWhatIsBuilt holds the estimate against the rules that translate, the rules that are looked at before them, and the lists
-// of clients that they name.
+// TestCostIsWhatIsBuilt compares the estimate with the actual number of translating rules, of rules that match a port, and of
+// lists of clients.
 func TestCostIsWhatIsBuilt(t *testing.T) {
 	for _, tc := range []struct {
 		name                        string
@@ -26,9 +26,9 @@ func TestCostIsWhatIsBuilt(t *testing.T) {
 		{"no endpoint", 1, 1, 0, 0, 1},
 		{"several endpoints", 1, 1, 3, 0, 4},
 		{"ports and addresses", 4, 3, 3, 0, 48},
-		{"affinity to a single endpoint is none", 1, 1, 1, time.Hour, 2},
+		{"no affinity with a single endpoint", 1, 1, 1, time.Hour, 2},
 		{"affinity", 1, 1, 3, time.Hour, 10},
-		{"affinity, where lists do not grow with ports and addresses", 4, 3, 3, time.Hour, 87},
+		{"affinity, lists do not grow with ports and addresses", 4, 3, 3, time.Hour, 87},
 		{"affinity, 256 ports, 3 addresses and 40 endpoints", 256, 3, 40, time.Hour, 62248},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestCostIsWhatIsBuilt(t *testing.T) {
 			if got := cost(wants); got != tc.want {
 				t.Errorf("cost %d, want %d", got, tc.want)
 			}
-			built, lists := len(wants), map[string]bool{} // one rule finds each port
+			built, lists := len(wants), map[string]bool{} // one rule matches each port
 			for _, table := range rules.Build(state, netfilter.IPv4, rules.Options{Ownership: gateway.DefaultOwnership()}).Tables {
 				for _, c := range table.Chains {
 					for _, r := range c.Rules {
@@ -65,7 +65,7 @@ func TestCostIsWhatIsBuilt(t *testing.T) {
 					}
 				}
 			}
-			if built += len(lists); tc.endpoints <= 32 && built != tc.want { // more stand in groups that share
+			if built += len(lists); tc.endpoints <= 32 && built != tc.want { // more endpoints are in groups that share rules
 				t.Errorf("%d rules and lists are built, want %d", built, tc.want)
 			}
 		})

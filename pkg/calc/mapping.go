@@ -16,26 +16,26 @@ import (
 
 const maxPort = 65535
 
-// entry is a Mapping, what it asks for, and what it has.
+// entry is a Mapping, what it asks for, and what it gets.
 type entry struct {
 	mapping *v1alpha1.Mapping
-	// doubtful is set when what it asks for is to be found out anew.
+	// doubtful is set if its request has to be resolved again.
 	doubtful bool
-	// changed is set while what it has is to be settled anew.
+	// changed is set while its result has to be settled again.
 	changed bool
-	// wants are in the order of the Mapping's ports and addresses.
+	// wants is in the order of the Mapping's ports and addresses.
 	wants []want
-	// about are the Findings about the Mapping as a whole, aboutPort those about its ports, aboutEgress those about its pods.
+	// about are the Findings about the Mapping as a whole, aboutPort those about ports, aboutEgress those about egress.
 	about, aboutEgress []Finding
 	aboutPort          []portFinding
-	// resolved are what its addressesFrom mean.
+	// resolved is the result of addressesFrom.
 	resolved Resolved
-	// egress is what it asks for its pods, egresses what they have.
+	// egress is what it asks for its pods, egresses is what they get.
 	egress   []egressWish
 	egresses []gateway.Egress
-	// findings are all of them, in the order of the Mapping's fields.
+	// findings are all Findings, in the order of the Mapping's fields.
 	findings []Finding
-	// usage is what it asks for, over why it gets nothing of that where its namespace asks for too much.
+	// usage is what it asks for. over is set if it gets nothing because its namespace asks for too much.
 	usage usage
 	over  *Finding
 }
@@ -45,29 +45,30 @@ type want struct {
 	gateway.Forward
 	// port is the index of the Mapping's port.
 	port int
-	// place says what becomes of it, listed is set when the State has it, resolved when its address is that of an uplink.
+	// place is where the address is, listed is set while the State has the want, resolved is set if the address comes from an
+	// uplink.
 	place            place
 	listed, resolved bool
-	// share is what the Mapping gets of the Frontend's ports, reserved what of them this host keeps from Mappings.
+	// share is the Mapping's part of the Frontend's ports, reserved are the ports that this host keeps from Mappings.
 	share    conflicts.Share
 	reserved []gateway.PortRange
-	// parts are the Forwards of the others where that is not all.
+	// parts are the Forwards if the want is not whole.
 	parts []*gateway.Forward
 }
 
 // whole reports whether the Mapping has all of the Frontend here.
 func (w *want) whole() bool { return w.share.Whole() && len(w.reserved) == 0 }
 
-// yields reports whether others come before it however young they are: those that name an address which is not to be used any
-// more.
+// yields reports whether any other Mapping has precedence, even a younger one: the address comes from an uplink and is away,
+// while the other one names it.
 func (w *want) yields() bool { return w.resolved && w.place == away }
 
-// asksFor reports whether wants claim the same ports with the same right.
+// asksFor reports whether both wants claim the same ports with the same precedence.
 func (w *want) asksFor(o *want) bool {
 	return w.Frontend == o.Frontend && w.resolved == o.resolved && w.yields() == o.yields()
 }
 
-// forwards returns those that the want comes to: the whole one, or what is left of it.
+// forwards returns the Forwards of the want: the whole one, or its parts.
 func (w *want) forwards() []*gateway.Forward {
 	if w.whole() {
 		return []*gateway.Forward{&w.Forward}
@@ -75,7 +76,7 @@ func (w *want) forwards() []*gateway.Forward {
 	return w.parts
 }
 
-// take has the want be what others leave of it. Parts that stay the same are kept.
+// take sets the share. Parts are kept if they stay the same.
 func (w *want) take(share conflicts.Share) {
 	if !slices.Equal(share.Free, w.share.Free) || share.Whole() != w.share.Whole() {
 		w.parts = nil
@@ -83,7 +84,7 @@ func (w *want) take(share conflicts.Share) {
 	w.share = share
 }
 
-// divide makes the Forwards of what is left of the want.
+// divide creates the Forwards for the parts of the want.
 func (w *want) divide() {
 	if w.whole() || len(w.parts) > 0 {
 		return
@@ -102,11 +103,11 @@ func (w *want) divide() {
 	}
 }
 
-// place is where the address of a Frontend is, as far as this host is to do something about it.
+// place is where the address of a Frontend is, from the view of this host.
 type place int
 
 const (
-	nowhere place = iota // Whatever comes, this host does nothing.
+	nowhere place = iota // this host does nothing for it
 	here
 	away
 )
@@ -116,7 +117,7 @@ type portFinding struct {
 	Finding
 }
 
-// resolve finds out what the Mapping asks for, whatever others do.
+// resolve computes what the Mapping asks for, regardless of other Mappings.
 func (c *calculation) resolve(e *entry) {
 	mapping := e.mapping
 	*e = entry{mapping: mapping}
@@ -138,7 +139,7 @@ func (c *calculation) wants(e *entry) {
 	e.usage.ports = countPorts(m.Spec.Ports)
 	if n, most := e.usage.ports, c.cfg.MaxPortsPerMapping; most > 0 && n > most {
 		e.usage = usage{}
-		c.reported() // what keeps some of it out is no news where all of it is out
+		c.reported() // findings about parts are obsolete if all of it is left out
 		c.report(m, v1alpha1.ConditionAccepted, ReasonTooManyPorts, "spec.ports",
 			"exposes %d ports, and maxPortsPerMapping in the config of this host allows %d; it is left out whole", n, most)
 		return
@@ -200,8 +201,8 @@ func (e *entry) gather() {
 	e.findings = fewOfAKind(append(findings, e.aboutEgress...))
 }
 
-// conflicts are about the condition Accepted where both Mappings name the address, so that all who know them see the same
-// conflict. Where a Mapping has the address from an uplink, that is a matter of this host.
+// conflicts are about the condition Accepted if both Mappings name the address, so that everyone who knows both sees the same
+// conflict. If a Mapping has the address from an uplink, the conflict only concerns this host.
 func (e *entry) conflicts(w *want) []Finding {
 	if w.yields() {
 		return nil
@@ -223,7 +224,7 @@ func (e *entry) conflicts(w *want) []Finding {
 	return findings
 }
 
-// countPorts counts ranges with all their ports: what the limit is to protect is what others could have had.
+// countPorts counts every port of a range, because the limit protects ports that others could have had.
 func countPorts(ports []v1alpha1.MappingPort) int {
 	n := 0
 	for _, p := range ports {
@@ -245,13 +246,13 @@ func (c *calculation) supported(m *v1alpha1.Mapping, port int, addresses []addre
 	return false
 }
 
-// address is one of a Mapping's.
+// address is an address of a Mapping.
 type address struct {
 	netip.Addr
-	// field is where the Mapping asks for it.
+	// field is the path of the Mapping's field that asks for it.
 	field string
 	place place
-	// resolved is set where the Mapping does not name the address.
+	// resolved is set if the Mapping does not name the address itself.
 	resolved bool
 }
 
@@ -292,7 +293,7 @@ func portRange(p v1alpha1.MappingPort) gateway.PortRange {
 	return r
 }
 
-// byFamily holds the same for either family.
+// byFamily holds one list for each family.
 type byFamily[T any] struct{ v4, v6 []T }
 
 func (b *byFamily[T]) of(a netip.Addr) []T {
@@ -310,7 +311,8 @@ func (b *byFamily[T]) add(a netip.Addr, item T) {
 	}
 }
 
-// sources are the allowed ones. An address that they leave nobody for is more likely forgotten than meant.
+// sources returns the allowed sources. It reports an address that no source can reach, because that is more likely an oversight
+// than intended.
 func (c *calculation) sources(m *v1alpha1.Mapping, addresses []address) byFamily[netip.Prefix] {
 	var sources byFamily[netip.Prefix]
 	for _, text := range m.Spec.AllowedSources {

@@ -15,7 +15,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 )
 
-// TestMutatedObjects puts wrong values into objects of the scenarios, where the fuzzer, which knows no JSON, seldom gets to.
+// TestMutatedObjects puts wrong values into objects of the scenarios. The fuzzer seldom gets there, because it does not know
+// JSON.
 func TestMutatedObjects(t *testing.T) {
 	host, cfg := fuzzHost(t)
 	var originals [][]byte
@@ -44,22 +45,22 @@ func TestMutatedObjects(t *testing.T) {
 		}
 		var s calc.Snapshot
 		if json.Unmarshal(text, &s) != nil {
-			continue // a value of another type: no client would have decoded it
+			continue // a value of another type, which no client would decode
 		}
 		decoded++
 		s.Mappings, s.Services, s.EndpointSlices = withoutNil(s.Mappings), withoutNil(s.Services), withoutNil(s.EndpointSlices)
 		state, findings := calc.Calculate(s, host, cfg)
 		if again, findingsAgain := calculator.Calculate(s, host); !cmp.Equal(state, again, addresses) || !cmp.Equal(findings, findingsAgain) {
-			t.Fatalf("after other objects, it makes another State or other Findings of\n%s", text)
+			t.Fatalf("after other objects, the State or the Findings differ for\n%s", text)
 		}
 		forwards += len(state.Forwards)
 		checkState(t, state, cfg)
 		if t.Failed() {
-			t.Fatalf("of the objects\n%s", text)
+			t.Fatalf("objects:\n%s", text)
 		}
 	}
 	if decoded < 500 || forwards < 1000 {
-		t.Errorf("%d snapshots could be decoded, and made %d forwards: the mutations say nothing", decoded, forwards)
+		t.Errorf("%d snapshots could be decoded, and made %d forwards: too few for a meaningful test", decoded, forwards)
 	}
 }
 
@@ -71,7 +72,7 @@ var wrongTexts = []any{
 	"fe80::1%eth1", "2001:db8:1::10", "fd00:10:244::10", "0.0.0.0/0", "10.0.0.1/8", "10.0.0.0/8", "::/0",
 }
 
-// mutate replaces, removes or doubles one thing in the tree.
+// mutate replaces, removes or duplicates one thing in the tree.
 func mutate(random *rand.Rand, tree any) any {
 	switch node := tree.(type) {
 	case map[string]any:
@@ -97,7 +98,7 @@ func mutate(random *rand.Rand, tree any) any {
 	return wrong(random, tree)
 }
 
-// wrong is another value of the kind, or none at all.
+// wrong returns another value of the kind, or none.
 func wrong(random *rand.Rand, value any) any {
 	switch value.(type) {
 	case string:

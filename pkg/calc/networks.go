@@ -15,20 +15,20 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// networks know which addresses connections may be led to: what an EndpointSlice or a Service says is the word of whoever
-// wrote it.
+// networks decides which addresses may be the destination of connections. EndpointSlices and Services cannot be trusted:
+// tenants may have written them.
 type networks struct {
-	// any is set where there is no host, only one that is imagined.
+	// any is set if there is no real host.
 	any bool
-	// own are the host's addresses, hops the next hops of its routes: the cluster's nodes and the providers' routers.
+	// own are the host's addresses, hops the next hops of its routes: nodes of the cluster and routers of providers.
 	own, hops map[netip.Addr]bool
-	// connected are the networks on the host's links. Sorted.
+	// connected are the networks on the host's links, sorted.
 	connected []network
-	// takenOutside is set where the host has no uplinks, and the links of its default routes count as such.
+	// takenOutside is set if the config has no uplinks and the links of default routes count as uplinks.
 	takenOutside bool
 	// listed are the config's backendNetworks, inside its insideNetworks, routed the destinations of its serviceRoutes.
 	listed, inside, routed []netip.Prefix
-	// links are those that routes lead to; uplinks have their number.
+	// links are the links of routes by destination; lengths are the prefix lengths of the destinations, longest first.
 	links   map[netip.Prefix]link
 	lengths byFamily[int]
 	// defaults are the links of the default routes.
@@ -45,16 +45,15 @@ type link struct {
 	uplink bool
 	// instead is the uplink that packets leave by although this link leads inside: its route has the better metric.
 	instead string
-	// gone is set where there is no such route now.
+	// gone is set if the route no longer exists.
 	gone bool
 }
 
-// maxRemembered bounds what is remembered of routes that come and go all the time.
+// maxRemembered bounds how many former routes and next hops are remembered.
 const maxRemembered = 32768
 
-// newNetworks returns those of a host. Ways to the inside and next hops that there were before, and are not now, count as if
-// they were there: a link that flaps, or a routing daemon that is started again, must cost no connection. Where a packet really
-// goes meanwhile is the boundary's concern, which lets none of them out by an uplink.
+// newNetworks returns the networks of a host. Former inside routes and next hops still count: a flapping link or a restarted
+// routing daemon must not break connections. That is safe, because the boundary never lets these packets out by an uplink.
 func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *networks) *networks {
 	n := &networks{
 		any: cfg.AnyAddress, own: map[netip.Addr]bool{}, hops: map[netip.Addr]bool{},
@@ -71,7 +70,7 @@ func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink,
 		}
 		n.takenOutside = len(outside) > 0
 	}
-	metrics := map[netip.Prefix]int{} // of the best way inside
+	metrics := map[netip.Prefix]int{} // of the best route inside
 	for _, a := range slices.Concat(cfg.StandbyAddresses, cfg.ServedAddresses) {
 		n.own[a] = true
 	}
@@ -130,7 +129,7 @@ func (n *networks) hop(addrs ...netip.Addr) {
 	}
 }
 
-// route notes where a network is. Of several ways to it one that is no uplink counts.
+// route records the link for a network. If there are several, one that is no uplink wins.
 func (n *networks) route(to netip.Prefix, by link) {
 	if before, known := n.links[to]; !known || before.uplink && !by.uplink {
 		n.links[to] = by
@@ -162,7 +161,7 @@ func (n *networks) sortLengths() {
 	}
 }
 
-// prune forgets routes by uplinks that change nothing: those of the rest of the Internet, which come and go by the second.
+// prune forgets routes by uplinks that change no decision: routes to the rest of the Internet, which change every second.
 func (n *networks) prune() {
 	for to, by := range n.links {
 		if by.uplink && !isPrivate(to.Addr()) && !n.withinInside(to) {
@@ -189,7 +188,7 @@ func (n *networks) equal(o *networks) bool {
 		maps.Equal(n.links, o.links) && slices.Equal(n.defaults.v4, o.defaults.v4) && slices.Equal(n.defaults.v6, o.defaults.v6)
 }
 
-// problem says why connections may not be led to an address; nothing where they may.
+// problem returns why connections must not be led to an address, or "".
 func (n *networks) problem(a netip.Addr) string {
 	switch {
 	case isSpecial(a):
@@ -214,7 +213,7 @@ func (n *networks) problem(a netip.Addr) string {
 	return n.routeProblem(a)
 }
 
-// routeProblem says why the way to an address does not lead inside.
+// routeProblem returns why the route to an address does not lead inside, or "".
 func (n *networks) routeProblem(a netip.Addr) string {
 	const remedy = "; if it is the cluster's, list its network under backendNetworks (or serviceRoutes) in the config of this host"
 	for _, bits := range n.lengths.of(a) {
@@ -239,7 +238,7 @@ func (n *networks) routeProblem(a netip.Addr) string {
 	return ""
 }
 
-// called names an uplink in a sentence.
+// called describes an uplink in a message.
 func (n *networks) called(uplink string) string {
 	if n.takenOutside {
 		return uplink + ", which has a default route and is taken to lead to the outside, as there are no uplinks in the config"
@@ -247,8 +246,8 @@ func (n *networks) called(uplink string) string {
 	return "its uplink " + uplink
 }
 
-// outside returns the uplink that packets for an address leave by now, with the route that leads there; nothing where they stay
-// inside, or where no other way than by an uplink is known to a network that the config lists.
+// outside returns the uplink by which packets for an address currently leave, and the route. It returns nothing if they stay
+// inside, or if the config lists the network and no route leads inside.
 func (n *networks) outside(a netip.Addr) (uplink string, route netip.Prefix) {
 	inside := false
 	for _, bits := range n.lengths.of(a) {
@@ -261,7 +260,7 @@ func (n *networks) outside(a netip.Addr) (uplink string, route netip.Prefix) {
 			continue
 		}
 		switch {
-		case uplink != "" || by.gone: // Only whether there is a way inside is asked now.
+		case uplink != "" || by.gone: // the rest only matters for whether a route leads inside
 		case by.uplink:
 			uplink, route = by.name, to
 		case by.instead != "":
@@ -280,7 +279,7 @@ func (n *networks) outside(a netip.Addr) (uplink string, route netip.Prefix) {
 	return uplink, route
 }
 
-// outsideProblem says that packets for an address leave by an uplink now, and how to end that; nothing where they stay inside.
+// outsideProblem returns a message if packets for an address currently leave by an uplink, with a remedy; otherwise "".
 func (n *networks) outsideProblem(a netip.Addr) string {
 	uplink, route := n.outside(a)
 	if uplink == "" {
@@ -293,8 +292,8 @@ func (n *networks) outsideProblem(a netip.Addr) string {
 	return text
 }
 
-// podProblem says why an address is none of a pod that may leave by this host; nothing where it may be one. What shares a
-// network with the host is no pod, unless the config says that pods are there, and a node never is.
+// podProblem returns why an address cannot be a pod's that leaves by this host, or "". An address in a network of the host is
+// no pod, unless the config says that pods are there. A node never is.
 func (n *networks) podProblem(a netip.Addr) string {
 	switch problem := n.problem(a); {
 	case problem != "" || n.any:
@@ -312,12 +311,12 @@ func (n *networks) podProblem(a netip.Addr) string {
 	return ""
 }
 
-// isNeighbour holds for what shares a network with the host, as nodes do.
+// isNeighbour reports whether the address is in a network of the host, as nodes are.
 func (n *networks) isNeighbour(a netip.Addr) bool {
 	return slices.ContainsFunc(n.connected, func(of network) bool { return of.Contains(a) })
 }
 
-// isBroadcast takes the first address of a network for one too, as BSD did and some kernels do (RFC 1122, 3.3.6).
+// isBroadcast includes the first address of a network, as in BSD and some kernels (RFC 1122, 3.3.6).
 func (n *networks) isBroadcast(a netip.Addr) bool {
 	for _, of := range n.connected {
 		if a.Is4() && of.Bits() < 31 && of.Contains(a) && (of.Addr() == a || !of.Contains(a.Next())) {
@@ -327,8 +326,8 @@ func (n *networks) isBroadcast(a netip.Addr) bool {
 	return false
 }
 
-// isAnycast holds for the first address of a network: whichever router is there takes it for its own, this host too (RFC 4291,
-// 2.6.1; not for /127, RFC 6164).
+// isAnycast reports whether the address is the first one of a network: all routers there answer for it, including this host
+// (RFC 4291, 2.6.1; not for /127, RFC 6164).
 func (n *networks) isAnycast(a netip.Addr) bool {
 	return a.Is6() && slices.ContainsFunc(n.connected, func(of network) bool { return of.Bits() < 127 && of.Addr() == a })
 }
@@ -337,13 +336,14 @@ func contains(networks []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// isPrivate holds for RFC 1918, RFC 4193 and RFC 6598: networks that a default route to the inside may lead to.
+// isPrivate reports whether the address is in RFC 1918, RFC 4193 or RFC 6598: networks that a default route to the inside may
+// lead to.
 func isPrivate(a netip.Addr) bool {
 	return a.IsPrivate() || netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10).Contains(a)
 }
 
-// isSpecial holds for what is no address of a pod or Service, whatever the routes: 0.0.0.0/8 and 240.0.0.0/4 (RFC 6890), and
-// where clouds answer who asks for a machine's credentials.
+// isSpecial reports whether the address cannot be that of a pod or Service, regardless of routes: 0.0.0.0/8 and 240.0.0.0/4
+// (RFC 6890), and addresses where clouds serve the credentials of a machine.
 func isSpecial(a netip.Addr) bool {
 	if !a.IsGlobalUnicast() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) {
 		return true

@@ -22,7 +22,7 @@ type objects struct {
 	slices   map[serviceKey][]*discoveryv1.EndpointSlice
 }
 
-// update follows the Snapshot, and returns the Services that changed, themselves or their slices.
+// update stores the Snapshot, and returns the Services that changed, including those whose slices changed.
 func (o *objects) update(now Snapshot) map[serviceKey]bool {
 	changed := map[serviceKey]bool{}
 	gone, come := differ(o.last.Services, now.Services)
@@ -62,7 +62,7 @@ func serviceOf(s *discoveryv1.EndpointSlice) serviceKey {
 	return serviceKey{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
 }
 
-// differ returns the objects that went and those that came. Lists that are in the same order cost little.
+// differ returns removed and added objects. It is cheap if the lists have the same order.
 func differ[T any](before, now []*T) (gone, come []*T) {
 	if len(before) == len(now) && (len(now) == 0 || &before[0] == &now[0]) {
 		return nil, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// linkDepth bounds how many links are followed that stand one above another.
+// linkDepth bounds how many stacked links are followed.
 const linkDepth = 8
 
 func linkNamed(host gateway.Host, name string) (gateway.Link, bool) {
@@ -23,8 +23,8 @@ func linkNamed(host gateway.Host, name string) (gateway.Link, bool) {
 	return host.Links[i], true
 }
 
-// masterOf returns the bridge or bond that a link is a port of, at last, or the link itself: packets come in by that one. A
-// VRF takes no packets from its links.
+// masterOf returns the topmost bridge or bond that a link is a port of, or the link itself: packets come in by that one. A VRF
+// does not count, because packets come in by its ports.
 func masterOf(host gateway.Host, name string) string {
 	for range linkDepth {
 		link, _ := linkNamed(host, name)
@@ -37,10 +37,10 @@ func masterOf(host gateway.Host, name string) string {
 	return name
 }
 
-// boundary says where the boundary holds beside uplinks, and what is known to be inside:
-//   - a port of a bridge or bond, its master, and what is stacked on an uplink are outside as the uplink is;
-//   - without any uplink in the config, so are the links of the default routes;
-//   - where smartnatd alone has the host forward, so is any link that is not known to be inside.
+// boundary sets the links of the State that are outside, in addition to uplinks, and those that are known to be inside:
+//   - a port of a bridge or bond, its master, and links stacked on an uplink are outside like the uplink;
+//   - if the config has no uplinks, the links of the default routes are outside;
+//   - if only smartnatd makes the host forward, any link that is not known to be inside is outside.
 func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Finding {
 	var findings []Finding
 	uplinks := map[string]bool{}
@@ -69,7 +69,7 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Find
 			add(r.Link, "no uplinks are configured: %s, which has a default route, is taken to lead to the outside, and what comes in by it is forwarded for Mappings only", r.Link)
 		}
 	}
-	// What stood before a link became a port stands after it is none any more. The finding names the uplink.
+	// A boundary that was set up before a link became a port must stay. The finding names the uplink.
 	for _, l := range host.Links {
 		if master := masterOf(host, l.Name); master != l.Name && uplinks[master] && named(cfg, l.Name) {
 			outside[l.Name] = true
@@ -96,8 +96,8 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Find
 	return findings
 }
 
-// ownPrefixes are the links to the outside that have an IPv6 network of their own and never had an address made from a router
-// advertisement. A link that has neither may only wait for its first advertisement, and one that flaps may wait again.
+// ownPrefixes returns the links to the outside that have an IPv6 network although they never had an address from a router
+// advertisement. A link without either may be waiting for its first advertisement, and a flapping link for the next.
 func (c *Calculator) ownPrefixes(host gateway.Host) []string {
 	var links []string
 	for _, l := range host.Links {
@@ -114,7 +114,7 @@ func (c *Calculator) ownPrefixes(host gateway.Host) []string {
 	return links
 }
 
-// named reports whether the config names the link, by whatever pattern.
+// named reports whether the config names the link, possibly by a pattern.
 func named(cfg config.Config, link string) bool {
 	return slices.ContainsFunc(cfg.Uplinks, func(c config.Uplink) bool {
 		pattern, err := c.Pattern()
@@ -122,7 +122,7 @@ func named(cfg config.Config, link string) bool {
 	})
 }
 
-// parentIn returns which of the links this one is stacked on.
+// parentIn returns which of the links this one is stacked on, or "".
 func parentIn(host gateway.Host, link gateway.Link, links map[string]bool) string {
 	for range linkDepth {
 		parent, found := linkNamed(host, link.Parent)
@@ -137,8 +137,8 @@ func parentIn(host gateway.Host, link gateway.Link, links map[string]bool) strin
 	return ""
 }
 
-// insideLinks are those that are known to be inside: those that the nodes of serviceRoutes are on, and bridges that have
-// containers and virtual machines of this host on them and no network card.
+// insideLinks returns the links that are known to be inside: links to the next hops of serviceRoutes, and bridges without a
+// network card, which connect containers and virtual machines of this host.
 func insideLinks(host gateway.Host, cfg config.Config) []string {
 	var names []string
 	for _, l := range host.Links {

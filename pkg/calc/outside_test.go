@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestBoundaryFollowsLinks: where packets come in is what counts, not what the config names.
+// TestBoundaryFollowsLinks checks that the boundary depends on where packets come in, not on the names in the config.
 func TestBoundaryFollowsLinks(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	eth0 := gateway.Link{Name: "eth0", Up: true, Addresses: []netip.Prefix{prefix("10.10.0.2/24")}}
@@ -29,7 +29,7 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 		uplinks []string
 		routes  []gateway.ServiceRoute
 		host    gateway.Host
-		// up are the State's Uplinks, by name.
+		// up has the names of the State's Uplinks.
 		up, outside, inside []string
 		reasons             []string
 	}{

@@ -17,7 +17,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/rules"
 )
 
-// pipeline is all that is pure between objects and the text for iptables-restore.
+// pipeline has all pure steps from objects to the text for iptables-restore.
 type pipeline struct {
 	calculator *calc.Calculator
 	builders   []*rules.Builder
@@ -34,7 +34,7 @@ func newPipeline() *pipeline {
 	}}
 }
 
-// run returns the text for both families, which is good until the next run.
+// run returns the text for both families, valid until the next run.
 func (p *pipeline) run(snapshot calc.Snapshot) []byte {
 	state, _ := p.calculator.Calculate(snapshot, gateway.Host{})
 	p.text = p.text[:0]
@@ -46,8 +46,8 @@ func (p *pipeline) run(snapshot calc.Snapshot) []byte {
 	return p.text
 }
 
-// BenchmarkOneChange is what one object that changes costs from objects to text, and back. Each port leads to a port of its
-// own, so that no two are one rule.
+// BenchmarkOneChange measures one changed object from objects to text, and back. Each port leads to a different port, so that
+// no two share a rule.
 func BenchmarkOneChange(b *testing.B) {
 	for _, change := range []struct {
 		name string
@@ -84,7 +84,7 @@ func BenchmarkOneChange(b *testing.B) {
 	}
 }
 
-// BenchmarkFirst is the same for everything, with nothing there before, and what is held of it afterwards.
+// BenchmarkFirst measures the first calculation of everything, and the memory that it retains.
 func BenchmarkFirst(b *testing.B) {
 	for _, ports := range []int{1000, 10000, 30000, 100000} {
 		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
@@ -110,7 +110,7 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// scattered leads each port of ten to a port of the pods that is not next to that of its neighbour.
+// scattered leads ten ports each to ports of the pods that are not adjacent.
 func scattered(ports int) calc.Snapshot {
 	snapshot := bigSnapshot(ports/10, 10, v1alpha1.ModeEndpoints)
 	for _, s := range snapshot.EndpointSlices {

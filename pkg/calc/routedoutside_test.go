@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestRoutedOutside: what counts is where the kernel sends a packet now, by the longest destination and then by the metric.
+// TestRoutedOutside checks that the current route of the kernel decides: the longest destination, then the metric.
 func TestRoutedOutside(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
 	route := func(to, link string, metric int) gateway.Route {
@@ -28,7 +28,7 @@ func TestRoutedOutside(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		cfg  config.Config
-		// before are the routes that there were, routes those that there are.
+		// before are the former routes, routes the current ones.
 		before, routes []gateway.Route
 		defaults       []gateway.DefaultRoute
 		link, by       string
@@ -65,14 +65,14 @@ func TestRoutedOutside(t *testing.T) {
 	}
 }
 
-// TestRoutedOutsideBlocks: connections do not get through, so the Mapping is not ready.
+// TestRoutedOutsideBlocks checks that the Mapping is not ready, because connections do not get through.
 func TestRoutedOutsideBlocks(t *testing.T) {
 	if f := (Finding{Name: "echo", Reason: ReasonRoutedOutside}); !f.Blocks() {
-		t.Error("it does not")
+		t.Error("RoutedOutside does not block")
 	}
 }
 
-// TestOwnPrefixes: a link that may wait for its first advertisement, or for another one, takes what it is given.
+// TestOwnPrefixes checks that a link that may wait for an advertisement has no prefix of its own.
 func TestOwnPrefixes(t *testing.T) {
 	prefixes := func(texts ...string) (list []netip.Prefix) {
 		for _, text := range texts {
@@ -92,7 +92,7 @@ func TestOwnPrefixes(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		cfg   config.Config
-		links []gateway.Link // of eth1, one after the other
+		links []gateway.Link // of eth1, in sequence
 		want  []string
 	}{
 		{"static", uplinks, []gateway.Link{static}, []string{"eth1"}},

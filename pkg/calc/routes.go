@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// serviceRoutes keeps the next hops that can lead to the destination and that answer. Where none of them answers they all
-// stay: a route that may work again any moment is better than none, by which packets would leave for the outside.
+// serviceRoutes keeps the next hops that can lead to the destination and answer. If none answers, all stay: a route that may
+// work again soon is better than none, which would send packets outside.
 func serviceRoutes(host gateway.Host, cfg config.Config) ([]gateway.ServiceRoute, []Finding) {
 	var routes []gateway.ServiceRoute
 	var findings []Finding

@@ -13,26 +13,26 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// run is what changes by one calculation.
+// run is the state of one calculation.
 type run struct {
 	doubtful []*entry
-	// changed are the entries whose Forwards are to be settled anew.
+	// changed are the entries whose Forwards have to be settled again.
 	changed []*entry
-	// ports is set when somebody asks for other ports, egress when for other pods, about when there is anything else to say.
+	// ports is set if requests for ports changed, egress if requests for egress did, about if Findings did.
 	ports, egress, about bool
-	// used is what changes of what namespaces ask for.
+	// used is the change of usage by namespace.
 	used map[string]usage
-	// here and away are what changes of the State's Forwards and of those of addresses that are away.
+	// here and away are the changes of the State's Forwards, and of its Forwards for addresses that are away.
 	here, away listChange
 }
 
-// listChange are the Forwards that leave a list and those that come into it. What changes does both.
+// listChange has the Forwards that leave a list and those that join it. A changed Forward does both.
 type listChange struct {
 	gone []gateway.Frontend
 	come []*gateway.Forward
 }
 
-// list returns the change of the list that has the Forwards of a place.
+// list returns the change of the list for a place.
 func (r *run) list(p place) *listChange {
 	if p == here {
 		return &r.here
@@ -40,7 +40,7 @@ func (r *run) list(p place) *listChange {
 	return &r.away
 }
 
-// doubt has it found out anew what entries ask for.
+// doubt marks entries to be resolved again.
 func (r *run) doubt(entries ...*entry) {
 	for _, e := range entries {
 		if !e.doubtful {
@@ -50,7 +50,7 @@ func (r *run) doubt(entries ...*entry) {
 	}
 }
 
-// leave takes an entry out.
+// leave removes an entry.
 func (r *run) leave(e *entry) {
 	r.withdraw(e.wants)
 	r.use(e.mapping.Namespace, e.usage, usage{})
@@ -59,7 +59,7 @@ func (r *run) leave(e *entry) {
 	r.about = r.about || len(e.findings) > 0
 }
 
-// withdraw takes what an entry has out of the State.
+// withdraw removes the Forwards of wants from the State.
 func (r *run) withdraw(wants []want) {
 	for i := range wants {
 		if w := &wants[i]; w.listed {
@@ -81,7 +81,7 @@ func (r *run) change(e *entry) {
 	}
 }
 
-// resolve finds out what the doubtful ones ask for.
+// resolve resolves the doubtful entries.
 func (r *run) resolve(c *calculation) {
 	for _, e := range r.doubtful {
 		before := *e
@@ -102,13 +102,13 @@ func (r *run) resolve(c *calculation) {
 	}
 }
 
-// settlePorts gives each port of a Frontend to the first one that asks.
+// settlePorts gives each port of a Frontend to the first Mapping that asks.
 func (r *run) settlePorts(entries []*entry) {
 	claims := conflicts.Claims{}
 	for _, yields := range []bool{false, true} {
 		for _, e := range entries {
 			if e.over != nil {
-				continue // what stays out takes no port
+				continue // an excluded Mapping takes no port
 			}
 			for i := range e.wants {
 				w := &e.wants[i]
@@ -120,7 +120,7 @@ func (r *run) settlePorts(entries []*entry) {
 					continue
 				}
 				r.change(e)
-				// What is said of the winners may be something else where they are the same ones.
+				// The finding may change even if the share stays: the winner may have another version.
 				w.take(share)
 			}
 		}
@@ -131,7 +131,7 @@ func (w *want) claim() conflicts.Ports {
 	return conflicts.Ports{Address: w.Address, Protocol: v1alpha1.Protocol(w.Protocol), First: w.Ports.First, Last: w.Ports.Last}
 }
 
-// settleEgress gives each pod to the first one that asks.
+// settleEgress gives each pod to the first Mapping that asks.
 func (r *run) settleEgress(entries []*entry) {
 	claims := egressClaims{}
 	for _, e := range entries {
@@ -145,7 +145,7 @@ func (r *run) settleEgress(entries []*entry) {
 	}
 }
 
-// finish puts what the changed entries have into the State.
+// finish puts the Forwards of changed entries into the State.
 func (r *run) finish() {
 	for _, e := range r.changed {
 		e.changed = false
@@ -163,7 +163,7 @@ func (r *run) finish() {
 	}
 }
 
-// findings returns those about all entries, which come by age, sorted by Mapping.
+// findings returns the Findings of all entries, sorted by Mapping. Entries come sorted by age.
 func findings(entries []*entry) []Finding {
 	var all []Finding
 	for _, e := range entries {
@@ -175,7 +175,7 @@ func findings(entries []*entry) []Finding {
 	return all
 }
 
-// egresses returns those of addresses that are here, and those of addresses that are not.
+// egresses returns the Egresses with addresses that are here, and with those that are away.
 func egresses(entries []*entry) (here, away []gateway.Egress) {
 	for _, e := range entries {
 		for _, egress := range e.egresses {
@@ -194,7 +194,7 @@ func egresses(entries []*entry) (here, away []gateway.Egress) {
 	return here, away
 }
 
-// apply returns sorted forwards without those that are gone and with those that have come.
+// apply returns sorted forwards without those in gone and with those in come.
 func (l *listChange) apply(forwards []*gateway.Forward) []*gateway.Forward {
 	gone, come := l.gone, l.come
 	if len(gone)+len(come) == 0 {

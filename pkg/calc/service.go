@@ -18,15 +18,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// backing is what a Mapping leads to.
+// backing is where a Mapping leads.
 type backing struct {
-	// targets are those of each of its ports; none where the Service does not allow it.
+	// targets has an item for each port of the Mapping, empty if the Service does not allow it.
 	targets []targets
 	// affinity is how long a client keeps its endpoint.
 	affinity time.Duration
-	// pods are all endpoints, whatever their ports and conditions.
+	// pods are all endpoints, regardless of their ports and conditions.
 	pods byFamily[netip.Addr]
-	// clusterIPs are those that it leads to in mode service.
+	// clusterIPs are the destinations in mode service.
 	clusterIPs []netip.Addr
 }
 
@@ -38,7 +38,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 		c.report(m, v1alpha1.ConditionResolvedRefs, reason, "spec.serviceName", "%s; connections are rejected", problem)
 		return b
 	}
-	var families []netip.Addr // one address for each that is in use here and that the Service has
+	var families []netip.Addr // one address for each family that is in use here and that the Service has
 	for _, a := range addresses {
 		switch {
 		case a.place != here:
@@ -77,7 +77,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 	port := m.Spec.Ports[i]
 	switch servicePort := findPort(service, port); {
 	case m.Spec.Mode == v1alpha1.ModeEndpoints && port.EndPort != nil:
-		// A range leads straight to the pods; the Service need not list a thousand ports.
+		// A range leads straight to the pods, so that the Service need not list a thousand ports.
 		t = c.endpoints(of, func(*endpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
 	case servicePort == nil:
 		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServicePortNotFound, portField(i, "servicePort"),
@@ -101,8 +101,8 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 	return t
 }
 
-// checkClusterIP reports where the cluster refuses what is forwarded to the ClusterIP, as there is no endpoint behind it. A
-// Service without slices says nothing about its endpoints here.
+// checkClusterIP reports a ClusterIP without endpoints, whose connections the cluster refuses. A Service without slices says
+// nothing about its endpoints here.
 func (c *calculation) checkClusterIP(
 	m *v1alpha1.Mapping, i int, service *corev1.Service, servicePort *corev1.ServicePort, of []*endpointSlice, families []netip.Addr,
 ) {
@@ -119,7 +119,7 @@ func (c *calculation) checkClusterIP(
 	}
 }
 
-// slicesBehind returns the slices of a Service as they are: where a ClusterIP leads is for the cluster to decide.
+// slicesBehind returns all slices of a Service: the cluster decides where a ClusterIP leads.
 func (c *calculation) slicesBehind(service serviceKey) []*endpointSlice {
 	var read []*endpointSlice
 	for _, s := range c.slices[service] {
@@ -147,7 +147,7 @@ func serviceProblem(s *corev1.Service, name serviceKey, mode v1alpha1.Mode) (rea
 	return "", ""
 }
 
-// serviceAddresses are the ClusterIPs, at most one a family as the API has it.
+// serviceAddresses returns the ClusterIPs, at most one per family as in the API.
 func serviceAddresses(s *corev1.Service) []netip.Addr {
 	var addrs []netip.Addr
 	for _, text := range clusterIPs(s) {
@@ -166,7 +166,7 @@ func clusterIPs(s *corev1.Service) []string {
 	return []string{s.Spec.ClusterIP}
 }
 
-// affinity is how long a client keeps its endpoint.
+// affinity returns how long a client keeps its endpoint.
 func affinity(s *corev1.Service) time.Duration {
 	if s.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
 		return 0
@@ -189,8 +189,8 @@ func affinitySeconds(s *corev1.Service) int32 {
 	return corev1.DefaultClientIPServiceAffinitySeconds
 }
 
-// hasFamily reports whether the Service can be reached by the family. A Service in a file may not say which ones it has;
-// its slices do then, and without any there is nothing to complain about yet.
+// hasFamily reports whether the Service has the family. A Service from a file may not say so; then its slices decide. Without
+// slices there is nothing to report yet.
 func (c *calculation) hasFamily(s *corev1.Service, mode v1alpha1.Mode, v4 bool) bool {
 	if mode == v1alpha1.ModeService {
 		return slices.ContainsFunc(serviceAddresses(s), func(a netip.Addr) bool { return a.Is4() == v4 })
@@ -204,7 +204,7 @@ func (c *calculation) hasFamily(s *corev1.Service, mode v1alpha1.Mode, v4 bool) 
 	})
 }
 
-// family is the name of a family, as Services and EndpointSlices spell it.
+// family returns the name of a family as Services and EndpointSlices spell it.
 func family(v4 bool) string {
 	if v4 {
 		return string(corev1.IPv4Protocol)

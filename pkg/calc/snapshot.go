@@ -12,93 +12,94 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Snapshot is what a source knew at one instant, no two objects of a kind with one name. Objects and lists are shared with
-// caches and must not be changed: one that says something else is another one. In whatever order they come, the outcome is
-// the same; that Snapshots come in the same order makes it cheap to see what is another one.
+// Snapshot is what a source knew at one instant; names are unique per kind. Objects and lists are shared with caches and must
+// not be changed: a changed object has another pointer. The order does not affect the result, but a stable order makes changes
+// cheap to find.
 type Snapshot struct {
 	Mappings       []*v1alpha1.Mapping
 	Services       []*corev1.Service
 	EndpointSlices []*discoveryv1.EndpointSlice
 }
 
-// Finding says why a Mapping is not, or only partly, in effect; or, without Namespace and Name, what is wrong with the host.
+// Finding says why a Mapping is not, or only partly, in effect. Without Namespace and Name it is about the host.
 type Finding struct {
 	// Namespace and Name are the Mapping's.
 	Namespace, Name string
-	// Condition is the one of v1alpha1's conditions that the finding is about; none when it is about the host.
+	// Condition is one of v1alpha1's conditions, or "" if the finding is about the host.
 	Condition string
 	// Reason is CamelCase and stable, for programs.
 	Reason string
-	// Field is the path that the finding is about, "spec.ports[1].servicePort"; of the config when it is about the host.
+	// Field is the path of a field, as in "spec.ports[1].servicePort"; of the config if the finding is about the host.
 	Field string
-	// Message is for people: what, where, what would be right.
+	// Message is for people: what is wrong, where, and what would be right.
 	Message string
 }
 
 // The reasons of Findings about a Mapping.
 const (
-	// ReasonInvalid: the field does not pass validation; the whole Mapping stays out.
+	// ReasonInvalid: the field is invalid; the whole Mapping is left out.
 	ReasonInvalid = "Invalid"
-	// ReasonPortConflict: an older Mapping has ports that it asks for; these alone stay out, also out of a range.
+	// ReasonPortConflict: an older Mapping has ports that it asks for; only these are left out, also from a range.
 	ReasonPortConflict = "PortConflict"
-	// ReasonTooManyPorts: the config of this host does not let a Mapping have as many; the whole Mapping stays out.
+	// ReasonTooManyPorts: it exceeds the limit in the config of this host; the whole Mapping is left out.
 	ReasonTooManyPorts = "TooManyPorts"
-	// ReasonNoSources: sources are allowed, but none of an address's family; nobody can connect to it.
+	// ReasonNoSources: the allowed sources have none of an address's family, so no client can connect to it.
 	ReasonNoSources = "NoSources"
-	// ReasonServiceNotFound and those below: connections are rejected until the Service is right.
+	// ReasonServiceNotFound and the following: connections are rejected until the Service is fixed.
 	ReasonServiceNotFound     = "ServiceNotFound"
 	ReasonServiceExternalName = "ServiceExternalName"
 	ReasonServiceHeadless     = "ServiceHeadless"
 	ReasonNoClusterIP         = "NoClusterIP"
 	ReasonServicePortNotFound = "ServicePortNotFound"
-	// ReasonIPFamilyNotSupported: the Service is not of the address's family; connections to that address are rejected.
+	// ReasonIPFamilyNotSupported: the Service lacks the address's family; connections to that address are rejected.
 	ReasonIPFamilyNotSupported = "IPFamilyNotSupported"
-	// ReasonServiceInvalid: the Service says what no API server would have let through, and the message what is made of it.
+	// ReasonServiceInvalid: the Service has a value that an API server would have rejected; the message says how it is treated.
 	ReasonServiceInvalid = "ServiceInvalid"
-	// ReasonAffinityIneffective: the cluster cannot keep clients apart that it sees as one. All else is in effect.
+	// ReasonAffinityIneffective: the cluster sees all clients as one and cannot keep them apart. Everything else is in effect.
 	ReasonAffinityIneffective = "SessionAffinityIneffective"
-	// ReasonTrafficPolicyLocal: nodes without an endpoint drop what the gateway sends them. All else is in effect.
+	// ReasonTrafficPolicyLocal: nodes without an endpoint drop what the gateway sends them. Everything else is in effect.
 	ReasonTrafficPolicyLocal = "InternalTrafficPolicyLocal"
-	// ReasonEndpointSliceInvalid: the same of an EndpointSlice; what makes no sense is left out.
+	// ReasonEndpointSliceInvalid: an EndpointSlice has invalid values, which are left out.
 	ReasonEndpointSliceInvalid = "EndpointSliceInvalid"
 	// ReasonNoReadyEndpoints: connections are rejected until an endpoint is ready.
 	ReasonNoReadyEndpoints = "NoReadyEndpoints"
-	// ReasonAddressNotOnHost: the address is another gateway's, or nobody's; it stays out here.
+	// ReasonAddressNotOnHost: the address is on another gateway, or on none; it is left out here.
 	ReasonAddressNotOnHost = "AddressNotOnHost"
-	// ReasonAddressNotServed: the host has the address, but the config does not let Mappings use it; it stays out here.
+	// ReasonAddressNotServed: the host has the address, but the config does not let Mappings use it; it is left out here.
 	ReasonAddressNotServed = "AddressNotServed"
-	// ReasonNotAnUplink: addressesFrom name no uplink of this host; another gateway may have it.
+	// ReasonNotAnUplink: addressesFrom names an uplink that this host does not have; another gateway may have it.
 	ReasonNotAnUplink = "NotAnUplink"
-	// ReasonNoUplinkAddress: the uplink has no address now that the Mapping could be served at.
+	// ReasonNoUplinkAddress: the uplink currently has no address for the Mapping.
 	ReasonNoUplinkAddress = "NoUplinkAddress"
-	// ReasonTooManyAddresses: an uplink has more addresses than a Mapping may; only these stay out.
+	// ReasonTooManyAddresses: uplinks have more addresses than a Mapping may have; only the excess is left out.
 	ReasonTooManyAddresses = "TooManyAddresses"
-	// ReasonPortReserved: the port is the host's own, or of a program on it; only this port stays out here.
+	// ReasonPortReserved: the host or a program on it uses the port; only this port is left out here.
 	ReasonPortReserved = "PortReserved"
-	// ReasonTooExpensive: the config of this host does not let a Mapping cost as many rules; the whole Mapping stays out.
+	// ReasonTooExpensive: it needs more rules than the config of this host allows; the whole Mapping is left out.
 	ReasonTooExpensive = "TooExpensive"
-	// ReasonEndpointNotAllowed: nothing is led to such an address, or nothing proves that a pod of the namespace has it; only
-	// this endpoint stays out.
+	// ReasonEndpointNotAllowed: the address may not be a destination, or is not proven to belong to a pod of the namespace;
+	// only this endpoint is left out.
 	ReasonEndpointNotAllowed = "EndpointNotAllowed"
-	// ReasonRoutedOutside: this host routes endpoints or a ClusterIP out of a link to the outside, another way than inside.
+	// ReasonRoutedOutside: this host routes endpoints or a ClusterIP out of a link to the outside instead of inside.
 	ReasonRoutedOutside = "RoutedOutside"
-	// ReasonIPv6Disabled: the config turns IPv6 off; the address stays out here.
+	// ReasonIPv6Disabled: the config turns IPv6 off; the address is left out here.
 	ReasonIPv6Disabled = "IPv6Disabled"
-	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port stays out here.
+	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port is left out here.
 	ReasonSCTPNotSupported = "SCTPNotSupported"
-	// ReasonRuleRefused: iptables or the kernel of this host refuses a rule of it, which is found out as it is programmed; what
-	// it had in effect of the family stays, as far as it still asks for that.
+	// ReasonRuleRefused: iptables or the kernel of this host rejected one of its rules when programming it. The previous rules
+	// of the family stay as far as it still asks for them.
 	ReasonRuleRefused = "RuleRefused"
-	// ReasonMasqueradeIgnored: masquerade: false does not reach the pods, as the cluster hides the clients' addresses in service mode.
+	// ReasonMasqueradeIgnored: masquerade: false has no effect in service mode, because the cluster hides the clients'
+	// addresses from pods.
 	ReasonMasqueradeIgnored = "MasqueradeIgnored"
-	// ReasonSourcePortsLow: the masquerade of connections to a backend hardly has a source port left. All is forwarded.
+	// ReasonSourcePortsLow: source ports for masqueraded connections to a backend run out. Everything is still forwarded.
 	ReasonSourcePortsLow = "SourcePortsLow"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
 	ReasonNoUplink = "NoUplink"
-	// ReasonNoInsideLink: this host has uplinks alone, and the config does not say that pods are behind one; pods do not leave with
-	// the address.
+	// ReasonNoInsideLink: this host has only uplinks, and the config does not say that pods are behind one; pods do not leave
+	// with the address.
 	ReasonNoInsideLink = "NoInsideLink"
-	// ReasonEgressConflict: an older Mapping says with which address the pods leave.
+	// ReasonEgressConflict: an older Mapping determines the address with which the pods leave.
 	ReasonEgressConflict = "EgressConflict"
 )
 
@@ -108,17 +109,17 @@ const (
 	ReasonLinkDown       = "LinkDown"
 	ReasonNoGateway      = "NoGateway"
 	ReasonTooManyUplinks = "TooManyUplinks"
-	// ReasonLinkIsPort: an uplink is a port of a bridge or bond, which is taken for the uplink.
+	// ReasonLinkIsPort: an uplink is a port of a bridge or bond, which becomes the uplink instead.
 	ReasonLinkIsPort = "LinkIsPort"
-	// ReasonLinkOutside: a link that is no uplink is taken to lead to the outside.
+	// ReasonLinkOutside: a link that is no uplink counts as outside.
 	ReasonLinkOutside = "LinkOutside"
-	// ReasonSwitchedFrames: netfilter is given frames that bridges switch, and rules cannot tell them.
+	// ReasonSwitchedFrames: netfilter sees frames that bridges switch, and rules cannot tell them from routed packets.
 	ReasonSwitchedFrames     = "SwitchedFramesFiltered"
 	ReasonNextHopUnreachable = "NextHopUnreachable"
 )
 
-// Blocks reports whether connections to some of what the Mapping asks of this host are not forwarded for the finding. A reason
-// that is not known to be harmless does.
+// Blocks reports whether the finding means that some connections for the Mapping are not forwarded. Unknown reasons count as
+// blocking.
 func (f Finding) Blocks() bool {
 	switch f.Reason {
 	case ReasonServiceInvalid, ReasonEndpointSliceInvalid, ReasonNoUplink, ReasonEgressConflict, ReasonMasqueradeIgnored,
@@ -128,8 +129,8 @@ func (f Finding) Blocks() bool {
 	return f.Name != "" && !f.Elsewhere()
 }
 
-// Elsewhere reports whether the finding is about an address or uplink that this host does not have: most likely that of another
-// gateway, which is nothing to be warned of here. Whether any gateway has it is in the status of the Mapping.
+// Elsewhere reports whether the finding is about an address or uplink that this host does not have. It most likely belongs to
+// another gateway, so it is no reason for a warning here; the status of the Mapping says whether any gateway has it.
 func (f Finding) Elsewhere() bool {
 	return f.Reason == ReasonAddressNotOnHost || f.Reason == ReasonNotAnUplink
 }

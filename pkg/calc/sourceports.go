@@ -13,12 +13,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// A backend is short of source ports from lowPercent in use on, until it is below enoughPercent: a load about the limit is
-// no news each time.
+// A backend is short of source ports from lowPercent in use until it is below enoughPercent. The hysteresis avoids a finding
+// each time the load crosses one limit.
 const lowPercent, enoughPercent = 80, 70
 
-// Short returns the backends of which hardly any source port is left for the masquerade, of those that were counted. Before
-// are those that were short at the last count. The result is sorted and has no counts.
+// Short returns the counted backends that hardly have a source port left for masquerading. before has those that were short at
+// the last count. The result is sorted and has no counts.
 func Short(state gateway.State, counted, before []gateway.SourcePorts) []gateway.SourcePorts {
 	var short []gateway.SourcePorts
 	for _, c := range counted {
@@ -38,7 +38,7 @@ func Short(state gateway.State, counted, before []gateway.SourcePorts) []gateway
 	return short
 }
 
-// ShortFindings says which Mappings lead to backends that are short of source ports: one Finding for each Mapping.
+// ShortFindings returns one Finding for each Mapping that leads to backends short of source ports.
 func ShortFindings(state gateway.State, short []gateway.SourcePorts) []Finding {
 	if len(short) == 0 {
 		return nil

@@ -73,7 +73,7 @@ func TestWhoLeadsToBackendsShortOfSourcePorts(t *testing.T) {
 	for _, f := range got {
 		names = append(names, f.String())
 		if f.Blocks() {
-			t.Errorf("%s: connections are forwarded, and it counts as not ready", f)
+			t.Errorf("%s blocks, although connections are forwarded", f)
 		}
 	}
 	said := func(owner string) string {
@@ -85,6 +85,6 @@ func TestWhoLeadsToBackendsShortOfSourcePorts(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if got := ShortFindings(state, nil); got != nil {
-		t.Errorf("%v without a backend that is short", got)
+		t.Errorf("got %v without a short backend", got)
 	}
 }

@@ -14,12 +14,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// checkState holds a State to what pkg/gateway promises of every State, and so to what the data plane relies on.
+// checkState checks that a State has the properties that pkg/gateway defines for the data plane.
 func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 	t.Helper()
 	checkForwards(t, state.Forwards)
 	checkForwards(t, state.Away.Forwards)
-	// Both together have no two that overlap either.
+	// The two lists together must not overlap either.
 	everywhere := slices.Concat(state.Forwards, state.Away.Forwards)
 	slices.SortFunc(everywhere, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
 	checkForwards(t, everywhere)
@@ -32,7 +32,7 @@ func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 		}
 	}
 	if !sortedSet(state.ServiceRoutes, func(a, b gateway.ServiceRoute) int { return comparePrefixes(a.Destination, b.Destination) }) {
-		t.Errorf("service routes are not sorted, or one is there twice: %v", state.ServiceRoutes)
+		t.Errorf("service routes are not sorted or have duplicates: %v", state.ServiceRoutes)
 	}
 	for _, r := range state.ServiceRoutes {
 		if len(r.Via) == 0 || !sortedSet(r.Via, netip.Addr.Compare) || !sameFamily(r.Destination.Addr(), r.Via) {
@@ -70,11 +70,11 @@ func checkForward(t testing.TB, f *gateway.Forward) {
 		t.Errorf("%s: sources %v", f.Frontend, f.Sources)
 	}
 	if f.SourcesDeny && len(f.Sources) > 0 {
-		t.Errorf("%s: sources are denied, and allowed: %v", f.Frontend, f.Sources)
+		t.Errorf("%s: sources are both denied and allowed: %v", f.Frontend, f.Sources)
 	}
 	for _, list := range [][]gateway.Backend{f.Backends, f.Draining} {
 		if !sortedSet(list, compareBackends) {
-			t.Errorf("%s: backends are not sorted, or one is there twice: %v", f.Frontend, list)
+			t.Errorf("%s: backends are not sorted or have duplicates: %v", f.Frontend, list)
 		}
 		for _, b := range list {
 			last := int(b.Port)
@@ -85,12 +85,12 @@ func checkForward(t testing.TB, f *gateway.Forward) {
 				t.Errorf("%s: backend %+v", f.Frontend, b)
 			}
 			if slices.Contains(f.Backends, b) && slices.Contains(f.Draining, b) {
-				t.Errorf("%s: backend %+v drains, and takes connections", f.Frontend, b)
+				t.Errorf("%s: backend %+v drains and takes connections", f.Frontend, b)
 			}
 		}
 	}
 	if !f.Direct && (len(f.Draining) > 0 || f.Affinity != 0 || len(f.Backends) > 1) || f.Affinity < 0 {
-		t.Errorf("%s: a ClusterIP has what is for endpoints: %+v", f.Frontend, f)
+		t.Errorf("%s: a ClusterIP has settings for endpoints: %+v", f.Frontend, f)
 	}
 }
 
@@ -100,7 +100,7 @@ func checkEgresses(t testing.TB, state gateway.State) {
 		if !sortedSet(list, func(a, b gateway.Egress) int {
 			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
 		}) {
-			t.Errorf("egresses are not sorted, or one is there twice: %v", list)
+			t.Errorf("egresses are not sorted or have duplicates: %v", list)
 		}
 	}
 	seen := map[netip.Addr]bool{}
@@ -117,7 +117,7 @@ func checkEgresses(t testing.TB, state gateway.State) {
 	}
 }
 
-// sortedSet reports whether each item comes before the next one.
+// sortedSet reports whether items are strictly ascending.
 func sortedSet[T any](items []T, compare func(a, b T) int) bool {
 	for i := 1; i < len(items); i++ {
 		if compare(items[i-1], items[i]) >= 0 {

@@ -12,11 +12,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// uplinks numbers the links to the outside: those configured by name by their place among the names, whether they are there
-// or not; then those found by patterns, by their name. So only a pattern whose links come and go can move a number, and
-// that of its own kind alone.
+// uplinks numbers the links to the outside. Links configured by name come first, by their position among the names, whether
+// they exist or not; then links that match patterns, sorted by name. So a number only changes if links of a pattern come or go,
+// and only for links of patterns.
 //
-// A link that is not there, or down, stays in the State without routes: what guards it must stand before it comes.
+// A link that is missing or down stays in the State without routes, so that its boundary exists before the link does.
 func uplinks(host gateway.Host, cfg config.Config) ([]gateway.Uplink, []Finding) {
 	u := uplinkSet{host: host, limit: cfg.Ownership.MaxUplinks(), taken: map[string]bool{}}
 	for i, c := range cfg.Uplinks {
@@ -101,7 +101,7 @@ func whyNoGateway(c config.Uplink) string {
 	return "it has no default route in the main table, and neither gateway nor gatewayOffset is set"
 }
 
-// connected are the networks on the link, but for the link-local one that every IPv6 link has.
+// connected returns the networks on the link, except for the link-local one of every IPv6 link.
 func connected(link gateway.Link) []netip.Prefix {
 	var networks []netip.Prefix
 	for _, a := range link.Addresses {
@@ -119,8 +119,8 @@ func connected(link gateway.Link) []netip.Prefix {
 	return slices.Compact(networks)
 }
 
-// gateways returns at most one a family: the configured one, the one at the offset, or that of the link's default route; and
-// the best default route of a family that has none of its own.
+// gateways returns at most one gateway per family: the configured one, the one at the offset, or that of the link's default
+// route. For a family without a gateway it returns the best default route of the link.
 func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, connected []netip.Prefix) ([]netip.Addr, []gateway.DefaultRoute) {
 	var found byFamily[netip.Addr]
 	for _, g := range c.Gateways {
@@ -156,12 +156,12 @@ func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, conn
 	return gateways, defaults
 }
 
-// needsGateway reports whether the link has an address of the family that others can reach.
+// needsGateway reports whether the link has an address of the family that is reachable from outside its network.
 func needsGateway(link gateway.Link, v4 bool) bool {
 	return slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() == v4 && p.Addr().IsGlobalUnicast() })
 }
 
-// offset returns the n-th address of the network, or none when the network has no such host.
+// offset returns the n-th address of the network, or the zero Addr if that is no host of the network.
 func offset(network netip.Prefix, n int) netip.Addr {
 	if n == 0 {
 		return netip.Addr{}
