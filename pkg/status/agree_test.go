@@ -24,8 +24,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestStatusAndGatewayAgree compares what the status says of random Mappings with what a gateway makes of them: whether they
-// are valid, what they lose and to whom, and whether their Services have what they name.
+// TestStatusAndGatewayAgree compares the status of random Mappings with the findings of a gateway: validity, lost ports and
+// their winners, and references to Services.
 func TestStatusAndGatewayAgree(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -64,7 +64,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 				want = append(want, fmt.Sprintf("%s belongs to Mapping %s, which %s", c.Ports, conflicts.Key(c.Winner), conflicts.Precedence(c.Winner, m)))
 			}
 			if diff := cmp.Diff(want, conflictTexts); diff != "" {
-				t.Fatalf("what %s lost (-status +gateway)\n%s", m.Name, diff)
+				t.Fatalf("conflicts of %s (-status +gateway)\n%s", m.Name, diff)
 			}
 			accepted := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionAccepted)
 			resolved := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionResolvedRefs)
@@ -76,7 +76,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 				conditions.ReasonServiceHeadless:     resolved.Reason == conditions.ReasonServiceHeadless,
 			} {
 				if says != strings.Contains(found, reason+" ") {
-					t.Fatalf("%s of %+v with %+v: the status says %t, the gateway found %s", reason, m.Spec, service, says, found)
+					t.Fatalf("%s of %+v with %+v: the status reports %t, the gateway found %s", reason, m.Spec, service, says, found)
 				}
 				if says {
 					seen[reason]++
@@ -89,7 +89,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 	}
 	for _, reason := range []string{"conflicts", conditions.ReasonInvalid, conditions.ReasonServiceNotFound, conditions.ReasonServicePortNotFound, conditions.ReasonServiceHeadless} {
 		if seen[reason] < 10 {
-			t.Errorf("%s came up %d times alone: the Mappings are not as random as they should be", reason, seen[reason])
+			t.Errorf("%s came up only %d times: the Mappings are not random enough", reason, seen[reason])
 		}
 	}
 }

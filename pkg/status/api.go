@@ -18,19 +18,19 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// API is what is asked of the server that holds Mappings.
+// API is the part of the API of Mappings that this package uses.
 type API interface {
 	List(ctx context.Context) (*v1alpha1.MappingList, error)
 	Get(ctx context.Context, mapping types.NamespacedName) (*v1alpha1.Mapping, error)
-	// Apply is a server-side apply of a Mapping's status, by force.
+	// Apply applies the status of a Mapping server-side, by force.
 	Apply(ctx context.Context, mapping types.NamespacedName, manager string, body []byte) error
-	// Whoami returns the instance that the credential is of, nothing where the server does not say.
+	// Whoami returns the instance of the credential, or "" if the server does not report it.
 	Whoami(ctx context.Context) (instance string, err error)
-	// Renew applies a Lease that holds for so long from now.
+	// Renew applies a Lease that is valid for the duration from now.
 	Renew(ctx context.Context, lease types.NamespacedName, manager, holder string, now time.Time, duration time.Duration) error
 }
 
-// restAPI is the API by plain requests. The clientsets would bring all kinds that Kubernetes has into memory.
+// restAPI implements API by plain requests. Clientsets would load all kinds of Kubernetes into memory.
 type restAPI struct{ client rest.Interface }
 
 // NewAPI returns the API of a server.
@@ -41,7 +41,7 @@ func NewAPI(cfg *rest.Config) (API, error) {
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.APIPath = "/apis"
-	cfg.QPS = -1 // those who write have a limit of their own
+	cfg.QPS = -1 // callers have their own limits
 	cfg.ContentConfig = rest.ContentConfig{
 		AcceptContentTypes: runtime.ContentTypeJSON,
 		GroupVersion:       &v1alpha1.SchemeGroupVersion, NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
@@ -65,7 +65,7 @@ func (a restAPI) Get(ctx context.Context, mapping types.NamespacedName) (*v1alph
 	return m, a.client.Get().Namespace(mapping.Namespace).Resource("mappings").Name(mapping.Name).Do(ctx).Into(m)
 }
 
-// Whoami implements API by a SelfSubjectReview, of which it reads the instance alone.
+// Whoami implements API by a SelfSubjectReview, and reads only the instance.
 func (a restAPI) Whoami(ctx context.Context) (string, error) {
 	raw, err := a.client.Post().AbsPath("/apis/authentication.k8s.io/v1/selfsubjectreviews").
 		Body([]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)).SetHeader("Content-Type", runtime.ContentTypeJSON).Do(ctx).Raw()

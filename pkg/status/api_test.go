@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestRequests holds what is sent, word by word, and that answers are read.
+// TestRequests checks the exact requests, and that responses are read.
 func TestRequests(t *testing.T) {
 	const mapping = `"metadata":{"namespace":"shop","name":"echo"},"spec":{"serviceName":"echo"}`
 	echo := types.NamespacedName{Namespace: "shop", Name: "echo"}
@@ -102,7 +102,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestRefusals are told apart by what the server says.
+// TestRefusals checks that errors keep the reason of the server.
 func TestRefusals(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

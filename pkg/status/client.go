@@ -16,48 +16,49 @@ import (
 )
 
 const (
-	// leaseEvery is how often the Lease is renewed at most, leaseDuration how long it holds: what relays wait for.
+	// leaseEvery is the shortest interval of renewals. leaseDuration is how long the Lease is valid, and so how long relays
+	// wait.
 	leaseEvery    = time.Minute
 	leaseDuration = 10 * time.Minute
-	// LeaseNamespace is where relays look for Leases, unless they are told otherwise.
+	// LeaseNamespace is where relays look for Leases by default.
 	LeaseNamespace = "smartnat"
-	// requestTimeout bounds each request. Nobody waits for it.
+	// requestTimeout bounds each request. No other work waits for a request.
 	requestTimeout = 10 * time.Second
 )
 
-// Client speaks to the API that holds the status of Mappings: the relay, which takes entries and does the rest, or the cluster.
+// Client accesses the status of Mappings: through a relay, which accepts entries and does the rest, or in the cluster.
 type Client struct {
 	instance string
-	// name is what the entries are called on this side. It is the instance too, unless the server says that the credential is
-	// another's: asks is set until it was asked.
+	// name is the instance name in entries on this side. It equals instance, unless the server reports another one for the
+	// credential. asks is set until the server was asked.
 	name string
 	asks bool
 	api  API
-	// namespace is that of the Lease; none where the relay notes who reported.
+	// namespace is the namespace of the Lease, or "" if the relay tracks which gateways report.
 	namespace string
 	renewed   time.Time
 	now       func() time.Time
 }
 
-// NewRelayClient reports through a relay.
+// NewRelayClient returns a Client that reports through a relay.
 func NewRelayClient(instance string, api API) *Client {
 	return &Client{instance: instance, name: instance, api: api, now: time.Now}
 }
 
-// NewUnnamedClient reports through a relay as the instance that the relay says the credential is of, or as instance where it
-// does not say.
+// NewUnnamedClient returns a Client that reports through a relay, as the instance that the relay reports for the credential, or
+// as instance if it reports none.
 func NewUnnamedClient(instance string, api API) *Client {
 	c := NewRelayClient(instance, api)
 	c.asks = true
 	return c
 }
 
-// NewClusterClient writes into the cluster, and says by a Lease in a namespace that this gateway is still there.
+// NewClusterClient returns a Client that writes to the cluster, and keeps a Lease in a namespace as a sign of life.
 func NewClusterClient(instance string, api API, namespace string) *Client {
 	return &Client{instance: instance, name: instance, api: api, namespace: namespace, now: time.Now}
 }
 
-// ask learns which instance the credential is of. A server that does not know the question, or the answer, takes any name.
+// ask asks for the instance of the credential. A server that does not know the question, or the answer, accepts any name.
 func (c *Client) ask(ctx context.Context) error {
 	if !c.asks {
 		return nil
@@ -74,7 +75,7 @@ func (c *Client) ask(ctx context.Context) error {
 	return nil
 }
 
-// Read returns the entries of this gateway that there are.
+// Read returns the existing entries of this gateway.
 func (c *Client) Read(ctx context.Context) (map[types.NamespacedName]Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -98,14 +99,14 @@ func (c *Client) Read(ctx context.Context) (map[types.NamespacedName]Entry, erro
 	return have, nil
 }
 
-// Write makes the entry of a Mapping what it is to be.
+// Write writes the entry of a Mapping.
 func (c *Client) Write(ctx context.Context, mapping types.NamespacedName, e Entry) error {
 	entry := e.InstanceStatus
 	entry.Name = c.instance
 	return c.apply(ctx, mapping, e.UID, v1alpha1.MappingStatus{Instances: []v1alpha1.InstanceStatus{entry}})
 }
 
-// Remove takes the entry of a Mapping out.
+// Remove removes the entry of a Mapping.
 func (c *Client) Remove(ctx context.Context, mapping types.NamespacedName) error {
 	return c.apply(ctx, mapping, "", v1alpha1.MappingStatus{})
 }
@@ -127,7 +128,7 @@ func (c *Client) apply(ctx context.Context, k key, uid types.UID, status v1alpha
 	return nil
 }
 
-// renew says that this gateway is still there, before it says anything else: an entry without a Lease is of one that went.
+// renew renews the Lease. It comes before any write, because an entry without a Lease belongs to a gateway that is gone.
 func (c *Client) renew(ctx context.Context) error {
 	now := c.now()
 	if c.namespace == "" || now.Sub(c.renewed) < leaseEvery {

@@ -18,7 +18,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// wire notes what a Client asks for.
+// wire records the requests of a Client.
 type wire struct {
 	whoami string
 	denies error
@@ -30,7 +30,7 @@ type wire struct {
 func (w *wire) List(context.Context) (*v1alpha1.MappingList, error) { return &w.list, w.fails }
 
 func (w *wire) Get(context.Context, types.NamespacedName) (*v1alpha1.Mapping, error) {
-	return nil, errors.New("a Client gets nothing")
+	return nil, errors.New("unexpected Get")
 }
 
 func (w *wire) Apply(_ context.Context, mapping types.NamespacedName, manager string, body []byte) error {
@@ -48,21 +48,21 @@ func (w *wire) Whoami(context.Context) (string, error) {
 	return w.whoami, w.denies
 }
 
-// The relay says who a gateway is that its config does not name, once.
+// TestTheRelayNamesTheInstance checks that a Client without a name in its config asks the relay once.
 func TestTheRelayNamesTheInstance(t *testing.T) {
 	resource := schema.GroupResource{Resource: "selfsubjectreviews"}
 	for _, test := range []struct {
 		name, whoami string
 		denies       error
-		want         string // the name in what is written
+		want         string // the name in writes
 		fails        bool
 	}{
 		{"by the credential", "gw1", nil, "gw1", false},
 		{"a server that does not say", "", nil, "host7", false},
-		{"a relay of before", "", apierrors.NewMethodNotSupported(resource, "create"), "host7", false},
+		{"an older relay", "", apierrors.NewMethodNotSupported(resource, "create"), "host7", false},
 		{"a server that has no such kind", "", apierrors.NewNotFound(resource, ""), "host7", false},
 		{"a user who may not ask", "", apierrors.NewForbidden(resource, "", nil), "host7", false},
-		{"a relay that is away", "", errors.New("connection refused"), "", true},
+		{"an unreachable relay", "", errors.New("connection refused"), "", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := &wire{whoami: test.whoami, denies: test.denies, list: v1alpha1.MappingList{Items: []v1alpha1.Mapping{{
@@ -112,7 +112,7 @@ func TestClient(t *testing.T) {
 		client func(API) *Client
 		want   []string
 	}{
-		{"through a relay, which notes who was heard of", func(api API) *Client { return NewRelayClient("gw1", api) },
+		{"through a relay, which tracks the gateways", func(api API) *Client { return NewRelayClient("gw1", api) },
 			[]string{written, removed, written}},
 		{"at the cluster, with a Lease before anything else and again after a minute", func(api API) *Client { return NewClusterClient("gw1", api, "smartnat") },
 			[]string{lease, written, removed, lease, written}},
@@ -136,7 +136,7 @@ func TestClient(t *testing.T) {
 			}
 			w.fails = apierrors.NewForbidden(schema.GroupResource{}, "web", nil)
 			if err := c.Write(t.Context(), at, e); !notTaken(err) {
-				t.Errorf("%v, want what says that it is not taken", err)
+				t.Errorf("%v, want an error for which notTaken holds", err)
 			}
 		})
 	}

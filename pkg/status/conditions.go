@@ -24,9 +24,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 )
 
-// Conditions writes the conditions of all Mappings where no relay may be there to do it: a gateway that reaches the cluster by
-// itself knows all that they follow from. Every program of SmartNat comes to the same ones, and one that comes second finds
-// them written.
+// Conditions writes the conditions of all Mappings if there may be no relay to do it: a gateway with direct access to the
+// cluster knows everything that conditions depend on. All programs of SmartNat compute the same conditions, so the second one
+// finds them written.
 type Conditions struct {
 	api     API
 	log     logrus.FieldLogger
@@ -38,14 +38,14 @@ type Conditions struct {
 	latest *Facts
 	known  map[key]conditions.Facts
 
-	// What known was made of; of Run alone.
+	// seen are the Mappings of known. Only Run uses it.
 	seen []*v1alpha1.Mapping
 	lost map[types.NamespacedName]conflicts.Losses
-	// failing is set once it was said that nothing can be written; of the worker alone.
+	// failing is set once a failed write was logged. Only the worker uses it.
 	failing bool
 }
 
-// NewConditions returns one that does nothing until Run.
+// NewConditions returns Conditions that do nothing until Run.
 func NewConditions(api API, log logrus.FieldLogger) *Conditions {
 	return &Conditions{
 		api: api, log: log, limiter: rate.NewLimiter(writesPerSecond, writesAtOnce), wake: make(chan struct{}, 1),
@@ -53,7 +53,7 @@ func NewConditions(api API, log logrus.FieldLogger) *Conditions {
 	}
 }
 
-// Report takes the objects of an apply. It never waits; of many reports the last one counts.
+// Report takes the objects of an apply. It never blocks; the last report wins.
 func (c *Conditions) Report(f Facts) {
 	c.mu.Lock()
 	c.latest = &f
@@ -64,10 +64,10 @@ func (c *Conditions) Report(f Facts) {
 	}
 }
 
-// Reported has a Mapping looked at again whose entry of this gateway was written.
+// Reported checks a Mapping again after its entry of this gateway was written.
 func (c *Conditions) Reported(mapping types.NamespacedName) { c.queue.Add(mapping) }
 
-// Run writes what is not said yet until ctx ends.
+// Run writes missing conditions until ctx ends.
 func (c *Conditions) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -91,7 +91,7 @@ func (c *Conditions) Run(ctx context.Context) {
 	}
 }
 
-// digest puts into the queue what follows from other objects than before.
+// digest queues the Mappings whose inputs changed.
 func (c *Conditions) digest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -145,16 +145,16 @@ func (c *Conditions) processNextItem(ctx context.Context) bool {
 	case ctx.Err() != nil:
 		return true
 	case apierrors.IsConflict(err):
-		c.log.WithError(err).Debug("the conditions will be decided again")
+		c.log.WithError(err).Debug("conflict while writing conditions, will retry")
 	case !c.failing:
 		c.failing = true
-		c.log.WithError(err).Warn("the conditions of Mappings cannot be written, will be tried again")
+		c.log.WithError(err).Warn("cannot write conditions of Mappings, will retry")
 	}
 	c.queue.AddRateLimited(k)
 	return true
 }
 
-// settle decides of the Mapping as it is now, and writes what it does not say yet.
+// settle computes the conditions of the current Mapping, and writes them unless they are there.
 func (c *Conditions) settle(ctx context.Context, k key) error {
 	c.mu.Lock()
 	facts, ok := c.known[k]
@@ -171,7 +171,7 @@ func (c *Conditions) settle(ctx context.Context, k key) error {
 	case err != nil:
 		return fmt.Errorf("reading Mapping %s: %w", k, err)
 	case live.UID != facts.Mapping.UID || live.Generation != facts.Mapping.Generation:
-		return nil // what it is now is about to be known
+		return nil // the next snapshot will have the current version
 	}
 	facts.Mapping = live
 	decided := conditions.Decide(facts, metav1.Now())

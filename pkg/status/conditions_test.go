@@ -29,7 +29,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// cluster holds Mappings and counts what is asked of it.
+// cluster holds Mappings and records requests.
 type cluster struct {
 	API
 	mu       sync.Mutex
@@ -80,7 +80,7 @@ func (c *cluster) answer(verb, name string, do func(*v1alpha1.Mapping) error) (*
 	return m.DeepCopy(), nil
 }
 
-// has puts a Mapping of the Service of its name there, born so many seconds after all began, and returns it as a source does.
+// has adds a Mapping to the Service of the same name, created so many seconds after the start, and returns it as a source does.
 func (c *cluster) has(name string, born int64, port int32) *v1alpha1.Mapping {
 	m := &v1alpha1.Mapping{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Generation: 1, CreationTimestamp: metav1.NewTime(time.Unix(born, 0))},
@@ -90,7 +90,7 @@ func (c *cluster) has(name string, born int64, port int32) *v1alpha1.Mapping {
 	return m
 }
 
-// does returns what was asked since the last time.
+// does returns the requests since the last call.
 func (c *cluster) does(t *testing.T) []string {
 	t.Helper()
 	time.Sleep(soon)
@@ -158,7 +158,7 @@ func TestConditionsWithoutARelay(t *testing.T) {
 		f.Snapshot.Services = []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "old"},
 			Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 80}}}}}
 		writer.Report(f)
-		expect("its Service comes", "get old", "patch old")
+		expect("its Service arrives", "get old", "patch old")
 
 		c.mu.Lock()
 		c.mappings["old"].Status.Instances = []v1alpha1.InstanceStatus{{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 1, Programmed: true, Ready: true}}
@@ -176,7 +176,7 @@ func TestConditionsWithoutARelay(t *testing.T) {
 
 		f.Snapshot.Mappings = f.Snapshot.Mappings[1:]
 		writer.Report(f)
-		expect("the winner goes", "get new", "patch new")
+		expect("the winner is deleted", "get new", "patch new")
 		if got := c.says("new", v1alpha1.ConditionAccepted); got != "True Accepted" {
 			t.Errorf("Accepted is %s", got)
 		}
@@ -193,8 +193,8 @@ func TestConditionsThatCannotBeWritten(t *testing.T) {
 		if n := len(c.does(t)); n < 3*8 || n > 3*20 {
 			t.Errorf("%d requests in an hour for three Mappings, want them to back off", n)
 		}
-		if n := strings.Count(log.String(), "cannot be written"); n != 1 {
-			t.Errorf("said %d times, want once:\n%s", n, log)
+		if n := strings.Count(log.String(), "cannot write"); n != 1 {
+			t.Errorf("logged %d times, want once:\n%s", n, log)
 		}
 		c.mu.Lock()
 		c.fails = nil

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status says in the status of Mappings what this gateway has in effect of them: its own entry in status.instances, by
-// server-side apply, through the relay or at the cluster itself. What an entry says is pure; writing it is done off the path of
-// packets, seldom, and never waited for by anybody. It must never know how the kernel is programmed, only what came of it.
+// Package status writes into the status of Mappings what this gateway has in effect: its own entry in status.instances, by
+// server-side apply, through the relay or directly in the cluster. Computing an entry is pure. Writing is rare, off the path of
+// packets, and never blocks other work. The package must not know how the kernel is programmed, only the result.
 package status

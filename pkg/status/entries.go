@@ -17,35 +17,35 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Facts are what came of an apply. They are shared and not changed by anybody.
+// Facts are the result of an apply. They are shared and must not be changed.
 type Facts struct {
 	Snapshot calc.Snapshot
 	Host     gateway.Host
 	State    gateway.State
 	Findings []calc.Finding
-	// Resolved are what the addressesFrom of Mappings mean on this host.
+	// Resolved are the addresses of the addressesFrom of Mappings on this host.
 	Resolved map[types.NamespacedName]calc.Resolved
-	// Err is why not all of it could be programmed.
+	// Err is why the apply failed, at least in part.
 	Err error
 }
 
 type key = types.NamespacedName
 
-// Entry is what a gateway has to say of a Mapping.
+// Entry is what a gateway reports about a Mapping.
 type Entry struct {
-	// UID is the Mapping's: one that is made anew has no entry yet.
+	// UID is the Mapping's. A recreated Mapping has no entry yet.
 	UID types.UID
 	v1alpha1.InstanceStatus
 }
 
-// equal is compared by hand: reflection would cost a gateway more than all else that it does for its status.
+// equal compares field by field: reflection would cost more than all other work for the status.
 func (e Entry) equal(o Entry) bool {
 	return e.UID == o.UID && e.Name == o.Name && e.Endpoints == o.Endpoints && e.ObservedGeneration == o.ObservedGeneration &&
 		e.Programmed == o.Programmed && e.Ready == o.Ready && e.Reason == o.Reason &&
 		slices.Equal(e.Addresses, o.Addresses) && slices.Equal(e.Uplinks, o.Uplinks) && slices.Equal(e.Problems, o.Problems)
 }
 
-// entries returns one for each Mapping of which this gateway holds an address, or would if its uplink had one.
+// entries returns an entry for each Mapping of which this gateway holds an address, or would if its uplink had one.
 func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 	local := map[netip.Addr]bool{}
 	for _, a := range standby {
@@ -89,10 +89,10 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 	return all
 }
 
-// countEndpoints returns over how many endpoints each owner's connections are spread, in the family that has more of them.
+// countEndpoints returns the number of endpoints for each owner, of the family that has more.
 func countEndpoints(forwards []*gateway.Forward) map[string]int32 {
 	endpoints := map[string]int32{}
-	owner, most := "", int32(0) // neighbours are mostly of one owner
+	owner, most := "", int32(0) // neighbours mostly have the same owner
 	for _, f := range forwards {
 		if !f.Direct {
 			continue
@@ -107,9 +107,9 @@ func countEndpoints(forwards []*gateway.Forward) map[string]int32 {
 	return endpoints
 }
 
-// owners returns those of which something is in effect.
+// owners returns the owners of forwards.
 func owners(forwards []*gateway.Forward) map[string]bool {
-	owners, last := map[string]bool{}, "" // neighbours are mostly of one owner
+	owners, last := map[string]bool{}, "" // neighbours mostly have the same owner
 	for _, f := range forwards {
 		if f.Owner != last {
 			owners[f.Owner], last = true, f.Owner
@@ -118,7 +118,7 @@ func owners(forwards []*gateway.Forward) map[string]bool {
 	return owners
 }
 
-// held returns the addresses that this gateway serves, as they are spelled.
+// held returns the addresses that this gateway serves, as the Mapping spells them.
 func held(texts []string, local map[netip.Addr]bool) []string {
 	var addresses []string
 	for _, text := range texts {
@@ -129,16 +129,16 @@ func held(texts []string, local map[netip.Addr]bool) []string {
 	return addresses
 }
 
-// find adds a Finding. A Mapping that is left out whole, or whose rules are refused, is not programmed. One that loses a port
-// or an address is programmed as long as anything else of it is inEffect, as when another Mapping has the port, and so is one
-// whose Service leads nowhere. It is not ready in any of these cases: some connections are not forwarded.
+// find adds a Finding. A Mapping is not programmed if it is left out whole or its rules are refused. If it only loses a port or
+// an address, as when another Mapping has the port, it is programmed while the rest is inEffect; the same holds if its Service
+// leads nowhere. In all these cases it is not ready, because some connections are not forwarded.
 func (e *Entry) find(f calc.Finding, inEffect bool) {
 	switch f.Reason {
 	case calc.ReasonAddressNotOnHost, calc.ReasonNotAnUplink:
 		return // another gateway's business
 	case calc.ReasonPortConflict:
 		if f.Condition == v1alpha1.ConditionAccepted {
-			return // it is in that condition
+			return // the condition reports it
 		}
 	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonRuleRefused:
 		e.Programmed = false
@@ -151,7 +151,7 @@ func (e *Entry) find(f calc.Finding, inEffect bool) {
 	e.addProblem(f.Field + ": " + f.Message + " (" + f.Reason + ")")
 }
 
-// notReady takes the first reason.
+// notReady keeps the first reason.
 func (e *Entry) notReady(reason string) {
 	e.Ready, e.Reason = false, cmp.Or(e.Reason, reason)
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// facts are of a host that holds 192.0.2.1 and 2001:db8::1, and of Mappings of these names and addresses.
+// facts returns Facts for a host that holds 192.0.2.1 and 2001:db8::1, and Mappings with these names and addresses.
 func facts(mappings map[string][]string) Facts {
 	f := Facts{Host: gateway.Host{Links: []gateway.Link{{Name: "eth0", Addresses: []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"),
@@ -53,7 +53,7 @@ func TestEntries(t *testing.T) {
 			}
 		})
 	}
-	// part is what a Mapping has of which something is in effect, and partly are such facts.
+	// part is the entry of a Mapping that is partly in effect; partly returns such facts.
 	part := func(problem string) *v1alpha1.InstanceStatus {
 		e := bad(problem)
 		e.Programmed = true
@@ -67,12 +67,12 @@ func TestEntries(t *testing.T) {
 		name      string
 		addresses []string
 		change    func(*Facts)
-		want      *v1alpha1.InstanceStatus // none when this gateway has nothing to say
+		want      *v1alpha1.InstanceStatus // nil if this gateway has nothing to report
 	}{
 		{"one of its addresses", []string{"192.0.2.1", "192.0.2.9"}, nil, &good},
 		{"none of its addresses", []string{"192.0.2.9"}, nil, nil},
 		{"an address in another spelling", []string{"2001:DB8:0::1"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"2001:DB8:0::1"} })},
-		{"one that it is to serve once it has it", []string{"192.0.2.7"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"192.0.2.7"} })},
+		{"a standby address", []string{"192.0.2.7"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"192.0.2.7"} })},
 		{"the endpoints of either family", []string{"192.0.2.1"}, func(f *Facts) {
 			f.State.Forwards = []*gateway.Forward{
 				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 2)},
@@ -83,12 +83,12 @@ func TestEntries(t *testing.T) {
 		{"a ClusterIP is no endpoint", []string{"192.0.2.1"}, func(f *Facts) {
 			f.State.Forwards = []*gateway.Forward{{Owner: "shop/web", Backends: make([]gateway.Backend, 1)}}
 		}, &good},
-		{"what another gateway is to do", []string{"192.0.2.1"}, func(f *Facts) {
+		{"a finding about another gateway", []string{"192.0.2.1"}, func(f *Facts) {
 			known := finding(calc.ReasonPortConflict)
 			known.Condition = v1alpha1.ConditionAccepted
 			f.Findings = []calc.Finding{finding(calc.ReasonAddressNotOnHost), finding(calc.ReasonNotAnUplink), known}
 		}, &good},
-		{"a conflict that is this host's alone", []string{"192.0.2.1"}, func(f *Facts) {
+		{"a conflict on this host only", []string{"192.0.2.1"}, func(f *Facts) {
 			local := finding(calc.ReasonPortConflict)
 			local.Condition = v1alpha1.ConditionProgrammed
 			f.Findings = []calc.Finding{local}
@@ -117,7 +117,7 @@ func TestEntries(t *testing.T) {
 			other.Name = "other"
 			f.Findings = []calc.Finding{other, {Reason: calc.ReasonLinkDown}}
 		}, &good},
-		{"what is in effect, but not as meant", []string{"192.0.2.1"}, func(f *Facts) {
+		{"in effect, but not as intended", []string{"192.0.2.1"}, func(f *Facts) {
 			f.Findings = []calc.Finding{finding(calc.ReasonNoReadyEndpoints)}
 		}, with(func(e *v1alpha1.InstanceStatus) {
 			e.Ready, e.Reason, e.Problems = false, calc.ReasonNoReadyEndpoints, []string{"spec: because (NoReadyEndpoints)"}
@@ -128,7 +128,7 @@ func TestEntries(t *testing.T) {
 			e.Ready, e.Reason = false, calc.ReasonServiceNotFound
 			e.Problems = []string{"spec: because (EgressConflict)", "spec: because (ServiceNotFound)", "spec: because (NoSources)"}
 		})},
-		{"what stops no connection", []string{"192.0.2.1"}, func(f *Facts) {
+		{"findings that stop no connection", []string{"192.0.2.1"}, func(f *Facts) {
 			f.Findings = []calc.Finding{finding(calc.ReasonMasqueradeIgnored)}
 		}, with(func(e *v1alpha1.InstanceStatus) { e.Problems = []string{"spec: because (MasqueradeIgnored)"} })},
 		{"too many ports", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonTooManyPorts)} },
@@ -173,7 +173,7 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-// TestAnEntryFits has more to say than a status holds.
+// TestAnEntryFits has more problems than a status holds.
 func TestAnEntryFits(t *testing.T) {
 	f := facts(map[string][]string{"web": {"192.0.2.1"}})
 	for range 2 * v1alpha1.MaxProblems {
@@ -191,7 +191,7 @@ func TestAnEntryFits(t *testing.T) {
 	}
 }
 
-// TestEqualLooksAtEveryField there is, and at those that are to come.
+// TestEqualLooksAtEveryField checks all fields, including future ones.
 func TestEqualLooksAtEveryField(t *testing.T) {
 	full := Entry{"uid", v1alpha1.InstanceStatus{
 		Name: "gw1", Addresses: []string{"192.0.2.1"}, Uplinks: []string{"eth0"}, Endpoints: 1, ObservedGeneration: 1, Programmed: true, Ready: true, Reason: "Why", Problems: []string{"one"},
@@ -200,7 +200,7 @@ func TestEqualLooksAtEveryField(t *testing.T) {
 		t.Error("an entry does not equal itself")
 	}
 	if full.equal(Entry{"other", full.InstanceStatus}) {
-		t.Error("the UID is not looked at")
+		t.Error("the UID is not compared")
 	}
 	for i := range reflect.TypeFor[v1alpha1.InstanceStatus]().NumField() {
 		less := full
@@ -210,7 +210,7 @@ func TestEqualLooksAtEveryField(t *testing.T) {
 		}
 		field.SetZero()
 		if full.equal(less) {
-			t.Errorf("%s is not looked at", reflect.TypeFor[v1alpha1.InstanceStatus]().Field(i).Name)
+			t.Errorf("%s is not compared", reflect.TypeFor[v1alpha1.InstanceStatus]().Field(i).Name)
 		}
 	}
 }

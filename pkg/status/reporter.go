@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// digestEvery is the least time between two looks at what came of applies: it costs as much as a change does.
+	// digestEvery is the shortest interval between looks at reports: one costs as much as a change does.
 	digestEvery = time.Second
-	// endpointsAfter holds back what says nothing but that there are more or fewer endpoints.
+	// endpointsAfter delays changes that only concern the number of endpoints.
 	endpointsAfter = 10 * time.Second
-	// heartbeat is how often something is said at least, so that it is known that this gateway is there.
+	// heartbeat is the longest interval between writes, as a sign of life of this gateway.
 	heartbeat = time.Minute
-	// refreshEvery is how often it is read what there is: others may have taken it out.
+	// refreshEvery is the interval of reading the entries: other writers may have removed them.
 	refreshEvery = 10 * time.Minute
-	// patience is how long what is in effect is said to be so although an apply fails: it is tried again.
+	// patience is how long entries stay programmed while applies fail, because applies are retried.
 	patience = 30 * time.Second
-	// writesPerSecond is less than what a relay takes of one user, 50 and 250 at once.
+	// writesPerSecond is below a relay's limit per user, 50 and a burst of 250.
 	writesPerSecond, writesAtOnce = 40, 150
 	minBackoff, maxBackoff        = time.Second, time.Minute
 )
@@ -39,19 +39,19 @@ type Writer interface {
 	Remove(ctx context.Context, mapping types.NamespacedName) error
 }
 
-// Options are what a Reporter is made of.
+// Options configure a Reporter.
 type Options struct {
 	// Instance is the name of this gateway.
 	Instance string
-	// StandbyAddresses are served although the host does not hold them yet.
+	// StandbyAddresses are served even before the host holds them.
 	StandbyAddresses []netip.Addr
 	Writer           Writer
-	// Reported, where it is set, is told which entry was written.
+	// Reported, if set, is called after each write of an entry.
 	Reported func(mapping types.NamespacedName)
 	Log      logrus.FieldLogger
 }
 
-// Reporter has the status of Mappings say what this gateway has in effect.
+// Reporter writes into the status of Mappings what this gateway has in effect.
 type Reporter struct {
 	Options
 	wake chan struct{}
@@ -59,7 +59,7 @@ type Reporter struct {
 	mu     sync.Mutex
 	latest *Facts
 
-	// What follows is Run's alone.
+	// Only Run uses the following fields.
 	known   bool // have was read
 	have    map[key]Entry
 	wanted  map[key]Entry
@@ -76,7 +76,7 @@ func New(options Options) *Reporter {
 	}
 }
 
-// Report takes what came of an apply. It never waits; of many reports the last one counts.
+// Report takes the result of an apply. It never blocks; the last report wins.
 func (r *Reporter) Report(f Facts) {
 	r.mu.Lock()
 	r.latest = &f
@@ -87,7 +87,7 @@ func (r *Reporter) Report(f Facts) {
 	}
 }
 
-// Run writes what changed until ctx ends.
+// Run writes changed entries until ctx ends.
 func (r *Reporter) Run(ctx context.Context) {
 	backoff := wait.Backoff{Duration: minBackoff, Cap: maxBackoff, Factor: 2, Jitter: 0.2, Steps: 32}
 	retry, failed := backoff, false
@@ -110,16 +110,16 @@ func (r *Reporter) Run(ctx context.Context) {
 		case notTaken(err):
 			level := logrus.InfoLevel
 			if apierrors.IsForbidden(err) {
-				level = logrus.WarnLevel // that somebody can set right
+				level = logrus.WarnLevel // an administrator can fix it
 			}
-			r.Log.WithError(err).WithField("again", refreshEvery).Log(level, "the status of Mappings is not reported, as it is not taken")
+			r.Log.WithError(err).WithField("again", refreshEvery).Log(level, "the server does not accept the status of Mappings")
 			failed, r.known = false, false
 			if !r.sleep(ctx, refreshEvery, false) {
 				return
 			}
 		case err != nil:
 			if !failed {
-				r.Log.WithError(err).Warn("the status of Mappings cannot be reported, will be tried again")
+				r.Log.WithError(err).Warn("cannot report the status of Mappings, will retry")
 			}
 			failed = true
 			if !r.sleep(ctx, retry.Step(), false) {
@@ -137,7 +137,7 @@ func (r *Reporter) Run(ctx context.Context) {
 	}
 }
 
-// step does the next thing that is to be done, if anything is.
+// step does the next due read or write, if any.
 func (r *Reporter) step(ctx context.Context, now time.Time, refresh, wrote *time.Time) error {
 	if !r.known || !now.Before(*refresh) {
 		have, err := r.Writer.Read(ctx)
@@ -159,7 +159,7 @@ func (r *Reporter) step(ctx context.Context, now time.Time, refresh, wrote *time
 	return r.write(ctx, k)
 }
 
-// digest finds what the entries are to be now. It returns false when there is nothing new.
+// digest computes the wanted entries. It returns false if there is no new report.
 func (r *Reporter) digest(now time.Time) bool {
 	r.mu.Lock()
 	f := r.latest
@@ -188,7 +188,7 @@ func (r *Reporter) digest(now time.Time) bool {
 	return true
 }
 
-// compare notes what is to be written, and when.
+// compare computes which entries have to be written, and when.
 func (r *Reporter) compare(now time.Time) {
 	due := map[key]time.Time{}
 	note := func(k key, at time.Time) {
@@ -220,7 +220,7 @@ func (r *Reporter) compare(now time.Time) {
 	r.due = due
 }
 
-// next returns the Mapping to write about; for a heartbeat any will do.
+// next returns the Mapping to write next; any Mapping serves as a heartbeat.
 func (r *Reporter) next(now time.Time, beat bool) (key, bool) {
 	for k, at := range r.due {
 		if !now.Before(at) {
@@ -235,7 +235,7 @@ func (r *Reporter) next(now time.Time, beat bool) (key, bool) {
 	return key{}, false
 }
 
-// rest is how long there is nothing to do, unless somebody reports.
+// rest returns how long there is nothing to do unless a report arrives.
 func (r *Reporter) rest(now, wrote, digested time.Time) time.Duration {
 	until := now.Add(heartbeat)
 	if beat := wrote.Add(heartbeat); len(r.wanted) > 0 {
@@ -267,12 +267,12 @@ func (r *Reporter) write(ctx context.Context, k key) error {
 		return err
 	}
 	if err != nil {
-		r.Log.WithError(err).WithField("mapping", k.String()).Warn("the status of a Mapping was refused")
+		r.Log.WithError(err).WithField("mapping", k.String()).Warn("server rejected the status of a Mapping")
 	}
 	if err == nil && r.Reported != nil {
 		r.Reported(k)
 	}
-	// What was refused is not said again until it changes, or until it is read what there is.
+	// A refused entry is not written again until it changes, or until the next read.
 	delete(r.due, k)
 	if ok {
 		r.have[k] = e
@@ -282,7 +282,7 @@ func (r *Reporter) write(ctx context.Context, k key) error {
 	return nil
 }
 
-// sleep returns false when ctx ended. A report may end it.
+// sleep returns false if ctx ended. With wakes set, a report ends the sleep.
 func (r *Reporter) sleep(ctx context.Context, d time.Duration, wakes bool) bool {
 	var wake <-chan struct{}
 	if wakes {
@@ -299,12 +299,12 @@ func (r *Reporter) sleep(ctx context.Context, d time.Duration, wakes bool) bool 
 	return true
 }
 
-// notTaken says that whoever is asked does not take the status of this gateway at all.
+// notTaken reports whether the server accepts no status from this gateway at all.
 func notTaken(err error) bool {
 	return apierrors.IsMethodNotSupported(err) || apierrors.IsForbidden(err)
 }
 
-// refused says that it was not taken of one Mapping: what is wrong with it does not pass by itself.
+// refused reports whether the server rejects the status of one Mapping: a retry would not help.
 func refused(err error) bool {
 	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err)
 }

@@ -26,7 +26,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// api is where entries are written to.
+// api holds the written entries.
 type api struct {
 	mu      sync.Mutex
 	entries map[key]Entry
@@ -60,14 +60,14 @@ func (a *api) Remove(_ context.Context, mapping types.NamespacedName) error {
 	return a.fails
 }
 
-// fail has everything fail from now on, or nothing.
+// fail makes all requests fail with err, or succeed if it is nil.
 func (a *api) fail(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.fails = err
 }
 
-// written returns what was done since it was asked for last.
+// written returns the writes since the last call.
 func (a *api) written() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -77,7 +77,7 @@ func (a *api) written() []string {
 	return all
 }
 
-// reporting runs a test with a Reporter, in a bubble where time passes when nothing else happens.
+// reporting runs a test with a Reporter in a synctest bubble.
 func reporting(t *testing.T, test func(t *testing.T, r *Reporter, a *api, log *bytes.Buffer)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -95,7 +95,7 @@ func reporting(t *testing.T, test func(t *testing.T, r *Reporter, a *api, log *b
 	})
 }
 
-// after lets time pass and expects what was written in it.
+// after lets time pass and checks the writes in it.
 func (a *api) after(t *testing.T, d time.Duration, want ...string) {
 	t.Helper()
 	time.Sleep(d)
@@ -105,7 +105,7 @@ func (a *api) after(t *testing.T, d time.Duration, want ...string) {
 	}
 }
 
-// soon is when a Reporter has written what does not wait.
+// soon is enough time for an immediate write.
 const soon = 2 * time.Second
 
 var web = map[string][]string{"web": {"192.0.2.1"}}
@@ -113,9 +113,9 @@ var web = map[string][]string{"web": {"192.0.2.1"}}
 func TestReporter(t *testing.T) {
 	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
 		a.entries[key{Namespace: "shop", Name: "moved"}] = Entry{UID: "uid-of-moved"}
-		a.after(t, time.Hour) // before anything was applied there is nothing to say
+		a.after(t, time.Hour) // nothing to report before the first apply
 		if a.reads != 0 {
-			t.Errorf("%d reads before there is anything to say", a.reads)
+			t.Errorf("%d reads before there is anything to report", a.reads)
 		}
 		f := facts(web)
 		r.Report(f)
@@ -138,7 +138,7 @@ func TestReporter(t *testing.T) {
 
 		r.Report(facts(nil))
 		a.after(t, soon, "remove web")
-		a.after(t, time.Hour) // nothing to say, and nothing is said
+		a.after(t, time.Hour) // nothing changed, so nothing is written
 	})
 }
 
@@ -147,19 +147,19 @@ func TestAGatewayIsHeardOf(t *testing.T) {
 		r.Report(facts(web))
 		a.after(t, soon, "write web")
 		a.after(t, 5*heartbeat, slices.Repeat([]string{"write web"}, 5)...)
-		// Somebody takes it out: it is back at the latest when it is read again.
+		// Another writer removes the entry: the next read finds that at the latest.
 		a.mu.Lock()
 		delete(a.entries, key{Namespace: "shop", Name: "web"})
 		a.mu.Unlock()
 		time.Sleep(2 * refreshEvery)
 		synctest.Wait()
 		if len(a.entries) != 1 {
-			t.Error("an entry that was taken out did not come back")
+			t.Error("the removed entry did not come back")
 		}
 	})
 }
 
-// TestARestartWritesNothing but a heartbeat: what is there is read, and the same.
+// TestARestartWritesNothing checks that a restart only writes a heartbeat, because the entries that it reads are up to date.
 func TestARestartWritesNothing(t *testing.T) {
 	many := map[string][]string{}
 	for i := range 1000 {
@@ -191,7 +191,7 @@ func TestManyAreWrittenSlowly(t *testing.T) {
 	})
 }
 
-// TestEndpointsThatComeAndGo fifty times a second are written every ten seconds.
+// TestEndpointsThatComeAndGo checks that endpoints that change fifty times a second are written every ten seconds.
 func TestEndpointsThatComeAndGo(t *testing.T) {
 	reporting(t, func(t *testing.T, r *Reporter, a *api, _ *bytes.Buffer) {
 		r.Report(facts(web))
@@ -215,7 +215,7 @@ func TestApplyThatFails(t *testing.T) {
 		both := facts(map[string][]string{"web": {"192.0.2.1"}, "new": {"192.0.2.1"}})
 		both.Err = errors.New("the lock is held")
 		r.Report(both)
-		a.after(t, soon, "write new") // what is in effect is in effect
+		a.after(t, soon, "write new") // the state in effect stays
 		both.Snapshot.Mappings = slices.Clone(both.Snapshot.Mappings)
 		for i, m := range both.Snapshot.Mappings {
 			if m.Name == "web" {
@@ -225,7 +225,7 @@ func TestApplyThatFails(t *testing.T) {
 			}
 		}
 		r.Report(both)
-		a.after(t, soon, "write web") // one that was made anew is not
+		a.after(t, soon, "write web") // a recreated Mapping is not in effect
 		good := facts(web)
 		good.Snapshot.Mappings[0].UID = "another"
 		r.Report(good)
@@ -234,7 +234,7 @@ func TestApplyThatFails(t *testing.T) {
 		a.after(t, soon, "write new")
 		time.Sleep(patience)
 		r.Report(both)
-		a.after(t, soon, "write web") // for so long, nobody should trust it
+		a.after(t, soon, "write web") // after a long failure, the state is not trusted
 		for name, e := range a.entries {
 			if e.Programmed || !strings.Contains(strings.Join(e.Problems, ""), "the lock is held") {
 				t.Errorf("%s: %+v", name, e)
@@ -263,13 +263,13 @@ func TestWhatCannotBeWrittenIsTriedAgain(t *testing.T) {
 		time.Sleep(2 * maxBackoff)
 		synctest.Wait()
 		if e := a.entries[key{Namespace: "shop", Name: "web"}]; len(e.Problems) != 1 {
-			t.Errorf("%+v, want what was to be said all the time", e)
+			t.Errorf("%+v, want the pending entry", e)
 		}
-		if n := strings.Count(log.String(), "cannot be reported"); n != 1 {
-			t.Errorf("said %d times that it fails, want once:\n%s", n, log)
+		if n := strings.Count(log.String(), "cannot report"); n != 1 {
+			t.Errorf("logged the failure %d times, want once:\n%s", n, log)
 		}
 		if !strings.Contains(log.String(), "is reported again") {
-			t.Errorf("not said that it works again:\n%s", log)
+			t.Errorf("the recovery is not logged:\n%s", log)
 		}
 	})
 }
@@ -290,18 +290,18 @@ func TestARelayThatTakesNothing(t *testing.T) {
 		time.Sleep(refreshEvery + time.Minute)
 		synctest.Wait()
 		if len(a.entries) != 1 {
-			t.Error("what is taken now is not reported")
+			t.Error("no report after the server accepts the status")
 		}
 		if strings.Contains(log.String(), "level=warning") {
-			t.Errorf("nothing is wrong with that:\n%s", log)
+			t.Errorf("unexpected warning:\n%s", log)
 		}
-		// That it may not is another matter: somebody can set it right.
+		// A missing permission is different: an administrator can fix it.
 		a.fail(apierrors.NewForbidden(schema.GroupResource{Resource: "mappings"}, "web", errors.New("set instance: gw2")))
 		r.Report(facts(nil))
 		time.Sleep(2 * refreshEvery)
 		synctest.Wait()
 		if !strings.Contains(log.String(), "level=warning") || !strings.Contains(log.String(), "set instance: gw2") {
-			t.Errorf("not said who has to do what:\n%s", log)
+			t.Errorf("no warning with the remedy:\n%s", log)
 		}
 	})
 }
@@ -313,12 +313,12 @@ func TestOneThatIsRefusedHoldsUpNoOther(t *testing.T) {
 		r.Report(facts(map[string][]string{"bad": {"192.0.2.1"}, "good": {"192.0.2.1"}}))
 		a.after(t, soon, "write good")
 		if refuse.tries != 1 {
-			t.Errorf("what is refused was said %d times, want once", refuse.tries)
+			t.Errorf("the refused entry was written %d times, want once", refuse.tries)
 		}
 	})
 }
 
-// refusing finds something wrong with the Mapping bad.
+// refusing rejects the Mapping bad.
 type refusing struct {
 	*api
 	tries int
