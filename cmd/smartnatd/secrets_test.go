@@ -54,7 +54,7 @@ func TestMistakesInTheConfigTellNoSecret(t *testing.T) {
 		{"an unknown key", relay("    token: " + secret), "", "source.relay.token: unknown key"},
 		{"a list", relay("    tokenFile: [" + secret + "]"), "", "source.relay.tokenFile: must be a single value"},
 		{"two tokens in the file", relay("    tokenFile: " + file("two", secret+" "+secret)), "", "must hold one bearer token"},
-		{"a token and a certificate", relay("    tokenFile: " + secret + "\n    certFile: /c\n    keyFile: /k"), "", "must not be set beside"},
+		{"a token and a certificate", relay("    tokenFile: " + secret + "\n    certFile: /c\n    keyFile: /k"), "", "must not be set together with"},
 		{"the key instead of its file", relay("    certFile: " + token + "\n    keyFile: |\n      " + strings.ReplaceAll(key, "\n", "\n      ")), "",
 			`source.relay.keyFile: Invalid value: "(not a path)"`},
 		{"the token as a certificate", relay("    certFile: " + token + "\n    keyFile: " + file("key", key)), "", "must hold a certificate"},

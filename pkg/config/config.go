@@ -10,73 +10,73 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Config is a validated /etc/smartnat.yaml. A key is spelled like its field, beginning in lower case, or as the tag says.
+// Config is a validated /etc/smartnat.yaml. Keys are spelled like fields with a lower-case first letter, or as the tag says.
 type Config struct {
-	// Instance names this gateway in the status of Mappings. By default it is that of the credential for the relay, and the host
-	// name where there is none.
+	// Instance names this gateway in the status of Mappings. The default is the name of the credential for the relay, or else
+	// the host name.
 	Instance string
-	// InstanceFromHost is set where the config does not name the instance.
+	// InstanceFromHost is set if the config does not name the instance.
 	InstanceFromHost bool `mapstructure:"-"`
 	// Source is where Mappings, Services and EndpointSlices come from. Exactly one of its fields is set.
 	Source Source
-	// Uplinks choose the links to the outside.
-	Uplinks []Uplink `mapstructure:"-"` // by way of document
-	// ServiceRoutes lead the range of the ClusterIPs through cluster nodes.
+	// Uplinks select the links to the outside.
+	Uplinks []Uplink `mapstructure:"-"` // read through document
+	// ServiceRoutes lead the ClusterIP range through cluster nodes.
 	ServiceRoutes []gateway.ServiceRoute
-	// Masquerade hides the clients' addresses from the pods, where a Mapping does not say; true by default.
+	// Masquerade hides the clients' addresses from the pods unless a Mapping decides; true by default.
 	Masquerade bool
-	// MasqueradePorts are the ports that masqueraded connections come from. Where it is empty ("keep") the kernel chooses: a
-	// source port below 512 stays below 512, one below 1024 stays in 600-1023, and those run out first. 1024-65535 by default.
+	// MasqueradePorts are the source ports of masqueraded connections; 1024-65535 by default. If empty ("keep") the kernel
+	// chooses: a source port below 512 stays below 512, one below 1024 stays in 600-1023, and those run out first.
 	MasqueradePorts SourcePorts
-	// Helpers are the external ports whose connections the kernel's helpers read; none by default.
+	// Helpers are the external ports whose connections the kernel's helpers inspect; none by default.
 	Helpers Helpers
-	// ClampMSS lowers the segment size of forwarded TCP connections to what the path takes; false by default.
+	// ClampMSS lowers the segment size of forwarded TCP connections to that of the path; false by default.
 	ClampMSS bool `mapstructure:"clampMSS"`
-	// ForwardedOnly leaves alone the connections that this host itself opens to external addresses, which are translated as
-	// those of clients are otherwise; false by default.
+	// ForwardedOnly excludes connections of this host itself to external addresses, which are otherwise translated like those
+	// of clients; false by default.
 	ForwardedOnly bool
-	// MaxPortsPerMapping is how many ports a Mapping may expose here, each of its ranges counted with all its ports; one
-	// that has more is left out whole. 0 is no limit, 32768 the default.
+	// MaxPortsPerMapping bounds the ports that a Mapping may expose here, counting every port of a range; a Mapping with more
+	// is left out whole. 0 means no limit; 32768 by default.
 	MaxPortsPerMapping int
-	// MaxPortsPerNamespace is the same for all Mappings of a namespace; those beyond, the youngest, are left out whole. 0 is
-	// no limit, 65536 the default.
+	// MaxPortsPerNamespace bounds the ports of all Mappings of a namespace; the youngest ones beyond it are left out whole. 0
+	// means no limit; 65536 by default.
 	MaxPortsPerNamespace int
-	// MaxRulesPerMapping and MaxRulesPerNamespace are how many rules they may cost, by an estimate: each port of each
-	// address costs one, and one for each endpoint. 0 is no limit, 32768 and 131072 the default.
+	// MaxRulesPerMapping and MaxRulesPerNamespace bound the estimated number of rules: one for each port of each address, and
+	// one for each endpoint of it. 0 means no limit; 32768 and 131072 by default.
 	MaxRulesPerMapping, MaxRulesPerNamespace int
-	// InsideNetworks are the cluster's that lie behind an uplink, as on a host with one link: of nodes, pods and ClusterIPs. What
-	// comes from them is forwarded, and Mappings may lead to them by an uplink.
+	// InsideNetworks are networks of the cluster behind an uplink, as on a host with one link: of nodes, pods and ClusterIPs.
+	// Traffic from them is forwarded, and Mappings may lead to them through an uplink.
 	InsideNetworks []netip.Prefix
-	// StandbyAddresses are programmed although the host does not hold them yet.
+	// StandbyAddresses are programmed even before the host holds them.
 	StandbyAddresses []netip.Addr
-	// ServedAddresses are those that Mappings may use besides standby addresses and what is on uplinks, where the host
-	// holds them.
+	// ServedAddresses are addresses that Mappings may use while the host holds them, in addition to standby addresses and those
+	// on uplinks.
 	ServedAddresses []netip.Addr
-	// ReservedPorts are kept from Mappings, on all addresses; 22/tcp and 179/tcp by default.
+	// ReservedPorts are not available to Mappings on any address; 22/tcp and 179/tcp by default.
 	ReservedPorts []ReservedPorts
-	// BackendNetworks are where connections may be led to; by default what the host routes over links that are no uplinks,
-	// and the destinations of ServiceRoutes.
+	// BackendNetworks are the allowed destinations of connections; by default all that the host routes over links other than
+	// uplinks, and the destinations of ServiceRoutes.
 	BackendNetworks []netip.Prefix
-	// EndpointsWithoutSelector takes the endpoints of Services that have no selector, which may be anything within the
+	// EndpointsWithoutSelector allows the endpoints of Services without a selector, which may be any address within
 	// BackendNetworks; false by default.
 	EndpointsWithoutSelector bool
-	// AnyAddress takes every address of every Mapping as this host's own. It is what `render` does without a
-	// config file and has no key in it.
+	// AnyAddress treats every address of every Mapping as one of this host. `render` uses it without a config file; it has no
+	// key.
 	AnyAddress bool `mapstructure:"-"`
-	// Resync is how often it is found out for sure whether the kernel holds what it should; 5 min by default.
+	// Resync is the interval of complete verification of the kernel's state; 5 min by default.
 	Resync time.Duration
-	// StartTimeout bounds how long a start, or a change to another config, waits until everything is in effect; after it smartnatd
-	// is ready with what is known, and degraded. 30 s by default.
+	// StartTimeout bounds how long a start or reload waits until everything is in effect. Then smartnatd becomes ready, but
+	// degraded. 30 s by default.
 	StartTimeout time.Duration
-	// StateDir holds what must outlive a reboot, RuntimeDir what must not.
+	// StateDir is for data that must outlive a reboot, RuntimeDir for data that must not.
 	StateDir, RuntimeDir string
-	// IPTables says how the iptables programs are called.
+	// IPTables configures the iptables programs.
 	IPTables IPTables `mapstructure:"iptables"`
-	// Ownership names what is ours on the host.
+	// Ownership names what belongs to SmartNat on the host.
 	Ownership gateway.Ownership
-	// Log says what is logged, and how.
+	// Log configures logging.
 	Log Log
-	// Metrics says where metrics and probes are served.
+	// Metrics configures metrics and probes.
 	Metrics Metrics
 }
 
@@ -87,21 +87,21 @@ type Source struct {
 	Files      *Files
 }
 
-// Relay is a smartnat-relay, or several replicas of it.
+// Relay is a smartnat-relay with one or more replicas.
 type Relay struct {
-	// Servers are https URLs; the next one is tried when one fails.
+	// Servers are https URLs; if one fails, the next one is tried.
 	Servers []string
-	// CAFile is the certificate authority of the relay's serving certificate; the system's by default.
+	// CAFile has the certificate authority of the relay's serving certificate; the system's by default.
 	CAFile string `mapstructure:"caFile"`
-	// ServerName overrides the name that the serving certificate is checked against.
+	// ServerName overrides the name for the verification of the serving certificate.
 	ServerName string
-	// TokenFile holds a bearer token, read again when it changes; or CertFile and KeyFile a client certificate.
+	// TokenFile has a bearer token, and is read again when it changes. CertFile and KeyFile are a client certificate instead.
 	TokenFile, CertFile, KeyFile string
 }
 
-// Kubeconfig is a cluster reached directly.
+// Kubeconfig is a cluster with direct access.
 type Kubeconfig struct {
-	// Path of the kubeconfig file; Context within it, the current one by default.
+	// Path is the kubeconfig file, Context a context in it; the current one by default.
 	Path, Context string
 }
 
@@ -111,35 +111,35 @@ type Files struct {
 	Paths []string
 }
 
-// Uplink chooses links by name and says how the outside is reached through them.
+// Uplink selects links by name and configures the way to the outside through them.
 type Uplink struct {
 	// Interface is a name ("eth1"), a glob ("eth*") or a regular expression between slashes ("/^ens[0-9]+$/").
 	Interface string
-	// Gateways are the next hops, at most one a family; a family without one has that of the link's default route. In the
-	// file `gateway` stands for a list of one.
+	// Gateways are the next hops, at most one per family. Without one the default route of the link is used. In the file,
+	// `gateway` is short for a list of one.
 	Gateways []netip.Addr
-	// GatewayOffset is the gateway's place in the link's network: 1 is the first address after the network's own.
-	// 0 means not set.
+	// GatewayOffset is the position of the gateway in the link's network: 1 is the first address after the network's own. 0
+	// means not set.
 	GatewayOffset int
 }
 
-// IPTables says how the iptables programs are called.
+// IPTables configures the iptables programs.
 type IPTables struct {
-	// Backend is "auto" (what `iptables --version` says), "legacy" or "nft".
+	// Backend is "auto" (as `iptables --version` reports), "legacy" or "nft".
 	Backend string
 	// LockTimeout is how long a call waits for the xtables lock; 5 s by default.
 	LockTimeout time.Duration
-	// IPv6 is set when the IPv6 addresses of Mappings are served too; true by default. The boundary holds for IPv6 always.
+	// IPv6 enables the IPv6 addresses of Mappings; true by default. The boundary always covers IPv6.
 	IPv6 bool `mapstructure:"ipv6"`
 }
 
-// Metrics says where metrics and probes are served, without TLS and to whoever reaches it.
+// Metrics configures metrics and probes. They are served without TLS or authentication.
 type Metrics struct {
-	// Address is HOST:PORT; "127.0.0.1:9470" by default, and nowhere where it is empty.
+	// Address is HOST:PORT; "127.0.0.1:9470" by default. If empty, nothing is served.
 	Address string
 }
 
-// Log says what is logged, and how.
+// Log configures logging.
 type Log struct {
 	// Level is a logrus level; "info" by default.
 	Level string

@@ -108,7 +108,7 @@ func TestEveryKeyOfTheFile(t *testing.T) {
 	}
 }
 
-// TestEnvironmentGoesBeforeTheFile says everything in variables, over a file that says something else.
+// TestEnvironmentGoesBeforeTheFile sets every key by a variable, over a file with other values.
 func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 	environment := map[string]string{
 		"SMARTNAT_INSTANCE":                "gw1",
@@ -160,7 +160,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 	}
 }
 
-// TestReservedPortsReplaceTheDefault: a list in the file is all of it.
+// TestReservedPortsReplaceTheDefault checks that a list in the file replaces the default.
 func TestReservedPortsReplaceTheDefault(t *testing.T) {
 	const right = "instance: gw1\nsource: {files: {paths: [/objects]}}\n"
 	for text, want := range map[string]string{
@@ -176,7 +176,7 @@ func TestReservedPortsReplaceTheDefault(t *testing.T) {
 	}
 }
 
-// TestDocumentation keeps the list of variables in doc.go whole.
+// TestDocumentation checks that doc.go lists all variables.
 func TestDocumentation(t *testing.T) {
 	text, err := os.ReadFile("doc.go")
 	if err != nil {
@@ -205,7 +205,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestMistakes puts each mistake behind a file that is right but for it.
+// TestMistakes appends each mistake to an otherwise valid file.
 func TestMistakes(t *testing.T) {
 	const right = "instance: gw1\nsource: {files: {paths: [/objects]}}\n"
 	for _, test := range []struct {
@@ -243,13 +243,13 @@ func TestMistakes(t *testing.T) {
 		{name: "ports the wrong way round", text: right + "reservedPorts: [5010-5000/udp]",
 			want: []string{`f:3: reservedPorts[0]: "5010-5000/udp": must be ports of a protocol such as 22/tcp or 5000-5010/udp`}},
 		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},
-		{name: "key twice", text: right + "instance: gw2", want: []string{"f:3: instance: must be set once, and is in line 1 already"}},
+		{name: "key twice", text: right + "instance: gw2", want: []string{"f:3: instance: duplicate key, already set in line 1"}},
 		{name: "two documents", text: right + "---\n" + right, want: []string{"f: must hold one YAML document, not several"}},
 		{name: "nothing", text: "instance: gw1", want: []string{"f: source: Required value: must hold one of relay, kubeconfig, files"}},
 		{name: "two sources", text: "instance: gw1\nsource:\n  files: {paths: [/o]}\n  kubeconfig: {path: /k}",
 			want: []string{`f:2: source: Invalid value: "kubeconfig, files": must be only one of them`}},
 		{name: "gateway twice", text: right + "uplinks: [{interface: eth1, gateway: 10.0.0.1, gateways: [10.0.0.2]}]",
-			want: []string{"f:3: uplinks[0].gateway: must not be set beside gateways"}},
+			want: []string{"f:3: uplinks[0].gateway: must not be set together with gateways"}},
 		{name: "bad instance", text: "instance: Gateway One\nsource: {files: {paths: [/o]}}",
 			want: []string{`f:1: instance: Invalid value: "Gateway One": must be a name of lower case letters, digits, '-' and '.', as a host name is; set it when the host's own name is not`}},
 	} {
@@ -270,7 +270,7 @@ func checkLines(t *testing.T, err error, want []string) {
 	}
 }
 
-// TestValidate wants each mistake named by its key, and nothing else.
+// TestValidate checks that each mistake is reported by its key, and nothing else is.
 func TestValidate(t *testing.T) {
 	for _, test := range []struct {
 		text string
@@ -382,7 +382,7 @@ func TestPattern(t *testing.T) {
 		}
 	}
 	if matches, err := (Uplink{Interface: "eth1"}).Pattern(); matches != nil || err != nil {
-		t.Errorf("a name is taken for a pattern: %v", err)
+		t.Errorf("a name counts as a pattern: %v", err)
 	}
 }
 

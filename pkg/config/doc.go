@@ -1,13 +1,13 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config turns /etc/smartnat.yaml and the environment into a validated Config. Every problem is one line that
-// says where it is, names the key and says what would be right; all of them are told at once. It is pure but for reading
-// the file that it is given (CheckFiles, apart, reads those that the file names): it starts nothing, and knows neither the
-// host nor the cluster.
+// Package config turns /etc/smartnat.yaml and the environment into a validated Config. It reports all problems at once, one
+// line each with the place, the key and a remedy. It is pure except for reading the given file (and CheckFiles, which reads the
+// files that it names): it starts nothing, and knows neither the host nor the cluster.
 //
-// Each key has an environment variable, which goes before the file: SMARTNAT_ and the key in upper case with an underscore
-// for each dot. An empty variable counts as not set. Lists are separated by commas; those of objects are written as YAML:
+// Each key has an environment variable, which takes precedence over the file: SMARTNAT_ and the key in upper case with an
+// underscore for each dot. An empty variable counts as not set. Lists are separated by commas; lists of objects are written as
+// YAML:
 //
 //	SMARTNAT_INSTANCE=gw1
 //	SMARTNAT_SOURCE_RELAY_SERVERS=https://10.10.0.11:8443,https://10.10.0.12:8443

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// CheckFiles names each file that the config names and that cannot be read or does not hold what it should, by its key.
+// CheckFiles reports each file of the config that cannot be read or has the wrong content, by its key.
 func (c Config) CheckFiles() error {
 	var errs []error
 	check := func(key, path string, problem func(content []byte) error) {
@@ -63,7 +63,7 @@ func noToken(content []byte) error {
 func noPair(certFile string, key []byte) error {
 	cert, unreadable := os.ReadFile(certFile)
 	_, err := tls.X509KeyPair(cert, key)
-	// What is wrong with the certificate itself is told by its own key.
+	// Problems of the certificate itself are reported for its own key.
 	if err != nil && unreadable == nil && noCertificate(cert) == nil {
 		return fmt.Errorf("must hold the key of the certificate in certFile: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// FuzzLoad reads files that may be anything: no panic, lines that name the file, and nothing accepted that is not valid.
+// FuzzLoad reads arbitrary files: no panic, errors that name the file, and no invalid config.
 func FuzzLoad(f *testing.F) {
 	delivered, err := os.ReadFile("../../systemd/smartnat.yaml")
 	if err != nil {
@@ -32,17 +32,17 @@ func FuzzLoad(f *testing.F) {
 					return
 				}
 			}
-			t.Errorf("no line names the file: %v", err)
+			t.Errorf("no line of the error names the file: %v", err)
 			return
 		}
 		if errs := cfg.validate(); len(errs) > 0 {
-			t.Errorf("accepted, and not valid: %v", errs.ToAggregate())
+			t.Errorf("accepted, but invalid: %v", errs.ToAggregate())
 		}
 	})
 }
 
-// FuzzEnvironment says one key by its variable, over a file that is right: no panic, a line that names the variable, and
-// nothing accepted that is not valid.
+// FuzzEnvironment sets one key by its variable, over a valid file: no panic, an error that names the variable, and no invalid
+// config.
 func FuzzEnvironment(f *testing.F) {
 	const text = "instance: gw1\nsource: {relay: {servers: ['https://10.10.0.11:8443'], tokenFile: /token}}"
 	keys := leafKeys(reflect.TypeFor[document](), "")
@@ -67,7 +67,7 @@ func FuzzEnvironment(f *testing.F) {
 		}
 		if err == nil {
 			if errs := cfg.validate(); len(errs) > 0 {
-				t.Errorf("%s=%q: accepted, and not valid: %v", name, value, errs.ToAggregate())
+				t.Errorf("%s=%q: accepted, but invalid: %v", name, value, errs.ToAggregate())
 			}
 		}
 	})

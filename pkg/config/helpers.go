@@ -10,15 +10,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Helpers are the external ports whose connections a helper of the kernel reads for the connections that they announce. They
-// matter only where a Mapping has them.
+// Helpers are the external ports whose connections a kernel helper inspects for related connections. They only have an effect
+// on ports of Mappings.
 type Helpers struct {
-	// FTP are control ports of FTP (tcp), TFTP are ports of TFTP (udp).
+	// FTP has control ports of FTP (tcp), TFTP has ports of TFTP (udp).
 	FTP  []HelperPort `mapstructure:"ftp"`
 	TFTP []HelperPort `mapstructure:"tftp"`
 }
 
-// HelperPort is a port from 1 on.
+// HelperPort is a port other than 0.
 type HelperPort uint16
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -31,7 +31,7 @@ func (p *HelperPort) UnmarshalText(text []byte) error {
 	return err
 }
 
-// List returns what a State says of them.
+// List returns the helpers in the form of a State.
 func (h Helpers) List() []gateway.Helper {
 	var list []gateway.Helper
 	for _, p := range h.FTP {

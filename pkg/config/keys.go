@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// variable is the environment variable of a key.
+// variable returns the environment variable of a key.
 func variable(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
@@ -52,7 +52,7 @@ func keysOf(group reflect.Type) []key {
 	return keys
 }
 
-// leafKeys returns all keys that hold a value, by their full names.
+// leafKeys returns the full names of all keys that hold a value.
 func leafKeys(group reflect.Type, prefix string) []key {
 	var leaves []key
 	for _, k := range keysOf(group) {
@@ -65,8 +65,8 @@ func leafKeys(group reflect.Type, prefix string) []key {
 	return leaves
 }
 
-// checkKeys notes the line of every key and names those that are unknown or hold the wrong kind of thing: mapstructure
-// would match keys in any case, and knows no lines.
+// checkKeys records the line of every key, and reports keys that are unknown or have a value of the wrong kind. mapstructure
+// cannot do this: it ignores case, and knows no lines.
 func (l *loader) checkKeys(node *yaml.Node, typ reflect.Type, path string) {
 	for node != nil && node.Kind == yaml.AliasNode {
 		node = node.Alias
@@ -113,7 +113,7 @@ func (l *loader) checkGroup(node *yaml.Node, group reflect.Type, path string) {
 		seen[name] = node.Content[i].Line
 		l.lines[strings.ToLower(at)] = node.Content[i].Line
 		if twice {
-			l.add(at, fmt.Sprintf("must be set once, and is in line %d already", first))
+			l.add(at, fmt.Sprintf("duplicate key, already set in line %d", first))
 		} else if typ, known := types[name]; known {
 			l.checkKeys(node.Content[i+1], typ, at)
 		} else {
@@ -122,7 +122,7 @@ func (l *loader) checkGroup(node *yaml.Node, group reflect.Type, path string) {
 	}
 }
 
-// suggest names the nearest key, or all of them when none is near.
+// suggest names the nearest key, or all of them if none is near.
 func suggest(name string, names []string) string {
 	best, least := "", len(name)/2+1
 	for _, n := range names {
@@ -136,7 +136,7 @@ func suggest(name string, names []string) string {
 	return "did you mean " + best + "?"
 }
 
-// distance is Levenshtein's.
+// distance is the Levenshtein distance.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -157,7 +157,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// spell turns the path that mapstructure gives into that of the keys.
+// spell converts a path of mapstructure to one of keys.
 func spell(path string) string {
 	parts := strings.Split(path, ".")
 	for i := range parts {

@@ -26,7 +26,7 @@ import (
 
 const envPrefix = "SMARTNAT_"
 
-// document is the file as it is written.
+// document is the file as written.
 type document struct {
 	Config  `mapstructure:",squash"`
 	Uplinks []uplink
@@ -37,11 +37,11 @@ type uplink struct {
 	Gateway netip.Addr
 }
 
-// Default is what an empty config file means, but for the Source, which has no default.
+// Default returns the meaning of an empty config file, except for Source, which has no default.
 func Default() Config {
 	return Config{
 		Masquerade: true,
-		// Not those below: few are left for clients that come from one of them, such as syslog's 514.
+		// Ports below 1024 are excluded: the kernel has few of them for clients that use one, such as syslog's 514.
 		MasqueradePorts: SourcePorts{gateway.PortRange{First: 1024, Last: 65535}},
 
 		MaxPortsPerMapping: 32768, MaxPortsPerNamespace: 65536,
@@ -64,7 +64,7 @@ func Default() Config {
 	}
 }
 
-// Load reads the file, puts the environment over it and validates the outcome.
+// Load reads the file, applies the environment and validates the result.
 func Load(path string) (Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -93,7 +93,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 		}
 	}
 	doc := document{Config: Default()}
-	if v.IsSet("reservedPorts") { // a list replaces that of the defaults, and is not laid over it
+	if v.IsSet("reservedPorts") { // a list replaces the default; Unmarshal would merge them
 		doc.ReservedPorts = nil
 	}
 	if err := v.Unmarshal(&doc, viper.DecodeHook(l.decodeText)); err != nil {
@@ -102,7 +102,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	cfg := doc.Config
 	for i, u := range doc.Uplinks {
 		if u.Gateway.IsValid() && u.Gateways != nil {
-			l.add(fmt.Sprintf("uplinks[%d].gateway", i), "must not be set beside gateways")
+			l.add(fmt.Sprintf("uplinks[%d].gateway", i), "must not be set together with gateways")
 		} else if u.Gateway.IsValid() {
 			u.Gateways = []netip.Addr{u.Gateway}
 		}
@@ -111,7 +111,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	if cfg.Instance == "" {
 		cfg.Instance, cfg.InstanceFromHost = hostName(), true
 	}
-	// A value that could not be read has left its default behind; to judge that would only add noise.
+	// After a decode error the config has a default value, whose validation would only add noise.
 	if len(l.problems) == 0 {
 		for _, err := range cfg.validate() {
 			l.add(err.Field, err.ErrorBody())
@@ -120,7 +120,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	return cfg, l.err()
 }
 
-// parseYAML returns the root of the only document, or nil when there is none.
+// parseYAML returns the root of the only document, or nil if there is none.
 func parseYAML(text []byte) (*yaml.Node, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var doc, second yaml.Node
@@ -135,7 +135,7 @@ func parseYAML(text []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// hostName is a name that status can carry: the API takes lower case only.
+// hostName returns the host name in the form of the API, which only accepts lower case.
 func hostName() string {
 	name, err := os.Hostname()
 	if err != nil {
@@ -144,8 +144,8 @@ func hostName() string {
 	return strings.ToLower(name)
 }
 
-// decodeText turns what the file or the environment says into the types that mapstructure does not know, and is strict
-// where mapstructure would guess: a bare number is no duration.
+// decodeText decodes the types that mapstructure does not know. It is strict where mapstructure would guess: a bare number is
+// no duration.
 func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
 	text, isText := data.(string)
 	switch {
@@ -186,7 +186,7 @@ func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// checkVariable finds unknown keys in a variable that holds YAML; what is no YAML at all is found by decodeText.
+// checkVariable finds unknown keys in a variable that holds YAML. decodeText reports invalid YAML.
 func (l *loader) checkVariable(k key, value string) {
 	if k.typ.Kind() != reflect.Slice || !isGroup(k.typ.Elem()) {
 		return
@@ -203,7 +203,7 @@ func want(err error, got any, what string) error {
 	return fmt.Errorf("%q: must be %s", fmt.Sprint(got), what)
 }
 
-// splitList splits the text of a variable: by commas, or as YAML where that would not do.
+// splitList splits the text of a variable by commas, or as YAML if necessary.
 func splitList(text string, elem reflect.Type) ([]any, error) {
 	var list []any
 	if isGroup(elem) || strings.HasPrefix(text, "[") {
@@ -216,7 +216,7 @@ func splitList(text string, elem reflect.Type) ([]any, error) {
 	return list, nil
 }
 
-// addDecodeErrors takes the errors out of the tree that mapstructure joined them to.
+// addDecodeErrors adds the leaves of the error tree of mapstructure.
 func (l *loader) addDecodeErrors(err error) {
 	switch err := err.(type) { //nolint:errorlint // the tree itself is walked, level by level
 	case interface{ Unwrap() []error }:
@@ -224,7 +224,7 @@ func (l *loader) addDecodeErrors(err error) {
 			l.addDecodeErrors(err)
 		}
 	case *mapstructure.DecodeError:
-		// A value that is in a list is named by each level, the innermost exactly.
+		// Each level names the value of a list; the innermost one is exact.
 		if inner := new(mapstructure.DecodeError); errors.As(err.Unwrap(), &inner) {
 			l.addDecodeErrors(err.Unwrap())
 		} else {
@@ -240,7 +240,7 @@ func (l *loader) addDecodeErrors(err error) {
 // loader collects the problems of one file.
 type loader struct {
 	file string
-	// lines are those of the keys, by their path in lower case.
+	// lines are the lines of keys, by path in lower case.
 	lines    map[string]int
 	getenv   func(string) string
 	problems []problem
@@ -248,11 +248,11 @@ type loader struct {
 
 type problem struct {
 	path, text string
-	// line is 0 for what the environment says.
+	// line is 0 for a variable.
 	line int
 }
 
-// add keeps the first problem of a key: what follows from it helps nobody.
+// add keeps the first problem of a key, because further ones are mostly its consequences.
 func (l *loader) add(path, text string) {
 	if slices.ContainsFunc(l.problems, func(p problem) bool { return p.path == path }) {
 		return
@@ -264,7 +264,7 @@ func (l *loader) add(path, text string) {
 	l.problems = append(l.problems, problem{path: path, text: place + ": " + text, line: line})
 }
 
-// place says where the value of a key came from: the variable, or the line of the key or of what it would stand in.
+// place returns the origin of a value: the variable, or the line of the key or of its nearest parent.
 func (l *loader) place(path string) (string, int) {
 	leaf, _, _ := strings.Cut(path, "[")
 	if name := variable(leaf); leaf != "" && l.getenv(name) != "" {

@@ -20,10 +20,10 @@ type ReservedPorts struct {
 // String returns "22/tcp" or "5000-5010/udp".
 func (r ReservedPorts) String() string { return fmt.Sprintf("%s/%s", r.Ports, r.Protocol) }
 
-// MarshalText returns what String does.
+// MarshalText returns the same as String.
 func (r ReservedPorts) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText takes "22/tcp" or "5000-5010/udp".
+// UnmarshalText accepts "22/tcp" or "5000-5010/udp".
 func (r *ReservedPorts) UnmarshalText(text []byte) error {
 	ports, protocol, _ := strings.Cut(string(text), "/")
 	first, last, isRange := strings.Cut(ports, "-")
@@ -36,7 +36,7 @@ func (r *ReservedPorts) UnmarshalText(text []byte) error {
 	r.Ports = gateway.PortRange{First: uint16(a), Last: uint16(b)}
 	known := r.Protocol == gateway.TCP || r.Protocol == gateway.UDP || r.Protocol == gateway.SCTP
 	if errFirst != nil || errLast != nil || a == 0 || a > b || !known {
-		return fmt.Errorf("%.64q is no range of ports of tcp, udp or sctp", text)
+		return fmt.Errorf("%.64q is not a range of tcp, udp or sctp ports", text)
 	}
 	return nil
 }

@@ -3,9 +3,9 @@
 
 package config
 
-// Reload returns what a running gateway can change over to when its file says next: everything but what names the things that
-// it has programmed, which would be left behind under their old names. The keys of these are returned where they differ: they
-// need `smartnatd cleanup` under the old config, and then a start under the new one.
+// Reload returns the config for a running gateway whose file now says next. It keeps the keys that name programmed state, which
+// would otherwise be left behind under the old names, and returns those that differ. To change them, run `smartnatd cleanup`
+// with the old config, and then start with the new one.
 func Reload(running, next Config) (Config, []string) {
 	var kept []string
 	kept = keep(kept, "ownership", running.Ownership, &next.Ownership)

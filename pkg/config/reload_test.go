@@ -15,12 +15,12 @@ func TestReload(t *testing.T) {
 	running := Default()
 	for _, test := range []struct {
 		name string
-		// change is what the file says, takes what is taken over of it.
+		// change edits the file, takes is the part that a reload applies.
 		change, takes func(*Config)
 		kept          []string
 	}{
 		{"nothing", func(*Config) {}, func(*Config) {}, nil},
-		{"what can be taken over", func(c *Config) {
+		{"keys that can be reloaded", func(c *Config) {
 			c.Masquerade, c.Resync, c.StateDir, c.IPTables.LockTimeout = false, time.Minute, "/srv", time.Second
 			c.Source.Files, c.Uplinks, c.Log.Level = &Files{Paths: []string{"/objects"}}, []Uplink{{Interface: "eth1"}}, "debug"
 		}, func(c *Config) {
@@ -28,7 +28,7 @@ func TestReload(t *testing.T) {
 			c.Source.Files, c.Uplinks, c.Log.Level = &Files{Paths: []string{"/objects"}}, []Uplink{{Interface: "eth1"}}, "debug"
 		}, nil},
 		{"one of the names", func(c *Config) { c.Ownership.SetPrefix = "other-"; c.ClampMSS = true }, func(c *Config) { c.ClampMSS = true }, []string{"ownership"}},
-		{"all that cannot", func(c *Config) {
+		{"all keys that cannot", func(c *Config) {
 			c.Ownership.MarkMask, c.IPTables.Backend, c.IPTables.IPv6, c.RuntimeDir = 0x3f, BackendLegacy, false, "/tmp"
 		}, func(*Config) {}, []string{"ownership", "iptables.backend", "iptables.ipv6", "runtimeDir"}},
 	} {

@@ -11,7 +11,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// SourcePorts is a range of source ports, "1024-65535", or empty, "keep".
+// SourcePorts is a range of source ports ("1024-65535"), or empty ("keep").
 type SourcePorts struct{ gateway.PortRange }
 
 const keepSourcePorts = "keep"

@@ -91,7 +91,7 @@ func validateNetworks(networks []netip.Prefix, at *field.Path) field.ErrorList {
 	return errs
 }
 
-// validateListen takes what can be listened on, and nothing at all.
+// validateListen accepts an address to listen on, or "".
 func validateListen(address string, at *field.Path) field.ErrorList {
 	if address == "" {
 		return nil
@@ -113,8 +113,8 @@ func validatePath(name string, at *field.Path) field.ErrorList {
 	return field.ErrorList{field.Invalid(at, name, "must be an absolute path")}
 }
 
-// validateFile takes what may be the path of a file, there or not. Anything else may be what belongs into the file, and a secret is
-// not for the log.
+// validateFile accepts the path of a file that need not exist. The error omits other text, because it may be the secret that
+// belongs into the file, and secrets must not be logged.
 func validateFile(name string, at *field.Path) field.ErrorList {
 	if name == "" || filepath.IsAbs(name) && !strings.ContainsAny(name, "\n\r") {
 		return nil
@@ -174,7 +174,7 @@ func (r *Relay) validate(at *field.Path) field.ErrorList {
 		u, err := url.Parse(server)
 		if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
 			if strings.Contains(server, "@") {
-				server = "(with a password)" // which is not for the log
+				server = "(with a password)" // passwords must not be logged
 			}
 			errs = append(errs, field.Invalid(at.Child("servers").Index(i), server, "must be of the form https://HOST:PORT"))
 		}
@@ -188,9 +188,9 @@ func (r *Relay) validate(at *field.Path) field.ErrorList {
 	}
 	switch certificate := r.CertFile != "" || r.KeyFile != ""; {
 	case certificate && r.TokenFile != "":
-		errs = append(errs, field.Forbidden(at.Child("tokenFile"), "must not be set beside certFile and keyFile"))
+		errs = append(errs, field.Forbidden(at.Child("tokenFile"), "must not be set together with certFile and keyFile"))
 	case !certificate && r.TokenFile == "":
-		errs = append(errs, field.Required(at.Child("tokenFile"), "a relay tells nothing to strangers: set tokenFile, or certFile and keyFile"))
+		errs = append(errs, field.Required(at.Child("tokenFile"), "a relay requires a credential: set tokenFile, or certFile and keyFile"))
 	}
 	errs = append(errs, validateFile(r.CAFile, at.Child("caFile"))...)
 	errs = append(errs, validateFile(r.TokenFile, at.Child("tokenFile"))...)
@@ -212,7 +212,7 @@ func validateUplinks(uplinks []Uplink, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("interface"), u.Interface, problem))
 		}
 		if u.Gateways != nil && u.GatewayOffset != 0 {
-			errs = append(errs, field.Invalid(at.Child("gatewayOffset"), u.GatewayOffset, "must not be set beside a gateway"))
+			errs = append(errs, field.Invalid(at.Child("gatewayOffset"), u.GatewayOffset, "must not be set together with a gateway"))
 		}
 		if u.GatewayOffset < 0 {
 			errs = append(errs, field.Invalid(at.Child("gatewayOffset"), u.GatewayOffset, "must be at least 1, the first address of the network"))
@@ -225,7 +225,7 @@ func validateUplinks(uplinks []Uplink, at *field.Path) field.ErrorList {
 	return errs
 }
 
-// Pattern returns what matches the names that an Uplink's Interface stands for, or nil when it is a name itself.
+// Pattern returns a function that matches the names of an Uplink's Interface, or nil if it is a plain name.
 func (u Uplink) Pattern() (func(name string) bool, error) {
 	text := u.Interface
 	if len(text) > 1 && strings.HasPrefix(text, "/") && strings.HasSuffix(text, "/") {
@@ -245,7 +245,7 @@ func (u Uplink) Pattern() (func(name string) bool, error) {
 }
 
 func interfaceProblem(text string) string {
-	const maxName = 15 // IFNAMSIZ, less the closing zero
+	const maxName = 15 // IFNAMSIZ without the terminating zero
 	pattern, err := Uplink{Interface: text}.Pattern()
 	switch {
 	case err != nil:
@@ -256,10 +256,10 @@ func interfaceProblem(text string) string {
 	return ""
 }
 
-// reachable includes what routers announce themselves as.
+// reachable includes link-local IPv6 addresses, which routers advertise.
 func reachable(a netip.Addr) bool { return a.IsGlobalUnicast() || a.Is6() && a.IsLinkLocalUnicast() }
 
-// validateAddresses wants addresses that a host can have.
+// validateAddresses accepts addresses that a host can have.
 func validateAddresses(addrs []netip.Addr, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[netip.Addr]bool{}
@@ -314,7 +314,7 @@ func validateOwnership(o gateway.Ownership, at *field.Path) field.ErrorList {
 		minMarkBits           = 6
 		localTable, compat    = 255, 252 // 252 to 255 are compat, default, main and local
 		mainPriority          = 32766
-		staticProtocol, limit = 4, 255 // up to static, protocols are the kernel's and the administrator's
+		staticProtocol, limit = 4, 255 // protocols up to static belong to the kernel and the administrator
 	)
 	var errs field.ErrorList
 	if !chainPrefix.MatchString(o.ChainPrefix) {
@@ -325,7 +325,7 @@ func validateOwnership(o gateway.Ownership, at *field.Path) field.ErrorList {
 	} else if last := o.Table(o.MaxUplinks()); o.RoutingTable < 1 || o.RoutingTable <= localTable && last >= compat {
 		errs = append(errs, field.Invalid(at.Child("routingTable"), o.RoutingTable, fmt.Sprintf("must begin %d tables that are free; %d to %d are the system's", o.MaxUplinks(), compat, localTable)))
 	}
-	// The one behind it is ours too.
+	// The next priority is used too.
 	if o.RulePriority < 1 || o.RulePriority+1 >= mainPriority {
 		errs = append(errs, field.Invalid(at.Child("rulePriority"), o.RulePriority, fmt.Sprintf("must be between 1 and %d, before the main table's", mainPriority-2)))
 	}
