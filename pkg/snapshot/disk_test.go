@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// disk is a file system of a few kilobytes, until the test ends.
+// disk mounts a file system of a few kilobytes until the test ends.
 func disk(t *testing.T) string {
 	t.Helper()
 	testenv.RequireKernel(t)
@@ -37,14 +37,14 @@ func disk(t *testing.T) string {
 	return folder
 }
 
-// large is an example that needs more than half of the disk.
+// large needs more than half of the disk.
 func large() Saved {
 	s := example()
 	s.Mappings[0].Annotations = map[string]string{"text": strings.Repeat("x", 9<<10)}
 	return s
 }
 
-// The old file and the new one are not on a full disk at the same time: the old one stays, and nothing else.
+// TestFullDisk checks that the old file stays, and no other, if the new one does not fit next to it.
 func TestFullDisk(t *testing.T) {
 	folder := disk(t)
 	file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
@@ -56,13 +56,14 @@ func TestFullDisk(t *testing.T) {
 	}
 	expectOnly(t, folder, "objects.jsonl")
 	expectLoaded(t, file, large())
-	if err := file.Save(example()); err != nil { // which is small
+	if err := file.Save(example()); err != nil { // a small one
 		t.Error(err)
 	}
 	expectLoaded(t, file, example())
 }
 
-// A disk that became read-only, as after an error of it, is read and not written, and what is bad on it stays.
+// TestReadOnlyDisk checks a disk that became read-only, as after an error: files can be loaded but not saved, and a bad file
+// stays in place.
 func TestReadOnlyDisk(t *testing.T) {
 	folder := disk(t)
 	file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
@@ -89,7 +90,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	expectOnly(t, folder, "bad.jsonl", "objects.jsonl")
 }
 
-// Where there is no folder for the file and none can be made, nothing was saved.
+// TestNoDisk checks that Save and Load fail if the folder does not exist and cannot be created.
 func TestNoDisk(t *testing.T) {
 	folder := disk(t)
 	if err := os.WriteFile(filepath.Join(folder, "state"), nil, 0o600); err != nil {
@@ -100,11 +101,12 @@ func TestNoDisk(t *testing.T) {
 		t.Errorf("saving: error %v, want that the folder is none", err)
 	}
 	if _, err := file.Load(); err == nil {
-		t.Error("something was loaded")
+		t.Error("Load succeeded")
 	}
 }
 
-// Whoever was killed while it saved has left a file beside, whole or not, that nobody reads and the next one replaces.
+// TestKilledWhileSaving checks that the partial or complete temporary file of a killed process is never read, and replaced by
+// the next Save.
 func TestKilledWhileSaving(t *testing.T) {
 	whole := text(t, large())
 	for _, length := range []int{0, 1, len(whole) / 2, len(whole)} {
@@ -131,14 +133,14 @@ func TestKilledWhileSaving(t *testing.T) {
 	}
 }
 
-// What is no file, or far too large, is set aside unread.
+// TestWhatIsNoFileIsSetAside checks that other file types and far too large files are moved aside unread.
 func TestWhatIsNoFileIsSetAside(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		make func(path string) error
 	}{
 		{"a folder", func(path string) error { return os.MkdirAll(filepath.Join(path, "in it"), 0o700) }},
-		{"a pipe, which nobody writes to", func(path string) error { return unix.Mkfifo(path, 0o600) }},
+		{"a pipe without a writer", func(path string) error { return unix.Mkfifo(path, 0o600) }},
 		{"too large", func(path string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, maxSize+1))
 		}},
@@ -148,7 +150,7 @@ func TestWhatIsNoFileIsSetAside(t *testing.T) {
 			if err := test.make(file.String()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := file.Load(); err == nil || !strings.Contains(err.Error(), "is now "+file.String()+".bad: it is no file of at most") {
+			if _, err := file.Load(); err == nil || !strings.Contains(err.Error(), "is now "+file.String()+".bad: it is not a regular file of at most") {
 				t.Errorf("error %v does not say what it is and where", err)
 			}
 			if err := file.Save(example()); err != nil {
@@ -159,7 +161,7 @@ func TestWhatIsNoFileIsSetAside(t *testing.T) {
 	}
 }
 
-// What is set aside takes the place of what was set aside before, whatever that was.
+// TestSetAsideAgain checks that a file that is moved aside replaces an earlier one, of any content.
 func TestSetAsideAgain(t *testing.T) {
 	folder := t.TempDir()
 	file := fileAt(t, filepath.Join(folder, "objects.jsonl"))
@@ -168,7 +170,7 @@ func TestSetAsideAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := file.Load(); err == nil {
-			t.Errorf("%q was taken for objects", content)
+			t.Errorf("%q was loaded as objects", content)
 		}
 		if aside, err := os.ReadFile(file.String() + ".bad"); err != nil || string(aside) != content {
 			t.Errorf("set aside is %q, %v; want %q", aside, err, content)

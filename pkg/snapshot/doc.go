@@ -1,11 +1,11 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package snapshot keeps the last objects that were known in a file, so that a gateway which boots while the cluster is out of
-// reach still knows what to forward. It touches that one file and what is beside it, and decides nothing: who may use what the
-// file says, and when, is for others.
+// Package snapshot keeps the last known objects in a file, so that a gateway that boots while the cluster is unreachable still
+// knows what to forward. It touches only that file and files next to it, and decides nothing: its callers decide when the
+// content may be used.
 //
-// The file is text, one JSON value a line: a header, an object each, and an end that counts the objects and has the SHA-256
-// of all before it. It is replaced as a whole: written beside, synced and renamed, so that a crash leaves the old one or the
-// new one. It holds no more than a Snapshot does, which is nothing secret.
+// The file is text with one JSON value per line: a header, the objects, and an end with the number of objects and the SHA-256
+// of everything before it. It is always replaced as a whole: written under another name, synced and renamed, so that a crash
+// leaves either the old file or the new one. It holds the content of a Snapshot, nothing secret.
 package snapshot

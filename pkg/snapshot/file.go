@@ -11,23 +11,23 @@ import (
 	"path/filepath"
 )
 
-// maxSize is far more than any gateway can know; what is larger is another file.
+// maxSize is far more than any gateway can know; a larger file cannot be ours.
 const maxSize = 512 << 20
 
-// ErrOutdated is the error of Load while what is in effect is newer than what is saved.
+// ErrOutdated is the error of Load if the kernel has had newer state than the saved one.
 var ErrOutdated = errors.New("is older than what was in effect last")
 
-// File is where a Snapshot is kept. One process at a time may use it.
+// File is the place of a saved Snapshot. Only one process may use it at a time.
 type File struct{ path, outdated string }
 
-// NewFile names the file, and another one that is there while what is saved is outdated: in a folder that no reboot leaves
-// as it is, for what is in effect is gone then. Nothing is touched yet.
+// NewFile returns the File at path. outdated is a marker that exists while the saved state is outdated. It belongs in a folder
+// that a reboot clears, because a reboot also clears the newer state. NewFile does not touch the disk.
 func NewFile(path, outdated string) File { return File{path, outdated} }
 
-// String is the path.
+// String returns the path.
 func (f File) String() string { return f.path }
 
-// Save replaces what the file holds. Whatever fails, the old file stays as it was.
+// Save replaces the content of the file. If it fails, the old file stays unchanged.
 func (f File) Save(s Saved) error {
 	if err := f.save(s); err != nil {
 		return fmt.Errorf("saving the objects in %s: %w", f.path, err)
@@ -59,7 +59,7 @@ func (f File) save(s Saved) (err error) {
 	return syncFolder(folder)
 }
 
-// syncFolder makes a rename last.
+// syncFolder makes a rename durable.
 func syncFolder(path string) error {
 	folder, err := os.Open(path)
 	if err != nil {
@@ -68,7 +68,7 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// SetOutdated notes whether something newer than what is saved is in effect, or is going to be.
+// SetOutdated records whether newer state than the saved one is in effect, or is about to be.
 func (f File) SetOutdated(outdated bool) (err error) {
 	if !outdated {
 		err = ignoreMissing(os.Remove(f.outdated))
@@ -76,13 +76,13 @@ func (f File) SetOutdated(outdated bool) (err error) {
 		err = os.WriteFile(f.outdated, nil, 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("noting whether %s is outdated: %w", f.path, err)
+		return fmt.Errorf("recording whether %s is outdated: %w", f.path, err)
 	}
 	return nil
 }
 
-// Load returns what was saved last; an error that is fs.ErrNotExist when nothing was, and one that is ErrOutdated when it is
-// no longer what is in effect. A file that cannot be used is set aside, for a person to look at, and so is never in the way again.
+// Load returns the saved state. The error is fs.ErrNotExist if there is none, and ErrOutdated if newer state has been in
+// effect. An unusable file is moved aside for inspection, so that it fails only once.
 func (f File) Load() (Saved, error) {
 	if _, err := os.Stat(f.outdated); err == nil {
 		return Saved{}, fmt.Errorf("%s %w", f.path, ErrOutdated)
@@ -92,7 +92,7 @@ func (f File) Load() (Saved, error) {
 		return Saved{}, fmt.Errorf("reading the saved objects: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxSize {
-		return Saved{}, f.setAside(fmt.Errorf("is no file of at most %d bytes", maxSize))
+		return Saved{}, f.setAside(fmt.Errorf("is not a regular file of at most %d bytes", maxSize))
 	}
 	text, err := os.ReadFile(f.path)
 	if err != nil {
@@ -105,7 +105,7 @@ func (f File) Load() (Saved, error) {
 	return saved, nil
 }
 
-// setAside moves the file away and says where to and why.
+// setAside moves the file away and reports the new name and the reason.
 func (f File) setAside(why error) error {
 	aside := f.path + ".bad"
 	if err := os.Rename(f.path, aside); err != nil {

@@ -28,15 +28,15 @@ const (
 	version = 1
 )
 
-// Saved is a Snapshot with where and when it was true.
+// Saved is a Snapshot with its origin and time.
 type Saved struct {
 	calc.Snapshot
 	// Origin are the servers that it may have come from.
 	Origin []string
-	// At is when it was saved.
+	// At is the time of saving.
 	At time.Time
-	// Rejected says of each object that was in the file, and that no API server would have stored, on a line which it is and
-	// why. The Snapshot is without them.
+	// Rejected has a line with name and reason for each object in the file that an API server would have rejected. The Snapshot
+	// does not contain them.
 	Rejected []string
 }
 
@@ -50,8 +50,8 @@ type header struct {
 	Version int       `json:"version"`
 	Origin  []string  `json:"origin"`
 	At      time.Time `json:"at"`
-	// Proofs says that Services have their selectors and EndpointSlices the label of who manages them. Versions that saved
-	// neither pass over it, so that a downgrade finds a file that it can use.
+	// Proofs is set if Services have their selectors and EndpointSlices have their managed-by label. Older versions saved
+	// neither; they ignore the key, so that a downgrade can use the file.
 	Proofs bool `json:"proofs"`
 }
 
@@ -95,12 +95,12 @@ func encode(to io.Writer, s Saved) error {
 	return buffered.Flush()
 }
 
-// decode takes nothing from a file that is not whole.
+// decode reads a complete file or nothing.
 func decode(text []byte) (Saved, error) {
 	first, _, _ := bytes.Cut(text, []byte("\n"))
 	var h header
 	if err := json.Unmarshal(first, &h); err != nil || h.Format != format {
-		return Saved{}, fmt.Errorf("does not begin as a file of the format %s does", format)
+		return Saved{}, fmt.Errorf("lacks the header of format %s", format)
 	}
 	if h.Version != version {
 		return Saved{}, fmt.Errorf("is of version %d of its format, must be %d", h.Version, version)
@@ -120,7 +120,7 @@ func decode(text []byte) (Saved, error) {
 		n++
 		var l line
 		if err := json.Unmarshal(text, &l); err != nil {
-			return Saved{}, fmt.Errorf("holds no object in line %d: %w", n+1, err)
+			return Saved{}, fmt.Errorf("has no valid object in line %d: %w", n+1, err)
 		}
 		if !h.Proofs {
 			l.prove()
@@ -133,8 +133,8 @@ func decode(text []byte) (Saved, error) {
 	return saved, nil
 }
 
-// prove makes an object of a file without proofs pass for proven. The version that saved it used all endpoints alike; an upgrade and
-// a reboot keep them until the cluster is read. A tenant who writes objects cannot write the file.
+// prove makes an object of a file without proofs count as proven. The version that saved it used all endpoints alike, and an
+// upgrade with a reboot must keep them until the cluster is read. That is safe: a tenant can write objects, but not this file.
 func (l line) prove() {
 	if l.Service != nil && len(l.Service.Spec.Selector) == 0 {
 		l.Service.Spec.Selector = map[string]string{"saved": "without-selector"}
@@ -144,8 +144,8 @@ func (l line) prove() {
 	}
 }
 
-// admit takes over the object of a line, unless no API server would have stored it: a good checksum says that we wrote the
-// file, and not that we should have.
+// admit adds the object of a line, unless an API server would have rejected it: a valid checksum only proves that we wrote the
+// file, not that its content is valid.
 func (s *Saved) admit(l line) {
 	switch {
 	case l.Mapping != nil && s.admits(l.Mapping):
@@ -165,7 +165,7 @@ func (s *Saved) admits(object metav1.Object) bool {
 	return err == nil
 }
 
-// cutLast cuts off the last line, which ends the text.
+// cutLast splits off the last line, which ends the text.
 func cutLast(text []byte) (before, last []byte) {
 	if !bytes.HasSuffix(text, []byte("\n")) {
 		return text, nil

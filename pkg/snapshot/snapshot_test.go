@@ -90,17 +90,17 @@ func mode(t *testing.T, path string) fs.FileMode {
 	return info.Mode().Perm()
 }
 
-// TestTornFilesAreRefused at whatever byte the power went.
+// TestTornFilesAreRefused checks a power failure at each byte.
 func TestTornFilesAreRefused(t *testing.T) {
 	whole := text(t, example())
 	for n := range whole {
 		if _, err := decode(whole[:n]); err == nil {
-			t.Fatalf("the first %d of %d bytes were taken for a whole file", n, len(whole))
+			t.Fatalf("the first %d of %d bytes were loaded as a complete file", n, len(whole))
 		}
 	}
 }
 
-// TestDamageIsRefused or does not matter, whichever bit it is.
+// TestDamageIsRefused checks that each flipped bit is refused or does not matter.
 func TestDamageIsRefused(t *testing.T) {
 	whole := text(t, example())
 	refused := 0
@@ -112,11 +112,11 @@ func TestDamageIsRefused(t *testing.T) {
 			if err != nil {
 				refused++
 			} else if diff := cmp.Diff(example(), got); diff != "" {
-				t.Fatalf("bit %d of byte %d: taken as\n%s", bit, i, diff)
+				t.Fatalf("bit %d of byte %d: loaded as\n%s", bit, i, diff)
 			}
 		}
 	}
-	// What does not matter is the case of the letters of two keys and what JSON takes for a space.
+	// Two things do not matter: the case of letters in two keys, and the kind of white space in JSON.
 	if least := 8*len(whole) - 50; refused < least {
 		t.Errorf("%d of %d damaged files were refused, want at least %d", refused, 8*len(whole), least)
 	}
@@ -125,17 +125,17 @@ func TestDamageIsRefused(t *testing.T) {
 func TestBadFilesAreNamedAndSetAside(t *testing.T) {
 	whole := string(text(t, example()))
 	for _, test := range []struct{ name, text, want string }{
-		{"empty", "", "does not begin as a file of the format smartnat-objects does"},
-		{"foreign", "apiVersion: v1\nkind: List\n", "does not begin"},
-		{"binary", "\x7fELF\x00\x00", "does not begin"},
+		{"empty", "", "lacks the header of format smartnat-objects"},
+		{"foreign", "apiVersion: v1\nkind: List\n", "lacks the header"},
+		{"binary", "\x7fELF\x00\x00", "lacks the header"},
 		{"an older version", strings.Replace(whole, `"version":1`, `"version":0`, 1), "is of version 0 of its format, must be 1"},
 		{"a newer version", strings.Replace(whole, `"version":1`, `"version":2`, 1), "is of version 2 of its format, must be 1"},
-		{"nothing but zeros, as a file system may leave it", strings.Repeat("\x00", len(whole)), "does not begin"},
+		{"nothing but zeros, as a file system may leave it", strings.Repeat("\x00", len(whole)), "lacks the header"},
 		{"a good beginning, then zeros", whole[:len(whole)/2] + strings.Repeat("\x00", len(whole)/2), "is cut off after"},
 		{"two files in one", whole + whole, "is damaged"},
 		{"truncated", whole[:len(whole)/2], "is cut off after"},
 		{"damaged", strings.Replace(whole, "10.244.1.10", "10.244.1.11", 1), "is damaged"},
-		{"a line too few", strings.Replace(whole, `"objects":3`, `"objects":4`, 1), "holds 3 objects, must hold 4"},
+		{"one line too few", strings.Replace(whole, `"objects":3`, `"objects":4`, 1), "holds 3 objects, must hold 4"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "objects.jsonl")
@@ -151,7 +151,7 @@ func TestBadFilesAreNamedAndSetAside(t *testing.T) {
 				t.Errorf("set aside is %q, %v", aside, err)
 			}
 			if _, err := file.Load(); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the second time the error is %v, want that there is none", err)
+				t.Errorf("the second error is %v, want fs.ErrNotExist", err)
 			}
 			if err := file.Save(example()); err != nil {
 				t.Errorf("cannot be saved again: %v", err)
@@ -160,7 +160,7 @@ func TestBadFilesAreNamedAndSetAside(t *testing.T) {
 	}
 }
 
-// TestWhatCannotBeSavedLeavesTheOld file as it was, on a disk that is full and where nothing can be written.
+// TestWhatCannotBeSavedLeavesTheOld checks that the old file stays unchanged on a full disk, and if nothing can be written.
 func TestWhatCannotBeSavedLeavesTheOld(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -209,7 +209,7 @@ func TestFrom(t *testing.T) {
 	}
 }
 
-// FuzzDecode takes anything for a file: what is taken for a whole one says the same when it is written again.
+// FuzzDecode decodes arbitrary files: an accepted one keeps its content when it is saved and loaded again.
 func FuzzDecode(f *testing.F) {
 	var b bytes.Buffer
 	if err := encode(&b, example()); err != nil {
@@ -233,7 +233,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// What was in effect last is not to be rolled back to what was saved before it.
+// TestOutdated checks that newer state is never rolled back to the saved one.
 func TestOutdated(t *testing.T) {
 	file := fileAt(t, filepath.Join(t.TempDir(), "objects.jsonl"))
 	if err := file.Save(example()); err != nil {
@@ -250,7 +250,8 @@ func TestOutdated(t *testing.T) {
 	expectLoaded(t, file, example())
 }
 
-// TestObjectsThatNoAPIServerStored are left out of a file that is whole, and named on a line; the others are used.
+// TestObjectsThatNoAPIServerStored checks that invalid objects in an intact file are left out and reported by line; the others
+// are used.
 func TestObjectsThatNoAPIServerStored(t *testing.T) {
 	bad := example()
 	for i := range 2 {

@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestUpgradeKeepsEndpoints loads a file without selectors and managers of slices, which proves no endpoint. A gateway that boots
-// with it while its relay is away uses all endpoints as before.
+// TestUpgradeKeepsEndpoints loads a file without selectors and managed-by labels, which proves no endpoint. A gateway that
+// boots with it while its relay is unreachable must use all endpoints as before.
 func TestUpgradeKeepsEndpoints(t *testing.T) {
 	old, err := os.ReadFile("testdata/before-proofs.jsonl")
 	if err != nil {
@@ -36,7 +36,7 @@ func TestUpgradeKeepsEndpoints(t *testing.T) {
 	expectEndpoints(t, saved.Snapshot, "10.244.1.10")
 }
 
-// TestSavedProofsAreKept: a file of this version proves as much as the objects did, and no more.
+// TestSavedProofsAreKept checks that a file of this version proves exactly what the objects proved.
 func TestSavedProofsAreKept(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -62,7 +62,8 @@ func TestSavedProofsAreKept(t *testing.T) {
 	}
 }
 
-// TestDowngradeReadsTheFile: a version that knows no proofs accepts version 1 alone, and passes over keys that it does not know.
+// TestDowngradeReadsTheFile checks the format for a version without proofs: it only accepts version 1, and ignores unknown
+// keys.
 func TestDowngradeReadsTheFile(t *testing.T) {
 	first, _, _ := strings.Cut(string(text(t, example())), "\n")
 	if !strings.Contains(first, `"version":1,`) || !strings.HasSuffix(first, `"proofs":true}`) {
@@ -70,7 +71,7 @@ func TestDowngradeReadsTheFile(t *testing.T) {
 	}
 }
 
-// expectEndpoints holds that the one Mapping leads to these backends.
+// expectEndpoints checks the backends of the only Mapping.
 func expectEndpoints(t *testing.T, s calc.Snapshot, want ...string) {
 	t.Helper()
 	cfg := config.Default()
