@@ -12,17 +12,17 @@ import (
 	"unicode"
 )
 
-// Level is how bad a Line is.
+// Level is the severity of a Line.
 type Level int
 
-// The levels. Their values are the exit codes of the command.
+// The values of levels are the exit codes of the command.
 const (
 	OK Level = iota
 	Warning
 	Failed
 )
 
-// String returns what begins a line.
+// String returns the first word of a line.
 func (l Level) String() string {
 	switch l {
 	case OK:
@@ -36,11 +36,11 @@ func (l Level) String() string {
 // Line is one finding of a Check, or the statement that there is none.
 type Line struct {
 	Level Level
-	// What was looked at, such as "iptables"; Text says what was seen, and may be empty where all is well.
+	// What, Text: the subject, such as "iptables", and the observation, which may be empty if all is well.
 	What, Text string
 }
 
-// String returns the line as it is printed. Whatever is in its texts, it is one line and moves no cursor.
+// String returns the printed line: always a single one, without control characters.
 func (l Line) String() string {
 	line := fmt.Sprintf("%-6s  %s", l.Level, l.What)
 	if l.Text != "" {
@@ -49,7 +49,7 @@ func (l Line) String() string {
 	return printable(line)
 }
 
-// printable keeps what a terminal shows, and quotes the rest as Go does.
+// printable keeps printable characters, and quotes others as Go does.
 func printable(text string) string {
 	var b strings.Builder
 	for _, r := range strings.TrimRight(text, " \n") {
@@ -65,24 +65,24 @@ func printable(text string) string {
 	return b.String()
 }
 
-// Check looks at one thing.
+// Check checks one subject.
 type Check interface {
-	// Lines returns at least one.
+	// Lines returns at least one line.
 	Lines(ctx context.Context) []Line
 }
 
-// Func is a Check.
+// Func is a Check by a function.
 type Func func(ctx context.Context) []Line
 
 // Lines implements Check.
 func (f Func) Lines(ctx context.Context) []Line { return f(ctx) }
 
-// Report is what came of all checks.
+// Report counts the results of all checks.
 type Report struct {
 	Warnings, Failures int
 }
 
-// Level is that of the worst line.
+// Level returns the level of the worst line.
 func (r Report) Level() Level {
 	switch {
 	case r.Failures > 0:
@@ -93,7 +93,7 @@ func (r Report) Level() Level {
 	return OK
 }
 
-// Run prints the lines of each check as soon as it has them.
+// Run runs the checks, and prints the lines of each as soon as it has them.
 func Run(ctx context.Context, out io.Writer, checks ...Check) Report {
 	var report Report
 	for _, c := range checks {
@@ -117,7 +117,7 @@ func one(level Level, what, format string, args ...any) []Line {
 	return []Line{{level, what, fmt.Sprintf(format, args...)}}
 }
 
-// Errors returns a failure for each error that was joined, or says that all is well.
+// Errors returns a failure for each line of err, or one OK line.
 func Errors(what string, err error) []Line {
 	if err == nil {
 		return ok(what, "")

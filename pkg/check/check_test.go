@@ -59,7 +59,7 @@ func TestTheWorstLineIsTheReports(t *testing.T) {
 	}
 }
 
-// expect compares lines with what they begin with and have in them, "LEVEL WHAT|part|part".
+// expect compares lines with "LEVEL WHAT|part|part": their beginning, and parts of their text.
 func expect(t *testing.T, got []Line, want ...string) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -134,9 +134,9 @@ func TestBoundary(t *testing.T) {
 	}{
 		{"the host forwards by itself", uplinks, nil, host, gateway.Families{}, "ok      boundary: holds on eth1"},
 		{"it does, without uplinks", nil, nil, host, gateway.Families{}, "WARN    boundary: holds on eth1"},
-		{"it does, and nothing leads out", nil, nil, noRoute, gateway.Families{}, "WARN    boundary: it holds on no link|list the links to the outside in uplinks"},
+		{"it does, without a link to the outside", nil, nil, noRoute, gateway.Families{}, "WARN    boundary: it holds on no link|list the links to the outside in uplinks"},
 		{"closed", uplinks, nil, host, gateway.Families{IPv4: true, IPv6: true}, "ok      boundary: this host forwards IPv4 and IPv6 for smartnatd alone|comes in by eth0, eth1, eth2 is"},
-		{"closed, but for where the nodes are", uplinks, routes, host, gateway.Families{IPv4: true}, "ok      boundary: this host forwards IPv4 for|comes in by eth1, eth2 is|and net.ipv4.ip_forward=1 in /etc/sysctl.d opens"},
+		{"closed, except for the link to the nodes", uplinks, routes, host, gateway.Families{IPv4: true}, "ok      boundary: this host forwards IPv4 for|comes in by eth1, eth2 is|and net.ipv4.ip_forward=1 in /etc/sysctl.d opens"},
 		{"closed, without uplinks", nil, nil, noRoute, gateway.Families{IPv6: true},
 			"WARN    boundary: this host forwards IPv6 for|comes in by eth0, eth1, eth2 is forwarded for Mappings only|serviceRoutes|insideNetworks|net.ipv6.conf.all.forwarding=1 in /etc/sysctl.d"},
 	} {
@@ -158,7 +158,7 @@ func TestServiceRoutes(t *testing.T) {
 	expect(t, ServiceRoutes(routes, gateway.Host{Unreachable: []netip.Addr{a, b}}), "FAILED  serviceRoutes[0]|10.96.0.0/16|10.10.0.11")
 }
 
-// TestMappings has each finding of each.
+// TestMappings checks that each finding is a line.
 func TestMappings(t *testing.T) {
 	mapping := func(name string) *v1alpha1.Mapping {
 		m := &v1alpha1.Mapping{Spec: v1alpha1.MappingSpec{
@@ -193,14 +193,14 @@ func TestCredentials(t *testing.T) {
 		want []string
 	}{
 		{"a token of a year", Credential{Mode: 0o600, Content: token(day, 300*day), Secret: true}, []string{"ok      k|2027-09-25"}},
-		{"a token that ends in five days", Credential{Mode: 0o600, Content: token(300*day, 5*day), Secret: true}, []string{"WARN    k|2026-12-04T12:00:00Z|120h"}},
+		{"a token that expires in five days", Credential{Mode: 0o600, Content: token(300*day, 5*day), Secret: true}, []string{"WARN    k|2026-12-04T12:00:00Z|120h"}},
 		{"a token of an hour, renewed just now", Credential{Mode: 0o600, Content: token(time.Minute, 59*time.Minute), Secret: true}, []string{"ok      k|2026-11-29T12:59:00Z"}},
 		{"a token of an hour, not renewed", Credential{Mode: 0o600, Content: token(55*time.Minute, 5*time.Minute), Secret: true}, []string{"WARN    k|12:05:00Z"}},
-		{"a token that ended", Credential{Mode: 0o600, Content: token(2*day, -day), Secret: true}, []string{"FAILED  k|ended at 2026-11-28"}},
+		{"an expired token", Credential{Mode: 0o600, Content: token(2*day, -day), Secret: true}, []string{"FAILED  k|expired at 2026-11-28"}},
 		{"an opaque token", Credential{Mode: 0o600, Content: []byte("abc"), Secret: true}, nil},
 		{"dots, and no token", Credential{Mode: 0o600, Content: []byte("a.!.c"), Secret: true}, nil},
 		{"a token that the group can read", Credential{Mode: 0o640, Content: []byte("abc"), Secret: true}, []string{"WARN    k|0640|chmod 0600 /p"}},
-		{"a token that all can read, and that ended", Credential{Mode: 0o644, Content: token(2*day, -day), Secret: true}, []string{"WARN    k|0644", "FAILED  k|ended"}},
+		{"an expired token that all can read", Credential{Mode: 0o644, Content: token(2*day, -day), Secret: true}, []string{"WARN    k|0644", "FAILED  k|expired"}},
 		{"a kubeconfig that the unit does not see", Credential{Path: "/root/.kube/config", Mode: 0o600, Secret: true}, []string{"WARN    k|/root/.kube/config is below /root|/etc/smartnat"}},
 		{"a folder of a similar name", Credential{Path: "/rooted/config", Mode: 0o600, Secret: true}, nil},
 		{"a certificate that all can read", Credential{Mode: 0o644, Content: []byte("x")}, nil},
@@ -266,7 +266,7 @@ func TestNetworkd(t *testing.T) {
 	}
 }
 
-// TestRules names what is refused, and what to install on which system.
+// TestRules checks the names of refused features, and the package to install on each system.
 func TestRules(t *testing.T) {
 	refuse := func(names ...string) func(gateway.State) error {
 		features := Features(true)
@@ -289,9 +289,9 @@ func TestRules(t *testing.T) {
 		names = append(names, f.Name)
 	}
 	if slices.Contains(names, "clampMSS") {
-		t.Error("what is not configured is tried")
+		t.Error("clampMSS is tried although it is not configured")
 	}
 	if diff := cmp.Diff("forwarding", names[0]); diff != "" {
-		t.Errorf("what all needs is not tried first: %s", diff)
+		t.Errorf("the essential feature is not tried first: %s", diff)
 	}
 }

@@ -13,29 +13,29 @@ import (
 	"time"
 )
 
-// near is how long before its end a credential is warned of: a week, or a fifth of its life where that is shorter, so that one that
-// is renewed every hour is not warned of all the time.
+// A credential causes a warning from near before its end, or from a fifth of its lifetime if that is shorter: one that is
+// renewed every hour must not cause constant warnings.
 const (
 	near      = 7 * 24 * time.Hour
 	nearShare = 5
 )
 
-// Credential is a file that proves who this gateway is.
+// Credential is a file that authenticates this gateway.
 type Credential struct {
-	// Key is the config's, and Path where the file is.
+	// Key is the key in the config, Path the path of the file.
 	Key, Path string
 	Mode      fs.FileMode
 	Content   []byte
-	// Secret is set where a user who can read the file can pose as this gateway.
+	// Secret is set if a reader of the file can impersonate this gateway.
 	Secret bool
 }
 
-// Credentials judges who can read the files, and when what is in them ends.
+// Credentials checks the permissions of the files, and the expiry of their content.
 func Credentials(files []Credential, now time.Time) []Line {
 	var lines []Line
 	for _, f := range files {
 		if hidden := hiddenBy(f.Path); hidden != "" {
-			lines = append(lines, one(Warning, f.Key, "%s is below %s, which the systemd unit does not see (ProtectHome, PrivateTmp): move it to /etc/smartnat", f.Path, hidden)...)
+			lines = append(lines, one(Warning, f.Key, "%s is below %s, which is hidden from the systemd unit (ProtectHome, PrivateTmp): move it to /etc/smartnat", f.Path, hidden)...)
 		}
 		if f.Secret && f.Mode.Perm()&0o077 != 0 {
 			lines = append(lines, one(Warning, f.Key, "%s has mode %#o: other users of this host may read it; chmod 0600 %s", f.Path, f.Mode.Perm(), f.Path)...)
@@ -51,17 +51,17 @@ func Credentials(files []Credential, now time.Time) []Line {
 		}
 		switch left := ends.Sub(now); {
 		case left <= 0:
-			lines = append(lines, one(Failed, f.Key, "%s ended at %s: renew it", f.Path, stamp)...)
+			lines = append(lines, one(Failed, f.Key, "%s expired at %s: renew it", f.Path, stamp)...)
 		case left < soon:
-			lines = append(lines, one(Warning, f.Key, "%s ends at %s, in %s: renew it", f.Path, stamp, left.Round(time.Minute))...)
+			lines = append(lines, one(Warning, f.Key, "%s expires at %s, in %s: renew it", f.Path, stamp, left.Round(time.Minute))...)
 		default:
-			lines = append(lines, ok(f.Key, "good until %s", stamp)...)
+			lines = append(lines, ok(f.Key, "valid until %s", stamp)...)
 		}
 	}
 	return lines
 }
 
-// hiddenBy returns the folder that the path is below and that the unit hides.
+// hiddenBy returns the parent folder of the path that the unit hides, or "".
 func hiddenBy(path string) string {
 	for _, folder := range []string{"/home", "/root", "/run/user", "/tmp", "/var/tmp"} {
 		if strings.HasPrefix(path, folder+"/") {
@@ -71,7 +71,7 @@ func hiddenBy(path string) string {
 	return ""
 }
 
-// lifetime is that of a token or of the first certificate. It is zero where the content says none.
+// lifetime returns the validity of a token or of the first certificate, zero if the content has none.
 func lifetime(content []byte) (begins, ends time.Time) {
 	if block, _ := pem.Decode(content); block != nil {
 		certificate, err := x509.ParseCertificate(block.Bytes)
@@ -83,7 +83,8 @@ func lifetime(content []byte) (begins, ends time.Time) {
 	return tokenLifetime(string(content))
 }
 
-// tokenLifetime reads the claims iat and exp of a JSON Web Token (RFC 7519, 4.1), whose signature is for the server to check.
+// tokenLifetime reads the claims iat and exp of a JSON Web Token (RFC 7519, 4.1). It does not verify the signature; the server
+// does.
 func tokenLifetime(token string) (begins, ends time.Time) {
 	parts := strings.Split(strings.TrimSpace(token), ".")
 	const partsOfJWT = 3

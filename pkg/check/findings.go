@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Uplinks judges what the config makes of the host's links, and returns a line for each finding that is about no Mapping.
+// Uplinks checks the host's links against the config, and returns a line for each finding that is not about a Mapping.
 func Uplinks(cfg config.Config, host gateway.Host) []Line {
 	const what = "uplinks"
 	var lines []Line
@@ -22,7 +22,7 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 	}
 	state, findings := calc.Calculate(calc.Snapshot{}, host, cfg)
 	for _, f := range findings {
-		if f.Name == "" && f.Reason != calc.ReasonNextHopUnreachable { // which ServiceRoutes judges
+		if f.Name == "" && f.Reason != calc.ReasonNextHopUnreachable { // ServiceRoutes reports those
 			lines = append(lines, Line{levelOf(f, state), what, f.String()})
 		}
 	}
@@ -32,8 +32,8 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 	return lines
 }
 
-// Boundary says where it holds. A host that forwards for smartnatd alone is closed: what comes in by any link that is not known to be
-// inside is forwarded for Mappings only. Without uplinks in the config that is hardly meant.
+// Boundary returns on which links the boundary holds. A host that only smartnatd makes forward is closed: packets that come in
+// by a link not known to be inside are forwarded for Mappings only. Without uplinks in the config that is probably unintended.
 func Boundary(cfg config.Config, host gateway.Host) []Line {
 	const what = "boundary"
 	state, _ := calc.Calculate(calc.Snapshot{}, host, cfg)
@@ -73,7 +73,7 @@ func families(of gateway.Families) string {
 	return "IPv6"
 }
 
-// opened are the sysctls of a host that routes for others.
+// opened returns the sysctls that make the host forward for other purposes too.
 func opened(closed gateway.Families) string {
 	var sysctls []string
 	if closed.IPv4 {
@@ -85,8 +85,8 @@ func opened(closed gateway.Families) string {
 	return strings.Join(sysctls, " and ") + " in /etc/sysctl.d"
 }
 
-// levelOf takes for a failure what takes an uplink or the way to the ClusterIPs away. An uplink without a gateway of one family
-// works with the other.
+// levelOf returns Failed for findings that disable an uplink or the route to ClusterIPs. An uplink that lacks the gateway of
+// one family still works with the other.
 func levelOf(f calc.Finding, state gateway.State) Level {
 	switch f.Reason {
 	case calc.ReasonLinkNotFound, calc.ReasonLinkDown, calc.ReasonTooManyUplinks:
@@ -99,7 +99,7 @@ func levelOf(f calc.Finding, state gateway.State) Level {
 	return Warning
 }
 
-// ServiceRoutes judges whether each range of ClusterIPs has a next hop that answers.
+// ServiceRoutes checks that each range of ClusterIPs has a next hop that answers.
 func ServiceRoutes(routes []gateway.ServiceRoute, host gateway.Host) []Line {
 	const what = "serviceRoutes"
 	var lines []Line
@@ -135,7 +135,7 @@ func Mappings(snapshot calc.Snapshot, host gateway.Host, cfg config.Config) []Li
 		}
 	}
 	if len(lines) == 0 {
-		return ok("Mappings", "%d, without a finding", len(snapshot.Mappings))
+		return ok("Mappings", "%d without findings", len(snapshot.Mappings))
 	}
 	return lines
 }

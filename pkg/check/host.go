@@ -11,10 +11,11 @@ import (
 	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
-// full is how much of the connection table may be used, in percent, before it is warned of.
+// full is the usage of the connection table, in percent, that causes a warning.
 const full = 80
 
-// Conntrack judges the size of the kernel's table of connections: a full one drops the first packets of new ones.
+// Conntrack checks the size of the kernel's connection table: if it is full, the kernel drops the first packets of new
+// connections.
 func Conntrack(count, limit int) []Line {
 	const what, percent = "conntrack", 100
 	if limit > 0 && count*percent >= limit*full {
@@ -23,7 +24,7 @@ func Conntrack(count, limit int) []Line {
 	return ok(what, "%d of %d entries are used", count, limit)
 }
 
-// ForwardPolicy judges the policy of the built-in chain FORWARD. Docker and some firewalls set DROP.
+// ForwardPolicy checks the policy of the built-in chain FORWARD. Docker and some firewalls set DROP.
 func ForwardPolicy(tables netfilter.Ruleset) []Line {
 	for _, t := range tables.Tables {
 		for _, c := range t.Chains {
@@ -36,13 +37,13 @@ func ForwardPolicy(tables netfilter.Ruleset) []Line {
 	return nil
 }
 
-// BaseChain is a chain of nf_tables in the forward hook that drops what no rule of it accepts.
+// BaseChain is an nf_tables chain in the forward hook that drops packets by default.
 type BaseChain struct {
-	// Family is as nft(8) has it.
+	// Family is spelled as in nft(8).
 	Family, Table, Name string
 }
 
-// ForwardHook judges such chains. Those of iptables are for ForwardPolicy where our rules are in the same chains.
+// ForwardHook reports such chains, except for those of iptables if they also have our rules: ForwardPolicy checks them.
 func ForwardHook(chains []BaseChain, iptables string, own gateway.Ownership) []Line {
 	var lines []Line
 	for _, c := range chains {
@@ -56,15 +57,15 @@ func ForwardHook(chains []BaseChain, iptables string, own gateway.Ownership) []L
 	return lines
 }
 
-// IPRule is a rule of policy routing that another program set.
+// IPRule is a policy routing rule of another program.
 type IPRule struct {
 	Family   netfilter.Family
 	Priority int
-	// Text is the rule as ip(8) shows it.
+	// Text is the rule as ip(8) prints it.
 	Text string
 }
 
-// IPRules judges rules that the kernel looks at before ours. The table local, which comes first everywhere, is none of them.
+// IPRules reports rules before ours, except for the table local, which always comes first.
 func IPRules(rules []IPRule, own gateway.Ownership) []Line {
 	var before []string
 	for _, r := range rules {
@@ -73,18 +74,18 @@ func IPRules(rules []IPRule, own gateway.Ownership) []Line {
 		}
 	}
 	if len(before) == 0 {
-		return ok("ip rules", "none goes before ours (priority %d)", own.RulePriority)
+		return ok("ip rules", "none precedes ours (priority %d)", own.RulePriority)
 	}
 	var lines []Line
 	for _, text := range before {
-		lines = append(lines, one(Warning, "ip rules", "%q goes before ours (priority %d): replies that it matches may leave by another uplink; "+
+		lines = append(lines, one(Warning, "ip rules", "%q precedes ours (priority %d): replies that it matches may leave by another uplink; "+
 			"give it a higher priority number, or set ownership.rulePriority below it", text, own.RulePriority)...)
 	}
 	return lines
 }
 
-// Networkd judges the configuration of systemd-networkd, all its files in the order in which they count. By default it removes
-// rules and routes of others when it starts (networkd.conf(5)).
+// Networkd checks the configuration of systemd-networkd. files are in order of precedence, the last one wins. By default
+// networkd removes rules and routes of other programs when it starts (networkd.conf(5)).
 func Networkd(files []string) []Line {
 	settings := map[string]string{}
 	for _, text := range files {

@@ -12,17 +12,17 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Feature is a part of what rules can ask of iptables and of the kernel.
+// Feature is a set of rules that iptables and the kernel may not support.
 type Feature struct {
-	// Name says what it is for, and Modules what it takes of the kernel.
+	// Name is the purpose, Modules are the kernel modules that it needs.
 	Name, Modules string
-	// Essential is set where nothing works without it.
+	// Essential is set if nothing works without it.
 	Essential bool
-	// State has rules that need it.
+	// State has rules that need the feature.
 	State gateway.State
 }
 
-// Features are all there are. Nothing else is in their States.
+// Features returns all features. Their States have nothing else.
 func Features(clampMSS bool) []Feature {
 	backends := []gateway.Backend{
 		{Address: netip.MustParseAddr("192.0.2.1"), Port: 1}, {Address: netip.MustParseAddr("192.0.2.2"), Port: 1},
@@ -64,7 +64,7 @@ func Features(clampMSS bool) []Feature {
 	return features
 }
 
-// Rules tries each Feature, and names those that are refused with what to install.
+// Rules tries each Feature, and reports refused ones with the package to install.
 func Rules(features []Feature, try func(gateway.State) error, osRelease, kernel string) []Line {
 	const what = "iptables rules"
 	var lines []Line
@@ -79,16 +79,16 @@ func Rules(features []Feature, try func(gateway.State) error, osRelease, kernel 
 		}
 		lines = append(lines, one(level, what, "%s is refused (it needs %s): %s; %s", f.Name, f.Modules, err, install(osRelease, kernel))...)
 		if f.Essential {
-			return lines // the rest is refused too
+			return lines // the others would be refused too
 		}
 	}
 	if len(lines) == 0 {
-		return ok(what, "tried in a network namespace of their own")
+		return ok(what, "tried in a separate network namespace")
 	}
 	return lines
 }
 
-// install says what brings the kernel's modules, by os-release(5).
+// install returns which package has the kernel's modules, by os-release(5).
 func install(osRelease, kernel string) string {
 	ids := ""
 	for line := range strings.Lines(osRelease) {
