@@ -1,8 +1,8 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loglimit leaves out log lines that come too often, and says with the next line of the kind how many were left out.
-// Both programs use it, so it knows nothing but logrus.
+// Package loglimit drops log lines that come too often, and adds the number of dropped lines to the next line of the same kind.
+// Both programs use it, so it depends only on logrus.
 package loglimit
 
 import (
@@ -12,28 +12,28 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Limiter decides on the lines of one kind. A rate.Limiter (golang.org/x/time/rate) is one.
+// Limiter limits the lines of one kind. rate.Limiter (golang.org/x/time/rate) implements it.
 type Limiter interface {
-	// AllowN reports whether n lines may be logged at a time. It is called with 1.
+	// AllowN reports whether n lines may be logged now. n is always 1.
 	AllowN(now time.Time, n int) bool
 }
 
-// Options say which lines are limited, and how.
+// Options configure which lines are limited, and how.
 type Options struct {
-	// Kind returns the kind of a line. Lines are limited together with those of the same kind, or not at all.
+	// Kind returns the kind of a line, and whether lines of this kind are limited.
 	Kind func(*logrus.Entry) (kind string, limited bool)
 	// New returns the Limiter of a new kind.
 	New func() Limiter
-	// MaxKinds bounds how many kinds are remembered.
+	// MaxKinds bounds the number of remembered kinds.
 	MaxKinds int
-	// Forget makes room by forgetting the kind that was logged longest ago. Otherwise all kinds beyond MaxKinds share a Limiter,
-	// as they have to where others decide on the kinds.
+	// Forget makes room by forgetting the kind that was logged longest ago. Otherwise all kinds beyond MaxKinds share a
+	// Limiter, which is necessary if clients can create kinds.
 	Forget bool
-	// Field names the number of lines that were left out.
+	// Field is the name of the field with the number of dropped lines.
 	Field string
 }
 
-// New returns a logrus.Formatter that formats as f does. A line that is left out is empty.
+// New returns a logrus.Formatter that formats like f. A dropped line is empty.
 func New(f logrus.Formatter, options Options) logrus.Formatter {
 	return &formatter{Formatter: f, options: options, kinds: map[string]*kind{}}
 }
@@ -47,7 +47,7 @@ type formatter struct {
 
 type kind struct {
 	Limiter
-	// logged is when a line was logged last, left the number of lines that were left out since.
+	// logged is when a line was last logged, left is the number of lines dropped since.
 	logged time.Time
 	left   int
 }
@@ -70,7 +70,7 @@ func (f *formatter) Format(entry *logrus.Entry) ([]byte, error) {
 	return f.Formatter.Format(entry)
 }
 
-// allow reports whether a line is due, and how many were left out before it.
+// allow reports whether a line may be logged, and how many were dropped before it.
 func (f *formatter) allow(name string, now time.Time) (left int, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// TestKinds has more kinds of lines than are remembered; each is logged once a minute.
+// TestKinds logs more kinds than are remembered, each limited to one line a minute.
 func TestKinds(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -21,7 +21,7 @@ func TestKinds(t *testing.T) {
 		want   string
 	}{
 		{"the oldest is forgotten", true, "a b c d a free a+2"},
-		{"those beyond share a limit", false, "a b c free a+3"},
+		{"kinds beyond the limit share a Limiter", false, "a b c free a+3"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
