@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// aging knows when each gateway was last heard of.
+// aging records when each gateway was last heard of.
 type aging struct {
 	timeout time.Duration
 
@@ -33,7 +33,7 @@ func (a *aging) hear(instance string, now time.Time) {
 	a.heard[instance] = now
 }
 
-// gone reports whether a gateway went. One that was never heard of is given the time that every other one has.
+// gone reports whether a gateway was silent for the timeout. For one that was never heard of, the timeout starts now.
 func (a *aging) gone(instance string, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -45,28 +45,28 @@ func (a *aging) gone(instance string, now time.Time) bool {
 	return now.Sub(last) >= a.timeout
 }
 
-// forget takes the entries of gateways out that went. Every relay does: where another one was first there is nothing left.
+// forget removes the entries of gateways that are gone. Every relay does so; the later ones find nothing left.
 func (c *Controller) forget(ctx context.Context, now time.Time) {
 	for instance, mappings := range c.view.instances() {
 		if !c.aging.gone(instance, now) {
 			continue
 		}
 		c.Log.WithFields(logrus.Fields{"instance": instance, "mappings": len(mappings), "timeout": c.InstanceTimeout}).
-			Warn("a gateway has not been heard of for too long: the status of Mappings does not count on it any more")
+			Warn("removing a silent gateway from the status of Mappings")
 		for _, m := range mappings {
-			// What a manager does not apply any more is taken out.
+			// Applying an empty status removes the fields that the manager has applied before.
 			_, err := c.Mappings.ApplyStatus(ctx, v1alpha1.InstanceFieldManagerPrefix+instance, conditions.AppliedMetadata{
 				Namespace: m.Namespace, Name: m.Name, UID: m.UID,
 			}, v1alpha1.MappingStatus{})
 			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 				c.Log.WithError(err).WithFields(logrus.Fields{"instance": instance, "mapping": m.Namespace + "/" + m.Name}).
-					Warn("the entry of a gateway that went could not be taken out, will be tried again")
+					Warn("cannot remove the entry of a silent gateway, will retry")
 			}
 		}
 	}
 }
 
-// age forgets from time to time, until ctx ends.
+// age calls forget periodically until ctx ends.
 func (c *Controller) age(ctx context.Context) {
 	ticker := time.NewTicker(c.InstanceTimeout / 10)
 	defer ticker.Stop()

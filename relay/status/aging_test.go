@@ -61,11 +61,11 @@ func TestGatewaysThatWentAreForgotten(t *testing.T) {
 	look()
 	settleAll(t, relay)
 	if got := c.says("web", programmed); got != "True Programmed" {
-		t.Errorf("Programmed is %s, want True: the one that could not is not counted on any more", got)
+		t.Errorf("Programmed is %s, want True: the failing gateway does not count any more", got)
 	}
 }
 
-// fakeLeases tell client-go that a fake does not stream what there is.
+// fakeLeases makes client-go not use WatchList, which a fake does not support.
 type fakeLeases struct{ LeaseClient }
 
 func (fakeLeases) IsWatchListSemanticsUnSupported() bool { return true }
@@ -102,7 +102,7 @@ func TestLeases(t *testing.T) {
 	if s := lease.Spec; *s.HolderIdentity != "gw1" || *s.LeaseDurationSeconds != 600 || !s.RenewTime.Time.Equal(now) {
 		t.Errorf("Lease of %s for %d seconds from %v", *s.HolderIdentity, *s.LeaseDurationSeconds, s.RenewTime)
 	}
-	// Reports come more often than that.
+	// Reports within the interval do not renew the Lease.
 	count := len(client.Actions())
 	for range 10 {
 		now = now.Add(5 * time.Second)
@@ -115,7 +115,7 @@ func TestLeases(t *testing.T) {
 	if lease, err = client.CoordinationV1().Leases("smartnat").Get(ctx, "smartnatd-gw1", metav1.GetOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	lease.Annotations = map[string]string{"somebody": "looked at it"}
+	lease.Annotations = map[string]string{"changed": "by another client"}
 	if _, err := client.CoordinationV1().Leases("smartnat").Update(ctx, lease, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

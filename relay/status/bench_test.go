@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// BenchmarkFollow is what a relay pays for a Mapping that changes, among so many of ten ports.
+// BenchmarkFollow measures one changed Mapping among many with ten ports.
 func BenchmarkFollow(b *testing.B) {
 	for _, n := range []int{1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

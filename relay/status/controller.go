@@ -23,29 +23,29 @@ import (
 
 const (
 	workers = 4
-	// Retries of what could not be written back off between these.
+	// Retries of failed writes back off between these.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Minute
-	// pause is the least time between two looks at what changed: bursts are taken together. It is longer where a look takes
-	// long, so that looking never takes more than a share of a processor.
+	// pause is the shortest interval between looks at changes, so that bursts are handled together. It is longer after a slow
+	// look: looking may only take a share of a processor.
 	pause      = 100 * time.Millisecond
 	pauseShare = 4
 )
 
-// Recorder has Events written.
+// Recorder writes Events.
 type Recorder interface {
 	Event(about runtime.Object, eventType, reason, note string)
 }
 
-// Options are what a Controller is made of.
+// Options configure a Controller.
 type Options struct {
-	// Cache is what the relay knows of the cluster. Its Mappings hold the status that there is.
+	// Cache is the relay's view of the cluster. Its Mappings have the current status.
 	Cache    *watchcache.Cache
 	Mappings Mappings
 	Recorder Recorder
-	// Leases say which gateways are still there. Without them none is ever forgotten.
+	// Leases track which gateways are alive. Without them no gateway is ever forgotten.
 	Leases *Leases
-	// InstanceTimeout is how long a gateway that is not heard of is counted on.
+	// InstanceTimeout is how long a silent gateway still counts.
 	InstanceTimeout time.Duration
 	Log             logrus.FieldLogger
 }
@@ -69,7 +69,7 @@ func New(options Options) *Controller {
 	}
 }
 
-// Run works until ctx ends.
+// Run runs the Controller until ctx ends.
 func (c *Controller) Run(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), c.Cache.HasSynced) {
 		return
@@ -90,7 +90,7 @@ func (c *Controller) Run(ctx context.Context) {
 	running.Wait()
 }
 
-// follow reads the cache as a watcher does, and puts into the queue what changed.
+// follow watches the cache, and queues the Mappings affected by changes.
 func (c *Controller) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		entries, version := c.Cache.Mappings().List()
@@ -99,7 +99,7 @@ func (c *Controller) follow(ctx context.Context) {
 			started := time.Now()
 			next, mappings, services, err := c.catchUp(version)
 			if err != nil {
-				break // too far behind: all of it again
+				break // too far behind, list again
 			}
 			version = next
 			rest := max(pause, pauseShare*time.Since(started))
@@ -118,9 +118,10 @@ func (c *Controller) follow(ctx context.Context) {
 	}
 }
 
-// catchUp takes over what happened since a version. The channels are closed when there is more of Mappings and of Services.
+// catchUp processes the changes since a version. The channels are closed when there are more changes of Mappings and of
+// Services.
 func (c *Controller) catchUp(version watchcache.Version) (_ watchcache.Version, moreMappings, moreServices <-chan struct{}, err error) {
-	// Services after Mappings: one that a Mapping began to name is visible by then.
+	// Services come after Mappings, because a Service only becomes visible once a Mapping names it.
 	mappings, next, moreMappings, err := c.Cache.Mappings().Since(version)
 	if err != nil {
 		return 0, nil, nil, fmt.Errorf("changes of Mappings: %w", err)
@@ -160,11 +161,11 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 	case ctx.Err() != nil:
 		return true
 	case apierrors.IsConflict(err):
-		// It changed meanwhile, as often as not because another relay wrote what we were about to.
-		c.Log.WithError(err).Debug("the status will be decided again")
+		// The Mapping changed meanwhile, often because another relay wrote the same status first.
+		c.Log.WithError(err).Debug("conflict while writing a status, will retry")
 	default:
 		c.Log.WithError(err).WithFields(logrus.Fields{"mapping": k.String(), "failures": c.queue.NumRequeues(k) + 1}).
-			Warn("a status could not be written, will be tried again")
+			Warn("cannot write a status, will retry")
 	}
 	c.queue.AddRateLimited(k)
 	return true

@@ -23,7 +23,7 @@ const (
 	programmed = v1alpha1.ConditionProgrammed
 )
 
-// settleAll has a Controller look at everything that there is, at once.
+// settleAll settles all Mappings once.
 func settleAll(t *testing.T, c *Controller) {
 	t.Helper()
 	entries, _ := c.Cache.Mappings().List()
@@ -78,14 +78,14 @@ func TestStatusFollowsTheCluster(t *testing.T) {
 	expect("new", v1alpha1.ConditionReady, "False NoReadyEndpoints")
 	c.put(mapping("elsewhere", 3, 8082))
 	expect("elsewhere", programmed, "False AddressNotHeld")
-	// Without any report it is not known whether there are gateways.
+	// Without any report it is unknown whether there are gateways.
 	if _, err := c.ApplyStatus(t.Context(), "smartnatd-gw1", at("new"), v1alpha1.MappingStatus{}); err != nil {
 		t.Fatal(err)
 	}
 	expect("elsewhere", programmed, "Unknown NotReported")
 }
 
-// TestAServiceAloneIsFollowed has nothing of the Mapping change, by us either: all that could be followed besides is done.
+// TestAServiceAloneIsFollowed changes only a Service, after the Controller has handled all changes of the Mapping.
 func TestAServiceAloneIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1)
@@ -100,9 +100,9 @@ func TestAServiceAloneIsFollowed(t *testing.T) {
 			want string
 		}{
 			{"none", func() {}, "False ServiceNotFound"},
-			{"one that comes", func() { c.putService(service("web")) }, "True ResolvedRefs"},
-			{"one that changes", func() { c.putService(other) }, "False ServicePortNotFound"},
-			{"one that goes", func() { c.removeService(other) }, "False ServiceNotFound"},
+			{"created", func() { c.putService(service("web")) }, "True ResolvedRefs"},
+			{"changed", func() { c.putService(other) }, "False ServicePortNotFound"},
+			{"deleted", func() { c.removeService(other) }, "False ServiceNotFound"},
 		} {
 			step.do()
 			time.Sleep(time.Minute)
@@ -113,7 +113,7 @@ func TestAServiceAloneIsFollowed(t *testing.T) {
 	})
 }
 
-// TestNothingIsWrittenTwice counts: what is said already is neither written nor even read.
+// TestNothingIsWrittenTwice checks that an up-to-date status is neither written nor read.
 func TestNothingIsWrittenTwice(t *testing.T) {
 	c := newCluster(t, 2)
 	first, events1 := c.controller(0)
@@ -129,15 +129,15 @@ func TestNothingIsWrittenTwice(t *testing.T) {
 	settleAll(t, first)
 	settleAll(t, second)
 	if got := len(c.written()); got != 20 || len(c.reads) != 0 {
-		t.Errorf("%d writes and %d reads more, want none: each relay finds it written", got-20, len(c.reads))
+		t.Errorf("%d writes and %d reads more, want none: the status is up to date", got-20, len(c.reads))
 	}
 	// Every Service is missing, and every other Mapping has a conflict.
 	if one, other := len(recorded(events1)), len(recorded(events2)); one != 30 || other != 0 {
-		t.Errorf("%d and %d events, want 30 by the one that wrote", one, other)
+		t.Errorf("%d and %d events, want 30 by the relay that wrote", one, other)
 	}
 }
 
-// TestTwoRelaysAtOnce has both decide before either has seen what the other wrote.
+// TestTwoRelaysAtOnce lets both relays decide before either has seen the write of the other.
 func TestTwoRelaysAtOnce(t *testing.T) {
 	c := newCluster(t, 2)
 	first, _ := c.controller(0)
@@ -151,7 +151,7 @@ func TestTwoRelaysAtOnce(t *testing.T) {
 	first.view.replace(entries)
 	k := key{Namespace: "shop", Name: "web"}
 	if err := first.settle(t.Context(), k); err == nil {
-		t.Error("the one that came second wrote over what it had not seen")
+		t.Error("the second relay overwrote a status that it had not seen")
 	}
 	if diff := cmp.Diff([]string{"smartnat shop/web"}, c.written()); diff != "" {
 		t.Errorf("writes (-want +got)\n%s", diff)
@@ -175,7 +175,7 @@ func TestWhatFailsIsTriedAgain(t *testing.T) {
 	eventually(t, "the status to be written", func() bool { return c.says("web", accepted) == "True Accepted" })
 }
 
-// TestAMappingThatIsAhead is one that the relay has not seen the last change of: others may have its ports by then.
+// TestAMappingThatIsAhead has a change that the relay has not seen: other Mappings may own its ports by then.
 func TestAMappingThatIsAhead(t *testing.T) {
 	c := newCluster(t, 1)
 	relay, _ := c.controller(0)
@@ -188,11 +188,11 @@ func TestAMappingThatIsAhead(t *testing.T) {
 	}
 	c.remove("shop", "web")
 	if err := relay.settle(t.Context(), key{Namespace: "shop", Name: "web"}); err != nil || len(c.written()) != 0 {
-		t.Errorf("%v, %d writes; want none to one that is gone", err, len(c.written()))
+		t.Errorf("%v, %d writes; want none to a deleted Mapping", err, len(c.written()))
 	}
 }
 
-// TestOnlyWhatChangedIsLookedAt has exact sets: ten thousand Mappings are not decided anew because one was changed.
+// TestOnlyWhatChangedIsLookedAt checks exact sets: a change must not settle ten thousand Mappings again.
 func TestOnlyWhatChangedIsLookedAt(t *testing.T) {
 	c := newCluster(t, 1)
 	relay, _ := c.controller(0)
@@ -207,12 +207,12 @@ func TestOnlyWhatChangedIsLookedAt(t *testing.T) {
 		want []string
 	}{
 		{"a status", func() { settleAll(t, relay) }, []string{"new", "old", "other"}},
-		{"a port that nobody else wants", func() { c.put(mapping("other", 3, 8083)) }, []string{"other"}},
+		{"a port without conflict", func() { c.put(mapping("other", 3, 8083)) }, []string{"other"}},
 		{"a port that is freed", func() { c.put(mapping("old", 1, 8081)) }, []string{"new", "old"}},
 		{"a port that is taken", func() { c.put(mapping("other", 3, 8081)) }, []string{"other"}},
-		{"one that is gone", func() { c.remove("shop", "old") }, []string{"other"}},
-		{"a Service of a Mapping's", func() { c.putService(service("new")) }, []string{"new"}},
-		{"a Service of nobody's", func() { c.putService(service("nobody")) }, nil},
+		{"a deleted Mapping", func() { c.remove("shop", "old") }, []string{"other"}},
+		{"a Service of a Mapping", func() { c.putService(service("new")) }, []string{"new"}},
+		{"a Service of no Mapping", func() { c.putService(service("unused")) }, nil},
 	} {
 		step.do()
 		var err error

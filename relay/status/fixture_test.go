@@ -34,19 +34,19 @@ const patience = 20 * time.Second
 
 var resource = schema.GroupResource{Group: v1alpha1.GroupName, Resource: "mappings"}
 
-// cluster is where Mappings live: it knows enough of server-side apply to have several managers, and of optimistic locking.
+// cluster is a fake API server. It implements enough of server-side apply for several managers, and of optimistic locking.
 type cluster struct {
 	t  *testing.T
 	mu sync.Mutex
-	// caches are told of every change at once.
+	// caches get every change at once.
 	caches   []*watchcache.Cache
 	version  int
 	mappings map[key]*v1alpha1.Mapping
-	// reads and writes are what the code under test did.
+	// reads and writes are the requests of the code under test.
 	reads, writes []string
 	// before is called before each write, without the lock.
 	before func()
-	// fails is what every write is answered with.
+	// fails, if set, is the response to every write.
 	fails error
 }
 
@@ -65,7 +65,7 @@ func newCluster(t *testing.T, caches int) *cluster {
 	return c
 }
 
-// put has a Mapping in the cluster, as one that is just created or changed.
+// put creates or changes a Mapping in the cluster.
 func (c *cluster) put(m *v1alpha1.Mapping) {
 	c.t.Helper()
 	c.mu.Lock()
@@ -159,7 +159,7 @@ func (c *cluster) ApplyStatus(
 	return m.DeepCopy(), nil
 }
 
-// says is a condition of a Mapping, "False PortConflict".
+// says returns a condition of a Mapping, as in "False PortConflict".
 func (c *cluster) says(name, condition string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,7 +176,7 @@ func (c *cluster) written() []string {
 	return slices.Clone(c.writes)
 }
 
-// controller returns one of the relay that has the cache of that number.
+// controller returns a Controller with the cache of that number.
 func (c *cluster) controller(cache int) (*Controller, *record.FakeRecorder) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -214,7 +214,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// mapping returns one of the Service of its name, born so many seconds after all began.
+// mapping returns a Mapping to the Service of the same name, created so many seconds after the start.
 func mapping(name string, born int, ports ...int32) *v1alpha1.Mapping {
 	m := &v1alpha1.Mapping{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, CreationTimestamp: metav1.NewTime(time.Unix(int64(born), 0))},

@@ -13,8 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// FuzzReport has gateway gw1, or somebody who is none, report anything. Whatever that is: it is refused as a mistake of theirs,
-// or the entry of gw1 says it, with addresses of the Mapping, and no other entry has changed.
+// FuzzReport sends arbitrary reports of gateway gw1 and of other users. Each is either rejected as a client error, or becomes
+// the entry of gw1, with addresses of the Mapping and without changes to other entries.
 func FuzzReport(f *testing.F) {
 	for _, body := range []string{
 		good, "", "null", "{}", "[]", "{", good + good, strings.Replace(good, "gw1", "gw2", 1), strings.Replace(good, "192.0.2.1", "192.0.2.9", 1),
@@ -37,14 +37,14 @@ func FuzzReport(f *testing.F) {
 		switch {
 		case err == nil:
 		case !errors.As(err, &status) || status.Status().Code < http.StatusBadRequest || status.Status().Code >= http.StatusInternalServerError:
-			t.Errorf("%q by %q is no mistake of theirs: %v", body, user, err)
+			t.Errorf("%q by %q is not rejected as a client error: %v", body, user, err)
 		}
 		for _, i := range d.mappings[key{Namespace: "shop", Name: "web"}].Status.Instances {
 			if i.Name != "gw2" && (err != nil || i.Name != strings.TrimPrefix(user, "system:serviceaccount:smartnat:")) {
-				t.Errorf("%q by %q, answered with %v, has put in %+v", body, user, err, i)
+				t.Errorf("%q by %q, answered with %v, wrote %+v", body, user, err, i)
 			}
 			if slices.ContainsFunc(i.Addresses, func(a string) bool { return a != "192.0.2.1" }) {
-				t.Errorf("%q has put in %+v", body, i)
+				t.Errorf("%q wrote %+v", body, i)
 			}
 		}
 	})

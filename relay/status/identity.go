@@ -21,22 +21,22 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// CertificateUser is a user by a client certificate of the authority that the relay itself was given. Its type says so: a name
-// or an extra of another kind of user cannot.
+// CertificateUser is a user with a client certificate of the authority that the relay itself was given. A separate type is
+// safe: other users can choose their name and extras, but not their type.
 type CertificateUser struct{ user.Info }
 
 // certificateSuffix ends the instance of every certificate, and of no ServiceAccount.
 const certificateSuffix = ".x509"
 
-// instanceOf returns the only gateway that a user can speak for. Gateways are ServiceAccounts of the relay's namespace, each
-// the instance of its name, and holders of client certificates, each the instance of its common name with .x509 behind it.
-// Whatever other users the cluster knows, by OIDC or a webhook, are none, so no two users are one gateway.
+// instanceOf returns the only gateway that a user may report for. A ServiceAccount of the relay's namespace is the gateway of
+// the same name. The holder of a client certificate is the gateway of its common name plus .x509. All other users of the
+// cluster, such as those of OIDC or a webhook, are no gateways, so that no two users are the same gateway.
 func instanceOf(u user.Info, namespace string) (string, error) {
 	name := u.GetName()
 	if _, ok := u.(CertificateUser); ok {
 		instance := name + certificateSuffix
 		if len(validation.IsDNS1123Subdomain(instance)) > 0 {
-			return "", fmt.Errorf("the common name %q is not the name of a gateway: small letters, digits, dashes and dots", name)
+			return "", fmt.Errorf("the common name %q is not the name of a gateway: lower-case letters, digits, dashes and dots", name)
 		}
 		return instance, nil
 	}
@@ -52,13 +52,13 @@ func instanceOf(u user.Info, namespace string) (string, error) {
 	return account, nil
 }
 
-// isIntroduction says whether a request asks who its user is, as `kubectl auth whoami` does.
+// isIntroduction reports whether a request asks for the identity of its user, as `kubectl auth whoami` does.
 func isIntroduction(req *http.Request, info *request.RequestInfo) bool {
 	return req.Method == http.MethodPost && info.IsResourceRequest && info.APIGroup == authenticationv1.GroupName &&
 		info.APIVersion == "v1" && info.Resource == "selfsubjectreviews" && info.Subresource == "" && info.Namespace == "" && info.Name == ""
 }
 
-// introduce tells a user who it is, and which gateway, if it is one. Nothing of the request is read.
+// introduce answers with the identity of the user, and the gateway if it is one. It ignores the body of the request.
 func (r *Reports) introduce(w http.ResponseWriter, req *http.Request) error {
 	u, ok := request.UserFrom(req.Context())
 	if !ok {

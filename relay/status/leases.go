@@ -21,7 +21,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// renewEvery is the least time between two renewals of a Lease: gateways report more often than anybody needs to know.
+// renewEvery is the shortest interval between renewals of a Lease: gateways report more often than necessary for it.
 const renewEvery = time.Minute
 
 // LeaseClient reads and writes the Leases of a namespace.
@@ -31,8 +31,8 @@ type LeaseClient interface {
 	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*coordinationv1.Lease, error)
 }
 
-// Leases say when gateways were last heard of. They are how the relays, and gateways that reach the cluster by themselves,
-// tell each other.
+// Leases record when gateways were last heard of. Relays, and gateways with direct access to the cluster, share that
+// information through them.
 type Leases struct {
 	client    LeaseClient
 	namespace string
@@ -43,12 +43,13 @@ type Leases struct {
 	renewed map[string]time.Time
 }
 
-// NewLeases are those of a namespace, which the client is of. One that was not renewed for so long is of a gateway that went.
+// NewLeases returns the Leases of a namespace, which must be that of the client. A gateway whose Lease is not renewed for the
+// duration is gone.
 func NewLeases(client LeaseClient, namespace string, duration time.Duration) *Leases {
 	return &Leases{client: client, namespace: namespace, duration: duration, now: time.Now, renewed: map[string]time.Time{}}
 }
 
-// Renew says that a gateway was heard of.
+// Renew records that a gateway was heard of.
 func (l *Leases) Renew(ctx context.Context, instance string) error {
 	now := l.now()
 	l.mu.Lock()
@@ -87,7 +88,7 @@ func (l *Leases) apply(ctx context.Context, name, instance string, now time.Time
 	return err
 }
 
-// watch tells heard when a gateway was heard of, as often as its Lease is renewed, until ctx ends.
+// watch calls heard for each renewal of a Lease, until ctx ends.
 func (l *Leases) watch(ctx context.Context, heard func(instance string)) {
 	selector := labels.Set{v1alpha1.LeaseLabel: v1alpha1.LeaseLabelValue}.String()
 	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
@@ -114,7 +115,7 @@ func (l *Leases) watch(ctx context.Context, heard func(instance string)) {
 	informer.RunWithContext(ctx)
 }
 
-// hear does not compare the times in Leases with the clock here: clocks differ. What counts is when one was seen to change.
+// hear calls heard when a Lease changes. It does not compare times in Leases with the local clock, because clocks differ.
 func hear(before *coordinationv1.Lease, obj any, heard func(instance string)) {
 	lease, ok := obj.(*coordinationv1.Lease)
 	if !ok || lease.Spec.HolderIdentity == nil || before != nil && before.Spec.RenewTime.Equal(lease.Spec.RenewTime) {

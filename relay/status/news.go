@@ -15,15 +15,14 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// maxNote is how much an Event says, and all that the API server takes in a note of events.k8s.io.
+// maxNote is the longest note of an Event that the API server accepts in events.k8s.io.
 const maxNote = 1024
 
-// event is a change that a person should see.
+// event is a change that a user should see.
 type event struct{ eventType, reason, note string }
 
-// news are the changes between two statuses that a person should see: what stopped working, what works again, and the first
-// time that connections are forwarded. Ready repeats what another condition says already; it is news by itself where they say
-// nothing.
+// news returns the changes between two statuses that a user should see: failures, recoveries, and the first time that
+// connections are forwarded. Ready often repeats another condition; it only counts if no other condition has the same reason.
 func news(before, after v1alpha1.MappingStatus) []event {
 	var all []event
 	for _, now := range after.Conditions {
@@ -52,7 +51,7 @@ func newsType(was *metav1.Condition, now metav1.Condition) string {
 	case metav1.ConditionFalse:
 		switch now.Reason {
 		case conditions.ReasonPending, conditions.ReasonNotAccepted:
-			// Those pass by themselves, or follow from another condition, which tells more.
+			// These pass by themselves, or follow from another condition, which says more.
 			return ""
 		case conditions.ReasonAddressNotHeld:
 			// A gateway that holds the address of a new Mapping reports a moment later.

@@ -18,7 +18,7 @@ func at(name string) conditions.AppliedMetadata {
 	return conditions.AppliedMetadata{Namespace: "shop", Name: name}
 }
 
-// with returns a status of one condition, "Programmed True Programmed", or of none.
+// with returns a status with one condition, as in "Programmed True Programmed", or with none.
 func with(text string) v1alpha1.MappingStatus {
 	parts := strings.Fields(text)
 	if len(parts) == 0 {
@@ -32,7 +32,7 @@ func with(text string) v1alpha1.MappingStatus {
 func TestNews(t *testing.T) {
 	for _, test := range []struct{ name, before, after, want string }{
 		{"all is well from the start", "", "Accepted True Accepted", ""},
-		{"programmed, which may be to refuse", "", "Programmed True Programmed", ""},
+		{"programmed, perhaps to reject", "", "Programmed True Programmed", ""},
 		{"forwarded for the first time", "", "Ready True Ready", "Normal Ready"},
 		{"forwarded after no gateway said so", "Ready Unknown NotReported", "Ready True Ready", "Normal Ready"},
 		{"forwarded again", "Ready False NoReadyEndpoints", "Ready True Ready", "Normal Ready"},
@@ -47,12 +47,12 @@ func TestNews(t *testing.T) {
 		{"not accepted for another reason", "Accepted False Invalid", "Accepted False PortConflict", "Warning PortConflict"},
 		{"still not accepted", "Accepted False Invalid", "Accepted False Invalid", ""},
 		{"accepted again", "Accepted False PortConflict", "Accepted True Accepted", "Normal Accepted"},
-		{"a Service that went", "ResolvedRefs True ResolvedRefs", "ResolvedRefs False ServiceNotFound", "Warning ServiceNotFound"},
-		{"what Accepted says already", "Programmed True Programmed", "Programmed False NotAccepted", ""},
-		{"what passes by itself", "Programmed True Programmed", "Programmed False Pending", ""},
-		{"a gateway that cannot", "Programmed False Pending", "Programmed False NotProgrammed", "Warning NotProgrammed"},
-		{"nobody says anything yet", "", "Programmed Unknown NotReported", ""},
-		{"nobody says anything any more", "Programmed True Programmed", "Programmed Unknown NotReported", "Warning NotReported"},
+		{"a deleted Service", "ResolvedRefs True ResolvedRefs", "ResolvedRefs False ServiceNotFound", "Warning ServiceNotFound"},
+		{"repeats Accepted", "Programmed True Programmed", "Programmed False NotAccepted", ""},
+		{"passes by itself", "Programmed True Programmed", "Programmed False Pending", ""},
+		{"a gateway that fails", "Programmed False Pending", "Programmed False NotProgrammed", "Warning NotProgrammed"},
+		{"no report yet", "", "Programmed Unknown NotReported", ""},
+		{"no more reports", "Programmed True Programmed", "Programmed Unknown NotReported", "Warning NotReported"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got []string
@@ -69,7 +69,7 @@ func TestNews(t *testing.T) {
 	}
 }
 
-// TestReadySaysNothingTwice has Ready repeat what another condition says.
+// TestReadySaysNothingTwice checks that a Ready condition that repeats another one causes no event.
 func TestReadySaysNothingTwice(t *testing.T) {
 	after := with("ResolvedRefs False ServiceNotFound")
 	after.Conditions = append(after.Conditions, with("Ready False ServiceNotFound").Conditions...)

@@ -29,23 +29,23 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// maxReport bounds what is read of a report: an entry with all that it may hold is smaller.
+// maxReport bounds the size of a report. The largest valid entry is smaller.
 const maxReport = 32 << 10
 
-// Reports take what gateways say of themselves, one entry of a status at a time, and nothing else. What is written is made
-// anew of what was read and understood; nothing of a request is passed on.
+// Reports accept what gateways report about themselves: one entry of a status at a time, and nothing else. The written status
+// is built from the decoded entry, so that nothing else of a request reaches the cluster.
 type Reports struct {
 	Cache    *watchcache.Cache
 	Mappings Mappings
-	// Heard is told who reported.
+	// Heard is called with the instance of each report.
 	Heard func(ctx context.Context, instance string) error
-	// Namespace is that of the ServiceAccounts of gateways.
+	// Namespace is the namespace of the ServiceAccounts of gateways.
 	Namespace string
 	Log       logrus.FieldLogger
 }
 
-// Takes says whether a request is a report, which is a server-side apply of the status of a Mapping, or the question which
-// gateway its user is. None is taken where r is nil.
+// Takes reports whether r handles a request: a report, which is a server-side apply of the status of a Mapping, or the question
+// which gateway the user is. A nil r handles none.
 func (r *Reports) Takes(req *http.Request) bool {
 	info, ok := request.RequestInfoFrom(req.Context())
 	return r != nil && ok && (isReport(req, info) || isIntroduction(req, info))
@@ -57,12 +57,12 @@ func isReport(req *http.Request, info *request.RequestInfo) bool {
 		info.Resource == "mappings" && info.Namespace != "" && info.Name != ""
 }
 
-// Take answers a report of an authenticated user who may apply the status, or tells a user who it is.
+// Take handles a request of an authenticated user who may apply the status.
 func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
 	user, ok := request.UserFrom(req.Context())
 	info, haveInfo := request.RequestInfoFrom(req.Context())
 	if !ok || !haveInfo {
-		return apierrors.NewInternalError(errors.New("nobody said who this is"))
+		return apierrors.NewInternalError(errors.New("no user or request info in the context"))
 	}
 	if isIntroduction(req, info) {
 		return r.introduce(w, req)
@@ -90,14 +90,14 @@ func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
 		return err
 	}
 	if err := r.Heard(req.Context(), instance); err != nil {
-		// It is about to be told again.
-		r.Log.WithError(err).WithField("instance", instance).Warn("could not note that a gateway was heard of")
+		// The next report tries again.
+		r.Log.WithError(err).WithField("instance", instance).Warn("cannot renew the Lease of a gateway")
 	}
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(filter.Mapping(m))
 }
 
-// apply writes an entry, unless it is there already.
+// apply writes an entry unless it is there already.
 func (r *Reports) apply(ctx context.Context, m *v1alpha1.Mapping, instance string, entries []v1alpha1.InstanceStatus) (*v1alpha1.Mapping, error) {
 	var have []v1alpha1.InstanceStatus
 	if i := slices.IndexFunc(m.Status.Instances, func(i v1alpha1.InstanceStatus) bool { return i.Name == instance }); i >= 0 {
@@ -116,11 +116,11 @@ func (r *Reports) apply(ctx context.Context, m *v1alpha1.Mapping, instance strin
 		return nil, err
 	}
 	r.Log.WithError(err).WithFields(logrus.Fields{"instance": instance, "mapping": m.Namespace + "/" + m.Name}).
-		Warn("what a gateway reported could not be written")
+		Warn("cannot write the report of a gateway")
 	return nil, apierrors.NewServiceUnavailable("the relay could not write the status into the cluster")
 }
 
-// report is all that a gateway may say. Any other field is refused.
+// report has all fields that a gateway may send. Other fields are rejected.
 type report struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -138,9 +138,9 @@ func readReport(w http.ResponseWriter, req *http.Request) (*report, error) {
 	contentType, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	if err != nil || contentType != string(types.ApplyPatchType) {
 		return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", mappingResource, "",
-			"a status is reported by server-side apply, "+string(types.ApplyPatchType), 0, false)
+			"reports must use server-side apply, "+string(types.ApplyPatchType), 0, false)
 	}
-	// JSON, the part of YAML that clients send: nothing in it can grow.
+	// Only JSON is accepted, because YAML aliases can expand. Clients send JSON.
 	decoder := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxReport))
 	decoder.DisallowUnknownFields()
 	r := &report{}
@@ -160,7 +160,7 @@ func readReport(w http.ResponseWriter, req *http.Request) (*report, error) {
 	return r, nil
 }
 
-// check refuses what is not about this Mapping, or not about this gateway.
+// check rejects a report about another Mapping, or by another gateway.
 func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 	if r.APIVersion != v1alpha1.SchemeGroupVersion.String() || r.Kind != "Mapping" ||
 		r.Metadata.Name != m.Name || r.Metadata.Namespace != m.Namespace {
@@ -168,10 +168,10 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 			m.Namespace, m.Name, v1alpha1.SchemeGroupVersion))
 	}
 	if r.Metadata.UID != "" && r.Metadata.UID != m.UID {
-		return apierrors.NewConflict(mappingResource, m.Name, fmt.Errorf("it is another one, with UID %s", m.UID))
+		return apierrors.NewConflict(mappingResource, m.Name, fmt.Errorf("the Mapping was recreated with UID %s", m.UID))
 	}
 	if len(r.Status.Instances) > 1 {
-		return apierrors.NewBadRequest("a report has one entry, or none when the gateway does not serve the Mapping any more")
+		return apierrors.NewBadRequest("a report has one entry, or none if the gateway no longer serves the Mapping")
 	}
 	for _, i := range r.Status.Instances {
 		if i.Name != instance {
@@ -184,13 +184,13 @@ func (r *report) check(m *v1alpha1.Mapping, instance string) error {
 			return apierrors.NewBadRequest(fmt.Sprintf("a reason is at most %d letters", v1alpha1.MaxReasonLength))
 		}
 		if i.ObservedGeneration > m.Generation || i.ObservedGeneration < 0 || i.Endpoints < 0 {
-			return apierrors.NewBadRequest("there is no such generation, or number of endpoints")
+			return apierrors.NewBadRequest("invalid observedGeneration or number of endpoints")
 		}
 	}
 	return nil
 }
 
-// checkAddresses takes addresses that the Mapping does not name only with the uplinks that they are of.
+// checkAddresses accepts addresses that the Mapping does not name only together with uplinks.
 func checkAddresses(m *v1alpha1.Mapping, i *v1alpha1.InstanceStatus) error {
 	for _, uplink := range i.Uplinks {
 		if !slices.Contains(m.Spec.AddressesFrom, v1alpha1.AddressSource{Uplink: uplink}) {
@@ -210,7 +210,7 @@ func checkAddresses(m *v1alpha1.Mapping, i *v1alpha1.InstanceStatus) error {
 	}
 	for what, list := range map[string][]string{"address": i.Addresses, "uplink": i.Uplinks} {
 		if sets.New(list...).Len() != len(list) {
-			return apierrors.NewBadRequest(fmt.Sprintf("an %s is there twice", what))
+			return apierrors.NewBadRequest(fmt.Sprintf("duplicate %s", what))
 		}
 	}
 	if len(i.Addresses) > v1alpha1.MaxAddresses {

@@ -24,12 +24,12 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// good is a report of gateway gw1 about the Mapping web.
+// good is a valid report of gateway gw1 about the Mapping web.
 const good = `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":"web","namespace":"shop"},
 	"status":{"instances":[{"name":"gw1","addresses":["192.0.2.1"],"endpoints":2,"observedGeneration":1,"programmed":true,
 	"ready":false,"reason":"NoReadyEndpoints"}]}}`
 
-// desk is where reports come in, over a cluster with the Mapping web.
+// desk is a Reports over a cluster with the Mapping web.
 type desk struct {
 	*cluster
 	*Reports
@@ -46,7 +46,7 @@ func newDesk(t *testing.T) *desk {
 	return d
 }
 
-// report sends one and returns the answer.
+// report sends a report and returns the response.
 func (d *desk) report(u user.Info, contentType, body string) (*httptest.ResponseRecorder, error) {
 	req := httptest.NewRequest(http.MethodPatch, "/apis/smartnat.aureacentral.com/v1alpha1/namespaces/shop/mappings/web/status", strings.NewReader(body))
 	req.Header.Set("Content-Type", contentType)
@@ -62,11 +62,11 @@ func (d *desk) report(u user.Info, contentType, body string) (*httptest.Response
 	return answer, d.Take(answer, req)
 }
 
-// token is a user as a TokenReview names it, certificate one by a client certificate.
+// token returns a user as a TokenReview names it, certificate a user with a client certificate.
 func token(name string) user.Info       { return &user.DefaultInfo{Name: name} }
 func certificate(name string) user.Info { return CertificateUser{token(name)} }
 
-// No two users are one gateway, and only those are one that the relay knows for one.
+// TestInstances checks that no two users are the same gateway, and that unknown kinds of users are none.
 func TestInstances(t *testing.T) {
 	for _, test := range []struct {
 		user user.Info
@@ -144,7 +144,7 @@ func TestReportsAreTaken(t *testing.T) {
 			if got.ResourceVersion != "" {
 				t.Error("the answer has the cluster's own resource version")
 			}
-			// What is there already is not written again, and the gateway was heard of all the same.
+			// An up-to-date entry is not written again, but still counts as a sign of life.
 			if _, err := d.report(test.user, applyPatch, good); err != nil {
 				t.Error(err)
 			}
@@ -154,7 +154,7 @@ func TestReportsAreTaken(t *testing.T) {
 			if diff := cmp.Diff([]string{test.instance, test.instance}, d.heard); diff != "" {
 				t.Errorf("heard of (-want +got)\n%s", diff)
 			}
-			// A gateway that does not serve it any more says so.
+			// A gateway that no longer serves the Mapping removes its entry.
 			if _, err := d.report(test.user, applyPatch, strings.Split(good, `,
 	"status"`)[0]+`,"status":{}}`); err != nil {
 				t.Error(err)
@@ -184,7 +184,7 @@ func TestReportsAreRefused(t *testing.T) {
 		{"by a node", "system:node:gw1", applyPatch, good, 403, "is no gateway"},
 		{"by an OIDC user of the same name", "gw1", applyPatch, good, 403, "is no gateway"},
 		{"by a ServiceAccount with the name of a certificate", "system:serviceaccount:smartnat:gw1.x509", applyPatch, good, 403, "those of certificates"},
-		{"by nobody", "system:anonymous", applyPatch, good, 403, "is no gateway"},
+		{"by an anonymous user", "system:anonymous", applyPatch, good, 403, "is no gateway"},
 		{"a reason that is no word", gw1, applyPatch, change(`"NoReadyEndpoints"`, `"No endpoints"`), 400, "a reason is at most 64 letters"},
 		{"a reason of many words", gw1, applyPatch, change(`"NoReadyEndpoints"`, `"`+strings.Repeat("x", 65)+`"`), 400, "a reason is at most 64 letters"},
 		{"another kind of patch", gw1, "application/merge-patch+json", good, 415, "server-side apply"},
@@ -196,17 +196,17 @@ func TestReportsAreRefused(t *testing.T) {
 		{"the VIP", gw1, applyPatch, change(`"status":{`, `"status":{"serviceVIP":"10.0.0.1",`), 400, `unknown field "serviceVIP"`},
 		{"the spec", gw1, applyPatch, change(`"status":`, `"spec":{},"status":`), 400, `unknown field "spec"`},
 		{"labels", gw1, applyPatch, change(`"name":"web"`, `"labels":{"a":"b"},"name":"web"`), 400, `unknown field "labels"`},
-		{"a field that there is not", gw1, applyPatch, change(`"endpoints":2`, `"endpoint":2`), 400, `unknown field "endpoint"`},
+		{"an unknown field", gw1, applyPatch, change(`"endpoints":2`, `"endpoint":2`), 400, `unknown field "endpoint"`},
 		{"two entries", gw1, applyPatch, change(`"instances":[`, `"instances":[{"name":"gw2"},`), 400, "a report has one entry"},
 		{"another Mapping", gw1, applyPatch, change(`"name":"web"`, `"name":"other"`), 400, "has to say"},
 		{"another namespace", gw1, applyPatch, change(`"namespace":"shop"`, `"namespace":"bank"`), 400, "has to say"},
 		{"another kind", gw1, applyPatch, change(`"kind":"Mapping"`, `"kind":"Service"`), 400, "has to say"},
-		{"one that was deleted and made anew", gw1, applyPatch, change(`"name":"web"`, `"uid":"old","name":"web"`), 409, "another one"},
-		{"an address of others", gw1, applyPatch, change("192.0.2.1", "192.0.2.9"), 400, "none of the Mapping's addresses"},
-		{"an uplink of others", gw1, applyPatch, change(`"endpoints":2`, `"uplinks":["eth1"],"endpoints":2`), 400, `"eth1" is none of the uplinks`},
-		{"an address twice", gw1, applyPatch, change(`"192.0.2.1"`, `"192.0.2.1","192.0.2.1"`), 400, "twice"},
-		{"a generation to come", gw1, applyPatch, change(`"observedGeneration":1`, `"observedGeneration":2`), 400, "no such generation"},
-		{"fewer endpoints than none", gw1, applyPatch, change(`"endpoints":2`, `"endpoints":-2`), 400, "no such generation"},
+		{"a recreated Mapping", gw1, applyPatch, change(`"name":"web"`, `"uid":"old","name":"web"`), 409, "recreated"},
+		{"an address of another Mapping", gw1, applyPatch, change("192.0.2.1", "192.0.2.9"), 400, "none of the Mapping's addresses"},
+		{"an uplink of another Mapping", gw1, applyPatch, change(`"endpoints":2`, `"uplinks":["eth1"],"endpoints":2`), 400, `"eth1" is none of the uplinks`},
+		{"an address twice", gw1, applyPatch, change(`"192.0.2.1"`, `"192.0.2.1","192.0.2.1"`), 400, "duplicate address"},
+		{"a future generation", gw1, applyPatch, change(`"observedGeneration":1`, `"observedGeneration":2`), 400, "invalid observedGeneration"},
+		{"a negative number of endpoints", gw1, applyPatch, change(`"endpoints":2`, `"endpoints":-2`), 400, "invalid observedGeneration"},
 		{"too much", gw1, applyPatch, change(`"programmed":true`, `"problems":["`+strings.Repeat("x", maxReport)+`"]`), 413, "at most"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -234,12 +234,12 @@ func TestAddressesOfUplinksAreTaken(t *testing.T) {
 		{"of one", `"192.0.2.1","198.51.100.77","2001:db8::10"`, `"eth1"`, ""},
 		{"of all", `"198.51.100.77"`, `"*","eth1"`, ""},
 		{"none now", "", "", ""},
-		{"as many as there may be", list(many[1:]), `"eth1"`, ""},
+		{"as many as allowed", list(many[1:]), `"eth1"`, ""},
 		{"of none", `"198.51.100.77"`, "", `"198.51.100.77" is none of the Mapping's addresses`},
 		{"of another", `"198.51.100.77"`, `"eth2"`, `"eth2" is none of the uplinks`},
-		{"more than there may be", list(many), `"eth1"`, "at most 64 addresses"},
-		{"twice", `"198.51.100.77","198.51.100.77"`, `"eth1"`, "an address is there twice"},
-		{"of an uplink twice", `"198.51.100.77"`, `"eth1","eth1"`, "an uplink is there twice"},
+		{"more than allowed", list(many), `"eth1"`, "at most 64 addresses"},
+		{"twice", `"198.51.100.77","198.51.100.77"`, `"eth1"`, "duplicate address"},
+		{"of an uplink twice", `"198.51.100.77"`, `"eth1","eth1"`, "duplicate uplink"},
 		{"no address", `"x\u001b"`, `"eth1"`, "must be an IP address"},
 		{"link-local", `"fe80::1"`, `"eth1"`, "link-local"},
 		{"in another spelling", `"2001:DB8::10"`, `"eth1"`, "must be spelled 2001:db8::10"},
@@ -291,7 +291,7 @@ func TestOnlyReportsAreTaken(t *testing.T) {
 		t.Error("a report is not taken")
 	}
 	if (*Reports)(nil).Takes(req) {
-		t.Error("a report is taken where that is turned off")
+		t.Error("a report is taken although reports are disabled")
 	}
 }
 

@@ -19,12 +19,12 @@ import (
 
 type key = types.NamespacedName
 
-// view is what is known of all Mappings, and which of them have to be looked at again after a change.
+// view is the known state of all Mappings. It determines which of them a change affects.
 type view struct {
 	mu       sync.RWMutex
 	mappings map[key]*known
 	lost     map[key]conflicts.Losses
-	// reporting is set while a gateway reports the status of any Mapping.
+	// reporting is set while any Mapping has the entry of a gateway.
 	reporting bool
 }
 
@@ -33,7 +33,7 @@ type known struct {
 	valid bool
 }
 
-// replace starts anew with the Mappings that there are, and returns all of them.
+// replace replaces all Mappings, and returns them.
 func (v *view) replace(entries []*watchcache.Entry) sets.Set[key] {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -48,8 +48,8 @@ func (v *view) replace(entries []*watchcache.Entry) sets.Set[key] {
 	return sets.KeySet(v.mappings)
 }
 
-// follow takes changes of Mappings over and returns those whose status may be another now: the ones that changed, and those
-// that won or lost a port by it.
+// follow applies changes of Mappings, and returns those whose status may change: the changed ones, and those that win or lose a
+// port.
 func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -68,7 +68,7 @@ func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 		}
 		touched.Insert(k)
 		if before != nil && before.UID == m.UID && before.Generation == m.Generation {
-			// Its status alone is another.
+			// Only the status changed.
 			v.mappings[k] = &known{m, before.valid}
 			continue
 		}
@@ -84,7 +84,7 @@ func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 	return touched
 }
 
-// hear finds whether any gateway reports, and returns whether that changed.
+// hear updates reporting, and reports whether it changed.
 func (v *view) hear() bool {
 	before := v.reporting
 	v.reporting = false
@@ -97,7 +97,7 @@ func (v *view) hear() bool {
 	return v.reporting != before
 }
 
-// resolve finds who has which port, and returns those for whom that changed.
+// resolve computes the conflicts of ports, and returns the Mappings whose conflicts changed.
 func (v *view) resolve() sets.Set[key] {
 	valid := make([]*v1alpha1.Mapping, 0, len(v.mappings))
 	for _, m := range v.mappings {
@@ -119,7 +119,7 @@ func newKnown(m *v1alpha1.Mapping) *known {
 	return &known{m, len(validation.ValidateMapping(m)) == 0}
 }
 
-// get returns what the status of a Mapping follows from, but for its Service; without a Mapping where there is none.
+// get returns the inputs of the status of a Mapping except for its Service, or the zero value without such a Mapping.
 func (v *view) get(k key) conditions.Facts {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -142,7 +142,7 @@ func (v *view) naming(services sets.Set[key]) sets.Set[key] {
 	return found
 }
 
-// instances returns the Mappings that each gateway has an entry in.
+// instances returns the Mappings with an entry of each gateway.
 func (v *view) instances() map[string][]*v1alpha1.Mapping {
 	v.mu.RLock()
 	defer v.mu.RUnlock()

@@ -16,10 +16,10 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Mappings are those of the cluster.
+// Mappings reads Mappings in the cluster and writes their status.
 type Mappings interface {
 	Get(ctx context.Context, namespace, name string) (*v1alpha1.Mapping, error)
-	// ApplyStatus applies all that a field manager has to say of a status, by server-side apply.
+	// ApplyStatus applies all status fields of a field manager, by server-side apply.
 	ApplyStatus(ctx context.Context, manager string, meta conditions.AppliedMetadata, status v1alpha1.MappingStatus) (*v1alpha1.Mapping, error)
 }
 
@@ -29,7 +29,7 @@ type MappingClient interface {
 	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*v1alpha1.Mapping, error)
 }
 
-// NewMappings reads and writes by the client of each namespace.
+// NewMappings returns Mappings that use the client of each namespace.
 func NewMappings(in func(namespace string) MappingClient) Mappings { return clientMappings{in} }
 
 type clientMappings struct {
@@ -52,9 +52,9 @@ func (c clientMappings) ApplyStatus(
 		metav1.PatchOptions{FieldManager: manager, Force: &force}, "status")
 }
 
-// settle has the status of a Mapping say what it is to say. What the cache knows tells whether there is anything to do; what
-// is written is decided of the Mapping as it is now, and refused if that changes meanwhile. So, of several relays that see
-// the same change, one writes and the others find it written.
+// settle writes the status of a Mapping if it is not up to date. The cache decides whether there is anything to do; the written
+// status is computed from the live Mapping, and the server rejects it if that changes meanwhile. If several relays see the same
+// change, one writes and the others find it written.
 func (c *Controller) settle(ctx context.Context, k key) error {
 	facts := c.view.get(k)
 	m := facts.Mapping
@@ -72,7 +72,7 @@ func (c *Controller) settle(ctx context.Context, k key) error {
 	case err != nil:
 		return fmt.Errorf("reading Mapping %s: %w", k, err)
 	case live.UID != m.UID || live.Generation != m.Generation:
-		// What conflicts it has is not known yet. The cache is about to see it.
+		// Its conflicts are unknown until the cache has this version.
 		return nil
 	}
 	facts.Mapping = live
@@ -93,7 +93,8 @@ func (c *Controller) settle(ctx context.Context, k key) error {
 	return nil
 }
 
-// announce records as Events what a person should see. Only the relay that wrote it gets here, so each is recorded once.
+// announce records Events about changes that a user should see. Only the relay that wrote the status gets here, so each is
+// recorded once.
 func (c *Controller) announce(m *v1alpha1.Mapping, decided v1alpha1.MappingStatus) {
 	about := &corev1.ObjectReference{
 		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping",
