@@ -121,6 +121,13 @@ words() { # phrases and log messages that the project does not write
 		pkg/sysctl \
 		pkg/host \
 		pkg/objects \
+		pkg/status \
+		pkg/config \
+		pkg/snapshot \
+		pkg/check \
+		pkg/loglimit \
+		relay/status \
+		cmd/smartnatd \
 		cmd/smartnat-relay \
 		apis
 }
