@@ -32,14 +32,14 @@ const (
 // Sentences in relay/README.md that document the differences.
 const (
 	wholeLists     = "Lists are served whole"
-	foreignVersion = "A version that was not given out by this relay is answered 410 Expired"
+	foreignVersion = "A version that this relay did not issue is answered 410 Expired"
 	verbInPath     = "Deprecated paths that begin with `watch` or `proxy` are answered 404"
 	mediaTypes     = "YAML and CBOR are not written"
-	malformed      = "A version that is no number is answered 400"
-	otherWords     = "In other words, with the same code and reason"
+	malformed      = "A malformed version is answered 400"
+	otherWords     = "Messages differ, with the same code and reason"
 	unknownGroup   = "A group that is not served is answered with a Status"
 	typedVersions  = "The document /api names its version"
-	lastBookmark   = "A watch that ends in time tells those who asked for bookmarks the version that it has reached"
+	lastBookmark   = "A watch that times out sends a last bookmark to clients that asked for bookmarks"
 
 	notAcceptable = "406 application/json\nv1 Status Failure 406 NotAcceptable " +
 		"only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf null\n"
