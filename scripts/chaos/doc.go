@@ -3,10 +3,10 @@
 
 //go:build linux
 
-// Chaos breaks things in the lab, in an order that a seed decides, while traffic of many kinds flows through its gateway; it
-// tells what each fault cost and fails on what must never happen. See README.md.
+// Chaos injects faults into the lab, in an order that a seed decides, while traffic of many kinds flows through its gateway. It
+// reports the cost of each fault and fails if something forbidden happens. See README.md.
 //
-// schedule.go decides what comes when and verdict.go judges, both without touching anything; load.go makes the traffic and
-// writes down how it fared (journal.go), faults*.go break and mend, world.go has the lab, kernel.go compares the gateway's
-// kernel with what it should hold. It is a program of the project's own work: nothing of SmartNat may know it.
+// schedule.go orders the faults and verdict.go judges the outcome, both without side effects; load.go generates the traffic and
+// records its results (journal.go), faults*.go inject and heal faults, world.go sets up the lab, kernel.go compares the gateway's
+// kernel with the desired state. Chaos is a tool of the project: no package of SmartNat may import it.
 package main

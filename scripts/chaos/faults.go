@@ -16,30 +16,30 @@ import (
 // fault is something that can go wrong.
 type fault struct {
 	name string
-	// kind is what it is done to: two of one kind are never had at once.
+	// kind is what the fault affects: two faults of one kind never run at once.
 	kind kind
-	// missed is set where new connections miss what it takes out of the kernel until that is back.
+	// missed is set if new connections fail until what the fault took out of the kernel is back.
 	missed bool
-	// opens is set for one that takes the boundary away with the rest.
+	// opens is set if the fault removes the boundary too.
 	opens bool
-	// alone is set for one beside which no other is had: it is done to more than its kind.
+	// alone is set if the fault affects more than its kind, so that it cannot be paired.
 	alone bool
-	// counted is set for one that smartnatd has to tell of in its metric of repairs.
+	// counted is set if smartnatd must count the repair in its metrics.
 	counted bool
-	// backend is the only one that has it; both have when it is empty.
+	// backend is the only iptables back end that the fault applies to; empty means both.
 	backend string
-	// changes is set for one during which the cluster changes: what must come through afterwards.
+	// changes is set if the cluster changes during the fault; the change must get through afterwards.
 	changes bool
-	// churn is set for what is no fault, but a cluster at work.
+	// churn is set for activity of the cluster that is no fault.
 	churn bool
-	// slow is how many times longer than others it is held; 0 is as long.
+	// slow multiplies the time that the fault is held; 0 means 1.
 	slow time.Duration
-	// quick is set for one that is over in seconds, also on a busy machine.
+	// quick is set if the fault takes only seconds, even on a busy machine.
 	quick  bool
 	inject func(ctx context.Context, w *world, s step) (injury, error)
 }
 
-// kind is what faults are done to.
+// kind is what a fault affects.
 type kind string
 
 const (
@@ -49,15 +49,15 @@ const (
 	ofUplink  kind = "an uplink"
 )
 
-// injury is a fault that was done.
+// injury is an injected fault.
 type injury struct {
 	variant string
 	scope   scope
-	// heal mends it, after a while; it is nil where that is over already, or SmartNat's to do.
+	// heal ends the fault; it is nil if the fault has already ended, or if SmartNat must repair it.
 	heal func(context.Context) error
 }
 
-// faults are all there are.
+// faults returns all faults.
 func faults() []fault {
 	var all []fault
 	add := func(k kind, some []fault) {
@@ -73,13 +73,13 @@ func faults() []fault {
 	return all
 }
 
-// fit reports whether two faults may be had at once.
+// fit reports whether two faults may run at once.
 func fit(first, second string) bool {
 	a, b := find(first), find(second)
 	return a.kind != b.kind && !a.alone && !b.alone
 }
 
-// choose names those that a run has.
+// choose returns the names of the accepted faults.
 func choose(accept func(fault) bool) []string {
 	var names []string
 	for _, f := range faults() {
@@ -99,8 +99,8 @@ func find(name string) fault {
 	return fault{name: name}
 }
 
-// have has one fault, or two at once, from the pause until all is as it should be again, and says how that went. An error
-// means that nothing more can be tried.
+// have runs one step, a fault or two at once, from the pause until everything is repaired, and records the outcome. After an error,
+// the run cannot continue.
 func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	r = newRecord(s)
 	wait(ctx, s.Pause)
@@ -133,7 +133,7 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	}
 	after, err := w.arrived(ctx)
 	r.PassedAfter = after - repaired
-	// Of two at once, the one may leave nothing to repair of the other.
+	// With two faults at once, one may leave nothing to repair of the other.
 	if err == nil && s.Second == nil && find(s.Fault).counted {
 		total, metricErr := w.metric(ctx, lab.Gateway, daemonMetrics, repairsTotal)
 		r.Uncounted, err = total <= repairs, metricErr
@@ -141,7 +141,7 @@ func (w *world) have(ctx context.Context, s step) (r record, err error) {
 	return r, err
 }
 
-// newRecord is one of which nothing has been had yet.
+// newRecord returns the record of a step that has not run yet.
 func newRecord(s step) record {
 	r := record{step: s}
 	for _, part := range s.parts() {
@@ -150,7 +150,7 @@ func newRecord(s step) record {
 	return r
 }
 
-// suffer does what a record is of, holds it and mends it. The second of two begins halfway through the first, and ends after it.
+// suffer injects, holds and heals the faults of a record. The second of two begins halfway through the first, and ends after it.
 func (w *world) suffer(ctx context.Context, r *record) error {
 	var heals []func(context.Context) error
 	for i, part := range r.parts() {
@@ -169,7 +169,7 @@ func (w *world) suffer(ctx context.Context, r *record) error {
 		if err != nil {
 			return err
 		}
-		// Under the second nothing changes: the first may be that nothing can be changed.
+		// Nothing changes under the second fault: the first may prevent changes.
 		if f.changes && i == 0 {
 			if err := w.toggle(ctx); err != nil {
 				return err
@@ -193,7 +193,7 @@ func (w *world) suffer(ctx context.Context, r *record) error {
 	return nil
 }
 
-// repairsTotal counts what somebody else removed and smartnatd put back.
+// repairsTotal counts external modifications that smartnatd repaired.
 const repairsTotal = "smartnat_repairs_total"
 
 func wait(ctx context.Context, d time.Duration) {

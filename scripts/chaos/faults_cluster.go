@@ -22,12 +22,12 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// clusterFaults are what goes wrong, and on, in the cluster. Traffic must not notice any of it.
+// clusterFaults returns faults of the cluster, and its churn. Traffic must not notice any of them.
 func clusterFaults() []fault {
 	return []fault{
 		{name: "relay killed", changes: true, quick: true, inject: killRelays},
 		{name: "relay stopped", changes: true, inject: stopRelays},
-		// Long enough for smartnatd to give up connections on which nothing comes.
+		// Long enough for smartnatd to give up silent connections.
 		{name: "relay's packets dropped", changes: true, slow: 4, inject: dropRelays},
 		{name: "kube-apiserver killed", inject: killControlPlane("kube-apiserver")},
 		{name: "etcd killed", inject: killControlPlane("etcd")},
@@ -36,7 +36,7 @@ func clusterFaults() []fault {
 	}
 }
 
-// chosenRelays are the first, the second or both.
+// chosenRelays returns the first relay, the second or both.
 func (w *world) chosenRelays(s step) (string, []*lab.Process) {
 	if n := s.Pick % 3; n < 2 {
 		return []string{"the first", "the second"}[n], w.relays[n : n+1]
@@ -71,7 +71,7 @@ func stopRelays(_ context.Context, w *world, s step) (injury, error) {
 	return injury{variant: variant, heal: func(context.Context) error { return signal(unix.SIGCONT) }}, signal(unix.SIGSTOP)
 }
 
-// dropRelays has the network swallow what goes to the relays: nobody is refused, nothing is answered.
+// dropRelays makes the network drop packets to the relays: connections are neither refused nor answered.
 func dropRelays(ctx context.Context, w *world, s step) (injury, error) {
 	nodes, variant := []string{lab.Node1, lab.Node2}, "both"
 	if n := s.Pick % 3; n < 2 {
@@ -80,7 +80,7 @@ func dropRelays(ctx context.Context, w *world, s step) (injury, error) {
 	return injury{variant: variant, heal: func(ctx context.Context) error { return w.swallow(ctx, "-D", nodes) }}, w.swallow(ctx, "-I", nodes)
 }
 
-// swallow has nodes drop what comes to their relays (-I), or no more (-D).
+// swallow makes nodes drop packets to their relays (-I), or stop doing so (-D).
 func (w *world) swallow(ctx context.Context, verb string, nodes []string) error {
 	var errs []error
 	for _, node := range nodes {
@@ -99,15 +99,15 @@ func killControlPlane(name string) func(context.Context, *world, step) (injury, 
 	}
 }
 
-// controlPlaneReady waits until the API takes what it is told.
+// controlPlaneReady waits until the API server is ready.
 func (w *world) controlPlaneReady(ctx context.Context) error {
 	return poll(ctx, func(ctx context.Context) error {
 		return w.Kube().Discovery().RESTClient().Get().AbsPath("/readyz").Timeout(2 * time.Second).Do(ctx).Error()
 	})
 }
 
-// flapEndpoint has one of two endpoints be ready and not for a while, 50 times a second where the API server is as fast. The
-// controller of EndpointSlices, which knows better, writes against it.
+// flapEndpoint switches one of two endpoints between ready and not ready, up to 50 times per second. It writes as the controller of
+// EndpointSlices, while the real controller writes the true state.
 func flapEndpoint(ctx context.Context, w *world, s step) (injury, error) {
 	controller, err := w.EndpointSliceController()
 	if err != nil {
@@ -127,14 +127,14 @@ func flapEndpoint(ctx context.Context, w *world, s step) (injury, error) {
 			i := slices.IndexFunc(slice.Endpoints, func(e discoveryv1.Endpoint) bool { return e.TargetRef.Name == "flapping-1" })
 			patch := fmt.Sprintf(`[{"op": "replace", "path": "/endpoints/%d/conditions/ready", "value": %t}]`, i, changes%2 == 1)
 			if _, err := client.Patch(ctx, slice.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-				return injury{}, fmt.Errorf("the endpoint that flaps: %w", err)
+				return injury{}, fmt.Errorf("changing the flapping endpoint: %w", err)
 			}
 		}
 	}
 	return injury{variant: fmt.Sprintf("%d times in %v", changes, milliseconds(s.Hold))}, nil
 }
 
-// bulkMappings makes many Mappings at once, and takes them away again.
+// bulkMappings creates many Mappings at once, and deletes them later.
 func bulkMappings(ctx context.Context, w *world, s step) (injury, error) {
 	count := 20 + int(s.Pick%180)
 	client := w.smartnat.SmartnatV1alpha1().Mappings(namespace)

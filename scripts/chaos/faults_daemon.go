@@ -18,7 +18,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// daemonFaults are what happens to smartnatd and to what it runs. Traffic must not notice any of it.
+// daemonFaults returns faults of smartnatd and of the programs that it runs. Traffic must not notice any of them.
 func daemonFaults() []fault {
 	return []fault{
 		{name: "smartnatd killed", changes: true, quick: true, inject: killDaemon},
@@ -48,8 +48,8 @@ func stopDaemon(_ context.Context, w *world, _ step) (injury, error) {
 	return injury{variant: "SIGSTOP", heal: resume}, w.daemon.Signal(unix.SIGSTOP)
 }
 
-// reloadDaemon has smartnatd take over a config that says something else and programs the same, or one that is wrong, and
-// then the first one again.
+// reloadDaemon makes smartnatd load another config that programs the same rules, or an invalid one, and then the first one
+// again.
 func reloadDaemon(_ context.Context, w *world, s step) (injury, error) {
 	variant, text := "another config", config()+"resync: 7m\n"
 	if s.Pick%3 == 0 {
@@ -61,22 +61,22 @@ func reloadDaemon(_ context.Context, w *world, s step) (injury, error) {
 	return injury{variant: variant, heal: func(context.Context) error { return reload(config()) }}, reload(text)
 }
 
-// failRestore has a restore program of one family fail.
+// failRestore makes the restore program of one family fail.
 func failRestore(ctx context.Context, w *world, s step) (injury, error) {
 	return w.replaceRestore(ctx, s, "#!/bin/sh\ncat >/dev/null\necho 'out of memory, says the chaos' >&2\nexit 4\n")
 }
 
-// loseRestore has it be there and not run, as halfway through an upgrade.
+// loseRestore makes it exist but not run, as halfway through an upgrade.
 func loseRestore(ctx context.Context, w *world, s step) (injury, error) {
 	return w.replaceRestore(ctx, s, "#!/run/no/such/program\n")
 }
 
-// hangRestore has it not end, and at last go on as if nothing had been.
+// hangRestore makes it hang, and finally continue as if nothing had happened.
 func hangRestore(ctx context.Context, w *world, s step) (injury, error) {
 	return w.replaceRestore(ctx, s, w.forDaemon(`while [ -e "$0.good" ]; do sleep 0.1; done; exec "$0" "$@"`))
 }
 
-// manners are ways to kill smartnatd with the program that it writes with.
+// manners are the ways in which a restore program kills smartnatd, its parent.
 var manners = []struct{ name, script string }{
 	{"before it", `kill -9 $PPID; exit 1`},
 	{"before it, which comes all the same", `kill -9 $PPID; exec "$0.good" "$@"`},
@@ -85,13 +85,13 @@ var manners = []struct{ name, script string }{
 	{"behind it", `"$0.good" "$@"; kill -9 $PPID; exit 1`},
 }
 
-// killWriting has smartnatd be killed when it writes the change.
+// killWriting kills smartnatd when it writes the change.
 func killWriting(ctx context.Context, w *world, s step) (injury, error) {
 	m, canary := manners[s.Pick/2%uint32(len(manners))], w.canary
 	done, err := w.replaceRestore(ctx, s, w.forDaemon(m.script))
 	mend := done.heal
 	return injury{variant: done.variant + ", " + m.name, heal: func(ctx context.Context) error {
-		// Another fault beside this one may keep the change from smartnatd. It is killed all the same then.
+		// A second fault may keep the change from smartnatd. The restart then kills it.
 		if s.Second == nil && w.canary != canary {
 			select {
 			case <-w.daemon.Done():
@@ -103,11 +103,11 @@ func killWriting(ctx context.Context, w *world, s step) (injury, error) {
 	}}, err
 }
 
-// damageSaved has smartnatd start without what it saved, while no relay answers: what is in the kernel stays.
+// damageSaved starts smartnatd without its saved objects while no relay answers: the kernel must keep its state.
 func damageSaved(ctx context.Context, w *world, s step) (injury, error) {
 	const saved = "/var/lib/smartnat/objects.jsonl"
 	gateway, nodes := w.Host(lab.Gateway), []string{lab.Node1, lab.Node2}
-	// Before it is saved that it is, smartnatd would not even look at it.
+	// While the file is marked as outdated, smartnatd would not even read it.
 	if err := poll(ctx, func(ctx context.Context) error { return w.on(ctx, "! [ -e /run/smartnat/objects.outdated ]") }); err != nil {
 		return injury{}, err
 	}
@@ -123,24 +123,24 @@ func damageSaved(ctx context.Context, w *world, s step) (injury, error) {
 	skip, started := len(w.daemon.Log()), make(chan error, 1)
 	go func() { started <- w.daemon.Restart(ctx) }()
 	err = poll(ctx, func(context.Context) error {
-		if !strings.Contains(w.daemon.Log()[skip:], "what is saved from earlier cannot be used: waiting for it") {
-			return errors.New("smartnatd does not say that what it saved is damaged")
+		if !strings.Contains(w.daemon.Log()[skip:], "cannot use saved snapshot, waiting for server") {
+			return errors.New("smartnatd does not report that its saved objects are damaged")
 		}
 		return nil
 	})
 	return injury{variant: damage.name, heal: func(ctx context.Context) error {
-		// Whoever is killed next needs what is saved.
+		// The next fault that kills smartnatd needs the saved objects.
 		return errors.Join(w.swallow(ctx, "-D", nodes), <-started, poll(ctx, func(context.Context) error {
 			text, err := gateway.ReadFile(saved)
 			if err == nil && !strings.Contains(text, "sha256") {
-				err = fmt.Errorf("%s is not whole again", saved)
+				err = fmt.Errorf("%s is still damaged", saved)
 			}
 			return err
 		}))
 	}}, err
 }
 
-// forDaemon is a script in the place of a restore program, of which others notice nothing.
+// forDaemon returns a script that replaces a restore program for smartnatd only; other callers get the real one.
 func (w *world) forDaemon(script string) string {
 	return fmt.Sprintf("#!/bin/sh\n[ $PPID = %d ] || exec \"$0.good\" \"$@\"\n%s\n", w.daemon.PID(), script)
 }
@@ -151,7 +151,7 @@ func (w *world) replaceRestore(ctx context.Context, s step, script string) (inju
 	if err != nil {
 		return injury{}, err
 	}
-	// Renamed into place: a file that is open for writing cannot be run.
+	// Rename it into place: a file that is open for writing cannot be executed.
 	good, bad := path+".good", path+".bad"
 	err = errors.Join(os.Link(path, good), os.WriteFile(bad, []byte(script), 0o755), os.Rename(bad, path))
 	return injury{variant: name, heal: func(context.Context) error { return os.Rename(good, path) }}, err

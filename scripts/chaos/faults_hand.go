@@ -13,15 +13,15 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// handFaults are others' hands in the gateway's kernel. New connections may miss what was taken until it is back;
-// established ones must outlive it.
+// handFaults returns modifications of the gateway's kernel by other programs. New connections may fail until the repair;
+// established ones must survive.
 func handFaults() []fault {
 	return []fault{
 		{name: "nat flushed", counted: true, missed: true, quick: true, inject: flushTable("nat")},
 		{name: "mangle flushed", counted: true, missed: true, quick: true, inject: flushTable("mangle")},
 		{name: "filter flushed", counted: true, missed: true, opens: true, quick: true, inject: flushTable("filter")},
-		// With the last rule that asks for connections the kernel stops tracking them, and translating, but for what smartnatd, and
-		// systemd between two of its processes, hold.
+		// With the last rule that asks for connection tracking gone, the kernel stops tracking and translating, except for the table that
+		// smartnatd, and systemd between two of its processes, holds.
 		{name: "everything flushed", counted: true, missed: true, opens: true, inject: flushAll},
 		{name: "nft flush ruleset", counted: true, missed: true, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
 		{name: "firewalld comes and goes", counted: true, missed: true, opens: true, backend: "nft", inject: runFirewalld},
@@ -36,20 +36,20 @@ func handFaults() []fault {
 	}
 }
 
-// on runs command lines of a shell on the gateway.
+// on runs shell commands on the gateway.
 func (w *world) on(ctx context.Context, lines string) error {
 	_, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", lines)
 	return err
 }
 
-// hand is a fault that command lines on the gateway are.
+// hand returns a fault that runs shell commands on the gateway.
 func hand(lines string) func(context.Context, *world, step) (injury, error) {
 	return func(ctx context.Context, w *world, _ step) (injury, error) {
 		return injury{variant: lines}, w.on(ctx, lines)
 	}
 }
 
-// Variants of the two families.
+// The two families, as faults name them.
 var (
 	families = []string{"IPv4", "IPv6"}
 	xtables  = []string{"iptables", "ip6tables"}
@@ -64,7 +64,7 @@ func flushTable(table string) func(context.Context, *world, step) (injury, error
 	}
 }
 
-// flushAll is what the firewalls of distributions do when they start. A chain that smartnatd has filled again cannot be deleted.
+// flushAll does what the firewalls of distributions do when they start. A chain that smartnatd has filled again cannot be deleted.
 func flushAll(ctx context.Context, w *world, _ step) (injury, error) {
 	return injury{variant: "-F and -X, all tables"}, w.on(ctx, `for program in iptables ip6tables; do
 		for table in nat mangle filter; do $program -w 5 -t $table -F; done
@@ -72,8 +72,8 @@ func flushAll(ctx context.Context, w *world, _ step) (injury, error) {
 	done`)
 }
 
-// runFirewalld starts a firewalld, reloads it and has it end later. It flushes the tables of iptables each time. Its reverse path
-// filter for IPv6 would take replies' ways for those by which packets have to come.
+// runFirewalld starts firewalld, reloads it and stops it later. It flushes the tables of iptables each time. Its reverse path
+// filter for IPv6 is off, since it ignores policy routing and would drop replies.
 func runFirewalld(ctx context.Context, w *world, _ step) (injury, error) {
 	ctx, cancel := context.WithTimeout(ctx, settlement)
 	defer cancel()
@@ -98,7 +98,7 @@ func runFirewalld(ctx context.Context, w *world, _ step) (injury, error) {
 	}}, err
 }
 
-// insertRule puts a rule above our jump, as other programs do with theirs, and takes it back later.
+// insertRule inserts a rule above SmartNat's jump, as other programs do, and removes it later.
 func insertRule(ctx context.Context, w *world, s step) (injury, error) {
 	chain := []string{"-t filter %s FORWARD", "-t nat %s PREROUTING", "-t mangle %s PREROUTING"}[s.Pick/2%3]
 	line := xtables[s.Pick%2] + " -w 5 " + chain + " -p udp --dport 53 -j ACCEPT"
@@ -107,7 +107,7 @@ func insertRule(ctx context.Context, w *world, s step) (injury, error) {
 	}}, w.on(ctx, fmt.Sprintf(line, "-I"))
 }
 
-// holdLock is another program that holds the lock of the legacy back end's programs.
+// holdLock runs a program that holds the lock of the iptables programs.
 func holdLock(_ context.Context, w *world, _ step) (injury, error) {
 	holder, err := w.Host(lab.Gateway).Start("flock", nil, "flock", "/run/xtables.lock", "sleep", "1000")
 	if err != nil {
@@ -125,12 +125,12 @@ func flushRules(ctx context.Context, w *world, s step) (injury, error) {
 func flushRoutes(ctx context.Context, w *world, s step) (injury, error) {
 	family, link := s.Pick%2, s.Pick/2%2
 	where := scope{family: families[family], link: []string{"eth1", "eth2"}[link]}
-	// There is no table where the uplink is down already.
+	// If the uplink is already down, the table does not exist.
 	return injury{variant: where.link + ", " + where.family, scope: where},
 		w.on(ctx, fmt.Sprintf("ip %s route flush table %d || true", options[family], 7380+link))
 }
 
-// misleadRoutes has an uplink's table lead to a gateway that is not there.
+// misleadRoutes makes an uplink's table lead to a gateway that does not exist.
 func misleadRoutes(ctx context.Context, w *world, s step) (injury, error) {
 	family, u := s.Pick/2%2, chosenUplink(s)
 	where := scope{family: families[family], link: u.link}

@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// linkFaults are uplinks that go and come back. What passes by the other uplink has to be right meanwhile, and TCP gets over it:
-// what was sent is sent again, and connections go on.
+// linkFaults returns faults of uplinks that go and come back. Traffic by the other uplink must not notice them, and TCP survives
+// them: it sends lost segments again.
 func linkFaults() []fault {
 	return []fault{
 		{name: "uplink down", missed: true, inject: uplinkDown},
@@ -24,7 +24,7 @@ func linkFaults() []fault {
 	}
 }
 
-// uplink is one of the two: what its addresses begin with, which are its gateways too, and the metrics of its default routes.
+// uplink is one of the two: the prefix of its addresses, which is also the address of its gateways, and the metrics of its default routes.
 type uplink struct{ link, prefix4, prefix6, metric4, metric6 string }
 
 func chosenUplink(s step) uplink {
@@ -34,7 +34,7 @@ func chosenUplink(s step) uplink {
 	}[s.Pick%2]
 }
 
-// uplinkDown: the kernel forgets IPv6 addresses and all routes with a link; who configured them has to do so again.
+// uplinkDown sets a link down: the kernel then removes its IPv6 addresses and all its routes, so healing adds them again.
 func uplinkDown(_ context.Context, w *world, s step) (injury, error) {
 	u := chosenUplink(s)
 	gateway := w.Host(lab.Gateway)
@@ -52,7 +52,7 @@ func cableOut(_ context.Context, w *world, s step) (injury, error) {
 	}}, w.SetCable(lab.Gateway, u.link, false)
 }
 
-// removeAddresses takes the addresses of an uplink and a family away, and brings them back.
+// removeAddresses removes the addresses of an uplink and a family, and adds them again later.
 func removeAddresses(ctx context.Context, w *world, s step) (injury, error) {
 	family := s.Pick / 2 % 2
 	u := chosenUplink(s)
@@ -64,8 +64,8 @@ func removeAddresses(ctx context.Context, w *world, s step) (injury, error) {
 		w.on(ctx, fmt.Sprintf("ip %s address flush dev %s scope global", options[family], u.link))
 }
 
-// changeGateway has the default routes of the first uplink, in which its gateway is found, lead to another address of the router.
-// New and old connections go on by the one and the other.
+// changeGateway makes the default routes of the first uplink, from which smartnatd takes its gateway, lead to another address of the
+// router. New and old connections must work over both.
 func changeGateway(ctx context.Context, w *world, s step) (injury, error) {
 	family := s.Pick % 2
 	old, other, length := []string{"198.51.100.1", "2001:db8:1::1"}[family], []string{"198.51.100.254", "2001:db8:1::254"}[family], []string{"/24", "/64"}[family]
@@ -74,7 +74,7 @@ func changeGateway(ctx context.Context, w *world, s step) (injury, error) {
 	}
 	_, err := w.Host(lab.Router).Exec(ctx, "ip", "address", "replace", other+length, "dev", "eth1")
 	return injury{variant: families[family], heal: func(ctx context.Context) error {
-		if s.Second == nil { // Another fault that is not over yet may keep smartnatd from following.
+		if s.Second == nil { // A fault that still lasts may keep smartnatd from following.
 			if err := poll(ctx, func(ctx context.Context) error {
 				return w.on(ctx, fmt.Sprintf("ip %s route show table 7380 | grep 'default via %s dev eth1'", options[family], other))
 			}); err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// forbidden is traffic that must not pass: packets of a source that is not allowed to a Mapping's port that nobody else uses,
-// and of a neighbour of the gateway to addresses of the inside. The nodes count what of it arrives.
+// forbidden sends traffic that must not pass: packets of a source that is not allowed, to a Mapping's port without other traffic,
+// and packets of a neighbour of the gateway to inside addresses. The nodes count those that arrive.
 func (ld *loads) forbidden(w *world) error {
 	var errs []error
 	rogue := w.Host(lab.Rogue)
@@ -41,7 +41,7 @@ func (ld *loads) forbidden(w *world) error {
 	return errors.Join(errs...)
 }
 
-// family is 0 for IPv4 and 1 for IPv6.
+// family returns 0 for IPv4 and 1 for IPv6.
 func family(to netip.AddrPort) int {
 	if to.Addr().Is6() {
 		return 1
@@ -49,7 +49,7 @@ func family(to netip.AddrPort) int {
 	return 0
 }
 
-// send sends a datagram, a first segment and a stray one. That some cannot be sent, while a link is down, is no matter.
+// send sends a datagram, a first segment and a stray one. It ignores errors: some cannot be sent while a link is down.
 func (ld *loads) send(host *lab.Host, source string, to netip.AddrPort, n int) {
 	from := netip.MustParseAddrPort(lab.Join(source, uint16(20000+n%20000)))
 	_ = host.SendUDP(from, to, "x")
@@ -57,9 +57,9 @@ func (ld *loads) send(host *lab.Host, source string, to netip.AddrPort, n int) {
 	_ = host.SendTCP(from, to, lab.ACK, 7, 7)
 }
 
-// countAtNodes has the nodes count packets to the ports that only forbidden traffic is for. What a pod answers is none: kube-proxy
-// masquerades by any port, now and then by one of these. That they count is tried: one datagram that is allowed, by each address,
-// and one from the inside.
+// countAtNodes makes the nodes count packets to the ports that only forbidden traffic uses. They do not count answers of pods:
+// kube-proxy may masquerade those by any port, even one of these. One allowed datagram by each address, and one from the inside,
+// prove that the counters work.
 func (w *world) countAtNodes(ctx context.Context) error {
 	for _, node := range []string{lab.Node1, lab.Node2} {
 		for _, program := range []string{"iptables", "ip6tables"} {
@@ -94,13 +94,13 @@ func (w *world) countAtNodes(ctx context.Context) error {
 	return lab.Poll(ctx, func(ctx context.Context) error {
 		n, err := w.arrived(ctx)
 		if err == nil && n < want {
-			err = fmt.Errorf("the nodes have counted %d packets of %d that may pass: what may not would not be seen either", n, want)
+			err = fmt.Errorf("the nodes counted %d of %d allowed packets, so they would miss forbidden ones too", n, want)
 		}
 		return err
 	})
 }
 
-// arrived is how many packets the nodes have counted.
+// arrived returns how many packets the nodes have counted.
 func (w *world) arrived(ctx context.Context) (int, error) {
 	total := 0
 	for _, node := range []string{lab.Node1, lab.Node2} {
@@ -122,7 +122,7 @@ func (w *world) arrived(ctx context.Context) (int, error) {
 				rules++
 			}
 			if rules != 2 {
-				return 0, fmt.Errorf("%s has %d rules that count, want 2", node, rules)
+				return 0, fmt.Errorf("%s has %d counting rules, want 2", node, rules)
 			}
 		}
 	}

@@ -15,22 +15,22 @@ import (
 type class string
 
 const (
-	// connections are short ones, at a fixed rate.
+	// connections are short ones, opened at a fixed rate.
 	connections class = "new connections"
-	// sessions are TCP connections that last.
+	// sessions are long-lived TCP connections.
 	sessions class = "sessions"
-	// datagrams are UDP flows that last.
+	// datagrams are long-lived UDP flows.
 	datagrams class = "UDP"
-	// control are short connections that do not go through the gateway: what is late there is late by the machine.
+	// control are short connections that bypass the gateway: their delays are the machine's.
 	control class = "control"
 )
 
-// span is a time between two instants.
+// span is the time between two instants.
 type span struct{ From, To time.Time }
 
 func (s span) length() time.Duration { return max(0, s.To.Sub(s.From)) }
 
-// overlap is what two spans have in common.
+// overlap returns the time that two spans have in common.
 func (s span) overlap(o span) span {
 	if o.From.After(s.From) {
 		s.From = o.From
@@ -41,15 +41,15 @@ func (s span) overlap(o span) span {
 	return s
 }
 
-// track is how one row of exchanges fared.
+// track records a series of exchanges over one path.
 type track struct {
 	Class class
 	Path  string
-	// Gaps are the times longer than remarkable without an exchange that succeeded.
+	// Gaps are the times longer than remarkable without a successful exchange.
 	Gaps []span
-	// Losses are exchanges, or for sessions the connections themselves, that never came to a good end.
+	// Losses are failed exchanges or, for sessions, lost connections.
 	Losses []loss
-	// Done counts exchanges that did.
+	// Done counts successful exchanges.
 	Done int
 }
 
@@ -58,10 +58,10 @@ type loss struct {
 	Why string
 }
 
-// remarkable is the shortest gap that is remembered.
+// remarkable is the shortest gap that is recorded.
 const remarkable = 250 * time.Millisecond
 
-// recorder writes a track down. It is safe for several goroutines.
+// recorder fills a track. It is safe for concurrent use.
 type recorder struct {
 	mu    sync.Mutex
 	track track
@@ -72,7 +72,7 @@ func newRecorder(c class, path string, now time.Time) *recorder {
 	return &recorder{track: track{Class: c, Path: path}, last: now}
 }
 
-// done notes an exchange that succeeded.
+// done records a successful exchange.
 func (r *recorder) done(at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,7 +80,7 @@ func (r *recorder) done(at time.Time) {
 	r.gapUntil(at)
 }
 
-// lost notes one that did not.
+// lost records a failed one.
 func (r *recorder) lost(at time.Time, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +96,7 @@ func (r *recorder) gapUntil(at time.Time) {
 	}
 }
 
-// close ends the track: what has not succeeded by then is a gap until then.
+// close ends the track: the time since the last success is a gap too.
 func (r *recorder) close(at time.Time) track {
 	r.mu.Lock()
 	defer r.mu.Unlock()

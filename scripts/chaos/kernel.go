@@ -19,9 +19,9 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// dumpScript prints what smartnatd programs. Rules of policy routing with the same priority are for different marks, so that
-// their order means nothing. A table that was never asked for does not exist yet. How a set hashes is another matter each
-// time it is made.
+// dumpScript prints the state that smartnatd programs. Policy rules with the same priority match different marks, so their order
+// has no meaning. A table that was never used does not exist yet. The hash parameters of a set change each time it is
+// created.
 const dumpScript = `
 iptables-save; echo family IPv6; ip6tables-save; echo other
 ipset save | sed 's/ hash:.*//' | sort
@@ -34,14 +34,14 @@ for key in conf/all/forwarding conf/default/forwarding conf/eth1/accept_ra conf/
 	echo $key $(cat /proc/sys/net/ipv6/$key)
 done`
 
-// kernel is what the gateway's kernel holds, as text that is equal when it does the same.
+// kernel returns the state of the gateway's kernel as text, equal for equal behaviour.
 func (w *world) kernel(ctx context.Context) (string, error) {
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", dumpScript)
 	return canonical(out), err
 }
 
-// canonical leaves counters, comments, empty chains of the kernel's own and the order of chains out of what iptables-save
-// printed; the order of rules within a chain stays.
+// canonical removes counters, comments, empty built-in chains and the order of chains from the output of iptables-save; it keeps the
+// order of rules within a chain.
 func canonical(dump string) string {
 	chains := map[string][]string{}
 	var rest []string
@@ -78,17 +78,17 @@ func canonical(dump string) string {
 	return text.String() + strings.Join(rest, "\n") + "\n"
 }
 
-// settlement bounds how long the kernel may take to hold what it should.
+// settlement bounds how long the kernel may take to reach the desired state.
 const settlement = 90 * time.Second
 
-// poll is lab.Poll for so long.
+// poll is lab.Poll with that timeout.
 func poll(ctx context.Context, check func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settlement)
 	defer cancel()
 	return lab.Poll(ctx, check)
 }
 
-// settle waits until the kernel holds what it should and returns when that was seen.
+// settle waits until the kernel holds the desired state and returns the time of that observation.
 func (w *world) settle(ctx context.Context) (time.Time, error) {
 	var differs error
 	err := poll(ctx, func(ctx context.Context) error {
@@ -105,7 +105,7 @@ func (w *world) settle(ctx context.Context) (time.Time, error) {
 	return time.Now(), err
 }
 
-// learn takes what the kernel holds once it holds what is asked for, and nothing has changed for a while, as what it should.
+// learn records the state of the kernel as the desired one, once it has all that the objects ask for and has stopped changing.
 func (w *world) learn(ctx context.Context) error {
 	before, since := "", time.Now()
 	return poll(ctx, func(ctx context.Context) error {

@@ -20,14 +20,14 @@ import (
 )
 
 const (
-	// every is how often a path is tried, and patience how long a new connection may take.
+	// every is the interval of attempts on a path, and patience the timeout of a new connection.
 	every    = 100 * time.Millisecond
 	patience = 3 * time.Second
-	// sessionPatience outlasts any fault, and TCP's backoff after it, also where another one meets what TCP sends again.
+	// sessionPatience outlasts any fault and TCP's backoff after it, even if another fault drops the retransmission.
 	sessionPatience = 2 * time.Minute
 )
 
-// loads is traffic that goes on until it is stopped.
+// loads is traffic that runs until it is stopped.
 type loads struct {
 	l      *lab.Lab
 	ctx    context.Context
@@ -52,7 +52,7 @@ func (ld *loads) record(c class, path string) *recorder {
 	return r
 }
 
-// stop ends all traffic and returns how it fared, and what answered those who must not be answered.
+// stop ends all traffic and returns its tracks, and the answers that must not have come.
 func (ld *loads) stop() ([]track, []loss) {
 	ended := time.Now()
 	ld.cancel()
@@ -64,7 +64,7 @@ func (ld *loads) stop() ([]track, []loss) {
 	return tracks, ld.answered
 }
 
-// repeat calls fn at a fixed rate, whether the one before has come back or not.
+// repeat calls fn at a fixed rate, whether or not the previous call has returned.
 func (ld *loads) repeat(interval time.Duration, fn func(n int)) {
 	ld.group.Go(func() {
 		ticker := time.NewTicker(interval)
@@ -80,7 +80,7 @@ func (ld *loads) repeat(interval time.Duration, fn func(n int)) {
 	})
 }
 
-// connect opens short connections from the client to an address all the time.
+// connect keeps opening short connections from the client to an address.
 func (ld *loads) connect(c class, address string) {
 	r := ld.record(c, address)
 	ld.repeat(every, func(int) {
@@ -97,7 +97,7 @@ func (ld *loads) connect(c class, address string) {
 	})
 }
 
-// control opens connections to the router, which is before the gateway.
+// control opens connections to the router, which is in front of the gateway.
 func (ld *loads) control() error {
 	server, err := ld.l.Host(lab.Router).Serve(7)
 	if err != nil {
@@ -111,7 +111,7 @@ func (ld *loads) control() error {
 	return nil
 }
 
-// intrude asks an address from a source that must not have an answer.
+// intrude connects to addresses from a source that must not get an answer.
 func (ld *loads) intrude(addresses []string) {
 	ld.repeat(2*every, func(n int) {
 		address := addresses[n%len(addresses)]
@@ -127,8 +127,8 @@ func (ld *loads) intrude(addresses []string) {
 	})
 }
 
-// hold keeps a TCP connection to an address, by which numbered lines go there and come back, all of them in their order.
-// When it is lost, another takes its place.
+// hold keeps a TCP connection to an address, and sends numbered lines that must come back in order. It replaces a lost connection
+// by a new one.
 func (ld *loads) hold(address string) {
 	r := ld.record(sessions, address)
 	ld.group.Go(func() {
@@ -149,10 +149,10 @@ func (ld *loads) hold(address string) {
 	})
 }
 
-// filler makes the lines of a session long enough that a wrong byte among them would be seen.
+// filler makes the lines of a session long enough that a corrupted byte would be noticed.
 var filler = " " + strings.Repeat("0123456789abcdef", 32)
 
-// converse exchanges lines until the traffic is to end, with one more after that.
+// converse exchanges lines until the traffic ends, and one more after that.
 func (ld *loads) converse(conn net.Conn, r *recorder) error {
 	reader := bufio.NewReader(conn)
 	for n, last := 1, false; !last; n++ {
@@ -180,7 +180,7 @@ func (ld *loads) converse(conn net.Conn, r *recorder) error {
 	return nil
 }
 
-// stream sends numbered datagrams by one flow to an address and notes which of them were answered.
+// stream sends numbered datagrams to an address in one flow and records which of them were answered.
 func (ld *loads) stream(address string) {
 	r := ld.record(datagrams, address)
 	ld.group.Go(func() {
@@ -192,13 +192,13 @@ func (ld *loads) stream(address string) {
 		ld.group.Go(func() { hear(conn, r) })
 		defer func() { _ = conn.Close() }()
 		for n := 1; ld.sleep(every / 2); n++ {
-			// An error is an ICMP message of an earlier one; what is lost is missing in the answers.
+			// An error is an ICMP message for an earlier datagram; a lost datagram shows as a missing answer.
 			_, _ = fmt.Fprintf(conn, "datagram %d", n)
 		}
 	})
 }
 
-// hear reads the answers to a stream until its socket is closed. The numbers that it lacks are losses.
+// hear reads the answers to a stream until its socket is closed. Missing numbers are losses.
 func hear(conn net.Conn, r *recorder) {
 	buffer, heard := make([]byte, 2048), 0
 	for {
@@ -224,7 +224,7 @@ func hear(conn net.Conn, r *recorder) {
 	}
 }
 
-// sleep reports whether the traffic is to go on.
+// sleep waits, and reports whether the traffic continues.
 func (ld *loads) sleep(d time.Duration) bool {
 	select {
 	case <-ld.ctx.Done():

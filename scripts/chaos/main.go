@@ -18,15 +18,15 @@ import (
 
 func main() {
 	p := plan{warmUp: 179}
-	flag.Uint64Var(&p.Seed, "seed", rand.Uint64N(1_000_000), "what decides the order of faults: the same seed, the same order")
-	flag.DurationVar(&p.Duration, "duration", 5*time.Minute, "how long faults go on")
-	flag.StringVar(&p.Backend, "backend", "nft", "legacy or nft: the gateway's iptables")
-	soak := flag.Bool("soak", false, "no faults, but a cluster in which much changes, and a look at what grows")
-	only := flag.String("only", "", "faults by name, separated by commas, in the place of all")
-	list := flag.Bool("list", false, "print the names of all faults and end")
-	flag.IntVar(&p.pairs, "pairs", 3, "after how many faults two come at once; 0 is never")
-	out := flag.String("out", "scripts/chaos/results", "the folder for the report")
-	readme := flag.String("readme", "", "a README.md in which to put the report in the place of the last one")
+	flag.Uint64Var(&p.Seed, "seed", rand.Uint64N(1_000_000), "seed of the order of faults: the same seed gives the same order")
+	flag.DurationVar(&p.Duration, "duration", 5*time.Minute, "how long to inject faults")
+	flag.StringVar(&p.Backend, "backend", "nft", "the gateway's iptables: legacy or nft")
+	soak := flag.Bool("soak", false, "no faults, but many changes of the cluster, and a check for growth")
+	only := flag.String("only", "", "names of the only faults to inject, separated by commas")
+	list := flag.Bool("list", false, "print the names of all faults and exit")
+	flag.IntVar(&p.pairs, "pairs", 3, "number of faults after which two come at once; 0 means never")
+	out := flag.String("out", "scripts/chaos/results", "folder for the report")
+	readme := flag.String("readme", "", "README.md in which the report replaces the last one")
 	flag.Parse()
 	if *list {
 		fmt.Println(strings.Join(choose(func(fault) bool { return true }), "\n"))

@@ -14,17 +14,17 @@ import (
 
 const (
 	namespace = "chaos"
-	// Ports of Mappings: to endpoints, to a ClusterIP, to endpoints of which one comes and goes, and guarded: to where only
-	// packets of sources that are not allowed go.
+	// Ports of Mappings: to endpoints, to a ClusterIP, to endpoints of which one flaps, and guarded, which only packets of forbidden
+	// sources are sent to.
 	endpointsPort, servicePort, flappingPort, guardedPort = 8080, 8081, 8082, 9001
-	// insidePort is of no Mapping: only packets that cross the boundary go there.
+	// insidePort belongs to no Mapping: only packets that cross the boundary reach it.
 	insidePort = 9002
 )
 
-// canaryPorts are those that the Mapping "canary" has by turns: whether a change gets through is seen by them.
+// canaryPorts are the two ports that the Mapping "canary" alternates between, to show whether a change gets through.
 var canaryPorts = [2]int{7001, 7002}
 
-// externals are the addresses by which everything is reached: both uplinks, both families.
+// externals are the external addresses of both uplinks and both families.
 var externals = []string{lab.External1, lab.External2, lab.External1v6, lab.External2v6}
 
 func join(port uint16) []string {
@@ -35,10 +35,10 @@ func join(port uint16) []string {
 	return addresses
 }
 
-// allowed are the sources that Mappings allow: the client, and not the other one.
+// allowed are the sources that Mappings allow: the client, but not the other one.
 const allowed = `192.0.2.10/32, "2001:db8:c::10/128"`
 
-// crowd are as many more of each family as make smartnatd keep them in a set.
+// crowd returns enough further sources of each family that smartnatd keeps them in a set.
 func crowd() string {
 	var text strings.Builder
 	for i := range 70 {
@@ -47,7 +47,7 @@ func crowd() string {
 	return text.String()
 }
 
-// objects are the Services and Mappings of a run.
+// objects returns the Services and Mappings of a run.
 func objects() string {
 	quoted := `"` + strings.Join(externals, `", "`) + `"`
 	var text strings.Builder

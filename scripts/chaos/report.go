@@ -20,26 +20,26 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/load"
 )
 
-// Report is a run.
+// Report is the result of a run.
 type Report struct {
 	load.Run
 	plan
 	outcome
-	// Verdict names all that must not have happened.
+	// Verdict lists all failures.
 	Verdict []string
 }
 
-// cost is what faults of a kind cost, the worst of them.
+// cost is the worst cost of the faults of a kind.
 type cost struct {
 	times int
-	// What was lost, and the forbidden packets that passed.
+	// Lost exchanges by class, and the forbidden packets that passed.
 	sessions, connections, datagrams, passed int
-	// gap is the longest for new connections, silence that of what lasts.
+	// gap is the longest for new connections, silence the longest for sessions and datagrams.
 	gap, silence       time.Duration
 	repaired, followed time.Duration
 }
 
-// line is a record in short.
+// line summarizes a record.
 func (r record) line() string {
 	text := fmt.Sprintf("%s (%s): held %v, repaired after %v, followed after %v", r.name(), r.Variant, milliseconds(r.Healed.Sub(r.Injected)),
 		milliseconds(r.Repaired.Sub(r.Healed)), milliseconds(r.Followed.Sub(r.Repaired)))
@@ -54,7 +54,7 @@ func (r record) line() string {
 
 func milliseconds(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 
-// costs are those of each kind of fault.
+// costs returns the cost of each kind of fault.
 func (o outcome) costs() map[string]cost {
 	costs := map[string]cost{}
 	for _, r := range o.Records {
@@ -98,14 +98,14 @@ func (c *cost) add(t track, period span) {
 	}
 }
 
-// markdown is the whole report.
+// markdown returns the whole report.
 func (r *Report) markdown() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s\nSeed %d, iptables %s, %d faults in %v.\n\n", r.Heading(), r.Seed, r.Backend, len(r.Records), r.Duration)
 	text.WriteString("| fault | times | established connections lost | new connections failed | longest gap for new connections | longest silence of established ones | datagrams lost | forbidden packets passed | repaired within | next change followed within |\n")
 	text.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	costs := r.costs()
-	// Two at once come last.
+	// Pairs come last.
 	names := slices.SortedFunc(maps.Keys(costs), func(a, b string) int {
 		return cmp.Or(strings.Count(a, and)-strings.Count(b, and), cmp.Compare(a, b))
 	})
@@ -127,7 +127,7 @@ func (r *Report) markdown() string {
 	return text.String()
 }
 
-// ends are the sessions that were lost, whether they may be or not.
+// ends describes all lost sessions, whether or not the loss is allowed.
 func (o outcome) ends() []string {
 	var lines []string
 	for _, t := range o.Tracks {
@@ -140,7 +140,7 @@ func (o outcome) ends() []string {
 	return lines
 }
 
-// ms is a time in milliseconds; what is not remarkable has none.
+// ms formats a time in milliseconds, or "-" for 0.
 func ms(d time.Duration) string {
 	if d == 0 {
 		return "-"
@@ -148,7 +148,7 @@ func ms(d time.Duration) string {
 	return figures.Number(float64(d.Milliseconds())) + " ms"
 }
 
-// totals count the traffic.
+// totals summarizes the traffic.
 func (r *Report) totals() string {
 	done, lost := map[class]int{}, map[class]int{}
 	late := time.Duration(0)
@@ -161,19 +161,19 @@ func (r *Report) totals() string {
 			}
 		}
 	}
-	return fmt.Sprintf("Traffic in all: %s lines by sessions, of which %d were lost; %s new connections and %d that failed; %s datagrams answered and %d that were not. "+
-		"Past the gateway, the longest gap was %s: so late was the machine itself. Gaps up to %v are not told.\n",
+	return fmt.Sprintf("Traffic: %s lines by sessions, %d lost; %s new connections, %d failed; %s datagrams, %d unanswered. "+
+		"The longest gap past the gateway was %s, a delay of the machine itself. Gaps up to %v are left out.\n",
 		figures.Number(float64(done[sessions])), lost[sessions], figures.Number(float64(done[connections])), lost[connections],
 		figures.Number(float64(done[datagrams])), lost[datagrams], ms(late), remarkable)
 }
 
-// used is what was used, at first, at most and at last.
+// used returns a table of the resources in use at the start, at the peak and at the end.
 func (r *Report) used() string {
 	if len(r.Usage) == 0 {
 		return ""
 	}
 	var text strings.Builder
-	text.WriteString("\n| used | at first | at most | at last |\n|---|--:|--:|--:|\n")
+	text.WriteString("\n| used | start | peak | end |\n|---|--:|--:|--:|\n")
 	first, last := r.Usage[0], r.Usage[len(r.Usage)-1]
 	for _, name := range slices.Sorted(maps.Keys(first.Values)) {
 		most := 0.0
@@ -185,7 +185,7 @@ func (r *Report) used() string {
 	return text.String()
 }
 
-// write puts the report where people look for it, and into a README when one is named.
+// write saves the report in dir and, if set, in the README readme.
 func (r *Report) write(dir, readme string) error {
 	text := r.markdown()
 	path := filepath.Join(dir, r.name+".md")
@@ -193,6 +193,6 @@ func (r *Report) write(dir, readme string) error {
 	if readme != "" {
 		errs = append(errs, figures.ReplaceRun(readme, r.name, text))
 	}
-	fmt.Printf("\n%s\n%s holds this.\n", text, path)
+	fmt.Printf("\n%s\nReport: %s\n", text, path)
 	return errors.Join(errs...)
 }

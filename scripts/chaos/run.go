@@ -17,29 +17,29 @@ import (
 	"github.com/smartnat/smartnat/scripts/bench/load"
 )
 
-// plan is what a run is asked to do.
+// plan is the configuration of a run.
 type plan struct {
 	name     string
 	Seed     uint64
 	Duration time.Duration
-	// least is how many faults there are however long they take.
+	// least is the minimum number of faults, however long they take.
 	least   int
 	Backend string
 	Growth  growth
 	tempo   tempo
 	faults  []string
-	// pairs is after how many faults two come at once; 0 is never.
+	// pairs is the number of faults after which two come at once; 0 means never.
 	pairs int
-	// warmUp chooses how many Mappings are had before anything is measured.
+	// warmUp decides how many Mappings are created and deleted before the first measurement.
 	warmUp uint32
 }
 
-// run breaks things until the plan's time is over, and judges. What it finds wrong is in the report; an error means that it
-// could not be found out.
+// run injects faults for the plan's duration and judges the outcome. The report holds the failures; an error means that the run
+// could not finish.
 func run(p plan, say func(string)) (report Report, err error) {
 	for _, name := range p.faults {
 		if find(name).inject == nil {
-			return report, fmt.Errorf("no fault is called %q; -list prints them", name)
+			return report, fmt.Errorf("unknown fault %q; -list prints all names", name)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.Duration+5*time.Minute)
@@ -76,7 +76,7 @@ func run(p plan, say func(string)) (report Report, err error) {
 	return report, nil
 }
 
-// start starts all traffic there is.
+// start starts all traffic.
 func (ld *loads) start(w *world) error {
 	for _, port := range []uint16{endpointsPort, servicePort} {
 		for _, address := range join(port) {
@@ -94,10 +94,10 @@ func (ld *loads) start(w *world) error {
 	return errors.Join(ld.control(), ld.forbidden(w))
 }
 
-// endure has the plan's faults, one after the other, and collects what came of it.
+// endure runs the plan's faults one after the other, and collects the outcome.
 func (w *world) endure(ctx context.Context, p plan, traffic *loads, say func(string)) (o outcome, err error) {
 	o.Growth = p.Growth
-	// What a burst makes grow is there before it is measured what things need.
+	// A burst allocates memory for good, so have one before the first measurement.
 	if _, err := w.have(ctx, step{Fault: "Mappings in bulk", Hold: p.tempo.hold[0], Pick: p.warmUp}); err != nil {
 		return o, fmt.Errorf("before the first fault: %w", err)
 	}
@@ -108,7 +108,7 @@ func (w *world) endure(ctx context.Context, p plan, traffic *loads, say func(str
 	for s := range schedule(p.Seed, p.tempo, p.faults, pairs{p.pairs, fit}) {
 		r, err := w.have(ctx, s)
 		if err != nil {
-			// There is no end to what it costs.
+			// The cost of this fault has no end.
 			r.Failed = err.Error()
 			now := time.Now()
 			for _, at := range []*time.Time{&r.Injected, &r.Healed, &r.Repaired, &r.Followed} {
@@ -139,7 +139,7 @@ func (w *world) endure(ctx context.Context, p plan, traffic *loads, say func(str
 	return o, err
 }
 
-// endLast ends the time of the last fault; where all did not become well again, its window too.
+// endLast ends the last fault and, if the kernel was not repaired, its window too.
 func (o *outcome) endLast(at time.Time) {
 	last := &o.Records[len(o.Records)-1]
 	last.Ended = at
@@ -148,7 +148,7 @@ func (o *outcome) endLast(at time.Time) {
 	}
 }
 
-// restartWritesNothing starts smartnatd again, which reads all there is in the kernel: what it still writes was missing.
+// restartWritesNothing restarts smartnatd, which then reads the whole state of the kernel: anything that it writes was missing.
 func (w *world) restartWritesNothing(ctx context.Context) ([]string, error) {
 	var differs []string
 	before, err := w.kernel(ctx)
@@ -160,7 +160,7 @@ func (w *world) restartWritesNothing(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	if written == 0 {
-		return nil, errors.New("not one run of iptables-restore was counted: the count proves nothing")
+		return nil, errors.New("no run of iptables-restore was counted, so the count proves nothing")
 	}
 	if err := w.daemon.Restart(ctx); err != nil {
 		return nil, err

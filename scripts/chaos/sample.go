@@ -21,7 +21,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// Names of what is used, after that of a program.
+// Names of resources, after the name of a program.
 const (
 	memory     = " memory, MB"
 	files      = " open files"
@@ -29,7 +29,7 @@ const (
 	tracked    = "tracked connections"
 )
 
-// bounds are what a run may use more than at first.
+// bounds is how much a run may use in addition to the start.
 var bounds = growth{Share: 0.5, Extra: map[string]float64{
 	"smartnatd" + memory: 15, "relay 1" + memory: 30, "relay 2" + memory: 30,
 	"smartnatd" + files: 10, "relay 1" + files: 20, "relay 2" + files: 20,
@@ -37,7 +37,7 @@ var bounds = growth{Share: 0.5, Extra: map[string]float64{
 	tracked: 20_000,
 }}
 
-// sample notes what is used now.
+// sample records the resources in use.
 func (w *world) sample(ctx context.Context, o *outcome) error {
 	u := usage{At: time.Now(), Values: map[string]float64{}}
 	for _, p := range []struct {
@@ -72,10 +72,10 @@ func (w *world) sample(ctx context.Context, o *outcome) error {
 	return nil
 }
 
-// Where programs tell their metrics, to their own hosts.
+// Where smartnatd and the relays serve metrics, each on its own host.
 const daemonMetrics, relayMetrics = "127.0.0.1:9470", "127.0.0.1:9090"
 
-// metric is one that a host's program tells, summed over its labels; 0 where there is none.
+// metric returns a metric of a program on a host, summed over its labels; 0 if it does not exist.
 func (w *world) metric(ctx context.Context, host, address, name string) (float64, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
 	if err != nil {

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// step is one fault of a schedule.
+// step is one fault of a schedule, or two at once.
 type step struct {
-	// Fault is its name.
+	// Fault is the name of the fault.
 	Fault string
-	// Pause goes before it, and Hold is how long it stays where it is not over at once.
+	// Pause comes before the fault, and Hold is how long it lasts unless it ends at once.
 	Pause, Hold time.Duration
 	// Pick chooses among the variants of a fault: which table, which link.
 	Pick uint32
-	// Second is another that begins while this one is held, or right after it where it is over at once.
+	// Second begins while this fault is held, or right after it if it ends at once.
 	Second *step
 }
 
-// parts are the one fault of a step, or the two.
+// parts returns the one fault of a step, or both.
 func (s step) parts() []step {
 	if s.Second == nil {
 		return []step{s}
@@ -31,7 +31,7 @@ func (s step) parts() []step {
 	return []step{s, *s.Second}
 }
 
-// name is that of the fault, or of both.
+// name returns the name of the fault, or of both.
 func (s step) name() string {
 	if s.Second == nil {
 		return s.Fault
@@ -39,22 +39,22 @@ func (s step) name() string {
 	return s.Fault + and + s.Second.Fault
 }
 
-// and is between the names of two faults.
+// and joins the names of two faults.
 const and = " + "
 
-// pairs say how often two faults come at once.
+// pairs says how often two faults come at once.
 type pairs struct {
-	// after how many single ones they do; 0 is never.
+	// after is the number of single faults before a pair; 0 means no pairs.
 	after int
-	// fit says which may come together.
+	// fit reports whether two faults may be paired.
 	fit func(first, second string) bool
 }
 
 // tempo bounds the times of a schedule.
 type tempo struct{ pause, hold [2]time.Duration }
 
-// schedule is the endless row of faults that a seed stands for. All are had in a random order before the first is had again,
-// and every so often two of them at once besides.
+// schedule returns the endless sequence of faults that a seed defines. Each fault comes once, in random order, before any comes
+// again, with pairs in between.
 func schedule(seed uint64, t tempo, faults []string, p pairs) iter.Seq[step] {
 	return func(yield func(step) bool) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -84,7 +84,7 @@ func schedule(seed uint64, t tempo, faults []string, p pairs) iter.Seq[step] {
 	}
 }
 
-// of are all pairs of faults that may come together, in either order.
+// of returns all pairs of faults that fit, in either order.
 func (p pairs) of(faults []string) [][2]string {
 	var couples [][2]string
 	for _, first := range faults {

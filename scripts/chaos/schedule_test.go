@@ -26,17 +26,17 @@ func take(seed uint64, n int, p pairs) []step {
 	return steps
 }
 
-// others are pairs after every third fault, of any two but "a" and "b".
+// others pairs any two faults but "a" and "b", after every third fault.
 var others = pairs{after: 3, fit: func(first, second string) bool {
 	return first != second && first+second != "ab" && first+second != "ba"
 }}
 
 func TestScheduleIsTheSeeds(t *testing.T) {
 	if diff := cmp.Diff(take(7, 40, others), take(7, 40, others)); diff != "" {
-		t.Errorf("the same seed, another schedule:\n%s", diff)
+		t.Errorf("one seed gives two schedules:\n%s", diff)
 	}
 	if cmp.Equal(take(7, 40, others), take(8, 40, others)) {
-		t.Error("another seed, the same schedule")
+		t.Error("two seeds give one schedule")
 	}
 }
 
@@ -44,7 +44,7 @@ func TestScheduleHasAllInTurns(t *testing.T) {
 	var steps []step
 	for i, s := range take(7, 160, others) {
 		if pair := s.Second != nil; pair != (i%4 == 3) {
-			t.Errorf("%d. of the schedule: two at once: %t", i+1, pair)
+			t.Errorf("step %d: pair = %t", i+1, pair)
 		}
 		for _, part := range s.parts() {
 			if part.Pause < time.Second || part.Pause > 2*time.Second || part.Hold < 0 || part.Hold > 5*time.Second {
@@ -62,7 +62,7 @@ func TestScheduleHasAllInTurns(t *testing.T) {
 		}
 		slices.Sort(names)
 		if diff := cmp.Diff([]string{"a", "b", "c", "d"}, names); diff != "" {
-			t.Errorf("a round is not all faults once:\n%s", diff)
+			t.Errorf("a round does not have each fault once:\n%s", diff)
 		}
 	}
 }
@@ -80,7 +80,7 @@ func TestSchedulePairs(t *testing.T) {
 	}
 	for _, p := range []pairs{{fit: others.fit}, {after: 3, fit: func(string, string) bool { return false }}} {
 		if slices.ContainsFunc(take(7, 40, p), func(s step) bool { return s.Second != nil }) {
-			t.Errorf("two at once, after %d faults", p.after)
+			t.Errorf("a pair, with after = %d", p.after)
 		}
 	}
 }
@@ -97,7 +97,7 @@ func TestFit(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := fit(test.first, test.second); got != test.want {
-				t.Errorf("%s and %s fit: %t", test.first, test.second, got)
+				t.Errorf("fit(%s, %s) = %t", test.first, test.second, got)
 			}
 		})
 	}

@@ -12,23 +12,23 @@ import (
 	"time"
 )
 
-// usage is what was used at an instant, by name ("smartnatd RSS, MB"). What was not known is not in it.
+// usage holds the resources in use at an instant, by name ("smartnatd RSS, MB"). Unknown values are missing.
 type usage struct {
 	At     time.Time
 	Values map[string]float64
 }
 
-// growth bounds what may be used, in two ways.
+// growth bounds the use of resources, in two ways.
 type growth struct {
-	// Share and Extra are how much more than at first anything may ever be used: a share of that, and so much.
+	// Share and Extra are how much more than at the start may be used at any time: a share of the start plus a constant.
 	Share float64
 	Extra map[string]float64
-	// Slope is, where it is not 0, how much may be used more by the end of a run, as a straight line through all samples of
-	// its second half says, as a share of what is used in the middle.
+	// Slope, if not 0, bounds the growth in the second half of a run, by a straight line through its samples, as a share of their
+	// mean.
 	Slope float64
 }
 
-// slack is how much more of something is no growth, whatever there was.
+// slack is the increase that does not count as growth.
 func (g growth) slack(name string) float64 {
 	if extra, found := g.Extra[name]; found {
 		return extra
@@ -61,8 +61,8 @@ func (g growth) judge(samples []usage) []string {
 	return faults
 }
 
-// rise is how much the line that fits the samples best (least squares) rises from the first to the last of them, and the
-// mean of them.
+// rise returns how much the line that fits the samples best (least squares) rises from the first to the last of them, and their
+// mean.
 func rise(samples []usage, name string) (rise, mean float64) {
 	var n, sumX, sumY, sumXX, sumXY, last float64
 	for _, s := range samples {

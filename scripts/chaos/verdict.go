@@ -14,18 +14,18 @@ import (
 
 // Bounds of the verdict.
 const (
-	// longestGap is how long no new connection may come to be outside of the window of a fault.
+	// longestGap is the longest time without a new connection outside of a fault's window.
 	longestGap = time.Second
-	// longestRepair is how long the kernel may differ from what is desired once it can be mended.
+	// longestRepair is how long the kernel may differ from the desired state once a repair is possible.
 	longestRepair = 10 * time.Second
-	// manyConnections are so many that one of them may fail without a reason.
+	// manyConnections is the number of new connections of which one may fail without a cause.
 	manyConnections = 10_000
 )
 
-// scope is where traffic may notice a fault; the empty one is everywhere.
+// scope is the traffic that may notice a fault; the zero value is all of it.
 type scope struct{ link, family string }
 
-// covers tells whether a path, an address and a port, is within the scope.
+// covers reports whether a path, an address and a port, is within the scope.
 func (s scope) covers(path string) bool {
 	family, link := "IPv4", "eth1"
 	if strings.HasPrefix(path, "[") {
@@ -37,37 +37,37 @@ func (s scope) covers(path string) bool {
 	return (s.link == "" || s.link == link) && (s.family == "" || s.family == family)
 }
 
-// effect is that new connections miss what a fault took out of the kernel: where, and from when on, until it is back.
-// Connections that last outlive that.
+// effect is the scope in which new connections may fail because of a fault, from a time on until the repair. Established
+// connections survive it.
 type effect struct {
 	Scope scope
 	At    time.Time
 }
 
-// record is a fault that was had, or two at once.
+// record is the outcome of one fault, or of two at once.
 type record struct {
 	step
-	// Variant says what it was more exactly.
+	// Variant describes the fault in more detail.
 	Variant string
-	// Effects are what traffic may notice: none, one, or two.
+	// Effects are those that traffic may notice: none, one, or two.
 	Effects []effect
-	// Opens is set for one that takes the boundary itself away.
+	// Opens is set if a fault removes the boundary too.
 	Opens bool
-	// Injected and Healed are when it was done, the first of two, and, by us or by itself, over, the last of them.
+	// Injected is when the first fault began, Healed when the last of them ended or was ended.
 	Injected, Healed time.Time
-	// Repaired is when the kernel held all that it should, Followed when a change of the cluster had come through after that.
+	// Repaired is when the kernel held the desired state again, Followed when a later change of the cluster was in effect.
 	Repaired, Followed time.Time
-	// Ended is when the next one's time begins.
+	// Ended is when the time of the next fault begins.
 	Ended time.Time
-	// Passed are packets that must not pass and did, before the repair and after it.
+	// Passed counts forbidden packets that passed before the repair, PassedAfter those after it.
 	Passed, PassedAfter int
-	// Uncounted is set where a repair did not show in smartnatd's metrics.
+	// Uncounted is set if smartnatd's metrics do not show the repair.
 	Uncounted bool
-	// Failed is what went wrong with the fault itself.
+	// Failed is the error of the fault itself.
 	Failed string
 }
 
-// window is when new connections by a path may miss something: from the first of such effects on, until all is repaired.
+// window is the time in which new connections over a path may fail: from the first such effect until the repair.
 func (r record) window(path string) span {
 	w := span{r.Repaired, r.Repaired}
 	for _, e := range r.Effects {
@@ -80,21 +80,21 @@ func (r record) window(path string) span {
 
 func (r record) period() span { return span{r.Injected, r.Ended} }
 
-// outcome is all that a run brought to light.
+// outcome is all that a run recorded.
 type outcome struct {
 	Records []record
 	Tracks  []track
-	// Answered are answers to a source that must not have any.
+	// Answered are answers to a source that must not get any.
 	Answered []loss
-	// Usage is what the programs used, from when all was settled first.
+	// Usage holds the resources in use, from the first settled state on.
 	Usage []usage
 	// Growth bounds usage.
 	Growth growth
-	// Differs is what a restart still had to write, and how the kernel differed after it.
+	// Differs is what a restart wrote, and how the kernel differed after it.
 	Differs []string
 }
 
-// judge names all that must not have happened.
+// judge returns all failures.
 func judge(o outcome) []string {
 	var faults []string
 	say := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
@@ -137,15 +137,15 @@ func (r record) judge(say func(string, ...any)) {
 	}
 }
 
-// judgeSessions: no fault may end a connection that lasts.
+// judgeSessions reports all lost sessions: no fault may end one.
 func (o outcome) judgeSessions(t track, say func(string, ...any)) {
 	for _, l := range t.Losses {
 		say("an established connection to %s was lost: %s %s", t.Path, l.Why, o.after(l.At))
 	}
 }
 
-// judgeStrays: a new connection may fail in a window alone. A machine that is busy loses the same packet three times now and
-// then, so one of many may fail anywhere.
+// judgeStrays reports new connections that failed outside of all windows. A busy machine may lose the same packet three times, so
+// one in many may fail anywhere.
 func (o outcome) judgeStrays(say func(string, ...any)) {
 	done := 0
 	var strays []string
@@ -165,7 +165,7 @@ func (o outcome) judgeStrays(say func(string, ...any)) {
 	}
 }
 
-// judgeGaps: no gap but by a fault whose window it is, or by the machine, on which the control was as late.
+// judgeGaps reports gaps that neither the window of a fault nor the machine, with its late control, explains.
 func (o outcome) judgeGaps(t track, say func(string, ...any)) {
 	for _, gap := range t.Gaps {
 		for _, part := range o.outsideWindows(gap, t.Path) {
@@ -176,7 +176,7 @@ func (o outcome) judgeGaps(t track, say func(string, ...any)) {
 	}
 }
 
-// outsideWindows is what is left of a span without the windows of all faults that a path may notice.
+// outsideWindows returns the parts of a span outside of all windows that apply to a path.
 func (o outcome) outsideWindows(s span, path string) []span {
 	left := []span{s}
 	for _, r := range o.Records {
@@ -198,7 +198,7 @@ func (o outcome) outsideWindows(s span, path string) []span {
 	return left
 }
 
-// machine is how long the control had nothing either during a span.
+// machine returns the longest gap of the control during a span.
 func (o outcome) machine(s span) time.Duration {
 	longest := time.Duration(0)
 	for _, t := range o.Tracks {
@@ -212,7 +212,7 @@ func (o outcome) machine(s span) time.Duration {
 	return longest
 }
 
-// recordAt is the fault in whose time an instant is.
+// recordAt returns the record of the last fault injected before an instant.
 func (o outcome) recordAt(at time.Time) *record {
 	for i := range slices.Backward(o.Records) {
 		if !o.Records[i].Injected.After(at) {
@@ -222,7 +222,7 @@ func (o outcome) recordAt(at time.Time) *record {
 	return nil
 }
 
-// after says in whose time an instant is.
+// after describes an instant by the last fault before it.
 func (o outcome) after(at time.Time) string {
 	r := o.recordAt(at)
 	if r == nil {

@@ -15,7 +15,7 @@ import (
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// at is so many seconds into a run.
+// at returns the time that many seconds into a run.
 func at(seconds float64) time.Time {
 	return start.Add(time.Duration(seconds * float64(time.Second)))
 }
@@ -38,7 +38,7 @@ func TestJudge(t *testing.T) {
 		step: step{Fault: "eth1 down"}, Effects: []effect{{scope{link: "eth1"}, at(10)}},
 		Injected: at(10), Healed: at(14), Repaired: at(15), Followed: at(16), Ended: at(20),
 	}
-	// At first nat is flushed, then an uplink goes down.
+	// First nat is flushed, then an uplink goes down.
 	both := record{
 		step:     step{Fault: "nat flushed", Second: &step{Fault: "eth1 down"}},
 		Effects:  []effect{{scope{family: "IPv4"}, at(10)}, {scope{link: "eth1"}, at(12)}},
@@ -54,7 +54,7 @@ func TestJudge(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		o    outcome
-		want string // what the only complaint holds; none when empty
+		want string // part of the only failure; no failure if empty
 	}{
 		{"nothing", outcome{Records: []record{relay}}, ""},
 		{"a short gap under a fault without window", outcome{Records: []record{relay}, Tracks: tracks(connections, first4, gap(11, 11.9))}, ""},
@@ -110,7 +110,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// samples are values of one thing, a second apart.
+// samples returns the values of one resource, a second apart.
 func samples(values ...float64) []usage {
 	var all []usage
 	for i, v := range values {
@@ -158,7 +158,7 @@ other
 `
 	another := strings.NewReplacer("[5:300]", "[6:360]", ":B - [0:0]\n:A - [0:0]", ":A - [0:0]\n:B - [0:0]").Replace(one)
 	if diff := cmp.Diff(canonical(one), canonical(another)); diff != "" {
-		t.Errorf("counters and the order of chains make a difference:\n%s", diff)
+		t.Errorf("counters or the order of chains make a difference:\n%s", diff)
 	}
 	for _, change := range []struct{ old, new string }{
 		{"-A A -j B\n-A A -j ACCEPT", "-A A -j ACCEPT\n-A A -j B"},
@@ -168,17 +168,17 @@ other
 		{"family IPv6\n", ""},
 	} {
 		if changed := strings.Replace(one, change.old, change.new, 1); canonical(one) == canonical(changed) {
-			t.Errorf("%q in the place of %q makes no difference", change.new, change.old)
+			t.Errorf("%q instead of %q makes no difference", change.new, change.old)
 		}
 	}
 }
 
-// The names that schedules are made of are those of different faults.
+// TestFaultsHaveNames checks that the names that schedules use are unique.
 func TestFaultsHaveNames(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range faults() {
 		if f.name == "" || seen[f.name] || f.inject == nil {
-			t.Errorf("no name of its own, or nothing to do: %q", f.name)
+			t.Errorf("duplicate name, or no inject function: %q", f.name)
 		}
 		seen[f.name] = true
 	}

@@ -26,15 +26,15 @@ type world struct {
 	smartnat versioned.Interface
 	relays   []*lab.Process
 	daemon   *lab.Process
-	// services are the ClusterIPs of the Service "steady", and pods the addresses of one of its pods; endpoints are those of
-	// all pods.
+	// services are the ClusterIPs of the Service "steady", pods the addresses of one of its pods, and endpoints those of all
+	// pods.
 	services, pods, endpoints []string
-	// canary says which of its two ports the Mapping has, and desired what the kernel should hold with the one and the other.
+	// canary is the index of the canary's current port, and desired the desired state of the kernel with each port.
 	canary  int
 	desired [2]string
 }
 
-// config is the lab's with both relays, and without the gateways of the first uplink: they are found by its default routes.
+// config returns the lab's config with both relays, and without the gateways of the first uplink: its default routes name them.
 func config() string {
 	one := `servers: ["https://` + lab.Node1Address + `:8443"`
 	return strings.NewReplacer(one, one+`, "https://`+lab.Node2Address+`:8443"`, `, gateways: [198.51.100.1, "2001:db8:1::1"]`, "").Replace(lab.DualStackConfig)
@@ -52,7 +52,7 @@ func newWorld(ctx context.Context, backend string) (*world, error) {
 	return w, nil
 }
 
-// furnish makes all that is there before the first fault.
+// furnish sets up everything that exists before the first fault.
 func (w *world) furnish(ctx context.Context) (err error) {
 	for _, node := range []string{lab.Node1, lab.Node2} {
 		relay, err := w.StartRelayOn(ctx, node, "--metrics-bind-address="+relayMetrics)
@@ -66,7 +66,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if w.smartnat, err = versioned.NewForConfig(rest); err != nil {
 		return err
 	}
-	// Without a default route the kernel takes what comes in by the other uplink for forged, by rp_filter, loose or not.
+	// Without a default route, rp_filter (even a loose one) makes the kernel treat packets from the other uplink as forged.
 	if err := w.on(ctx, "ip -4 route add default via 203.0.113.1 metric 1000; ip -6 route add default via 2001:db8:2::1 metric 2000"); err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if err := errors.Join(w.findInside(ctx), w.reachable(ctx)); err != nil {
 		return err
 	}
-	// The second first, so that the first is in effect afterwards.
+	// Learn the second port first, so that the first is in effect afterwards.
 	for range canaryPorts {
 		if err := errors.Join(w.toggle(ctx), w.learn(ctx)); err != nil {
 			return err
@@ -99,7 +99,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	return w.countAtNodes(ctx)
 }
 
-// reachable waits until every way that traffic is going to take leads to a pod.
+// reachable waits until every path of the traffic leads to a pod.
 func (w *world) reachable(ctx context.Context) error {
 	for _, port := range []uint16{endpointsPort, servicePort, flappingPort} {
 		for _, address := range join(port) {
@@ -126,10 +126,10 @@ func (w *world) toggle(ctx context.Context) error {
 	return nil
 }
 
-// restores is the file in which every run of a restore program is noted, but for those that ask for its version.
+// restores is the file that records every run of a restore program, except for version queries.
 const restores = "/run/restores"
 
-// wrapRestore puts scripts that note their runs before the gateway's restore programs.
+// wrapRestore replaces the gateway's restore programs by scripts that record their runs.
 func (w *world) wrapRestore(ctx context.Context) error {
 	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
 		link, err := w.restoreProgram(ctx, name)
@@ -148,19 +148,19 @@ func (w *world) wrapRestore(ctx context.Context) error {
 	return w.Host(lab.Gateway).WriteFile(restores, "")
 }
 
-// restoreProgram is the path of a program on the gateway.
+// restoreProgram returns the path of a program on the gateway.
 func (w *world) restoreProgram(ctx context.Context, name string) (string, error) {
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", "command -v "+name)
 	return strings.TrimSpace(out), err
 }
 
-// writes counts the runs of the restore programs.
+// writes returns the number of runs of the restore programs.
 func (w *world) writes() (int, error) {
 	text, err := w.Host(lab.Gateway).ReadFile(restores)
 	return strings.Count(text, "\n"), err
 }
 
-// findInside learns the addresses that nobody outside may reach but by a Mapping.
+// findInside learns the addresses that outside clients may reach only through a Mapping.
 func (w *world) findInside(ctx context.Context) error {
 	service, err := w.Kube().CoreV1().Services(namespace).Get(ctx, "steady", metav1.GetOptions{})
 	if err != nil {
