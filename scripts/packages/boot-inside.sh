@@ -2,7 +2,7 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs as root on the Debian that boot.sh boots, whose network is a link to nowhere.
+# Runs as root on the Debian that boot.sh boots, which has no network.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -16,10 +16,10 @@ rules() { # without counters and dates
 	iptables-save | sed '/^#/d; s/\[.*//'
 }
 settings() { sysctl net.ipv4.ip_forward net.ipv4.conf.eth1.rp_filter; }
-held() { # what keeps connections, without the name of a process, which nft looks up
+held() { # prints the table that holds connections, without the process name, which nft looks up
 	nft -a list table inet smartnat-hold 2>/dev/null | sed 's/ progname .*//'
 }
-host() { # all that smartnatd may change
+host() { # prints all state that smartnatd may change
 	rules
 	ip rule
 	ip route show table all
@@ -36,7 +36,7 @@ ip address add 198.51.100.10/24 dev eth1
 ip link set eth1 up
 sysctl -q -w net.ipv4.conf.eth1.rp_filter=1
 
-# The pod is a host in a network namespace; the node that leads to ClusterIPs is another address of it.
+# The pod is a network namespace; the node that ClusterIPs are routed to is another address of it.
 ip netns add pod
 ip link add cluster type veth peer name eth0 netns pod
 ip -n pod link set lo up
@@ -48,23 +48,23 @@ ip address add 10.244.1.1/24 dev cluster
 ip link set cluster up
 
 apt-get -qq install -y /root/smartnat.deb >/dev/null
-[[ $(systemctl is-enabled smartnatd || true) == disabled && $(systemctl is-active smartnatd || true) == inactive ]] || fail "the package starts nothing"
-[[ $(sysctl -n net.ipv4.ip_forward) == 0 ]] || fail "the package alone makes no router of the host"
+[[ $(systemctl is-enabled smartnatd || true) == disabled && $(systemctl is-active smartnatd || true) == inactive ]] || fail "the package starts or enables smartnatd"
+[[ $(sysctl -n net.ipv4.ip_forward) == 0 ]] || fail "the package alone makes the host a router"
 ok "apt installs it, starts nothing and changes nothing"
 
-systemctl start smartnatd 2>/dev/null && fail "an unedited config cannot work"
-journalctl --no-pager --unit smartnatd | grep -q source.relay.tokenFile || fail "the journal names the key"
-[[ $(systemctl is-active smartnatd || true) == activating ]] || fail "files that are not there yet are tried again"
+systemctl start smartnatd 2>/dev/null && fail "smartnatd starts with an unedited config"
+journalctl --no-pager --unit smartnatd | grep -q source.relay.tokenFile || fail "the journal does not name the key"
+[[ $(systemctl is-active smartnatd || true) == activating ]] || fail "missing files are not retried"
 systemctl stop smartnatd
-ok "an unedited config is tried again, and the journal names the key of each file that is missing"
+ok "an unedited config is retried, and the journal names the key of each missing file"
 
 cp -a /etc/smartnat.yaml /root/unedited.yaml
 echo 'uplink: []' >>/etc/smartnat.yaml
-systemctl start smartnatd 2>/dev/null && fail "a mistake in the config cannot work"
-[[ $(systemctl is-failed smartnatd) == failed ]] || fail "a mistake in the config is not retried"
+systemctl start smartnatd 2>/dev/null && fail "smartnatd starts with an error in the config"
+[[ $(systemctl is-failed smartnatd) == failed ]] || fail "an error in the config is retried"
 systemctl reset-failed smartnatd
 cp -a /root/unedited.yaml /etc/smartnat.yaml
-ok "a mistake in the config ends it"
+ok "an error in the config ends it"
 
 mkdir /etc/smartnat/objects
 cat >/etc/smartnat/objects/echo.yaml <<'END'
@@ -95,18 +95,18 @@ END
 for backend in nft legacy; do
 	update-alternatives --quiet --set iptables "/usr/sbin/iptables-$backend"
 	update-alternatives --quiet --set ip6tables "/usr/sbin/ip6tables-$backend"
-	rules >/dev/null # which makes the tables, that are seen as empty ones from then on
+	rules >/dev/null # creates the tables, so that later dumps show them, if empty
 	iptables-save -t nat >/dev/null
 	settings >/root/settings
 	ip rule >/root/ip-rule
 
 	smartnatd check >/root/check || (($? == 1)) || { cat /root/check; fail "$backend: check"; }
-	grep -q '^ok      iptables rules: tried' /root/check || { cat /root/check; fail "$backend: check tries rules"; }
+	grep -q '^ok      iptables rules: tried' /root/check || { cat /root/check; fail "$backend: check does not try rules"; }
 	timeout 60 systemctl start smartnatd || fail "$backend: start"
-	rules | grep -q -- '--to-destination 10.96.0.5:8080' || fail "$backend: no rule when the unit says that it is ready"
-	ip rule | grep -q 7380 || fail "$backend: no ip rule when the unit says that it is ready"
+	rules | grep -q -- '--to-destination 10.96.0.5:8080' || fail "$backend: no rule although the unit is ready"
+	ip rule | grep -q 7380 || fail "$backend: no ip rule although the unit is ready"
 	[[ $(sysctl -n net.ipv4.ip_forward net.ipv4.conf.eth1.rp_filter | xargs) == "1 2" ]] || fail "$backend: sysctls"
-	ok "$backend: started, and all is in effect"
+	ok "$backend: started, and everything is in effect"
 
 	host >/root/before
 	killed="$(systemctl show --property MainPID --value smartnatd)"
@@ -121,27 +121,27 @@ for backend in nft legacy; do
 	done
 	nft flush ruleset
 	[[ $(systemctl show --property SubState --value smartnatd) == auto-restart ]] || fail "$backend: restarted before all was flushed"
-	[[ $(held) == "$held" ]] || fail "$backend: killed, and nothing holds connections"
+	[[ $(held) == "$held" ]] || fail "$backend: nothing holds connections after a kill"
 	for ((i = 0; i < 100; i++)); do
 		sleep 0.2
 		[[ $(systemctl is-active smartnatd || true) != active || $(systemctl show --property MainPID --value smartnatd) == "$killed" ]] || break
 	done
-	((i < 100)) || fail "$backend: killed and not restarted"
-	diff /root/before <(host) || fail "$backend: killed and restarted, the kernel is another"
-	[[ $(held) == "$held" ]] || fail "$backend: killed and restarted, something else holds connections"
+	((i < 100)) || fail "$backend: not restarted after a kill"
+	diff /root/before <(host) || fail "$backend: the kernel differs after a kill and restart"
+	[[ $(held) == "$held" ]] || fail "$backend: another table holds connections after a kill and restart"
 	systemctl restart smartnatd
-	[[ $(held) == "$held" ]] || fail "$backend: restarted, and something else holds connections"
+	[[ $(held) == "$held" ]] || fail "$backend: another table holds connections after a restart"
 	cp /etc/smartnat.yaml /root/smartnat.yaml
 	echo 'iptables: {ipv6: false}' >>/etc/smartnat.yaml
 	systemctl restart smartnatd
-	[[ $(nft list tables | grep smartnat-hold) == "table ip smartnat-hold" ]] || fail "$backend: restarted without IPv6, and something else holds connections"
+	[[ $(nft list tables | grep smartnat-hold) == "table ip smartnat-hold" ]] || fail "$backend: another table holds connections after a restart without IPv6"
 	cp /root/smartnat.yaml /etc/smartnat.yaml
 	systemctl restart smartnatd
-	[[ $(nft list tables | grep smartnat-hold) == "table inet smartnat-hold" ]] || fail "$backend: restarted with IPv6 again, and something else holds connections"
+	[[ $(nft list tables | grep smartnat-hold) == "table inet smartnat-hold" ]] || fail "$backend: another table holds connections after a restart with IPv6 again"
 	systemctl stop smartnatd
-	nft list tables | grep smartnat-hold && fail "$backend: stopped, and it still holds connections"
-	diff /root/before <(host) || fail "$backend: stopped, the kernel is another"
-	ok "$backend: killed, all rules flushed, restarted and stopped, and the kernel is the same; connections were held until it was stopped"
+	nft list tables | grep smartnat-hold && fail "$backend: the table that holds connections is left after a stop"
+	diff /root/before <(host) || fail "$backend: the kernel differs after a stop"
+	ok "$backend: killed, all rules flushed, restarted and stopped, and the kernel is the same; connections are held until the stop"
 
 	smartnatd cleanup >/dev/null
 	rules | grep SMARTNAT && fail "$backend: cleanup left rules"
@@ -206,21 +206,21 @@ for version in later smartnat; do
 	done
 done
 kill "$asking"
-grep -m 3 -v '^ok' /root/traffic && fail "an upgrade or a downgrade costs connections"
+grep -m 3 -v '^ok' /root/traffic && fail "an upgrade or a downgrade loses connections"
 [[ $(grep -c '^ok' /root/traffic) -ge 20 ]] || fail "too few requests: $(wc -l </root/traffic)"
 [[ $(tail -n 1 /etc/smartnat.yaml) == '# mine' ]] || fail "an upgrade replaces an edited config"
 [[ $(smartnatd version) != *99.0.0* ]] || fail "the downgrade left the later version"
-ok "upgraded and downgraded: no question, no connection lost of $(wc -l </root/traffic) new ones and one that lasts"
+ok "upgraded and downgraded: no question, and none of $(wc -l </root/traffic) new connections and one long-lived one lost"
 
 apt-get -qq remove -y smartnat >/dev/null 2>&1
-[[ $(systemctl is-active smartnatd || true) == inactive && ! -e /usr/sbin/smartnatd ]] || fail "removed and still running"
+[[ $(systemctl is-active smartnatd || true) == inactive && ! -e /usr/sbin/smartnatd ]] || fail "still running after a removal"
 rules | grep -q -- '--to-destination 10.244.1.10:7777' || fail "a removal ends the traffic"
-[[ -e /etc/smartnat.yaml ]] || fail "a removal takes the config"
-ok "removed: the daemon is stopped, and what was programmed forwards on"
+[[ -e /etc/smartnat.yaml ]] || fail "a removal deletes the config"
+ok "removed: the daemon is stopped, and programmed rules keep forwarding"
 apt-get -qq install -y /root/smartnat.deb >/dev/null 2>&1 </dev/null
 systemctl --quiet enable --now smartnatd
 
 apt-get -qq purge -y smartnat >/dev/null 2>&1
-[[ $(systemctl is-active smartnatd || true) == inactive ]] || fail "purged and still running"
+[[ $(systemctl is-active smartnatd || true) == inactive ]] || fail "still running after a purge"
 [[ ! -e /etc/smartnat.yaml && ! -e /var/lib/smartnat ]] || fail "a purge leaves files"
 ok "purged: stopped and gone"

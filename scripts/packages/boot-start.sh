@@ -2,10 +2,10 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# A configured gateway that forwards by its own sysctls boots while its relay is out of reach and nothing was ever saved:
-#   prepare BACKEND KIND   in the root that is going to boot: installs the deb or the rpm, and configures it
-#   links                  at boot, as a network manager: makes the links; a neighbour sends to a pod from the first moment
-#   see BACKEND KIND       in what has booted: what stood when, what the neighbour reached, what a removal leaves
+# Boots a configured gateway that forwards by its own sysctls, while its relay is unreachable and no objects are saved:
+#   prepare BACKEND KIND   in the root before it boots: installs the deb or the rpm, and configures it
+#   links                  at boot, as a network manager: creates the links; a neighbour sends to a pod from the first moment
+#   see BACKEND KIND       after the boot: checks the order of events, what the neighbour reached, and what a removal leaves
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -18,7 +18,7 @@ fail() {
 rules() { # of both families, without counters and dates
 	{ iptables-save && ip6tables-save; } | sed '/^#/d; s/\[.*//'
 }
-within() { # SECONDS COMMAND...: whether the command succeeds by then
+within() { # SECONDS COMMAND...: retries the command until it succeeds or the time is over
 	local i
 	for ((i = 0; i < $1 * 10; i++)); do
 		"${@:2}" && return
@@ -54,7 +54,7 @@ prepare() {
 	END
 	(umask 077 && echo token >/etc/smartnat/token)
 	printf 'net.ipv4.ip_forward=1\nnet.ipv6.conf.all.forwarding=1\n' >/etc/sysctl.d/50-router.conf
-	# Behind network-pre.target, as ifupdown, systemd-networkd and NetworkManager are.
+	# After network-pre.target, as ifupdown, systemd-networkd and NetworkManager.
 	cat >/etc/systemd/system/links.service <<-END
 		[Unit]
 		DefaultDependencies=no
@@ -76,7 +76,7 @@ prepare() {
 	END
 	systemctl --quiet enable links smartnatd
 	[[ -L /etc/systemd/system/multi-user.target.wants/smartnat-boundary.service ]] || fail "enabling smartnatd does not enable the boundary"
-	# An upgrade from a version without the boundary enables nothing: smartnatd alone has to bring it.
+	# An upgrade from a version without the boundary enables nothing: smartnatd alone must start it.
 	[[ $backend != legacy ]] || rm /etc/systemd/system/multi-user.target.wants/smartnat-boundary.service
 }
 
@@ -109,10 +109,10 @@ links() {
 
 entered() { systemctl show --property ActiveEnterTimestampMonotonic --value "$1"; } # microseconds after the boot
 began() { systemctl show --property InactiveExitTimestampMonotonic --value "$1"; }
-sent() { # COUNT: whether the neighbour has sent as many packets
+sent() { # COUNT: reports whether the neighbour has sent as many packets
 	[[ -e /root/sent ]] && (($(wc -l </root/sent) >= $1))
 }
-reached() { # how many of them reached the pod, IPv4 and IPv6
+reached() { # prints how many of them reached the pod, IPv4 and IPv6
 	ip netns exec pod nft list chain inet seen in | sed -n 's/.* counter packets \([0-9]*\) .*/\1/p' | xargs
 }
 both_reach() {
@@ -120,32 +120,32 @@ both_reach() {
 	read -r four six <<<"$(reached)"
 	((four > 0 && six > 0))
 }
-restarted() { # PID: whether smartnatd runs, and not as this process
+restarted() { # PID: reports whether smartnatd runs as another process
 	[[ $(systemctl is-active smartnatd || true) == active && $(systemctl show --property MainPID --value smartnatd) != "$1" ]]
 }
-left() { # files of ours; that of the packages' own records are theirs
+left() { # lists files of SmartNat, without the records of dpkg
 	find /etc /run /usr /var -xdev -name '*smartnat*' ! -path '/var/lib/dpkg/*' | LC_ALL=C sort
 }
 
 see() {
-	within 60 systemctl --quiet is-active multi-user.target || fail "multi-user.target never came"
+	within 60 systemctl --quiet is-active multi-user.target || fail "multi-user.target was not reached"
 	local status
 	status="$(systemctl show --property StatusText --value smartnatd)"
 	[[ $status == degraded:* && $status == *192.0.2.1* ]] || fail "the status does not name the cause: $status"
 	systemctl --no-pager status smartnatd | grep -q 'Status: "degraded: ' || fail "systemctl status does not say degraded"
 	[[ ! -e /var/lib/smartnat/objects.jsonl ]] || fail "something was saved"
-	ok "multi-user.target comes while the relay is out of reach, and systemctl status names the cause"
+	ok "multi-user.target is reached while the relay is unreachable, and systemctl status names the cause"
 
 	[[ $(systemctl is-active smartnat-boundary) == active ]] || fail "the boundary failed"
 	(($(entered smartnat-boundary) <= $(entered network-pre.target) && $(entered network-pre.target) <= $(began links))) ||
-		fail "not in this order: the boundary $(entered smartnat-boundary), network-pre.target $(entered network-pre.target), links $(began links)"
+		fail "wrong order: the boundary $(entered smartnat-boundary), network-pre.target $(entered network-pre.target), links $(began links)"
 	journalctl --no-pager --boot | grep -i 'ordering cycle' && fail "an ordering cycle"
 	[[ " $(systemctl show --property After --value systemd-networkd) " == *' network-pre.target '* ]] || fail "systemd-networkd does not wait for network-pre.target"
 	[[ $(grep -c '^-A FORWARD .*SMARTNAT' /root/at-links) == 2 && $(grep -c 'forw.* = 1' /root/at-links) == 2 ]] ||
-		fail "the host did not forward, or there was no boundary, when the links were made: $(cat /root/at-links)"
+		fail "the host did not forward, or there was no boundary, when the links were created: $(cat /root/at-links)"
 	within 60 sent 200 || fail "the neighbour sent too little"
 	[[ $(reached) == "0 0" ]] || fail "$(reached) packets of the neighbour reached the pod"
-	ok "the boundary stands before the links: nothing of what a neighbour sends from the first moment reaches a pod"
+	ok "the boundary is up before the links: no packet of a neighbour reaches a pod, from the first moment on"
 
 	local version before
 	for version in later smartnat; do
@@ -157,15 +157,15 @@ see() {
 		*) smartnatd version | grep -q '99\.0\.0' && fail "the downgrade" ;;
 		esac
 	done
-	[[ $(reached) == "0 0" ]] || fail "upgraded and downgraded, and $(reached) packets of the neighbour reached the pod"
-	ok "upgraded and downgraded while the relay is out of reach, and nothing gets through"
+	[[ $(reached) == "0 0" ]] || fail "$(reached) packets of the neighbour reached the pod during upgrade and downgrade"
+	ok "upgraded and downgraded while the relay is unreachable, and no packet gets through"
 
 	smartnatd cleanup >/dev/null 2>&1 && fail "cleanup while smartnatd runs"
 	systemctl stop smartnatd
 	smartnatd cleanup >/dev/null || fail "cleanup"
-	within 60 both_reach || fail "the neighbour never could reach the pod, so that all above proves nothing: $(reached)"
+	within 60 both_reach || fail "the neighbour cannot reach the pod even without the boundary, so the checks above prove nothing: $(reached)"
 	systemctl start --no-block smartnatd
-	within 60 systemctl --quiet is-active smartnatd || fail "started again"
+	within 60 systemctl --quiet is-active smartnatd || fail "smartnatd does not start again"
 	systemctl stop smartnatd
 	smartnatd cleanup >/dev/null || fail "cleanup"
 	remove_package || fail "cannot be removed"
@@ -179,8 +179,8 @@ see() {
 	rules | grep SMARTNAT && fail "rules are left"
 	nft list tables | grep smartnat && fail "tables are left"
 	[[ -z $(ip route show table all proto 83) && -z $(ip -6 route show table all proto 83) ]] || fail "routes are left"
-	[[ $(ip rule | wc -l) == 3 && $(ip -6 rule | wc -l) == 2 ]] || fail "rules of policy routing are left: $(ip rule; ip -6 rule)"
-	ok "removed after a cleanup: no unit, no rule, no route, and of files the administrator's own"
+	[[ $(ip rule | wc -l) == 3 && $(ip -6 rule | wc -l) == 2 ]] || fail "policy rules are left: $(ip rule; ip -6 rule)"
+	ok "removed after a cleanup: no unit, no rule, no route, and only the administrator's own files"
 }
 
 what="$1" backend="${2:-}" kind="${3:-}"

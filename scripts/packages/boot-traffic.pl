@@ -1,10 +1,10 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Traffic for boot-inside.sh, where perl is the one interpreter that is there.
-#   serve PORT               answers each line with itself
-#   send PORT FILE ADDRESS...  sends a datagram to each address, fifty times a second, and writes a line each time
-#   ask ADDRESS PORT FILE    asks ten times a second, by a new connection and by one that lasts, and writes a line for each
+# Traffic for the boot tests, in perl, the only interpreter on that Debian.
+#   serve PORT               echoes each line
+#   send PORT FILE ADDRESS...  sends a datagram to each address, fifty times per second, and writes a line each time
+#   ask ADDRESS PORT FILE    asks ten times per second, by a new connection and by a long-lived one, and writes a line for each
 use strict;
 use warnings;
 use IO::Socket::INET;

@@ -2,12 +2,12 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Boots a Debian with the packages of dist/, in two worlds and with both iptables back ends:
-#   boot.sh install   what the README tells an operator to do, by boot-inside.sh: install, edit, start, upgrade, remove, purge
-#   boot.sh start     a configured gateway boots while its relay is out of reach, by boot-start.sh
+# Boots a Debian with the packages of dist/, in two scenarios and with both iptables back ends:
+#   boot.sh install   the steps of the README, by boot-inside.sh: install, edit, start, upgrade, remove, purge
+#   boot.sh start     a configured gateway boots while its relay is unreachable, by boot-start.sh
 #   boot.sh           both
-# It takes debootstrap, systemd-nspawn and root. The Debian is bootstrapped once, outside the tree; each run works on copies of it
-# without a network. The rpm runs on that Debian too, by rpm itself: an Enterprise Linux is not booted here.
+# It needs debootstrap, systemd-nspawn and root. It bootstraps the Debian once, outside the tree; each run works on copies of it
+# without a network. rpm itself installs the rpm on that Debian too: no Enterprise Linux is booted here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -37,15 +37,15 @@ rpm="$(newest "dist/smartnat-*.$rpm_arch.rpm")"
 
 tmp="$(mktemp -d)"
 trap 'rm -rf "$tmp"' EXIT
-echo "boot: a later version, to upgrade to"
+echo "boot: building a later version for the upgrade"
 VERSION=99.0.0 DIST="$tmp/later" scripts/packages/build.sh "$arch" >/dev/null
-# The one dependency of the rpm that Debian has by another name.
+# The only dependency of the rpm that has another name on Debian.
 cat >"$tmp/stub.yaml" <<-END
 	name: iptables-nft
 	arch: all
 	version: 1.8.11
 	maintainer: The SmartNat Authors <maintainers@smartnat.invalid>
-	description: what the rpm needs, for its test
+	description: stub of a dependency of the rpm
 	contents: [{dst: /usr/share/stub, type: dir}]
 END
 "$(scripts/tools/build.sh nfpm)/nfpm" package --config "$tmp/stub.yaml" --packager rpm --target "$tmp/iptables-nft.rpm" >/dev/null
@@ -59,7 +59,7 @@ if [[ ! -x $base/usr/sbin/nft || ! -x $base/usr/bin/rpm ]]; then
 	mv "$base.new" "$base"
 fi
 
-new_root() { # a copy of the Debian with the packages and the scripts
+new_root() { # makes a copy of the Debian with the packages and the scripts
 	rm -rf "$tmp/root"
 	cp -a "$base" "$tmp/root"
 	cp "$deb" "$tmp/root/root/smartnat.deb"
@@ -69,7 +69,7 @@ new_root() { # a copy of the Debian with the packages and the scripts
 	cp "$tmp/iptables-nft.rpm" scripts/packages/boot-*.sh scripts/packages/boot-traffic.pl "$tmp/root/root/"
 }
 
-boot() { # COMMAND: boots the copy, where the command runs; no target waits for it
+boot() { # COMMAND: boots the copy and runs the command there; no target waits for it
 	local root="$tmp/root"
 	rm -f "$root/root/log" "$root/root/passed"
 	cat >"$root/etc/systemd/system/try.service" <<-END
@@ -94,7 +94,7 @@ boot() { # COMMAND: boots the copy, where the command runs; no target waits for 
 }
 
 if [[ ${1:-install} == install ]]; then
-	echo "boot: booting it, to install SmartNat"
+	echo "boot: booting Debian to install SmartNat"
 	new_root
 	boot boot-inside.sh
 fi

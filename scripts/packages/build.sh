@@ -2,12 +2,12 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes the deb and the rpm: build.sh [ARCH...], by Go's names; amd64 and arm64 by default.
-# The same commit gives the same bytes. VERSION and DIST, the folder to write to, may be set from outside.
+# Builds the deb and the rpm: build.sh [ARCH...], by Go's names; amd64 and arm64 by default.
+# Builds are reproducible. The environment may set VERSION, and DIST, the output folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# A tag v1.2.3 is version 1.2.3; what comes after it is later than it and earlier than the next one.
+# A tag v1.2.3 is version 1.2.3; a later commit gets a version between it and the next one.
 version() {
 	local described
 	if ! described="$(git describe --tags --long --match 'v[0-9]*' --dirty=.dirty 2>/dev/null)"; then

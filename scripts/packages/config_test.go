@@ -3,7 +3,7 @@
 
 //go:build linux
 
-// Package packages tests what the packages install, as far as it can be tested before they are made; test.sh does the rest.
+// Package packages tests the files that the packages install, as far as possible before the packages are built; test.sh does the rest.
 package packages
 
 import (
@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	// delivered documents all keys, installed is what becomes /etc/smartnat.yaml.
+	// delivered documents all keys, installed becomes /etc/smartnat.yaml.
 	delivered = "../../systemd/smartnat.yaml"
 	installed = "smartnat.yaml"
 )
@@ -46,8 +46,8 @@ func TestDeliveredConfigIsValid(t *testing.T) {
 	}
 }
 
-// TestInstalledConfigStays: where this file changes, dpkg asks each operator who edited theirs what to do, in the middle of an upgrade.
-// New keys belong into the reference alone.
+// TestInstalledConfigStays checks that /etc/smartnat.yaml does not change: if it did, dpkg would ask each operator who edited it what to
+// do, in the middle of an upgrade. New keys belong only into the reference.
 func TestInstalledConfigStays(t *testing.T) {
 	text, err := os.ReadFile(installed)
 	if err != nil {
@@ -55,24 +55,24 @@ func TestInstalledConfigStays(t *testing.T) {
 	}
 	const want = "f59fb3c38a5cbeae4e44fd82a18bb5342b7c6aebcd916287e85d5721c4a5de28"
 	if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want {
-		t.Errorf("it is another file (%s): upgrades will ask about it", got)
+		t.Errorf("the file changed (SHA-256 %s): upgrades would ask about it", got)
 	}
 }
 
-// A commented-out key shows its default, or an example where it has none.
+// TestCommentsInDeliveredConfigAreTrue checks that each commented-out key shows its default, or a valid example if it has none.
 func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	text, err := os.ReadFile(delivered)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Prose has one space after its "#", keys have none or those that they are indented by.
+	// Prose has one space after its "#"; keys have none, or their indentation.
 	commentedKey := regexp.MustCompile(`(?m)^( *)#( {2,}|[^ \n])`)
 	path := filepath.Join(t.TempDir(), "all.yaml")
 	if err := os.WriteFile(path, commentedKey.ReplaceAll(text, []byte("$1$2")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := config.Load(path)
-	// All three sources at once is the one thing that is wrong with it.
+	// The only error is that all three sources are set at once.
 	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "source: ") || !strings.Contains(err.Error(), "only one") {
 		t.Errorf("want one error, about source, got: %v", err)
 	}
@@ -84,16 +84,16 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 ||
 		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 || len(cfg.InsideNetworks) == 0 ||
 		len(cfg.Helpers.FTP) == 0 || len(cfg.Helpers.TFTP) == 0 {
-		t.Errorf("the examples were not read: %+v", cfg)
+		t.Errorf("examples are missing: %+v", cfg)
 	}
 	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses",
 		"BackendNetworks", "InsideNetworks", "Helpers")
 	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
-		t.Errorf("what is shown as the default is not (-default +shown):\n%s", diff)
+		t.Errorf("the file shows other defaults (-default +shown):\n%s", diff)
 	}
 }
 
-// keys are the last parts of the names of all keys, by the rule that config.Config states.
+// keys returns the last parts of the names of all keys, by the rule in the comment of config.Config.
 func keys(group reflect.Type) []string {
 	var all []string
 	for i := range group.NumField() {
@@ -117,7 +117,7 @@ func keys(group reflect.Type) []string {
 	return all
 }
 
-// TestExposureOfTheUnit: what smartnatd could do to the host, as systemd counts it in tenths (systemd-analyze(1), security).
+// TestExposureOfTheUnit limits what smartnatd can do to the host, as systemd rates it (systemd-analyze(1), security).
 func TestExposureOfTheUnit(t *testing.T) {
 	testenv.RequireTool(t, "systemd-analyze")
 	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=23", "../../systemd/smartnatd.service").CombinedOutput()
@@ -126,7 +126,7 @@ func TestExposureOfTheUnit(t *testing.T) {
 	}
 }
 
-// What README.md tells people to write is what the demo and the end-to-end tests run with.
+// TestReadmeShowsTheConfigOfTheDemo checks that README.md shows the config that the demo and the end-to-end tests use.
 func TestReadmeShowsTheConfigOfTheDemo(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {

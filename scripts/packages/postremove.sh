@@ -2,7 +2,7 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# After a removal or a purge. Credentials in /etc/smartnat stay until their owner removes them.
+# Runs after a removal or a purge. Credentials in /etc/smartnat stay until their owner removes them.
 set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true

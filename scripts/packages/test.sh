@@ -2,9 +2,9 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Tests the packages of this machine's architecture in dist/: their contents; the deb is installed, upgraded over an edited
-# config, removed and purged on a copy of this machine's own root (an overlay in a mount namespace: nothing of it lasts).
-# It needs root for that; without, only the contents are looked at, and it says so.
+# Tests the packages of this machine's architecture in dist/: it checks their contents, and installs the deb, upgrades it over an
+# edited config, removes and purges it on a copy of this machine's own root (a temporary overlay in a mount namespace). That needs
+# root; without root, it checks only the contents, and says so.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -41,7 +41,7 @@ newest() { # GLOB
 	echo "$newest"
 }
 
-contents() { # files and folders, as both kinds of package have them
+contents() { # prints the files and folders of both kinds of package
 	cat <<-'END'
 		/etc/smartnat
 		/etc/smartnat.yaml
@@ -60,7 +60,7 @@ contents() { # files and folders, as both kinds of package have them
 	END
 	dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/sbin/smartnatd >"$tmp/smartnatd"
 	chmod +x "$tmp/smartnatd"
-	# A page for each command that smartnatd has.
+	# smartnatd has a man page for each command.
 	"$tmp/smartnatd" --help | sed -n '/^Available Commands:/,/^$/s|^  \([a-z]*\) .*|/usr/share/man/man8/smartnatd-\1.8.gz|p' | grep -v -e -help -e -completion
 }
 
@@ -78,9 +78,9 @@ same "configuration files of the rpm" /etc/smartnat.yaml "$(rpm -qp --nosignatur
 same "the rpm does not replace an edited config" "/etc/smartnat.yaml 17" \
 	"$(rpm -qp --nosignature --queryformat '[%{FILENAMES} %{FILEFLAGS}\n]' "$rpm" 2>/dev/null | grep '^/etc/smartnat.yaml ')"
 
-same "what the rpm needs" "(iptables-nft or iptables)" \
+same "dependencies of the rpm" "(iptables-nft or iptables)" \
 	"$(rpm -qp --nosignature --requires "$rpm" 2>/dev/null | grep -v '^rpmlib(')"
-same "the rpm brings the modules that EL 10 has apart" "(kernel-modules-extra if kernel-core)" \
+same "the rpm recommends the package of kernel modules on EL 10" "(kernel-modules-extra if kernel-core)" \
 	"$(rpm -qp --nosignature --recommends "$rpm" 2>/dev/null | grep kernel)"
 
 if ((EUID != 0)); then
@@ -92,8 +92,8 @@ if ! command -v dpkg >/dev/null || [[ ! -e /var/lib/dpkg/status ]]; then
 	exit 0
 fi
 
-# Made before the namespace is entered, so that it is quick there.
-echo "packages: a later version, to upgrade to"
+# Build it outside the namespace, where the build cache is.
+echo "packages: building a later version for the upgrade"
 VERSION=99.0.0 DIST="$tmp/later" scripts/packages/build.sh "$arch" >/dev/null
 mkdir "$tmp/debs"
 cp "$deb" "$tmp/debs/first.deb"
@@ -105,7 +105,7 @@ cat >"$tmp/stub.yaml" <<-END
 	arch: all
 	version: 1.8.11
 	maintainer: The SmartNat Authors <maintainers@smartnat.invalid>
-	description: what the rpm needs, for its test
+	description: stub of a dependency of the rpm
 	contents: [{dst: /usr/share/stub, type: dir}]
 END
 "$(scripts/tools/build.sh nfpm)/nfpm" package --config "$tmp/stub.yaml" --packager rpm --target "$tmp/debs/iptables-nft.rpm" >/dev/null
@@ -121,7 +121,7 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$tmp/fs/upper,workdir=$tmp/fs/w
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount --rbind /dev "$root/dev"
-# No /run/systemd: the scripts of the package must see that no systemd runs here.
+# Hide /run/systemd: the scripts of the package must see that no systemd runs here.
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 cp "$tmp"/debs/* "$root/tmp/"
@@ -130,61 +130,61 @@ in_root() { chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/
 ok() { echo "ok    packages: $1"; }
 fail() { echo "FAIL  packages: $1" >&2; exit 1; }
 
-# A machine that has SmartNat already is a machine without it in here.
+# SmartNat may be installed on this machine.
 in_root dpkg --purge smartnat >/dev/null 2>&1 || true
 
 in_root dpkg -i /tmp/first.deb >/dev/null
-in_root smartnatd version | grep -q '^smartnatd ' || fail "the program runs"
-in_root gunzip -c /usr/share/man/man5/smartnat.yaml.5.gz | grep -q '^\.TH "SMARTNAT.YAML" "5"' || fail "smartnat.yaml(5)"
-in_root bash -c '. /usr/share/bash-completion/completions/smartnatd && complete -p smartnatd' >/dev/null || fail "the completion of bash"
+in_root smartnatd version | grep -q '^smartnatd ' || fail "the program does not run"
+in_root gunzip -c /usr/share/man/man5/smartnat.yaml.5.gz | grep -q '^\.TH "SMARTNAT.YAML" "5"' || fail "no smartnat.yaml(5)"
+in_root bash -c '. /usr/share/bash-completion/completions/smartnatd && complete -p smartnatd' >/dev/null || fail "no completion for bash"
 ok "the deb installs and its program runs"
 
 in_root systemd-analyze verify /usr/lib/systemd/system/smartnatd.service /usr/lib/systemd/system/smartnat-boundary.service || fail "systemd-analyze verify"
 ok "systemd-analyze verify finds nothing in the unit"
 
-[[ $(stat -c %a "$root/etc/smartnat") == 700 ]] || fail "credentials are for root alone"
-ok "the folder of credentials is for root alone"
+[[ $(stat -c %a "$root/etc/smartnat") == 700 ]] || fail "other users can read the folder of credentials"
+ok "only root can read the folder of credentials"
 
-# As delivered, the config is whole: all that is missing are the credentials, and it says which.
-in_root smartnatd check >"$tmp/check" 2>&1 && fail "a fresh installation cannot have credentials"
-grep -q 'source.relay.tokenFile' "$tmp/check" || { cat "$tmp/check"; fail "check names the file that is missing"; }
-grep -q '^FAILED  config: source.relay' "$tmp/check" || { cat "$tmp/check"; fail "the config as delivered is valid"; }
-ok "the config as delivered is valid; check names the credentials that are missing"
+# The delivered config is valid: only the credentials are missing, and check says which.
+in_root smartnatd check >"$tmp/check" 2>&1 && fail "check finds credentials in a fresh installation"
+grep -q 'source.relay.tokenFile' "$tmp/check" || { cat "$tmp/check"; fail "check does not name the missing file"; }
+grep -q '^FAILED  config: source.relay' "$tmp/check" || { cat "$tmp/check"; fail "the delivered config is invalid"; }
+ok "the delivered config is valid; check names the missing credentials"
 
 echo "# mine" >>"$root/etc/smartnat.yaml"
 in_root dpkg -i /tmp/later.deb >/dev/null </dev/null
 in_root smartnatd version | grep -q '99\.0\.0' || fail "the upgrade"
-[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "an upgrade keeps an edited config"
-ok "an upgrade brings the new program and keeps an edited config"
+[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "an upgrade replaces an edited config"
+ok "an upgrade installs the new program and keeps an edited config"
 
 in_root dpkg -i /tmp/first.deb >/dev/null 2>&1 </dev/null
 in_root smartnatd version | grep -q '99\.0\.0' && fail "the downgrade"
-[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "a downgrade keeps an edited config"
-ok "a downgrade brings the old program and keeps an edited config"
+[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" ]] || fail "a downgrade replaces an edited config"
+ok "a downgrade installs the old program and keeps an edited config"
 
 in_root dpkg --remove smartnat >/dev/null
-[[ ! -e $root/usr/sbin/smartnatd && -e $root/etc/smartnat.yaml ]] || fail "a removal keeps the config"
+[[ ! -e $root/usr/sbin/smartnatd && -e $root/etc/smartnat.yaml ]] || fail "a removal deletes the config or leaves the program"
 mkdir -p "$root/var/lib/smartnat"
 in_root dpkg --purge smartnat >/dev/null
-[[ ! -e $root/etc/smartnat.yaml && ! -e $root/var/lib/smartnat ]] || fail "a purge leaves nothing"
+[[ ! -e $root/etc/smartnat.yaml && ! -e $root/var/lib/smartnat ]] || fail "a purge leaves files"
 ok "a removal keeps the config, a purge leaves nothing"
 
-# The rpm, by rpm's own database in the same root; what it depends on is a package with nothing in it.
+# Install the rpm in the same root, with rpm's own database; an empty package stands in for its dependency.
 rpm_in() { in_root rpm --dbpath /tmp/rpmdb --nosignature "$@" 2>&1 | { grep -v '^warning: .* NOKEY' || true; }; }
 in_root rpm --dbpath /tmp/rpmdb --initdb
 refused="$(rpm_in -i /tmp/first.rpm || true)"
-[[ $refused == *'(iptables-nft or iptables) is needed'* ]] || fail "the rpm needs one of the packages of iptables: $refused"
+[[ $refused == *'(iptables-nft or iptables) is needed'* ]] || fail "rpm does not ask for a package of iptables: $refused"
 rpm_in -i /tmp/iptables-nft.rpm >/dev/null
 rpm_in -i /tmp/first.rpm >/dev/null
-in_root smartnatd version | grep -q '^smartnatd ' || fail "the program of the rpm runs"
+in_root smartnatd version | grep -q '^smartnatd ' || fail "the program of the rpm does not run"
 echo "# mine" >>"$root/etc/smartnat.yaml"
 rpm_in -U /tmp/later.rpm >/dev/null
 in_root smartnatd version | grep -q '99\.0\.0' || fail "the upgrade of the rpm"
 rpm_in -U --oldpackage /tmp/first.rpm >/dev/null
 in_root smartnatd version | grep -q '99\.0\.0' && fail "the downgrade of the rpm"
-[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" && ! -e $root/etc/smartnat.yaml.rpmnew ]] || fail "upgrade and downgrade of the rpm keep an edited config"
+[[ $(tail -n 1 "$root/etc/smartnat.yaml") == "# mine" && ! -e $root/etc/smartnat.yaml.rpmnew ]] || fail "upgrade or downgrade of the rpm replace an edited config"
 rpm_in -e smartnat >/dev/null
-[[ ! -e $root/usr/sbin/smartnatd && ! -e $root/usr/share/doc/smartnat && -e $root/etc/smartnat.yaml.rpmsave ]] || fail "the removal of the rpm keeps an edited config aside"
-ok "the rpm installs with what it needs, upgrades, downgrades and goes"
+[[ ! -e $root/usr/sbin/smartnatd && ! -e $root/usr/share/doc/smartnat && -e $root/etc/smartnat.yaml.rpmsave ]] || fail "the removal of the rpm loses an edited config or leaves files"
+ok "the rpm requires its dependency, installs, upgrades, downgrades and is removed"
 INSIDE
 echo "packages: all tests passed"
