@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// testSchema: what kubectl apply refuses names the field.
+// testSchema checks that the errors of kubectl apply name the field.
 func testSchema(t *testing.T, w *world) {
 	const rest = `serviceName: echo, ports: [{port: 80}]`
 	for _, test := range []struct{ name, spec, field, word string }{
@@ -28,7 +28,7 @@ func testSchema(t *testing.T, w *world) {
 				t.Fatalf("accepted: %s", out)
 			}
 			if text := err.Error(); !strings.Contains(text, test.field) || !strings.Contains(text, test.word) {
-				t.Errorf("refused by %q, want it to name %q and %q", text, test.field, test.word)
+				t.Errorf("error %q, want it to name %q and %q", text, test.field, test.word)
 			}
 		})
 	}
@@ -41,14 +41,14 @@ func testSchema(t *testing.T, w *world) {
 	})
 }
 
-// testBadMappings: what the API server cannot know is one line of smartnatd's log, and the Mappings beside it work.
+// testBadMappings checks that smartnatd logs errors that the API server cannot find, one line each, and that other Mappings work.
 func testBadMappings(t *testing.T, w *world) {
 	w.namespace(t, "bad", 1)
 	w.apply(t, "apiVersion: v1\nkind: Service\nmetadata: {name: headless, namespace: bad}\nspec: {clusterIP: None, selector: {app: echo}, ports: [{port: 8080}]}\n")
 	skip := len(w.daemon.Log())
 	for _, m := range []struct{ name, spec string }{
 		{"good", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7000, servicePort: 8080}]`},
-		{"missing", `addresses: [198.51.100.12], serviceName: nobody, ports: [{port: 7001}]`},
+		{"missing", `addresses: [198.51.100.12], serviceName: absent, ports: [{port: 7001}]`},
 		{"headless", `addresses: [198.51.100.12], serviceName: headless, ports: [{port: 7002, servicePort: 8080}]`},
 		{"portless", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7003, servicePort: 8443}, {port: 7004, servicePort: 8080}]`},
 		{"twice", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 7000, servicePort: 8080}, {port: 7005, servicePort: 8080}]`},
@@ -59,7 +59,7 @@ func testBadMappings(t *testing.T, w *world) {
 		}
 	}
 	ctx := timeout(t, patience)
-	w.awaitLog(ctx, t, skip, "bad/missing", "spec.serviceName", "bad/nobody")
+	w.awaitLog(ctx, t, skip, "bad/missing", "spec.serviceName", "bad/absent")
 	w.awaitLog(ctx, t, skip, "bad/headless", "spec.serviceName", "headless")
 	w.awaitLog(ctx, t, skip, "bad/portless", "spec.ports[0].servicePort", "8443", "8080")
 	w.awaitLog(ctx, t, skip, "spec.ports[0]", "7000")

@@ -19,10 +19,10 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// testBoundary: a neighbour who sends what it likes to the gateway's MAC gets nothing inside, whoever it pretends to be.
+// testBoundary checks that packets of a neighbour to the gateway's MAC reach nothing inside, with any source address.
 func testBoundary(t *testing.T, w *world) {
 	w.namespace(t, "boundary", 1)
-	// A host without a Mapping of IPv6 forwards none at all.
+	// A host without an IPv6 Mapping forwards no IPv6 at all.
 	w.mapping(t, "boundary", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, ports: [{port: 1700, servicePort: 8080}]`)
 	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1700), nil)
 	w.await(t, lab.Client, "tcp", lab.Join(lab.External1v6, 1700), nil)
@@ -53,7 +53,7 @@ func testBoundary(t *testing.T, w *world) {
 					t.Fatal(out, err)
 				}
 			}
-			w.await(t, lab.Control, "tcp", lab.Join(family.pod, 8080), nil) // the way is open but for the boundary
+			w.await(t, lab.Control, "tcp", lab.Join(family.pod, 8080), nil) // without the boundary, the path is open
 			w.expectSilence(t, lab.Rogue, "tcp", lab.Join(family.pod, 8080))
 			w.expectSilence(t, lab.Rogue, "udp", lab.Join(family.service, 8080))
 			w.expectNothingInside(t, family.save, 8080, len(family.sources)*2*3, func() error {
@@ -62,7 +62,7 @@ func testBoundary(t *testing.T, w *world) {
 		})
 	}
 	t.Run("source routes", func(t *testing.T) {
-		// The kernel refuses them unless it is told otherwise; the boundary holds whatever it was told.
+		// By default the kernel refuses source routes; the boundary must hold even if a sysctl allows them.
 		const key = "net.ipv4.conf.all.accept_source_route"
 		gateway := w.Host(lab.Gateway)
 		before, err := gateway.Sysctl(key)
@@ -70,12 +70,12 @@ func testBoundary(t *testing.T, w *world) {
 			t.Fatal(err)
 		}
 		defer func() { _ = gateway.SetSysctl(key, before) }()
-		const port = 9999 // which no Mapping has
+		const port = 9999 // no Mapping has it
 		w.expectNothingInside(t, "iptables-save", port, 1, func() error { return w.sendSourceRouted(w.podAddress(t, "boundary", "echo-0"), port) })
 	})
 }
 
-// floodFrom has the neighbour send datagrams, first segments and stray ones to each target from each source.
+// floodFrom makes the neighbour send datagrams, first segments and stray ones to each target from each source.
 func (w *world) floodFrom(sources []string, targets ...string) error {
 	rogue := w.Host(lab.Rogue)
 	var errs []error
@@ -88,7 +88,7 @@ func (w *world) floodFrom(sources []string, targets ...string) error {
 	return errors.Join(errs...)
 }
 
-// sendSourceRouted sends a datagram to the gateway that asks to be passed on to a pod (RFC 791, loose source route).
+// sendSourceRouted sends a datagram to the gateway with a source route on to a pod (RFC 791, loose source route).
 func (w *world) sendSourceRouted(pod string, port int) error {
 	hop, to := netip.MustParseAddr(lab.External1).As4(), netip.MustParseAddr(pod).As4()
 	option := append([]byte{131, 7, 4}, hop[:]...)
@@ -102,8 +102,8 @@ func (w *world) sendSourceRouted(pod string, port int) error {
 	})
 }
 
-// expectNothingInside has the neighbour send, and sees that the boundary dropped at least so much, and that no packet of
-// those that were sent to the port went on to the inside.
+// expectNothingInside runs send on the neighbour, and checks that the boundary drops at least want packets and that no packet to the
+// port gets inside.
 func (w *world) expectNothingInside(t *testing.T, save string, port uint16, want int, send func() error) {
 	t.Helper()
 	capture := w.capture(t, "eth0")
@@ -114,14 +114,14 @@ func (w *world) expectNothingInside(t *testing.T, save string, port uint16, want
 	}
 	if err := lab.Poll(ctx, func(ctx context.Context) error {
 		if n := w.boundaryDrops(ctx, t, save) - dropped; n < want {
-			return fmt.Errorf("%d packets were dropped at the boundary, want %d: did they arrive at all?", n, want)
+			return fmt.Errorf("the boundary dropped %d packets, want %d", n, want)
 		}
 		return nil
 	}); err != nil {
 		t.Error(err)
 	}
 	if p := findPacket(t, capture, func(p lab.Packet) bool { return p.Out && p.Destination.Port() == port }); p != nil {
-		t.Errorf("it went on to the inside: %v", p)
+		t.Errorf("a packet got inside: %v", p)
 	}
 }
 

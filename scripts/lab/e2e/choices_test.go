@@ -32,14 +32,14 @@ spec:
 `, namespace, seconds)
 }
 
-// testAffinity: a client comes back to the pod that it had, until that goes or the time is over.
+// testAffinity checks that a client keeps its pod until the pod is gone or the timeout expires.
 func testAffinity(t *testing.T, w *world) {
 	w.namespace(t, "affinity", 3)
 	w.apply(t, affineService("affinity", 600))
 	w.mapping(t, "affinity", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints,
 		ports: [{port: 1300, servicePort: 8080}, {port: 1300, servicePort: 8080, protocol: udp}]`)
 	ctx := timeout(t, time.Minute)
-	// Without affinity, 20 connections go to one of three pods once in 1,000,000,000 runs.
+	// Without affinity, the probability that 20 connections go to one of three pods is 1e-9.
 	stays := func(client, protocol, address string) (pod string) {
 		t.Helper()
 		for range 20 {
@@ -63,10 +63,10 @@ func testAffinity(t *testing.T, w *world) {
 			w.await(t, lab.Client, protocol, address, nil)
 			for _, client := range []string{lab.Client, lab.Client2} {
 				pod := stays(client, protocol, address)
-				// Endpoints of the families are others, so each has a client come back by itself.
+				// The two families have different endpoints, so a client has a pod in each.
 				who := fmt.Sprintf("%s/%t", client, strings.Contains(external, ":"))
 				if first, ok := met[who]; ok && first != pod {
-					t.Errorf("%s meets %s, and %s by %s to %s: all ports of the Service are to lead it to one pod", client, first, pod, protocol, address)
+					t.Errorf("%s has pod %s, but %s by %s to %s: want one pod for all ports of the Service", client, first, pod, protocol, address)
 				}
 				met[who] = pod
 			}
@@ -86,8 +86,8 @@ func testAffinity(t *testing.T, w *world) {
 			answer, err := w.echo(ctx, lab.Client, "tcp", address)
 			if err != nil || answer.Pod == pod || pod == "" {
 				pod = answer.Pod
-				<-timeout(t, 2100*time.Millisecond).Done() // the client keeps quiet for longer than the Service says
-				return errors.Join(err, fmt.Errorf("answered by %s again", pod))
+				<-timeout(t, 2100*time.Millisecond).Done() // the client is silent for longer than the timeout of the Service
+				return errors.Join(err, fmt.Errorf("%s answered again", pod))
 			}
 			return nil
 		}); err != nil {
@@ -96,7 +96,7 @@ func testAffinity(t *testing.T, w *world) {
 	})
 }
 
-// testRanges: a range of ports is one thing, with and without an offset.
+// testRanges checks ranges of ports, with and without an offset.
 func testRanges(t *testing.T, w *world) {
 	ctx := timeout(t, patience)
 	if err := w.CreateNamespace(ctx, "ranges"); err != nil {

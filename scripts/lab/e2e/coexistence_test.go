@@ -26,7 +26,7 @@ var layouts embed.FS
 func TestCoexistenceLegacy(t *testing.T)   { testCoexistence(t, "legacy") }
 func TestCoexistenceNFTables(t *testing.T) { testCoexistence(t, "nft") }
 
-// testCoexistence has others on the gateway who also write rules, and want to find them as they wrote them.
+// testCoexistence runs other programs on the gateway that also write rules, and checks that their rules stay unchanged.
 func testCoexistence(t *testing.T, backend string) {
 	w := newWorld(t, backend)
 	w.reconfigure(t, lab.DualStackConfig+"resync: 1s\n")
@@ -41,12 +41,12 @@ func testCoexistence(t *testing.T, backend string) {
 	}
 	t.Run("a rule above ours", func(t *testing.T) { testRuleAbove(t, w) })
 	t.Run("a kube-proxy", func(t *testing.T) { testKubeProxy(t, w) })
-	if backend == "legacy" { // the other one has no lock
+	if backend == "legacy" { // only this one has a lock
 		t.Run("a lock that is held", func(t *testing.T) { testLock(t, w) })
 	}
 }
 
-// testLayout starts on a host that belongs to somebody else, and ends by leaving it as it was.
+// testLayout starts on a host with rules of other programs, and must leave them as they were.
 func testLayout(t *testing.T, w *world, layout string) {
 	ctx := timeout(t, time.Minute)
 	if err := w.daemon.Stop(ctx); err != nil {
@@ -75,7 +75,7 @@ func testLayout(t *testing.T, w *world, layout string) {
 	if strings.Contains(string(rules), "172.17.0.2") {
 		for _, external := range []string{"198.51.100.11", "203.0.113.11"} {
 			if answer := w.await(t, lab.Client, "tcp", lab.Join(external, 9090), nil); answer.Pod != "container" {
-				t.Errorf("port 9090 of %s is answered by %s, want the container", external, answer.Pod)
+				t.Errorf("port 9090 of %s leads to %s, want the container", external, answer.Pod)
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func testLayout(t *testing.T, w *world, layout string) {
 	}
 }
 
-// savedRules are all rules of IPv4, by line, without counters.
+// savedRules returns all IPv4 rules, one per line, without counters.
 func (w *world) savedRules(ctx context.Context, t *testing.T) []string {
 	t.Helper()
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec",
@@ -111,7 +111,7 @@ func notOurs(rules []string) []string {
 	return slices.DeleteFunc(slices.Clone(rules), func(line string) bool { return strings.Contains(line, "SMARTNAT-") })
 }
 
-// expectEgress checks that a pod's own connections still leave, and with which address.
+// expectEgress checks that a pod's own connections still leave, and with which source address.
 func (w *world) expectEgress(t *testing.T) {
 	t.Helper()
 	server, err := w.Host(lab.Client).Serve(7000)
@@ -122,7 +122,7 @@ func (w *world) expectEgress(t *testing.T) {
 	w.await(t, "echo-0.others", "tcp", lab.Join(lab.ClientAddress, 7000), func(a lab.Answer) bool { return a.Client.Addr().String() == lab.External1 })
 }
 
-// testRuleAbove: who gets above our jump would decide before us; the next resync puts that right, and keeps the rule.
+// testRuleAbove checks that SmartNat's jump moves above a rule that another program inserted above it, and that this rule stays.
 func testRuleAbove(t *testing.T, w *world) {
 	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1600), nil)
 	for _, hook := range [][2]string{{"filter", "FORWARD"}, {"nat", "PREROUTING"}, {"mangle", "PREROUTING"}} {
@@ -137,14 +137,14 @@ func testRuleAbove(t *testing.T, w *world) {
 			}
 			return nil
 		}); err != nil {
-			t.Errorf("table %s: want our jump first, and the other's rule still there: %v", table, err)
+			t.Errorf("table %s: want SmartNat's jump first, and the other rule kept: %v", table, err)
 		}
 		w.gateway(t, "iptables -w -t "+table+" -D"+strings.TrimPrefix(rule, "-A"))
 	}
 	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1600), nil)
 }
 
-// testKubeProxy: a gateway may be a node as well.
+// testKubeProxy checks a gateway that is also a node.
 func testKubeProxy(t *testing.T, w *world) {
 	proxy, err := w.StartKubeProxy(lab.Gateway, lab.Node1)
 	if err != nil {
@@ -181,7 +181,7 @@ func testKubeProxy(t *testing.T, w *world) {
 	}
 }
 
-// testLock: who holds the lock of iptables is waited for.
+// testLock checks that smartnatd waits for the lock of iptables.
 func testLock(t *testing.T, w *world) {
 	skip := len(w.daemon.Log())
 	started := time.Now()
@@ -200,11 +200,11 @@ func testLock(t *testing.T, w *world) {
 	w.apply(t, mappingYAML("others", "late", `addresses: [198.51.100.10], serviceName: echo, ports: [{port: 1620, servicePort: 8080}]`))
 	w.await(t, lab.Client, "tcp", lab.Join(lab.External1, 1620), nil)
 	if waited := time.Since(started); waited < 2*time.Second {
-		t.Errorf("in effect after %v, while the lock was held: does it take the lock at all?", waited)
+		t.Errorf("in effect after %v, while the lock was held", waited)
 	}
 	for line := range strings.Lines(w.daemon.Log()[skip:]) {
 		if strings.Contains(line, "level=error") || strings.Contains(line, "level=warning") && strings.Contains(line, "lock") {
-			t.Errorf("a lock that is held for 2 s of the 5 that it waits is nothing to complain about: %s", line)
+			t.Errorf("warning about a lock held for 2 s, less than lockTimeout: %s", line)
 		}
 	}
 }

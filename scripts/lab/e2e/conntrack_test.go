@@ -18,8 +18,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// flow opens a connection, or a flow of datagrams, that ends with the test, and has it answered once. Datagrams get lost while
-// one of the nodes does not know a new Service yet: that is another flow's luck then.
+// flow opens a connection, or a UDP flow, that ends with the test, and waits for one answer. Datagrams may get lost while a node does
+// not know a new Service yet, so it retries with another flow.
 func (w *world) flow(t *testing.T, host, protocol, address string) *lab.Flow {
 	t.Helper()
 	var flow *lab.Flow
@@ -40,7 +40,7 @@ func (w *world) flow(t *testing.T, host, protocol, address string) *lab.Flow {
 	return flow
 }
 
-// say speaks by a flow that must work, and returns the pod that answered.
+// say exchanges a message on a flow that must work, and returns the pod that answered.
 func say(t *testing.T, flow *lab.Flow) string {
 	t.Helper()
 	answer, err := flow.Echo(timeout(t, patience))
@@ -50,7 +50,7 @@ func say(t *testing.T, flow *lab.Flow) string {
 	return answer.Pod
 }
 
-// awaitFlow speaks by a flow, and so keeps it from ending by itself, until accept likes what comes of it.
+// awaitFlow keeps exchanging messages on a flow, which keeps it alive, until accept returns true.
 func awaitFlow(t *testing.T, flow *lab.Flow, what string, accept func(lab.Answer, error) bool) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
@@ -58,14 +58,14 @@ func awaitFlow(t *testing.T, flow *lab.Flow, what string, accept func(lab.Answer
 		defer cancel()
 		answer, err := flow.Echo(try)
 		if ctx.Err() != nil {
-			return ctx.Err() // which also ended the try: nothing can be told from that
+			return ctx.Err() // it also ended the attempt, so err proves nothing
 		}
 		if !accept(answer, err) {
 			return errors.Join(err, fmt.Errorf("answer %+v", answer))
 		}
 		return nil
 	}); err != nil {
-		t.Errorf("want the flow %s: %v", what, err)
+		t.Errorf("want flow %s: %v", what, err)
 	}
 }
 
@@ -77,12 +77,12 @@ func failed(_ lab.Answer, err error) bool  { return err != nil }
 func refused(_ lab.Answer, err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
 func silent(_ lab.Answer, err error) bool  { return err != nil && isTimeout(err) }
 
-// external are the same port by both families.
+// externals returns the external addresses of both families with the port.
 func externals(host string, port uint16) []string {
 	return []string{lab.Join("198.51.100."+host, port), lab.Join("2001:db8:1::"+host, port)}
 }
 
-// testFlowsMove: flows by UDP never outlive the endpoint that they go to, and TCP lives until that is gone.
+// testFlowsMove checks that UDP flows leave an endpoint that is not ready at once, and that TCP connections stay until it is gone.
 func testFlowsMove(t *testing.T, w *world) {
 	w.namespace(t, "flows", 2)
 	w.mapping(t, "flows", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo, mode: endpoints,
@@ -97,12 +97,12 @@ func testFlowsMove(t *testing.T, w *world) {
 			other = "echo-1"
 		}
 		tcp := w.flowTo(t, old, address)
-		if err := w.SetReady(ctx, "flows", old, false); err != nil { // it answers as before
+		if err := w.SetReady(ctx, "flows", old, false); err != nil { // it still answers
 			t.Fatal(err)
 		}
 		awaitFlow(t, udp, "to go on with the pod that is left", answeredBy(other))
 		if pod := say(t, tcp); pod != old {
-			t.Errorf("the established connection was answered by %s, want %s until it is gone", pod, old)
+			t.Errorf("%s answered the established connection, want %s until it is gone", pod, old)
 		}
 		if err := w.SetReady(ctx, "flows", old, true); err != nil {
 			t.Fatal(err)
@@ -110,7 +110,7 @@ func testFlowsMove(t *testing.T, w *world) {
 	}
 }
 
-// flowTo opens TCP connections until one leads to the pod.
+// flowTo opens TCP connections until one reaches the pod.
 func (w *world) flowTo(t *testing.T, pod, address string) *lab.Flow {
 	t.Helper()
 	for range 100 {
@@ -122,8 +122,8 @@ func (w *world) flowTo(t *testing.T, pod, address string) *lab.Flow {
 	return nil
 }
 
-// testScaleToZero: who speaks to a Service without endpoints is told so, by the flow that worked before; and when there is
-// one again it works again.
+// testScaleToZero checks that flows to a Service without endpoints are refused, even established ones, and that they work again once
+// it has an endpoint.
 func testScaleToZero(t *testing.T, w *world) {
 	w.namespace(t, "zero", 1)
 	w.mapping(t, "zero", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo, mode: endpoints,
@@ -149,8 +149,7 @@ func testScaleToZero(t *testing.T, w *world) {
 	}
 }
 
-// testTerminating: a pod that terminates keeps its connections and gets no new ones, as long as there are others; when it
-// is the last it goes on for all.
+// testTerminating checks that a terminating pod keeps its connections and gets new ones only if it is the last.
 func testTerminating(t *testing.T, w *world) {
 	w.namespace(t, "terminating", 2)
 	w.mapping(t, "terminating", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo, mode: endpoints, ports: [{port: 1120, servicePort: 8080}]`)
@@ -173,10 +172,10 @@ func testTerminating(t *testing.T, w *world) {
 	}
 	for _, flow := range flows {
 		if pod := say(t, flow); pod != "echo-0" {
-			t.Errorf("the established connection was answered by %s, want the terminating echo-0", pod)
+			t.Errorf("%s answered the established connection, want the terminating echo-0", pod)
 		}
 	}
-	// Nobody else is left: better one that terminates than none.
+	// The last endpoint serves new connections even while it terminates.
 	if err := w.RemovePod(ctx, "terminating", "echo-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +189,7 @@ func testTerminating(t *testing.T, w *world) {
 	}
 }
 
-// testFlowsEnd: neither connections nor flows outlive the Mapping that made them.
+// testFlowsEnd checks that connections and flows end with their Mapping.
 func testFlowsEnd(t *testing.T, w *world) {
 	w.namespace(t, "ends", 1)
 	w.mapping(t, "ends", `addresses: [198.51.100.11, "2001:db8:1::11"], serviceName: echo,
@@ -211,7 +210,7 @@ func testFlowsEnd(t *testing.T, w *world) {
 	}
 }
 
-// testServiceRecreated: flows go to the ClusterIP that the Service has now.
+// testServiceRecreated checks that flows move to the current ClusterIP of the Service.
 func testServiceRecreated(t *testing.T, w *world) {
 	w.namespace(t, "recreated", 1)
 	service := func(v4, v6 string) string {
@@ -236,7 +235,7 @@ func testServiceRecreated(t *testing.T, w *world) {
 	w.apply(t, service("10.96.77.2", "fd00:96::7702"))
 	for i := range udp {
 		awaitFlow(t, udp[i], "to go on by the new ClusterIP", answeredBy("echo-0"))
-		// The nodes still know the connection to the old one, so that it would work on.
+		// The nodes still track the connection to the old ClusterIP, so only the gateway can end it.
 		awaitFlow(t, tcp[i], "to end with the old ClusterIP", failed)
 	}
 	flows, err := w.Host(lab.Gateway).Exec(ctx, "conntrack", "-L", "-p", "udp", "--orig-port-dst", "1140")
@@ -245,7 +244,7 @@ func testServiceRecreated(t *testing.T, w *world) {
 	}
 }
 
-// testSourceRevoked: who may no longer connect loses what is established, and nobody else does.
+// testSourceRevoked checks that a revoked source loses its established connections, and no other source does.
 func testSourceRevoked(t *testing.T, w *world) {
 	w.namespace(t, "revoked", 1)
 	mapping := func(sources string) {

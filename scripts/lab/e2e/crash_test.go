@@ -24,11 +24,11 @@ import (
 )
 
 var (
-	crashKills = flag.Int("crash.kills", 50, "how often smartnatd is killed with each back end")
-	crashSeed  = flag.Uint64("crash.seed", 1, "what the times and ways of the kills are drawn from")
+	crashKills = flag.Int("crash.kills", 50, "number of kills of smartnatd with each back end")
+	crashSeed  = flag.Uint64("crash.seed", 1, "seed of the times and ways of the kills")
 )
 
-// manners are the ways in which smartnatd is killed. Those that the restore program knows happen in the middle of a write.
+// manners are the ways to kill smartnatd. For some, the restore program kills it in the middle of a write.
 var manners = []manner{
 	{"at any time", killAnyTime},
 	{"without its children", killAlone},
@@ -42,11 +42,11 @@ var manners = []manner{
 
 type manner struct {
 	name string
-	// kill returns when smartnatd has ended. A change is on its way to it.
+	// kill returns once smartnatd is dead. A change is on its way to it at that time.
 	kill func(ctx context.Context, w *world, random *rand.Rand) error
 }
 
-// testCrashes kills smartnatd again and again while Mappings change, under traffic of those who may and those who may not.
+// testCrashes kills smartnatd repeatedly while Mappings change, under traffic of allowed and of forbidden sources.
 func testCrashes(t *testing.T, w *world) {
 	ctx := timeout(t, time.Minute+time.Duration(*crashKills)*patience)
 	w.namespace(t, "crash", 2)
@@ -72,7 +72,7 @@ func testCrashes(t *testing.T, w *world) {
 		}
 		took := c.killOnce(ctx, t, m, random)
 		if took > 2*time.Second {
-			t.Logf("kill %d, %s: as it is to be only %v after the start", n, m.name, took.Round(time.Millisecond))
+			t.Logf("kill %d, %s: wanted state only %v after the start", n, m.name, took.Round(time.Millisecond))
 		}
 		longest = max(longest, took)
 		if t.Failed() {
@@ -81,19 +81,19 @@ func testCrashes(t *testing.T, w *world) {
 	}
 	stopIntruders()
 	traffic.stop(t)
-	t.Logf("seed %d: %d kills; as it is to be at most %v after the start; %d rounds of traffic",
+	t.Logf("seed %d: %d kills; wanted state at most %v after the start; %d rounds of traffic",
 		*crashSeed, *crashKills, longest.Round(time.Millisecond), <-rounds)
 }
 
-// crashes is what smartnatd is killed for: objects that change from one variant to another.
+// crashes alternates objects between variants and kills smartnatd at each change.
 type crashes struct {
 	*world
-	// want is the kernel of each variant, as a smartnatd that was never killed made it.
+	// want is the kernel's state for each variant, programmed without a crash.
 	want    []string
 	variant int
 }
 
-// variants are objects that differ in all that a Mapping has. Client2 is never allowed to port 991.
+// variants differ in every part of a Mapping. Client2 is never allowed to port 991.
 var variants = []string{
 	crashMappings("allowedSources: [192.0.2.10/32]", "", 20, "endpoints"),
 	crashMappings("allowedSources: [192.0.2.10/32, "+networks(100)+"]", "allowedSources: ["+networks(150)+"]", 3, "endpoints"),
@@ -116,7 +116,7 @@ func crashMappings(closed, changing string, ports int, mode string) string {
 			`ports: [`+strings.Join(list, ", ")+`]`)
 }
 
-// networks is a list of n of them, in which there is no client.
+// networks returns a list of n networks without any client.
 func networks(n int) string {
 	var list []string
 	for i := range n {
@@ -140,7 +140,7 @@ func newCrashes(ctx context.Context, t *testing.T, w *world) *crashes {
 	return c
 }
 
-// settled is the kernel once it is another one than before and stays so.
+// settled waits until the kernel's state differs from before and is stable, and returns it.
 func (c *crashes) settled(ctx context.Context, t *testing.T, before string) string {
 	t.Helper()
 	const still = 700 * time.Millisecond
@@ -160,8 +160,8 @@ func (c *crashes) settled(ctx context.Context, t *testing.T, before string) stri
 	return last
 }
 
-// programmed is all that smartnatd may have changed, in an order that does not tell when chains and sets were made. That of a
-// chain's rules stays.
+// programmed returns all state that smartnatd may have changed, independent of the order in which chains and sets were created. It
+// keeps the order of a chain's rules.
 func (c *crashes) programmed(ctx context.Context, t *testing.T) string {
 	t.Helper()
 	sets, err := c.Host(lab.Gateway).Exec(ctx, "sh", "-ec", "ipset save | sed 's/ hash:.*//' | sort")
@@ -192,8 +192,8 @@ func (c *crashes) programmed(ctx context.Context, t *testing.T) string {
 	return sets + strings.Join(other, "") + strings.Join(chains, "")
 }
 
-// killOnce changes the objects, kills smartnatd, starts it again and returns how long it then took until the kernel was as it
-// is to be.
+// killOnce changes the objects, kills smartnatd, starts it again and returns how long it then took until the kernel had the wanted
+// state.
 func (c *crashes) killOnce(ctx context.Context, t *testing.T, m manner, random *rand.Rand) time.Duration {
 	t.Helper()
 	c.variant = (c.variant + 1 + random.IntN(len(variants)-1)) % len(variants)
@@ -215,12 +215,12 @@ func (c *crashes) killOnce(ctx context.Context, t *testing.T, m manner, random *
 		}
 		return nil
 	}); err != nil {
-		t.Fatalf("killed %s, and the kernel is not as it is to be: %v\nthe log since the start:\n%s", m.name, err, c.daemon.Log()[skip:])
+		t.Fatalf("killed %s: the kernel does not reach the wanted state: %v\nthe log since the start:\n%s", m.name, err, c.daemon.Log()[skip:])
 	}
 	return time.Since(started)
 }
 
-// aWhile is about how long a change takes to get from the API to the kernel, or smartnatd to start.
+// aWhile is about the time that a change takes from the API to the kernel, or that smartnatd takes to start.
 const aWhile = 500 * time.Millisecond
 
 func within(random *rand.Rand, d time.Duration) time.Duration {
@@ -237,7 +237,7 @@ func killAlone(_ context.Context, w *world, random *rand.Rand) error {
 	return w.killAlone()
 }
 
-// killAlone kills smartnatd, and leaves a program that it runs alone.
+// killAlone kills smartnatd, but not its child processes.
 func (w *world) killAlone() error {
 	if err := unix.Kill(w.daemon.PID(), unix.SIGKILL); err != nil {
 		return fmt.Errorf("killing smartnatd: %w", err)
@@ -255,8 +255,7 @@ func killStarting(ctx context.Context, w *world, random *rand.Rand) error {
 	return w.daemon.Kill()
 }
 
-// killWriting has the next restore program kill smartnatd, in its way. Where the change needs none, smartnatd is killed all
-// the same.
+// killWriting makes the next restore program kill smartnatd, as how says.
 func killWriting(how string) func(context.Context, *world, *rand.Rand) error {
 	return func(ctx context.Context, w *world, _ *rand.Rand) error {
 		if err := w.Host(lab.Gateway).WriteFile(interception, how); err != nil {

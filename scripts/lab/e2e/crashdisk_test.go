@@ -19,13 +19,13 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// saved is where smartnatd keeps what it knows.
+// saved is the file in which smartnatd saves objects.
 const (
 	folder = "/var/lib/smartnat"
 	saved  = folder + "/objects.jsonl"
 )
 
-// testBadDisk has the disk full, then what is on it torn while there is nobody else to ask: traffic does not notice.
+// testBadDisk fills the disk, then damages the saved file while the relay is unreachable: traffic must not notice either.
 func testBadDisk(t *testing.T, w *world) {
 	w.namespace(t, "disk", 1)
 	mapping := func(port uint16) string {
@@ -62,16 +62,16 @@ func testBadDisk(t *testing.T, w *world) {
 	w.gateway(t, "fallocate -l 4096 "+folder+"/ballast")
 	w.mapping(t, "disk", mapping(981))
 	reached(981)
-	if err := w.daemon.Stop(ctx); err != nil { // which saves what has not been saved yet
+	if err := w.daemon.Stop(ctx); err != nil { // it saves pending changes
 		t.Error(err)
 	}
 	w.awaitLog(ctx, t, skip, "failed to save snapshot", "no space left on device")
 	if left := w.gateway(t, "ls "+folder); left != "ballast\n" {
-		t.Errorf("what did not fit is left behind: %s", left)
+		t.Errorf("an incomplete file is left: %s", left)
 	}
 	unmount()
 
-	// alone starts smartnatd while nobody answers, until it says why it waits. What the kernel holds has to do meanwhile.
+	// alone starts smartnatd while the relay is stopped, until it logs why it waits. The kernel must keep forwarding meanwhile.
 	alone := func(why ...string) {
 		if err := w.relay.Signal(unix.SIGSTOP); err != nil {
 			t.Fatal(err)

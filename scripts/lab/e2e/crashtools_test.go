@@ -18,10 +18,10 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// interception tells the next restore program how to kill smartnatd.
+// interception is the file that says how the next restore program kills smartnatd.
 const interception = "/run/intercept"
 
-// interceptor kills the program that feeds it.
+// interceptor is the start of a script that kills its parent, smartnatd.
 const interceptor = `if [ "$1" != --version ] && how=$(cat ` + interception + ` 2>/dev/null) && rm ` + interception + `; then
 	case $how in
 	before) kill -9 $PPID; exit 1;;
@@ -33,7 +33,7 @@ const interceptor = `if [ "$1" != --version ] && how=$(cat ` + interception + ` 
 fi
 `
 
-// interceptRestores teaches the gateway's restore programs to kill smartnatd when they are told to, until the test ends.
+// interceptRestores puts interceptor into the gateway's restore programs until the test ends.
 func (w *world) interceptRestores(ctx context.Context, t *testing.T) {
 	t.Helper()
 	gateway := w.Host(lab.Gateway)
@@ -49,7 +49,7 @@ func (w *world) interceptRestores(ctx context.Context, t *testing.T) {
 		}
 		first, last, found := strings.Cut(script, "exec ")
 		if !found {
-			t.Fatalf("%s is no script that runs the real one:\n%s", path, script)
+			t.Fatalf("%s is not the script that runs the real program:\n%s", path, script)
 		}
 		program, _, _ := strings.Cut(last, " ")
 		if err := gateway.WriteFile(path, first+fmt.Sprintf(interceptor, program)+"exec "+last); err != nil {
@@ -63,23 +63,23 @@ func (w *world) interceptRestores(ctx context.Context, t *testing.T) {
 	}
 }
 
-// intruder sends all the time what is to get nowhere and to be met by silence.
+// intruder keeps sending packets that must not get through and must not be answered.
 type intruder struct {
 	name     string
 	host     *lab.Host
 	from, to netip.AddrPort
-	// arrivals is where the packets come to the gateway, successes where those of success show that one got in.
+	// arrivals captures the packets where they reach the gateway, successes where a packet that matches success proves a leak.
 	arrivals, successes *lab.Capture
 	success             func(lab.Packet) bool
-	// arrived and succeeded count them.
+	// arrived and succeeded count these packets.
 	arrived, succeeded int
 }
 
-// startIntruders has a source that is not allowed to a Mapping, and a neighbour who knows the way over the boundary, try until
-// what is returned ends them and says how that went.
+// startIntruders starts sources that no Mapping allows, and neighbours that send packets for pods to the gateway. The returned
+// function stops them and reports leaks.
 func startIntruders(ctx context.Context, t *testing.T, w *world) (stop func()) {
 	t.Helper()
-	const tries, unused = 20000, 9999 // ports of theirs, and one by which nobody else sends to pods
+	const tries, unused = 20000, 9999 // the intruders' ports, and one without other traffic to pods
 	var all []*intruder
 	for _, family := range []struct{ name, source, closed, neighbour, pods, gateway, pod string }{
 		{"IPv4", lab.Client2Address, "198.51.100.12", "198.51.100.66", lab.PodNetwork, lab.External1, w.podAddress(t, "crash", podName(0))},
@@ -122,14 +122,14 @@ func startIntruders(ctx context.Context, t *testing.T, w *world) (stop func()) {
 		group.Wait()
 		for _, i := range all {
 			if i.arrived < 100 || i.succeeded > 0 {
-				t.Errorf("%s: %d packets came to the gateway, %d got further or were answered", i.name, i.arrived, i.succeeded)
+				t.Errorf("%s: %d packets reached the gateway, %d got through or were answered", i.name, i.arrived, i.succeeded)
 			}
-			t.Logf("%s: %d packets came to the gateway", i.name, i.arrived)
+			t.Logf("%s: %d packets reached the gateway", i.name, i.arrived)
 		}
 	}
 }
 
-// run sends and counts until the context ends.
+// run sends and counts until ctx ends.
 func (i *intruder) run(ctx context.Context) error {
 	const often, ports = 2 * time.Millisecond, 10_000
 	for n := uint16(0); ctx.Err() == nil; n = (n + 1) % ports {

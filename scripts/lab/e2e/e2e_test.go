@@ -20,7 +20,7 @@ import (
 func TestLegacy(t *testing.T)   { testBackend(t, "legacy") }
 func TestNFTables(t *testing.T) { testBackend(t, "nft") }
 
-// testBackend runs everything in one lab: the tests keep apart by namespaces, addresses and ports.
+// testBackend runs all tests in one lab, isolated by namespaces, addresses and ports.
 func testBackend(t *testing.T, backend string) {
 	w := newWorld(t, backend)
 	type scene struct {
@@ -39,7 +39,7 @@ func testBackend(t *testing.T, backend string) {
 		{"an IPv6 source that is not allowed gets silence", testSources6},
 		{"a Service without IPv6 works by IPv4", testFamilyMissing},
 		{"flows leave an endpoint that is not ready", testFlowsMove},
-		{"flows to nobody are refused and come back", testScaleToZero},
+		{"flows to a Service without endpoints are refused and come back", testScaleToZero},
 		{"a terminating endpoint finishes what it has begun", testTerminating},
 		{"flows end with their Mapping", testFlowsEnd},
 		{"flows follow a Service to its new address", testServiceRecreated},
@@ -64,7 +64,7 @@ func testBackend(t *testing.T, backend string) {
 		{"a next hop that is down is left out", testNextHop},
 		{"hands in our rules", testHands},
 	}
-	if backend == "nft" { // the only one that firewalld knows
+	if backend == "nft" { // the only one that firewalld supports
 		scenes = append(scenes, scene{"a firewalld that is reloaded", testFirewalld})
 	}
 	scenes = append(scenes, []scene{
@@ -73,7 +73,7 @@ func testBackend(t *testing.T, backend string) {
 		{"a gateway that boots alone knows what to do", testBootAlone},
 		{"a disk that is full, and one that is damaged", testBadDisk},
 		{"a smartnatd that is killed again and again leaves no trace", testCrashes},
-		{"cleanup leaves the gateway as it was", testCleanup}, // last: nothing works after it
+		{"cleanup leaves the gateway as it was", testCleanup}, // last, since nothing works after it
 	}...)
 	for _, test := range scenes {
 		t.Run(test.name, func(t *testing.T) { test.run(t, w) })
@@ -94,7 +94,7 @@ func testServiceMode(t *testing.T, w *world) {
 					t.Errorf("%s:%d/%s led to the pod's port %d, want 8080", external, port, protocol, answer.Port)
 				}
 				if answer.Client.Addr().String() == lab.ClientAddress {
-					t.Errorf("%s:%d/%s: the pod saw the client's own address: not masqueraded", external, port, protocol)
+					t.Errorf("%s:%d/%s: not masqueraded: the pod saw the client's own address", external, port, protocol)
 				}
 			}
 		}
@@ -148,7 +148,7 @@ func testEndpointChanges(t *testing.T, w *world) {
 	w.addPod(ctx, t, "changes", "echo-1")
 	w.await(t, lab.Client, "tcp", address, only("echo-1"))
 
-	// It still answers, so nothing but the rules keeps connections from it.
+	// It still answers, so only the rules keep connections away from it.
 	if err := w.SetReady(ctx, "changes", "echo-0", false); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func testReplyUplink(t *testing.T, w *world) {
 			}
 		}
 	}
-	// The host's own answers go by the same rule: a port that no Mapping has.
+	// The host's own replies, from a port that no Mapping has, follow the same rule.
 	server, err := w.Host(lab.Gateway).Serve(2222)
 	if err != nil {
 		t.Fatal(err)
@@ -208,12 +208,12 @@ func testReplyUplink(t *testing.T, w *world) {
 	defer func() { _ = server.Close() }()
 	for _, external := range []string{lab.External1, lab.External2} {
 		if answer := w.await(t, lab.Client, "tcp", lab.Join(external, 2222), nil); answer.Pod != lab.Gateway {
-			t.Errorf("port 2222 of %s is %s's, want the gateway's own", external, answer.Pod)
+			t.Errorf("port 2222 of %s leads to %s, want the gateway itself", external, answer.Pod)
 		}
 	}
 }
 
-// expectReplies has the client speak to an address and looks at what leaves the gateway with that source by a link.
+// expectReplies makes the client connect to an address and checks whether the replies, by their source, leave by a link.
 func (w *world) expectReplies(ctx context.Context, t *testing.T, link string, want bool, protocol, address string) {
 	t.Helper()
 	capture, err := w.Host(lab.Gateway).Capture(link)
@@ -238,7 +238,7 @@ func (w *world) expectReplies(ctx context.Context, t *testing.T, link string, wa
 		}
 	}
 	if want && replies < times || !want && replies > 0 {
-		t.Errorf("%s by %s: %d packets of %d connections' replies left by %s; want them there: %t", address, protocol, replies, times, link, want)
+		t.Errorf("%s by %s: %d reply packets of %d connections left by %s, want any: %t", address, protocol, replies, times, link, want)
 	}
 }
 
@@ -250,23 +250,23 @@ func testDeletion(t *testing.T, w *world) {
 	if _, err := w.Kubectl(timeout(t, patience), "delete", "mapping", "echo", "-n", "deletion"); err != nil {
 		t.Fatal(err)
 	}
-	// What is left is a port of the host that nobody listens on.
+	// Without rules, the address is the host's own, and no program listens on the port.
 	w.awaitRefusal(t, lab.Client, "tcp", address)
 }
 
 func testCleanup(t *testing.T, w *world) {
 	ctx := timeout(t, time.Minute)
 	if out, err := w.Smartnatd(ctx, "cleanup"); err == nil || !strings.Contains(out, "already running") {
-		t.Errorf("cleanup beside a running smartnatd: %v, %q; want it refused", err, out)
+		t.Errorf("cleanup while smartnatd runs: %v, %q; want an error", err, out)
 	}
 	if tables := w.gateway(t, "nft list tables inet"); !strings.Contains(tables, "table inet smartnat-hold\n") {
-		t.Errorf("while smartnatd runs the tables of nf_tables are %q", tables)
+		t.Errorf("the tables of nf_tables are %q while smartnatd runs", tables)
 	}
 	if err := w.daemon.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if tables := w.gateway(t, "nft list tables inet"); strings.Contains(tables, "smartnat") {
-		t.Errorf("what smartnatd was to take with it: %q", tables)
+		t.Errorf("smartnatd left its tables: %q", tables)
 	}
 	out, err := w.Smartnatd(ctx, "cleanup")
 	if err != nil {
@@ -274,18 +274,18 @@ func testCleanup(t *testing.T, w *world) {
 	}
 	t.Log(out)
 	if diff := cmp.Diff(w.before, w.kernel(ctx, t)); diff != "" {
-		t.Errorf("the kernel is not as it was (-before +after):\n%s", diff)
+		t.Errorf("cleanup left changes (-before +after):\n%s", diff)
 	}
 	w.expectClosed(t)
 }
 
-// expectClosed checks that no address of a Mapping leads anywhere any more.
+// expectClosed checks that no address of a Mapping is reachable any more.
 func (w *world) expectClosed(t *testing.T) {
 	t.Helper()
 	w.awaitRefusal(t, lab.Client, "tcp", lab.Join("198.51.100.11", 80))
 }
 
-// podAddress is the IP of a pod.
+// podAddress returns the IPv4 address of a pod.
 func (w *world) podAddress(t *testing.T, namespace, name string) string {
 	t.Helper()
 	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIP}")
@@ -295,7 +295,7 @@ func (w *world) podAddress(t *testing.T, namespace, name string) string {
 	return ip
 }
 
-// podAddress6 is its other one.
+// podAddress6 returns its IPv6 address.
 func (w *world) podAddress6(t *testing.T, namespace, name string) string {
 	t.Helper()
 	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIPs[1].ip}")
@@ -305,7 +305,7 @@ func (w *world) podAddress6(t *testing.T, namespace, name string) string {
 	return ip
 }
 
-// awaitRules polls the gateway's nat table until accept likes it.
+// awaitRules polls the gateway's nat table until accept returns true.
 func (w *world) awaitRules(t *testing.T, accept func(rules string) bool) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {

@@ -14,8 +14,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// testEgress: what a pod opens leaves with its Mapping's address and by that one's uplink, which is not that of the default
-// route; the oldest Mapping wins, and what is inside stays inside.
+// testEgress checks that connections of a pod leave with its Mapping's address by that address's uplink, which is not that of the
+// default route, that the oldest Mapping wins, and that inside traffic keeps the pod's address.
 func testEgress(t *testing.T, w *world) {
 	w.namespace(t, "egress", 1)
 	for _, host := range []string{lab.Client, lab.Gateway} {
@@ -27,7 +27,7 @@ func testEgress(t *testing.T, w *world) {
 	}
 	const pod = "echo-0.egress"
 	outside := []string{lab.Join(lab.ClientAddress, 7000), lab.Join(lab.ClientAddress6, 7000)}
-	w.expectSilence(t, pod, "udp", outside[0]) // nobody knows the way back to a pod
+	w.expectSilence(t, pod, "udp", outside[0]) // there is no route back to a pod
 
 	w.apply(t, mappingYAML("egress", "older", `addresses: [203.0.113.13, "2001:db8:2::13"], serviceName: echo, egress: true, ports: [{port: 1200, servicePort: 8080}]`))
 	leavesBy := func(addresses ...string) {
@@ -44,11 +44,11 @@ func testEgress(t *testing.T, w *world) {
 	for protocol, address := range map[string]string{"tcp": lab.Join(lab.GatewayAddress, 7000), "udp": lab.Join(lab.GatewayAddress6, 7000)} {
 		answer := w.await(t, pod, protocol, address, nil)
 		if client := answer.Client.Addr().String(); client != w.podAddress(t, "egress", "echo-0") && client != w.podAddress6(t, "egress", "echo-0") {
-			t.Errorf("to the inside the pod came as %s, want its own address", client)
+			t.Errorf("an inside host saw the pod as %s, want its own address", client)
 		}
 	}
 
-	// By its name alone the younger one would win.
+	// In order of names, the younger one would win.
 	awaitNextSecond(t)
 	skip := len(w.daemon.Log())
 	w.apply(t, mappingYAML("egress", "less-old", `addresses: [198.51.100.13, "2001:db8:1::13"], serviceName: echo, egress: true, ports: [{port: 1200, servicePort: 8080}]`))
@@ -63,7 +63,7 @@ func testEgress(t *testing.T, w *world) {
 	w.awaitEnd(t, pod, "udp", outside[0])
 }
 
-// expectUplink has a host speak to an address outside and looks by which uplink that leaves.
+// expectUplink makes a host send to an outside address and checks by which uplink that leaves.
 func (w *world) expectUplink(t *testing.T, host, address, source, link, other string) {
 	t.Helper()
 	for name, want := range map[string]bool{link: true, other: false} {
@@ -89,7 +89,7 @@ func (w *world) expectUplink(t *testing.T, host, address, source, link, other st
 	}
 }
 
-// awaitNextSecond waits until objects get a later creationTimestamp than those before.
+// awaitNextSecond waits until new objects get a later creationTimestamp.
 func awaitNextSecond(t *testing.T) {
 	t.Helper()
 	next := time.Now().Truncate(time.Second).Add(time.Second)
@@ -114,11 +114,11 @@ func (w *world) awaitEnd(t *testing.T, host, protocol, address string) {
 		}
 		return nil
 	}); err != nil {
-		t.Errorf("%s to %s by %s: want an end: %v", host, address, protocol, err)
+		t.Errorf("%s to %s by %s: want no answer: %v", host, address, protocol, err)
 	}
 }
 
-// testKeepSource: a pod that answers by way of the gateway may see who speaks to it.
+// testKeepSource checks that, without the masquerade, a pod that routes back through the gateway sees the client's address.
 func testKeepSource(t *testing.T, w *world) {
 	w.namespace(t, "keep", 1)
 	w.mapping(t, "keep", `addresses: [198.51.100.13, 203.0.113.13, "2001:db8:1::13", "2001:db8:2::13"], serviceName: echo, mode: endpoints, masquerade: false,
@@ -132,14 +132,14 @@ func testKeepSource(t *testing.T, w *world) {
 			if got := answer.Client.Addr().String(); got != client {
 				t.Errorf("%s by %s: the pod saw %s, want the client's own %s", external, protocol, got, client)
 			}
-			// From the inside the answer would pass the gateway by.
+			// Replies to an inside client would bypass the gateway, so that one is masqueraded.
 			w.await(t, "echo-0.keep", protocol, lab.Join(external, 1210), nil)
 			w.await(t, lab.Node2, protocol, lab.Join(external, 1210), nil)
 		}
 	}
 }
 
-// testHairpin: a pod, also the one that is meant, a node and the gateway itself reach a Service by its external address.
+// testHairpin checks that a pod, even the endpoint itself, a node and the gateway reach a Service by its external address.
 func testHairpin(t *testing.T, w *world) {
 	w.namespace(t, "hairpin", 1)
 	for mode, port := range map[string]uint16{"service": 1220, "endpoints": 1221} {
@@ -155,7 +155,8 @@ func testHairpin(t *testing.T, w *world) {
 	}
 }
 
-// testForwardedOnly: where the config says so, the gateway itself is told what listens on it, and nobody else sees a difference.
+// testForwardedOnly checks that, with forwardedOnly, the gateway's own connections to an external address are not translated, and that
+// nothing else changes.
 func testForwardedOnly(t *testing.T, w *world) {
 	w.namespace(t, "forwarded", 1)
 	w.mapping(t, "forwarded", `addresses: [198.51.100.13, "2001:db8:2::13"], serviceName: echo, ports: [{port: 1225, servicePort: 8080}]`)

@@ -21,8 +21,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// TestFailStatic breaks all that smartnatd learns from, one after the other, under traffic: none of it is missed, the kernel
-// stays as it is, and the log says what is wrong and when it is over.
+// TestFailStatic breaks each thing that smartnatd gets objects from, one after the other, under traffic: traffic must not notice, the
+// kernel must not change, and the log must name the cause and the recovery.
 func TestFailStatic(t *testing.T) {
 	w := newWorld(t, "nft")
 	w.namespace(t, "static", 2)
@@ -37,9 +37,9 @@ func TestFailStatic(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name string
-		// begin breaks something, and returns what mends it.
+		// begin breaks something, and returns a function that repairs it.
 		begin func(ctx context.Context, t *testing.T, w *world) (end func() error)
-		// why is what the log says of it; nothing where smartnatd need not even notice.
+		// why is part of the log message; empty if smartnatd need not notice.
 		why string
 	}{
 		{"etcd and the API server are killed", killControlPlane, ""},
@@ -56,7 +56,7 @@ func TestFailStatic(t *testing.T) {
 			skip := len(w.daemon.Log())
 			end := test.begin(ctx, t, w)
 			if test.why != "" {
-				// Silence is noticed after 15 s, and a connection given up after 5; without care it would be 50 s in all.
+				// The limit of 40 s covers 15 s until silence is noticed plus 5 s for a connection attempt. Without timeouts it would take 50 s.
 				w.awaitLogFor(ctx, t, 40*time.Second, skip, "lost connection", test.why)
 			}
 			traffic.awaitRounds(ctx, t, 20)
@@ -78,10 +78,10 @@ func TestFailStatic(t *testing.T) {
 					want = 0
 				}
 				if n := strings.Count(log, line); n != want {
-					t.Errorf("%q is said %d times, want %d:\n%s", line, n, want, log)
+					t.Errorf("%q logged %d times, want %d:\n%s", line, n, want, log)
 				}
 			}
-			// The next outage is noticed without the pauses that this one has led to.
+			// Restart, so that the next outage is noticed without the backoff of this one.
 			if err := w.daemon.Restart(ctx); err != nil {
 				t.Fatal(err)
 			}
@@ -115,7 +115,7 @@ func killRelay(ctx context.Context, t *testing.T, w *world) func() error {
 	return func() error { return w.relay.Restart(ctx) }
 }
 
-// dropRelay has packets for the relay dropped, of which nobody is told.
+// dropRelay drops packets to the relay without an error.
 func dropRelay(ctx context.Context, t *testing.T, w *world) func() error {
 	drop := func(action string) error {
 		_, err := w.Host(lab.Node1).Exec(ctx, "iptables", "--wait", action, "INPUT", "--protocol", "tcp", "--dport", "8443", "--jump", "DROP")
@@ -127,7 +127,7 @@ func dropRelay(ctx context.Context, t *testing.T, w *world) func() error {
 	return func() error { return drop("--delete") }
 }
 
-// replaceRelay has somebody else answer where the relay did, with a certificate of its name.
+// replaceRelay runs another server at the relay's address, with a certificate for its name.
 func replaceRelay(valid time.Duration, answer http.HandlerFunc) func(context.Context, *testing.T, *world) func() error {
 	return func(ctx context.Context, t *testing.T, w *world) func() error {
 		start := killRelay(ctx, t, w)
@@ -144,7 +144,7 @@ func replaceRelay(valid time.Duration, answer http.HandlerFunc) func(context.Con
 		}
 		server := &http.Server{
 			Handler: answer, TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
-			ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // of handshakes that fail
+			ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // failed handshakes
 		}
 		go func() { _ = server.ServeTLS(listener, "", "") }()
 		t.Cleanup(func() { _ = server.Close() })
@@ -157,7 +157,7 @@ func page(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("<html>It works!</html>"))
 }
 
-// nonsense is an empty list, but of nothing that was asked for.
+// nonsense answers with an empty list of a kind that was not requested.
 func nonsense(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write([]byte(`{"kind":"Status","apiVersion":"v1","metadata":{"resourceVersion":"7"},"status":"Success"}`))

@@ -16,8 +16,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// testFirewalld: a firewalld that starts, is reloaded and stops flushes the tables of iptables each time, whatever is in
-// them. All of ours is back at once. It knows iptables by the back end of the distribution, which is nf_tables.
+// testFirewalld starts, reloads and stops firewalld, which each time flushes all tables of iptables: SmartNat's rules must be back at
+// once. firewalld uses the back end of the distribution, which is nf_tables.
 func testFirewalld(t *testing.T, w *world) {
 	testenv.RequireTool(t, "firewalld")
 	w.namespace(t, "firewalld", 1)
@@ -51,8 +51,8 @@ func testFirewalld(t *testing.T, w *world) {
 		t.Logf("%s took %v, and is repaired %v later", what, took.Round(time.Millisecond), (time.Since(started) - took).Round(time.Millisecond))
 		forwards("after " + what)
 	}
-	// Its reverse path filter for IPv6 looks up the way back with the packet's mark: a reply's way is that of its uplink, by
-	// which it did not come.
+	// Its reverse path filter for IPv6 looks up the route back with the packet's mark, which for a reply is the route by its uplink, not
+	// the link that it came in by.
 	w.gateway(t, "sed -i s/^IPv6_rpfilter=.*/IPv6_rpfilter=no/ /etc/firewalld/firewalld.conf")
 	w.gateway(t, "mkdir -p /run/dbus /run/firewalld")
 	if _, err := w.Host(lab.Gateway).Start("dbus", nil, "dbus-daemon", "--system", "--nofork", "--nopidfile"); err != nil {

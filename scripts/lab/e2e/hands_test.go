@@ -21,23 +21,23 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// repaired is how soon all has to be as it was; it takes a fraction of a second, and this is for a machine that is busy.
+// repaired bounds the time of a repair. A repair takes a fraction of a second; the rest allows for a busy machine.
 const repaired = 10 * time.Second
 
-// hand is what somebody does to what is ours on the gateway, the kind that the log names, what undoes the rest, and the only
-// back end that it harms, where there is one.
+// hand is an external modification of SmartNat's state on the gateway: the script, the kind that the log names, a script that undoes the
+// rest, and the only back end that it applies to, if any.
 type hand struct{ name, script, kind, after, backend string }
 
-// hands are those that connections live through. What takes addresses and links away has tests of its own.
+// hands are the modifications that connections survive. Removed addresses and links have their own tests.
 var hands = []hand{
 	{name: "iptables -F", script: "iptables -F; iptables -t nat -F; ip6tables -t mangle -F", kind: "iptables"},
-	// On nf_tables these would take the translation itself out of the kernel, if smartnatd did not hold on to it.
+	// On nf_tables these would remove the translation itself from the kernel, if smartnatd did not hold it.
 	{
 		name: "iptables -F and -X of everything", kind: "iptables",
 		script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done",
 	},
 	{name: "nft flush ruleset", script: "nft flush ruleset", kind: "iptables", backend: "nf_tables"},
-	{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // to destroy one takes rules that nobody puts back at once
+	{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // destroying a set needs its rules removed first
 	{name: "another's rule above ours", script: "iptables -I FORWARD -i eth9 -j ACCEPT", kind: "iptables", after: "iptables -D FORWARD -i eth9 -j ACCEPT"},
 	{
 		name:   "ip rule flush",
@@ -51,12 +51,12 @@ var hands = []hand{
 	{name: "a strict reverse path filter", script: "echo 1 > /proc/sys/net/ipv4/conf/eth2/rp_filter", kind: "sysctl"},
 }
 
-// testHands: what somebody does to what is ours is noticed, said and repaired, connections live through it, and who may not
-// come in does not.
+// testHands checks that smartnatd notices, logs and repairs external modifications, that connections survive them, and that a forbidden
+// source still does not get in.
 func testHands(t *testing.T, w *world) {
 	w.namespace(t, "hands", 2)
 	allowed := []string{lab.ClientAddress + "/32", `"` + lab.ClientAddress6 + `/128"`}
-	for i := range 70 { // so many are a set
+	for i := range 70 { // enough for a set
 		allowed = append(allowed, fmt.Sprintf("198.18.%d.0/24", i), fmt.Sprintf(`"2001:db8:f:%x::/64"`, i))
 	}
 	w.mapping(t, "hands", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
@@ -94,7 +94,7 @@ func testHands(t *testing.T, w *world) {
 	}
 }
 
-// repair has a hand do harm, and waits until that is said and the kernel and traffic are as they were.
+// repair applies a modification, and waits until it is logged and both the kernel and traffic are as before.
 func (w *world) repair(ctx context.Context, t *testing.T, hand hand, before, addresses []string) {
 	t.Helper()
 	skip := len(w.daemon.Log())
@@ -125,8 +125,8 @@ func sorted(text string) []string {
 	return lines
 }
 
-// keepTalking has a flow that lasts exchange messages until ctx ends. Packets may get lost while the kernel is not as it
-// should be: TCP sends them again, and for UDP the next one does.
+// keepTalking exchanges messages on a flow until ctx ends. Packets may get lost until the repair: TCP retransmits them, and for UDP the
+// next message follows.
 func keepTalking(ctx context.Context, name string, flow *lab.Flow) error {
 	udp := strings.HasPrefix(name, "udp")
 	answered := time.Now()
@@ -150,7 +150,7 @@ func keepTalking(ctx context.Context, name string, flow *lab.Flow) error {
 	return ctx.Err()
 }
 
-// intrude tries to come in from an address that is not allowed until ctx ends, and fails when it is answered.
+// intrude connects from an address that is not allowed until ctx ends, and fails if it gets an answer.
 func (w *world) intrude(ctx context.Context, protocol, address string) error {
 	for ctx.Err() == nil {
 		try, cancel := context.WithTimeout(ctx, 200*time.Millisecond)

@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// testIPv6: all that IPv4 does, by both uplinks and in both modes, for Services of both families.
+// testIPv6 repeats the IPv4 tests over both uplinks and in both modes, for Services of both families.
 func testIPv6(t *testing.T, w *world) {
 	w.namespace(t, "six", 2)
 	for _, mode := range []struct {
@@ -46,7 +46,7 @@ func testIPv6(t *testing.T, w *world) {
 			w.expectReplies(ctx, t, uplink.other, false, protocol, address)
 		}
 	}
-	// The host's own answers, too.
+	// The host's own replies, too.
 	server, err := w.Host(lab.Gateway).Serve(2226)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func testIPv6(t *testing.T, w *world) {
 	}
 }
 
-// testSources6: a source that is not allowed gets silence, also when the Mapping allows sources of the other family alone.
+// testSources6 checks that a forbidden source gets no answer, even if the Mapping allows only sources of the other family.
 func testSources6(t *testing.T, w *world) {
 	w.namespace(t, "sources6", 1)
 	w.apply(t, mappingYAML("sources6", "echo", `addresses: ["2001:db8:1::11", 198.51.100.11], allowedSources: ["2001:db8:c::10/128"], serviceName: echo,
@@ -70,7 +70,7 @@ func testSources6(t *testing.T, w *world) {
 	w.expectSilence(t, lab.Rogue, "tcp", lab.Join("2001:db8:1::11", 6090))
 }
 
-// testFamilyMissing: what the Service lacks is said, and the other half works.
+// testFamilyMissing checks that a family that the Service lacks is reported, and that the other one works.
 func testFamilyMissing(t *testing.T, w *world) {
 	w.namespace(t, "four", 1)
 	w.apply(t, "apiVersion: v1\nkind: Service\nmetadata: {name: echo4, namespace: four}\n"+

@@ -16,11 +16,11 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// promptly is how soon a change of the host's links has to be followed. The next resync is minutes away, so that nothing but
-// an event does it; a second is the goal, and one more is for a machine that is busy.
+// promptly bounds the time to follow a change of the host's links. The next resync is minutes away, so only an event can trigger it; the
+// goal is a second, and one more allows for a busy machine.
 const promptly = 2 * time.Second
 
-// gateway runs a command line on the gateway that must succeed.
+// gateway runs a shell command on the gateway that must succeed.
 func (w *world) gateway(t *testing.T, line string) string {
 	t.Helper()
 	out, err := w.Host(lab.Gateway).Exec(timeout(t, patience), strings.Fields(line)...)
@@ -30,7 +30,7 @@ func (w *world) gateway(t *testing.T, line string) string {
 	return out
 }
 
-// awaitPromptly waits until what a command line prints on the gateway is what accept wants.
+// awaitPromptly waits until accept returns true for the output of a command on the gateway.
 func (w *world) awaitPromptly(t *testing.T, line string, accept func(string) bool) {
 	t.Helper()
 	started := time.Now()
@@ -53,8 +53,8 @@ func hasNot(part string) func(string) bool {
 	return func(s string) bool { return !strings.Contains(s, part) }
 }
 
-// testAddresses: an address that comes is forwarded from at once, and one that goes no longer. Connections await its return,
-// but for those that nobody may have any more then.
+// testAddresses checks that a new address is forwarded at once, and a removed one no longer. Connections survive until it is back, unless
+// their source is revoked meanwhile.
 func testAddresses(t *testing.T, w *world) {
 	w.namespace(t, "addresses", 1)
 	w.mapping(t, "addresses", `addresses: [198.51.100.12, 203.0.113.15, "2001:db8:2::15"], serviceName: echo, ports: [{port: 1500, servicePort: 8080}]`)
@@ -95,7 +95,7 @@ func testAddresses(t *testing.T, w *world) {
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1500), nil)
 }
 
-// testLinkFlap: an uplink that goes takes its routes with it and nothing else, and all is as it was when it is back.
+// testLinkFlap checks that an uplink that goes down loses only its own routes, and that everything is as before once it is back.
 func testLinkFlap(t *testing.T, w *world) {
 	w.namespace(t, "flap", 1)
 	w.mapping(t, "flap", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, ports: [{port: 1510, servicePort: 8080}]`)
@@ -118,7 +118,7 @@ func testLinkFlap(t *testing.T, w *world) {
 	if err := w.Host(lab.Gateway).SetLink("eth2", true); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 5 { // the kernel forgets IPv6's addresses with the link, who configured them has to do it again
+	for i := range 5 { // the kernel removes IPv6 addresses with the link
 		w.gateway(t, fmt.Sprintf("ip address replace 2001:db8:2::1%d/64 dev eth2 nodad", i))
 	}
 	for i, table := range tables {
@@ -131,8 +131,8 @@ func testLinkFlap(t *testing.T, w *world) {
 	}
 }
 
-// testGatewayChange: interfaces by pattern, and gateways that nobody configured: they are found by the default route of the
-// link and by their place in its network, and followed.
+// testGatewayChange checks interfaces given by pattern, and gateways that are not configured but found, by the default route of the
+// link and by their position in its network, and followed.
 func testGatewayChange(t *testing.T, w *world) {
 	w.namespace(t, "found", 1)
 	w.mapping(t, "found", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:1::12", "2001:db8:2::12"], serviceName: echo, ports: [{port: 1520, servicePort: 8080}]`)
@@ -151,7 +151,7 @@ func testGatewayChange(t *testing.T, w *world) {
 	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:1::12", "2001:db8:2::12"} {
 		w.await(t, lab.Client, "tcp", lab.Join(external, 1520), nil)
 	}
-	// A link that comes is one more uplink.
+	// A new link becomes one more uplink.
 	for _, line := range []string{"ip link add eth9 type veth peer name end9", "ip link set end9 up", "ip address add 198.18.0.10/24 dev eth9", "ip link set eth9 up"} {
 		w.gateway(t, line)
 	}
@@ -167,7 +167,7 @@ func testGatewayChange(t *testing.T, w *world) {
 	} {
 		table := "ip " + family.option + " route show table 7380"
 		if routes := w.gateway(t, table); !has("default via " + family.gateway + " dev eth1")(routes) {
-			t.Errorf("the first uplink's routes are:\n%s\nwant them by the default route's %s", routes, family.gateway)
+			t.Errorf("the first uplink's routes are:\n%s\nwant the gateway of the default route, %s", routes, family.gateway)
 		}
 		if _, err := w.Host(lab.Router).Exec(ctx, "ip", "address", "replace", family.other+family.prefix, "dev", "eth1"); err != nil {
 			t.Fatal(err)
@@ -180,7 +180,7 @@ func testGatewayChange(t *testing.T, w *world) {
 	}
 }
 
-// testNextHop: a node that is down is not a way to the ClusterIPs, and one that is back is.
+// testNextHop checks that a node that is down is no next hop for ClusterIPs until it is back.
 func testNextHop(t *testing.T, w *world) {
 	w.namespace(t, "nexthop", 1) // on node1
 	w.mapping(t, "nexthop", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: service, ports: [{port: 1530, servicePort: 8080}]`)
@@ -214,7 +214,7 @@ func testNextHop(t *testing.T, w *world) {
 	t.Logf("left out after %v", time.Since(started).Round(time.Millisecond))
 	ctx := timeout(t, patience)
 	for _, address := range externals("12", 1530) {
-		for range 20 { // half of them would go by node2
+		for range 20 { // node2 would get half of them
 			if _, err := w.echo(ctx, lab.Client, "tcp", address); err != nil {
 				t.Errorf("node2 is down: %v", err)
 				break

@@ -17,10 +17,10 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// metricsURL is where smartnatd serves what an operator can see, unless its config says otherwise.
+// metricsURL is where smartnatd serves metrics and probes by default.
 const metricsURL = "http://127.0.0.1:9470"
 
-// ask returns what smartnatd answers there.
+// ask returns the response to a request for path.
 func (w *world) ask(ctx context.Context, t *testing.T, path string) (int, string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+path, nil)
@@ -39,7 +39,7 @@ func (w *world) ask(ctx context.Context, t *testing.T, path string) (int, string
 	return response.StatusCode, string(body)
 }
 
-// metric returns the value of one, which is named with all its labels.
+// metric returns the value of a metric, named with all its labels.
 func (w *world) metric(ctx context.Context, t *testing.T, name string) float64 {
 	t.Helper()
 	_, text := w.ask(ctx, t, "/metrics")
@@ -56,7 +56,7 @@ func (w *world) metric(ctx context.Context, t *testing.T, name string) float64 {
 	return 0
 }
 
-// awaitMetric waits until one is at least so much.
+// awaitMetric waits until a metric is at least least.
 func (w *world) awaitMetric(ctx context.Context, t *testing.T, name string, least float64) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
@@ -88,7 +88,7 @@ func testMetrics(t *testing.T, w *world) {
 		"smartnat_last_successful_apply_timestamp_seconds": now - 600, "smartnat_source_last_contact_timestamp_seconds": now - 600,
 		"smartnat_worker_last_turn_timestamp_seconds": now - 60, "go_goroutines": 5, "process_resident_memory_bytes": 1 << 20,
 	} {
-		w.awaitMetric(ctx, t, name, least) // a packet may be there before the apply that let it through is over
+		w.awaitMetric(ctx, t, name, least) // the packet may arrive before the apply ends
 	}
 	for _, hand := range []struct{ kind, command string }{
 		{"iptables", "iptables -t nat -D PREROUTING 1"},

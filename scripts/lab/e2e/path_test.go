@@ -17,11 +17,11 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// large is more than a connection has in flight before it learns what the path takes.
+// large is more than a connection has in flight before it learns the MTU of the path.
 var large = strings.Repeat("x", 300_000)
 
-// testPathMTU: whoever finds a packet too big is heard through the translation, inside as well as outside, and by the
-// uplink that the packet came in by. All links take 1500, so that nobody offers smaller segments.
+// testPathMTU checks that "packet too big" errors get through the translation, from inside and from outside, and by the uplink that
+// the packet came in by. All links have MTU 1500, so neither end offers smaller segments.
 func testPathMTU(t *testing.T, w *world) {
 	w.namespace(t, "mtu", 1)
 	w.mapping(t, "mtu", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:1::12", "2001:db8:2::12"], serviceName: echo, mode: endpoints,
@@ -55,7 +55,7 @@ func testPathMTU(t *testing.T, w *world) {
 	}
 	transfer := func(address string) {
 		t.Helper()
-		for _, host := range []string{lab.Client, "echo-0.mtu"} { // which would offer smaller segments by what they learned before
+		for _, host := range []string{lab.Client, "echo-0.mtu"} { // forget the MTU learned before
 			run(host, "ip", "-4", "route", "flush", "cache")
 			run(host, "ip", "-6", "route", "flush", "cache")
 		}
@@ -68,7 +68,7 @@ func testPathMTU(t *testing.T, w *world) {
 		t.Helper()
 		route, err := w.Host(host).Exec(ctx, "ip", "route", "get", destination)
 		if err != nil || !strings.Contains(route, "mtu "+mtu) {
-			t.Errorf("%s did not learn that the path to %s takes %s: %s, %v", host, destination, mtu, route, err)
+			t.Errorf("%s did not learn that the path to %s has MTU %s: %s, %v", host, destination, mtu, route, err)
 		}
 	}
 	t.Run("a router inside", func(t *testing.T) {
@@ -84,7 +84,7 @@ func testPathMTU(t *testing.T, w *world) {
 		defer narrow(lab.Router, clients, "1500")
 		for _, address := range addresses {
 			transfer(address)
-			peer := lab.GatewayAddress // to which the pod speaks, behind the masquerade
+			peer := lab.GatewayAddress // the pod's peer, because of the masquerade
 			if netip.MustParseAddr(address).Is6() {
 				peer = lab.GatewayAddress6
 			}
@@ -92,7 +92,7 @@ func testPathMTU(t *testing.T, w *world) {
 		}
 	})
 	t.Run("the gateway's own link", func(t *testing.T) {
-		// A link takes the same at both its ends, or what is too large for the other end is lost without a word.
+		// A link needs the same MTU at both ends, or the other end drops larger packets without an error.
 		for _, host := range []string{lab.Gateway, lab.Node1} {
 			run(host, "ip", "link", "set", "eth0", "mtu", "1350")
 			defer run(host, "ip", "link", "set", "eth0", "mtu", "1500")
@@ -104,7 +104,7 @@ func testPathMTU(t *testing.T, w *world) {
 	})
 }
 
-// testClamp: with clampMSS nobody needs to be told what the path takes.
+// testClamp checks that, with clampMSS, no host needs to learn the MTU of the path.
 func testClamp(t *testing.T, w *world) {
 	w.namespace(t, "clamp", 1)
 	w.mapping(t, "clamp", `addresses: [198.51.100.14, "2001:db8:2::14"], serviceName: echo, mode: endpoints, ports: [{port: 1410, servicePort: 8080}]`)
@@ -145,7 +145,7 @@ func testClamp(t *testing.T, w *world) {
 	}
 }
 
-// capture begins a capture on a link of the gateway that ends with the test.
+// capture starts a capture on a link of the gateway that ends with the test.
 func (w *world) capture(t *testing.T, link string) *lab.Capture {
 	t.Helper()
 	capture, err := w.Host(lab.Gateway).Capture(link)
@@ -156,7 +156,7 @@ func (w *world) capture(t *testing.T, link string) *lab.Capture {
 	return capture
 }
 
-// findPacket returns the first packet that matches of those that came since the last time; nil when there is none.
+// findPacket returns the first matching packet since the last call, or nil.
 func findPacket(t *testing.T, capture *lab.Capture, match func(lab.Packet) bool) *lab.Packet {
 	t.Helper()
 	packets, err := capture.Packets()
@@ -171,7 +171,7 @@ func findPacket(t *testing.T, capture *lab.Capture, match func(lab.Packet) bool)
 	return nil
 }
 
-// testInvalid: what belongs to no state of its connection is neither answered by the host nor let out as it is.
+// testInvalid checks that the host neither answers packets that are invalid in their connection nor lets them out untranslated.
 func testInvalid(t *testing.T, w *world) {
 	w.namespace(t, "invalid", 1)
 	w.mapping(t, "invalid", `addresses: [198.51.100.14, "2001:db8:2::14"], serviceName: echo, mode: endpoints, masquerade: false, ports: [{port: 1420, servicePort: 8080}]`)
@@ -185,7 +185,7 @@ func testInvalid(t *testing.T, w *world) {
 		client, pod := netip.MustParseAddrPort(lab.Join(clients[i], flow.LocalPort())), netip.MustParseAddrPort(lab.Join(pods[i], 8080))
 		outside, other := w.capture(t, uplink.link), w.capture(t, map[string]string{"eth1": "eth2", "eth2": "eth1"}[uplink.link])
 
-		// Out of the window by whatever it is: a window is a few thousandths of all numbers at most. Three in a row are not by chance.
+		// A window covers at most a few thousandths of all sequence numbers, so three numbers cannot all be inside by chance.
 		for _, sequence := range []uint32{0x10000000, 0x60000000, 0xb0000000} {
 			if err := w.Host(lab.Client).SendTCP(client, external, lab.ACK, sequence, sequence); err != nil {
 				t.Fatal(err)
@@ -194,7 +194,7 @@ func testInvalid(t *testing.T, w *world) {
 				t.Fatal(err)
 			}
 		}
-		say(t, flow) // what came before it has been dealt with
+		say(t, flow) // the host has handled the packets before it
 		packets, err := outside.Packets()
 		if err != nil {
 			t.Fatal(err)
@@ -209,19 +209,19 @@ func testInvalid(t *testing.T, w *world) {
 			case !p.Out && p.Source == client && p.Flags == lab.ACK:
 				arrived++
 			case p.Out && p.Flags&lab.RST != 0:
-				t.Errorf("the host answered what is out of the window: %v", p)
+				t.Errorf("the host answered a packet out of the window: %v", p)
 			case p.Out && p.Source.Addr() == pod.Addr():
-				t.Errorf("a pod's packet left as it was: %v", p)
+				t.Errorf("a pod's packet left untranslated: %v", p)
 			}
 		}
 		if arrived < 3 {
-			t.Errorf("%d packets out of the window arrived, want 3: the test proves nothing", arrived)
+			t.Errorf("%d packets out of the window arrived, want 3, so the test proves nothing", arrived)
 		}
 	}
 }
 
-// testICMPErrors: an error of a node inside, here that there is no such port, reaches the client from the address that it
-// spoke to, by the uplink that it came in by.
+// testICMPErrors checks that an error of an inside host, here "port unreachable", reaches the client from the address that it sent to, by
+// the uplink that the request came in by.
 func testICMPErrors(t *testing.T, w *world) {
 	w.namespace(t, "errors", 1)
 	w.apply(t, "apiVersion: v1\nkind: Service\nmetadata: {name: closed, namespace: errors}\n"+
@@ -238,7 +238,7 @@ func testICMPErrors(t *testing.T, w *world) {
 			return p.Out && (p.Protocol == unix.IPPROTO_ICMP || p.Protocol == unix.IPPROTO_ICMPV6 && p.Destination.Addr().String() == lab.ClientAddress6)
 		}
 		if p := findPacket(t, right, isError); p == nil || p.Source.Addr().String() != address {
-			t.Errorf("the error about %s left by %s as %v, want it from the address itself", address, links[0], p)
+			t.Errorf("the error about %s left by %s as %v, want that address as its source", address, links[0], p)
 		}
 		if p := findPacket(t, wrong, isError); p != nil {
 			t.Errorf("the error about %s left by %s: %v", address, links[1], p)
@@ -246,7 +246,7 @@ func testICMPErrors(t *testing.T, w *world) {
 	}
 }
 
-// awaitForwarded waits until what the client sends is forwarded to the inside, answered or not.
+// awaitForwarded waits until packets of the client are forwarded inside, answered or not.
 func (w *world) awaitForwarded(t *testing.T, protocol, address string) {
 	t.Helper()
 	capture := w.capture(t, "eth0")
@@ -259,6 +259,6 @@ func (w *world) awaitForwarded(t *testing.T, protocol, address string) {
 		}
 		return nil
 	}); err != nil {
-		t.Fatalf("nothing for %s is forwarded: %v", address, err)
+		t.Fatalf("no packet to %s is forwarded: %v", address, err)
 	}
 }

@@ -23,12 +23,12 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// lockHeld is longer than two tries of smartnatd's to get the lock.
-var lockHeld = flag.Duration("pathologies.lock", 30*time.Second, "how long somebody else holds the lock of iptables")
+// lockHeld is longer than two attempts of smartnatd to get the lock.
+var lockHeld = flag.Duration("pathologies.lock", 30*time.Second, "how long another program holds the lock of iptables")
 
-// TestPathologies has a hard day, under traffic to a Mapping that has no part in it.
+// TestPathologies runs extreme cases, under traffic to a Mapping that must not notice them.
 func TestPathologies(t *testing.T) {
-	// Endpoints are made by hand here, also of pods that no node has.
+	// The tests create endpoints by hand, even for pods that no node has.
 	w := newWorld(t, "legacy", "endpointsWithoutSelector: true\n",
 		"backendNetworks: [10.96.0.0/16, 10.244.0.0/15, \"fd00:96::/108\", \"fd00:244::/32\"]\n")
 	w.namespace(t, "odd", 2)
@@ -47,7 +47,7 @@ func TestPathologies(t *testing.T) {
 		{"a thousand Mappings at once", testThousandMappings},
 		{"an endpoint that flaps 50 times a second", testFlapping},
 		{"a Service with a thousand endpoints", testThousandEndpoints},
-		{"somebody else holds the lock", testLockHeld},
+		{"another program holds the lock", testLockHeld},
 		{"a program is missing after an upgrade", testProgramMissing},
 		{"a program that hangs", testProgramHangs},
 		{"the rules of one Mapping are refused", testRefusedMapping},
@@ -93,13 +93,13 @@ func testThousandMappings(ctx context.Context, t *testing.T, w *world) {
 		w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", first+i), nil)
 	}
 	restores := w.writes(t) - writes
-	t.Logf("%d Mappings made in %v, all forward after %v, %d runs of iptables-restore", n, created, time.Since(began), restores)
+	t.Logf("%d Mappings created in %v, all in effect after %v, %d runs of iptables-restore", n, created, time.Since(began), restores)
 	if restores == 0 || restores > n/2 {
 		t.Errorf("%d runs of iptables-restore for %d Mappings, want few", restores, n)
 	}
 }
 
-// handmade makes a Service of the name whose endpoints are nobody's concern but the test's, and a Mapping of it.
+// handmade creates a Service without selector, whose endpoints only the test writes, and a Mapping to it.
 func (w *world) handmade(t *testing.T, name string, port uint16) {
 	t.Helper()
 	w.apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: odd}\nspec: {ports: [{port: 8080}]}\n", name))
@@ -119,7 +119,7 @@ func slice(service, name string, addresses ...string) *discoveryv1.EndpointSlice
 	return s
 }
 
-// podAddresses are those of the two pods, IPv4.
+// podAddresses returns the IPv4 addresses of the two pods.
 func (w *world) podAddresses(t *testing.T) [2]string {
 	t.Helper()
 	var addresses [2]string
@@ -147,7 +147,7 @@ func testFlapping(ctx context.Context, t *testing.T, w *world) {
 		now := []string{pods[0]}
 		switch {
 		case i == changes-1:
-			now = pods[1:] // which none of those before has led to
+			now = pods[1:] // no earlier change led to it
 		case i%2 == 1:
 			now = nil
 		}
@@ -164,7 +164,7 @@ func testFlapping(ctx context.Context, t *testing.T, w *world) {
 	}
 	for range 20 {
 		if answer := w.await(t, lab.Client, "tcp", address, nil); answer.Pod != podName(1) {
-			t.Fatalf("answered by %s, want the newest endpoint alone", answer.Pod)
+			t.Fatalf("%s answered, want only the newest endpoint", answer.Pod)
 		}
 	}
 }
@@ -194,7 +194,7 @@ func testThousandEndpoints(ctx context.Context, t *testing.T, w *world) {
 	w.kubectl(t, "delete", "mapping", "large", "--namespace=odd")
 }
 
-// testLockHeld changes a Mapping while nothing can be written: only what it says in the end comes to be.
+// testLockHeld changes a Mapping several times while the lock is held: only the last state may come into effect.
 func testLockHeld(ctx context.Context, t *testing.T, w *world) {
 	skip := len(w.daemon.Log())
 	holder, err := w.Host(lab.Gateway).Start("flock", nil, "flock", "--no-fork", "/run/xtables.lock", "sleep", "600")
@@ -215,11 +215,11 @@ func testLockHeld(ctx context.Context, t *testing.T, w *world) {
 	w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", 100), nil)
 	t.Logf("in effect %v after the lock was free", time.Since(freed))
 	for _, port := range []uint16{98, 99} {
-		w.awaitRefusal(t, lab.Client, "tcp", lab.Join("203.0.113.12", port)) // by the host itself, as any port that nobody maps
+		w.awaitRefusal(t, lab.Client, "tcp", lab.Join("203.0.113.12", port)) // by the host itself, like any port without a Mapping
 	}
 }
 
-// testProgramMissing takes away the program of one family: the other is programmed all the same.
+// testProgramMissing removes the program of one family: the other family must still be programmed.
 func testProgramMissing(ctx context.Context, t *testing.T, w *world) {
 	skip := len(w.daemon.Log())
 	program, back := w.takeAway(ctx, t, "ip6tables-restore")
@@ -230,7 +230,7 @@ func testProgramMissing(ctx context.Context, t *testing.T, w *world) {
 	w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::12", 101), nil)
 }
 
-// takeAway takes a program of the gateway's away, and returns where it was and what puts it back.
+// takeAway removes a program from the gateway, and returns its path and a function that restores it.
 func (w *world) takeAway(ctx context.Context, t *testing.T, name string) (path string, back func()) {
 	t.Helper()
 	gateway := w.Host(lab.Gateway)
@@ -252,7 +252,7 @@ func (w *world) takeAway(ctx context.Context, t *testing.T, name string) (path s
 // givenUp is how long smartnatd waits for a program that hangs.
 const givenUp = time.Minute + 5*time.Second
 
-// testProgramHangs has the program of one family hang: the other waits for that once, and then no more.
+// testProgramHangs makes the program of one family hang: the other family waits for that once, and then no more.
 func testProgramHangs(ctx context.Context, t *testing.T, w *world) {
 	skip := len(w.daemon.Log())
 	program, back := w.takeAway(ctx, t, "ip6tables-restore")
@@ -274,7 +274,7 @@ func testProgramHangs(ctx context.Context, t *testing.T, w *world) {
 	changed = change(104)
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 104), nil)
 	t.Logf("in effect after %v, with the family left alone", time.Since(changed))
-	// It would be tried again by itself, minutes later.
+	// smartnatd would retry the family by itself only minutes later.
 	back()
 	if err := w.daemon.Restart(ctx); err != nil {
 		t.Fatal(err)

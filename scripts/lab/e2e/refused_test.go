@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// refuse has the gateway's iptables-restore refuse whatever has the mark in it, until stop is called.
+// refuse makes the gateway's iptables-restore fail for input that contains mark, until stop is called.
 func (w *world) refuse(ctx context.Context, t *testing.T, mark string) (stop func()) {
 	t.Helper()
 	gateway := w.Host(lab.Gateway)
@@ -48,8 +48,8 @@ exit $status
 	return func() { exec(fmt.Sprintf("mv %[1]s.real %[1]s", program)) }
 }
 
-// testRefusedMapping: a Mapping whose rules iptables refuses in one family holds up nobody, not even itself in the other one,
-// keeps what it had, says why, and is in effect as soon as it changes to what is taken.
+// testRefusedMapping checks a Mapping whose rules iptables refuses in one family: it delays no other Mapping, and works in the other
+// family, keeps its old rules, reports the cause, and comes into effect once it changes to accepted rules.
 func testRefusedMapping(ctx context.Context, t *testing.T, w *world) {
 	const four, six = "198.51.100.12", "2001:db8:1::12"
 	refused := func(ports string) string {
@@ -59,14 +59,14 @@ func testRefusedMapping(ctx context.Context, t *testing.T, w *world) {
 	w.await(t, lab.Client, "tcp", lab.Join(four, 102), nil)
 
 	skip := len(w.daemon.Log())
-	stop := w.refuse(ctx, t, "--dport 102:103") // both ports lead to the same endpoints, and so are in one rule
+	stop := w.refuse(ctx, t, "--dport 102:103") // both ports lead to the same endpoints, so one rule has both
 	w.apply(t, refused(`{port: 102, servicePort: 8080}, {port: 103, servicePort: 8080}`))
 	w.awaitLog(ctx, t, skip, "Mapping odd/refused", "IPv4", "RuleRefused", "line", "failed")
-	w.apply(t, mappingYAML("odd", "beside", `addresses: [198.51.100.12], serviceName: echo, mode: endpoints, ports: [{port: 104, servicePort: 8080}]`))
+	w.apply(t, mappingYAML("odd", "neighbour", `addresses: [198.51.100.12], serviceName: echo, mode: endpoints, ports: [{port: 104, servicePort: 8080}]`))
 	for _, address := range []string{lab.Join(four, 104), lab.Join(six, 103), lab.Join(four, 102)} {
 		w.await(t, lab.Client, "tcp", address, nil)
 	}
-	w.awaitRefusal(t, lab.Client, "tcp", lab.Join(four, 103)) // by the host itself, as any port that nobody maps
+	w.awaitRefusal(t, lab.Client, "tcp", lab.Join(four, 103)) // by the host itself, like any port without a Mapping
 	if n := w.metric(ctx, t, `smartnat_findings{condition="Programmed",reason="RuleRefused"}`); n != 1 {
 		t.Errorf("%v findings in the metrics, want 1", n)
 	}

@@ -18,7 +18,7 @@ import (
 
 const configFile = "/etc/smartnat.yaml"
 
-// testReload changes the config under traffic: to a good one, to a bad one and back.
+// testReload changes the config under traffic: to a valid one, to an invalid one and back.
 func testReload(t *testing.T, w *world) {
 	w.namespace(t, "reload", 2)
 	w.mapping(t, "reload", `addresses: [198.51.100.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
@@ -34,7 +34,7 @@ func testReload(t *testing.T, w *world) {
 	traffic := startTraffic(ctx, t, w, addresses)
 	for _, step := range []struct {
 		name, config, want string
-		// clamped is set while the kernel is to lower the size of segments.
+		// clamped is set if the kernel must clamp the segment size.
 		clamped bool
 	}{
 		{"a good config", lab.DualStackConfig + "clampMSS: true\n", "in effect", true},
@@ -56,11 +56,11 @@ func testReload(t *testing.T, w *world) {
 	}
 	traffic.stop(t)
 	if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
-		t.Errorf("the kernel is not as it was under the same config (-before +after):\n%s", diff)
+		t.Errorf("the same config gives another state of the kernel (-before +after):\n%s", diff)
 	}
 }
 
-// testBootAlone boots the gateway, as far as its kernel goes, while the relay answers nobody: not even with a refusal.
+// testBootAlone simulates a boot of the gateway while the relay does not answer, not even with a refusal.
 func testBootAlone(t *testing.T, w *world) {
 	w.namespace(t, "boot", 1)
 	mapping := func(port string) string {
@@ -94,7 +94,7 @@ func testBootAlone(t *testing.T, w *world) {
 		w.await(t, lab.Client, "tcp", address, nil)
 	}
 	if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
-		t.Errorf("the kernel is not as it was before (-before +after):\n%s", diff)
+		t.Errorf("the kernel differs from before the boot (-before +after):\n%s", diff)
 	}
 
 	if err := w.relay.Signal(unix.SIGCONT); err != nil {

@@ -31,7 +31,7 @@ func testRestart(t *testing.T, w *world) {
 	ctx := timeout(t, time.Minute)
 	before, writes := w.kernel(ctx, t), w.writes(t)
 	if writes == 0 {
-		t.Fatal("not one run of iptables-restore was counted so far: the count proves nothing")
+		t.Fatal("no run of iptables-restore was counted so far, so the count proves nothing")
 	}
 
 	traffic := startTraffic(ctx, t, w, addresses)
@@ -55,8 +55,8 @@ func testRestart(t *testing.T, w *world) {
 	}
 }
 
-// traffic is one TCP connection and one UDP flow that last, and new connections all the time, to each address. Each round
-// is an exchange by all of them; the first that fails ends it.
+// traffic is a long-lived TCP connection and a UDP flow to each address, and repeated new connections. Each round is an exchange on all of
+// them; the first failure ends it.
 type traffic struct {
 	rounds chan int
 	cancel context.CancelFunc
@@ -106,7 +106,7 @@ func startTraffic(ctx context.Context, t *testing.T, w *world, addresses []strin
 	return tr
 }
 
-// unlessEnded returns err, or the end of ctx where that is why.
+// unlessEnded returns err, or the error of ctx if that is the cause.
 func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()

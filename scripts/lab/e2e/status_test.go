@@ -19,13 +19,13 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// withAccess are the relay's manifests.
+// withAccess is a kustomization of the relay's manifests.
 const withAccess = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [MANIFESTS]
 `
 
-// TestStatus follows what a Mapping's author sees: through a relay, and with a gateway that reaches the cluster by itself.
+// TestStatus checks the status that a Mapping's author sees: through a relay, and with a gateway that reaches the cluster directly.
 func TestStatus(t *testing.T) {
 	w := &world{Lab: lab.New(t)}
 	ctx := timeout(t, 3*time.Minute)
@@ -53,7 +53,7 @@ func TestStatus(t *testing.T) {
 	if err := w.daemon.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// Without relay, and with the name of another gateway: the first one's entry stays, as nobody is there to miss it.
+	// Without the relay, and under the name of another gateway: the first one's entry stays, as only a relay removes it.
 	if err := w.Host(lab.Gateway).WriteFile("/etc/smartnat/kubeconfig", kubeconfig(t, w)); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestStatus(t *testing.T) {
 	}
 	w.eventuallySays(t, "{.status.instances[*].name}", "gateway-1 direct")
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="Programmed")].message}`, "in effect on direct, gateway-1")
-	w.mapping(t, "status", `addresses: [198.51.100.11], serviceName: nobody, mode: endpoints, ports: [{port: 97, servicePort: 8080}]`)
+	w.mapping(t, "status", `addresses: [198.51.100.11], serviceName: absent, mode: endpoints, ports: [{port: 97, servicePort: 8080}]`)
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="ResolvedRefs")].reason}`, "ServiceNotFound")
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].reason}`, "False ServiceNotFound")
 	w.eventuallySays(t, `{.status.conditions[?(@.type=="Programmed")].message}`, "the last change is not in effect yet on gateway-1")
@@ -112,7 +112,7 @@ func kustomization(t *testing.T) string {
 	return dir
 }
 
-// directRole is what a gateway with a kubeconfig may, as the README of the relay has it.
+// directRole grants a gateway with a kubeconfig its rights, as listed in relay/README.md.
 const directRole = `
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -130,7 +130,7 @@ rules:
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, patch]}
 `
 
-// kubeconfig is that of a ServiceAccount with the directRole.
+// kubeconfig returns a kubeconfig for a ServiceAccount with the directRole.
 func kubeconfig(t *testing.T, w *world) string {
 	t.Helper()
 	w.apply(t, directRole)

@@ -15,13 +15,13 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// unprovenAddress is where the tenant's Mappings are, each on a port of its own.
+// unprovenAddress is the address of the tenant's Mappings, each with its own port.
 const unprovenAddress = "198.51.100.12"
 
-// managed is the label by which a gateway takes a slice for the controller's, which the admission policy keeps to it.
+// managed is the label by which a gateway trusts a slice; the admission policy reserves it to the controller.
 const managed = ", endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io"
 
-// handMade is an EndpointSlice in the tenant's namespace that leads a Service to an address, with more labels.
+// handMade returns an EndpointSlice in the tenant's namespace that leads a Service to an address, with extra labels.
 func handMade(name, service, address, labels string) string {
 	return fmt.Sprintf(`
 apiVersion: discovery.k8s.io/v1
@@ -33,8 +33,8 @@ ports: [{name: tcp, port: 8080, protocol: TCP}]
 `, name, service, labels, address)
 }
 
-// testUnproven: a tenant who writes EndpointSlices leads no connection of the gateway to another tenant's pod, with the relay's
-// admission policy and without it, and reads in the status of the Mapping why.
+// testUnproven checks that a tenant who writes EndpointSlices cannot lead the gateway's connections to another tenant's pod, with or
+// without the relay's admission policy, and that the status of the Mapping says why.
 func testUnproven(t *testing.T, w *world) {
 	ctx := timeout(t, 6*patience)
 	w.namespace(t, "victim", 0)
@@ -62,10 +62,10 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 	w.await(t, lab.Client, "tcp", lab.Join(unprovenAddress, 7110), nil)
 	w.await(t, lab.Client, "tcp", lab.Join(unprovenAddress, 7114), nil)
 
-	// With the policy: slices that pass for the controller's are refused, the others are accepted and never used.
+	// With the policy, slices that imitate the controller's are refused; others are accepted and never used.
 	for _, service := range []string{"echo", "bare"} {
 		if out, err := w.Apply(ctx, handMade("forged-"+service, service, victim, managed)); err == nil || !strings.Contains(err.Error(), "smartnat-endpointslices") {
-			t.Errorf("a slice of %s that passes for the controller's: %s, %v; want the policy to refuse it", service, out, err)
+			t.Errorf("a slice of %s that imitates the controller's: %s, %v; want the policy to refuse it", service, out, err)
 		}
 		w.apply(t, handMade("by-hand-"+service, service, victim, ""))
 	}
@@ -77,8 +77,8 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 	w.awaitStatus(t, "at-7114", "EndpointNotAllowed", "EndpointSlice by-hand-echo", "managed-by")
 	w.expectUnled(ctx, t, victim)
 
-	// Without it a Service without selector leads nowhere all the same, and of one with a selector the controller makes the
-	// slices again, which it does at its next look at the Service.
+	// Without the policy, a Service without selector still leads nowhere. For one with a selector the controller deletes the forged slice
+	// when it next syncs the Service.
 	w.kubectl(t, "delete", "validatingadmissionpolicybinding", "smartnat-endpointslices")
 	defer func() {
 		if _, err := w.ApplyRelay(ctx); err != nil {
@@ -98,7 +98,7 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 		slice, err := w.Kubectl(ctx, "get", "endpointslices", "--namespace=tenant", "--selector=kubernetes.io/service-name=echo"+
 			",endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io", "-o", "jsonpath={.items[*].endpoints[*].addresses}")
 		if err == nil && strings.Contains(slice, victim) {
-			err = errors.New("the controller has left the forged slice")
+			err = errors.New("the controller has not deleted the forged slice")
 		}
 		return err
 	}); err != nil {
@@ -108,7 +108,7 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 	w.expectUnled(ctx, t, victim)
 }
 
-// awaitStatus waits until a condition of a Mapping of the tenant, or the problems of the gateway with it, say all of this.
+// awaitStatus waits until a condition of the tenant's Mapping, or the gateway's problems with it, contain all of want.
 func (w *world) awaitStatus(t *testing.T, name string, want ...string) {
 	t.Helper()
 	var got string
@@ -124,19 +124,19 @@ func (w *world) awaitStatus(t *testing.T, name string, want ...string) {
 				return nil
 			}
 		}
-		return errors.New("it does not say that")
+		return errors.New("a part is missing")
 	}); err != nil {
-		t.Fatalf("Mapping %s says\n%swant it to say %q: %v", name, got, want, err)
+		t.Fatalf("the status of Mapping %s is\n%swant %q: %v", name, got, want, err)
 	}
 }
 
-// expectUnled holds that the tenant's own pod answers as if it were alone, and nothing else answers.
+// expectUnled checks that only the tenant's own pod answers.
 func (w *world) expectUnled(ctx context.Context, t *testing.T, victim string) {
 	t.Helper()
 	own := w.podAddress(t, "tenant", "echo-0")
 	rules := w.gateway(t, "iptables-save -t nat")
 	if !strings.Contains(rules, "--to-destination "+own) || strings.Contains(rules, "--to-destination "+victim) || strings.Contains(rules, "192.0.2.20") {
-		t.Errorf("the rules lead to %s, or to 192.0.2.20, or not to %s:\n%s", victim, own, rules)
+		t.Errorf("want no rule that leads to %s or 192.0.2.20, and one that leads to %s:\n%s", victim, own, rules)
 	}
 	for range 20 {
 		answer, err := w.Host(lab.Client).EchoTCP(ctx, lab.Join(unprovenAddress, 7110))

@@ -23,23 +23,23 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// patience is how long a change may take to arrive on a machine that is busy with a whole cluster.
+// patience is how long a change may take on a machine that is busy with a whole cluster.
 const patience = 20 * time.Second
 
-// silence is how long no answer has to stay away for a packet to count as dropped.
+// silence is the time without an answer after which a packet counts as dropped.
 const silence = 700 * time.Millisecond
 
 // world is a lab in which the relay and smartnatd run.
 type world struct {
 	*lab.Lab
 	relay, daemon *lab.Process
-	// before is what the gateway's kernel held before smartnatd first ran.
+	// before is the state of the gateway's kernel before smartnatd first ran.
 	before string
-	// restores is the file that notes each run of iptables-restore or ip6tables-restore.
+	// restores is the file that records each run of iptables-restore or ip6tables-restore.
 	restores string
 }
 
-// newWorld starts everything, with the gateway's iptables of the back end and more lines of its config.
+// newWorld starts everything, with an iptables back end for the gateway and additional lines for its config.
 func newWorld(t *testing.T, backend string, more ...string) *world {
 	t.Helper()
 	started := time.Now()
@@ -62,7 +62,7 @@ func newWorld(t *testing.T, backend string, more ...string) *world {
 	return w
 }
 
-// countRestores puts a program that notes its runs before the gateway's restore programs.
+// countRestores replaces the gateway's restore programs by scripts that record their runs.
 func (w *world) countRestores(ctx context.Context, t *testing.T) {
 	t.Helper()
 	w.restores = "/run/restores"
@@ -76,8 +76,7 @@ func (w *world) countRestores(ctx context.Context, t *testing.T) {
 		if err != nil {
 			t.Fatalf("the lab's %s: %v", name, err)
 		}
-		// The real one, a multi-call binary, goes by its name.
-		// Whoever asks for its version writes nothing.
+		// Run the target of the link: its name tells the multi-call binary what to do. A version query writes nothing.
 		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] || echo %s >> %s\nexec %s \"$@\"\n", name, w.restores, program)
 		if err := errors.Join(os.Remove(link), os.WriteFile(link, []byte(script), 0o755)); err != nil {
 			t.Fatal(err)
@@ -88,7 +87,7 @@ func (w *world) countRestores(ctx context.Context, t *testing.T) {
 	}
 }
 
-// writes counts the runs of the restore programs so far.
+// writes returns the number of runs of the restore programs so far.
 func (w *world) writes(t *testing.T) int {
 	t.Helper()
 	text, err := w.Host(lab.Gateway).ReadFile(w.restores)
@@ -98,7 +97,7 @@ func (w *world) writes(t *testing.T) int {
 	return strings.Count(text, "\n")
 }
 
-// kernel is all that smartnatd may have changed on the gateway, as text that is equal when nothing did.
+// kernel returns all state on the gateway that smartnatd may have changed, as text that is equal if nothing changed.
 func (w *world) kernel(ctx context.Context, t *testing.T) string {
 	t.Helper()
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", `
@@ -121,7 +120,7 @@ func (w *world) kernel(ctx context.Context, t *testing.T) string {
 	return out
 }
 
-// awaitLog waits for a line of smartnatd's log behind the first skip bytes.
+// awaitLog waits for a line of smartnatd's log after the first skip bytes.
 func (w *world) awaitLog(ctx context.Context, t *testing.T, skip int, want ...string) {
 	t.Helper()
 	w.awaitLogFor(ctx, t, patience, skip, want...)
@@ -152,8 +151,8 @@ func containsAll(line string, parts []string) bool {
 	return true
 }
 
-// namespace makes a Kubernetes namespace for the test alone, with n ready pods spread over the nodes behind a Service
-// "echo" with port 8080 by TCP and UDP.
+// namespace creates a Kubernetes namespace for one test, with n ready pods spread over the nodes behind a Service "echo" with port 8080
+// for TCP and UDP.
 func (w *world) namespace(t *testing.T, name string, n int) {
 	t.Helper()
 	ctx := timeout(t, patience)
@@ -176,7 +175,7 @@ spec:
 `, name))
 }
 
-// portText is for specs that are put together.
+// portText formats a port for a spec.
 func portText(port uint16) string { return strconv.Itoa(int(port)) }
 
 func podName(i int) string { return fmt.Sprintf("echo-%d", i) }
@@ -209,7 +208,7 @@ func (w *world) apply(t *testing.T, yaml string) {
 	}
 }
 
-// await polls until host reaches the address and the answer is what accept wants.
+// await polls until host reaches the address and accept returns true for the answer.
 func (w *world) await(t *testing.T, host, network, address string, accept func(lab.Answer) bool) lab.Answer {
 	t.Helper()
 	ctx := timeout(t, patience)
@@ -238,7 +237,7 @@ func (w *world) echo(ctx context.Context, host, network, address string) (lab.An
 	return w.Host(host).EchoTCP(ctx, address)
 }
 
-// expectSilence fails when anything comes back, be it an answer or a refusal.
+// expectSilence fails if any answer or refusal comes back.
 func (w *world) expectSilence(t *testing.T, host, network, address string) {
 	t.Helper()
 	answer, err := w.echo(timeout(t, silence), host, network, address)
@@ -255,7 +254,7 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// awaitRefusal waits until a connection is refused, rather than left to time out.
+// awaitRefusal waits until a connection is refused instead of timing out.
 func (w *world) awaitRefusal(t *testing.T, host, network, address string) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
@@ -283,7 +282,7 @@ func tail(log string) string {
 	return log[max(0, len(log)-most):]
 }
 
-// reconfigure starts smartnatd again with another config.
+// reconfigure restarts smartnatd with another config.
 func (w *world) reconfigure(t *testing.T, config string) {
 	t.Helper()
 	if err := w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", config); err != nil {
