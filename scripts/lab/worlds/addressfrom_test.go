@@ -16,15 +16,15 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// The address of an uplink comes by DHCP, PPPoE or SLAAC and changes (opnsense/core#2634, hwdsl2/setup-ipsec-vpn#1143): a Mapping
-// that says "those of this uplink" follows, and its connections to an address that went for another are ended.
+// TestAddressThatChanges changes the addresses of an uplink, as DHCP, PPPoE or SLAAC do (opnsense/core#2634,
+// hwdsl2/setup-ipsec-vpn#1143): a Mapping with addressesFrom follows, and its connections to a replaced address end.
 func TestAddressThatChanges(t *testing.T) {
 	const fixed, lease, lease6 = "198.51.100.11", "198.51.100.77", "2001:db8:1::77"
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.gateway(t, "ip addr flush dev eth1 scope global")
 		w.gateway(t, "ip addr add 198.51.100.10/24 dev eth1")
-		w.gateway(t, "ip addr add "+fixed+"/24 dev eth1") // the kernel flags it as it flags temporary IPv6 addresses
+		w.gateway(t, "ip addr add "+fixed+"/24 dev eth1") // flagged secondary, which for IPv6 means temporary
 		w.gateway(t, "ip addr add 2001:db8:1::10/64 dev eth1 nodad")
 		w.routeByEth1(t)
 		w.objects(t, service(t, "echo", []string{"8080/TCP", "8080/UDP"}, p1),
@@ -41,7 +41,7 @@ func TestAddressThatChanges(t *testing.T) {
 		}
 		for _, address := range []string{lab.External2, lab.External1} {
 			if _, err := w.ask(t.Context(), lab.Client, "tcp", lab.Join(address, 9091)); err == nil {
-				t.Errorf("%s answers for a link that is no uplink", address)
+				t.Errorf("%s answers for a link that is not an uplink", address)
 			}
 		}
 		old := []*lab.Flow{
@@ -52,7 +52,7 @@ func TestAddressThatChanges(t *testing.T) {
 			awaitEcho(t, flow, by(p1, 8080))
 		}
 
-		// A restart ends nothing.
+		// A restart ends no connection.
 		w.stop(t)
 		w.start(t, twoUplinks)
 		for _, flow := range old {
@@ -60,7 +60,7 @@ func TestAddressThatChanges(t *testing.T) {
 		}
 
 		// The next lease has other addresses.
-		w.gateway(t, "ip addr del 198.51.100.10/24 dev eth1") // and with the first of its network go all others
+		w.gateway(t, "ip addr del 198.51.100.10/24 dev eth1") // the other addresses of its network go with it
 		w.gateway(t, "ip addr replace "+fixed+"/24 dev eth1")
 		w.gateway(t, "ip addr add "+lease+"/24 dev eth1")
 		w.gateway(t, "ip -6 addr del 2001:db8:1::10/64 dev eth1")
@@ -76,7 +76,7 @@ func TestAddressThatChanges(t *testing.T) {
 	})
 }
 
-// The address of PPP has the other end's beside it, and a link that has none for a while is given one some time.
+// TestAddressOfAPointToPointUplink covers a PPP link, whose address has a peer, and a link that gets its first address later.
 func TestAddressOfAPointToPointUplink(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
@@ -92,8 +92,8 @@ func TestAddressOfAPointToPointUplink(t *testing.T) {
 	})
 }
 
-// A host that makes temporary IPv6 addresses (RFC 8981) is not reached at them, and one that is given another prefix keeps the
-// connections to its addresses of before for as long as it may (RFC 4862, section 5.5.4).
+// TestAddressesOfSLAAC checks that temporary IPv6 addresses (RFC 8981) are not served, and that connections to the addresses of an old
+// prefix survive while these are deprecated (RFC 4862, section 5.5.4).
 func TestAddressesOfSLAAC(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
@@ -127,7 +127,7 @@ func TestAddressesOfSLAAC(t *testing.T) {
 		w.await(t, lab.Client, "tcp", lab.Join("2001:db8:1::62", 8080), by(p1, 8080))
 		if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
 			if answer, err := w.ask(ctx, lab.Client, "tcp", lab.Join("2001:db8:1::61", 8080)); err == nil {
-				return fmt.Errorf("the deprecated address answers %+v", answer)
+				return fmt.Errorf("answer %+v from the deprecated address", answer)
 			}
 			return nil
 		}); err != nil {
@@ -137,14 +137,14 @@ func TestAddressesOfSLAAC(t *testing.T) {
 	})
 }
 
-// routeByEth1 gives the gateway its default routes by the first uplink again, which went with their addresses.
+// routeByEth1 restores the gateway's default routes by the first uplink, which the kernel removed with their addresses.
 func (w *world) routeByEth1(t *testing.T) {
 	t.Helper()
 	w.gateway(t, "ip route replace default via 198.51.100.1 dev eth1 metric 100")
 	w.gateway(t, "ip -6 route replace default via 2001:db8:1::1 dev eth1 metric 1024")
 }
 
-// awaitForgotten waits until the gateway's conntrack knows no connection to the address any more.
+// awaitForgotten waits until the gateway's conntrack has no connection to the address.
 func (w *world) awaitForgotten(t *testing.T, address string) {
 	t.Helper()
 	family := "ipv4"
@@ -154,7 +154,7 @@ func (w *world) awaitForgotten(t *testing.T, address string) {
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
 		known, err := w.Host(lab.Gateway).Exec(ctx, "conntrack", "-L", "-f", family, "--orig-dst", address)
 		if err == nil && strings.Contains(known, "dst=") {
-			err = fmt.Errorf("conntrack knows %q", known)
+			err = fmt.Errorf("conntrack has %q", known)
 		}
 		return err
 	}); err != nil {

@@ -18,8 +18,8 @@ import (
 // stolen is the network of a pod, as a neighbour on an uplink advertises it.
 var stolen = lab.Prefix{Prefix: netip.MustParsePrefix("fd00:244:1::/64"), OnLink: true, Seconds: 3600}
 
-// TestAdvertisedPodNetworkIsNotTaken has a neighbour outside announce the network of the pods as being on the uplink, and behind
-// itself. Connections go on by the way inside, and cleanup leaves the host as it was.
+// TestAdvertisedPodNetworkIsNotTaken makes a neighbour outside advertise the network of the pods as on-link on the uplink, and as a route
+// through itself. Connections must keep to the route inside, and cleanup must restore the host.
 func TestAdvertisedPodNetworkIsNotTaken(t *testing.T) {
 	const pinfo, routes = "net.ipv6.conf.eth1.accept_ra_pinfo", "net.ipv6.conf.eth1.accept_ra_rt_info_max_plen"
 	eachBackend(t, func(t *testing.T, w *world) {
@@ -36,7 +36,7 @@ func TestAdvertisedPodNetworkIsNotTaken(t *testing.T) {
 		both.Route = true
 		w.advertise(t, both)
 		if got := w.gateway(t, "ip -6 route show "+stolen.String()); strings.Contains(got, "eth1") {
-			t.Errorf("the gateway took the advertised network:\n%s", got)
+			t.Errorf("the gateway accepted the advertised network:\n%s", got)
 		}
 		awaitEcho(t, flow, by(p1, victimPort))
 		w.await(t, lab.Client, "tcp", address, by(p1, victimPort))
@@ -53,14 +53,14 @@ func TestAdvertisedPodNetworkIsNotTaken(t *testing.T) {
 	})
 }
 
-// TestAdvertisedPodNetworkIsFound has an uplink live on advertisements, so that smartnatd has to let the host take them. What is
-// pulled out of the uplink is dropped there, check says so, and it goes on once the advertisement is taken back.
+// TestAdvertisedPodNetworkIsFound uses an uplink that depends on advertisements, so that the host must accept them. Packets that the
+// route leads out of the uplink must be dropped there, check must report it, and traffic must continue once the advertisement ends.
 func TestAdvertisedPodNetworkIsFound(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		address := w.servePod(t)
 		w.advertise(t, lab.Prefix{Prefix: netip.MustParsePrefix("2001:db8:66::/64"), OnLink: true, Autonomous: true, Seconds: 3600})
 		if got := w.gateway(t, "ip -6 address show dev eth1 scope global mngtmpaddr"); !strings.Contains(got, "2001:db8:66:") {
-			t.Fatalf("no address was made from the advertisement:\n%s", got)
+			t.Fatalf("no address from the advertisement:\n%s", got)
 		}
 		w.start(t, twoUplinks)
 		w.await(t, lab.Client, "tcp", address, by(p1, victimPort))
@@ -68,11 +68,11 @@ func TestAdvertisedPodNetworkIsFound(t *testing.T) {
 
 		w.advertise(t, stolen)
 		if got := w.gateway(t, "ip -6 route show "+stolen.String()); !strings.Contains(got, "dev eth1") {
-			t.Fatalf("the gateway did not take the advertised network, so nothing is proved:\n%s", got)
+			t.Fatalf("the gateway did not accept the advertised network, so the test proves nothing:\n%s", got)
 		}
 		capture := w.capture(t, lab.Rogue, "eth0")
 		if answer, err := w.ask(timeout(t, patience), lab.Client, "tcp", address); err == nil {
-			t.Errorf("answer %+v by the uplink", answer)
+			t.Errorf("answer %+v through the uplink", answer)
 		}
 		packets, err := capture.Packets()
 		if err != nil {
@@ -93,7 +93,7 @@ func TestAdvertisedPodNetworkIsFound(t *testing.T) {
 	})
 }
 
-// servePod has a Mapping lead to p1, and returns its IPv6 address and port.
+// servePod maps a port to p1, and returns the IPv6 address and port.
 func (w *world) servePod(t *testing.T) string {
 	t.Helper()
 	w.pods(t, victimPort)
@@ -102,8 +102,8 @@ func (w *world) servePod(t *testing.T) string {
 	return lab.Join(lab.External1v6, mixedPort)
 }
 
-// advertise has the neighbour on the first uplink send advertisements, and returns when the gateway has taken the first of them
-// as far as it does: a second one has come.
+// advertise makes the neighbour on the first uplink send advertisements, and returns once the gateway has processed the first one, which
+// is when a second one has arrived.
 func (w *world) advertise(t *testing.T, prefixes ...lab.Prefix) {
 	t.Helper()
 	const hopLimit = "net.ipv6.conf.eth1.hop_limit"
@@ -124,7 +124,7 @@ func (w *world) advertise(t *testing.T, prefixes ...lab.Prefix) {
 		}
 		got, err := gateway.Sysctl(hopLimit)
 		if err == nil && got != fmt.Sprint(second) {
-			err = fmt.Errorf("%s is %s: the gateway takes no advertisements", hopLimit, got)
+			err = fmt.Errorf("%s is %s: the gateway accepts no advertisements", hopLimit, got)
 		}
 		return err
 	}); err != nil {
@@ -132,13 +132,13 @@ func (w *world) advertise(t *testing.T, prefixes ...lab.Prefix) {
 	}
 }
 
-// awaitCheck runs check until it says a text, or does not.
+// awaitCheck runs check until its output contains text, or does not.
 func (w *world) awaitCheck(t *testing.T, text string, says bool) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
-		output, _ := w.Smartnatd(ctx, "check", "--config", "/etc/smartnat.yaml") // fails for each warning
+		output, _ := w.Smartnatd(ctx, "check", "--config", "/etc/smartnat.yaml") // it fails if there are warnings
 		if strings.Contains(output, text) != says {
-			return fmt.Errorf("%q is said: %t, want %t, in\n%s", text, !says, says, output)
+			return fmt.Errorf("contains %q: %t, want %t:\n%s", text, !says, says, output)
 		}
 		return nil
 	}); err != nil {

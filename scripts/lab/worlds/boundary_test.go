@@ -14,18 +14,18 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// boundaryCase is a way in which a neighbour's packets come in by another link than the config names, or by one that it does not.
+// boundaryCase is a link by which a neighbour's packets come in, other than the configured one, or not configured at all.
 type boundaryCase struct {
 	name string
-	// kind is that of the link that it needs, on the gateway and maybe on the neighbour.
+	// kind is the kind of link that the case needs, on the gateway and maybe on the neighbour.
 	kind           string
 	gateway, rogue []string
 	config         string
-	// via and via6 are the gateway's addresses that the neighbour sends by, from and from6 its own.
+	// via and via6 are the gateway's addresses that the neighbour routes through, from and from6 its own.
 	via, via6, from, from6 string
 }
 
-// on puts the addresses of eth1 on another link.
+// on moves the addresses of eth1 to another link.
 func on(link string, lines ...string) []string {
 	return append(lines,
 		"ip addr flush dev eth1", "ip link set "+link+" up", "ip link set eth1 up",
@@ -34,7 +34,7 @@ func on(link string, lines ...string) []string {
 	)
 }
 
-// stacked gives both hosts a link above the one between them, with a network of its own.
+// stacked creates a link on top of the one between the two hosts, with its own network.
 func stacked(kind, options string) (gateway, rogue []string) {
 	lines := func(parent, address, address6 string) []string {
 		return []string{
@@ -42,7 +42,7 @@ func stacked(kind, options string) (gateway, rogue []string) {
 			"ip addr add " + address + "/24 dev above", "ip addr add " + address6 + "/64 dev above nodad",
 		}
 	}
-	// The parent would answer for the addresses of the link above it.
+	// The parent link must not answer ARP for the addresses of the link on top of it.
 	return append(lines("eth1", "192.168.77.1", "fd77::1"), "sysctl -qw net.ipv4.conf.eth1.arp_ignore=1"), lines("eth0", "192.168.77.66", "fd77::66")
 }
 
@@ -62,8 +62,8 @@ func boundaryCases() []boundaryCase {
 	return []boundaryCase{bridge, bond, vlan, macvlan, none}
 }
 
-// TestBoundaryFollowsLinks has a neighbour reach a pod through a host that forwards, until smartnatd runs: then only what is mapped
-// gets through, by whatever link the packets come in.
+// TestBoundaryFollowsLinks lets a neighbour reach a pod through a host that forwards, until smartnatd runs: then only mapped ports are
+// reachable, whatever link the packets come in by.
 func TestBoundaryFollowsLinks(t *testing.T) {
 	for _, tc := range boundaryCases() {
 		t.Run(tc.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 					}
 				}
 				inside := map[string]string{p1.address: tc.from, p1.address6: tc.from6}
-				for to := range inside { // the way is open but for the boundary
+				for to := range inside { // without the boundary, the path is open
 					w.await(t, lab.Rogue, "udp", lab.Join(to, 8080), by(p1, 8080))
 				}
 				w.objects(t, service(t, "echo", []string{"8080/UDP"}, p1), mapping("echo", "echo",

@@ -14,8 +14,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// TestEgressTakesNoHostsConnections has a Mapping with egress name a node, another host inside and the gateway as its pods: what
-// they open goes on as before, and only the pod leaves with the Mapping's address.
+// TestEgressTakesNoHostsConnections has a Mapping with egress whose endpoints include a node, another inside host and the gateway: their
+// connections must not change, and only the pod may leave with the Mapping's address.
 func TestEgressTakesNoHostsConnections(t *testing.T) {
 	const podsPort, hostsPort = 7100, 7101
 	hosts := []struct {
@@ -28,7 +28,7 @@ func TestEgressTakesNoHostsConnections(t *testing.T) {
 	const external, external6 = "203.0.113.13", "2001:db8:2::13"
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
-		// This host forwards for hosts inside, as it did before there was smartnatd.
+		// This host forwarded for inside hosts before smartnatd started.
 		for _, name := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
 			if err := w.Host(lab.Gateway).SetSysctl(name, "1"); err != nil {
 				t.Fatal(err)
@@ -53,7 +53,7 @@ func TestEgressTakesNoHostsConnections(t *testing.T) {
 			}
 		}
 		leave()
-		for _, h := range hosts { // neighbours know each other, so nothing waits for them
+		for _, h := range hosts { // resolve neighbours, so that no packet waits for that
 			w.await(t, lab.Gateway, "udp", lab.Join(h.address, 8081), nil)
 			w.await(t, lab.Gateway, "udp", lab.Join(h.address6, 8081), nil)
 		}
@@ -90,12 +90,12 @@ func TestEgressTakesNoHostsConnections(t *testing.T) {
 		for _, h := range hosts {
 			for _, address := range []string{h.address, h.address6} {
 				if !left[netip.MustParseAddr(address)] {
-					t.Errorf("what %s sent did not leave with its own address %s: %v", h.host, address, left)
+					t.Errorf("packets of %s did not leave with its own address %s: %v", h.host, address, left)
 				}
 			}
 		}
 		if left[netip.MustParseAddr(external)] || left[netip.MustParseAddr(external6)] {
-			t.Errorf("what hosts sent left with the Mapping's address: %v", left)
+			t.Errorf("packets of hosts left with the Mapping's address: %v", left)
 		}
 	})
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// elsewhere are endpoints that are no pods: what a tenant would write into an EndpointSlice to have the gateway lead there.
+// elsewhere are endpoints that are not pods, which a tenant may write into an EndpointSlice.
 var elsewhere = []pod{
 	{"a host outside", lab.Client2Address, lab.Client2Address6},
 	{"a neighbour on an uplink", "198.51.100.66", "2001:db8:1::66"},
@@ -35,13 +35,13 @@ var elsewhere = []pod{
 }
 
 const (
-	// victimPort is the port of what must not be reached. Mappings lead to it from mixedPort and the ports after that.
+	// victimPort is the port that must not be reached. Mappings lead to it from mixedPort and the ports after that.
 	victimPort = 7000
 	mixedPort  = 1300
 )
 
-// TestEndpointsThatLeadElsewhere writes endpoints and ClusterIPs by hand that lead to hosts outside, to the gateway, to nodes and to
-// metadata services. None of them gets a packet or a rule, and a pod in the same slice answers as if it were alone.
+// TestEndpointsThatLeadElsewhere writes endpoints and ClusterIPs by hand that lead to outside hosts, to the gateway, to nodes and to
+// metadata services. None of them may get a packet or a rule, and a pod in the same slice must answer all connections.
 func TestEndpointsThatLeadElsewhere(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, victimPort)
@@ -55,7 +55,7 @@ func TestEndpointsThatLeadElsewhere(t *testing.T) {
 		for i, e := range elsewhere {
 			name := fmt.Sprintf("elsewhere-%d", i)
 			objects = append(objects, service(t, name, ports, e), expose(name, mixedPort+1+i))
-			// The same addresses as a ClusterIP, which no API server gives out and a relay may claim.
+			// The same addresses as a ClusterIP, which no API server assigns but a relay may claim.
 			name = "clusterip-" + name
 			chosen := strings.NewReplacer("10.96.0.10", e.address, "fd00:96::10", e.address6).Replace(service(t, name, ports))
 			objects = append(objects, chosen, strings.Replace(expose(name, mixedPort+1+len(elsewhere)+i), "mode: endpoints", "mode: service", 1))
@@ -68,9 +68,9 @@ func TestEndpointsThatLeadElsewhere(t *testing.T) {
 	})
 }
 
-// TestMappedConnectionsNeverLeaveByAnUplink has another program route a pod's network to a neighbour outside, where smartnatd does
-// not see it: what a Mapping leads to that pod is dropped, also where the config has no uplink and the default routes alone say
-// where the outside is.
+// TestMappedConnectionsNeverLeaveByAnUplink has another program route a pod's network to an outside neighbour, in a way that smartnatd
+// does not see: mapped packets to that pod must be dropped, even if the config has no uplink and only the default routes show the
+// outside.
 func TestMappedConnectionsNeverLeaveByAnUplink(t *testing.T) {
 	for name, config := range map[string]string{
 		"uplinks": twoUplinks, "no uplinks": fmt.Sprintf("servedAddresses: [%s, %q]\n", lab.External1, lab.External1v6),
@@ -105,11 +105,11 @@ func (w *world) expectLeavesByNoUplink(t *testing.T, config string) {
 	w.expectNothingElsewhere(t, []pod{p2})
 	rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
 	if !leadsTo(rules, p2.address) || !leadsTo(rules, p2.address6) {
-		t.Errorf("%s is not led to any more, so it proves nothing", p2.name)
+		t.Errorf("no rule leads to %s any more, so the test proves nothing", p2.name)
 	}
 }
 
-// serveElsewhere has programs listen where nothing may be led, and speaks to them, so that neighbours know each other.
+// serveElsewhere runs servers where no Mapping may lead, and connects to them, so that neighbours are resolved.
 func (w *world) serveElsewhere(t *testing.T) {
 	t.Helper()
 	for _, of := range []struct{ host, address, address6 string }{
@@ -128,7 +128,7 @@ func (w *world) serveElsewhere(t *testing.T) {
 	}
 }
 
-// serve has a host answer on ports until the test ends, or the server is closed.
+// serve makes a host answer on ports until the test ends, or until end is called.
 func (w *world) serve(t *testing.T, host string, ports ...uint16) (end func()) {
 	t.Helper()
 	server, err := w.Host(host).Serve(ports...)
@@ -140,7 +140,7 @@ func (w *world) serve(t *testing.T, host string, ports ...uint16) (end func()) {
 	return end
 }
 
-// leadsTo reports whether a rule of DNAT leads to an address.
+// leadsTo reports whether a DNAT rule leads to an address.
 func leadsTo(rules, address string) bool {
 	for _, before := range []string{"--to-destination " + address, "--to-destination [" + address + "]"} {
 		for _, after := range []string{"\n", " ", ":", "-"} {
@@ -156,7 +156,7 @@ func (w *world) expectNoRuleTo(t *testing.T, elsewhere []pod) {
 	t.Helper()
 	rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
 	if !leadsTo(rules, p1.address) || !leadsTo(rules, p1.address6) {
-		t.Errorf("no rule leads to %s, so the others prove nothing", p1.name)
+		t.Errorf("no rule leads to %s, so the test proves nothing", p1.name)
 	}
 	for _, e := range elsewhere {
 		for _, address := range []string{e.address, e.address6} {
@@ -167,8 +167,8 @@ func (w *world) expectNoRuleTo(t *testing.T, elsewhere []pod) {
 	}
 }
 
-// expectNothingElsewhere sends first packets to the Mappings that lead to such endpoints alone, and looks at all that leaves the
-// gateway, that reaches the hosts, and that comes back to the client.
+// expectNothingElsewhere sends first packets to the Mappings that lead only to such endpoints, and checks all packets that leave the
+// gateway, reach the hosts, or come back to the client.
 func (w *world) expectNothingElsewhere(t *testing.T, elsewhere []pod) {
 	t.Helper()
 	answering := []string{lab.Join(lab.External1, mixedPort), lab.Join(lab.External1v6, mixedPort)}
@@ -189,8 +189,7 @@ func (w *world) expectNothingElsewhere(t *testing.T, elsewhere []pod) {
 			}
 		}
 	}
-	// The gateway's server has one socket for both families and answers datagrams in their order, so an answer to those before
-	// would be there.
+	// The gateway's server has one socket for both families and answers datagrams in order, so answers to earlier ones would have come.
 	for _, address := range append(answering, lab.Join(lab.External1, victimPort)) {
 		w.await(t, lab.Client, "udp", address, nil)
 	}
@@ -208,11 +207,11 @@ func (w *world) expectNothingElsewhere(t *testing.T, elsewhere []pod) {
 		}
 	}
 	if !seen {
-		t.Errorf("what went to %s was not captured", p1.name)
+		t.Errorf("no packet to %s was captured", p1.name)
 	}
 }
 
-// ledElsewhere says what is wrong with a packet of a run with n endpoints; nothing where it is one that may be.
+// ledElsewhere returns the problem with a packet of a run with n endpoints, or "" if it is allowed.
 func ledElsewhere(where string, packet lab.Packet, n int) string {
 	to, from := packet.Destination, packet.Source
 	pods := netip.MustParsePrefix(lab.PodNetwork).Contains(to.Addr()) || netip.MustParsePrefix(lab.PodNetwork6).Contains(to.Addr())
@@ -222,15 +221,15 @@ func ledElsewhere(where string, packet lab.Packet, n int) string {
 	switch {
 	case packet.Protocol != unix.IPPROTO_TCP && packet.Protocol != unix.IPPROTO_UDP:
 	case to.Port() == victimPort && !asked && (leaves || !pods):
-		return "this was led elsewhere"
+		return "led elsewhere"
 	case !strings.HasPrefix(where, lab.Client+" ") || packet.Out || packet.Flags&lab.RST != 0:
 	case from.Port() > mixedPort && int(from.Port()) <= mixedPort+n, from.Port() == victimPort && !answered:
-		return "this is an answer"
+		return "an answer"
 	}
 	return ""
 }
 
-// expectPodAlone asks so often that each endpoint of the slice would have had its turn.
+// expectPodAlone connects so often that each endpoint of the slice would get a connection.
 func (w *world) expectPodAlone(t *testing.T) {
 	t.Helper()
 	for _, external := range []string{lab.External1, lab.External1v6} {

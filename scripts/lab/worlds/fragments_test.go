@@ -14,14 +14,14 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// Datagrams that do not fit into a packet, as DNSSEC, SIP over UDP and RADIUS with certificates send: fragments after the first
-// have no ports, and have to pass all the same, in both directions (cilium/cilium#9755, loxilb-io/loxilb#393).
+// TestFragmentedUDP sends datagrams larger than a packet, as DNSSEC, SIP over UDP and RADIUS with certificates do: fragments after the
+// first have no ports, and must pass in both directions (cilium/cilium#9755, loxilb-io/loxilb#393).
 func TestFragmentedUDP(t *testing.T) {
-	// The borders of one packet of 1500 bytes for IPv6 and IPv4, and the most that an answer, which is longer, has room for.
+	// The limits of one packet of 1500 bytes for IPv6 and IPv4, and the largest size that leaves room for the answer, which is longer.
 	sizes := []int{100, 1452, 1453, 1472, 1473, 4000, 9000, 60_000, 65_000}
 	addresses := []string{lab.External1, lab.External2, lab.External1v6, lab.External2v6}
 	var many []string
-	for i := range 70 { // so many are an ipset
+	for i := range 70 { // enough for an ipset
 		many = append(many, fmt.Sprintf("198.18.%d.0/24", i), fmt.Sprintf(`"2001:db8:f:%x::/64"`, i))
 	}
 	kinds := []struct {
@@ -86,7 +86,7 @@ func TestFragmentedUDP(t *testing.T) {
 	})
 }
 
-// awaitDatagram sends datagrams of so many bytes from the client until one is answered in full, by whom accept wants.
+// awaitDatagram sends datagrams of size bytes from the client until accept returns true for a complete answer.
 func (w *world) awaitDatagram(t *testing.T, address string, size int, accept func(lab.Answer) bool) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {

@@ -20,14 +20,14 @@ import (
 const (
 	metricsPort = 9470
 	metrics     = "metrics: {address: \":9470\"}\n"
-	// hostPort is one that a program on the gateway listens on from the start, laterPort one that it listens on later.
+	// A program on the gateway listens on hostPort from the start, and on laterPort later.
 	hostPort, laterPort = 5000, 5001
 
 	unlimited = "maxPortsPerMapping: 0\nmaxPortsPerNamespace: 0\n"
 )
 
-// TestMappingCannotTakeSSH has one Mapping name port 22 and another all ports of the gateway's addresses: ssh, metrics and each
-// program on the host are reached as before, from outside and from inside.
+// TestMappingCannotTakeSSH has one Mapping with port 22 and another with all ports of the gateway's addresses: ssh, metrics and each
+// program on the host must stay reachable, from outside and from inside.
 func TestMappingCannotTakeSSH(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 22, hostPort, laterPort, metricsPort, 8080)
@@ -91,8 +91,8 @@ func TestMappingCannotTakeSSH(t *testing.T) {
 	})
 }
 
-// TestOneTenantCannotTakeAllPorts has an older Mapping ask for all ports: with the default limits it gets none, and a younger one
-// has what it asks for.
+// TestOneTenantCannotTakeAllPorts has an older Mapping with all ports: with the default limits it gets none, and a younger one gets
+// its port.
 func TestOneTenantCannotTakeAllPorts(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 443, 8080)
@@ -116,7 +116,7 @@ func TestOneTenantCannotTakeAllPorts(t *testing.T) {
 	})
 }
 
-// serveInside makes the other hosts inside known to the gateway, and returns the sources to reach its inside addresses from.
+// serveInside makes the gateway resolve the other inside hosts, and returns the sources that reach its inside addresses.
 func (w *world) serveInside(t *testing.T) map[netip.Addr]netip.AddrPort {
 	t.Helper()
 	inside := map[netip.Addr]netip.AddrPort{}
@@ -127,7 +127,7 @@ func (w *world) serveInside(t *testing.T) map[netip.Addr]netip.AddrPort {
 	return inside
 }
 
-// expectOnce opens one connection, which the host or pod of that name must answer.
+// expectOnce opens one connection, which the named host or pod must answer.
 func (w *world) expectOnce(t *testing.T, host, address, name string) {
 	t.Helper()
 	answer, err := w.Host(host).EchoTCP(timeout(t, patience), address)
@@ -136,7 +136,7 @@ func (w *world) expectOnce(t *testing.T, host, address, name string) {
 	}
 }
 
-// expectMetrics wants smartnatd's own metrics at an address.
+// expectMetrics checks that an address serves smartnatd's own metrics.
 func (w *world) expectMetrics(t *testing.T, address string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(timeout(t, patience), http.MethodGet, fmt.Sprintf("http://%s/metrics", address), nil)
@@ -157,16 +157,16 @@ func (w *world) expectMetrics(t *testing.T, address string) {
 	}
 }
 
-// expectNoRuleFrom wants no rule that looks for packets to the addresses.
+// expectNoRuleFrom checks that no rule matches packets to the addresses.
 func (w *world) expectNoRuleFrom(t *testing.T, addresses ...string) {
 	t.Helper()
 	rules := w.gateway(t, "iptables-save") + w.gateway(t, "ip6tables-save")
 	if !strings.Contains(rules, "-d "+lab.External1+"/32 ") {
-		t.Errorf("no rule is about %s, so the others prove nothing", lab.External1)
+		t.Errorf("no rule matches %s, so the test proves nothing", lab.External1)
 	}
 	for _, address := range addresses {
 		if strings.Contains(rules, "-d "+address+"/") {
-			t.Errorf("a rule is about %s", address)
+			t.Errorf("a rule matches %s", address)
 		}
 	}
 }

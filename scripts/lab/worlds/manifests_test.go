@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// published is a Mapping as people publish a program, and what it has to answer by: PORT/PROTOCOL, with :PORT when the pod's is
-// another one, at each of the addresses.
+// published are typical Mappings, and the ports that must answer at each of the addresses: PORT/PROTOCOL, with :PORT if the pod's port
+// differs.
 var published = []struct{ name, addresses, spec, answers string }{
 	{
 		"turn", `198.51.100.10, "2001:db8:1::10"`,
@@ -54,7 +54,7 @@ var published = []struct{ name, addresses, spec, answers string }{
 		"5201/tcp 5201/udp 19132/udp 25565/tcp 27015/udp",
 	},
 	{
-		// Ranges that touch, one of them shifted by one port only, and the first and the last port that there are.
+		// Adjacent ranges, one of them shifted by one port, and the first and the last port.
 		"borders", `203.0.113.11, "2001:db8:2::11"`,
 		`ports: [{port: 1, endPort: 24, servicePort: 2, protocol: udp}, {port: 25, endPort: 25, protocol: udp}, {port: 26, endPort: 111, servicePort: 28, protocol: udp},
 			{port: 65535}, {port: 1}]`,
@@ -62,7 +62,7 @@ var published = []struct{ name, addresses, spec, answers string }{
 	},
 }
 
-// TestRealManifests publishes what people publish, all at once (kubernetes-sigs/aws-load-balancer-controller#4405,
+// TestRealManifests publishes typical Services, all at once (kubernetes-sigs/aws-load-balancer-controller#4405,
 // kube-vip/kube-vip#859, coturn/coturn#738, kubernetes/kubernetes#23864).
 func TestRealManifests(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
@@ -89,7 +89,7 @@ func TestRealManifests(t *testing.T) {
 						}
 						answer := w.await(t, lab.Client, string(port.Protocol), lab.Join(address, uint16(port.Port)), by(p1, target))
 						if client := answer.Client.Addr().String(); p.name == "mail" && client != lab.ClientAddress && client != lab.ClientAddress6 {
-							t.Errorf("%s at %s: the pod saw %s in place of the client", text, address, client)
+							t.Errorf("%s at %s: the pod saw %s instead of the client", text, address, client)
 						}
 					}
 				}
@@ -99,7 +99,7 @@ func TestRealManifests(t *testing.T) {
 	})
 }
 
-// TestNamedPortThatChanges has a rollout give a Service's named target port another number: each pod is reached by its own.
+// TestNamedPortThatChanges has a rollout that renumbers a Service's named target port: each pod must be reached by its own number.
 func TestNamedPortThatChanges(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080, 9090)
@@ -115,8 +115,8 @@ func TestNamedPortThatChanges(t *testing.T) {
 	})
 }
 
-// testUnpublished tries ports next to the ranges, the other protocol, ports that are published elsewhere or inside, and others than the
-// allowed sources.
+// testUnpublished tries ports next to the ranges, the other protocol, ports that are published on another address or inside, and
+// forbidden sources.
 func testUnpublished(t *testing.T, w *world) {
 	w.expectUnreached(t, []string{lab.Join(lab.External1, 53), lab.Join(lab.External1v6, 53), lab.Join(lab.External2, 443), lab.Join(lab.External2v6, 443)}, func() {
 		for _, addresses := range [][2]string{{"198.51.100.10", "203.0.113.10"}, {"2001:db8:1::10", "2001:db8:2::10"}} {
@@ -140,7 +140,7 @@ func testUnpublished(t *testing.T, w *world) {
 	})
 }
 
-// sendFrom sends a first packet that no socket made from a host's own address. A port is written PORT/PROTOCOL.
+// sendFrom sends a first packet from a host's own address, without a socket. A port is written PORT/PROTOCOL.
 func (w *world) sendFrom(t *testing.T, host, address, port string) {
 	t.Helper()
 	sources := map[string][2]string{lab.Client: {lab.ClientAddress, lab.ClientAddress6}, lab.Client2: {lab.Client2Address, lab.Client2Address6}}

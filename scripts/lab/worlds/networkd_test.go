@@ -17,9 +17,9 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// purges are what network managers do to routes and rules that are not their own when they start, are reloaded, or a link changes
+// purges are what network managers do to foreign routes and rules when they start, when they are reloaded, or when a link changes
 // (ManageForeignRoutes= and ManageForeignRoutingPolicyRules= of networkd.conf(5); systemd/systemd#19106, #22077, cilium/cilium#18706).
-// Each ends with what the manager itself configures, which is the gateway's own and not smartnatd's.
+// Each ends with the manager's own configuration, which belongs to the gateway and not to smartnatd.
 var purges = []struct{ name, script string }{
 	{
 		"networkd starts: rules one by one, then routes, five times in a row",
@@ -60,8 +60,8 @@ var purges = []struct{ name, script string }{
 	},
 }
 
-// TestNetworkdTakesForeignRulesAndRoutes has connections by the second uplink, which need rules and routes of ours, outlive all purges,
-// and the rules and routes of the gateway's owner stay as they are.
+// TestNetworkdTakesForeignRulesAndRoutes checks that connections by the second uplink, which need smartnatd's rules and routes, survive
+// all purges, and that the rules and routes of the gateway's owner do not change.
 func TestNetworkdTakesForeignRulesAndRoutes(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
@@ -102,7 +102,7 @@ func TestNetworkdTakesForeignRulesAndRoutes(t *testing.T) {
 	})
 }
 
-// routing are the gateway's rules and routes, but for those that the kernel makes by itself as neighbours and links come and go.
+// routing returns the gateway's rules and routes, except for those that the kernel itself creates for neighbours and links.
 func (w *world) routing(t *testing.T) []string {
 	t.Helper()
 	output, err := w.Host(lab.Gateway).Exec(timeout(t, patience), "sh", "-ec", `ip -4 rule; ip -6 rule

@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// oneLink has the gateway reach the outside and the nodes by eth0 alone, as the only network card of a small server does.
+// oneLink makes the gateway reach both the outside and the nodes by eth0, the only network card of a small server.
 func (w *world) oneLink(t *testing.T) {
 	t.Helper()
 	for _, line := range []string{ // the lab's bridges are in the namespace of the test
@@ -38,8 +38,8 @@ func (w *world) oneLink(t *testing.T) {
 	}
 }
 
-// On a host with one link what pods open comes in by the uplink. insideNetworks says which networks are the cluster's: their pods
-// leave with the Mapping's address and are answered, and Mappings lead to them.
+// TestOneLink has a host with one link, where connections of pods come in by the uplink. insideNetworks names the cluster's networks: their
+// pods leave with the Mapping's address and get answers, and Mappings lead to them.
 func TestOneLink(t *testing.T) {
 	const inside = `uplinks: [{interface: eth0}]
 insideNetworks: [10.244.0.0/16, "fd00:244::/32"]
@@ -61,7 +61,7 @@ insideNetworks: [10.244.0.0/16, "fd00:244::/32"]
 				}
 			}
 		}
-		w.awaitCheck(t, "Mapping", true) // which is "ok      Mappings"
+		w.awaitCheck(t, "Mapping", true) // it matches "ok      Mappings"
 		w.awaitCheck(t, "Mapping default/echo", false)
 	})
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// Tailscale from 1.98 and wg-quick turn src_valid_mark on (tailscale/tailscale#19796): a strict filter on the link to the pods
-// then looks for the sender of a reply, which carries its uplink's mark, in that uplink's table.
+// TestSendersLookedUpByMark sets src_valid_mark, as Tailscale from 1.98 and wg-quick do (tailscale/tailscale#19796): a strict reverse path
+// filter on the link to the pods then looks up the sender of a reply, which carries its uplink's mark, in that uplink's table.
 func TestSendersLookedUpByMark(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
@@ -29,8 +29,8 @@ func TestSendersLookedUpByMark(t *testing.T) {
 	})
 }
 
-// An administrator's own block list works before SmartNat translates. One in FORWARD comes too late: what a Mapping exposes is
-// accepted there before it.
+// TestBlockLists checks that an administrator's own block list works before SmartNat translates. One in FORWARD comes too late: a rule
+// above it accepts mapped packets.
 func TestBlockLists(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080, 8081)
@@ -49,7 +49,8 @@ func TestBlockLists(t *testing.T) {
 	})
 }
 
-// Another program's base chain in the forward hook drops what iptables accepted, and check says so with a rule that helps.
+// TestDroppingBaseChain checks that check reports a base chain of another program in the forward hook that drops packets which iptables
+// accepted, with a rule that helps.
 func TestDroppingBaseChain(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
@@ -63,7 +64,7 @@ func TestDroppingBaseChain(t *testing.T) {
 		w.gateway(t, "nft -f /etc/fw.nft")
 		for _, external := range []string{lab.External1, lab.External1v6} {
 			if answer, err := w.ask(timeout(t, patience), lab.Client, "tcp", lab.Join(external, 8080)); err == nil {
-				t.Errorf("answer %+v, so the chain proves nothing", answer)
+				t.Errorf("answer %+v, so the chain does not drop and the test proves nothing", answer)
 			}
 		}
 		const remedy = "nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept"

@@ -11,8 +11,8 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// The default route of PPPoE, WireGuard and VTI has a device and no gateway, and that of some providers' links a next hop of IPv6
-// (mossdef-org/pbr#101, openwrt/packages#26083, opnsense/core#850): replies are to leave by that link all the same.
+// TestUplinkWithoutAGateway covers default routes with a device and no gateway (PPPoE, WireGuard, VTI), and IPv4 routes with an IPv6 next
+// hop (mossdef-org/pbr#101, openwrt/packages#26083, opnsense/core#850): replies must still leave by that link.
 func TestUplinkWithoutAGateway(t *testing.T) {
 	for _, route := range []struct{ name, route string }{
 		{"a device alone", "ip route replace default dev eth2 metric 200"},
@@ -22,7 +22,7 @@ func TestUplinkWithoutAGateway(t *testing.T) {
 			eachBackend(t, func(t *testing.T, w *world) {
 				w.pods(t, 8080)
 				w.gateway(t, route.route)
-				// The router takes the place of the other end: it answers for everything.
+				// The router acts as the other end: it answers ARP for all addresses.
 				if err := w.Host(lab.Router).SetSysctl("net.ipv4.conf.all.proxy_arp", "1"); err != nil {
 					t.Fatal(err)
 				}

@@ -19,11 +19,11 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// TestSavedRulesAreRestored has iptables-persistent (or `iptables-save` and its like by hand) save everything while an old Mapping is
-// there, and restore it when that is gone: at boot before smartnatd, and while it runs. What is gone is not exposed, not even to
-// flows that the restored rules let in, and what is wanted works, by rules that are those of a gateway where nothing was restored.
+// TestSavedRulesAreRestored saves all rules as iptables-persistent does (or `iptables-save` by hand) while an old Mapping exists, and
+// restores them after it is deleted: at boot before smartnatd, and while it runs. The old Mapping must not be exposed, not even to
+// flows that the restored rules let in, and the new one must work, with the same rules as on a gateway without a restore.
 func TestSavedRulesAreRestored(t *testing.T) {
-	// More than a few sources are an ipset, which the saved rules name.
+	// Enough sources for an ipset, which the saved rules then name.
 	var many []string
 	for i := range 70 {
 		many = append(many, fmt.Sprintf("198.18.%d.0/24", i), fmt.Sprintf(`"2001:db8:f:%x::/64"`, i))
@@ -43,7 +43,7 @@ func TestSavedRulesAreRestored(t *testing.T) {
 		w.pods(t, 8080, 9090)
 		echo := service(t, "echo", []string{"8080/TCP", "8080/UDP", "9090/TCP", "9090/UDP"}, p1)
 		w.objects(t, echo, mapping("old", "echo", oldOnes))
-		// The host forwards of its own accord, as it does at the boot below: the boundary is another one where smartnatd has it do so.
+		// The host itself enables forwarding, as at the boot below: the boundary differs if smartnatd enables it.
 		w.gateway(t, forwarding)
 		w.start(t, twoUplinks)
 		w.awaitBoth(t, gone, by(p1, 9090))
@@ -63,7 +63,7 @@ func TestSavedRulesAreRestored(t *testing.T) {
 			w.awaitBoth(t, wanted, by(p1, 8080))
 		}
 		for _, how := range []struct{ name, options string }{
-			{"in place of all rules, while smartnatd runs", ""},
+			{"instead of all rules, while smartnatd runs", ""},
 			{"added to all rules, while smartnatd runs", " --noflush"},
 			{"with counters, while smartnatd runs", " --counters"},
 		} {
@@ -78,7 +78,7 @@ func TestSavedRulesAreRestored(t *testing.T) {
 			}
 			w.defaultRoutes(t)
 			w.restore(t, saved, "")
-			// With the host set up to forward, the old Mapping works again, until smartnatd starts.
+			// With forwarding enabled, the old Mapping works again until smartnatd starts.
 			w.gateway(t, forwarding)
 			var flows []*lab.Flow
 			for _, address := range gone {
@@ -101,8 +101,8 @@ func TestSavedRulesAreRestored(t *testing.T) {
 	})
 }
 
-// TestRulesOfTheOtherBackend has a host change its iptables programs (update-alternatives, an upgrade of the distribution), or restore
-// a save by those of the other back end: packets meet the rules of both, and those of an old Mapping must not be among them.
+// TestRulesOfTheOtherBackend has a host that switches its iptables programs (update-alternatives, an upgrade of the distribution), or that
+// restores a save with the other back end: packets meet the rules of both, which must not include those of an old Mapping.
 func TestRulesOfTheOtherBackend(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		backend, other := "legacy", "nft"
@@ -116,7 +116,7 @@ func TestRulesOfTheOtherBackend(t *testing.T) {
 		w.start(t, twoUplinks+"iptables: {backend: "+other+"}\n")
 		w.awaitBoth(t, gone, by(p1, 9090))
 		w.stop(t)
-		for _, program := range []string{"iptables-", "ip6tables-"} { // the user's own
+		for _, program := range []string{"iptables-", "ip6tables-"} { // rules of the user
 			w.gateway(t, program+other+" -A INPUT -p tcp --dport 7 -j ACCEPT")
 		}
 		w.objects(t, echo, mapping("new", "echo", `addresses: [203.0.113.10, "2001:db8:2::10"], ports: [{port: 8080}, {port: 8080, protocol: udp}]`))
@@ -161,7 +161,7 @@ func (w *world) restore(t *testing.T, saved map[string]string, options string) {
 	}
 }
 
-// rules are those of both families, without counters and comments of the programs, sorted since the order of chains says nothing.
+// rules returns the rules of both families, without counters and comments, sorted since the order of chains has no meaning.
 func (w *world) rules(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -192,7 +192,7 @@ func (w *world) awaitRules(t *testing.T, want []string) {
 	}
 }
 
-// awaitBoth asks by TCP and UDP until the addresses answer.
+// awaitBoth connects by TCP and UDP until the addresses answer.
 func (w *world) awaitBoth(t *testing.T, addresses []string, accept func(lab.Answer) bool) {
 	t.Helper()
 	for _, address := range addresses {
@@ -202,7 +202,7 @@ func (w *world) awaitBoth(t *testing.T, addresses []string, accept func(lab.Answ
 	}
 }
 
-// awaitGone asks by TCP and UDP until the gateway itself refuses, which is what it does where no Mapping is.
+// awaitGone connects by TCP and UDP until the gateway itself refuses, as it does without a Mapping.
 func (w *world) awaitGone(t *testing.T, addresses []string) {
 	t.Helper()
 	for _, address := range addresses {
@@ -220,7 +220,7 @@ func (w *world) awaitGone(t *testing.T, addresses []string) {
 	}
 }
 
-// awaitEnd speaks by a flow until that fails.
+// awaitEnd exchanges messages on a flow until that fails.
 func (w *world) awaitEnd(t *testing.T, flow *lab.Flow) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
@@ -231,6 +231,6 @@ func (w *world) awaitEnd(t *testing.T, flow *lab.Flow) {
 		}
 		return nil
 	}); err != nil {
-		t.Errorf("the flow to %s by %s goes on: %v", flow.Conn.RemoteAddr(), flow.Conn.RemoteAddr().Network(), err)
+		t.Errorf("the flow to %s by %s does not end: %v", flow.Conn.RemoteAddr(), flow.Conn.RemoteAddr().Network(), err)
 	}
 }

@@ -17,11 +17,11 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// countPatience bounds the time to the next count: on a slow machine there are fewer.
+// countPatience bounds the time to the next count: a slow machine counts less often.
 const countPatience = 3 * time.Minute
 
-// A range of 100 source ports takes 100 clients of each backend at a time. From 80 on the Mapping that leads to this backend has a
-// finding, and none once clients have gone.
+// TestMasqueradeRunsOutOfPorts uses a range of 100 source ports, enough for 100 clients per backend at a time. From 80 clients on, the
+// Mapping to this backend has a finding, until clients have gone.
 func TestMasqueradeRunsOutOfPorts(t *testing.T) {
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 514)
@@ -30,7 +30,7 @@ func TestMasqueradeRunsOutOfPorts(t *testing.T) {
 			service(t, "quiet", []string{"514/UDP"}, p2), mapping("quiet", "quiet", "addresses: [198.51.100.11], ports: [{port: 514, protocol: udp}]"),
 		)
 		w.start(t, twoUplinks+"masqueradePorts: 2000-2099\n")
-		// No flow ends by itself meanwhile.
+		// Keep flows from timing out during the test.
 		if err := w.Host(lab.Gateway).SetSysctl("net.netfilter.nf_conntrack_udp_timeout", "600"); err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func TestMasqueradeRunsOutOfPorts(t *testing.T) {
 		say(10000, 10079)
 		used("0.79", 0)
 		if log := w.daemon.Log(); strings.Contains(log, "SourcePortsLow") {
-			t.Errorf("79 of 100 ports are told as too many:\n%s", log)
+			t.Errorf("a finding for 79 of 100 ports:\n%s", log)
 		}
 		say(10079, 10080)
 		used("0.8", 1)
@@ -58,7 +58,7 @@ func TestMasqueradeRunsOutOfPorts(t *testing.T) {
 		used("0.01", 0)
 		w.awaitLog(t, "level=info", "resolved: Mapping default/syslog: spec.masquerade")
 		if log := w.daemon.Log(); strings.Contains(log, "Mapping default/quiet: ") {
-			t.Errorf("a Mapping that has ports enough is told of:\n%s", log)
+			t.Errorf("a finding for a Mapping with enough ports:\n%s", log)
 		}
 	})
 }

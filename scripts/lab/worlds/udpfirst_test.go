@@ -15,10 +15,10 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// A sender with a fixed source port (NetFlow, syslog, SIP) that does not wait for the gateway: conntrack knows its flow, untranslated,
-// before there are rules, and would leave it so for as long as it sends (kubernetes/kubernetes#106274, #125979).
+// TestUDPThatSendsBeforeTheRules has a sender with a fixed source port (NetFlow, syslog, SIP) that does not wait for the gateway: conntrack
+// has its flow, untranslated, before the rules exist, and would leave it so as long as it sends (kubernetes/kubernetes#106274, #125979).
 func TestUDPThatSendsBeforeTheRules(t *testing.T) {
-	const sender = 2055 // and the ports after it
+	const sender = 2055 // the first source port; others follow it
 	ports, shifted := "ports: [{port: 9995, protocol: udp}]", "ports: [{port: 20000, endPort: 20010, servicePort: 30000, protocol: udp}]"
 	early := []struct {
 		name, address string
@@ -35,11 +35,11 @@ func TestUDPThatSendsBeforeTheRules(t *testing.T) {
 	}
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 9995, 30005)
-		// Conntrack and NAT are at work already, as on a host with any firewall or container engine.
+		// Conntrack and NAT are active already, as on a host with any firewall or container engine.
 		for _, program := range []string{"iptables", "ip6tables"} {
 			w.gateway(t, program+" -t nat -A PREROUTING -m conntrack --ctstate NEW")
 		}
-		// Otherwise the reverse path filter drops what comes by the second uplink before conntrack keeps it.
+		// A strict reverse path filter would drop packets from the second uplink before conntrack sees them.
 		if err := w.Host(lab.Gateway).SetSysctl("net.ipv4.conf.eth2.rp_filter", "2"); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestUDPThatSendsBeforeTheRules(t *testing.T) {
 	})
 }
 
-// sendUntranslated opens a flow from the client and sends by it until the gateway's conntrack knows it, as one to the gateway itself.
+// sendUntranslated opens a flow from the client and sends until the gateway's conntrack has it, as a flow to the gateway itself.
 func (w *world) sendUntranslated(t *testing.T, address string, port, sourcePort uint16) *lab.Flow {
 	t.Helper()
 	flow := w.open(t, lab.Client, "udp", lab.Join(address, port), sourcePort)
@@ -72,12 +72,12 @@ func (w *world) sendUntranslated(t *testing.T, address string, port, sourcePort 
 	}
 	list := fmt.Sprintf("conntrack -L -f %s -p udp --orig-dst %s --orig-port-src %d --orig-port-dst %d", family, address, sourcePort, port)
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
-		_, sent := flow.Conn.Write([]byte("early")) // an error where the datagram before was refused
+		_, sent := flow.Conn.Write([]byte("early")) // an error if the previous datagram was refused
 		known, err := w.Host(lab.Gateway).Exec(ctx, strings.Fields(list)...)
 		if err == nil && strings.Contains(known, "[UNREPLIED] src="+address) {
 			return nil
 		}
-		return errors.Join(err, sent, fmt.Errorf("conntrack knows %q", known))
+		return errors.Join(err, sent, fmt.Errorf("conntrack has %q", known))
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,14 +14,14 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// The provider's routers move an external address from one uplink to the other, as they do when one of them fails. A flow of UDP
-// that never pauses (SIP, VPNs, games, syslog) stays the same for conntrack, and has to be answered by the uplink that it comes in
-// by now: the other way may be dead.
+// TestUDPThatMovesToAnotherUplink has the provider's routers move an external address from one uplink to the other, as they do when one
+// fails. A UDP flow that never pauses (SIP, VPNs, games, syslog) stays the same for conntrack, and its replies must leave by the uplink
+// that it comes in by now: the other path may be dead.
 func TestUDPThatMovesToAnotherUplink(t *testing.T) {
 	moving := []struct{ address, other string }{{lab.External1, lab.External2}, {lab.External1v6, lab.External2v6}}
 	eachBackend(t, func(t *testing.T, w *world) {
 		w.pods(t, 5060)
-		// This provider takes the customer's addresses from each of its links.
+		// This provider accepts the customer's addresses on each of its links.
 		for _, key := range []string{"net.ipv4.conf.all.rp_filter", "net.ipv4.conf.eth1.rp_filter", "net.ipv4.conf.eth2.rp_filter"} {
 			if err := w.Host(lab.Router).SetSysctl(key, "0"); err != nil {
 				t.Fatal(err)
@@ -44,7 +44,7 @@ func TestUDPThatMovesToAnotherUplink(t *testing.T) {
 				mapped := w.open(t, lab.Client, "udp", lab.Join(m.address, 5060), 0)
 				answered := []*lab.Flow{mapped}
 				if m.address == lab.External1 {
-					// Over IPv6 the socket answers from whichever of the host's addresses.
+					// Over IPv6 the socket may answer from any of the host's addresses.
 					answered = append(answered, w.open(t, lab.Client, "udp", lab.Join(m.address, 5061), 0))
 				}
 				tcp := w.open(t, lab.Client, "tcp", lab.Join(m.address, 5060), 0)
@@ -65,7 +65,7 @@ func TestUDPThatMovesToAnotherUplink(t *testing.T) {
 	})
 }
 
-// expectAnswerBy speaks once by a flow, and the answer has to leave the gateway by this uplink.
+// expectAnswerBy exchanges one message on a flow, and checks that the answer leaves the gateway by the uplink.
 func (w *world) expectAnswerBy(t *testing.T, flow *lab.Flow, want string) {
 	t.Helper()
 	client := netip.MustParseAddrPort(flow.Conn.LocalAddr().String())
@@ -94,11 +94,11 @@ func (w *world) expectAnswerBy(t *testing.T, flow *lab.Flow, want string) {
 		}
 	}
 	if len(left) != 1 || left[want] == 0 {
-		t.Errorf("%s: answers of %s left by %v, want %s alone", flow.Conn.LocalAddr().Network(), flow.Conn.RemoteAddr(), left, want)
+		t.Errorf("%s: answers of %s left by %v, want only %s", flow.Conn.LocalAddr().Network(), flow.Conn.RemoteAddr(), left, want)
 	}
 }
 
-// router runs a command line on the provider's router.
+// router runs a command on the provider's router.
 func (w *world) router(t *testing.T, line string) {
 	t.Helper()
 	if output, err := w.Host(lab.Router).Exec(timeout(t, patience), strings.Fields(line)...); err != nil {

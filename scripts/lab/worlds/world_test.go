@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
-	// patience bounds what is waited for, on a busy machine.
+	// patience bounds each wait, on a busy machine.
 	patience = 30 * time.Second
 	// try bounds one of several attempts.
 	try = time.Second
@@ -39,7 +39,7 @@ const (
 	twoUplinks = "uplinks: [{interface: eth1}, {interface: eth2}]\n"
 )
 
-// The pods of a world: p1 on node1 and p2 on node2.
+// p1 on node1 and p2 on node2 are the pods of a world.
 var (
 	p1 = pod{"p1", "10.244.1.2", "fd00:244:1::2"}
 	p2 = pod{"p2", "10.244.2.2", "fd00:244:2::2"}
@@ -47,7 +47,7 @@ var (
 
 type pod struct{ name, address, address6 string }
 
-// world is a lab of hosts alone (see ../README.md): the client reaches the gateway by two uplinks, pods answer behind it.
+// world is a lab with hosts only (see ../README.md): the client reaches the gateway by two uplinks, pods answer behind it.
 type world struct {
 	*lab.Lab
 	daemon *lab.Process
@@ -61,7 +61,7 @@ func eachBackend(t *testing.T, run func(t *testing.T, w *world)) {
 	}
 }
 
-// newWorld makes a world without pods and without a running smartnatd. It ends with the test.
+// newWorld creates a world without pods and without a running smartnatd. It ends with the test.
 func newWorld(t *testing.T, backend string) *world {
 	t.Helper()
 	w := &world{Lab: lab.New(t, lab.WithoutControlPlane(), lab.WithBackend(backend))}
@@ -69,14 +69,14 @@ func newWorld(t *testing.T, backend string) *world {
 	return w
 }
 
-// defaultRoutes gives a new gateway a default route by the second uplink too.
+// defaultRoutes adds default routes by the second uplink to a new gateway.
 func (w *world) defaultRoutes(t *testing.T) {
 	t.Helper()
 	w.gateway(t, "ip route add default via 203.0.113.1 dev eth2 metric 200")
 	w.gateway(t, "ip -6 route add default via 2001:db8:2::1 dev eth2 metric 2048")
 }
 
-// pods makes p1 and p2, which answer on the ports by TCP and UDP and both families.
+// pods creates p1 and p2, which answer on the ports by TCP and UDP in both families.
 func (w *world) pods(t *testing.T, ports ...uint16) {
 	t.Helper()
 	for _, want := range []struct {
@@ -90,7 +90,7 @@ func (w *world) pods(t *testing.T, ports ...uint16) {
 	}
 }
 
-// objects replaces all objects that smartnatd sees, also while it runs.
+// objects replaces all objects that smartnatd sees, even while it runs.
 func (w *world) objects(t *testing.T, documents ...string) {
 	t.Helper()
 	if err := w.Host(lab.Gateway).WriteFile(objectsFile, strings.Join(documents, "\n---\n")); err != nil {
@@ -107,7 +107,7 @@ func (w *world) start(t *testing.T, config string) {
 	}
 }
 
-// stop ends smartnatd.
+// stop stops smartnatd.
 func (w *world) stop(t *testing.T) {
 	t.Helper()
 	if err := w.daemon.Stop(timeout(t, patience)); err != nil {
@@ -115,7 +115,7 @@ func (w *world) stop(t *testing.T) {
 	}
 }
 
-// gateway runs a command line on the gateway that must succeed.
+// gateway runs a command on the gateway that must succeed.
 func (w *world) gateway(t *testing.T, line string) string {
 	t.Helper()
 	output, err := w.Host(lab.Gateway).Exec(timeout(t, patience), strings.Fields(line)...)
@@ -125,7 +125,7 @@ func (w *world) gateway(t *testing.T, line string) string {
 	return output
 }
 
-// ask opens a connection or flow from a host and asks once.
+// ask opens a connection or flow from a host and exchanges one message.
 func (w *world) ask(ctx context.Context, host, network, address string) (lab.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, try)
 	defer cancel()
@@ -135,7 +135,7 @@ func (w *world) ask(ctx context.Context, host, network, address string) (lab.Ans
 	return w.Host(host).EchoTCP(ctx, address)
 }
 
-// await asks from a host until the address answers as accept wants; nil is any answer.
+// await connects from a host until accept returns true for the answer; nil accepts any answer.
 func (w *world) await(t *testing.T, host, network, address string, accept func(lab.Answer) bool) lab.Answer {
 	t.Helper()
 	var answer lab.Answer
@@ -161,7 +161,7 @@ func (w *world) open(t *testing.T, host, network, address string, sourcePort uin
 	return flow
 }
 
-// awaitEcho speaks by a flow until the answer is what accept wants.
+// awaitEcho exchanges messages on a flow until accept returns true for the answer.
 func awaitEcho(t *testing.T, flow *lab.Flow, accept func(lab.Answer) bool) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
@@ -177,8 +177,8 @@ func awaitEcho(t *testing.T, flow *lab.Flow, accept func(lab.Answer) bool) {
 	}
 }
 
-// expectUnreached calls send, and then asks by UDP addresses that answer. What send sent went the same ways, and nothing of it may
-// have come to the pods, which get datagrams to the ports of those answers alone.
+// expectUnreached calls send, and then connects by UDP to addresses that answer, over the same paths. No packet of send may reach the
+// pods, which may get only datagrams to the ports of those answers.
 func (w *world) expectUnreached(t *testing.T, answering []string, send func()) {
 	t.Helper()
 	var captures []*lab.Capture
@@ -222,7 +222,7 @@ func by(p pod, port uint16) func(lab.Answer) bool {
 	return func(a lab.Answer) bool { return a.Pod == p.name && a.Port == port }
 }
 
-// service is a dual-stack Service whose ports lead to the pods. A port is PORT/PROTOCOL or PORT:TARGETPORT/PROTOCOL.
+// service returns a dual-stack Service whose ports lead to the pods. A port is PORT/PROTOCOL or PORT:TARGETPORT/PROTOCOL.
 func service(t *testing.T, name string, ports []string, pods ...pod) string {
 	t.Helper()
 	s := corev1.Service{
@@ -289,7 +289,7 @@ func document(t *testing.T, object any) string {
 	return string(text)
 }
 
-// mapping is a Mapping in endpoints mode to a Service, with the rest of its spec in YAML's flow style: "addresses: [...], ports: [...]".
+// mapping returns a Mapping in endpoints mode to a Service, with the rest of its spec in YAML's flow style: "addresses: [...], ports: [...]".
 func mapping(name, service, spec string) string {
 	return fmt.Sprintf(`apiVersion: smartnat.aureacentral.com/v1alpha1
 kind: Mapping
