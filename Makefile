@@ -1,7 +1,7 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# Every target says what it does while it does it. `make` alone lists them.
+# Every target prints its steps. `make` alone lists the targets.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-# No newer commit, no newer build: what is packaged carries the time of the commit that it was made from.
+# Builds and packages carry the time of their commit, so that they are reproducible.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
@@ -19,7 +19,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what building and testing need and this machine lacks (apt-get or dnf, as root)
+setup: ## install missing tools for building and testing (apt-get or dnf, as root)
 	@scripts/setup.sh test
 
 build: ## build the programs into bin/
@@ -29,7 +29,7 @@ build: ## build the programs into bin/
 		CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o "bin/$$program" "./cmd/$$program"; \
 	done
 
-demo: ## packets through a gateway within minutes, then the same in a real cluster; DEMO_EXIT=1 ends at once
+demo: ## packets through a gateway within minutes, then the same in a real cluster; DEMO_EXIT=1 does not wait at the end
 	@scripts/setup.sh demo
 	@echo "demo 1/2: a gateway and objects in a file, without a cluster"
 	@$(MAKE) build PROGRAMS=smartnatd
@@ -40,72 +40,72 @@ demo: ## packets through a gateway within minutes, then the same in a real clust
 	@$(MAKE) build
 	@CGO_ENABLED=0 go run -trimpath ./scripts/lab/cmd/lab demo
 
-lab: ## bring the lab of the tests up, to walk around in; Ctrl-C takes it down
+lab: ## start the lab of the tests, to look around in; Ctrl-C stops it
 	@scripts/setup.sh demo
 	@$(MAKE) build
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/lab/cmd/lab up
 
-check: ## what to run after every change: unit tests and lint, without root or a kernel of their own
+check: ## unit tests and lint, without root; run it after every change
 	@scripts/test.sh check
 	@scripts/verify.sh layout headers format words lint
 
-test: ## everything that proves SmartNat: unit, real kernel, lab, packages (as root; sets up what it needs)
+test: ## all tests: unit, real kernel, lab, packages (as root; installs what it needs)
 	@scripts/test.sh all
 
-test-unit: ## tests that need no control plane, with the real kernel; any package: make test-unit PKG=./pkg/calc/...
+test-unit: ## tests without a control plane, with the real kernel; one package: make test-unit PKG=./pkg/calc/...
 	@scripts/test.sh unit $(PKG)
 
-test-packages: packages ## install, upgrade and remove the packages in a root of their own
+test-packages: packages ## install, upgrade and remove the packages in a temporary root
 	@scripts/packages/test.sh
 
-test-boot: packages ## boot a Debian with the deb and do what the README says (debootstrap, systemd-nspawn, root)
+test-boot: packages ## boot a Debian with the packages and follow the README (debootstrap, systemd-nspawn, root)
 	@scripts/packages/boot.sh
 
-fuzz: ## every fuzz target for FUZZTIME (30s) each; what fails is kept in testdata/fuzz of its package
+fuzz: ## every fuzz target for FUZZTIME (30s); failing inputs are kept in testdata/fuzz of the package
 	@scripts/fuzz.sh
 
-bench: ## SmartNat, kube-proxy and iptables-restore from 10 to 100,000 ports (as root, 30 minutes); BENCH=-quick for a few
+bench: ## SmartNat, kube-proxy and iptables-restore from 10 to 100,000 ports (as root, 30 minutes); BENCH=-quick for fewer
 	@scripts/setup.sh test
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/bench/scale $(BENCH)
 
-bench-go: ## Go benchmarks with benchstat; BASE=HEAD~3 compares with a commit, PKG=./pkg/rules is one package
+bench-go: ## Go benchmarks with benchstat; BASE=HEAD~3 compares with a commit, PKG=./pkg/rules runs one package
 	@scripts/bench/go.sh $(PKG)
 
-bench-datapath: ## what a packet pays: through the gateway against plain routing (as root, 10 minutes); BENCH=-quick for one
+bench-datapath: ## cost of a packet: through the gateway against plain routing (as root, 10 minutes); BENCH=-quick for fewer
 	@scripts/setup.sh test
 	@go run ./scripts/bench/datapath $(BENCH)
 
-bench-relay: ## what the relay costs in a cluster of 10,000 Services, with 500 watchers (as root, 10 minutes); BENCH=-quick for a try
+bench-relay: ## cost of the relay with 10,000 Services and 500 watchers (as root, 10 minutes); BENCH=-quick for fewer
 	@scripts/setup.sh test
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/bench/relay $(BENCH)
 
-chaos: ## break things under traffic for DURATION (5m), in the order that SEED stands for; all else: CHAOS=-help (as root)
+chaos: ## inject faults under traffic for DURATION (5m), in an order given by SEED; other flags: CHAOS=-help (as root)
 	@scripts/setup.sh test
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/chaos $(if $(SEED),-seed $(SEED)) -duration $(or $(DURATION),5m) $(CHAOS)
 
-soak: ## change things under traffic for DURATION (2h): does anything grow? (as root)
+soak: ## change objects under traffic for DURATION (2h), and fail if anything grows (as root)
 	@scripts/setup.sh test
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/chaos -soak $(if $(SEED),-seed $(SEED)) -duration $(or $(DURATION),2h) $(CHAOS)
 
-verify: ## what a reviewer would check: generated code, lint, known vulnerabilities, that two builds are the same, ...
+verify: ## the checks of a reviewer: generated code, lint, known vulnerabilities, reproducible builds, ...
 	@scripts/setup.sh test
 	@scripts/verify.sh
 
-lint: ## golangci-lint alone
+lint: ## only golangci-lint
 	@scripts/verify.sh lint
 
-update: ## update what is generated: deepcopy, CRD, clients, golden files
+update: ## update generated files: deepcopy, CRD, clients, golden files
 	@scripts/codegen/update.sh
 	@scripts/test.sh golden
 
-packages: ## deb and rpm for amd64 and arm64 into dist/
+packages: ## build the deb and rpm for amd64 and arm64 into dist/
 	@scripts/packages/build.sh
 
-clean: ## remove what was built here (tools and control plane stay cached outside the tree)
+clean: ## remove bin/ and dist/ (tools and control plane stay cached outside the tree)
 	@echo "clean: bin/ dist/"
 	@rm -rf bin dist
