@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scripts holds what documents say to what there is.
+// Package scripts tests documents against the code.
 package scripts
 
 import (
@@ -15,7 +15,7 @@ import (
 
 const root = ".."
 
-// walk calls f with all files of the tree, but hidden ones.
+// walk calls f for all files of the tree, except hidden ones.
 func walk(t *testing.T, f func(path string)) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -34,7 +34,7 @@ func walk(t *testing.T, f func(path string)) {
 	}
 }
 
-// tests are the functions of all _test.go files of the tree that begin with Test, test or Fuzz.
+// tests returns the names of all test functions in the tree that begin with Test, test or Fuzz.
 func tests(t *testing.T) map[string]bool {
 	t.Helper()
 	declaration := regexp.MustCompile(`(?m)^func ((?:[Tt]est|Fuzz)[A-Z]\w*)\(`)
@@ -50,7 +50,7 @@ func tests(t *testing.T) map[string]bool {
 	return found
 }
 
-// named are the tests that a document names between backticks.
+// named returns the tests that a document names between backticks.
 func named(text string) []string {
 	var names []string
 	for _, match := range regexp.MustCompile("`((?:[Tt]est|Fuzz)[A-Z]\\w*)`").FindAllStringSubmatch(text, -1) {
@@ -68,23 +68,23 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// TestNamedTestsExist goes through the documents that name the tests of what they say.
+// TestNamedTestsExist checks that the tests that documents name exist.
 func TestNamedTestsExist(t *testing.T) {
 	all := tests(t)
 	for path, least := range map[string]int{"../README.md": 30, "README.md": 30} {
 		names := named(read(t, path))
 		if len(names) < least {
-			t.Errorf("%s names %d tests, and is meant to name %d at least", path, len(names), least)
+			t.Errorf("%s names %d tests, want at least %d", path, len(names), least)
 		}
 		for _, name := range names {
 			if !all[name] {
-				t.Errorf("%s names the test %s, which there is none of", path, name)
+				t.Errorf("%s names the test %s, which does not exist", path, name)
 			}
 		}
 	}
 }
 
-// TestEveryFuzzTargetIsListed has whoever adds a target say what comes in there.
+// TestEveryFuzzTargetIsListed checks that scripts/README.md lists the input of each fuzz target.
 func TestEveryFuzzTargetIsListed(t *testing.T) {
 	listed := map[string]bool{}
 	for _, name := range named(read(t, "README.md")) {
@@ -97,11 +97,11 @@ func TestEveryFuzzTargetIsListed(t *testing.T) {
 	}
 }
 
-// TestEveryPromiseIsProved wants a test beside each promise of the README.
+// TestEveryPromiseIsProved checks that each promise of the README names a test.
 func TestEveryPromiseIsProved(t *testing.T) {
 	_, section, found := strings.Cut(read(t, root+"/README.md"), "\n## What is promised")
 	if !found {
-		t.Fatal("README.md promises nothing")
+		t.Fatal("README.md has no section with promises")
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
 	promises := 0
@@ -115,7 +115,7 @@ func TestEveryPromiseIsProved(t *testing.T) {
 		}
 	}
 	if promises == 0 {
-		t.Error("there is no table of promises")
+		t.Error("README.md has no table of promises")
 	}
 }
 
@@ -138,6 +138,6 @@ func TestLinksLeadSomewhere(t *testing.T) {
 		}
 	})
 	if links == 0 {
-		t.Error("there are no links")
+		t.Error("no document has a link")
 	}
 }

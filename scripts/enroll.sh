@@ -2,19 +2,19 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Lets a gateway follow a cluster through its relay, or ends that. It runs kubectl as an administrator of the cluster.
-#   enroll.sh NAME [OPTION...]   makes a ServiceAccount NAME that may read what the relay shows, and writes what the gateway
-#                                needs into the folder NAME: smartnat.yaml, ca.crt, token. Run again, it renews the token
-#   enroll.sh --revoke NAME      takes it back: its requests are refused and its open watches end within a minute
+# Enrolls a gateway, so that it can follow a cluster through its relay, or revokes it. It runs kubectl as an administrator of the cluster.
+#   enroll.sh NAME [OPTION...]   creates a ServiceAccount NAME that may read from the relay, and writes the files for the gateway
+#                                into the folder NAME: smartnat.yaml, ca.crt, token. Run it again to renew the token
+#   enroll.sh --revoke NAME      revokes it: its requests are refused and its open watches end within a minute
 # Options:
-#   --server URL        how the gateway reaches the relay, may be given several times; found from the Service and the nodes
-#                       when it is not
+#   --server URL        a URL by which the gateway reaches the relay, may be given several times; by default derived from the Service
+#                       and the nodes
 #   --server-name NAME  the name in the relay's certificate (smartnat-relay.NAMESPACE.svc)
-#   --ca FILE           the authority that signed the relay's certificate; from the Secret smartnat-relay-tls when it is not given
-#   --duration TIME     how long the token is good; the cluster may shorten it (8760h)
-#   --namespace NAME    where the relay is (smartnat)
-#   --output FOLDER     in place of NAME
-# The environment chooses the cluster, as ever: KUBECONFIG, and KUBECTL for another program or with flags of its own.
+#   --ca FILE           the authority of the relay's certificate; by default from the Secret smartnat-relay-tls
+#   --duration TIME     the lifetime of the token; the cluster may shorten it (8760h)
+#   --namespace NAME    the namespace of the relay (smartnat)
+#   --output FOLDER     the folder to write to (NAME)
+# The environment selects the cluster: KUBECONFIG, and KUBECTL for another program or additional flags.
 set -euo pipefail
 
 say() { echo "enroll: $*" >&2; }
@@ -53,17 +53,17 @@ while (($# > 0)); do
 	shift 2
 done
 [[ -n $name ]] || usage
-[[ $name =~ ^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || fail "'$name' is not a name that Kubernetes takes: small letters, digits and dashes"
+[[ $name =~ ^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || fail "'$name' is not a valid name: use lower-case letters, digits and dashes"
 label=smartnat.aureacentral.com/gateway
 binding=smartnat-gateway-$name
 read -ra kubectl <<<"${KUBECTL:-kubectl}"
 in_cluster() { "${kubectl[@]}" "$@"; }
 in_namespace() { in_cluster --namespace="$namespace" "$@"; }
 
-# ours: a ServiceAccount that somebody else made must not become a gateway's, or end with one.
+# Do not enroll or revoke a ServiceAccount that this script did not create.
 account=$(in_namespace get serviceaccount "$name" --ignore-not-found --output="jsonpath={.metadata.name} {.metadata.labels.${label//./\\.}}")
 if [[ -n $account && $account != "$name $name" ]]; then
-	fail "the ServiceAccount $name of the namespace $namespace is no gateway's: choose another name"
+	fail "the ServiceAccount $name of the namespace $namespace does not belong to a gateway: choose another name"
 fi
 
 if [[ -n $revoke ]]; then
@@ -73,7 +73,7 @@ if [[ -n $revoke ]]; then
 	exit
 fi
 
-# found_servers: the load balancer of the relay, or its port on the nodes.
+# found_servers prints the URLs of the relay's load balancer, or of its port on the nodes.
 found_servers() {
 	local type port address addresses
 	type=$(in_namespace get service smartnat-relay --output='jsonpath={.spec.type}')
@@ -85,7 +85,7 @@ found_servers() {
 		addresses=$(in_cluster get nodes --output='jsonpath={.items[*].status.addresses[?(@.type=="InternalIP")].address}')
 	fi
 	[[ -n $port ]] || return 0
-	# A few are enough: each leads to every replica.
+	# A few nodes are enough: each of them leads to every replica.
 	read -ra addresses <<<"$addresses"
 	for address in "${addresses[@]:0:3}"; do
 		[[ $address != *:* ]] || address="[$address]"
@@ -94,7 +94,7 @@ found_servers() {
 }
 if ((${#servers[@]} == 0)); then
 	mapfile -t servers < <(found_servers)
-	((${#servers[@]} > 0)) || fail "no way to the relay was found: please give --server https://HOST:PORT"
+	((${#servers[@]} > 0)) || fail "found no address of the relay: please give --server https://HOST:PORT"
 fi
 for server in "${servers[@]}"; do
 	[[ $server =~ ^https://[][A-Za-z0-9.:-]+$ ]] || fail "--server: '$server' is not https://HOST:PORT"
@@ -109,7 +109,7 @@ if [[ -n $ca ]]; then
 else
 	in_namespace get secret smartnat-relay-tls --ignore-not-found --output='jsonpath={.data.ca\.crt}' | base64 -d >"$output/ca.crt"
 fi
-grep -q 'BEGIN CERTIFICATE' "$output/ca.crt" || fail "the authority of the relay's certificate is not in the Secret smartnat-relay-tls: please give --ca FILE"
+grep -q 'BEGIN CERTIFICATE' "$output/ca.crt" || fail "the Secret smartnat-relay-tls has no certificate authority: please give --ca FILE"
 
 in_cluster apply --filename=- >&2 <<END
 apiVersion: v1
@@ -130,11 +130,11 @@ subjects:
 - {kind: ServiceAccount, name: $name, namespace: $namespace}
 END
 
-# The token is for the relay alone: the cluster's own API server does not take it.
+# The token is valid only for the relay: the cluster's own API server does not accept it.
 in_namespace create token "$name" --audience=smartnat-relay --duration="$duration" >"$output/token.new"
 mv "$output/token.new" "$output/token"
 {
-	echo "# Written by enroll.sh for the gateway $name: add uplinks, and what else it needs, see /usr/share/doc/smartnat."
+	echo "# Written by enroll.sh for the gateway $name: add uplinks and other keys, see /usr/share/doc/smartnat."
 	echo "instance: $name"
 	echo "source:"
 	echo "  relay:"
@@ -144,7 +144,7 @@ mv "$output/token.new" "$output/token"
 	echo "    caFile: /etc/smartnat/ca.crt"
 	echo "    tokenFile: /etc/smartnat/token"
 } >"$output/smartnat.yaml"
-# What the token says of itself, in its middle part: when it ends.
+# The middle part of the token says when it expires.
 payload=$(cut -d. -f2 "$output/token" | tr '_-' '/+')
 while ((${#payload} % 4 > 0)); do payload+="="; done
 expires=$(base64 -d <<<"$payload" | grep -o '"exp":[0-9]*' | cut -d: -f2)

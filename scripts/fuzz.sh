@@ -2,10 +2,10 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs every fuzz target of the module for FUZZTIME (default 30s) each, one after the other:
-#   fuzz.sh [PACKAGE...]   those of the packages; of all when none is named
-# Go keeps an input that fails in testdata/fuzz of the package, where every later test run tries it again. It belongs into
-# the same commit as what puts it right.
+# Runs each fuzz target of the module for FUZZTIME (default 30s), one after the other:
+#   fuzz.sh [PACKAGE...]   only targets of these packages
+# Go stores a failing input in testdata/fuzz of the package, where every later test run tries it again. Commit it together with
+# the fix.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ fuzztime="${FUZZTIME:-30s}"
 
 say() { echo "fuzz: $*"; }
 
-# Only test binaries that have targets are built and asked for them.
+# Build only test binaries with targets, to list these.
 if (($# == 0)); then
 	mapfile -t packages < <(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
 	set -- "${packages[@]}"
@@ -29,7 +29,7 @@ for package in "$@"; do
 	done
 done
 if ((${#targets[@]} == 0)); then
-	say "there are no targets" >&2
+	say "no targets" >&2
 	exit 1
 fi
 
@@ -40,7 +40,7 @@ failed=() n=0
 for target in "${targets[@]}"; do
 	n=$((n + 1)) started=$SECONDS
 	read -r package name <<<"$target"
-	# What is new is made smaller before it is used; a minute for each, as Go has it, would be all of the time there is.
+	# Limit the time to minimize a new input: Go's default of a minute would use up the fuzz time.
 	if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime 2s "$package" >"$log" 2>&1; then
 		last="$(grep '^fuzz: elapsed' "$log" | tail -n 1)"
 		say "[$n/${#targets[@]}] $package $name: ${last#fuzz: } ($((SECONDS - started)) s)"
@@ -51,9 +51,9 @@ for target in "${targets[@]}"; do
 	sed 's/^/    /' "$log"
 	kept="$(sed -n 's/^ *Failing input written to //p' "$log" | head -n 1)"
 	if [[ -n $kept ]]; then
-		say "the input is kept in $package/$kept; again: go test -run '$name/$(basename "$kept")' $package"
+		say "input: $package/$kept; to repeat: go test -run '$name/$(basename "$kept")' $package"
 	else
-		say "no input was kept: the target fails without fuzzing, or the engine did"
+		say "no input: the target fails without fuzzing, or the fuzz engine failed"
 	fi
 done
 if ((${#failed[@]} > 0)); then

@@ -2,9 +2,9 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds the image of the relay with docker, podman or buildah, whichever works here, or the one that ENGINE names:
-#   image.sh [NAME[:TAG]]       smartnat-relay:VERSION by default; GOARCH=arm64 for another machine than this one
-# VERSION and SOURCE_DATE_EPOCH are taken from git. Push it with the same program.
+# Builds the image of the relay with docker, podman or buildah, the first that works here, or with ENGINE:
+#   image.sh [NAME[:TAG]]       default smartnat-relay:VERSION; GOARCH=arm64 builds for another architecture
+# VERSION and SOURCE_DATE_EPOCH default to those of the git commit. Push the image with the same program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,7 +35,7 @@ chmod 0755 "$context/smartnat-relay"
 say "building $name with $engine"
 options=(--tag "$name" --file relay/Dockerfile --platform "linux/$arch")
 case $engine in
-podman | buildah) options+=(--timestamp "$SOURCE_DATE_EPOCH") ;; # the same image from the same commit
+podman | buildah) options+=(--timestamp "$SOURCE_DATE_EPOCH") ;; # reproducible
 esac
 "$engine" build "${options[@]}" "$context" >&2
 echo "$name"

@@ -2,11 +2,11 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs what this machine lacks, and only that, with the distribution's own package manager:
-#   setup.sh demo    what the lab and the demo run
-#   setup.sh test    that, and what tests, checks and packaging run besides (default)
-# As root on Debian, Ubuntu (apt-get) or Fedora (dnf) it installs. Otherwise it says in one line what to install, and fails.
-# Where nothing is missing it needs no root and asks nobody.
+# Installs missing tools with the distribution's own package manager:
+#   setup.sh demo    tools of the lab and the demo
+#   setup.sh test    also the tools of tests, checks and packaging (default)
+# As root on Debian, Ubuntu (apt-get) or Fedora (dnf) it installs them. Otherwise it prints one line with the packages, and fails.
+# If nothing is missing, it needs no root and does not prompt.
 set -euo pipefail
 
 purpose="${1:-test}"
@@ -18,28 +18,27 @@ demo | test) ;;
 	;;
 esac
 
-# Programs of administrators are not on everybody's PATH.
+# Programs of administrators may not be on the PATH of other users.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
-# what proves that it is there | Debian's package | Fedora's package | what it is for
-# (a path is looked up as a file, a name as a program)
+# program or path that must exist | Debian's package | Fedora's package | purpose
 demo='
 iptables                  | iptables                 | iptables-nft          | programming the kernel
 ip6tables                 | iptables                 | iptables-nft          | programming the kernel
 ip                        | iproute2                 | iproute               | hosts as network namespaces
 conntrack                 | conntrack                | conntrack-tools       | looking at connections
-modprobe                  | kmod                     | kmod                  | kernel modules, where they are not built in
+modprobe                  | kmod                     | kmod                  | kernel modules that are not built in
 sysctl                    | procps                   | procps-ng             | looking at processes and sysctls
-nsenter                   | util-linux               | util-linux            | walking into a namespace
+nsenter                   | util-linux               | util-linux            | entering a namespace
 /etc/ssl/certs            | ca-certificates          | ca-certificates       | downloading Go modules
 git                       | git                      | git                   | the version that is built
 '
 test='
 iptables-legacy           | iptables                 | iptables-legacy       | tests of both iptables back ends
 ipset                     | ipset                    | ipset                 | sets of sources
-firewalld                 | firewalld                | firewalld             | a firewall beside ours that is reloaded
+firewalld                 | firewalld                | firewalld             | tests with another firewall
 nft                       | nftables                 | nftables              | benchmarks of kube-proxy with nftables
-tcpdump                   | tcpdump                  | tcpdump               | seeing what does not arrive
+tcpdump                   | tcpdump                  | tcpdump               | tests of missing packets
 gcc                       | gcc                      | gcc                   | the race detector
 /usr/include/stdlib.h     | libc6-dev                | glibc-devel           | the race detector
 shellcheck                | shellcheck               | ShellCheck            | make verify
@@ -81,7 +80,7 @@ while IFS='|' read -r probe debian fedora purpose_of; do
 done <<<"$table"
 
 if ! command -v go >/dev/null; then
-	echo "setup: Go is missing: install 1.26 or newer from https://go.dev/doc/install (a distribution's Go from 1.21 on fetches it by itself)" >&2
+	echo "setup: Go is missing: install 1.26 or newer from https://go.dev/doc/install (a distribution's Go from 1.21 on downloads it by itself)" >&2
 	exit 1
 fi
 if ((${#packages[@]} == 0)); then
@@ -89,7 +88,7 @@ if ((${#packages[@]} == 0)); then
 	exit 0
 fi
 if [[ -z $manager ]]; then
-	echo "setup: please install what Debian calls: ${packages[*]}" >&2
+	echo "setup: please install these packages of Debian, or their equivalents: ${packages[*]}" >&2
 	exit 1
 fi
 if ((EUID != 0)); then

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs tests, counts them and names the slowest:
-#   test.sh all                everything; sets up what it needs. As root, a test that lacks something fails
-#   test.sh unit [PACKAGE...]  tests that need no control plane, with the real kernel where namespaces can be had
-#   test.sh check              the same without the kernel: after every change
+#   test.sh all                all tests; installs what they need. As root, a test without its requirements fails
+#   test.sh unit [PACKAGE...]  tests without a control plane, with the real kernel if namespaces are available
+#   test.sh check              the same without the kernel, for every change
 #   test.sh golden             updates the golden files
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +16,7 @@ tmp="$(mktemp -d)"
 trap 'rm -rf "$tmp"' EXIT
 
 summary=()
-# tests FLAG|PACKAGE...: go test, with a line for each package, the output of what failed, the reason of each skip and a count.
+# tests FLAG|PACKAGE...: runs go test, and prints a line per package, the output of failures, the reason of each skip and a count.
 tests() {
 	local bin
 	bin="$(scripts/tools/build.sh gotestsum)"
@@ -42,16 +42,16 @@ all() {
 	if ((EUID == 0)); then
 		export SMARTNAT_REQUIRE_ALL=1
 	else
-		say "not root: what needs root is skipped, and counted as skipped"
+		say "not root: tests that need root are counted as skipped"
 	fi
 	race_detector
 
-	say "1/4 the control plane that the lab runs"
+	say "1/4 the control plane of the lab"
 	scripts/kube/build.sh >/dev/null
 	say "2/4 packages: built, installed, upgraded and removed"
 	scripts/packages/build.sh
 	scripts/packages/test.sh
-	# Tests run one package after the other, since many of them watch the clock on few cores; compiling need not.
+	# Run the tests of one package after the other, since many of them depend on time and cores are few; compile in parallel.
 	say "3/4 compiling (after $((SECONDS - started)) s)"
 	go build "${race[@]}" ./...
 	say "4/4 Go tests (after $((SECONDS - started)) s)"
@@ -68,12 +68,12 @@ unit() {
 
 check() {
 	mapfile -t packages < <(without_lab)
-	say "tests of the kernel are counted as skipped"
+	say "tests with the kernel are counted as skipped"
 	summary=(--hide-summary skipped)
 	SMARTNAT_REQUIRE_ALL='' tests -short "${packages[@]}"
 }
 
-# Packages with golden files say so by a flag -update in their tests.
+# A package with golden files has a flag -update in its tests.
 golden() {
 	local packages
 	mapfile -t packages < <(git grep -l 'flag.Bool("update"' -- '*_test.go' | xargs -r -n1 dirname | sort -u)

@@ -2,36 +2,36 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Checks what a reviewer would otherwise have to: that nothing generated is stale, that go.mod is tidy, that code, scripts and
-# file headers keep to the rules, that no hole is known in what is built, and that the same tree makes the same programs. It
-# changes nothing, goes through all checks and fails at the end if one did.
+# Runs the checks that a reviewer would otherwise have to do: generated code is current, go.mod is tidy, code, scripts and file headers
+# follow the rules, the programs have no known vulnerability, and builds are reproducible. It changes nothing, runs all checks and fails
+# at the end if one of them failed.
 #   verify.sh           all checks
 #   verify.sh CHECK...  some of them, by the names of the functions below
-# A check that could not be made is told at the end. Where CI is set that fails too, unless VERIFY_NOT_RUN names the check.
+# The last line names checks that could not run. If CI is set they count as failures, unless VERIFY_NOT_RUN names them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tmp="$(mktemp -d)"
 trap 'rm -rf "$tmp"' EXIT
 
-# files PATTERN...: the tree's files, also those not committed yet.
+# files PATTERN...: prints the files of the tree, even those that are not committed yet.
 files() { git ls-files --cached --others --exclude-standard --deduplicate -- "$@" | while read -r file; do
 	[[ ! -e $file ]] || echo "$file"
 done; }
 
-# copy FOLDER: the tree as it is, without git's own files.
+# copy FOLDER: copies the tree as it is, without git's own files.
 copy() {
 	mkdir -p "$1"
 	files . | tar -c -T - | tar -x -C "$1"
 }
 
-# not_run WHY: ends a check that cannot be made here.
+# not_run WHY: ends a check that cannot run here.
 not_run() {
 	echo "  NOT RUN: $1" >&2
 	exit 77
 }
 
-codegen() { # what is generated from apis/ is what would be generated now
+codegen() { # the code generated from apis/ is current
 	copy "$tmp/tree"
 	scripts/codegen/update.sh "$tmp/tree" >/dev/null
 	local stale=0
@@ -44,7 +44,7 @@ codegen() { # what is generated from apis/ is what would be generated now
 	}
 }
 
-tidy() { # go.mod and go.sum of every module hold what is needed and nothing else
+tidy() { # go mod tidy has nothing to change in any module
 	local status=0
 	while read -r mod; do
 		echo "  $mod"
@@ -62,33 +62,33 @@ format() { # gofmt
 	}
 }
 
-vet() { # what go vet finds
+vet() { # go vet
 	go vet ./...
 }
 
-lint() { # golangci-lint, the walls between packages included
+lint() { # golangci-lint, including the walls between packages
 	local bin
 	bin="$(scripts/tools/build.sh lint)"
 	"$bin/golangci-lint" config verify
 	"$bin/golangci-lint" run --allow-serial-runners ./...
 }
 
-headers() { # every source file says whose it is and under which licence
+headers() { # every source file begins with copyright and licence
 	local status=0 file
 	while read -r file; do
-		# Golden files and objects under testdata are what programs print.
+		# Files under testdata are output of programs.
 		[[ $file != *testdata/* ]] || continue
 		if ! head -n 5 "$file" | grep -q 'Copyright The SmartNat Authors\.' ||
 			! head -n 5 "$file" | grep -q 'SPDX-License-Identifier: Apache-2\.0'; then
-			echo "$file: begins without copyright and licence"
+			echo "$file: no copyright and licence at the beginning"
 			status=1
 		fi
 	done < <(files '*.go' '*.sh' '*.yaml' '*.yml' '*Dockerfile' '*Makefile' '*.service' '*.conf' .ci/run)
 	return $status
 }
 
-words() { # phrases and log messages that the project does not write
-	# The folders whose text has been rewritten: the others follow, and then this list goes.
+words() { # phrases and log messages that the project avoids
+	# Folders whose text has been rewritten. The list goes once it has all of them.
 	go run ./scripts/words scripts/words \
 		scripts/tools \
 		scripts/codegen \
@@ -129,30 +129,43 @@ words() { # phrases and log messages that the project does not write
 		relay/status \
 		cmd/smartnatd \
 		cmd/smartnat-relay \
+		systemd \
+		relay/README.md \
+		scripts/README.md \
+		scripts/chaos \
+		scripts/packages \
+		scripts/lab/e2e \
+		scripts/lab/worlds \
+		scripts/*.sh \
+		scripts/*_test.go \
+		Makefile \
+		.github \
+		.golangci.yml \
 		apis
 }
 
-shell() { # what shellcheck finds
+shell() { # lint of shell scripts
 	local shell
 	mapfile -t shell < <(files '*.sh' .ci/run)
 	shellcheck "${shell[@]}"
 }
 
-layout() { # the visible top level is exactly what it is meant to be
+layout() { # the top level has exactly these visible entries
 	diff <(printf '%s\n' LICENSE Makefile README.md apis cmd generated go.mod go.sum pkg relay scripts systemd | LC_ALL=C sort) \
 		<(files . | cut -d/ -f1 | grep -v '^\.' | LC_ALL=C sort -u)
 }
 
-# vulndb FOLDER: makes the Go project's database of vulnerabilities from the module that it is kept in, as far as that is published.
+# vulndb FOLDER: builds the Go project's vulnerability database from its module, as far as that is published.
 vulndb() {
 	local module
 	module="$(go -C "$tmp" mod download -json golang.org/x/vulndb@latest)" || return 1
 	(cd "$tmp" && go run golang.org/x/vulndb/cmd/indexdb@latest \
 		-vulns "$(sed -n 's/^\t"Dir": "\(.*\)",$/\1/p' <<<"$module")/data/osv" -out "$1") >&2 || return 1
-	sed -n 's/^\t"Version": "\(.*\)",$/  vuln.go.dev cannot be read: golang.org\/x\/vulndb \1 stands for it/p' <<<"$module"
+	sed -n 's/^\t"Version": "\(.*\)",$/  cannot read vuln.go.dev, using golang.org\/x\/vulndb \1/p' <<<"$module"
 }
 
-# No code is called that the Go project knows a hole of, in what go.mod names, its toolchain too. GOVULNDB names another database.
+# vulnerabilities fails if the code calls a function with a vulnerability known to the Go project, in a dependency or in the Go standard
+# library. GOVULNDB sets another database.
 vulnerabilities() {
 	local bin status=0 out="$tmp/vulnerabilities"
 	bin="$(scripts/tools/build.sh govulncheck)"
@@ -163,13 +176,13 @@ vulnerabilities() {
 		scan -db "file://$tmp/vulndb" || status=$?
 	fi
 	if ((status != 0)) && grep -q 'fetching vulnerabilities' "$out"; then
-		not_run "the database of vulnerabilities cannot be read: $(tail -n 1 "$out")"
+		not_run "cannot read the vulnerability database: $(tail -n 1 "$out")"
 	fi
 	sed 's/^/  /' "$out"
 	return $status
 }
 
-reproducible() { # another folder, caches elsewhere, other times and rights of files: the same programs and packages, byte for byte
+reproducible() { # programs and packages are identical for another folder, other caches, file times and permissions
 	local architecture one="$tmp/one" other="$tmp/a longer way/to another" tree
 	architecture="$(go env GOARCH)"
 	copy "$one"
@@ -203,7 +216,7 @@ for check in "${checks[@]}"; do
 		exit 2
 	fi
 	echo "verify: $check"
-	# In a shell of its own, so that its set -e is not switched off by the condition around it.
+	# Use a subshell: the condition around it would switch off set -e.
 	status=0
 	(set -e; "$check") & wait $! || status=$?
 	case $status in

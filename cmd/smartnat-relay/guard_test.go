@@ -225,7 +225,7 @@ func testEnroll(t *testing.T, p *controlPlane) {
 	})
 	t.Run("an account that is not a gateway's", func(t *testing.T) {
 		for _, args := range [][]string{{"smartnat-relay", "--server", relayURL}, {"--revoke", "smartnat-relay"}} {
-			if out, err := p.enroll(args...); err == nil || !strings.Contains(out, "is no gateway's") {
+			if out, err := p.enroll(args...); err == nil || !strings.Contains(out, "does not belong to a gateway") {
 				t.Errorf("%v: %v: %s", args, err, out)
 			}
 		}
