@@ -18,7 +18,7 @@ type fault struct {
 	name string
 	// kind is what the fault affects: two faults of one kind never run at once.
 	kind kind
-	// missed is set if new connections fail until what the fault took out of the kernel is back.
+	// missed is set if new connections may fail until the repair.
 	missed bool
 	// opens is set if the fault removes the boundary too.
 	opens bool

@@ -97,7 +97,7 @@ func (w *world) settle(ctx context.Context) (time.Time, error) {
 			return errors.Join(err, differs)
 		}
 		if diff := cmp.Diff(strings.Split(w.desired[w.canary], "\n"), strings.Split(have, "\n")); diff != "" {
-			differs = fmt.Errorf("the kernel differs from what is desired (-desired +kernel):\n%s", diff)
+			differs = fmt.Errorf("the kernel differs from the desired state (-desired +kernel):\n%s", diff)
 			return differs
 		}
 		return nil

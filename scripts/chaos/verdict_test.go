@@ -127,7 +127,7 @@ func TestSlope(t *testing.T) {
 		want    int
 	}{
 		{"flat", samples(10, 20, 20, 21, 20, 19, 20, 20), 0},
-		{"grows at first alone", samples(10, 15, 18, 20, 20, 20, 20, 20), 0},
+		{"grows only at first", samples(10, 15, 18, 20, 20, 20, 20, 20), 0},
 		{"grows on", samples(10, 12, 14, 16, 18, 20, 22, 24), 1},
 		{"up and down", samples(20, 22, 20, 22, 20, 22, 20, 22), 0},
 	} {

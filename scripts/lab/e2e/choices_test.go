@@ -79,7 +79,7 @@ func testAffinity(t *testing.T, w *world) {
 	}
 	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { return a.Pod != old })
 	stays(lab.Client, "tcp", address)
-	t.Run("until the time is over", func(t *testing.T) {
+	t.Run("until the timeout", func(t *testing.T) {
 		w.apply(t, affineService("affinity", 1))
 		pod := ""
 		if err := lab.Poll(timeout(t, 2*patience), func(ctx context.Context) error {

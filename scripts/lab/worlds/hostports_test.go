@@ -52,7 +52,7 @@ func TestMappingCannotTakeSSH(t *testing.T) {
 			})
 		})
 		w.serve(t, lab.Gateway, 22)
-		t.Run("what the host has", func(t *testing.T) {
+		t.Run("ports of the host", func(t *testing.T) {
 			for _, external := range outside {
 				for _, port := range []uint16{22, hostPort} {
 					w.expectOnce(t, lab.Client, lab.Join(external, port), lab.Gateway)

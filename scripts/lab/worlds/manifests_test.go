@@ -95,7 +95,7 @@ func TestRealManifests(t *testing.T) {
 				}
 			})
 		}
-		t.Run("what is not published", func(t *testing.T) { testUnpublished(t, w) })
+		t.Run("unpublished ports", func(t *testing.T) { testUnpublished(t, w) })
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 // hop (mossdef-org/pbr#101, openwrt/packages#26083, opnsense/core#850): replies must still leave by that link.
 func TestUplinkWithoutAGateway(t *testing.T) {
 	for _, route := range []struct{ name, route string }{
-		{"a device alone", "ip route replace default dev eth2 metric 200"},
+		{"a device only", "ip route replace default dev eth2 metric 200"},
 		{"a next hop of IPv6", "ip -4 route replace default via inet6 2001:db8:2::1 dev eth2 metric 200"},
 	} {
 		t.Run(route.name, func(t *testing.T) {
