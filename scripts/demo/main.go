@@ -102,7 +102,8 @@ func demo(ctx context.Context, smartnatd string) error {
 			return err
 		}
 	}
-	show("A Mapping in a file:", objects[:strings.Index(objects, "---")])
+	mapping, _, _ := strings.Cut(objects, "---")
+	show("A Mapping in a file:", mapping)
 	show("gateway# smartnatd --config smartnat.yaml, with:", smartnatConfig)
 	stop, err := start(ctx, smartnatd)
 	if err != nil {
@@ -164,8 +165,12 @@ func start(ctx context.Context, smartnatd string) (stop func(), err error) {
 	if err := daemon.Start(); err != nil {
 		return nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- daemon.Wait() }()
+	var status error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		status = daemon.Wait()
+	}()
 	stop = func() {
 		_ = daemon.Cancel()
 		<-ended
@@ -177,7 +182,7 @@ func start(ctx context.Context, smartnatd string) (stop func(), err error) {
 		}
 		// A refusal comes at once, silence after a second: neither needs to be asked again at once.
 		select {
-		case status := <-ended:
+		case <-ended:
 			text, readErr := os.ReadFile(log.Name())
 			return nil, errors.Join(fmt.Errorf("smartnatd ended: %w: %s", status, text), readErr)
 		case <-ctx.Done():
