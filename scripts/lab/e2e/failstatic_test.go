@@ -130,6 +130,8 @@ func dropRelay(ctx context.Context, t *testing.T, w *world) func() error {
 // replaceRelay runs another server at the relay's address, with a certificate for its name.
 func replaceRelay(valid time.Duration, answer http.HandlerFunc) func(context.Context, *testing.T, *world) func() error {
 	return func(ctx context.Context, t *testing.T, w *world) func() error {
+		// No attempt may be refused between the two: the log names the first cause only.
+		deliver := dropRelay(ctx, t, w)
 		start := killRelay(ctx, t, w)
 		certificate, err := w.RelayCertificate(lab.Node1, time.Now().Add(valid))
 		if err != nil {
@@ -148,6 +150,9 @@ func replaceRelay(valid time.Duration, answer http.HandlerFunc) func(context.Con
 		}
 		go func() { _ = server.ServeTLS(listener, "", "") }()
 		t.Cleanup(func() { _ = server.Close() })
+		if err := deliver(); err != nil {
+			t.Fatal(err)
+		}
 		return func() error { return errors.Join(server.Close(), start()) }
 	}
 }
