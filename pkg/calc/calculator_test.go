@@ -208,9 +208,9 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 		for step := range 400 {
 			w.step()
 			state, findings := calculator.Calculate(w.Snapshot, w.host)
-			anew := calc.NewCalculator(cfg)
-			want, wantFindings := anew.Calculate(w.Snapshot, w.host)
-			if diff := cmp.Diff(anew.Resolved(), calculator.Resolved(), addresses); diff != "" {
+			fresh := calc.NewCalculator(cfg)
+			want, wantFindings := fresh.Calculate(w.Snapshot, w.host)
+			if diff := cmp.Diff(fresh.Resolved(), calculator.Resolved(), addresses); diff != "" {
 				t.Fatalf("seed %d, step %d: the addresses of uplinks differ from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
 			if diff := cmp.Diff(want, state, addresses); diff != "" {

@@ -16,7 +16,7 @@ import (
 )
 
 // countInterval is the minimum time between two counts of source ports. A count reads every masqueraded connection, so counts
-// take at most 1/countShare of the time: with 100,000 connections there is about one per minute.
+// take at most 1/countShare of the time.
 const (
 	countInterval = 10 * time.Second
 	countShare    = 100

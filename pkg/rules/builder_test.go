@@ -183,15 +183,15 @@ func TestBuilderSharesWhatDidNotChange(t *testing.T) {
 			state.Forwards = copies(state.Forwards)
 			tc.change(&state)
 			after := builder.Build(state)
-			anew := 0
+			added := 0
 			for _, c := range after.Tables[2].Chains {
 				i := slices.IndexFunc(before.Tables[2].Chains, func(o *netfilter.Chain) bool { return o.Name == c.Name })
 				if i < 0 || c != before.Tables[2].Chains[i] {
-					anew++
+					added++
 				}
 			}
-			if anew != tc.want {
-				t.Errorf("%d new chains, want %d", anew, tc.want)
+			if added != tc.want {
+				t.Errorf("%d new chains, want %d", added, tc.want)
 			}
 			before = after
 		})

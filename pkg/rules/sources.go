@@ -86,11 +86,11 @@ func (b *builder) setsOf() ([]int, []netfilter.Set) {
 		return nil, nil
 	}
 	var crowded []int
-	anew, next := false, 0
+	changed, next := false, 0
 	lookUpTo := func(end int) {
 		for ; next < end; next++ {
 			if many(allowed(b.forwards[next])) {
-				crowded, anew = append(crowded, next), true
+				crowded, changed = append(crowded, next), true
 			}
 		}
 	}
@@ -106,7 +106,7 @@ func (b *builder) setsOf() ([]int, []netfilter.Set) {
 		stay += to - from
 	}
 	lookUpTo(len(b.forwards))
-	if !anew && stay == len(b.before.crowded) {
+	if !changed && stay == len(b.before.crowded) {
 		return crowded, b.before.sets
 	}
 	return crowded, b.setsAt(crowded)

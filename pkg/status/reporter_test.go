@@ -131,9 +131,9 @@ func TestReporter(t *testing.T) {
 		r.Report(again)
 		a.after(t, soon, "write web")
 
-		anew := facts(web)
-		anew.Snapshot.Mappings[0].Generation, anew.Snapshot.Mappings[0].UID = 4, "another"
-		r.Report(anew)
+		fresh := facts(web)
+		fresh.Snapshot.Mappings[0].Generation, fresh.Snapshot.Mappings[0].UID = 4, "another"
+		r.Report(fresh)
 		a.after(t, soon, "write web")
 
 		r.Report(facts(nil))
@@ -219,9 +219,9 @@ func TestApplyThatFails(t *testing.T) {
 		both.Snapshot.Mappings = slices.Clone(both.Snapshot.Mappings)
 		for i, m := range both.Snapshot.Mappings {
 			if m.Name == "web" {
-				anew := m.DeepCopy()
-				anew.UID = "another"
-				both.Snapshot.Mappings[i] = anew
+				fresh := m.DeepCopy()
+				fresh.UID = "another"
+				both.Snapshot.Mappings[i] = fresh
 			}
 		}
 		r.Report(both)

@@ -180,7 +180,7 @@ func start(ctx context.Context, smartnatd string) (stop func(), err error) {
 		if err == nil {
 			return stop, nil
 		}
-		// A refusal comes at once, silence after a second: neither needs to be asked again at once.
+		// A refused attempt returns at once.
 		select {
 		case <-ended:
 			text, readErr := os.ReadFile(log.Name())
@@ -226,8 +226,11 @@ func reach(ctx context.Context, started time.Time) error {
 		}
 	}
 	fmt.Printf("     (packets flow after %.1f s)\n", time.Since(started).Seconds())
-	if answer, err := get(ctx, "198.51.100.30"); err == nil {
+	switch answer, err := get(ctx, "198.51.100.30"); {
+	case err == nil:
 		return fmt.Errorf("%s answered a source that is not allowed", answer)
+	case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("a source that is not allowed got something else than silence: %w", err)
 	}
 	fmt.Printf("\nclient# curl --interface 198.51.100.30 http://%s/    (not in allowedSources)\n     no answer\n", frontend)
 	return nil

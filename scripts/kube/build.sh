@@ -66,7 +66,7 @@ for package in "${packages[@]}"; do
 	[ -x "$dir/$(program "$package")" ] || missing=$((missing + 1))
 done
 if [ "$missing" -gt 0 ]; then
-	# Cold demos took 12 to 37 minutes on 2 cores, nearly all of it here.
+	# The longest first run that was reported took 37 minutes on 2 cores.
 	say "building the control plane $version into $dir (once; up to $((74 / $(nproc) + 1)) minutes on $(nproc) cores if Go's build cache is cold)"
 	n=0
 	for package in "${packages[@]}"; do
