@@ -169,7 +169,7 @@ func describe(f *gateway.Forward) []string {
 	if len(f.Backends) == 0 {
 		words = append(words, "reject")
 	}
-	for flag, set := range map[string]bool{"direct": f.Direct, "shift": f.Shift, "masquerade": f.Masquerade, "from nobody": f.SourcesDeny} {
+	for flag, set := range map[string]bool{"direct": f.Direct, "shift": f.Shift, "masquerade": f.Masquerade, "from no source": f.SourcesDeny} {
 		if set {
 			words = append(words, flag)
 		}

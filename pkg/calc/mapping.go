@@ -324,7 +324,7 @@ func (c *calculation) sources(m *v1alpha1.Mapping, addresses []address) byFamily
 	for _, a := range addresses {
 		if a.place == here && len(m.Spec.AllowedSources) > 0 && len(sources.of(a.Addr)) == 0 {
 			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoSources, "spec.allowedSources",
-				"holds no %s network, so nobody can connect to %s", family(a.Is4()), a)
+				"holds no %s network, so no client can connect to %s", family(a.Is4()), a)
 		}
 	}
 	return sources
