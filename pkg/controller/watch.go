@@ -14,14 +14,17 @@ import (
 // find the same modifications a little later.
 const rewatchInterval = 5 * time.Second
 
+// healthyWatch is how long a watch lasts that has worked: its loss is another outage and logged again.
+const healthyWatch = 30 * time.Second
+
 // watchRules enqueues a check after each write of rules, so that a repair does not wait for the next periodic check.
 func (c *Controller) watchRules(ctx context.Context) error {
 	said := ""
 	for {
 		started := time.Now()
 		err := c.Dataplane.Watch(ctx, func() { c.enqueue(check) })
-		if time.Since(started) > c.Config.Resync {
-			said = "" // it worked: this is another outage
+		if time.Since(started) >= healthyWatch {
+			said = ""
 		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
