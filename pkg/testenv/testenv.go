@@ -183,9 +183,16 @@ func Go(t testing.TB, f func()) (done <-chan struct{}) {
 	return ended
 }
 
-// In runs do in the named network namespace. Sockets that it opens stay in that namespace.
+// In is InNetNS for tests, which an error ends.
 func In(t testing.TB, name string, do func() error) {
 	t.Helper()
+	if err := InNetNS(name, do); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// InNetNS runs do in the named network namespace. Sockets that it opens stay in that namespace.
+func InNetNS(name string, do func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -200,8 +207,9 @@ func In(t testing.TB, name string, do func() error) {
 		done <- err
 	}()
 	if err := <-done; err != nil {
-		t.Fatalf("in the network namespace %s: %v", name, err)
+		return fmt.Errorf("in the network namespace %s: %w", name, err)
 	}
+	return nil
 }
 
 // AwaitLocal waits until the kernel treats the addresses as local. For IPv6 this happens only after the kernel noticed the

@@ -136,7 +136,7 @@ func show(title, text string) {
 
 // serve answers HTTP on port 80 of a pod, with its name and the address that it sees.
 func serve(pod string) error {
-	return on(pod, func() error {
+	return testenv.InNetNS(pod, func() error {
 		listener, err := net.Listen("tcp4", ":80")
 		if err != nil {
 			return err

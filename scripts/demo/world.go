@@ -10,10 +10,9 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
-	"runtime"
 	"strings"
 
-	"github.com/vishvananda/netns"
+	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
 // topology is a batch of ip(8): a client on the gateway's uplink, and a node with two pods on its inside link.
@@ -63,32 +62,11 @@ func run(ctx context.Context, argv ...string) (string, error) {
 	return string(output), nil
 }
 
-// on runs do in the network namespace of a host. Sockets that do opens stay there.
-func on(host string, do func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromName(host)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = do()
-		}
-		result <- err
-	}()
-	if err := <-result; err != nil {
-		return fmt.Errorf("on %s: %w", host, err)
-	}
-	return nil
-}
-
 // dialer dials from a source address of a host.
 func dialer(host, source string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
-		err = on(host, func() (err error) {
+		err = testenv.InNetNS(host, func() (err error) {
 			conn, err = d.DialContext(ctx, network, address)
 			return err
 		})
