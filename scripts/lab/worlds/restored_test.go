@@ -55,7 +55,11 @@ func TestSavedRulesAreRestored(t *testing.T) {
 		w.objects(t, echo, mapping("new", "echo", newOnes))
 		w.awaitBoth(t, wanted, by(p1, 8080))
 		w.awaitGone(t, gone)
-		clean := w.rules(t)
+		w.awaitNoSets(t) // Sets are removed last: the rules are final then.
+		clean, err := w.rules(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		check := func(t *testing.T) {
 			t.Helper()
 			w.awaitRules(t, clean)
@@ -94,9 +98,7 @@ func TestSavedRulesAreRestored(t *testing.T) {
 			for _, flow := range flows {
 				w.awaitEnd(t, flow)
 			}
-			if sets := w.gateway(t, "ipset list -n"); sets != "" {
-				t.Errorf("sets are left: %s", sets)
-			}
+			w.awaitNoSets(t)
 		})
 	})
 }
@@ -149,24 +151,34 @@ func TestRulesOfTheOtherBackend(t *testing.T) {
 	})
 }
 
-// restore loads saved sets and rules.
+// restore loads saved sets and rules. A running smartnatd removes the sets that no rule of its own needs, at times before the rules that
+// name them are restored: a restore that is refused for that is repeated, sets first.
 func (w *world) restore(t *testing.T, saved map[string]string, options string) {
 	t.Helper()
-	for _, line := range []string{"ipset restore -exist", "iptables-restore" + options, "ip6tables-restore" + options} {
-		argv := strings.Fields(line)
-		text := saved[strings.TrimSuffix(argv[0], "-restore")]
-		if _, err := w.Host(lab.Gateway).ExecInput(timeout(t, patience), text, argv...); err != nil {
+	for _, program := range []string{"iptables", "ip6tables"} {
+		argv := strings.Fields(program + "-restore" + options)
+		if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+			if _, err := w.Host(lab.Gateway).ExecInput(ctx, saved["ipset"], "ipset", "restore", "-exist"); err != nil {
+				return err
+			}
+			_, err := w.Host(lab.Gateway).ExecInput(ctx, saved[program], argv...)
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// rules returns the rules of both families, without counters and comments, sorted since the order of chains has no meaning.
-func (w *world) rules(t *testing.T) []string {
-	t.Helper()
+// rules returns the rules of both families, without counters and comments, sorted since the order of chains has no meaning. It fails if a
+// set is removed meanwhile.
+func (w *world) rules(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, program := range []string{"iptables-save", "ip6tables-save"} {
-		for line := range strings.Lines(w.gateway(t, program)) {
+		output, err := w.Host(lab.Gateway).Exec(ctx, program)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(output) {
 			if strings.HasPrefix(line, "#") {
 				continue
 			}
@@ -177,14 +189,30 @@ func (w *world) rules(t *testing.T) []string {
 		}
 	}
 	slices.Sort(all)
-	return all
+	return all, nil
 }
 
 func (w *world) awaitRules(t *testing.T, want []string) {
 	t.Helper()
-	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
-		if diff := cmp.Diff(want, w.rules(t)); diff != "" {
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		got, err := w.rules(ctx)
+		if err != nil {
+			return err
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
 			return fmt.Errorf("rules (-want +got):\n%s", diff)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w *world) awaitNoSets(t *testing.T) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		if sets, err := w.Host(lab.Gateway).Exec(ctx, "ipset", "list", "-n"); err != nil || sets != "" {
+			return errors.Join(err, fmt.Errorf("sets are left: %s", sets))
 		}
 		return nil
 	}); err != nil {
