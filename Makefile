@@ -70,7 +70,7 @@ bench: ## SmartNat, kube-proxy and iptables-restore from 10 to 100,000 ports (as
 	@scripts/kube/build.sh >/dev/null
 	@go run ./scripts/bench/scale $(BENCH)
 
-bench-go: ## Go benchmarks with benchstat; BASE=HEAD~3 compares with a commit, PKG=./pkg/rules runs one package
+bench-go: ## Go benchmarks with benchstat; BASE=HEAD~3 compares with a commit, PKG=./pkg/iptables/rules runs one package
 	@scripts/bench/go.sh $(PKG)
 
 bench-datapath: ## cost of a packet: through the gateway against plain routing (as root, 10 minutes); BENCH=-quick for fewer

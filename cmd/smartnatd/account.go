@@ -79,13 +79,13 @@ func sameOwner(x, y *gateway.Forward) bool { return x == y || x.Owner == y.Owner
 
 // missing returns what this gateway lacks, each part with its cause; nothing if it is complete. inEffect means that every rule
 // of the generation is in the kernel.
-func (a *account) missing(o *objects, inEffect bool) []string {
+func (a *account) missing(o *objectSource, inEffect bool) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.missingLocked(o, inEffect)
 }
 
-func (a *account) missingLocked(o *objects, inEffect bool) []string {
+func (a *account) missingLocked(o *objectSource, inEffect bool) []string {
 	var parts []string
 	synced := o.HasSynced()
 	switch {
@@ -107,7 +107,7 @@ func (a *account) missingLocked(o *objects, inEffect bool) []string {
 }
 
 // describe returns the status line: what is in effect, how old it may be, and what is missing.
-func (a *account) describe(o *objects, inEffect, announced bool) string {
+func (a *account) describe(o *objectSource, inEffect, announced bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	missing := a.missingLocked(o, inEffect)
@@ -132,7 +132,7 @@ func (a *account) describe(o *objects, inEffect, announced bool) string {
 	return "starting: " + line
 }
 
-func (a *account) inEffect(o *objects) string {
+func (a *account) inEffect(o *objectSource) string {
 	line := fmt.Sprintf("%d Mappings programmed", len(a.programmed))
 	if len(a.programmed) == 1 {
 		line = "1 Mapping programmed"

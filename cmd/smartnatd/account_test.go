@@ -11,13 +11,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/source"
-	"github.com/smartnat/smartnat/pkg/status"
 )
 
 // fromDisk is a source that has not been read since the start.
@@ -26,16 +25,16 @@ type fromDisk struct{ *fakeSource }
 func (fromDisk) HasSynced() bool             { return true }
 func (fromDisk) Restored() (time.Time, bool) { return time.Unix(1600000000, 0), true }
 
-func objectsOf(s source.Source) *objects { return &objects{Source: s} }
+func objectsOf(s source.Source) *objectSource { return &objectSource{Source: s} }
 
 func TestTheStatusLine(t *testing.T) {
 	now := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
-	one := &status.Facts{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/web"}}}}
-	two := &status.Facts{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/dns"}}}}
-	refused := &status.Facts{State: two.State, Findings: []calc.Finding{
-		{Namespace: "a", Name: "dns", Reason: calc.ReasonServiceNotFound}, {Namespace: "a", Name: "dns", Reason: calc.ReasonNoSources},
-		{Namespace: "a", Name: "elsewhere", Reason: calc.ReasonServiceNotFound}, {Namespace: "a", Name: "web", Reason: calc.ReasonAddressNotOnHost},
-		{Reason: calc.ReasonLinkDown},
+	one := &finding.Report{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/web"}}}}
+	two := &finding.Report{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}, {Owner: "a/dns"}}}}
+	refused := &finding.Report{State: two.State, Findings: []finding.Finding{
+		{Namespace: "a", Name: "dns", Reason: finding.ReasonServiceNotFound}, {Namespace: "a", Name: "dns", Reason: finding.ReasonNoSources},
+		{Namespace: "a", Name: "elsewhere", Reason: finding.ReasonServiceNotFound}, {Namespace: "a", Name: "web", Reason: finding.ReasonAddressNotOnHost},
+		{Reason: finding.ReasonLinkDown},
 	}}
 	repaired := dataplane.Result{Repaired: []dataplane.Repair{{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindIPSet, Missing: "set x"}}}
 	locked := errors.New("locked")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
@@ -48,7 +49,7 @@ that smartnat-boundary.service runs it at boot before any link is configured. If
 			if err != nil {
 				return fmt.Errorf("observing the host: %w", err)
 			}
-			state, _ := calc.Calculate(calc.Snapshot{}, observed, cfg)
+			state, _ := calc.Calculate(objects.Snapshot{}, observed, cfg)
 			result, err := newDataplane(cfg, tables, tables, nil).Guard(cmd.Context(), state)
 			if err != nil {
 				return fmt.Errorf("putting up the boundary: %w", err)

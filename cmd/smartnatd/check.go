@@ -18,7 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
-	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
@@ -57,7 +57,7 @@ type checker struct {
 
 	observed   gateway.Host
 	observeErr error
-	tables     *iptables.Runner
+	tables     *program.Runner
 }
 
 // hopsSettle covers the kernel's three requests for a neighbour and one look at the result.

@@ -21,7 +21,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
-	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
@@ -175,9 +174,9 @@ func (c *checker) ipRules(context.Context) []check.Line {
 	}
 	rules := make([]check.IPRule, 0, len(others))
 	for _, r := range others {
-		rule := check.IPRule{Family: netfilter.IPv4, Priority: r.Priority, Text: r.Text}
+		rule := check.IPRule{Family: gateway.IPv4, Priority: r.Priority, Text: r.Text}
 		if r.IPv6 {
-			rule.Family = netfilter.IPv6
+			rule.Family = gateway.IPv6
 		}
 		rules = append(rules, rule)
 	}

@@ -14,9 +14,9 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/check"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -41,7 +41,7 @@ type server struct {
 	name   string
 	source config.Source
 	// snapshot is its answer; err is why there is none.
-	snapshot calc.Snapshot
+	snapshot objects.Snapshot
 	err      error
 }
 
@@ -73,9 +73,9 @@ func askEach(ctx context.Context, all []server) []server {
 }
 
 // judgeServers reports failures if no server works. If another server works, a failing one is a warning.
-func judgeServers(asked []server) ([]check.Line, *calc.Snapshot) {
+func judgeServers(asked []server) ([]check.Line, *objects.Snapshot) {
 	level := check.Failed
-	var snapshot *calc.Snapshot
+	var snapshot *objects.Snapshot
 	for i := range asked {
 		if asked[i].err == nil && snapshot == nil {
 			snapshot, level = &asked[i].snapshot, check.Warning
@@ -93,26 +93,26 @@ func judgeServers(asked []server) ([]check.Line, *calc.Snapshot) {
 }
 
 // askOnce waits for one complete list of objects.
-func askOnce(ctx context.Context, of config.Source) (calc.Snapshot, error) {
+func askOnce(ctx context.Context, of config.Source) (objects.Snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
-	objects, err := source.New(of, func() {}, quiet)
+	watched, err := source.New(of, func() {}, quiet)
 	if err != nil {
-		return calc.Snapshot{}, err
+		return objects.Snapshot{}, err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- objects.Run(ctx) }()
-	if cache.WaitForCacheSync(ctx.Done(), objects.HasSynced) {
-		return objects.Snapshot(), nil
+	go func() { ended <- watched.Run(ctx) }()
+	if cache.WaitForCacheSync(ctx.Done(), watched.HasSynced) {
+		return watched.Snapshot(), nil
 	}
 	if err := <-ended; err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return calc.Snapshot{}, err
+		return objects.Snapshot{}, err
 	}
-	why := objects.Contact().Why
+	why := watched.Contact().Why
 	if why == "" {
 		why = "no answer"
 	}
-	return calc.Snapshot{}, fmt.Errorf("no complete list of objects within %v: %s", checkTimeout, why)
+	return objects.Snapshot{}, fmt.Errorf("no complete list of objects within %v: %s", checkTimeout, why)
 }

@@ -15,9 +15,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // runner programs this host for one config: a controller.
@@ -45,7 +45,7 @@ type daemon struct {
 	hangup  <-chan os.Signal
 	// load reads the config again and checks it.
 	load       func() (config.Config, error)
-	newObjects func(cfg config.Config, known *calc.Snapshot) (*objects, error)
+	newObjects func(cfg config.Config, known *objects.Snapshot) (*objectSource, error)
 	newRunner  func(config.Config, hooks) (runner, error)
 	// listen serves metrics and probes at an address.
 	listen func(address string)
@@ -57,7 +57,7 @@ type daemon struct {
 // generation is everything that belongs to one config.
 type generation struct {
 	cfg     config.Config
-	objects *objects
+	objects *objectSource
 	runner  runner
 	// ready is set once every rule is in effect.
 	ready atomic.Bool
@@ -216,7 +216,7 @@ func (d *daemon) prepare(cfg config.Config, running *generation) (*generation, e
 	case running != nil && reflect.DeepEqual(cfg.Source, running.cfg.Source) && cfg.StateDir == running.cfg.StateDir:
 		g.objects = running.objects
 	default:
-		var known *calc.Snapshot
+		var known *objects.Snapshot
 		if running != nil && running.objects.HasSynced() {
 			snapshot := running.objects.Snapshot()
 			known = &snapshot

@@ -22,9 +22,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -46,8 +46,8 @@ func (s *fakeSource) HasSynced() bool { return s.synced.Load() }
 func (s *fakeSource) Contact() source.Contact {
 	return source.Contact{Lost: s.lost.Load(), Since: time.Unix(1700000000, 0), Why: "refused"}
 }
-func (s *fakeSource) Snapshot() calc.Snapshot {
-	return calc.Snapshot{Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Name: s.name}}}}
+func (s *fakeSource) Snapshot() objects.Snapshot {
+	return objects.Snapshot{Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Name: s.name}}}}
 }
 
 // fakeRunner becomes ready once its objects have synced, unless it fails. It turns on demand.
@@ -124,11 +124,11 @@ func startWorldWith(t *testing.T, watchdog time.Duration, synced bool, change fu
 		log: log, hangup: w.hangups, manager: &manager{send: func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog: watchdog},
 		load:   func() (config.Config, error) { return w.file, w.broken },
 		listen: func(address string) { w.mu.Lock(); defer w.mu.Unlock(); w.served = append(w.served, address) },
-		newObjects: func(cfg config.Config, known *calc.Snapshot) (*objects, error) {
+		newObjects: func(cfg config.Config, known *objects.Snapshot) (*objectSource, error) {
 			s := &fakeSource{name: cfg.Source.Files.Paths[0], note: w.note}
 			s.synced.Store(synced)
 			w.sources[s.name] = s
-			o := &objects{Source: s, ended: make(chan struct{})}
+			o := &objectSource{Source: s, ended: make(chan struct{})}
 			o.before.Store(known)
 			return o, nil
 		},

@@ -10,7 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/hold"
+	"github.com/smartnat/smartnat/pkg/iptables/hold"
 )
 
 // holdConnections keeps connections alive if another process removes all rules: while smartnatd runs and, if systemd keeps the

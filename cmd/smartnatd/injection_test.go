@@ -23,8 +23,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
-	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -32,8 +32,8 @@ import (
 const injection = "x\nCOMMIT\n*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n*nat\n#"
 
 // hostileObjects returns a valid Mapping and one that no API server would store, each with its Service.
-func hostileObjects() calc.Snapshot {
-	var s calc.Snapshot
+func hostileObjects() objects.Snapshot {
+	var s objects.Snapshot
 	for i, name := range []string{"echo", injection} {
 		meta := metav1.ObjectMeta{Namespace: "default", Name: name, ResourceVersion: "5"}
 		s.Mappings = append(s.Mappings, &v1alpha1.Mapping{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{
@@ -144,8 +144,8 @@ func TestInjectionByName(t *testing.T) {
 
 	relay.CloseClientConnections()
 	relay.Close()
-	saved := snapshot.Saved{Snapshot: hostileObjects(), Origin: []string{relay.URL}, At: time.Now()}
-	if err := snapshot.NewFile(file, filepath.Join(dir, "run", "objects.outdated")).Save(saved); err != nil {
+	saved := snapshotfile.Saved{Snapshot: hostileObjects(), Origin: []string{relay.URL}, At: time.Now()}
+	if err := snapshotfile.NewFile(file, filepath.Join(dir, "run", "objects.outdated")).Save(saved); err != nil {
 		t.Fatal(err)
 	}
 	systemd = supervise(t)

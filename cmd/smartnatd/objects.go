@@ -11,32 +11,32 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
-	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// objects is a Source that outlives controllers: it is started once and enqueues the running controller.
-type objects struct {
+// objectSource is a Source that outlives controllers: it is started once and enqueues the running controller.
+type objectSource struct {
 	source.Source
 	enqueue atomic.Pointer[func()]
 	// before is the last snapshot of the Source that this one replaced. It is used until this one has synced.
-	before atomic.Pointer[calc.Snapshot]
+	before atomic.Pointer[objects.Snapshot]
 	cancel context.CancelFunc
 	ended  chan struct{}
 	err    error
 }
 
 // savedObjects returns the file for the objects of a cluster.
-func savedObjects(cfg config.Config) snapshot.File {
-	return snapshot.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"), filepath.Join(cfg.RuntimeDir, "objects.outdated"))
+func savedObjects(cfg config.Config) snapshotfile.File {
+	return snapshotfile.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"), filepath.Join(cfg.RuntimeDir, "objects.outdated"))
 }
 
 // newObjects returns the Source of the config. Objects of a cluster are saved through counted. If known is set, it is used
 // instead of the saved objects until the Source has synced.
-func newObjects(cfg config.Config, known *calc.Snapshot, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objects, error) {
-	o := &objects{ended: make(chan struct{})}
+func newObjects(cfg config.Config, known *objects.Snapshot, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objectSource, error) {
+	o := &objectSource{ended: make(chan struct{})}
 	o.before.Store(known)
 	start := func(changed func()) (source.Source, error) { return source.New(cfg.Source, changed, log) }
 	var err error
@@ -48,7 +48,7 @@ func newObjects(cfg config.Config, known *calc.Snapshot, counted func(source.Mem
 	return o, err
 }
 
-func (o *objects) changed() {
+func (o *objectSource) changed() {
 	if o.Source.HasSynced() {
 		o.before.Store(nil)
 	}
@@ -58,7 +58,7 @@ func (o *objects) changed() {
 }
 
 // start makes the Source read until stop.
-func (o *objects) start(ctx context.Context) {
+func (o *objectSource) start(ctx context.Context) {
 	ctx, o.cancel = context.WithCancel(ctx)
 	go func() {
 		defer close(o.ended)
@@ -67,13 +67,13 @@ func (o *objects) start(ctx context.Context) {
 }
 
 // stop returns once the Source has ended and saved its objects.
-func (o *objects) stop() {
+func (o *objectSource) stop() {
 	o.cancel()
 	<-o.ended
 }
 
 // Run implements controller.Source. It waits until the Source ends, and returns its error.
-func (o *objects) Run(ctx context.Context) error {
+func (o *objectSource) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
@@ -83,10 +83,10 @@ func (o *objects) Run(ctx context.Context) error {
 }
 
 // HasSynced implements controller.Source.
-func (o *objects) HasSynced() bool { return o.before.Load() != nil || o.Source.HasSynced() }
+func (o *objectSource) HasSynced() bool { return o.before.Load() != nil || o.Source.HasSynced() }
 
 // Snapshot implements controller.Source.
-func (o *objects) Snapshot() calc.Snapshot {
+func (o *objectSource) Snapshot() objects.Snapshot {
 	if before := o.before.Load(); before != nil && !o.Source.HasSynced() {
 		return *before
 	}
@@ -94,7 +94,7 @@ func (o *objects) Snapshot() calc.Snapshot {
 }
 
 // restored returns when the objects in effect were saved, or zero if they did not come from disk.
-func (o *objects) restored() time.Time {
+func (o *objectSource) restored() time.Time {
 	if r, ok := o.Source.(interface{ Restored() (time.Time, bool) }); ok {
 		if at, restored := r.Restored(); restored {
 			return at

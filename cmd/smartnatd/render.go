@@ -17,11 +17,12 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
-	"github.com/smartnat/smartnat/pkg/rules"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -65,7 +66,7 @@ Without --config every address of every Mapping counts as an address of this hos
 }
 
 // notAccepted returns an error if a Mapping is invalid, or cannot have a port.
-func notAccepted(findings []calc.Finding) error {
+func notAccepted(findings []finding.Finding) error {
 	names := map[string]struct{}{}
 	for _, f := range findings {
 		if f.Condition == v1alpha1.ConditionAccepted {
@@ -99,10 +100,10 @@ func renderConfig(cmd *cobra.Command) (config.Config, gateway.Host, error) {
 func render(out io.Writer, state gateway.State, cfg config.Config) error {
 	options := rules.Options{Ownership: cfg.Ownership, RandomFully: true}
 	for _, family := range []struct {
-		family  netfilter.Family
+		family  gateway.Family
 		program string
-	}{{netfilter.IPv4, "iptables-restore"}, {netfilter.IPv6, "ip6tables-restore"}} {
-		text := netfilter.Render(rules.Build(state, family.family, options))
+	}{{gateway.IPv4, "iptables-restore"}, {gateway.IPv6, "ip6tables-restore"}} {
+		text := ruleset.Render(rules.Build(state, family.family, options))
 		if _, err := fmt.Fprintf(out, "# %s --noflush\n%s\n", family.program, text); err != nil {
 			return err
 		}

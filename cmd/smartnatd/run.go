@@ -14,16 +14,15 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/sirupsen/logrus"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
-	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/metrics"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
@@ -59,7 +58,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	counts := metrics.New(version, d)
 	counts.CountLost(conntrack.Lost)
 	d.listen = counts.Server(metrics.Probes{Alive: d.alive, Ready: d.ready}, log).Listen
-	d.newObjects = func(cfg config.Config, known *calc.Snapshot) (*objects, error) {
+	d.newObjects = func(cfg config.Config, known *objects.Snapshot) (*objectSource, error) {
 		return newObjects(cfg, known, counts.Memory, log)
 	}
 	d.newRunner = func(cfg config.Config, h hooks) (runner, error) {
@@ -112,8 +111,8 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	}), reporter}, nil
 }
 
-func newIPTables(cfg config.Config) (*iptables.Runner, error) {
-	tables, err := iptables.New(iptables.Options(cfg.IPTables))
+func newIPTables(cfg config.Config) (*program.Runner, error) {
+	tables, err := program.New(program.Options(cfg.IPTables))
 	if err != nil {
 		return nil, fmt.Errorf("iptables: %w", err)
 	}
@@ -121,10 +120,10 @@ func newIPTables(cfg config.Config) (*iptables.Runner, error) {
 }
 
 // newDataplane takes the tables twice: tables for their capabilities, and door for access, which may count calls.
-func newDataplane(cfg config.Config, tables *iptables.Runner, door dataplane.IPTables, sets dataplane.Sets) *dataplane.Dataplane {
-	var guardOnly []netfilter.Family
+func newDataplane(cfg config.Config, tables *program.Runner, door dataplane.IPTables, sets dataplane.Sets) *dataplane.Dataplane {
+	var guardOnly []gateway.Family
 	if !cfg.IPTables.IPv6 {
-		guardOnly = []netfilter.Family{netfilter.IPv6}
+		guardOnly = []gateway.Family{gateway.IPv6}
 	}
 	return dataplane.New(dataplane.Options{
 		Ownership:   cfg.Ownership,

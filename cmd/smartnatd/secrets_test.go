@@ -20,8 +20,8 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/source"
-	"github.com/smartnat/smartnat/pkg/status"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -161,7 +161,7 @@ func TestRefusalsTellNoSecret(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan struct{})
-			reporter.Report(status.Facts{})
+			reporter.Report(finding.Report{})
 			objects.start(ctx)
 			go func() { defer close(ended); reporter.Run(ctx) }()
 			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/status"
 )
@@ -23,7 +24,7 @@ type reporting struct {
 }
 
 type reporter interface {
-	Report(status.Facts)
+	Report(finding.Report)
 	Run(ctx context.Context)
 }
 
@@ -68,7 +69,7 @@ func newReporter(cfg config.Config, log logrus.FieldLogger) (reporter, error) {
 // both are two reporters.
 type both [2]reporter
 
-func (b both) Report(f status.Facts) {
+func (b both) Report(f finding.Report) {
 	for _, r := range b {
 		r.Report(f)
 	}
@@ -85,5 +86,5 @@ func (b both) Run(ctx context.Context) {
 // silent is the reporter for objects from files, which have no status.
 type silent struct{}
 
-func (silent) Report(status.Facts)     {}
+func (silent) Report(finding.Report)   {}
 func (silent) Run(ctx context.Context) { <-ctx.Done() }

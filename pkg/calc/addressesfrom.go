@@ -13,6 +13,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -53,17 +54,9 @@ func addressesOfUplinks(host gateway.Host, cfg config.Config, uplinks []gateway.
 	return all
 }
 
-// Resolved are the addresses that the addressesFrom of a Mapping currently refer to on this host.
-type Resolved struct {
-	// Addresses has none of spec.addresses.
-	Addresses []netip.Addr
-	// Uplinks are those items of addressesFrom, as spelled there, that give the Mapping an address.
-	Uplinks []string
-}
-
 // Resolved returns the resolved addressesFrom of all Mappings of the last Snapshot that have any. The caller owns the result.
-func (c *Calculator) Resolved() map[types.NamespacedName]Resolved {
-	all := map[types.NamespacedName]Resolved{}
+func (c *Calculator) Resolved() map[types.NamespacedName]finding.Resolved {
+	all := map[types.NamespacedName]finding.Resolved{}
 	for _, e := range c.entries {
 		if len(e.mapping.Spec.AddressesFrom) > 0 {
 			all[conflicts.Key(e.mapping)] = e.resolved
@@ -74,8 +67,8 @@ func (c *Calculator) Resolved() map[types.NamespacedName]Resolved {
 
 // resolveUplinks appends the addresses of addressesFrom to those that the Mapping names, and reports items without an address.
 // It silently skips families that the Service or the allowed sources lack, because the author did not ask for them.
-func (c *calculation) resolveUplinks(m *v1alpha1.Mapping, addresses []address) ([]address, Resolved) {
-	var resolved Resolved
+func (c *calculation) resolveUplinks(m *v1alpha1.Mapping, addresses []address) ([]address, finding.Resolved) {
+	var resolved finding.Resolved
 	explicit := len(addresses)
 	for i, from := range m.Spec.AddressesFrom {
 		field := fmt.Sprintf("spec.addressesFrom[%d].uplink", i)
@@ -119,7 +112,7 @@ func (c *calculation) addResolved(m *v1alpha1.Mapping, addresses []address, a ad
 	case len(addresses) < v1alpha1.MaxAddresses:
 		return append(addresses, a)
 	case a.place == here:
-		c.report(m, v1alpha1.ConditionProgrammed, ReasonTooManyAddresses, a.field, "%s is left out: a Mapping has at most %d addresses", a, v1alpha1.MaxAddresses)
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonTooManyAddresses, a.field, "%s is left out: a Mapping has at most %d addresses", a, v1alpha1.MaxAddresses)
 	}
 	return addresses
 }
@@ -144,12 +137,12 @@ func (c *calculation) hasUse(m *v1alpha1.Mapping, a netip.Addr) bool {
 // reportUplink reports why an item of addressesFrom has no address; found is set if the uplink is one of this host.
 func (c *calculation) reportUplink(m *v1alpha1.Mapping, field, uplink string, found bool) {
 	all := uplink == v1alpha1.AllUplinks
-	reason, message := ReasonNotAnUplink, fmt.Sprintf("%s is no uplink of this host; to serve its addresses here, list it under uplinks in the config of this host", uplink)
+	reason, message := finding.ReasonNotAnUplink, fmt.Sprintf("%s is no uplink of this host; to serve its addresses here, list it under uplinks in the config of this host", uplink)
 	switch {
 	case c.cfg.AnyAddress:
 		message = "is left out: which addresses uplinks have is known on a gateway alone; run render there, with --config"
 	case found:
-		reason, message = ReasonNoUplinkAddress, fmt.Sprintf("%s has no address that can be served now; ", uplink)
+		reason, message = finding.ReasonNoUplinkAddress, fmt.Sprintf("%s has no address that can be served now; ", uplink)
 		if all {
 			message = "no uplink of this host has an address that can be served now; "
 		}

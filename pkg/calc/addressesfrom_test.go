@@ -14,6 +14,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -40,7 +41,7 @@ func TestAnUplinkWithTooManyAddresses(t *testing.T) {
 	}
 	leftOut := map[string]bool{}
 	for _, f := range findings {
-		if f.Reason == calc.ReasonTooManyAddresses {
+		if f.Reason == finding.ReasonTooManyAddresses {
 			address, _, _ := strings.Cut(f.Message, " ")
 			leftOut[address] = f.Blocks()
 		}

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 // SliceController is the value of the label endpointslice.kubernetes.io/managed-by on slices that the cluster's own controller
@@ -65,20 +66,20 @@ func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) 
 		c.read[name] = known
 	}
 	for _, problem := range known.problems {
-		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonEndpointSliceInvalid, "spec.serviceName",
+		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonEndpointSliceInvalid, "spec.serviceName",
 			"%s; this and other invalid parts of it are left out", problem)
 	}
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		for _, r := range known.refused {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName", "Service %s: %s", name, r)
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName", "Service %s: %s", name, r)
 		}
 		for _, r := range known.outside {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonRoutedOutside, "spec.serviceName", "Service %s: %s %s", name, r.subject(), r.why)
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonRoutedOutside, "spec.serviceName", "Service %s: %s %s", name, r.subject(), r.why)
 		}
 	}
 	if m.Spec.Egress {
 		for _, r := range known.refusedPods {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.egress", "Service %s: %s", name, r)
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.egress", "Service %s: %s", name, r)
 		}
 	}
 	return known
@@ -180,7 +181,7 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, b
 		return nil
 	}
 	if problem := c.unprovenBehind(service, behind); problem != "" {
-		c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName",
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName",
 			"Service %s/%s: connections are rejected: %s, or set endpointsWithoutSelector: true in the config of this host",
 			service.Namespace, service.Name, problem)
 		return nil
@@ -188,11 +189,11 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, b
 	return slices.DeleteFunc(serviceAddresses(service), func(a netip.Addr) bool {
 		problem := c.networks.problem(a)
 		if problem != "" {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonEndpointNotAllowed, "spec.serviceName",
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName",
 				"clusterIP %s of Service %s/%s is left out, and connections are rejected: %s",
 				a, service.Namespace, service.Name, problem)
 		} else if why := c.networks.outsideProblem(a); why != "" {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonRoutedOutside, "spec.serviceName",
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonRoutedOutside, "spec.serviceName",
 				"clusterIP %s of Service %s/%s is %s", a, service.Namespace, service.Name, why)
 		}
 		return problem != ""

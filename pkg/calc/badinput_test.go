@@ -18,7 +18,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // badInput is one mistake in a Mapping, its Service or their EndpointSlice.
@@ -95,7 +97,7 @@ func effect(state gateway.State, owner string) string {
 	return strings.Join(words, " ")
 }
 
-func (b badInput) snapshot(t testing.TB) calc.Snapshot {
+func (b badInput) snapshot(t testing.TB) objects.Snapshot {
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "default", Name: name} }
 	sliceOf := func(name string, slice discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 		slice.ObjectMeta = meta(name + "-1")
@@ -104,7 +106,7 @@ func (b badInput) snapshot(t testing.TB) calc.Snapshot {
 	}
 	newer := meta("bad")
 	newer.CreationTimestamp = metav1.Unix(1, 0)
-	return calc.Snapshot{
+	return objects.Snapshot{
 		Mappings: []*v1alpha1.Mapping{
 			{ObjectMeta: newer, Spec: decode[v1alpha1.MappingSpec](t, badMapping, b.mapping)},
 			{ObjectMeta: meta("good"), Spec: decode[v1alpha1.MappingSpec](t, goodMapping, "")},
@@ -160,7 +162,7 @@ const (
 func invalid(fields ...string) []string {
 	var findings []string
 	for _, f := range fields {
-		findings = append(findings, f+" "+calc.ReasonInvalid)
+		findings = append(findings, f+" "+finding.ReasonInvalid)
 	}
 	return findings
 }

@@ -8,12 +8,14 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // Calculate computes the State that the host should have, and Findings for what it cannot do and why. Findings about the host
 // come first; the others are sorted by Mapping, and by field within a Mapping.
-func Calculate(snapshot Snapshot, host gateway.Host, cfg config.Config) (gateway.State, []Finding) {
+func Calculate(snapshot objects.Snapshot, host gateway.Host, cfg config.Config) (gateway.State, []finding.Finding) {
 	return NewCalculator(cfg).Calculate(snapshot, host)
 }
 
@@ -21,24 +23,24 @@ func Calculate(snapshot Snapshot, host gateway.Host, cfg config.Config) (gateway
 type calculation struct {
 	cfg config.Config
 	*facts
-	*objects
+	*serviceIndex
 	// read caches the endpoints of Services.
 	read map[serviceKey]*serviceEndpoints
 	// candidates is a reused buffer.
 	candidates []candidate
 	// findings are about the current Mapping.
-	findings []Finding
+	findings []finding.Finding
 }
 
 // fewOfAKind keeps the first Findings of each reason: ten thousand of them help no user, and fit no status.
-func fewOfAKind(findings []Finding) []Finding {
+func fewOfAKind(findings []finding.Finding) []finding.Finding {
 	const most = 16
 	if len(findings) <= most {
 		return findings
 	}
 	last, dropped := map[string]int{}, map[string]int{}
 	count := map[string]int{}
-	var few []Finding
+	var few []finding.Finding
 	for _, f := range findings {
 		if count[f.Reason]++; count[f.Reason] > most {
 			dropped[f.Reason]++
@@ -54,18 +56,12 @@ func fewOfAKind(findings []Finding) []Finding {
 }
 
 func (c *calculation) report(m *v1alpha1.Mapping, condition, reason, field, format string, args ...any) {
-	c.findings = append(c.findings, finding(m, condition, reason, field, format, args...))
+	c.findings = append(c.findings, finding.New(m, condition, reason, field, format, args...))
 }
 
 // reported returns and clears the findings.
-func (c *calculation) reported() []Finding {
+func (c *calculation) reported() []finding.Finding {
 	findings := c.findings
 	c.findings = nil
 	return findings
-}
-
-func finding(m *v1alpha1.Mapping, condition, reason, field, format string, args ...any) Finding {
-	return Finding{
-		Namespace: m.Namespace, Name: m.Name, Condition: condition, Reason: reason, Field: field, Message: fmt.Sprintf(format, args...),
-	}
 }

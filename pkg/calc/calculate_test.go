@@ -25,7 +25,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -74,7 +76,7 @@ func scenarios(t testing.TB) []string {
 	return files
 }
 
-func readScenario(t testing.TB, folder string) (calc.Snapshot, gateway.Host, config.Config) {
+func readScenario(t testing.TB, folder string) (objects.Snapshot, gateway.Host, config.Config) {
 	t.Helper()
 	snapshot, err := source.ReadFiles([]string{filepath.Join(folder, "objects.yaml")}, nil)
 	if err != nil {
@@ -123,7 +125,7 @@ func compareGolden(t *testing.T, path, got string) {
 	}
 }
 
-func render(state gateway.State, findings []calc.Finding) string {
+func render(state gateway.State, findings []finding.Finding) string {
 	var b strings.Builder
 	for _, f := range state.Forwards {
 		fmt.Fprintf(&b, "%s -> %s\n", f.Frontend, strings.Join(describe(f), " "))
@@ -251,7 +253,7 @@ func BenchmarkCalculateOneEndpoint(b *testing.B) {
 	for _, ports := range []int{10, 1000, 10000, 30000} {
 		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
 			snapshot := bigSnapshot(ports/10, 10, v1alpha1.ModeEndpoints)
-			snapshots := [2]calc.Snapshot{snapshot, lessOneEndpoint(snapshot)}
+			snapshots := [2]objects.Snapshot{snapshot, lessOneEndpoint(snapshot)}
 			calculator := calc.NewCalculator(cfg)
 			calculator.Calculate(snapshot, gateway.Host{})
 			b.ReportAllocs()
@@ -265,9 +267,9 @@ func BenchmarkCalculateOneEndpoint(b *testing.B) {
 }
 
 // bigSnapshot has Mappings, each to a Service of three endpoints. They share one address while it has enough ports.
-func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) calc.Snapshot {
+func bigSnapshot(mappings, ports int, mode v1alpha1.Mode) objects.Snapshot {
 	const most = 50000
-	var s calc.Snapshot
+	var s objects.Snapshot
 	for i := range mappings {
 		meta := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("m%05d", i), CreationTimestamp: metav1.NewTime(time.Unix(int64(i), 0))}
 		m := &v1alpha1.Mapping{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{

@@ -14,7 +14,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // Calculator computes the same as Calculate, incrementally: the cost depends on the number of changed objects. It detects
@@ -28,7 +30,7 @@ type Calculator struct {
 	started bool
 	host    gateway.Host
 	facts   *facts
-	objects objects
+	objects serviceIndex
 	// mappings is the last list. entries has one entry for each Mapping, sorted by age.
 	mappings []*v1alpha1.Mapping
 	entries  []*entry
@@ -40,19 +42,19 @@ type Calculator struct {
 	// autoconfigured has the links that ever had an address from a router advertisement.
 	autoconfigured map[string]bool
 	// aboutHost are the Findings about the host, findings are all Findings.
-	aboutHost, findings []Finding
+	aboutHost, findings []finding.Finding
 }
 
 // NewCalculator returns a Calculator without a Snapshot.
 func NewCalculator(cfg config.Config) *Calculator {
-	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, autoconfigured: map[string]bool{}, objects: objects{
+	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, autoconfigured: map[string]bool{}, objects: serviceIndex{
 		services: map[serviceKey]*corev1.Service{}, slices: map[serviceKey][]*discoveryv1.EndpointSlice{},
 	}}
 }
 
 // Calculate returns what the function Calculate would. The State shares unchanged parts with earlier ones and must not be
 // changed.
-func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.State, []Finding) {
+func (c *Calculator) Calculate(snapshot objects.Snapshot, host gateway.Host) (gateway.State, []finding.Finding) {
 	var r run
 	before := c.facts
 	about, elsewhere := c.observe(host)
@@ -70,7 +72,7 @@ func (c *Calculator) Calculate(snapshot Snapshot, host gateway.Host) (gateway.St
 	for service := range services {
 		r.doubt(c.naming(service)...)
 	}
-	r.resolve(&calculation{cfg: c.cfg, facts: c.facts, objects: &c.objects, read: map[serviceKey]*serviceEndpoints{}})
+	r.resolve(&calculation{cfg: c.cfg, facts: c.facts, serviceIndex: &c.objects, read: map[serviceKey]*serviceEndpoints{}})
 	c.settleUsage(&r)
 	if r.ports {
 		r.settlePorts(c.entries)

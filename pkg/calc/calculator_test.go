@@ -21,13 +21,15 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // world is a small cluster and a host with few addresses, ports and pods, so that Mappings often conflict.
 type world struct {
 	random *rand.Rand
-	calc.Snapshot
+	objects.Snapshot
 	host gateway.Host
 }
 
@@ -226,13 +228,13 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 		}
 	}
 	for _, reason := range []string{
-		calc.ReasonNotAnUplink, calc.ReasonNoUplinkAddress, calc.ReasonPortReserved, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonEndpointNotAllowed,
+		finding.ReasonNotAnUplink, finding.ReasonNoUplinkAddress, finding.ReasonPortReserved, finding.ReasonTooManyPorts, finding.ReasonTooExpensive, finding.ReasonEndpointNotAllowed,
 	} {
 		if reasons[reason] < 100 {
 			t.Errorf("%s was found %d times, too few for a meaningful test", reason, reasons[reason])
 		}
 	}
-	if forwards < 10000 || egresses < 1000 || reasons[calc.ReasonPortConflict] < 1000 || reasons[calc.ReasonEgressConflict] < 100 || reasons[calc.ReasonNoReadyEndpoints] < 1000 {
+	if forwards < 10000 || egresses < 1000 || reasons[finding.ReasonPortConflict] < 1000 || reasons[finding.ReasonEgressConflict] < 100 || reasons[finding.ReasonNoReadyEndpoints] < 1000 {
 		t.Errorf("%d forwards, %d egresses, findings %v: too few for a meaningful test", forwards, egresses, reasons)
 	}
 }
@@ -272,7 +274,7 @@ func TestARangeLosesOnlyWhatIsTaken(t *testing.T) {
 		}
 	}
 	pbx := mapping("pbx", 2, v1alpha1.MappingPort{Port: 16384, EndPort: ptr.To[int32](32767), ServicePort: 1000, Protocol: "udp"})
-	snapshot := calc.Snapshot{
+	snapshot := objects.Snapshot{
 		Mappings: []*v1alpha1.Mapping{pbx},
 		Services: []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}}},
 		EndpointSlices: []*discoveryv1.EndpointSlice{{
@@ -317,7 +319,7 @@ func TestARangeLosesOnlyWhatIsTaken(t *testing.T) {
 }
 
 // lessOneEndpoint returns the Snapshot without one endpoint; it shares everything else.
-func lessOneEndpoint(s calc.Snapshot) calc.Snapshot {
+func lessOneEndpoint(s objects.Snapshot) objects.Snapshot {
 	s.EndpointSlices = slices.Clone(s.EndpointSlices)
 	i := len(s.EndpointSlices) / 2
 	changed := s.EndpointSlices[i].DeepCopy()

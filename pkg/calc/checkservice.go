@@ -9,13 +9,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 // checkService reports values that an API server would have rejected, and how they are treated: the Service may come from a
 // file.
 func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
 	report := func(format string, args ...any) {
-		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServiceInvalid, "spec.serviceName",
+		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonServiceInvalid, "spec.serviceName",
 			"Service %s/%s: %s", s.Namespace, s.Name, fmt.Sprintf(format, args...))
 	}
 	if m.Spec.Mode == v1alpha1.ModeService {
@@ -31,12 +32,12 @@ func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
 // gateway and only sees the gateway's address.
 func (c *calculation) checkBalancing(m *v1alpha1.Mapping, s *corev1.Service) {
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && c.masquerades(m) {
-		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonAffinityIneffective, "spec.mode",
+		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonAffinityIneffective, "spec.mode",
 			"Service %s/%s has sessionAffinity ClientIP, but the cluster sees the gateway as the one client and leads all connections to one endpoint; mode endpoints keeps each client at an endpoint of its own",
 			s.Namespace, s.Name)
 	}
 	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
-		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonTrafficPolicyLocal, "spec.mode",
+		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonTrafficPolicyLocal, "spec.mode",
 			"Service %s/%s has internalTrafficPolicy Local, so a node that has no endpoint drops what the gateway sends it; mode endpoints reaches the endpoints of all nodes",
 			s.Namespace, s.Name)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -46,7 +47,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 		}
 		i := slices.IndexFunc(candidates, func(a address) bool { return c.uplinkOf[a.Addr] != 0 })
 		if i < 0 {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoUplink, "spec.egress",
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoUplink, "spec.egress",
 				"none of its %s addresses is on an uplink of this host; what its pods send leaves as this host routes it", family(v4))
 			continue
 		}
@@ -55,7 +56,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 		leaving := pods.of(external)
 		known := len(leaving) > 0 && !slices.ContainsFunc(leaving, func(pod netip.Addr) bool { return !contains(c.cfg.InsideNetworks, pod) })
 		if !c.inside && !known && !c.cfg.AnyAddress {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoInsideLink, "spec.egress",
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoInsideLink, "spec.egress",
 				"all links of this host are uplinks, and what comes in by an uplink is taken for the outside; list the network of the pods under insideNetworks in the config of this host, or lead them to it by a link that is not in its uplinks")
 		}
 		wishes = append(wishes, egressWish{address: external, uplink: c.uplinkOf[external], pods: leaving})
@@ -69,7 +70,7 @@ type egressClaims map[netip.Addr]egressClaim
 // claimPods gives a Mapping the pods that no older one has claimed for another address. Mappings must come sorted by age.
 func (claims egressClaims) claimPods(e *entry) {
 	e.egresses = nil
-	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f Finding) bool { return f.Reason == ReasonEgressConflict })
+	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f finding.Finding) bool { return f.Reason == finding.ReasonEgressConflict })
 	for _, wish := range e.egress {
 		if wish.uplink == 0 || e.over != nil {
 			continue
@@ -84,7 +85,7 @@ func (claims egressClaims) claimPods(e *entry) {
 				mine = append(mine, pod)
 			case claim.address != wish.address && !slices.Contains(winners, claim.owner):
 				winners = append(winners, claim.owner)
-				e.aboutEgress = append(e.aboutEgress, finding(e.mapping, v1alpha1.ConditionProgrammed, ReasonEgressConflict, "spec.egress",
+				e.aboutEgress = append(e.aboutEgress, finding.New(e.mapping, v1alpha1.ConditionProgrammed, finding.ReasonEgressConflict, "spec.egress",
 					"pod %s, and maybe others, leaves with %s by Mapping %s/%s, which %s",
 					pod, claim.address, claim.owner.Namespace, claim.owner.Name, conflicts.Precedence(claim.owner, e.mapping)))
 			}

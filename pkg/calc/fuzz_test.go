@@ -14,13 +14,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // FuzzCalculate calculates unvalidated objects. It expects no panic, a State as pkg/gateway defines it, independence of the
 // order of slices, and readable Findings.
 func FuzzCalculate(f *testing.F) {
 	host, cfg := fuzzHost(f)
-	seed := func(s calc.Snapshot) {
+	seed := func(s objects.Snapshot) {
 		text, err := json.Marshal(s)
 		if err != nil {
 			f.Fatal(err)
@@ -38,7 +39,7 @@ func FuzzCalculate(f *testing.F) {
 		seed(bad.snapshot(f))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var s calc.Snapshot
+		var s objects.Snapshot
 		if json.Unmarshal(text, &s) != nil {
 			return
 		}

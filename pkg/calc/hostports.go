@@ -13,6 +13,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -82,7 +83,7 @@ func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Fron
 	for _, r := range c.ports.of(front, c.held[front.Address]) {
 		lost := front
 		lost.Ports = gateway.PortRange{First: max(r.First, front.Ports.First), Last: min(r.Last, front.Ports.Last)}
-		c.report(m, v1alpha1.ConditionProgrammed, ReasonPortReserved, portField(port, "port"), "%s is left out here: it %s", lost, r.why)
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonPortReserved, portField(port, "port"), "%s is left out here: it %s", lost, r.why)
 		reserved = append(reserved, lost.Ports)
 	}
 	return reserved

@@ -8,6 +8,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -51,7 +52,7 @@ func cost(wants []want) int {
 func (c *calculation) tooExpensive(e *entry) {
 	e.usage.rules = cost(e.wants)
 	if most := c.cfg.MaxRulesPerMapping; most > 0 && e.usage.rules > most {
-		c.report(e.mapping, v1alpha1.ConditionAccepted, ReasonTooExpensive, "spec.ports",
+		c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonTooExpensive, "spec.ports",
 			"costs some %d rules (ports x addresses x endpoints, twice with session affinity), and maxRulesPerMapping in the config of this host allows %d; it is left out whole: merge ports to ranges, or use mode service",
 			e.usage.rules, most)
 		e.wants, e.aboutPort, e.usage = nil, nil, usage{}
@@ -102,16 +103,16 @@ func (c *Calculator) settleUsage(r *run) {
 }
 
 // over returns why an entry gets nothing, given what older Mappings of its namespace got, or nil.
-func (c *Calculator) over(e *entry, granted usage) *Finding {
+func (c *Calculator) over(e *entry, granted usage) *finding.Finding {
 	all := granted.plus(e.usage)
 	if !all.beyond(c.cfg) || e.usage == (usage{}) {
 		return nil
 	}
-	reason, what, n, most := ReasonTooManyPorts, "ports", all.ports, c.cfg.MaxPortsPerNamespace
+	reason, what, n, most := finding.ReasonTooManyPorts, "ports", all.ports, c.cfg.MaxPortsPerNamespace
 	if most == 0 || n <= most {
-		reason, what, n, most = ReasonTooExpensive, "rules", all.rules, c.cfg.MaxRulesPerNamespace
+		reason, what, n, most = finding.ReasonTooExpensive, "rules", all.rules, c.cfg.MaxRulesPerNamespace
 	}
-	f := finding(e.mapping, v1alpha1.ConditionAccepted, reason, "spec.ports", "%s", fmt.Sprintf(
+	f := finding.New(e.mapping, v1alpha1.ConditionAccepted, reason, "spec.ports", "%s", fmt.Sprintf(
 		"would bring namespace %s to %d %s with the older Mappings in it, and max%sPerNamespace in the config of this host allows %d; it is left out whole",
 		e.mapping.Namespace, n, what, map[string]string{"ports": "Ports", "rules": "Rules"}[what], most))
 	return &f

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // TestCostIsWhatIsBuilt compares the estimate with the actual number of translating rules, of rules that match a port, and of
@@ -53,10 +53,10 @@ func TestCostIsWhatIsBuilt(t *testing.T) {
 				t.Errorf("cost %d, want %d", got, tc.want)
 			}
 			built, lists := len(wants), map[string]bool{} // one rule matches each port
-			for _, table := range rules.Build(state, netfilter.IPv4, rules.Options{Ownership: gateway.DefaultOwnership()}).Tables {
+			for _, table := range rules.Build(state, gateway.IPv4, rules.Options{Ownership: gateway.DefaultOwnership()}).Tables {
 				for _, c := range table.Chains {
 					for _, r := range c.Rules {
-						if r.Target.Verb == netfilter.Translate {
+						if r.Target.Verb == ruleset.Translate {
 							built++
 						}
 						if r.Recent.Name != "" {

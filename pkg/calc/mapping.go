@@ -11,6 +11,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -26,18 +27,18 @@ type entry struct {
 	// wants is in the order of the Mapping's ports and addresses.
 	wants []want
 	// about are the Findings about the Mapping as a whole, aboutPort those about ports, aboutEgress those about egress.
-	about, aboutEgress []Finding
+	about, aboutEgress []finding.Finding
 	aboutPort          []portFinding
 	// resolved is the result of addressesFrom.
-	resolved Resolved
+	resolved finding.Resolved
 	// egress is what it asks for its pods, egresses is what they get.
 	egress   []egressWish
 	egresses []gateway.Egress
 	// findings are all Findings, in the order of the Mapping's fields.
-	findings []Finding
+	findings []finding.Finding
 	// usage is what it asks for. over is set if it gets nothing because its namespace asks for too much.
 	usage usage
-	over  *Finding
+	over  *finding.Finding
 }
 
 // want is a Frontend that a Mapping asks for.
@@ -114,7 +115,7 @@ const (
 
 type portFinding struct {
 	port int
-	Finding
+	finding.Finding
 }
 
 // resolve computes what the Mapping asks for, regardless of other Mappings.
@@ -128,7 +129,7 @@ func (c *calculation) resolve(e *entry) {
 func (c *calculation) wants(e *entry) {
 	if errs := validation.ValidateMapping(e.mapping); len(errs) > 0 {
 		for _, err := range errs {
-			c.report(e.mapping, v1alpha1.ConditionAccepted, ReasonInvalid, err.Field, "%s", err.ErrorBody())
+			c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonInvalid, err.Field, "%s", err.ErrorBody())
 		}
 		return
 	}
@@ -140,7 +141,7 @@ func (c *calculation) wants(e *entry) {
 	if n, most := e.usage.ports, c.cfg.MaxPortsPerMapping; most > 0 && n > most {
 		e.usage = usage{}
 		c.reported() // findings about parts are obsolete if all of it is left out
-		c.report(m, v1alpha1.ConditionAccepted, ReasonTooManyPorts, "spec.ports",
+		c.report(m, v1alpha1.ConditionAccepted, finding.ReasonTooManyPorts, "spec.ports",
 			"exposes %d ports, and maxPortsPerMapping in the config of this host allows %d; it is left out whole", n, most)
 		return
 	}
@@ -203,11 +204,11 @@ func (e *entry) gather() {
 
 // conflicts are about the condition Accepted if both Mappings name the address, so that everyone who knows both sees the same
 // conflict. If a Mapping has the address from an uplink, the conflict only concerns this host.
-func (e *entry) conflicts(w *want) []Finding {
+func (e *entry) conflicts(w *want) []finding.Finding {
 	if w.yields() {
 		return nil
 	}
-	var findings []Finding
+	var findings []finding.Finding
 	for i, lost := range w.share.Lost {
 		more := ""
 		if i == len(w.share.Lost)-1 && w.share.More > 0 {
@@ -217,7 +218,7 @@ func (e *entry) conflicts(w *want) []Finding {
 		if w.resolved || !names(lost.Winner, w.Address) {
 			condition = v1alpha1.ConditionProgrammed
 		}
-		findings = append(findings, finding(e.mapping, condition, ReasonPortConflict, portField(w.port, "port"),
+		findings = append(findings, finding.New(e.mapping, condition, finding.ReasonPortConflict, portField(w.port, "port"),
 			"%s belongs to Mapping %s/%s, which %s%s", lost.Ports, lost.Winner.Namespace, lost.Winner.Name,
 			conflicts.Precedence(lost.Winner, e.mapping), more))
 	}
@@ -240,7 +241,7 @@ func (c *calculation) supported(m *v1alpha1.Mapping, port int, addresses []addre
 		return true
 	}
 	if slices.ContainsFunc(addresses, func(a address) bool { return a.place == here }) {
-		c.report(m, v1alpha1.ConditionProgrammed, ReasonSCTPNotSupported, portField(port, "protocol"),
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonSCTPNotSupported, portField(port, "protocol"),
 			"the kernel of this host cannot translate sctp; port %s is left out here", portRange(m.Spec.Ports[port]))
 	}
 	return false
@@ -265,17 +266,17 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 		disabled := a.Is6() && !c.cfg.IPTables.IPv6
 		switch {
 		case !c.cfg.AnyAddress && !c.local[a.Addr] && c.held[a.Addr] != "":
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotServed, a.field,
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotServed, a.field,
 				"%s is on %s, which is none of this host's uplinks; to serve it, list it under servedAddresses in the config of this host, or %[2]s under uplinks if that leads to the outside",
 				a, c.held[a.Addr])
 		case !c.cfg.AnyAddress && !c.local[a.Addr]:
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonAddressNotOnHost, a.field,
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotOnHost, a.field,
 				"%s is neither on a link of this host nor one of its standbyAddresses", a)
 			if !disabled {
 				a.place = away
 			}
 		case disabled:
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonIPv6Disabled, a.field,
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonIPv6Disabled, a.field,
 				"%s is left out because iptables.ipv6 is false in the config of this host", a)
 		default:
 			a.place = here
@@ -323,7 +324,7 @@ func (c *calculation) sources(m *v1alpha1.Mapping, addresses []address) byFamily
 	slices.SortFunc(sources.v6, comparePrefixes)
 	for _, a := range addresses {
 		if a.place == here && len(m.Spec.AllowedSources) > 0 && len(sources.of(a.Addr)) == 0 {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoSources, "spec.allowedSources",
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoSources, "spec.allowedSources",
 				"holds no %s network, so no client can connect to %s", family(a.Is4()), a)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // TestMutatedObjects puts wrong values into objects of the scenarios. The fuzzer seldom gets there, because it does not know
@@ -43,7 +44,7 @@ func TestMutatedObjects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var s calc.Snapshot
+		var s objects.Snapshot
 		if json.Unmarshal(text, &s) != nil {
 			continue // a value of another type, which no client would decode
 		}

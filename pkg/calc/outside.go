@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -41,8 +42,8 @@ func masterOf(host gateway.Host, name string) string {
 //   - a port of a bridge or bond, its master, and links stacked on an uplink are outside like the uplink;
 //   - if the config has no uplinks, the links of the default routes are outside;
 //   - if only smartnatd makes the host forward, any link that is not known to be inside is outside.
-func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Finding {
-	var findings []Finding
+func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []finding.Finding {
+	var findings []finding.Finding
 	uplinks := map[string]bool{}
 	for _, u := range state.Uplinks {
 		uplinks[u.Link] = true
@@ -53,7 +54,7 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Find
 			return
 		}
 		outside[name] = true
-		findings = append(findings, Finding{Reason: ReasonLinkOutside, Field: "uplinks", Message: fmt.Sprintf(format, args...)})
+		findings = append(findings, finding.Finding{Reason: finding.ReasonLinkOutside, Field: "uplinks", Message: fmt.Sprintf(format, args...)})
 	}
 	inside := insideLinks(host, cfg)
 	for _, l := range host.Links {
@@ -76,7 +77,7 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []Find
 		}
 	}
 	if host.Switched != (gateway.Families{}) && !host.Physdev {
-		findings = append(findings, Finding{Reason: ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel gives netfilter the frames that " +
+		findings = append(findings, finding.Finding{Reason: finding.ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel gives netfilter the frames that " +
 			"bridges switch, and has no xt_physdev to tell them from routed packets: set net.bridge.bridge-nf-call-iptables to 0, or install xt_physdev"})
 	}
 	state.Outside, state.InsideLinks = nil, nil

@@ -10,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // TestBoundaryFollowsLinks checks that the boundary depends on where packets come in, not on the names in the config.
@@ -37,24 +39,24 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 		{name: "two links with service routes", uplinks: []string{"eth1"}, routes: []gateway.ServiceRoute{route},
 			host: gateway.Host{Links: []gateway.Link{eth0, eth1}, DefaultRoutes: byEth1}, up: []string{"eth1"}, inside: []string{"eth0"}},
 		{name: "no uplink in the config", host: gateway.Host{Links: []gateway.Link{eth0, eth1}, DefaultRoutes: byEth1},
-			outside: []string{"eth1"}, reasons: []string{ReasonLinkOutside}},
+			outside: []string{"eth1"}, reasons: []string{finding.ReasonLinkOutside}},
 		{name: "one link, and nothing in the config", host: gateway.Host{Links: []gateway.Link{eth1}, DefaultRoutes: byEth1},
-			outside: []string{"eth1"}, reasons: []string{ReasonLinkOutside}},
+			outside: []string{"eth1"}, reasons: []string{finding.ReasonLinkOutside}},
 		{name: "a port of a bridge", uplinks: []string{"eth1"},
 			host: gateway.Host{Links: []gateway.Link{over("br-wan", "bridge", ""), eth0, port(eth1, "br-wan")}},
-			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{ReasonLinkIsPort}},
+			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{finding.ReasonLinkIsPort}},
 		{name: "a port of a bond that is a port of a bridge", uplinks: []string{"eth1"},
 			host: gateway.Host{Links: []gateway.Link{port(over("bond0", "bond", ""), "br-wan"), over("br-wan", "bridge", ""), port(eth1, "bond0")}},
-			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{ReasonLinkIsPort}},
+			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{finding.ReasonLinkIsPort}},
 		{name: "both are named", uplinks: []string{"eth1", "br-wan"},
 			host: gateway.Host{Links: []gateway.Link{over("br-wan", "bridge", ""), port(eth1, "br-wan")}},
-			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{ReasonLinkIsPort}},
+			up:   []string{"br-wan"}, outside: []string{"eth1"}, reasons: []string{finding.ReasonLinkIsPort}},
 		{name: "a link of a VRF", uplinks: []string{"eth1"},
 			host: gateway.Host{Links: []gateway.Link{port(eth1, "red"), over("red", "vrf", "")}},
-			up:   []string{"eth1"}, outside: []string{"red"}, reasons: []string{ReasonLinkOutside}},
+			up:   []string{"eth1"}, outside: []string{"red"}, reasons: []string{finding.ReasonLinkOutside}},
 		{name: "links stacked on an uplink", uplinks: []string{"eth1"},
 			host: gateway.Host{Links: []gateway.Link{eth1, over("eth1.5", "vlan", "eth1"), over("mv0", "macvlan", "eth1.5"), over("eth0.5", "vlan", "eth0"), eth0}},
-			up:   []string{"eth1"}, outside: []string{"eth1.5", "mv0"}, reasons: []string{ReasonLinkOutside, ReasonLinkOutside}},
+			up:   []string{"eth1"}, outside: []string{"eth1.5", "mv0"}, reasons: []string{finding.ReasonLinkOutside, finding.ReasonLinkOutside}},
 		{name: "the cluster is on a VLAN of the uplink's card", uplinks: []string{"eth1"}, routes: []gateway.ServiceRoute{route},
 			host: gateway.Host{Links: []gateway.Link{eth1, {Name: "eth1.5", Kind: "vlan", Parent: "eth1", Addresses: eth0.Addresses}}},
 			up:   []string{"eth1"}, inside: []string{"eth1.5"}},
@@ -69,7 +71,7 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 				cfg.Uplinks = append(cfg.Uplinks, config.Uplink{Interface: u, Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1")}})
 			}
 			tc.host.Opened = gateway.Families{IPv4: true}
-			state, findings := Calculate(Snapshot{}, tc.host, cfg)
+			state, findings := Calculate(objects.Snapshot{}, tc.host, cfg)
 			var up, reasons []string
 			for _, u := range state.Uplinks {
 				up = append(up, u.Link)

@@ -13,15 +13,16 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // pipeline has all pure steps from objects to the text for iptables-restore.
 type pipeline struct {
 	calculator *calc.Calculator
 	builders   []*rules.Builder
-	have       [2]netfilter.Ruleset
+	have       [2]ruleset.Ruleset
 	text       []byte
 }
 
@@ -30,17 +31,17 @@ func newPipeline() *pipeline {
 	cfg.AnyAddress = true
 	opts := rules.Options{Ownership: cfg.Ownership, RandomFully: true, Sets: true}
 	return &pipeline{calculator: calc.NewCalculator(cfg), builders: []*rules.Builder{
-		rules.NewBuilder(netfilter.IPv4, opts), rules.NewBuilder(netfilter.IPv6, opts),
+		rules.NewBuilder(gateway.IPv4, opts), rules.NewBuilder(gateway.IPv6, opts),
 	}}
 }
 
 // run returns the text for both families, valid until the next run.
-func (p *pipeline) run(snapshot calc.Snapshot) []byte {
+func (p *pipeline) run(snapshot objects.Snapshot) []byte {
 	state, _ := p.calculator.Calculate(snapshot, gateway.Host{})
 	p.text = p.text[:0]
 	for i, builder := range p.builders {
 		want := builder.Build(state)
-		p.text, _ = netfilter.Diff(p.have[i], want, "SMARTNAT-").AppendText(p.text)
+		p.text, _ = ruleset.Diff(p.have[i], want, "SMARTNAT-").AppendText(p.text)
 		p.have[i] = want
 	}
 	return p.text
@@ -51,17 +52,17 @@ func (p *pipeline) run(snapshot calc.Snapshot) []byte {
 func BenchmarkOneChange(b *testing.B) {
 	for _, change := range []struct {
 		name string
-		make func(calc.Snapshot) calc.Snapshot
+		make func(objects.Snapshot) objects.Snapshot
 	}{
 		{"endpoint", lessOneEndpoint},
-		{"source", func(s calc.Snapshot) calc.Snapshot {
+		{"source", func(s objects.Snapshot) objects.Snapshot {
 			s.Mappings = slices.Clone(s.Mappings)
 			m := s.Mappings[len(s.Mappings)/2].DeepCopy()
 			m.Spec.AllowedSources = []string{"10.0.0.0/8"}
 			s.Mappings[len(s.Mappings)/2] = m
 			return s
 		}},
-		{"mapping", func(s calc.Snapshot) calc.Snapshot {
+		{"mapping", func(s objects.Snapshot) objects.Snapshot {
 			s.Mappings = slices.Delete(slices.Clone(s.Mappings), len(s.Mappings)/2, len(s.Mappings)/2+1)
 			return s
 		}},
@@ -69,7 +70,7 @@ func BenchmarkOneChange(b *testing.B) {
 		for _, ports := range []int{10, 1000, 10000, 30000, 100000} {
 			b.Run(fmt.Sprintf("%s/ports=%d", change.name, ports), func(b *testing.B) {
 				snapshot := scattered(ports)
-				snapshots := [2]calc.Snapshot{snapshot, change.make(snapshot)}
+				snapshots := [2]objects.Snapshot{snapshot, change.make(snapshot)}
 				p := newPipeline()
 				p.run(snapshot)
 				b.ReportAllocs()
@@ -111,7 +112,7 @@ func heap() int64 {
 }
 
 // scattered leads ten ports each to ports of the pods that are not adjacent.
-func scattered(ports int) calc.Snapshot {
+func scattered(ports int) objects.Snapshot {
 	snapshot := bigSnapshot(ports/10, 10, v1alpha1.ModeEndpoints)
 	for _, s := range snapshot.EndpointSlices {
 		for i := range s.Ports {

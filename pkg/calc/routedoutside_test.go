@@ -9,7 +9,9 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // TestRoutedOutside checks that the current route of the kernel decides: the longest destination, then the metric.
@@ -67,7 +69,7 @@ func TestRoutedOutside(t *testing.T) {
 
 // TestRoutedOutsideBlocks checks that the Mapping is not ready, because connections do not get through.
 func TestRoutedOutsideBlocks(t *testing.T) {
-	if f := (Finding{Name: "echo", Reason: ReasonRoutedOutside}); !f.Blocks() {
+	if f := (finding.Finding{Name: "echo", Reason: finding.ReasonRoutedOutside}); !f.Blocks() {
 		t.Error("RoutedOutside does not block")
 	}
 }
@@ -106,7 +108,7 @@ func TestOwnPrefixes(t *testing.T) {
 			calculator := NewCalculator(tc.cfg)
 			var state gateway.State
 			for _, link := range tc.links {
-				state, _ = calculator.Calculate(Snapshot{}, gateway.Host{Links: []gateway.Link{inside, link}, DefaultRoutes: byEth1})
+				state, _ = calculator.Calculate(objects.Snapshot{}, gateway.Host{Links: []gateway.Link{inside, link}, DefaultRoutes: byEth1})
 			}
 			if !slices.Equal(state.OwnPrefixes, tc.want) {
 				t.Errorf("%q, want %q", state.OwnPrefixes, tc.want)

@@ -10,14 +10,15 @@ import (
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // serviceRoutes keeps the next hops that can lead to the destination and answer. If none answers, all stay: a route that may
 // work again soon is better than none, which would send packets outside.
-func serviceRoutes(host gateway.Host, cfg config.Config) ([]gateway.ServiceRoute, []Finding) {
+func serviceRoutes(host gateway.Host, cfg config.Config) ([]gateway.ServiceRoute, []finding.Finding) {
 	var routes []gateway.ServiceRoute
-	var findings []Finding
+	var findings []finding.Finding
 	for i, r := range cfg.ServiceRoutes {
 		var via, silent []netip.Addr
 		for j, hop := range r.Via {
@@ -26,8 +27,8 @@ func serviceRoutes(host gateway.Host, cfg config.Config) ([]gateway.ServiceRoute
 				continue
 			case slices.Contains(host.Unreachable, hop):
 				silent = append(silent, hop)
-				findings = append(findings, Finding{
-					Reason: ReasonNextHopUnreachable, Field: fmt.Sprintf("serviceRoutes[%d].via[%d]", i, j),
+				findings = append(findings, finding.Finding{
+					Reason: finding.ReasonNextHopUnreachable, Field: fmt.Sprintf("serviceRoutes[%d].via[%d]", i, j),
 					Message: fmt.Sprintf("%s does not answer; %s goes by those that do, or by all where none does", hop, r.Destination),
 				})
 			default:

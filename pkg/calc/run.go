@@ -10,6 +10,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -164,12 +165,12 @@ func (r *run) finish() {
 }
 
 // findings returns the Findings of all entries, sorted by Mapping. Entries come sorted by age.
-func findings(entries []*entry) []Finding {
-	var all []Finding
+func findings(entries []*entry) []finding.Finding {
+	var all []finding.Finding
 	for _, e := range entries {
 		all = append(all, e.findings...)
 	}
-	slices.SortStableFunc(all, func(a, b Finding) int {
+	slices.SortStableFunc(all, func(a, b finding.Finding) int {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
 	return all

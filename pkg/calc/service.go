@@ -15,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -43,7 +44,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 		switch {
 		case a.place != here:
 		case !c.hasFamily(service, m.Spec.Mode, a.Is4()):
-			c.report(m, v1alpha1.ConditionResolvedRefs, ReasonIPFamilyNotSupported, a.field,
+			c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonIPFamilyNotSupported, a.field,
 				"Service %s has no %s address for %s to lead to; connections to it are rejected", name, family(a.Is4()), a)
 		case !slices.ContainsFunc(families, func(f netip.Addr) bool { return f.Is4() == a.Is4() }):
 			families = append(families, a.Addr)
@@ -51,7 +52,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 	}
 	c.checkService(m, service)
 	if m.Spec.Mode == v1alpha1.ModeService && m.Spec.Masquerade != nil && !*m.Spec.Masquerade {
-		c.report(m, v1alpha1.ConditionAccepted, ReasonMasqueradeIgnored, "spec.masquerade",
+		c.report(m, v1alpha1.ConditionAccepted, finding.ReasonMasqueradeIgnored, "spec.masquerade",
 			"false does not reach the pods in mode service, as the cluster puts a node's address in place of the client's; use mode endpoints to keep it")
 	}
 	var of []*endpointSlice
@@ -80,7 +81,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 		// A range leads straight to the pods, so that the Service need not list a thousand ports.
 		t = c.endpoints(of, func(*endpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
 	case servicePort == nil:
-		c.report(m, v1alpha1.ConditionResolvedRefs, ReasonServicePortNotFound, portField(i, "servicePort"),
+		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonServicePortNotFound, portField(i, "servicePort"),
 			"Service %s/%s has no port %d/%s, it has %s; connections are rejected", service.Namespace, service.Name, port.ServicePort, port.Protocol, listPorts(service))
 		return t
 	case m.Spec.Mode == v1alpha1.ModeService:
@@ -94,7 +95,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 	}
 	for _, a := range families {
 		if len(t.backends.of(a)) == 0 {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoReadyEndpoints, portField(i, "servicePort"),
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoReadyEndpoints, portField(i, "servicePort"),
 				"Service %s/%s has no ready %s endpoint for port %d/%s; connections are rejected", service.Namespace, service.Name, family(a.Is4()), port.ServicePort, port.Protocol)
 		}
 	}
@@ -112,7 +113,7 @@ func (c *calculation) checkClusterIP(
 	t := c.endpoints(of, func(s *endpointSlice) []uint16 { return s.portsNamed(servicePort) })
 	for _, a := range families {
 		if len(t.backends.of(a)) == 0 {
-			c.report(m, v1alpha1.ConditionProgrammed, ReasonNoReadyEndpoints, portField(i, "servicePort"),
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoReadyEndpoints, portField(i, "servicePort"),
 				"Service %s/%s has no ready %s endpoint for port %d/%s; the cluster refuses the connections that are forwarded to it",
 				service.Namespace, service.Name, family(a.Is4()), servicePort.Port, protocol(servicePort.Protocol))
 		}
@@ -132,17 +133,17 @@ func (c *calculation) slicesBehind(service serviceKey) []*endpointSlice {
 func serviceProblem(s *corev1.Service, name serviceKey, mode v1alpha1.Mode) (reason, problem string) {
 	switch {
 	case s == nil:
-		return ReasonServiceNotFound, fmt.Sprintf("Service %s does not exist", name)
+		return finding.ReasonServiceNotFound, fmt.Sprintf("Service %s does not exist", name)
 	case s.Spec.Type == corev1.ServiceTypeExternalName:
-		return ReasonServiceExternalName, fmt.Sprintf("Service %s is of type ExternalName, which has no address in the cluster", name)
+		return finding.ReasonServiceExternalName, fmt.Sprintf("Service %s is of type ExternalName, which has no address in the cluster", name)
 	case mode == v1alpha1.ModeEndpoints:
 		return "", ""
 	case clusterIPs(s)[0] == corev1.ClusterIPNone:
-		return ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which needs mode endpoints", name)
+		return finding.ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which needs mode endpoints", name)
 	case clusterIPs(s)[0] == "":
-		return ReasonNoClusterIP, fmt.Sprintf("Service %s has no clusterIP yet", name)
+		return finding.ReasonNoClusterIP, fmt.Sprintf("Service %s has no clusterIP yet", name)
 	case len(serviceAddresses(s)) == 0:
-		return ReasonNoClusterIP, fmt.Sprintf("Service %s has the clusterIP %.64q, which is no unicast address", name, clusterIPs(s)[0])
+		return finding.ReasonNoClusterIP, fmt.Sprintf("Service %s has the clusterIP %.64q, which is no unicast address", name, clusterIPs(s)[0])
 	}
 	return "", ""
 }

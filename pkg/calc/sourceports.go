@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -39,7 +40,7 @@ func Short(state gateway.State, counted, before []gateway.SourcePorts) []gateway
 }
 
 // ShortFindings returns one Finding for each Mapping that leads to backends short of source ports.
-func ShortFindings(state gateway.State, short []gateway.SourcePorts) []Finding {
+func ShortFindings(state gateway.State, short []gateway.SourcePorts) []finding.Finding {
 	if len(short) == 0 {
 		return nil
 	}
@@ -55,21 +56,21 @@ func ShortFindings(state gateway.State, short []gateway.SourcePorts) []Finding {
 			}
 		}
 	}
-	findings := make([]Finding, 0, len(backends))
+	findings := make([]finding.Finding, 0, len(backends))
 	for owner, texts := range backends {
 		const most = 3
 		if n := len(texts) - most; n > 0 {
 			texts = append(texts[:most:most], fmt.Sprintf("%d more", n))
 		}
 		namespace, name, _ := strings.Cut(owner, "/")
-		findings = append(findings, Finding{
-			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: ReasonSourcePortsLow, Field: "spec.masquerade",
+		findings = append(findings, finding.Finding{
+			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: finding.ReasonSourcePortsLow, Field: "spec.masquerade",
 			Message: fmt.Sprintf("source ports for masqueraded connections to %s run out: %d %% of %d were in use, and once all are, new connections are dropped; "+
 				"add endpoints (mode endpoints), widen masqueradePorts in the config of this host, or set masquerade: false",
 				strings.Join(texts, ", "), lowPercent, state.SourcePorts()),
 		})
 	}
-	slices.SortFunc(findings, func(a, b Finding) int {
+	slices.SortFunc(findings, func(a, b finding.Finding) int {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
 	return findings

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -17,7 +18,7 @@ import (
 // and only for links of patterns.
 //
 // A link that is missing or down stays in the State without routes, so that its boundary exists before the link does.
-func uplinks(host gateway.Host, cfg config.Config) ([]gateway.Uplink, []Finding) {
+func uplinks(host gateway.Host, cfg config.Config) ([]gateway.Uplink, []finding.Finding) {
 	u := uplinkSet{host: host, limit: cfg.Ownership.MaxUplinks(), taken: map[string]bool{}}
 	for i, c := range cfg.Uplinks {
 		if pattern, err := c.Pattern(); pattern == nil && err == nil {
@@ -37,7 +38,7 @@ func uplinks(host gateway.Host, cfg config.Config) ([]gateway.Uplink, []Finding)
 			}
 		}
 		if !found {
-			u.report(i, "interface", ReasonLinkNotFound, "no link of this host matches %q", c.Interface)
+			u.report(i, "interface", finding.ReasonLinkNotFound, "no link of this host matches %q", c.Interface)
 		}
 	}
 	return u.uplinks, u.findings
@@ -57,11 +58,11 @@ type uplinkSet struct {
 	limit    int
 	taken    map[string]bool
 	uplinks  []gateway.Uplink
-	findings []Finding
+	findings []finding.Finding
 }
 
 func (u *uplinkSet) report(index int, key, reason, format string, args ...any) {
-	u.findings = append(u.findings, Finding{
+	u.findings = append(u.findings, finding.Finding{
 		Reason: reason, Field: fmt.Sprintf("uplinks[%d].%s", index, key), Message: fmt.Sprintf(format, args...),
 	})
 }
@@ -69,7 +70,7 @@ func (u *uplinkSet) report(index int, key, reason, format string, args ...any) {
 func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 	if master := masterOf(u.host, name); master != name && !u.taken[name] {
 		u.taken[name] = true
-		u.report(index, "interface", ReasonLinkIsPort, "%s is a port of %s, which is taken for the uplink: name %s", name, master, master)
+		u.report(index, "interface", finding.ReasonLinkIsPort, "%s is a port of %s, which is taken for the uplink: name %s", name, master, master)
 		name = master
 	}
 	if u.taken[name] {
@@ -77,16 +78,16 @@ func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 	}
 	u.taken[name] = true
 	if len(u.uplinks) == u.limit {
-		u.report(index, "interface", ReasonTooManyUplinks, "%s is left out: ownership.markMask has room for %d uplinks", name, u.limit)
+		u.report(index, "interface", finding.ReasonTooManyUplinks, "%s is left out: ownership.markMask has room for %d uplinks", name, u.limit)
 		return
 	}
 	uplink := gateway.Uplink{Link: name, Number: len(u.uplinks) + 1}
 	i := slices.IndexFunc(u.host.Links, func(l gateway.Link) bool { return l.Name == name })
 	switch {
 	case i < 0:
-		u.report(index, "interface", ReasonLinkNotFound, "this host has no link %s", name)
+		u.report(index, "interface", finding.ReasonLinkNotFound, "this host has no link %s", name)
 	case !u.host.Links[i].Up:
-		u.report(index, "interface", ReasonLinkDown, "%s is down", name)
+		u.report(index, "interface", finding.ReasonLinkDown, "%s is down", name)
 	default:
 		uplink.Connected = connected(u.host.Links[i])
 		uplink.Gateways, uplink.Defaults = u.gateways(index, c, u.host.Links[i], uplink.Connected)
@@ -149,7 +150,7 @@ func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, conn
 		case best >= 0:
 			defaults = append(defaults, u.host.DefaultRoutes[best])
 		case needsGateway(link, v4):
-			u.report(index, "gateway", ReasonNoGateway, "no %s gateway for %s: %s; only its own networks are answered through it",
+			u.report(index, "gateway", finding.ReasonNoGateway, "no %s gateway for %s: %s; only its own networks are answered through it",
 				family(v4), link.Name, whyNoGateway(c))
 		}
 	}

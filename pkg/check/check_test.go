@@ -20,7 +20,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 func TestALineIsOneLine(t *testing.T) {
@@ -168,15 +169,15 @@ func TestMappings(t *testing.T) {
 		return m
 	}
 	cfg := config.Default()
-	got := Mappings(calc.Snapshot{Mappings: []*v1alpha1.Mapping{mapping("one")}}, uplinkHost("198.51.100.10/24"), cfg)
-	_, findings := calc.Calculate(calc.Snapshot{Mappings: []*v1alpha1.Mapping{mapping("one")}}, uplinkHost("198.51.100.10/24"), cfg)
+	got := Mappings(objects.Snapshot{Mappings: []*v1alpha1.Mapping{mapping("one")}}, uplinkHost("198.51.100.10/24"), cfg)
+	_, findings := calc.Calculate(objects.Snapshot{Mappings: []*v1alpha1.Mapping{mapping("one")}}, uplinkHost("198.51.100.10/24"), cfg)
 	if len(got) != len(findings) || len(got) < 2 {
 		t.Fatalf("%d lines for %d findings: %v", len(got), len(findings), got)
 	}
 	for _, line := range got {
 		expect(t, []Line{line}, "WARN    Mapping default/one|spec.")
 	}
-	expect(t, Mappings(calc.Snapshot{}, gateway.Host{}, cfg), "ok      Mappings: 0")
+	expect(t, Mappings(objects.Snapshot{}, gateway.Host{}, cfg), "ok      Mappings: 0")
 }
 
 func jwt(issued, expires time.Time) []byte {
@@ -222,8 +223,8 @@ func TestConntrack(t *testing.T) {
 }
 
 func TestForwardPolicy(t *testing.T) {
-	tables := func(policy string) netfilter.Ruleset {
-		return netfilter.Ruleset{Family: netfilter.IPv6, Tables: []netfilter.Table{{Name: "filter", Chains: []*netfilter.Chain{
+	tables := func(policy string) ruleset.Ruleset {
+		return ruleset.Ruleset{Family: gateway.IPv6, Tables: []ruleset.Table{{Name: "filter", Chains: []*ruleset.Chain{
 			{Name: "FORWARD", Policy: policy}, {Name: "INPUT", Policy: "DROP"},
 		}}}}
 	}
@@ -244,10 +245,10 @@ func TestForwardHook(t *testing.T) {
 func TestIPRules(t *testing.T) {
 	own := gateway.DefaultOwnership()
 	rules := []IPRule{
-		{netfilter.IPv4, 0, "0: from all lookup local"}, {netfilter.IPv4, own.RulePriority + 1, "later"}, {netfilter.IPv4, 32766, "main"},
+		{gateway.IPv4, 0, "0: from all lookup local"}, {gateway.IPv4, own.RulePriority + 1, "later"}, {gateway.IPv4, 32766, "main"},
 	}
 	expect(t, IPRules(rules, own), "ok      ip rules")
-	expect(t, IPRules(append(rules, IPRule{netfilter.IPv6, 5210, "5210: fwmark 0x80000"}), own), "WARN    ip rules|5210: fwmark 0x80000|IPv6|ownership.rulePriority")
+	expect(t, IPRules(append(rules, IPRule{gateway.IPv6, 5210, "5210: fwmark 0x80000"}), own), "WARN    ip rules|5210: fwmark 0x80000|IPv6|ownership.rulePriority")
 }
 
 func TestNetworkd(t *testing.T) {

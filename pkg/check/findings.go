@@ -10,7 +10,9 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // Uplinks checks the host's links against the config, and returns a line for each finding that is not about a Mapping.
@@ -20,9 +22,9 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 	if len(cfg.Uplinks) == 0 {
 		lines = one(Warning, what, "none is configured: Mappings get no address of a link unless servedAddresses lists it, and replies leave by the main routing table; list the links to the outside in uplinks")
 	}
-	state, findings := calc.Calculate(calc.Snapshot{}, host, cfg)
+	state, findings := calc.Calculate(objects.Snapshot{}, host, cfg)
 	for _, f := range findings {
-		if f.Name == "" && f.Reason != calc.ReasonNextHopUnreachable { // ServiceRoutes reports those
+		if f.Name == "" && f.Reason != finding.ReasonNextHopUnreachable { // ServiceRoutes reports those
 			lines = append(lines, Line{levelOf(f, state), what, f.String()})
 		}
 	}
@@ -36,7 +38,7 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 // by a link not known to be inside are forwarded for Mappings only. Without uplinks in the config that is probably unintended.
 func Boundary(cfg config.Config, host gateway.Host) []Line {
 	const what = "boundary"
-	state, _ := calc.Calculate(calc.Snapshot{}, host, cfg)
+	state, _ := calc.Calculate(objects.Snapshot{}, host, cfg)
 	level := OK
 	if len(cfg.Uplinks) == 0 {
 		level = Warning
@@ -87,11 +89,11 @@ func opened(closed gateway.Families) string {
 
 // levelOf returns Failed for findings that disable an uplink or the route to ClusterIPs. An uplink that lacks the gateway of
 // one family still works with the other.
-func levelOf(f calc.Finding, state gateway.State) Level {
+func levelOf(f finding.Finding, state gateway.State) Level {
 	switch f.Reason {
-	case calc.ReasonLinkNotFound, calc.ReasonLinkDown, calc.ReasonTooManyUplinks:
+	case finding.ReasonLinkNotFound, finding.ReasonLinkDown, finding.ReasonTooManyUplinks:
 		return Failed
-	case calc.ReasonNoGateway:
+	case finding.ReasonNoGateway:
 		if !slices.ContainsFunc(state.Uplinks, func(u gateway.Uplink) bool { return len(u.Gateways) > 0 }) {
 			return Failed
 		}
@@ -126,7 +128,7 @@ func ServiceRoutes(routes []gateway.ServiceRoute, host gateway.Host) []Line {
 }
 
 // Mappings returns a line for each finding of each Mapping.
-func Mappings(snapshot calc.Snapshot, host gateway.Host, cfg config.Config) []Line {
+func Mappings(snapshot objects.Snapshot, host gateway.Host, cfg config.Config) []Line {
 	_, findings := calc.Calculate(snapshot, host, cfg)
 	var lines []Line
 	for _, f := range findings {

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // full is the usage of the connection table, in percent, that causes a warning.
@@ -25,7 +25,7 @@ func Conntrack(count, limit int) []Line {
 }
 
 // ForwardPolicy checks the policy of the built-in chain FORWARD. Docker and some firewalls set DROP.
-func ForwardPolicy(tables netfilter.Ruleset) []Line {
+func ForwardPolicy(tables ruleset.Ruleset) []Line {
 	for _, t := range tables.Tables {
 		for _, c := range t.Chains {
 			if c.Name == "FORWARD" && c.Policy == "DROP" {
@@ -59,7 +59,7 @@ func ForwardHook(chains []BaseChain, iptables string, own gateway.Ownership) []L
 
 // IPRule is a policy routing rule of another program.
 type IPRule struct {
-	Family   netfilter.Family
+	Family   gateway.Family
 	Priority int
 	// Text is the rule as ip(8) prints it.
 	Text string

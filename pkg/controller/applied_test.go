@@ -16,18 +16,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // mapped is a Source with one invalid Mapping.
 type mapped struct{ fakeSource }
 
-func (*mapped) Snapshot() calc.Snapshot {
-	return calc.Snapshot{Mappings: []*v1alpha1.Mapping{{ObjectMeta: metav1.ObjectMeta{Name: "web"}}}}
+func (*mapped) Snapshot() objects.Snapshot {
+	return objects.Snapshot{Mappings: []*v1alpha1.Mapping{{ObjectMeta: metav1.ObjectMeta{Name: "web"}}}}
 }
 
 // TestWhatCameOfAnApplyIsTold checks that one Outcome carries the objects, their findings and the error.

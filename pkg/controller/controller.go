@@ -18,9 +18,10 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/quarantine"
-	"github.com/smartnat/smartnat/pkg/status"
 )
 
 // minBackoff and maxBackoff bound the delay before a failed apply is retried. The cause may disappear without an event, so
@@ -45,7 +46,7 @@ type Source interface {
 	Run(ctx context.Context) error
 	// HasSynced reports whether the Snapshot is complete. The source calls Enqueue when that becomes true.
 	HasSynced() bool
-	Snapshot() calc.Snapshot
+	Snapshot() objects.Snapshot
 }
 
 // Host is the machine that this process runs on.
@@ -94,7 +95,7 @@ type Options struct {
 // Outcome is the result of one apply.
 type Outcome struct {
 	// Facts is the input of the apply. It is nil if the host could not be observed; nothing was attempted then.
-	Facts *status.Facts
+	Facts *finding.Report
 	// Result says what was written.
 	Result dataplane.Result
 	// Took is the total duration.
@@ -120,8 +121,8 @@ type Controller struct {
 	// host, state, snapshot and found are the inputs of the last apply. They are reused until an event invalidates them.
 	host     gateway.Host
 	state    gateway.State
-	snapshot calc.Snapshot
-	found    []calc.Finding
+	snapshot objects.Snapshot
+	found    []finding.Finding
 	// reported is the State in effect when the worker last logged a write.
 	reported gateway.State
 	// owed holds the reasons of the failed apply, and retry is the timer that repeats it.
@@ -145,7 +146,7 @@ func New(options Options) *Controller {
 
 // Enqueue requests an apply because objects changed. Calls made while one is waiting are coalesced; calls made while one is
 // running cause one more.
-func (c *Controller) Enqueue() { c.enqueue(objects) }
+func (c *Controller) Enqueue() { c.enqueue(objectsChanged) }
 
 // Queued returns the length of the queue: 0 or 1, because all events are coalesced into one item.
 func (c *Controller) Queued() int { return c.queue.Len() }
@@ -161,7 +162,7 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 	c.source = source
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source.Run(ctx) })
-	group.Go(func() error { return c.Host.Watch(ctx, func() { c.enqueue(host) }) })
+	group.Go(func() error { return c.Host.Watch(ctx, func() { c.enqueue(hostChanged) }) })
 	group.Go(func() error {
 		<-ctx.Done()
 		c.queue.ShutDown()
@@ -171,10 +172,10 @@ func (c *Controller) Run(ctx context.Context, source Source) error {
 		if !c.waitForObjects(ctx) {
 			return nil
 		}
-		c.enqueue(objects | host)
+		c.enqueue(objectsChanged | hostChanged)
 		group.Go(func() error { return c.watchRules(ctx) })
-		group.Go(func() error { return c.repeat(ctx, check, checkInterval) })
-		group.Go(func() error { return c.repeat(ctx, resync, c.Config.Resync) })
+		group.Go(func() error { return c.repeat(ctx, checkDue, checkInterval) })
+		group.Go(func() error { return c.repeat(ctx, resyncDue, c.Config.Resync) })
 		if c.CountSourcePorts != nil {
 			group.Go(func() error { return c.countSourcePorts(ctx) })
 		}
@@ -223,23 +224,23 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 		c.owed = 0
 		c.backoff.Forget(key)
 		if due := c.quarantine.Due(); !due.IsZero() {
-			c.retry = time.AfterFunc(time.Until(due), func() { c.enqueue(retry) })
+			c.retry = time.AfterFunc(time.Until(due), func() { c.enqueue(retryDue) })
 		}
 	default:
 		// Observe the host again, because it may not have been observed. The data plane tracks itself what it could not
 		// write.
-		c.owed = taken.reasons | host
+		c.owed = taken.reasons | hostChanged
 		delay := c.backoff.When(key)
 		c.Log.WithError(err).WithField("failures", c.backoff.NumRequeues(key)).Error("failed to program everything, will retry")
-		c.retry = time.AfterFunc(delay, func() { c.enqueue(retry) })
+		c.retry = time.AfterFunc(delay, func() { c.enqueue(retryDue) })
 	}
 	return true
 }
 
 // needed performs the check that is due and reports whether an apply is needed.
 func (c *Controller) needed(taken *event) bool {
-	news := taken.reasons &^ check
-	found := taken.reasons&check != 0 && c.look(taken)
+	news := taken.reasons &^ checkDue
+	found := taken.reasons&checkDue != 0 && c.look(taken)
 	if others := c.listen(taken); news == 0 && !found && !others {
 		return false
 	}
@@ -250,7 +251,7 @@ func (c *Controller) needed(taken *event) bool {
 // listen reports whether the listening sockets of the host changed. Sockets have no change events, so this runs with every
 // check and before each apply.
 func (c *Controller) listen(taken *event) bool {
-	if taken.reasons&(host|resync) != 0 {
+	if taken.reasons&(hostChanged|resyncDue) != 0 {
 		return false // sync observes the whole host
 	}
 	found, err := c.Host.Listeners()
@@ -258,7 +259,7 @@ func (c *Controller) listen(taken *event) bool {
 		return false // the next Observe reports the error
 	}
 	c.host.Listeners = found
-	taken.reasons |= listeners
+	taken.reasons |= listenersChanged
 	if taken.since.IsZero() {
 		taken.since = time.Now()
 	}
@@ -286,7 +287,7 @@ func (c *Controller) look(taken *event) bool {
 func (c *Controller) sync(ctx context.Context, taken event) error {
 	started := time.Now()
 	took := stages{waited: started.Sub(taken.since)}
-	if taken.reasons&(host|resync) != 0 {
+	if taken.reasons&(hostChanged|resyncDue) != 0 {
 		observed, err := c.Host.Observe()
 		if err != nil {
 			err = fmt.Errorf("observing the host: %w", err)
@@ -296,11 +297,11 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 		c.host = observed
 		c.Dataplane.HostChanged()
 	}
-	if taken.reasons&resync != 0 {
+	if taken.reasons&resyncDue != 0 {
 		c.Dataplane.Verify()
 	}
 	took.observe = time.Since(started)
-	if taken.reasons&(objects|host|resync|listeners) != 0 {
+	if taken.reasons&(objectsChanged|hostChanged|resyncDue|listenersChanged) != 0 {
 		calculating := time.Now()
 		c.snapshot = c.source.Snapshot()
 		c.state, c.found = c.calculator.Calculate(c.snapshot, c.host)
@@ -314,7 +315,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	c.report(taken, applied, result, took)
 	found := c.allFound()
 	c.findings.report(found)
-	facts := &status.Facts{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
+	facts := &finding.Report{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
 	c.tell(Outcome{Facts: facts, Result: result, Took: took.total, Err: err})
 	if !c.ready && (err == nil || result.InPlace && ctx.Err() == nil) {
 		c.verifyOrReady(taken, result)
@@ -325,9 +326,9 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 // verifyOrReady calls Ready once everything was verified to be in effect. After a write it first requests a resync, which
 // reads back what was written.
 func (c *Controller) verifyOrReady(taken event, result dataplane.Result) {
-	verified := taken.reasons&resync != 0 && len(result.Repaired) == 0
+	verified := taken.reasons&resyncDue != 0 && len(result.Repaired) == 0
 	if !verified && !result.Empty() {
-		c.enqueue(resync)
+		c.enqueue(resyncDue)
 		return
 	}
 	c.ready = true

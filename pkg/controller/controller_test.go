@@ -14,7 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 func TestNothingButTheBoundaryIsWrittenBeforeTheSourceHasSynced(t *testing.T) {
@@ -247,9 +247,9 @@ func TestTheStagesOfAnApplyAreLogged(t *testing.T) {
 func TestEachFindingIsToldOnceAndTakenBackOnce(t *testing.T) {
 	log, hook := logtest.NewNullLogger()
 	l := findingLog{log: log}
-	missing := calc.Finding{Namespace: "default", Name: "echo", Reason: "ServiceNotFound", Field: "spec.serviceName", Message: "no such Service"}
+	missing := finding.Finding{Namespace: "default", Name: "echo", Reason: "ServiceNotFound", Field: "spec.serviceName", Message: "no such Service"}
 	var told []int
-	for _, findings := range [][]calc.Finding{{missing}, {missing}, {}, {}} {
+	for _, findings := range [][]finding.Finding{{missing}, {missing}, {}, {}} {
 		hook.Reset()
 		l.report(findings)
 		told = append(told, len(hook.AllEntries()))
@@ -263,7 +263,7 @@ func TestEachFindingIsToldOnceAndTakenBackOnce(t *testing.T) {
 func TestAnotherGatewaysAddressIsNoWarning(t *testing.T) {
 	log, hook := logtest.NewNullLogger()
 	l := findingLog{log: log}
-	l.report([]calc.Finding{{Namespace: "default", Name: "echo", Reason: calc.ReasonAddressNotOnHost, Field: "spec.addresses[1]"}})
+	l.report([]finding.Finding{{Namespace: "default", Name: "echo", Reason: finding.ReasonAddressNotOnHost, Field: "spec.addresses[1]"}})
 	l.report(nil)
 	if lines := hook.AllEntries(); len(lines) != 0 {
 		t.Errorf("%q is logged above debug level", lines[0].Message)

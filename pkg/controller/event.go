@@ -13,18 +13,18 @@ import (
 type reason uint8
 
 const (
-	// objects: the source has new objects.
-	objects reason = 1 << iota
-	// host: links, addresses, routes or policy routing rules changed.
-	host
-	// check: a check for external modifications is due.
-	check
-	// resync: a full comparison with the kernel is due.
-	resync
-	// retry: a failed apply is due again.
-	retry
-	// listeners: the listening sockets of the host changed.
-	listeners
+	// objectsChanged: the source has new objects.
+	objectsChanged reason = 1 << iota
+	// hostChanged: links, addresses, routes or policy routing rules changed.
+	hostChanged
+	// checkDue: a check for external modifications is due.
+	checkDue
+	// resyncDue: a full comparison with the kernel is due.
+	resyncDue
+	// retryDue: a failed apply is due again.
+	retryDue
+	// listenersChanged: the listening sockets of the host changed.
+	listenersChanged
 	// sourcePortsLow: the set of backends that run out of source ports changed.
 	sourcePortsLow
 )
@@ -57,7 +57,7 @@ func (p *pending) add(r reason, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// A due check is not an event.
-	if p.since.IsZero() && r != check {
+	if p.since.IsZero() && r != checkDue {
 		p.since = now
 	}
 	p.reasons |= r

@@ -11,22 +11,22 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 // findingLog logs each finding once when it appears and once when it is resolved.
 type findingLog struct {
 	log  logrus.FieldLogger
-	open map[calc.Finding]struct{}
-	last []calc.Finding
+	open map[finding.Finding]struct{}
+	last []finding.Finding
 }
 
-func (l *findingLog) report(findings []calc.Finding) {
+func (l *findingLog) report(findings []finding.Finding) {
 	if slices.Equal(findings, l.last) {
 		return
 	}
 	l.last = findings
-	now := make(map[calc.Finding]struct{}, len(findings))
+	now := make(map[finding.Finding]struct{}, len(findings))
 	for _, f := range findings {
 		now[f] = struct{}{}
 		if _, known := l.open[f]; !known {
@@ -42,7 +42,7 @@ func (l *findingLog) report(findings []calc.Finding) {
 }
 
 // levelOf returns the log level of a finding. It is debug if another gateway serves the address.
-func levelOf(f calc.Finding) logrus.Level {
+func levelOf(f finding.Finding) logrus.Level {
 	if f.Elsewhere() {
 		return logrus.DebugLevel
 	}
@@ -50,7 +50,7 @@ func levelOf(f calc.Finding) logrus.Level {
 }
 
 // allFound returns the findings of the calculation, and those for refused rules and for source ports that run out.
-func (c *Controller) allFound() []calc.Finding {
+func (c *Controller) allFound() []finding.Finding {
 	refusals, short := c.quarantine.Refusals(), c.ports.findings()
 	if len(refusals)+len(short) == 0 {
 		return c.found
@@ -62,8 +62,8 @@ func (c *Controller) allFound() []calc.Finding {
 		if r.Suspected {
 			what = "are withheld until it is known which Mapping's rules are refused"
 		}
-		all = append(all, calc.Finding{
-			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: calc.ReasonRuleRefused, Field: "spec",
+		all = append(all, finding.Finding{
+			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: finding.ReasonRuleRefused, Field: "spec",
 			Message: fmt.Sprintf("its rules for IPv%d %s, will retry: %s", r.Family, what, r.Why),
 		})
 	}

@@ -16,10 +16,10 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // fakeSource counts its changes and records the version that the last Snapshot contained.
@@ -30,9 +30,9 @@ type fakeSource struct {
 
 func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (s *fakeSource) HasSynced() bool             { return s.synced.Load() }
-func (s *fakeSource) Snapshot() calc.Snapshot {
+func (s *fakeSource) Snapshot() objects.Snapshot {
 	s.seen.Store(s.version.Load())
-	return calc.Snapshot{}
+	return objects.Snapshot{}
 }
 
 // fakeHost counts its observations.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // waitForObjects blocks until the source has synced and reports whether it did before the queue shut down. It waits for the
@@ -19,13 +20,13 @@ func (c *Controller) waitForObjects(ctx context.Context) bool {
 	if c.source.HasSynced() {
 		return true
 	}
-	c.enqueue(host)
+	c.enqueue(hostChanged)
 	for !c.source.HasSynced() {
 		key, shutdown := c.queue.Get()
 		if shutdown {
 			return false
 		}
-		if taken := c.pending.take(); taken.reasons&(host|retry|resync) != 0 && !c.source.HasSynced() {
+		if taken := c.pending.take(); taken.reasons&(hostChanged|retryDue|resyncDue) != 0 && !c.source.HasSynced() {
 			c.guard(ctx, taken.reasons)
 		}
 		c.queue.Done(key)
@@ -43,8 +44,8 @@ func (c *Controller) guard(ctx context.Context, reasons reason) {
 	if err != nil {
 		err = fmt.Errorf("observing the host: %w", err)
 	} else {
-		state, _ := calc.Calculate(calc.Snapshot{}, observed, c.Config)
-		if reasons&(retry|resync) == 0 && c.guarded != nil && reflect.DeepEqual(state, *c.guarded) {
+		state, _ := calc.Calculate(objects.Snapshot{}, observed, c.Config)
+		if reasons&(retryDue|resyncDue) == 0 && c.guarded != nil && reflect.DeepEqual(state, *c.guarded) {
 			return
 		}
 		c.guarded = nil
@@ -64,5 +65,5 @@ func (c *Controller) guard(ctx context.Context, reasons reason) {
 		c.Log.WithError(err).Error("failed to put up the boundary, will retry")
 		delay = c.backoff.When(kernelKey)
 	}
-	c.retry = time.AfterFunc(delay, func() { c.enqueue(retry) })
+	c.retry = time.AfterFunc(delay, func() { c.enqueue(retryDue) })
 }

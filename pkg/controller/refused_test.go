@@ -20,17 +20,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // served is a Source with two Mappings.
 type served struct{ fakeSource }
 
-func (*served) Snapshot() calc.Snapshot {
-	snapshot := calc.Snapshot{Services: []*corev1.Service{{
+func (*served) Snapshot() objects.Snapshot {
+	snapshot := objects.Snapshot{Services: []*corev1.Service{{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "echo"},
 		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1"}, Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}},
 	}}}
@@ -94,7 +95,7 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- c.Run(ctx, source) }()
 		// look returns the owners in effect and the findings.
-		look := func() (owners []string, findings []calc.Finding) {
+		look := func() (owners []string, findings []finding.Finding) {
 			synctest.Wait()
 			mu.Lock()
 			defer mu.Unlock()
@@ -109,8 +110,8 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		c.Enqueue()
 		time.Sleep(5 * time.Second)
 		owners, findings := look()
-		want := []calc.Finding{{
-			Namespace: "shop", Name: "bad", Condition: v1alpha1.ConditionProgrammed, Reason: calc.ReasonRuleRefused, Field: "spec",
+		want := []finding.Finding{{
+			Namespace: "shop", Name: "bad", Condition: v1alpha1.ConditionProgrammed, Reason: finding.ReasonRuleRefused, Field: "spec",
 			Message: "its rules for IPv4 were refused, will retry: line 7: no such module refused as invalid",
 		}}
 		if diff := cmp.Diff(want, findings); diff != "" || !slices.Equal(owners, []string{"shop/good"}) || readys.Load() != 1 {

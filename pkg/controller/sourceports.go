@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -44,7 +45,7 @@ func (s *sourcePorts) apply(state gateway.State) {
 	s.state = &state
 }
 
-func (s *sourcePorts) findings() []calc.Finding {
+func (s *sourcePorts) findings() []finding.Finding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == nil {

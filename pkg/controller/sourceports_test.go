@@ -18,9 +18,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // fakePorts reports a number of source ports in use to one backend. Each count takes the time took.
@@ -55,9 +56,9 @@ func (p *fakePorts) count() ([]gateway.SourcePorts, error) {
 // syslog is a Source with a Mapping to a ClusterIP.
 type syslog struct{ fakeSource }
 
-func (*syslog) Snapshot() calc.Snapshot {
+func (*syslog) Snapshot() objects.Snapshot {
 	meta := metav1.ObjectMeta{Namespace: "default", Name: "web"}
-	return calc.Snapshot{
+	return objects.Snapshot{
 		Mappings: []*v1alpha1.Mapping{{ObjectMeta: meta, Spec: v1alpha1.MappingSpec{
 			Addresses: []string{"198.51.100.10"}, ServiceName: "web", Ports: []v1alpha1.MappingPort{{Port: 514, Protocol: v1alpha1.ProtocolUDP}},
 		}}},
@@ -123,7 +124,7 @@ func TestSourcePortsThatRunOutAreTold(t *testing.T) {
 			}
 			var want []string
 			if step.finds {
-				want = []string{"default/web " + calc.ReasonSourcePortsLow}
+				want = []string{"default/web " + finding.ReasonSourcePortsLow}
 			}
 			if diff := cmp.Diff(want, reasons); diff != "" {
 				t.Errorf("%d in use, findings (-want +got):\n%s", step.inUse, diff)

@@ -22,7 +22,7 @@ func (c *Controller) watchRules(ctx context.Context) error {
 	said := ""
 	for {
 		started := time.Now()
-		err := c.Dataplane.Watch(ctx, func() { c.enqueue(check) })
+		err := c.Dataplane.Watch(ctx, func() { c.enqueue(checkDue) })
 		if time.Since(started) >= healthyWatch {
 			said = ""
 		}

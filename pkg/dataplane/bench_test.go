@@ -10,7 +10,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // dense returns a state that fills one address after the other with ports up to 65,535. Each port has three endpoints, each
@@ -47,22 +47,22 @@ func oneEndpointLess(state gateway.State, port int) gateway.State {
 
 // instant is a kernel whose calls take no time.
 type instant struct {
-	families []netfilter.Family
+	families []gateway.Family
 	text     []byte
 }
 
-func (i *instant) Families() []netfilter.Family { return i.families }
-func (*instant) Save(_ context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
-	return netfilter.Ruleset{Family: family}, nil
+func (i *instant) Families() []gateway.Family { return i.families }
+func (*instant) Save(_ context.Context, family gateway.Family) (ruleset.Ruleset, error) {
+	return ruleset.Ruleset{Family: family}, nil
 }
-func (i *instant) Restore(_ context.Context, batch netfilter.Batch) (err error) {
+func (i *instant) Restore(_ context.Context, batch ruleset.Batch) (err error) {
 	i.text, err = batch.AppendText(i.text[:0])
 	return err
 }
-func (*instant) Watch(context.Context, func()) error     { return nil }
-func (*instant) Stamp(netfilter.Family) (uint64, error)  { return 0, nil }
-func (*instant) Digest(netfilter.Family) (uint64, error) { return 0, nil }
-func (*instant) Alone(uint64, uint64, int) bool          { return false }
+func (*instant) Watch(context.Context, func()) error   { return nil }
+func (*instant) Stamp(gateway.Family) (uint64, error)  { return 0, nil }
+func (*instant) Digest(gateway.Family) (uint64, error) { return 0, nil }
+func (*instant) Alone(uint64, uint64, int) bool        { return false }
 
 func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
 func (*instant) Owes() bool                                                      { return false }
@@ -71,7 +71,7 @@ func (*instant) Owes() bool                                                     
 func BenchmarkApply(b *testing.B) {
 	for _, ports := range []int{100, 1_000, 10_000, 30_000} {
 		b.Run(fmt.Sprint(ports), func(b *testing.B) {
-			tables := &instant{families: []netfilter.Family{netfilter.IPv4, netfilter.IPv6}}
+			tables := &instant{families: []gateway.Family{gateway.IPv4, gateway.IPv6}}
 			k := newKernel()
 			d := dataplane.New(dataplane.Options{
 				Ownership: gateway.DefaultOwnership(), RandomFully: true,

@@ -12,7 +12,6 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -77,7 +76,7 @@ func TestKernelBoundaryNeedsNoObject(t *testing.T) {
 		}
 		ask(t, inside(), "pod1")
 		options := h.options()
-		options.GuardOnly = []netfilter.Family{netfilter.IPv6}
+		options.GuardOnly = []gateway.Family{gateway.IPv6}
 		uplinks := []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24", "2001:db8:1::/64")}}
 		if _, err := dataplane.New(options).Guard(t.Context(), gateway.State{Uplinks: uplinks}); err != nil {
 			t.Fatal(err)

@@ -27,6 +27,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -40,14 +41,14 @@ var (
 // cluster is a Source whose changes the test controls.
 type cluster struct {
 	mu       sync.Mutex
-	snapshot calc.Snapshot
+	snapshot objects.Snapshot
 	// version counts the changes. seen is the version of the last Snapshot.
 	version, seen int
 }
 
 func (*cluster) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (*cluster) HasSynced() bool               { return true }
-func (c *cluster) Snapshot() calc.Snapshot {
+func (c *cluster) Snapshot() objects.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seen = c.version

@@ -9,7 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // TestVerification expects that a verification finds a change that no stamp shows, also if the host was idle for long.
@@ -18,7 +19,7 @@ func TestVerification(t *testing.T) {
 	k.Tables.Blind = true
 	d := start(k)
 	apply(t, d, full())
-	dropTable(k, netfilter.IPv4, "nat")
+	dropTable(k, gateway.IPv4, "nat")
 	expectChanged(t, d, false)
 	if result := apply(t, d, full()); !result.Empty() {
 		t.Fatalf("noticed without reading the tables: %s", result)
@@ -52,7 +53,7 @@ func TestDigestsAreCompared(t *testing.T) {
 		if digests != 2 {
 			t.Errorf("%d digests in 40 s, want 2", digests)
 		}
-		dropTable(k, netfilter.IPv4, "nat")
+		dropTable(k, gateway.IPv4, "nat")
 		time.Sleep(20 * time.Second)
 		expectChanged(t, d, true)
 		expectRepair(t, apply(t, d, full()), []string{"IPv4 table nat: chains missing or changed: SMARTNAT-"})
@@ -77,11 +78,11 @@ func TestACheckThatComesTooEarlyIsMadeAgain(t *testing.T) {
 		called := make(chan time.Time, 10)
 		go func() { _ = d.Watch(t.Context(), func() { called <- time.Now() }) }()
 		<-called // the call at the start of Watch
-		dropTable(k, netfilter.IPv4, "nat")
+		dropTable(k, gateway.IPv4, "nat")
 		expectChanged(t, d, true)
 		apply(t, d, full())
 		repaired := time.Now()
-		dropTable(k, netfilter.IPv4, "nat")
+		dropTable(k, gateway.IPv4, "nat")
 		expectChanged(t, d, false)
 		expectChanged(t, d, false) // and requests no second call
 		if waited := (<-called).Sub(repaired); waited < time.Second || waited > 3*time.Second {
@@ -105,7 +106,7 @@ func TestVerificationByCount(t *testing.T) {
 	other := full()
 	other.Forwards[0].Backends = other.Forwards[0].Backends[:1]
 	harm := func() {
-		dropTable(k, netfilter.IPv4, "filter")
+		dropTable(k, gateway.IPv4, "filter")
 		k.Tables.Writes++
 	}
 	for _, step := range []struct {
@@ -153,7 +154,7 @@ func TestOneFamilyHidesNothingOfTheOther(t *testing.T) {
 	apply(t, d, full())
 	k.Fail = func(step string) error {
 		if step == "IPv4 nat" {
-			dropTable(k, netfilter.IPv6, "nat")
+			dropTable(k, gateway.IPv6, "nat")
 		}
 		return nil
 	}
@@ -179,7 +180,7 @@ func TestReadingIsBounded(t *testing.T) {
 		time.Sleep(time.Minute)
 		for i := range 100 { // 10 s
 			time.Sleep(100 * time.Millisecond)
-			insert(k, "filter", "FORWARD", netfilter.Rule{In: fmt.Sprintf("eth%d", 9+i), Target: netfilter.Target{Verb: netfilter.Accept}})
+			insert(k, "filter", "FORWARD", ruleset.Rule{In: fmt.Sprintf("eth%d", 9+i), Target: ruleset.Target{Verb: ruleset.Accept}})
 			if changed, err := d.Check(); err != nil {
 				t.Fatal(err)
 			} else if changed {

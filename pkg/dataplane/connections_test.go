@@ -12,7 +12,6 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
 // TestConnections expects that Cut compares connections with every state, and all of them whenever they may not match the last
@@ -39,7 +38,7 @@ func TestConnections(t *testing.T) {
 		{name: "an endpoint disappears", state: other, since: known(full()), stale: 1},
 		{name: "and comes back", state: full(), since: known(other)},
 		{name: "verification", before: func() { d.Verify() }, state: full(), since: known(full())},
-		{name: "another process removed rules", before: func() { dropTable(k, netfilter.IPv4, "nat") }, state: full()},
+		{name: "another process removed rules", before: func() { dropTable(k, gateway.IPv4, "nat") }, state: full()},
 		{name: "no change again", state: full(), since: known(full())},
 		{name: "rules not written: ended connections may come back", state: gateway.State{}, since: known(full()), failing: "IPv4 nat"},
 		{name: "rules written", state: gateway.State{}, stale: 2},

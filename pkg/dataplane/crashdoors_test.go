@@ -12,7 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -58,9 +58,9 @@ type mortalTables struct {
 }
 
 // Restore commits table by table, as iptables-restore does.
-func (m mortalTables) Restore(ctx context.Context, batch netfilter.Batch) error {
+func (m mortalTables) Restore(ctx context.Context, batch ruleset.Batch) error {
 	for _, table := range batch.Tables {
-		one := netfilter.Batch{Family: batch.Family, Tables: []netfilter.TableBatch{table}}
+		one := ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}
 		err := m.life.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name), func() error { return m.IPTables.Restore(ctx, one) })
 		if err != nil {
 			return err
@@ -79,13 +79,13 @@ type mortalSets struct {
 }
 
 // Put first writes half of the set. If the set exists, the half has a temporary name, as the real Put replaces a set by a swap.
-func (m mortalSets) Put(set netfilter.Set) error {
-	half := netfilter.Set{Name: set.Name, Family: set.Family, Members: set.Members[:len(set.Members)/2]}
+func (m mortalSets) Put(set ruleset.Set) error {
+	half := ruleset.Set{Name: set.Name, Family: set.Family, Members: set.Members[:len(set.Members)/2]}
 	present, err := m.Observe()
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(present, func(s netfilter.Set) bool { return s.Name == set.Name }) {
+	if slices.ContainsFunc(present, func(s ruleset.Set) bool { return s.Name == set.Name }) {
 		half.Name = m.own.SetPrefix + "next"
 	}
 	if err := m.life.write("put half of set "+set.Name, func() error { return m.Sets.Put(half) }); err != nil {
@@ -102,7 +102,7 @@ func (m mortalSets) Put(set netfilter.Set) error {
 }
 
 // Change adds in two steps and removes in two steps.
-func (m mortalSets) Change(set netfilter.Set, add, remove []netip.Prefix) error {
+func (m mortalSets) Change(set ruleset.Set, add, remove []netip.Prefix) error {
 	for _, part := range []struct{ add, remove []netip.Prefix }{
 		{add: add[:len(add)/2]}, {add: add[len(add)/2:]}, {remove: remove[:len(remove)/2]}, {remove: remove[len(remove)/2:]},
 	} {

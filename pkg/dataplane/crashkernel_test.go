@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
@@ -105,8 +105,8 @@ func TestKernelTornBatch(t *testing.T) {
 			Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")},
 			Uplinks:  []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},
 		}
-		observe := func() netfilter.Ruleset {
-			rs, err := h.tables.Save(t.Context(), netfilter.IPv4)
+		observe := func() ruleset.Ruleset {
+			rs, err := h.tables.Save(t.Context(), gateway.IPv4)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,8 +118,8 @@ func TestKernelTornBatch(t *testing.T) {
 			return cmd.Run()
 		}
 		before, reset := observe(), run(t, "iptables-"+h.backend+"-save", "")
-		want := rules.Build(state, netfilter.IPv4, rules.Options{Ownership: gateway.DefaultOwnership(), RandomFully: h.tables.RandomFully()})
-		batch := netfilter.Diff(before, want, gateway.DefaultOwnership().ChainPrefix)
+		want := rules.Build(state, gateway.IPv4, rules.Options{Ownership: gateway.DefaultOwnership(), RandomFully: h.tables.RandomFully()})
+		batch := ruleset.Diff(before, want, gateway.DefaultOwnership().ChainPrefix)
 		whole, at, torn := string(batch.Text()), 0, 0
 		for line := range strings.Lines(whole) {
 			ends := []int{at + len(line)/2, at + len(line)}
@@ -131,7 +131,7 @@ func TestKernelTornBatch(t *testing.T) {
 				err := restore(whole[:end], "--noflush")
 				done := batch
 				done.Tables = batch.Tables[:strings.Count(whole[:end], "COMMIT\n")]
-				if diff := cmp.Diff(text(netfilter.Apply(before, done)), text(observe())); diff != "" {
+				if diff := cmp.Diff(text(ruleset.Apply(before, done)), text(observe())); diff != "" {
 					t.Fatalf("cut off after %q (%v): (-whole tables +got):\n%s", whole[at:end], err, diff)
 				}
 				if torn++; len(done.Tables) == 0 {

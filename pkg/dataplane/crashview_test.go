@@ -16,20 +16,20 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // view holds everything that affects packets, as read from a kernel.
 type view struct {
-	tracers map[netfilter.Family]*netfilter.Tracer
+	tracers map[gateway.Family]*ruleset.Tracer
 	routing policyrouting.Set
 	sysctls map[string]string
 }
 
 func look(t *testing.T, opts dataplane.Options) view {
 	t.Helper()
-	v := view{tracers: map[netfilter.Family]*netfilter.Tracer{}, sysctls: map[string]string{}}
+	v := view{tracers: map[gateway.Family]*ruleset.Tracer{}, sysctls: map[string]string{}}
 	sets, err := opts.Sets.Observe()
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func look(t *testing.T, opts dataplane.Options) view {
 			t.Fatal(err)
 		}
 		rules.Sets = sets
-		v.tracers[family] = netfilter.NewTracer(rules)
+		v.tracers[family] = ruleset.NewTracer(rules)
 	}
 	if v.routing, err = opts.Routes.Observe(); err != nil {
 		t.Fatal(err)
@@ -121,11 +121,11 @@ type outcome struct {
 	end, how string
 }
 
-func (v view) becomes(p netfilter.Packet) outcome {
+func (v view) becomes(p ruleset.Packet) outcome {
 	v4 := p.Destination.Addr().Is4()
-	forwarding, family := v.sysctls["net/ipv6/conf/all/forwarding"], netfilter.IPv6
+	forwarding, family := v.sysctls["net/ipv6/conf/all/forwarding"], gateway.IPv6
 	if v4 {
-		forwarding, family = v.sysctls["net/ipv4/ip_forward"], netfilter.IPv4
+		forwarding, family = v.sysctls["net/ipv4/ip_forward"], gateway.IPv4
 		strict := max(v.sysctls["net/ipv4/conf/all/rp_filter"], v.sysctls["net/ipv4/conf/"+p.In+"/rp_filter"]) == "1"
 		if back, _ := v.route(p.Source.Addr(), 0); strict && p.In != "" && back != p.In {
 			return outcome{dropped, dropped}
@@ -148,11 +148,11 @@ func anyOf(ways []string) string {
 	return strings.Join(slices.Compact(ways), " or ")
 }
 
-func (v view) explain(p netfilter.Packet, trace netfilter.Trace, forwarding bool) (end, how string) {
+func (v view) explain(p ruleset.Packet, trace ruleset.Trace, forwarding bool) (end, how string) {
 	switch {
-	case p.In != "" && trace.Out != "" && !forwarding, trace.Verdict == netfilter.Drop:
+	case p.In != "" && trace.Out != "" && !forwarding, trace.Verdict == ruleset.Drop:
 		return dropped, ""
-	case trace.Verdict == netfilter.Reject:
+	case trace.Verdict == ruleset.Reject:
 		return "rejected with " + trace.RejectWith, ""
 	case trace.Out == "":
 		return "to the host itself", ""
@@ -165,7 +165,7 @@ func (v view) explain(p netfilter.Packet, trace netfilter.Trace, forwarding bool
 // probe is a test packet.
 type probe struct {
 	name   string
-	packet netfilter.Packet
+	packet ruleset.Packet
 }
 
 // probes returns packets of all kinds that the states affect.
@@ -173,9 +173,9 @@ func probes(states ...gateway.State) []probe {
 	var all []probe
 	own := gateway.DefaultOwnership()
 	seen := map[string]bool{}
-	add := func(what string, p netfilter.Packet) {
+	add := func(what string, p ruleset.Packet) {
 		p.Protocol = gateway.TCP
-		p.SYN = p.State&netfilter.New != 0
+		p.SYN = p.State&ruleset.New != 0
 		name := fmt.Sprintf("%s from %s to %s by %q", what, p.Source, p.Destination, p.In)
 		if !seen[name] {
 			seen[name] = true
@@ -192,16 +192,16 @@ func probes(states ...gateway.State) []probe {
 				for _, client := range clients(f.Address.Is6()) {
 					frontend := netip.AddrPortFrom(f.Address, f.Ports.First)
 					for _, in := range []string{uplink.link, "eth0"} {
-						add("a connection", netfilter.Packet{In: in, State: netfilter.New, Direction: netfilter.Original, Source: client, Destination: frontend})
+						add("a connection", ruleset.Packet{In: in, State: ruleset.New, Direction: ruleset.Original, Source: client, Destination: frontend})
 					}
 				}
 				for _, b := range f.Backends {
 					client, pod := clients(f.Address.Is6())[0], netip.AddrPortFrom(b.Address, b.Port)
-					add("more of a connection", netfilter.Packet{
-						In: uplink.link, State: netfilter.Established | netfilter.DNAT, Direction: netfilter.Original, ConnMark: forwarded, Source: client, Destination: pod,
+					add("more of a connection", ruleset.Packet{
+						In: uplink.link, State: ruleset.Established | ruleset.DNAT, Direction: ruleset.Original, ConnMark: forwarded, Source: client, Destination: pod,
 					})
-					add("a reply on "+uplink.link, netfilter.Packet{
-						In: "eth0", State: netfilter.Established | netfilter.DNAT, Direction: netfilter.Reply, ConnMark: forwarded, Source: pod, Destination: client,
+					add("a reply on "+uplink.link, ruleset.Packet{
+						In: "eth0", State: ruleset.Established | ruleset.DNAT, Direction: ruleset.Reply, ConnMark: forwarded, Source: pod, Destination: client,
 					})
 				}
 			}
@@ -209,21 +209,21 @@ func probes(states ...gateway.State) []probe {
 		for _, v6 := range []bool{false, true} {
 			client := clients(v6)[0]
 			for _, inside := range insides(v6) {
-				add("over the boundary", netfilter.Packet{In: uplink.link, State: netfilter.New, Direction: netfilter.Original, Source: client, Destination: inside})
-				add("over the boundary, invalid,", netfilter.Packet{In: uplink.link, State: netfilter.Invalid, Source: client, Destination: inside})
-				add("over the boundary, established,", netfilter.Packet{
-					In: uplink.link, State: netfilter.Established, Direction: netfilter.Original, Source: client, Destination: inside,
+				add("over the boundary", ruleset.Packet{In: uplink.link, State: ruleset.New, Direction: ruleset.Original, Source: client, Destination: inside})
+				add("over the boundary, invalid,", ruleset.Packet{In: uplink.link, State: ruleset.Invalid, Source: client, Destination: inside})
+				add("over the boundary, established,", ruleset.Packet{
+					In: uplink.link, State: ruleset.Established, Direction: ruleset.Original, Source: client, Destination: inside,
 				})
-				add("a pod's connection", netfilter.Packet{In: "eth0", State: netfilter.New, Direction: netfilter.Original, Source: inside, Destination: client})
+				add("a pod's connection", ruleset.Packet{In: "eth0", State: ruleset.New, Direction: ruleset.Original, Source: inside, Destination: client})
 			}
 			for _, external := range ownAddresses[:4] {
 				if external.Is6() != v6 {
 					continue
 				}
 				ssh := netip.AddrPortFrom(external, 22)
-				add("to the host", netfilter.Packet{In: uplink.link, State: netfilter.New, Direction: netfilter.Original, Source: client, Destination: ssh})
-				add("the host's reply on "+uplink.link, netfilter.Packet{
-					State: netfilter.Established, Direction: netfilter.Reply, ConnMark: uplink.mark, Source: ssh, Destination: client,
+				add("to the host", ruleset.Packet{In: uplink.link, State: ruleset.New, Direction: ruleset.Original, Source: client, Destination: ssh})
+				add("the host's reply on "+uplink.link, ruleset.Packet{
+					State: ruleset.Established, Direction: ruleset.Reply, ConnMark: uplink.mark, Source: ssh, Destination: client,
 				})
 			}
 		}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -20,7 +20,7 @@ type Options struct {
 	// RandomFully means that the kernel and iptables support MASQUERADE's --random-fully.
 	RandomFully bool
 	// GuardOnly lists the families that are not served: their only rules are the boundary.
-	GuardOnly []netfilter.Family
+	GuardOnly []gateway.Family
 
 	IPTables IPTables
 	// Other is nil if the host has only one back end.
@@ -39,7 +39,7 @@ type Dataplane struct {
 
 	mu sync.Mutex
 	// families, sets, routing and sysctls are what this Dataplane last wrote.
-	families map[netfilter.Family]*family
+	families map[gateway.Family]*family
 	// mayRead permits reading tables because another process wrote. It is false until the time unread.
 	mayRead bool
 	unread  time.Time
@@ -73,7 +73,7 @@ func New(opts Options) *Dataplane {
 }
 
 func (d *Dataplane) forget() {
-	d.families, d.sets = map[netfilter.Family]*family{}, sets{damage: map[string]Repair{}}
+	d.families, d.sets = map[gateway.Family]*family{}, sets{damage: map[string]Repair{}}
 	d.routing, d.sysctls, d.settled, d.cut = policyrouting.Set{}, map[string]string{}, nil, nil
 }
 
@@ -131,7 +131,7 @@ func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, err
 	host := d.newHostChange(state)
 	hostErrs := []error{host.prepare(&result)}
 	var filterErr, setErr error
-	var wanted []netfilter.Set
+	var wanted []ruleset.Set
 	for _, family := range d.opts.IPTables.Families() {
 		want, err := d.build(state, family, &result)
 		setErr = errors.Join(setErr, err)
@@ -176,7 +176,7 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	result.Sysctls = restored
 	errs = append(errs, err)
 	for _, family := range d.opts.IPTables.Families() {
-		errs = append(errs, d.filter(ctx, netfilter.Ruleset{Family: family}, &result))
+		errs = append(errs, d.filter(ctx, ruleset.Ruleset{Family: family}, &result))
 	}
 	d.swept = false
 	errs = append(errs, d.sweep(ctx, &result), d.destroySets(nil, &result))

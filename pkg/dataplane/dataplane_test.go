@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // start returns a Dataplane as smartnatd has it after a start.
@@ -66,17 +66,17 @@ func expectSame(t *testing.T, want, got *dataplanetest.Kernel) {
 }
 
 // text returns a rule set as input of iptables-restore, which is easy to compare and read.
-func text(rs netfilter.Ruleset) string {
-	filled := netfilter.Ruleset{Family: rs.Family}
+func text(rs ruleset.Ruleset) string {
+	filled := ruleset.Ruleset{Family: rs.Family}
 	for _, t := range rs.Tables {
-		t.Chains = slices.DeleteFunc(slices.Clone(t.Chains), func(c *netfilter.Chain) bool {
+		t.Chains = slices.DeleteFunc(slices.Clone(t.Chains), func(c *ruleset.Chain) bool {
 			return len(c.Rules) == 0 && !strings.HasPrefix(c.Name, "SMARTNAT-")
 		})
 		if len(t.Chains) > 0 {
 			filled.Tables = append(filled.Tables, t)
 		}
 	}
-	return string(netfilter.Render(filled))
+	return string(ruleset.Render(filled))
 }
 
 func TestOrderOfWrites(t *testing.T) {

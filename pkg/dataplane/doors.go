@@ -8,7 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -16,18 +16,18 @@ import (
 // context.DeadlineExceeded.
 type IPTables interface {
 	// Families returns the families that can be programmed.
-	Families() []netfilter.Family
-	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
+	Families() []gateway.Family
+	Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error)
 	// Restore executes the batch. After an error, some of its tables may be written. The error is gateway.ErrRefused if the
 	// kernel or the program refuses a line of the batch.
-	Restore(ctx context.Context, batch netfilter.Batch) error
+	Restore(ctx context.Context, batch ruleset.Batch) error
 	// Watch calls changed once at the start and then whenever rules may have been written, by any process including this one. It
 	// returns nil when ctx ends, and an error if it can no longer watch.
 	Watch(ctx context.Context, changed func()) error
 	// Stamp is cheap and returns another number after rules of the family were written. It may miss a change. Digest costs more
 	// and misses none.
-	Stamp(family netfilter.Family) (uint64, error)
-	Digest(family netfilter.Family) (uint64, error)
+	Stamp(family gateway.Family) (uint64, error)
+	Digest(family gateway.Family) (uint64, error)
 	// Alone reports whether a Restore of this number of tables was certainly the only write between two Stamps. If Alone can be
 	// true, a Stamp is also a Digest.
 	Alone(before, after uint64, tables int) bool
@@ -36,13 +36,13 @@ type IPTables interface {
 // Sets reads and writes sets of networks.
 type Sets interface {
 	// Observe returns our sets with their members, sorted by name.
-	Observe() ([]netfilter.Set, error)
+	Observe() ([]ruleset.Set, error)
 	// Stamp returns another number after a set of ours was created or destroyed, or changed its number of members.
 	Stamp() (uint64, error)
 	// Put creates the set, or replaces its members atomically.
-	Put(set netfilter.Set) error
+	Put(set ruleset.Set) error
 	// Change adds members and removes others.
-	Change(set netfilter.Set, add, remove []netip.Prefix) error
+	Change(set ruleset.Set, add, remove []netip.Prefix) error
 	// Destroy removes a set that no rule names any more.
 	Destroy(name string) error
 }

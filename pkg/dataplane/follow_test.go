@@ -20,6 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	hostpkg "github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // watching returns a channel that receives the events of the host.
@@ -135,7 +136,7 @@ func followOnce(t *testing.T, watched *hostpkg.Host, cfg config.Config, d *datap
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, _ := calc.Calculate(calc.Snapshot{}, observed, cfg)
+	state, _ := calc.Calculate(objects.Snapshot{}, observed, cfg)
 	// A link that changes between Observe and Apply causes an error. The next event corrects it.
 	d.HostChanged()
 	if _, err := d.Apply(t.Context(), state); err != nil {

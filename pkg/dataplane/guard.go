@@ -10,8 +10,7 @@ import (
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
 )
 
 // Guard writes the boundary that the state requires, in all families, and removes nothing: the kernel continues to forward for
@@ -30,7 +29,7 @@ func (d *Dataplane) Guard(ctx context.Context, state gateway.State) (Result, err
 	return result, errors.Join(errs...)
 }
 
-func (d *Dataplane) guardFamily(ctx context.Context, name netfilter.Family, state gateway.State, result *Result) error {
+func (d *Dataplane) guardFamily(ctx context.Context, name gateway.Family, state gateway.State, result *Result) error {
 	have, err := d.opts.IPTables.Save(ctx, name)
 	result.Readings++
 	if err != nil {
@@ -50,16 +49,16 @@ func (d *Dataplane) guardFamily(ctx context.Context, name netfilter.Family, stat
 }
 
 // guardOnly reports whether the family gets only the boundary.
-func (d *Dataplane) guardOnly(name netfilter.Family) bool {
+func (d *Dataplane) guardOnly(name gateway.Family) bool {
 	return slices.Contains(d.opts.GuardOnly, name)
 }
 
 // harmless reports whether the host can do without the boundary of a family: the family is not served, and the host does not
 // forward it.
-func (d *Dataplane) harmless(name netfilter.Family) bool {
+func (d *Dataplane) harmless(name gateway.Family) bool {
 	if !d.guardOnly(name) {
 		return false
 	}
-	forwarding, err := d.opts.Sysctls.Get(map[netfilter.Family]string{netfilter.IPv4: ipForward, netfilter.IPv6: ipv6Forward}[name])
+	forwarding, err := d.opts.Sysctls.Get(map[gateway.Family]string{gateway.IPv4: ipForward, gateway.IPv6: ipv6Forward}[name])
 	return err == nil && forwarding == "0"
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -75,12 +74,12 @@ func (h *hostChange) prepare(result *Result) error {
 }
 
 // startForwarding sets the parameters that let in packets, now that the boundary is in place.
-func (h *hostChange) startForwarding(family netfilter.Family, result *Result) error {
+func (h *hostChange) startForwarding(family gateway.Family, result *Result) error {
 	if h.settled {
 		return nil
 	}
 	var err error
-	if family == netfilter.IPv4 {
+	if family == gateway.IPv4 {
 		err = h.setSysctls(h.filtering, result)
 	}
 	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))

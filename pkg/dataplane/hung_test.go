@@ -14,7 +14,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // waited is the time after which a hanging program is killed.
@@ -56,14 +56,14 @@ func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
 				hung(waited, 1)
 				until := time.Now().Add(5 * waited)
 				want := fresh(t, full())
-				delete(want.Tables.Rulesets, netfilter.IPv6)
+				delete(want.Tables.Rulesets, gateway.IPv6)
 				want.Sysctls.Values = k.Sysctls.Values // IPv6 is not forwarded yet.
 				expectSame(t, want, k)
 				for time.Now().Add(5 * time.Second).Before(until) {
-					dropTable(k, netfilter.IPv4, "nat")
+					dropTable(k, gateway.IPv4, "nat")
 					k.Routes.Set.Rules = nil
 					k.Sysctls.Values["net/ipv4/ip_forward"] = "0"
-					k.Sets.Members = map[string]netfilter.Set{}
+					k.Sets.Members = map[string]ruleset.Set{}
 					time.Sleep(5 * time.Second)
 					expectChanged(t, d, true)
 					d.Verify()

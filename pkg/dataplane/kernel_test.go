@@ -21,8 +21,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/ipset"
-	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/iptables/ipset"
+	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 	"github.com/smartnat/smartnat/pkg/testenv"
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 // host is a host in a network namespace that already has foreign rules and routes.
 type host struct {
 	backend    string
-	tables     *iptables.Runner
+	tables     *program.Runner
 	sets       *ipset.Client
 	runtimeDir string
 }
@@ -55,7 +55,7 @@ func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
 func newHost(t testing.TB, backend string) *host {
 	t.Helper()
 	testenv.RequireTool(t, "iptables-"+backend)
-	tables, err := iptables.New(iptables.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+	tables, err := program.New(program.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,15 +8,16 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // OtherIPTables reads and writes the tables of the iptables back end that is not in use.
 type OtherIPTables interface {
 	// Families returns the families whose tables may hold rules.
-	Families() ([]netfilter.Family, error)
-	Save(ctx context.Context, family netfilter.Family) (netfilter.Ruleset, error)
-	Restore(ctx context.Context, batch netfilter.Batch) error
+	Families() ([]gateway.Family, error)
+	Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error)
+	Restore(ctx context.Context, batch ruleset.Batch) error
 }
 
 // sweep removes our rules from the tables of the other back end, once. Such rules remain when the host changes its back end, or
@@ -36,12 +37,12 @@ func (d *Dataplane) sweep(ctx context.Context, result *Result) error {
 	return err
 }
 
-func (d *Dataplane) sweepFamily(ctx context.Context, family netfilter.Family, result *Result) error {
+func (d *Dataplane) sweepFamily(ctx context.Context, family gateway.Family, result *Result) error {
 	have, err := d.opts.Other.Save(ctx, family)
 	if err != nil {
 		return fmt.Errorf("reading the IPv%d tables of the other back end: %w", family, err)
 	}
-	batch := netfilter.Diff(have, netfilter.Ruleset{Family: family}, d.opts.Ownership.ChainPrefix)
+	batch := ruleset.Diff(have, ruleset.Ruleset{Family: family}, d.opts.Ownership.ChainPrefix)
 	if batch.Empty() {
 		return nil
 	}

@@ -18,7 +18,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -42,7 +42,7 @@ func onNetworks(t *testing.T, test func(t *testing.T, h *host, n network)) {
 				testenv.RequireTool(t, "ip")
 				testenv.RequireTool(t, "iptables-"+backend)
 				testenv.NewNetNS(t)
-				tables, err := iptables.New(iptables.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+				tables, err := program.New(program.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
 				if err != nil {
 					t.Fatal(err)
 				}

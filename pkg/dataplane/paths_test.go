@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 func TestAbsentUplinkBlocksNothing(t *testing.T) {
@@ -34,17 +34,17 @@ func TestAbsentUplinkBlocksNothing(t *testing.T) {
 
 func TestCleanupLeavesTheRest(t *testing.T) {
 	k := newKernel()
-	foreign := netfilter.Rule{Foreign: "-s 10.0.0.0/8 -m comment --comment other -j DOCKER", Target: netfilter.Target{Verb: netfilter.Jump, Chain: "DOCKER"}}
+	foreign := ruleset.Rule{Foreign: "-s 10.0.0.0/8 -m comment --comment other -j DOCKER", Target: ruleset.Target{Verb: ruleset.Jump, Chain: "DOCKER"}}
 	for _, family := range k.Tables.Families() {
-		rs := netfilter.Ruleset{Family: family}
+		rs := ruleset.Ruleset{Family: family}
 		for _, table := range []string{"mangle", "filter", "nat"} {
-			rs.Tables = append(rs.Tables, netfilter.Table{Name: table, Chains: []*netfilter.Chain{
-				{Name: "DOCKER"}, {Name: "OUTPUT", Rules: []netfilter.Rule{foreign}},
+			rs.Tables = append(rs.Tables, ruleset.Table{Name: table, Chains: []*ruleset.Chain{
+				{Name: "DOCKER"}, {Name: "OUTPUT", Rules: []ruleset.Rule{foreign}},
 			}})
 		}
 		k.Tables.Rulesets[family] = rs
 	}
-	before := map[netfilter.Family]string{}
+	before := map[gateway.Family]string{}
 	for family, rules := range k.Tables.Rulesets {
 		before[family] = text(rules)
 	}
@@ -114,7 +114,7 @@ func walk(t *testing.T, seed uint64) {
 		case 0:
 			d = start(k)
 		case 1:
-			dropTable(k, netfilter.Family(4+2*r.IntN(2)), []string{"mangle", "filter", "nat"}[r.IntN(3)])
+			dropTable(k, gateway.Family(4+2*r.IntN(2)), []string{"mangle", "filter", "nat"}[r.IntN(3)])
 			if r.IntN(2) == 0 {
 				d.Verify()
 			}

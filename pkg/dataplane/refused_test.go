@@ -17,7 +17,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/quarantine"
 )
 
@@ -53,7 +53,7 @@ type poisoned struct {
 // tooMany is a rule that the program accepts and the kernel refuses: xt_recent remembers at most 255 packets of a client.
 const tooMany = "-m recent --rcheck --hitcount 70000 --name too-many -j RETURN"
 
-func (p *poisoned) Restore(ctx context.Context, batch netfilter.Batch) error {
+func (p *poisoned) Restore(ctx context.Context, batch ruleset.Batch) error {
 	p.written = append(p.written, string(batch.Text()))
 	if !p.poison {
 		return p.IPTables.Restore(ctx, batch)
@@ -61,15 +61,15 @@ func (p *poisoned) Restore(ctx context.Context, batch netfilter.Batch) error {
 	for _, table := range batch.Tables {
 		table.Write = slices.Clone(table.Write)
 		for i, chain := range table.Write {
-			if !slices.ContainsFunc(chain.Rules, func(r netfilter.Rule) bool { return r.Comment == badOwner }) {
+			if !slices.ContainsFunc(chain.Rules, func(r ruleset.Rule) bool { return r.Comment == badOwner }) {
 				continue
 			}
 			if p.fake {
 				return fmt.Errorf("%s: %w", chain.Name, gateway.ErrRefused)
 			}
-			table.Write[i].Rules = append(slices.Clip(chain.Rules), netfilter.Rule{Foreign: tooMany})
+			table.Write[i].Rules = append(slices.Clip(chain.Rules), ruleset.Rule{Foreign: tooMany})
 		}
-		if err := p.IPTables.Restore(ctx, netfilter.Batch{Family: batch.Family, Tables: []netfilter.TableBatch{table}}); err != nil {
+		if err := p.IPTables.Restore(ctx, ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}); err != nil {
 			return err
 		}
 	}
@@ -188,7 +188,7 @@ func TestTryIsMetByNoPacket(t *testing.T) {
 	k := newKernel()
 	d := start(k)
 	apply(t, d, full())
-	before := map[netfilter.Family]string{}
+	before := map[gateway.Family]string{}
 	for family, rs := range k.Tables.Rulesets {
 		before[family] = text(rs)
 	}
@@ -203,10 +203,10 @@ func TestTryIsMetByNoPacket(t *testing.T) {
 	for family, rs := range k.Tables.Rulesets {
 		var chains int
 		for i, table := range rs.Tables {
-			rs.Tables[i].Chains = slices.DeleteFunc(slices.Clone(table.Chains), func(c *netfilter.Chain) bool { return strings.HasPrefix(c.Name, tried) })
+			rs.Tables[i].Chains = slices.DeleteFunc(slices.Clone(table.Chains), func(c *ruleset.Chain) bool { return strings.HasPrefix(c.Name, tried) })
 			chains += len(table.Chains) - len(rs.Tables[i].Chains)
 			for _, c := range rs.Tables[i].Chains {
-				if slices.ContainsFunc(c.Rules, func(r netfilter.Rule) bool { return strings.HasPrefix(r.Target.Chain, tried) }) {
+				if slices.ContainsFunc(c.Rules, func(r ruleset.Rule) bool { return strings.HasPrefix(r.Target.Chain, tried) }) {
 					t.Errorf("IPv%d: %s %s jumps to a trial chain", family, table.Name, c.Name)
 				}
 			}

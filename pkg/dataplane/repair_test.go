@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 func TestRepair(t *testing.T) {
@@ -26,13 +26,13 @@ func TestRepair(t *testing.T) {
 	}{
 		{
 			name:    "iptables -t nat -F; iptables -t nat -X",
-			harm:    func(k *dataplanetest.Kernel) { dropTable(k, netfilter.IPv4, "nat") },
+			harm:    func(k *dataplanetest.Kernel) { dropTable(k, gateway.IPv4, "nat") },
 			missing: []string{"IPv4 table nat: chains missing or changed: SMARTNAT-", "jumps missing or not first: OUTPUT POSTROUTING PREROUTING"},
 		},
 		{
 			name: "another program's rule above ours",
 			harm: func(k *dataplanetest.Kernel) {
-				insert(k, "filter", "FORWARD", netfilter.Rule{In: "eth9", Target: netfilter.Target{Verb: netfilter.Accept}})
+				insert(k, "filter", "FORWARD", ruleset.Rule{In: "eth9", Target: ruleset.Target{Verb: ruleset.Accept}})
 			},
 			missing: []string{"IPv4 table filter: jumps missing or not first: FORWARD"},
 		},
@@ -95,16 +95,16 @@ func TestAHandThatIsNotDone(t *testing.T) {
 			k.Tables.Counting = counting
 			d := start(k)
 			apply(t, d, full())
-			harm := func(family netfilter.Family, table string) {
+			harm := func(family gateway.Family, table string) {
 				dropTable(k, family, table)
 				k.Tables.Writes++
 			}
-			harm(netfilter.IPv4, "filter")
+			harm(gateway.IPv4, "filter")
 			k.Fail = func(step string) error {
 				if step == "IPv4 filter" { // the tables have been read, and are about to be written
 					k.Fail = nil
-					harm(netfilter.IPv4, "nat")
-					harm(netfilter.IPv6, "nat")
+					harm(gateway.IPv4, "nat")
+					harm(gateway.IPv6, "nat")
 				}
 				return nil
 			}
@@ -158,16 +158,16 @@ func expectRepair(t *testing.T, result dataplane.Result, missing []string) {
 	}
 }
 
-func dropTable(k *dataplanetest.Kernel, family netfilter.Family, name string) {
+func dropTable(k *dataplanetest.Kernel, family gateway.Family, name string) {
 	rs := k.Tables.Rulesets[family]
-	rs.Tables = slices.DeleteFunc(slices.Clone(rs.Tables), func(t netfilter.Table) bool { return t.Name == name })
+	rs.Tables = slices.DeleteFunc(slices.Clone(rs.Tables), func(t ruleset.Table) bool { return t.Name == name })
 	k.Tables.Rulesets[family] = rs
 }
 
-func insert(k *dataplanetest.Kernel, table, chain string, rule netfilter.Rule) {
-	k.Tables.Rulesets[netfilter.IPv4] = netfilter.Apply(k.Tables.Rulesets[netfilter.IPv4], netfilter.Batch{
-		Family: netfilter.IPv4,
-		Tables: []netfilter.TableBatch{{Name: table, Insert: []netfilter.ChainRule{{Chain: chain, Rule: rule}}}},
+func insert(k *dataplanetest.Kernel, table, chain string, rule ruleset.Rule) {
+	k.Tables.Rulesets[gateway.IPv4] = ruleset.Apply(k.Tables.Rulesets[gateway.IPv4], ruleset.Batch{
+		Family: gateway.IPv4,
+		Tables: []ruleset.TableBatch{{Name: table, Insert: []ruleset.ChainRule{{Chain: chain, Rule: rule}}}},
 	})
 }
 
@@ -179,7 +179,7 @@ func TestRepairsAreSaidWhenTheyAreMade(t *testing.T) {
 		missing       string
 		harm          func(k *dataplanetest.Kernel)
 	}{
-		{"rules", "IPv4 nat", "IPv4 table nat", func(k *dataplanetest.Kernel) { dropTable(k, netfilter.IPv4, "nat") }},
+		{"rules", "IPv4 nat", "IPv4 table nat", func(k *dataplanetest.Kernel) { dropTable(k, gateway.IPv4, "nat") }},
 		{"a set", "put set ", "set smartnat-", func(k *dataplanetest.Kernel) { edit(k, nil) }},
 		{"a rule of policy routing", "ip rule add priority 7381 fwmark 0x100", "ip rule: ip rule add priority 7381 fwmark 0x100", func(k *dataplanetest.Kernel) { k.Routes.Set.Rules = nil }},
 		{"a parameter", "sysctl net/ipv4/ip_forward=1", "sysctl net/ipv4/ip_forward=1", func(k *dataplanetest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" }},
@@ -236,7 +236,7 @@ func TestSetsAreLookedForBeforeRulesNameThem(t *testing.T) {
 	k := fresh(t, state)
 	d := start(k)
 	apply(t, d, state)
-	dropTable(k, netfilter.IPv4, "nat")
+	dropTable(k, gateway.IPv4, "nat")
 	clear(k.Sets.Members)
 	other := limited(sources(100))
 	other.Forwards[0].Backends = other.Forwards[0].Backends[:1]

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -20,7 +20,7 @@ type Result struct {
 	// Routing holds the changes to routes and policy routing rules.
 	Routing policyrouting.Changes
 	// Batches holds the writes to netfilter, at most one batch for each family and Apply.
-	Batches []netfilter.Batch
+	Batches []ruleset.Batch
 	// Sets counts the sets of networks that were written or removed. Members counts the members that were added or removed.
 	Sets, Members int
 	// Connections counts the connections that were ended because the state no longer makes them.
@@ -92,10 +92,10 @@ func (r Result) Empty() bool {
 }
 
 // Chains counts the chains that were created, rewritten or deleted.
-func (r Result) Chains() int { return r.sum(netfilter.Batch.Chains) }
+func (r Result) Chains() int { return r.sum(ruleset.Batch.Chains) }
 
 // Rules counts the rules that were written or removed individually.
-func (r Result) Rules() int { return r.sum(netfilter.Batch.Rules) }
+func (r Result) Rules() int { return r.sum(ruleset.Batch.Rules) }
 
 // Routes counts the routes that were written or removed.
 func (r Result) Routes() int { return r.Routing.Routes() }
@@ -103,7 +103,7 @@ func (r Result) Routes() int { return r.Routing.Routes() }
 // IPRules counts the policy routing rules that were written or removed.
 func (r Result) IPRules() int { return r.Routing.Rules() }
 
-func (r Result) sum(count func(netfilter.Batch) int) int {
+func (r Result) sum(count func(ruleset.Batch) int) int {
 	n := 0
 	for _, b := range r.Batches {
 		n += count(b)
@@ -155,7 +155,7 @@ func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []
 const namesShown = 5
 
 // missingRules describes damage, the batch that would restore what was written, by one Repair for each table.
-func missingRules(damage netfilter.Batch) []Repair {
+func missingRules(damage ruleset.Batch) []Repair {
 	var repairs []Repair
 	for _, t := range damage.Tables {
 		var parts []string

@@ -10,7 +10,8 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // wholeShare limits incremental changes: if more than one member in wholeShare changes, the whole set is written again.
@@ -18,7 +19,7 @@ const wholeShare = 4
 
 // sets is what is known about our sets.
 type sets struct {
-	written map[string]netfilter.Set
+	written map[string]ruleset.Set
 	// known means that the kernel holds written. stamp is the stamp of that content.
 	known bool
 	stamp uint64
@@ -54,7 +55,7 @@ func (d *Dataplane) observeSets() error {
 	if err != nil {
 		return err
 	}
-	have := make(map[string]netfilter.Set, len(observed))
+	have := make(map[string]ruleset.Set, len(observed))
 	for _, set := range observed {
 		have[set.Name] = set
 	}
@@ -83,7 +84,7 @@ func (d *Dataplane) stampSets() error {
 }
 
 // putSets writes the sets of a family before the rules that name them. It leaves unwanted sets to destroySets.
-func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, result *Result) error {
+func (d *Dataplane) putSets(family gateway.Family, want []ruleset.Set, result *Result) error {
 	if d.opts.Sets == nil || len(want) == 0 && d.sets.known && !d.sets.verify {
 		return nil
 	}
@@ -127,7 +128,7 @@ func (d *Dataplane) putSets(family netfilter.Family, want []netfilter.Set, resul
 }
 
 // destroySets removes our sets that no rule names any more.
-func (d *Dataplane) destroySets(wanted []netfilter.Set, result *Result) error {
+func (d *Dataplane) destroySets(wanted []ruleset.Set, result *Result) error {
 	if d.opts.Sets == nil {
 		return nil
 	}
@@ -136,7 +137,7 @@ func (d *Dataplane) destroySets(wanted []netfilter.Set, result *Result) error {
 	}
 	var unwanted []string
 	for name := range d.sets.written {
-		if !slices.ContainsFunc(wanted, func(s netfilter.Set) bool { return s.Name == name }) {
+		if !slices.ContainsFunc(wanted, func(s ruleset.Set) bool { return s.Name == name }) {
 			unwanted = append(unwanted, name)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // sources returns n sorted networks. A larger n only appends to the list.
@@ -35,7 +35,7 @@ func limited(sources []netip.Prefix) gateway.State {
 }
 
 // oneSet returns the only set.
-func oneSet(t *testing.T, k *dataplanetest.Kernel) netfilter.Set {
+func oneSet(t *testing.T, k *dataplanetest.Kernel) ruleset.Set {
 	t.Helper()
 	if len(k.Sets.Members) != 1 {
 		t.Fatalf("sets %v, want one", k.Sets.Members)
@@ -43,7 +43,7 @@ func oneSet(t *testing.T, k *dataplanetest.Kernel) netfilter.Set {
 	for _, set := range k.Sets.Members {
 		return set
 	}
-	return netfilter.Set{}
+	return ruleset.Set{}
 }
 
 func TestSets(t *testing.T) {
@@ -107,11 +107,11 @@ func TestSetsAreRepaired(t *testing.T) {
 		{"another member", func(k *dataplanetest.Kernel) { edit(k, sources(101)) }, false, "0 members missing, 1 unexpected"},
 		{"one member replaced", func(k *dataplanetest.Kernel) { edit(k, sources(101)[1:]) }, true, "1 members missing, 1 unexpected"},
 		{"rules and set", func(k *dataplanetest.Kernel) {
-			dropTable(k, netfilter.IPv4, "nat")
+			dropTable(k, gateway.IPv4, "nat")
 			clear(k.Sets.Members)
 		}, false, "IPv4 table nat: chains missing"},
 		{"a leftover set", func(k *dataplanetest.Kernel) {
-			k.Sets.Members["smartnat-next"] = netfilter.Set{Name: "smartnat-next", Family: netfilter.IPv4}
+			k.Sets.Members["smartnat-next"] = ruleset.Set{Name: "smartnat-next", Family: gateway.IPv4}
 		}, false, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
 )
 
 const (
@@ -107,8 +106,8 @@ func (d *Dataplane) setSysctls(links []string, result *Result) error {
 
 // startForwarding makes the kernel forward a family. It enables IPv6 forwarding only if the state needs it, because that makes
 // the host an IPv6 router, with more consequences than for IPv4.
-func (d *Dataplane) startForwarding(family netfilter.Family, n needs, result *Result) error {
-	if family == netfilter.IPv4 {
+func (d *Dataplane) startForwarding(family gateway.Family, n needs, result *Result) error {
+	if family == gateway.IPv4 {
 		errs := []error{d.ensure(ipForward, "1", result)}
 		for _, link := range n.uplinks {
 			if err := d.ensure(linkForward(link), "1", result); !errors.Is(err, fs.ErrNotExist) { // The link is gone.

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // readingShare bounds the reading that a process can cause by writing all the time: one second in readingShare. After a quiet
@@ -30,7 +30,7 @@ const digestShare = 2000
 type family struct {
 	builder *rules.Builder
 	// written holds our rules as last written.
-	written netfilter.Ruleset
+	written ruleset.Ruleset
 	// known means that the tables hold written, unless another process changed them.
 	known bool
 	// stamp and digest identify tables that hold written. A nil digest means that only a reading can verify them.
@@ -46,7 +46,7 @@ type family struct {
 	until time.Time
 }
 
-func (d *Dataplane) family(name netfilter.Family) *family {
+func (d *Dataplane) family(name gateway.Family) *family {
 	f, found := d.families[name]
 	if !found {
 		f = &family{builder: rules.NewBuilder(name, d.ruleOptions(d.opts.Sets != nil))}
@@ -60,7 +60,7 @@ func (d *Dataplane) ruleOptions(sets bool) rules.Options {
 }
 
 // build returns the rules that the state requires, after writing the sets that they name.
-func (d *Dataplane) build(state gateway.State, name netfilter.Family, result *Result) (netfilter.Ruleset, error) {
+func (d *Dataplane) build(state gateway.State, name gateway.Family, result *Result) (ruleset.Ruleset, error) {
 	if d.guardOnly(name) {
 		return rules.Boundary(state, name, d.ruleOptions(false)), nil
 	}
@@ -76,12 +76,12 @@ func (d *Dataplane) build(state gateway.State, name netfilter.Family, result *Re
 }
 
 // filter brings the tables of one family to want. The hot path reads only the stamp.
-func (d *Dataplane) filter(ctx context.Context, want netfilter.Ruleset, result *Result) error {
+func (d *Dataplane) filter(ctx context.Context, want ruleset.Ruleset, result *Result) error {
 	f := d.family(want.Family)
 	return f.unlessHung(ctx, func() error { return d.filterFamily(ctx, f, want, result) })
 }
 
-func (d *Dataplane) filterFamily(ctx context.Context, f *family, want netfilter.Ruleset, result *Result) error {
+func (d *Dataplane) filterFamily(ctx context.Context, f *family, want ruleset.Ruleset, result *Result) error {
 	// An error here is no problem: a verification asks the kernel again.
 	_ = d.lookAtTables()
 	have := f.written
@@ -93,7 +93,7 @@ func (d *Dataplane) filterFamily(ctx context.Context, f *family, want netfilter.
 		}
 	}
 	started := time.Now()
-	batch := netfilter.Diff(have, want, d.opts.Ownership.ChainPrefix)
+	batch := ruleset.Diff(have, want, d.opts.Ownership.ChainPrefix)
 	result.Took.Diff += time.Since(started)
 	if !batch.Empty() {
 		// Until the write succeeds, the content of the tables is unknown.
@@ -197,7 +197,7 @@ func (d *Dataplane) readingIsDue() bool {
 }
 
 // verified reports whether the tables have certainly not changed since the last reading.
-func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) bool {
+func (d *Dataplane) verified(name gateway.Family, f *family, result *Result) bool {
 	if f.digest == nil {
 		return false
 	}
@@ -209,7 +209,7 @@ func (d *Dataplane) verified(name netfilter.Family, f *family, result *Result) b
 }
 
 // readTables returns the tables of a family and the damage that another process did to our rules.
-func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, result *Result) (netfilter.Ruleset, []Repair, error) {
+func (d *Dataplane) readTables(ctx context.Context, name gateway.Family, result *Result) (ruleset.Ruleset, []Repair, error) {
 	f := d.family(name)
 	started := time.Now()
 	// Take stamp and digest first: the next look then detects writes that happen during the reading.
@@ -221,7 +221,7 @@ func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, resul
 	result.Readings++
 	if err != nil {
 		f.known = false
-		return netfilter.Ruleset{}, nil, fmt.Errorf("reading the IPv%d tables: %w", name, err)
+		return ruleset.Ruleset{}, nil, fmt.Errorf("reading the IPv%d tables: %w", name, err)
 	}
 	f.stamp, f.digest = stamp, &digest
 	if digestErr != nil {
@@ -237,7 +237,7 @@ func (d *Dataplane) readTables(ctx context.Context, name netfilter.Family, resul
 	if len(f.written.Tables) == 0 {
 		return have, nil, nil
 	}
-	damage := netfilter.Diff(have, f.written, d.opts.Ownership.ChainPrefix)
+	damage := ruleset.Diff(have, f.written, d.opts.Ownership.ChainPrefix)
 	if !damage.Empty() {
 		d.cut = nil // The damaged rules may have let in connections that must end.
 	}

@@ -13,8 +13,8 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/rules"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // tryChain follows our prefix in the names of the trial chains, to which no rule jumps. No built chain has such a name.
@@ -45,15 +45,15 @@ func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
 }
 
 // asksNothing reports whether the state has no forwards and no egresses in the family. Family 0 means both.
-func asksNothing(state gateway.State, family netfilter.Family) bool {
-	of := func(a netip.Addr) bool { return family == 0 || a.Is6() == (family == netfilter.IPv6) }
+func asksNothing(state gateway.State, family gateway.Family) bool {
+	of := func(a netip.Addr) bool { return family == 0 || a.Is6() == (family == gateway.IPv6) }
 	return !slices.ContainsFunc(state.Forwards, func(f *gateway.Forward) bool { return of(f.Address) }) &&
 		!slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return of(e.Address) })
 }
 
 // aside returns a batch that writes our chains under other names. Built-in chains do not jump to them.
-func (d *Dataplane) aside(rs netfilter.Ruleset) netfilter.Batch {
-	batch := netfilter.Batch{Family: rs.Family}
+func (d *Dataplane) aside(rs ruleset.Ruleset) ruleset.Batch {
+	batch := ruleset.Batch{Family: rs.Family}
 	for _, table := range rs.Tables {
 		names := map[string]string{}
 		for _, c := range table.Chains {
@@ -61,13 +61,13 @@ func (d *Dataplane) aside(rs netfilter.Ruleset) netfilter.Batch {
 				names[c.Name] = d.opts.Ownership.ChainPrefix + tryChain + strconv.Itoa(len(names))
 			}
 		}
-		written := netfilter.TableBatch{Name: table.Name}
+		written := ruleset.TableBatch{Name: table.Name}
 		for _, c := range table.Chains {
 			name, ours := names[c.Name]
 			if !ours {
 				continue
 			}
-			renamed := netfilter.Chain{Name: name, Rules: make([]netfilter.Rule, 0, len(c.Rules))}
+			renamed := ruleset.Chain{Name: name, Rules: make([]ruleset.Rule, 0, len(c.Rules))}
 			for _, r := range c.Rules {
 				if to, ours := names[r.Target.Chain]; ours {
 					r.Target.Chain = to
@@ -83,4 +83,4 @@ func (d *Dataplane) aside(rs netfilter.Ruleset) netfilter.Batch {
 
 // forget makes the next Apply read the tables before it writes. It also clears the record of what was written, so that the
 // differences do not count as damage by another process.
-func (f *family) forget() { f.known, f.written = false, netfilter.Ruleset{} }
+func (f *family) forget() { f.known, f.written = false, ruleset.Ruleset{} }

@@ -9,8 +9,9 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -29,7 +30,7 @@ type tables struct {
 	m *Metrics
 }
 
-func (t tables) Restore(ctx context.Context, batch netfilter.Batch) error {
+func (t tables) Restore(ctx context.Context, batch ruleset.Batch) error {
 	started := time.Now()
 	err := t.IPTables.Restore(ctx, batch)
 	t.m.restoreDuration.Observe(time.Since(started).Seconds())
@@ -45,13 +46,13 @@ type memory struct {
 	m *Metrics
 }
 
-func (c memory) Save(saved snapshot.Saved) error {
+func (c memory) Save(saved snapshotfile.Saved) error {
 	err := c.Memory.Save(saved)
 	c.m.snapshotWrites.WithLabelValues(resultOf(err)).Inc()
 	return err
 }
 
-func familyLabel(family netfilter.Family) string { return fmt.Sprintf("ipv%d", family) }
+func familyLabel(family gateway.Family) string { return fmt.Sprintf("ipv%d", family) }
 
 func resultOf(err error) string {
 	if err != nil {

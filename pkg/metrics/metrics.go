@@ -14,7 +14,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/status"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 const namespace = "smartnat"
@@ -41,7 +41,7 @@ type Metrics struct {
 	snapshotWrites  *prometheus.CounterVec
 	sourcePorts     prometheus.Gauge
 	portsLow        prometheus.Gauge
-	facts           atomic.Pointer[status.Facts]
+	facts           atomic.Pointer[finding.Report]
 }
 
 // New returns Metrics that read gateway on each scrape.

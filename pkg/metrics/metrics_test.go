@@ -18,14 +18,14 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
-	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
-	"github.com/smartnat/smartnat/pkg/status"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -88,14 +88,14 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 			Address: netip.MustParseAddr("198.51.100.10"), Protocol: gateway.TCP, Ports: gateway.Port(port),
 		}}
 	}
-	facts := &status.Facts{
-		Snapshot: calc.Snapshot{Mappings: make([]*v1alpha1.Mapping, 4)},
+	facts := &finding.Report{
+		Snapshot: objects.Snapshot{Mappings: make([]*v1alpha1.Mapping, 4)},
 		State:    gateway.State{Forwards: []*gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)}},
-		Findings: []calc.Finding{
+		Findings: []finding.Finding{
 			{Namespace: "a", Name: "web", Condition: "ResolvedRefs", Reason: "ServiceNotFound", Field: "spec.serviceName"},
 			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.addresses"},
 			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.ports"},
-			{Namespace: "a", Name: "dns", Condition: "Programmed", Reason: calc.ReasonAddressNotOnHost, Field: "spec.addresses[0]"},
+			{Namespace: "a", Name: "dns", Condition: "Programmed", Reason: finding.ReasonAddressNotOnHost, Field: "spec.addresses[0]"},
 			{Reason: "NoUplink", Field: "uplinks[0]"},
 		},
 	}
@@ -154,20 +154,20 @@ type noTables struct {
 	fail error
 }
 
-func (noTables) Families() []netfilter.Family {
-	return []netfilter.Family{netfilter.IPv4, netfilter.IPv6}
+func (noTables) Families() []gateway.Family {
+	return []gateway.Family{gateway.IPv4, gateway.IPv6}
 }
-func (n noTables) Restore(context.Context, netfilter.Batch) error { return n.fail }
+func (n noTables) Restore(context.Context, ruleset.Batch) error { return n.fail }
 
 func TestRestoresAreCountedByFamilyAndResult(t *testing.T) {
 	m, broken := New("1.2.3", &fakeGateway{}), errors.New("broken")
 	good, bad := m.IPTables(noTables{}), m.IPTables(noTables{fail: broken})
 	for _, call := range []struct {
 		on     dataplane.IPTables
-		family netfilter.Family
+		family gateway.Family
 		want   error
-	}{{good, netfilter.IPv4, nil}, {good, netfilter.IPv4, nil}, {bad, netfilter.IPv6, broken}} {
-		if err := call.on.Restore(t.Context(), netfilter.Batch{Family: call.family}); !errors.Is(err, call.want) {
+	}{{good, gateway.IPv4, nil}, {good, gateway.IPv4, nil}, {bad, gateway.IPv6, broken}} {
+		if err := call.on.Restore(t.Context(), ruleset.Batch{Family: call.family}); !errors.Is(err, call.want) {
 			t.Errorf("err = %v, want %v", err, call.want)
 		}
 	}
@@ -188,18 +188,18 @@ type fakeMemory struct {
 	fail error
 }
 
-func (fakeMemory) Load() (snapshot.Saved, error) {
-	return snapshot.Saved{Origin: []string{"here"}}, nil
+func (fakeMemory) Load() (snapshotfile.Saved, error) {
+	return snapshotfile.Saved{Origin: []string{"here"}}, nil
 }
-func (f fakeMemory) Save(snapshot.Saved) error { return f.fail }
+func (f fakeMemory) Save(snapshotfile.Saved) error { return f.fail }
 
 func TestWritesOfTheSnapshotAreCounted(t *testing.T) {
 	m, full := New("1.2.3", &fakeGateway{}), errors.New("disk full")
-	if err := m.Memory(fakeMemory{fail: full}).Save(snapshot.Saved{}); !errors.Is(err, full) {
+	if err := m.Memory(fakeMemory{fail: full}).Save(snapshotfile.Saved{}); !errors.Is(err, full) {
 		t.Errorf("err = %v", err)
 	}
 	memory := m.Memory(fakeMemory{})
-	if err := memory.Save(snapshot.Saved{}); err != nil {
+	if err := memory.Save(snapshotfile.Saved{}); err != nil {
 		t.Error(err)
 	}
 	if saved, err := memory.Load(); err != nil || len(saved.Origin) != 1 {

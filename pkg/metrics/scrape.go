@@ -10,10 +10,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/source"
-	"github.com/smartnat/smartnat/pkg/status"
 )
 
 // Gateway reports the current standing.
@@ -68,7 +67,7 @@ var (
 // scrape collects the metrics that are read on each scrape instead of counted.
 type scrape struct {
 	gateway Gateway
-	facts   *atomic.Pointer[status.Facts]
+	facts   *atomic.Pointer[finding.Report]
 	version string
 }
 
@@ -104,7 +103,7 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	}
 	facts := s.facts.Load()
 	if facts == nil {
-		facts = &status.Facts{}
+		facts = &finding.Report{}
 	}
 	gauge(frontends, float64(len(facts.State.Forwards)))
 	gauge(mappings, float64(len(facts.Snapshot.Mappings)))
@@ -132,7 +131,7 @@ func Owners(state gateway.State) map[string]struct{} {
 }
 
 // ReadyOf counts the owners without a finding that blocks their connections.
-func ReadyOf(owners map[string]struct{}, findings []calc.Finding) int {
+func ReadyOf(owners map[string]struct{}, findings []finding.Finding) int {
 	blocked := map[string]struct{}{}
 	for i := range findings {
 		if f := &findings[i]; f.Blocks() {
@@ -149,18 +148,18 @@ func has(owners map[string]struct{}, owner string) bool {
 	return ok
 }
 
-type finding struct{ condition, reason string }
+type findingKey struct{ condition, reason string }
 
 type mapping struct{ namespace, name string }
 
-func countFindings(findings []calc.Finding) (map[finding]int, map[string]map[mapping]struct{}) {
-	byReason, byCondition := map[finding]int{}, map[string]map[mapping]struct{}{}
+func countFindings(findings []finding.Finding) (map[findingKey]int, map[string]map[mapping]struct{}) {
+	byReason, byCondition := map[findingKey]int{}, map[string]map[mapping]struct{}{}
 	for i := range findings {
 		f := &findings[i]
 		if f.Elsewhere() {
 			continue
 		}
-		byReason[finding{f.Condition, f.Reason}]++
+		byReason[findingKey{f.Condition, f.Reason}]++
 		if f.Condition == "" {
 			continue // a finding about the host
 		}

@@ -20,7 +20,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // cluster is a Source that uses the Kubernetes API of an API server or a relay.
@@ -169,7 +169,7 @@ func (c *cluster) Run(ctx context.Context) error {
 func (c *cluster) HasSynced() bool { return c.synced.Load() }
 
 // Snapshot implements Source.
-func (c *cluster) Snapshot() calc.Snapshot { return c.store.snapshot() }
+func (c *cluster) Snapshot() objects.Snapshot { return c.store.snapshot() }
 
 // Contact implements Source.
 func (c *cluster) Contact() Contact {

@@ -15,7 +15,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/sirupsen/logrus"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // settle is the time that files must be unchanged before they are read: editors and package managers write in several
@@ -119,7 +119,7 @@ func (f *files) HasSynced() bool {
 }
 
 // Snapshot implements Source.
-func (f *files) Snapshot() calc.Snapshot { return f.objects.snapshot() }
+func (f *files) Snapshot() objects.Snapshot { return f.objects.snapshot() }
 
 // Contact implements Source.
 func (f *files) Contact() Contact {

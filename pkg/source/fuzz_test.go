@@ -23,6 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // FuzzReadFiles proves for any file content that reading does not panic, that each line of the error names the document,
@@ -122,7 +123,7 @@ func FuzzAnswer(f *testing.F) {
 }
 
 // consistent checks that the objects can be calculated, whatever they hold.
-func consistent(t *testing.T, snapshot calc.Snapshot) {
+func consistent(t *testing.T, snapshot objects.Snapshot) {
 	t.Helper()
 	_, findings := calc.Calculate(snapshot, gateway.Host{}, config.Default())
 	for _, finding := range findings {

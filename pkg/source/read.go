@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/objects"
 )
 
@@ -33,10 +32,10 @@ const stdinPath = "-"
 // ReadFiles reads Mappings, Services and EndpointSlices from YAML and JSON files, from folders of them, and from stdin if
 // a path is "-". The namespace defaults to "default". The error has one line per problem, which names the file and the
 // document.
-func ReadFiles(paths []string, stdin io.Reader) (calc.Snapshot, error) {
+func ReadFiles(paths []string, stdin io.Reader) (objects.Snapshot, error) {
 	r, err := newReader()
 	if err != nil {
-		return calc.Snapshot{}, err
+		return objects.Snapshot{}, err
 	}
 	for _, path := range paths {
 		if path == stdinPath {

@@ -12,8 +12,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/smartnat/smartnat/pkg/calc"
-	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 )
 
 const (
@@ -28,8 +28,8 @@ const (
 // Memory stores a Snapshot on disk. Until a reboot, it also remembers whether the stored Snapshot is outdated, and then
 // does not load it: the kernel's rules are newer and stay until the cluster can be read.
 type Memory interface {
-	Load() (snapshot.Saved, error)
-	Save(snapshot.Saved) error
+	Load() (snapshotfile.Saved, error)
+	Save(snapshotfile.Saved) error
 	SetOutdated(outdated bool) error
 }
 
@@ -49,7 +49,7 @@ type Remembering struct {
 	failing bool
 
 	mu       sync.Mutex
-	restored *snapshot.Saved
+	restored *snapshotfile.Saved
 	// rejected is the number of saved objects that no API server would have stored.
 	rejected int64
 	// outdated is set while the source is newer than the saved Snapshot.
@@ -108,7 +108,7 @@ func (r *Remembering) HasSynced() bool {
 }
 
 // Snapshot implements Source.
-func (r *Remembering) Snapshot() calc.Snapshot {
+func (r *Remembering) Snapshot() objects.Snapshot {
 	r.mu.Lock()
 	restored := r.restored
 	r.mu.Unlock()
@@ -187,7 +187,7 @@ func (r *Remembering) saveNow() error {
 	r.mu.Lock()
 	r.outdated = false // a change during the save sets it again
 	r.mu.Unlock()
-	err := r.memory.Save(snapshot.Saved{Snapshot: r.Source.Snapshot(), Origin: r.origin, At: time.Now()})
+	err := r.memory.Save(snapshotfile.Saved{Snapshot: r.Source.Snapshot(), Origin: r.origin, At: time.Now()})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil && !r.outdated {

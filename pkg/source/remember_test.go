@@ -18,8 +18,8 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/smartnat/smartnat/pkg/calc"
-	"github.com/smartnat/smartnat/pkg/snapshot"
+	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 )
 
 // fakeSource holds one Service, whose name is the number of changes so far.
@@ -32,15 +32,15 @@ func (*fakeSource) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (s *fakeSource) HasSynced() bool             { return s.changes.Load() > 0 }
 func (*fakeSource) Contact() Contact              { return Contact{} }
 func (s *fakeSource) change()                     { s.changes.Add(1); s.changed() }
-func (s *fakeSource) Snapshot() calc.Snapshot {
-	return calc.Snapshot{Services: []*corev1.Service{service("ns", fmt.Sprint(s.changes.Load()), "")}}
+func (s *fakeSource) Snapshot() objects.Snapshot {
+	return objects.Snapshot{Services: []*corev1.Service{service("ns", fmt.Sprint(s.changes.Load()), "")}}
 }
 
 // fakeMemory records the time of each save and the name of the saved Service.
 type fakeMemory struct {
 	mu      sync.Mutex
 	started time.Time
-	saved   snapshot.Saved
+	saved   snapshotfile.Saved
 	loads   error
 	saves   error
 	calls   []string
@@ -57,14 +57,14 @@ func (m *fakeMemory) SetOutdated(outdated bool) error {
 	return nil
 }
 
-func (m *fakeMemory) Load() (snapshot.Saved, error) {
+func (m *fakeMemory) Load() (snapshotfile.Saved, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls = append(m.calls, fmt.Sprintf("%s load", time.Since(m.started)))
 	return m.saved, m.loads
 }
 
-func (m *fakeMemory) Save(s snapshot.Saved) error {
+func (m *fakeMemory) Save(s snapshotfile.Saved) error {
 	if m.during != nil {
 		m.during()
 	}
@@ -152,7 +152,7 @@ func TestWhatIsKnownIsSavedNowAndThen(t *testing.T) {
 func TestWhatWasSavedIsUsedWhileTheClusterCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
-		old := snapshot.Saved{Origin: []string{"elsewhere", "here"}, At: at, Snapshot: calc.Snapshot{Services: []*corev1.Service{service("ns", "old", "")}}}
+		old := snapshotfile.Saved{Origin: []string{"elsewhere", "here"}, At: at, Snapshot: objects.Snapshot{Services: []*corev1.Service{service("ns", "old", "")}}}
 		r := remember(t, &fakeMemory{saved: old})
 		time.Sleep(patience - time.Second)
 		synctest.Wait()
@@ -180,7 +180,7 @@ func TestWhatWasSavedIsUsedWhileTheClusterCannotBeRead(t *testing.T) {
 // are newer than the saved ones.
 func TestWhatWasSavedIsLeftAloneWhereNewerIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := rememberFrom(t, &fakeMemory{saved: snapshot.Saved{Origin: []string{"here"}}}, false)
+		r := rememberFrom(t, &fakeMemory{saved: snapshotfile.Saved{Origin: []string{"here"}}}, false)
 		time.Sleep(time.Hour)
 		r.expect(t, "no load")
 		if r.HasSynced() || r.changes.Load() != 0 {
@@ -197,8 +197,8 @@ func TestWhatCannotBeUsedIsNot(t *testing.T) {
 	}{
 		{"nothing saved", &fakeMemory{loads: fmt.Errorf("reading: %w", fs.ErrNotExist)}, "no saved snapshot"},
 		{"a bad file", &fakeMemory{loads: errors.New("is cut off")}, "cannot use saved snapshot"},
-		{"older than the rules in effect", &fakeMemory{loads: fmt.Errorf("the file %w", snapshot.ErrOutdated)}, "cannot use saved snapshot"},
-		{"of another cluster", &fakeMemory{saved: snapshot.Saved{Origin: []string{"elsewhere"}}}, "another origin"},
+		{"older than the rules in effect", &fakeMemory{loads: fmt.Errorf("the file %w", snapshotfile.ErrOutdated)}, "cannot use saved snapshot"},
+		{"of another cluster", &fakeMemory{saved: snapshotfile.Saved{Origin: []string{"elsewhere"}}}, "another origin"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/rest"
 
-	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // Source provides the objects that a gateway works from.
@@ -22,7 +22,7 @@ type Source interface {
 	// HasSynced reports whether the Snapshot has been complete once. An incomplete one must not be used.
 	HasSynced() bool
 	// Snapshot returns the known objects. They are shared and must not be modified.
-	Snapshot() calc.Snapshot
+	Snapshot() objects.Snapshot
 	// Contact returns the state of the connection to the origin of the objects.
 	Contact() Contact
 }

@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // store holds the objects of a Source, sorted by namespace and name. Snapshots are immutable: successive Snapshots share
@@ -52,14 +52,14 @@ func (s *store) remove(object any) {
 	}
 }
 
-func (s *store) snapshot() calc.Snapshot {
+func (s *store) snapshot() objects.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return calc.Snapshot{Mappings: s.mappings.list(), Services: s.services.list(), EndpointSlices: s.endpointSlices.list()}
+	return objects.Snapshot{Mappings: s.mappings.list(), Services: s.services.list(), EndpointSlices: s.endpointSlices.list()}
 }
 
 // replace stores all objects of another Snapshot and reports whether anything changed.
-func (s *store) replace(with calc.Snapshot) bool {
+func (s *store) replace(with objects.Snapshot) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	mappings, services := s.mappings.replace(with.Mappings), s.services.replace(with.Services)

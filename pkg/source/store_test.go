@@ -14,7 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 func service(namespace, name, ip string) *corev1.Service {
@@ -50,7 +50,7 @@ func TestStoreIsAMap(t *testing.T) {
 		}
 		slices.SortFunc(want, func(a, b *corev1.Service) int { return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name) })
 		if !slices.Equal(want, list) {
-			t.Fatalf("step %d: holds %s, want %s", step, names(calc.Snapshot{Services: list}), names(calc.Snapshot{Services: want}))
+			t.Fatalf("step %d: holds %s, want %s", step, names(objects.Snapshot{Services: list}), names(objects.Snapshot{Services: want}))
 		}
 	}
 	for i, g := range all {
@@ -78,7 +78,7 @@ func TestReplaceKeepsWhatSaysTheSame(t *testing.T) {
 			var s store
 			s.set(a)
 			s.set(b)
-			if got := s.replace(calc.Snapshot{Services: test.with}); got != test.want {
+			if got := s.replace(objects.Snapshot{Services: test.with}); got != test.want {
 				t.Errorf("differs: %t, want %t", got, test.want)
 			}
 			got := s.snapshot().Services

@@ -23,7 +23,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 const bound = 20 * time.Second
@@ -325,7 +325,7 @@ const (
 		"labels":{"kubernetes.io/service-name":"echo","other":"label"}},"endpoints":[{"addresses":["10.244.1.10"],"nodeName":"node1"}],"ports":[{"port":8080}]}`
 )
 
-func names(s calc.Snapshot) string {
+func names(s objects.Snapshot) string {
 	var all []string
 	for _, m := range s.Mappings {
 		all = append(all, "Mapping "+m.Name)

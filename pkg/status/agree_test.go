@@ -21,7 +21,9 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // TestStatusAndGatewayAgree compares the status of random Mappings with the findings of a gateway: validity, lost ports and
@@ -53,7 +55,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 			for _, f := range findings {
 				switch {
 				case f.Name != m.Name:
-				case f.Reason == calc.ReasonPortConflict:
+				case f.Reason == finding.ReasonPortConflict:
 					conflictTexts = append(conflictTexts, f.Message)
 				default:
 					reasons = append(reasons, f.Reason)
@@ -94,9 +96,9 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 	}
 }
 
-func randomSnapshot(r *rand.Rand) calc.Snapshot {
+func randomSnapshot(r *rand.Rand) objects.Snapshot {
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
-	var s calc.Snapshot
+	var s objects.Snapshot
 	for i := range 1 + r.IntN(6) {
 		m := &v1alpha1.Mapping{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprint("m", i), CreationTimestamp: metav1.NewTime(time.Unix(int64(r.IntN(3)), 0))},

@@ -22,6 +22,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 // Conditions writes the conditions of all Mappings if there may be no relay to do it: a gateway with direct access to the
@@ -35,7 +36,7 @@ type Conditions struct {
 	wake    chan struct{}
 
 	mu     sync.Mutex
-	latest *Facts
+	latest *finding.Report
 	known  map[key]conditions.Facts
 
 	// seen are the Mappings of known. Only Run uses it.
@@ -54,7 +55,7 @@ func NewConditions(api API, log logrus.FieldLogger) *Conditions {
 }
 
 // Report takes the objects of an apply. It never blocks; the last report wins.
-func (c *Conditions) Report(f Facts) {
+func (c *Conditions) Report(f finding.Report) {
 	c.mu.Lock()
 	c.latest = &f
 	c.mu.Unlock()

@@ -27,6 +27,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 // cluster holds Mappings and records requests.
@@ -137,7 +138,7 @@ func TestConditionsWithoutARelay(t *testing.T) {
 				t.Errorf("%s (-want +got)\n%s", step, diff)
 			}
 		}
-		var f Facts
+		var f finding.Report
 		f.Snapshot.Mappings = []*v1alpha1.Mapping{c.has("old", 1, 80), c.has("new", 2, 80)}
 		writer.Report(f)
 		expect("at first", "get new", "get old", "patch new", "patch old")
@@ -185,7 +186,7 @@ func TestConditionsWithoutARelay(t *testing.T) {
 
 func TestConditionsThatCannotBeWritten(t *testing.T) {
 	deciding(t, func(t *testing.T, writer *Conditions, c *cluster, log *bytes.Buffer) {
-		var f Facts
+		var f finding.Report
 		f.Snapshot.Mappings = []*v1alpha1.Mapping{c.has("a", 1, 80), c.has("b", 2, 81), c.has("c", 2, 82)}
 		c.fails = errors.New("no cluster")
 		writer.Report(f)

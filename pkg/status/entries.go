@@ -13,21 +13,9 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
-
-// Facts are the result of an apply. They are shared and must not be changed.
-type Facts struct {
-	Snapshot calc.Snapshot
-	Host     gateway.Host
-	State    gateway.State
-	Findings []calc.Finding
-	// Resolved are the addresses of the addressesFrom of Mappings on this host.
-	Resolved map[types.NamespacedName]calc.Resolved
-	// Err is why the apply failed, at least in part.
-	Err error
-}
 
 type key = types.NamespacedName
 
@@ -46,7 +34,7 @@ func (e Entry) equal(o Entry) bool {
 }
 
 // entries returns an entry for each Mapping of which this gateway holds an address, or would if its uplink had one.
-func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
+func entries(instance string, standby []netip.Addr, f finding.Report) map[key]Entry {
 	local := map[netip.Addr]bool{}
 	for _, a := range standby {
 		local[a] = true
@@ -57,7 +45,7 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 		}
 	}
 	endpoints, inEffect := countEndpoints(f.State.Forwards), owners(f.State.Forwards)
-	findings := map[key][]calc.Finding{}
+	findings := map[key][]finding.Finding{}
 	for _, finding := range f.Findings {
 		k := key{Namespace: finding.Namespace, Name: finding.Name}
 		findings[k] = append(findings[k], finding)
@@ -70,7 +58,7 @@ func entries(instance string, standby []netip.Addr, f Facts) map[key]Entry {
 		for _, a := range resolved.Addresses {
 			addresses = append(addresses, a.String())
 		}
-		if len(addresses) == 0 && !slices.ContainsFunc(findings[k], func(f calc.Finding) bool { return f.Reason == calc.ReasonNoUplinkAddress }) {
+		if len(addresses) == 0 && !slices.ContainsFunc(findings[k], func(f finding.Finding) bool { return f.Reason == finding.ReasonNoUplinkAddress }) {
 			continue
 		}
 		e := Entry{m.UID, v1alpha1.InstanceStatus{
@@ -132,17 +120,17 @@ func held(texts []string, local map[netip.Addr]bool) []string {
 // find adds a Finding. A Mapping is not programmed if it is left out whole or its rules are refused. If it only loses a port or
 // an address, as when another Mapping has the port, it is programmed while the rest is inEffect; the same holds if its Service
 // leads nowhere. In all these cases it is not ready, because some connections are not forwarded.
-func (e *Entry) find(f calc.Finding, inEffect bool) {
+func (e *Entry) find(f finding.Finding, inEffect bool) {
 	switch f.Reason {
-	case calc.ReasonAddressNotOnHost, calc.ReasonNotAnUplink:
+	case finding.ReasonAddressNotOnHost, finding.ReasonNotAnUplink:
 		return // another gateway's business
-	case calc.ReasonPortConflict:
+	case finding.ReasonPortConflict:
 		if f.Condition == v1alpha1.ConditionAccepted {
 			return // the condition reports it
 		}
-	case calc.ReasonInvalid, calc.ReasonTooManyPorts, calc.ReasonTooExpensive, calc.ReasonRuleRefused:
+	case finding.ReasonInvalid, finding.ReasonTooManyPorts, finding.ReasonTooExpensive, finding.ReasonRuleRefused:
 		e.Programmed = false
-	case calc.ReasonAddressNotServed, calc.ReasonTooManyAddresses, calc.ReasonPortReserved, calc.ReasonIPv6Disabled, calc.ReasonSCTPNotSupported:
+	case finding.ReasonAddressNotServed, finding.ReasonTooManyAddresses, finding.ReasonPortReserved, finding.ReasonIPv6Disabled, finding.ReasonSCTPNotSupported:
 		e.Programmed = e.Programmed && inEffect
 	}
 	if f.Blocks() {

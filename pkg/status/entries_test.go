@@ -16,13 +16,13 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// facts returns Facts for a host that holds 192.0.2.1 and 2001:db8::1, and Mappings with these names and addresses.
-func facts(mappings map[string][]string) Facts {
-	f := Facts{Host: gateway.Host{Links: []gateway.Link{{Name: "eth0", Addresses: []netip.Prefix{
+// facts returns finding.Report for a host that holds 192.0.2.1 and 2001:db8::1, and Mappings with these names and addresses.
+func facts(mappings map[string][]string) finding.Report {
+	f := finding.Report{Host: gateway.Host{Links: []gateway.Link{{Name: "eth0", Addresses: []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"),
 	}}}}}
 	for name, addresses := range mappings {
@@ -35,8 +35,8 @@ func facts(mappings map[string][]string) Facts {
 }
 
 func TestEntries(t *testing.T) {
-	finding := func(reason string) calc.Finding {
-		return calc.Finding{Namespace: "shop", Name: "web", Reason: reason, Field: "spec", Message: "because"}
+	found := func(reason string) finding.Finding {
+		return finding.Finding{Namespace: "shop", Name: "web", Reason: reason, Field: "spec", Message: "because"}
 	}
 	good := v1alpha1.InstanceStatus{Name: "gw1", Addresses: []string{"192.0.2.1"}, ObservedGeneration: 3, Programmed: true, Ready: true}
 	with := func(change func(*v1alpha1.InstanceStatus)) *v1alpha1.InstanceStatus {
@@ -59,101 +59,101 @@ func TestEntries(t *testing.T) {
 		e.Programmed = true
 		return e
 	}
-	partly := func(f Facts, finding calc.Finding) Facts {
-		f.Findings, f.State.Forwards = []calc.Finding{finding}, []*gateway.Forward{{Owner: "shop/web"}}
+	partly := func(f finding.Report, found finding.Finding) finding.Report {
+		f.Findings, f.State.Forwards = []finding.Finding{found}, []*gateway.Forward{{Owner: "shop/web"}}
 		return f
 	}
 	for _, test := range []struct {
 		name      string
 		addresses []string
-		change    func(*Facts)
+		change    func(*finding.Report)
 		want      *v1alpha1.InstanceStatus // nil if this gateway has nothing to report
 	}{
 		{"one of its addresses", []string{"192.0.2.1", "192.0.2.9"}, nil, &good},
 		{"none of its addresses", []string{"192.0.2.9"}, nil, nil},
 		{"an address in another spelling", []string{"2001:DB8:0::1"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"2001:DB8:0::1"} })},
 		{"a standby address", []string{"192.0.2.7"}, nil, with(func(e *v1alpha1.InstanceStatus) { e.Addresses = []string{"192.0.2.7"} })},
-		{"the endpoints of either family", []string{"192.0.2.1"}, func(f *Facts) {
+		{"the endpoints of either family", []string{"192.0.2.1"}, func(f *finding.Report) {
 			f.State.Forwards = []*gateway.Forward{
 				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 2)},
 				{Owner: "shop/web", Direct: true, Backends: make([]gateway.Backend, 3)},
 				{Owner: "shop/other", Direct: true, Backends: make([]gateway.Backend, 9)},
 			}
 		}, with(func(e *v1alpha1.InstanceStatus) { e.Endpoints = 3 })},
-		{"a ClusterIP is no endpoint", []string{"192.0.2.1"}, func(f *Facts) {
+		{"a ClusterIP is no endpoint", []string{"192.0.2.1"}, func(f *finding.Report) {
 			f.State.Forwards = []*gateway.Forward{{Owner: "shop/web", Backends: make([]gateway.Backend, 1)}}
 		}, &good},
-		{"a finding about another gateway", []string{"192.0.2.1"}, func(f *Facts) {
-			known := finding(calc.ReasonPortConflict)
+		{"a finding about another gateway", []string{"192.0.2.1"}, func(f *finding.Report) {
+			known := found(finding.ReasonPortConflict)
 			known.Condition = v1alpha1.ConditionAccepted
-			f.Findings = []calc.Finding{finding(calc.ReasonAddressNotOnHost), finding(calc.ReasonNotAnUplink), known}
+			f.Findings = []finding.Finding{found(finding.ReasonAddressNotOnHost), found(finding.ReasonNotAnUplink), known}
 		}, &good},
-		{"a conflict on this host only", []string{"192.0.2.1"}, func(f *Facts) {
-			local := finding(calc.ReasonPortConflict)
+		{"a conflict on this host only", []string{"192.0.2.1"}, func(f *finding.Report) {
+			local := found(finding.ReasonPortConflict)
 			local.Condition = v1alpha1.ConditionProgrammed
-			f.Findings = []calc.Finding{local}
+			f.Findings = []finding.Finding{local}
 		}, with(func(e *v1alpha1.InstanceStatus) {
-			e.Ready, e.Reason, e.Problems = false, calc.ReasonPortConflict, []string{"spec: because (PortConflict)"}
+			e.Ready, e.Reason, e.Problems = false, finding.ReasonPortConflict, []string{"spec: because (PortConflict)"}
 		})},
-		{"addresses of uplinks", []string{"192.0.2.1"}, func(f *Facts) {
-			f.Resolved = map[key]calc.Resolved{
+		{"addresses of uplinks", []string{"192.0.2.1"}, func(f *finding.Report) {
+			f.Resolved = map[key]finding.Resolved{
 				{Namespace: "shop", Name: "web"}:   {Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, Uplinks: []string{"eth0", "*"}},
 				{Namespace: "shop", Name: "other"}: {Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.5")}, Uplinks: []string{"eth0"}},
 			}
 		}, with(func(e *v1alpha1.InstanceStatus) {
 			e.Addresses, e.Uplinks = []string{"192.0.2.1", "2001:db8::1"}, []string{"eth0", "*"}
 		})},
-		{"an uplink without address", nil, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonNoUplinkAddress)} },
+		{"an uplink without address", nil, func(f *finding.Report) { f.Findings = []finding.Finding{found(finding.ReasonNoUplinkAddress)} },
 			with(func(e *v1alpha1.InstanceStatus) {
-				e.Addresses, e.Ready, e.Reason, e.Problems = nil, false, calc.ReasonNoUplinkAddress, []string{"spec: because (NoUplinkAddress)"}
+				e.Addresses, e.Ready, e.Reason, e.Problems = nil, false, finding.ReasonNoUplinkAddress, []string{"spec: because (NoUplinkAddress)"}
 			})},
-		{"too many addresses", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonTooManyAddresses)} },
+		{"too many addresses", []string{"192.0.2.1"}, func(f *finding.Report) { f.Findings = []finding.Finding{found(finding.ReasonTooManyAddresses)} },
 			bad("spec: because (TooManyAddresses)")},
-		{"another gateway's uplink", nil, func(f *Facts) {
-			f.Findings = []calc.Finding{finding(calc.ReasonNotAnUplink), finding(calc.ReasonServiceNotFound)}
+		{"another gateway's uplink", nil, func(f *finding.Report) {
+			f.Findings = []finding.Finding{found(finding.ReasonNotAnUplink), found(finding.ReasonServiceNotFound)}
 		}, nil},
-		{"of another Mapping", []string{"192.0.2.1"}, func(f *Facts) {
-			other := finding(calc.ReasonTooManyPorts)
+		{"of another Mapping", []string{"192.0.2.1"}, func(f *finding.Report) {
+			other := found(finding.ReasonTooManyPorts)
 			other.Name = "other"
-			f.Findings = []calc.Finding{other, {Reason: calc.ReasonLinkDown}}
+			f.Findings = []finding.Finding{other, {Reason: finding.ReasonLinkDown}}
 		}, &good},
-		{"in effect, but not as intended", []string{"192.0.2.1"}, func(f *Facts) {
-			f.Findings = []calc.Finding{finding(calc.ReasonNoReadyEndpoints)}
+		{"in effect, but not as intended", []string{"192.0.2.1"}, func(f *finding.Report) {
+			f.Findings = []finding.Finding{found(finding.ReasonNoReadyEndpoints)}
 		}, with(func(e *v1alpha1.InstanceStatus) {
-			e.Ready, e.Reason, e.Problems = false, calc.ReasonNoReadyEndpoints, []string{"spec: because (NoReadyEndpoints)"}
+			e.Ready, e.Reason, e.Problems = false, finding.ReasonNoReadyEndpoints, []string{"spec: because (NoReadyEndpoints)"}
 		})},
-		{"the first reason counts", []string{"192.0.2.1"}, func(f *Facts) {
-			f.Findings = []calc.Finding{finding(calc.ReasonEgressConflict), finding(calc.ReasonServiceNotFound), finding(calc.ReasonNoSources)}
+		{"the first reason counts", []string{"192.0.2.1"}, func(f *finding.Report) {
+			f.Findings = []finding.Finding{found(finding.ReasonEgressConflict), found(finding.ReasonServiceNotFound), found(finding.ReasonNoSources)}
 		}, with(func(e *v1alpha1.InstanceStatus) {
-			e.Ready, e.Reason = false, calc.ReasonServiceNotFound
+			e.Ready, e.Reason = false, finding.ReasonServiceNotFound
 			e.Problems = []string{"spec: because (EgressConflict)", "spec: because (ServiceNotFound)", "spec: because (NoSources)"}
 		})},
-		{"findings that stop no connection", []string{"192.0.2.1"}, func(f *Facts) {
-			f.Findings = []calc.Finding{finding(calc.ReasonMasqueradeIgnored)}
+		{"findings that stop no connection", []string{"192.0.2.1"}, func(f *finding.Report) {
+			f.Findings = []finding.Finding{found(finding.ReasonMasqueradeIgnored)}
 		}, with(func(e *v1alpha1.InstanceStatus) { e.Problems = []string{"spec: because (MasqueradeIgnored)"} })},
-		{"too many ports", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonTooManyPorts)} },
+		{"too many ports", []string{"192.0.2.1"}, func(f *finding.Report) { f.Findings = []finding.Finding{found(finding.ReasonTooManyPorts)} },
 			bad("spec: because (TooManyPorts)")},
-		{"no IPv6", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonIPv6Disabled)} },
+		{"no IPv6", []string{"192.0.2.1"}, func(f *finding.Report) { f.Findings = []finding.Finding{found(finding.ReasonIPv6Disabled)} },
 			bad("spec: because (IPv6Disabled)")},
-		{"no SCTP", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonSCTPNotSupported)} },
+		{"no SCTP", []string{"192.0.2.1"}, func(f *finding.Report) { f.Findings = []finding.Finding{found(finding.ReasonSCTPNotSupported)} },
 			bad("spec: because (SCTPNotSupported)")},
-		{"all of its ports are the host's", []string{"192.0.2.1"}, func(f *Facts) {
-			f.Findings = []calc.Finding{finding(calc.ReasonPortReserved)}
+		{"all of its ports are the host's", []string{"192.0.2.1"}, func(f *finding.Report) {
+			f.Findings = []finding.Finding{found(finding.ReasonPortReserved)}
 			f.State.Forwards = []*gateway.Forward{{Owner: "shop/other"}}
 		}, bad("spec: because (PortReserved)")},
-		{"a port of a range is the host's", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonPortReserved)) },
+		{"a port of a range is the host's", []string{"192.0.2.1"}, func(f *finding.Report) { *f = partly(*f, found(finding.ReasonPortReserved)) },
 			part("spec: because (PortReserved)")},
-		{"one of its addresses is not served", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonAddressNotServed)) },
+		{"one of its addresses is not served", []string{"192.0.2.1"}, func(f *finding.Report) { *f = partly(*f, found(finding.ReasonAddressNotServed)) },
 			part("spec: because (AddressNotServed)")},
-		{"IPv4 alone", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonIPv6Disabled)) },
+		{"IPv4 alone", []string{"192.0.2.1"}, func(f *finding.Report) { *f = partly(*f, found(finding.ReasonIPv6Disabled)) },
 			part("spec: because (IPv6Disabled)")},
-		{"all but SCTP", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonSCTPNotSupported)) },
+		{"all but SCTP", []string{"192.0.2.1"}, func(f *finding.Report) { *f = partly(*f, found(finding.ReasonSCTPNotSupported)) },
 			part("spec: because (SCTPNotSupported)")},
-		{"rules of one family are refused", []string{"192.0.2.1"}, func(f *Facts) { *f = partly(*f, finding(calc.ReasonRuleRefused)) },
+		{"rules of one family are refused", []string{"192.0.2.1"}, func(f *finding.Report) { *f = partly(*f, found(finding.ReasonRuleRefused)) },
 			bad("spec: because (RuleRefused)")},
-		{"a rule that is refused", []string{"192.0.2.1"}, func(f *Facts) { f.Findings = []calc.Finding{finding(calc.ReasonRuleRefused)} },
+		{"a rule that is refused", []string{"192.0.2.1"}, func(f *finding.Report) { f.Findings = []finding.Finding{found(finding.ReasonRuleRefused)} },
 			bad("spec: because (RuleRefused)")},
-		{"an apply that failed", []string{"192.0.2.1"}, func(f *Facts) { f.Err = errors.New("no iptables") },
+		{"an apply that failed", []string{"192.0.2.1"}, func(f *finding.Report) { f.Err = errors.New("no iptables") },
 			bad("could not be programmed: no iptables")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -177,7 +177,7 @@ func TestEntries(t *testing.T) {
 func TestAnEntryFits(t *testing.T) {
 	f := facts(map[string][]string{"web": {"192.0.2.1"}})
 	for range 2 * v1alpha1.MaxProblems {
-		f.Findings = append(f.Findings, calc.Finding{Namespace: "shop", Name: "web", Reason: calc.ReasonNoSources,
+		f.Findings = append(f.Findings, finding.Finding{Namespace: "shop", Name: "web", Reason: finding.ReasonNoSources,
 			Message: strings.Repeat("ä", v1alpha1.MaxProblemLength)})
 	}
 	got := entries("gw1", nil, f)[key{Namespace: "shop", Name: "web"}]

@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/smartnat/smartnat/pkg/finding"
 )
 
 const (
@@ -57,7 +59,7 @@ type Reporter struct {
 	wake chan struct{}
 
 	mu     sync.Mutex
-	latest *Facts
+	latest *finding.Report
 
 	// Only Run uses the following fields.
 	known   bool // have was read
@@ -77,7 +79,7 @@ func New(options Options) *Reporter {
 }
 
 // Report takes the result of an apply. It never blocks; the last report wins.
-func (r *Reporter) Report(f Facts) {
+func (r *Reporter) Report(f finding.Report) {
 	r.mu.Lock()
 	r.latest = &f
 	r.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -252,7 +252,7 @@ func TestWhatCannotBeWrittenIsTriedAgain(t *testing.T) {
 		a.after(t, soon, "write web")
 		a.fail(errors.New("connection refused"))
 		f := facts(web)
-		f.Findings = []calc.Finding{{Namespace: "shop", Name: "web", Reason: calc.ReasonNoSources}}
+		f.Findings = []finding.Finding{{Namespace: "shop", Name: "web", Reason: finding.ReasonNoSources}}
 		r.Report(f)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()

@@ -17,7 +17,7 @@ import (
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -37,10 +37,10 @@ type Kernel struct {
 // New returns a kernel that does not forward, with these links up.
 func New(links ...string) *Kernel {
 	k := &Kernel{}
-	k.Tables = &Tables{kernel: k, Rulesets: map[netfilter.Family]netfilter.Ruleset{
-		netfilter.IPv4: {Family: netfilter.IPv4}, netfilter.IPv6: {Family: netfilter.IPv6},
+	k.Tables = &Tables{kernel: k, Rulesets: map[gateway.Family]ruleset.Ruleset{
+		gateway.IPv4: {Family: gateway.IPv4}, gateway.IPv6: {Family: gateway.IPv6},
 	}}
-	k.Sets = &Sets{kernel: k, Members: map[string]netfilter.Set{}}
+	k.Sets = &Sets{kernel: k, Members: map[string]ruleset.Set{}}
 	k.Routes = &Routes{kernel: k, links: map[string]bool{}}
 	k.Sysctls = &Sysctls{kernel: k, Values: map[string]string{
 		"net/ipv4/ip_forward": "0", "net/ipv4/conf/all/rp_filter": "0",
@@ -76,7 +76,7 @@ func (k *Kernel) write(step string) error {
 type Tables struct {
 	kernel *Kernel
 	// Rulesets holds the rules of each family.
-	Rulesets map[netfilter.Family]netfilter.Ruleset
+	Rulesets map[gateway.Family]ruleset.Ruleset
 	// Saves and Restores count the calls.
 	Saves, Restores int
 	// Blind makes Stamp miss every change.
@@ -88,13 +88,13 @@ type Tables struct {
 }
 
 // Families returns the families of Rulesets, IPv4 first.
-func (t *Tables) Families() []netfilter.Family { return slices.Sorted(maps.Keys(t.Rulesets)) }
+func (t *Tables) Families() []gateway.Family { return slices.Sorted(maps.Keys(t.Rulesets)) }
 
 // Save returns the rules of the family. Its step is "IPv4 save".
-func (t *Tables) Save(_ context.Context, family netfilter.Family) (netfilter.Ruleset, error) {
+func (t *Tables) Save(_ context.Context, family gateway.Family) (ruleset.Ruleset, error) {
 	t.Saves++
 	if err := t.kernel.read(fmt.Sprintf("IPv%d save", family)); err != nil {
-		return netfilter.Ruleset{}, err
+		return ruleset.Ruleset{}, err
 	}
 	return t.Rulesets[family], nil
 }
@@ -107,7 +107,7 @@ func (t *Tables) Watch(ctx context.Context, changed func()) error {
 }
 
 // Stamp changes with every change, unless the tables are Blind.
-func (t *Tables) Stamp(family netfilter.Family) (uint64, error) {
+func (t *Tables) Stamp(family gateway.Family) (uint64, error) {
 	if err := t.kernel.read(fmt.Sprintf("IPv%d stamp", family)); err != nil || t.Blind {
 		return 0, err
 	}
@@ -118,7 +118,7 @@ func (t *Tables) Stamp(family netfilter.Family) (uint64, error) {
 }
 
 // Digest changes with every change.
-func (t *Tables) Digest(family netfilter.Family) (uint64, error) {
+func (t *Tables) Digest(family gateway.Family) (uint64, error) {
 	if err := t.kernel.read(fmt.Sprintf("IPv%d digest", family)); err != nil {
 		return 0, err
 	}
@@ -135,27 +135,27 @@ func (t *Tables) Alone(before, after uint64, tables int) bool {
 
 var seed = maphash.MakeSeed()
 
-func digest(rs netfilter.Ruleset) uint64 { return maphash.Bytes(seed, netfilter.Render(rs)) }
+func digest(rs ruleset.Ruleset) uint64 { return maphash.Bytes(seed, ruleset.Render(rs)) }
 
 // Restore commits table by table, so an error leaves the earlier tables written. Its steps are "IPv4 mangle" and so on.
-func (t *Tables) Restore(_ context.Context, batch netfilter.Batch) error {
+func (t *Tables) Restore(_ context.Context, batch ruleset.Batch) error {
 	t.Restores++
 	for _, table := range batch.Tables {
-		one := netfilter.Batch{Family: batch.Family, Tables: []netfilter.TableBatch{table}}
+		one := ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}
 		if err := t.check(t.Rulesets[batch.Family], one); err != nil {
 			return err
 		}
 		if err := t.kernel.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name)); err != nil {
 			return err
 		}
-		t.Rulesets[batch.Family] = netfilter.Apply(t.Rulesets[batch.Family], one)
+		t.Rulesets[batch.Family] = ruleset.Apply(t.Rulesets[batch.Family], one)
 		t.Writes++
 	}
 	return nil
 }
 
 // check refuses what iptables-restore refuses.
-func (t *Tables) check(have netfilter.Ruleset, b netfilter.Batch) error {
+func (t *Tables) check(have ruleset.Ruleset, b ruleset.Batch) error {
 	table := b.Tables[0]
 	before := chains(have, table.Name)
 	for _, name := range table.Delete {
@@ -168,7 +168,7 @@ func (t *Tables) check(have netfilter.Ruleset, b netfilter.Batch) error {
 			return fmt.Errorf("IPv%d %s: -D %s %v: no such rule", b.Family, table.Name, r.Chain, r.Rule)
 		}
 	}
-	after := chains(netfilter.Apply(have, b), table.Name)
+	after := chains(ruleset.Apply(have, b), table.Name)
 	for name, rules := range after {
 		for _, r := range rules {
 			if _, found := after[r.Target.Chain]; r.Target.Chain != "" && !found {
@@ -182,8 +182,8 @@ func (t *Tables) check(have netfilter.Ruleset, b netfilter.Batch) error {
 	return nil
 }
 
-func chains(rs netfilter.Ruleset, table string) map[string][]netfilter.Rule {
-	byName := map[string][]netfilter.Rule{}
+func chains(rs ruleset.Ruleset, table string) map[string][]ruleset.Rule {
+	byName := map[string][]ruleset.Rule{}
 	for _, t := range rs.Tables {
 		if t.Name != table {
 			continue

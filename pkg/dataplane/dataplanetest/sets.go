@@ -10,25 +10,25 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/smartnat/smartnat/pkg/netfilter"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 // Sets fakes sets of networks.
 type Sets struct {
 	kernel *Kernel
 	// Members holds our sets by name.
-	Members map[string]netfilter.Set
+	Members map[string]ruleset.Set
 	// Observations counts the calls of Observe.
 	Observations int
 }
 
 // Observe returns the sets. Its step is "observe sets".
-func (s *Sets) Observe() ([]netfilter.Set, error) {
+func (s *Sets) Observe() ([]ruleset.Set, error) {
 	s.Observations++
 	if err := s.kernel.read("observe sets"); err != nil {
 		return nil, err
 	}
-	var sets []netfilter.Set
+	var sets []ruleset.Set
 	for _, name := range slices.Sorted(maps.Keys(s.Members)) {
 		sets = append(sets, s.Members[name])
 	}
@@ -46,7 +46,7 @@ func (s *Sets) Stamp() (uint64, error) {
 }
 
 // Put creates the set. Its step is "put set NAME".
-func (s *Sets) Put(set netfilter.Set) error {
+func (s *Sets) Put(set ruleset.Set) error {
 	if err := s.kernel.write("put set " + set.Name); err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (s *Sets) Put(set netfilter.Set) error {
 }
 
 // Change changes the members. Its step is "change set NAME +1 -2".
-func (s *Sets) Change(set netfilter.Set, add, remove []netip.Prefix) error {
+func (s *Sets) Change(set ruleset.Set, add, remove []netip.Prefix) error {
 	have, found := s.Members[set.Name]
 	if !found {
 		return fmt.Errorf("set %s does not exist", set.Name)
@@ -75,7 +75,7 @@ func (s *Sets) Destroy(name string) error {
 	for family, rs := range s.kernel.Tables.Rulesets {
 		for _, t := range rs.Tables {
 			for _, c := range t.Chains {
-				if slices.ContainsFunc(c.Rules, func(r netfilter.Rule) bool { return r.SourceSet.Name == name }) {
+				if slices.ContainsFunc(c.Rules, func(r ruleset.Rule) bool { return r.SourceSet.Name == name }) {
 					return fmt.Errorf("set %s: IPv%d chain %s still names it", name, family, c.Name)
 				}
 			}

@@ -1,0 +1,173 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+)
+
+// refusing returns the rules of a state on a host that otherwise forwards nothing.
+func refusing(state gateway.State, family gateway.Family) ruleset.Ruleset {
+	rs := Build(state, family, options)
+	for _, table := range rs.Tables {
+		for _, c := range table.Chains {
+			if table.Name == "filter" && c.Name == "FORWARD" {
+				c.Policy = "DROP"
+			}
+		}
+	}
+	return rs
+}
+
+// byMark routes as the host does: by the main table to inside networks, otherwise by the uplink of the mark.
+func byMark(family gateway.Family, state gateway.State) func(netip.Addr, uint32) string {
+	return func(destination netip.Addr, mark uint32) string {
+		if netip.PrefixFrom(inside(family, 0), destination.BitLen()-16).Contains(destination) {
+			return "eth0"
+		}
+		for _, u := range state.Uplinks {
+			if m := options.Ownership.Uplink(u.Number); mark&m.Mask == m.Value {
+				return u.Link
+			}
+		}
+		return "eth7"
+	}
+}
+
+// TestPodsLeaveAsTheStateSays follows first packets to the outside, from pods and from senders that use their addresses.
+func TestPodsLeaveAsTheStateSays(t *testing.T) {
+	own := options.Ownership
+	for seed := range uint64(8) {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%d/IPv%d", seed, family), func(t *testing.T) {
+				state := randomState(rand.New(rand.NewPCG(seed, 1)), family)
+				tracer := ruleset.NewTracer(refusing(state, family))
+				for pod := range 62 {
+					p := packet(family, inside(family, pod), source(family, 9).Addr(), gateway.UDP, 53)
+					p.Route = byMark(family, state)
+					for _, p.In = range []string{"eth0", "eth1"} {
+						i := slices.IndexFunc(state.Egresses, func(e gateway.Egress) bool { return slices.Contains(e.Sources, p.Source.Addr()) })
+						got := tracer.Trace(p)
+						if spoofed := len(state.Uplinks) > 0 && p.In == "eth1"; i < 0 || spoofed {
+							if got.Verdict != ruleset.Drop || got.Packet.Mark != 0 {
+								t.Fatalf("%s by %s: verdict %d, mark %#x; want no match of ours, and a drop by the host's policy", p.Source, p.In, got.Verdict, got.Packet.Mark)
+							}
+							continue
+						}
+						e := state.Egresses[i]
+						if link := state.Uplinks[e.Uplink-1].Link; got.Verdict != ruleset.Accept || got.Out != link || got.Packet.Source.Addr() != e.Address || got.Masqueraded || got.Packet.ConnMark != own.Forwarded().Value {
+							t.Fatalf("%s: verdict %d by %s as %s, masqueraded %t, marked %#x; want it to leave by %s as %s",
+								p.Source, got.Verdict, got.Out, got.Packet.Source, got.Masqueraded, got.Packet.ConnMark, link, e.Address)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestEgress(t *testing.T) {
+	own, family := options.Ownership, gateway.IPv4
+	pod, other, client := inside(family, 1), inside(family, 200), source(family, 0).Addr()
+	state := gateway.State{
+		Uplinks:  uplinks,
+		ClampMSS: true,
+		Forwards: []*gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))},
+		Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod}}},
+	}
+	marked := own.Uplink(2).Value | own.Egress().Value
+	for _, tc := range []struct {
+		name     string
+		change   func(p *ruleset.Packet)
+		verdict  ruleset.Verb
+		out      string
+		from, to netip.Addr
+		mark     uint32
+		connMark uint32
+		// masqueraded and clamped describe further changes of the packet.
+		masqueraded, clamped bool
+	}{
+		{"to the outside", func(*ruleset.Packet) {}, ruleset.Accept, "eth2", external(family, 1), client, marked, 0x10, false, true},
+		{"to another pod", func(p *ruleset.Packet) { p.Destination = netip.AddrPortFrom(other, 80) }, ruleset.Drop, "eth0", pod, other, marked, 0, false, false},
+		{"to itself from outside", func(p *ruleset.Packet) { p.Destination = netip.AddrPortFrom(external(family, 1), 80) }, ruleset.Accept, "eth0", pod, pod, marked, 0x30, true, true},
+		{"a later packet", func(p *ruleset.Packet) { p.State, p.ConnMark, p.SYN = ruleset.Established, 0x10, false }, ruleset.Accept, "eth2", pod, client, marked, 0x10, false, false},
+		{"a connection from before", func(p *ruleset.Packet) { p.State = ruleset.Established }, ruleset.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"an answer", func(p *ruleset.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark = "eth2", ruleset.Established|ruleset.SNAT, ruleset.Reply, 0x10
+			p.Source, p.Destination = p.Destination, p.Source
+		}, ruleset.Accept, "eth0", client, pod, 0, 0x10, false, true},
+		{"an error about it", func(p *ruleset.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", ruleset.Related|ruleset.SNAT, ruleset.Reply, 0x10, "icmp"
+			p.Source, p.Destination = p.Destination, p.Source
+		}, ruleset.Accept, "eth0", client, pod, 0, 0x10, false, false},
+		{"to a network of another uplink", func(p *ruleset.Packet) {
+			p.Route = func(netip.Addr, uint32) string { return "eth1" }
+		}, ruleset.Accept, "eth1", external(family, 1), client, marked, 0x10, false, true},
+		{"without a connection", func(p *ruleset.Packet) { p.State = ruleset.Invalid }, ruleset.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"from a pod without egress", func(p *ruleset.Packet) { p.Source = netip.AddrPortFrom(other, 40000) }, ruleset.Drop, "eth7", other, client, 0, 0, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := packet(family, pod, client, gateway.TCP, 80)
+			p.In, p.SYN, p.Route = "eth0", true, byMark(family, state)
+			tc.change(&p)
+			got := ruleset.NewTracer(refusing(state, family)).Trace(p)
+			if got.Verdict != tc.verdict || got.Out != tc.out || got.Packet.Source.Addr() != tc.from || got.Packet.Destination.Addr() != tc.to {
+				t.Errorf("verdict %d by %s, %s to %s; want %d by %s, %s to %s\n%+v", got.Verdict, got.Out,
+					got.Packet.Source, got.Packet.Destination, tc.verdict, tc.out, tc.from, tc.to, got.Steps)
+			}
+			if got.Packet.Mark != tc.mark || got.Packet.ConnMark != tc.connMark || got.Masqueraded != tc.masqueraded || got.Clamped != tc.clamped {
+				t.Errorf("marks %#x and %#x, masqueraded %t, clamped %t; want %#x, %#x, %t, %t", got.Packet.Mark, got.Packet.ConnMark,
+					got.Masqueraded, got.Clamped, tc.mark, tc.connMark, tc.masqueraded, tc.clamped)
+			}
+		})
+	}
+}
+
+// TestEgressBehindAnUplink covers hosts with one link. Pods come in by its uplink and are recognized by their network. Replies
+// to them follow the main table, which leads to their node, not the table of the uplink, which leads to the provider's router.
+func TestEgressBehindAnUplink(t *testing.T) {
+	own := options.Ownership
+	for _, family := range families {
+		for _, protocol := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
+			pod, other, client := inside(family, 1), inside(family, 200), source(family, 0).Addr()
+			state := gateway.State{
+				Uplinks:        uplinks,
+				InsideNetworks: []netip.Prefix{only(pod)},
+				Egresses:       []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod, other}}},
+			}
+			tracer := ruleset.NewTracer(refusing(state, family))
+			opened := packet(family, pod, client, protocol, 80)
+			opened.In, opened.Route = "eth2", byMark(family, state)
+			goesOn := opened
+			goesOn.State, goesOn.ConnMark = ruleset.Established, own.Forwarded().Value
+			for name, p := range map[string]ruleset.Packet{"first": opened, "later": goesOn} {
+				got := tracer.Trace(p)
+				if got.Verdict != ruleset.Accept || got.Out != "eth2" || got.Packet.ConnMark != own.Forwarded().Value {
+					t.Errorf("%s packet by %s: verdict %d by %s, connection marked %#x; want eth2 and mark %#x",
+						name, protocol, got.Verdict, got.Out, got.Packet.ConnMark, own.Forwarded().Value)
+				}
+				if want := external(family, 1); name == "first" && got.Packet.Source.Addr() != want {
+					t.Errorf("it leaves as %s, want %s", got.Packet.Source, want)
+				}
+			}
+			answer := opened
+			answer.Source, answer.Destination = answer.Destination, answer.Source
+			answer.State, answer.Direction, answer.ConnMark = ruleset.Established|ruleset.SNAT, ruleset.Reply, own.Forwarded().Value
+			if got := tracer.Trace(answer); got.Verdict != ruleset.Accept || got.Packet.Mark != 0 {
+				t.Errorf("answer: verdict %d, mark %#x; want it accepted and routed by the main table", got.Verdict, got.Packet.Mark)
+			}
+			opened.Source = netip.AddrPortFrom(other, 40000)
+			if got := tracer.Trace(opened); got.Verdict != ruleset.Drop || got.Packet.Mark != 0 {
+				t.Errorf("from a pod of another network: verdict %d, mark %#x; want it dropped", got.Verdict, got.Packet.Mark)
+			}
+		}
+	}
+}
