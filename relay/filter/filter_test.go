@@ -18,8 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/filter"
+	"github.com/smartnat/smartnat/relay/filter/filtertest"
 )
 
 var update = flag.Bool("update", false, "write the golden files instead of comparing with them")
@@ -77,8 +79,8 @@ func TestWhatLeavesTheCluster(t *testing.T) {
 	named.Endpoints[0].Conditions.Ready = &terminating
 	for name, obj := range map[string]any{
 		"mapping": mapping, "service": service, "endpointslice": slice,
-		"gateway-mapping": filter.GatewayMapping(mapping), "gateway-service": filter.GatewayService(service),
-		"gateway-endpointslice": filter.GatewayEndpointSlice(named),
+		"gateway-mapping": kinds.Mapping.ForGateway(mapping), "gateway-service": kinds.Service.ForGateway(service),
+		"gateway-endpointslice": kinds.EndpointSlice.ForGateway(named),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := yaml.Marshal(obj)
@@ -149,15 +151,18 @@ func TestVisible(t *testing.T) {
 		{"an empty Service name does not match slices without a Service", []*v1alpha1.Mapping{mapping("a", "")}, []string{"mapping shop/a"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := filter.Visible(filter.Cluster{Mappings: test.mappings, Services: services, EndpointSlices: slices})
-			if diff := cmp.Diff(test.want, names(got)); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
+			in := filtertest.Cluster{Mappings: test.mappings, Services: services, EndpointSlices: slices}
+			if diff := cmp.Diff(test.want, names(filtertest.Visible(in))); diff != "" {
+				t.Errorf("plain function: -want +got\n%s", diff)
+			}
+			if diff := cmp.Diff(test.want, names(indexed(in).visible())); diff != "" {
+				t.Errorf("Index: -want +got\n%s", diff)
 			}
 		})
 	}
 }
 
-func names(c filter.Cluster) []string {
+func names(c filtertest.Cluster) []string {
 	var all []string
 	add := func(kind string, obj metav1.Object) {
 		all = append(all, kind+" "+types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String())
@@ -187,60 +192,6 @@ func TestStrippingChangesNothingOfTheOriginal(t *testing.T) {
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s: -want +got\n%s", name, diff)
-		}
-	}
-}
-
-// TestGatewayLabels proves that a gateway gets only the labels of a slice that prove its endpoints to be pods.
-func TestGatewayLabels(t *testing.T) {
-	const service, manager = discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy
-	for _, test := range []struct {
-		name     string
-		in, want map[string]string
-	}{
-		{"none", nil, nil},
-		{"others", map[string]string{"team": "a"}, nil},
-		{"managed by the controller", map[string]string{service: "web", manager: "endpointslice-controller.k8s.io", "team": "a"},
-			map[string]string{service: "web", manager: "endpointslice-controller.k8s.io"}},
-		{"handmade", map[string]string{service: "web"}, map[string]string{service: "web"}},
-		{"empty", map[string]string{service: "web", manager: ""}, map[string]string{service: "web"}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got := filter.GatewayEndpointSlice(slice("shop", "web-1", test.in)).Labels
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
-		})
-	}
-}
-
-// TestGatewayConditionsMeanTheSame proves that dropping conditions does not change their meaning, by the defaults of
-// discovery/v1.
-func TestGatewayConditionsMeanTheSame(t *testing.T) {
-	type meaning struct{ ready, serving, terminating bool }
-	means := func(c discoveryv1.EndpointConditions) (m meaning) {
-		is := func(condition *bool, otherwise bool) bool {
-			if condition == nil {
-				return otherwise
-			}
-			return *condition
-		}
-		m.ready = is(c.Ready, true)
-		if !m.ready { // the other conditions matter only then
-			m.serving, m.terminating = is(c.Serving, m.ready), is(c.Terminating, false)
-		}
-		return m
-	}
-	some := []*bool{nil, new(true), new(false)}
-	for _, ready := range some {
-		for _, serving := range some {
-			for _, terminating := range some {
-				in := discoveryv1.EndpointConditions{Ready: ready, Serving: serving, Terminating: terminating}
-				out := filter.GatewayEndpointSlice(&discoveryv1.EndpointSlice{Endpoints: []discoveryv1.Endpoint{{Conditions: in}}})
-				if got := out.Endpoints[0].Conditions; means(got) != means(in) {
-					t.Errorf("%v became %v", in, got)
-				}
-			}
 		}
 	}
 }

@@ -16,12 +16,13 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/filter"
+	"github.com/smartnat/smartnat/relay/filter/filtertest"
 )
 
 // FuzzVisible proves for any objects that Visible does not panic, shows no Service that a valid Mapping of its namespace
-// does not name, shows no slice of another Service, and is idempotent.
+// does not name, shows no slice of another Service, and is idempotent, and that the Index shows the same objects.
 func FuzzVisible(f *testing.F) {
-	for _, cluster := range []filter.Cluster{
+	for _, cluster := range []filtertest.Cluster{
 		{},
 		{
 			Mappings: []*v1alpha1.Mapping{mapping("a", "web"), mapping("b", "")},
@@ -42,7 +43,7 @@ func FuzzVisible(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var cluster filter.Cluster
+		var cluster filtertest.Cluster
 		if json.Unmarshal(text, &cluster) != nil {
 			return
 		}
@@ -51,11 +52,11 @@ func FuzzVisible(f *testing.F) {
 		cluster.EndpointSlices = withoutNil(cluster.EndpointSlices)
 		named := map[types.NamespacedName]bool{}
 		for _, m := range cluster.Mappings {
-			if service, valid := filter.NamedBy(m); valid && service.Namespace == m.Namespace {
+			if service, valid := filter.ServiceOf(m); valid && service.Namespace == m.Namespace {
 				named[service] = true
 			}
 		}
-		out := filter.Visible(cluster)
+		out := filtertest.Visible(cluster)
 		for _, s := range out.Services {
 			if !named[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] || len(s.Annotations)+len(s.ManagedFields) > 0 {
 				t.Errorf("Service %s/%s leaves the cluster", s.Namespace, s.Name)
@@ -66,7 +67,10 @@ func FuzzVisible(f *testing.F) {
 				t.Errorf("EndpointSlice %s/%s leaves the cluster", s.Namespace, s.Name)
 			}
 		}
-		if diff := cmp.Diff(out, filter.Visible(out), cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(filtertest.Visible(unique(cluster)), indexed(unique(cluster)).visible(), cmpopts.EquateEmpty(), cmpopts.SortSlices(before)); diff != "" {
+			t.Errorf("the Index shows others (-plain function +Index):\n%s", diff)
+		}
+		if diff := cmp.Diff(out, filtertest.Visible(out), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("not idempotent (-once +twice):\n%s", diff)
 		}
 	})

@@ -23,14 +23,15 @@ import (
 	clientfeatures "k8s.io/client-go/features"
 	clientfeaturestesting "k8s.io/client-go/features/testing"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/relay/filter"
+	"github.com/smartnat/smartnat/relay/filter/filtertest"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // TestInformersConverge is a random walk through changes of a cluster, broken connections, restarts of replicas, and
 // clients that reach another replica with each connection, as they do behind a Service. The stock reflectors of client-go
-// always converge on filter.Visible of the cluster, and no event of one replica is lost, repeated or reordered.
+// always converge on filtertest.Visible of the cluster, and no event of one replica is lost, repeated or reordered.
 func TestInformersConverge(t *testing.T) {
 	replaced, told := 0, 0
 	for seed := range uint64(12) {
@@ -62,7 +63,7 @@ func TestInformersConverge(t *testing.T) {
 type world struct {
 	*testing.T
 	*rand.Rand
-	cluster  filter.Cluster
+	cluster  filtertest.Cluster
 	changes  int
 	server   *httptest.Server
 	followed []*follower
@@ -205,19 +206,19 @@ func place[T watchcache.Object](w *world, objects []T, obj T) []T {
 	return append(objects, obj)
 }
 
-// check waits until all clients hold filter.Visible of the cluster.
+// check waits until all clients hold filtertest.Visible of the cluster.
 func (w *world) check() {
-	visible := filter.Visible(w.cluster)
+	visible := filtertest.Visible(w.cluster)
 	wants := [2][3]map[string]watchcache.Object{{{}, {}, {}}, {{}, {}, {}}}
 	whole, brief := wants[watchcache.Whole], wants[watchcache.ForGateway]
 	for _, m := range visible.Mappings {
-		whole[0][m.Name], brief[0][m.Name] = m, filter.GatewayMapping(m)
+		whole[0][m.Name], brief[0][m.Name] = m, kinds.Mapping.ForGateway(m)
 	}
 	for _, s := range visible.Services {
-		whole[1][s.Name], brief[1][s.Name] = s, filter.GatewayService(s)
+		whole[1][s.Name], brief[1][s.Name] = s, kinds.Service.ForGateway(s)
 	}
 	for _, s := range visible.EndpointSlices {
-		whole[2][s.Name], brief[2][s.Name] = s, filter.GatewayEndpointSlice(s)
+		whole[2][s.Name], brief[2][s.Name] = s, kinds.EndpointSlice.ForGateway(s)
 	}
 	for _, f := range w.followed {
 		want := wants[f.view]

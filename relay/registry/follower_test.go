@@ -97,7 +97,7 @@ func listWatch[L runtime.Object](client interface {
 	}
 }
 
-// state returns the held objects in the form of filter.Visible.
+// state returns the held objects in the form of filtertest.Visible.
 func (f *follower) state() map[string]watchcache.Object {
 	f.mu.Lock()
 	defer f.mu.Unlock()

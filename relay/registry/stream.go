@@ -194,10 +194,10 @@ func (all *streams) remove(s *stream) {
 // wake pokes all watches on new events and on shutdown.
 func (all *streams) wake(of *watchcache.Resource, stopping, none <-chan struct{}) {
 	for {
-		news := of.News()
+		changed := of.Changed()
 		all.poke()
 		select {
-		case <-news:
+		case <-changed:
 		case <-stopping:
 			stopping = nil
 		case <-none:

@@ -12,6 +12,6 @@
 // Watchers have no buffers. Each reads the history at its own pace; a watcher that falls behind the history gets
 // ErrExpired and lists again.
 //
-// Package watchcache depends on package filter and on the reflectors of client-go that fill it. It does not know HTTP or
-// users.
+// Package filter decides which objects and fields leave; this package applies its decisions and depends on the reflectors of
+// client-go that fill it. It does not know HTTP or users.
 package watchcache

@@ -9,21 +9,13 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/relay/filter"
+	"github.com/smartnat/smartnat/apis/kinds"
 )
 
-// Object is an object of any of the three kinds.
-type Object interface {
-	runtime.Object
-	metav1.Object
-}
+// Object is an object of any kind.
+type Object = kinds.Object
 
 // View selects how much of an object a client gets.
 type View int
@@ -42,6 +34,7 @@ type Entry struct {
 	Object  Object
 	Version Version
 
+	kind           *kinds.Kind
 	json, protobuf [views]encoding
 }
 
@@ -54,10 +47,8 @@ type encoding struct {
 
 // newEntry returns an Entry of obj at version v. It copies obj as far as needed, because the reflector's side keeps using
 // it.
-func newEntry(obj Object, v Version) *Entry {
-	obj = shallowCopy(obj)
-	obj.SetResourceVersion(v.String())
-	return &Entry{Object: obj, Version: v}
+func newEntry(kind *kinds.Kind, obj Object, v Version) *Entry {
+	return &Entry{Object: kind.WithVersion(obj, v.String()), Version: v, kind: kind}
 }
 
 // JSON returns the object as JSON. Callers must not modify it.
@@ -81,7 +72,7 @@ func (e *Entry) encode(as *encoding, view View, marshal func(Object) ([]byte, er
 	as.once.Do(func() {
 		obj := e.Object
 		if view == ForGateway {
-			obj = forGateway(obj)
+			obj = e.kind.ForGateway(obj)
 		}
 		if as.data, as.err = marshal(obj); as.err != nil {
 			as.err = fmt.Errorf("encoding %s/%s: %w", e.Object.GetNamespace(), e.Object.GetName(), as.err)
@@ -104,37 +95,4 @@ type Event struct {
 }
 
 // At returns the object at a later version, for clients whose selector it no longer matches.
-func (e *Entry) At(v Version) *Entry { return newEntry(e.Object, v) }
-
-// forGateway returns the part of an object that a gateway needs, at the same version.
-func forGateway(obj Object) Object {
-	var brief Object
-	switch o := obj.(type) {
-	case *v1alpha1.Mapping:
-		brief = filter.GatewayMapping(o)
-	case *corev1.Service:
-		brief = filter.GatewayService(o)
-	case *discoveryv1.EndpointSlice:
-		brief = filter.GatewayEndpointSlice(o)
-	default:
-		return obj
-	}
-	brief.SetResourceVersion(obj.GetResourceVersion())
-	return brief
-}
-
-// shallowCopy copies obj deep enough to set another resource version.
-func shallowCopy(obj Object) Object {
-	switch o := obj.(type) {
-	case *v1alpha1.Mapping:
-		c := *o
-		return &c
-	case *corev1.Service:
-		c := *o
-		return &c
-	case *discoveryv1.EndpointSlice:
-		c := *o
-		return &c
-	}
-	return obj.DeepCopyObject().(Object)
-}
+func (e *Entry) At(v Version) *Entry { return newEntry(e.kind, e.Object, v) }

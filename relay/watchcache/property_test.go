@@ -16,13 +16,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
-	"github.com/smartnat/smartnat/relay/filter"
+	"github.com/smartnat/smartnat/relay/filter/filtertest"
 )
 
 // TestWatchersConverge is a random walk through changes of a cluster, lost connections to it, restarts of relays, and
 // watchers that fall behind, move to another relay or list again. A watcher that has read all events always holds
-// filter.Visible of the cluster, and it has seen each change of an object once and in order.
+// filtertest.Visible of the cluster, and it has seen each change of an object once and in order.
 func TestWatchersConverge(t *testing.T) {
 	for seed := range uint64(100) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
@@ -68,8 +69,8 @@ func newWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
-// kinds returns the Resources in the order of the world's kinds.
-func kinds(c *Cache) [3]*Resource {
+// resourcesOf returns the Resources in the order of the world's kinds.
+func resourcesOf(c *Cache) [3]*Resource {
 	return [3]*Resource{c.Mappings(), c.Services(), c.EndpointSlices()}
 }
 
@@ -102,7 +103,7 @@ func (w *world) restart(i int) {
 }
 
 func (w *world) list(relay int) {
-	for kind, r := range kinds(w.relays[relay]) {
+	for kind, r := range resourcesOf(w.relays[relay]) {
 		var objs []any
 		for _, obj := range w.cluster[kind] {
 			objs = append(objs, obj)
@@ -124,7 +125,7 @@ func (w *world) change(tell bool) {
 		delete(w.cluster[kind], key)
 		if tell {
 			for _, c := range w.relays {
-				if err := kinds(c)[kind].Store().Delete(old); err != nil {
+				if err := resourcesOf(c)[kind].Store().Delete(old); err != nil {
 					w.Fatal(err)
 				}
 			}
@@ -137,7 +138,7 @@ func (w *world) change(tell bool) {
 	w.cluster[kind][key] = obj
 	if tell {
 		for _, c := range w.relays {
-			if err := kinds(c)[kind].Store().Update(obj); err != nil {
+			if err := resourcesOf(c)[kind].Store().Update(obj); err != nil {
 				w.Fatal(err)
 			}
 		}
@@ -173,7 +174,7 @@ func (w *world) object(kind int) Object {
 
 // read lets a watcher read the events after its position, or list if that is expired.
 func (w *world) read(c *watcher) {
-	r := kinds(w.relays[c.relay])[c.kind]
+	r := resourcesOf(w.relays[c.relay])[c.kind]
 	events, at, _, err := r.Since(c.at)
 	if errors.Is(err, ErrExpired) {
 		entries, version := r.List()
@@ -205,7 +206,7 @@ func (w *world) apply(c *watcher, e Event) {
 	if held != nil && (e.Old == nil || e.Old.Object.GetResourceVersion() != held.GetResourceVersion()) {
 		w.Errorf("%s %s: a change since %s is missing", e.Type, key, held.GetResourceVersion())
 	}
-	if held != nil && e.Type == watch.Modified && sameContent(obj, unversioned(held)) {
+	if held != nil && e.Type == watch.Modified && resourcesOf(w.relays[c.relay])[c.kind].kind.Same(obj, unversioned(held)) {
 		w.Errorf("%s %s without a change", e.Type, key)
 	}
 	c.at = e.Version
@@ -216,7 +217,7 @@ func (w *world) apply(c *watcher, e Event) {
 	}
 }
 
-// check lets all watchers catch up and compares their objects with filter.Visible.
+// check lets all watchers catch up and compares their objects with filtertest.Visible.
 func (w *world) check() {
 	want := w.visible()
 	for _, c := range w.watchers {
@@ -232,7 +233,7 @@ func (w *world) check() {
 }
 
 func (w *world) visible() [3]map[types.NamespacedName]Object {
-	var in filter.Cluster
+	var in filtertest.Cluster
 	for _, obj := range w.cluster[0] {
 		in.Mappings = append(in.Mappings, obj.(*v1alpha1.Mapping))
 	}
@@ -242,7 +243,7 @@ func (w *world) visible() [3]map[types.NamespacedName]Object {
 	for _, obj := range w.cluster[2] {
 		in.EndpointSlices = append(in.EndpointSlices, obj.(*discoveryv1.EndpointSlice))
 	}
-	out := filter.Visible(in)
+	out := filtertest.Visible(in)
 	var all [3]map[types.NamespacedName]Object
 	for kind := range all {
 		all[kind] = map[types.NamespacedName]Object{}
@@ -260,7 +261,5 @@ func (w *world) visible() [3]map[types.NamespacedName]Object {
 }
 
 func unversioned(obj Object) Object {
-	obj = shallowCopy(obj)
-	obj.SetResourceVersion("")
-	return obj
+	return kinds.Of(obj).WithVersion(obj, "")
 }

@@ -8,32 +8,21 @@ import (
 	"sync/atomic"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-)
 
-// kind holds the functions that differ between kinds.
-type kind struct {
-	// strip returns the part of an object that may leave the cluster, or false if the type is wrong.
-	strip func(any) (Object, bool)
-	// empty returns a new object to decode into.
-	empty func() Object
-	// service returns the Service that decides whether an object is visible, or none.
-	service func(Object) types.NamespacedName
-	// visible reports whether an object is visible now.
-	visible func(*held) bool
-	// index is called with the new Service (after) before an object is published, and then with the old one (before). The
-	// other argument is none.
-	index func(key, before, after types.NamespacedName)
-}
+	"github.com/smartnat/smartnat/apis/kinds"
+	"github.com/smartnat/smartnat/relay/filter"
+)
 
 // Resource is the part of a Cache that holds one kind.
 type Resource struct {
-	kind
-	cache *Cache
+	kind filter.Kind
+	// number is the index of the kind in the table.
+	number int
+	cache  *Cache
 	// known holds the stripped objects of the cluster, visible or not. served holds the visible ones.
-	known  map[types.NamespacedName]*held
+	known  map[types.NamespacedName]*storedObject
 	served map[types.NamespacedName]*Entry
 	// listed is the sorted list of served. It is built on first use and reset by each change.
 	listed atomic.Pointer[[]*Entry]
@@ -42,17 +31,20 @@ type Resource struct {
 	events  []Event
 	horizon Version
 	synced  bool
-	// changed is closed when there is a new event. news is set until then.
+	// changed is closed when there is a new event. hasNews is set until then.
 	changed chan struct{}
-	news    bool
+	hasNews bool
 }
 
-func (r *Resource) init(c *Cache, k kind) {
-	r.kind, r.cache, r.horizon = k, c, c.version
-	r.known = map[types.NamespacedName]*held{}
-	r.served = map[types.NamespacedName]*Entry{}
-	r.changed = make(chan struct{})
+func newResource(c *Cache, number int, kind filter.Kind) *Resource {
+	return &Resource{
+		kind: kind, number: number, cache: c, horizon: c.version, changed: make(chan struct{}),
+		known: map[types.NamespacedName]*storedObject{}, served: map[types.NamespacedName]*Entry{},
+	}
 }
+
+// Kind returns the kind of the objects.
+func (r *Resource) Kind() *kinds.Kind { return r.kind.Kind }
 
 // Get returns the visible object of that name, or nil.
 func (r *Resource) Get(namespace, name string) *Entry {
@@ -101,8 +93,8 @@ func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, er
 	return r.events[first:len(r.events):len(r.events)], r.cache.version, r.changed, nil
 }
 
-// News returns a channel that is closed on the next change.
-func (r *Resource) News() <-chan struct{} {
+// Changed returns a channel that is closed on the next change.
+func (r *Resource) Changed() <-chan struct{} {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
 	return r.changed
@@ -119,7 +111,7 @@ func (c *Cache) Knows(version Version) error {
 }
 
 // take replaces the known object of a key by now, or removes it if now is nil.
-func (r *Resource) take(key types.NamespacedName, now *held) {
+func (r *Resource) take(key types.NamespacedName, now *storedObject) {
 	var before, after types.NamespacedName
 	if old := r.known[key]; old != nil {
 		before = old.service
@@ -129,20 +121,21 @@ func (r *Resource) take(key types.NamespacedName, now *held) {
 	} else {
 		r.known[key], after = now, now.service
 	}
-	// Services and slices that a Mapping makes visible appear before it and disappear after it.
+	// Objects that a Mapping makes visible appear before it and disappear after it.
+	ref := filter.Ref{Kind: r.number, Key: key}
 	if before != after {
-		r.index(key, none, after)
+		r.cache.publish(r.cache.index.Add(ref, after))
 	}
-	r.settle(key)
+	r.publishDiff(key)
 	if before != after {
-		r.index(key, before, none)
+		r.cache.publish(r.cache.index.Remove(ref, before))
 	}
 }
 
-// settle publishes the difference between the known and the served state of one object, if any.
-func (r *Resource) settle(key types.NamespacedName) {
+// publishDiff publishes the difference between the known and the served state of one object, if any.
+func (r *Resource) publishDiff(key types.NamespacedName) {
 	now := r.known[key]
-	shown := now != nil && r.visible(now)
+	shown := now != nil && r.cache.index.IsVisible(r.number, now.service)
 	switch {
 	case shown:
 		r.unpack(now)
@@ -159,16 +152,16 @@ func (r *Resource) settle(key types.NamespacedName) {
 	case before.Object.GetUID() != now.object.GetUID():
 		r.publish(watch.Deleted, key, before.Object)
 		r.publish(watch.Added, key, now.object)
-	case !sameContent(before.Object, now.object):
+	case !r.kind.Same(before.Object, now.object):
 		r.publish(watch.Modified, key, now.object)
 	}
 }
 
 func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object) {
 	r.cache.version++
-	r.news = true
+	r.hasNews = true
 	r.listed.Store(nil)
-	entry, old := newEntry(obj, r.cache.version), r.served[key]
+	entry, old := newEntry(r.kind.Kind, obj, r.cache.version), r.served[key]
 	if t == watch.Deleted {
 		delete(r.served, key)
 	} else {
@@ -180,17 +173,10 @@ func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Obje
 		return
 	}
 	event := Event{Type: t, Version: entry.Version, Object: entry, Old: old, At: time.Now()}
-	event.Minor = t == watch.Modified && sameContent(forGateway(old.Object), forGateway(obj))
+	event.Minor = t == watch.Modified && r.kind.Same(r.kind.ForGateway(old.Object), r.kind.ForGateway(obj))
 	r.events = append(r.events, event)
 	if surplus := len(r.events) - r.cache.history; surplus > r.cache.history {
 		r.horizon = r.events[surplus-1].Version
 		r.events = append(make([]Event, 0, 2*r.cache.history), r.events[surplus:]...)
 	}
-}
-
-// sameContent compares everything except the resource version, which is empty in known.
-func sameContent(served, known Object) bool {
-	served = shallowCopy(served)
-	served.SetResourceVersion(known.GetResourceVersion())
-	return equality.Semantic.DeepEqual(served, known)
 }

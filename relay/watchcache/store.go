@@ -24,33 +24,33 @@ func (s Store) Add(obj any) error { return s.Update(obj) }
 
 // Update adds or replaces an object.
 func (s Store) Update(obj any) error {
-	h, err := s.hold(obj)
+	stored, err := s.stored(obj)
 	if err != nil {
 		return err
 	}
-	s.do(func() { s.resource.take(h.key, h) })
+	s.do(func() { s.resource.take(stored.key, stored) })
 	return nil
 }
 
 // Delete removes an object.
 func (s Store) Delete(obj any) error {
-	h, err := s.hold(obj)
+	stored, err := s.stored(obj)
 	if err != nil {
 		return err
 	}
-	s.do(func() { s.resource.take(h.key, nil) })
+	s.do(func() { s.resource.take(stored.key, nil) })
 	return nil
 }
 
 // Replace replaces all objects. The Cache has synced once Replace was called for every kind.
 func (s Store) Replace(objs []any, _ string) error {
-	next := make(map[types.NamespacedName]*held, len(objs))
+	next := make(map[types.NamespacedName]*storedObject, len(objs))
 	for _, obj := range objs {
-		h, err := s.hold(obj)
+		stored, err := s.stored(obj)
 		if err != nil {
 			return err
 		}
-		next[h.key] = h
+		next[stored.key] = stored
 	}
 	s.do(func() {
 		for key := range s.resource.known {
@@ -58,12 +58,12 @@ func (s Store) Replace(objs []any, _ string) error {
 				s.resource.take(key, nil)
 			}
 		}
-		for key, h := range next {
-			s.resource.take(key, h)
+		for key, stored := range next {
+			s.resource.take(key, stored)
 		}
 		s.resource.synced = true
 		c := s.resource.cache
-		c.synced = c.mappings.synced && c.services.synced && c.slices.synced
+		c.synced = c.isComplete()
 	})
 	return nil
 }
@@ -75,24 +75,23 @@ func (s Store) Resync() error { return nil }
 // once then.
 func (s Store) Transformer() toolscache.TransformFunc {
 	return func(obj any) (any, error) {
-		h, err := s.hold(obj)
+		stored, err := s.stored(obj)
 		if err == nil {
-			s.resource.pack(h)
+			s.resource.pack(stored)
 		}
-		return h, err
+		return stored, err
 	}
 }
 
-// hold strips an object, unless the Transformer has done so.
-func (s Store) hold(obj any) (*held, error) {
-	if h, ok := obj.(*held); ok {
-		return h, nil
+// stored strips an object, unless the Transformer has done so.
+func (s Store) stored(obj any) (*storedObject, error) {
+	if stored, ok := obj.(*storedObject); ok {
+		return stored, nil
 	}
-	stripped, ok := s.resource.strip(obj)
-	if !ok {
+	if !s.resource.kind.Is(obj) {
 		return nil, fmt.Errorf("unexpected object of type %T from the API server", obj)
 	}
-	return &held{key: keyOf(stripped), service: s.resource.service(stripped), object: stripped}, nil
+	return s.resource.newStored(obj.(Object)), nil
 }
 
 // do applies a change to the Cache and wakes the watchers of the kinds that changed.

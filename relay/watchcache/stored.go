@@ -5,16 +5,25 @@ package watchcache
 
 import "k8s.io/apimachinery/pkg/types"
 
-// held is the state of an object of the cluster, visible or not.
-type held struct {
+// storedObject is an object of the cluster, visible or not.
+type storedObject struct {
 	key types.NamespacedName
-	// service is the Service that a Mapping names, that an EndpointSlice backs, or the Service itself; none if there is
-	// none.
+	// service is the Service that decides with the object's key whether it is visible (filter.Kind), or the zero value.
 	service types.NamespacedName
 	// object is the stripped object. Most objects of a cluster are never visible: those are packed as protobuf, and object
 	// is nil.
 	object Object
 	packed []byte
+}
+
+// newStored strips an object of the kind.
+func (r *Resource) newStored(obj Object) *storedObject {
+	stripped := r.kind.Strip(obj)
+	stored := &storedObject{key: keyOf(stripped), object: stripped}
+	if service, ok := r.kind.Service(stripped); ok {
+		stored.service = service
+	}
+	return stored
 }
 
 // message is an object with a protobuf encoding.
@@ -26,8 +35,8 @@ type message interface {
 
 // pack replaces the object by its protobuf encoding, which takes less memory. It leaves the object alone if its kind has
 // no encoding or the encoding does not decode again.
-func (r *Resource) pack(h *held) {
-	m, ok := h.object.(message)
+func (r *Resource) pack(s *storedObject) {
+	m, ok := s.object.(message)
 	if !ok {
 		return
 	}
@@ -36,26 +45,26 @@ func (r *Resource) pack(h *held) {
 		return
 	}
 	if _, ok := r.read(packed); ok {
-		h.object, h.packed = nil, packed
+		s.object, s.packed = nil, packed
 	}
 }
 
 // unpack reverses pack.
-func (r *Resource) unpack(h *held) {
-	if h.object != nil {
+func (r *Resource) unpack(s *storedObject) {
+	if s.object != nil {
 		return
 	}
-	if obj, ok := r.read(h.packed); ok { // always true: pack has verified it
-		h.object, h.packed = obj, nil
+	if obj, ok := r.read(s.packed); ok { // always true: pack has verified it
+		s.object, s.packed = obj, nil
 	}
 }
 
 // read decodes a packed object. The encoding holds neither the kind nor the difference between empty and absent lists;
-// strip restores both.
+// Strip restores both.
 func (r *Resource) read(packed []byte) (Object, bool) {
-	m, ok := r.empty().(message)
+	m, ok := r.kind.New().(message)
 	if !ok || m.Unmarshal(packed) != nil {
 		return nil, false
 	}
-	return r.strip(m)
+	return r.kind.Strip(m), true
 }

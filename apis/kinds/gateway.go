@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package filter
+package kinds
 
 import (
 	corev1 "k8s.io/api/core/v1"
@@ -11,44 +11,50 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// The functions of this file return the part of a stripped object that a gateway needs. A gateway asks for it by the
-// profile of the media type; other clients, such as kubectl, get the whole stripped object. The results share memory with
-// their arguments and must not be modified.
+// The functions of this file return the part of an object that a gateway needs, in two places: a relay sends only that part
+// to a client that asks for it by the profile of the media type, and a gateway keeps only that part of what any server sends.
+// It saves memory, and changes of other fields cause no work. The results share memory with their arguments.
 
-// GatewayMapping drops the status and the labels.
-func GatewayMapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
+// mappingForGateway drops the status and the labels.
+func mappingForGateway(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	meta := gatewayMeta(&in.ObjectMeta)
 	// The older of two conflicting Mappings wins, and status reports name UID and generation.
 	meta.UID, meta.Generation, meta.CreationTimestamp = in.UID, in.Generation, in.CreationTimestamp
 	return &v1alpha1.Mapping{TypeMeta: in.TypeMeta, ObjectMeta: meta, Spec: in.Spec}
 }
 
-// GatewayService drops the labels and the target ports, which are in the EndpointSlices. It keeps the selector, because
+// serviceForGateway drops the labels, the target ports, which are in the EndpointSlices, and node ports: a gateway is not a
+// node. It keeps the selector, because
 // only endpoints of a Service with a selector are known to be pods.
-func GatewayService(in *corev1.Service) *corev1.Service {
+func serviceForGateway(in *corev1.Service) *corev1.Service {
 	out := &corev1.Service{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), Spec: corev1.ServiceSpec{
 		Type: in.Spec.Type, Selector: in.Spec.Selector, ClusterIP: in.Spec.ClusterIP, ClusterIPs: in.Spec.ClusterIPs, IPFamilies: in.Spec.IPFamilies,
 		SessionAffinity: in.Spec.SessionAffinity, SessionAffinityConfig: in.Spec.SessionAffinityConfig,
 		InternalTrafficPolicy: in.Spec.InternalTrafficPolicy,
 	}}
-	for _, p := range in.Spec.Ports {
-		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+	if in.Spec.Ports != nil {
+		out.Spec.Ports = make([]corev1.ServicePort, len(in.Spec.Ports))
+	}
+	for i, p := range in.Spec.Ports {
+		out.Spec.Ports[i] = corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port}
 	}
 	return out
 }
 
-// GatewayEndpointSlice drops all labels except for the Service name and the managing controller, and conditions that equal
-// their default.
-func GatewayEndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+// endpointSliceForGateway drops all labels except for the Service name and the managing controller, conditions that equal
+// their default, and the zones, nodes and references of endpoints: a gateway is in no zone.
+func endpointSliceForGateway(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
-		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType,
-		Endpoints: make([]discoveryv1.Endpoint, 0, len(in.Endpoints)), Ports: in.Ports,
+		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType, Ports: in.Ports,
 	}
 	out.Labels = sliceLabels(in.Labels)
+	if in.Endpoints != nil {
+		out.Endpoints = make([]discoveryv1.Endpoint, len(in.Endpoints))
+	}
 	for i := range in.Endpoints {
-		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
+		out.Endpoints[i] = discoveryv1.Endpoint{
 			Addresses: in.Endpoints[i].Addresses, Conditions: gatewayConditions(in.Endpoints[i].Conditions),
-		})
+		}
 	}
 	return out
 }
@@ -59,18 +65,21 @@ func gatewayConditions(in discoveryv1.EndpointConditions) (out discoveryv1.Endpo
 	if in.Ready == nil || *in.Ready {
 		return out
 	}
-	out.Ready = in.Ready
+	out.Ready = &isFalse
 	if in.Serving != nil && *in.Serving {
-		out.Serving = in.Serving
+		out.Serving = &isTrue
 	}
 	if in.Terminating != nil && *in.Terminating {
-		out.Terminating = in.Terminating
+		out.Terminating = &isTrue
 	}
 	return out
 }
 
+// Targets of the conditions of all objects. Never modified.
+var isTrue, isFalse = true, false
+
 func gatewayMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Name: in.Name, Namespace: in.Namespace}
+	return metav1.ObjectMeta{Name: in.Name, Namespace: in.Namespace, ResourceVersion: in.ResourceVersion}
 }
 
 // sliceLabels returns the labels that a gateway reads: the Service name and the managing controller. It returns nil if

@@ -14,6 +14,7 @@ import (
 	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/relay/filter"
 )
@@ -39,24 +40,32 @@ func TestPackedObjectsComeBackAsTheyWere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := transformed.(*held)
-			if h.object != nil || len(h.packed) == 0 || h.key != keyOf(test.want) || h.service != test.r.service(test.want) {
+			h := transformed.(*storedObject)
+			if h.object != nil || len(h.packed) == 0 || h.key != keyOf(test.want) || h.service != serviceOf(test.r, test.want) {
 				t.Fatalf("%+v", h)
 			}
 			test.r.unpack(h)
 			if h.packed != nil {
 				t.Error("the object is still packed")
 			}
-			if diff := cmp.Diff(asJSON(t, test.want), asJSON(t, h.object)); diff != "" || !sameContent(h.object, test.want) {
+			if diff := cmp.Diff(asJSON(t, test.r, test.want), asJSON(t, test.r, h.object)); diff != "" || !test.r.kind.Same(h.object, test.want) {
 				t.Fatalf("-want +got\n%s", diff)
 			}
 		}
 	}
 }
 
-func asJSON(t *testing.T, obj Object) string {
+func serviceOf(r *Resource, obj Object) types.NamespacedName {
+	service, ok := r.kind.Service(obj)
+	if !ok {
+		return types.NamespacedName{}
+	}
+	return service
+}
+
+func asJSON(t *testing.T, r *Resource, obj Object) string {
 	t.Helper()
-	text, err := newEntry(obj, 1).JSON(Whole)
+	text, err := newEntry(r.Kind(), obj, 1).JSON(Whole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,8 +83,8 @@ func TestWhatNobodySeesIsPacked(t *testing.T) {
 	}
 	check := func(seen bool) {
 		t.Helper()
-		h := c.services.known[keyOf(service)]
-		if (h.object != nil) != seen || (h.packed == nil) != seen || c.Services().Len() != len(c.services.served) {
+		h := c.Services().known[keyOf(service)]
+		if (h.object != nil) != seen || (h.packed == nil) != seen || c.Services().Len() != len(c.Services().served) {
 			t.Errorf("held as %+v, visible: %t", h, seen)
 		}
 		entry := c.Services().Get("shop", "web")
