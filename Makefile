@@ -48,7 +48,7 @@ lab: ## start the lab of the tests, to look around in; Ctrl-C stops it
 
 check: ## unit tests and lint, without root; run it after every change
 	@scripts/test.sh check
-	@scripts/verify.sh layout headers format words lint
+	@scripts/verify.sh layout headers format words subjects lint
 
 test: ## all tests: unit, real kernel, lab, packages (as root; installs what it needs)
 	@scripts/test.sh all

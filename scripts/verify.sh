@@ -91,6 +91,38 @@ words() { # phrases and log messages that the project does not write
 	go run ./scripts/words
 }
 
+subjects() { # subjects of commits are "area: imperative", with at most 72 characters
+	# The last commit before the rule, or SUBJECTS_SINCE.
+	local since="${SUBJECTS_SINCE:-c8169452b425c742ea0ec1460885b763bbd0cf86}" commits
+	if git merge-base --is-ancestor "$since" HEAD 2>/dev/null; then
+		commits=("$since..HEAD")
+	elif git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then
+		echo "  ${since:0:12} is not in the history of this clone: checking the last commit only"
+		commits=(-1)
+	else
+		echo "  no commits to check"
+		return
+	fi
+	local LC_ALL=C.UTF-8 status=0 commit subject fault
+	# Verbs that look like participles, and are none.
+	local verbs='bring|embed|exceed|feed|need|ping|proceed|seed|shed|speed'
+	while read -r commit subject; do
+		fault=""
+		if [[ ! $subject =~ ^[A-Za-z0-9_.*{}/,\ -]+:\ [a-z] ]]; then
+			fault='want "area: imperative", such as "pkg/calc: reject ports of the host"'
+		elif ((${#subject} > 72)); then
+			fault="${#subject} characters, want at most 72"
+		elif [[ $subject =~ ^[^:]+:\ ([a-z]+(ed|ing))\  && ! ${BASH_REMATCH[1]} =~ ^($verbs)$ ]]; then
+			fault='want the imperative: "add", not "added" or "adding"'
+		fi
+		[[ -z $fault ]] || {
+			echo "$commit: $subject: $fault"
+			status=1
+		}
+	done < <(git log --no-merges --format='%h %s' "${commits[@]}")
+	return $status
+}
+
 shell() { # lint of shell scripts
 	local shell
 	mapfile -t shell < <(files '*.sh' .ci/run)
@@ -154,7 +186,7 @@ reproducible() { # programs and packages are identical for another folder, other
 }
 
 checks=("$@")
-((${#checks[@]} > 0)) || checks=(layout headers format words shell tidy codegen vet lint vulnerabilities reproducible)
+((${#checks[@]} > 0)) || checks=(layout headers format words subjects shell tidy codegen vet lint vulnerabilities reproducible)
 
 failed=() missed=()
 for check in "${checks[@]}"; do
