@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -29,7 +28,7 @@ func (b *builder) sites(trees []tree) []site {
 		}
 		s := &sites[len(sites)-1]
 		s.rules = append(s.rules, ruleset.Rule{
-			Destination: only(t.address),
+			Destination: hostPrefix(t.address),
 			Protocol:    t.protocol,
 			Target:      b.jump(t.root.name),
 		})
@@ -37,14 +36,11 @@ func (b *builder) sites(trees []tree) []site {
 	return sites
 }
 
-// ours reports whether an address belongs to the family that is built.
-func (b *builder) ours(a netip.Addr) bool { return a.Is4() == (b.family == gateway.IPv4) }
-
-func only(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // dispatch returns the rules of sorted sites. If there are more than leafAddresses, they are in a tree of prefixes, and way
 // returns the rule that jumps to the chain of a prefix.
-func (b *builder) dispatch(sites []site, way func(netip.Prefix) ruleset.Rule) []ruleset.Rule {
+func (b *builder) dispatch(sites []site, jumpTo func(netip.Prefix) ruleset.Rule) []ruleset.Rule {
 	var rules []ruleset.Rule
 	for len(sites) > leafAddresses {
 		first, last := sites[0].address, sites[len(sites)-1].address
@@ -55,9 +51,9 @@ func (b *builder) dispatch(sites []site, way func(netip.Prefix) ruleset.Rule) []
 			}
 			return 1
 		})
-		rule := way(half)
+		rule := jumpTo(half)
 		rules = append(rules, rule)
-		child := &ruleset.Chain{Name: rule.Target.Chain, Rules: b.dispatch(sites[:middle], way)}
+		child := &ruleset.Chain{Name: rule.Target.Chain, Rules: b.dispatch(sites[:middle], jumpTo)}
 		commentOnce(child.Rules)
 		b.chains = append(b.chains, child)
 		sites = sites[middle:]

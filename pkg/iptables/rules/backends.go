@@ -26,7 +26,7 @@ func (b *builder) backends(rules []ruleset.Rule, f *gateway.Forward) []ruleset.R
 	if sticky(f) {
 		seconds := uint32(math.Ceil(f.Affinity.Seconds()))
 		for _, backend := range f.Backends {
-			r := toPorts(f, destination(f, backend))
+			r := portRule(f, destination(f, backend))
 			r.Recent = ruleset.Recent{Name: clientsOf(b.opts.Ownership.ChainPrefix, f, backend), Seconds: seconds}
 			rules = append(rules, r)
 		}
@@ -61,9 +61,9 @@ func clientsOf(prefix string, f *gateway.Forward, backend gateway.Backend) strin
 // did not match.
 func (b *builder) share(rules []ruleset.Rule, f *gateway.Forward, ports gateway.PortRange, backends []gateway.Backend) []ruleset.Rule {
 	for i, backend := range backends {
-		r := toPorts(f, destination(f, backend))
+		r := portRule(f, destination(f, backend))
 		r.DestinationPorts = ports
-		r.Probability = part(1, len(backends)-i)
+		r.Probability = probability(1, len(backends)-i)
 		if sticky(f) {
 			r.Recent.Name = clientsOf(b.opts.Ownership.ChainPrefix, f, backend)
 		}
@@ -72,9 +72,9 @@ func (b *builder) share(rules []ruleset.Rule, f *gateway.Forward, ports gateway.
 	return rules
 }
 
-// part returns the probability of selecting some of the backends that are left, or 0 for all of them, which need no
+// probability returns the probability of selecting some of the backends that are left, or 0 for all of them, which need no
 // probability.
-func part(some, left int) uint32 {
+func probability(some, left int) uint32 {
 	if some == left {
 		return 0
 	}
@@ -93,9 +93,9 @@ func (b *builder) groups(rules []ruleset.Rule, f *gateway.Forward) []ruleset.Rul
 		chain := groupChain(f.Frontend, g.start)
 		share := b.share(b.draft(), f, gateway.PortRange{}, g.backends)
 		b.chain(chain, share...)
-		b.done(share)
-		r := toPorts(f, b.goTo(chain))
-		r.Probability = part(len(g.backends), left)
+		b.release(share)
+		r := portRule(f, b.goTo(chain))
+		r.Probability = probability(len(g.backends), left)
 		rules = append(rules, r)
 		left -= len(g.backends)
 	}

@@ -13,10 +13,10 @@ import (
 // Boundary returns the rules that enforce the boundary and nothing else, for a host whose Mappings are not known yet and for a
 // family that is not served.
 func Boundary(state gateway.State, family gateway.Family, opts Options) ruleset.Ruleset {
-	b := &builder{family: family, opts: opts, state: state, room: &room{}}
+	b := &builder{family: family, opts: opts, state: state, last: &cache{}, buffers: &buffers{}}
 	filter := b.table("filter", func() {
 		b.hook("FORWARD", forwardChain)
-		b.chain(forwardChain, append(b.letSwitched(), b.guards()...)...)
+		b.chain(forwardChain, append(b.returnBridged(), b.boundaryJumps()...)...)
 		b.boundary()
 	})
 	return ruleset.Ruleset{Family: family, Tables: []ruleset.Table{filter}}

@@ -80,8 +80,8 @@ func TestLeavingWithoutUplinks(t *testing.T) {
 		}{
 			{"inside", nil, "eth0", false, ruleset.Accept},
 			{"outside", nil, "eth1", false, ruleset.Drop},
-			{"outside, in a listed network", []netip.Prefix{only(backend)}, "eth1", false, ruleset.Accept},
-			{"outside, in another one", []netip.Prefix{only(pod)}, "eth1", false, ruleset.Drop},
+			{"outside, in a listed network", []netip.Prefix{hostPrefix(backend)}, "eth1", false, ruleset.Accept},
+			{"outside, in another one", []netip.Prefix{hostPrefix(pod)}, "eth1", false, ruleset.Drop},
 			{"the answer", nil, "eth1", true, ruleset.Accept},
 		} {
 			state.BackendNetworks = tc.networks

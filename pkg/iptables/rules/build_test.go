@@ -154,9 +154,9 @@ var scenarios = []struct {
 		for i := range 40 {
 			forwards = append(forwards, forward(family, 1, gateway.TCP, uint16(8000+i), uint16(8000+i), backends(family, 1, 80)))
 		}
-		astride := forward(family, 1, gateway.TCP, 1024, 7999, backends(family, 2, 80))
-		astride.Masquerade = false
-		forwards = append(forwards, astride)
+		spanning := forward(family, 1, gateway.TCP, 1024, 7999, backends(family, 2, 80))
+		spanning.Masquerade = false
+		forwards = append(forwards, spanning)
 		for i := range 12 {
 			forwards = append(forwards, forward(family, 10+i*i, gateway.TCP, 443, 443, backends(family, 1, 80)))
 		}

@@ -4,6 +4,9 @@
 // Package rules decides which chains and rules make a host do what a State requires. It is pure. It decides what to match and
 // where to jump; pkg/iptables/ruleset spells the rules for iptables, and pkg/dataplane decides when to write them.
 //
+// Build reads top down as a packet travels: raw.go, mangle.go, nat.go with tree.go and leaf.go, filter.go. A Builder keeps the
+// chains whose input is unchanged; all that concerns this reuse is in reuse.go.
+//
 // # How a packet travels
 //
 // The mangle table marks a connection with the uplink by which it came in, and marks its replies for policy routing. The nat
@@ -27,7 +30,7 @@
 //
 // # What a packet pays
 //
-// Connection tracking and translation cost more than all rules together. On one core of a busy EPYC, an established packet took
+// Connection tracking and translation cost more than all rules countTogether. On one core of a busy EPYC, an established packet took
 // 5.6 µs from socket to socket with routing alone. One DNAT rule and one MASQUERADE for its connection added 1.5 µs. All our
 // rules for 10,000 ports added another 1.8 µs (legacy) to 2.1 µs (nf_tables). The first packet takes another 1 µs (legacy) to
 // 1.8 µs (nf_tables) in the tree.

@@ -11,20 +11,20 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
-// leaves reports whether any pod of this family leaves with an external address.
-func (b *builder) leaves() bool {
-	return slices.ContainsFunc(b.state.Egresses, func(e gateway.Egress) bool { return b.ours(e.Address) && len(e.Sources) > 0 })
+// hasEgress reports whether any pod of this family leaves with an external address.
+func (b *builder) hasEgress() bool {
+	return slices.ContainsFunc(b.state.Egresses, func(e gateway.Egress) bool { return b.inFamily(e.Address) && len(e.Sources) > 0 })
 }
 
 // egress returns the rules for the pods that leave with an external address, in a tree of their addresses.
 func (b *builder) egress(target func(gateway.Egress) ruleset.Target) []ruleset.Rule {
 	var sites []site
 	for _, e := range b.state.Egresses {
-		if !b.ours(e.Address) {
+		if !b.inFamily(e.Address) {
 			continue
 		}
 		for _, pod := range e.Sources {
-			sites = append(sites, site{pod, []ruleset.Rule{{Source: only(pod), Comment: ruleset.Comment(e.Owner), Target: target(e)}}})
+			sites = append(sites, site{pod, []ruleset.Rule{{Source: hostPrefix(pod), Comment: ruleset.Comment(e.Owner), Target: target(e)}}})
 		}
 	}
 	slices.SortFunc(sites, func(x, y site) int { return x.address.Compare(y.address) })
@@ -37,7 +37,7 @@ func (b *builder) egress(target func(gateway.Egress) ruleset.Target) []ruleset.R
 // their path: it marks only new connections and those that were new when these rules existed. Packets that come in by an uplink
 // are not from pods, unless the config lists their network as inside.
 func (b *builder) markEgress() []ruleset.Rule {
-	if !b.leaves() {
+	if !b.hasEgress() {
 		return nil
 	}
 	opened := []ruleset.Rule{
@@ -64,31 +64,31 @@ func (b *builder) markEgress() []ruleset.Rule {
 
 // acceptEgress lets both directions of these connections pass, whatever the host's policy.
 func (b *builder) acceptEgress() []ruleset.Rule {
-	if !b.leaves() {
+	if !b.hasEgress() {
 		return nil
 	}
 	b.chain(egressChain,
 		ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetConnMark, Mark: b.opts.Ownership.Forwarded()}},
 		ruleset.Rule{Target: ruleset.Target{Verb: ruleset.Accept}},
 	)
-	return b.outward()
+	return b.leaveByUplink()
 }
 
 // translateEgress gives these connections their external address on every uplink, because another uplink may be connected to
 // their destination. The outside must never see the address of a pod.
 func (b *builder) translateEgress() []ruleset.Rule {
-	if !b.leaves() {
+	if !b.hasEgress() {
 		return nil
 	}
 	b.chain(egressChain, b.egress(func(e gateway.Egress) ruleset.Target {
 		return ruleset.Target{Verb: ruleset.TranslateSource, Address: e.Address, RandomFully: b.opts.RandomFully}
 	})...)
-	return b.outward()
+	return b.leaveByUplink()
 }
 
-// outward sends marked packets that leave by an uplink to the table's egress chain. Packets that stay inside, or were
+// leaveByUplink sends marked packets that leave by an uplink to the table's egress chain. Packets that stay inside, or were
 // translated to return inside, are not affected.
-func (b *builder) outward() []ruleset.Rule {
+func (b *builder) leaveByUplink() []ruleset.Rule {
 	rules := make([]ruleset.Rule, 0, len(b.state.Uplinks))
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, ruleset.Rule{Out: u.Link, Mark: b.opts.Ownership.Egress(), Target: b.goTo(egressChain)})

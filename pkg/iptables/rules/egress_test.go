@@ -140,7 +140,7 @@ func TestEgressBehindAnUplink(t *testing.T) {
 			pod, other, client := inside(family, 1), inside(family, 200), source(family, 0).Addr()
 			state := gateway.State{
 				Uplinks:        uplinks,
-				InsideNetworks: []netip.Prefix{only(pod)},
+				InsideNetworks: []netip.Prefix{hostPrefix(pod)},
 				Egresses:       []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod, other}}},
 			}
 			tracer := ruleset.NewTracer(refusing(state, family))

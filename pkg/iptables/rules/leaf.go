@@ -14,36 +14,36 @@ import (
 // leaf appends the rules of the forwards themselves, sorted by port.
 func (b *builder) leaf(rules []ruleset.Rule, forwards []*gateway.Forward) []ruleset.Rule {
 	b.pieces = slices.AppendSeq(b.pieces[:0], merged(forwards))
-	for run := range runs(b.pieces, func(x, y *gateway.Forward) bool { return heavy(x) == heavy(y) }) {
-		if !heavy(run[0]) {
+	for run := range runs(b.pieces, func(x, y *gateway.Forward) bool { return needsChain(x) == needsChain(y) }) {
+		if !needsChain(run[0]) {
 			rules = b.inline(rules, run)
 			continue
 		}
 		for _, f := range run {
-			rules = append(rules, b.apart(f))
+			rules = append(rules, b.ownChain(f))
 		}
 	}
 	return rules
 }
 
-// apart gives a forward a chain of its own and returns the rule that jumps there. The chain is named after the frontend and not
+// ownChain gives a forward a chain of its own and returns the rule that jumps there. The chain is named after the frontend and not
 // after the content, so that a change of an endpoint rewrites only this chain.
-func (b *builder) apart(f *gateway.Forward) ruleset.Rule {
+func (b *builder) ownChain(f *gateway.Forward) ruleset.Rule {
 	chain := backendChain(f.Frontend)
 	rules := b.inline(b.draft(), []*gateway.Forward{f})
 	b.chain(chain, rules...)
-	b.done(rules)
-	return toPorts(f, b.goTo(chain))
+	b.release(rules)
+	return portRule(f, b.goTo(chain))
 }
 
 // inline appends the rules of forwards. Neighbours that allow the same sources share the check.
 func (b *builder) inline(rules []ruleset.Rule, forwards []*gateway.Forward) []ruleset.Rule {
 	for run := range runs(forwards, sameSources) {
 		if run[0].SourcesDeny {
-			rules = toAllPorts(rules, run, b.goTo(markDropChain))
+			rules = appendPortRules(rules, run, b.goTo(markDropChain))
 			continue
 		}
-		rules = b.check(rules, run)
+		rules = b.appendSourceCheck(rules, run)
 		for alike := range runs(run, sameTreatment) {
 			rules = b.translate(rules, alike)
 		}
@@ -54,10 +54,10 @@ func (b *builder) inline(rules []ruleset.Rule, forwards []*gateway.Forward) []ru
 // translate appends the rules of forwards with the same treatment, for packets whose source is allowed.
 func (b *builder) translate(rules []ruleset.Rule, forwards []*gateway.Forward) []ruleset.Rule {
 	if len(forwards[0].Backends) == 0 {
-		return toAllPorts(rules, forwards, b.goTo(markRejectChain))
+		return appendPortRules(rules, forwards, b.goTo(markRejectChain))
 	}
 	if !forwards[0].Masquerade {
-		rules = toAllPorts(rules, forwards, b.jump(keepSourceChain))
+		rules = appendPortRules(rules, forwards, b.jump(keepSourceChain))
 	}
 	for _, f := range forwards {
 		rules = b.backends(rules, f)
@@ -65,15 +65,15 @@ func (b *builder) translate(rules []ruleset.Rule, forwards []*gateway.Forward) [
 	return rules
 }
 
-// toPorts returns a rule for the ports of one forward, with its owner as comment.
-func toPorts(f *gateway.Forward, target ruleset.Target) ruleset.Rule {
+// portRule returns a rule for the ports of one forward, with its owner as comment.
+func portRule(f *gateway.Forward, target ruleset.Target) ruleset.Rule {
 	return ruleset.Rule{Protocol: f.Protocol, DestinationPorts: f.Ports, Comment: ruleset.Comment(f.Owner), Target: target}
 }
 
-// toAllPorts appends as few rules as possible for the ports of neighbours.
-func toAllPorts(rules []ruleset.Rule, forwards []*gateway.Forward, target ruleset.Target) []ruleset.Rule {
+// appendPortRules appends as few rules as possible for the ports of neighbours.
+func appendPortRules(rules []ruleset.Rule, forwards []*gateway.Forward, target ruleset.Target) []ruleset.Rule {
 	var ranges []gateway.PortRange
-	rule := toPorts(forwards[0], target)
+	rule := portRule(forwards[0], target)
 	for _, f := range forwards {
 		if f.Owner != forwards[0].Owner {
 			rule.Comment = "several Mappings"

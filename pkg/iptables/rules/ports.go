@@ -31,9 +31,9 @@ func (k block) ports() gateway.PortRange {
 	return gateway.PortRange{First: uint16(k.start), Last: uint16(k.start + 1<<k.bits - 1)}
 }
 
-// cut splits sorted forwards at a port: those before index low end below the port, and those from index high start at it or
+// splitAt splits sorted forwards at a port: those before index low end below the port, and those from index high start at it or
 // above. The forward between them, if any, spans the port.
-func cut(forwards []*gateway.Forward, at uint32) (low, high int) {
+func splitAt(forwards []*gateway.Forward, at uint32) (low, high int) {
 	low, _ = slices.BinarySearchFunc(forwards, at, func(f *gateway.Forward, at uint32) int { return int(f.Ports.Last) - int(at) })
 	high = low
 	if low < len(forwards) && uint32(forwards[low].Ports.First) < at {
@@ -42,37 +42,37 @@ func cut(forwards []*gateway.Forward, at uint32) (low, high int) {
 	return low, high
 }
 
-// astride returns the rule for a range that spans the middle of a block. Every packet to the block meets it.
-func (b *builder) astride(forward []*gateway.Forward) ruleset.Rule {
-	if !heavy(forward[0]) {
+// spanningRule returns the rule for a range that spans the middle of a block. Every packet to the block meets it.
+func (b *builder) spanningRule(forward []*gateway.Forward) ruleset.Rule {
+	if !needsChain(forward[0]) {
 		if rules := b.inline(nil, forward); len(rules) == 1 {
 			return rules[0]
 		}
 	}
-	return b.apart(forward[0])
+	return b.ownChain(forward[0])
 }
 
-// light reports whether the forwards are few enough for a leaf.
-func light(forwards []*gateway.Forward) bool {
+// fitsLeaf reports whether the forwards are few enough for a leaf.
+func fitsLeaf(forwards []*gateway.Forward) bool {
 	total := 0
 	for f := range merged(forwards) {
-		if total += weight(f); total > leafRules {
+		if total += leafWeight(f); total > leafRules {
 			return false
 		}
 	}
 	return true
 }
 
-// weight returns the number of rules of the forward in a leaf.
-func weight(f *gateway.Forward) int {
-	if heavy(f) || f.SourcesDeny {
+// leafWeight returns the number of rules of the forward in a leaf.
+func leafWeight(f *gateway.Forward) int {
+	if needsChain(f) || f.SourcesDeny {
 		return 1
 	}
 	return max(choices(f), 1)
 }
 
-// heavy reports whether a forward has a chain of its own.
-func heavy(f *gateway.Forward) bool { return !f.SourcesDeny && choices(f) > leafRules }
+// needsChain reports whether a forward has a chain of its own.
+func needsChain(f *gateway.Forward) bool { return !f.SourcesDeny && choices(f) > leafRules }
 
 // choices returns the number of rules that select a backend, without groups.
 func choices(f *gateway.Forward) int {

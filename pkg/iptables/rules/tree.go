@@ -4,8 +4,10 @@
 package rules
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
@@ -31,6 +33,20 @@ type node struct {
 	below   []*node
 }
 
+func (t tree) compare(o tree) int {
+	return cmp.Or(t.address.Compare(o.address), strings.Compare(string(t.protocol), string(o.protocol)))
+}
+
+func sameKey(x, y tree) bool { return x.compare(y) == 0 }
+
+// rootNode returns the root, or nil for no tree.
+func (t *tree) rootNode() *node {
+	if t == nil {
+		return nil
+	}
+	return t.root
+}
+
 // child returns the node of a block below, or nil.
 func (n *node) child(k block) *node {
 	if n != nil {
@@ -46,17 +62,17 @@ func (n *node) child(k block) *node {
 // trees builds the tree of each address and protocol. All chains below the first are reached by goto and not by jump, so a
 // packet that matches no port or is refused returns at once to where the address was found.
 func (b *builder) trees() []tree {
-	before := b.before.trees
+	before := b.last.trees
 	trees := make([]tree, 0, len(before))
 	mark := []ruleset.Rule{{Target: ruleset.Target{Verb: ruleset.SetConnMark, Mark: b.forwarded()}}}
 	for start := 0; start < len(b.forwards); {
-		first, end := b.forwards[start], start+together(b.forwards[start:])
+		first, end := b.forwards[start], start+countTogether(b.forwards[start:])
 		t := tree{address: first.Address, protocol: first.Protocol}
 		for len(before) > 0 && before[0].compare(t) < 0 {
 			before = before[1:]
 		}
 		var was *node
-		if len(before) > 0 && sameSite(before[0], t) {
+		if len(before) > 0 && sameKey(before[0], t) {
 			was = before[0].root
 		}
 		t.root = b.node(was, mark, allPorts, start, end)
@@ -66,17 +82,17 @@ func (b *builder) trees() []tree {
 	return trees
 }
 
-// together returns how many forwards at the start share an address and protocol. It uses a binary search.
-func together(forwards []*gateway.Forward) int {
+// countTogether returns how many forwards at the start share an address and protocol. It uses a binary search.
+func countTogether(forwards []*gateway.Forward) int {
 	first := forwards[0]
-	with := func(f *gateway.Forward) bool { return f.Address == first.Address && f.Protocol == first.Protocol }
+	matches := func(f *gateway.Forward) bool { return f.Address == first.Address && f.Protocol == first.Protocol }
 	n := 1
-	for n < len(forwards) && with(forwards[n]) {
+	for n < len(forwards) && matches(forwards[n]) {
 		n *= 2
 	}
 	from := n / 2
 	more, _ := slices.BinarySearchFunc(forwards[from:min(n, len(forwards))], true, func(f *gateway.Forward, _ bool) int {
-		if with(f) {
+		if matches(f) {
 			return -1
 		}
 		return 1
@@ -88,7 +104,7 @@ func together(forwards []*gateway.Forward) int {
 // itself contains the upper halves, so only lower halves need a chain. If the block has the same forwards as before, node
 // returns the node from before.
 func (b *builder) node(before *node, rules []ruleset.Rule, k block, start, end int) *node {
-	if before != nil && before.forwards == end-start && b.spans.hold(start, end-start) {
+	if before != nil && before.forwards == end-start && b.last.unchanged.Contain(start, end-start) {
 		return before
 	}
 	n := &node{block: k, forwards: end - start}
@@ -98,16 +114,16 @@ func (b *builder) node(before *node, rules []ruleset.Rule, k block, start, end i
 		n.name = portChain(b.forwards[start].Frontend, k)
 	}
 	outer, earlier := b.sources, b.earlier
-	b.sources, b.earlier = nil, before.has()
+	b.sources, b.earlier = nil, before.ownChains()
 	n.chains = b.collect(func() {
 		rules := append(b.draft(), rules...)
 		low, high := start, end
-		for k.bits > 0 && !light(b.forwards[low:high]) {
+		for k.bits > 0 && !fitsLeaf(b.forwards[low:high]) {
 			lower, upper := k.halves()
-			lowEnd, highStart := cut(b.forwards[low:high], upper.start)
+			lowEnd, highStart := splitAt(b.forwards[low:high], upper.start)
 			lowEnd, highStart = low+lowEnd, low+highStart
 			if lowEnd < highStart {
-				rules = append(rules, b.astride(b.forwards[lowEnd:highStart]))
+				rules = append(rules, b.spanningRule(b.forwards[lowEnd:highStart]))
 			}
 			switch {
 			case low == lowEnd:
@@ -123,15 +139,15 @@ func (b *builder) node(before *node, rules []ruleset.Rule, k block, start, end i
 		}
 		rules = b.leaf(rules, b.forwards[low:high])
 		b.chain(n.name, rules...)
-		b.done(rules)
+		b.release(rules)
 	})
 	n.sources = b.sources
 	b.sources, b.earlier = outer, earlier
 	return n
 }
 
-// has returns the chains of the node, or nil.
-func (n *node) has() []*ruleset.Chain {
+// ownChains returns the chains of the node, or nil.
+func (n *node) ownChains() []*ruleset.Chain {
 	if n == nil {
 		return nil
 	}

@@ -19,7 +19,7 @@ func (b *builder) helpers() []ruleset.Table {
 		for _, h := range b.state.Helpers {
 			if f.Protocol == h.Protocol && f.Ports.Contains(h.Port) && len(f.Backends) > 0 {
 				rules = append(rules, ruleset.Rule{
-					Destination: only(f.Address), Protocol: h.Protocol, DestinationPorts: gateway.Port(h.Port), Comment: ruleset.Comment(f.Owner),
+					Destination: hostPrefix(f.Address), Protocol: h.Protocol, DestinationPorts: gateway.Port(h.Port), Comment: ruleset.Comment(f.Owner),
 					Target: ruleset.Target{Verb: ruleset.AssignHelper, Helper: h.Name},
 				})
 			}

@@ -1,0 +1,156 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+)
+
+// filter drops and rejects the packets that nat marked, and enforces the boundary. Forwarded connections pass first: they never
+// carry such a mark, because refusing a connection clears its mark.
+func (b *builder) filter() {
+	drop := ruleset.Target{Verb: ruleset.Drop}
+	input := []ruleset.Rule{{Target: b.jump(refuseChain)}}
+	forward := append(append(b.acceptForwarded(), b.returnBridged()...), ruleset.Rule{Target: b.jump(refuseChain)})
+	for _, u := range b.state.Uplinks {
+		input = append(input, ruleset.Rule{In: u.Link, State: ruleset.Invalid, Target: drop})
+		// An answer of a backend that belongs to no connection would leave with the backend's own address.
+		forward = append(forward, ruleset.Rule{Out: u.Link, State: ruleset.Invalid, Target: drop})
+	}
+	forward = append(forward, b.acceptEgress()...)
+	b.hook("FORWARD", forwardChain)
+	b.chain(forwardChain, append(forward, b.boundaryJumps()...)...)
+	b.boundary()
+
+	unreachable := "icmp-port-unreachable"
+	if b.family == gateway.IPv6 {
+		unreachable = "icmp6-port-unreachable"
+	}
+	b.hook("INPUT", inputChain)
+	b.chain(inputChain, input...)
+	b.hook("OUTPUT", outputChain)
+	b.chain(outputChain, b.refuseOutput()...)
+	b.chain(refuseChain,
+		ruleset.Rule{Mark: b.opts.Ownership.Drop(), Target: drop},
+		ruleset.Rule{Protocol: gateway.TCP, Mark: b.opts.Ownership.Reject(), Target: ruleset.Target{Verb: ruleset.Reject, RejectWith: "tcp-reset"}},
+		ruleset.Rule{Mark: b.opts.Ownership.Reject(), Target: ruleset.Target{Verb: ruleset.Reject, RejectWith: unreachable}},
+	)
+}
+
+// boundaryJumps sends packets from outside to the boundary.
+func (b *builder) boundaryJumps() []ruleset.Rule {
+	rules := make([]ruleset.Rule, 0, len(b.state.Uplinks)+len(b.state.Outside))
+	for _, u := range b.state.Uplinks {
+		rules = append(rules, ruleset.Rule{In: u.Link, Target: b.goTo(boundaryChain)})
+	}
+	for _, link := range b.state.Outside {
+		rules = append(rules, ruleset.Rule{In: link, Target: b.goTo(boundaryChain)})
+	}
+	if b.has(b.state.Closed) {
+		// A host that forwards only for us drops packets from every link that is not known to be inside.
+		for _, link := range b.state.InsideLinks {
+			rules = append(rules, ruleset.Rule{In: link, Target: ruleset.Target{Verb: ruleset.Return}})
+		}
+		rules = append(rules, ruleset.Rule{Target: b.goTo(boundaryChain)})
+	}
+	return rules
+}
+
+// returnBridged ignores packets that a bridge switches without routing. They meet netfilter only if another program enabled
+// br_netfilter.
+func (b *builder) returnBridged() []ruleset.Rule {
+	if !b.has(b.state.Switched) {
+		return nil
+	}
+	return []ruleset.Rule{{Bridged: true, Target: ruleset.Target{Verb: ruleset.Return}}}
+}
+
+func (b *builder) boundary() {
+	back := ruleset.Target{Verb: ruleset.Return}
+	rules := []ruleset.Rule{
+		// Published by another program on this host, whose own rules decide.
+		{State: ruleset.DNAT, Target: back},
+		// Opened from inside.
+		{State: ruleset.Related | ruleset.Established, Direction: ruleset.Reply, Target: back},
+	}
+	for _, network := range b.insideNetworks() {
+		rules = append(rules, ruleset.Rule{Source: network, Target: back})
+	}
+	b.chain(boundaryChain, append(rules, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.Drop}})...)
+}
+
+// acceptForwarded lets both directions of forwarded connections pass. A packet of the client never leaves by an uplink, even if
+// its backend is routed there: otherwise the host would be an open proxy. A packet of a pod that leaves with an external
+// address may leave, and so may a connection that a helper expects, such as the data connection of active FTP, which the
+// backend opens. Replies carry most bytes, so they meet only one rule.
+func (b *builder) acceptForwarded() []ruleset.Rule {
+	ours, accept := b.opts.Ownership.Forwarded(), ruleset.Target{Verb: ruleset.Accept}
+	links := b.leavingLinks()
+	if len(links) == 0 {
+		return []ruleset.Rule{{ConnMark: ours, Target: accept}}
+	}
+	rules := []ruleset.Rule{{ConnMark: ours, Direction: ruleset.Reply, Target: accept}}
+	for _, link := range links {
+		rules = append(rules, ruleset.Rule{Out: link, ConnMark: ours, Target: b.goTo(leavingChain)})
+	}
+	leaving := []ruleset.Rule{
+		{Mark: b.opts.Ownership.Egress(), Target: accept},
+		{Expected: true, Target: accept},
+	}
+	for _, network := range b.clusterNetworks() {
+		leaving = append(leaving, ruleset.Rule{Destination: network, Target: accept})
+	}
+	b.chain(leavingChain, append(leaving, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.Drop}})...)
+	return append(rules, ruleset.Rule{ConnMark: ours, Target: accept})
+}
+
+// leavingLinks returns the links by which our connections must not leave: the uplinks or, without uplinks, the links that are
+// assumed to lead outside. It does not include links that are stacked on an uplink: the cluster may be on a VLAN of the same
+// card.
+func (b *builder) leavingLinks() []string {
+	links := make([]string, 0, len(b.state.Uplinks))
+	for _, u := range b.state.Uplinks {
+		links = append(links, u.Link)
+	}
+	if len(links) == 0 {
+		return b.state.Outside
+	}
+	return links
+}
+
+// clusterNetworks returns the networks to which a connection may leave by an uplink: a host with one link has no other way to
+// the cluster.
+func (b *builder) clusterNetworks() []netip.Prefix {
+	networks := append(b.insideNetworks(), b.ofNetworks(b.state.BackendNetworks)...)
+	for _, r := range b.state.ServiceRoutes {
+		if b.inFamily(r.Destination.Addr()) {
+			networks = append(networks, r.Destination)
+		}
+	}
+	slices.SortFunc(networks, netip.Prefix.Compare)
+	return slices.Compact(networks)
+}
+
+func (b *builder) insideNetworks() []netip.Prefix { return b.ofNetworks(b.state.InsideNetworks) }
+
+// ofNetworks returns the networks of the family.
+func (b *builder) ofNetworks(networks []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return !b.inFamily(p.Addr()) })
+}
+
+// refuseOutput drops and rejects packets of the host itself that nat marked. It checks only the protocols that nat marks: in
+// the kernel's reports of multicast groups (IGMP, MLD), the mark has another value, because it shares its memory with
+// reserved_tailroom.
+func (b *builder) refuseOutput() []ruleset.Rule {
+	protocols := []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP}
+	rules := make([]ruleset.Rule, 0, len(protocols))
+	for _, p := range protocols {
+		rules = append(rules, ruleset.Rule{Protocol: p, Target: b.jump(refuseChain)})
+	}
+	return rules
+}

@@ -1,0 +1,79 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+)
+
+// nat returns the table that finds the forward of a packet by address, then protocol, then port, and translates it.
+func (b *builder) nat() ruleset.Table {
+	host := b.reuse(b.last.sameHost, b.last.natHost, b.natHost)
+	trees := b.reuseTrees(b.trees)
+	services := b.reuse(b.last.built && slices.EqualFunc(b.last.trees, trees, sameKey), b.last.services, func() { b.services(trees) })
+	return ruleset.Table{Name: "nat", Chains: b.last.replaceNAT(host, services, trees)}
+}
+
+// natHost adds the chains of the nat table that do not depend on forwards.
+func (b *builder) natHost() {
+	b.hook("PREROUTING", servicesChain)
+	if !b.state.ForwardedOnly {
+		b.hook("OUTPUT", servicesChain)
+	}
+	b.hook("POSTROUTING", postroutingChain)
+	masquerade := ruleset.Rule{ConnMark: b.opts.Ownership.Masquerade(), Target: b.masquerade()}
+	b.chain(postroutingChain, append([]ruleset.Rule{masquerade}, b.translateEgress()...)...)
+	b.chain(markDropChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: b.opts.Ownership.Drop()}})
+	b.chain(markRejectChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: b.opts.Ownership.Reject()}})
+	b.keepSource()
+}
+
+// masquerade returns the target that masquerades. The kernel accepts a range of source ports only countTogether with a protocol.
+func (b *builder) masquerade() ruleset.Target {
+	anyPort := ruleset.Target{Verb: ruleset.Masquerade, RandomFully: b.opts.RandomFully}
+	if b.state.MasqueradePorts == (gateway.PortRange{}) {
+		return anyPort
+	}
+	inRange := anyPort
+	inRange.Ports = b.state.MasqueradePorts
+	var rules []ruleset.Rule
+	for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
+		rules = append(rules, ruleset.Rule{Protocol: p, Target: inRange})
+	}
+	b.chain(masqueradeChain, append(rules, ruleset.Rule{Target: anyPort})...)
+	return b.goTo(masqueradeChain)
+}
+
+// services adds the chain that jumps to the trees of ports.
+func (b *builder) services(trees []tree) {
+	rules := b.dispatch(b.sites(trees), b.toServices)
+	// The packet was not translated: no port matched, or the packet must be refused.
+	rules = append(rules, ruleset.Rule{
+		ConnMark: b.opts.Ownership.Forwarded(),
+		Target:   ruleset.Target{Verb: ruleset.SetConnMark, Mark: gateway.Mark{Mask: b.forwarded().Mask}},
+	})
+	b.chain(servicesChain, rules...)
+}
+
+// keepSource keeps the source address of packets that come in by an uplink. It still masquerades packets from pods or the host
+// itself: their replies would not pass through the host otherwise.
+func (b *builder) keepSource() {
+	rules := make([]ruleset.Rule, 0, len(b.state.Uplinks))
+	for _, u := range b.state.Uplinks {
+		rules = append(rules, ruleset.Rule{
+			In:     u.Link,
+			Target: ruleset.Target{Verb: ruleset.SetConnMark, Mark: gateway.Mark{Mask: b.opts.Ownership.Masquerade().Mask}},
+		})
+	}
+	b.chain(keepSourceChain, rules...)
+}
+
+// forwarded returns the marks of a translated connection, unless its Forward keeps the source.
+func (b *builder) forwarded() gateway.Mark {
+	bits := b.opts.Ownership.Forwarded().Mask | b.opts.Ownership.Masquerade().Mask
+	return gateway.Mark{Value: bits, Mask: bits}
+}
