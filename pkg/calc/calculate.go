@@ -32,8 +32,8 @@ type calculation struct {
 	findings []finding.Finding
 }
 
-// fewOfAKind keeps the first Findings of each reason: ten thousand of them help no user, and fit no status.
-func fewOfAKind(findings []finding.Finding) []finding.Finding {
+// limitPerReason keeps the first Findings of each reason: ten thousand of them help no user, and fit no status.
+func limitPerReason(findings []finding.Finding) []finding.Finding {
 	const most = 16
 	if len(findings) <= most {
 		return findings

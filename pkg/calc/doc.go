@@ -9,7 +9,8 @@
 //
 // A Calculator is incremental, so that the cost of a change does not grow with the number of objects. It resolves what a
 // Mapping asks for when the Mapping, its Service, the Service's slices or the addresses of the host change, and settles
-// conflicts when any request changes. apis/smartnat/conflicts decides who wins, as in the cluster.
+// conflicts when any request changes. apis/smartnat/conflicts decides who wins, as in the cluster. Calculator.Calculate has the
+// steps in order, settle.go what they do, and reuse.go which entries they have to visit.
 //
 // A Mapping owns its ports even while it leads nowhere: if the Service or its port is missing, or no endpoint is ready,
 // connections from allowed sources are rejected at once. They must not reach a program on the gateway that listens on the same

@@ -20,8 +20,8 @@ type egressClaim struct {
 	address netip.Addr
 }
 
-// egressWish asks that pods leave with an address.
-type egressWish struct {
+// egressRequest asks that pods leave with an address.
+type egressRequest struct {
 	address netip.Addr
 	// uplink is the number of the uplink that holds the address, or 0 if this host does not have the address now.
 	uplink int
@@ -29,11 +29,11 @@ type egressWish struct {
 }
 
 // egress returns what a Mapping asks for its pods: the addresses with which they leave.
-func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFamily[netip.Addr]) []egressWish {
+func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFamily[netip.Addr]) []egressRequest {
 	if !m.Spec.Egress {
 		return nil
 	}
-	var wishes []egressWish
+	var requests []egressRequest
 	for _, v4 := range []bool{true, false} {
 		possible := slices.DeleteFunc(slices.Clone(addresses), func(a address) bool { return a.Is4() != v4 || a.place == nowhere })
 		candidates := slices.DeleteFunc(slices.Clone(possible), func(a address) bool {
@@ -41,7 +41,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 		})
 		if len(candidates) == 0 { // not this host's, or not now
 			if len(possible) > 0 {
-				wishes = append(wishes, egressWish{address: possible[0].Addr, pods: pods.of(possible[0].Addr)})
+				requests = append(requests, egressRequest{address: possible[0].Addr, pods: pods.of(possible[0].Addr)})
 			}
 			continue
 		}
@@ -59,9 +59,9 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoInsideLink, "spec.egress",
 				"all links of this host are uplinks, and what comes in by an uplink is taken for the outside; list the network of the pods under insideNetworks in the config of this host, or lead them to it by a link that is not in its uplinks")
 		}
-		wishes = append(wishes, egressWish{address: external, uplink: c.uplinkOf[external], pods: leaving})
+		requests = append(requests, egressRequest{address: external, uplink: c.uplinkOf[external], pods: leaving})
 	}
-	return wishes
+	return requests
 }
 
 // egressClaims are the claims by pod. The first Mapping that asks gets the pod.
@@ -71,19 +71,19 @@ type egressClaims map[netip.Addr]egressClaim
 func (claims egressClaims) claimPods(e *entry) {
 	e.egresses = nil
 	e.aboutEgress = slices.DeleteFunc(slices.Clone(e.aboutEgress), func(f finding.Finding) bool { return f.Reason == finding.ReasonEgressConflict })
-	for _, wish := range e.egress {
-		if wish.uplink == 0 || e.over != nil {
+	for _, request := range e.egress {
+		if request.uplink == 0 || e.over != nil {
 			continue
 		}
 		var mine []netip.Addr
 		var winners []*v1alpha1.Mapping
-		for _, pod := range wish.pods {
+		for _, pod := range request.pods {
 			claim, taken := claims[pod]
 			switch {
 			case !taken:
-				claims[pod] = egressClaim{e.mapping, wish.address}
+				claims[pod] = egressClaim{e.mapping, request.address}
 				mine = append(mine, pod)
-			case claim.address != wish.address && !slices.Contains(winners, claim.owner):
+			case claim.address != request.address && !slices.Contains(winners, claim.owner):
 				winners = append(winners, claim.owner)
 				e.aboutEgress = append(e.aboutEgress, finding.New(e.mapping, v1alpha1.ConditionProgrammed, finding.ReasonEgressConflict, "spec.egress",
 					"pod %s, and maybe others, leaves with %s by Mapping %s/%s, which %s",
@@ -92,28 +92,28 @@ func (claims egressClaims) claimPods(e *entry) {
 		}
 		if len(mine) > 0 {
 			e.egresses = append(e.egresses, gateway.Egress{
-				Address: wish.address, Uplink: wish.uplink, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine,
+				Address: request.address, Uplink: request.uplink, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine,
 			})
 		}
 	}
 }
 
-// letBe lets pods of a Mapping leave as before if no other Mapping has claimed them and the host does not have the address. It
+// claimAbsent lets pods of a Mapping leave as before if no other Mapping has claimed them and the host does not have the address. It
 // must run after all calls of claimPods.
-func (claims egressClaims) letBe(e *entry) {
-	for _, wish := range e.egress {
-		if wish.uplink != 0 || e.over != nil {
+func (claims egressClaims) claimAbsent(e *entry) {
+	for _, request := range e.egress {
+		if request.uplink != 0 || e.over != nil {
 			continue
 		}
 		var mine []netip.Addr
-		for _, pod := range wish.pods {
+		for _, pod := range request.pods {
 			if _, taken := claims[pod]; !taken {
-				claims[pod] = egressClaim{e.mapping, wish.address}
+				claims[pod] = egressClaim{e.mapping, request.address}
 				mine = append(mine, pod)
 			}
 		}
 		if len(mine) > 0 {
-			e.egresses = append(e.egresses, gateway.Egress{Address: wish.address, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine})
+			e.egresses = append(e.egresses, gateway.Egress{Address: request.address, Owner: e.mapping.Namespace + "/" + e.mapping.Name, Sources: mine})
 		}
 	}
 }

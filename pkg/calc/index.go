@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/delta"
 	"github.com/smartnat/smartnat/pkg/objects"
 )
 
@@ -26,19 +27,19 @@ type serviceIndex struct {
 // update stores the Snapshot, and returns the Services that changed, including those whose slices changed.
 func (o *serviceIndex) update(now objects.Snapshot) map[serviceKey]bool {
 	changed := map[serviceKey]bool{}
-	gone, come := differ(o.last.Services, now.Services)
-	for _, s := range gone {
+	serviceChange := delta.Diff(o.last.Services, now.Services)
+	for _, s := range serviceChange.Removed {
 		key := serviceKey{Namespace: s.Namespace, Name: s.Name}
 		changed[key] = true
 		delete(o.services, key)
 	}
-	for _, s := range come {
+	for _, s := range serviceChange.Added {
 		key := serviceKey{Namespace: s.Namespace, Name: s.Name}
 		changed[key] = true
 		o.services[key] = s
 	}
-	goneSlices, comeSlices := differ(o.last.EndpointSlices, now.EndpointSlices)
-	for _, s := range goneSlices {
+	sliceChange := delta.Diff(o.last.EndpointSlices, now.EndpointSlices)
+	for _, s := range sliceChange.Removed {
 		key := serviceOf(s)
 		changed[key] = true
 		o.slices[key] = slices.DeleteFunc(o.slices[key], func(other *discoveryv1.EndpointSlice) bool { return other == s })
@@ -46,7 +47,7 @@ func (o *serviceIndex) update(now objects.Snapshot) map[serviceKey]bool {
 			delete(o.slices, key)
 		}
 	}
-	for _, s := range comeSlices {
+	for _, s := range sliceChange.Added {
 		key := serviceOf(s)
 		changed[key] = true
 		o.slices[key] = append(o.slices[key], s)
@@ -61,38 +62,4 @@ func serviceNamedBy(m *v1alpha1.Mapping) serviceKey {
 
 func serviceOf(s *discoveryv1.EndpointSlice) serviceKey {
 	return serviceKey{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
-}
-
-// differ returns removed and added objects. It is cheap if the lists have the same order.
-func differ[T any](before, now []*T) (gone, come []*T) {
-	if len(before) == len(now) && (len(now) == 0 || &before[0] == &now[0]) {
-		return nil, nil
-	}
-	for len(before) > 0 && len(now) > 0 && before[0] == now[0] {
-		before, now = before[1:], now[1:]
-	}
-	for len(before) > 0 && len(now) > 0 && before[len(before)-1] == now[len(now)-1] {
-		before, now = before[:len(before)-1], now[:len(now)-1]
-	}
-	if len(before) == 0 || len(now) == 0 {
-		return before, now
-	}
-	left := make(map[*T]int, len(before))
-	for _, object := range before {
-		left[object]++
-	}
-	for _, object := range now {
-		if left[object] > 0 {
-			left[object]--
-		} else {
-			come = append(come, object)
-		}
-	}
-	for _, object := range before {
-		if left[object] > 0 {
-			left[object]--
-			gone = append(gone, object)
-		}
-	}
-	return gone, come
 }

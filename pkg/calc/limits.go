@@ -60,18 +60,10 @@ func (c *calculation) tooExpensive(e *entry) {
 	}
 }
 
-// use records a change of the usage of a namespace.
-func (r *run) use(namespace string, before, now usage) {
-	if r.used == nil {
-		r.used = map[string]usage{}
-	}
-	r.used[namespace] = r.used[namespace].plus(now).minus(before)
-}
-
 // settleUsage leaves out the youngest Mappings of namespaces that ask for too much.
 func (c *Calculator) settleUsage(r *run) {
 	beyond := map[string]bool{}
-	for namespace, change := range r.used {
+	for namespace, change := range r.usage {
 		before := c.used[namespace]
 		now := before.plus(change)
 		if c.used[namespace] = now; now == (usage{}) {
@@ -84,7 +76,7 @@ func (c *Calculator) settleUsage(r *run) {
 	if len(beyond) == 0 {
 		return
 	}
-	r.ports, r.egress = true, true
+	r.portsChanged, r.egressChanged = true, true
 	granted := map[string]usage{}
 	for _, e := range c.entries {
 		namespace := e.mapping.Namespace
@@ -96,7 +88,7 @@ func (c *Calculator) settleUsage(r *run) {
 			granted[namespace] = granted[namespace].plus(e.usage)
 		}
 		if over != nil || e.over != nil {
-			r.change(e)
+			r.markUnsettled(e)
 			e.over = over
 		}
 	}

@@ -17,107 +17,6 @@ import (
 
 const maxPort = 65535
 
-// entry is a Mapping, what it asks for, and what it gets.
-type entry struct {
-	mapping *v1alpha1.Mapping
-	// doubtful is set if its request has to be resolved again.
-	doubtful bool
-	// changed is set while its result has to be settled again.
-	changed bool
-	// wants is in the order of the Mapping's ports and addresses.
-	wants []want
-	// about are the Findings about the Mapping as a whole, aboutPort those about ports, aboutEgress those about egress.
-	about, aboutEgress []finding.Finding
-	aboutPort          []portFinding
-	// resolved is the result of addressesFrom.
-	resolved finding.Resolved
-	// egress is what it asks for its pods, egresses is what they get.
-	egress   []egressWish
-	egresses []gateway.Egress
-	// findings are all Findings, in the order of the Mapping's fields.
-	findings []finding.Finding
-	// usage is what it asks for. over is set if it gets nothing because its namespace asks for too much.
-	usage usage
-	over  *finding.Finding
-}
-
-// want is a Frontend that a Mapping asks for.
-type want struct {
-	gateway.Forward
-	// port is the index of the Mapping's port.
-	port int
-	// place is where the address is, listed is set while the State has the want, resolved is set if the address comes from an
-	// uplink.
-	place            place
-	listed, resolved bool
-	// share is the Mapping's part of the Frontend's ports, reserved are the ports that this host keeps from Mappings.
-	share    conflicts.Share
-	reserved []gateway.PortRange
-	// parts are the Forwards if the want is not whole.
-	parts []*gateway.Forward
-}
-
-// whole reports whether the Mapping has all of the Frontend here.
-func (w *want) whole() bool { return w.share.Whole() && len(w.reserved) == 0 }
-
-// yields reports whether any other Mapping has precedence, even a younger one: the address comes from an uplink and is away,
-// while the other one names it.
-func (w *want) yields() bool { return w.resolved && w.place == away }
-
-// asksFor reports whether both wants claim the same ports with the same precedence.
-func (w *want) asksFor(o *want) bool {
-	return w.Frontend == o.Frontend && w.resolved == o.resolved && w.yields() == o.yields()
-}
-
-// forwards returns the Forwards of the want: the whole one, or its parts.
-func (w *want) forwards() []*gateway.Forward {
-	if w.whole() {
-		return []*gateway.Forward{&w.Forward}
-	}
-	return w.parts
-}
-
-// take sets the share. Parts are kept if they stay the same.
-func (w *want) take(share conflicts.Share) {
-	if !slices.Equal(share.Free, w.share.Free) || share.Whole() != w.share.Whole() {
-		w.parts = nil
-	}
-	w.share = share
-}
-
-// divide creates the Forwards for the parts of the want.
-func (w *want) divide() {
-	if w.whole() || len(w.parts) > 0 {
-		return
-	}
-	free := []gateway.PortRange{w.Ports}
-	if !w.share.Whole() {
-		free = free[:0]
-		for _, f := range w.share.Free {
-			free = append(free, gateway.PortRange{First: f.First, Last: f.Last})
-		}
-	}
-	for _, f := range free {
-		for _, ports := range f.Without(w.reserved...) {
-			w.parts = append(w.parts, w.Part(ports))
-		}
-	}
-}
-
-// place is where the address of a Frontend is, from the view of this host.
-type place int
-
-const (
-	nowhere place = iota // this host does nothing for it
-	here
-	away
-)
-
-type portFinding struct {
-	port int
-	finding.Finding
-}
-
 // resolve computes what the Mapping asks for, regardless of other Mappings.
 func (c *calculation) resolve(e *entry) {
 	mapping := e.mapping
@@ -184,8 +83,8 @@ func (c *calculation) wants(e *entry) {
 	e.aboutEgress = c.reported()
 }
 
-// gather puts the Findings in the order of the Mapping's fields.
-func (e *entry) gather() {
+// collectFindings puts the Findings in the order of the Mapping's fields.
+func (e *entry) collectFindings() {
 	if e.over != nil {
 		e.findings = append(slices.Clone(e.about), *e.over)
 		return
@@ -199,7 +98,7 @@ func (e *entry) gather() {
 		}
 		findings = append(findings, e.conflicts(w)...)
 	}
-	e.findings = fewOfAKind(append(findings, e.aboutEgress...))
+	e.findings = limitPerReason(append(findings, e.aboutEgress...))
 }
 
 // conflicts are about the condition Accepted if both Mappings name the address, so that everyone who knows both sees the same

@@ -1,0 +1,138 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package calc
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+// resolve computes what the dirty entries ask for, regardless of other Mappings.
+func (c *Calculator) resolve(r *run) {
+	calculation := &calculation{cfg: c.cfg, facts: c.facts, serviceIndex: &c.objects, read: map[serviceKey]*serviceEndpoints{}}
+	for _, e := range r.dirty {
+		before := *e
+		calculation.resolve(e)
+		r.withdraw(before.wants)
+		r.unsettled = append(r.unsettled, e)
+		e.unsettled, e.findings = true, before.findings
+		r.egressChanged = r.egressChanged || len(before.egress)+len(e.egress) > 0
+		r.recordUsage(e.mapping.Namespace, before.usage, e.usage)
+		e.over = before.over // until it is settled again
+		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.sameClaim(&y) }) {
+			for i := range e.wants {
+				e.wants[i].share = before.wants[i].share
+			}
+		} else {
+			r.portsChanged = true
+		}
+	}
+}
+
+// settlePorts gives each port of a Frontend to the first Mapping that asks.
+func (c *Calculator) settlePorts(r *run) {
+	if !r.portsChanged {
+		return
+	}
+	claims := conflicts.Claims{}
+	for _, yields := range []bool{false, true} {
+		for _, e := range c.entries {
+			if e.over != nil {
+				continue // an excluded Mapping takes no port
+			}
+			for i := range e.wants {
+				w := &e.wants[i]
+				if w.yields() != yields {
+					continue
+				}
+				share := claims.Take(w.claim(), e.mapping)
+				if share.Whole() && w.share.Whole() {
+					continue
+				}
+				r.markUnsettled(e)
+				// The finding may change even if the share stays: the winner may have another version.
+				w.take(share)
+			}
+		}
+	}
+}
+
+// settleEgress gives each pod to the first Mapping that asks.
+func (c *Calculator) settleEgress(r *run) {
+	if !r.egressChanged {
+		return
+	}
+	claims := egressClaims{}
+	for _, e := range c.entries {
+		if len(e.egress) > 0 {
+			claims.claimPods(e)
+			r.markUnsettled(e)
+		}
+	}
+	for _, e := range c.entries {
+		claims.claimAbsent(e)
+	}
+	c.state.Egresses, c.state.Away.Egresses = egresses(c.entries)
+}
+
+// publish puts the Forwards and Findings of unsettled entries into the result.
+func (c *Calculator) publish(r *run) {
+	for _, e := range r.unsettled {
+		e.unsettled = false
+		for i := range e.wants {
+			w := &e.wants[i]
+			w.divide()
+			if w.listed = w.place != nowhere && e.over == nil; w.listed {
+				list := r.list(w.place)
+				list.Added = append(list.Added, w.forwards()...)
+			}
+		}
+		before := e.findings
+		e.collectFindings()
+		r.findingsChanged = r.findingsChanged || !slices.Equal(before, e.findings)
+	}
+	if r.findingsChanged {
+		c.findings = slices.Concat(c.aboutHost, findings(c.entries))
+	}
+	c.state.Forwards = r.here.Apply(c.state.Forwards, compareForwards)
+	c.state.Away.Forwards = r.absent.Apply(c.state.Away.Forwards, compareForwards)
+}
+
+func compareForwards(a, b *gateway.Forward) int { return a.Compare(b.Frontend) }
+
+// findings returns the Findings of all entries, sorted by Mapping. Entries come sorted by age.
+func findings(entries []*entry) []finding.Finding {
+	var all []finding.Finding
+	for _, e := range entries {
+		all = append(all, e.findings...)
+	}
+	slices.SortStableFunc(all, func(a, b finding.Finding) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return all
+}
+
+// egresses returns the Egresses with addresses that are here, and with those that are away.
+func egresses(entries []*entry) (here, away []gateway.Egress) {
+	for _, e := range entries {
+		for _, egress := range e.egresses {
+			if egress.Uplink != 0 {
+				here = append(here, egress)
+			} else {
+				away = append(away, egress)
+			}
+		}
+	}
+	for _, list := range [][]gateway.Egress{here, away} {
+		slices.SortFunc(list, func(a, b gateway.Egress) int {
+			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+		})
+	}
+	return here, away
+}
