@@ -36,7 +36,7 @@ func TestTheStatusLine(t *testing.T) {
 		{Namespace: "a", Name: "elsewhere", Reason: finding.ReasonServiceNotFound}, {Namespace: "a", Name: "web", Reason: finding.ReasonAddressNotOnHost},
 		{Reason: finding.ReasonLinkDown},
 	}}
-	repaired := dataplane.Result{Repaired: []dataplane.Repair{{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindIPSet, Missing: "set x"}}}
+	repaired := dataplane.Result{Changes: dataplane.Changes{Repaired: []dataplane.Repair{{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindIPSet, Missing: "set x"}}}}
 	locked := errors.New("locked")
 	read, lost := &fakeSource{}, &fakeSource{}
 	read.synced.Store(true)

@@ -20,6 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/objects"
@@ -95,7 +96,7 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	return reporting{controller.New(controller.Options{
 		Config:           cfg,
 		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev),
-		Dataplane:        newDataplane(cfg, tables, counts.IPTables(tables), sets),
+		Dataplane:        newDataplane(cfg, tables, counts.Program(tables), sets),
 		Log:              log,
 		CountSourcePorts: func() ([]gateway.SourcePorts, error) { return conntrack.SourcePorts(cfg.Ownership) },
 		PortsCounted:     counts.PortsCounted,
@@ -119,21 +120,21 @@ func newIPTables(cfg config.Config) (*program.Runner, error) {
 	return tables, nil
 }
 
-// newDataplane takes the tables twice: tables for their capabilities, and door for access, which may count calls.
-func newDataplane(cfg config.Config, tables *program.Runner, door dataplane.IPTables, sets dataplane.Sets) *dataplane.Dataplane {
+// newDataplane takes tables for their capabilities, and program for access, which may count calls.
+func newDataplane(cfg config.Config, tables *program.Runner, program iptables.Program, sets iptables.Sets) *dataplane.Dataplane {
 	var guardOnly []gateway.Family
 	if !cfg.IPTables.IPv6 {
 		guardOnly = []gateway.Family{gateway.IPv6}
 	}
 	return dataplane.New(dataplane.Options{
-		Ownership:   cfg.Ownership,
-		GuardOnly:   guardOnly,
-		RandomFully: tables.RandomFully(),
-		IPTables:    door,
-		Other:       tables.Other(),
-		Sets:        sets,
-		Routes:      rtnetlink.New(cfg.Ownership),
-		Sysctls:     sysctl.New(cfg.RuntimeDir),
-		Conntrack:   conntrack.New(cfg.Ownership),
+		Ownership: cfg.Ownership,
+		GuardOnly: guardOnly,
+		Ruleset: iptables.New(iptables.Options{
+			Ownership: cfg.Ownership, Program: program, Sets: sets, RandomFully: tables.RandomFully(), GuardOnly: guardOnly,
+		}),
+		Leftovers: []dataplane.Leftovers{iptables.NewLeftovers(tables.Unused(), cfg.Ownership)},
+		Routes:    rtnetlink.New(cfg.Ownership),
+		Sysctls:   sysctl.New(cfg.RuntimeDir),
+		Conntrack: conntrack.New(cfg.Ownership),
 	})
 }

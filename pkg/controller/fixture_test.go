@@ -111,9 +111,9 @@ func (d *fakeDataplane) Apply(context.Context, gateway.State) (dataplane.Result,
 	if d.applied != nil {
 		d.applied()
 	}
-	return dataplane.Result{InPlace: d.inPlace, Took: dataplane.Took{
+	return dataplane.Result{Changes: dataplane.Changes{InPlace: d.inPlace, Took: dataplane.Took{
 		Build: 1250 * time.Microsecond, Diff: 2500 * time.Microsecond, Restore: 3001 * time.Microsecond, Cut: 4 * time.Millisecond,
-	}}, d.fail
+	}}}, d.fail
 }
 
 func (d *fakeDataplane) Watch(ctx context.Context, changed func()) error {

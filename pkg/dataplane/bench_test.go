@@ -62,7 +62,7 @@ func (i *instant) Restore(_ context.Context, batch ruleset.Batch) (err error) {
 func (*instant) Watch(context.Context, func()) error   { return nil }
 func (*instant) Stamp(gateway.Family) (uint64, error)  { return 0, nil }
 func (*instant) Digest(gateway.Family) (uint64, error) { return 0, nil }
-func (*instant) Alone(uint64, uint64, int) bool        { return false }
+func (*instant) IsOnlyWrite(uint64, uint64, int) bool  { return false }
 
 func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
 func (*instant) Owes() bool                                                      { return false }
@@ -73,10 +73,9 @@ func BenchmarkApply(b *testing.B) {
 		b.Run(fmt.Sprint(ports), func(b *testing.B) {
 			tables := &instant{families: []gateway.Family{gateway.IPv4, gateway.IPv6}}
 			k := newKernel()
-			d := dataplane.New(dataplane.Options{
-				Ownership: gateway.DefaultOwnership(), RandomFully: true,
-				IPTables: tables, Sets: k.Sets, Routes: k.Routes, Sysctls: k.Sysctls, Conntrack: tables,
-			})
+			opts := options(k)
+			opts.Program, opts.Conntrack = tables, tables
+			d := opts.dataplane()
 			state := dense(ports)
 			other := oneEndpointLess(state, ports/2)
 			for _, s := range []gateway.State{state, other, state} {
@@ -93,7 +92,7 @@ func BenchmarkApply(b *testing.B) {
 					s = state
 				}
 				result, err := d.Apply(b.Context(), s)
-				if err != nil || len(result.Batches) != 1 {
+				if err != nil || result.Writes != 1 {
 					b.Fatalf("%s: %v", result, err)
 				}
 				took.Build += result.Took.Build

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
@@ -76,13 +75,13 @@ func TestKernelBoundaryNeedsNoObject(t *testing.T) {
 		}
 		ask(t, inside(), "pod1")
 		options := h.options()
-		options.GuardOnly = []gateway.Family{gateway.IPv6}
+		options.guardOnly = []gateway.Family{gateway.IPv6}
 		uplinks := []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24", "2001:db8:1::/64")}}
-		if _, err := dataplane.New(options).Guard(t.Context(), gateway.State{Uplinks: uplinks}); err != nil {
+		if _, err := options.dataplane().Guard(t.Context(), gateway.State{Uplinks: uplinks}); err != nil {
 			t.Fatal(err)
 		}
 		ask(t, inside(), silence)
-		apply(t, dataplane.New(options), gateway.State{Uplinks: uplinks})
+		apply(t, options.dataplane(), gateway.State{Uplinks: uplinks})
 		ask(t, inside(), silence)
 
 		d := h.start()

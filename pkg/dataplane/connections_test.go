@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 )
 
 // TestConnections expects that Cut compares connections with every state, and all of them whenever they may not match the last
@@ -60,7 +60,7 @@ func TestConnections(t *testing.T) {
 		if step.failing != "" != errors.Is(err, broken) || step.failing == "" && err != nil {
 			t.Errorf("%s: err = %v", step.name, err)
 		}
-		want := []dataplanetest.Cut{{Since: step.since, State: step.state}}
+		want := []iptablestest.Cut{{Since: step.since, State: step.state}}
 		if step.failing == "cut connections" {
 			want = nil
 		}
@@ -73,7 +73,7 @@ func TestConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]dataplanetest.Cut{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
+	if diff := cmp.Diff([]iptablestest.Cut{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
 		t.Errorf("cleanup: %s, arguments (-want +got):\n%s", result, diff)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 )
 
 // change is a transition from one state to another.
@@ -95,7 +95,7 @@ func many(s *gateway.State) {
 }
 
 // kernelBefore returns the kernel before the change.
-func (c change) kernelBefore(t *testing.T) *dataplanetest.Kernel {
+func (c change) kernelBefore(t *testing.T) *iptablestest.Kernel {
 	t.Helper()
 	if c.empty {
 		return newKernel()

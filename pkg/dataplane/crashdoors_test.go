@@ -12,6 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
@@ -40,20 +41,20 @@ func (l *life) write(step string, do func() error) error {
 
 // mortal returns a new Dataplane that is killed after this number of writes. An operation that takes several steps counts as
 // several writes, so that the process also dies between the steps.
-func mortal(opts dataplane.Options, writes int) (*dataplane.Dataplane, *life) {
+func mortal(opts parts, writes int) (*dataplane.Dataplane, *life) {
 	l := &life{left: writes}
-	opts.IPTables = mortalTables{opts.IPTables, l}
+	opts.Program = mortalTables{opts.Program, l}
 	if opts.Sets != nil {
-		opts.Sets = mortalSets{opts.Sets, opts.Ownership, l}
+		opts.Sets = mortalSets{opts.Sets, opts.own, l}
 	}
 	opts.Routes = mortalRoutes{opts.Routes, l}
 	opts.Sysctls = mortalSysctls{opts.Sysctls, l}
 	opts.Conntrack = mortalConntrack{opts.Conntrack, l}
-	return dataplane.New(opts), l
+	return opts.dataplane(), l
 }
 
 type mortalTables struct {
-	dataplane.IPTables
+	iptables.Program
 	life *life
 }
 
@@ -61,7 +62,7 @@ type mortalTables struct {
 func (m mortalTables) Restore(ctx context.Context, batch ruleset.Batch) error {
 	for _, table := range batch.Tables {
 		one := ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}
-		err := m.life.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name), func() error { return m.IPTables.Restore(ctx, one) })
+		err := m.life.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name), func() error { return m.Program.Restore(ctx, one) })
 		if err != nil {
 			return err
 		}
@@ -69,11 +70,11 @@ func (m mortalTables) Restore(ctx context.Context, batch ruleset.Batch) error {
 	return nil
 }
 
-// Alone is always false, because the tables are written one by one.
-func (m mortalTables) Alone(uint64, uint64, int) bool { return false }
+// IsOnlyWrite is always false, because the tables are written one by one.
+func (m mortalTables) IsOnlyWrite(uint64, uint64, int) bool { return false }
 
 type mortalSets struct {
-	dataplane.Sets
+	iptables.Sets
 	own  gateway.Ownership
 	life *life
 }

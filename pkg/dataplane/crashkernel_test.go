@@ -186,7 +186,7 @@ func TestKernelCrashBeforeConnectionsAreCut(t *testing.T) {
 		if _, err := killed.Apply(t.Context(), state(other)); !errors.Is(err, errCrashed) || fmt.Sprint(life.done) != fmt.Sprintf("[%s nat]", n.name) {
 			t.Fatalf("err = %v, killed after %q; want it killed after the rules", err, life.done)
 		}
-		if result := apply(t, h.start(), state(other)); result.Connections != len(conns) || len(result.Batches) > 0 {
+		if result := apply(t, h.start(), state(other)); result.Connections != len(conns) || result.Writes > 0 {
 			t.Errorf("the next process: %s; want %d connections ended and nothing else", result, len(conns))
 		}
 		for _, conn := range conns {

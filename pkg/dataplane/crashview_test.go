@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
@@ -27,15 +26,15 @@ type view struct {
 	sysctls map[string]string
 }
 
-func look(t *testing.T, opts dataplane.Options) view {
+func look(t *testing.T, opts parts) view {
 	t.Helper()
 	v := view{tracers: map[gateway.Family]*ruleset.Tracer{}, sysctls: map[string]string{}}
 	sets, err := opts.Sets.Observe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, family := range opts.IPTables.Families() {
-		rules, err := opts.IPTables.Save(t.Context(), family)
+	for _, family := range opts.Program.Families() {
+		rules, err := opts.Program.Save(t.Context(), family)
 		if err != nil {
 			t.Fatal(err)
 		}

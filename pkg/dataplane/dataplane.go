@@ -6,27 +6,24 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // Options configures a Dataplane.
 type Options struct {
 	Ownership gateway.Ownership
-	// RandomFully means that the kernel and iptables support MASQUERADE's --random-fully.
-	RandomFully bool
-	// GuardOnly lists the families that are not served: their only rules are the boundary.
+	// GuardOnly lists the families that are not served: the boundary is all that the Ruleset writes for them.
 	GuardOnly []gateway.Family
 
-	IPTables IPTables
-	// Other is nil if the host has only one back end.
-	Other OtherIPTables
-	// Sets is nil if the host does not support sets.
-	Sets      Sets
+	Ruleset Ruleset
+	// Leftovers are removed once, after the Ruleset is in effect, so that a host can change its kernel API without a gap.
+	Leftovers []Leftovers
 	Routes    Routes
 	Sysctls   Sysctls
 	Conntrack Conntrack
@@ -38,28 +35,16 @@ type Dataplane struct {
 	opts Options
 
 	mu sync.Mutex
-	// families, sets, routing and sysctls are what this Dataplane last wrote.
-	families map[gateway.Family]*family
-	// mayRead permits reading tables because another process wrote. It is false until the time unread.
-	mayRead bool
-	unread  time.Time
-	// undigested is the time of the next routine digests. Only a verification takes digests earlier.
-	undigested time.Time
-	// digested is how long the last round of routine digests took.
-	digested time.Duration
-	// changed requests a Check. Watch sets it. later is the timer that calls it when tables may be read again.
-	changed func()
-	later   *time.Timer
-	sets    sets
+	// routing and sysctls are what this Dataplane last wrote.
 	routing policyrouting.Set
 	sysctls map[string]string
 	// filtering lists the links whose reverse path filter is managed.
 	filtering []string
 	// unset means that a parameter could not be set.
 	unset bool
-	// settled is the host configuration last written, or nil if the kernel may differ from it.
-	settled *needs
-	// swept means that the other back end holds none of our rules.
+	// hostInSync is the host configuration last written, or nil if the kernel may differ from it.
+	hostInSync *needs
+	// swept means that there are no Leftovers.
 	swept bool
 	// cut is the state that the connections match, or nil if unknown.
 	cut *gateway.State
@@ -73,35 +58,35 @@ func New(opts Options) *Dataplane {
 }
 
 func (d *Dataplane) forget() {
-	d.families, d.sets = map[gateway.Family]*family{}, sets{damage: map[string]Repair{}}
-	d.routing, d.sysctls, d.settled, d.cut = policyrouting.Set{}, map[string]string{}, nil, nil
+	d.routing, d.sysctls, d.hostInSync, d.swept, d.cut = policyrouting.Set{}, map[string]string{}, nil, false, nil
 }
 
 // HostChanged makes the next Apply read routes, policy routing rules and kernel parameters.
 func (d *Dataplane) HostChanged() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.settled = nil
+	d.hostInSync = nil
 }
 
 // Verify makes the next Apply prove that the kernel still holds everything that was written, and repair the differences.
 func (d *Dataplane) Verify() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.settled = nil
-	d.sets.verify = true
-	for _, f := range d.families {
-		f.verify = true
-	}
+	d.hostInSync = nil
+	d.opts.Ruleset.Verify()
 }
 
 // Watch calls changed whenever a Check is due because rules may have been written. It returns nil when ctx ends, and an error
 // if it can no longer watch.
 func (d *Dataplane) Watch(ctx context.Context, changed func()) error {
+	return d.opts.Ruleset.Watch(ctx, changed)
+}
+
+// Try returns an error if the kernel refuses rules of the state. It does not affect packets.
+func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
 	d.mu.Lock()
-	d.changed = changed
-	d.mu.Unlock()
-	return d.opts.IPTables.Watch(ctx, changed)
+	defer d.mu.Unlock()
+	return d.opts.Ruleset.Try(ctx, state)
 }
 
 // Check looks for writes by other processes. Its cost does not depend on the size of the programmed state. It reports whether
@@ -109,59 +94,77 @@ func (d *Dataplane) Watch(ctx context.Context, changed func()) error {
 func (d *Dataplane) Check() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.allowReading()
-	tablesErr := errors.Join(d.lookAtTables(), d.lookClosely())
-	changed := d.readingIsDue()
-	setsChanged, setsErr := d.lookAtSets()
+	rulesChanged, rulesErr := d.opts.Ruleset.Drift()
 	sysctlsChanged, sysctlErr := d.lookAtSysctls()
 	if sysctlsChanged {
-		d.settled = nil
+		d.hostInSync = nil
 	}
-	return changed || setsChanged || sysctlsChanged || d.opts.Conntrack.Owes(), errors.Join(tablesErr, setsErr, sysctlErr)
+	return rulesChanged || sysctlsChanged || d.opts.Conntrack.Owes(), errors.Join(rulesErr, sysctlErr)
 }
 
 // Apply brings the kernel to the state. A failure does not stop independent steps, and the next Apply observes again whatever
-// failed. Additions run in this order: routes and policy routing rules, sets, netfilter, kernel parameters. Parameters come
-// last because they let in traffic that the boundary must stop. Removals run in reverse order. Connections follow the rules.
+// failed. Additions run in this order: routes and policy routing rules, packet rules, kernel parameters. Parameters come last
+// because they let in traffic that the boundary must stop. Removals run in reverse order. Connections follow the rules.
 func (d *Dataplane) Apply(ctx context.Context, state gateway.State) (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var result Result
-	d.allowReading()
 	host := d.newHostChange(state)
 	hostErrs := []error{host.prepare(&result)}
-	var filterErr, setErr error
-	var wanted []ruleset.Set
-	for _, family := range d.opts.IPTables.Families() {
-		want, err := d.build(state, family, &result)
-		setErr = errors.Join(setErr, err)
-		wanted = append(wanted, want.Sets...)
-		if err := d.filter(ctx, want, &result); err != nil {
-			if d.harmless(family) {
-				continue
-			}
-			filterErr = errors.Join(filterErr, err)
+	var errs []error
+	result.InPlace = true
+	for _, family := range d.opts.Ruleset.Families() {
+		changes, err := d.opts.Ruleset.Apply(ctx, family, state)
+		d.add(changes, &result)
+		if !changes.InPlace && d.harmless(family) {
+			continue
+		}
+		errs = append(errs, err)
+		if !changes.InPlace {
+			result.InPlace = false
 			continue
 		}
 		// Start forwarding only after the boundary is in place.
 		hostErrs = append(hostErrs, host.startForwarding(family, &result))
 	}
-	result.InPlace = filterErr == nil
-	errs := []error{setErr, filterErr}
 	// After a cancellation, keep whatever the skipped steps may still need.
 	if ctx.Err() == nil {
-		if filterErr == nil {
-			errs = append(errs, d.sweep(ctx, &result), d.destroySets(wanted, &result))
+		if result.InPlace {
+			errs = append(errs, d.sweep(ctx, &result))
 		}
 		hostErrs = append(hostErrs, host.finish(&result))
-		errs = append(errs, d.cutConnections(ctx, state, filterErr == nil, &result))
+		errs = append(errs, d.cutConnections(ctx, state, result.InPlace, &result))
 	}
 	hostErr := errors.Join(hostErrs...)
-	d.settled = nil
-	if hostErr == nil && filterErr == nil && ctx.Err() == nil {
-		d.settled = &host.needs
+	d.hostInSync = nil
+	if hostErr == nil && result.InPlace && ctx.Err() == nil {
+		d.hostInSync = &host.needs
 	}
 	return result, errors.Join(append(errs, hostErr)...)
+}
+
+// add adds changes to the result. Rules that another process had damaged may have let in connections that must end.
+func (d *Dataplane) add(changes Changes, result *Result) {
+	result.Changes = result.append(changes)
+	if changes.Damaged {
+		d.cut = nil
+	}
+}
+
+// sweep removes Leftovers, once, and then what no rule needs any more: a leftover may be a rule that needs it.
+func (d *Dataplane) sweep(ctx context.Context, result *Result) error {
+	var errs []error
+	if !d.swept {
+		for _, leftovers := range d.opts.Leftovers {
+			changes, err := leftovers.Remove(ctx)
+			d.add(changes, result)
+			errs = append(errs, err)
+		}
+		d.swept = errors.Join(errs...) == nil
+	}
+	changes, err := d.opts.Ruleset.Prune(ctx)
+	d.add(changes, result)
+	return errors.Join(append(errs, err)...)
 }
 
 // Cleanup removes everything that is ours and restores the kernel parameters.
@@ -175,13 +178,59 @@ func (d *Dataplane) Cleanup(ctx context.Context) (Result, error) {
 	restored, err := d.opts.Sysctls.Restore()
 	result.Sysctls = restored
 	errs = append(errs, err)
-	for _, family := range d.opts.IPTables.Families() {
-		errs = append(errs, d.filter(ctx, ruleset.Ruleset{Family: family}, &result))
+	for _, family := range d.opts.Ruleset.Families() {
+		changes, err := d.opts.Ruleset.Remove(ctx, family)
+		d.add(changes, &result)
+		errs = append(errs, err)
 	}
-	d.swept = false
-	errs = append(errs, d.sweep(ctx, &result), d.destroySets(nil, &result))
+	errs = append(errs, d.sweep(ctx, &result))
 	have, err := d.opts.Routes.Observe()
 	errs = append(errs, err, d.route(policyrouting.Diff(have, policyrouting.Set{}), &result))
 	// Without the rules, the kernel would continue to translate known connections.
 	return result, errors.Join(append(errs, d.cutConnections(ctx, gateway.State{}, false, &result))...)
+}
+
+// Guard writes the boundary that the state requires, in all families, and removes nothing: the kernel continues to forward for
+// Mappings that are not known yet. It serves the time before the first Apply.
+func (d *Dataplane) Guard(ctx context.Context, state gateway.State) (Result, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var result Result
+	var errs []error
+	for _, family := range d.opts.Ruleset.Families() {
+		changes, err := d.opts.Ruleset.Guard(ctx, family, state)
+		d.add(changes, &result)
+		if err != nil && !d.harmless(family) {
+			errs = append(errs, err)
+		}
+	}
+	return result, errors.Join(errs...)
+}
+
+// harmless reports whether the host can do without the boundary of a family: the family is not served, and the host does not
+// forward it.
+func (d *Dataplane) harmless(name gateway.Family) bool {
+	if !slices.Contains(d.opts.GuardOnly, name) {
+		return false
+	}
+	forwarding, err := d.opts.Sysctls.Get(map[gateway.Family]string{gateway.IPv4: ipForward, gateway.IPv6: ipv6Forward}[name])
+	return err == nil && forwarding == "0"
+}
+
+// cutConnections ends the connections that the state no longer makes, whose next packets meet other rules. If the rules are not
+// inPlace, the next Apply cuts again, because the old rules may bring back a connection that was ended.
+func (d *Dataplane) cutConnections(ctx context.Context, state gateway.State, inPlace bool, result *Result) error {
+	since := d.cut
+	d.cut = nil
+	started := time.Now()
+	n, err := d.opts.Conntrack.Cut(ctx, since, state)
+	result.Took.Cut += time.Since(started)
+	result.Connections += n
+	if err != nil {
+		return fmt.Errorf("ending connections that are not wanted any more: %w", err)
+	}
+	if inPlace {
+		d.cut = &state
+	}
+	return nil
 }

@@ -12,22 +12,51 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables"
+	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
-// start returns a Dataplane as smartnatd has it after a start.
-func start(k *dataplanetest.Kernel) *dataplane.Dataplane { return dataplane.New(options(k)) }
+// parts are what a Dataplane with iptables is made of.
+type parts struct {
+	own         gateway.Ownership
+	randomFully bool
+	guardOnly   []gateway.Family
+	unused      iptables.UnusedTables
 
-func options(k *dataplanetest.Kernel) dataplane.Options {
-	return dataplane.Options{
-		Ownership: gateway.DefaultOwnership(), RandomFully: true,
-		IPTables: k.Tables, Sets: k.Sets, Routes: k.Routes, Sysctls: k.Sysctls, Conntrack: k.Conntrack,
+	Program   iptables.Program
+	Sets      iptables.Sets
+	Routes    dataplane.Routes
+	Sysctls   dataplane.Sysctls
+	Conntrack dataplane.Conntrack
+}
+
+func (p parts) dataplane() *dataplane.Dataplane {
+	opts := dataplane.Options{
+		Ownership: p.own, GuardOnly: p.guardOnly,
+		Ruleset: iptables.New(iptables.Options{
+			Ownership: p.own, Program: p.Program, Sets: p.Sets, RandomFully: p.randomFully, GuardOnly: p.guardOnly,
+		}),
+		Routes: p.Routes, Sysctls: p.Sysctls, Conntrack: p.Conntrack,
+	}
+	if p.unused != nil {
+		opts.Leftovers = []dataplane.Leftovers{iptables.NewLeftovers(p.unused, p.own)}
+	}
+	return dataplane.New(opts)
+}
+
+// start returns a Dataplane as smartnatd has it after a start.
+func start(k *iptablestest.Kernel) *dataplane.Dataplane { return options(k).dataplane() }
+
+func options(k *iptablestest.Kernel) parts {
+	return parts{
+		own: gateway.DefaultOwnership(), randomFully: true,
+		Program: k.Tables, Sets: k.Sets, Routes: k.Routes, Sysctls: k.Sysctls, Conntrack: k.Conntrack,
 	}
 }
 
-func newKernel() *dataplanetest.Kernel { return dataplanetest.New("eth0", "eth1", "eth2") }
+func newKernel() *iptablestest.Kernel { return iptablestest.New("eth0", "eth1", "eth2") }
 
 func apply(t *testing.T, d *dataplane.Dataplane, state gateway.State) dataplane.Result {
 	t.Helper()
@@ -39,14 +68,14 @@ func apply(t *testing.T, d *dataplane.Dataplane, state gateway.State) dataplane.
 }
 
 // fresh returns a kernel after a first start with the state.
-func fresh(t *testing.T, state gateway.State) *dataplanetest.Kernel {
+func fresh(t *testing.T, state gateway.State) *iptablestest.Kernel {
 	t.Helper()
 	k := newKernel()
 	apply(t, start(k), state)
 	return k
 }
 
-func expectSame(t *testing.T, want, got *dataplanetest.Kernel) {
+func expectSame(t *testing.T, want, got *iptablestest.Kernel) {
 	t.Helper()
 	if diff := cmp.Diff(want.Routes.Set.Commands(), got.Routes.Set.Commands()); diff != "" {
 		t.Errorf("policy routing (-want +got):\n%s", diff)
@@ -99,7 +128,7 @@ func TestOrderOfWrites(t *testing.T) {
 	if diff := cmp.Diff(want, k.Journal); diff != "" {
 		t.Errorf("adding (-want +got):\n%s", diff)
 	}
-	if len(result.Sysctls) != 2 || result.Routes() != 2 || result.IPRules() != 1 || len(result.Batches) != 2 || result.Chains() == 0 || result.Rules() == 0 {
+	if len(result.Sysctls) != 2 || result.Routes() != 2 || result.IPRules() != 1 || result.Writes != 2 || result.Chains == 0 || result.Rules == 0 {
 		t.Errorf("the result %q is not what was written", result)
 	}
 	if len(result.Repaired) > 0 {

@@ -5,46 +5,41 @@ package dataplane
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
-// IPTables reads and writes the netfilter tables. If the program of a Save or Restore hangs and is killed, the error matches
-// context.DeadlineExceeded.
-type IPTables interface {
-	// Families returns the families that can be programmed.
+// Ruleset programs the packet rules of a State by one kernel API. All methods that write return what they wrote, also together
+// with an error. An error is gateway.ErrRefused if the kernel refuses something in the rules themselves.
+type Ruleset interface {
+	// Families returns the families that can be programmed, IPv4 first.
 	Families() []gateway.Family
-	Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error)
-	// Restore executes the batch. After an error, some of its tables may be written. The error is gateway.ErrRefused if the
-	// kernel or the program refuses a line of the batch.
-	Restore(ctx context.Context, batch ruleset.Batch) error
-	// Watch calls changed once at the start and then whenever rules may have been written, by any process including this one. It
-	// returns nil when ctx ends, and an error if it can no longer watch.
+	// Apply brings the rules of one family to the state. Anything that rules outside our own may still need stays until Prune.
+	Apply(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
+	// Prune removes what no rule needs any more, once Apply has succeeded for every family.
+	Prune(ctx context.Context) (Changes, error)
+	// Guard writes the boundary that the state requires and removes nothing: it serves the time before the first Apply.
+	Guard(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
+	// Remove removes all our rules of a family, whichever process wrote them.
+	Remove(ctx context.Context, family gateway.Family) (Changes, error)
+	// Plan returns what an Apply would write. It only reads.
+	Plan(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
+	// Try returns an error if the kernel refuses rules of the state. It does not affect packets.
+	Try(ctx context.Context, state gateway.State) error
+	// Drift looks for writes by other processes, at a cost that does not depend on the number of rules. It reports whether the
+	// next Apply has work to do because of them.
+	Drift() (bool, error)
+	// Verify makes the next Apply prove that the kernel still holds everything that was written.
+	Verify()
+	// Watch calls changed whenever a Drift is due. It returns nil when ctx ends, and an error if it can no longer watch.
 	Watch(ctx context.Context, changed func()) error
-	// Stamp is cheap and returns another number after rules of the family were written. It may miss a change. Digest costs more
-	// and misses none.
-	Stamp(family gateway.Family) (uint64, error)
-	Digest(family gateway.Family) (uint64, error)
-	// Alone reports whether a Restore of this number of tables was certainly the only write between two Stamps. If Alone can be
-	// true, a Stamp is also a Digest.
-	Alone(before, after uint64, tables int) bool
 }
 
-// Sets reads and writes sets of networks.
-type Sets interface {
-	// Observe returns our sets with their members, sorted by name.
-	Observe() ([]ruleset.Set, error)
-	// Stamp returns another number after a set of ours was created or destroyed, or changed its number of members.
-	Stamp() (uint64, error)
-	// Put creates the set, or replaces its members atomically.
-	Put(set ruleset.Set) error
-	// Change adds members and removes others.
-	Change(set ruleset.Set, add, remove []netip.Prefix) error
-	// Destroy removes a set that no rule names any more.
-	Destroy(name string) error
+// Leftovers are rules of ours in a kernel API that is not in use any more.
+type Leftovers interface {
+	// Remove removes them all. Our rules must be in place already, because it also removes a boundary.
+	Remove(ctx context.Context) (Changes, error)
 }
 
 // Routes reads and writes routes and policy routing rules.

@@ -33,7 +33,7 @@ func (n needs) equal(o needs) bool {
 type hostChange struct {
 	*Dataplane
 	needs
-	settled bool
+	inSync  bool
 	changes policyrouting.Changes
 }
 
@@ -45,14 +45,14 @@ func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
 	for _, uplink := range state.Uplinks {
 		n.uplinks = append(n.uplinks, uplink.Link)
 	}
-	return &hostChange{Dataplane: d, needs: n, settled: d.settled != nil && d.settled.equal(n)}
+	return &hostChange{Dataplane: d, needs: n, inSync: d.hostInSync != nil && d.hostInSync.equal(n)}
 }
 
 // prepare adds the routing on which rules rely. First it restores parameters that are no longer needed, before the boundary
 // stops covering them: the strict filter of a link that is not an uplink any more, and the forwarding of a family that is not
 // forwarded any more.
 func (h *hostChange) prepare(result *Result) error {
-	if h.settled {
+	if h.inSync {
 		return nil
 	}
 	started := time.Now()
@@ -75,7 +75,7 @@ func (h *hostChange) prepare(result *Result) error {
 
 // startForwarding sets the parameters that let in packets, now that the boundary is in place.
 func (h *hostChange) startForwarding(family gateway.Family, result *Result) error {
-	if h.settled {
+	if h.inSync {
 		return nil
 	}
 	var err error
@@ -87,7 +87,7 @@ func (h *hostChange) startForwarding(family gateway.Family, result *Result) erro
 
 // finish removes the routing on which no rule relies any more.
 func (h *hostChange) finish(result *Result) error {
-	if h.settled {
+	if h.inSync {
 		return nil
 	}
 	return h.route(h.changes.Removals(), result)

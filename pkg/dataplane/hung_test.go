@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -21,7 +21,7 @@ import (
 const waited = 65 * time.Second
 
 // hang makes the program of a step hang, and counts how often.
-func hang(k *dataplanetest.Kernel, hangs string) (times *int) {
+func hang(k *iptablestest.Kernel, hangs string) (times *int) {
 	times = new(int)
 	k.Fail = func(step string) error {
 		if step != hangs {
@@ -34,8 +34,8 @@ func hang(k *dataplanetest.Kernel, hangs string) (times *int) {
 	return times
 }
 
-// TestAFamilyThatHangsIsLeftAlone expects that a hanging program of one family delays the other family only at intervals.
-func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
+// TestAFamilyThatHangsIsLeftIsOnlyWrite expects that a hanging program of one family delays the other family only at intervals.
+func TestAFamilyThatHangsIsLeftIsOnlyWrite(t *testing.T) {
 	for _, hangs := range []string{"IPv6 save", "IPv6 mangle"} {
 		t.Run(hangs, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -111,13 +111,13 @@ func (h *host) write(t *testing.T, key, value string) {
 }
 
 // start returns a Dataplane as smartnatd has it after a start.
-func (h *host) start() *dataplane.Dataplane { return dataplane.New(h.options()) }
+func (h *host) start() *dataplane.Dataplane { return h.options().dataplane() }
 
-func (h *host) options() dataplane.Options {
-	return dataplane.Options{
-		Ownership:   gateway.DefaultOwnership(),
-		RandomFully: h.tables.RandomFully(),
-		IPTables:    h.tables,
+func (h *host) options() parts {
+	return parts{
+		own:         gateway.DefaultOwnership(),
+		randomFully: h.tables.RandomFully(),
+		Program:     h.tables,
 		Sets:        h.sets,
 		Routes:      rtnetlink.New(gateway.DefaultOwnership()),
 		Sysctls:     sysctl.New(h.runtimeDir),
@@ -209,7 +209,7 @@ func TestKernelRestartWritesNothing(t *testing.T) {
 		state := full()
 		state.Forwards[0].Backends = state.Forwards[0].Backends[:1]
 		result := apply(t, d, state)
-		if got := h.tables.Execs() - execs; got != 1 || result.Chains() > 3 || result.Routes()+result.IPRules() > 0 {
+		if got := h.tables.Execs() - execs; got != 1 || result.Chains > 3 || result.Routes()+result.IPRules() > 0 {
 			t.Errorf("an endpoint disappears: %d executions, %s", got, result)
 		}
 		h.cleanup(t, d, before)
@@ -328,7 +328,7 @@ func TestKernelLinkFlap(t *testing.T) {
 		run(t, "ip", "route replace default via 198.51.100.1")
 		run(t, "ip", "route replace 192.0.2.0/24 via 198.51.100.7 table 7380")
 		d.HostChanged()
-		if result := apply(t, d, full()); result.Routes() != 4 || len(result.Batches) > 0 {
+		if result := apply(t, d, full()); result.Routes() != 4 || result.Writes > 0 {
 			t.Errorf("the link came back: %s, want its 4 routes", result)
 		}
 		if diff := cmp.Diff(programmed, h.dump(t)); diff != "" {

@@ -75,7 +75,7 @@ func report(b *testing.B, what string, d *dataplane.Dataplane, state gateway.Sta
 	}
 	b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms-"+what)
 	if what == "full" {
-		b.Logf("%s: %d bytes in all; %+v", what, len(result.Batches[0].Text()), result.Took)
+		b.Logf("%s: %s; %+v", what, result, result.Took)
 	}
 	if what == "endpoint" {
 		b.Logf("%s: %s; %+v", what, result, result.Took)

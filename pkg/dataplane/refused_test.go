@@ -17,6 +17,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/quarantine"
 )
@@ -43,7 +44,7 @@ func and(others bool, more ...*gateway.Forward) gateway.State {
 
 // poisoned is a door to netfilter that adds a rule to one Mapping which the kernel refuses.
 type poisoned struct {
-	dataplane.IPTables
+	iptables.Program
 	// poison makes the rules of the Mapping refused: by the kernel, or without one if fake is set.
 	poison, fake bool
 	// written holds all batches as text, including refused ones.
@@ -56,7 +57,7 @@ const tooMany = "-m recent --rcheck --hitcount 70000 --name too-many -j RETURN"
 func (p *poisoned) Restore(ctx context.Context, batch ruleset.Batch) error {
 	p.written = append(p.written, string(batch.Text()))
 	if !p.poison {
-		return p.IPTables.Restore(ctx, batch)
+		return p.Program.Restore(ctx, batch)
 	}
 	for _, table := range batch.Tables {
 		table.Write = slices.Clone(table.Write)
@@ -69,7 +70,7 @@ func (p *poisoned) Restore(ctx context.Context, batch ruleset.Batch) error {
 			}
 			table.Write[i].Rules = append(slices.Clip(chain.Rules), ruleset.Rule{Foreign: tooMany})
 		}
-		if err := p.IPTables.Restore(ctx, ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}); err != nil {
+		if err := p.Program.Restore(ctx, ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}); err != nil {
 			return err
 		}
 	}
@@ -145,11 +146,11 @@ func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Datapl
 
 func TestARefusedMappingHoldsUpNobody(t *testing.T) {
 	k := newKernel()
-	door := &poisoned{IPTables: k.Tables, fake: true}
+	door := &poisoned{Program: k.Tables, fake: true}
 	start := func() *dataplane.Dataplane {
 		opts := options(k)
-		opts.IPTables = door
-		return dataplane.New(opts)
+		opts.Program = door
+		return opts.dataplane()
 	}
 	refusedMapping(t, door, start, func(name string, want gateway.State) {
 		t.Helper()
@@ -163,10 +164,10 @@ func TestARefusedMappingHoldsUpNobody(t *testing.T) {
 func TestKernelRefusedMapping(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
-		door := &poisoned{IPTables: h.tables}
+		door := &poisoned{Program: h.tables}
 		opts := h.options()
-		opts.IPTables = door
-		start := func() *dataplane.Dataplane { return dataplane.New(opts) }
+		opts.Program = door
+		start := opts.dataplane
 		refusedMapping(t, door, start, func(name string, want gateway.State) {
 			t.Helper()
 			dump := h.dump(t)

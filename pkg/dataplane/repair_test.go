@@ -11,27 +11,27 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
 func TestRepair(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		harm func(k *dataplanetest.Kernel)
+		harm func(k *iptablestest.Kernel)
 		// event means that the kernel reports the change as an event. Check finds all others.
 		event   bool
 		missing []string
 	}{
 		{
 			name:    "iptables -t nat -F; iptables -t nat -X",
-			harm:    func(k *dataplanetest.Kernel) { dropTable(k, gateway.IPv4, "nat") },
+			harm:    func(k *iptablestest.Kernel) { dropTable(k, gateway.IPv4, "nat") },
 			missing: []string{"IPv4 table nat: chains missing or changed: SMARTNAT-", "jumps missing or not first: OUTPUT POSTROUTING PREROUTING"},
 		},
 		{
 			name: "another program's rule above ours",
-			harm: func(k *dataplanetest.Kernel) {
+			harm: func(k *iptablestest.Kernel) {
 				insert(k, "filter", "FORWARD", ruleset.Rule{In: "eth9", Target: ruleset.Target{Verb: ruleset.Accept}})
 			},
 			missing: []string{"IPv4 table filter: jumps missing or not first: FORWARD"},
@@ -39,13 +39,13 @@ func TestRepair(t *testing.T) {
 		{
 			name:    "ip rule flush",
 			event:   true,
-			harm:    func(k *dataplanetest.Kernel) { k.Routes.Set.Rules = nil },
+			harm:    func(k *iptablestest.Kernel) { k.Routes.Set.Rules = nil },
 			missing: []string{"ip rule: ip rule add priority 7381 fwmark 0x100/0x1f00 lookup 7380", "ip rule: ip -6 rule add", "lookup 7381"},
 		},
 		{
 			name:  "a link that flapped",
 			event: true,
-			harm: func(k *dataplanetest.Kernel) {
+			harm: func(k *iptablestest.Kernel) {
 				k.Routes.SetLink("eth1", false)
 				k.Routes.SetLink("eth1", true)
 			},
@@ -54,12 +54,12 @@ func TestRepair(t *testing.T) {
 		{
 			name:    "a gateway changed by hand",
 			event:   true,
-			harm:    func(k *dataplanetest.Kernel) { k.Routes.Set.Routes[1].Gateways = addrs("10.10.0.99") },
+			harm:    func(k *iptablestest.Kernel) { k.Routes.Set.Routes[1].Gateways = addrs("10.10.0.99") },
 			missing: []string{"route: "},
 		},
 		{
 			name:    "a sysctl reset",
-			harm:    func(k *dataplanetest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" },
+			harm:    func(k *iptablestest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" },
 			missing: []string{"sysctl net/ipv4/ip_forward=1: it was 0"},
 		},
 	} {
@@ -158,13 +158,13 @@ func expectRepair(t *testing.T, result dataplane.Result, missing []string) {
 	}
 }
 
-func dropTable(k *dataplanetest.Kernel, family gateway.Family, name string) {
+func dropTable(k *iptablestest.Kernel, family gateway.Family, name string) {
 	rs := k.Tables.Rulesets[family]
 	rs.Tables = slices.DeleteFunc(slices.Clone(rs.Tables), func(t ruleset.Table) bool { return t.Name == name })
 	k.Tables.Rulesets[family] = rs
 }
 
-func insert(k *dataplanetest.Kernel, table, chain string, rule ruleset.Rule) {
+func insert(k *iptablestest.Kernel, table, chain string, rule ruleset.Rule) {
 	k.Tables.Rulesets[gateway.IPv4] = ruleset.Apply(k.Tables.Rulesets[gateway.IPv4], ruleset.Batch{
 		Family: gateway.IPv4,
 		Tables: []ruleset.TableBatch{{Name: table, Insert: []ruleset.ChainRule{{Chain: chain, Rule: rule}}}},
@@ -177,12 +177,12 @@ func TestRepairsAreSaidWhenTheyAreMade(t *testing.T) {
 	for _, tc := range []struct {
 		name, failing string
 		missing       string
-		harm          func(k *dataplanetest.Kernel)
+		harm          func(k *iptablestest.Kernel)
 	}{
-		{"rules", "IPv4 nat", "IPv4 table nat", func(k *dataplanetest.Kernel) { dropTable(k, gateway.IPv4, "nat") }},
-		{"a set", "put set ", "set smartnat-", func(k *dataplanetest.Kernel) { edit(k, nil) }},
-		{"a rule of policy routing", "ip rule add priority 7381 fwmark 0x100", "ip rule: ip rule add priority 7381 fwmark 0x100", func(k *dataplanetest.Kernel) { k.Routes.Set.Rules = nil }},
-		{"a parameter", "sysctl net/ipv4/ip_forward=1", "sysctl net/ipv4/ip_forward=1", func(k *dataplanetest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" }},
+		{"rules", "IPv4 nat", "IPv4 table nat", func(k *iptablestest.Kernel) { dropTable(k, gateway.IPv4, "nat") }},
+		{"a set", "put set ", "set smartnat-", func(k *iptablestest.Kernel) { edit(k, nil) }},
+		{"a rule of policy routing", "ip rule add priority 7381 fwmark 0x100", "ip rule: ip rule add priority 7381 fwmark 0x100", func(k *iptablestest.Kernel) { k.Routes.Set.Rules = nil }},
+		{"a parameter", "sysctl net/ipv4/ip_forward=1", "sysctl net/ipv4/ip_forward=1", func(k *iptablestest.Kernel) { k.Sysctls.Values["net/ipv4/ip_forward"] = "0" }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := fresh(t, state)

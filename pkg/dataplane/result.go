@@ -9,31 +9,53 @@ import (
 	"strings"
 	"time"
 
-	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // Result describes the writes of an Apply.
 type Result struct {
+	// Changes describes the writes of packet rules. Repaired also lists routes, policy routing rules and kernel parameters, and
+	// Took also covers their part.
+	Changes
 	// Sysctls lists the kernel parameters that were set or restored, by path.
 	Sysctls []string
 	// Routing holds the changes to routes and policy routing rules.
 	Routing policyrouting.Changes
-	// Batches holds the writes to netfilter, at most one batch for each family and Apply.
-	Batches []ruleset.Batch
-	// Sets counts the sets of networks that were written or removed. Members counts the members that were added or removed.
-	Sets, Members int
 	// Connections counts the connections that were ended because the state no longer makes them.
 	Connections int
-	// Repaired lists our objects that another process removed or changed and that this Apply restored.
+}
+
+// Changes describes writes of packet rules.
+type Changes struct {
+	// Writes counts the transactions: at most one for each family and Apply.
+	Writes int
+	// Chains counts the chains that were created, rewritten or deleted, and Rules those that were written or removed
+	// individually.
+	Chains, Rules int
+	// Sets counts the sets of networks that were written or removed, and Members the members that were added or removed.
+	Sets, Members int
+	// Repaired lists our objects that another process removed or changed and that were restored.
 	Repaired []Repair
-	// Readings counts how often all tables of a family were read, which takes much memory.
+	// Damaged means that rules differed from those last written, so that there may be connections that no State makes.
+	Damaged bool
+	// Readings counts how often all rules of a family were read, which takes much memory.
 	Readings int
 	// Took is the time that each part took.
 	Took Took
-	// InPlace means that the tables of every family hold all rules of the state.
+	// InPlace means that the kernel holds all rules of the state. An error may still say that they are not in their best form.
 	InPlace bool
 }
+
+func (c Changes) append(o Changes) Changes {
+	return Changes{
+		Writes: c.Writes + o.Writes, Chains: c.Chains + o.Chains, Rules: c.Rules + o.Rules, Sets: c.Sets + o.Sets, Members: c.Members + o.Members,
+		Repaired: slices.Concat(c.Repaired, o.Repaired), Damaged: c.Damaged || o.Damaged, Readings: c.Readings + o.Readings,
+		Took: c.Took.add(o.Took), InPlace: c.InPlace,
+	}
+}
+
+// Empty reports whether nothing was written.
+func (c Changes) Empty() bool { return c.Writes == 0 && c.Sets == 0 }
 
 // Kind is the kind of object that was repaired.
 type Kind string
@@ -67,49 +89,34 @@ type Took struct {
 	Observe, Build, Diff, Restore, Cut time.Duration
 }
 
+func (t Took) add(o Took) Took {
+	return Took{
+		Observe: t.Observe + o.Observe, Build: t.Build + o.Build, Diff: t.Diff + o.Diff, Restore: t.Restore + o.Restore, Cut: t.Cut + o.Cut,
+	}
+}
+
 // Append returns the sum of both results. The other result is the later one.
 func (r Result) Append(o Result) Result {
-	return Result{
+	sum := Result{
+		Changes:     r.append(o.Changes),
 		Sysctls:     slices.Concat(r.Sysctls, o.Sysctls),
 		Routing:     r.Routing.Append(o.Routing),
-		Batches:     slices.Concat(r.Batches, o.Batches),
-		Sets:        r.Sets + o.Sets,
-		Members:     r.Members + o.Members,
 		Connections: r.Connections + o.Connections,
-		Repaired:    slices.Concat(r.Repaired, o.Repaired),
-		Readings:    r.Readings + o.Readings,
-		Took: Took{
-			Observe: r.Took.Observe + o.Took.Observe, Build: r.Took.Build + o.Took.Build, Diff: r.Took.Diff + o.Took.Diff,
-			Restore: r.Took.Restore + o.Took.Restore, Cut: r.Took.Cut + o.Took.Cut,
-		},
-		InPlace: o.InPlace,
 	}
+	sum.InPlace = o.InPlace
+	return sum
 }
 
 // Empty reports whether nothing changed.
 func (r Result) Empty() bool {
-	return len(r.Sysctls) == 0 && r.Routing.Empty() && len(r.Batches) == 0 && r.Sets == 0 && r.Connections == 0
+	return r.Changes.Empty() && len(r.Sysctls) == 0 && r.Routing.Empty() && r.Connections == 0
 }
-
-// Chains counts the chains that were created, rewritten or deleted.
-func (r Result) Chains() int { return r.sum(ruleset.Batch.Chains) }
-
-// Rules counts the rules that were written or removed individually.
-func (r Result) Rules() int { return r.sum(ruleset.Batch.Rules) }
 
 // Routes counts the routes that were written or removed.
 func (r Result) Routes() int { return r.Routing.Routes() }
 
 // IPRules counts the policy routing rules that were written or removed.
 func (r Result) IPRules() int { return r.Routing.Rules() }
-
-func (r Result) sum(count func(ruleset.Batch) int) int {
-	n := 0
-	for _, b := range r.Batches {
-		n += count(b)
-	}
-	return n
-}
 
 // String returns text like "2 sysctls, 3 routes, 1 ip rule, 12 chains, 40 rules" and omits zero counts.
 func (r Result) String() string {
@@ -118,7 +125,7 @@ func (r Result) String() string {
 		n    int
 		name string
 	}{
-		{len(r.Sysctls), "sysctl"}, {r.Routes(), "route"}, {r.IPRules(), "ip rule"}, {r.Chains(), "chain"}, {r.Rules(), "rule"},
+		{len(r.Sysctls), "sysctl"}, {r.Routes(), "route"}, {r.IPRules(), "ip rule"}, {r.Chains, "chain"}, {r.Rules, "rule"},
 		{r.Sets, "set"}, {r.Connections, "connection"},
 	} {
 		switch p.n {
@@ -146,43 +153,6 @@ func missingRouting(changes policyrouting.Changes, written policyrouting.Set) []
 	for _, r := range changes.AddRules {
 		if slices.Contains(written.Rules, r) {
 			repairs = append(repairs, Repair{KindIPRule, "ip rule: " + r.String()})
-		}
-	}
-	return repairs
-}
-
-// namesShown bounds the text of a Repair, because ten thousand chains may be missing.
-const namesShown = 5
-
-// missingRules describes damage, the batch that would restore what was written, by one Repair for each table.
-func missingRules(damage ruleset.Batch) []Repair {
-	var repairs []Repair
-	for _, t := range damage.Tables {
-		var parts []string
-		add := func(what string, names []string) {
-			if len(names) == 0 {
-				return
-			}
-			names = slices.Compact(names)
-			shown := strings.Join(names[:min(len(names), namesShown)], " ")
-			if more := len(names) - namesShown; more > 0 {
-				shown += fmt.Sprintf(" and %d more", more)
-			}
-			parts = append(parts, what+" "+shown)
-		}
-		var chains, jumps []string
-		for _, c := range t.Write {
-			chains = append(chains, c.Name)
-		}
-		for _, r := range t.Insert {
-			jumps = append(jumps, r.Chain)
-		}
-		add("chains missing or changed:", chains)
-		add("jumps missing or not first:", jumps)
-		add("unexpected chains:", t.Delete)
-		if len(parts) > 0 {
-			text := fmt.Sprintf("IPv%d table %s: %s", damage.Family, t.Name, strings.Join(parts, "; "))
-			repairs = append(repairs, Repair{KindIPTables, text})
 		}
 	}
 	return repairs

@@ -12,9 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/smartnat/smartnat/pkg/dataplane"
-	"github.com/smartnat/smartnat/pkg/dataplane/dataplanetest"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -35,7 +34,7 @@ func limited(sources []netip.Prefix) gateway.State {
 }
 
 // oneSet returns the only set.
-func oneSet(t *testing.T, k *dataplanetest.Kernel) ruleset.Set {
+func oneSet(t *testing.T, k *iptablestest.Kernel) ruleset.Set {
 	t.Helper()
 	if len(k.Sets.Members) != 1 {
 		t.Fatalf("sets %v, want one", k.Sets.Members)
@@ -98,19 +97,19 @@ func TestSetsAreRepaired(t *testing.T) {
 	state := limited(sources(100))
 	for _, tc := range []struct {
 		name string
-		harm func(*dataplanetest.Kernel)
+		harm func(*iptablestest.Kernel)
 		// unseen means that only a verification can find the change.
 		unseen  bool
 		missing string
 	}{
-		{"flush", func(k *dataplanetest.Kernel) { edit(k, nil) }, false, "100 members missing, 0 unexpected"},
-		{"another member", func(k *dataplanetest.Kernel) { edit(k, sources(101)) }, false, "0 members missing, 1 unexpected"},
-		{"one member replaced", func(k *dataplanetest.Kernel) { edit(k, sources(101)[1:]) }, true, "1 members missing, 1 unexpected"},
-		{"rules and set", func(k *dataplanetest.Kernel) {
+		{"flush", func(k *iptablestest.Kernel) { edit(k, nil) }, false, "100 members missing, 0 unexpected"},
+		{"another member", func(k *iptablestest.Kernel) { edit(k, sources(101)) }, false, "0 members missing, 1 unexpected"},
+		{"one member replaced", func(k *iptablestest.Kernel) { edit(k, sources(101)[1:]) }, true, "1 members missing, 1 unexpected"},
+		{"rules and set", func(k *iptablestest.Kernel) {
 			dropTable(k, gateway.IPv4, "nat")
 			clear(k.Sets.Members)
 		}, false, "IPv4 table nat: chains missing"},
-		{"a leftover set", func(k *dataplanetest.Kernel) {
+		{"a leftover set", func(k *iptablestest.Kernel) {
 			k.Sets.Members["smartnat-next"] = ruleset.Set{Name: "smartnat-next", Family: gateway.IPv4}
 		}, false, ""},
 	} {
@@ -138,7 +137,7 @@ func TestSetsAreRepaired(t *testing.T) {
 }
 
 // edit replaces the members of the only set.
-func edit(k *dataplanetest.Kernel, members []netip.Prefix) {
+func edit(k *iptablestest.Kernel, members []netip.Prefix) {
 	for name, set := range k.Sets.Members {
 		set.Members = members
 		k.Sets.Members[name] = set
@@ -161,10 +160,9 @@ func TestRulesDoWithoutSets(t *testing.T) {
 		t.Errorf("err = %v, want the injected one", err)
 	}
 	without := newKernel()
-	none := dataplane.New(dataplane.Options{
-		Ownership: gateway.DefaultOwnership(), RandomFully: true,
-		IPTables: without.Tables, Routes: without.Routes, Sysctls: without.Sysctls, Conntrack: without.Conntrack,
-	})
+	opts := options(without)
+	opts.Sets = nil
+	none := opts.dataplane()
 	apply(t, none, state)
 	expectSame(t, without, k)
 	k.Fail = nil

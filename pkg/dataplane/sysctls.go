@@ -269,8 +269,8 @@ func (d *Dataplane) lookAtSysctls() (bool, error) {
 	}
 	changed := false
 	var errs []error
-	if d.settled != nil {
-		links, err := d.filteringLinks(d.settled.uplinks)
+	if d.hostInSync != nil {
+		links, err := d.filteringLinks(d.hostInSync.uplinks)
 		errs = append(errs, err)
 		changed = err == nil && !slices.Equal(links, d.filtering)
 	}

@@ -8,33 +8,33 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// IPTables wraps of and counts each Restore.
-func (m *Metrics) IPTables(of dataplane.IPTables) dataplane.IPTables {
+// Program wraps of and counts each Restore.
+func (m *Metrics) Program(of iptables.Program) iptables.Program {
 	for _, family := range of.Families() {
 		for _, result := range []string{success, failure} {
 			m.restores.WithLabelValues(familyLabel(family), result)
 		}
 	}
-	return tables{of, m}
+	return program{of, m}
 }
 
-type tables struct {
-	dataplane.IPTables
+type program struct {
+	iptables.Program
 	m *Metrics
 }
 
-func (t tables) Restore(ctx context.Context, batch ruleset.Batch) error {
+func (p program) Restore(ctx context.Context, batch ruleset.Batch) error {
 	started := time.Now()
-	err := t.IPTables.Restore(ctx, batch)
-	t.m.restoreDuration.Observe(time.Since(started).Seconds())
-	t.m.restores.WithLabelValues(familyLabel(batch.Family), resultOf(err)).Inc()
+	err := p.Program.Restore(ctx, batch)
+	p.m.restoreDuration.Observe(time.Since(started).Seconds())
+	p.m.restores.WithLabelValues(familyLabel(batch.Family), resultOf(err)).Inc()
 	return err
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
@@ -75,7 +76,7 @@ func compare(t *testing.T, golden, got string) {
 // TestAtTheStart expects every counter to start at 0, so that its first increment shows as an increase.
 func TestAtTheStart(t *testing.T) {
 	m := New("1.2.3", &fakeGateway{})
-	m.IPTables(noTables{})
+	m.Program(noTables{})
 	compare(t, "testdata/start.golden", ours(t, m))
 }
 
@@ -99,9 +100,9 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 			{Reason: "NoUplink", Field: "uplinks[0]"},
 		},
 	}
-	wrote := dataplane.Result{Sets: 1, Connections: 12, Repaired: []dataplane.Repair{
+	wrote := dataplane.Result{Connections: 12, Changes: dataplane.Changes{Sets: 1, Repaired: []dataplane.Repair{
 		{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindRoute, Missing: "another one"}, {Kind: dataplane.KindIPSet, Missing: "a set"},
-	}}
+	}}}
 	m.Applied(controller.Outcome{Err: errors.New("no netlink"), Took: time.Millisecond}, at(1))
 	m.Applied(controller.Outcome{Facts: facts, Result: wrote, Took: 3 * time.Millisecond}, at(2))
 	m.Applied(controller.Outcome{Facts: facts, Took: 40 * time.Second}, at(3))
@@ -150,7 +151,7 @@ func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 
 // noTables is a stub whose Restore returns fail.
 type noTables struct {
-	dataplane.IPTables
+	iptables.Program
 	fail error
 }
 
@@ -161,9 +162,9 @@ func (n noTables) Restore(context.Context, ruleset.Batch) error { return n.fail 
 
 func TestRestoresAreCountedByFamilyAndResult(t *testing.T) {
 	m, broken := New("1.2.3", &fakeGateway{}), errors.New("broken")
-	good, bad := m.IPTables(noTables{}), m.IPTables(noTables{fail: broken})
+	good, bad := m.Program(noTables{}), m.Program(noTables{fail: broken})
 	for _, call := range []struct {
-		on     dataplane.IPTables
+		on     iptables.Program
 		family gateway.Family
 		want   error
 	}{{good, gateway.IPv4, nil}, {good, gateway.IPv4, nil}, {bad, gateway.IPv6, broken}} {

@@ -32,10 +32,10 @@ type plane struct {
 func (p *plane) Apply(_ context.Context, state gateway.State) (dataplane.Result, error) {
 	p.applies++
 	if err := p.refuses(state); err != nil {
-		return dataplane.Result{Sets: 1}, err
+		return dataplane.Result{Changes: dataplane.Changes{Sets: 1}}, err
 	}
 	p.state = state
-	return dataplane.Result{Sets: 1, InPlace: true}, nil
+	return dataplane.Result{Changes: dataplane.Changes{Sets: 1, InPlace: true}}, nil
 }
 
 func (p *plane) Try(_ context.Context, state gateway.State) error {

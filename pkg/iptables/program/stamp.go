@@ -48,9 +48,9 @@ func (r *Runner) Digest(family gateway.Family) (uint64, error) {
 	return legacyStamp(family, true)
 }
 
-// Alone reports whether a Restore of the given number of tables is certain to be the only write between two Stamps. It is
+// IsOnlyWrite reports whether a Restore of the given number of tables is certain to be the only write between two Stamps. It is
 // always false for legacy.
-func (r *Runner) Alone(before, after uint64, tables int) bool {
+func (r *Runner) IsOnlyWrite(before, after uint64, tables int) bool {
 	return r.backend == NFTables && uint32(after-before) == uint32(tables)
 }
 

@@ -112,8 +112,8 @@ func TestAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			after, _ := k.stamps(t)
-			if want := k.backend == NFTables && others == 0; k.Alone(before, after, len(batch.Tables)) != want {
-				t.Errorf("write %d of %d tables with %d other writes: Alone returns %t, want %t", ports, len(batch.Tables), others, !want, want)
+			if want := k.backend == NFTables && others == 0; k.IsOnlyWrite(before, after, len(batch.Tables)) != want {
+				t.Errorf("write %d of %d tables with %d other writes: IsOnlyWrite returns %t, want %t", ports, len(batch.Tables), others, !want, want)
 			}
 		}
 	})

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package dataplanetest
+package iptablestest
 
 import (
 	"fmt"

@@ -1,9 +1,9 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dataplanetest fakes the kernel below a Dataplane for tests. It executes writes as the real kernel does, refuses what
+// Package iptablestest fakes the kernel below a Dataplane with iptables, for tests. It executes writes as the real kernel does, refuses what
 // the real kernel refuses, fails on request, and keeps a journal of every write.
-package dataplanetest
+package iptablestest
 
 import (
 	"context"
@@ -128,8 +128,8 @@ func (t *Tables) Digest(family gateway.Family) (uint64, error) {
 	return digest(t.Rulesets[family]), nil
 }
 
-// Alone can be true only if writes are counted.
-func (t *Tables) Alone(before, after uint64, tables int) bool {
+// IsOnlyWrite can be true only if writes are counted.
+func (t *Tables) IsOnlyWrite(before, after uint64, tables int) bool {
 	return t.Counting && after-before == uint64(tables)
 }
 

@@ -75,28 +75,28 @@ func (r *Runner) otherRules(ctx context.Context, program string, isThere func() 
 	return fmt.Sprintf("%s shows %d rules in %s", program, rules, strings.Join(tables, ", ")), nil
 }
 
-// Other is the back end that a Runner does not use. Packets traverse the rules of both.
-type Other struct{ used *Runner }
+// Unused is the variant that a Runner does not use. Packets traverse the rules of both.
+type Unused struct{ used *Runner }
 
-// Other returns the unused back end.
-func (r *Runner) Other() Other { return Other{used: r} }
+// Unused returns the unused variant.
+func (r *Runner) Unused() Unused { return Unused{used: r} }
 
 // Families returns the families for which the back end may hold tables and its programs are installed. It loads no kernel
 // module.
-func (o Other) Families() ([]gateway.Family, error) {
+func (u Unused) Families() ([]gateway.Family, error) {
 	var families []gateway.Family
-	for _, family := range o.used.Families() {
-		there, err := o.isThere(family)
+	for _, family := range u.used.Families() {
+		there, err := u.isThere(family)
 		if err != nil {
 			return nil, fmt.Errorf("looking for tables of the other back end: %w", err)
 		}
 		if !there {
 			continue
 		}
-		if _, err := exec.LookPath(o.name(family)); errors.Is(err, exec.ErrNotFound) {
+		if _, err := exec.LookPath(u.name(family)); errors.Is(err, exec.ErrNotFound) {
 			continue
 		} else if err != nil {
-			return nil, fmt.Errorf("finding %s: %w", o.name(family), err)
+			return nil, fmt.Errorf("finding %s: %w", u.name(family), err)
 		}
 		families = append(families, family)
 	}
@@ -104,36 +104,36 @@ func (o Other) Families() ([]gateway.Family, error) {
 }
 
 // Save reads all tables of a family.
-func (o Other) Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error) {
-	return o.runner(family).Save(ctx, family)
+func (u Unused) Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error) {
+	return u.runner(family).Save(ctx, family)
 }
 
 // Restore writes a batch as Runner.Restore does.
-func (o Other) Restore(ctx context.Context, batch ruleset.Batch) error {
-	return o.runner(batch.Family).Restore(ctx, batch)
+func (u Unused) Restore(ctx context.Context, batch ruleset.Batch) error {
+	return u.runner(batch.Family).Restore(ctx, batch)
 }
 
-func (o Other) runner(family gateway.Family) *Runner {
+func (u Unused) runner(family gateway.Family) *Runner {
 	backend := NFTables
-	if o.used.backend == NFTables {
+	if u.used.backend == NFTables {
 		backend = Legacy
 	}
 	return &Runner{
-		backend: backend, wait: o.used.wait, timeout: o.used.timeout,
-		programs: map[gateway.Family]program{family: program(o.name(family))},
+		backend: backend, wait: u.used.wait, timeout: u.used.timeout,
+		programs: map[gateway.Family]program{family: program(u.name(family))},
 	}
 }
 
-func (o Other) name(family gateway.Family) string {
+func (u Unused) name(family gateway.Family) string {
 	name := map[gateway.Family]string{gateway.IPv4: "iptables-nft", gateway.IPv6: "ip6tables-nft"}[family]
-	if o.used.backend == NFTables {
+	if u.used.backend == NFTables {
 		return strings.TrimSuffix(name, "nft") + "legacy"
 	}
 	return name
 }
 
-func (o Other) isThere(family gateway.Family) (bool, error) {
-	if o.used.backend == Legacy {
+func (u Unused) isThere(family gateway.Family) (bool, error) {
+	if u.used.backend == Legacy {
 		return nfTablesIsThere()
 	}
 	return legacyTablesAreThere(map[gateway.Family]string{gateway.IPv4: "ip", gateway.IPv6: "ip6"}[family])

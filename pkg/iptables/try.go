@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package dataplane
+package iptables
 
 import (
 	"context"
@@ -20,23 +20,23 @@ import (
 // tryChain follows our prefix in the names of the trial chains, to which no rule jumps. No built chain has such a name.
 const tryChain = "TRY-"
 
-// Try reports whether the kernel refuses rules of the state. It does not affect packets, because it writes the rules to chains
+// Try implements dataplane.Ruleset. It does not affect packets, because it writes the rules to chains
 // to which nothing jumps. The next Apply has to read the tables and removes these chains. Try skips a family without forwards
 // and egresses, unless both families have none. A long list of sources becomes one rule for each source, because the set may
 // not exist.
-func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (r *Ruleset) Try(ctx context.Context, state gateway.State) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	var errs []error
-	for _, name := range d.opts.IPTables.Families() {
+	for _, name := range r.opts.Program.Families() {
 		if asksNothing(state, name) && !asksNothing(state, 0) {
 			continue
 		}
-		f := d.family(name)
+		f := r.family(name)
 		if err := f.unlessHung(ctx, func() error {
-			batch := d.aside(rules.Build(state, name, d.ruleOptions(false)))
+			batch := r.trial(rules.Build(state, name, r.ruleOptions(false)))
 			f.forget()
-			return d.opts.IPTables.Restore(ctx, batch)
+			return r.opts.Program.Restore(ctx, batch)
 		}); err != nil {
 			errs = append(errs, fmt.Errorf("trying rules in the IPv%d tables: %w", name, err))
 		}
@@ -51,14 +51,14 @@ func asksNothing(state gateway.State, family gateway.Family) bool {
 		!slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return of(e.Address) })
 }
 
-// aside returns a batch that writes our chains under other names. Built-in chains do not jump to them.
-func (d *Dataplane) aside(rs ruleset.Ruleset) ruleset.Batch {
+// trial returns a batch that writes our chains under other names. Built-in chains do not jump to them.
+func (r *Ruleset) trial(rs ruleset.Ruleset) ruleset.Batch {
 	batch := ruleset.Batch{Family: rs.Family}
 	for _, table := range rs.Tables {
 		names := map[string]string{}
 		for _, c := range table.Chains {
-			if strings.HasPrefix(c.Name, d.opts.Ownership.ChainPrefix) {
-				names[c.Name] = d.opts.Ownership.ChainPrefix + tryChain + strconv.Itoa(len(names))
+			if strings.HasPrefix(c.Name, r.opts.Ownership.ChainPrefix) {
+				names[c.Name] = r.opts.Ownership.ChainPrefix + tryChain + strconv.Itoa(len(names))
 			}
 		}
 		written := ruleset.TableBatch{Name: table.Name}
@@ -83,4 +83,4 @@ func (d *Dataplane) aside(rs ruleset.Ruleset) ruleset.Batch {
 
 // forget makes the next Apply read the tables before it writes. It also clears the record of what was written, so that the
 // differences do not count as damage by another process.
-func (f *family) forget() { f.known, f.written = false, ruleset.Ruleset{} }
+func (f *family) forget() { f.state, f.written = unknown, ruleset.Ruleset{} }

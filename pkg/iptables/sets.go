@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package dataplane
+package iptables
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
@@ -26,32 +27,32 @@ type sets struct {
 	// verify requests a reading of the members.
 	verify bool
 	// damage holds changes by another process that are not repaired yet.
-	damage map[string]Repair
+	damage map[string]dataplane.Repair
 }
 
 // lookAtSets reports whether another process changed our sets.
-func (d *Dataplane) lookAtSets() (bool, error) {
-	if d.opts.Sets == nil || !d.sets.known {
+func (r *Ruleset) lookAtSets() (bool, error) {
+	if r.opts.Sets == nil || !r.sets.known {
 		return false, nil
 	}
-	stamp, err := d.opts.Sets.Stamp()
+	stamp, err := r.opts.Sets.Stamp()
 	if err == nil {
-		d.sets.known = stamp == d.sets.stamp
+		r.sets.known = stamp == r.sets.stamp
 	}
-	return !d.sets.known, err
+	return !r.sets.known, err
 }
 
 // observeSets reads the sets unless their content is known, and records damage by other processes.
-func (d *Dataplane) observeSets() error {
-	if d.sets.known && !d.sets.verify {
+func (r *Ruleset) observeSets(changes *dataplane.Changes) error {
+	if r.sets.known && !r.sets.verify {
 		return nil
 	}
 	// Take the stamp first: the next look then detects writes that happen during the reading.
-	stamp, err := d.opts.Sets.Stamp()
+	stamp, err := r.opts.Sets.Stamp()
 	if err != nil {
 		return err
 	}
-	observed, err := d.opts.Sets.Observe()
+	observed, err := r.opts.Sets.Observe()
 	if err != nil {
 		return err
 	}
@@ -59,84 +60,88 @@ func (d *Dataplane) observeSets() error {
 	for _, set := range observed {
 		have[set.Name] = set
 	}
-	damage := maps.Clone(d.sets.damage)
-	for name, written := range d.sets.written {
+	damage := maps.Clone(r.sets.damage)
+	for name, written := range r.sets.written {
 		set, found := have[name]
 		gone, more := differ(set.Members, written.Members)
 		switch {
 		case !found:
-			damage[name] = Repair{KindIPSet, "set " + name}
+			damage[name] = dataplane.Repair{Kind: dataplane.KindIPSet, Missing: "set " + name}
 		case len(gone)+len(more) > 0:
-			damage[name] = Repair{KindIPSet, fmt.Sprintf("set %s: %d members missing, %d unexpected", name, len(gone), len(more))}
+			damage[name] = dataplane.Repair{Kind: dataplane.KindIPSet, Missing: fmt.Sprintf("set %s: %d members missing, %d unexpected", name, len(gone), len(more))}
 		default:
 			continue
 		}
-		d.cut = nil // The damaged set may have let in connections that must end.
+		changes.Damaged = true // The damaged set may have let in connections that must end.
 	}
-	d.sets = sets{written: have, known: true, stamp: stamp, damage: damage}
+	r.sets = sets{written: have, known: true, stamp: stamp, damage: damage}
 	return nil
 }
 
-func (d *Dataplane) stampSets() error {
+func (r *Ruleset) stampSets() error {
 	var err error
-	d.sets.stamp, err = d.opts.Sets.Stamp()
+	r.sets.stamp, err = r.opts.Sets.Stamp()
 	return err
 }
 
 // putSets writes the sets of a family before the rules that name them. It leaves unwanted sets to destroySets.
-func (d *Dataplane) putSets(family gateway.Family, want []ruleset.Set, result *Result) error {
-	if d.opts.Sets == nil || len(want) == 0 && d.sets.known && !d.sets.verify {
+func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *dataplane.Changes) error {
+	if r.opts.Sets == nil || len(want) == 0 && r.sets.known && !r.sets.verify {
 		return nil
 	}
 	// The kernel refuses rules that name a set which another process destroyed.
-	_, err := d.lookAtSets()
-	if err = errors.Join(err, d.observeSets()); err != nil {
+	_, err := r.lookAtSets()
+	if err = errors.Join(err, r.observeSets(changes)); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
 	}
 	changed := false
 	for _, set := range want {
-		have, found := d.sets.written[set.Name]
+		have, found := r.sets.written[set.Name]
 		add, remove := differ(have.Members, set.Members)
 		if found && len(add)+len(remove) == 0 {
-			delete(d.sets.damage, set.Name)
+			delete(r.sets.damage, set.Name)
 			continue
 		}
 		changed = true
-		d.sets.known = false // until the write succeeds
+		r.sets.known = false // until the write succeeds
 		if found && (len(add)+len(remove))*wholeShare <= len(set.Members) {
-			err = d.opts.Sets.Change(set, add, remove)
+			err = r.opts.Sets.Change(set, add, remove)
 		} else {
-			err = d.opts.Sets.Put(set)
+			err = r.opts.Sets.Put(set)
 		}
 		if err != nil {
-			delete(d.sets.written, set.Name) // A set that was never written cannot go missing.
-			return fmt.Errorf("writing the IPv%d set %s: %w", family, set.Name, err)
+			delete(r.sets.written, set.Name) // A set that was never written cannot go missing.
+			return fmt.Errorf("writing the IPv%d set %s: %w", name, set.Name, err)
 		}
-		d.sets.written[set.Name] = set
-		if repair, damaged := d.sets.damage[set.Name]; damaged {
-			result.Repaired = append(result.Repaired, repair)
-			delete(d.sets.damage, set.Name)
+		r.sets.written[set.Name] = set
+		if repair, damaged := r.sets.damage[set.Name]; damaged {
+			changes.Repaired = append(changes.Repaired, repair)
+			delete(r.sets.damage, set.Name)
 		}
-		result.Sets++
-		result.Members += len(add) + len(remove)
+		changes.Sets++
+		changes.Members += len(add) + len(remove)
 	}
 	if !changed {
 		return nil
 	}
-	d.sets.known = true
-	return d.stampSets()
+	r.sets.known = true
+	return r.stampSets()
 }
 
-// destroySets removes our sets that no rule names any more.
-func (d *Dataplane) destroySets(wanted []ruleset.Set, result *Result) error {
-	if d.opts.Sets == nil {
+// destroySets removes our sets that the rules of no family name any more.
+func (r *Ruleset) destroySets(changes *dataplane.Changes) error {
+	if r.opts.Sets == nil {
 		return nil
 	}
-	if err := d.observeSets(); err != nil {
+	if err := r.observeSets(changes); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
 	}
+	var wanted []ruleset.Set
+	for _, f := range r.families {
+		wanted = append(wanted, f.sets...)
+	}
 	var unwanted []string
-	for name := range d.sets.written {
+	for name := range r.sets.written {
 		if !slices.ContainsFunc(wanted, func(s ruleset.Set) bool { return s.Name == name }) {
 			unwanted = append(unwanted, name)
 		}
@@ -147,14 +152,14 @@ func (d *Dataplane) destroySets(wanted []ruleset.Set, result *Result) error {
 	slices.Sort(unwanted)
 	var errs []error
 	for _, name := range unwanted {
-		if err := d.opts.Sets.Destroy(name); err != nil {
+		if err := r.opts.Sets.Destroy(name); err != nil {
 			errs = append(errs, fmt.Errorf("removing the set %s: %w", name, err))
 			continue
 		}
-		delete(d.sets.written, name)
-		result.Sets++
+		delete(r.sets.written, name)
+		changes.Sets++
 	}
-	return errors.Join(append(errs, d.stampSets())...)
+	return errors.Join(append(errs, r.stampSets())...)
 }
 
 // differ returns the prefixes to add to have, and to remove from it, to get want. Both are sorted.
