@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/smartnat/smartnat/pkg/finding"
 )
@@ -53,29 +54,46 @@ type Options struct {
 	Log      logrus.FieldLogger
 }
 
+// Items of the queue in addition to Mappings, which have a namespace.
+const (
+	// reportItem: there is a new report.
+	reportItem = "report"
+	// readItem: the entries are due to be read.
+	readItem = "read"
+	// heartbeatItem: a heartbeat may be due.
+	heartbeatItem = "heartbeat"
+)
+
 // Reporter writes into the status of Mappings what this gateway has in effect.
 type Reporter struct {
 	Options
-	wake chan struct{}
+	queue workqueue.TypedDelayingInterface[key]
 
 	mu     sync.Mutex
 	latest *finding.Report
 
 	// Only Run uses the following fields.
-	known   bool // have was read
-	have    map[key]Entry
-	wanted  map[key]Entry
-	due     map[key]time.Time
+	known           bool // have was read
+	have            map[key]Entry
+	wanted          map[key]Entry
+	digested, wrote time.Time
+	// failing is the time since which applies fail. failed is set while requests fail, and backoff has the next pause.
 	failing time.Time
+	failed  bool
+	backoff wait.Backoff
 	limiter *rate.Limiter
 }
 
 // New returns a Reporter that does nothing until Run.
 func New(options Options) *Reporter {
 	return &Reporter{
-		Options: options, wake: make(chan struct{}, 1), have: map[key]Entry{}, due: map[key]time.Time{},
+		Options: options, queue: workqueue.NewTypedDelayingQueue[key](), backoff: newBackoff(),
 		limiter: rate.NewLimiter(writesPerSecond, writesAtOnce),
 	}
+}
+
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: minBackoff, Cap: maxBackoff, Factor: 2, Jitter: 0.2, Steps: 32}
 }
 
 // Report takes the result of an apply. It never blocks; the last report wins.
@@ -83,82 +101,108 @@ func (r *Reporter) Report(f finding.Report) {
 	r.mu.Lock()
 	r.latest = &f
 	r.mu.Unlock()
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.queue.Add(key{Name: reportItem})
 }
 
-// Run writes changed entries until ctx ends.
+// Run writes changed entries until ctx ends. A failure pauses all requests, because they go to one server.
 func (r *Reporter) Run(ctx context.Context) {
-	backoff := wait.Backoff{Duration: minBackoff, Cap: maxBackoff, Factor: 2, Jitter: 0.2, Steps: 32}
-	retry, failed := backoff, false
-	var digested, wrote, refresh time.Time
+	defer context.AfterFunc(ctx, r.queue.ShutDown)()
 	for {
-		now := time.Now()
-		if now.Sub(digested) >= digestEvery && r.digest(now) {
-			digested = now
-		}
-		if r.wanted == nil {
-			if !r.sleep(ctx, heartbeat, true) {
-				return
-			}
-			continue
-		}
-		err := r.step(ctx, now, &refresh, &wrote)
-		switch {
-		case ctx.Err() != nil:
+		k, shutdown := r.queue.Get()
+		if shutdown || ctx.Err() != nil {
 			return
-		case notTaken(err):
-			level := logrus.InfoLevel
-			if apierrors.IsForbidden(err) {
-				level = logrus.WarnLevel // an administrator can fix it
-			}
-			r.Log.WithError(err).WithField("again", refreshEvery).Log(level, "the server does not accept the status of Mappings")
-			failed, r.known = false, false
-			if !r.sleep(ctx, refreshEvery, false) {
-				return
-			}
-		case err != nil:
-			if !failed {
-				r.Log.WithError(err).Warn("cannot report the status of Mappings, will retry")
-			}
-			failed = true
-			if !r.sleep(ctx, retry.Step(), false) {
-				return
-			}
-		default:
-			if failed {
-				r.Log.Info("the status of Mappings is reported again")
-			}
-			retry, failed = backoff, false
-			if !r.sleep(ctx, r.rest(now, wrote, digested), true) {
-				return
+		}
+		if err := r.process(ctx, k); err != nil && ctx.Err() == nil {
+			r.queue.Add(k)
+			select {
+			case <-ctx.Done():
+			case <-time.After(r.fail(err)):
 			}
 		}
+		r.queue.Done(k)
 	}
 }
 
-// step does the next due read or write, if any.
-func (r *Reporter) step(ctx context.Context, now time.Time, refresh, wrote *time.Time) error {
-	if !r.known || !now.Before(*refresh) {
-		have, err := r.Writer.Read(ctx)
-		if err != nil {
-			return err
-		}
-		r.have, r.known = have, true
-		*refresh = now.Add(wait.Jitter(refreshEvery, 0.2))
-		r.compare(now)
+// process takes a new report and then handles the item.
+func (r *Reporter) process(ctx context.Context, k key) error {
+	if rest := digestEvery - time.Since(r.digested); rest <= 0 {
+		r.digest(time.Now())
+	} else if k == (key{Name: reportItem}) {
+		r.queue.AddAfter(k, rest)
 	}
-	k, ok := r.next(now, now.Sub(*wrote) >= heartbeat)
-	if !ok {
+	switch k {
+	case key{Name: reportItem}:
+		return nil
+	case key{Name: readItem}:
+		return r.read(ctx)
+	case key{Name: heartbeatItem}:
+		return r.beat(ctx)
+	}
+	wanted, is := r.wanted[k]
+	if have, was := r.have[k]; !r.known || is == was && have.equal(wanted) {
 		return nil
 	}
-	if err := r.limiter.Wait(ctx); err != nil {
+	return r.write(ctx, k)
+}
+
+// fail logs the error and returns how long to pause.
+func (r *Reporter) fail(err error) time.Duration {
+	if notTaken(err) {
+		level := logrus.InfoLevel
+		if apierrors.IsForbidden(err) {
+			level = logrus.WarnLevel // an administrator can fix it
+		}
+		r.Log.WithError(err).WithField("again", refreshEvery).Log(level, "the server does not accept the status of Mappings")
+		r.failed, r.known = false, false
+		r.queue.Add(key{Name: readItem})
+		return refreshEvery
+	}
+	if !r.failed {
+		r.Log.WithError(err).Warn("cannot report the status of Mappings, will retry")
+	}
+	r.failed = true
+	return r.backoff.Step()
+}
+
+// succeed ends the retries.
+func (r *Reporter) succeed() {
+	if r.failed {
+		r.Log.Info("the status of Mappings is reported again")
+	}
+	r.failed, r.backoff = false, newBackoff()
+}
+
+// read reads the entries and schedules the next read.
+func (r *Reporter) read(ctx context.Context) error {
+	have, err := r.Writer.Read(ctx)
+	if err != nil {
 		return err
 	}
-	*wrote = now
-	return r.write(ctx, k)
+	r.succeed()
+	r.have, r.known = have, true
+	r.compare()
+	r.queue.Add(key{Name: heartbeatItem}) // after the entries that have to be written
+	r.queue.AddAfter(key{Name: readItem}, wait.Jitter(refreshEvery, 0.2))
+	return nil
+}
+
+// beat writes any entry if none was written for long, and schedules the next heartbeat.
+func (r *Reporter) beat(ctx context.Context) error {
+	if !r.known {
+		return nil // the next read schedules one
+	}
+	rest := heartbeat - time.Since(r.wrote)
+	if rest <= 0 {
+		rest = heartbeat
+		for k := range r.wanted {
+			if err := r.write(ctx, k); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	r.queue.AddAfter(key{Name: heartbeatItem}, rest)
+	return nil
 }
 
 // digest computes the wanted entries. It returns false if there is no new report.
@@ -170,6 +214,7 @@ func (r *Reporter) digest(now time.Time) bool {
 	if f == nil {
 		return false
 	}
+	r.digested = now
 	wanted := entries(r.Instance, r.StandbyAddresses, *f)
 	if f.Err == nil {
 		r.failing = time.Time{}
@@ -185,79 +230,40 @@ func (r *Reporter) digest(now time.Time) bool {
 	}
 	r.wanted = wanted
 	if r.known {
-		r.compare(now)
+		r.compare()
+	} else {
+		r.queue.Add(key{Name: readItem})
 	}
 	return true
 }
 
-// compare computes which entries have to be written, and when.
-func (r *Reporter) compare(now time.Time) {
-	due := map[key]time.Time{}
-	note := func(k key, at time.Time) {
-		if before, ok := r.due[k]; ok && before.Before(at) {
-			at = before
-		}
-		due[k] = at
-	}
+// compare queues the entries that have to be written.
+func (r *Reporter) compare() {
 	for k, e := range r.wanted {
 		is, there := r.have[k]
-		switch {
-		case !there:
-			note(k, now)
-		case is.equal(e):
-		default:
-			is.Endpoints = e.Endpoints
-			if is.equal(e) {
-				note(k, now.Add(endpointsAfter))
-				continue
-			}
-			note(k, now)
+		if there && is.equal(e) {
+			continue
+		}
+		is.Endpoints = e.Endpoints
+		if there && is.equal(e) {
+			r.queue.AddAfter(k, endpointsAfter)
+		} else {
+			r.queue.Add(k)
 		}
 	}
 	for k := range r.have {
 		if _, still := r.wanted[k]; !still {
-			note(k, now)
+			r.queue.Add(k)
 		}
 	}
-	r.due = due
 }
 
-// next returns the Mapping to write next; any Mapping serves as a heartbeat.
-func (r *Reporter) next(now time.Time, beat bool) (key, bool) {
-	for k, at := range r.due {
-		if !now.Before(at) {
-			return k, true
-		}
-	}
-	if beat {
-		for k := range r.wanted {
-			return k, true
-		}
-	}
-	return key{}, false
-}
-
-// rest returns how long there is nothing to do unless a report arrives.
-func (r *Reporter) rest(now, wrote, digested time.Time) time.Duration {
-	until := now.Add(heartbeat)
-	if beat := wrote.Add(heartbeat); len(r.wanted) > 0 {
-		until = beat
-	}
-	for _, at := range r.due {
-		if at.Before(until) {
-			until = at
-		}
-	}
-	r.mu.Lock()
-	waiting := r.latest != nil
-	r.mu.Unlock()
-	if next := digested.Add(digestEvery); waiting && next.Before(until) {
-		until = next
-	}
-	return max(until.Sub(now), 0)
-}
-
+// write writes or removes an entry.
 func (r *Reporter) write(ctx context.Context, k key) error {
+	if err := r.limiter.Wait(ctx); err != nil {
+		return err
+	}
+	r.wrote = time.Now()
 	e, ok := r.wanted[k]
 	var err error
 	if ok {
@@ -268,37 +274,19 @@ func (r *Reporter) write(ctx context.Context, k key) error {
 	if err != nil && !refused(err) {
 		return err
 	}
+	r.succeed()
 	if err != nil {
 		r.Log.WithError(err).WithField("mapping", k.String()).Warn("server rejected the status of a Mapping")
-	}
-	if err == nil && r.Reported != nil {
+	} else if r.Reported != nil {
 		r.Reported(k)
 	}
 	// A refused entry is not written again until it changes, or until the next read.
-	delete(r.due, k)
 	if ok {
 		r.have[k] = e
 	} else {
 		delete(r.have, k)
 	}
 	return nil
-}
-
-// sleep returns false if ctx ended. With wakes set, a report ends the sleep.
-func (r *Reporter) sleep(ctx context.Context, d time.Duration, wakes bool) bool {
-	var wake <-chan struct{}
-	if wakes {
-		wake = r.wake
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-wake:
-	case <-timer.C:
-	}
-	return true
 }
 
 // notTaken reports whether the server accepts no status from this gateway at all.
