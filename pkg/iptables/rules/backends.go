@@ -78,7 +78,7 @@ func probability(some, left int) uint32 {
 	if some == left {
 		return 0
 	}
-	return uint32(math.Round(ruleset.Certain * float64(some) / float64(left)))
+	return uint32(math.Round(ruleset.ProbabilityOne * float64(some) / float64(left)))
 }
 
 // groups appends rules that distribute among groups by their size. The group of a backend depends on its digest and on the

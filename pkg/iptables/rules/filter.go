@@ -51,7 +51,7 @@ func (b *builder) boundaryJumps() []ruleset.Rule {
 	for _, link := range b.state.Outside {
 		rules = append(rules, ruleset.Rule{In: link, Target: b.goTo(boundaryChain)})
 	}
-	if b.has(b.state.Closed) {
+	if b.has(b.state.ForwardingOwned) {
 		// A host that forwards only for us drops packets from every link that is not known to be inside.
 		for _, link := range b.state.InsideLinks {
 			rules = append(rules, ruleset.Rule{In: link, Target: ruleset.Target{Verb: ruleset.Return}})
@@ -64,7 +64,7 @@ func (b *builder) boundaryJumps() []ruleset.Rule {
 // returnBridged ignores packets that a bridge switches without routing. They meet netfilter only if another program enabled
 // br_netfilter.
 func (b *builder) returnBridged() []ruleset.Rule {
-	if !b.has(b.state.Switched) {
+	if !b.has(b.state.BridgeNetfilter) {
 		return nil
 	}
 	return []ruleset.Rule{{Bridged: true, Target: ruleset.Target{Verb: ruleset.Return}}}

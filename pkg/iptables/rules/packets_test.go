@@ -389,9 +389,9 @@ func TestClosed(t *testing.T) {
 	for _, family := range families {
 		f := forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080))
 		both := gateway.Families{IPv4: true, IPv6: true}
-		state := gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}, Closed: both, InsideLinks: []string{"eth0"}, Switched: both}
+		state := gateway.State{Uplinks: uplinks, Forwards: []*gateway.Forward{f}, ForwardingOwned: both, InsideLinks: []string{"eth0"}, BridgeNetfilter: both}
 		other := state
-		other.Closed = gateway.Families{IPv4: family != gateway.IPv4, IPv6: family != gateway.IPv6}
+		other.ForwardingOwned = gateway.Families{IPv4: family != gateway.IPv4, IPv6: family != gateway.IPv6}
 		pod, client := inside(family, 1), source(family, 0).Addr()
 		for _, tc := range []struct {
 			name    string

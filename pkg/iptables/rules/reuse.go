@@ -53,7 +53,7 @@ func compareFrontends(x, y *gateway.Forward) int { return x.Compare(y.Frontend) 
 // sameHost reports whether all input other than forwards is the same. The raw table, which reads Helpers, is not reused.
 func sameHost(x, y *gateway.State) bool {
 	return x.ClampMSS == y.ClampMSS && x.ForwardedOnly == y.ForwardedOnly && x.MasqueradePorts == y.MasqueradePorts &&
-		x.Closed == y.Closed && x.Switched == y.Switched && slices.Equal(x.InsideLinks, y.InsideLinks) &&
+		x.ForwardingOwned == y.ForwardingOwned && x.BridgeNetfilter == y.BridgeNetfilter && slices.Equal(x.InsideLinks, y.InsideLinks) &&
 		slices.Equal(x.InsideNetworks, y.InsideNetworks) && slices.Equal(x.BackendNetworks, y.BackendNetworks) &&
 		slices.Equal(x.Outside, y.Outside) &&
 		slices.EqualFunc(x.ServiceRoutes, y.ServiceRoutes, func(x, y gateway.ServiceRoute) bool { return x.Destination == y.Destination }) &&

@@ -169,21 +169,21 @@ func TestBuilderBuildsWhatBuildDoes(t *testing.T) {
 // TestBuilderUsesEachField changes one field of the State after a build, and compares with a fresh build.
 func TestBuilderUsesEachField(t *testing.T) {
 	base := gateway.State{
-		Uplinks: uplinks, Closed: gateway.Families{IPv4: true},
+		Uplinks: uplinks, ForwardingOwned: gateway.Families{IPv4: true},
 		Forwards: []*gateway.Forward{forward(gateway.IPv4, 1, gateway.TCP, 21, 21, backends(gateway.IPv4, 2, 21))},
 	}
 	network := []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 	changes := map[string]func(*gateway.State){
 		"Forwards":        func(s *gateway.State) { s.Forwards = nil },
-		"Away":            func(s *gateway.State) { s.Away.Forwards = s.Forwards },
+		"Absent":          func(s *gateway.State) { s.Absent.Forwards = s.Forwards },
 		"Uplinks":         func(s *gateway.State) { s.Uplinks = s.Uplinks[:1] },
 		"Outside":         func(s *gateway.State) { s.Outside = []string{"eth9"} },
 		"OwnPrefixes":     func(s *gateway.State) { s.OwnPrefixes = []string{"eth9"} },
 		"InsideNetworks":  func(s *gateway.State) { s.InsideNetworks = network },
 		"BackendNetworks": func(s *gateway.State) { s.BackendNetworks = network },
-		"Closed":          func(s *gateway.State) { s.Closed = gateway.Families{} },
+		"ForwardingOwned": func(s *gateway.State) { s.ForwardingOwned = gateway.Families{} },
 		"InsideLinks":     func(s *gateway.State) { s.InsideLinks = []string{"eth9"} },
-		"Switched":        func(s *gateway.State) { s.Switched = gateway.Families{IPv4: true} },
+		"BridgeNetfilter": func(s *gateway.State) { s.BridgeNetfilter = gateway.Families{IPv4: true} },
 		"ServiceRoutes":   func(s *gateway.State) { s.ServiceRoutes = []gateway.ServiceRoute{{Destination: network[0]}} },
 		"Egresses": func(s *gateway.State) {
 			s.Egresses = []gateway.Egress{{Address: external(gateway.IPv4, 1), Uplink: 1, Sources: []netip.Addr{inside(gateway.IPv4, 1)}}}
@@ -194,7 +194,7 @@ func TestBuilderUsesEachField(t *testing.T) {
 		"Helpers":         func(s *gateway.State) { s.Helpers = []gateway.Helper{{Name: "ftp", Protocol: gateway.TCP, Port: 21}} },
 	}
 	// These are not for the rules.
-	ignored := []string{"Away", "OwnPrefixes"}
+	ignored := []string{"Absent", "OwnPrefixes"}
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[gateway.State]()) {
 		t.Run(field.Name, func(t *testing.T) {
 			change := changes[field.Name]

@@ -187,7 +187,7 @@ func (r *ruleParser) option(name, value string) bool {
 	case "statistic --probability":
 		share, err := strconv.ParseFloat(value, 64)
 		first := r.rule.Probability == 0
-		r.rule.Probability = uint32(math.Round(share * Certain))
+		r.rule.Probability = uint32(math.Round(share * ProbabilityOne))
 		return err == nil && first && 0 < share && share <= 1 && r.rule.Probability != 0
 	case "comment --comment":
 		first := r.rule.Comment == ""

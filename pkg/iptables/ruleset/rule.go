@@ -48,8 +48,8 @@ type Chain struct {
 
 // Limits of the kernel.
 const (
-	// Certain is the Probability that always matches.
-	Certain = 1 << 31
+	// ProbabilityOne is the Probability that always matches.
+	ProbabilityOne = 1 << 31
 	// MaxComment is the maximum length of a comment in bytes.
 	MaxComment = 255
 	// MaxMultiport is the maximum number of ports in a Multiport.

@@ -55,9 +55,9 @@ type Trace struct {
 	Clamped bool
 	// Remembered are the xt_recent lists that recorded the source.
 	Remembered []string
-	// Endless means that the rules form a loop, or that the packet met too many rules. It counts as dropped. The kernel
+	// LoopDetected means that the rules form a loop, or that the packet met too many rules. It counts as dropped. The kernel
 	// rejects loops.
-	Endless bool
+	LoopDetected bool
 	// Rules is the number of rules that the packet met, whether they matched or not.
 	Rules int
 	// Steps are the rules that matched, and the foreign rules. Foreign rules are assumed not to match.
@@ -77,14 +77,14 @@ type Tracer struct {
 	tables map[string]map[string]*Chain
 	// sets are the known sets. Other sets count as empty.
 	sets map[string]Set
-	// patience is the maximum number of rules that a packet may meet. Sensible rules lead a packet past few of them more than
+	// maxRules is the maximum number of rules that a packet may meet. Sensible rules lead a packet past few of them more than
 	// once.
-	patience int
+	maxRules int
 }
 
 // NewTracer returns a Tracer for built or parsed rules.
 func NewTracer(rs Ruleset) *Tracer {
-	t := &Tracer{tables: map[string]map[string]*Chain{}, sets: map[string]Set{}, patience: 1 << 14}
+	t := &Tracer{tables: map[string]map[string]*Chain{}, sets: map[string]Set{}, maxRules: 1 << 14}
 	for _, set := range rs.Sets {
 		t.sets[set.Name] = set
 	}
@@ -92,7 +92,7 @@ func NewTracer(rs Ruleset) *Tracer {
 		chains := make(map[string]*Chain, len(table.Chains))
 		for _, c := range table.Chains {
 			chains[c.Name] = c
-			t.patience += 4 * len(c.Rules)
+			t.maxRules += 4 * len(c.Rules)
 		}
 		t.tables[table.Name] = chains
 	}
@@ -176,7 +176,7 @@ func (j *journey) chain(c *Chain) bool {
 	defer func() { j.depth-- }()
 	for i := range c.Rules {
 		r := &c.Rules[i]
-		if j.Rules++; j.Rules > j.tracer.patience {
+		if j.Rules++; j.Rules > j.tracer.maxRules {
 			return j.giveUp()
 		}
 		matches := r.Foreign == "" && j.matches(r)
@@ -206,7 +206,7 @@ func (j *journey) chain(c *Chain) bool {
 }
 
 func (j *journey) giveUp() bool {
-	j.Endless, j.Verdict = true, Drop
+	j.LoopDetected, j.Verdict = true, Drop
 	return true
 }
 

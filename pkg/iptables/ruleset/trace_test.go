@@ -233,8 +233,8 @@ func TestPacketThatGetsNowhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := NewTracer(rs).Trace(Packet{In: "eth1", Protocol: gateway.UDP, State: New})
-			if !got.Endless || got.Verdict != Drop {
-				t.Errorf("endless %t, verdict %d after %d rules", got.Endless, got.Verdict, got.Rules)
+			if !got.LoopDetected || got.Verdict != Drop {
+				t.Errorf("loop detected: %t, verdict %d after %d rules", got.LoopDetected, got.Verdict, got.Rules)
 			}
 		})
 	}
@@ -265,8 +265,8 @@ func FuzzTrace(f *testing.F) {
 		if bound := 1<<14 + 4*total; got.Rules > bound+1 {
 			t.Fatalf("met %d rules in a table of %d", got.Rules, total)
 		}
-		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) || got.Endless && got.Verdict != Drop {
-			t.Fatalf("verdict %d, endless %t", got.Verdict, got.Endless)
+		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) || got.LoopDetected && got.Verdict != Drop {
+			t.Fatalf("verdict %d, endless %t", got.Verdict, got.LoopDetected)
 		}
 		ways := 0
 		for _, probability := range tracer.Ways(anyPacket(seed)) {
@@ -290,7 +290,7 @@ func anyTables(bytes []byte) []Table {
 			tables[i].Chains = append(tables[i].Chains, &Chain{Name: name})
 		}
 	}
-	matches := []Rule{{}, {}, {In: "eth+"}, {Protocol: gateway.TCP}, {State: New}, {Probability: Certain / 2}, {Recent: Recent{Name: "x", Seconds: 1}},
+	matches := []Rule{{}, {}, {In: "eth+"}, {Protocol: gateway.TCP}, {State: New}, {Probability: ProbabilityOne / 2}, {Recent: Recent{Name: "x", Seconds: 1}},
 		{Direction: Reply}, {ConnMark: gateway.Mark{Value: 0x10, Mask: 0x10}}, {SYN: true}, {Multiport: "80,100:200"}}
 	for ; len(bytes) >= 3; bytes = bytes[3:] {
 		r := matches[int(bytes[1])%len(matches)]

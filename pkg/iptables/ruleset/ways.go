@@ -19,7 +19,7 @@ func (t *Tracer) Ways(p Packet) iter.Seq2[Trace, float64] {
 			scripts = scripts[:len(scripts)-1]
 			asked, probability := 0, 1.0
 			p.Chance = func(share uint32) bool {
-				matches, chance := false, float64(share)/Certain
+				matches, chance := false, float64(share)/ProbabilityOne
 				if asked < len(script) {
 					matches = script[asked]
 				} else {
