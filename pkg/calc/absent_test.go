@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestAnAddressThatLeavesTakesNothingElse removes the addresses of a link and adds them again: their Forwards are away
+// TestAnAddressThatLeavesTakesNothingElse removes the addresses of a link and adds them again: their Forwards are absent
 // meanwhile, and unchanged otherwise.
 func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 	for _, scenario := range []string{"testdata/addresses", "testdata/egress", "testdata/endpoints"} {
@@ -40,7 +40,7 @@ func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 			for _, f := range before.Forwards {
 				list := without.Forwards
 				if leaving(f.Address) {
-					list = without.Away.Forwards
+					list = without.Absent.Forwards
 					left++
 				}
 				i := slices.IndexFunc(list, func(o *gateway.Forward) bool { return o.Frontend == f.Frontend })
@@ -50,8 +50,8 @@ func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 					t.Errorf("%s: %s changed (-before +after):\n%s", scenario, f.Frontend, diff)
 				}
 			}
-			if n := len(before.Forwards) + len(before.Away.Forwards); len(without.Forwards)+len(without.Away.Forwards) != n {
-				t.Errorf("%s: %d and %d Forwards, want %d together", scenario, len(without.Forwards), len(without.Away.Forwards), n)
+			if n := len(before.Forwards) + len(before.Absent.Forwards); len(without.Forwards)+len(without.Absent.Forwards) != n {
+				t.Errorf("%s: %d and %d Forwards, want %d together", scenario, len(without.Forwards), len(without.Absent.Forwards), n)
 			}
 			for _, e := range before.Egresses {
 				for _, pod := range e.Sources {
@@ -63,13 +63,13 @@ func TestAnAddressThatLeavesTakesNothingElse(t *testing.T) {
 		}
 		after, _ := calculator.Calculate(snapshot, host)
 		if diff := cmp.Diff(before, after, addresses); diff != "" || left == 0 {
-			t.Errorf("%s: %d Forwards were away (-before +after they returned):\n%s", scenario, left, diff)
+			t.Errorf("%s: %d Forwards were absent (-before +after they returned):\n%s", scenario, left, diff)
 		}
 	}
 }
 
 func egressOf(state gateway.State, pod netip.Addr) gateway.Egress {
-	all := slices.Concat(state.Egresses, state.Away.Egresses)
+	all := slices.Concat(state.Egresses, state.Absent.Egresses)
 	if i := slices.IndexFunc(all, func(e gateway.Egress) bool { return slices.Contains(e.Sources, pod) }); i >= 0 {
 		return all[i]
 	}

@@ -21,12 +21,12 @@ import (
 type uplinkAddresses struct {
 	// names are the names of the uplink and of its ports that the config names.
 	names []string
-	// here are the addresses to serve. Those in away are not served, but their existing connections live on.
-	here, away []netip.Addr
+	// here are the addresses to serve. Those in absent are not served, but their existing connections live on.
+	here, absent []netip.Addr
 }
 
 func (u uplinkAddresses) equal(o uplinkAddresses) bool {
-	return slices.Equal(u.names, o.names) && slices.Equal(u.here, o.here) && slices.Equal(u.away, o.away)
+	return slices.Equal(u.names, o.names) && slices.Equal(u.here, o.here) && slices.Equal(u.absent, o.absent)
 }
 
 // addressesOfUplinks returns the addresses of all uplinks, in the order of uplinks.
@@ -44,7 +44,7 @@ func addressesOfUplinks(host gateway.Host, cfg config.Config, uplinks []gateway.
 			switch a := p.Addr(); {
 			case !a.IsGlobalUnicast() || slices.Contains(link.Temporary, a):
 			case slices.Contains(link.Dormant, a):
-				u.away = append(u.away, a)
+				u.absent = append(u.absent, a)
 			default:
 				u.here = append(u.here, a)
 			}
@@ -84,9 +84,9 @@ func (c *calculation) resolveUplinks(m *v1alpha1.Mapping, addresses []address) (
 					addresses = c.addResolved(m, addresses, address{Addr: a, field: field, place: here, resolved: true})
 				}
 			}
-			for _, a := range u.away {
+			for _, a := range u.absent {
 				if c.hasUse(m, a) {
-					addresses = c.addResolved(m, addresses, address{Addr: a, field: field, place: away, resolved: true})
+					addresses = c.addResolved(m, addresses, address{Addr: a, field: field, place: absent, resolved: true})
 				}
 			}
 		}

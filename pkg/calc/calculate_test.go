@@ -133,10 +133,10 @@ func render(state gateway.State, findings []finding.Finding) string {
 	for _, e := range state.Egresses {
 		fmt.Fprintf(&b, "egress %s by uplink %d for %s (%s)\n", e.Address, e.Uplink, e.Sources, e.Owner)
 	}
-	for _, f := range state.Away.Forwards {
+	for _, f := range state.Absent.Forwards {
 		fmt.Fprintf(&b, "away %s -> %s\n", f.Frontend, strings.Join(describe(f), " "))
 	}
-	for _, e := range state.Away.Egresses {
+	for _, e := range state.Absent.Egresses {
 		fmt.Fprintf(&b, "away egress %s for %s (%s)\n", e.Address, e.Sources, e.Owner)
 	}
 	if state.ClampMSS {

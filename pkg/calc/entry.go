@@ -55,9 +55,9 @@ type want struct {
 // whole reports whether the Mapping has all of the Frontend here.
 func (w *want) whole() bool { return w.share.Whole() && len(w.reserved) == 0 }
 
-// yields reports whether any other Mapping has precedence, even a younger one: the address comes from an uplink and is away,
+// yields reports whether any other Mapping has precedence, even a younger one: the address comes from an uplink and is absent,
 // while the other one names it.
-func (w *want) yields() bool { return w.resolved && w.place == away }
+func (w *want) yields() bool { return w.resolved && w.place == absent }
 
 // sameClaim reports whether both wants claim the same ports with the same precedence.
 func (w *want) sameClaim(o *want) bool {
@@ -98,8 +98,8 @@ func (w *want) divide() {
 		}
 	}
 	for _, f := range free {
-		for _, ports := range f.Without(w.reserved...) {
-			w.parts = append(w.parts, w.Part(ports))
+		for _, ports := range f.Subtract(w.reserved...) {
+			w.parts = append(w.parts, w.WithPorts(ports))
 		}
 	}
 }
@@ -110,7 +110,7 @@ type place int
 const (
 	nowhere place = iota // this host does nothing for it
 	here
-	away
+	absent
 )
 
 type portFinding struct {

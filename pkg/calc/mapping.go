@@ -172,7 +172,7 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotOnHost, a.field,
 				"%s is neither on a link of this host nor one of its standbyAddresses", a)
 			if !disabled {
-				a.place = away
+				a.place = absent
 			}
 		case disabled:
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonIPv6Disabled, a.field,

@@ -76,7 +76,7 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []find
 			outside[l.Name] = true
 		}
 	}
-	if host.Switched != (gateway.Families{}) && !host.Physdev {
+	if host.BridgeNetfilter != (gateway.Families{}) && !host.Physdev {
 		findings = append(findings, finding.Finding{Reason: finding.ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel gives netfilter the frames that " +
 			"bridges switch, and has no xt_physdev to tell them from routed packets: set net.bridge.bridge-nf-call-iptables to 0, or install xt_physdev"})
 	}
@@ -90,9 +90,9 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []find
 	}
 	slices.Sort(state.Outside)
 	slices.Sort(state.InsideLinks)
-	state.Closed, state.Switched = host.Opened, gateway.Families{}
+	state.ForwardingOwned, state.BridgeNetfilter = host.ForwardingOwned, gateway.Families{}
 	if host.Physdev {
-		state.Switched = host.Switched
+		state.BridgeNetfilter = host.BridgeNetfilter
 	}
 	return findings
 }

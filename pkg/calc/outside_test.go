@@ -70,7 +70,7 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 			for _, u := range tc.uplinks {
 				cfg.Uplinks = append(cfg.Uplinks, config.Uplink{Interface: u, Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1")}})
 			}
-			tc.host.Opened = gateway.Families{IPv4: true}
+			tc.host.ForwardingOwned = gateway.Families{IPv4: true}
 			state, findings := Calculate(objects.Snapshot{}, tc.host, cfg)
 			var up, reasons []string
 			for _, u := range state.Uplinks {
@@ -83,8 +83,8 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 			if diff := cmp.Diff([][]string{tc.up, tc.outside, tc.inside, tc.reasons}, got); diff != "" {
 				t.Errorf("uplinks, outside, inside, findings (-want +got):\n%s\n%v", diff, findings)
 			}
-			if state.Closed != tc.host.Opened {
-				t.Errorf("closed %v, want %v", state.Closed, tc.host.Opened)
+			if state.ForwardingOwned != tc.host.ForwardingOwned {
+				t.Errorf("forwarding owned for %v, want %v", state.ForwardingOwned, tc.host.ForwardingOwned)
 			}
 		})
 	}

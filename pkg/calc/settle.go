@@ -78,7 +78,7 @@ func (c *Calculator) settleEgress(r *run) {
 	for _, e := range c.entries {
 		claims.claimAbsent(e)
 	}
-	c.state.Egresses, c.state.Away.Egresses = egresses(c.entries)
+	c.state.Egresses, c.state.Absent.Egresses = egresses(c.entries)
 }
 
 // publish puts the Forwards and Findings of unsettled entries into the result.
@@ -101,7 +101,7 @@ func (c *Calculator) publish(r *run) {
 		c.findings = slices.Concat(c.aboutHost, findings(c.entries))
 	}
 	c.state.Forwards = r.here.Apply(c.state.Forwards, compareForwards)
-	c.state.Away.Forwards = r.absent.Apply(c.state.Away.Forwards, compareForwards)
+	c.state.Absent.Forwards = r.absent.Apply(c.state.Absent.Forwards, compareForwards)
 }
 
 func compareForwards(a, b *gateway.Forward) int { return a.Compare(b.Frontend) }
@@ -118,21 +118,21 @@ func findings(entries []*entry) []finding.Finding {
 	return all
 }
 
-// egresses returns the Egresses with addresses that are here, and with those that are away.
-func egresses(entries []*entry) (here, away []gateway.Egress) {
+// egresses returns the Egresses with addresses that are here, and with those that are absent.
+func egresses(entries []*entry) (here, absent []gateway.Egress) {
 	for _, e := range entries {
 		for _, egress := range e.egresses {
 			if egress.Uplink != 0 {
 				here = append(here, egress)
 			} else {
-				away = append(away, egress)
+				absent = append(absent, egress)
 			}
 		}
 	}
-	for _, list := range [][]gateway.Egress{here, away} {
+	for _, list := range [][]gateway.Egress{here, absent} {
 		slices.SortFunc(list, func(a, b gateway.Egress) int {
 			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
 		})
 	}
-	return here, away
+	return here, absent
 }

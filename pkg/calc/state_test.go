@@ -18,9 +18,9 @@ import (
 func checkState(t testing.TB, state gateway.State, cfg config.Config) {
 	t.Helper()
 	checkForwards(t, state.Forwards)
-	checkForwards(t, state.Away.Forwards)
+	checkForwards(t, state.Absent.Forwards)
 	// The two lists together must not overlap either.
-	everywhere := slices.Concat(state.Forwards, state.Away.Forwards)
+	everywhere := slices.Concat(state.Forwards, state.Absent.Forwards)
 	slices.SortFunc(everywhere, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
 	checkForwards(t, everywhere)
 	for i, u := range state.Uplinks {
@@ -96,7 +96,7 @@ func checkForward(t testing.TB, f *gateway.Forward) {
 
 func checkEgresses(t testing.TB, state gateway.State) {
 	t.Helper()
-	for _, list := range [][]gateway.Egress{state.Egresses, state.Away.Egresses} {
+	for _, list := range [][]gateway.Egress{state.Egresses, state.Absent.Egresses} {
 		if !sortedSet(list, func(a, b gateway.Egress) int {
 			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
 		}) {
@@ -104,8 +104,8 @@ func checkEgresses(t testing.TB, state gateway.State) {
 		}
 	}
 	seen := map[netip.Addr]bool{}
-	for i, e := range slices.Concat(state.Egresses, state.Away.Egresses) {
-		if away := i >= len(state.Egresses); away != (e.Uplink == 0) || e.Uplink > len(state.Uplinks) || len(e.Sources) == 0 || !sortedSet(e.Sources, netip.Addr.Compare) || !sameFamily(e.Address, e.Sources) {
+	for i, e := range slices.Concat(state.Egresses, state.Absent.Egresses) {
+		if absent := i >= len(state.Egresses); absent != (e.Uplink == 0) || e.Uplink > len(state.Uplinks) || len(e.Sources) == 0 || !sortedSet(e.Sources, netip.Addr.Compare) || !sameFamily(e.Address, e.Sources) {
 			t.Errorf("egress %+v", e)
 		}
 		for _, s := range e.Sources {

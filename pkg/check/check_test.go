@@ -144,7 +144,7 @@ func TestBoundary(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := config.Default()
 			cfg.Uplinks, cfg.ServiceRoutes = test.uplinks, test.routes
-			test.host.Opened = test.closed
+			test.host.ForwardingOwned = test.closed
 			expect(t, Boundary(cfg, test.host), test.want)
 		})
 	}

@@ -47,7 +47,7 @@ func Boundary(cfg config.Config, host gateway.Host) []Line {
 	for _, u := range state.Uplinks {
 		holds = append(holds, u.Link)
 	}
-	if state.Closed == (gateway.Families{}) {
+	if state.ForwardingOwned == (gateway.Families{}) {
 		if len(holds) == 0 {
 			return one(Warning, what, "it holds on no link, and this host forwards by its own sysctls: list the links to the outside in uplinks")
 		}
@@ -62,7 +62,7 @@ func Boundary(cfg config.Config, host gateway.Host) []Line {
 	slices.Sort(closed)
 	return one(level, what, "this host forwards %s for smartnatd alone, so it is closed: what comes in by %s is forwarded for Mappings only. "+
 		"serviceRoutes opens the links of its next hops, insideNetworks opens networks, and %s opens all links that do not lead to the outside",
-		families(state.Closed), strings.Join(closed, ", "), opened(state.Closed))
+		families(state.ForwardingOwned), strings.Join(closed, ", "), opened(state.ForwardingOwned))
 }
 
 func families(of gateway.Families) string {

@@ -45,10 +45,10 @@ func newJudge(state gateway.State) judge {
 	return judge{here: state.Forwards, forwards: everywhere(state), egress: egressAddresses(state)}
 }
 
-// egressAddresses maps pods to their external address, on this host or away.
+// egressAddresses maps pods to their external address, on this host or absent.
 func egressAddresses(state gateway.State) map[netip.Addr]netip.Addr {
 	addresses := map[netip.Addr]netip.Addr{}
-	for _, egresses := range [][]gateway.Egress{state.Egresses, state.Away.Egresses} {
+	for _, egresses := range [][]gateway.Egress{state.Egresses, state.Absent.Egresses} {
 		for _, e := range egresses {
 			for _, source := range e.Sources {
 				addresses[source] = e.Address

@@ -40,7 +40,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	if since != nil {
 		before = *since
 	}
-	// Connections by addresses that are away stay, like those by addresses on this host.
+	// Connections by addresses that are absent stay, like those by addresses on this host.
 	for a, b := range both(everywhere(before), everywhere(state)) {
 		switch {
 		case b == nil:
@@ -70,14 +70,14 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 	return c
 }
 
-// everywhere returns the Forwards of addresses on this host and of those that are away, sorted. They do not overlap.
+// everywhere returns the Forwards of addresses on this host and of those that are absent, sorted. They do not overlap.
 func everywhere(state gateway.State) []*gateway.Forward {
-	here, away := state.Forwards, state.Away.Forwards
-	if len(away) == 0 {
+	here, absent := state.Forwards, state.Absent.Forwards
+	if len(absent) == 0 {
 		return here
 	}
-	all := make([]*gateway.Forward, 0, len(here)+len(away))
-	for h, a := range both(here, away) {
+	all := make([]*gateway.Forward, 0, len(here)+len(absent))
+	for h, a := range both(here, absent) {
 		all = append(all, cmp.Or(h, a))
 	}
 	return all
@@ -123,7 +123,7 @@ func changedEgress(before, after gateway.State) []scope {
 	unchanged := func(before, after []gateway.Egress) bool {
 		return slices.EqualFunc(before, after, func(a, b gateway.Egress) bool { return a.Address == b.Address && same(a.Sources, b.Sources) })
 	}
-	if unchanged(before.Egresses, after.Egresses) && unchanged(before.Away.Egresses, after.Away.Egresses) {
+	if unchanged(before.Egresses, after.Egresses) && unchanged(before.Absent.Egresses, after.Absent.Egresses) {
 		return nil
 	}
 	now := egressAddresses(after)

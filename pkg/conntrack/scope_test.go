@@ -46,7 +46,7 @@ func some(r *rand.Rand) gateway.State {
 				e.Address = e.Address.Next()
 			}
 			if r.IntN(3) == 0 {
-				state.Away.Egresses = append(state.Away.Egresses, e)
+				state.Absent.Egresses = append(state.Absent.Egresses, e)
 			} else {
 				state.Egresses = append(state.Egresses, e)
 			}
@@ -59,13 +59,13 @@ func some(r *rand.Rand) gateway.State {
 func leavesOrReturns(r *rand.Rand, state gateway.State) gateway.State {
 	leaves := map[netip.Addr]bool{}
 	all := everywhere(state)
-	state.Forwards, state.Away.Forwards = nil, nil
+	state.Forwards, state.Absent.Forwards = nil, nil
 	for _, f := range all {
 		if _, known := leaves[f.Address]; !known {
 			leaves[f.Address] = r.IntN(3) == 0
 		}
 		if leaves[f.Address] {
-			state.Away.Forwards = append(state.Away.Forwards, f)
+			state.Absent.Forwards = append(state.Absent.Forwards, f)
 		} else {
 			state.Forwards = append(state.Forwards, f)
 		}
@@ -169,10 +169,10 @@ func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	return stale, missed
 }
 
-// TestNothingChanged expects that comparing equal States allocates no memory, if no address is away.
+// TestNothingChanged expects that comparing equal States allocates no memory, if no address is absent.
 func TestNothingChanged(t *testing.T) {
 	state := some(rand.New(rand.NewPCG(1, 1)))
-	state.Forwards, state.Away = everywhere(state), gateway.Away{}
+	state.Forwards, state.Absent = everywhere(state), gateway.Absent{}
 	if n := testing.AllocsPerRun(10, func() {
 		if c := changedSince(&state, state); len(c.stale)+len(c.missed) > 0 {
 			t.Errorf("%v changed", c)

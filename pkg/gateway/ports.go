@@ -8,9 +8,9 @@ import (
 	"slices"
 )
 
-// Without returns the parts of r outside the taken ranges, in order. The taken ranges may overlap, extend beyond r, and be in
+// Subtract returns the parts of r outside the taken ranges, in order. The taken ranges may overlap, extend beyond r, and be in
 // any order.
-func (r PortRange) Without(taken ...PortRange) []PortRange {
+func (r PortRange) Subtract(taken ...PortRange) []PortRange {
 	taken = slices.Clone(taken)
 	slices.SortFunc(taken, func(a, b PortRange) int { return cmp.Compare(a.First, b.First) })
 	var left []PortRange
@@ -29,8 +29,8 @@ func (r PortRange) Without(taken ...PortRange) []PortRange {
 	return append(left, r)
 }
 
-// Part returns the Forward limited to a part of its ports, which keep their destinations.
-func (f *Forward) Part(ports PortRange) *Forward {
+// WithPorts returns the Forward limited to a part of its ports, which keep their destinations.
+func (f *Forward) WithPorts(ports PortRange) *Forward {
 	part := *f
 	part.Ports = ports
 	part.Shift = f.Shift && !ports.Single()

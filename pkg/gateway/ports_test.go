@@ -32,7 +32,7 @@ func TestWithout(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := slices.Clone(tc.taken)
-			if got := ports(100, 200).Without(tc.taken...); !slices.Equal(got, tc.want) {
+			if got := ports(100, 200).Subtract(tc.taken...); !slices.Equal(got, tc.want) {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 			if !slices.Equal(before, tc.taken) {
@@ -40,7 +40,7 @@ func TestWithout(t *testing.T) {
 			}
 		})
 	}
-	if got := ports(1, 65535).Without(gateway.Port(65535), gateway.Port(1)); !slices.Equal(got, []gateway.PortRange{ports(2, 65534)}) {
+	if got := ports(1, 65535).Subtract(gateway.Port(65535), gateway.Port(1)); !slices.Equal(got, []gateway.PortRange{ports(2, 65534)}) {
 		t.Errorf("first and last of all ports: %v", got)
 	}
 }
@@ -60,7 +60,7 @@ func TestPart(t *testing.T) {
 		{ports(151, 200), &gateway.Forward{Frontend: gateway.Frontend{Ports: ports(151, 200)}, Backends: backend(8151), Draining: backend(8151), Shift: true}},
 		{ports(200, 200), &gateway.Forward{Frontend: gateway.Frontend{Ports: ports(200, 200)}, Backends: backend(8200), Draining: backend(8200)}},
 	} {
-		if got := whole.Part(tc.part); !reflect.DeepEqual(got, tc.want) {
+		if got := whole.WithPorts(tc.part); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v, want %+v", tc.part, got, tc.want)
 		}
 	}
@@ -68,7 +68,7 @@ func TestPart(t *testing.T) {
 		t.Errorf("the original was changed: %+v", whole)
 	}
 	fixed := &gateway.Forward{Frontend: gateway.Frontend{Ports: ports(100, 200)}, Backends: backend(80)}
-	if got := fixed.Part(ports(150, 200)); got.Backends[0].Port != 80 {
+	if got := fixed.WithPorts(ports(150, 200)); got.Backends[0].Port != 80 {
 		t.Errorf("without Shift: %+v", got)
 	}
 }

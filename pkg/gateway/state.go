@@ -146,8 +146,8 @@ type ServiceRoute struct {
 type State struct {
 	// Forwards are sorted by address, protocol and port.
 	Forwards []*Forward
-	// Away is what would be in effect for addresses that this host currently lacks.
-	Away Away
+	// Absent is what would be in effect for addresses that are absent from this host at the moment.
+	Absent Absent
 	// Uplinks are sorted by number.
 	Uplinks []Uplink
 	// Outside are links to the outside that are not Uplinks. The boundary applies to them too. They are sorted.
@@ -161,12 +161,12 @@ type State struct {
 	// BackendNetworks are further networks that forwarded connections may reach through an uplink. Their own traffic does not
 	// pass the boundary. They are masked and sorted.
 	BackendNetworks []netip.Prefix
-	// Closed are the families for which forwarding on the host is enabled only for smartnatd. The boundary then applies to
-	// all links except InsideLinks, which are sorted.
-	Closed      Families
-	InsideLinks []string
-	// Switched are the families for which netfilter also sees frames that bridges switch.
-	Switched Families
+	// ForwardingOwned are the families for which smartnatd owns forwarding: the host forwards only for smartnatd. The boundary
+	// then applies to all links except InsideLinks, which are sorted.
+	ForwardingOwned Families
+	InsideLinks     []string
+	// BridgeNetfilter are the families for which netfilter also sees frames that bridges switch, and rules can tell them apart.
+	BridgeNetfilter Families
 	// ServiceRoutes are sorted by destination.
 	ServiceRoutes []ServiceRoute
 	// Egresses are sorted by owner and address. A source is in at most one of them.
@@ -183,10 +183,10 @@ type State struct {
 	Helpers []Helper
 }
 
-// Away is the part of the desired state whose addresses the host currently lacks. It creates no rules; it only keeps
-// connections that it would allow. An address that disappears with its link, as IPv6 addresses do, may return before either
-// end of a connection notices.
-type Away struct {
+// Absent is the part of the desired state whose addresses are absent from the host at the moment. It creates no rules; it only
+// keeps connections that it would allow. An address that disappears with its link, as IPv6 addresses do, may return before
+// either end of a connection notices.
+type Absent struct {
 	// Forwards are sorted as in a State, and overlap with none of its Forwards.
 	Forwards []*Forward
 	// Egresses cover pods without another Egress and have no Uplink.
@@ -215,10 +215,10 @@ type Host struct {
 	Unreachable []netip.Addr
 	// SCTP is set if the kernel can match and translate SCTP.
 	SCTP bool
-	// Opened are the families for which forwarding is enabled only for smartnatd, or is not enabled yet.
-	Opened Families
-	// Switched are the families for which netfilter also sees frames that bridges switch (bridge-nf-call-iptables).
-	Switched Families
+	// ForwardingOwned are the families for which smartnatd enabled forwarding, or will: no other program did.
+	ForwardingOwned Families
+	// BridgeNetfilter are the families for which netfilter also sees frames that bridges switch (bridge-nf-call-iptables).
+	BridgeNetfilter Families
 	// Physdev is set if rules can distinguish such frames from routed packets.
 	Physdev bool
 	// Routes are the routes of the main table except default routes, sorted by destination, link and gateway. Links with more

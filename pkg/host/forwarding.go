@@ -40,15 +40,15 @@ func (h *Host) forwarding(host *gateway.Host) {
 		value, err := read(key)
 		return err == nil && value == "1"
 	}
-	host.Opened = gateway.Families{IPv4: !is(before, "net/ipv4/ip_forward"), IPv6: !is(before, "net/ipv6/conf/all/forwarding")}
+	host.ForwardingOwned = gateway.Families{IPv4: !is(before, "net/ipv4/ip_forward"), IPv6: !is(before, "net/ipv6/conf/all/forwarding")}
 	for _, l := range host.Links {
 		if l.Kind != "bridge" {
 			continue
 		}
-		host.Switched = gateway.Families{
+		host.BridgeNetfilter = gateway.Families{
 			IPv4: is(parameter, "net/bridge/bridge-nf-call-iptables"), IPv6: is(parameter, "net/bridge/bridge-nf-call-ip6tables"),
 		}
-		host.Physdev = host.Switched != gateway.Families{} && (h.physdev == nil || h.physdev())
+		host.Physdev = host.BridgeNetfilter != gateway.Families{} && (h.physdev == nil || h.physdev())
 		return
 	}
 }

@@ -168,13 +168,13 @@ func TestObserve(t *testing.T) {
 			switched := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0) == nil &&
 				os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("0"), 0) == nil &&
 				strings.Contains(strings.Join(tc.lines, ","), "type bridge")
-			tc.want.Switched, tc.want.Physdev = gateway.Families{IPv4: switched}, switched
+			tc.want.BridgeNetfilter, tc.want.Physdev = gateway.Families{IPv4: switched}, switched
 			before := map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "1"}
 			got, err := New(logrus.New()).Before(func(key string) (string, error) { return before[key], nil }).Observe()
 			if err != nil {
 				t.Fatal(err)
 			}
-			tc.want.Opened = gateway.Families{IPv4: true}
+			tc.want.ForwardingOwned = gateway.Families{IPv4: true}
 			tc.want.SCTP = got.SCTP // TestSCTP covers it
 			if diff := gocmp.Diff(tc.want, got, gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("host (-want +got):\n%s", diff)

@@ -283,7 +283,7 @@ func portionsOf(state gateway.State, wanted func(part) bool) map[part]portion {
 
 // without returns the state without any part.
 func without(state gateway.State) gateway.State {
-	state.Forwards, state.Egresses, state.Away = nil, nil, gateway.Away{}
+	state.Forwards, state.Egresses, state.Absent = nil, nil, gateway.Absent{}
 	return state
 }
 
