@@ -11,6 +11,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/hold"
+	"github.com/smartnat/smartnat/pkg/systemd"
 )
 
 // holdConnections keeps connections alive if another process removes all rules: while smartnatd runs and, if systemd keeps the
@@ -37,7 +38,7 @@ func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logr
 		return adopted
 	}
 	if stale {
-		if err := forget(name); err != nil {
+		if err := systemd.RemoveFD(name); err != nil {
 			log.WithError(err).Warn("cannot remove the kept socket from systemd")
 		}
 	}
@@ -46,7 +47,7 @@ func holdConnections(own gateway.Ownership, ipv6 bool, kept []*os.File, log logr
 		log.WithError(err).Warn("connections end if another process removes all rules")
 		return io.NopCloser(nil)
 	}
-	if err := keep(name, held); err != nil {
+	if err := systemd.StoreFD(name, held); err != nil {
 		log.WithError(err).Warn("connections end if rules are removed while smartnatd is down")
 	}
 	return held

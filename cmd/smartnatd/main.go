@@ -17,6 +17,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+
+	"github.com/smartnat/smartnat/pkg/logging"
 )
 
 // Exit codes. README.md has the table for all commands.
@@ -37,8 +39,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	command := newRootCommand()
 	command.SetArgs(args)
 	command.SetIn(stdin)
-	command.SetOut(printableWriter{stdout})
-	command.SetErr(printableWriter{stderr})
+	command.SetOut(logging.PrintableWriter{To: stdout})
+	command.SetErr(logging.PrintableWriter{To: stderr})
 	understood := false
 	command.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	err := command.ExecuteContext(ctx)
@@ -46,8 +48,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	}
 	lead := ""
-	if isJournal(stderr) {
-		lead = string(priority(logrus.ErrorLevel))
+	if logging.IsJournal(stderr) {
+		lead = logging.Priority(logrus.ErrorLevel)
 	}
 	for line := range strings.Lines(err.Error() + "\n") {
 		_, _ = command.ErrOrStderr().Write([]byte(lead + "smartnatd: " + line))

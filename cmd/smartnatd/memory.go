@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/daemon"
 )
 
 const (
@@ -116,11 +117,11 @@ func limitFor(live, current int64) int64 {
 	return limit
 }
 
-// and adds memory management to the hooks.
-func (h hooks) and(m *memory) hooks {
-	return hooks{
-		ready:   func() { h.ready(); m.settle() },
-		applied: func(o controller.Outcome) { h.applied(o); m.shrink(o.Result.Readings) },
-		turned:  func() { h.turned(); m.follow(); m.collect() },
+// withMemory adds memory management to the hooks.
+func withMemory(h daemon.Hooks, m *memory) daemon.Hooks {
+	return daemon.Hooks{
+		Ready:         func() { h.Ready(); m.settle() },
+		Applied:       func(o controller.Outcome) { h.Applied(o); m.shrink(o.Result.Readings) },
+		ItemProcessed: func() { h.ItemProcessed(); m.follow(); m.collect() },
 	}
 }

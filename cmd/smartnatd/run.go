@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -17,16 +18,19 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
+	"github.com/smartnat/smartnat/pkg/logging"
 	"github.com/smartnat/smartnat/pkg/metrics"
-	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
+	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
+	"github.com/smartnat/smartnat/pkg/systemd"
 )
 
 func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
@@ -34,9 +38,9 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	if err != nil {
 		return err
 	}
-	log, err := newLogger(cfg.Log, os.Stderr)
+	log, err := logging.New(logging.Options(cfg.Log), os.Stderr)
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	if err := source.NoticeSilence(); err != nil {
 		return err
@@ -46,7 +50,6 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 		return err
 	}
 	defer lock.Close()
-	memory := newMemory()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
 	// A reload keeps the names that this depends on.
 	held := holdConnections(cfg.Ownership, cfg.IPTables.IPv6, activation.Files(true), log)
@@ -55,28 +58,54 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	d := &daemon{log: log, manager: newManager(log), hangup: hangup, load: load}
-	counts := metrics.New(version, d)
-	counts.CountLost(conntrack.Lost)
-	d.listen = counts.Server(metrics.Probes{Alive: d.alive, Ready: d.ready}, log).Listen
-	d.newObjects = func(cfg config.Config, known *objects.Snapshot) (*objectSource, error) {
-		return newObjects(cfg, known, counts.Memory, log)
-	}
-	d.newRunner = func(cfg config.Config, h hooks) (runner, error) {
-		return newRunner(ctx, cfg, h.and(memory), counts, log)
-	}
-	err = d.run(ctx, cfg)
+	b := &builder{ctx: ctx, log: log, memory: newMemory()}
+	d := daemon.New(daemon.Options{
+		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup, Load: load,
+		NewSource: b.newSource, NewRunner: b.newRunner,
+		NewReporters:    func(cfg config.Config) ([]daemon.Reporter, error) { return newReporters(cfg, log) },
+		Listen:          func(address string) { b.server.Listen(address) },
+		CertificateEnds: certificateEnds,
+	})
+	b.counts = metrics.New(version, d)
+	b.counts.CountLost(conntrack.Lost)
+	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, log)
+	err = d.Run(ctx, cfg)
 	log.Info("stopping, programmed rules keep forwarding")
 	return err
 }
 
+// builder constructs the parts of each generation of the daemon.
+type builder struct {
+	ctx    context.Context
+	log    *logrus.Logger
+	memory *memory
+	counts *metrics.Metrics
+	server *metrics.Server
+}
+
+// savedObjects returns the file for the objects of a cluster.
+func savedObjects(cfg config.Config) snapshotfile.File {
+	return snapshotfile.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"), filepath.Join(cfg.RuntimeDir, "objects.outdated"))
+}
+
+// newSource returns the Source of the config. Objects of a cluster are saved, and restored if restore is set.
+func (b *builder) newSource(cfg config.Config, restore bool, changed func()) (source.Source, error) {
+	start := func(changed func()) (source.Source, error) { return source.New(cfg.Source, changed, b.log) }
+	origin := source.Origin(cfg.Source)
+	if origin == nil {
+		return start(changed)
+	}
+	return source.Remember(start, b.counts.Memory(savedObjects(cfg)), origin, restore, changed, b.log)
+}
+
 // newRunner constructs the parts that touch the kernel, and their controller.
-func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.Metrics, log *logrus.Logger) (runner, error) {
+func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runner, error) {
+	log, hooks := b.log, withMemory(hooks, b.memory)
 	tables, err := newIPTables(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if other, err := tables.OtherBackendRules(ctx); err != nil {
+	if other, err := tables.OtherBackendRules(b.ctx); err != nil {
 		log.WithError(err).Warn("cannot check for rules of the other iptables back end")
 	} else if other != "" {
 		log.Warn(other)
@@ -89,27 +118,20 @@ func newRunner(ctx context.Context, cfg config.Config, h hooks, counts *metrics.
 	if err != nil {
 		log.WithError(err).Warn("no sets on this host, using one rule per source")
 	}
-	reporter, err := newReporter(cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	return reporting{controller.New(controller.Options{
+	return controller.New(controller.Options{
 		Config:           cfg,
 		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev),
-		Dataplane:        newDataplane(cfg, tables, counts.Program(tables), sets),
+		Dataplane:        newDataplane(cfg, tables, b.counts.Program(tables), sets),
 		Log:              log,
 		CountSourcePorts: func() ([]gateway.SourcePorts, error) { return conntrack.SourcePorts(cfg.Ownership) },
-		PortsCounted:     counts.PortsCounted,
+		PortsCounted:     b.counts.PortsCounted,
 		Applied: func(o controller.Outcome) {
-			counts.Applied(o, time.Now())
-			if o.Facts != nil {
-				reporter.Report(*o.Facts)
-			}
-			h.applied(o)
+			b.counts.Applied(o, time.Now())
+			hooks.Applied(o)
 		},
-		Ready:  h.ready,
-		Turned: h.turned,
-	}), reporter}, nil
+		Ready:         hooks.Ready,
+		ItemProcessed: hooks.ItemProcessed,
+	}), nil
 }
 
 func newIPTables(cfg config.Config) (*program.Runner, error) {

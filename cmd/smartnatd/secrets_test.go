@@ -21,7 +21,8 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
-	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/logging"
+	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -147,31 +148,32 @@ func TestRefusalsTellNoSecret(t *testing.T) {
 				CAFile: write("ca", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})),
 			}
 			var out lines
-			log, err := newLogger(cfg.Log, &out)
+			log, err := logging.New(logging.Options(cfg.Log), &out)
 			if err != nil {
 				t.Fatal(err)
 			}
-			objects, err := newObjects(cfg, nil, func(m source.Memory) source.Memory { return m }, log)
+			objects, err := (&builder{log: log, counts: metrics.New(version, nil)}).newSource(cfg, true, func() {})
 			if err != nil {
 				t.Fatal(err)
 			}
-			reporter, err := newReporter(cfg, log)
+			reporters, err := newReporters(cfg, log)
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			ended := make(chan struct{})
-			reporter.Report(finding.Report{})
-			objects.start(ctx)
-			go func() { defer close(ended); reporter.Run(ctx) }()
+			var running sync.WaitGroup
+			running.Go(func() { _ = objects.Run(ctx) })
+			for _, r := range reporters {
+				r.Report(finding.Report{})
+				running.Go(func() { r.Run(ctx) })
+			}
 			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 				if said := out.String(); strings.Contains(said, "lost connection") && strings.Contains(said, "status of Mappings") {
 					break
 				}
 			}
 			cancel()
-			<-ended
-			objects.stop()
+			running.Wait()
 			log.WithField("config", fmt.Sprintf("%+v", cfg.Source.Relay)).Debug("source config")
 			mu.Lock()
 			defer mu.Unlock()

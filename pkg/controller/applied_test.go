@@ -61,8 +61,8 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 			plane.setFail(nil)
 			mu.Lock()
 			last := told[len(told)-1]
-			if len(told) != want.times || !errors.Is(last.Err, want.err) || !errors.Is(last.Facts.Err, want.err) ||
-				len(last.Facts.Snapshot.Mappings) != 1 || len(last.Facts.Findings) == 0 || last.Took != time.Second {
+			if len(told) != want.times || !errors.Is(last.Err, want.err) || !errors.Is(last.Report.Err, want.err) ||
+				len(last.Report.Snapshot.Mappings) != 1 || len(last.Report.Findings) == 0 || last.Took != time.Second {
 				t.Errorf("%d outcomes, the last is %+v; want %d and error %v", len(told), last, want.times, want.err)
 			}
 			mu.Unlock()
@@ -74,7 +74,7 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 	})
 }
 
-// TestAHostThatCannotBeSeenIsTold expects an Outcome without Facts, because nothing is known about the host.
+// TestAHostThatCannotBeSeenIsTold expects an Outcome without a Report, because nothing is known about the host.
 func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []Outcome
@@ -85,7 +85,7 @@ func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
 		f.Enqueue()
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
-		if len(told) != 1 || told[0].Facts != nil || !errors.Is(told[0].Err, unseen) {
+		if len(told) != 1 || told[0].Report != nil || !errors.Is(told[0].Err, unseen) {
 			t.Errorf("outcomes %+v, want one without facts and with error %v", told, unseen)
 		}
 	})

@@ -88,14 +88,14 @@ type Options struct {
 	CountSourcePorts func() ([]gateway.SourcePorts, error)
 	// PortsCounted, if set, receives the result of each count. It must not block.
 	PortsCounted func(PortUse)
-	// Turned, if set, is called after each item that the worker processed, at least every few seconds.
-	Turned func()
+	// ItemProcessed, if set, is called after each item that the worker processed, at least every few seconds.
+	ItemProcessed func()
 }
 
 // Outcome is the result of one apply.
 type Outcome struct {
-	// Facts is the input of the apply. It is nil if the host could not be observed; nothing was attempted then.
-	Facts *finding.Report
+	// Report is the input and result of the apply. It is nil if the host could not be observed; nothing was attempted then.
+	Report *finding.Report
 	// Result says what was written.
 	Result dataplane.Result
 	// Took is the total duration.
@@ -207,8 +207,8 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 		return false
 	}
 	defer c.queue.Done(key)
-	if c.Turned != nil {
-		defer c.Turned()
+	if c.ItemProcessed != nil {
+		defer c.ItemProcessed()
 	}
 	taken := c.pending.take()
 	if !c.needed(&taken) {
@@ -315,8 +315,8 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	c.report(taken, applied, result, took)
 	found := c.allFound()
 	c.findings.report(found)
-	facts := &finding.Report{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
-	c.tell(Outcome{Facts: facts, Result: result, Took: took.total, Err: err})
+	report := &finding.Report{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
+	c.tell(Outcome{Report: report, Result: result, Took: took.total, Err: err})
 	if !c.ready && (err == nil || result.InPlace && ctx.Err() == nil) {
 		c.verifyOrReady(taken, result)
 	}

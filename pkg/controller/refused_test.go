@@ -102,10 +102,10 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 			if last.Err != nil {
 				t.Errorf("error %v", last.Err)
 			}
-			for _, forward := range last.Facts.State.Forwards {
+			for _, forward := range last.Report.State.Forwards {
 				owners = append(owners, forward.Owner)
 			}
-			return owners, last.Facts.Findings
+			return owners, last.Report.Findings
 		}
 		c.Enqueue()
 		time.Sleep(5 * time.Second)

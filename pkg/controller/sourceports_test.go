@@ -88,7 +88,7 @@ func TestSourcePortsThatRunOutAreTold(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				reasons = nil
-				for _, found := range out.Facts.Findings {
+				for _, found := range out.Report.Findings {
 					reasons = append(reasons, found.Namespace+"/"+found.Name+" "+found.Reason)
 				}
 			},

@@ -15,7 +15,7 @@ func TestEachTurnIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, false)
 		var turns atomic.Int64
-		f.Turned = func() { turns.Add(1) }
+		f.ItemProcessed = func() { turns.Add(1) }
 		f.Enqueue()
 		time.Sleep(time.Minute)
 		if n := turns.Load(); n != 0 {

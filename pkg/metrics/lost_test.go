@@ -12,7 +12,7 @@ import (
 // TestLostConnections expects the counter while it can be read, and no sample otherwise.
 func TestLostConnections(t *testing.T) {
 	const name = "smartnat_conntrack_lost_total"
-	m := New("v1", &fakeGateway{})
+	m := New("v1", &fakeStatus{})
 	var failure error
 	m.CountLost(func() (uint64, error) { return 7, failure })
 	if got := ours(t, m); !strings.Contains(got, "\n"+name+" 7\n") {

@@ -41,11 +41,11 @@ type Metrics struct {
 	snapshotWrites  *prometheus.CounterVec
 	sourcePorts     prometheus.Gauge
 	portsLow        prometheus.Gauge
-	facts           atomic.Pointer[finding.Report]
+	report          atomic.Pointer[finding.Report]
 }
 
-// New returns Metrics that read gateway on each scrape.
-func New(version string, gateway Gateway) *Metrics {
+// New returns Metrics that read the status on each scrape.
+func New(version string, status StatusReader) *Metrics {
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
@@ -89,7 +89,7 @@ func New(version string, gateway Gateway) *Metrics {
 		m.snapshotWrites.WithLabelValues(result)
 	}
 	m.registry.MustRegister(m.applies, m.applyDuration, m.lastApply, m.repairs, m.connectionsCut, m.restores, m.restoreDuration,
-		m.snapshotWrites, m.sourcePorts, m.portsLow, &scrape{gateway: gateway, facts: &m.facts, version: version},
+		m.snapshotWrites, m.sourcePorts, m.portsLow, &scrape{status: status, report: &m.report, version: version},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	return m
 }
@@ -106,8 +106,8 @@ func (m *Metrics) Applied(o controller.Outcome, now time.Time) {
 		m.repairs.WithLabelValues(string(r.Kind)).Inc()
 	}
 	m.connectionsCut.Add(float64(o.Result.Connections))
-	if o.Facts != nil {
-		m.facts.Store(o.Facts)
+	if o.Report != nil {
+		m.report.Store(o.Report)
 	}
 	if errors.Is(o.Err, context.Canceled) {
 		return // smartnatd is stopping

@@ -19,6 +19,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -31,9 +32,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-type fakeGateway Standing
+type fakeStatus daemon.Status
 
-func (g *fakeGateway) Standing() Standing { return Standing(*g) }
+func (s *fakeStatus) Status() daemon.Status { return daemon.Status(*s) }
 
 func at(seconds int64) time.Time { return time.Unix(1700000000+seconds, 0) }
 
@@ -75,21 +76,21 @@ func compare(t *testing.T, golden, got string) {
 
 // TestAtTheStart expects every counter to start at 0, so that its first increment shows as an increase.
 func TestAtTheStart(t *testing.T) {
-	m := New("1.2.3", &fakeGateway{})
+	m := New("1.2.3", &fakeStatus{})
 	m.Program(noTables{})
 	compare(t, "testdata/start.golden", ours(t, m))
 }
 
 func TestWhatIsToldIsCounted(t *testing.T) {
-	m := New("1.2.3", &fakeGateway{
-		Ready: true, Turned: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7, Rejected: 3}, CertificateEnds: at(1000),
+	m := New("1.2.3", &fakeStatus{
+		Ready: true, ItemProcessed: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7, Rejected: 3}, CertificateEnds: at(1000),
 	})
 	forward := func(owner string, port uint16) *gateway.Forward {
 		return &gateway.Forward{Owner: owner, Frontend: gateway.Frontend{
 			Address: netip.MustParseAddr("198.51.100.10"), Protocol: gateway.TCP, Ports: gateway.Port(port),
 		}}
 	}
-	facts := &finding.Report{
+	report := &finding.Report{
 		Snapshot: objects.Snapshot{Mappings: make([]*v1alpha1.Mapping, 4)},
 		State:    gateway.State{Forwards: []*gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)}},
 		Findings: []finding.Finding{
@@ -104,10 +105,10 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 		{Kind: dataplane.KindRoute, Missing: "a route"}, {Kind: dataplane.KindRoute, Missing: "another one"}, {Kind: dataplane.KindIPSet, Missing: "a set"},
 	}}}
 	m.Applied(controller.Outcome{Err: errors.New("no netlink"), Took: time.Millisecond}, at(1))
-	m.Applied(controller.Outcome{Facts: facts, Result: wrote, Took: 3 * time.Millisecond}, at(2))
-	m.Applied(controller.Outcome{Facts: facts, Took: 40 * time.Second}, at(3))
-	m.Applied(controller.Outcome{Facts: facts, Err: errors.New("locked")}, at(4))
-	m.Applied(controller.Outcome{Facts: facts, Err: context.Canceled}, at(5))
+	m.Applied(controller.Outcome{Report: report, Result: wrote, Took: 3 * time.Millisecond}, at(2))
+	m.Applied(controller.Outcome{Report: report, Took: 40 * time.Second}, at(3))
+	m.Applied(controller.Outcome{Report: report, Err: errors.New("locked")}, at(4))
+	m.Applied(controller.Outcome{Report: report, Err: context.Canceled}, at(5))
 	m.PortsCounted(controller.PortUse{Fullest: 0.83, Short: 2})
 	compare(t, "testdata/counted.golden", ours(t, m))
 }
@@ -115,16 +116,16 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 func TestObjectsFromTheDiskAreNoContact(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		Standing
+		daemon.Status
 		connected, restored, saved string
 	}{
-		{"not read yet", Standing{}, "0", "0", "0"},
-		{"read", Standing{Synced: true}, "1", "0", "0"},
-		{"lost", Standing{Synced: true, Contact: source.Contact{Lost: true}}, "0", "0", "0"},
-		{"from the disk", Standing{Restored: at(0), Contact: source.Contact{Lost: true}}, "0", "1", "1.7e+09"},
+		{"not read yet", daemon.Status{}, "0", "0", "0"},
+		{"read", daemon.Status{Synced: true}, "1", "0", "0"},
+		{"lost", daemon.Status{Synced: true, Contact: source.Contact{Lost: true}}, "0", "0", "0"},
+		{"from the disk", daemon.Status{Restored: at(0), Contact: source.Contact{Lost: true}}, "0", "1", "1.7e+09"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			g := fakeGateway(test.Standing)
+			g := fakeStatus(test.Status)
 			got := ours(t, New("1.2.3", &g))
 			for _, want := range []string{
 				"smartnat_source_connected " + test.connected, "smartnat_source_restored " + test.restored,
@@ -140,7 +141,7 @@ func TestObjectsFromTheDiskAreNoContact(t *testing.T) {
 
 // TestNamesAreAsPrometheusWantsThem runs Prometheus's own linter.
 func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
-	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeGateway{CertificateEnds: at(0)}).registry)
+	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeStatus{CertificateEnds: at(0)}).registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func (noTables) Families() []gateway.Family {
 func (n noTables) Restore(context.Context, ruleset.Batch) error { return n.fail }
 
 func TestRestoresAreCountedByFamilyAndResult(t *testing.T) {
-	m, broken := New("1.2.3", &fakeGateway{}), errors.New("broken")
+	m, broken := New("1.2.3", &fakeStatus{}), errors.New("broken")
 	good, bad := m.Program(noTables{}), m.Program(noTables{fail: broken})
 	for _, call := range []struct {
 		on     iptables.Program
@@ -195,7 +196,7 @@ func (fakeMemory) Load() (snapshotfile.Saved, error) {
 func (f fakeMemory) Save(snapshotfile.Saved) error { return f.fail }
 
 func TestWritesOfTheSnapshotAreCounted(t *testing.T) {
-	m, full := New("1.2.3", &fakeGateway{}), errors.New("disk full")
+	m, full := New("1.2.3", &fakeStatus{}), errors.New("disk full")
 	if err := m.Memory(fakeMemory{fail: full}).Save(snapshotfile.Saved{}); !errors.Is(err, full) {
 		t.Errorf("err = %v", err)
 	}

@@ -6,37 +6,16 @@ package metrics
 import (
 	"runtime"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/finding"
-	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// Gateway reports the current standing.
-type Gateway interface {
-	Standing() Standing
-}
-
-// Standing is a snapshot of the daemon's condition. Unknown times are zero.
-type Standing struct {
-	// Ready is set once everything has been in effect.
-	Ready bool
-	// Degraded is set while the source is unavailable or a part of the desired state is missing.
-	Degraded bool
-	// Turned is when the worker last finished an item, including a mere check of the kernel.
-	Turned time.Time
-	// Queued is the length of the worker's queue: 0 or 1, because events are coalesced.
-	Queued int
-	// Synced is set once the objects have been read. Contact describes the connection to their source.
-	Synced  bool
-	Contact source.Contact
-	// Restored is when the objects in effect were saved, if they come from the snapshot on disk.
-	Restored time.Time
-	// CertificateEnds is when the client certificate for the source expires, if there is one.
-	CertificateEnds time.Time
+// StatusReader returns the current status of the daemon.
+type StatusReader interface {
+	Status() daemon.Status
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -47,7 +26,7 @@ var (
 	buildInfo     = describe("build_info", "Build information of smartnatd, with a constant value of 1.", "version", "goversion")
 	ready         = describe("ready", "Whether the desired state has been fully in effect since the start (1) or not (0).")
 	degraded      = describe("degraded", "Whether the source is unavailable or a part of the desired state is missing (1) or not (0); systemctl status names the cause.")
-	workerTurned  = describe("worker_last_turn_timestamp_seconds", "Time when the worker last finished an item; it checks the kernel every few seconds.")
+	itemProcessed = describe("worker_last_turn_timestamp_seconds", "Time when the worker last finished an item; it checks the kernel every few seconds.")
 	queueDepth    = describe("queue_depth", "Length of the worker's queue: 0 or 1, because events are coalesced.")
 	connected     = describe("source_connected", "Whether the source of objects (relay, cluster or files) is connected (1) or not (0).")
 	lastContact   = describe("source_last_contact_timestamp_seconds", "Time of the last answer from the source of objects.")
@@ -66,15 +45,15 @@ var (
 
 // scrape collects the metrics that are read on each scrape instead of counted.
 type scrape struct {
-	gateway Gateway
-	facts   *atomic.Pointer[finding.Report]
+	status  StatusReader
+	report  *atomic.Pointer[finding.Report]
 	version string
 }
 
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		buildInfo, ready, degraded, workerTurned, queueDepth, connected, lastContact, failures, rejected, fromDisk, savedAt, certificate,
+		buildInfo, ready, degraded, itemProcessed, queueDepth, connected, lastContact, failures, rejected, fromDisk, savedAt, certificate,
 		frontends, mappings, programmed, mappingsReady, withFindings, findingsCount,
 	} {
 		to <- d
@@ -86,11 +65,11 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	now := s.gateway.Standing()
+	now := s.status.Status()
 	gauge(buildInfo, 1, s.version, runtime.Version())
 	gauge(ready, oneIf(now.Ready))
 	gauge(degraded, oneIf(now.Degraded))
-	gauge(workerTurned, timestamp(now.Turned))
+	gauge(itemProcessed, timestamp(now.ItemProcessed))
 	gauge(queueDepth, float64(now.Queued))
 	gauge(connected, oneIf(now.Synced && !now.Contact.Lost))
 	gauge(lastContact, timestamp(now.Contact.Last))
@@ -101,51 +80,22 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	if !now.CertificateEnds.IsZero() {
 		gauge(certificate, timestamp(now.CertificateEnds))
 	}
-	facts := s.facts.Load()
-	if facts == nil {
-		facts = &finding.Report{}
+	report := s.report.Load()
+	if report == nil {
+		report = &finding.Report{}
 	}
-	gauge(frontends, float64(len(facts.State.Forwards)))
-	gauge(mappings, float64(len(facts.Snapshot.Mappings)))
-	owners := Owners(facts.State)
+	gauge(frontends, float64(len(report.State.Forwards)))
+	gauge(mappings, float64(len(report.Snapshot.Mappings)))
+	owners := finding.Programmed(report.State)
 	gauge(programmed, float64(len(owners)))
-	gauge(mappingsReady, float64(ReadyOf(owners, facts.Findings)))
-	byReason, byCondition := countFindings(facts.Findings)
+	gauge(mappingsReady, float64(finding.CountReady(owners, report.Findings)))
+	byReason, byCondition := countFindings(report.Findings)
 	for k, n := range byReason {
 		gauge(findingsCount, float64(n), k.condition, k.reason)
 	}
 	for condition, names := range byCondition {
 		gauge(withFindings, float64(len(names)), condition)
 	}
-}
-
-// Owners returns the Mappings with a Forward in the state, as namespace/name.
-func Owners(state gateway.State) map[string]struct{} {
-	owners, last := map[string]struct{}{}, "" // adjacent Forwards mostly share an owner
-	for _, f := range state.Forwards {
-		if f.Owner != last {
-			owners[f.Owner], last = struct{}{}, f.Owner
-		}
-	}
-	return owners
-}
-
-// ReadyOf counts the owners without a finding that blocks their connections.
-func ReadyOf(owners map[string]struct{}, findings []finding.Finding) int {
-	blocked := map[string]struct{}{}
-	for i := range findings {
-		if f := &findings[i]; f.Blocks() {
-			if owner := f.Namespace + "/" + f.Name; has(owners, owner) {
-				blocked[owner] = struct{}{}
-			}
-		}
-	}
-	return len(owners) - len(blocked)
-}
-
-func has(owners map[string]struct{}, owner string) bool {
-	_, ok := owners[owner]
-	return ok
 }
 
 type findingKey struct{ condition, reason string }

@@ -54,7 +54,7 @@ func free(t *testing.T) string {
 func newServer(t *testing.T) (*Server, *logtest.Hook) {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
-	s := New("1.2.3", &fakeGateway{}).Server(Probes{
+	s := New("1.2.3", &fakeStatus{}).Server(Probes{
 		Alive: func() error { return nil },
 		Ready: func() error { return errors.New("not yet") },
 	}, log)

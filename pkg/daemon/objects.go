@@ -1,23 +1,19 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"context"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/objects"
-	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
-// objectSource is a Source that outlives controllers: it is started once and enqueues the running controller.
+// objectSource is a Source that outlives Runners: it is started once and enqueues the running one.
 type objectSource struct {
 	source.Source
 	enqueue atomic.Pointer[func()]
@@ -28,23 +24,15 @@ type objectSource struct {
 	err    error
 }
 
-// savedObjects returns the file for the objects of a cluster.
-func savedObjects(cfg config.Config) snapshotfile.File {
-	return snapshotfile.NewFile(filepath.Join(cfg.StateDir, "objects.jsonl"), filepath.Join(cfg.RuntimeDir, "objects.outdated"))
-}
-
-// newObjects returns the Source of the config. Objects of a cluster are saved through counted. If known is set, it is used
-// instead of the saved objects until the Source has synced.
-func newObjects(cfg config.Config, known *objects.Snapshot, counted func(source.Memory) source.Memory, log logrus.FieldLogger) (*objectSource, error) {
+// newObjects returns the objects of the config, which serve those of the running generation until they have synced.
+func (d *Daemon) newObjects(cfg config.Config, running *generation) (*objectSource, error) {
 	o := &objectSource{ended: make(chan struct{})}
-	o.before.Store(known)
-	start := func(changed func()) (source.Source, error) { return source.New(cfg.Source, changed, log) }
-	var err error
-	if origin := source.Origin(cfg.Source); origin == nil {
-		o.Source, err = start(o.changed)
-	} else {
-		o.Source, err = source.Remember(start, counted(savedObjects(cfg)), origin, known == nil, o.changed, log)
+	if running != nil && running.objects.HasSynced() {
+		snapshot := running.objects.Snapshot()
+		o.before.Store(&snapshot)
 	}
+	var err error
+	o.Source, err = d.NewSource(cfg, o.before.Load() == nil, o.changed)
 	return o, err
 }
 

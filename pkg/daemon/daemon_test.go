@@ -1,13 +1,14 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,8 +25,11 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/systemd"
 )
 
 // fakeSource has one Service, named like the file in its config.
@@ -53,7 +57,7 @@ func (s *fakeSource) Snapshot() objects.Snapshot {
 // fakeRunner becomes ready once its objects have synced, unless it fails. It turns on demand.
 type fakeRunner struct {
 	name string
-	hooks
+	Hooks
 	note   func(string)
 	fail   error
 	events chan struct{}
@@ -68,12 +72,12 @@ func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
 	if r.fail != nil {
 		return r.fail
 	}
-	ready := sync.OnceFunc(r.ready)
+	ready := sync.OnceFunc(r.Ready)
 	for {
 		if objects.HasSynced() {
 			r.note("runner " + r.name + " sees " + objects.Snapshot().Services[0].Name)
 			ready()
-			r.turned()
+			r.ItemProcessed()
 		}
 		select {
 		case <-ctx.Done():
@@ -88,7 +92,7 @@ const inEffect = "STATUS=0 Mappings programmed; source connected"
 
 // world is a daemon with fake surroundings; it notes events in order.
 type world struct {
-	*daemon
+	*Daemon
 	mu      sync.Mutex
 	notes   []string
 	hangups chan os.Signal
@@ -120,30 +124,30 @@ func startWorldWith(t *testing.T, watchdog time.Duration, synced bool, change fu
 	w.file = config.Default()
 	w.file.Source.Files = &config.Files{Paths: []string{"a"}}
 	change(&w.file)
-	w.daemon = &daemon{
-		log: log, hangup: w.hangups, manager: &manager{send: func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog: watchdog},
-		load:   func() (config.Config, error) { return w.file, w.broken },
-		listen: func(address string) { w.mu.Lock(); defer w.mu.Unlock(); w.served = append(w.served, address) },
-		newObjects: func(cfg config.Config, known *objects.Snapshot) (*objectSource, error) {
+	w.Daemon = New(Options{
+		Log: log, Reload: w.hangups, Systemd: systemd.New(func(s string) { w.note(strings.SplitN(s, "\n", 2)[0]) }, watchdog),
+		Load:   func() (config.Config, error) { return w.file, w.broken },
+		Listen: func(address string) { w.mu.Lock(); defer w.mu.Unlock(); w.served = append(w.served, address) },
+		NewSource: func(cfg config.Config, _ bool, _ func()) (source.Source, error) {
 			s := &fakeSource{name: cfg.Source.Files.Paths[0], note: w.note}
 			s.synced.Store(synced)
 			w.sources[s.name] = s
-			o := &objectSource{Source: s, ended: make(chan struct{})}
-			o.before.Store(known)
-			return o, nil
+			return s, nil
 		},
-		newRunner: func(cfg config.Config, h hooks) (runner, error) {
+		NewRunner: func(cfg config.Config, h Hooks) (Runner, error) {
 			if cfg.ClampMSS {
 				return nil, errors.New("iptables is missing")
 			}
-			r := &fakeRunner{name: fmt.Sprint(len(w.runners) + 1), hooks: h, note: w.note, events: make(chan struct{}, 1)}
+			r := &fakeRunner{name: fmt.Sprint(len(w.runners) + 1), Hooks: h, note: w.note, events: make(chan struct{}, 1)}
 			w.runners = append(w.runners, r)
 			return r, nil
 		},
-	}
+		NewReporters:    func(config.Config) ([]Reporter, error) { return nil, nil },
+		CertificateEnds: func(config.Source) time.Time { return time.Time{} },
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	w.stop = cancel
-	go func() { w.ended <- w.run(ctx, w.file) }()
+	go func() { w.ended <- w.Run(ctx, w.file) }()
 	t.Cleanup(cancel)
 	return w
 }
@@ -183,14 +187,14 @@ func (w *world) end(t *testing.T) {
 	}
 }
 
-func (w *world) reload() { w.hangups <- syscall.SIGHUP }
+func (w *world) hup() { w.hangups <- syscall.SIGHUP }
 
 func TestANewConfigTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, true)
 		w.settle()
 		w.file.Masquerade = false
-		w.reload()
+		w.hup()
 		w.expect(t, "same objects, new runner", "RELOADING=1", "runner 1 ends", "runner 2 starts", "runner 2 sees a", "READY=1")
 		w.end(t)
 		w.expect(t, "the end", "STOPPING=1", "runner 2 ends", "source a ends")
@@ -208,7 +212,7 @@ func TestOtherObjectsTakeOverWhenTheyAreThere(t *testing.T) {
 		w.expect(t, "there", "runner 1 sees a", inEffect, "READY=1")
 
 		w.file.Source.Files = &config.Files{Paths: []string{"b"}}
-		w.reload()
+		w.hup()
 		synctest.Wait()
 		if got := w.daemonNotes("RELOADING=1", "runner 1 ends", "source a ends", "runner 2 starts", "runner 2 sees a",
 			"STATUS=0 Mappings programmed", "READY=1", "source b starts"); got != "" {
@@ -257,13 +261,13 @@ func TestABadConfigKeepsTheOldOneRunning(t *testing.T) {
 				w.settle()
 				good := w.file
 				test.spoil(w)
-				w.reload()
+				w.hup()
 				w.expect(t, "the old one keeps running", "RELOADING=1", "STATUS=0 Mappings programmed; source connected (cannot apply the new config, the previous one stays in effect)", "READY=1")
 				if e := w.log.LastEntry(); !strings.Contains(fmt.Sprint(e.Data["error"]), test.want) {
 					t.Errorf("the log says %q %v, want %s", e.Message, e.Data, test.want)
 				}
 				w.file, w.broken = good, nil
-				w.reload()
+				w.hup()
 				w.expect(t, "right again", "RELOADING=1", inEffect, "READY=1")
 				w.end(t)
 			})
@@ -276,10 +280,10 @@ func TestNotReadyIsNotToldByAReload(t *testing.T) {
 		w := startWorld(t, 0, false)
 		w.settle()
 		w.broken = errors.New("wrong")
-		w.reload()
+		w.hup()
 		w.expect(t, "a bad config", "STATUS=starting: waiting for the first complete list of objects (cannot apply the new config, the previous one stays in effect)")
 		w.broken, w.file.Masquerade = nil, false
-		w.reload()
+		w.hup()
 		w.expect(t, "a good one", "STATUS=starting: waiting for the first complete list of objects", "runner 1 ends", "runner 2 starts")
 		w.sources["a"].synced.Store(true)
 		w.runners[1].Enqueue()
@@ -293,7 +297,7 @@ func TestWhatNamesOursStays(t *testing.T) {
 		w := startWorld(t, 0, true)
 		w.settle()
 		w.file.Ownership.ChainPrefix = "OTHER-"
-		w.reload()
+		w.hup()
 		w.expect(t, "nothing changes", "RELOADING=1", "READY=1")
 		told := false
 		for _, e := range w.log.AllEntries() {
@@ -320,7 +324,7 @@ func TestTheWatchdogHearsOfTheWorker(t *testing.T) {
 		time.Sleep(time.Hour)
 		w.expect(t, "it hangs")
 		for range 10 {
-			w.runners[0].turned()
+			w.runners[0].ItemProcessed()
 			time.Sleep(3 * time.Second)
 		}
 		w.expect(t, "it turns every three seconds, for thirty", "WATCHDOG=1", "WATCHDOG=1")
@@ -347,15 +351,104 @@ func TestMetricsMoveWithTheConfig(t *testing.T) {
 		w.settle()
 		before := w.file.Metrics.Address
 		w.file.Metrics.Address = "127.0.0.1:1"
-		w.reload()
+		w.hup()
 		w.settle()
 		w.broken = errors.New("wrong")
-		w.reload()
+		w.hup()
 		w.settle()
 		w.end(t)
 		if diff := cmp.Diff([]string{before, "127.0.0.1:1", ""}, w.served); diff != "" {
 			t.Errorf("served at (-want +got):\n%s", diff)
 		}
+	})
+}
+
+// TestABadConfigMovesNothing checks that a config that fails late in a reload neither moves the listener nor takes over.
+func TestABadConfigMovesNothing(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(*world)
+	}{
+		{"the log", func(w *world) { w.file.Log.Level = "loud" }},
+		{"the runner", func(w *world) { w.file.ClampMSS = true }},
+		{"a reporter", func(w *world) {
+			w.NewReporters = func(config.Config) ([]Reporter, error) { return nil, errors.New("no credentials") }
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := startWorld(t, 0, true)
+				w.settle()
+				before := w.file.Metrics.Address
+				w.file.Metrics.Address = "127.0.0.1:1"
+				test.spoil(w)
+				w.hup()
+				w.expect(t, "the old one keeps running", "RELOADING=1",
+					"STATUS=0 Mappings programmed; source connected (cannot apply the new config, the previous one stays in effect)", "READY=1")
+				w.end(t)
+				if diff := cmp.Diff([]string{before, ""}, w.served); diff != "" {
+					t.Errorf("served at (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// fakeReporter notes how many Forwards are reported.
+type fakeReporter struct {
+	name string
+	note func(string)
+}
+
+func (r *fakeReporter) Report(f finding.Report) {
+	r.note(fmt.Sprintf("%s gets %d", r.name, len(f.State.Forwards)))
+}
+
+func (r *fakeReporter) Run(ctx context.Context) {
+	<-ctx.Done()
+	r.note(r.name + " ends")
+}
+
+// TestReportsReachTheReporters checks that a Reporter belongs to a generation, and that the daemon knows the last Report of the
+// running one.
+func TestReportsReachTheReporters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWorld(t, 0, true)
+		w.settle()
+		made := 0
+		w.NewReporters = func(config.Config) ([]Reporter, error) {
+			made++
+			return []Reporter{&fakeReporter{fmt.Sprint("reporter ", made), w.note}}, nil
+		}
+		first := &finding.Report{State: gateway.State{Forwards: []*gateway.Forward{{Owner: "a/web"}}}}
+		w.runners[0].Applied(controller.Outcome{Report: first})
+		if got := w.Report(); got != first {
+			t.Errorf("the report is %p, want the first, %p", got, first)
+		}
+		w.file.Masquerade = false
+		w.hup()
+		w.settle()
+		if got := w.Report(); got != nil {
+			t.Errorf("the report is %p before the new generation has reported, want none", got)
+		}
+		second := &finding.Report{}
+		w.runners[1].Applied(controller.Outcome{Report: second})
+		w.runners[1].Applied(controller.Outcome{Err: errors.New("no netlink")})
+		if got := w.Report(); got != second {
+			t.Errorf("the report is %p, want the second, %p", got, second)
+		}
+		w.expect(t, "reported", "reporter 1 gets 0")
+		w.file.ClampMSS, w.file.Masquerade = false, true
+		w.hup()
+		synctest.Wait()
+		if slices.Index(w.notes, "reporter 1 ends") > slices.Index(w.notes, "runner 3 starts") {
+			t.Error("the next generation starts before the reporter has ended")
+		}
+		anyOrder := cmpopts.SortSlices(strings.Compare)
+		w.expectBy(t, "the next generation", []string{"RELOADING=1", "runner 2 ends", "reporter 1 ends", "runner 3 starts", "runner 3 sees a",
+			"STATUS=degraded: 0 Mappings programmed; source connected; apply failing since 2000-01-01T00:00:00Z: no netlink", "READY=1"}, anyOrder)
+		w.end(t)
+		w.expectBy(t, "the end", []string{"STOPPING=1", "runner 3 ends", "reporter 2 ends", "source a ends"}, anyOrder)
 	})
 }
 
@@ -378,11 +471,11 @@ func TestLostContactIsShown(t *testing.T) {
 		w := startWorld(t, 0, true)
 		w.settle()
 		w.sources["a"].lost.Store(true)
-		w.runners[0].turned()
-		w.runners[0].turned()
+		w.runners[0].ItemProcessed()
+		w.runners[0].ItemProcessed()
 		w.expect(t, "lost", "STATUS=degraded: 0 Mappings programmed; source lost since 2023-11-14T22:13:20Z: refused")
 		w.sources["a"].lost.Store(false)
-		w.runners[0].turned()
+		w.runners[0].ItemProcessed()
 		w.expect(t, "back", inEffect)
 		w.end(t)
 	})
@@ -402,14 +495,14 @@ func TestAStartEnds(t *testing.T) {
 		if e := w.log.LastEntry(); e.Data["missing"] != waiting+"; "+lost {
 			t.Errorf("the log says %q %v, want what is missing", e.Message, e.Data)
 		}
-		if err := w.ready(); err == nil || !strings.HasSuffix(err.Error(), lost) {
+		if err := w.Ready(); err == nil || !strings.HasSuffix(err.Error(), lost) {
 			t.Errorf("/readyz says %v, want what is missing", err)
 		}
 		w.broken = errors.New("wrong")
-		w.reload()
+		w.hup()
 		w.expect(t, "a reload of a bad config ends at once", "RELOADING=1", "STATUS=degraded: "+waiting+"; "+lost+" (cannot apply the new config, the previous one stays in effect)", "READY=1")
 		w.broken, w.file.Masquerade = nil, false
-		w.reload()
+		w.hup()
 		w.settle()
 		time.Sleep(w.file.StartTimeout)
 		w.expect(t, "the reload is over", "STATUS=degraded: "+waiting+"; "+lost, "READY=1")
@@ -417,7 +510,7 @@ func TestAStartEnds(t *testing.T) {
 		w.sources["a"].synced.Store(true)
 		w.runners[1].Enqueue()
 		w.expect(t, "in effect at last", "runner 2 sees a", inEffect)
-		if err := w.ready(); err != nil {
+		if err := w.Ready(); err != nil {
 			t.Errorf("/readyz says %v", err)
 		}
 		w.end(t)
@@ -441,13 +534,13 @@ func TestARunnerThatFailsEndsTheDaemon(t *testing.T) {
 		w := startWorld(t, 0, true)
 		w.settle()
 		w.file.Masquerade = false
-		made := w.newRunner
-		w.newRunner = func(cfg config.Config, h hooks) (runner, error) {
+		made := w.NewRunner
+		w.NewRunner = func(cfg config.Config, h Hooks) (Runner, error) {
 			r, err := made(cfg, h)
 			r.(*fakeRunner).fail = errors.New("no netlink")
 			return r, err
 		}
-		w.reload()
+		w.hup()
 		if err := <-w.ended; err == nil || err.Error() != "no netlink" {
 			t.Errorf("ended with %v, want no netlink", err)
 		}

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package logging
 
 import (
 	"fmt"
@@ -10,9 +10,9 @@ import (
 	"unicode/utf8"
 )
 
-// printable escapes what a terminal would interpret: all control characters but newline and tab. They become \u001b and the
+// Printable escapes what a terminal would interpret: all control characters but newline and tab. They become \u001b and the
 // like, which JSON decodes to the original.
-func printable(text []byte) []byte {
+func Printable(text []byte) []byte {
 	b := make([]byte, 0, len(text))
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
@@ -36,12 +36,12 @@ func appendEscaped(b []byte, r rune) []byte {
 	return fmt.Appendf(b, `\u%04x`, r)
 }
 
-// printableWriter escapes text for a terminal. Servers, other programs and objects contribute to it.
-type printableWriter struct{ to io.Writer }
+// PrintableWriter makes text printable before it writes it to To.
+type PrintableWriter struct{ To io.Writer }
 
 // Write implements io.Writer.
-func (w printableWriter) Write(text []byte) (int, error) {
-	if _, err := w.to.Write(printable(text)); err != nil {
+func (w PrintableWriter) Write(text []byte) (int, error) {
+	if _, err := w.To.Write(Printable(text)); err != nil {
 		return 0, err
 	}
 	return len(text), nil

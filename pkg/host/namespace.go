@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Aside calls do in a new network namespace, which disappears afterwards. Tables, links and routes that do, or a program that
+// InNewNamespace calls do in a new network namespace, which disappears afterwards. Tables, links and routes that do, or a program that
 // it runs, writes there do not affect the host. It needs CAP_SYS_ADMIN.
-func Aside(do func() error) error {
+func InNewNamespace(do func() error) error {
 	ended := make(chan error, 1)
 	go func() {
 		// Do not unlock: the thread ends with this goroutine, and the namespace with the thread.

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package daemon
 
 import (
 	"errors"
@@ -15,7 +15,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -48,56 +47,42 @@ func TestTheStatusLine(t *testing.T) {
 		outcomes []controller.Outcome // a minute apart
 		want     string
 	}{
-		{"one Mapping", read, []controller.Outcome{{Facts: one}}, "1 Mapping programmed; source connected"},
-		{"the last counts", read, []controller.Outcome{{Facts: one}, {Facts: two}}, "2 Mappings programmed; source connected"},
-		{"connections are refused", read, []controller.Outcome{{Facts: refused}}, "2 Mappings programmed, 1 of them not ready; source connected"},
-		{"connections are forwarded again", read, []controller.Outcome{{Facts: refused}, {Facts: two}}, "2 Mappings programmed; source connected"},
+		{"one Mapping", read, []controller.Outcome{{Report: one}}, "1 Mapping programmed; source connected"},
+		{"the last counts", read, []controller.Outcome{{Report: one}, {Report: two}}, "2 Mappings programmed; source connected"},
+		{"connections are refused", read, []controller.Outcome{{Report: refused}}, "2 Mappings programmed, 1 of them not ready; source connected"},
+		{"connections are forwarded again", read, []controller.Outcome{{Report: refused}, {Report: two}}, "2 Mappings programmed; source connected"},
 		{
-			"the host cannot be observed, programmed rules stay", read, []controller.Outcome{{Facts: two}, {Err: locked}},
+			"the host cannot be observed, programmed rules stay", read, []controller.Outcome{{Report: two}, {Err: locked}},
 			"degraded: 2 Mappings programmed; source connected; apply failing since 2026-11-25T10:01:00Z: locked",
 		},
 		{
-			"since the first failure", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two, Err: locked}},
+			"since the first failure", read, []controller.Outcome{{Report: two, Err: locked}, {Report: two, Err: locked}},
 			"degraded: 2 Mappings programmed; source connected; apply failing since 2026-11-25T10:00:00Z: locked",
 		},
-		{"a failure that is over", read, []controller.Outcome{{Facts: two, Err: locked}, {Facts: two}}, "2 Mappings programmed; source connected"},
+		{"a failure that is over", read, []controller.Outcome{{Report: two, Err: locked}, {Report: two}}, "2 Mappings programmed; source connected"},
 		{
-			"a repair", read, []controller.Outcome{{Facts: two, Result: repaired}, {Facts: two}},
+			"a repair", read, []controller.Outcome{{Report: two, Result: repaired}, {Report: two}},
 			"2 Mappings programmed; source connected; last repair at 2026-11-25T10:00:00Z: set x",
 		},
-		{"lost", lost, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed; source lost since 2023-11-14T22:13:20Z: refused"},
+		{"lost", lost, []controller.Outcome{{Report: one}}, "degraded: 1 Mapping programmed; source lost since 2023-11-14T22:13:20Z: refused"},
 		{
-			"from the disk", fromDisk{lost}, []controller.Outcome{{Facts: one}}, "degraded: 1 Mapping programmed from objects saved at 2020-09-13T12:26:40Z; " +
+			"from the disk", fromDisk{lost}, []controller.Outcome{{Report: one}}, "degraded: 1 Mapping programmed from objects saved at 2020-09-13T12:26:40Z; " +
 				"the source has not been read since the start; source lost since 2023-11-14T22:13:20Z: refused",
 		},
 		{
-			"from the disk, and nothing has failed yet", fromDisk{read}, []controller.Outcome{{Facts: one}},
+			"from the disk, and nothing has failed yet", fromDisk{read}, []controller.Outcome{{Report: one}},
 			"degraded: 1 Mapping programmed from objects saved at 2020-09-13T12:26:40Z; the source has not been read since the start",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var a account
+			var tracker statusTracker
 			for i, o := range test.outcomes {
-				a.applied(o, now.Add(time.Duration(i)*time.Minute))
+				tracker.applied(o, now.Add(time.Duration(i)*time.Minute))
 			}
-			if diff := cmp.Diff(test.want, a.describe(objectsOf(test.source), true, true)); diff != "" {
+			if diff := cmp.Diff(test.want, tracker.line(objectsOf(test.source), true, true)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-// TestAStatusIsOneLine checks that a status is one readable line: systemd reads a new line as another assignment.
-func TestAStatusIsOneLine(t *testing.T) {
-	var sent []string
-	m := &manager{send: func(s string) { sent = append(sent, s) }}
-	m.say("failed: first\nREADY=1\n  last")
-	m.say(string(make([]byte, maxStatus)) + "äöü" + string(make([]byte, maxStatus)))
-	if want := "STATUS=failed: first READY=1 last"; sent[0] != want {
-		t.Errorf("sent %q, want %q", sent[0], want)
-	}
-	if n := len(sent[1]); n > maxStatus+len("STATUS=...") {
-		t.Errorf("sent %d bytes", n)
 	}
 }
 
@@ -107,10 +92,10 @@ func TestProbes(t *testing.T) {
 		w.settle()
 		check := func(when string, alive, ready bool) {
 			t.Helper()
-			if err := w.alive(); (err == nil) != alive {
+			if err := w.Alive(); (err == nil) != alive {
 				t.Errorf("%s: alive: %v", when, err)
 			}
-			if err := w.ready(); (err == nil) != ready {
+			if err := w.Ready(); (err == nil) != ready {
 				t.Errorf("%s: ready: %v", when, err)
 			}
 		}
@@ -120,34 +105,34 @@ func TestProbes(t *testing.T) {
 		w.runners[0].Enqueue()
 		synctest.Wait()
 		check("in effect", true, true)
-		time.Sleep(hung + time.Second)
+		time.Sleep(maxItemDuration + time.Second)
 		check("the worker hangs", false, true)
-		w.runners[0].turned()
+		w.runners[0].ItemProcessed()
 		check("it turns again", true, true)
 		w.file.Masquerade = false
-		w.reload()
+		w.hup()
 		synctest.Wait()
 		check("another config", true, true)
 		w.end(t)
 	})
 }
 
-// TestStanding checks the state of the running generation.
-func TestStanding(t *testing.T) {
+// TestStatus checks the state of the running generation.
+func TestStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, 0, true)
 		w.settle()
 		w.sources["a"].lost.Store(true)
-		want := metrics.Standing{
-			Ready: true, Degraded: true, Turned: time.Now(), Synced: true,
+		want := Status{
+			Ready: true, Degraded: true, ItemProcessed: time.Now(), Synced: true,
 			Contact: source.Contact{Lost: true, Since: time.Unix(1700000000, 0), Why: "refused"},
 		}
-		if diff := cmp.Diff(want, w.Standing()); diff != "" {
+		if diff := cmp.Diff(want, w.Status()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		w.end(t)
 	})
-	if diff := cmp.Diff(metrics.Standing{}, new(daemon).Standing()); diff != "" {
+	if diff := cmp.Diff(Status{}, new(Daemon).Status()); diff != "" {
 		t.Errorf("before anything runs (-want +got):\n%s", diff)
 	}
 }

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package systemd
 
 import (
 	"os"
@@ -40,17 +40,31 @@ func TestWhatSystemdSaysMayBeWrong(t *testing.T) {
 				t.Setenv(name, test.env[name])
 			}
 			log, hook := logtest.NewNullLogger()
-			m := newManager(log)
-			m.say("in effect")
-			m.ready()
-			m.alive()
-			m.stopping()
-			if m.watchdog != test.watchdog {
-				t.Errorf("watchdog of %v, want %v", m.watchdog, test.watchdog)
+			n := FromEnvironment(log)
+			n.SetStatus("in effect")
+			n.Ready()
+			n.Heartbeat()
+			n.Stopping()
+			if n.watchdog != test.watchdog {
+				t.Errorf("watchdog of %v, want %v", n.watchdog, test.watchdog)
 			}
 			if logged := len(hook.AllEntries()) > 0; logged != test.logged {
 				t.Errorf("logged %v, want %t", hook.AllEntries(), test.logged)
 			}
 		})
+	}
+}
+
+// TestAStatusIsOneLine checks that a status is one readable line: systemd reads a new line as another assignment.
+func TestAStatusIsOneLine(t *testing.T) {
+	var sent []string
+	n := New(func(s string) { sent = append(sent, s) }, 0)
+	n.SetStatus("failed: first\nREADY=1\n  last")
+	n.SetStatus(string(make([]byte, maxStatus)) + "äöü" + string(make([]byte, maxStatus)))
+	if want := "STATUS=failed: first READY=1 last"; sent[0] != want {
+		t.Errorf("sent %q, want %q", sent[0], want)
+	}
+	if got := len(sent[1]); got > maxStatus+len("STATUS=...") {
+		t.Errorf("sent %d bytes", got)
 	}
 }

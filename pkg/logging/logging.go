@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package logging
 
 import (
 	"fmt"
@@ -10,29 +10,36 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
-
-	"github.com/smartnat/smartnat/pkg/config"
 )
 
-func newLogger(cfg config.Log, out io.Writer) (*logrus.Logger, error) {
-	log := logrus.New()
-	log.SetOutput(out)
-	return log, configureLogger(log, cfg)
+// Options configures a log.
+type Options struct {
+	// Level is a logrus level.
+	Level string
+	// Format is "text" or "json".
+	Format string
 }
 
-// configureLogger configures a logger that may be in use.
-func configureLogger(log *logrus.Logger, cfg config.Log) error {
-	level, err := logrus.ParseLevel(cfg.Level)
+// New returns a logger that writes to out. It fails if the level is unknown.
+func New(options Options, out io.Writer) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(out)
+	return log, Configure(log, options)
+}
+
+// Configure configures a logger that may be in use. If the level is unknown, it returns an error and changes nothing.
+func Configure(log *logrus.Logger, options Options) error {
+	level, err := logrus.ParseLevel(options.Level)
 	if err != nil {
-		return usageError{fmt.Errorf("log.level: %w", err)}
+		return fmt.Errorf("log.level: %w", err)
 	}
 	log.SetLevel(level)
-	log.SetFormatter(newFormatter(cfg.Format, isJournal(log.Out)))
+	log.SetFormatter(newFormatter(options.Format, IsJournal(log.Out)))
 	return nil
 }
 
-// isJournal reports whether out goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM).
-func isJournal(out io.Writer) bool {
+// IsJournal reports whether out goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM).
+func IsJournal(out io.Writer) bool {
 	if out != io.Writer(os.Stderr) {
 		return false
 	}
@@ -63,22 +70,22 @@ func (f *lineFormatter) Format(entry *logrus.Entry) ([]byte, error) {
 		return nil, err
 	}
 	if f.journal {
-		line = append(priority(entry.Level), line...)
+		line = append([]byte(Priority(entry.Level)), line...)
 	}
-	return printable(line), nil
+	return Printable(line), nil
 }
 
-// priority returns the prefix that systemd reads as the level (SyslogLevelPrefix=).
-func priority(level logrus.Level) []byte {
+// Priority returns the prefix that systemd reads as the level (SyslogLevelPrefix=).
+func Priority(level logrus.Level) string {
 	switch level {
 	case logrus.PanicLevel, logrus.FatalLevel:
-		return []byte("<2>")
+		return "<2>"
 	case logrus.ErrorLevel:
-		return []byte("<3>")
+		return "<3>"
 	case logrus.WarnLevel:
-		return []byte("<4>")
+		return "<4>"
 	case logrus.InfoLevel:
-		return []byte("<6>")
+		return "<6>"
 	}
-	return []byte("<7>")
+	return "<7>"
 }

@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package logging
 
 import (
 	"fmt"

@@ -1,26 +1,18 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build linux
-
-package main
+package logging
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
-
-	"github.com/smartnat/smartnat/pkg/config"
 )
 
 // TestLinesOfTheJournal checks that lines for the journal begin with their priority and have no time.
@@ -56,48 +48,10 @@ func TestLinesOfTheJournal(t *testing.T) {
 	}
 }
 
-// TestStderrIsTheJournal checks that the program detects the journal itself.
-func TestStderrIsTheJournal(t *testing.T) {
-	executable, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, elsewhere := range []uint64{0, 1} {
-		read, write, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer read.Close()
-		var stat unix.Stat_t
-		if err := unix.Fstat(int(write.Fd()), &stat); err != nil {
-			t.Fatal(err)
-		}
-		command := exec.CommandContext(t.Context(), executable, "--config", "/nonexistent.yaml")
-		command.Env = append(os.Environ(), asProgram+"=1", fmt.Sprintf("JOURNAL_STREAM=%d:%d", stat.Dev, stat.Ino+elsewhere))
-		command.Stderr = write
-		var exit *exec.ExitError
-		if err := command.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitUsage {
-			t.Errorf("ended with %v", err)
-		}
-		said, err := io.ReadAll(closing{read, write})
-		if want := []string{"<3>smartnatd: ", "smartnatd: "}[elsewhere]; err != nil || !bytes.HasPrefix(said, []byte(want)) {
-			t.Errorf("error %v, said %q, want it to begin with %q", err, said, want)
-		}
-	}
-}
-
-// closing closes the write end before it reads.
-type closing struct{ read, write *os.File }
-
-func (c closing) Read(b []byte) (int, error) {
-	_ = c.write.Close() // fails the second time
-	return c.read.Read(b)
-}
-
 // TestErrorsBackOff checks that a repeated error is logged less and less often, and other errors at once.
 func TestErrorsBackOff(t *testing.T) {
 	var out bytes.Buffer
-	log, err := newLogger(config.Log{Level: "info", Format: "text"}, &out)
+	log, err := New(Options{Level: "info", Format: "text"}, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,13 +104,13 @@ func FuzzPrintable(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		got := string(printable([]byte(text)))
+		got := string(Printable([]byte(text)))
 		if strings.ContainsFunc(got, func(r rune) bool {
 			return r != '\n' && r != '\t' && !strings.ContainsRune(text, r) && r > 0x7e || r < ' ' && r != '\n' && r != '\t'
 		}) {
 			t.Errorf("%q becomes %q", text, got)
 		}
-		if again := string(printable([]byte(got))); again != got {
+		if again := string(Printable([]byte(got))); again != got {
 			t.Errorf("%q becomes %q, and that %q", text, got, again)
 		}
 	})

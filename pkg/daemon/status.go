@@ -1,0 +1,86 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/source"
+)
+
+// maxItemDuration is the longest time for an item of the worker: longer than the timeouts of all programs of an apply together.
+// WatchdogSec in the unit is the same.
+const maxItemDuration = 10 * time.Minute
+
+// Status is the condition of the daemon at one time. Unknown times are zero.
+type Status struct {
+	// Ready is set once everything has been in effect.
+	Ready bool
+	// Degraded is set while the source is unavailable or a part of the desired state is missing.
+	Degraded bool
+	// ItemProcessed is when the worker last finished an item, including a mere check of the kernel.
+	ItemProcessed time.Time
+	// Queued is the length of the worker's queue: 0 or 1, because events are coalesced.
+	Queued int
+	// Synced is set once the objects have been read. Contact describes the connection to their source.
+	Synced  bool
+	Contact source.Contact
+	// Restored is when the objects in effect were saved, if they come from the snapshot on disk.
+	Restored time.Time
+	// CertificateEnds is when the client certificate for the source expires, if there is one.
+	CertificateEnds time.Time
+}
+
+// Status returns the status of the running generation.
+func (d *Daemon) Status() Status {
+	s := d.tracker.status()
+	g := d.current.Load()
+	if g == nil {
+		return s
+	}
+	restored := g.objects.restored()
+	s.Queued = g.runner.Queued()
+	s.Degraded = len(d.tracker.missing(g.objects, g.ready.Load())) > 0
+	s.Synced, s.Contact, s.Restored = g.objects.Source.HasSynced() && restored.IsZero(), g.objects.Contact(), restored
+	s.CertificateEnds = d.CertificateEnds(g.cfg.Source)
+	return s
+}
+
+// Report returns what the running generation last reported, or nil if it has not reported yet. It is shared and must not be
+// changed.
+func (d *Daemon) Report() *finding.Report {
+	if g := d.current.Load(); g != nil {
+		return g.report.Load()
+	}
+	return nil
+}
+
+// Alive is the liveness probe. It fails if the worker hangs, so that a restart would help.
+func (d *Daemon) Alive() error {
+	if at := d.tracker.status().ItemProcessed; !at.IsZero() && time.Since(at) > maxItemDuration {
+		return fmt.Errorf("the worker hangs since %s", stamp(at))
+	}
+	return nil
+}
+
+// Ready is the readiness probe. It fails until every rule has been in effect once, and returns what is missing. A degraded start
+// ends the start for systemd, but clients cannot rely on this gateway yet.
+func (d *Daemon) Ready() error {
+	if d.tracker.status().Ready {
+		return nil
+	}
+	text := "not everything has been in effect yet"
+	if g := d.current.Load(); g != nil {
+		text += ": " + strings.Join(d.tracker.missing(g.objects, false), "; ")
+	}
+	return errors.New(text)
+}
+
+func (d *Daemon) statusLine(g *generation) string {
+	return d.tracker.line(g.objects, g.ready.Load(), g.announced.Load())
+}
