@@ -20,6 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/loglimit"
 	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/quarantine"
 )
@@ -125,11 +126,11 @@ type Controller struct {
 	found    []finding.Finding
 	// reported is the State in effect when the worker last logged a write.
 	reported gateway.State
-	// owed holds the reasons of the failed apply, and retry is the timer that repeats it.
-	owed  reason
-	retry *time.Timer
-	// blind is the error of the last Check, or "".
-	blind string
+	// retryReasons are those of the failed apply, and retry is the timer that repeats it.
+	retryReasons reason
+	retry        *time.Timer
+	// checkError is the error of the last Check.
+	checkError loglimit.LastError
 }
 
 // New returns a Controller that does nothing until Run. The source must call Enqueue when objects change.
@@ -221,7 +222,7 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 	switch {
 	case ctx.Err() != nil:
 	case err == nil:
-		c.owed = 0
+		c.retryReasons = 0
 		c.backoff.Forget(key)
 		if due := c.quarantine.Due(); !due.IsZero() {
 			c.retry = time.AfterFunc(time.Until(due), func() { c.enqueue(retryDue) })
@@ -229,7 +230,7 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 	default:
 		// Observe the host again, because it may not have been observed. The data plane tracks itself what it could not
 		// write.
-		c.owed = taken.reasons | hostChanged
+		c.retryReasons = taken.reasons | hostChanged
 		delay := c.backoff.When(key)
 		c.Log.WithError(err).WithField("failures", c.backoff.NumRequeues(key)).Error("failed to program everything, will retry")
 		c.retry = time.AfterFunc(delay, func() { c.enqueue(retryDue) })
@@ -239,18 +240,18 @@ func (c *Controller) processNextItem(ctx context.Context) bool {
 
 // needed performs the check that is due and reports whether an apply is needed.
 func (c *Controller) needed(taken *event) bool {
-	news := taken.reasons &^ checkDue
-	found := taken.reasons&checkDue != 0 && c.look(taken)
-	if others := c.listen(taken); news == 0 && !found && !others {
+	events := taken.reasons &^ checkDue
+	drifted := taken.reasons&checkDue != 0 && c.checkDrift(taken)
+	if listeners := c.checkListeners(taken); events == 0 && !drifted && !listeners {
 		return false
 	}
-	taken.reasons |= c.owed
+	taken.reasons |= c.retryReasons
 	return true
 }
 
-// listen reports whether the listening sockets of the host changed. Sockets have no change events, so this runs with every
+// checkListeners reports whether the listening sockets of the host changed. Sockets have no change events, so this runs with every
 // check and before each apply.
-func (c *Controller) listen(taken *event) bool {
+func (c *Controller) checkListeners(taken *event) bool {
 	if taken.reasons&(hostChanged|resyncDue) != 0 {
 		return false // sync observes the whole host
 	}
@@ -266,17 +267,12 @@ func (c *Controller) listen(taken *event) bool {
 	return true
 }
 
-// look reports whether a Check found external modifications.
-func (c *Controller) look(taken *event) bool {
+// checkDrift reports whether a Check found external modifications.
+func (c *Controller) checkDrift(taken *event) bool {
 	changed, err := c.Dataplane.Check()
-	blind := ""
-	if err != nil {
-		blind = err.Error()
-	}
-	if blind != c.blind && blind != "" {
+	if c.checkError.Changed(err) {
 		c.Log.WithError(err).Warn("failed to check for external modifications")
 	}
-	c.blind = blind
 	if taken.since.IsZero() {
 		taken.since = time.Now()
 	}
@@ -291,7 +287,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 		observed, err := c.Host.Observe()
 		if err != nil {
 			err = fmt.Errorf("observing the host: %w", err)
-			c.tell(Outcome{Took: time.Since(started), Err: err})
+			c.reportOutcome(Outcome{Took: time.Since(started), Err: err})
 			return err
 		}
 		c.host = observed
@@ -306,17 +302,17 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 		c.snapshot = c.source.Snapshot()
 		c.state, c.found = c.calculator.Calculate(c.snapshot, c.host)
 		took.calc = time.Since(calculating)
-		c.findings.report(c.allFound())
+		c.findings.report(c.allFindings())
 	}
 	applying := time.Now()
 	applied, result, err := c.quarantine.Apply(ctx, applying, c.state)
 	took.apply, took.total = time.Since(applying), time.Since(started)
 	c.ports.apply(applied)
-	c.report(taken, applied, result, took)
-	found := c.allFound()
+	c.logApply(taken, applied, result, took)
+	found := c.allFindings()
 	c.findings.report(found)
 	report := &finding.Report{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
-	c.tell(Outcome{Report: report, Result: result, Took: took.total, Err: err})
+	c.reportOutcome(Outcome{Report: report, Result: result, Took: took.total, Err: err})
 	if !c.ready && (err == nil || result.InPlace && ctx.Err() == nil) {
 		c.verifyOrReady(taken, result)
 	}
@@ -335,7 +331,7 @@ func (c *Controller) verifyOrReady(taken event, result dataplane.Result) {
 	c.Ready()
 }
 
-func (c *Controller) tell(o Outcome) {
+func (c *Controller) reportOutcome(o Outcome) {
 	if c.Applied != nil {
 		c.Applied(o)
 	}

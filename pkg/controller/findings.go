@@ -49,8 +49,8 @@ func levelOf(f finding.Finding) logrus.Level {
 	return logrus.WarnLevel
 }
 
-// allFound returns the findings of the calculation, and those for refused rules and for source ports that run out.
-func (c *Controller) allFound() []finding.Finding {
+// allFindings returns the findings of the calculation, and those for refused rules and for source ports that run out.
+func (c *Controller) allFindings() []finding.Finding {
 	refusals, short := c.quarantine.Refusals(), c.ports.findings()
 	if len(refusals)+len(short) == 0 {
 		return c.found

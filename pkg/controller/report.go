@@ -24,8 +24,8 @@ type stages struct {
 	waited, observe, calc, apply, total time.Duration
 }
 
-// report logs what was written and, at debug level, how long each stage took.
-func (c *Controller) report(taken event, applied gateway.State, result dataplane.Result, took stages) {
+// logApply logs what was written and, at debug level, how long each stage took.
+func (c *Controller) logApply(taken event, applied gateway.State, result dataplane.Result, took stages) {
 	for _, repair := range result.Repaired {
 		c.Log.WithFields(logrus.Fields{"kind": repair.Kind, "missing": repair.Missing}).Warn("repaired external modification")
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/loglimit"
 )
 
 // countInterval is the minimum time between two counts of source ports. A count reads every masqueraded connection, so counts
@@ -54,18 +55,18 @@ func (s *sourcePorts) findings() []finding.Finding {
 	return calc.ShortFindings(*s.state, s.short)
 }
 
-// counted records a count and reports whether the set of short backends changed.
-func (s *sourcePorts) counted(count []gateway.SourcePorts) (use PortUse, news bool) {
+// update records a count and reports whether the set of short backends changed.
+func (s *sourcePorts) update(count []gateway.SourcePorts) (use PortUse, changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	short := calc.Short(*s.state, count, s.short)
-	news = !slices.Equal(short, s.short)
+	changed = !slices.Equal(short, s.short)
 	s.short = short
 	most := 0
 	for _, c := range count {
 		most = max(most, c.InUse)
 	}
-	return PortUse{Fullest: float64(most) / float64(s.state.SourcePorts()), Short: len(short)}, news
+	return PortUse{Fullest: float64(most) / float64(s.state.SourcePorts()), Short: len(short)}, changed
 }
 
 // inEffect reports whether a State is in effect and whether it masquerades.
@@ -78,7 +79,8 @@ func (s *sourcePorts) inEffect() (known, masquerades bool) {
 // countSourcePorts counts until ctx ends. It enqueues an apply when the set of short backends changes, to update status and
 // log. It runs concurrently with the worker, which never waits for a count.
 func (c *Controller) countSourcePorts(ctx context.Context) error {
-	pause, said := countInterval, ""
+	pause := countInterval
+	var last loglimit.LastError
 	for {
 		select {
 		case <-ctx.Done():
@@ -96,19 +98,17 @@ func (c *Controller) countSourcePorts(ctx context.Context) error {
 			count, err = c.CountSourcePorts()
 		}
 		pause = max(countInterval, countShare*time.Since(started))
+		if last.Changed(err) {
+			c.Log.WithError(err).Warn("failed to count source ports, will retry")
+		}
 		if err != nil {
-			if err.Error() != said {
-				said = err.Error()
-				c.Log.WithError(err).Warn("failed to count source ports, will retry")
-			}
 			continue
 		}
-		said = ""
-		use, news := c.ports.counted(count)
+		use, changed := c.ports.update(count)
 		if c.PortsCounted != nil {
 			c.PortsCounted(use)
 		}
-		if news {
+		if changed {
 			c.enqueue(sourcePortsLow)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/smartnat/smartnat/pkg/loglimit"
 )
 
 // rewatchInterval is the pause after a failed watch. It bounds the cost of a watch that fails repeatedly; periodic checks
@@ -19,15 +21,14 @@ const healthyWatch = 30 * time.Second
 
 // watchRules enqueues a check after each write of rules, so that a repair does not wait for the next periodic check.
 func (c *Controller) watchRules(ctx context.Context) error {
-	said := ""
+	var last loglimit.LastError
 	for {
 		started := time.Now()
 		err := c.Dataplane.Watch(ctx, func() { c.enqueue(checkDue) })
 		if time.Since(started) >= healthyWatch {
-			said = ""
+			last = loglimit.LastError{}
 		}
-		if err != nil && err.Error() != said {
-			said = err.Error()
+		if last.Changed(err) {
 			c.Log.WithError(err).Warn("lost watch on rule changes, will retry")
 		}
 		select {

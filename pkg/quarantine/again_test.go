@@ -59,14 +59,14 @@ func TestTriedAgain(t *testing.T) {
 			if diff := cmp.Diff(test.tries, tries); diff != "" {
 				t.Errorf("tried after (-want +got):\n%s", diff)
 			}
-			if gone := test.tries == nil; gone != (len(aside(q)) == 0) || gone != q.Due().IsZero() {
-				t.Errorf("finally set aside: %q, due %v", aside(q), q.Due())
+			if gone := test.tries == nil; gone != (len(quarantined(q)) == 0) || gone != q.Due().IsZero() {
+				t.Errorf("finally quarantined: %q, due %v", quarantined(q), q.Due())
 			}
 		})
 	}
 }
 
-// TestTaken: a part that is accepted on retry takes effect in the same Apply and is no longer set aside.
+// TestTaken: a part that is accepted on retry takes effect in the same Apply and is no longer quarantined.
 func TestTaken(t *testing.T) {
 	p := &plane{refuses: bad("a", "b")}
 	q := New(p)
@@ -79,15 +79,15 @@ func TestTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	inEffect := []string{"good 198.51.100.10:80/tcp 10.0.0.1", "a 198.51.100.10:81/tcp 10.0.0.1 affinity"}
-	if diff := cmp.Diff(inEffect, say(p.state)); diff != "" || !slices.Equal(aside(q), []string{"b4"}) {
-		t.Errorf("%q are set aside, in effect (-want +got):\n%s", aside(q), diff)
+	if diff := cmp.Diff(inEffect, say(p.state)); diff != "" || !slices.Equal(quarantined(q), []string{"b4"}) {
+		t.Errorf("%q are quarantined, in effect (-want +got):\n%s", quarantined(q), diff)
 	}
 	if p.tries != 3 || p.applies != 2 { // both, a, b
 		t.Errorf("%d tries, %d applies", p.tries, p.applies)
 	}
 }
 
-// TestAnErrorFreesNobody: a part stays set aside if its retry fails with another error.
+// TestAnErrorFreesNobody: a part stays quarantined if its retry fails with another error.
 func TestAnErrorFreesNobody(t *testing.T) {
 	p := &plane{refuses: bad("a")}
 	q := New(p)
@@ -101,8 +101,8 @@ func TestAnErrorFreesNobody(t *testing.T) {
 		}
 		return nil
 	}
-	if _, _, err := q.Apply(t.Context(), begin.Add(time.Hour), want); err != nil || len(aside(q)) != 1 {
-		t.Errorf("error %v, %q are set aside", err, aside(q))
+	if _, _, err := q.Apply(t.Context(), begin.Add(time.Hour), want); err != nil || len(quarantined(q)) != 1 {
+		t.Errorf("error %v, %q are quarantined", err, quarantined(q))
 	}
 }
 
@@ -116,7 +116,7 @@ func TestAnErrorIsNoReasonToTry(t *testing.T) {
 	}
 	locked := errors.New("locked")
 	p.refuses, p.tries = func(gateway.State) error { return locked }, 0
-	if _, _, err := q.Apply(t.Context(), begin.Add(time.Hour), want); !errors.Is(err, locked) || p.tries != 0 || len(aside(q)) != 1 {
-		t.Errorf("error %v, %d tries, %q are set aside", err, p.tries, aside(q))
+	if _, _, err := q.Apply(t.Context(), begin.Add(time.Hour), want); !errors.Is(err, locked) || p.tries != 0 || len(quarantined(q)) != 1 {
+		t.Errorf("error %v, %d tries, %q are quarantined", err, p.tries, quarantined(q))
 	}
 }

@@ -6,7 +6,7 @@
 //
 // While nothing is refused, it passes States through. If a write is refused as invalid, it bisects the State: it tries parts
 // in chains that no packet reaches until it knows which parts are refused on their own. A part is what one owner requests in
-// one address family. Refused parts are set aside. The rest is programmed, and a part that was in effect before keeps
+// one address family. Refused parts are quarantined. The rest is programmed, and a part that was in effect before keeps
 // whatever it still requests. A part is retried when its request changes, when the state that all parts share changes, and
 // after a delay that doubles.
 //

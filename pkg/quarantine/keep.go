@@ -11,15 +11,15 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// compose returns want with each set-aside part replaced by what was in effect before and is still wanted.
+// compose returns want with each quarantined part replaced by what was in effect before and is still wanted.
 func (q *Quarantine) compose(want gateway.State) gateway.State {
-	if len(q.aside) == 0 {
+	if len(q.quarantined) == 0 {
 		return want
 	}
 	state := want
 	state.Forwards = make([]*gateway.Forward, 0, len(want.Forwards))
 	for _, f := range want.Forwards {
-		if r := q.aside[partOf(f.Owner, f.Address)]; r != nil {
+		if r := q.quarantined[partOf(f.Owner, f.Address)]; r != nil {
 			f = r.before.keep(f)
 		}
 		if f != nil {
@@ -29,7 +29,7 @@ func (q *Quarantine) compose(want gateway.State) gateway.State {
 	state.Egresses = nil
 	for _, e := range want.Egresses {
 		kept := true
-		if r := q.aside[partOf(e.Owner, e.Address)]; r != nil {
+		if r := q.quarantined[partOf(e.Owner, e.Address)]; r != nil {
 			e, kept = r.before.keepEgress(e)
 		}
 		if kept {
@@ -48,7 +48,7 @@ func (p portion) keep(now *gateway.Forward) *gateway.Forward {
 	}
 	before := p.forwards[i]
 	kept := *before
-	if !within(before, now) {
+	if !sourcesWithin(before, now) {
 		kept.Sources, kept.SourcesDeny = now.Sources, now.SourcesDeny
 	}
 	kept.Backends, kept.Draining = nil, nil
@@ -78,8 +78,8 @@ func compareBackends(a, b gateway.Backend) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
 }
 
-// within reports whether every source that before allowed is allowed now. It returns false if unsure.
-func within(before, now *gateway.Forward) bool {
+// sourcesWithin reports whether every source that before allowed is allowed now. It returns false if unsure.
+func sourcesWithin(before, now *gateway.Forward) bool {
 	switch {
 	case before.SourcesDeny:
 		return true

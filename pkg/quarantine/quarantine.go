@@ -27,7 +27,7 @@ const (
 // constantly and is always refused.
 const soon = 10 * time.Second
 
-// writesAfterRefusal is the maximum number of further writes in one Apply, each with more parts set aside.
+// writesAfterRefusal is the maximum number of further writes in one Apply, each with more parts quarantined.
 const writesAfterRefusal = 2
 
 // Dataplane programs the kernel to match a State. It returns gateway.ErrRefused if the content of a write is refused.
@@ -38,7 +38,7 @@ type Dataplane interface {
 	Try(ctx context.Context, state gateway.State) error
 }
 
-// Refusal describes a part that is set aside.
+// Refusal describes a part that is quarantined.
 type Refusal struct {
 	// Owner is the Mapping, as namespace/name.
 	Owner string
@@ -50,12 +50,12 @@ type Refusal struct {
 	Suspected bool
 }
 
-// Quarantine wraps a Dataplane and sets refused parts aside. It is not safe for concurrent use.
+// Quarantine wraps a Dataplane and quarantines refused parts. It is not safe for concurrent use.
 type Quarantine struct {
 	dataplane Dataplane
 	// last is the State in effect, or nil if unknown.
-	last  *gateway.State
-	aside map[part]*refusal
+	last        *gateway.State
+	quarantined map[part]*refusal
 }
 
 // part identifies what one owner requests in one address family.
@@ -84,7 +84,7 @@ type portion struct {
 	egresses []gateway.Egress
 }
 
-// refusal is the record of a part that is set aside.
+// refusal is the record of a part that is quarantined.
 type refusal struct {
 	// wanted is the refused request and shared is the rest of that State without any part. before is what the part had in
 	// effect.
@@ -97,43 +97,43 @@ type refusal struct {
 	delay      time.Duration
 }
 
-// New returns a Quarantine with no part set aside.
-func New(d Dataplane) *Quarantine { return &Quarantine{dataplane: d, aside: map[part]*refusal{}} }
+// New returns a Quarantine with no part quarantined.
+func New(d Dataplane) *Quarantine { return &Quarantine{dataplane: d, quarantined: map[part]*refusal{}} }
 
 // Apply programs want except for refused parts. It returns the State that was applied and what was written. The error covers
 // everything that is not the fault of a single part.
 func (q *Quarantine) Apply(ctx context.Context, now time.Time, want gateway.State) (gateway.State, dataplane.Result, error) {
-	portions := q.review(want)
+	portions := q.updateRequests(want)
 	applied := q.compose(want)
 	result, err := q.dataplane.Apply(ctx, applied)
-	again := func() {
+	reapply := func() {
 		applied = q.compose(want)
 		var more dataplane.Result
 		more, err = q.dataplane.Apply(ctx, applied)
 		result = result.Append(more)
-		q.note(applied, more)
+		q.recordInEffect(applied, more)
 	}
-	q.note(applied, result)
+	q.recordInEffect(applied, result)
 	if result.InPlace && q.retry(ctx, now, want, portions) {
-		again()
+		reapply()
 	}
-	for n := 0; n < writesAfterRefusal && errors.Is(err, gateway.ErrRefused) && (q.blame(ctx, now, want) || q.leaveOut()); n++ {
-		again()
+	for n := 0; n < writesAfterRefusal && errors.Is(err, gateway.ErrRefused) && (q.findRefused(ctx, now, want) || q.dropKept()); n++ {
+		reapply()
 	}
 	return applied, result, err
 }
 
-// note records the State in effect.
-func (q *Quarantine) note(applied gateway.State, result dataplane.Result) {
+// recordInEffect records the State in effect.
+func (q *Quarantine) recordInEffect(applied gateway.State, result dataplane.Result) {
 	if result.InPlace {
 		q.last = &applied
 	}
 }
 
-// Refusals returns the parts that are set aside, sorted by owner and family.
+// Refusals returns the parts that are quarantined, sorted by owner and family.
 func (q *Quarantine) Refusals() []Refusal {
 	var all []Refusal
-	for p, r := range q.aside {
+	for p, r := range q.quarantined {
 		all = append(all, Refusal{Owner: p.owner, Family: p.family, Why: r.why, Suspected: r.suspected})
 	}
 	slices.SortFunc(all, func(a, b Refusal) int {
@@ -142,10 +142,10 @@ func (q *Quarantine) Refusals() []Refusal {
 	return all
 }
 
-// Due returns the time of the next retry, or the zero time if nothing is set aside.
+// Due returns the time of the next retry, or the zero time if nothing is quarantined.
 func (q *Quarantine) Due() time.Time {
 	var first time.Time
-	for _, r := range q.aside {
+	for _, r := range q.quarantined {
 		if first.IsZero() || r.due.Before(first) {
 			first = r.due
 		}
@@ -153,18 +153,18 @@ func (q *Quarantine) Due() time.Time {
 	return first
 }
 
-// review drops parts that are no longer requested and schedules an early retry for parts whose request or shared state has
-// changed. It returns the current request of each part that is set aside.
-func (q *Quarantine) review(want gateway.State) map[part]portion {
-	if len(q.aside) == 0 {
+// updateRequests drops parts that are no longer requested and schedules an early retry for parts whose request or shared state
+// has changed. It returns the current request of each part that is quarantined.
+func (q *Quarantine) updateRequests(want gateway.State) map[part]portion {
+	if len(q.quarantined) == 0 {
 		return nil
 	}
-	portions := portionsOf(want, func(p part) bool { return q.aside[p] != nil })
-	shared := without(want)
-	for p, r := range q.aside {
+	portions := portionsOf(want, func(p part) bool { return q.quarantined[p] != nil })
+	shared := withoutParts(want)
+	for p, r := range q.quarantined {
 		wanted, found := portions[p]
 		if !found {
-			delete(q.aside, p)
+			delete(q.quarantined, p)
 			continue
 		}
 		if early := r.tried.Add(soon); early.Before(r.due) && (!reflect.DeepEqual(wanted, r.wanted) || !reflect.DeepEqual(shared, r.shared)) {
@@ -178,7 +178,7 @@ func (q *Quarantine) review(want gateway.State) map[part]portion {
 func (q *Quarantine) retry(ctx context.Context, now time.Time, want gateway.State, portions map[part]portion) bool {
 	// Try suspected parts first, so that tries spent on parts known to be bad do not delay them again.
 	var suspected, sure []part
-	for p, r := range q.aside {
+	for p, r := range q.quarantined {
 		switch {
 		case now.Before(r.due):
 		case r.suspected:
@@ -196,8 +196,8 @@ func (q *Quarantine) retry(ctx context.Context, now time.Time, want gateway.Stat
 		slices.SortFunc(due, part.compare)
 		s.try(due)
 		for _, p := range due {
-			if q.aside[p].again(now, portions[p], without(want), s, p); !s.holds(p) {
-				delete(q.aside, p)
+			if q.quarantined[p].recordRetry(now, portions[p], withoutParts(want), s, p); !s.mustStay(p) {
+				delete(q.quarantined, p)
 			}
 		}
 		tried = true
@@ -205,8 +205,8 @@ func (q *Quarantine) retry(ctx context.Context, now time.Time, want gateway.Stat
 	return tried
 }
 
-// again records the result of a retry.
-func (r *refusal) again(now time.Time, wanted portion, shared gateway.State, s *search, p part) {
+// recordRetry records the result of a retry.
+func (r *refusal) recordRetry(now time.Time, wanted portion, shared gateway.State, s *search, p part) {
 	r.tried, r.wanted, r.shared = now, wanted, shared
 	r.delay = min(max(2*r.delay, minDelay), maxDelay)
 	why, refused := s.refused[p]
@@ -218,10 +218,10 @@ func (r *refusal) again(now time.Time, wanted portion, shared gateway.State, s *
 	r.due = now.Add(r.delay)
 }
 
-// blame finds the refused parts and sets them aside. It returns false if there are none: the cause is then shared state, a
-// combination of parts, or something temporary.
-func (q *Quarantine) blame(ctx context.Context, now time.Time, want gateway.State) bool {
-	portions := portionsOf(want, func(p part) bool { return q.aside[p] == nil })
+// findRefused finds the refused parts and quarantines them. It returns false if there are none: the cause is then shared state,
+// a combination of parts, or something temporary.
+func (q *Quarantine) findRefused(ctx context.Context, now time.Time, want gateway.State) bool {
+	portions := portionsOf(want, func(p part) bool { return q.quarantined[p] == nil })
 	var before map[part]portion
 	if q.last != nil {
 		before = portionsOf(*q.last, func(p part) bool { _, found := portions[p]; return found })
@@ -239,22 +239,22 @@ func (q *Quarantine) blame(ctx context.Context, now time.Time, want gateway.Stat
 	for _, suspects := range [][]part{changed, others} {
 		slices.SortFunc(suspects, part.compare)
 		if len(s.refused) == 0 && len(suspects) > 0 {
-			s.find(suspects)
+			s.findRefused(suspects)
 		}
 	}
 	for p, why := range s.refused {
-		q.aside[p] = &refusal{
-			wanted: portions[p], before: before[p], shared: without(want), why: why, suspected: s.suspected[p],
+		q.quarantined[p] = &refusal{
+			wanted: portions[p], before: before[p], shared: withoutParts(want), why: why, suspected: s.suspected[p],
 			tried: now, due: now.Add(minDelay), delay: minDelay,
 		}
 	}
 	return len(s.refused) > 0
 }
 
-// leaveOut drops what set-aside parts still have in effect and reports whether there was anything to drop.
-func (q *Quarantine) leaveOut() bool {
+// dropKept drops what quarantined parts still have in effect and reports whether there was anything to drop.
+func (q *Quarantine) dropKept() bool {
 	left := 0
-	for _, r := range q.aside {
+	for _, r := range q.quarantined {
 		left += len(r.before.forwards) + len(r.before.egresses)
 		r.before = portion{}
 	}
@@ -281,8 +281,8 @@ func portionsOf(state gateway.State, wanted func(part) bool) map[part]portion {
 	return portions
 }
 
-// without returns the state without any part.
-func without(state gateway.State) gateway.State {
+// withoutParts returns the state without any part.
+func withoutParts(state gateway.State) gateway.State {
 	state.Forwards, state.Egresses, state.Absent = nil, nil, gateway.Absent{}
 	return state
 }
@@ -294,18 +294,18 @@ func oneLine(err error) string { return strings.Join(strings.Fields(err.Error())
 func (q *Quarantine) search(ctx context.Context, want gateway.State, portions map[part]portion) *search {
 	return &search{
 		left: maxTries, refused: map[part]string{}, suspected: map[part]bool{},
-		ask: func(parts []part) error {
+		tryParts: func(parts []part) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return q.dataplane.Try(ctx, only(want, parts, portions))
+			return q.dataplane.Try(ctx, onlyParts(want, parts, portions))
 		},
 	}
 }
 
-// only returns the state with no parts except the given ones.
-func only(state gateway.State, parts []part, portions map[part]portion) gateway.State {
-	state = without(state)
+// onlyParts returns the state with no parts except the given ones.
+func onlyParts(state gateway.State, parts []part, portions map[part]portion) gateway.State {
+	state = withoutParts(state)
 	for _, p := range parts {
 		state.Forwards = append(state.Forwards, portions[p].forwards...)
 		state.Egresses = append(state.Egresses, portions[p].egresses...)

@@ -152,8 +152,8 @@ func say(s gateway.State) []string {
 	return lines
 }
 
-// aside lists the parts that are set aside, such as "a4", with "?" if only suspected.
-func aside(q *Quarantine) []string {
+// quarantined lists the parts that are quarantined, such as "a4", with "?" if only suspected.
+func quarantined(q *Quarantine) []string {
 	var all []string
 	for _, r := range q.Refusals() {
 		name := r.Owner + strconv.Itoa(r.Family)
@@ -184,7 +184,7 @@ func TestWhoIsSetAside(t *testing.T) {
 		name         string
 		before, want gateway.State
 		refuses      func(gateway.State) error
-		aside        []string
+		quarantined  []string
 		inEffect     []string // not compared if nil
 		tries        int
 		applies      int
@@ -244,8 +244,8 @@ func TestWhoIsSetAside(t *testing.T) {
 			if !errors.Is(err, test.err) || err != nil && test.err == nil {
 				t.Errorf("error %v, want %v", err, test.err)
 			}
-			if diff := cmp.Diff(test.aside, aside(q)); diff != "" {
-				t.Errorf("set aside (-want +got):\n%s", diff)
+			if diff := cmp.Diff(test.quarantined, quarantined(q)); diff != "" {
+				t.Errorf("quarantined (-want +got):\n%s", diff)
 			}
 			if test.inEffect != nil {
 				if diff := cmp.Diff(test.inEffect, say(p.state)); diff != "" {
@@ -269,7 +269,7 @@ func TestWhoIsSetAside(t *testing.T) {
 	}
 }
 
-// TestWhatStays: what a set-aside part keeps in effect must not expose anything that is no longer requested.
+// TestWhatStays: what a quarantined part keeps in effect must not expose anything that is no longer requested.
 func TestWhatStays(t *testing.T) {
 	a := plain("a", v4, 80, pod1, pod2)
 	for _, test := range []struct {
@@ -323,8 +323,8 @@ func TestWhatStays(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if diff := cmp.Diff(test.inEffect, say(p.state)); diff != "" || len(aside(q)) != 1 {
-				t.Errorf("%q are set aside, in effect (-want +got):\n%s", aside(q), diff)
+			if diff := cmp.Diff(test.inEffect, say(p.state)); diff != "" || len(quarantined(q)) != 1 {
+				t.Errorf("%q are quarantined, in effect (-want +got):\n%s", quarantined(q), diff)
 			}
 		})
 	}
@@ -381,7 +381,7 @@ func TestWhatStaysIsLeftOutWhereItIsRefused(t *testing.T) {
 		}
 	}
 	want := []string{"good 198.51.100.10:80/tcp 10.0.0.1", "new 198.51.100.10:82/tcp 10.0.0.1"}
-	if diff := cmp.Diff(want, say(p.state)); diff != "" || !slices.Equal(aside(q), []string{"a4"}) {
-		t.Errorf("%q are set aside, in effect (-want +got):\n%s", aside(q), diff)
+	if diff := cmp.Diff(want, say(p.state)); diff != "" || !slices.Equal(quarantined(q), []string{"a4"}) {
+		t.Errorf("%q are quarantined, in effect (-want +got):\n%s", quarantined(q), diff)
 	}
 }

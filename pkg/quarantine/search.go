@@ -16,8 +16,8 @@ const maxTries = 64
 
 // search finds out which parts are refused.
 type search struct {
-	// ask tries parts without any others and returns the error.
-	ask func([]part) error
+	// tryParts tries parts without any others and returns the error.
+	tryParts func([]part) error
 	// left is the number of remaining tries.
 	left int
 	// refused maps each refused part to the error. suspected are those that were never tried alone.
@@ -27,29 +27,29 @@ type search struct {
 	err error
 }
 
-// find searches parts for refused ones. It blames none if the shared state alone is refused. Other problems, such as those of
-// the other family, show up in the next try.
-func (s *search) find(parts []part) {
-	err := s.once(parts)
+// findRefused searches parts for refused ones. It finds none if the shared state alone is refused. Other problems, such as those
+// of the other family, show up in the next try.
+func (s *search) findRefused(parts []part) {
+	err := s.tryOnce(parts)
 	if err == nil {
 		return
 	}
 	s.left--
-	if errors.Is(s.ask(nil), gateway.ErrRefused) {
+	if errors.Is(s.tryParts(nil), gateway.ErrRefused) {
 		return
 	}
-	s.narrow(parts, err)
+	s.bisect(parts, err)
 }
 
 // try tries all parts at once and bisects them if they are refused.
 func (s *search) try(parts []part) {
-	if err := s.once(parts); err != nil {
-		s.narrow(parts, err)
+	if err := s.tryOnce(parts); err != nil {
+		s.bisect(parts, err)
 	}
 }
 
-// narrow finds the refused parts among parts that were refused together.
-func (s *search) narrow(parts []part, err error) {
+// bisect finds the refused parts among parts that were refused together.
+func (s *search) bisect(parts []part, err error) {
 	if len(parts) == 1 || s.left <= 0 {
 		for _, p := range parts {
 			s.refused[p], s.suspected[p] = oneLine(err), len(parts) > 1
@@ -64,17 +64,17 @@ func (s *search) narrow(parts []part, err error) {
 	}
 	// If the first half is good, the fault is in the second half. A single part is still tried alone before it is blamed.
 	if rest := parts[half:]; len(s.refused) == before && len(rest) > 1 {
-		s.narrow(rest, err)
+		s.bisect(rest, err)
 	} else {
 		s.try(rest)
 	}
 }
 
-// once tries the parts and returns the error if they are refused. It returns nil if the search has failed.
-func (s *search) once(parts []part) error {
+// tryOnce tries the parts and returns the error if they are refused. It returns nil if the search has failed.
+func (s *search) tryOnce(parts []part) error {
 	if s.err == nil {
 		s.left--
-		err := s.ask(parts)
+		err := s.tryParts(parts)
 		if errors.Is(err, gateway.ErrRefused) {
 			return err
 		}
@@ -83,8 +83,8 @@ func (s *search) once(parts []part) error {
 	return nil
 }
 
-// holds reports whether a part must stay set aside: it was refused, or the search failed before it could be accepted.
-func (s *search) holds(p part) bool {
+// mustStay reports whether a part must stay quarantined: it was refused, or the search failed before it could be accepted.
+func (s *search) mustStay(p part) bool {
 	_, refused := s.refused[p]
 	return refused || s.err != nil
 }

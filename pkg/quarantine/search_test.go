@@ -48,12 +48,12 @@ func TestTriesAreBounded(t *testing.T) {
 			break
 		}
 		if searches > 20 { // parts known to be bad do not delay suspected ones
-			t.Fatalf("%d parts still set aside after %d searches", len(q.aside), searches)
+			t.Fatalf("%d parts still quarantined after %d searches", len(q.quarantined), searches)
 		}
 		now = q.Due()
 	}
-	if len(q.aside) != len(marks) {
-		t.Errorf("%d are set aside, want %d", len(q.aside), len(marks))
+	if len(q.quarantined) != len(marks) {
+		t.Errorf("%d are quarantined, want %d", len(q.quarantined), len(marks))
 	}
 	t.Logf("found %d of %d in %d searches with %d tries within %v", len(marks), n, searches, p.tries, now.Sub(begin))
 }
@@ -62,9 +62,9 @@ func TestTriesAreBounded(t *testing.T) {
 func TestASearchThatCannotGoOn(t *testing.T) {
 	_, want := many(100)
 	for _, test := range []struct {
-		name  string
-		after int
-		aside []string
+		name        string
+		after       int
+		quarantined []string
 	}{
 		{"at once", 0, nil},
 		{"before the first part is found", 5, nil},
@@ -88,8 +88,8 @@ func TestASearchThatCannotGoOn(t *testing.T) {
 			if p.tries > max(test.after, 1)+1 {
 				t.Errorf("%d tries, want none after the failure at %d", p.tries, test.after)
 			}
-			if diff := cmp.Diff(test.aside, aside(q)); diff != "" {
-				t.Errorf("set aside (-want +got):\n%s", diff)
+			if diff := cmp.Diff(test.quarantined, quarantined(q)); diff != "" {
+				t.Errorf("quarantined (-want +got):\n%s", diff)
 			}
 		})
 	}
