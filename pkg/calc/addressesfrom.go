@@ -112,7 +112,7 @@ func (c *calculation) addResolved(m *v1alpha1.Mapping, addresses []address, a ad
 	case len(addresses) < v1alpha1.MaxAddresses:
 		return append(addresses, a)
 	case a.place == here:
-		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonTooManyAddresses, a.field, "%s is left out: a Mapping has at most %d addresses", a, v1alpha1.MaxAddresses)
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonTooManyAddresses, a.field, "%s is not served: a Mapping has at most %d addresses", a, v1alpha1.MaxAddresses)
 	}
 	return addresses
 }
@@ -137,18 +137,18 @@ func (c *calculation) hasUse(m *v1alpha1.Mapping, a netip.Addr) bool {
 // reportUplink reports why an item of addressesFrom has no address; found is set if the uplink is one of this host.
 func (c *calculation) reportUplink(m *v1alpha1.Mapping, field, uplink string, found bool) {
 	all := uplink == v1alpha1.AllUplinks
-	reason, message := finding.ReasonNotAnUplink, fmt.Sprintf("%s is no uplink of this host; to serve its addresses here, list it under uplinks in the config of this host", uplink)
+	reason, message := finding.ReasonNotAnUplink, fmt.Sprintf("%s is not an uplink of this host; to serve its addresses here, add it to uplinks in the gateway's config", uplink)
 	switch {
 	case c.cfg.AnyAddress:
-		message = "is left out: which addresses uplinks have is known on a gateway alone; run render there, with --config"
+		message = "only a gateway knows the addresses of its uplinks; run render there, with --config"
 	case found:
-		reason, message = finding.ReasonNoUplinkAddress, fmt.Sprintf("%s has no address that can be served now; ", uplink)
+		reason, message = finding.ReasonNoUplinkAddress, fmt.Sprintf("%s currently has no usable address; ", uplink)
 		if all {
-			message = "no uplink of this host has an address that can be served now; "
+			message = "no uplink of this host currently has a usable address; "
 		}
-		message += "link-local, temporary, tentative and deprecated ones cannot, nor those of a family that the Service or allowedSources lack"
+		message += "link-local, temporary, tentative and deprecated addresses do not count, nor do those of a family that the Service or allowedSources lack"
 	case all:
-		message = "this host has no uplinks; list its links to the outside under uplinks in its config"
+		message = "this host has no uplinks; add its links to the outside to uplinks in the gateway's config"
 	}
 	c.report(m, v1alpha1.ConditionProgrammed, reason, field, "%s", message)
 }

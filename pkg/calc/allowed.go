@@ -47,7 +47,7 @@ func (r *refusals) add(what, why string) {
 	*r = append(*r, refusal{first: what, why: why})
 }
 
-func (r refusal) String() string { return r.subject() + " left out: " + r.why }
+func (r refusal) String() string { return r.subject() + " ignored: " + r.why }
 
 // subject includes the verb.
 func (r refusal) subject() string {
@@ -67,7 +67,7 @@ func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) 
 	}
 	for _, problem := range known.problems {
 		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonEndpointSliceInvalid, "spec.serviceName",
-			"%s; this and other invalid parts of it are left out", problem)
+			"%s; invalid parts of the slice are ignored", problem)
 	}
 	if m.Spec.Mode == v1alpha1.ModeEndpoints {
 		for _, r := range known.refused {
@@ -101,7 +101,7 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 			slice := "EndpointSlice " + s.name
 			known.refusedPods.add(slice, unproven)
 			if !c.cfg.EndpointsWithoutSelector {
-				known.refused.add(slice, unproven+", or set endpointsWithoutSelector: true in the config of this host")
+				known.refused.add(slice, unproven+", or set endpointsWithoutSelector: true in the gateway's config")
 			}
 		}
 		if unproven == "" {
@@ -124,9 +124,9 @@ func (c *calculation) unproven(service *corev1.Service, s *endpointSlice) string
 	case c.trusted():
 		return ""
 	case len(service.Spec.Selector) == 0:
-		return "the Service has no selector, so nothing proves that its endpoints are pods of its namespace; give it one"
+		return "the Service has no selector, so its endpoints may not be pods of its namespace; add a selector"
 	case !s.managed:
-		return "its label endpointslice.kubernetes.io/managed-by is not " + SliceController + ", so nothing proves that its endpoints are pods of the namespace; leave the slices of a Service with a selector to the cluster"
+		return "its label endpointslice.kubernetes.io/managed-by is not " + SliceController + ", so its endpoints may not be pods of the namespace; let the cluster manage the slices of the Service"
 	}
 	return ""
 }
@@ -182,7 +182,7 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, b
 	}
 	if problem := c.unprovenBehind(service, behind); problem != "" {
 		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName",
-			"Service %s/%s: connections are rejected: %s, or set endpointsWithoutSelector: true in the config of this host",
+			"Service %s/%s: connections are rejected: %s, or set endpointsWithoutSelector: true in the gateway's config",
 			service.Namespace, service.Name, problem)
 		return nil
 	}
@@ -190,7 +190,7 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, b
 		problem := c.networks.problem(a)
 		if problem != "" {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName",
-				"clusterIP %s of Service %s/%s is left out, and connections are rejected: %s",
+				"clusterIP %s of Service %s/%s is ignored, and connections are rejected: %s",
 				a, service.Namespace, service.Name, problem)
 		} else if why := c.networks.outsideProblem(a); why != "" {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonRoutedOutside, "spec.serviceName",

@@ -33,12 +33,12 @@ func (c *calculation) checkService(m *v1alpha1.Mapping, s *corev1.Service) {
 func (c *calculation) checkBalancing(m *v1alpha1.Mapping, s *corev1.Service) {
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && c.masquerades(m) {
 		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonAffinityIneffective, "spec.mode",
-			"Service %s/%s has sessionAffinity ClientIP, but the cluster sees the gateway as the one client and leads all connections to one endpoint; mode endpoints keeps each client at an endpoint of its own",
+			"Service %s/%s has sessionAffinity ClientIP, but the cluster sees the gateway as its only client and sends all connections to one endpoint; use mode endpoints for affinity per client",
 			s.Namespace, s.Name)
 	}
 	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
 		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonTrafficPolicyLocal, "spec.mode",
-			"Service %s/%s has internalTrafficPolicy Local, so a node that has no endpoint drops what the gateway sends it; mode endpoints reaches the endpoints of all nodes",
+			"Service %s/%s has internalTrafficPolicy Local, so nodes without an endpoint drop packets from the gateway; use mode endpoints to reach the endpoints on all nodes",
 			s.Namespace, s.Name)
 	}
 }
@@ -57,9 +57,9 @@ func checkClusterIPs(s *corev1.Service, report func(string, ...any)) {
 		a, ok := parseUnicast(text)
 		switch {
 		case !ok:
-			report("clusterIPs[%d]: %.64q is no unicast address; it is left out", i, text)
+			report("clusterIPs[%d]: %.64q is not a unicast address; ignored", i, text)
 		case seen[family(a.Is4())]:
-			report("clusterIPs[%d]: %s is the second %s address; it is left out", i, a, family(a.Is4()))
+			report("clusterIPs[%d]: %s is the second %s address; ignored", i, a, family(a.Is4()))
 		default:
 			seen[family(a.Is4())] = true
 		}
@@ -71,11 +71,11 @@ func checkAffinity(s *corev1.Service, report func(string, ...any)) {
 	case "", corev1.ServiceAffinityNone:
 	case corev1.ServiceAffinityClientIP:
 		if n := affinitySeconds(s); !validAffinity(n) {
-			report("sessionAffinityConfig.clientIP.timeoutSeconds: %d is not between 1 and %d; %d is taken",
+			report("sessionAffinityConfig.clientIP.timeoutSeconds: %d is not between 1 and %d; using %d",
 				n, maxAffinitySeconds, corev1.DefaultClientIPServiceAffinitySeconds)
 		}
 	default:
-		report("sessionAffinity: %.64q is neither None nor ClientIP; None is taken", s.Spec.SessionAffinity)
+		report("sessionAffinity: %.64q is neither None nor ClientIP; using None", s.Spec.SessionAffinity)
 	}
 }
 
@@ -89,11 +89,11 @@ func checkServicePorts(s *corev1.Service, report func(string, ...any)) {
 		k := key{p.Port, protocol(p.Protocol)}
 		switch {
 		case p.Port < 1 || p.Port > maxPort:
-			report("ports[%d].port: %d is not between 1 and %d; it is left out", i, p.Port, maxPort)
+			report("ports[%d].port: %d is not between 1 and %d; ignored", i, p.Port, maxPort)
 		case k.protocol != "tcp" && k.protocol != "udp" && k.protocol != "sctp":
-			report("ports[%d].protocol: %.64q is none of TCP, UDP and SCTP; it is left out", i, p.Protocol)
+			report("ports[%d].protocol: %.64q is not TCP, UDP or SCTP; ignored", i, p.Protocol)
 		case seen[k]:
-			report("ports[%d]: %d/%s is there already; the first one is taken", i, k.port, k.protocol)
+			report("ports[%d]: duplicate of %d/%s; using the first one", i, k.port, k.protocol)
 		}
 		seen[k] = true
 	}

@@ -12,7 +12,7 @@
 // conflicts when any request changes. apis/smartnat/conflicts decides who wins, as in the cluster. Calculator.Calculate has the
 // steps in order, settle.go what they do, and reuse.go which entries they have to visit.
 //
-// A Mapping owns its ports even while it leads nowhere: if the Service or its port is missing, or no endpoint is ready,
+// A Mapping owns its ports even while it has no backends: if the Service or its port is missing, or no endpoint is ready,
 // connections from allowed sources are rejected at once. They must not reach a program on the gateway that listens on the same
 // port, and clients must not have to wait for a timeout.
 //

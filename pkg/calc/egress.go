@@ -48,7 +48,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 		i := slices.IndexFunc(candidates, func(a address) bool { return c.uplinkOf[a.Addr] != 0 })
 		if i < 0 {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoUplink, "spec.egress",
-				"none of its %s addresses is on an uplink of this host; what its pods send leaves as this host routes it", family(v4))
+				"none of the %s addresses is on an uplink of this host; packets from its pods follow this host's own routes", family(v4))
 			continue
 		}
 		// The rules stay while the inside link is down: a flapping link must not affect connections.
@@ -57,7 +57,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 		known := len(leaving) > 0 && !slices.ContainsFunc(leaving, func(pod netip.Addr) bool { return !contains(c.cfg.InsideNetworks, pod) })
 		if !c.inside && !known && !c.cfg.AnyAddress {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoInsideLink, "spec.egress",
-				"all links of this host are uplinks, and what comes in by an uplink is taken for the outside; list the network of the pods under insideNetworks in the config of this host, or lead them to it by a link that is not in its uplinks")
+				"all links of this host are uplinks, and packets from an uplink count as outside; add the network of the pods to insideNetworks in the gateway's config, or connect it by a link that is not an uplink")
 		}
 		requests = append(requests, egressRequest{address: external, uplink: c.uplinkOf[external], pods: leaving})
 	}
@@ -86,7 +86,7 @@ func (claims egressClaims) claimPods(e *entry) {
 			case claim.address != request.address && !slices.Contains(winners, claim.owner):
 				winners = append(winners, claim.owner)
 				e.aboutEgress = append(e.aboutEgress, finding.New(e.mapping, v1alpha1.ConditionProgrammed, finding.ReasonEgressConflict, "spec.egress",
-					"pod %s, and maybe others, leaves with %s by Mapping %s/%s, which %s",
+					"pod %s, and possibly others, leaves with %s of Mapping %s/%s, which %s",
 					pod, claim.address, claim.owner.Namespace, claim.owner.Name, conflicts.Precedence(claim.owner, e.mapping)))
 			}
 		}

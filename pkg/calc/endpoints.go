@@ -142,13 +142,13 @@ func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		if len(e.Addresses) == 0 {
-			read.noteProblem("endpoints[%d].addresses: is empty", i)
+			read.noteProblem("endpoints[%d].addresses: empty", i)
 			continue
 		}
 		// All addresses of an endpoint are equivalent, so the first one suffices (discovery/v1).
 		addr, ok := parseUnicast(e.Addresses[0])
 		if !ok || family(addr.Is4()) != string(s.AddressType) {
-			read.noteProblem("endpoints[%d].addresses[0]: %.64q is no unicast address of %s", i, e.Addresses[0], s.AddressType)
+			read.noteProblem("endpoints[%d].addresses[0]: %.64q is not a unicast address of type %s", i, e.Addresses[0], s.AddressType)
 			continue
 		}
 		read.endpoints = append(read.endpoints, endpoint{addr, phaseOf(e.Conditions)})

@@ -41,14 +41,14 @@ func newHostPorts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink
 		return h
 	}
 	for _, r := range cfg.ReservedPorts {
-		h.add(r.Protocol, reservation{PortRange: r.Ports, why: fmt.Sprintf("is in reservedPorts (%s) in the config of this host", r)})
+		h.add(r.Protocol, reservation{PortRange: r.Ports, why: fmt.Sprintf("reserved by reservedPorts (%s) in the gateway's config", r)})
 	}
 	if port, ok := metricsPort(cfg.Metrics.Address); ok {
-		h.add(gateway.TCP, reservation{PortRange: gateway.Port(port), why: "is that of metrics.address in the config of this host"})
+		h.add(gateway.TCP, reservation{PortRange: gateway.Port(port), why: "used by metrics.address in the gateway's config"})
 	}
 	for _, l := range host.Listeners {
 		r := reservation{PortRange: gateway.Port(l.Port), address: l.Address, why: fmt.Sprintf(
-			"belongs to a program on this host that listens on %s; have it listen on other addresses, or use another port", l)}
+			"a program on this host listens on %s; bind it to other addresses, or use another port", l)}
 		if !slices.ContainsFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == l.Link }) {
 			r.link = l.Link // packets from an uplink do not reach it
 		}
@@ -83,7 +83,7 @@ func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Fron
 	for _, r := range c.ports.of(front, c.held[front.Address]) {
 		lost := front
 		lost.Ports = gateway.PortRange{First: max(r.First, front.Ports.First), Last: min(r.Last, front.Ports.Last)}
-		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonPortReserved, portField(port, "port"), "%s is left out here: it %s", lost, r.why)
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonPortReserved, portField(port, "port"), "%s is not served here: %s", lost, r.why)
 		reserved = append(reserved, lost.Ports)
 	}
 	return reserved

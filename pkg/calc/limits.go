@@ -53,7 +53,7 @@ func (c *calculation) tooExpensive(e *entry) {
 	e.usage.rules = cost(e.wants)
 	if most := c.cfg.MaxRulesPerMapping; most > 0 && e.usage.rules > most {
 		c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonTooExpensive, "spec.ports",
-			"costs some %d rules (ports x addresses x endpoints, twice with session affinity), and maxRulesPerMapping in the config of this host allows %d; it is left out whole: merge ports to ranges, or use mode service",
+			"the Mapping needs about %d rules (ports x addresses x endpoints, twice with session affinity), but maxRulesPerMapping in the gateway's config allows %d; it is not served: merge ports into ranges, or use mode service",
 			e.usage.rules, most)
 		e.wants, e.aboutPort, e.usage = nil, nil, usage{}
 		e.about = append(e.about, c.reported()...)
@@ -105,7 +105,7 @@ func (c *Calculator) over(e *entry, granted usage) *finding.Finding {
 		reason, what, n, most = finding.ReasonTooExpensive, "rules", all.rules, c.cfg.MaxRulesPerNamespace
 	}
 	f := finding.New(e.mapping, v1alpha1.ConditionAccepted, reason, "spec.ports", "%s", fmt.Sprintf(
-		"would bring namespace %s to %d %s with the older Mappings in it, and max%sPerNamespace in the config of this host allows %d; it is left out whole",
+		"with this Mapping, namespace %s would have %d %s, but max%sPerNamespace in the gateway's config allows %d; it is not served, because older Mappings come first",
 		e.mapping.Namespace, n, what, map[string]string{"ports": "Ports", "rules": "Rules"}[what], most))
 	return &f
 }

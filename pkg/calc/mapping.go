@@ -41,7 +41,7 @@ func (c *calculation) wants(e *entry) {
 		e.usage = usage{}
 		c.reported() // findings about parts are obsolete if all of it is left out
 		c.report(m, v1alpha1.ConditionAccepted, finding.ReasonTooManyPorts, "spec.ports",
-			"exposes %d ports, and maxPortsPerMapping in the config of this host allows %d; it is left out whole", n, most)
+			"the Mapping exposes %d ports, but maxPortsPerMapping in the gateway's config allows %d; it is not served", n, most)
 		return
 	}
 	sources := c.sources(m, addresses)
@@ -111,7 +111,7 @@ func (e *entry) conflicts(w *want) []finding.Finding {
 	for i, lost := range w.share.Lost {
 		more := ""
 		if i == len(w.share.Lost)-1 && w.share.More > 0 {
-			more = fmt.Sprintf("; so do others, in %d more places of %s", w.share.More, w.Ports)
+			more = fmt.Sprintf("; other Mappings have ports in %d more places of %s", w.share.More, w.Ports)
 		}
 		condition := v1alpha1.ConditionAccepted
 		if w.resolved || !names(lost.Winner, w.Address) {
@@ -141,7 +141,7 @@ func (c *calculation) supported(m *v1alpha1.Mapping, port int, addresses []addre
 	}
 	if slices.ContainsFunc(addresses, func(a address) bool { return a.place == here }) {
 		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonSCTPNotSupported, portField(port, "protocol"),
-			"the kernel of this host cannot translate sctp; port %s is left out here", portRange(m.Spec.Ports[port]))
+			"the kernel of this host cannot translate SCTP; port %s is not served here", portRange(m.Spec.Ports[port]))
 	}
 	return false
 }
@@ -166,17 +166,17 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 		switch {
 		case !c.cfg.AnyAddress && !c.local[a.Addr] && c.held[a.Addr] != "":
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotServed, a.field,
-				"%s is on %s, which is none of this host's uplinks; to serve it, list it under servedAddresses in the config of this host, or %[2]s under uplinks if that leads to the outside",
+				"%s is on %s, which is not an uplink of this host; to serve it, add it to servedAddresses in the gateway's config, or add %[2]s to uplinks if it leads outside",
 				a, c.held[a.Addr])
 		case !c.cfg.AnyAddress && !c.local[a.Addr]:
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotOnHost, a.field,
-				"%s is neither on a link of this host nor one of its standbyAddresses", a)
+				"%s is neither on a link of this host nor in standbyAddresses", a)
 			if !disabled {
 				a.place = absent
 			}
 		case disabled:
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonIPv6Disabled, a.field,
-				"%s is left out because iptables.ipv6 is false in the config of this host", a)
+				"%s is not served, because iptables.ipv6 is false in the gateway's config", a)
 		default:
 			a.place = here
 		}
@@ -224,7 +224,7 @@ func (c *calculation) sources(m *v1alpha1.Mapping, addresses []address) byFamily
 	for _, a := range addresses {
 		if a.place == here && len(m.Spec.AllowedSources) > 0 && len(sources.of(a.Addr)) == 0 {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoSources, "spec.allowedSources",
-				"holds no %s network, so no client can connect to %s", family(a.Is4()), a)
+				"contains no %s network, so no client can connect to %s", family(a.Is4()), a)
 		}
 	}
 	return sources

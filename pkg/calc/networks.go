@@ -192,48 +192,48 @@ func (n *networks) equal(o *networks) bool {
 func (n *networks) problem(a netip.Addr) string {
 	switch {
 	case isSpecial(a):
-		return "no pod or Service has such an address"
+		return "not an address of pods or Services"
 	case n.any:
 		return ""
 	case n.own[a]:
-		return "it is an address of this host itself"
+		return "an address of this host"
 	case n.isBroadcast(a):
-		return "it is a broadcast address of a network of this host"
+		return "a broadcast address of a network of this host"
 	case n.isAnycast(a):
-		return "it is the anycast address of the routers of a network of this host, and this host is one"
+		return "the subnet-router anycast address of a network of this host"
 	case n.hops[a] && !slices.Contains(n.listed, netip.PrefixFrom(a, a.BitLen())):
-		return "it is a node or router, a next hop of this host's routes; backendNetworks in the config of this host would have to list the address itself"
+		return "a next hop of this host's routes, so a node or router; to allow one, add the address itself to backendNetworks in the gateway's config"
 	case contains(n.listed, a), contains(n.routed, a):
 		return ""
 	case len(n.listed) == 0 && contains(n.inside, a) && !n.isNeighbour(a):
 		return ""
 	case len(n.listed) > 0:
-		return "it is in none of the backendNetworks in the config of this host"
+		return "not in backendNetworks in the gateway's config"
 	}
 	return n.routeProblem(a)
 }
 
 // routeProblem returns why the route to an address does not lead inside, or "".
 func (n *networks) routeProblem(a netip.Addr) string {
-	const remedy = "; if it is the cluster's, list its network under backendNetworks (or serviceRoutes) in the config of this host"
+	const remedy = "; if the cluster uses such addresses, add their network to backendNetworks or serviceRoutes in the gateway's config"
 	for _, bits := range n.lengths.of(a) {
 		to, err := a.Prefix(bits)
 		if err != nil {
 			continue
 		}
 		if by, found := n.links[to]; found && by.uplink {
-			return fmt.Sprintf("this host reaches it by %s%s", n.called(by.name), remedy)
+			return fmt.Sprintf("routed through %s%s", n.called(by.name), remedy)
 		} else if found {
 			return ""
 		}
 	}
 	switch by := n.defaults.of(a); {
 	case len(by) == 0:
-		return "this host has no route to it" + remedy
+		return "no route from this host" + remedy
 	case by[0].uplink:
-		return fmt.Sprintf("this host reaches it by %s%s", n.called(by[0].name), remedy)
+		return fmt.Sprintf("routed through %s%s", n.called(by[0].name), remedy)
 	case !isPrivate(a):
-		return "this host has no route to it but its default route" + remedy
+		return "only a default route leads there" + remedy
 	}
 	return ""
 }
@@ -241,9 +241,9 @@ func (n *networks) routeProblem(a netip.Addr) string {
 // called describes an uplink in a message.
 func (n *networks) called(uplink string) string {
 	if n.takenOutside {
-		return uplink + ", which has a default route and is taken to lead to the outside, as there are no uplinks in the config"
+		return uplink + ", which has a default route and counts as outside, because the gateway's config has no uplinks"
 	}
-	return "its uplink " + uplink
+	return "uplink " + uplink
 }
 
 // outside returns the uplink by which packets for an address currently leave, and the route. It returns nothing if they stay
@@ -285,7 +285,7 @@ func (n *networks) outsideProblem(a netip.Addr) string {
 	if uplink == "" {
 		return ""
 	}
-	text := fmt.Sprintf("routed out of %s by %s, so connections do not get through; remove that route, or restore the one that leads inside", strings.Replace(n.called(uplink), "its ", "the ", 1), route)
+	text := fmt.Sprintf("routed out of %s by route %s, so connections fail; remove that route, or restore the one that leads inside", n.called(uplink), route)
 	if a.Is6() && route.Bits() > 0 {
 		text += fmt.Sprintf("; if a router advertisement brought it, set net.ipv6.conf.%s.accept_ra_pinfo=0, or UseOnLinkPrefix=no in systemd-networkd's section [IPv6AcceptRA]", uplink)
 	}
@@ -299,13 +299,13 @@ func (n *networks) podProblem(a netip.Addr) string {
 	case problem != "" || n.any:
 		return problem
 	case n.hops[a]:
-		return "it is a node or router, a next hop of this host's routes"
+		return "a next hop of this host's routes, so a node or router"
 	case contains(n.listed, a):
 		return ""
 	}
 	for _, of := range n.connected {
 		if of.Contains(a) {
-			return fmt.Sprintf("it is in %s of this host's link %s; list that network under backendNetworks in the config of this host if pods are there", of.Prefix, of.link)
+			return fmt.Sprintf("in network %s of this host's link %s; if that network has pods, add it to backendNetworks in the gateway's config", of.Prefix, of.link)
 		}
 	}
 	return ""

@@ -59,15 +59,15 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []find
 	inside := insideLinks(host, cfg)
 	for _, l := range host.Links {
 		if parent := parentIn(host, l, uplinks); parent != "" && !slices.Contains(inside, l.Name) {
-			add(l.Name, "%s is stacked on the uplink %s and taken to lead to the outside: what comes in by it is forwarded for Mappings only", l.Name, parent)
+			add(l.Name, "%s is stacked on the uplink %s, so it counts as outside: packets from it are forwarded for Mappings only", l.Name, parent)
 		}
 		if master, found := linkNamed(host, l.Master); found && uplinks[l.Name] && master.Kind == "vrf" {
-			add(master.Name, "%s is the VRF of the uplink %s and leads to the outside", master.Name, l.Name)
+			add(master.Name, "%s is the VRF of the uplink %s, so it counts as outside", master.Name, l.Name)
 		}
 	}
 	if len(cfg.Uplinks) == 0 && !cfg.AnyAddress {
 		for _, r := range host.DefaultRoutes {
-			add(r.Link, "no uplinks are configured: %s, which has a default route, is taken to lead to the outside, and what comes in by it is forwarded for Mappings only", r.Link)
+			add(r.Link, "no uplinks are configured: %s has a default route, so it counts as outside, and packets from it are forwarded for Mappings only", r.Link)
 		}
 	}
 	// A boundary that was set up before a link became a port must stay. The finding names the uplink.
@@ -77,8 +77,8 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []find
 		}
 	}
 	if host.BridgeNetfilter != (gateway.Families{}) && !host.Physdev {
-		findings = append(findings, finding.Finding{Reason: finding.ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel gives netfilter the frames that " +
-			"bridges switch, and has no xt_physdev to tell them from routed packets: set net.bridge.bridge-nf-call-iptables to 0, or install xt_physdev"})
+		findings = append(findings, finding.Finding{Reason: finding.ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel passes frames that " +
+			"bridges switch through netfilter, but lacks xt_physdev to tell them from routed packets: set net.bridge.bridge-nf-call-iptables to 0, or install xt_physdev"})
 	}
 	state.Outside, state.InsideLinks = nil, nil
 	for _, l := range host.Links {

@@ -29,7 +29,7 @@ func serviceRoutes(host gateway.Host, cfg config.Config) ([]gateway.ServiceRoute
 				silent = append(silent, hop)
 				findings = append(findings, finding.Finding{
 					Reason: finding.ReasonNextHopUnreachable, Field: fmt.Sprintf("serviceRoutes[%d].via[%d]", i, j),
-					Message: fmt.Sprintf("%s does not answer; %s goes by those that do, or by all where none does", hop, r.Destination),
+					Message: fmt.Sprintf("next hop %s does not answer; %s is routed through those that do, or through all if none does", hop, r.Destination),
 				})
 			default:
 				via = append(via, hop)

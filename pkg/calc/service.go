@@ -45,7 +45,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 		case a.place != here:
 		case !c.hasFamily(service, m.Spec.Mode, a.Is4()):
 			c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonIPFamilyNotSupported, a.field,
-				"Service %s has no %s address for %s to lead to; connections to it are rejected", name, family(a.Is4()), a)
+				"Service %s has no %s address; connections to %s are rejected", name, family(a.Is4()), a)
 		case !slices.ContainsFunc(families, func(f netip.Addr) bool { return f.Is4() == a.Is4() }):
 			families = append(families, a.Addr)
 		}
@@ -53,7 +53,7 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing 
 	c.checkService(m, service)
 	if m.Spec.Mode == v1alpha1.ModeService && m.Spec.Masquerade != nil && !*m.Spec.Masquerade {
 		c.report(m, v1alpha1.ConditionAccepted, finding.ReasonMasqueradeIgnored, "spec.masquerade",
-			"false does not reach the pods in mode service, as the cluster puts a node's address in place of the client's; use mode endpoints to keep it")
+			"false has no effect in mode service, because the cluster replaces the client's address with a node's; use mode endpoints to keep it")
 	}
 	var of []*endpointSlice
 	if m.Spec.Mode == v1alpha1.ModeEndpoints || m.Spec.Egress {
@@ -82,7 +82,7 @@ func (c *calculation) resolvePort(m *v1alpha1.Mapping, i int, service *corev1.Se
 		t = c.endpoints(of, func(*endpointSlice) []uint16 { return []uint16{uint16(port.ServicePort)} })
 	case servicePort == nil:
 		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonServicePortNotFound, portField(i, "servicePort"),
-			"Service %s/%s has no port %d/%s, it has %s; connections are rejected", service.Namespace, service.Name, port.ServicePort, port.Protocol, listPorts(service))
+			"Service %s/%s has no port %d/%s, only %s; connections are rejected", service.Namespace, service.Name, port.ServicePort, port.Protocol, listPorts(service))
 		return t
 	case m.Spec.Mode == v1alpha1.ModeService:
 		for _, a := range clusterIPs {
@@ -114,7 +114,7 @@ func (c *calculation) checkClusterIP(
 	for _, a := range families {
 		if len(t.backends.of(a)) == 0 {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoReadyEndpoints, portField(i, "servicePort"),
-				"Service %s/%s has no ready %s endpoint for port %d/%s; the cluster refuses the connections that are forwarded to it",
+				"Service %s/%s has no ready %s endpoint for port %d/%s; the cluster rejects connections",
 				service.Namespace, service.Name, family(a.Is4()), servicePort.Port, protocol(servicePort.Protocol))
 		}
 	}
@@ -139,11 +139,11 @@ func serviceProblem(s *corev1.Service, name serviceKey, mode v1alpha1.Mode) (rea
 	case mode == v1alpha1.ModeEndpoints:
 		return "", ""
 	case clusterIPs(s)[0] == corev1.ClusterIPNone:
-		return finding.ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which needs mode endpoints", name)
+		return finding.ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which requires mode endpoints", name)
 	case clusterIPs(s)[0] == "":
 		return finding.ReasonNoClusterIP, fmt.Sprintf("Service %s has no clusterIP yet", name)
 	case len(serviceAddresses(s)) == 0:
-		return finding.ReasonNoClusterIP, fmt.Sprintf("Service %s has the clusterIP %.64q, which is no unicast address", name, clusterIPs(s)[0])
+		return finding.ReasonNoClusterIP, fmt.Sprintf("Service %s has clusterIP %.64q, which is not a unicast address", name, clusterIPs(s)[0])
 	}
 	return "", ""
 }

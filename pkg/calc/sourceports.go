@@ -65,8 +65,8 @@ func ShortFindings(state gateway.State, short []gateway.SourcePorts) []finding.F
 		namespace, name, _ := strings.Cut(owner, "/")
 		findings = append(findings, finding.Finding{
 			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: finding.ReasonSourcePortsLow, Field: "spec.masquerade",
-			Message: fmt.Sprintf("source ports for masqueraded connections to %s run out: %d %% of %d were in use, and once all are, new connections are dropped; "+
-				"add endpoints (mode endpoints), widen masqueradePorts in the config of this host, or set masquerade: false",
+			Message: fmt.Sprintf("source ports for masqueraded connections to %s are running out: %d %% of %d were in use, and new connections are dropped at 100 %%; "+
+				"add endpoints (mode endpoints), widen masqueradePorts in the gateway's config, or set masquerade: false",
 				strings.Join(texts, ", "), lowPercent, state.SourcePorts()),
 		})
 	}

@@ -77,8 +77,8 @@ func TestWhoLeadsToBackendsShortOfSourcePorts(t *testing.T) {
 		}
 	}
 	said := func(owner string) string {
-		return "Mapping " + owner + ": spec.masquerade: source ports for masqueraded connections to 10.244.1.2:514/udp run out: 80 % of 100 were in use, " +
-			"and once all are, new connections are dropped; add endpoints (mode endpoints), widen masqueradePorts in the config of this host, " +
+		return "Mapping " + owner + ": spec.masquerade: source ports for masqueraded connections to 10.244.1.2:514/udp are running out: 80 % of 100 were in use, " +
+			"and new connections are dropped at 100 %; add endpoints (mode endpoints), widen masqueradePorts in the gateway's config, " +
 			"or set masquerade: false (SourcePortsLow)"
 	}
 	if diff := cmp.Diff([]string{said("bank/range"), said("shop/drains"), said("shop/one")}, names); diff != "" {

@@ -70,7 +70,7 @@ func (u *uplinkSet) report(index int, key, reason, format string, args ...any) {
 func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 	if master := masterOf(u.host, name); master != name && !u.taken[name] {
 		u.taken[name] = true
-		u.report(index, "interface", finding.ReasonLinkIsPort, "%s is a port of %s, which is taken for the uplink: name %s", name, master, master)
+		u.report(index, "interface", finding.ReasonLinkIsPort, "%s is a port of %s, which is used as the uplink instead; set interface to %s", name, master, master)
 		name = master
 	}
 	if u.taken[name] {
@@ -78,7 +78,7 @@ func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 	}
 	u.taken[name] = true
 	if len(u.uplinks) == u.limit {
-		u.report(index, "interface", finding.ReasonTooManyUplinks, "%s is left out: ownership.markMask has room for %d uplinks", name, u.limit)
+		u.report(index, "interface", finding.ReasonTooManyUplinks, "%s is ignored: ownership.markMask has room for %d uplinks only", name, u.limit)
 		return
 	}
 	uplink := gateway.Uplink{Link: name, Number: len(u.uplinks) + 1}
@@ -97,9 +97,9 @@ func (u *uplinkSet) add(index int, c config.Uplink, name string) {
 
 func whyNoGateway(c config.Uplink) string {
 	if c.GatewayOffset != 0 {
-		return fmt.Sprintf("gatewayOffset %d is not another host in any of its networks", c.GatewayOffset)
+		return fmt.Sprintf("gatewayOffset %d is not the address of another host in any of its networks", c.GatewayOffset)
 	}
-	return "it has no default route in the main table, and neither gateway nor gatewayOffset is set"
+	return "the link has no default route in the main table, and neither gateway nor gatewayOffset is set"
 }
 
 // connected returns the networks on the link, except for the link-local one of every IPv6 link.
@@ -150,7 +150,7 @@ func (u *uplinkSet) gateways(index int, c config.Uplink, link gateway.Link, conn
 		case best >= 0:
 			defaults = append(defaults, u.host.DefaultRoutes[best])
 		case needsGateway(link, v4):
-			u.report(index, "gateway", finding.ReasonNoGateway, "no %s gateway for %s: %s; only its own networks are answered through it",
+			u.report(index, "gateway", finding.ReasonNoGateway, "no %s gateway for %s: %s; replies through it reach only its own networks",
 				family(v4), link.Name, whyNoGateway(c))
 		}
 	}

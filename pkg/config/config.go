@@ -36,9 +36,9 @@ type Config struct {
 	// of clients; false by default.
 	ForwardedOnly bool
 	// MaxPortsPerMapping bounds the ports that a Mapping may expose here, counting every port of a range; a Mapping with more
-	// is left out whole. 0 means no limit; 32768 by default.
+	// is skipped entirely. 0 means no limit; 32768 by default.
 	MaxPortsPerMapping int
-	// MaxPortsPerNamespace bounds the ports of all Mappings of a namespace; the youngest ones beyond it are left out whole. 0
+	// MaxPortsPerNamespace bounds the ports of all Mappings of a namespace; the youngest ones beyond it are skipped entirely. 0
 	// means no limit; 65536 by default.
 	MaxPortsPerNamespace int
 	// MaxRulesPerMapping and MaxRulesPerNamespace bound the estimated number of rules: one for each port of each address, and

@@ -117,9 +117,9 @@ func held(texts []string, local map[netip.Addr]bool) []string {
 	return addresses
 }
 
-// find adds a Finding. A Mapping is not programmed if it is left out whole or its rules are refused. If it only loses a port or
+// find adds a Finding. A Mapping is not programmed if it is skipped entirely or its rules are refused. If it only loses a port or
 // an address, as when another Mapping has the port, it is programmed while the rest is inEffect; the same holds if its Service
-// leads nowhere. In all these cases it is not ready, because some connections are not forwarded.
+// has no backends. In all these cases it is not ready, because some connections are not forwarded.
 func (e *Entry) find(f finding.Finding, inEffect bool) {
 	switch f.Reason {
 	case finding.ReasonAddressNotOnHost, finding.ReasonNotAnUplink:

@@ -40,6 +40,8 @@ var denied = []rule{
 	deny(`now and then|once in a while`, "periodically, or the interval"),
 	deny(`in a while`, "later, or the delay"),
 	deny(`for ever`, "forever, or until what"),
+	deny(`leads? nowhere`, "has no backends"),
+	deny(`left out whole`, "skipped entirely, or not served"),
 }
 
 // subject is a sentence that begins with a clause as its subject. A question is none.

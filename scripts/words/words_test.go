@@ -21,6 +21,7 @@ func TestCheck(t *testing.T) {
 			{1, `"Nobody": write name the process, the user or the client`},
 			{2, `"is\ntold": write logs, reports, returns, or learns`},
 		}},
+		{"a message", "a.go", code + "var a = \"%s leads nowhere\"\n", []hit{{3, `"leads nowhere": write has no backends`}}},
 		{"part of a word", "a.sh", "# the renewal, besides others: Newton\n", nil},
 		{"a clause as subject", "README.md", "It ends. What is left\nstays.\n", []hit{{1, `"What" begins a sentence: subject first`}}},
 		{"comments and strings, not code", "a.go", code + "// f is new.\n// Whoever calls it waits.\nfunc f(nobody string) string { return \"made anew\" }\n", []hit{

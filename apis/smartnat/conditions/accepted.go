@@ -44,12 +44,12 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) 
 		}
 		c.Reason, c.Message = ReasonPortConflict, fewOf(texts, len(texts)+lost.More, "; ")
 	default:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonAccepted, "valid, and all of its ports are its own"
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonAccepted, "valid, and in conflict with no other Mapping"
 		if len(m.Spec.AddressesFrom) > 0 {
-			c.Message = "valid, and no older Mapping names its addresses and ports; gateways decide about the addresses of uplinks"
+			c.Message = "valid, and no older Mapping names its addresses and ports; gateways check the addresses of uplinks"
 		}
 		if m.Spec.Mode == v1alpha1.ModeService && m.Spec.Masquerade != nil && !*m.Spec.Masquerade {
-			c.Message += "; masquerade: false does not reach the pods in mode service, as the cluster puts a node's address in place of the client's: use mode endpoints to keep it"
+			c.Message += "; masquerade: false has no effect in mode service, because the cluster replaces the client's address with a node's: use mode endpoints to keep it"
 		}
 	}
 	return c

@@ -72,16 +72,16 @@ func TestAccepted(t *testing.T) {
 		change func(mapping, service, facts)
 		want   string
 	}{
-		{"valid", nil, "True Accepted: valid, and all of its ports are its own"},
+		{"valid", nil, "True Accepted: valid, and in conflict with no other Mapping"},
 		{"a setting without effect is reported", func(m mapping, _ service, _ facts) { m.Spec.Masquerade = new(bool) },
-			"True Accepted: valid, and all of its ports are its own; masquerade: false does not reach the pods in mode service, " +
-				"as the cluster puts a node's address in place of the client's: use mode endpoints to keep it"},
+			"True Accepted: valid, and in conflict with no other Mapping; masquerade: false has no effect in mode service, " +
+				"because the cluster replaces the client's address with a node's: use mode endpoints to keep it"},
 		{"addresses of uplinks are decided about elsewhere", func(m mapping, _ service, _ facts) { m.Spec.AddressesFrom = fromEth1 },
-			"True Accepted: valid, and no older Mapping names its addresses and ports; gateways decide about the addresses of uplinks"},
+			"True Accepted: valid, and no older Mapping names its addresses and ports; gateways check the addresses of uplinks"},
 		{"client addresses are kept", func(m mapping, _ service, _ facts) {
 			m.Spec.Masquerade, m.Spec.Mode = new(bool), v1alpha1.ModeEndpoints
 		},
-			"True Accepted: valid, and all of its ports are its own"},
+			"True Accepted: valid, and in conflict with no other Mapping"},
 		{"invalid", func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
 			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535"},
 		{"many errors are shortened", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"a", "b", "c", "d", "e", "f"} },
@@ -112,13 +112,13 @@ func TestResolvedRefs(t *testing.T) {
 		want   string
 	}{
 		{"resolved", nil, "True ResolvedRefs: Service shop/web has all ports"},
-		{"invalid", func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "Unknown Invalid: a Mapping that is not valid leads nowhere"},
+		{"invalid", func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "Unknown Invalid: the Mapping is invalid"},
 		{"no Service", func(_ mapping, _ service, f facts) { f.Service = nil },
 			"False ServiceNotFound: Service shop/web does not exist; connections are rejected"},
 		{"ExternalName", func(_ mapping, s service, _ facts) { s.Spec.Type = corev1.ServiceTypeExternalName },
 			"False ServiceExternalName: Service shop/web is of type ExternalName, which has no address in the cluster; connections are rejected"},
 		{"headless", func(_ mapping, s service, _ facts) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} },
-			"False ServiceHeadless: Service shop/web is headless (clusterIP: None), which needs mode endpoints; connections are rejected"},
+			"False ServiceHeadless: Service shop/web is headless (clusterIP: None), which requires mode endpoints; connections are rejected"},
 		{"headless in mode endpoints", func(m mapping, s service, _ facts) {
 			m.Spec.Mode, s.Spec.ClusterIP, s.Spec.ClusterIPs = v1alpha1.ModeEndpoints, "None", []string{"None"}
 		}, "True ResolvedRefs: Service shop/web has all ports"},
@@ -126,17 +126,17 @@ func TestResolvedRefs(t *testing.T) {
 			"False NoClusterIP: Service shop/web has no clusterIP yet; connections are rejected"},
 		{"a port is missing, by number and by protocol", func(m mapping, _ service, _ facts) {
 			m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: 80, Protocol: "UDP"}, v1alpha1.MappingPort{Port: 81}, v1alpha1.MappingPort{Port: 53, Protocol: "udp"})
-		}, "False ServicePortNotFound: Service shop/web has no port 80/udp, 81/tcp, it has 80/tcp, 53/udp; connections are rejected"},
+		}, "False ServicePortNotFound: Service shop/web has no port 80/udp, 81/tcp, only 80/tcp, 53/udp; connections are rejected"},
 		{"a Service without ports", func(_ mapping, s service, _ facts) { s.Spec.Ports = nil },
-			"False ServicePortNotFound: Service shop/web has no port 80/tcp, it has none; connections are rejected"},
+			"False ServicePortNotFound: Service shop/web has no port 80/tcp, only none; connections are rejected"},
 		{"a range needs no port of the Service", func(m mapping, _ service, _ facts) {
 			m.Spec.Mode, m.Spec.Ports = v1alpha1.ModeEndpoints, []v1alpha1.MappingPort{{Port: 81, EndPort: &endPort}}
 		}, "True ResolvedRefs: Service shop/web has all ports"},
 		{"another family", func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "2001:db8::1"} },
-			"False IPFamilyNotSupported: Service shop/web is of IPv4 alone, so 2001:db8::1 leads nowhere; connections are rejected"},
+			"False IPFamilyNotSupported: Service shop/web has only IPv4 addresses, so 2001:db8::1 has no backends; connections are rejected"},
 		{"another family of endpoints", func(m mapping, s service, _ facts) {
 			m.Spec.Mode, s.Spec.IPFamilies = v1alpha1.ModeEndpoints, []corev1.IPFamily{corev1.IPv6Protocol}
-		}, "False IPFamilyNotSupported: Service shop/web is of IPv6 alone, so 192.0.2.1 leads nowhere; connections are rejected"},
+		}, "False IPFamilyNotSupported: Service shop/web has only IPv6 addresses, so 192.0.2.1 has no backends; connections are rejected"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, says(decide(test.change), v1alpha1.ConditionResolvedRefs)); diff != "" {
@@ -172,12 +172,12 @@ func TestReady(t *testing.T) {
 	}{
 		{"all forward", []v1alpha1.InstanceStatus{entry("gw2", "192.0.2.1"), entry("gw1", "192.0.2.1")}, nil, "True Ready: forwarded by gw1, gw2", "gw1,gw2"},
 		{"no gateway reports at all", nil, nil,
-			"Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1", ""},
+			"Unknown NotReported: no gateway reports status, so it is unknown whether one forwards for 192.0.2.1", ""},
 		{"no gateway holds it", nil, func(_ mapping, _ service, f facts) { f.Reporting = true },
-			"False AddressNotHeld: no gateway that reports holds 192.0.2.1: it is on none of their links and none of their standbyAddresses", ""},
+			"False AddressNotHeld: no reporting gateway holds 192.0.2.1, neither on a link nor in standbyAddresses", ""},
 		{"one of its addresses is on no gateway", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
-			"False AddressNotHeld: no gateway that reports holds 192.0.2.2: it is on none of their links and none of their standbyAddresses", "gw1"},
+			"False AddressNotHeld: no reporting gateway holds 192.0.2.2, neither on a link nor in standbyAddresses", "gw1"},
 		{"programmed to reject", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1"), not("NoReadyEndpoints", "no endpoint")}, nil,
 			"False NoReadyEndpoints: gw3: no endpoint", "gw1"},
 		{"rejects without a reason", []v1alpha1.InstanceStatus{not("")}, nil, "False NotReady: gw3", ""},
@@ -185,7 +185,7 @@ func TestReady(t *testing.T) {
 			"False ServiceNotFound: Service shop/web does not exist; connections are rejected", ""},
 		{"the wrong family", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1", "2001:db8::1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "2001:db8::1"} },
-			"False IPFamilyNotSupported: Service shop/web is of IPv4 alone, so 2001:db8::1 leads nowhere; connections are rejected", "gw1"},
+			"False IPFamilyNotSupported: Service shop/web has only IPv4 addresses, so 2001:db8::1 has no backends; connections are rejected", "gw1"},
 		{"a port of another Mapping", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, f facts) {
 			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older", "gw1"},
@@ -196,12 +196,12 @@ func TestReady(t *testing.T) {
 			"True Ready: forwarded by gw1, gw2", "gw1,gw2"},
 		{"an uplink that no gateway has", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.AddressesFrom = fromEth1 },
-			"False AddressNotHeld: no gateway that reports has an address to serve on uplink eth1", "gw1"},
+			"False AddressNotHeld: no reporting gateway has a usable address on uplink eth1", "gw1"},
 		{"an uplink without address", []v1alpha1.InstanceStatus{bare},
 			func(m mapping, _ service, f facts) {
 				m.Spec.Addresses, m.Spec.AddressesFrom, f.Reporting = nil, fromEth1, true
 			},
-			"False AddressNotHeld: no gateway that reports has an address to serve on uplink eth1; gw3: eth1 has none now", ""},
+			"False AddressNotHeld: no reporting gateway has a usable address on uplink eth1; gw3: eth1 has none now", ""},
 		{"an uplink without address at one of two", []v1alpha1.InstanceStatus{resolved("gw1", "192.0.2.7"), bare},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses, m.Spec.AddressesFrom = nil, fromEth1 },
 			"False NoUplinkAddress: gw3: eth1 has none now", "gw1"},
@@ -238,11 +238,11 @@ func TestProgrammed(t *testing.T) {
 		change    func(mapping, service, facts)
 		want      string
 	}{
-		{"no reports", nil, nil, "Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
+		{"no reports", nil, nil, "Unknown NotReported: no gateway reports status, so it is unknown whether one forwards for 192.0.2.1"},
 		{"a gateway without the address does not count", []v1alpha1.InstanceStatus{entry("gw1", 3, true)}, nil,
-			"Unknown NotReported: no gateway reports its status, so it is not known whether one forwards for 192.0.2.1"},
+			"Unknown NotReported: no gateway reports status, so it is unknown whether one forwards for 192.0.2.1"},
 		{"gateways report other addresses", nil, func(_ mapping, _ service, f facts) { f.Reporting = true },
-			"False AddressNotHeld: no gateway that reports holds 192.0.2.1: it is on none of their links and none of their standbyAddresses"},
+			"False AddressNotHeld: no reporting gateway holds 192.0.2.1, neither on a link nor in standbyAddresses"},
 		{"all have programmed it", []v1alpha1.InstanceStatus{entry("gw2", 3, true, "192.0.2.1"), entry("gw1", 3, true, "192.0.2.1")}, nil,
 			"True Programmed: in effect on gw1, gw2"},
 		{"one has not seen the last change", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1"), entry("gw2", 2, true, "192.0.2.1")}, nil,
@@ -251,13 +251,13 @@ func TestProgrammed(t *testing.T) {
 			"False NotProgrammed: gw3: the kernel cannot translate sctp"},
 		{"an address on no gateway", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "192.0.2.2"} },
-			"True Programmed: in effect on gw1; no gateway that reports holds 192.0.2.2: it is on none of their links and none of their standbyAddresses"},
+			"True Programmed: in effect on gw1; no reporting gateway holds 192.0.2.2, neither on a link nor in standbyAddresses"},
 		{"not valid", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
-			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: nothing of it is accepted"},
+			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: the Mapping is not accepted"},
 		{"all ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
 				f.Conflicts = conflicts.Losses{Conflicts: []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}, All: true}
-			}, "False NotAccepted: nothing of it is accepted"},
+			}, "False NotAccepted: the Mapping is not accepted"},
 		{"some ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
 				m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: 80})

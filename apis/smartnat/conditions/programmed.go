@@ -37,7 +37,7 @@ const (
 func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses, reporting bool) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}
 	if len(errs) > 0 || lost.All {
-		c.Reason, c.Message = ReasonNotAccepted, "nothing of it is accepted"
+		c.Reason, c.Message = ReasonNotAccepted, "the Mapping is not accepted"
 		return c
 	}
 	var pending, failing, have []string
@@ -60,7 +60,7 @@ func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses
 		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(m, unservedOf(m))
 	case len(have) == 0:
 		c.Status, c.Reason = metav1.ConditionUnknown, ReasonNotReported
-		c.Message = "no gateway reports its status, so it is not known whether one forwards for " + describeAddresses(m)
+		c.Message = "no gateway reports status, so it is unknown whether one forwards for " + describeAddresses(m)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "in effect on "+few(have, ", ")
 		if unserved := unservedOf(m); !unserved.empty() {
@@ -110,10 +110,10 @@ func (u unserved) empty() bool { return len(u.addresses)+len(u.uplinks) == 0 }
 func notHeld(m *v1alpha1.Mapping, u unserved) string {
 	var texts []string
 	if len(u.addresses) > 0 {
-		texts = append(texts, fmt.Sprintf("no gateway that reports holds %s: it is on none of their links and none of their standbyAddresses", few(u.addresses, ", ")))
+		texts = append(texts, fmt.Sprintf("no reporting gateway holds %s, neither on a link nor in standbyAddresses", few(u.addresses, ", ")))
 	}
 	if len(u.uplinks) > 0 {
-		texts = append(texts, fmt.Sprintf("no gateway that reports has an address to serve on uplink %s", few(u.uplinks, ", ")))
+		texts = append(texts, fmt.Sprintf("no reporting gateway has a usable address on uplink %s", few(u.uplinks, ", ")))
 		for _, i := range sortedByName(m.Status.Instances) {
 			if len(i.Addresses) == 0 {
 				texts = append(texts, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))

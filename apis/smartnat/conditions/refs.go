@@ -32,7 +32,7 @@ const (
 func resolvedRefs(m *v1alpha1.Mapping, errs field.ErrorList, s *corev1.Service) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionResolvedRefs, Status: metav1.ConditionFalse}
 	if len(errs) > 0 {
-		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, ReasonInvalid, "a Mapping that is not valid leads nowhere"
+		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, ReasonInvalid, "the Mapping is invalid"
 		return c
 	}
 	c.Reason, c.Message = serviceProblem(m, s)
@@ -60,7 +60,7 @@ func serviceProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message str
 	case m.Spec.Mode == v1alpha1.ModeEndpoints:
 		return "", ""
 	case s.Spec.ClusterIP == corev1.ClusterIPNone:
-		return ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which needs mode endpoints", name)
+		return ReasonServiceHeadless, fmt.Sprintf("Service %s is headless (clusterIP: None), which requires mode endpoints", name)
 	case len(clusterIPs(s)) == 0:
 		return ReasonNoClusterIP, fmt.Sprintf("Service %s has no clusterIP yet", name)
 	}
@@ -88,7 +88,7 @@ func portProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message string
 	for _, p := range s.Spec.Ports {
 		has = append(has, fmt.Sprintf("%d/%s", p.Port, protocol(p)))
 	}
-	return ReasonServicePortNotFound, fmt.Sprintf("Service %s/%s has no port %s, it has %s", s.Namespace, s.Name, few(missing, ", "), few(has, ", "))
+	return ReasonServicePortNotFound, fmt.Sprintf("Service %s/%s has no port %s, only %s", s.Namespace, s.Name, few(missing, ", "), few(has, ", "))
 }
 
 // familyProblem names the addresses of a family that the Service does not have.
@@ -112,7 +112,7 @@ func familyProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message stri
 	if len(lost) == 0 {
 		return "", ""
 	}
-	return ReasonIPFamilyNotSupported, fmt.Sprintf("Service %s/%s is of %v alone, so %s leads nowhere", s.Namespace, s.Name, families[0], few(lost, ", "))
+	return ReasonIPFamilyNotSupported, fmt.Sprintf("Service %s/%s has only %v addresses, so %s has no backends", s.Namespace, s.Name, families[0], few(lost, ", "))
 }
 
 func protocol(p corev1.ServicePort) v1alpha1.Protocol {

@@ -69,15 +69,15 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 		}
 		w.apply(t, handMade("by-hand-"+service, service, victim, ""))
 	}
-	w.awaitStatus(t, "at-7110", "EndpointSlice by-hand-echo is left out", "managed-by")
-	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare is left out", "has no selector")
+	w.awaitStatus(t, "at-7110", "EndpointSlice by-hand-echo is ignored", "managed-by")
+	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare is ignored", "has no selector")
 	w.awaitStatus(t, "at-7112", "outside")
 	// The node's kube-proxy would lead there: it takes all slices of a Service alike.
 	w.awaitStatus(t, "at-7113", "EndpointNotAllowed", "has no selector")
 	w.awaitStatus(t, "at-7114", "EndpointNotAllowed", "EndpointSlice by-hand-echo", "managed-by")
 	w.expectUnled(ctx, t, victim)
 
-	// Without the policy, a Service without selector still leads nowhere. For one with a selector the controller deletes the forged slice
+	// Without the policy, a Service without selector still has no backends. For one with a selector the controller deletes the forged slice
 	// when it next syncs the Service.
 	w.kubectl(t, "delete", "validatingadmissionpolicybinding", "smartnat-endpointslices")
 	defer func() {
@@ -93,7 +93,7 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 			t.Fatal(err)
 		}
 	}
-	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare and 1 more are left out", "has no selector")
+	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare and 1 more are ignored", "has no selector")
 	if err := lab.Poll(ctx, func(ctx context.Context) error {
 		slice, err := w.Kubectl(ctx, "get", "endpointslices", "--namespace=tenant", "--selector=kubernetes.io/service-name=echo"+
 			",endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io", "-o", "jsonpath={.items[*].endpoints[*].addresses}")

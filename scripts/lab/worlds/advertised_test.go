@@ -83,7 +83,7 @@ func TestAdvertisedPodNetworkIsFound(t *testing.T) {
 				t.Errorf("the neighbour got %s", packet)
 			}
 		}
-		w.awaitCheck(t, "endpoint fd00:244:1::2 is routed out of the uplink eth1 by fd00:244:1::/64, so connections do not get through", true)
+		w.awaitCheck(t, "endpoint fd00:244:1::2 is routed out of uplink eth1 by route fd00:244:1::/64, so connections fail", true)
 
 		back := stolen
 		back.Seconds = 0

@@ -53,7 +53,7 @@ func TestMasqueradeRunsOutOfPorts(t *testing.T) {
 		say(10079, 10080)
 		used("0.8", 1)
 		w.awaitMetrics(t, `smartnat_findings{condition="Programmed",reason="SourcePortsLow"} 1`, "smartnat_mappings_ready 2")
-		w.awaitLog(t, "level=warning", "Mapping default/syslog: spec.masquerade: source ports for masqueraded connections to 10.244.1.2:514/udp run out")
+		w.awaitLog(t, "level=warning", "Mapping default/syslog: spec.masquerade: source ports for masqueraded connections to 10.244.1.2:514/udp are running out")
 		w.gateway(t, "conntrack -D -p udp --orig-dst 198.51.100.10")
 		used("0.01", 0)
 		w.awaitLog(t, "level=info", "resolved: Mapping default/syslog: spec.masquerade")
