@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/delta"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
@@ -164,21 +165,12 @@ func (r *Ruleset) destroySets(changes *dataplane.Changes) error {
 
 // differ returns the prefixes to add to have, and to remove from it, to get want. Both are sorted.
 func differ(have, want []netip.Prefix) (add, remove []netip.Prefix) {
-	for len(have) > 0 || len(want) > 0 {
-		order := -1
+	for before, now := range delta.Join(have, want, netip.Prefix.Compare) {
 		switch {
-		case len(have) == 0:
-			order = 1
-		case len(want) > 0:
-			order = have[0].Compare(want[0])
-		}
-		switch {
-		case order < 0:
-			remove, have = append(remove, have[0]), have[1:]
-		case order > 0:
-			add, want = append(add, want[0]), want[1:]
-		default:
-			have, want = have[1:], want[1:]
+		case before == nil:
+			add = append(add, *now)
+		case now == nil:
+			remove = append(remove, *before)
 		}
 	}
 	return add, remove
