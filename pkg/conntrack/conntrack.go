@@ -19,33 +19,33 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// patience is the maximum delay for ending harmless connections. Finding them takes a walk over the kernel's table, which is
+// maxDelay is the longest delay until harmless stale connections end. Finding them takes a walk over the kernel's table, which is
 // most of the cost of adding or removing an endpoint if there are few ports.
-const patience = time.Second
+const maxDelay = time.Second
 
-// maxOwed bounds the number of remembered scopes.
-const maxOwed = 64
+// maxDeferred bounds the number of remembered scopes.
+const maxDeferred = 64
 
 // Client reads and ends connections. It keeps no socket between calls, and is not safe for concurrent use.
 type Client struct {
 	own gateway.Ownership
-	// looked is the time of the last check. owed holds the scopes that were postponed since.
-	looked time.Time
-	owed   []scope
+	// lastCheck is the time of the last check. deferred holds the scopes that were deferred since.
+	lastCheck time.Time
+	deferred  []scope
 }
 
 // New returns a Client for the connections that carry own's mark.
 func New(own gateway.Ownership) *Client { return &Client{own: own} }
 
-// Owes reports whether postponed checks are due, so that the next Cut does something even if the state is unchanged.
-func (c *Client) Owes() bool { return len(c.owed) > 0 && time.Since(c.looked) >= patience }
+// Pending reports whether a deferred check is due, so that the next EndStale does something even if the state is unchanged.
+func (c *Client) Pending() bool { return len(c.deferred) > 0 && time.Since(c.lastCheck) >= maxDelay }
 
-// Cut ends the connections that the state does not make, and returns their number. Call it after the rules are in place,
-// because they decide about the next packet. All connections matched the state since, so Cut checks only those that the
+// EndStale ends the connections that the state does not make, and returns their number. Call it after the rules are in place,
+// because they decide about the next packet. All connections matched the state since, so EndStale checks only those that the
 // difference affects. If since is nil, it checks all. A failure to end one connection does not stop the others.
 //
-// Cut postpones TCP connections to removed backends if it checked a moment ago. Owes reports when they are due.
-func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
+// EndStale defers TCP connections to removed backends if it checked a moment ago. Pending reports whether they are due.
+func (c *Client) EndStale(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
 	changed := c.take(changedSince(since, state), time.Now())
 	if len(changed.stale)+len(changed.missed)+len(changed.leaving) == 0 {
 		return 0, nil
@@ -61,7 +61,7 @@ func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.St
 	for _, s := range changed.leaving {
 		queries = append(queries, query{mark: gateway.Mark{Mask: ours.Mask}, without: conntrack.StatusSeenReply, scope: s})
 	}
-	flows, err := newJudge(state).condemned(ours, queries)
+	flows, err := newJudge(state).staleFlows(ours, queries)
 	if err != nil {
 		err = fmt.Errorf("reading connections: %w", err)
 	}
@@ -69,32 +69,32 @@ func (c *Client) Cut(ctx context.Context, since *gateway.State, state gateway.St
 	return ended, errors.Join(err, endErr)
 }
 
-// take returns the scopes to check now, including postponed ones, or nothing if all of them can wait.
+// take returns the scopes to check now, including deferred ones, or nothing if all of them can wait.
 func (c *Client) take(changed changes, now time.Time) changes {
-	for _, s := range c.owed {
+	for _, s := range c.deferred {
 		if !slices.Contains(changed.stale, s) {
 			changed.stale = append(changed.stale, s)
 		}
 	}
-	if !changed.urgent && now.Sub(c.looked) < patience {
-		c.owed = atMost(maxOwed, changed.stale)
+	if !changed.urgent && now.Sub(c.lastCheck) < maxDelay {
+		c.deferred = atMost(maxDeferred, changed.stale)
 		return changes{}
 	}
-	c.owed = nil
+	c.deferred = nil
 	if len(changed.stale)+len(changed.missed)+len(changed.leaving) > 0 {
-		c.looked = now
+		c.lastCheck = now
 	}
 	return changed
 }
 
-// condemned returns the connections that must end, among those that match the queries.
-func (j judge) condemned(ours gateway.Mark, queries []query) ([]conntrack.Flow, error) {
+// staleFlows returns the connections that must end, among those that match the queries.
+func (j judge) staleFlows(ours gateway.Mark, queries []query) ([]conntrack.Flow, error) {
 	conn, err := netfilter.Dial(nil)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	var condemned []conntrack.Flow
+	var staleFlows []conntrack.Flow
 	var errs []error
 	for _, q := range queries {
 		flows, err := q.run(conn)
@@ -104,11 +104,11 @@ func (j judge) condemned(ours gateway.Mark, queries []query) ([]conntrack.Flow, 
 			stale := f.Mark&ours.Mask == ours.Value && !j.keeps(toFlow(f))
 			missed := f.Mark&ours.Mask == 0 && j.takesOver(toFlow(f))
 			if stale || missed {
-				condemned = append(condemned, f)
+				staleFlows = append(staleFlows, f)
 			}
 		}
 	}
-	return condemned, errors.Join(errs...)
+	return staleFlows, errors.Join(errs...)
 }
 
 // end deletes connections one by one.

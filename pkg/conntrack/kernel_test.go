@@ -84,8 +84,8 @@ func (tb table) flows() []string {
 	return lines
 }
 
-// cut calls Cut and checks that the table lost as many connections as it returns.
-func (tb table) cut(state gateway.State, want int) {
+// endStale calls EndStale and checks that the table lost as many connections as it returns.
+func (tb table) endStale(state gateway.State, want int) {
 	tb.t.Helper()
 	tb.cutSince(nil, state, want)
 }
@@ -93,7 +93,7 @@ func (tb table) cut(state gateway.State, want int) {
 func (tb table) cutSince(since *gateway.State, state gateway.State, want int) {
 	tb.t.Helper()
 	before := len(tb.flows())
-	got, err := New(gateway.DefaultOwnership()).Cut(tb.t.Context(), since, state)
+	got, err := New(gateway.DefaultOwnership()).EndStale(tb.t.Context(), since, state)
 	if err != nil {
 		tb.t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	tb.add(made(tcp, client6, "["+public6+"]:80", pod6), ours|0x4000, answered, 0)
 	tb.add(leaves("", "10.244.1.2:0", "192.0.2.1:0", public+":0"), ours, answered, 0)
 	wanted := tb.flows()
-	tb.cut(want, 0)
+	tb.endStale(want, 0)
 
 	tb.add(made(udp, "192.0.2.10:1", front, pod2), ours, answered, 0)
 	tb.add(made(udp, "192.0.2.10:2", front, pod2), ours, answered, 9)
@@ -138,19 +138,19 @@ func TestKernelCutsWhatIsStaleAlone(t *testing.T) {
 	tb.add(leaves("", "10.244.1.3:0", "192.0.2.2:0", public+":0"), ours, answered, 0)
 	tb.add(direct(udp, "192.0.2.10:3", front), own.Uplink(1).Value, unanswered, 0)              // older than the rules
 	tb.add(direct(tcp, "10.244.1.2:40000", "192.0.2.9:80"), own.Uplink(1).Value, unanswered, 0) // older than the rules
-	tb.cut(want, 6)
+	tb.endStale(want, 6)
 	if diff := cmp.Diff(wanted, tb.flows()); diff != "" {
 		t.Errorf("after the cut (-want +got):\n%s", diff)
 	}
-	tb.cut(want, 0)
+	tb.endStale(want, 0)
 
-	tb.cut(gateway.State{}, 4)
+	tb.endStale(gateway.State{}, 4)
 	if diff := cmp.Diff(foreign, tb.flows()); diff != "" {
 		t.Errorf("after cutting all of ours (-want +got):\n%s", diff)
 	}
 }
 
-// TestKernelLooksWhereSomethingChanged expects that Cut reads only connections that the change of the state affects.
+// TestKernelLooksWhereSomethingChanged expects that EndStale reads only connections that the change of the state affects.
 func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 	tb := newTable(t)
 	ours := gateway.DefaultOwnership().Forwarded().Value
@@ -255,10 +255,10 @@ func TestKernelInterrupted(t *testing.T) {
 	tb.add(made(tcp, client, front, pod1), gateway.DefaultOwnership().Forwarded().Value, answered, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if n, err := New(gateway.DefaultOwnership()).Cut(ctx, nil, gateway.State{}); n != 0 || !errors.Is(err, context.Canceled) {
+	if n, err := New(gateway.DefaultOwnership()).EndStale(ctx, nil, gateway.State{}); n != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("cut %d, %v; want 0 and a cancellation", n, err)
 	}
-	tb.cut(gateway.State{}, 1)
+	tb.endStale(gateway.State{}, 1)
 }
 
 // fill adds n connections to another port.
@@ -291,7 +291,7 @@ func BenchmarkCut(b *testing.B) {
 			for b.Loop() {
 				tb.add(made(udp, client, front, pod1), own.Forwarded().Value, answered, 0)
 				began := time.Now()
-				if n, err := c.Cut(b.Context(), &since, state); n != 1 || err != nil {
+				if n, err := c.EndStale(b.Context(), &since, state); n != 1 || err != nil {
 					b.Fatal(n, err)
 				}
 				took = append(took, time.Since(began))

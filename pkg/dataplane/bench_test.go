@@ -64,8 +64,8 @@ func (*instant) Stamp(gateway.Family) (uint64, error)  { return 0, nil }
 func (*instant) Digest(gateway.Family) (uint64, error) { return 0, nil }
 func (*instant) IsOnlyWrite(uint64, uint64, int) bool  { return false }
 
-func (*instant) Cut(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
-func (*instant) Owes() bool                                                      { return false }
+func (*instant) EndStale(context.Context, *gateway.State, gateway.State) (int, error) { return 0, nil }
+func (*instant) Pending() bool                                                        { return false }
 
 // BenchmarkApply measures adding and removing an endpoint, without the calls of the kernel.
 func BenchmarkApply(b *testing.B) {

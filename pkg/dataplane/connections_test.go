@@ -14,8 +14,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 )
 
-// TestConnections expects that Cut compares connections with every state, and all of them whenever they may not match the last
-// state.
+// TestConnections expects that EndStale compares connections with every state, and all of them whenever they may not match the
+// last state.
 func TestConnections(t *testing.T) {
 	broken := errors.New("broken for the test")
 	k := newKernel()
@@ -42,11 +42,11 @@ func TestConnections(t *testing.T) {
 		{name: "no change again", state: full(), since: known(full())},
 		{name: "rules not written: ended connections may come back", state: gateway.State{}, since: known(full()), failing: "IPv4 nat"},
 		{name: "rules written", state: gateway.State{}, stale: 2},
-		{name: "conntrack fails", state: full(), failing: "cut connections"},
+		{name: "conntrack fails", state: full(), failing: "end connections"},
 		{name: "retry", state: full()},
 		{name: "restart", before: func() { d = start(k) }, state: full()},
 	} {
-		k.Conntrack.Cuts, k.Conntrack.Stale = nil, step.stale
+		k.Conntrack.Calls, k.Conntrack.Stale = nil, step.stale
 		k.Fail = func(s string) error {
 			if s == step.failing {
 				return broken
@@ -60,20 +60,20 @@ func TestConnections(t *testing.T) {
 		if step.failing != "" != errors.Is(err, broken) || step.failing == "" && err != nil {
 			t.Errorf("%s: err = %v", step.name, err)
 		}
-		want := []iptablestest.Cut{{Since: step.since, State: step.state}}
-		if step.failing == "cut connections" {
+		want := []iptablestest.EndStale{{Since: step.since, State: step.state}}
+		if step.failing == "end connections" {
 			want = nil
 		}
-		if diff := cmp.Diff(want, k.Conntrack.Cuts, same...); diff != "" || result.Connections != step.stale {
+		if diff := cmp.Diff(want, k.Conntrack.Calls, same...); diff != "" || result.Connections != step.stale {
 			t.Errorf("%s: %d connections, want %d; arguments (-want +got):\n%s", step.name, result.Connections, step.stale, diff)
 		}
 	}
-	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 4
+	k.Conntrack.Calls, k.Conntrack.Stale = nil, 4
 	result, err := d.Cleanup(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]iptablestest.Cut{{}}, k.Conntrack.Cuts); diff != "" || result.Connections != 4 {
+	if diff := cmp.Diff([]iptablestest.EndStale{{}}, k.Conntrack.Calls); diff != "" || result.Connections != 4 {
 		t.Errorf("cleanup: %s, arguments (-want +got):\n%s", result, diff)
 	}
 }
@@ -87,14 +87,14 @@ func TestConnectionsLeftForLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, owed := range []bool{false, true} {
-		k.Conntrack.Owed = owed
+		k.Conntrack.IsPending = owed
 		if due, err := d.Check(); due != owed || err != nil {
 			t.Errorf("owed %t: Check = %t, %v", owed, due, err)
 		}
 	}
-	k.Conntrack.Cuts = nil
-	if _, err := d.Apply(t.Context(), state); err != nil || len(k.Conntrack.Cuts) != 1 {
-		t.Errorf("%d cuts, %v; want one", len(k.Conntrack.Cuts), err)
+	k.Conntrack.Calls = nil
+	if _, err := d.Apply(t.Context(), state); err != nil || len(k.Conntrack.Calls) != 1 {
+		t.Errorf("%d calls, %v; want one", len(k.Conntrack.Calls), err)
 	}
 }
 

@@ -198,7 +198,7 @@ func TestCrashInCleanup(t *testing.T) {
 	}
 }
 
-// TestCrashBeforeConnectionsAreCut expects that after a crash before Cut, the next process checks all connections.
+// TestCrashBeforeConnectionsAreCut expects that after a crash before EndStale, the next process checks all connections.
 func TestCrashBeforeConnectionsAreCut(t *testing.T) {
 	k := fresh(t, full())
 	after := full()
@@ -207,9 +207,9 @@ func TestCrashBeforeConnectionsAreCut(t *testing.T) {
 	if _, err := killed.Apply(t.Context(), after); !errors.Is(err, errCrashed) || len(life.done) != 1 {
 		t.Fatalf("err = %v, killed after %q", err, life.done)
 	}
-	k.Conntrack.Cuts, k.Conntrack.Stale = nil, 3
+	k.Conntrack.Calls, k.Conntrack.Stale = nil, 3
 	result := apply(t, start(k), after)
-	if len(k.Conntrack.Cuts) != 1 || k.Conntrack.Cuts[0].Since != nil || result.Connections != 3 {
-		t.Errorf("%d connections ended, Cut called with %v; want 3, and all connections checked", result.Connections, k.Conntrack.Cuts)
+	if len(k.Conntrack.Calls) != 1 || k.Conntrack.Calls[0].Since != nil || result.Connections != 3 {
+		t.Errorf("%d connections ended, EndStale called with %v; want 3, and all connections checked", result.Connections, k.Conntrack.Calls)
 	}
 }

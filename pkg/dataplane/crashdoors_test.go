@@ -209,10 +209,10 @@ type mortalConntrack struct {
 	life *life
 }
 
-// Cut does nothing in a dead process.
-func (m mortalConntrack) Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
+// EndStale does nothing in a dead process.
+func (m mortalConntrack) EndStale(ctx context.Context, since *gateway.State, state gateway.State) (int, error) {
 	if m.life.left == 0 {
 		return 0, errCrashed
 	}
-	return m.Conntrack.Cut(ctx, since, state)
+	return m.Conntrack.EndStale(ctx, since, state)
 }

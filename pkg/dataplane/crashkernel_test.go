@@ -161,7 +161,7 @@ func TestKernelCrashBetweenRecordAndParameter(t *testing.T) {
 	})
 }
 
-// TestKernelCrashBeforeConnectionsAreCut expects that after a crash before Cut, the next process checks all connections.
+// TestKernelCrashBeforeConnectionsAreCut expects that after a crash before EndStale, the next process checks all connections.
 func TestKernelCrashBeforeConnectionsAreCut(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
 		state := func(sources ...netip.Prefix) gateway.State {

@@ -99,7 +99,7 @@ func (d *Dataplane) Check() (bool, error) {
 	if sysctlsChanged {
 		d.hostInSync = nil
 	}
-	return rulesChanged || sysctlsChanged || d.opts.Conntrack.Owes(), errors.Join(rulesErr, sysctlErr)
+	return rulesChanged || sysctlsChanged || d.opts.Conntrack.Pending(), errors.Join(rulesErr, sysctlErr)
 }
 
 // Apply brings the kernel to the state. A failure does not stop independent steps, and the next Apply observes again whatever
@@ -223,7 +223,7 @@ func (d *Dataplane) cutConnections(ctx context.Context, state gateway.State, inP
 	since := d.cut
 	d.cut = nil
 	started := time.Now()
-	n, err := d.opts.Conntrack.Cut(ctx, since, state)
+	n, err := d.opts.Conntrack.EndStale(ctx, since, state)
 	result.Took.Cut += time.Since(started)
 	result.Connections += n
 	if err != nil {

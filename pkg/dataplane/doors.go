@@ -52,11 +52,11 @@ type Routes interface {
 
 // Conntrack ends connections that the kernel still translates by the rules of their first packet.
 type Conntrack interface {
-	// Cut ends our connections that the state does not make, and returns their number. All connections matched the state since;
+	// EndStale ends our connections that the state does not make, and returns their number. All connections matched the state since;
 	// nil means unknown.
-	Cut(ctx context.Context, since *gateway.State, state gateway.State) (int, error)
-	// Owes reports whether the ending of connections was postponed and is due now.
-	Owes() bool
+	EndStale(ctx context.Context, since *gateway.State, state gateway.State) (int, error)
+	// Pending reports whether a deferred EndStale is due.
+	Pending() bool
 }
 
 // Sysctls reads and writes kernel parameters.

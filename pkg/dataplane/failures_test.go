@@ -15,7 +15,7 @@ import (
 // TestFailures makes every step fail once. All independent steps must succeed, and the next Apply must do the rest.
 func TestFailures(t *testing.T) {
 	want := fresh(t, full())
-	steps := slices.Concat([]string{"observe routes", "observe sets", "IPv4 save", "IPv6 save", "cut connections"}, want.Journal)
+	steps := slices.Concat([]string{"observe routes", "observe sets", "IPv4 save", "IPv6 save", "end connections"}, want.Journal)
 	for _, failing := range steps {
 		t.Run(failing, func(t *testing.T) {
 			k := newKernel()

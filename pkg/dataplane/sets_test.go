@@ -128,7 +128,7 @@ func TestSetsAreRepaired(t *testing.T) {
 			if diff := cmp.Diff(want, oneSet(t, k), same...); diff != "" {
 				t.Errorf("the set (-want +got):\n%s", diff)
 			}
-			if cut := k.Conntrack.Cuts[len(k.Conntrack.Cuts)-1]; (cut.Since == nil) != (tc.missing != "") {
+			if cut := k.Conntrack.Calls[len(k.Conntrack.Calls)-1]; (cut.Since == nil) != (tc.missing != "") {
 				t.Errorf("all connections were checked: %t, although %q was missing", cut.Since == nil, tc.missing)
 			}
 			expectQuiet(t, d, state)

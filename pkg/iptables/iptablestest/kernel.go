@@ -352,30 +352,30 @@ func (s *Sysctls) Restore(keep ...string) ([]string, error) {
 // Conntrack fakes a connection table without connections.
 type Conntrack struct {
 	kernel *Kernel
-	// Cuts holds the arguments of all calls of Cut.
-	Cuts []Cut
-	// Stale is the number of connections that the next Cut ends.
+	// Calls holds the arguments of all calls of EndStale.
+	Calls []EndStale
+	// Stale is the number of connections that the next EndStale ends.
 	Stale int
-	// Owed is the result of Owes.
-	Owed bool
+	// IsPending is the result of Pending.
+	IsPending bool
 }
 
-// Owes returns Owed.
-func (c *Conntrack) Owes() bool { return c.Owed }
+// Pending returns IsPending.
+func (c *Conntrack) Pending() bool { return c.IsPending }
 
-// Cut is a call of Conntrack.Cut.
-type Cut struct {
+// EndStale is a call of Conntrack.EndStale.
+type EndStale struct {
 	Since *gateway.State
 	State gateway.State
 }
 
-// Cut records the states. Its step is "cut connections". The step is not in Journal, because a Cut writes only if there is
-// something to end.
-func (c *Conntrack) Cut(_ context.Context, since *gateway.State, state gateway.State) (int, error) {
-	if err := c.kernel.read("cut connections"); err != nil {
+// EndStale records the states. Its step is "end connections". The step is not in Journal, because EndStale writes only if there
+// is something to end.
+func (c *Conntrack) EndStale(_ context.Context, since *gateway.State, state gateway.State) (int, error) {
+	if err := c.kernel.read("end connections"); err != nil {
 		return 0, err
 	}
-	c.Cuts = append(c.Cuts, Cut{Since: since, State: state})
+	c.Calls = append(c.Calls, EndStale{Since: since, State: state})
 	ended := c.Stale
 	c.Stale = 0
 	return ended, nil

@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// TestWhatIsUrgent expects that only TCP to removed backends may be postponed.
+// TestWhatIsUrgent expects that only TCP to removed backends may be deferred.
 func TestWhatIsUrgent(t *testing.T) {
 	before := forward(public, tcp, 80, 80, pod1, pod2)
 	before.Sources = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("203.0.113.0/24")}
@@ -57,7 +57,7 @@ func TestWhatIsUrgent(t *testing.T) {
 	}
 }
 
-// TestWhatIsLeftForLater expects that postponed checks run at intervals, and that none is lost.
+// TestWhatIsLeftForLater expects that deferred checks run at intervals, and that none is lost.
 func TestWhatIsLeftForLater(t *testing.T) {
 	at := func(port uint16) scope {
 		return scope{protocol: tcp, destination: netip.MustParseAddr(public), port: port}
@@ -68,64 +68,64 @@ func TestWhatIsLeftForLater(t *testing.T) {
 		name    string
 		after   time.Duration
 		changed changes
-		// looked holds the scopes that are checked, owed those that are postponed.
-		looked, owed []scope
+		// checked holds the scopes that are checked, deferred those that are not yet.
+		checked, deferred []scope
 	}{
 		{"the first after a pause", 0, changes{stale: []scope{at(1)}}, []scope{at(1)}, nil},
-		{"soon after", patience / 4, changes{stale: []scope{at(2)}}, nil, []scope{at(2)}},
-		{"the same again, and another", patience / 2, changes{stale: []scope{at(3), at(2)}}, nil, []scope{at(3), at(2)}},
-		{"nothing new", patience * 3 / 4, changes{}, nil, []scope{at(3), at(2)}},
-		{"when it is time", patience, changes{}, []scope{at(3), at(2)}, nil},
-		{"soon after that", patience * 3 / 2, changes{stale: []scope{at(4)}}, nil, []scope{at(4)}},
-		{"something urgent", patience * 7 / 4, changes{stale: []scope{at(5)}, urgent: true}, []scope{at(5), at(4)}, nil},
-		{"soon after something urgent", patience * 5 / 2, changes{stale: []scope{at(6)}}, nil, []scope{at(6)}},
-		{"together with others", patience * 3, changes{stale: []scope{at(7)}}, []scope{at(7), at(6)}, nil},
-		{"nothing at all", patience * 9, changes{}, nil, nil},
+		{"soon after", maxDelay / 4, changes{stale: []scope{at(2)}}, nil, []scope{at(2)}},
+		{"the same again, and another", maxDelay / 2, changes{stale: []scope{at(3), at(2)}}, nil, []scope{at(3), at(2)}},
+		{"nothing new", maxDelay * 3 / 4, changes{}, nil, []scope{at(3), at(2)}},
+		{"when it is time", maxDelay, changes{}, []scope{at(3), at(2)}, nil},
+		{"soon after that", maxDelay * 3 / 2, changes{stale: []scope{at(4)}}, nil, []scope{at(4)}},
+		{"something urgent", maxDelay * 7 / 4, changes{stale: []scope{at(5)}, urgent: true}, []scope{at(5), at(4)}, nil},
+		{"soon after something urgent", maxDelay * 5 / 2, changes{stale: []scope{at(6)}}, nil, []scope{at(6)}},
+		{"together with others", maxDelay * 3, changes{stale: []scope{at(7)}}, []scope{at(7), at(6)}, nil},
+		{"nothing at all", maxDelay * 9, changes{}, nil, nil},
 	} {
 		got := c.take(step.changed, began.Add(step.after))
 		same := cmp.Comparer(func(a, b scope) bool { return a == b })
-		if diff := cmp.Diff(step.looked, got.stale, same); diff != "" {
+		if diff := cmp.Diff(step.checked, got.stale, same); diff != "" {
 			t.Errorf("%s: checked (-want +got):\n%s", step.name, diff)
 		}
-		if diff := cmp.Diff(step.owed, c.owed, same); diff != "" {
+		if diff := cmp.Diff(step.deferred, c.deferred, same); diff != "" {
 			t.Errorf("%s: owed (-want +got):\n%s", step.name, diff)
 		}
 	}
-	for port := range uint16(2 * maxOwed) {
-		c.take(changes{stale: []scope{at(port + 1)}}, c.looked)
+	for port := range uint16(2 * maxDeferred) {
+		c.take(changes{stale: []scope{at(port + 1)}}, c.lastCheck)
 	}
-	if len(c.owed) > maxOwed {
-		t.Errorf("%d scopes postponed, want at most %d", len(c.owed), maxOwed)
+	if len(c.deferred) > maxDeferred {
+		t.Errorf("%d scopes deferred, want at most %d", len(c.deferred), maxDeferred)
 	}
 }
 
-// TestKernelEndsWhatWasLeftForLater expects that Cut ends a connection to a backend that was added and removed between two
+// TestKernelEndsWhatWasLeftForLater expects that EndStale ends a connection to a backend that was added and removed between two
 // checks, although neither State has the backend.
 func TestKernelEndsWhatWasLeftForLater(t *testing.T) {
 	tb := newTable(t)
 	ours := gateway.DefaultOwnership().Forwarded().Value
 	c := New(gateway.DefaultOwnership())
 	one, two := state(forward(public, tcp, 80, 80, pod1)), state(forward(public, tcp, 80, 80, pod2))
-	cut := func(what string, since, now *gateway.State, want int) {
+	endStale := func(what string, since, now *gateway.State, want int) {
 		t.Helper()
-		if got, err := c.Cut(t.Context(), since, *now); got != want || err != nil {
+		if got, err := c.EndStale(t.Context(), since, *now); got != want || err != nil {
 			t.Errorf("%s: cut %d, %v; want %d", what, got, err, want)
 		}
 	}
 	tb.add(made(tcp, client, front, pod2), ours, answered, 0)
-	cut("start", nil, &one, 1)
-	cut("another backend", &one, &two, 0)
+	endStale("start", nil, &one, 1)
+	endStale("another backend", &one, &two, 0)
 	tb.add(made(tcp, client, front, pod2), ours, answered, 0)
-	cut("the first one again", &two, &one, 0)
-	if c.Owes() {
+	endStale("the first one again", &two, &one, 0)
+	if c.Pending() {
 		t.Error("due too early")
 	}
-	c.looked = c.looked.Add(-patience)
-	if !c.Owes() {
+	c.lastCheck = c.lastCheck.Add(-maxDelay)
+	if !c.Pending() {
 		t.Error("not due")
 	}
-	cut("when it is time", &one, &one, 1)
-	if c.Owes() || len(tb.flows()) != 0 {
-		t.Errorf("owes %t, left are %v", c.Owes(), tb.flows())
+	endStale("when it is time", &one, &one, 1)
+	if c.Pending() || len(tb.flows()) != 0 {
+		t.Errorf("pending %t, left are %v", c.Pending(), tb.flows())
 	}
 }
