@@ -43,26 +43,22 @@ type Mark struct{ Value, Mask uint32 }
 // flagBits is the number of flags in the lowest bits of MarkMask. The remaining bits hold the uplink number.
 const flagBits = 4
 
-func (o Ownership) flag(n int) Mark {
+// Flag returns the mark of one bit, counted from the lowest of MarkMask. The first two have the same meaning for every data plane;
+// a data plane may use the others, up to flagBits, for packets that it refuses.
+func (o Ownership) Flag(n int) Mark {
 	bit := uint32(1) << (bits.TrailingZeros32(o.MarkMask) + n)
 	return Mark{Value: bit, Mask: bit}
 }
 
 // Forwarded marks connections that a Mapping translated.
-func (o Ownership) Forwarded() Mark { return o.flag(0) }
+func (o Ownership) Forwarded() Mark { return o.Flag(0) }
 
 // Egress marks packets of connections that a pod opened and that leave with an external address. It shares its bit with
 // Forwarded, which is only used for connections.
-func (o Ownership) Egress() Mark { return o.flag(0) }
+func (o Ownership) Egress() Mark { return o.Flag(0) }
 
 // Masquerade marks connections whose source address must be replaced.
-func (o Ownership) Masquerade() Mark { return o.flag(1) }
-
-// Drop marks packets from a source that is not allowed.
-func (o Ownership) Drop() Mark { return o.flag(2) }
-
-// Reject marks packets to a Frontend without Backends.
-func (o Ownership) Reject() Mark { return o.flag(3) }
+func (o Ownership) Masquerade() Mark { return o.Flag(1) }
 
 // UplinkMask returns the bits that hold the uplink number.
 func (o Ownership) UplinkMask() uint32 {

@@ -36,9 +36,9 @@ func (b *builder) filter() {
 	b.hook("OUTPUT", outputChain)
 	b.chain(outputChain, b.refuseOutput()...)
 	b.chain(refuseChain,
-		ruleset.Rule{Mark: b.opts.Ownership.Drop(), Target: drop},
-		ruleset.Rule{Protocol: gateway.TCP, Mark: b.opts.Ownership.Reject(), Target: ruleset.Target{Verb: ruleset.Reject, RejectWith: "tcp-reset"}},
-		ruleset.Rule{Mark: b.opts.Ownership.Reject(), Target: ruleset.Target{Verb: ruleset.Reject, RejectWith: unreachable}},
+		ruleset.Rule{Mark: dropMark(b.opts.Ownership), Target: drop},
+		ruleset.Rule{Protocol: gateway.TCP, Mark: rejectMark(b.opts.Ownership), Target: ruleset.Target{Verb: ruleset.Reject, RejectWith: "tcp-reset"}},
+		ruleset.Rule{Mark: rejectMark(b.opts.Ownership), Target: ruleset.Target{Verb: ruleset.Reject, RejectWith: unreachable}},
 	)
 }
 

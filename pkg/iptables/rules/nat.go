@@ -27,8 +27,8 @@ func (b *builder) natHost() {
 	b.hook("POSTROUTING", postroutingChain)
 	masquerade := ruleset.Rule{ConnMark: b.opts.Ownership.Masquerade(), Target: b.masquerade()}
 	b.chain(postroutingChain, append([]ruleset.Rule{masquerade}, b.translateEgress()...)...)
-	b.chain(markDropChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: b.opts.Ownership.Drop()}})
-	b.chain(markRejectChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: b.opts.Ownership.Reject()}})
+	b.chain(markDropChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: dropMark(b.opts.Ownership)}})
+	b.chain(markRejectChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: rejectMark(b.opts.Ownership)}})
 	b.keepSource()
 }
 

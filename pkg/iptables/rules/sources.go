@@ -50,7 +50,7 @@ func (b *builder) appendSourceCheck(rules []ruleset.Rule, forwards []*gateway.Fo
 		return rules
 	}
 	rules = appendPortRules(rules, forwards, b.jump(b.sourceChain(sources)))
-	return append(rules, ruleset.Rule{Mark: b.opts.Ownership.Drop(), Target: ruleset.Target{Verb: ruleset.Return}})
+	return append(rules, ruleset.Rule{Mark: dropMark(b.opts.Ownership), Target: ruleset.Target{Verb: ruleset.Return}})
 }
 
 // sourceChain returns the chain that marks packets from all other sources to be dropped. Equal lists share a chain, so it is
