@@ -10,3 +10,6 @@ import _ "embed" // for what follows
 //
 //go:embed smartnat.aureacentral.com_mappings.yaml
 var Mapping []byte
+
+// All returns all CustomResourceDefinitions, in YAML.
+func All() [][]byte { return [][]byte{Mapping} }

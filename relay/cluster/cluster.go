@@ -10,7 +10,6 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
@@ -28,17 +28,14 @@ type Client struct {
 
 // New returns a Client. It does not connect yet; all REST clients share one transport.
 func New(config *rest.Config) (*Client, error) {
-	scheme, err := newScheme()
-	if err != nil {
-		return nil, err
-	}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err
 	}
+	scheme := newScheme()
 	codecs := rest.CodecFactoryForGeneratedClient(scheme, serializer.NewCodecFactory(scheme)).WithoutConversion()
 	c := &Client{groups: map[schema.GroupVersion]rest.Interface{}}
-	for group := range kinds() {
+	for group := range used() {
 		of := rest.CopyConfig(config)
 		of.GroupVersion, of.APIPath, of.NegotiatedSerializer = &group, "/apis", codecs
 		if group.Group == corev1.GroupName {
@@ -51,48 +48,44 @@ func New(config *rest.Config) (*Client, error) {
 	return c, nil
 }
 
-// kinds returns the kinds that the relay sends and receives.
-func kinds() map[schema.GroupVersion][]runtime.Object {
-	return map[schema.GroupVersion][]runtime.Object{
-		corev1.SchemeGroupVersion:           {&corev1.Service{}, &corev1.ServiceList{}, &corev1.Event{}},
-		discoveryv1.SchemeGroupVersion:      {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
+// used returns the kinds that the relay sends and receives, apart from those that it serves (package kinds).
+func used() map[schema.GroupVersion][]runtime.Object {
+	used := map[schema.GroupVersion][]runtime.Object{
+		corev1.SchemeGroupVersion:           {&corev1.Event{}},
 		coordinationv1.SchemeGroupVersion:   {&coordinationv1.Lease{}, &coordinationv1.LeaseList{}},
 		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenReview{}},
 		authorizationv1.SchemeGroupVersion:  {&authorizationv1.SubjectAccessReview{}},
-		v1alpha1.SchemeGroupVersion:         nil, // AddToScheme registers its kinds
 	}
+	for _, kind := range kinds.All() {
+		used[kind.GroupVersion()] = append(used[kind.GroupVersion()], kind.New(), kind.NewList())
+	}
+	return used
 }
 
-func newScheme() (*runtime.Scheme, error) {
+func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	// Objects such as Status have this version.
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	for group, objects := range kinds() {
+	for group, objects := range used() {
 		scheme.AddKnownTypes(group, objects...)
 		metav1.AddToGroupVersion(scheme, group)
 	}
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("registering Mapping: %w", err)
+	return scheme
+}
+
+// Of returns a client for the objects of a kind in a namespace, or in all if it is empty.
+func (c *Client) Of(kind *kinds.Kind, namespace string) *gentype.ClientWithList[kinds.Object, runtime.Object] {
+	var options []gentype.Option[kinds.Object]
+	if kind.Protobuf {
+		options = append(options, gentype.PrefersProtobuf[kinds.Object]())
 	}
-	return scheme, nil
+	return gentype.NewClientWithList(kind.Resource, c.groups[kind.GroupVersion()], metav1.ParameterCodec, namespace, kind.New, kind.NewList, options...)
 }
 
 // Mappings returns a client for the Mappings of a namespace, or of all if it is empty.
 func (c *Client) Mappings(namespace string) *gentype.ClientWithList[*v1alpha1.Mapping, *v1alpha1.MappingList] {
 	return gentype.NewClientWithList("mappings", c.groups[v1alpha1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[v1alpha1.Mapping], newOf[v1alpha1.MappingList])
-}
-
-// Services returns a client for the Services of a namespace, or of all if it is empty.
-func (c *Client) Services(namespace string) *gentype.ClientWithList[*corev1.Service, *corev1.ServiceList] {
-	return gentype.NewClientWithList("services", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
-		newOf[corev1.Service], newOf[corev1.ServiceList], gentype.PrefersProtobuf[*corev1.Service]())
-}
-
-// EndpointSlices returns a client for the EndpointSlices of a namespace, or of all if it is empty.
-func (c *Client) EndpointSlices(namespace string) *gentype.ClientWithList[*discoveryv1.EndpointSlice, *discoveryv1.EndpointSliceList] {
-	return gentype.NewClientWithList("endpointslices", c.groups[discoveryv1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
-		newOf[discoveryv1.EndpointSlice], newOf[discoveryv1.EndpointSliceList], gentype.PrefersProtobuf[*discoveryv1.EndpointSlice]())
 }
 
 // Leases returns a client for the Leases of a namespace.

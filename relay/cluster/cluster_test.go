@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	smartnatscheme "github.com/smartnat/smartnat/generated/clientset/versioned/scheme"
@@ -188,10 +189,10 @@ func TestClientsAskAsThoseOfClientGo(t *testing.T) {
 		theirs, ours ask
 		answers      []answer
 	}{
-		{"list Services", list(core.CoreV1().Services("")), list(ours.Services("")), both(t, inCore, services)},
-		{"watch Services", look(core.CoreV1().Services("")), look(ours.Services("")), change(t, inCore, &services.Items[0])},
-		{"list EndpointSlices", list(core.DiscoveryV1().EndpointSlices("")), list(ours.EndpointSlices("")), both(t, inCore, slices)},
-		{"watch EndpointSlices", look(core.DiscoveryV1().EndpointSlices("")), look(ours.EndpointSlices("")), change(t, inCore, &slices.Items[0])},
+		{"list Services", list(core.CoreV1().Services("")), list(ours.Of(kinds.Service, "")), both(t, inCore, services)},
+		{"watch Services", look(core.CoreV1().Services("")), look(ours.Of(kinds.Service, "")), change(t, inCore, &services.Items[0])},
+		{"list EndpointSlices", list(core.DiscoveryV1().EndpointSlices("")), list(ours.Of(kinds.EndpointSlice, "")), both(t, inCore, slices)},
+		{"watch EndpointSlices", look(core.DiscoveryV1().EndpointSlices("")), look(ours.Of(kinds.EndpointSlice, "")), change(t, inCore, &slices.Items[0])},
 		{"list Leases", list(core.CoordinationV1().Leases("smartnat")), list(ours.Leases("smartnat")), both(t, inCore, leases)},
 		{"watch Leases", look(core.CoordinationV1().Leases("smartnat")), look(ours.Leases("smartnat")), change(t, inCore, &leases.Items[0])},
 		{"apply a Lease", patch(core.CoordinationV1().Leases("smartnat"), types.ApplyPatchType), patch(ours.Leases("smartnat"), types.ApplyPatchType),
@@ -199,6 +200,10 @@ func TestClientsAskAsThoseOfClientGo(t *testing.T) {
 		{"list Mappings", list(smartnat.SmartnatV1alpha1().Mappings("")), list(ours.Mappings("")),
 			inJSON(t, inSmartNat, &v1alpha1.MappingList{Items: []v1alpha1.Mapping{{ObjectMeta: meta}}})},
 		{"watch Mappings", look(smartnat.SmartnatV1alpha1().Mappings("")), look(ours.Mappings("")), change(t, inSmartNat, &v1alpha1.Mapping{ObjectMeta: meta})},
+		{"list Mappings by kind", list(smartnat.SmartnatV1alpha1().Mappings("")), list(ours.Of(kinds.Mapping, "")),
+			inJSON(t, inSmartNat, &v1alpha1.MappingList{Items: []v1alpha1.Mapping{{ObjectMeta: meta}}})},
+		{"watch Mappings by kind", look(smartnat.SmartnatV1alpha1().Mappings("")), look(ours.Of(kinds.Mapping, "")),
+			change(t, inSmartNat, &v1alpha1.Mapping{ObjectMeta: meta})},
 		{"get a Mapping", get(smartnat.SmartnatV1alpha1().Mappings("shop")), get(ours.Mappings("shop")), inJSON(t, inSmartNat, &v1alpha1.Mapping{ObjectMeta: meta})},
 		{"apply the status of a Mapping", patch(smartnat.SmartnatV1alpha1().Mappings("shop"), types.ApplyPatchType, "status"),
 			patch(ours.Mappings("shop"), types.ApplyPatchType, "status"), inJSON(t, inSmartNat, &v1alpha1.Mapping{ObjectMeta: meta})},

@@ -14,9 +14,26 @@ import (
 	metatable "k8s.io/apimachinery/pkg/api/meta/table"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
+
+// columnsByKind has a row for each kind with columns of its own.
+var columnsByKind = map[*kinds.Kind]columns{
+	kinds.Mapping: mappingColumns, kinds.Service: serviceColumns, kinds.EndpointSlice: sliceColumns,
+}
+
+// columnsOf returns the columns of a kind: by default those that kube-apiserver prints of any object.
+func columnsOf(kind *kinds.Kind) columns {
+	if c, ok := columnsByKind[kind]; ok {
+		return c
+	}
+	return columns{
+		headers: headers("Name", "Age"),
+		cells:   func(obj watchcache.Object) ([]any, error) { return []any{obj.GetName(), age(obj)}, nil },
+	}
+}
 
 // mappingColumns are the columns of the CustomResourceDefinition, as kube-apiserver prints them.
 var mappingColumns = columns{
@@ -109,7 +126,7 @@ var (
 			for _, e := range s.Endpoints {
 				addresses = append(addresses, e.Addresses...)
 			}
-			return []any{s.Name, string(s.AddressType), few(ports), few(addresses), age(s)}, nil
+			return []any{s.Name, string(s.AddressType), joinFirst(ports), joinFirst(addresses), age(s)}, nil
 		},
 	}
 )
@@ -137,8 +154,8 @@ func orNone(s string) string {
 	return s
 }
 
-// few shows at most three values.
-func few(values []string) string {
+// joinFirst joins at most three values and counts the others.
+func joinFirst(values []string) string {
 	const most = 3
 	if len(values) > most {
 		return fmt.Sprintf("%s + %d more...", strings.Join(values[:most], ","), len(values)-most)

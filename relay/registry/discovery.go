@@ -24,7 +24,7 @@ import (
 type documents map[string]http.Handler
 
 // addDiscovery adds the discovery documents: aggregated ones, and one per group and version for older clients.
-func (d documents) addDiscovery(resources []*resource) error {
+func (d documents) addDiscovery(served []groupVersion) error {
 	groups := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList")}
 	var core, named []apidiscoveryv2.APIGroupDiscovery
 	versions := &metav1.APIVersions{
@@ -32,32 +32,30 @@ func (d documents) addDiscovery(resources []*resource) error {
 		// Required. Empty, because clients should keep using the address that they have.
 		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{},
 	}
-	for _, r := range resources {
-		gv := r.GroupVersion()
+	for _, gv := range served {
+		list := &metav1.APIResourceList{TypeMeta: typeMeta("APIResourceList"), GroupVersion: gv.String()}
+		version := apidiscoveryv2.APIVersionDiscovery{Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+		for _, r := range gv.resources {
+			list.APIResources = append(list.APIResources, r.apiResource())
+			version.Resources = append(version.Resources, r.discovery())
+		}
+		d[gv.path()] = document(list)
 		all := apidiscoveryv2.APIGroupDiscovery{
-			ObjectMeta: metav1.ObjectMeta{Name: gv.Group},
-			Versions: []apidiscoveryv2.APIVersionDiscovery{{
-				Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
-				Resources: []apidiscoveryv2.APIResourceDiscovery{r.discovery()},
-			}},
+			ObjectMeta: metav1.ObjectMeta{Name: gv.Group}, Versions: []apidiscoveryv2.APIVersionDiscovery{version},
 		}
 		if gv.Group == "" {
 			core = append(core, all)
 			versions.Versions = append(versions.Versions, gv.Version)
-		} else {
-			named = append(named, all)
-			served := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-			group := metav1.APIGroup{
-				Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{served}, PreferredVersion: served,
-			}
-			groups.Groups = append(groups.Groups, group)
-			group.TypeMeta = typeMeta("APIGroup")
-			d["/apis/"+gv.Group] = document(&group)
+			continue
 		}
-		d[r.groupVersionPath()] = document(&metav1.APIResourceList{
-			TypeMeta: typeMeta("APIResourceList"), GroupVersion: gv.String(),
-			APIResources: []metav1.APIResource{r.apiResource()},
-		})
+		named = append(named, all)
+		served := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+		group := metav1.APIGroup{
+			Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{served}, PreferredVersion: served,
+		}
+		groups.Groups = append(groups.Groups, group)
+		group.TypeMeta = typeMeta("APIGroup")
+		d["/apis/"+gv.Group] = document(&group)
 	}
 	var err error
 	if d["/api"], err = aggregated(document(versions), core); err != nil {

@@ -61,7 +61,7 @@ func (e *encoder) row(row metav1.TableRow, version watchcache.Version) (encoded,
 func (e *encoder) bookmark(version watchcache.Version, initialEnd bool) (encoded, error) {
 	// The metadata is the first field of every kind, in both encodings, so this type fits all.
 	obj := &metav1.PartialObjectMetadata{
-		TypeMeta:   e.resource.typeMeta(),
+		TypeMeta:   e.resource.TypeMeta(),
 		ObjectMeta: metav1.ObjectMeta{ResourceVersion: version.String()},
 	}
 	if initialEnd {

@@ -36,14 +36,16 @@ type Handler struct {
 // New returns a Handler for the contents of cache. Its watches end after stopping is closed.
 func New(cache *watchcache.Cache, stopping <-chan struct{}) (*Handler, error) {
 	h := &Handler{cache: cache, resources: map[schema.GroupVersionResource]*resource{}, documents: documents{}, stopping: stopping}
-	resources, err := newResources(cache)
+	served, err := newResources(cache)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range resources {
-		h.resources[r.GroupVersionResource] = r
+	for _, gv := range served {
+		for _, r := range gv.resources {
+			h.resources[r.GroupVersionResource] = r
+		}
 	}
-	if err := errors.Join(h.documents.addDiscovery(resources), h.documents.addOpenAPI(resources)); err != nil {
+	if err := errors.Join(h.documents.addDiscovery(served), h.documents.addOpenAPI(served)); err != nil {
 		return nil, err
 	}
 	return h, nil

@@ -85,7 +85,7 @@ func writeList(w http.ResponseWriter, req *http.Request, e *encoder, entries []*
 			return err
 		}
 	}
-	kind := e.resource.typeMeta()
+	kind := e.resource.TypeMeta()
 	if e.form == asMetadata {
 		kind = partialTypeMeta()
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -59,7 +60,10 @@ func (s schemas) of(t reflect.Type) *spec.Schema {
 }
 
 // reference returns a reference to the schema of a struct and adds the schema if needed.
-func (s schemas) reference(t reflect.Type) *spec.Schema {
+func (s schemas) reference(t reflect.Type) *spec.Schema { return spec.RefSchema(s.prefix + s.named(t)) }
+
+// named returns the name of the schema of a struct and adds the schema if needed.
+func (s schemas) named(t reflect.Type) string {
 	name := t.String()
 	if m, ok := reflect.Zero(t).Interface().(modelNamed); ok {
 		name = m.OpenAPIModelName()
@@ -70,7 +74,7 @@ func (s schemas) reference(t reflect.Type) *spec.Schema {
 		s.addFields(schema, t)
 		schema.Description = docs(t)[""]
 	}
-	return spec.RefSchema(s.prefix + name)
+	return name
 }
 
 func (s schemas) addFields(schema *spec.Schema, t reflect.Type) {
@@ -110,19 +114,44 @@ func (s schemas) property(t reflect.Type, description string) spec.Schema {
 	return schema
 }
 
-// addMapping adds the schema of Mappings from the CustomResourceDefinition.
-func (s schemas) addMapping(name string) error {
-	var crd apiextensionsv1.CustomResourceDefinition
-	if err := yaml.UnmarshalStrict(crds.Mapping, &crd); err != nil {
-		return fmt.Errorf("reading the CustomResourceDefinition of Mappings: %w", err)
+// addDefined adds the schema of a kind that one of our CustomResourceDefinitions defines, and returns its name. It returns
+// false for all others.
+func (s schemas) addDefined(r *resource) (name string, ours bool, err error) {
+	for _, definition := range crds.All() {
+		var crd apiextensionsv1.CustomResourceDefinition
+		if err := yaml.UnmarshalStrict(definition, &crd); err != nil {
+			return "", false, fmt.Errorf("reading a CustomResourceDefinition: %w", err)
+		}
+		if crd.Spec.Group != r.Group || crd.Spec.Names.Kind != r.Names.Kind {
+			continue
+		}
+		for i := range crd.Spec.Versions {
+			if v := &crd.Spec.Versions[i]; v.Name == r.Version && v.Schema != nil {
+				name := modelName(r)
+				return name, true, s.addSchema(name, v.Schema.OpenAPIV3Schema)
+			}
+		}
 	}
-	text, err := json.Marshal(crd.Spec.Versions[0].Schema.OpenAPIV3Schema)
+	return "", false, nil
+}
+
+// modelName returns the name that kube-apiserver gives the schema of a kind of a CustomResourceDefinition: the domain of the
+// group in reverse, the version and the kind.
+func modelName(r *resource) string {
+	labels := strings.Split(r.Group, ".")
+	slices.Reverse(labels)
+	return strings.Join(append(labels, r.Version, r.Names.Kind), ".")
+}
+
+// addSchema adds the schema of a CustomResourceDefinition.
+func (s schemas) addSchema(name string, defined *apiextensionsv1.JSONSchemaProps) error {
+	text, err := json.Marshal(defined)
 	if err != nil {
-		return fmt.Errorf("encoding the schema of Mappings: %w", err)
+		return fmt.Errorf("encoding the schema %s: %w", name, err)
 	}
 	schema := &spec.Schema{}
 	if err := json.Unmarshal(text, schema); err != nil {
-		return fmt.Errorf("reading the schema of Mappings: %w", err)
+		return fmt.Errorf("reading the schema %s: %w", name, err)
 	}
 	// The CRD leaves out apiVersion, kind and metadata; describe them as for other kinds.
 	s.addFields(schema, reflect.TypeFor[metav1.TypeMeta]())

@@ -124,7 +124,7 @@ func (s *stream) writeChanges() error {
 			return err
 		}
 		if sent := s.handler.Sent; sent != nil {
-			sent(s.resource.GroupVersionResource.Resource, written, time.Since(first))
+			sent(s.resource.Names.Resource, written, time.Since(first))
 		}
 	}
 }

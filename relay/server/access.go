@@ -103,7 +103,7 @@ func (e *entrance) record(req *http.Request, v *visit) {
 	m := e.metrics
 	verb, resource := "other", ""
 	if v.info != nil && v.info.IsResourceRequest {
-		verb, resource = knownVerb(v.info.Verb), known(v.info.Resource)
+		verb, resource = knownVerb(v.info.Verb), m.known(v.info.Resource)
 	}
 	m.requests.WithLabelValues(verb, resource, strconv.Itoa(v.code())).Inc()
 	m.bytes.WithLabelValues(verb, resource).Add(float64(v.bytes))

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/relay/cluster"
 	"github.com/smartnat/smartnat/relay/status"
 	"github.com/smartnat/smartnat/relay/watchcache"
@@ -126,11 +127,7 @@ func (o *Options) listen(c *Config) (err error) {
 
 // upstreamOf reads all namespaces.
 func upstreamOf(client *cluster.Client) Upstream {
-	return Upstream{
-		Mappings:       client.Mappings(metav1.NamespaceAll),
-		Services:       client.Services(metav1.NamespaceAll),
-		EndpointSlices: client.EndpointSlices(metav1.NamespaceAll),
-	}
+	return func(kind *kinds.Kind) listerWatcher { return client.Of(kind, metav1.NamespaceAll) }
 }
 
 // delegate leaves authentication and authorization of clients to the cluster.

@@ -21,6 +21,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/cert"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/generated/clientset/versioned"
 	smartnatfake "github.com/smartnat/smartnat/generated/clientset/versioned/fake"
@@ -62,15 +64,30 @@ var servingCert = sync.OnceValues(func() (p pair, err error) {
 
 // upstreamOfFakes reads from fake clientsets.
 func upstreamOfFakes(core kubernetes.Interface, smartnat versioned.Interface) Upstream {
-	return Upstream{
-		Mappings:       fake[*v1alpha1.MappingList]{smartnat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)},
-		Services:       fake[*corev1.ServiceList]{core.CoreV1().Services(metav1.NamespaceAll)},
-		EndpointSlices: fake[*discoveryv1.EndpointSliceList]{core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)},
+	return func(kind *kinds.Kind) listerWatcher {
+		switch kind {
+		case kinds.Mapping:
+			return fake[*v1alpha1.MappingList]{smartnat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)}
+		case kinds.Service:
+			return fake[*corev1.ServiceList]{core.CoreV1().Services(metav1.NamespaceAll)}
+		default:
+			return fake[*discoveryv1.EndpointSliceList]{core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)}
+		}
 	}
 }
 
+// typed is the client of a clientset for one kind.
+type typed[L runtime.Object] interface {
+	List(ctx context.Context, options metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
+}
+
 // fake states that a fake clientset does not support WatchList.
-type fake[L runtime.Object] struct{ listerWatcher[L] }
+type fake[L runtime.Object] struct{ typed[L] }
+
+func (f fake[L]) List(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+	return f.typed.List(ctx, options)
+}
 
 func (fake[L]) IsWatchListSemanticsUnSupported() bool { return true }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -36,6 +37,9 @@ type metrics struct {
 	eventsSent       *prometheus.CounterVec
 	eventDelay       *prometheus.HistogramVec
 	statusWrites     *prometheus.CounterVec
+
+	// resources are the names of the resources that exist.
+	resources sets.Set[string]
 }
 
 func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metrics {
@@ -49,6 +53,7 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
 	m := &metrics{
+		resources:        sets.New[string](),
 		connections:      prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "connections", Help: "Number of open connections."}),
 		connectionsEnded: counters("connections_ended_total", "Number of connections closed because of a connection limit, by reason.", "reason"),
 		tlsErrors:        counter("connection_errors_total", "Number of failed connections, most of them in the TLS handshake."),
@@ -81,9 +86,9 @@ func newMetrics(registry prometheus.Registerer, cache *watchcache.Cache) *metric
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "synced", Help: "1 if the relay has synced with the cluster, else 0.",
 		}, func() float64 { return oneIf(cache.HasSynced()) }))
-	for name, resource := range map[string]*watchcache.Resource{
-		"mappings": cache.Mappings(), "services": cache.Services(), "endpointslices": cache.EndpointSlices(),
-	} {
+	for _, resource := range cache.Resources() {
+		name := resource.Kind().Resource
+		m.resources.Insert(name)
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "objects", Help: "Number of objects visible to clients, by resource.", ConstLabels: prometheus.Labels{"resource": name},
 		}, func() float64 {
@@ -110,9 +115,8 @@ func oneIf(b bool) float64 {
 }
 
 // known maps resources that do not exist to an empty label, so that clients cannot create time series.
-func known(resource string) string {
-	switch resource {
-	case "mappings", "services", "endpointslices":
+func (m *metrics) known(resource string) string {
+	if m.resources.Has(resource) {
 		return resource
 	}
 	return ""

@@ -35,7 +35,7 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 			registry.WriteError(w, req, apierrors.NewTooManyRequests("this user has too many watches", 5))
 			return
 		}
-		open := m.watches.WithLabelValues(known(v.info.Resource))
+		open := m.watches.WithLabelValues(m.known(v.info.Resource))
 		open.Inc()
 		ctx, cancel := context.WithCancel(req.Context())
 		stop := every(ctx, c.RecheckInterval, func() {

@@ -15,8 +15,6 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,40 +24,34 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// Upstream is the cluster that the relay mirrors.
-type Upstream struct {
-	Mappings       listerWatcher[*v1alpha1.MappingList]
-	Services       listerWatcher[*corev1.ServiceList]
-	EndpointSlices listerWatcher[*discoveryv1.EndpointSliceList]
-}
+// Upstream is the cluster that the relay mirrors. It returns the client of a kind, for all namespaces.
+type Upstream func(*kinds.Kind) listerWatcher
 
 // listerWatcher lists and watches one kind. A fake may state that it does not support WatchList, by the method that
 // client-go looks for.
-type listerWatcher[L runtime.Object] interface {
-	List(ctx context.Context, options metav1.ListOptions) (L, error)
+type listerWatcher interface {
+	List(ctx context.Context, options metav1.ListOptions) (runtime.Object, error)
 	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
 // run keeps cache in sync with the cluster until ctx ends.
 func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, log logrus.FieldLogger) {
 	ctx = klog.NewContext(ctx, funcr.New(func(_, line string) { log.Debug(line) }, funcr.Options{}))
-	of := func(resource string) *observer { return &observer{metrics: m, resource: resource, log: log} }
 	var wg sync.WaitGroup
-	wg.Go(func() { reflect(ctx, u.Mappings, &v1alpha1.Mapping{}, cache.Mappings(), of("mappings")) })
-	wg.Go(func() { reflect(ctx, u.Services, &corev1.Service{}, cache.Services(), of("services")) })
-	wg.Go(func() {
-		reflect(ctx, u.EndpointSlices, &discoveryv1.EndpointSlice{}, cache.EndpointSlices(), of("endpointslices"))
-	})
+	for _, r := range cache.Resources() {
+		o := &observer{metrics: m, resource: r.Kind().Resource, log: log}
+		wg.Go(func() { reflect(ctx, u(r.Kind()), r, o) })
+	}
 	wg.Wait()
 }
 
 // reflect keeps one kind in sync.
-func reflect[T, L runtime.Object](ctx context.Context, from listerWatcher[L], expected T, into *watchcache.Resource, o *observer) {
-	isExpected := func(object runtime.Object) bool { _, ok := object.(T); return ok }
+func reflect(ctx context.Context, from listerWatcher, into *watchcache.Resource, o *observer) {
+	kind := into.Kind()
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			objects, err := from.List(ctx, options)
@@ -75,13 +67,13 @@ func reflect[T, L runtime.Object](ctx context.Context, from listerWatcher[L], ex
 			if err != nil {
 				return nil, err
 			}
-			return o.listen(w, isExpected), nil
+			return o.listen(w, kind), nil
 		},
 	}
 	// Retry after at most 5 s. client-go's default backoff grows to about a minute, which suits thousands of clients;
 	// relays are few, and gateways get no data that a relay does not have.
 	backoff := &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
-	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, from), expected, into.Store(),
+	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, from), kind.New(), into.Store(),
 		toolscache.ReflectorOptions{Backoff: backoff}).RunWithContext(ctx)
 }
 
@@ -125,7 +117,7 @@ func (o *observer) asked(verb string, err error) {
 }
 
 // listen counts and forwards the events of a watch, until either side ends it.
-func (o *observer) listen(w watch.Interface, isExpected func(runtime.Object) bool) watch.Interface {
+func (o *observer) listen(w watch.Interface, kind *kinds.Kind) watch.Interface {
 	events := make(chan watch.Event)
 	counted := watch.NewProxyWatcher(events)
 	go func() {
@@ -141,7 +133,7 @@ func (o *observer) listen(w watch.Interface, isExpected func(runtime.Object) boo
 					return
 				}
 				select {
-				case events <- o.heard(e, isExpected):
+				case events <- o.heard(e, kind):
 				case <-counted.StopChan():
 					return
 				}
@@ -153,17 +145,17 @@ func (o *observer) listen(w watch.Interface, isExpected func(runtime.Object) boo
 
 // heard counts an event. client-go ignores an event about an object of another kind. heard replaces it with an error, so
 // that the reflector lists again and learns the change that the event may have meant.
-func (o *observer) heard(e watch.Event, isExpected func(runtime.Object) bool) watch.Event {
-	kind := strings.ToLower(string(e.Type))
-	if e.Type != watch.Error && !isExpected(e.Object) {
-		kind = "unexpected"
+func (o *observer) heard(e watch.Event, kind *kinds.Kind) watch.Event {
+	counted := strings.ToLower(string(e.Type))
+	if e.Type != watch.Error && !kind.Is(e.Object) {
+		counted = "unexpected"
 		err := fmt.Errorf("unexpected watch event %q with a %T", e.Type, e.Object)
 		if !o.strange.Swap(true) {
 			o.log.WithField("resource", o.resource).WithError(err).Warn("unexpected watch event, listing again")
 		}
 		e = watch.Event{Type: watch.Error, Object: &apierrors.NewInternalError(err).ErrStatus}
 	}
-	o.upstreamEvents.WithLabelValues(o.resource, kind).Inc()
+	o.upstreamEvents.WithLabelValues(o.resource, counted).Inc()
 	o.upstreamContact.WithLabelValues(o.resource).SetToCurrentTime()
 	return e
 }

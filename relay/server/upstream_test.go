@@ -22,14 +22,13 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	corefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/kinds"
 	smartnatfake "github.com/smartnat/smartnat/generated/clientset/versioned/fake"
 	"github.com/smartnat/smartnat/relay/cluster"
 	"github.com/smartnat/smartnat/relay/watchcache"
@@ -190,7 +189,6 @@ func TestEventsOfAnotherKind(t *testing.T) {
 			o := &observer{
 				metrics: newMetrics(registry, watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory)), resource: "mappings", log: log,
 			}
-			isMapping := func(object runtime.Object) bool { _, ok := object.(*v1alpha1.Mapping); return ok }
 			for round := 1; round <= 2; round++ {
 				from := watch.NewFakeWithChanSize(len(test.says), false)
 				for _, e := range test.says {
@@ -198,7 +196,7 @@ func TestEventsOfAnotherKind(t *testing.T) {
 				}
 				from.Stop()
 				var got []watch.Event
-				for e := range o.listen(from, isMapping).ResultChan() {
+				for e := range o.listen(from, kinds.Mapping).ResultChan() {
 					if status, ok := e.Object.(*metav1.Status); ok && status.Reason == metav1.StatusReasonInternalError {
 						e.Object = nil
 					}
