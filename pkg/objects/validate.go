@@ -12,12 +12,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
 // Validate returns why no API server would have stored the object, because of its names or because of characters in any text.
@@ -25,26 +22,30 @@ import (
 // https://kubernetes.io/docs/concepts/overview/working-with-objects/names. The name of a Service may start with a digit
 // (KEP-5311). Validate does not check the rest of the object.
 func Validate(object metav1.Object) error {
-	var errs []error
-	name := validation.NameIsDNSSubdomain
-	switch o := object.(type) {
-	case *v1alpha1.Mapping:
-	case *corev1.Service:
-		name = validation.NameIsDNSLabel
-	case *discoveryv1.EndpointSlice:
-		if service, found := o.Labels[discoveryv1.LabelServiceName]; found && service != "" {
-			errs = append(errs, check("metadata.labels["+discoveryv1.LabelServiceName+"]", validation.NameIsDNSLabel, service))
-		}
-	default:
+	i := indexOf(object)
+	if i < 0 {
 		return fmt.Errorf("a gateway reads no %T", object)
 	}
-	errs = append(errs,
+	errs := []error{
 		check("metadata.namespace", validation.ValidateNamespaceName, object.GetNamespace()),
-		check("metadata.name", name, object.GetName()))
+		check("metadata.name", table[i].validName, object.GetName()),
+	}
+	if table[i].check != nil {
+		errs = append([]error{table[i].check(object)}, errs...)
+	}
 	if path, text, found := unprintable(reflect.ValueOf(object).Elem(), ""); found {
 		errs = append(errs, fmt.Errorf("%s: %s holds characters that are not printable", path, quoted(text)))
 	}
 	return oneLine(errors.Join(errs...))
+}
+
+// checkServiceName checks the name of the Service that an EndpointSlice belongs to.
+func checkServiceName(object metav1.Object) error {
+	service := object.GetLabels()[discoveryv1.LabelServiceName]
+	if service == "" {
+		return nil
+	}
+	return check("metadata.labels["+discoveryv1.LabelServiceName+"]", validation.NameIsDNSLabel, service)
 }
 
 // ID returns a readable name of an object: its kind, and its quoted namespace and name, truncated if they are too long.

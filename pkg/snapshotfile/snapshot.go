@@ -18,7 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/objects"
 )
@@ -55,13 +55,6 @@ type header struct {
 	Proofs bool `json:"proofs"`
 }
 
-// line is one object.
-type line struct {
-	Mapping       *v1alpha1.Mapping          `json:"mapping,omitempty"`
-	Service       *corev1.Service            `json:"service,omitempty"`
-	EndpointSlice *discoveryv1.EndpointSlice `json:"endpointSlice,omitempty"`
-}
-
 type end struct {
 	Objects int    `json:"objects"`
 	SHA256  string `json:"sha256"`
@@ -73,23 +66,16 @@ func encode(to io.Writer, s Saved) error {
 	if err := lines.Encode(header{Format: format, Version: version, Origin: s.Origin, At: s.At, Proofs: true}); err != nil {
 		return err
 	}
-	for _, m := range s.Mappings {
-		if err := lines.Encode(line{Mapping: m}); err != nil {
-			return err
+	n := 0
+	for _, kind := range objects.Kinds() {
+		for _, object := range kind.All(&s.Snapshot) {
+			if err := lines.Encode(map[string]any{kind.Key: object}); err != nil {
+				return err
+			}
+			n++
 		}
 	}
-	for _, o := range s.Services {
-		if err := lines.Encode(line{Service: o}); err != nil {
-			return err
-		}
-	}
-	for _, e := range s.EndpointSlices {
-		if err := lines.Encode(line{EndpointSlice: e}); err != nil {
-			return err
-		}
-	}
-	objects := len(s.Mappings) + len(s.Services) + len(s.EndpointSlices)
-	if err := lines.Encode(end{Objects: objects, SHA256: hex.EncodeToString(sum.Sum(nil))}); err != nil {
+	if err := lines.Encode(end{Objects: n, SHA256: hex.EncodeToString(sum.Sum(nil))}); err != nil {
 		return err
 	}
 	return buffered.Flush()
@@ -114,18 +100,19 @@ func decode(text []byte) (Saved, error) {
 		return Saved{}, fmt.Errorf("is damaged: its SHA-256 is %x, must be %s", sum, e.SHA256)
 	}
 	saved := Saved{Origin: h.Origin, At: h.At}
-	objects := body[min(len(first)+1, len(body)):]
-	n := 0
-	for text := range bytes.Lines(objects) {
+	n, table := 0, objects.Kinds()
+	for text := range bytes.Lines(body[min(len(first)+1, len(body)):]) {
 		n++
-		var l line
-		if err := json.Unmarshal(text, &l); err != nil {
+		kind, object, err := decodeLine(text, table)
+		if err != nil {
 			return Saved{}, fmt.Errorf("has no valid object in line %d: %w", n+1, err)
 		}
 		if !h.Proofs {
-			l.prove()
+			prove(object)
 		}
-		saved.admit(l)
+		if kind != nil && saved.admits(object) {
+			kind.Add(&saved.Snapshot, object)
+		}
 	}
 	if n != e.Objects {
 		return Saved{}, fmt.Errorf("holds %d objects, must hold %d", n, e.Objects)
@@ -133,30 +120,42 @@ func decode(text []byte) (Saved, error) {
 	return saved, nil
 }
 
+// decodeLine reads a line, which is an object under the key of its kind. It returns nil for a kind that this version does not
+// know.
+func decodeLine(text []byte, table []objects.Kind) (*objects.Kind, kinds.Object, error) {
+	var line map[string]json.RawMessage
+	if err := json.Unmarshal(text, &line); err != nil {
+		return nil, nil, err
+	}
+	for i := range table {
+		raw, found := line[table[i].Key]
+		if !found || string(raw) == "null" {
+			continue
+		}
+		object := table[i].New()
+		if err := json.Unmarshal(raw, object); err != nil {
+			return nil, nil, err
+		}
+		return &table[i], object, nil
+	}
+	return nil, nil, nil
+}
+
 // prove makes an object of a file without proofs count as proven. The version that saved it used all endpoints alike, and an
 // upgrade with a reboot must keep them until the cluster is read. That is safe: a tenant can write objects, but not this file.
-func (l line) prove() {
-	if l.Service != nil && len(l.Service.Spec.Selector) == 0 {
-		l.Service.Spec.Selector = map[string]string{"saved": "without-selector"}
-	}
-	if l.EndpointSlice != nil {
-		metav1.SetMetaDataLabel(&l.EndpointSlice.ObjectMeta, discoveryv1.LabelManagedBy, calc.SliceController)
-	}
-}
-
-// admit adds the object of a line, unless an API server would have rejected it: a valid checksum only proves that we wrote the
-// file, not that its content is valid.
-func (s *Saved) admit(l line) {
-	switch {
-	case l.Mapping != nil && s.admits(l.Mapping):
-		s.Mappings = append(s.Mappings, l.Mapping)
-	case l.Service != nil && s.admits(l.Service):
-		s.Services = append(s.Services, l.Service)
-	case l.EndpointSlice != nil && s.admits(l.EndpointSlice):
-		s.EndpointSlices = append(s.EndpointSlices, l.EndpointSlice)
+func prove(object kinds.Object) {
+	switch o := object.(type) {
+	case *corev1.Service:
+		if len(o.Spec.Selector) == 0 {
+			o.Spec.Selector = map[string]string{"saved": "without-selector"}
+		}
+	case *discoveryv1.EndpointSlice:
+		metav1.SetMetaDataLabel(&o.ObjectMeta, discoveryv1.LabelManagedBy, calc.SliceController)
 	}
 }
 
+// admits reports whether an API server would have stored an object: a valid checksum only proves that we wrote the file, not
+// that its content is valid.
 func (s *Saved) admits(object metav1.Object) bool {
 	err := objects.Validate(object)
 	if err != nil {

@@ -8,10 +8,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // arrivalTimeout bounds how long a Mapping waits for its Service and endpoints. Each kind has its own watch, so a Mapping
@@ -31,9 +32,9 @@ func (c *cluster) arrive(m *v1alpha1.Mapping) bool {
 	defer c.arriving.Unlock()
 	key := types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
 	waiting, waits := c.arrivals[key]
-	if !c.synced.Load() || c.store.complete(m) || !waits && c.store.namesTheSame(m) {
+	if !c.synced.Load() || isComplete(&c.store, m) || !waits && namesTheSame(&c.store, m) {
 		c.depart(key)
-		c.store.set(m)
+		c.store.Set(m)
 		return true
 	}
 	if waits {
@@ -46,7 +47,7 @@ func (c *cluster) arrive(m *v1alpha1.Mapping) bool {
 		late := c.arrivals[key] == waiting
 		if late {
 			delete(c.arrivals, key)
-			c.store.set(waiting.mapping)
+			c.store.Set(waiting.mapping)
 		}
 		c.arriving.Unlock()
 		if late {
@@ -58,13 +59,13 @@ func (c *cluster) arrive(m *v1alpha1.Mapping) bool {
 }
 
 // complete stores the Mappings that waited for a Service after it or its endpoints have arrived.
-func (c *cluster) complete(namespace, service string) {
+func (c *cluster) complete(service types.NamespacedName) {
 	c.arriving.Lock()
 	defer c.arriving.Unlock()
 	for key, waiting := range c.arrivals {
-		if m := waiting.mapping; m.Namespace == namespace && m.Spec.ServiceName == service && c.store.complete(m) {
+		if m := waiting.mapping; m.Namespace == service.Namespace && m.Spec.ServiceName == service.Name && isComplete(&c.store, m) {
 			c.depart(key)
-			c.store.set(waiting.mapping)
+			c.store.Set(waiting.mapping)
 		}
 	}
 }
@@ -77,32 +78,39 @@ func (c *cluster) depart(key types.NamespacedName) {
 	}
 }
 
-// complete reports whether the Service of a Mapping is known and, in mode endpoints, one of its EndpointSlices.
-func (s *store) complete(m *v1alpha1.Mapping) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, found := s.services.find(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Spec.ServiceName}}); !found {
-		return false
+// awaitedOf returns the Service whose Mappings may have waited for an object, if any.
+func awaitedOf(object kinds.Object) (types.NamespacedName, bool) {
+	switch o := object.(type) {
+	case *corev1.Service:
+		return types.NamespacedName{Namespace: o.Namespace, Name: o.Name}, true
+	case *discoveryv1.EndpointSlice:
+		return types.NamespacedName{Namespace: o.Namespace, Name: o.Labels[discoveryv1.LabelServiceName]}, true
 	}
-	if m.Spec.Mode != v1alpha1.ModeEndpoints {
-		return true
-	}
-	first, _ := s.endpointSlices.find(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace}})
-	for _, slice := range s.endpointSlices.objects[first:] {
-		if slice.Namespace != m.Namespace {
-			break
+	return types.NamespacedName{}, false
+}
+
+// isComplete reports whether the Service of a Mapping is known and, in mode endpoints, one of its EndpointSlices.
+func isComplete(s *objects.Store, m *v1alpha1.Mapping) (complete bool) {
+	s.Read(func(now objects.Snapshot) {
+		if _, complete = objects.Find(now.Services, m.Namespace, m.Spec.ServiceName); !complete || m.Spec.Mode != v1alpha1.ModeEndpoints {
+			return
 		}
-		if slice.Labels[discoveryv1.LabelServiceName] == m.Spec.ServiceName {
-			return true
+		first, _ := objects.Find(now.EndpointSlices, m.Namespace, "")
+		for _, slice := range now.EndpointSlices[first:] {
+			if complete = slice.Namespace == m.Namespace && slice.Labels[discoveryv1.LabelServiceName] == m.Spec.ServiceName; complete || slice.Namespace != m.Namespace {
+				return
+			}
 		}
-	}
-	return false
+		complete = false
+	})
+	return complete
 }
 
 // namesTheSame reports whether the known version of a Mapping names the same Service in the same mode.
-func (s *store) namesTheSame(m *v1alpha1.Mapping) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i, found := s.mappings.find(m)
-	return found && s.mappings.objects[i].Spec.ServiceName == m.Spec.ServiceName && s.mappings.objects[i].Spec.Mode == m.Spec.Mode
+func namesTheSame(s *objects.Store, m *v1alpha1.Mapping) (same bool) {
+	s.Read(func(now objects.Snapshot) {
+		i, found := objects.Find(now.Mappings, m.Namespace, m.Name)
+		same = found && now.Mappings[i].Spec.ServiceName == m.Spec.ServiceName && now.Mappings[i].Spec.Mode == m.Spec.Mode
+	})
+	return same
 }

@@ -25,7 +25,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // BenchmarkFirstSync reads 1,000 Mappings with 10 ports, their Services, and slices with 3 endpoints, as an API server
@@ -69,9 +71,9 @@ func BenchmarkFirstSync(b *testing.B) {
 
 // BenchmarkOneChange measures the path of one decoded event of a slice to the Snapshot.
 func BenchmarkOneChange(b *testing.B) {
-	var s store
+	var s objects.Store
 	for i := range 1000 {
-		s.set(strip(fullSlice(i, 0)))
+		s.Set(strip(kinds.EndpointSlice, fullSlice(i, 0)))
 	}
 	var versions []*discoveryv1.EndpointSlice
 	for i := range 100 {
@@ -79,8 +81,8 @@ func BenchmarkOneChange(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		s.set(strip(versions[i%len(versions)]))
-		s.snapshot()
+		s.Set(strip(kinds.EndpointSlice, versions[i%len(versions)]))
+		s.Snapshot()
 	}
 }
 
@@ -102,11 +104,7 @@ type api struct {
 
 func newAPI(b *testing.B, protobuf bool, n int) *api {
 	b.Helper()
-	codecs, err := newCodecs()
-	if err != nil {
-		b.Fatal(err)
-	}
-	a := &api{codecs: codecs, protobuf: protobuf, objects: map[string][]apiruntime.Object{}}
+	a := &api{codecs: newCodecs(), protobuf: protobuf, objects: map[string][]apiruntime.Object{}}
 	for i := range n {
 		a.objects["mappings"] = append(a.objects["mappings"], fullMapping(i))
 		a.objects["services"] = append(a.objects["services"], fullService(i))

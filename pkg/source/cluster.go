@@ -11,14 +11,13 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/sirupsen/logrus"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/objects"
 )
@@ -27,8 +26,8 @@ import (
 type cluster struct {
 	informers []cache.SharedIndexInformer
 	handlers  []cache.DoneChecker
-	store     store
-	door      door
+	store     objects.Store
+	validator validator
 	// arrivals holds the Mappings that wait for their Service or endpoints.
 	arriving sync.Mutex
 	arrivals map[types.NamespacedName]*arrival
@@ -43,29 +42,31 @@ func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*clus
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	codecs, err := newCodecs()
-	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
-	}
+	codecs := newCodecs()
 	log = log.WithField("server", cfg.Host)
 	c := &cluster{
-		arrivals: map[types.NamespacedName]*arrival{}, changed: changed, contact: newContact(log), door: door{log: log}, log: log,
+		arrivals: map[types.NamespacedName]*arrival{}, changed: changed, contact: newContact(log), validator: validator{log: log}, log: log,
 	}
 	for _, r := range resources() {
 		client, err := newResourceClient(cfg, httpClient, codecs, r, c.contact)
 		if err != nil {
 			return nil, fmt.Errorf("source: %s: %w", r.Resource, err)
 		}
-		if err := c.add(cache.NewSharedIndexInformer(client.listerWatcher(), r.object, 0, nil)); err != nil {
+		if err := c.add(r.Kind, cache.NewSharedIndexInformer(client.listerWatcher(), r.object, 0, nil)); err != nil {
 			return nil, fmt.Errorf("source: %s: %w", r.Resource, err)
 		}
 	}
 	return c, nil
 }
 
-func (c *cluster) add(informer cache.SharedIndexInformer) error {
+func (c *cluster) add(kind *kinds.Kind, informer cache.SharedIndexInformer) error {
 	known := informer.GetStore()
-	if err := informer.SetTransform(func(object any) (any, error) { return unlessKnown(known, strip(object)), nil }); err != nil {
+	if err := informer.SetTransform(func(object any) (any, error) {
+		if !kind.Is(object) {
+			return object, nil
+		}
+		return unlessKnown(known, kind, strip(kind, object.(kinds.Object))), nil
+	}); err != nil {
 		return err
 	}
 	// contact reports errors of lists and watches; client-go would log each retry.
@@ -92,8 +93,8 @@ func (c *cluster) add(informer cache.SharedIndexInformer) error {
 
 // unlessKnown returns the known object if the current one has the same content. A relist, or a change of fields that
 // gateways do not use, then takes no memory and causes no event.
-func unlessKnown(known cache.Store, current any) any {
-	if old, exists, err := known.Get(current); err == nil && exists && same(old, current) {
+func unlessKnown(known cache.Store, kind *kinds.Kind, current kinds.Object) any {
+	if old, exists, err := known.Get(current); err == nil && exists && kind.Is(old) && kind.Same(old.(kinds.Object), current) {
 		return old
 	}
 	return current
@@ -101,23 +102,20 @@ func unlessKnown(known cache.Store, current any) any {
 
 // set stores an object. A rejected object replaces its earlier version by nothing.
 func (c *cluster) set(object any) {
-	meta, ok := object.(metav1.Object)
-	if !ok || !c.door.admits(meta) {
+	o, ok := object.(kinds.Object)
+	if !ok || !c.validator.accept(o) {
 		c.drop(object)
 		return
 	}
-	switch o := object.(type) {
-	case *v1alpha1.Mapping:
-		if c.arrive(o) {
+	if m, ok := o.(*v1alpha1.Mapping); ok {
+		if c.arrive(m) {
 			c.event()
 		}
 		return
-	case *corev1.Service:
-		c.store.set(o)
-		c.complete(o.Namespace, o.Name)
-	case *discoveryv1.EndpointSlice:
-		c.store.set(o)
-		c.complete(o.Namespace, o.Labels[discoveryv1.LabelServiceName])
+	}
+	c.store.Set(o)
+	if service, awaited := awaitedOf(o); awaited {
+		c.complete(service)
 	}
 	c.event()
 }
@@ -127,7 +125,7 @@ func (c *cluster) remove(object any) {
 		object = last.Obj
 	}
 	if meta, ok := object.(metav1.Object); ok {
-		c.door.forget(meta)
+		c.validator.forget(meta)
 	}
 	c.drop(object)
 }
@@ -139,7 +137,9 @@ func (c *cluster) drop(object any) {
 		c.depart(types.NamespacedName{Namespace: m.Namespace, Name: m.Name})
 		c.arriving.Unlock()
 	}
-	c.store.remove(object)
+	if o, ok := object.(kinds.Object); ok {
+		c.store.Remove(o)
+	}
 	c.event()
 }
 
@@ -169,11 +169,11 @@ func (c *cluster) Run(ctx context.Context) error {
 func (c *cluster) HasSynced() bool { return c.synced.Load() }
 
 // Snapshot implements Source.
-func (c *cluster) Snapshot() objects.Snapshot { return c.store.snapshot() }
+func (c *cluster) Snapshot() objects.Snapshot { return c.store.Snapshot() }
 
 // Contact implements Source.
 func (c *cluster) Contact() Contact {
 	contact := c.contact.get()
-	contact.Rejected = c.door.count()
+	contact.Rejected = c.validator.count()
 	return contact
 }

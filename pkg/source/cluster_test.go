@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
 )
@@ -346,8 +347,9 @@ func TestStrip(t *testing.T) {
 	labelled.Labels = map[string]string{discoveryv1.LabelServiceName: "s", discoveryv1.LabelManagedBy: "c"}
 	node, ready := "node1", true
 	for _, test := range []struct {
-		name         string
-		object, want any
+		name   string
+		object kinds.Object
+		want   any
 	}{
 		{"Mapping", &v1alpha1.Mapping{ObjectMeta: full, Spec: v1alpha1.MappingSpec{ServiceName: "s"}, Status: v1alpha1.MappingStatus{ServiceVIP: "v"}},
 			&v1alpha1.Mapping{ObjectMeta: aged, Spec: v1alpha1.MappingSpec{ServiceName: "s"}}},
@@ -355,10 +357,10 @@ func TestStrip(t *testing.T) {
 			&corev1.Service{ObjectMeta: slim, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}}}},
 		{"EndpointSlice", &discoveryv1.EndpointSlice{ObjectMeta: full, Endpoints: []discoveryv1.Endpoint{{
 			Addresses: []string{"10.244.1.10"}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: &corev1.ObjectReference{Name: "pod"}}}},
-			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}}},
+			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}}}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, strip(test.object)); diff != "" {
+			if diff := cmp.Diff(test.want, strip(kinds.Of(test.object), test.object)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

@@ -35,9 +35,9 @@ func newContact(log logrus.FieldLogger) *contact {
 	return &contact{log: log, now: time.Now, failing: map[request]bool{}}
 }
 
-// judge records the result of a request and, on failure, moves the next one to another server. It reports whether the
+// recordResult records the result of a request and, on failure, moves the next one to another server. It reports whether the
 // request failed. An error that is part of the handshake counts neither as failure nor as success.
-func (c *contact) judge(ctx context.Context, by *answeredBy, resource, verb string, asked metav1.ListOptions, err error) (failed bool) {
+func (c *contact) recordResult(ctx context.Context, by *answeredBy, resource, verb string, asked metav1.ListOptions, err error) (failed bool) {
 	if isHandshake(asked, err) {
 		return false
 	}
@@ -59,7 +59,7 @@ func (c *contact) observe(ctx context.Context, server, resource, verb string, er
 	if err != nil {
 		c.failing[request{resource, verb}] = true
 		c.state.Failures++
-		c.state.Why = resource + ": " + inShort(server, err)
+		c.state.Why = resource + ": " + summarize(server, err)
 	} else if verb != "watch" { // an open watch may still bring nonsense: its events count
 		c.state.Last = now
 		delete(c.failing, request{resource, verb})
@@ -86,9 +86,9 @@ func (c *contact) get() Contact {
 	return c.state
 }
 
-// inShort returns err on one line with the name of the server, but without the URL of the request, which is long and
+// summarize returns err on one line with the name of the server, but without the URL of the request, which is long and
 // differs each time.
-func inShort(server string, err error) string {
+func summarize(server string, err error) string {
 	if inner := new(url.Error); errors.As(err, &inner) {
 		err = inner.Err
 		if asked, parseErr := url.Parse(inner.URL); parseErr == nil && server == "" {

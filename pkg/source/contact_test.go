@@ -36,7 +36,7 @@ func TestWhyIsShort(t *testing.T) {
 		{"an error that names no server", "", &url.Error{Op: "Get", URL: "https://10.10.0.11:8443/", Err: untrusted}, "10.10.0.11:8443: tls: unknown authority"},
 		{"refusal by the server", "10.10.0.12:8443", apierrors.NewUnauthorized("Unauthorized"), "10.10.0.12:8443: Unauthorized"},
 	} {
-		if got := inShort(test.server, test.err); got != test.want {
+		if got := summarize(test.server, test.err); got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
 	}

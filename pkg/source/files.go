@@ -31,7 +31,7 @@ type files struct {
 	mu      sync.Mutex
 	synced  bool
 	contact Contact
-	objects store
+	objects objects.Store
 }
 
 func newFiles(paths []string, changed func(), log logrus.FieldLogger) *files {
@@ -102,7 +102,7 @@ func (f *files) read() {
 			f.log.Info("files are valid again")
 		}
 		f.contact = Contact{Last: time.Now(), Failures: f.contact.Failures}
-		differs = f.objects.replace(snapshot) || !f.synced
+		differs = f.objects.Replace(snapshot) || !f.synced
 		f.synced = true
 	}
 	f.mu.Unlock()
@@ -119,7 +119,7 @@ func (f *files) HasSynced() bool {
 }
 
 // Snapshot implements Source.
-func (f *files) Snapshot() objects.Snapshot { return f.objects.snapshot() }
+func (f *files) Snapshot() objects.Snapshot { return f.objects.Snapshot() }
 
 // Contact implements Source.
 func (f *files) Contact() Contact {

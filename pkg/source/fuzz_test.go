@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/pkg/calc"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -57,10 +58,7 @@ func FuzzAnswer(f *testing.F) {
 	klog.SetOutput(io.Discard)
 	server := &anything{}
 	var clients []*resourceClient
-	codecs, err := newCodecs()
-	if err != nil {
-		f.Fatal(err)
-	}
+	codecs := newCodecs()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	for _, r := range resources() {
@@ -90,12 +88,12 @@ func FuzzAnswer(f *testing.F) {
 		if proto {
 			server.contentType = runtime.ContentTypeProtobuf
 		}
-		var known store
+		var known objects.Store
 		take := func(object runtime.Object) error {
 			if m, err := meta.Accessor(object); err != nil || m.GetName() == "" || m.GetNamespace() == "" {
 				t.Errorf("%q is taken for an object", body)
 			}
-			known.set(strip(object))
+			known.Set(strip(client.Kind, object.(kinds.Object)))
 			return nil
 		}
 		if watch {
@@ -118,7 +116,7 @@ func FuzzAnswer(f *testing.F) {
 				t.Errorf("%q is taken for a list", body)
 			}
 		}
-		consistent(t, known.snapshot())
+		consistent(t, known.Snapshot())
 	})
 }
 
@@ -150,10 +148,7 @@ func (a *anything) RoundTrip(req *http.Request) (*http.Response, error) {
 func protobufOf(f *testing.F, object runtime.Object) []byte {
 	f.Helper()
 	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ServiceList"))
-	scheme, err := newScheme()
-	if err != nil {
-		f.Fatal(err)
-	}
+	scheme := newScheme()
 	var b bytes.Buffer
 	if err := protobuf.NewSerializer(scheme, scheme).Encode(object, &b); err != nil {
 		f.Fatal(err)

@@ -7,70 +7,51 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// resource is a kind and its types. The clientsets would load the types of all kinds into memory.
+// resource is a kind and an empty object and list of it.
 type resource struct {
-	schema.GroupVersionResource
+	*kinds.Kind
 	object, list runtime.Object
-	// protobuf is set if the server can send the kind as protobuf, which is smaller and cheaper to encode and decode.
-	protobuf bool
 }
 
-func resources() []resource {
-	return []resource{
-		{
-			GroupVersionResource: v1alpha1.SchemeGroupVersion.WithResource("mappings"),
-			object:               &v1alpha1.Mapping{}, list: &v1alpha1.MappingList{},
-		},
-		{
-			GroupVersionResource: corev1.SchemeGroupVersion.WithResource("services"), protobuf: true,
-			object: &corev1.Service{}, list: &corev1.ServiceList{},
-		},
-		{
-			GroupVersionResource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), protobuf: true,
-			object: &discoveryv1.EndpointSlice{}, list: &discoveryv1.EndpointSliceList{},
-		},
+func resources() (all []resource) {
+	for _, kind := range kinds.All() {
+		all = append(all, resource{kind, kind.New(), kind.NewList()})
 	}
+	return all
 }
 
-// newScheme registers only the kinds that a gateway uses.
-func newScheme() (*runtime.Scheme, error) {
+// newScheme registers only the kinds that a gateway uses. The clientsets would load the types of all kinds into memory.
+func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("registering Mapping: %w", err)
-	}
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{}, &corev1.List{})
-	scheme.AddKnownTypes(discoveryv1.SchemeGroupVersion, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
-	return scheme, nil
+	kinds.AddToScheme(scheme, kinds.All())
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.List{})
+	return scheme
 }
 
 // newCodecs returns the codecs of a client, which also decode watch events and errors.
-func newCodecs() (serializer.CodecFactory, error) {
-	scheme, err := newScheme()
-	if err != nil {
-		return serializer.CodecFactory{}, err
+func newCodecs() serializer.CodecFactory {
+	scheme := newScheme()
+	for _, kind := range kinds.All() {
+		metav1.AddToGroupVersion(scheme, kind.GroupVersion())
 	}
-	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
-	metav1.AddToGroupVersion(scheme, discoveryv1.SchemeGroupVersion)
-	return serializer.NewCodecFactory(scheme), nil
+	return serializer.NewCodecFactory(scheme)
 }
 
 // resourceClient lists and watches a resource in all namespaces and reports each result to contact.
@@ -88,7 +69,7 @@ func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs seriali
 	// With this profile, a relay sends only the fields that gateways use.
 	const profile = ";profile=" + v1alpha1.GatewayProfile
 	accept := runtime.ContentTypeJSON + profile
-	if r.protobuf {
+	if r.Protobuf {
 		accept = runtime.ContentTypeProtobuf + profile + "," + accept
 	}
 	cfg = rest.CopyConfig(cfg)
@@ -131,7 +112,7 @@ func (c *resourceClient) list(ctx context.Context, options metav1.ListOptions) (
 	if err == nil {
 		err = c.checkList(list)
 	}
-	return list, c.contact.judge(ctx, by, c.Resource, "list", options, err), err
+	return list, c.contact.recordResult(ctx, by, c.Resource, "list", options, err), err
 }
 
 // watch returns the same as list.
@@ -139,10 +120,10 @@ func (c *resourceClient) watch(ctx context.Context, options metav1.ListOptions) 
 	options.Watch = true
 	ctx, by := whoAnswers(ctx)
 	w, err := c.request(options).Watch(ctx)
-	if failed := c.contact.judge(ctx, by, c.Resource, "watch", options, err); err != nil {
+	if failed := c.contact.recordResult(ctx, by, c.Resource, "watch", options, err); err != nil {
 		return nil, failed, err
 	}
-	tell := func(err error) bool { return c.contact.judge(ctx, by, c.Resource, "events", options, err) }
+	tell := func(err error) bool { return c.contact.recordResult(ctx, by, c.Resource, "events", options, err) }
 	return newCheckedWatch(c.resource, w, options.SendInitialEvents != nil, tell), false, nil
 }
 

@@ -16,13 +16,13 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
-	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/pkg/objects"
 )
 
@@ -33,10 +33,7 @@ const stdinPath = "-"
 // a path is "-". The namespace defaults to "default". The error has one line per problem, which names the file and the
 // document.
 func ReadFiles(paths []string, stdin io.Reader) (objects.Snapshot, error) {
-	r, err := newReader()
-	if err != nil {
-		return objects.Snapshot{}, err
-	}
+	r := newReader()
 	for _, path := range paths {
 		if path == stdinPath {
 			r.readAll("stdin", stdin)
@@ -50,7 +47,7 @@ func ReadFiles(paths []string, stdin io.Reader) (objects.Snapshot, error) {
 			r.readFile(file)
 		}
 	}
-	return r.objects.snapshot(), errors.Join(r.errs...)
+	return r.objects.Snapshot(), errors.Join(r.errs...)
 }
 
 // filesOf returns the path itself, or the manifests directly in a folder, like kubectl without --recursive.
@@ -82,20 +79,16 @@ func isManifest(name string) bool {
 // reader collects objects and errors from several files.
 type reader struct {
 	decoder runtime.Decoder
-	objects store
+	objects objects.Store
 	// places maps kind, namespace and name to the place of an object.
 	places map[string]string
 	errs   []error
 }
 
-func newReader() (*reader, error) {
+func newReader() *reader {
 	// Only the kinds in use: any other kind is a mistake to report.
-	scheme, err := newScheme()
-	if err != nil {
-		return nil, err
-	}
-	codecs := serializer.NewCodecFactory(scheme, serializer.EnableStrict)
-	return &reader{decoder: codecs.UniversalDeserializer(), places: map[string]string{}}, nil
+	codecs := serializer.NewCodecFactory(newScheme(), serializer.EnableStrict)
+	return &reader{decoder: codecs.UniversalDeserializer(), places: map[string]string{}}
 }
 
 func (r *reader) readFile(path string) {
@@ -136,36 +129,32 @@ func isEmpty(document []byte) bool {
 }
 
 func (r *reader) decode(place string, document []byte) {
-	object, kind, err := r.decoder.Decode(document, nil, nil)
+	object, _, err := r.decoder.Decode(document, nil, nil)
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s: %w", place, explain(err)))
 		return
 	}
-	switch o := object.(type) {
-	case *corev1.List:
-		for i := range o.Items {
-			r.decode(fmt.Sprintf("%s: item %d", place, i+1), o.Items[i].Raw)
+	if list, ok := object.(*corev1.List); ok {
+		for i := range list.Items {
+			r.decode(fmt.Sprintf("%s: item %d", place, i+1), list.Items[i].Raw)
 		}
-	case *v1alpha1.MappingList:
-		for i := range o.Items {
-			r.add(place, "Mapping", &o.Items[i])
+		return
+	}
+	add := func(object runtime.Object) error {
+		if kind := kinds.Of(object); kind != nil {
+			r.add(place, kind, object.(kinds.Object))
 		}
-	case *corev1.ServiceList:
-		for i := range o.Items {
-			r.add(place, "Service", &o.Items[i])
-		}
-	case *discoveryv1.EndpointSliceList:
-		for i := range o.Items {
-			r.add(place, "EndpointSlice", &o.Items[i])
-		}
-	case metav1.Object:
-		r.add(place, kind.Kind, o)
+		return nil
+	}
+	if !meta.IsListType(object) {
+		_ = add(object) // never fails
+	} else if err := meta.EachListItem(object, add); err != nil {
+		r.errs = append(r.errs, fmt.Errorf("%s: %w", place, err))
 	}
 }
 
 // explain returns a decoding error as one line.
 func explain(err error) error {
-	const want = "%s; must be Mapping (%s), Service (v1), EndpointSlice (%s) or a List of them"
 	text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "strict decoding error: ")), " ")
 	switch {
 	case runtime.IsMissingKind(err):
@@ -175,28 +164,29 @@ func explain(err error) error {
 	case !runtime.IsNotRegisteredError(err):
 		return errors.New(text)
 	}
-	return fmt.Errorf(want, text, v1alpha1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion)
+	var want []string
+	for _, kind := range kinds.All() {
+		want = append(want, fmt.Sprintf("%s (%s)", kind.Kind, kind.GroupVersion()))
+	}
+	return fmt.Errorf("%s; must be %s or a List of them", text, strings.Join(want, ", "))
 }
 
-func (r *reader) add(place, kind string, object metav1.Object) {
+func (r *reader) add(place string, kind *kinds.Kind, object kinds.Object) {
 	if object.GetName() == "" {
-		r.errs = append(r.errs, fmt.Errorf("%s: metadata.name: the %s must have a name", place, kind))
+		r.errs = append(r.errs, fmt.Errorf("%s: metadata.name: the %s must have a name", place, kind.Kind))
 		return
 	}
 	object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
-	kept, ok := strip(object).(metav1.Object)
-	if !ok {
-		return // unreachable: strip returns one of the three kinds
-	}
+	kept := strip(kind, object)
 	if err := objects.Validate(kept); err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s: %s: %w", place, objects.ID(object), err))
 		return
 	}
-	id := fmt.Sprintf("%s %s/%s", kind, object.GetNamespace(), object.GetName())
+	id := fmt.Sprintf("%s %s/%s", kind.Kind, object.GetNamespace(), object.GetName())
 	if first, twice := r.places[id]; twice {
 		r.errs = append(r.errs, fmt.Errorf("%s: %s is already in %s", place, id, first))
 		return
 	}
 	r.places[id] = place
-	r.objects.set(kept)
+	r.objects.Set(kept)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/pkg/objects"
@@ -337,4 +338,8 @@ func names(s objects.Snapshot) string {
 		all = append(all, "EndpointSlice "+e.Name)
 	}
 	return strings.Join(all, ", ")
+}
+
+func service(namespace, name, ip string) *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip}}
 }

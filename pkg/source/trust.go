@@ -77,10 +77,10 @@ const watchDecoding = metav1.CauseType("ClientWatchDecoding")
 var errCutOff = errors.New("the watch ended within a second or before all initial events")
 
 const (
-	// settledAfter is the time after which a watch without events counts as working.
-	settledAfter = 10 * time.Second
-	// hasty is the minimum duration of a normal watch: a shorter one must not be reopened at once.
-	hasty = time.Second
+	// healthyAfter is the time after which a watch without events counts as working.
+	healthyAfter = 10 * time.Second
+	// minWatchDuration is the minimum duration of a normal watch: a shorter one must not be reopened at once.
+	minWatchDuration = time.Second
 )
 
 // checkedWatch ends with an error at the first invalid event. client-go would ignore the event and miss a change; after an
@@ -107,17 +107,17 @@ func newCheckedWatch(r resource, of watch.Interface, initial bool, tell func(err
 func (w *checkedWatch) pass(r resource, initial bool, tell func(error) bool) {
 	defer close(w.events)
 	began := time.Now()
-	settled := time.NewTimer(settledAfter)
-	defer settled.Stop()
+	healthy := time.NewTimer(healthyAfter)
+	defer healthy.Stop()
 	for {
 		select {
-		case <-settled.C:
+		case <-healthy.C:
 			tell(nil)
 		case event, more := <-w.of.ResultChan():
 			if !more {
 				// Without an error client-go would reopen the watch at once, forever. With one it lists, which shows the
 				// state of the server.
-				if initial || time.Since(began) < hasty {
+				if initial || time.Since(began) < minWatchDuration {
 					w.fail(errCutOff)
 				}
 				return

@@ -16,9 +16,9 @@ import (
 // maxNamed bounds the memory of rejected objects, and so the number of log lines about them.
 const maxNamed = 1000
 
-// door rejects objects that no API server would have stored, whichever server sent them. It counts rejections and logs
+// validator rejects objects that no API server would have stored, whichever server sent them. It counts rejections and logs
 // each object once.
-type door struct {
+type validator struct {
 	log logrus.FieldLogger
 
 	mu       sync.Mutex
@@ -35,37 +35,37 @@ func keyOf(object metav1.Object) objectKey {
 	return objectKey{reflect.TypeOf(object), object.GetNamespace(), object.GetName()}
 }
 
-// admits reports whether an object is valid.
-func (d *door) admits(object metav1.Object) bool {
+// accept reports whether an object is valid.
+func (v *validator) accept(object metav1.Object) bool {
 	err := objects.Validate(object)
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if err == nil {
-		delete(d.named, keyOf(object))
+		delete(v.named, keyOf(object))
 		return true
 	}
-	d.rejected++
-	if _, known := d.named[keyOf(object)]; known || len(d.named) >= maxNamed {
+	v.rejected++
+	if _, known := v.named[keyOf(object)]; known || len(v.named) >= maxNamed {
 		return false
 	}
-	if d.named == nil {
-		d.named = map[objectKey]struct{}{}
+	if v.named == nil {
+		v.named = map[objectKey]struct{}{}
 	}
-	d.named[keyOf(object)] = struct{}{}
-	d.log.WithError(err).WithField("object", objects.ID(object)).Warn("rejected invalid object")
+	v.named[keyOf(object)] = struct{}{}
+	v.log.WithError(err).WithField("object", objects.ID(object)).Warn("rejected invalid object")
 	return false
 }
 
 // forget removes a deleted object from the memory of rejected ones.
-func (d *door) forget(object metav1.Object) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.named, keyOf(object))
+func (v *validator) forget(object metav1.Object) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.named, keyOf(object))
 }
 
 // count returns the number of rejections since the start.
-func (d *door) count() int64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.rejected
+func (v *validator) count() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.rejected
 }
