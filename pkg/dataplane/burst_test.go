@@ -145,9 +145,9 @@ func (b *batches) applies() (n, inEffect int) {
 func TestKernelBurst(t *testing.T) {
 	// The worker writes from threads of the Go runtime. All of them are in the namespaces in which the tests started.
 	testenv.RequireKernel(t)
-	for _, backend := range []string{"legacy", "nft"} {
-		t.Run(backend, func(t *testing.T) {
-			h := newHost(t, backend)
+	for _, row := range backends {
+		t.Run(row.name, func(t *testing.T) {
+			h := newHost(t, row.new(t))
 			source := newCluster(*burstPorts)
 			plane := &batches{Dataplane: h.start(), source: source}
 			log, hook := logtest.NewNullLogger()
@@ -160,7 +160,7 @@ func TestKernelBurst(t *testing.T) {
 			ended := make(chan error)
 			go func() { ended <- control.Run(ctx, source) }()
 			<-ready
-			begun, before := make([]int, *burstChanges+1), h.tables.Execs()
+			begun, before := make([]int, *burstChanges+1), h.execs()
 			for ticker, n := time.NewTicker(*burstOver/time.Duration(*burstChanges)), 0; n < *burstChanges; {
 				<-ticker.C
 				applies, _ := plane.applies()
@@ -186,8 +186,8 @@ func TestKernelBurst(t *testing.T) {
 				}
 			}
 			t.Logf("%d changes of %d ports in %v: %d applies, the longest %v, %d executions; last change in effect after %v",
-				*burstChanges, *burstPorts, *burstOver, len(plane.took)-1, slices.Max(plane.took[1:]), h.tables.Execs()-before, time.Since(last))
-			if execs := h.tables.Execs() - before; execs > int64(len(plane.took)-1) {
+				*burstChanges, *burstPorts, *burstOver, len(plane.took)-1, slices.Max(plane.took[1:]), h.execs()-before, time.Since(last))
+			if execs := h.execs() - before; execs > int64(len(plane.took)-1) {
 				t.Errorf("%d executions, want at most one for each Apply", execs)
 			}
 			for _, line := range hook.AllEntries() {

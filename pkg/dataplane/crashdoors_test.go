@@ -43,23 +43,16 @@ func (l *life) write(step string, do func() error) error {
 // several writes, so that the process also dies between the steps.
 func mortal(opts parts, writes int) (*dataplane.Dataplane, *life) {
 	l := &life{left: writes}
-	opts.Program = mortalTables{opts.Program, l}
-	if opts.Sets != nil {
-		opts.Sets = mortalSets{opts.Sets, opts.own, l}
-	}
-	opts.Routes = mortalRoutes{opts.Routes, l}
-	opts.Sysctls = mortalSysctls{opts.Sysctls, l}
-	opts.Conntrack = mortalConntrack{opts.Conntrack, l}
-	return opts.dataplane(), l
+	return opts.mortal(l), l
 }
 
-type mortalTables struct {
+type mortalProgram struct {
 	iptables.Program
 	life *life
 }
 
 // Restore commits table by table, as iptables-restore does.
-func (m mortalTables) Restore(ctx context.Context, batch ruleset.Batch) error {
+func (m mortalProgram) Restore(ctx context.Context, batch ruleset.Batch) error {
 	for _, table := range batch.Tables {
 		one := ruleset.Batch{Family: batch.Family, Tables: []ruleset.TableBatch{table}}
 		err := m.life.write(fmt.Sprintf("IPv%d %s", batch.Family, table.Name), func() error { return m.Program.Restore(ctx, one) })
@@ -71,7 +64,7 @@ func (m mortalTables) Restore(ctx context.Context, batch ruleset.Batch) error {
 }
 
 // IsOnlyWrite is always false, because the tables are written one by one.
-func (m mortalTables) IsOnlyWrite(uint64, uint64, int) bool { return false }
+func (m mortalProgram) IsOnlyWrite(uint64, uint64, int) bool { return false }
 
 type mortalSets struct {
 	iptables.Sets

@@ -101,24 +101,25 @@ func (h *host) crashAllTheWay(t *testing.T, c change, probes []probe) crashes {
 // change.
 func TestKernelTornBatch(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
+		b := h.iptables(t)
 		state := gateway.State{
 			Forwards: []*gateway.Forward{forward("198.51.100.10", 8080, "10.244.1.2")},
 			Uplinks:  []gateway.Uplink{{Link: "eth1", Number: 1, Connected: prefixes("198.51.100.0/24")}},
 		}
 		observe := func() ruleset.Ruleset {
-			rs, err := h.tables.Save(t.Context(), gateway.IPv4)
+			rs, err := b.tables.Save(t.Context(), gateway.IPv4)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return rs
 		}
 		restore := func(input string, args ...string) error {
-			cmd := exec.CommandContext(t.Context(), "iptables-"+h.backend+"-restore", args...)
+			cmd := exec.CommandContext(t.Context(), "iptables-"+b.variant+"-restore", args...)
 			cmd.Stdin = strings.NewReader(input)
 			return cmd.Run()
 		}
-		before, reset := observe(), run(t, "iptables-"+h.backend+"-save", "")
-		want := rules.Build(state, gateway.IPv4, rules.Options{Ownership: gateway.DefaultOwnership(), RandomFully: h.tables.RandomFully()})
+		before, reset := observe(), run(t, "iptables-"+b.variant+"-save", "")
+		want := rules.Build(state, gateway.IPv4, rules.Options{Ownership: gateway.DefaultOwnership(), RandomFully: b.tables.RandomFully()})
 		batch := ruleset.Diff(before, want, gateway.DefaultOwnership().ChainPrefix)
 		whole, at, torn := string(batch.Text()), 0, 0
 		for line := range strings.Lines(whole) {

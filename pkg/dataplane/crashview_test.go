@@ -28,19 +28,8 @@ type view struct {
 
 func look(t *testing.T, opts parts) view {
 	t.Helper()
-	v := view{tracers: map[gateway.Family]*ruleset.Tracer{}, sysctls: map[string]string{}}
-	sets, err := opts.Sets.Observe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range opts.Program.Families() {
-		rules, err := opts.Program.Save(t.Context(), family)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rules.Sets = sets
-		v.tracers[family] = ruleset.NewTracer(rules)
-	}
+	v := view{tracers: opts.tracers(t), sysctls: map[string]string{}}
+	var err error
 	if v.routing, err = opts.Routes.Observe(); err != nil {
 		t.Fatal(err)
 	}

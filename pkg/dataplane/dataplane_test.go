@@ -18,12 +18,14 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
-// parts are what a Dataplane with iptables is made of.
+// parts are what a Dataplane is made of.
 type parts struct {
-	own         gateway.Ownership
+	own       gateway.Ownership
+	guardOnly []gateway.Family
+	unused    iptables.UnusedTables
+	// backend makes the Ruleset, if set. Otherwise it is iptables with Program and Sets.
+	backend     rulesetMaker
 	randomFully bool
-	guardOnly   []gateway.Family
-	unused      iptables.UnusedTables
 
 	Program   iptables.Program
 	Sets      iptables.Sets
@@ -32,18 +34,64 @@ type parts struct {
 	Conntrack dataplane.Conntrack
 }
 
-func (p parts) dataplane() *dataplane.Dataplane {
+// rulesetMaker is what crash tests need of a backend.
+type rulesetMaker interface {
+	ruleset(guardOnly []gateway.Family, life *life) dataplane.Ruleset
+	tracers(t *testing.T) map[gateway.Family]*ruleset.Tracer
+}
+
+func (p parts) dataplane() *dataplane.Dataplane { return p.mortal(nil) }
+
+// mortal returns a Dataplane whose writes end with the life, if that is set.
+func (p parts) mortal(life *life) *dataplane.Dataplane {
 	opts := dataplane.Options{
-		Ownership: p.own, GuardOnly: p.guardOnly,
-		Ruleset: iptables.New(iptables.Options{
-			Ownership: p.own, Program: p.Program, Sets: p.Sets, RandomFully: p.randomFully, GuardOnly: p.guardOnly,
-		}),
-		Routes: p.Routes, Sysctls: p.Sysctls, Conntrack: p.Conntrack,
+		Ownership: p.own, GuardOnly: p.guardOnly, Ruleset: p.ruleset(life), Routes: p.Routes, Sysctls: p.Sysctls, Conntrack: p.Conntrack,
+	}
+	if life != nil {
+		opts.Routes, opts.Sysctls = mortalRoutes{p.Routes, life}, mortalSysctls{p.Sysctls, life}
+		opts.Conntrack = mortalConntrack{p.Conntrack, life}
 	}
 	if p.unused != nil {
 		opts.Leftovers = []dataplane.Leftovers{iptables.NewLeftovers(p.unused, p.own)}
 	}
 	return dataplane.New(opts)
+}
+
+func (p parts) ruleset(life *life) dataplane.Ruleset {
+	if p.backend != nil {
+		return p.backend.ruleset(p.guardOnly, life)
+	}
+	if life != nil {
+		p.Program = mortalProgram{p.Program, life}
+		if p.Sets != nil {
+			p.Sets = mortalSets{p.Sets, p.own, life}
+		}
+	}
+	return iptables.New(iptables.Options{
+		Ownership: p.own, Program: p.Program, Sets: p.Sets, RandomFully: p.randomFully, GuardOnly: p.guardOnly,
+	})
+}
+
+// tracers model what the rules in the kernel do to packets.
+func (p parts) tracers(t *testing.T) map[gateway.Family]*ruleset.Tracer {
+	t.Helper()
+	if p.backend != nil {
+		return p.backend.tracers(t)
+	}
+	sets, err := p.Sets.Observe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[gateway.Family]*ruleset.Tracer{}
+	for _, family := range p.Program.Families() {
+		rules, err := p.Program.Save(t.Context(), family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules.Sets = sets
+		all[family] = ruleset.NewTracer(rules)
+	}
+	return all
 }
 
 // start returns a Dataplane as smartnatd has it after a start.

@@ -18,11 +18,9 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// hand is a manual change of the host: a script in which IPTABLES and IP6TABLES stand for the programs of the back end, and SET
-// for the name of our set.
+// hand is a manual change of the host by a script.
 type hand struct {
 	name, script string
 	// kinds lists the allowed kinds of repairs. The text of the repairs must contain missing.
@@ -30,36 +28,10 @@ type hand struct {
 	missing string
 	// event means that the kernel reports the change as an event of the host.
 	event bool
-	// backend is the only back end that the change affects, if set.
-	backend string
 }
 
-const flushTables = "for t in mangle filter nat; do IPTABLES -t $t -F && IPTABLES -t $t -X && IP6TABLES -t $t -F && IP6TABLES -t $t -X || exit 1; done"
-
-var hands = []hand{
-	{name: "iptables -F", script: "IPTABLES -F && IPTABLES -t nat -F", kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv4 table nat: chains missing or changed"},
-	{name: "iptables -F and -X everywhere", script: flushTables, kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv6 table nat: chains missing or changed"},
-	{
-		name: "nft flush ruleset", script: "nft flush ruleset", backend: "nft",
-		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "IPv4 table filter: chains missing or changed",
-	},
-	{
-		name: "everything destroyed, including sets", script: flushTables + "\nipset destroy",
-		kinds: []dataplane.Kind{dataplane.KindIPTables, dataplane.KindIPSet}, missing: "set smartnat-",
-	},
-	{name: "ipset flush", script: "ipset flush SET", kinds: []dataplane.Kind{dataplane.KindIPSet}, missing: "200 members missing"},
-	{
-		name: "jumps moved below another program's", script: "IPTABLES -A FORWARD -i eth9 -j ACCEPT && IPTABLES -D FORWARD -j SMARTNAT-FORWARD && IPTABLES -A FORWARD -j SMARTNAT-FORWARD",
-		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "jumps missing or not first: FORWARD",
-	},
-	{ // The size of the tables does not change.
-		name: "jumps moved", script: "IPTABLES -D FORWARD -j SMARTNAT-FORWARD && IPTABLES -A FORWARD -j SMARTNAT-FORWARD",
-		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "jumps missing or not first: FORWARD",
-	},
-	{
-		name: "one of our rules replaced", script: "IPTABLES -t nat -R SMARTNAT-SERVICES 1 -d 192.0.2.200 -j ACCEPT",
-		kinds: []dataplane.Kind{dataplane.KindIPTables}, missing: "chains missing or changed: SMARTNAT-SERVICES",
-	},
+// hostHands are changes to what is not packet rules.
+var hostHands = []hand{
 	{
 		name: "ip rule flush", event: true,
 		script: "for f in -4 -6; do ip $f rule flush; ip $f rule add pref 32766 lookup main; done; ip -4 rule add pref 32767 lookup default",
@@ -99,8 +71,6 @@ var hands = []hand{
 // TestKernelHands changes our objects by hand. The next Check or an event of the kernel must report it, and Apply must restore
 // everything.
 func TestKernelHands(t *testing.T) {
-	testenv.RequireTool(t, "ipset")
-	testenv.RequireTool(t, "nft")
 	onHosts(t, func(t *testing.T, h *host) {
 		d := h.start()
 		state := limited(sources(200))
@@ -109,10 +79,7 @@ func TestKernelHands(t *testing.T) {
 		d.HostChanged()
 		apply(t, d, state)
 		programmed := h.ours(t)
-		for _, hand := range hands {
-			if hand.backend != "" && hand.backend != h.backend {
-				continue
-			}
+		for _, hand := range slices.Concat(h.hands(t), hostHands) {
 			// Do not use t.Run, which would run on another goroutine, in another network namespace.
 			h.repair(t, d, state, hand)
 			if diff := cmp.Diff(programmed, h.ours(t)); diff != "" {
@@ -126,7 +93,9 @@ func TestKernelHands(t *testing.T) {
 func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State, hand hand) {
 	t.Helper()
 	quiet(t, d, state)
-	h.harm(t, hand.script)
+	if out, err := exec.Command("sh", "-c", hand.script).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", hand.script, err, out)
+	}
 	if hand.event {
 		expectChanged(t, d, false)
 		d.HostChanged()
@@ -150,18 +119,6 @@ func quiet(t *testing.T, d *dataplane.Dataplane, state gateway.State) {
 	for range 10 {
 		expectQuiet(t, d, state)
 		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func (h *host) harm(t *testing.T, script string) {
-	t.Helper()
-	sets, err := h.sets.Observe()
-	if err != nil || len(sets) != 1 {
-		t.Fatalf("sets %v, %v; want one", sets, err)
-	}
-	script = strings.NewReplacer("IP6TABLES", "ip6tables-"+h.backend, "IPTABLES", "iptables-"+h.backend, "SET", sets[0].Name).Replace(script)
-	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestKernelHelpers(t *testing.T) {
 		if again := apply(t, h.start(), state); !again.Empty() {
 			t.Errorf("a restart writes %s", again)
 		}
-		run(t, "iptables-"+h.backend, "-t raw -F SMARTNAT-HELPERS")
+		run(t, "iptables-"+h.iptables(t).variant, "-t raw -F SMARTNAT-HELPERS")
 		if changed, err := d.Check(); err != nil || !changed {
 			t.Errorf("a flush of the helpers is not noticed: %v", err)
 		}
@@ -79,7 +79,7 @@ func TestKernelHelpers(t *testing.T) {
 
 func rawRules(t *testing.T, h *host) string {
 	t.Helper()
-	rules, err := exec.Command("iptables-"+h.backend, "-t", "raw", "-S").CombinedOutput()
+	rules, err := exec.Command("iptables-"+h.iptables(t).variant, "-t", "raw", "-S").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v", rules, err)
 	}

@@ -21,8 +21,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables/ipset"
-	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 	"github.com/smartnat/smartnat/pkg/testenv"
@@ -32,39 +30,21 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 // host is a host in a network namespace that already has foreign rules and routes.
 type host struct {
-	backend    string
-	tables     *program.Runner
-	sets       *ipset.Client
+	backend
 	runtimeDir string
 }
 
-// onHosts runs the test on a host for each back end.
+// onHosts runs the test on a host for each backend.
 func onHosts(t *testing.T, test func(t *testing.T, h *host)) {
-	for _, backend := range []string{"legacy", "nft"} {
-		t.Run(backend, func(t *testing.T) {
-			testenv.RequireTool(t, "ip")
-			testenv.NewNetNS(t)
-			h := newHost(t, backend)
-			h.prepare(t)
-			test(t, h)
-		})
-	}
+	onBackends(t, func(t *testing.T, b backend) {
+		h := newHost(t, b)
+		h.prepare(t)
+		test(t, h)
+	})
 }
 
 // newHost returns a host in the current network namespace.
-func newHost(t testing.TB, backend string) *host {
-	t.Helper()
-	testenv.RequireTool(t, "iptables-"+backend)
-	tables, err := program.New(program.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sets, err := ipset.New(gateway.DefaultOwnership())
-	if err != nil || !tables.Sets() {
-		t.Fatalf("iptables knows sets: %t, the kernel: %v", tables.Sets(), err)
-	}
-	return &host{backend: backend, tables: tables, sets: sets, runtimeDir: t.TempDir()}
-}
+func newHost(t testing.TB, b backend) *host { return &host{backend: b, runtimeDir: t.TempDir()} }
 
 func (h *host) prepare(t *testing.T) {
 	t.Helper()
@@ -87,16 +67,7 @@ func (h *host) prepare(t *testing.T) {
 		run(t, "ip", args)
 	}
 	testenv.AwaitLocal(t, "2001:db8:1::10", "2001:db8:2::10")
-	for _, program := range []string{"iptables-", "ip6tables-"} {
-		// A rule in each table also ensures that all tables exist before the test.
-		for _, args := range []string{
-			"-t mangle -A PREROUTING -i eth9 -j ACCEPT", "-t filter -N DOCKER-USER", "-t filter -A FORWARD -j DOCKER-USER",
-			"-t filter -A DOCKER-USER -p tcp --dport 22 -m comment --comment other -j ACCEPT", "-t filter -P FORWARD DROP",
-			"-t nat -A POSTROUTING -o docker0 -j MASQUERADE",
-		} {
-			run(t, program+h.backend, args)
-		}
-	}
+	h.addForeign(t)
 	h.write(t, "net/ipv4/ip_forward", "0")
 	h.write(t, "net/ipv4/conf/all/rp_filter", "0")
 	h.write(t, "net/ipv4/conf/eth1/rp_filter", "1")
@@ -115,13 +86,11 @@ func (h *host) start() *dataplane.Dataplane { return h.options().dataplane() }
 
 func (h *host) options() parts {
 	return parts{
-		own:         gateway.DefaultOwnership(),
-		randomFully: h.tables.RandomFully(),
-		Program:     h.tables,
-		Sets:        h.sets,
-		Routes:      rtnetlink.New(gateway.DefaultOwnership()),
-		Sysctls:     sysctl.New(h.runtimeDir),
-		Conntrack:   conntrack.New(gateway.DefaultOwnership()),
+		own:       gateway.DefaultOwnership(),
+		backend:   h.backend,
+		Routes:    rtnetlink.New(gateway.DefaultOwnership()),
+		Sysctls:   sysctl.New(h.runtimeDir),
+		Conntrack: conntrack.New(gateway.DefaultOwnership()),
 	}
 }
 
@@ -140,16 +109,7 @@ var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
 func (h *host) dump(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
-	for _, program := range []string{"iptables-", "ip6tables-"} {
-		b.WriteString(volatile.ReplaceAllString(run(t, program+h.backend+"-save", ""), ""))
-	}
-	sets, err := h.sets.Observe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, set := range sets {
-		fmt.Fprintln(&b, "set", set.Name, set.Family, set.Members)
-	}
+	b.WriteString(h.backend.dump(t))
 	for _, args := range []string{"rule", "-6 rule", "route show table all", "-6 route show table all"} {
 		// Rules of the same priority are listed in the order of their creation. The order does not matter, because their marks
 		// differ.
@@ -184,16 +144,16 @@ func TestKernelRestartWritesNothing(t *testing.T) {
 		before := h.dump(t)
 		d := h.start()
 		for _, start := range []struct {
-			name  string
-			execs int64
-			empty bool
-		}{{"first", 4, false}, {"second", 2, true}} { // one save and one restore for each family
+			name   string
+			writes int
+			empty  bool
+		}{{"first", 2, false}, {"second", 0, true}} { // for each family one reading, and one write if it is necessary
 			programmed := h.dump(t)
-			execs := h.tables.Execs()
+			execs := h.execs()
 			d = h.start()
 			result := apply(t, d, full())
-			if got := h.tables.Execs() - execs; got != start.execs {
-				t.Errorf("%s start: %d executions, want %d", start.name, got, start.execs)
+			if got := h.execs() - execs; result.Readings != 2 || result.Writes != start.writes || got != int64(2+start.writes) {
+				t.Errorf("%s start: %d readings, %d writes, %d executions, want 2, %d, %d", start.name, result.Readings, result.Writes, got, start.writes, 2+start.writes)
 			}
 			if result.Empty() != start.empty {
 				t.Errorf("%s start: %s", start.name, result)
@@ -205,11 +165,11 @@ func TestKernelRestartWritesNothing(t *testing.T) {
 			}
 		}
 		// A change takes one execution, for its family.
-		execs := h.tables.Execs()
+		execs := h.execs()
 		state := full()
 		state.Forwards[0].Backends = state.Forwards[0].Backends[:1]
 		result := apply(t, d, state)
-		if got := h.tables.Execs() - execs; got != 1 || result.Chains > 3 || result.Routes()+result.IPRules() > 0 {
+		if got := h.execs() - execs; got != 1 || result.Chains > 3 || result.Routes()+result.IPRules() > 0 {
 			t.Errorf("an endpoint disappears: %d executions, %s", got, result)
 		}
 		h.cleanup(t, d, before)
@@ -227,9 +187,6 @@ func TestKernelRepair(t *testing.T) {
 			program, args string
 			missing       string
 		}{
-			{"iptables-" + h.backend, "-t nat -F SMARTNAT-SERVICES", "IPv4 table nat: chains missing or changed: SMARTNAT-SERVICES"},
-			{"ip6tables-" + h.backend, "-t filter -D FORWARD 1", "IPv6 table filter: jumps missing or not first: FORWARD"},
-			{"iptables-" + h.backend, "-t mangle -D PREROUTING 1", "IPv4 table mangle: jumps missing or not first: PREROUTING"},
 			{"ip", "rule del priority 7380 protocol 83 fwmark 0x10/0x10", "ip rule: ip rule add priority 7380 fwmark 0x10/0x10 lookup 254 suppress_prefixlength 0"},
 			{"ip", "rule del priority 7381 protocol 83 fwmark 0x100/0x1f00", "ip rule: ip rule add priority 7381 fwmark 0x100/0x1f00"},
 			{"ip", "route flush table 7381", "route: ip route add default via 203.0.113.1 dev eth2 table 7381"},
@@ -295,9 +252,9 @@ func TestKernelSets(t *testing.T) {
 			{"others", limited(sources(20_000)[10_001:]), 0, 1, 19_999},
 			{"none", full(), 1, 1, 0},
 		} {
-			execs := h.tables.Execs()
+			execs := h.execs()
 			result := apply(t, d, step.state)
-			if n := h.tables.Execs() - execs; n != step.execs || result.Sets != step.sets || result.Members != step.members {
+			if n := h.execs() - execs; n != step.execs || result.Sets != step.sets || result.Members != step.members {
 				t.Errorf("%s: %d executions, %d sets, %d members; want %d, %d, %d",
 					step.name, n, result.Sets, result.Members, step.execs, step.sets, step.members)
 			}

@@ -26,11 +26,11 @@ func BenchmarkKernel(b *testing.B) {
 		fmt.Sprintf("ports=%d", *kernelPorts): dense(*kernelPorts),
 		"endpoints=1000":                      crowded(1000),
 	}
-	for _, backend := range []string{"legacy", "nft"} {
+	for _, row := range backends {
 		for name, state := range states {
-			b.Run(backend+"/"+name, func(b *testing.B) {
+			b.Run(row.name+"/"+name, func(b *testing.B) {
 				testenv.NewNetNS(b)
-				h := newHost(b, backend)
+				h := newHost(b, row.new(b))
 				for b.Loop() {
 					d := h.start()
 					report(b, "full", d, state)

@@ -15,9 +15,9 @@ import (
 // TestKernelFlowsOfRulesThatWent has a foreign rule translate a flow to pod2, then deletes the rule. The flow never pauses.
 func TestKernelFlowsOfRulesThatWent(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
-		iptables, forwarding := "iptables-"+h.backend, "net.ipv4.ip_forward"
+		iptables, forwarding := "iptables-"+h.iptables(t).variant, "net.ipv4.ip_forward"
 		if addr(n.external).Is6() {
-			iptables, forwarding = "ip6tables-"+h.backend, "net.ipv6.conf.all.forwarding"
+			iptables, forwarding = "ip6tables-"+h.iptables(t).variant, "net.ipv6.conf.all.forwarding"
 		}
 		run(t, "sysctl", "-qw "+forwarding+"=1")
 		rule := " PREROUTING -d " + n.external + " -p udp --dport 80 -j DNAT --to-destination " + net.JoinHostPort(n.pod2, "8080")

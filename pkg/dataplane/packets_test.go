@@ -18,7 +18,6 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -36,17 +35,12 @@ var networks = []network{
 
 // onNetworks runs the test on a host between a client and two pods, for each back end and family.
 func onNetworks(t *testing.T, test func(t *testing.T, h *host, n network)) {
-	for _, backend := range []string{"legacy", "nft"} {
+	for _, row := range backends {
 		for _, n := range networks {
-			t.Run(backend+" "+n.name, func(t *testing.T) {
+			t.Run(row.name+" "+n.name, func(t *testing.T) {
 				testenv.RequireTool(t, "ip")
-				testenv.RequireTool(t, "iptables-"+backend)
 				testenv.NewNetNS(t)
-				tables, err := program.New(program.Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				h := &host{backend: backend, tables: tables, runtimeDir: t.TempDir()}
+				h := newHost(t, row.new(t))
 				connect(t, "client", "eth1", []string{"198.51.100.10/24", "2001:db8:1::10/64"}, []string{"198.51.100.50/24", "2001:db8:1::50/64"})
 				connect(t, "pod1", "pod1", []string{"10.244.1.1/24", "fd00:244:1::1/64"}, []string{"10.244.1.2/24", "fd00:244:1::2/64"})
 				connect(t, "pod2", "pod2", []string{"10.244.2.1/24", "fd00:244:2::1/64"}, []string{"10.244.2.2/24", "fd00:244:2::2/64"})
@@ -201,8 +195,7 @@ func TestKernelConnections(t *testing.T) {
 			}
 		}
 		// A host with a firewall tracks flows before we do.
-		run(t, "iptables-"+h.backend, "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
-		run(t, "ip6tables-"+h.backend, "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+		h.addTracking(t)
 		udp := dial(t, "udp", n.external)
 		ask(t, udp, refused) // The host itself answers, and tracks the flow as its own.
 		step(one, 1)

@@ -164,9 +164,10 @@ func TestARefusedMappingHoldsUpNobody(t *testing.T) {
 func TestKernelRefusedMapping(t *testing.T) {
 	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
-		door := &poisoned{Program: h.tables}
+		b := h.iptables(t)
+		door := &poisoned{Program: b.tables}
 		opts := h.options()
-		opts.Program = door
+		opts.backend, opts.Program, opts.Sets, opts.randomFully = nil, door, b.sets, b.tables.RandomFully()
 		start := opts.dataplane
 		refusedMapping(t, door, start, func(name string, want gateway.State) {
 			t.Helper()
