@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 )
 
 const (
@@ -55,48 +56,14 @@ func expected(f flow) flow {
 	return f
 }
 
-func backend(s string) gateway.Backend {
-	b := netip.MustParseAddrPort(s)
-	return gateway.Backend{Address: b.Addr(), Port: b.Port()}
-}
-
-func backends(s ...string) []gateway.Backend {
-	var bs []gateway.Backend
-	for _, b := range s {
-		bs = append(bs, backend(b))
-	}
-	return bs
-}
-
 func forward(address string, protocol gateway.Protocol, first, last uint16, to ...string) *gateway.Forward {
-	return &gateway.Forward{
-		Frontend: gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
-		Backends: backends(to...), Masquerade: true,
-	}
-}
-
-func with(f *gateway.Forward, change func(*gateway.Forward)) *gateway.Forward {
-	changed := *f
-	change(&changed)
-	return &changed
-}
-
-func from(f *gateway.Forward, sources ...string) *gateway.Forward {
-	return with(f, func(f *gateway.Forward) {
-		for _, s := range sources {
-			f.Sources = append(f.Sources, netip.MustParsePrefix(s))
-		}
-	})
+	return gatewaytest.Forward(netip.MustParseAddr(address), protocol, first, last, gatewaytest.Backends(to...)...)
 }
 
 func state(forwards ...*gateway.Forward) gateway.State { return gateway.State{Forwards: forwards} }
 
 func egress(external string, pods ...string) gateway.State {
-	e := gateway.Egress{Address: netip.MustParseAddr(external), Uplink: 1}
-	for _, p := range pods {
-		e.Sources = append(e.Sources, netip.MustParseAddr(p))
-	}
-	return gateway.State{Egresses: []gateway.Egress{e}}
+	return gateway.State{Egresses: []gateway.Egress{{Address: netip.MustParseAddr(external), Uplink: 1, Sources: gatewaytest.Addrs(pods...)}}}
 }
 
 const (
@@ -114,12 +81,12 @@ func TestKeeps(t *testing.T) {
 		forward("198.51.100.9", tcp, 80, 80, pod1), forward(public, tcp, 79, 79, pod1), forward(public, tcp, 80, 80, pod1, pod2),
 		forward(public, tcp, 81, 81, pod1), forward(public, udp, 80, 80, pod2), forward("198.51.100.11", tcp, 80, 80, pod1),
 	}
-	draining := with(forward(public, tcp, 80, 80, pod2), func(f *gateway.Forward) { f.Draining = backends(pod1) })
-	drainingUDP := with(draining, func(f *gateway.Forward) { f.Protocol = udp })
-	drainingSCTP := with(draining, func(f *gateway.Forward) { f.Protocol = sctp })
-	shifted := with(forward(public, udp, 20000, 20999, "10.244.1.2:30000"), func(f *gateway.Forward) { f.Shift = true })
-	identity := with(forward(public, udp, 20000, 20999, "10.244.1.2:20000"), func(f *gateway.Forward) { f.Shift = true })
-	toTop := with(forward(public, udp, 60000, 65535, "10.244.1.2:60000"), func(f *gateway.Forward) { f.Shift = true })
+	draining := gatewaytest.With(forward(public, tcp, 80, 80, pod2), func(f *gateway.Forward) { f.Draining = gatewaytest.Backends(pod1) })
+	drainingUDP := gatewaytest.With(draining, func(f *gateway.Forward) { f.Protocol = udp })
+	drainingSCTP := gatewaytest.With(draining, func(f *gateway.Forward) { f.Protocol = sctp })
+	shifted := gatewaytest.With(forward(public, udp, 20000, 20999, "10.244.1.2:30000"), func(f *gateway.Forward) { f.Shift = true })
+	identity := gatewaytest.With(forward(public, udp, 20000, 20999, "10.244.1.2:20000"), func(f *gateway.Forward) { f.Shift = true })
+	toTop := gatewaytest.With(forward(public, udp, 60000, 65535, "10.244.1.2:60000"), func(f *gateway.Forward) { f.Shift = true })
 	merged := forward(public, udp, 20000, 20999, "10.244.1.2:53")
 	const public6, pod6, client6 = "2001:db8:1::10", "[fd00:244:1::2]:8080", "[2001:db8:2::10]:40000"
 	six := forward(public6, tcp, 80, 80, pod6)
@@ -133,10 +100,10 @@ func TestKeeps(t *testing.T) {
 		{"as made", state(neighbours...), made(tcp, client, front, pod1), true},
 		{"as made, to the other endpoint", state(neighbours...), made(tcp, client, front, pod2), true},
 		{"as made, with the client's address", state(neighbours...), kept(tcp, client, front, pod1), true},
-		{"masqueraded, but would not be any more", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.Masquerade = false })), made(tcp, client, front, pod1), true},
+		{"masqueraded, but would not be any more", state(gatewaytest.With(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.Masquerade = false })), made(tcp, client, front, pod1), true},
 		{"not masqueraded, but would be now", state(forward(public, tcp, 80, 80, pod1)), kept(tcp, client, front, pod1), true},
-		{"the Mapping belongs to another owner now", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.Owner = "b/b" })), made(tcp, client, front, pod1), true},
-		{"affinity now leads elsewhere", state(with(forward(public, tcp, 80, 80, pod1, pod2), func(f *gateway.Forward) { f.Affinity = 1 })), made(tcp, client, front, pod1), true},
+		{"the Mapping belongs to another owner now", state(gatewaytest.With(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.Owner = "b/b" })), made(tcp, client, front, pod1), true},
+		{"affinity now leads elsewhere", state(gatewaytest.With(forward(public, tcp, 80, 80, pod1, pod2), func(f *gateway.Forward) { f.Affinity = 1 })), made(tcp, client, front, pod1), true},
 
 		{"nothing is forwarded any more", state(), made(tcp, client, front, pod1), false},
 		{"the Mapping was deleted, its neighbours stay", state(append(neighbours[:2:2], neighbours[3:]...)...), made(tcp, client, front, pod1), false},
@@ -157,12 +124,12 @@ func TestKeeps(t *testing.T) {
 		{"a draining endpoint, UDP", state(drainingUDP), made(udp, client, front, pod1), false},
 		{"a draining endpoint, SCTP", state(drainingSCTP), made(sctp, client, front, pod1), false},
 		{"next to a draining endpoint", state(draining), made(tcp, client, front, pod2), true},
-		{"all of them drain", state(with(draining, func(f *gateway.Forward) { f.Backends = nil })), made(tcp, client, front, pod1), true},
-		{"a draining endpoint, but the source may not connect any more", state(from(draining, "203.0.113.0/24")), made(tcp, client, front, pod1), false},
+		{"all of them drain", state(gatewaytest.With(draining, func(f *gateway.Forward) { f.Backends = nil })), made(tcp, client, front, pod1), true},
+		{"a draining endpoint, but the source may not connect any more", state(gatewaytest.From(draining, "203.0.113.0/24")), made(tcp, client, front, pod1), false},
 
-		{"a source that is allowed", state(from(forward(public, tcp, 80, 80, pod1), "192.0.2.0/28", "203.0.113.0/24")), made(tcp, client, front, pod1), true},
-		{"a source that was revoked", state(from(forward(public, tcp, 80, 80, pod1), "192.0.2.0/29", "203.0.113.0/24")), made(tcp, client, front, pod1), false},
-		{"all sources are denied", state(with(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })), made(tcp, client, front, pod1), false},
+		{"a source that is allowed", state(gatewaytest.From(forward(public, tcp, 80, 80, pod1), "192.0.2.0/28", "203.0.113.0/24")), made(tcp, client, front, pod1), true},
+		{"a source that was revoked", state(gatewaytest.From(forward(public, tcp, 80, 80, pod1), "192.0.2.0/29", "203.0.113.0/24")), made(tcp, client, front, pod1), false},
+		{"all sources are denied", state(gatewaytest.With(forward(public, tcp, 80, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })), made(tcp, client, front, pod1), false},
 
 		{"a shifted range", state(shifted), made(udp, client, public+":20007", "10.244.1.2:30007"), true},
 		{"a shifted range, its first port", state(shifted), made(udp, client, public+":20000", "10.244.1.2:30000"), true},
@@ -175,11 +142,11 @@ func TestKeeps(t *testing.T) {
 		{"a range up to the last port", state(toTop), made(udp, client, public+":65535", "10.244.1.2:65535"), true},
 		{"a range to one port", state(merged), made(udp, client, public+":20007", "10.244.1.2:53"), true},
 		{"a range to one port, another one", state(merged), made(udp, client, public+":20007", "10.244.1.2:60"), false},
-		{"a range that lost the endpoint", state(with(shifted, func(f *gateway.Forward) { f.Backends = backends("10.244.2.2:30000") })), made(udp, client, public+":20007", "10.244.1.2:30007"), false},
+		{"a range that lost the endpoint", state(gatewaytest.With(shifted, func(f *gateway.Forward) { f.Backends = gatewaytest.Backends("10.244.2.2:30000") })), made(udp, client, public+":20007", "10.244.1.2:30007"), false},
 
 		{"IPv6", state(six), made(tcp, client6, "["+public6+"]:80", pod6), true},
 		{"IPv6, a removed endpoint", state(forward(public6, tcp, 80, 80, "[fd00:244:2::2]:8080")), made(tcp, client6, "["+public6+"]:80", pod6), false},
-		{"IPv6, a source that was revoked", state(from(six, "2001:db8:3::/48")), made(tcp, client6, "["+public6+"]:80", pod6), false},
+		{"IPv6, a source that was revoked", state(gatewaytest.From(six, "2001:db8:3::/48")), made(tcp, client6, "["+public6+"]:80", pod6), false},
 
 		{"egress", egress(public, "10.244.1.2", "10.244.1.3"), leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), true},
 		{"egress of a protocol that cannot be exposed", egress(public, "10.244.1.2"), leaves("", "10.244.1.2:0", "192.0.2.10:0", public+":0"), true},
@@ -194,7 +161,7 @@ func TestKeeps(t *testing.T) {
 		{"the address is absent, UDP", gateway.State{Absent: gateway.Absent{Forwards: neighbours}}, made(udp, client, front, pod2), true},
 		{"the address is absent, others are here", gateway.State{Forwards: state(six).Forwards, Absent: gateway.Absent{Forwards: neighbours}}, made(tcp, client, front, pod1), true},
 		{"others are absent, the address is here", gateway.State{Forwards: neighbours, Absent: gateway.Absent{Forwards: state(six).Forwards}}, made(tcp, client, front, pod1), true},
-		{"the address is absent, and a source was revoked", gateway.State{Absent: gateway.Absent{Forwards: state(from(forward(public, tcp, 80, 80, pod1), "203.0.113.0/24")).Forwards}}, made(tcp, client, front, pod1), false},
+		{"the address is absent, and a source was revoked", gateway.State{Absent: gateway.Absent{Forwards: state(gatewaytest.From(forward(public, tcp, 80, 80, pod1), "203.0.113.0/24")).Forwards}}, made(tcp, client, front, pod1), false},
 		{"the address is absent, and an endpoint was removed", gateway.State{Absent: gateway.Absent{Forwards: state(forward(public, tcp, 80, 80, pod2)).Forwards}}, made(tcp, client, front, pod1), false},
 		{"the address of an egress is absent", gateway.State{Absent: gateway.Absent{Egresses: egress(public, "10.244.1.2").Egresses}}, leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), true},
 		{"the address of an egress is absent, of another source", gateway.State{Absent: gateway.Absent{Egresses: egress(public, "10.244.1.3").Egresses}}, leaves(tcp, "10.244.1.2:5000", "192.0.2.10:443", public+":5000"), false},
@@ -233,9 +200,9 @@ func TestTakesOver(t *testing.T) {
 		{"translated so to a backend", exposed, replied(made(udp, client, front, pod1)), false},
 		{"translated so, TCP", exposed, replied(made(tcp, client, front, "172.17.0.2:80")), false},
 		{"translated so, to another port", exposed, replied(made(udp, client, public+":81", "172.17.0.2:80")), false},
-		{"translated so, from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), replied(made(udp, client, front, "172.17.0.2:80")), false},
+		{"translated so, from a source that is not allowed", state(gatewaytest.From(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), replied(made(udp, client, front, "172.17.0.2:80")), false},
 		{"masqueraded by another program", exposed, leaves(udp, client, front, "10.10.0.2:45000"), false},
-		{"from a source that is not allowed", state(from(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), direct(udp, client, front), false},
+		{"from a source that is not allowed", state(gatewaytest.From(forward(public, udp, 80, 80, pod1), "203.0.113.0/24")), direct(udp, client, front), false},
 		{"a Forward without backends", state(forward(public, udp, 80, 80)), direct(udp, client, front), false},
 		{"the address is absent", gateway.State{Absent: gateway.Absent{Forwards: exposed.Forwards}}, direct(udp, client, front), false},
 		{"expected by a helper", exposed, expected(direct(udp, client, front)), false},

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 )
 
 // TestWhatIsUrgent expects that only TCP to removed backends may be deferred.
@@ -27,7 +28,7 @@ func TestWhatIsUrgent(t *testing.T) {
 		stale, urgent bool
 	}{
 		{"nothing", tcp, func(*gateway.Forward) {}, false, false},
-		{"an endpoint is added", tcp, func(f *gateway.Forward) { f.Backends = backends(pod1, pod2, "10.244.1.9:8080") }, false, false},
+		{"an endpoint is added", tcp, func(f *gateway.Forward) { f.Backends = gatewaytest.Backends(pod1, pod2, "10.244.1.9:8080") }, false, false},
 		{"an endpoint is removed", tcp, func(f *gateway.Forward) { f.Backends = f.Backends[1:] }, true, false},
 		{"all endpoints are removed", tcp, func(f *gateway.Forward) { f.Backends = nil }, true, false},
 		{"an endpoint drains", tcp, func(f *gateway.Forward) { f.Backends, f.Draining = f.Backends[1:], f.Backends[:1] }, false, false},
@@ -38,10 +39,10 @@ func TestWhatIsUrgent(t *testing.T) {
 		{"all sources were revoked", tcp, func(f *gateway.Forward) { f.Sources, f.SourcesDeny = nil, true }, true, true},
 		{"the Mapping is deleted", tcp, nil, true, true},
 	} {
-		since := with(before, func(f *gateway.Forward) { f.Protocol = tc.protocol })
+		since := gatewaytest.With(before, func(f *gateway.Forward) { f.Protocol = tc.protocol })
 		after := gateway.State{}
 		if tc.change != nil {
-			after = state(with(since, tc.change))
+			after = state(gatewaytest.With(since, tc.change))
 		}
 		one := state(since)
 		if got := changedSince(&one, after); len(got.stale) > 0 != tc.stale || got.urgent != tc.urgent {

@@ -6,7 +6,6 @@
 package conntrack
 
 import (
-	gocmp "cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"github.com/ti-mo/netfilter"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -236,18 +236,12 @@ func TestKernelLooksWhereSomethingChanged(t *testing.T) {
 	tb.add(direct(udp, "192.0.2.10:3", public+":82"), 0, unanswered, 0)
 	more := without(5)
 	more.Forwards = append(more.Forwards, forward(public, udp, 82, 82, pod1))
-	sortForwards(more.Forwards)
+	gatewaytest.Sort(more.Forwards)
 	tb.cutSince(&before, more, 1)
 	tb.cutSince(&before, gateway.State{Egresses: before.Egresses}, all-3)
 	if left := len(tb.flows()); left != 2 {
 		t.Errorf("%d connections are left, want the two that leave", left)
 	}
-}
-
-func sortForwards(forwards []*gateway.Forward) {
-	slices.SortFunc(forwards, func(a, b *gateway.Forward) int {
-		return gocmp.Or(a.Address.Compare(b.Address), gocmp.Compare(a.Protocol, b.Protocol), gocmp.Compare(a.Ports.First, b.Ports.First))
-	})
 }
 
 func TestKernelInterrupted(t *testing.T) {

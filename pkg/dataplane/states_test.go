@@ -6,28 +6,16 @@ package dataplane_test
 import (
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-func addrs(s ...string) []netip.Addr {
-	var as []netip.Addr
-	for _, a := range s {
-		as = append(as, addr(a))
-	}
-	return as
-}
+func addrs(s ...string) []netip.Addr { return gatewaytest.Addrs(s...) }
 
-func prefixes(s ...string) []netip.Prefix {
-	var ps []netip.Prefix
-	for _, p := range s {
-		ps = append(ps, netip.MustParsePrefix(p))
-	}
-	return ps
-}
+func prefixes(s ...string) []netip.Prefix { return gatewaytest.Prefixes(s...) }
 
 var (
 	uplink1 = gateway.Uplink{
@@ -44,15 +32,8 @@ var (
 )
 
 func forward(address string, port uint16, backends ...string) *gateway.Forward {
-	f := &gateway.Forward{
-		Frontend:   gateway.Frontend{Address: addr(address), Protocol: gateway.TCP, Ports: gateway.Port(port)},
-		Owner:      "default/echo",
-		Masquerade: true,
-		Direct:     true,
-	}
-	for _, b := range backends {
-		f.Backends = append(f.Backends, gateway.Backend{Address: addr(b), Port: 8080})
-	}
+	f := gatewaytest.Forward(addr(address), gateway.TCP, port, port, gatewaytest.BackendsAt(8080, addrs(backends...)...)...)
+	f.Direct = true
 	return f
 }
 
@@ -118,6 +99,6 @@ func random(r *rand.Rand) gateway.State {
 			state.Forwards = append(state.Forwards, f)
 		}
 	}
-	slices.SortFunc(state.Forwards, func(a, b *gateway.Forward) int { return a.Address.Compare(b.Address) })
+	gatewaytest.Sort(state.Forwards)
 	return state
 }

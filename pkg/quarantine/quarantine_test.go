@@ -18,6 +18,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 )
 
 // plane is a Dataplane that fails as refuses says.
@@ -74,10 +75,9 @@ const (
 
 // forward returns a Forward with session affinity to pods.
 func forward(owner, address string, port uint16, pods ...string) *gateway.Forward {
-	return &gateway.Forward{
-		Frontend: gateway.Frontend{Address: netip.MustParseAddr(address), Protocol: gateway.TCP, Ports: gateway.Port(port)},
-		Owner:    owner, Direct: true, Affinity: time.Hour, Backends: backends(pods...),
-	}
+	f := gatewaytest.Forward(netip.MustParseAddr(address), gateway.TCP, port, port, backends(pods...)...)
+	f.Owner, f.Direct, f.Affinity = owner, true, time.Hour
+	return f
 }
 
 // plain returns a Forward without session affinity, which bad does not refuse.
@@ -88,30 +88,15 @@ func plain(owner, address string, port uint16, pods ...string) *gateway.Forward 
 }
 
 func backends(pods ...string) []gateway.Backend {
-	var list []gateway.Backend
-	for _, pod := range pods {
-		list = append(list, gateway.Backend{Address: netip.MustParseAddr(pod), Port: 80})
-	}
-	return list
-}
-
-func with(f *gateway.Forward, change func(*gateway.Forward)) *gateway.Forward {
-	changed := *f
-	change(&changed)
-	return &changed
+	return gatewaytest.BackendsAt(80, gatewaytest.Addrs(pods...)...)
 }
 
 func from(sources ...string) func(*gateway.Forward) {
-	return func(f *gateway.Forward) {
-		for _, s := range sources {
-			f.Sources = append(f.Sources, netip.MustParsePrefix(s))
-		}
-	}
+	return func(f *gateway.Forward) { *f = *gatewaytest.From(f, sources...) }
 }
 
 func state(forwards ...*gateway.Forward) gateway.State {
-	slices.SortFunc(forwards, func(a, b *gateway.Forward) int { return a.Compare(b.Frontend) })
-	return gateway.State{Forwards: forwards, Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}}
+	return gateway.State{Forwards: gatewaytest.Sort(forwards), Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}}
 }
 
 // many returns the states of n owners without and with affinity.
@@ -281,8 +266,8 @@ func TestWhatStays(t *testing.T) {
 		{"no removed endpoint and no new one", state(a), state(forward("a", v4, 80, pod2, pod3)), []string{"a 198.51.100.10:80/tcp 10.0.0.2"}},
 		{"a Forward without endpoints rejects", state(a), state(forward("a", v4, 80, pod3)), []string{"a 198.51.100.10:80/tcp"}},
 		{
-			"an endpoint that drains", state(with(a, func(f *gateway.Forward) { f.Draining = backends(pod3) })),
-			state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.Draining = backends(pod2, pod3) })),
+			"an endpoint that drains", state(gatewaytest.With(a, func(f *gateway.Forward) { f.Draining = backends(pod3) })),
+			state(gatewaytest.With(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.Draining = backends(pod2, pod3) })),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 (10.0.0.2) (10.0.0.3)"},
 		},
 		{"no port that is no longer requested", state(a), state(forward("a", v4, 81, pod1)), nil},
@@ -291,27 +276,27 @@ func TestWhatStays(t *testing.T) {
 			[]string{"b 198.51.100.10:80/tcp 10.0.0.3"},
 		},
 		{
-			"previous sources that may still connect", state(with(a, from("10.0.0.0/24"))), state(with(forward("a", v4, 80, pod1), from("10.0.0.0/16", "192.0.2.0/24"))),
+			"previous sources that may still connect", state(gatewaytest.With(a, from("10.0.0.0/24"))), state(gatewaytest.With(forward("a", v4, 80, pod1), from("10.0.0.0/16", "192.0.2.0/24"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 10.0.0.0/24"},
 		},
 		{
-			"no source that was removed", state(with(a, from("10.0.0.0/24", "192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
+			"no source that was removed", state(gatewaytest.With(a, from("10.0.0.0/24", "192.0.2.0/24"))), state(gatewaytest.With(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/24"},
 		},
 		{
-			"no longer every source", state(a), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
+			"no longer every source", state(a), state(gatewaytest.With(forward("a", v4, 80, pod1), from("192.0.2.0/24"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/24"},
 		},
 		{
-			"sources that were narrowed", state(with(a, from("192.0.2.0/24"))), state(with(forward("a", v4, 80, pod1), from("192.0.2.0/25"))),
+			"sources that were narrowed", state(gatewaytest.With(a, from("192.0.2.0/24"))), state(gatewaytest.With(forward("a", v4, 80, pod1), from("192.0.2.0/25"))),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from 192.0.2.0/25"},
 		},
 		{
-			"no source is allowed any more", state(a), state(with(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })),
+			"no source is allowed any more", state(a), state(gatewaytest.With(forward("a", v4, 80, pod1), func(f *gateway.Forward) { f.SourcesDeny = true })),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from none"},
 		},
 		{
-			"no source was allowed yet", state(with(a, func(f *gateway.Forward) { f.SourcesDeny = true })), state(forward("a", v4, 80, pod1)),
+			"no source was allowed yet", state(gatewaytest.With(a, func(f *gateway.Forward) { f.SourcesDeny = true })), state(forward("a", v4, 80, pod1)),
 			[]string{"a 198.51.100.10:80/tcp 10.0.0.1 from none"},
 		},
 	} {
@@ -367,8 +352,8 @@ func TestWhatStaysIsLeftOutWhereItIsRefused(t *testing.T) {
 	q := New(p)
 	good := plain("good", v4, 80, pod1)
 	for _, s := range []gateway.State{
-		state(good, with(plain("a", v4, 81, pod1), from("10.0.0.0/24", "192.0.2.0/24"))),
-		state(good, with(forward("a", v4, 81, pod1), from("192.0.2.0/24")), plain("new", v4, 82, pod1)),
+		state(good, gatewaytest.With(plain("a", v4, 81, pod1), from("10.0.0.0/24", "192.0.2.0/24"))),
+		state(good, gatewaytest.With(forward("a", v4, 81, pod1), from("192.0.2.0/24")), plain("new", v4, 82, pod1)),
 	} {
 		if _, _, err := q.Apply(t.Context(), begin, s); err != nil {
 			t.Fatal(err)

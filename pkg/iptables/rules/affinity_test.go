@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -42,7 +43,7 @@ func stickyForward(owner string, address int, protocol gateway.Protocol, first, 
 // Service.
 func TestClientsAreKeptByService(t *testing.T) {
 	pods := func(port uint16) []gateway.Backend { return backends(gateway.IPv4, 3, port) }
-	forwards := sorted([]*gateway.Forward{
+	forwards := gatewaytest.Sort([]*gateway.Forward{
 		stickyForward("default/signals", 1, gateway.TCP, 21, 21, pods(2121)),
 		stickyForward("default/signals", 1, gateway.TCP, 5201, 5201, pods(5201)),
 		stickyForward("default/signals", 1, gateway.UDP, 5201, 5201, pods(5201)),

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -40,7 +41,7 @@ func each(b *testing.B, run func(b *testing.B, state gateway.State)) {
 func lessOne(state gateway.State) gateway.State {
 	state.Forwards = slices.Clone(state.Forwards)
 	middle := len(state.Forwards) / 20 * 10
-	changed := copies(state.Forwards[middle : middle+10])
+	changed := gatewaytest.Copies(state.Forwards[middle : middle+10])
 	for _, f := range changed {
 		f.Backends = f.Backends[1:]
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -48,43 +49,16 @@ func source(family gateway.Family, n int) netip.Prefix {
 }
 
 func backends(family gateway.Family, n int, port uint16) []gateway.Backend {
-	var list []gateway.Backend
+	var pods []netip.Addr
 	for i := range n {
-		list = append(list, gateway.Backend{Address: inside(family, 1+i), Port: port})
+		pods = append(pods, inside(family, 1+i))
 	}
-	return list
+	return gatewaytest.BackendsAt(port, pods...)
 }
 
 // forward returns a Forward for tests to modify.
 func forward(family gateway.Family, address int, protocol gateway.Protocol, first, last uint16, b []gateway.Backend) *gateway.Forward {
-	return &gateway.Forward{
-		Frontend: gateway.Frontend{Address: external(family, address), Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}},
-		Owner:    "default/echo", Service: "default/echo", Masquerade: true, Backends: b,
-	}
-}
-
-// copies returns copies that the caller may change.
-func copies(forwards []*gateway.Forward) []*gateway.Forward {
-	list := make([]*gateway.Forward, 0, len(forwards))
-	for _, f := range forwards {
-		one := *f
-		list = append(list, &one)
-	}
-	return list
-}
-
-// sorted sorts forwards in the order that a State guarantees.
-func sorted(forwards []*gateway.Forward) []*gateway.Forward {
-	slices.SortFunc(forwards, func(x, y *gateway.Forward) int {
-		if c := x.Address.Compare(y.Address); c != 0 {
-			return c
-		}
-		if c := strings.Compare(string(x.Protocol), string(y.Protocol)); c != 0 {
-			return c
-		}
-		return int(x.Ports.First) - int(y.Ports.First)
-	})
-	return forwards
+	return gatewaytest.Forward(external(family, address), protocol, first, last, b...)
 }
 
 // scenarios are small, so that their golden files are readable.
@@ -114,7 +88,7 @@ var scenarios = []struct {
 		manyToOne := forward(family, 2, gateway.TCP, 1, 1023, service)
 		many := forward(family, 2, gateway.SCTP, 9000, 9000, backends(family, 20, 9000))
 		many.Sources = allow[:1]
-		return gateway.State{Uplinks: uplinks, Forwards: sorted([]*gateway.Forward{
+		return gateway.State{Uplinks: uplinks, Forwards: gatewaytest.Sort([]*gateway.Forward{
 			limited, limitedToo, empty, emptyToo, denied, direct, shifted, kept, manyToOne, many,
 		})}
 	}},
@@ -123,7 +97,7 @@ var scenarios = []struct {
 		ranged := forward(family, 2, gateway.TCP, 20, 30, backends(family, 1, 20))
 		nowhere := forward(family, 3, gateway.TCP, 21, 21, nil)
 		return gateway.State{
-			Forwards: sorted([]*gateway.Forward{ftp, ranged, nowhere, forward(family, 1, gateway.UDP, 21, 21, backends(family, 1, 21)), forward(family, 1, gateway.UDP, 69, 69, backends(family, 1, 69))}),
+			Forwards: gatewaytest.Sort([]*gateway.Forward{ftp, ranged, nowhere, forward(family, 1, gateway.UDP, 21, 21, backends(family, 1, 21)), forward(family, 1, gateway.UDP, 69, 69, backends(family, 1, 69))}),
 			Helpers:  []gateway.Helper{{Name: "ftp", Protocol: gateway.TCP, Port: 21}, {Name: "tftp", Protocol: gateway.UDP, Port: 69}},
 		}
 	}},
@@ -134,7 +108,7 @@ var scenarios = []struct {
 		shifted.Affinity, shifted.Shift, shifted.Masquerade = 10*time.Minute, true, false
 		single := forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53))
 		single.Affinity = time.Hour
-		return gateway.State{Uplinks: uplinks, ClampMSS: true, MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535}, Forwards: sorted([]*gateway.Forward{
+		return gateway.State{Uplinks: uplinks, ClampMSS: true, MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535}, Forwards: gatewaytest.Sort([]*gateway.Forward{
 			client, shifted, single, forward(family, 1, gateway.TCP, 80, 80, backends(family, 40, 8080)),
 		})}
 	}},
@@ -160,7 +134,7 @@ var scenarios = []struct {
 		for i := range 12 {
 			forwards = append(forwards, forward(family, 10+i*i, gateway.TCP, 443, 443, backends(family, 1, 80)))
 		}
-		return gateway.State{Uplinks: uplinks[:1], Forwards: sorted(forwards)}
+		return gateway.State{Uplinks: uplinks[:1], Forwards: gatewaytest.Sort(forwards)}
 	}},
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -57,7 +58,7 @@ func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 			}
 		}
 	}
-	state.Forwards = sorted(state.Forwards)
+	state.Forwards = gatewaytest.Sort(state.Forwards)
 	for pod := 1; len(state.Uplinks) > 0 && pod < 60; pod++ {
 		if random.IntN(3) == 0 {
 			continue

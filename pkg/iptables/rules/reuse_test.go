@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -27,7 +28,7 @@ func step(random *rand.Rand, last gateway.State, family gateway.Family) gateway.
 		return next
 	}
 	if random.IntN(4) == 0 {
-		next.Forwards = copies(last.Forwards) // equal, in other memory
+		next.Forwards = gatewaytest.Copies(last.Forwards) // equal, in other memory
 	}
 	switch random.IntN(30) {
 	case 1, 2, 3:
@@ -62,7 +63,7 @@ func changeOne(random *rand.Rand, next *gateway.State, family gateway.Family) {
 		other := *f
 		other.Protocol, other.Address = gateway.TCP, external(family, random.IntN(40))
 		if !overlaps(next.Forwards, &other) {
-			next.Forwards = sorted(append(next.Forwards, &other))
+			next.Forwards = gatewaytest.Sort(append(next.Forwards, &other))
 		}
 	case 2:
 		f.Backends = slices.Clone(f.Backends) // equal, in other memory
@@ -231,7 +232,7 @@ func TestBuilderSharesWhatDidNotChange(t *testing.T) {
 		{"one port less", func(s *gateway.State) { s.Forwards = slices.Delete(s.Forwards, 300, 301) }, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			state.Forwards = copies(state.Forwards)
+			state.Forwards = gatewaytest.Copies(state.Forwards)
 			tc.change(&state)
 			after := builder.Build(state)
 			added := 0

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -262,7 +263,7 @@ func TestCostOfChanges(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					before := shape.state(n)
 					after := before
-					after.Forwards = copies(before.Forwards)
+					after.Forwards = gatewaytest.Copies(before.Forwards)
 					change.make(&after)
 					builder := NewBuilder(gateway.IPv4, options)
 					there, back := builder.Build(before), builder.Build(after)
