@@ -46,14 +46,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, libraries
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
-	understood := false
-	command.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
+	parsed := false
+	command.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	err := command.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintf(stderr, "smartnat-relay: %v\n", err)
-	if usage := (usageError{}); errors.As(err, &usage) || !understood {
+	if usage := (usageError{}); errors.As(err, &usage) || !parsed {
 		return exitUsage
 	}
 	return exitFailure

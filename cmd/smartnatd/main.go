@@ -41,8 +41,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	command.SetIn(stdin)
 	command.SetOut(logging.PrintableWriter{To: stdout})
 	command.SetErr(logging.PrintableWriter{To: stderr})
-	understood := false
-	command.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
+	parsed := false
+	command.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	err := command.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	for line := range strings.Lines(err.Error() + "\n") {
 		_, _ = command.ErrOrStderr().Write([]byte(lead + "smartnatd: " + line))
 	}
-	if usage := (usageError{}); errors.As(err, &usage) || !understood {
+	if usage := (usageError{}); errors.As(err, &usage) || !parsed {
 		return exitUsage
 	}
 	if code := (codeError{}); errors.As(err, &code) {

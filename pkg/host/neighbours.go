@@ -126,14 +126,14 @@ func (n *neighbours) observe() ([]netip.Addr, error) {
 
 // probe makes the kernel ask for the next hops without a sign. It reports whether a next hop changed, and returns the time
 // until the next probe.
-func (n *neighbours) probe() (news bool, next time.Duration, err error) {
+func (n *neighbours) probe() (changed bool, next time.Duration, err error) {
 	hops, err := n.look()
 	if err != nil {
 		return false, retryNeighbour, err
 	}
 	next = confirmation
 	for _, hop := range hops {
-		news = n.note(hop) || news
+		changed = n.note(hop) || changed
 		if hop.state&certain == 0 {
 			next = retryNeighbour
 		}
@@ -141,7 +141,7 @@ func (n *neighbours) probe() (news bool, next time.Duration, err error) {
 			hop.ask()
 		}
 	}
-	return news, next, nil
+	return changed, next, nil
 }
 
 // ask writes only to the kernel's neighbour table, as forwarded traffic does. It ignores errors: the next probe sees the

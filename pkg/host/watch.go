@@ -113,26 +113,26 @@ func (h *Host) receive(ctx context.Context, socket *nl.NetlinkSocket, notify fun
 
 // concerns reports whether the messages contain more than foreign neighbours and unchanged ones.
 func (h *Host) concerns(messages []syscall.NetlinkMessage) bool {
-	news := false
+	changed := false
 	for _, m := range messages {
 		switch m.Header.Type {
 		case unix.RTM_NEWNEIGH:
-			news = h.neighbours.event(m.Data) || news
+			changed = h.neighbours.event(m.Data) || changed
 		case unix.RTM_DELNEIGH:
 		default:
-			news = true
+			changed = true
 		}
 	}
-	return news
+	return changed
 }
 
 // probe probes the next hops and returns the time until the next probe.
 func (h *Host) probe(notify func()) time.Duration {
-	news, next, err := h.neighbours.probe()
+	changed, next, err := h.neighbours.probe()
 	if err != nil {
 		h.log.WithError(err).Warn("cannot check next hops, retrying")
 	}
-	if news {
+	if changed {
 		notify()
 	}
 	return next

@@ -28,8 +28,8 @@ const (
 	heartbeat = time.Minute
 	// refreshEvery is the interval of reading the entries: other writers may have removed them.
 	refreshEvery = 10 * time.Minute
-	// patience is how long entries stay programmed while applies fail, because applies are retried.
-	patience = 30 * time.Second
+	// failureGrace is how long entries stay programmed while applies fail, because applies are retried.
+	failureGrace = 30 * time.Second
 	// writesPerSecond is below a relay's limit per user, 50 and a burst of 250.
 	writesPerSecond, writesAtOnce = 40, 150
 	minBackoff, maxBackoff        = time.Second, time.Minute
@@ -221,7 +221,7 @@ func (r *Reporter) digest(now time.Time) bool {
 	} else if r.failing.IsZero() {
 		r.failing = now
 	}
-	if f.Err != nil && now.Sub(r.failing) < patience {
+	if f.Err != nil && now.Sub(r.failing) < failureGrace {
 		for k, e := range wanted {
 			if before, ok := r.wanted[k]; ok && before.Programmed && before.UID == e.UID && before.ObservedGeneration == e.ObservedGeneration {
 				wanted[k] = before

@@ -232,7 +232,7 @@ func TestApplyThatFails(t *testing.T) {
 		a.after(t, soon, "remove new", "write web")
 		r.Report(both)
 		a.after(t, soon, "write new")
-		time.Sleep(patience)
+		time.Sleep(failureGrace)
 		r.Report(both)
 		a.after(t, soon, "write web") // after a long failure, the state is not trusted
 		for name, e := range a.entries {
