@@ -56,7 +56,7 @@ func TestWhatSystemdKeptMayBeWrong(t *testing.T) {
 			}
 			awaitWord(t, systemd, stored, 1)
 			var words []string
-			for _, word := range systemd.Said() {
+			for _, word := range systemd.Notifications() {
 				if strings.HasPrefix(word, "FDSTORE") {
 					words = append(words, word)
 				}

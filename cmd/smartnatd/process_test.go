@@ -64,9 +64,9 @@ func count(said []string, word string) (n int) {
 
 func awaitWord(t *testing.T, s *testenv.Supervisor, word string, times int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); count(s.Said(), word) < times; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); count(s.Notifications(), word) < times; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%q was not sent %d times within 30 s, but %q", word, times, s.Said())
+			t.Fatalf("%q was not sent %d times within 30 s, but %q", word, times, s.Notifications())
 		}
 	}
 }
@@ -100,8 +100,8 @@ func TestAsSystemdSeesIt(t *testing.T) {
 	if !strings.Contains(inEffect, "-j DNAT") || !strings.HasSuffix(inEffect, "\n1\n") {
 		t.Errorf("ready, but the kernel has\n%s", inEffect)
 	}
-	if n := count(systemd.Said(), "STATUS=1 Mapping programmed; source connected"); n != 1 {
-		t.Errorf("the status was sent %d times, want once, in %q", n, systemd.Said())
+	if n := count(systemd.Notifications(), "STATUS=1 Mapping programmed; source connected"); n != 1 {
+		t.Errorf("the status was sent %d times, want once, in %q", n, systemd.Notifications())
 	}
 	for path, want := range map[string]string{
 		"/livez": "ok\n", "/readyz": "ok\n", "/metrics": "\nsmartnat_mappings_programmed 1\n",
@@ -120,8 +120,8 @@ func TestAsSystemdSeesIt(t *testing.T) {
 	if diff := cmp.Diff(inEffect, programmed(t)); diff != "" {
 		t.Errorf("the end changed the kernel (-before +after):\n%s", diff)
 	}
-	if count(systemd.Said(), "READY=1") != 1 || slices.Index(systemd.Said(), "STOPPING=1") < slices.Index(systemd.Said(), "READY=1") {
-		t.Errorf("sent %q", systemd.Said())
+	if count(systemd.Notifications(), "READY=1") != 1 || slices.Index(systemd.Notifications(), "STOPPING=1") < slices.Index(systemd.Notifications(), "READY=1") {
+		t.Errorf("sent %q", systemd.Notifications())
 	}
 }
 
@@ -169,7 +169,7 @@ func TestAStartEndsWithTheTrueCause(t *testing.T) {
 			program := startProgram(t, systemd, configFile)
 			awaitWord(t, systemd, "READY=1", 1)
 			shown := ""
-			for _, word := range systemd.Said() {
+			for _, word := range systemd.Notifications() {
 				if strings.HasPrefix(word, "STATUS=") {
 					shown = word
 				}
@@ -312,7 +312,7 @@ func TestHeldFromOneProcessToTheNext(t *testing.T) {
 			t.Errorf("the next smartnatd changed the table (-before +after):\n%s", diff)
 		}
 	}
-	if n := count(systemd.Said(), "FDSTORE=1"); n != 1 {
+	if n := count(systemd.Notifications(), "FDSTORE=1"); n != 1 {
 		t.Errorf("a socket was stored %d times, want once", n)
 	}
 
@@ -329,7 +329,7 @@ func TestHeldFromOneProcessToTheNext(t *testing.T) {
 	if held := table(); !strings.Contains(held, "table ip smartnat-hold") {
 		t.Errorf("without IPv6 the table is\n%s", held)
 	}
-	if said := systemd.Said(); count(said, "FDSTOREREMOVE=1") != 1 || count(said, "FDSTORE=1") != 2 {
+	if said := systemd.Notifications(); count(said, "FDSTOREREMOVE=1") != 1 || count(said, "FDSTORE=1") != 2 {
 		t.Errorf("sent %q, want one socket removed and two stored", said)
 	}
 	program.end(t)
@@ -388,7 +388,7 @@ func startProgram(t *testing.T, systemd *testenv.Supervisor, configFile string, 
 	p.Env = append(append(os.Environ(), asProgram+"=1"), env...)
 	p.Stdout, p.Stderr = &p.log, &p.log
 	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	systemd.Prepare(p.Cmd)
+	systemd.Configure(p.Cmd)
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}

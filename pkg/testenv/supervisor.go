@@ -25,10 +25,10 @@ type Supervisor struct {
 	// Socket is the path for NOTIFY_SOCKET.
 	Socket string
 
-	conn *net.UnixConn
-	mu   sync.Mutex
-	said []string
-	// started is the length of said when the current process started.
+	conn          *net.UnixConn
+	mu            sync.Mutex
+	notifications []string
+	// started is the length of notifications when the current process started.
 	started int
 	kept    []*os.File // with the names that the service gave
 }
@@ -44,11 +44,11 @@ func NewSupervisor(path string) (*Supervisor, error) {
 	return s, nil
 }
 
-// Prepare changes cmd, which must not be started yet, to run as the next process of the service.
-func (s *Supervisor) Prepare(cmd *exec.Cmd) {
+// Configure changes cmd, which must not be started yet, to run as the next process of the service.
+func (s *Supervisor) Configure(cmd *exec.Cmd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.started = len(s.said)
+	s.started = len(s.notifications)
 	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+s.Socket)
 	if len(s.kept) == 0 {
 		return
@@ -64,18 +64,18 @@ func (s *Supervisor) Prepare(cmd *exec.Cmd) {
 	cmd.Path = "/bin/sh"
 }
 
-// Said returns all notifications in order, one element per line.
-func (s *Supervisor) Said() []string {
+// Notifications returns all notifications in order, one element per line.
+func (s *Supervisor) Notifications() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.said)
+	return slices.Clone(s.notifications)
 }
 
 // Ready reports whether the current process has sent READY=1.
 func (s *Supervisor) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Contains(s.said[s.started:], "READY=1")
+	return slices.Contains(s.notifications[s.started:], "READY=1")
 }
 
 // Stop closes the stored descriptors, as systemd does when a service stays stopped.
@@ -95,11 +95,12 @@ func (s *Supervisor) listen() {
 		if err != nil {
 			return
 		}
-		s.hear(strings.Split(string(message[:n]), "\n"), received(rights[:rightsN]))
+		s.handle(strings.Split(string(message[:n]), "\n"), received(rights[:rightsN]))
 	}
 }
 
-func (s *Supervisor) hear(words []string, descriptors []int) {
+// handle records the words of one message, and stores or closes its descriptors.
+func (s *Supervisor) handle(words []string, descriptors []int) {
 	name := ""
 	for _, word := range words {
 		if named, ok := strings.CutPrefix(word, "FDNAME="); ok {
@@ -108,7 +109,7 @@ func (s *Supervisor) hear(words []string, descriptors []int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.said = append(s.said, words...)
+	s.notifications = append(s.notifications, words...)
 	for _, descriptor := range descriptors {
 		file := os.NewFile(uintptr(descriptor), name)
 		if slices.Contains(words, "FDSTORE=1") {

@@ -38,7 +38,7 @@ type Lab struct {
 	repo       string
 	kubeDir    string
 	binDir     string
-	wires      *wires
+	links      *links
 	run        *runner
 	authority  *authority
 	kube       kubernetes.Interface
@@ -145,7 +145,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if l.wires, err = newWires(clients, outside1, outside2, cluster); err != nil {
+	if l.links, err = newLinks(clients, outside1, outside2, cluster); err != nil {
 		return err
 	}
 	for _, spec := range topology() {
@@ -153,7 +153,7 @@ func (l *Lab) start(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := l.wires.join(host, spec); err != nil {
+		if err := l.links.join(host, spec); err != nil {
 			return err
 		}
 	}
@@ -185,8 +185,8 @@ func (l *Lab) Stop() error {
 	for _, pod := range pods {
 		errs = append(errs, l.stopPod(pod))
 	}
-	if l.wires != nil {
-		errs = append(errs, l.wires.close())
+	if l.links != nil {
+		errs = append(errs, l.links.close())
 	}
 	for _, name := range l.Hosts() {
 		errs = append(errs, l.removeHost(name))

@@ -19,47 +19,47 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wires holds the bridges. They are in the lab's own network namespace, which has no addresses.
-type wires struct {
+// links holds the bridges and the cables to them. The bridges are in the lab's own network namespace, which has no addresses.
+type links struct {
 	bridges map[segment]*netlink.Bridge
 	cables  []netlink.Link
 }
 
-func newWires(segments ...segment) (*wires, error) {
+func newLinks(segments ...segment) (*links, error) {
 	// With br_netfilter loaded, bridges would track connections too.
 	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("making bridges bypass iptables: %w", err)
 	}
-	w := &wires{bridges: map[segment]*netlink.Bridge{}}
+	n := &links{bridges: map[segment]*netlink.Bridge{}}
 	for _, s := range segments {
 		off := false
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: string(s)}, MulticastSnooping: &off}
 		if err := netlink.LinkAdd(bridge); err != nil {
 			return nil, fmt.Errorf("creating bridge %s: %w", s, err)
 		}
-		w.bridges[s] = bridge
+		n.bridges[s] = bridge
 		if err := netlink.LinkSetUp(bridge); err != nil {
 			return nil, fmt.Errorf("bringing bridge %s up: %w", s, err)
 		}
 	}
-	return w, nil
+	return n, nil
 }
 
-func (w *wires) close() error {
+func (n *links) close() error {
 	var errs []error
 	// The kernel would remove the links with the hosts' namespaces, but with a delay.
-	for _, cable := range w.cables {
+	for _, cable := range n.cables {
 		errs = append(errs, netlink.LinkDel(cable))
 	}
-	for _, bridge := range w.bridges {
+	for _, bridge := range n.bridges {
 		errs = append(errs, netlink.LinkDel(bridge))
 	}
 	return errors.Join(errs...)
 }
 
 // join sets the host's sysctls, links, addresses and routes.
-func (w *wires) join(h *Host, spec hostSpec) error {
+func (n *links) join(h *Host, spec hostSpec) error {
 	for name, value := range spec.sysctls {
 		if err := h.SetSysctl(name, value); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
@@ -80,7 +80,7 @@ func (w *wires) join(h *Host, spec hostSpec) error {
 		return fmt.Errorf("%s: %w", h.Name, err)
 	}
 	for _, link := range spec.links {
-		if err := w.plug(h, inside, link); err != nil {
+		if err := n.connect(h, inside, link); err != nil {
 			return fmt.Errorf("%s: link %s: %w", h.Name, link.name, err)
 		}
 	}
@@ -92,10 +92,10 @@ func (w *wires) join(h *Host, spec hostSpec) error {
 	return nil
 }
 
-// plug connects the host to a segment.
-func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
+// connect adds a link between the host and a segment.
+func (n *links) connect(h *Host, inside *netlink.Handle, link linkSpec) error {
 	cable := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: cableName(h.Name, link.name), MasterIndex: w.bridges[link.segment].Index},
+		LinkAttrs:     netlink.LinkAttrs{Name: cableName(h.Name, link.name), MasterIndex: n.bridges[link.segment].Index},
 		PeerName:      link.name,
 		PeerNamespace: netlink.NsFd(h.ns),
 		// The address is fixed, because neighbours cache it, even when a new host replaces this one.
@@ -104,7 +104,7 @@ func (w *wires) plug(h *Host, inside *netlink.Handle, link linkSpec) error {
 	if err := netlink.LinkAdd(cable); err != nil {
 		return err
 	}
-	w.cables = append(w.cables, cable)
+	n.cables = append(n.cables, cable)
 	if err := netlink.LinkSetUp(cable); err != nil {
 		return err
 	}
@@ -125,17 +125,17 @@ func hardwareAddress(host, link string) net.HardwareAddr {
 	return append(net.HardwareAddr{0x02}, sum[:5]...)
 }
 
-// unplug removes the cables of a host, including their ends in it.
-func (w *wires) unplug(spec hostSpec) error {
+// disconnect removes the cables of a host, including their ends in it.
+func (n *links) disconnect(spec hostSpec) error {
 	var errs []error
 	for _, link := range spec.links {
 		name := cableName(spec.name, link.name)
-		i := slices.IndexFunc(w.cables, func(cable netlink.Link) bool { return cable.Attrs().Name == name })
+		i := slices.IndexFunc(n.cables, func(cable netlink.Link) bool { return cable.Attrs().Name == name })
 		if i < 0 {
 			continue
 		}
-		errs = append(errs, netlink.LinkDel(w.cables[i]))
-		w.cables = slices.Delete(w.cables, i, i+1)
+		errs = append(errs, netlink.LinkDel(n.cables[i]))
+		n.cables = slices.Delete(n.cables, i, i+1)
 	}
 	return errors.Join(errs...)
 }

@@ -86,7 +86,7 @@ func (p *Process) start() error {
 	cmd.Env = append(cmd.Env, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.supervisor != nil {
-		p.supervisor.Prepare(cmd)
+		p.supervisor.Configure(cmd)
 	}
 	if err := p.host.do(cmd.Start); err != nil {
 		return fmt.Errorf("starting %s on %s: %w", p.name, p.host.Name, err)

@@ -64,12 +64,12 @@ func (l *Lab) RenewGateway(ctx context.Context, opts ...Option) error {
 	}
 	all := topology()
 	spec := all[slices.IndexFunc(all, func(s hostSpec) bool { return s.name == Gateway })]
-	if err := errors.Join(l.wires.unplug(spec), l.removeHost(Gateway), os.RemoveAll(hostDir(Gateway))); err != nil {
+	if err := errors.Join(l.links.disconnect(spec), l.removeHost(Gateway), os.RemoveAll(hostDir(Gateway))); err != nil {
 		return fmt.Errorf("removing the gateway: %w", err)
 	}
 	host, err := l.addHost(Gateway)
 	if err != nil {
 		return err
 	}
-	return errors.Join(ctx.Err(), l.wires.join(host, spec), l.chooseGatewayPrograms())
+	return errors.Join(ctx.Err(), l.links.join(host, spec), l.chooseGatewayPrograms())
 }

@@ -60,7 +60,7 @@ type demo struct {
 	steps   int
 }
 
-func runDemo(ctx context.Context, door *door) error {
+func runDemo(ctx context.Context, control *controlSocket) error {
 	limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	d := &demo{started: time.Now()}
@@ -74,7 +74,7 @@ func runDemo(ctx context.Context, door *door) error {
 			return err
 		}
 	}
-	if err := door.open(); err != nil {
+	if err := control.listen(); err != nil {
 		return err
 	}
 	fmt.Printf("\nDone in %.1f s.\n", time.Since(d.started).Seconds())

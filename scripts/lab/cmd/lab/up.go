@@ -28,7 +28,7 @@ func upCommand() *cobra.Command {
 		Short: "Start the lab with three pods, relay and smartnatd, until Ctrl-C or `lab down`",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return inside(func(ctx context.Context, door *door) error { return up(ctx, door, bare) })
+			return inside(func(ctx context.Context, control *controlSocket) error { return up(ctx, control, bare) })
 		},
 	}
 	cmd.Flags().BoolVar(&bare, "bare", false, "do not start relay and smartnatd")
@@ -36,9 +36,9 @@ func upCommand() *cobra.Command {
 }
 
 // inside runs fn in the lab's namespaces, with a socket through which `shell` and `down` in other terminals find it.
-func inside(fn func(ctx context.Context, door *door) error) error {
+func inside(fn func(ctx context.Context, control *controlSocket) error) error {
 	if !testenv.Inside() {
-		if err := buildDoor(); err != nil {
+		if err := bindControlSocket(); err != nil {
 			return err
 		}
 	}
@@ -46,9 +46,9 @@ func inside(fn func(ctx context.Context, door *door) error) error {
 		// The terminal also sends Ctrl-C to the process outside. It exits, and the namespaces end with it.
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		door, err := findDoor()
+		control, err := inheritedControlSocket()
 		if err == nil {
-			err = fn(ctx, door)
+			err = fn(ctx, control)
 		}
 		if err != nil && !errors.Is(err, context.Canceled) {
 			fmt.Fprintf(os.Stderr, "lab: %v\n", err)
@@ -63,7 +63,7 @@ func inside(fn func(ctx context.Context, door *door) error) error {
 	return nil
 }
 
-func up(ctx context.Context, door *door, bare bool) error {
+func up(ctx context.Context, control *controlSocket, bare bool) error {
 	limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	started := time.Now()
@@ -79,7 +79,7 @@ func up(ctx context.Context, door *door, bare bool) error {
 			return err
 		}
 	}
-	if err := door.open(); err != nil {
+	if err := control.listen(); err != nil {
 		return err
 	}
 	fmt.Printf("The lab started in %.1f s. In another terminal:\n\n", time.Since(started).Seconds())

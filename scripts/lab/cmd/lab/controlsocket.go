@@ -20,53 +20,53 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// doorKey passes the socket from the process outside, whose network namespace it belongs to, to the process inside.
-const doorKey = "SMARTNAT_LAB_DOOR"
+// controlSocketKey passes the socket from the process outside, whose network namespace it belongs to, to the process inside.
+const controlSocketKey = "SMARTNAT_LAB_CONTROL_SOCKET"
 
-// door is the abstract Unix socket through which commands in other terminals find the lab: the kernel reports the PID of the
-// listener. It needs no file and leaves none behind.
-type door struct{ socket int }
+// controlSocket is the abstract Unix socket through which commands in other terminals find the lab: the kernel reports the PID
+// of the listener. It needs no file and leaves none behind.
+type controlSocket struct{ socket int }
 
-func doorAddress() *unix.SockaddrUnix {
+func controlSocketAddress() *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: fmt.Sprintf("@smartnat-lab-%d", os.Getuid())}
 }
 
-// buildDoor binds the socket without listening. Each user can have only one lab.
-func buildDoor() error {
+// bindControlSocket binds the socket without listening. Each user can have only one lab.
+func bindControlSocket() error {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) // inherited by the process inside
 	if err != nil {
 		return fmt.Errorf("binding the lab's socket: %w", err)
 	}
-	if err := unix.Bind(socket, doorAddress()); errors.Is(err, unix.EADDRINUSE) {
+	if err := unix.Bind(socket, controlSocketAddress()); errors.Is(err, unix.EADDRINUSE) {
 		return errors.New("a lab is already running: end it with `lab down`")
 	} else if err != nil {
 		return fmt.Errorf("binding the lab's socket: %w", err)
 	}
-	return os.Setenv(doorKey, strconv.Itoa(socket))
+	return os.Setenv(controlSocketKey, strconv.Itoa(socket))
 }
 
-// findDoor returns the inherited socket in the process inside.
-func findDoor() (*door, error) {
-	socket, err := strconv.Atoi(os.Getenv(doorKey))
+// inheritedControlSocket returns the inherited socket in the process inside.
+func inheritedControlSocket() (*controlSocket, error) {
+	socket, err := strconv.Atoi(os.Getenv(controlSocketKey))
 	if err != nil {
 		return nil, fmt.Errorf("finding the lab's socket: %w", err)
 	}
 	unix.CloseOnExec(socket) // not for the processes of hosts
-	return &door{socket}, nil
+	return &controlSocket{socket}, nil
 }
 
-// open starts listening, so that commands find this process.
-func (d *door) open() error {
-	if err := unix.Listen(d.socket, 16); err != nil {
+// listen starts listening, so that commands find this process.
+func (c *controlSocket) listen() error {
+	if err := unix.Listen(c.socket, 16); err != nil {
 		return fmt.Errorf("listening on the lab's socket: %w", err)
 	}
 	go func() {
 		for {
-			visitor, _, err := unix.Accept(d.socket)
+			client, _, err := unix.Accept(c.socket)
 			if err != nil {
 				return
 			}
-			_ = unix.Close(visitor)
+			_ = unix.Close(client)
 		}
 	}()
 	return nil
@@ -79,7 +79,7 @@ func labProcess() (int, error) {
 		return 0, err
 	}
 	defer func() { _ = unix.Close(socket) }()
-	if err := unix.Connect(socket, doorAddress()); err != nil {
+	if err := unix.Connect(socket, controlSocketAddress()); err != nil {
 		return 0, fmt.Errorf("no lab is running (start one with `lab up`): %w", err)
 	}
 	who, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -96,7 +96,7 @@ func unbound() error {
 		return err
 	}
 	defer func() { _ = unix.Close(socket) }()
-	return unix.Bind(socket, doorAddress())
+	return unix.Bind(socket, controlSocketAddress())
 }
 
 func downCommand() *cobra.Command {
