@@ -56,7 +56,7 @@ func TestCostIsWhatIsBuilt(t *testing.T) {
 			for _, table := range rules.Build(state, gateway.IPv4, rules.Options{Ownership: gateway.DefaultOwnership()}).Tables {
 				for _, c := range table.Chains {
 					for _, r := range c.Rules {
-						if r.Target.Verb == ruleset.Translate {
+						if r.Target.Verb == ruleset.DNAT {
 							built++
 						}
 						if r.Recent.Name != "" {

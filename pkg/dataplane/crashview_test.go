@@ -124,7 +124,7 @@ func (v view) becomes(p ruleset.Packet) outcome {
 		return link
 	}
 	var ends, hows []string
-	for trace := range v.tracers[family].Ways(p) {
+	for trace := range v.tracers[family].Outcomes(p) {
 		end, how := v.explain(p, trace, forwarding == "1")
 		ends, hows = append(ends, end), append(hows, end+how)
 	}
@@ -186,10 +186,10 @@ func probes(states ...gateway.State) []probe {
 				for _, b := range f.Backends {
 					client, pod := clients(f.Address.Is6())[0], netip.AddrPortFrom(b.Address, b.Port)
 					add("more of a connection", ruleset.Packet{
-						In: uplink.link, State: ruleset.Established | ruleset.DNAT, Direction: ruleset.Original, ConnMark: forwarded, Source: client, Destination: pod,
+						In: uplink.link, State: ruleset.Established | ruleset.StateDNAT, Direction: ruleset.Original, ConnMark: forwarded, Source: client, Destination: pod,
 					})
 					add("a reply on "+uplink.link, ruleset.Packet{
-						In: "eth0", State: ruleset.Established | ruleset.DNAT, Direction: ruleset.Reply, ConnMark: forwarded, Source: pod, Destination: client,
+						In: "eth0", State: ruleset.Established | ruleset.StateDNAT, Direction: ruleset.Reply, ConnMark: forwarded, Source: pod, Destination: client,
 					})
 				}
 			}

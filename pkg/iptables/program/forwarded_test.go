@@ -125,7 +125,7 @@ var allTables = []string{"mangle", "filter", "nat"}
 
 // foreseenEverywhere is like foreseen but compares all tables.
 func foreseenEverywhere(tracer *ruleset.Tracer, p ruleset.Packet, matched []string) (trace ruleset.Trace, want []string, agree bool) {
-	for trace = range tracer.Ways(p) {
+	for trace = range tracer.Outcomes(p) {
 		want = nil
 		for _, s := range trace.Steps {
 			want = append(want, step(s.Table, s.Chain, s.Number))

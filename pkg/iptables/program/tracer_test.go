@@ -104,7 +104,7 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 // foreseen returns the trace whose nat rules are those that matched, if there is one. The tracer yields one trace for each
 // random choice, and the matched rules identify the one that was taken.
 func foreseen(tracer *ruleset.Tracer, p ruleset.Packet, matched []string) (trace ruleset.Trace, agree bool) {
-	for trace = range tracer.Ways(p) {
+	for trace = range tracer.Outcomes(p) {
 		if slices.Equal(natSteps(trace), matched) {
 			return trace, true
 		}

@@ -147,7 +147,7 @@ func split(k block, list []member) []group {
 
 // destination returns the target for a backend's share of the forward.
 func destination(f *gateway.Forward, backend gateway.Backend) ruleset.Target {
-	t := ruleset.Target{Verb: ruleset.Translate, Address: backend.Address, Ports: gateway.Port(backend.Port)}
+	t := ruleset.Target{Verb: ruleset.DNAT, Address: backend.Address, Ports: gateway.Port(backend.Port)}
 	if !f.Shift || f.Ports.Single() {
 		return t
 	}

@@ -89,7 +89,7 @@ func TestLeavingWithoutUplinks(t *testing.T) {
 			p.In, p.Route = "eth1", func(netip.Addr, uint32) string { return tc.out }
 			if tc.reply {
 				p = packet(family, backend, client, gateway.TCP, 80)
-				p.In, p.Direction, p.State = "eth0", ruleset.Reply, ruleset.Established|ruleset.DNAT
+				p.In, p.Direction, p.State = "eth0", ruleset.Reply, ruleset.Established|ruleset.StateDNAT
 				p.ConnMark, p.Route = options.Ownership.Forwarded().Value, func(netip.Addr, uint32) string { return tc.out }
 			}
 			if got := ruleset.NewTracer(Build(state, family, options)).Trace(p); got.Verdict != tc.want {

@@ -81,7 +81,7 @@ func (b *builder) translateEgress() []ruleset.Rule {
 		return nil
 	}
 	b.chain(egressChain, b.egress(func(e gateway.Egress) ruleset.Target {
-		return ruleset.Target{Verb: ruleset.TranslateSource, Address: e.Address, RandomFully: b.opts.RandomFully}
+		return ruleset.Target{Verb: ruleset.SNAT, Address: e.Address, RandomFully: b.opts.RandomFully}
 	})...)
 	return b.leaveByUplink()
 }

@@ -101,11 +101,11 @@ func TestEgress(t *testing.T) {
 		{"a later packet", func(p *ruleset.Packet) { p.State, p.ConnMark, p.SYN = ruleset.Established, 0x10, false }, ruleset.Accept, "eth2", pod, client, marked, 0x10, false, false},
 		{"a connection from before", func(p *ruleset.Packet) { p.State = ruleset.Established }, ruleset.Drop, "eth7", pod, client, 0, 0, false, false},
 		{"an answer", func(p *ruleset.Packet) {
-			p.In, p.State, p.Direction, p.ConnMark = "eth2", ruleset.Established|ruleset.SNAT, ruleset.Reply, 0x10
+			p.In, p.State, p.Direction, p.ConnMark = "eth2", ruleset.Established|ruleset.StateSNAT, ruleset.Reply, 0x10
 			p.Source, p.Destination = p.Destination, p.Source
 		}, ruleset.Accept, "eth0", client, pod, 0, 0x10, false, true},
 		{"an error about it", func(p *ruleset.Packet) {
-			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", ruleset.Related|ruleset.SNAT, ruleset.Reply, 0x10, "icmp"
+			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", ruleset.Related|ruleset.StateSNAT, ruleset.Reply, 0x10, "icmp"
 			p.Source, p.Destination = p.Destination, p.Source
 		}, ruleset.Accept, "eth0", client, pod, 0, 0x10, false, false},
 		{"to a network of another uplink", func(p *ruleset.Packet) {
@@ -160,7 +160,7 @@ func TestEgressBehindAnUplink(t *testing.T) {
 			}
 			answer := opened
 			answer.Source, answer.Destination = answer.Destination, answer.Source
-			answer.State, answer.Direction, answer.ConnMark = ruleset.Established|ruleset.SNAT, ruleset.Reply, own.Forwarded().Value
+			answer.State, answer.Direction, answer.ConnMark = ruleset.Established|ruleset.StateSNAT, ruleset.Reply, own.Forwarded().Value
 			if got := tracer.Trace(answer); got.Verdict != ruleset.Accept || got.Packet.Mark != 0 {
 				t.Errorf("answer: verdict %d, mark %#x; want it accepted and routed by the main table", got.Verdict, got.Packet.Mark)
 			}

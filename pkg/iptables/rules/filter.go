@@ -74,7 +74,7 @@ func (b *builder) boundary() {
 	back := ruleset.Target{Verb: ruleset.Return}
 	rules := []ruleset.Rule{
 		// Published by another program on this host, whose own rules decide.
-		{State: ruleset.DNAT, Target: back},
+		{State: ruleset.StateDNAT, Target: back},
 		// Opened from inside.
 		{State: ruleset.Related | ruleset.Established, Direction: ruleset.Reply, Target: back},
 	}

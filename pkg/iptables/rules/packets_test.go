@@ -235,7 +235,7 @@ func TestBoundary(t *testing.T) {
 		{"a neighbour's connection from before us", ruleset.Packet{In: "eth1", State: ruleset.Established, Direction: ruleset.Original, Source: client, Destination: pod}, ruleset.Drop, 0},
 		{"an answer to a pod", ruleset.Packet{In: "eth1", State: ruleset.Established, Direction: ruleset.Reply, Source: client, Destination: pod}, ruleset.Accept, 0},
 		{"an error about a pod's packet", ruleset.Packet{In: "eth1", State: ruleset.Related, Direction: ruleset.Reply, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"published by another program", ruleset.Packet{In: "eth1", State: ruleset.New | ruleset.DNAT, Source: client, Destination: pod}, ruleset.Accept, 0},
+		{"published by another program", ruleset.Packet{In: "eth1", State: ruleset.New | ruleset.StateDNAT, Source: client, Destination: pod}, ruleset.Accept, 0},
 		{"from another link", ruleset.Packet{In: "eth0", State: ruleset.New, Source: client, Destination: pod}, ruleset.Accept, 0},
 		{"of a forwarded connection", ruleset.Packet{In: "eth2", State: ruleset.Established, Direction: ruleset.Original, ConnMark: forwarded | uplink2, Source: client, Destination: pod}, ruleset.Accept, 0},
 		{"a reply leaves by the uplink that was used", ruleset.Packet{In: "eth0", State: ruleset.Established, Direction: ruleset.Reply, ConnMark: forwarded | uplink2, Source: pod, Destination: client}, ruleset.Accept, uplink2},
@@ -343,7 +343,7 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 		route.ServiceRoutes = []gateway.ServiceRoute{{Destination: network}}
 		first := func(p *ruleset.Packet) {}
 		later := func(p *ruleset.Packet) {
-			p.State, p.ConnMark = ruleset.Established|ruleset.DNAT, own.Forwarded().Value|own.Uplink(1).Value
+			p.State, p.ConnMark = ruleset.Established|ruleset.StateDNAT, own.Forwarded().Value|own.Uplink(1).Value
 			p.Destination = netip.AddrPortFrom(f.Backends[0].Address, f.Backends[0].Port)
 		}
 		for _, tc := range []struct {
@@ -363,7 +363,7 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 			{"a reply", state, func(p *ruleset.Packet) { later(p); p.In, p.Direction = "eth0", ruleset.Reply }, "eth1", ruleset.Accept},
 			{"an error about a packet of the client", state, func(p *ruleset.Packet) {
 				later(p)
-				p.In, p.State, p.Direction, p.Protocol = "eth0", ruleset.Related|ruleset.DNAT, ruleset.Reply, "icmp"
+				p.In, p.State, p.Direction, p.Protocol = "eth0", ruleset.Related|ruleset.StateDNAT, ruleset.Reply, "icmp"
 			}, "eth1", ruleset.Accept},
 			{"data of active FTP, opened by the backend", state, func(p *ruleset.Packet) {
 				later(p)

@@ -187,7 +187,7 @@ func TestCostOfEstablishedPackets(t *testing.T) {
 			client, pod := netip.AddrPortFrom(source(gateway.IPv4, 0).Addr(), 40000), netip.AddrPortFrom(f.Backends[0].Address, f.Backends[0].Port)
 			p := ruleset.Packet{
 				In: "eth1", Protocol: gateway.TCP, Source: client, Destination: pod, Direction: ruleset.Original,
-				State: ruleset.Established | ruleset.DNAT, ConnMark: own.Forwarded().Value | own.Uplink(1).Value,
+				State: ruleset.Established | ruleset.StateDNAT, ConnMark: own.Forwarded().Value | own.Uplink(1).Value,
 				Route: func(netip.Addr, uint32) string { return "eth0" },
 			}
 			if got := tracer.Trace(p); got.Rules != tc.original || got.Verdict != ruleset.Accept || got.Packet.Mark != 0 {

@@ -269,10 +269,10 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 		t.Verb = Reject
 		return found && r.word(&t.RejectWith, value)
 	case "DNAT --to-destination":
-		t.Verb = Translate
+		t.Verb = DNAT
 		return t.parseDestination(value)
 	case "SNAT --to-source":
-		t.Verb = TranslateSource
+		t.Verb = SNAT
 		t.RandomFully = r.flag("--random-fully")
 		var err error
 		t.Address, err = netip.ParseAddr(value)

@@ -112,16 +112,16 @@ type Recent struct {
 // CTState is a set of conntrack states (iptables-extensions(8), conntrack --ctstate).
 type CTState uint8
 
-// The conntrack states. SNAT and DNAT are virtual states of xt_conntrack. DNAT: the original destination differs from the
-// reply source.
+// The conntrack states. StateSNAT and StateDNAT are virtual states of xt_conntrack. StateDNAT: the original destination differs
+// from the reply source.
 const (
 	New CTState = 1 << iota
 	Established
 	Related
 	Invalid
 	Untracked
-	SNAT
-	DNAT
+	StateSNAT
+	StateDNAT
 )
 
 // CTDirection is the direction of a packet within its connection.
@@ -147,10 +147,10 @@ const (
 	Return
 	// Reject answers with Target.RejectWith.
 	Reject
-	// Translate is DNAT to Target.Address and Target.Ports.
-	Translate
-	// TranslateSource is SNAT to Target.Address.
-	TranslateSource
+	// DNAT translates the destination to Target.Address and Target.Ports.
+	DNAT
+	// SNAT translates the source to Target.Address.
+	SNAT
 	Masquerade
 	// SetMark and SetConnMark are --set-xmark Mark.Value/Mark.Mask with Value within Mask: the bits of Mask are set to Value.
 	SetMark
@@ -170,9 +170,9 @@ type Target struct {
 	Chain string
 	// Mark is the operand of SetMark, SetConnMark and RestoreMark.
 	Mark gateway.Mark
-	// Address is the new destination for Translate and the new source for TranslateSource.
+	// Address is the new destination for DNAT and the new source for SNAT.
 	Address netip.Addr
-	// Ports is the destination port or range of Translate; zero keeps the packet's port. For Masquerade it is the range of
+	// Ports is the destination port or range of DNAT; zero keeps the packet's port. For Masquerade it is the range of
 	// source ports; zero lets the kernel choose. It requires the rule's Protocol.
 	Ports gateway.PortRange
 	// BasePort, if set, translates port p to Ports.First+p-BasePort ("--to-destination 10.0.0.1:8000-8009/20000").
@@ -181,6 +181,6 @@ type Target struct {
 	RejectWith string
 	// Helper is the kernel's name of a connection tracking helper, "ftp" or "tftp".
 	Helper string
-	// RandomFully is --random-fully of Masquerade and TranslateSource.
+	// RandomFully is --random-fully of Masquerade and SNAT.
 	RandomFully bool
 }

@@ -80,7 +80,7 @@ func (r *Rule) wellFormed() bool {
 	}
 	return (r.SourceSet.Name != "" || !r.SourceSet.Not) && (r.Recent.Name != "" || r.Recent.Seconds == 0) &&
 		(r.Mark.Mask != 0 || r.Mark.Value == 0) && (r.ConnMark.Mask != 0 || r.ConnMark.Value == 0) &&
-		r.State <= New|Established|Related|Invalid|Untracked|SNAT|DNAT && r.Direction <= Reply &&
+		r.State <= New|Established|Related|Invalid|Untracked|StateSNAT|StateDNAT && r.Direction <= Reply &&
 		r.Probability <= ProbabilityOne && len(r.Comment) <= MaxComment
 }
 
@@ -144,7 +144,7 @@ var stateNames = []struct {
 	name  string
 }{
 	{Invalid, "INVALID"}, {New, "NEW"}, {Related, "RELATED"}, {Established, "ESTABLISHED"},
-	{Untracked, "UNTRACKED"}, {SNAT, "SNAT"}, {DNAT, "DNAT"},
+	{Untracked, "UNTRACKED"}, {StateSNAT, "SNAT"}, {StateDNAT, "DNAT"},
 }
 
 func (t *Target) append(w *words) {
@@ -163,10 +163,10 @@ func (t *Target) append(w *words) {
 	case Reject:
 		w.option("-j REJECT --reject-with", t.RejectWith)
 		w.bad = w.bad || t.RejectWith == ""
-	case Translate:
+	case DNAT:
 		w.word("-j DNAT --to-destination ")
 		t.appendDestination(w)
-	case TranslateSource:
+	case SNAT:
 		w.word("-j SNAT --to-source ")
 		w.address(t.Address)
 		t.appendRandomFully(w)

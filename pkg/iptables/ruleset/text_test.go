@@ -53,9 +53,9 @@ func (n *numbers) target(chain, rejectWith, zone string) Target {
 		t.Chain = chain
 	case Reject:
 		t.RejectWith = rejectWith
-	case Translate:
+	case DNAT:
 		t.Address, t.Ports, t.BasePort = n.address().WithZone(zone), n.ports(), uint16(n.next())
-	case TranslateSource:
+	case SNAT:
 		t.Address, t.RandomFully = n.address().WithZone(zone), n.next()%2 == 0
 	case Masquerade:
 		t.RandomFully = n.next()%2 == 0
@@ -153,8 +153,8 @@ func TestWhatHasNoSpellingIsNotWritten(t *testing.T) {
 		{"chain named like a target", Rule{Target: Target{Verb: Goto, Chain: "ACCEPT"}}, "-g ACCEPT"},
 		{"no chain", Rule{Target: Target{Verb: Jump}}, ""},
 		{"answer", Rule{Target: Target{Verb: Reject, RejectWith: "x\x00"}}, `-j REJECT --reject-with x\x00`},
-		{"zone", Rule{Target: Target{Verb: Translate, Address: address.WithZone("a\n"), Ports: gateway.Port(80)}}, "-j DNAT --to-destination fe80::1"},
-		{"zone of a source", Rule{Target: Target{Verb: TranslateSource, Address: address.WithZone("a\n")}}, "-j SNAT --to-source fe80::1"},
+		{"zone", Rule{Target: Target{Verb: DNAT, Address: address.WithZone("a\n"), Ports: gateway.Port(80)}}, "-j DNAT --to-destination fe80::1"},
+		{"zone of a source", Rule{Target: Target{Verb: SNAT, Address: address.WithZone("a\n")}}, "-j SNAT --to-source fe80::1"},
 		{"foreign rule", Rule{Foreign: "-m comment --comment \"a\nb\" -j X"}, `-m comment --comment "a\x0ab" -j X`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -17,7 +17,7 @@ type Packet struct {
 	In                  string
 	Protocol            gateway.Protocol
 	Source, Destination netip.AddrPort
-	// State is one conntrack state, in addition to DNAT or SNAT if earlier packets were translated.
+	// State is one conntrack state, in addition to StateDNAT or StateSNAT if earlier packets were translated.
 	State CTState
 	// Bridged means that a bridge switches the packet.
 	Bridged bool
@@ -219,13 +219,13 @@ func (j *journey) act(t *Target) bool {
 	case Drop, Reject:
 		j.Verdict, j.RejectWith = t.Verb, t.RejectWith
 		return true
-	case Translate:
+	case DNAT:
 		p.Destination = t.translate(p.Destination.Port())
-		p.State |= DNAT
+		p.State |= StateDNAT
 		return true
-	case TranslateSource:
+	case SNAT:
 		p.Source = netip.AddrPortFrom(t.Address, p.Source.Port())
-		p.State |= SNAT
+		p.State |= StateSNAT
 		return true
 	case Masquerade:
 		j.Masqueraded = true

@@ -83,7 +83,7 @@ func TestTrace(t *testing.T) {
 			p.Source, p.Destination = netip.MustParseAddrPort("10.2.0.1:1"), netip.MustParseAddrPort("203.0.113.1:1")
 		}, Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 2 + 1, false},
 		{"a reply is routed by its mark and skips nat", func(p *Packet) {
-			p.In, p.State, p.Direction, p.ConnMark = "eth0", Established|DNAT, Reply, 0x200
+			p.In, p.State, p.Direction, p.ConnMark = "eth0", Established|StateDNAT, Reply, 0x200
 			p.Source, p.Destination = netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("198.51.100.7:4000")
 		}, Accept, "198.51.100.7:4000", "eth2", 2 + 1, false},
 		{"from the host itself", func(p *Packet) { p.In, p.Destination = "", netip.MustParseAddrPort("10.0.0.9:80") }, Accept, "10.0.0.9:80", "eth0", 1, false},
@@ -163,13 +163,13 @@ func TestTraceOfTreatment(t *testing.T) {
 		mark             uint32
 		wantTranslations CTState
 	}{
-		{"a new connection", func(p *Packet) { p.Protocol, p.SYN = gateway.TCP, true }, Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, SNAT},
+		{"a new connection", func(p *Packet) { p.Protocol, p.SYN = gateway.TCP, true }, Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, StateSNAT},
 		{"an established connection", func(p *Packet) { p.Protocol, p.State = gateway.TCP, Established }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0x100, 0},
 		{"a source seen recently", func(p *Packet) {
 			p.Recent = func(list string, seconds uint32) bool { return list == "one" && seconds == 60 }
-		}, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 1 + 2 + 1 + 1, false, 0x100, DNAT},
-		{"a new source, the random match succeeds", func(p *Packet) { p.Chance = func(uint32) bool { return true } }, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, DNAT},
-		{"a new source, the random match fails", func(*Packet) {}, Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, DNAT},
+		}, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 1 + 2 + 1 + 1, false, 0x100, StateDNAT},
+		{"a new source, the random match succeeds", func(p *Packet) { p.Chance = func(uint32) bool { return true } }, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, StateDNAT},
+		{"a new source, the random match fails", func(*Packet) {}, Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, StateDNAT},
 		{"an invalid packet", func(p *Packet) { p.State = Invalid }, Drop, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 1, false, 0, 0},
 		{"an untracked packet", func(p *Packet) { p.State, p.Direction = Untracked, Reply }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0, 0},
 	} {
@@ -178,7 +178,7 @@ func TestTraceOfTreatment(t *testing.T) {
 				Source: netip.MustParseAddrPort("198.51.100.7:4000"), Destination: netip.MustParseAddrPort("192.0.2.1:80")}
 			tc.change(&p)
 			got := NewTracer(rs).Trace(p)
-			if got.Verdict != tc.verdict || got.Packet.Source.String() != tc.from || got.Packet.Destination.String() != tc.to || got.Packet.State&(DNAT|SNAT) != tc.wantTranslations {
+			if got.Verdict != tc.verdict || got.Packet.Source.String() != tc.from || got.Packet.Destination.String() != tc.to || got.Packet.State&(StateDNAT|StateSNAT) != tc.wantTranslations {
 				t.Errorf("verdict %d, from %s to %s, state %b; want %d, %s, %s, %b", got.Verdict, got.Packet.Source, got.Packet.Destination,
 					got.Packet.State, tc.verdict, tc.from, tc.to, tc.wantTranslations)
 			}
@@ -196,7 +196,7 @@ func TestWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]float64{}
-	for trace, probability := range NewTracer(rs).Ways(Packet{In: "eth1", Protocol: gateway.UDP, State: New}) {
+	for trace, probability := range NewTracer(rs).Outcomes(Packet{In: "eth1", Protocol: gateway.UDP, State: New}) {
 		got[trace.Packet.Destination.Addr().String()] += probability
 	}
 	if len(got) != 2 || got["10.0.0.1"] != 0.5 || got["10.0.0.2"] != 0.5 {
@@ -269,7 +269,7 @@ func FuzzTrace(f *testing.F) {
 			t.Fatalf("verdict %d, endless %t", got.Verdict, got.LoopDetected)
 		}
 		ways := 0
-		for _, probability := range tracer.Ways(anyPacket(seed)) {
+		for _, probability := range tracer.Outcomes(anyPacket(seed)) {
 			if probability < 0 || probability > 1 {
 				t.Fatalf("probability %v", probability)
 			}

@@ -8,9 +8,9 @@ import (
 	"slices"
 )
 
-// Ways yields the traces of a packet for all outcomes of random matches, each with its probability. It ignores the packet's
+// Outcomes yields the traces of a packet for all outcomes of random matches, each with its probability. It ignores the packet's
 // own Chance.
-func (t *Tracer) Ways(p Packet) iter.Seq2[Trace, float64] {
+func (t *Tracer) Outcomes(p Packet) iter.Seq2[Trace, float64] {
 	return func(yield func(Trace, float64) bool) {
 		// Each script lists the outcomes of random matches in order. Matches beyond its end fail.
 		scripts := [][]bool{nil}
