@@ -58,7 +58,8 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	b := &builder{ctx: ctx, log: log, memory: newMemory()}
+	saveMemory()
+	b := &builder{ctx: ctx, log: log}
 	d := daemon.New(daemon.Options{
 		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup, Load: load,
 		NewSource: b.newSource, NewRunner: b.newRunner,
@@ -78,7 +79,6 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 type builder struct {
 	ctx    context.Context
 	log    *logrus.Logger
-	memory *memory
 	counts *metrics.Metrics
 	server *metrics.Server
 }
@@ -100,7 +100,7 @@ func (b *builder) newSource(cfg config.Config, restore bool, changed func()) (so
 
 // newRunner constructs the parts that touch the kernel, and their controller.
 func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runner, error) {
-	log, hooks := b.log, withMemory(hooks, b.memory)
+	log := b.log
 	tables, err := newIPTables(cfg)
 	if err != nil {
 		return nil, err
@@ -129,7 +129,10 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 			b.counts.Applied(o, time.Now())
 			hooks.Applied(o)
 		},
-		Ready:         hooks.Ready,
+		Ready: func() {
+			hooks.Ready()
+			freeMemory()
+		},
 		ItemProcessed: hooks.ItemProcessed,
 	}), nil
 }

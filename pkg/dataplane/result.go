@@ -38,8 +38,6 @@ type Changes struct {
 	Repaired []Repair
 	// Damaged means that rules differed from those last written, so that there may be connections that no State makes.
 	Damaged bool
-	// Readings counts how often all rules of a family were read, which takes much memory.
-	Readings int
 	// Took is the time that each part took.
 	Took Took
 	// InPlace means that the kernel holds all rules of the state. An error may still say that they are not in their best form.
@@ -49,7 +47,7 @@ type Changes struct {
 func (c Changes) append(o Changes) Changes {
 	return Changes{
 		Writes: c.Writes + o.Writes, Chains: c.Chains + o.Chains, Rules: c.Rules + o.Rules, Sets: c.Sets + o.Sets, Members: c.Members + o.Members,
-		Repaired: slices.Concat(c.Repaired, o.Repaired), Damaged: c.Damaged || o.Damaged, Readings: c.Readings + o.Readings,
+		Repaired: slices.Concat(c.Repaired, o.Repaired), Damaged: c.Damaged || o.Damaged,
 		Took: c.Took.add(o.Took), InPlace: c.InPlace,
 	}
 }

@@ -195,7 +195,6 @@ func (r *Ruleset) read(ctx context.Context, name gateway.Family, changes *datapl
 	have, err := r.opts.Program.Save(ctx, name)
 	took := time.Since(started)
 	changes.Took.Observe += took
-	changes.Readings++
 	if err != nil {
 		f.state = unknown
 		return ruleset.Ruleset{}, nil, fmt.Errorf("reading the IPv%d tables: %w", name, err)
@@ -226,7 +225,6 @@ func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.
 	f := r.family(name)
 	err := f.unlessHung(ctx, func() error {
 		have, err := r.opts.Program.Save(ctx, name)
-		changes.Readings++
 		if err != nil {
 			return fmt.Errorf("reading the IPv%d tables: %w", name, err)
 		}
