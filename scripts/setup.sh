@@ -34,7 +34,7 @@ nsenter                   | util-linux               | util-linux            | e
 git                       | git                      | git                   | the version that is built
 '
 test='
-iptables-legacy           | iptables                 | iptables-legacy       | tests of both iptables back ends
+iptables-legacy           | iptables                 | iptables-legacy       | tests of both iptables variants
 ipset                     | ipset                    | ipset                 | sets of sources
 firewalld                 | firewalld                | firewalld             | tests with another firewall
 nft                       | nftables                 | nftables              | benchmarks of kube-proxy with nftables

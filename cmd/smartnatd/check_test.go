@@ -27,7 +27,7 @@ func checkHost(t *testing.T, backend string) (configFile string) {
 	configFile = newHost(t)
 	output(t, "ip", "link", "set", "lo", "up")
 	output(t, "ip", "addr", "add", "172.17.0.1/24", "dev", "eth1") // the Mapping's other address
-	appendTo(t, configFile, "iptables: {backend: "+backend+"}\n")
+	appendTo(t, configFile, "iptables: {variant: "+map[string]string{"legacy": "legacy", "nft": "nf_tables"}[backend]+"}\n")
 	right := strings.Replace(readFile(t, configFile), "{interface: eth1}", "{interface: eth1, gateway: 10.237.94.1}", 1)
 	if err := os.WriteFile(configFile, []byte(right), 0o600); err != nil {
 		t.Fatal(err)

@@ -77,13 +77,13 @@ func (c *checker) iptables(ctx context.Context) []check.Line {
 	if c.tables, err = newIPTables(c.cfg); err != nil {
 		return check.Errors("iptables", err)
 	}
-	what := fmt.Sprintf("iptables (%s)", c.tables.Backend())
-	other, err := c.tables.OtherBackendRules(ctx)
+	what := fmt.Sprintf("iptables (%s)", c.tables.Variant())
+	other, err := c.tables.OtherVariantRules(ctx)
 	switch {
 	case err != nil:
 		return check.Errors(what, err)
 	case other != "":
-		return []check.Line{{Level: check.Warning, What: what, Text: other + ", and the kernel runs the rules of both back ends: set iptables.backend to what the others use"}}
+		return []check.Line{{Level: check.Warning, What: what, Text: other + ", and the kernel runs the rules of both variants: set iptables.variant to what the others use"}}
 	}
 	return check.Errors(what, nil)
 }
@@ -144,7 +144,7 @@ func (c *checker) forwardHook(context.Context) []check.Line {
 	for _, d := range dropping {
 		chains = append(chains, check.BaseChain(d))
 	}
-	return check.ForwardHook(chains, c.tables.Backend(), c.cfg.Ownership)
+	return check.ForwardHook(chains, c.tables.Variant(), c.cfg.Ownership)
 }
 
 func (c *checker) conntrack(context.Context) []check.Line {

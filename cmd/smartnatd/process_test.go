@@ -321,7 +321,7 @@ func TestHeldFromOneProcessToTheNext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(configFile, append(text, "iptables: {ipv6: false}\n"...), 0o600); err != nil {
+	if err := os.WriteFile(configFile, append(text, "ipv6: false\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	program = startProgram(t, systemd, configFile)

@@ -52,7 +52,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	defer lock.Close()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
 	// A reload keeps the names that this depends on.
-	held := holdConnections(cfg.Ownership, cfg.IPTables.IPv6, activation.Files(true), log)
+	held := holdConnections(cfg.Ownership, cfg.IPv6, activation.Files(true), log)
 	defer held.Close()
 
 	hangup := make(chan os.Signal, 1)
@@ -105,15 +105,15 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 	if err != nil {
 		return nil, err
 	}
-	if other, err := tables.OtherBackendRules(b.ctx); err != nil {
-		log.WithError(err).Warn("cannot check for rules of the other iptables back end")
+	if other, err := tables.OtherVariantRules(b.ctx); err != nil {
+		log.WithError(err).Warn("cannot check for rules of the other iptables variant")
 	} else if other != "" {
 		log.Warn(other)
 	}
 	if err := tables.WithoutIPv6(); err != nil {
 		log.WithError(err).Warn("no boundary for IPv6: ip6tables does not work")
 	}
-	log.WithField("iptables", tables.Backend()).Info("programming the kernel")
+	log.WithField("iptables", tables.Variant()).Info("programming the kernel")
 	sets, err := newSets(cfg, tables)
 	if err != nil {
 		log.WithError(err).Warn("no sets on this host, using one rule per source")
@@ -138,7 +138,7 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 }
 
 func newIPTables(cfg config.Config) (*program.Runner, error) {
-	tables, err := program.New(program.Options(cfg.IPTables))
+	tables, err := program.New(program.Options{Variant: cfg.IPTables.Variant, LockTimeout: cfg.IPTables.LockTimeout, IPv6: cfg.IPv6})
 	if err != nil {
 		return nil, fmt.Errorf("iptables: %w", err)
 	}
@@ -148,7 +148,7 @@ func newIPTables(cfg config.Config) (*program.Runner, error) {
 // newDataplane takes tables for their capabilities, and program for access, which may count calls.
 func newDataplane(cfg config.Config, tables *program.Runner, program iptables.Program, sets iptables.Sets) *dataplane.Dataplane {
 	var guardOnly []gateway.Family
-	if !cfg.IPTables.IPv6 {
+	if !cfg.IPv6 {
 		guardOnly = []gateway.Family{gateway.IPv6}
 	}
 	return dataplane.New(dataplane.Options{

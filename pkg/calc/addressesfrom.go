@@ -119,7 +119,7 @@ func (c *calculation) addResolved(m *v1alpha1.Mapping, addresses []address, a ad
 
 // hasUse reports whether the Mapping can use an address that its author did not name.
 func (c *calculation) hasUse(m *v1alpha1.Mapping, a netip.Addr) bool {
-	if a.Is6() && !c.cfg.IPTables.IPv6 {
+	if a.Is6() && !c.cfg.IPv6 {
 		return false
 	}
 	if len(m.Spec.AllowedSources) > 0 && !slices.ContainsFunc(m.Spec.AllowedSources, func(text string) bool {

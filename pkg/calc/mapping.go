@@ -162,7 +162,7 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 	addrs := make([]address, 0, len(m.Spec.Addresses))
 	for i, text := range m.Spec.Addresses {
 		a := address{Addr: netip.MustParseAddr(text), field: fmt.Sprintf("spec.addresses[%d]", i)}
-		disabled := a.Is6() && !c.cfg.IPTables.IPv6
+		disabled := a.Is6() && !c.cfg.IPv6
 		switch {
 		case !c.cfg.AnyAddress && !c.local[a.Addr] && c.held[a.Addr] != "":
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotServed, a.field,
@@ -176,7 +176,7 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 			}
 		case disabled:
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonIPv6Disabled, a.field,
-				"%s is not served, because iptables.ipv6 is false in the gateway's config", a)
+				"%s is not served, because ipv6 is false in the gateway's config", a)
 		default:
 			a.place = here
 		}

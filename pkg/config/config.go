@@ -70,6 +70,10 @@ type Config struct {
 	StartTimeout time.Duration
 	// StateDir is for data that must outlive a reboot, RuntimeDir for data that must not.
 	StateDir, RuntimeDir string
+	// IPv6 enables the IPv6 addresses of Mappings; true by default. The boundary always covers IPv6.
+	IPv6 bool `mapstructure:"ipv6"`
+	// Dataplane is the kernel API that carries the rules, "auto" or "iptables". Both mean iptables.
+	Dataplane string
 	// IPTables configures the iptables programs.
 	IPTables IPTables `mapstructure:"iptables"`
 	// Ownership names what belongs to SmartNat on the host.
@@ -125,12 +129,10 @@ type Uplink struct {
 
 // IPTables configures the iptables programs.
 type IPTables struct {
-	// Backend is "auto" (as `iptables --version` reports), "legacy" or "nft".
-	Backend string
+	// Variant is "auto" (as `iptables --version` reports), "nf_tables" or "legacy".
+	Variant string
 	// LockTimeout is how long a call waits for the xtables lock; 5 s by default.
 	LockTimeout time.Duration
-	// IPv6 enables the IPv6 addresses of Mappings; true by default. The boundary always covers IPv6.
-	IPv6 bool `mapstructure:"ipv6"`
 }
 
 // Metrics configures metrics and probes. They are served without TLS or authentication.

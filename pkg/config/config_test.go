@@ -57,7 +57,9 @@ resync: 1m
 startTimeout: 2m
 stateDir: /state
 runtimeDir: /runtime
-iptables: {backend: legacy, lockTimeout: 10s, ipv6: false}
+ipv6: false
+dataplane: iptables
+iptables: {variant: legacy, lockTimeout: 10s}
 ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
 log: {level: debug, format: json}
 metrics: {address: "[::1]:9471"}
@@ -91,7 +93,8 @@ func wholeConfig() Config {
 		StartTimeout: 2 * time.Minute,
 		StateDir:     "/state",
 		RuntimeDir:   "/runtime",
-		IPTables:     IPTables{Backend: BackendLegacy, LockTimeout: 10 * time.Second},
+		Dataplane:    DataplaneIPTables,
+		IPTables:     IPTables{Variant: VariantLegacy, LockTimeout: 10 * time.Second},
 		Ownership:    gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
 		Log:          Log{Level: "debug", Format: "json"},
 		Metrics:      Metrics{Address: "[::1]:9471"},
@@ -137,9 +140,10 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_STARTTIMEOUT":             "2m",
 		"SMARTNAT_STATEDIR":                 "/state",
 		"SMARTNAT_RUNTIMEDIR":               "/runtime",
-		"SMARTNAT_IPTABLES_BACKEND":         "legacy",
+		"SMARTNAT_DATAPLANE":                "iptables",
+		"SMARTNAT_IPTABLES_VARIANT":         "legacy",
 		"SMARTNAT_IPTABLES_LOCKTIMEOUT":     "10s",
-		"SMARTNAT_IPTABLES_IPV6":            "false",
+		"SMARTNAT_IPV6":                     "false",
 		"SMARTNAT_OWNERSHIP_CHAINPREFIX":    "SN-",
 		"SMARTNAT_OWNERSHIP_MARKMASK":       "0x3f0",
 		"SMARTNAT_OWNERSHIP_ROUTINGTABLE":   "1000",
@@ -220,7 +224,19 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:6: uplinks[1].gatewayOfset: unknown key; did you mean gatewayOffset?"}},
 		{name: "unknown key in a variable", text: right, env: map[string]string{"SMARTNAT_UPLINKS": "[{interfaces: eth1, interface: eth1}]"},
 			want: []string{"SMARTNAT_UPLINKS: uplinks[0].interfaces: unknown key; did you mean interface?"}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "renamed keys", text: right + "iptables:\n  backend: nft\n  ipv6: false", want: []string{
+			"f:4: iptables.backend: was renamed to iptables.variant (nft is nf_tables)",
+			"f:5: iptables.ipv6: was renamed to ipv6, at the top level",
+		}},
+		{name: "renamed variables", text: right, env: map[string]string{"SMARTNAT_IPTABLES_BACKEND": "nft", "SMARTNAT_IPTABLES_IPV6": "false"}, want: []string{
+			"SMARTNAT_IPTABLES_BACKEND: iptables.backend: was renamed to iptables.variant (nft is nf_tables)",
+			"SMARTNAT_IPTABLES_IPV6: iptables.ipv6: was renamed to ipv6, at the top level",
+		}},
+		{name: "data plane that does not exist", text: right + "dataplane: nftables",
+			want: []string{`f:3: dataplane: Unsupported value: "nftables": supported values: "auto", "iptables"`}},
+		{name: "variant by the name of its programs", text: right + "iptables: {variant: nft}",
+			want: []string{`f:3: iptables.variant: Unsupported value: "nft": supported values: "auto", "nf_tables", "legacy"`}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -231,11 +247,11 @@ func TestMistakes(t *testing.T) {
 				`f:6: uplinks[0].gateway: "198.51.100.300": must be an IP address such as 198.51.100.1`,
 			}},
 		{name: "number for a duration", text: right + "resync: 30", want: []string{`f:3: resync: "30": must be a duration such as 30s or 5m`}},
-		{name: "value for a group", text: right + "iptables: legacy", want: []string{"f:3: iptables: must hold keys: backend, lockTimeout, ipv6"}},
+		{name: "value for a group", text: right + "iptables: legacy", want: []string{"f:3: iptables: must hold keys: variant, lockTimeout"}},
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",
@@ -318,7 +334,7 @@ func TestValidate(t *testing.T) {
 		{"backendNetworks: [0.0.0.0/0, 10.0.0.1/8, 10.0.0.0/8, 10.0.0.0/8]", []string{"backendNetworks[0]", "backendNetworks[1]", "backendNetworks[3]"}},
 		{"stateDir: state", []string{"stateDir"}},
 		{"runtimeDir: ''", []string{"runtimeDir"}},
-		{"iptables: {backend: nftables, lockTimeout: -1s}", []string{"iptables.backend", "iptables.lockTimeout"}},
+		{"iptables: {variant: nftables, lockTimeout: -1s}", []string{"iptables.variant", "iptables.lockTimeout"}},
 		{"log: {level: loud, format: xml}", []string{"log.level", "log.format"}},
 		{"ownership: {chainPrefix: 'A B', setPrefix: ''}", []string{"ownership.chainPrefix", "ownership.setPrefix"}},
 		{"ownership: {chainPrefix: THIRTEENCHARS}", []string{"ownership.chainPrefix"}},

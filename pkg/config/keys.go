@@ -4,9 +4,12 @@
 package config
 
 import (
+	"cmp"
 	"encoding"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -117,7 +120,25 @@ func (l *loader) checkGroup(node *yaml.Node, group reflect.Type, path string) {
 		} else if typ, known := types[name]; known {
 			l.checkKeys(node.Content[i+1], typ, at)
 		} else {
-			l.add(at, "unknown key; "+suggest(name, names))
+			l.add(at, cmp.Or(renamedKeys()[at], "unknown key; "+suggest(name, names)))
+		}
+	}
+}
+
+// renamedKeys returns the error for each key of an earlier version.
+func renamedKeys() map[string]string {
+	return map[string]string{
+		"iptables.backend": "was renamed to iptables.variant (nft is nf_tables)",
+		"iptables.ipv6":    "was renamed to ipv6, at the top level",
+	}
+}
+
+// checkRenamedVariables reports variables of renamed keys. Without it they would have no effect: other unknown variables may
+// belong to another program.
+func (l *loader) checkRenamedVariables() {
+	for _, key := range slices.Sorted(maps.Keys(renamedKeys())) {
+		if l.getenv(variable(key)) != "" {
+			l.add(key, renamedKeys()[key])
 		}
 	}
 }

@@ -57,7 +57,9 @@ func Default() Config {
 
 		StartTimeout: 30 * time.Second,
 
-		IPTables:  IPTables{Backend: BackendAuto, LockTimeout: 5 * time.Second, IPv6: true},
+		IPv6:      true,
+		Dataplane: DataplaneAuto,
+		IPTables:  IPTables{Variant: VariantAuto, LockTimeout: 5 * time.Second},
 		Ownership: gateway.DefaultOwnership(),
 		Log:       Log{Level: "info", Format: "text"},
 		Metrics:   Metrics{Address: "127.0.0.1:9470"},
@@ -86,6 +88,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	if err := v.ReadConfig(bytes.NewReader(text)); err != nil {
 		return Config{}, cmp.Or(l.err(), fmt.Errorf("%s: %w", path, err))
 	}
+	l.checkRenamedVariables()
 	for _, key := range leafKeys(reflect.TypeFor[document](), "") {
 		if value := getenv(variable(key.name)); value != "" {
 			v.Set(key.name, value)

@@ -5,12 +5,12 @@ package config
 
 // Reload returns the config for a running gateway whose file now says next. It keeps the keys that name programmed state, which
 // would otherwise be left behind under the old names, and returns those that differ. To change them, run `smartnatd cleanup`
-// with the old config, and then start with the new one.
+// with the old config, and then start with the new one. The key dataplane is not kept: all its values program the same state.
 func Reload(running, next Config) (Config, []string) {
 	var kept []string
 	kept = keep(kept, "ownership", running.Ownership, &next.Ownership)
-	kept = keep(kept, "iptables.backend", running.IPTables.Backend, &next.IPTables.Backend)
-	kept = keep(kept, "iptables.ipv6", running.IPTables.IPv6, &next.IPTables.IPv6)
+	kept = keep(kept, "iptables.variant", running.IPTables.Variant, &next.IPTables.Variant)
+	kept = keep(kept, "ipv6", running.IPv6, &next.IPv6)
 	kept = keep(kept, "runtimeDir", running.RuntimeDir, &next.RuntimeDir)
 	return next, kept
 }

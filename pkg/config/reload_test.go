@@ -29,8 +29,8 @@ func TestReload(t *testing.T) {
 		}, nil},
 		{"one of the names", func(c *Config) { c.Ownership.SetPrefix = "other-"; c.ClampMSS = true }, func(c *Config) { c.ClampMSS = true }, []string{"ownership"}},
 		{"all keys that cannot", func(c *Config) {
-			c.Ownership.MarkMask, c.IPTables.Backend, c.IPTables.IPv6, c.RuntimeDir = 0x3f, BackendLegacy, false, "/tmp"
-		}, func(*Config) {}, []string{"ownership", "iptables.backend", "iptables.ipv6", "runtimeDir"}},
+			c.Ownership.MarkMask, c.IPTables.Variant, c.IPv6, c.RuntimeDir = 0x3f, VariantLegacy, false, "/tmp"
+		}, func(*Config) {}, []string{"ownership", "iptables.variant", "ipv6", "runtimeDir"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			next, want := Default(), Default()

@@ -23,11 +23,17 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// The back ends of iptables.
+// The data planes.
 const (
-	BackendAuto   = "auto"
-	BackendLegacy = "legacy"
-	BackendNFT    = "nft"
+	DataplaneAuto     = "auto"
+	DataplaneIPTables = "iptables"
+)
+
+// The variants of iptables.
+const (
+	VariantAuto     = "auto"
+	VariantNFTables = "nf_tables"
+	VariantLegacy   = "legacy"
 )
 
 func (c *Config) validate() field.ErrorList {
@@ -55,7 +61,8 @@ func (c *Config) validate() field.ErrorList {
 	}
 	errs = append(errs, validatePath(c.StateDir, field.NewPath("stateDir"))...)
 	errs = append(errs, validatePath(c.RuntimeDir, field.NewPath("runtimeDir"))...)
-	errs = append(errs, validateChoice(c.IPTables.Backend, field.NewPath("iptables", "backend"), BackendAuto, BackendLegacy, BackendNFT)...)
+	errs = append(errs, validateChoice(c.Dataplane, field.NewPath("dataplane"), DataplaneAuto, DataplaneIPTables)...)
+	errs = append(errs, validateChoice(c.IPTables.Variant, field.NewPath("iptables", "variant"), VariantAuto, VariantNFTables, VariantLegacy)...)
 	if c.IPTables.LockTimeout < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("iptables", "lockTimeout"), c.IPTables.LockTimeout.String(), "must not be negative"))
 	}

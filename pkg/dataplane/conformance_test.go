@@ -68,7 +68,7 @@ type iptablesBackend struct {
 func newIPTables(t testing.TB, variant string) *iptablesBackend {
 	t.Helper()
 	testenv.RequireTool(t, "iptables-"+variant)
-	tables, err := program.New(program.Options{Backend: variant, LockTimeout: 5 * time.Second, IPv6: true})
+	tables, err := program.New(program.Options{Variant: map[string]string{"legacy": program.Legacy, "nft": program.NFTables}[variant], LockTimeout: 5 * time.Second, IPv6: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,8 +34,8 @@ func hang(k *iptablestest.Kernel, hangs string) (times *int) {
 	return times
 }
 
-// TestAFamilyThatHangsIsLeftIsOnlyWrite expects that a hanging program of one family delays the other family only at intervals.
-func TestAFamilyThatHangsIsLeftIsOnlyWrite(t *testing.T) {
+// TestAFamilyThatHangsIsLeftAlone expects that a hanging program of one family delays the other family only at intervals.
+func TestAFamilyThatHangsIsLeftAlone(t *testing.T) {
 	for _, hangs := range []string{"IPv6 save", "IPv6 mangle"} {
 		t.Run(hangs, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

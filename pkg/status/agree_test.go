@@ -35,7 +35,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 	seen := map[string]int{}
 	for range 300 {
 		snapshot := randomSnapshot(random)
-		_, findings := calc.Calculate(snapshot, gateway.Host{}, config.Config{AnyAddress: true, IPTables: config.IPTables{IPv6: true}})
+		_, findings := calc.Calculate(snapshot, gateway.Host{}, config.Config{AnyAddress: true, IPv6: true})
 		var valid []*v1alpha1.Mapping
 		for _, m := range snapshot.Mappings {
 			if len(validation.ValidateMapping(m)) == 0 {

@@ -26,8 +26,8 @@ type fault struct {
 	alone bool
 	// counted is set if smartnatd must count the repair in its metrics.
 	counted bool
-	// backend is the only iptables back end that the fault applies to; empty means both.
-	backend string
+	// iptables is the only variant of iptables that the fault applies to; empty means both.
+	iptables string
 	// changes is set if the cluster changes during the fault; the change must get through afterwards.
 	changes bool
 	// churn is set for activity of the cluster that is no fault.

@@ -23,8 +23,8 @@ func handFaults() []fault {
 		// With the last rule that asks for connection tracking gone, the kernel stops tracking and translating, except for the table that
 		// smartnatd, and systemd between two of its processes, holds.
 		{name: "everything flushed", counted: true, missed: true, opens: true, inject: flushAll},
-		{name: "nft flush ruleset", counted: true, missed: true, opens: true, backend: "nft", inject: hand("nft flush ruleset")},
-		{name: "firewalld comes and goes", counted: true, missed: true, opens: true, backend: "nft", inject: runFirewalld},
+		{name: "nft flush ruleset", counted: true, missed: true, opens: true, iptables: "nf_tables", inject: hand("nft flush ruleset")},
+		{name: "firewalld comes and goes", counted: true, missed: true, opens: true, iptables: "nf_tables", inject: runFirewalld},
 		{name: "another's rule above ours", inject: insertRule},
 		{name: "xtables lock held", changes: true, inject: holdLock},
 		{name: "ip rules flushed", counted: true, missed: true, quick: true, inject: flushRules},
@@ -113,7 +113,7 @@ func holdLock(_ context.Context, w *world, _ step) (injury, error) {
 	if err != nil {
 		return injury{}, err
 	}
-	return injury{variant: w.backend, heal: func(context.Context) error { return holder.Kill() }}, nil
+	return injury{variant: w.iptables, heal: func(context.Context) error { return holder.Kill() }}, nil
 }
 
 func flushRules(ctx context.Context, w *world, s step) (injury, error) {

@@ -20,7 +20,7 @@ func main() {
 	p := plan{warmUp: 179}
 	flag.Uint64Var(&p.Seed, "seed", rand.Uint64N(1_000_000), "seed of the order of faults: the same seed gives the same order")
 	flag.DurationVar(&p.Duration, "duration", 5*time.Minute, "how long to inject faults")
-	flag.StringVar(&p.Backend, "backend", "nft", "the gateway's iptables: legacy or nft")
+	flag.StringVar(&p.Variant, "iptables", "nf_tables", "variant of the gateway's iptables: nf_tables or legacy")
 	soak := flag.Bool("soak", false, "no faults, but many changes of the cluster, and a check for growth")
 	only := flag.String("only", "", "names of the only faults to inject, separated by commas")
 	list := flag.Bool("list", false, "print the names of all faults and exit")
@@ -33,7 +33,7 @@ func main() {
 		return
 	}
 	p.name, p.tempo, p.Growth = "chaos", tempo{pause: [2]time.Duration{time.Second, 3 * time.Second}, hold: [2]time.Duration{2 * time.Second, 8 * time.Second}}, bounds
-	p.faults = choose(func(f fault) bool { return f.backend == "" || f.backend == p.Backend })
+	p.faults = choose(func(f fault) bool { return f.iptables == "" || f.iptables == p.Variant })
 	if *soak {
 		p.name, p.Growth.Slope = "soak", 0.05
 		p.faults = choose(func(f fault) bool { return f.churn })
@@ -42,7 +42,7 @@ func main() {
 		p.faults = strings.Split(*only, ",")
 	}
 	status, err := lab.Run(func() int {
-		fmt.Printf("%s: seed %d, %v, iptables %s\n", p.name, p.Seed, p.Duration, p.Backend)
+		fmt.Printf("%s: seed %d, %v, iptables %s\n", p.name, p.Seed, p.Duration, p.Variant)
 		report, err := run(p, func(line string) { fmt.Println(line) })
 		if err == nil {
 			err = report.write(*out, *readme)

@@ -23,8 +23,9 @@ type plan struct {
 	Seed     uint64
 	Duration time.Duration
 	// least is the minimum number of faults, however long they take.
-	least   int
-	Backend string
+	least int
+	// Variant is that of the gateway's iptables.
+	Variant string
 	Growth  growth
 	tempo   tempo
 	faults  []string
@@ -45,7 +46,7 @@ func run(p plan, say func(string)) (report Report, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.Duration+5*time.Minute)
 	defer cancel()
 	report.Run, report.plan = load.Begin(), p
-	w, err := newWorld(ctx, p.Backend)
+	w, err := newWorld(ctx, p.Variant)
 	if err != nil {
 		return report, err
 	}

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 func TestSmoke(t *testing.T) {
 	lab.Require(t)
 	p := plan{
-		name: "chaos", Seed: 1, Duration: 10 * time.Second, least: 3, Backend: "nft", Growth: bounds, pairs: 3,
+		name: "chaos", Seed: 1, Duration: 10 * time.Second, least: 3, Variant: "nf_tables", Growth: bounds, pairs: 3,
 		tempo:  tempo{pause: [2]time.Duration{200 * time.Millisecond, 500 * time.Millisecond}, hold: [2]time.Duration{300 * time.Millisecond, time.Second}},
 		faults: choose(func(f fault) bool { return f.quick }),
 	}

@@ -22,7 +22,7 @@ import (
 // world is a lab with everything in it: two relays, smartnatd, pods and Mappings.
 type world struct {
 	*lab.Lab
-	backend  string
+	iptables string
 	smartnat versioned.Interface
 	relays   []*lab.Process
 	daemon   *lab.Process
@@ -40,12 +40,12 @@ func config() string {
 	return strings.NewReplacer(one, one+`, "https://`+lab.Node2Address+`:8443"`, `, gateways: [198.51.100.1, "2001:db8:1::1"]`, "").Replace(lab.DualStackConfig)
 }
 
-func newWorld(ctx context.Context, backend string) (*world, error) {
-	l, err := lab.Start(ctx, lab.WithBackend(backend))
+func newWorld(ctx context.Context, iptables string) (*world, error) {
+	l, err := lab.Start(ctx, lab.WithVariant(iptables))
 	if err != nil {
 		return nil, err
 	}
-	w := &world{Lab: l, backend: backend}
+	w := &world{Lab: l, iptables: iptables}
 	if err := w.furnish(ctx); err != nil {
 		return nil, errors.Join(err, fmt.Errorf("%s", l.Logs()), l.Stop())
 	}

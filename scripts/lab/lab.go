@@ -51,7 +51,7 @@ type Lab struct {
 }
 
 type options struct {
-	backend      string
+	variant      string
 	controlPlane controlPlane
 }
 
@@ -67,8 +67,8 @@ const (
 // Option configures the lab that Start creates.
 type Option func(*options)
 
-// WithBackend selects the back end of the gateway's `iptables`, "legacy" or "nft", regardless of the machine's default.
-func WithBackend(name string) Option { return func(o *options) { o.backend = name } }
+// WithVariant selects the variant of the gateway's `iptables`, "nf_tables" or "legacy", regardless of the machine's default.
+func WithVariant(name string) Option { return func(o *options) { o.variant = name } }
 
 // WithoutControlPlane starts only hosts, which is fast.
 func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = noControlPlane } }

@@ -49,7 +49,7 @@ func exec(ctx context.Context, t *testing.T, h *lab.Host, argv ...string) string
 
 func TestWiresWithoutControlPlane(t *testing.T) {
 	ctx := testContext(t, 30*time.Second)
-	l := lab.New(t, lab.WithoutControlPlane(), lab.WithBackend("legacy"))
+	l := lab.New(t, lab.WithoutControlPlane(), lab.WithVariant("legacy"))
 
 	for _, name := range []string{lab.Router, lab.Gateway} {
 		server, err := l.Host(name).Serve(7)

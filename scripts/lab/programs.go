@@ -25,22 +25,26 @@ func (l *Lab) chooseGatewayPrograms() error {
 			return err
 		}
 	}
-	return l.chooseBackend()
+	return l.chooseVariant()
 }
 
-// chooseBackend puts the programs of the selected back end first in the gateway's PATH.
-func (l *Lab) chooseBackend() error {
-	if l.options.backend == "" {
+// chooseVariant puts the programs of the selected variant first in the gateway's PATH.
+func (l *Lab) chooseVariant() error {
+	if l.options.variant == "" {
 		return nil
 	}
-	dir := filepath.Join(workDir, "iptables-"+l.options.backend)
+	variant, known := map[string]string{"nf_tables": "-nft", "legacy": "-legacy"}[l.options.variant]
+	if !known {
+		return fmt.Errorf("iptables variant %q is not one of nf_tables, legacy", l.options.variant)
+	}
+	dir := filepath.Join(workDir, "iptables"+variant)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	gateway := l.Host(Gateway)
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, suffix := range []string{"", "-save", "-restore"} {
-			program, err := gateway.lookPath(family + "-" + l.options.backend + suffix)
+			program, err := gateway.lookPath(family + variant + suffix)
 			if err != nil {
 				return err
 			}

@@ -15,7 +15,7 @@ import (
 
 func TestRenewGateway(t *testing.T) {
 	ctx := testContext(t, 30*time.Second)
-	l := lab.New(t, lab.WithoutControlPlane(), lab.WithBackend("legacy"))
+	l := lab.New(t, lab.WithoutControlPlane(), lab.WithVariant("legacy"))
 	reach := func() {
 		t.Helper()
 		server, err := l.Host(lab.Gateway).Serve(7)
@@ -44,7 +44,7 @@ func TestRenewGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if err := l.RenewGateway(ctx, lab.WithBackend("nft")); err != nil {
+	if err := l.RenewGateway(ctx, lab.WithVariant("nf_tables")); err != nil {
 		t.Fatal(err)
 	}
 	select {

@@ -132,7 +132,7 @@ for backend in nft legacy; do
 	systemctl restart smartnatd
 	[[ $(held) == "$held" ]] || fail "$backend: another table holds connections after a restart"
 	cp /etc/smartnat.yaml /root/smartnat.yaml
-	echo 'iptables: {ipv6: false}' >>/etc/smartnat.yaml
+	echo 'ipv6: false' >>/etc/smartnat.yaml
 	systemctl restart smartnatd
 	[[ $(nft list tables | grep smartnat-hold) == "table ip smartnat-hold" ]] || fail "$backend: another table holds connections after a restart without IPv6"
 	cp /root/smartnat.yaml /etc/smartnat.yaml

@@ -2,7 +2,7 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Boots a Debian with the packages of dist/, in two scenarios and with both iptables back ends:
+# Boots a Debian with the packages of dist/, in two scenarios and with both iptables variants:
 #   boot.sh install   the steps of the README, by boot-inside.sh: install, edit, start, upgrade, remove, purge
 #   boot.sh start     a configured gateway boots while its relay is unreachable, by boot-start.sh
 #   boot.sh           both

@@ -66,7 +66,7 @@ func (e *runError) Error() string {
 
 func (e *runError) Unwrap() error { return e.err }
 
-// refusedLine matches the line number in the errors of both back ends: "line 3 failed", "Error occurred at line: 3", "line 3:
+// refusedLine matches the line number in the errors of both variants: "line 3 failed", "Error occurred at line: 3", "line 3:
 // RULE_APPEND failed".
 var refusedLine = regexp.MustCompile(`\bline:? (\d+)`)
 

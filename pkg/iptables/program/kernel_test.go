@@ -27,14 +27,19 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 var own = gateway.DefaultOwnership()
 
-// inKernel runs the test in a new network namespace for each back end and family.
+// variantOf returns the variant of the programs with a suffix, as in iptables-nft.
+func variantOf(suffix string) string {
+	return map[string]string{"legacy": Legacy, "nft": NFTables}[suffix]
+}
+
+// inKernel runs the test in a new network namespace for each variant and family.
 func inKernel(t *testing.T, test func(t *testing.T, k kernel)) {
 	for _, backend := range []string{"legacy", "nft"} {
 		for _, family := range []gateway.Family{gateway.IPv4, gateway.IPv6} {
 			t.Run(fmt.Sprintf("%s/IPv%d", backend, family), func(t *testing.T) {
 				testenv.RequireTool(t, "iptables-"+backend)
 				testenv.NewNetNS(t)
-				runner, err := New(Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+				runner, err := New(Options{Variant: variantOf(backend), LockTimeout: 5 * time.Second, IPv6: true})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -95,7 +100,7 @@ func (k kernel) read(t testing.TB) ruleset.Ruleset {
 
 var volatile = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]| --mask (255\.255\.255\.255|ffff(:ffff){7})`)
 
-// dump returns the output of the back end's own program without dates, counters and redundant masks.
+// dump returns the output of the variant's own program without dates, counters and redundant masks.
 func (k kernel) dump(t *testing.T) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), k.programs[k.family].save()).Output()
@@ -344,7 +349,7 @@ func TestRuleThatIsGoneCannotBeRemoved(t *testing.T) {
 	})
 }
 
-func TestRulesOfTheOtherBackend(t *testing.T) {
+func TestRulesOfTheOtherVariant(t *testing.T) {
 	for _, tc := range []struct{ ours, other, want string }{
 		{"legacy", "nft", "iptables-nft-save shows 1 rules in filter"},
 		{"nft", "legacy", "iptables-legacy-save shows 1 rules in filter"},
@@ -352,23 +357,23 @@ func TestRulesOfTheOtherBackend(t *testing.T) {
 		t.Run(tc.ours, func(t *testing.T) {
 			testenv.RequireTool(t, "iptables-"+tc.other)
 			testenv.NewNetNS(t)
-			runner, err := New(Options{Backend: tc.ours, IPv6: true})
+			runner, err := New(Options{Variant: variantOf(tc.ours), IPv6: true})
 			if err != nil {
 				t.Fatal(err)
 			}
 			k := kernel{Runner: runner, family: gateway.IPv4}
 			k.apply(t, k.build(gateway.State{}))
-			if got, err := runner.OtherBackendRules(t.Context()); got != "" || err != nil {
+			if got, err := runner.OtherVariantRules(t.Context()); got != "" || err != nil {
 				t.Errorf("%q, %v; want nothing", got, err)
 			}
 			if out, err := exec.Command("iptables-"+tc.other, "-A", "INPUT", "-j", "ACCEPT").CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			if got, err := runner.OtherBackendRules(t.Context()); got != tc.want || err != nil {
+			if got, err := runner.OtherVariantRules(t.Context()); got != tc.want || err != nil {
 				t.Errorf("%q, %v; want %q", got, err, tc.want)
 			}
 			if text := k.dump(t); strings.Contains(text, "-A INPUT -j ACCEPT") || bytes.Contains([]byte(text), []byte("legacy")) {
-				t.Errorf("this back end lists the rule of the other one:\n%s", text)
+				t.Errorf("this variant lists the rule of the other one:\n%s", text)
 			}
 			k.apply(t, k.build(k.state()))
 		})

@@ -24,7 +24,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
-// The names of the back ends, as in the version output of the programs.
+// The variants of iptables, as the programs name them in the output of --version.
 const (
 	Legacy   = "legacy"
 	NFTables = "nf_tables"
@@ -32,9 +32,9 @@ const (
 
 // Options select the programs and how they run.
 type Options struct {
-	// Backend is "auto" (the back end of the program named iptables), "legacy" or "nft".
-	Backend string
-	// LockTimeout is the maximum wait for the lock that other programs hold. Only the legacy back end has a lock.
+	// Variant is "auto" (that of the program named iptables), NFTables or Legacy.
+	Variant string
+	// LockTimeout is the maximum wait for the lock that other programs hold. Only the legacy variant has a lock.
 	LockTimeout time.Duration
 	// IPv6 makes New fail if the IPv6 tables cannot be programmed. Otherwise they are used if possible.
 	IPv6 bool
@@ -51,9 +51,9 @@ const (
 // probeTimeout bounds the run of a program that is queried about itself.
 const probeTimeout = 10 * time.Second
 
-// Runner runs the programs of one back end. It is safe for concurrent use.
+// Runner runs the programs of one variant. It is safe for concurrent use.
 type Runner struct {
-	backend  string
+	variant  string
 	wait     string
 	programs map[gateway.Family]program
 	// randomFully is set if the programs of all families support --random-fully.
@@ -80,9 +80,9 @@ func (p program) restore() string { return string(p) + "-restore" }
 func New(opts Options) (*Runner, error) { return newRunner(opts, probeTimeout) }
 
 func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
-	suffix, found := map[string]string{"": "", "auto": "", "legacy": "-legacy", "nft": "-nft"}[opts.Backend]
+	suffix, found := map[string]string{"": "", "auto": "", NFTables: "-nft", Legacy: "-legacy"}[opts.Variant]
 	if !found {
-		return nil, fmt.Errorf("iptables back end %q is not one of auto, legacy, nft", opts.Backend)
+		return nil, fmt.Errorf("iptables variant %q is not one of auto, nf_tables, legacy", opts.Variant)
 	}
 	r := &Runner{
 		wait:         strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
@@ -131,16 +131,16 @@ func (r *Runner) find(family gateway.Family, name string, protocol goiptables.Pr
 	if err != nil {
 		return err
 	}
-	// Versions before 1.8 have only one back end and do not name it.
-	backend := Legacy
+	// Versions before 1.8 have only one variant and do not name it.
+	variant := Legacy
 	if bytes.Contains(version, []byte("("+NFTables+")")) {
-		backend = NFTables
+		variant = NFTables
 	}
-	if r.backend != "" && r.backend != backend {
-		return fmt.Errorf("iptables uses the back end %s, but %s uses %s: set both to the same (update-alternatives), or name one in iptables.backend",
-			r.backend, name, backend)
+	if r.variant != "" && r.variant != variant {
+		return fmt.Errorf("iptables is the variant %s, but %s is %s: set both to the same (update-alternatives), or name one in iptables.variant",
+			r.variant, name, variant)
 	}
-	r.backend = backend
+	r.variant = variant
 	r.programs[family] = program(path)
 	return nil
 }
@@ -164,8 +164,8 @@ func (r *Runner) Families() []gateway.Family {
 // Options.IPv6 is set.
 func (r *Runner) WithoutIPv6() error { return r.withoutIPv6 }
 
-// Backend returns Legacy or NFTables.
-func (r *Runner) Backend() string { return r.backend }
+// Variant returns Legacy or NFTables.
+func (r *Runner) Variant() string { return r.variant }
 
 // RandomFully reports whether MASQUERADE supports --random-fully.
 func (r *Runner) RandomFully() bool { return r.randomFully }
@@ -230,7 +230,7 @@ func (r *Runner) restore(ctx context.Context, batch ruleset.Batch) error {
 		return err
 	}
 	args := []string{"--noflush"}
-	if r.backend == Legacy {
+	if r.variant == Legacy {
 		args = append(args, "--wait", r.wait)
 	}
 	buffer, _ := r.buffers.Get().(*[]byte)

@@ -23,7 +23,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
-// programs sets PATH to a directory with only the iptables and ip6tables programs of the given back ends.
+// programs sets PATH to a directory with only the iptables and ip6tables programs of the given variants.
 func programs(t *testing.T, backends map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -48,17 +48,17 @@ func TestNew(t *testing.T) {
 		name     string
 		options  Options
 		programs map[string]string
-		backend  string
+		variant  string
 		families []gateway.Family
 		err      string
 	}{
-		{name: "auto finds nf_tables", options: Options{Backend: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft", "ip6tables": "nft"}, backend: NFTables, families: both},
-		{name: "auto finds legacy", options: Options{IPv6: true}, programs: map[string]string{"iptables": "legacy", "ip6tables": "legacy"}, backend: Legacy, families: both},
-		{name: "IPv4 alone", options: Options{Backend: "auto"}, programs: map[string]string{"iptables": "nft"}, backend: NFTables, families: both[:1]},
-		{name: "one of each", options: Options{Backend: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft", "ip6tables": "legacy"}, err: "iptables uses the back end nf_tables, but ip6tables uses legacy"},
-		{name: "nothing installed", options: Options{Backend: "auto"}, err: "is the package iptables installed?"},
-		{name: "IPv6 is not installed", options: Options{Backend: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft"}, err: "finding ip6tables"},
-		{name: "unknown back end", options: Options{Backend: "ebtables"}, err: `"ebtables" is not one of auto, legacy, nft`},
+		{name: "auto finds nf_tables", options: Options{Variant: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft", "ip6tables": "nft"}, variant: NFTables, families: both},
+		{name: "auto finds legacy", options: Options{IPv6: true}, programs: map[string]string{"iptables": "legacy", "ip6tables": "legacy"}, variant: Legacy, families: both},
+		{name: "IPv4 alone", options: Options{Variant: "auto"}, programs: map[string]string{"iptables": "nft"}, variant: NFTables, families: both[:1]},
+		{name: "one of each", options: Options{Variant: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft", "ip6tables": "legacy"}, err: "iptables is the variant nf_tables, but ip6tables is legacy"},
+		{name: "nothing installed", options: Options{Variant: "auto"}, err: "is the package iptables installed?"},
+		{name: "IPv6 is not installed", options: Options{Variant: "auto", IPv6: true}, programs: map[string]string{"iptables": "nft"}, err: "finding ip6tables"},
+		{name: "unknown variant", options: Options{Variant: "ebtables"}, err: `"ebtables" is not one of auto, nf_tables, legacy`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			programs(t, tc.programs)
@@ -72,8 +72,8 @@ func TestNew(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.families, runner.Families()); diff != "" || runner.Backend() != tc.backend {
-				t.Errorf("back end %s, families %v", runner.Backend(), runner.Families())
+			if diff := cmp.Diff(tc.families, runner.Families()); diff != "" || runner.Variant() != tc.variant {
+				t.Errorf("variant %s, families %v", runner.Variant(), runner.Families())
 			}
 		})
 	}
@@ -81,7 +81,7 @@ func TestNew(t *testing.T) {
 
 func TestFamilyThatIsNotProgrammed(t *testing.T) {
 	programs(t, map[string]string{"iptables": "nft"})
-	runner, err := New(Options{Backend: "auto"})
+	runner, err := New(Options{Variant: "auto"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func lockedRunner(t *testing.T, timeout time.Duration) (runner *Runner, release 
 	t.Helper()
 	testenv.RequireTool(t, "iptables-legacy")
 	testenv.NewNetNS(t)
-	runner, err := New(Options{Backend: "legacy", LockTimeout: timeout})
+	runner, err := New(Options{Variant: "legacy", LockTimeout: timeout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestAProgramThatHangsWhenItIsAsked(t *testing.T) {
 	for _, tc := range []struct{ name, script, hangs string }{
 		{"version", `exec sleep 600`, "iptables --version"},
 		{"matches", `case $* in *--help*) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables -m set --help"},
-		{"back end", `case $0 in *-restore) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables-restore --version"},
+		{"variant", `case $0 in *-restore) exec sleep 600;; *) echo "iptables v1.8.9 (legacy)";; esac`, "iptables-restore --version"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := script(t, "iptables", tc.script)

@@ -30,7 +30,7 @@ func (r *Runner) Stamp(family gateway.Family) (uint64, error) {
 	if _, err := r.program(family); err != nil {
 		return 0, err
 	}
-	if r.backend == NFTables {
+	if r.variant == NFTables {
 		return generation()
 	}
 	return legacyStamp(family, false)
@@ -42,7 +42,7 @@ func (r *Runner) Digest(family gateway.Family) (uint64, error) {
 	if _, err := r.program(family); err != nil {
 		return 0, err
 	}
-	if r.backend == NFTables {
+	if r.variant == NFTables {
 		return generation()
 	}
 	return legacyStamp(family, true)
@@ -51,7 +51,7 @@ func (r *Runner) Digest(family gateway.Family) (uint64, error) {
 // IsOnlyWrite reports whether a Restore of the given number of tables is certain to be the only write between two Stamps. It is
 // always false for legacy.
 func (r *Runner) IsOnlyWrite(before, after uint64, tables int) bool {
-	return r.backend == NFTables && uint32(after-before) == uint32(tables)
+	return r.variant == NFTables && uint32(after-before) == uint32(tables)
 }
 
 // generation returns the number of nf_tables transactions, modulo 2^32.

@@ -92,7 +92,7 @@ func TestStampsTellOfWrites(t *testing.T) {
 			if d == digest {
 				t.Errorf("%q: the digest did not change", write.args)
 			}
-			if same := write.sameSize && k.backend == Legacy; (s == stamp) != same {
+			if same := write.sameSize && k.variant == Legacy; (s == stamp) != same {
 				t.Errorf("%q: stamp unchanged %t, want %t", write.args, s == stamp, same)
 			}
 		}
@@ -112,7 +112,7 @@ func TestAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			after, _ := k.stamps(t)
-			if want := k.backend == NFTables && others == 0; k.IsOnlyWrite(before, after, len(batch.Tables)) != want {
+			if want := k.variant == NFTables && others == 0; k.IsOnlyWrite(before, after, len(batch.Tables)) != want {
 				t.Errorf("write %d of %d tables with %d other writes: IsOnlyWrite returns %t, want %t", ports, len(batch.Tables), others, !want, want)
 			}
 		}
@@ -146,7 +146,7 @@ func BenchmarkStamp(b *testing.B) {
 func benchmarkStamp(b *testing.B, backend, read string) {
 	testenv.RequireTool(b, "iptables-"+backend)
 	testenv.NewNetNS(b)
-	runner, err := New(Options{Backend: backend, IPv6: true})
+	runner, err := New(Options{Variant: variantOf(backend), IPv6: true})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -19,21 +19,21 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
-// OtherBackendRules describes the rules that the unused back end holds, or returns "" if it holds none. Packets traverse the
-// rules of both back ends, so the operator must know. The method writes nothing and loads no kernel module.
-func (r *Runner) OtherBackendRules(ctx context.Context) (string, error) {
+// OtherVariantRules describes the rules that the unused variant holds, or returns "" if it holds none. Packets traverse the
+// rules of both variants, so the operator must know. The method writes nothing and loads no kernel module.
+func (r *Runner) OtherVariantRules(ctx context.Context) (string, error) {
 	var found []string
 	for _, family := range r.Families() {
 		name := map[gateway.Family]string{gateway.IPv4: "ip", gateway.IPv6: "ip6"}[family]
 		var said string
 		var err error
-		if r.backend == Legacy {
+		if r.variant == Legacy {
 			said, err = r.otherRules(ctx, name+"tables-nft-save", nfTablesIsThere)
 		} else {
 			said, err = r.otherRules(ctx, name+"tables-legacy-save", func() (bool, error) { return legacyTablesAreThere(name) })
 		}
 		if err != nil {
-			return "", fmt.Errorf("reading the rules of the other back end: %w", err)
+			return "", fmt.Errorf("reading the rules of the other variant: %w", err)
 		}
 		if said != "" {
 			found = append(found, said)
@@ -81,14 +81,14 @@ type Unused struct{ used *Runner }
 // Unused returns the unused variant.
 func (r *Runner) Unused() Unused { return Unused{used: r} }
 
-// Families returns the families for which the back end may hold tables and its programs are installed. It loads no kernel
+// Families returns the families for which the variant may hold tables and its programs are installed. It loads no kernel
 // module.
 func (u Unused) Families() ([]gateway.Family, error) {
 	var families []gateway.Family
 	for _, family := range u.used.Families() {
 		there, err := u.isThere(family)
 		if err != nil {
-			return nil, fmt.Errorf("looking for tables of the other back end: %w", err)
+			return nil, fmt.Errorf("looking for tables of the other variant: %w", err)
 		}
 		if !there {
 			continue
@@ -114,26 +114,26 @@ func (u Unused) Restore(ctx context.Context, batch ruleset.Batch) error {
 }
 
 func (u Unused) runner(family gateway.Family) *Runner {
-	backend := NFTables
-	if u.used.backend == NFTables {
-		backend = Legacy
+	variant := NFTables
+	if u.used.variant == NFTables {
+		variant = Legacy
 	}
 	return &Runner{
-		backend: backend, wait: u.used.wait, timeout: u.used.timeout,
+		variant: variant, wait: u.used.wait, timeout: u.used.timeout,
 		programs: map[gateway.Family]program{family: program(u.name(family))},
 	}
 }
 
 func (u Unused) name(family gateway.Family) string {
 	name := map[gateway.Family]string{gateway.IPv4: "iptables-nft", gateway.IPv6: "ip6tables-nft"}[family]
-	if u.used.backend == NFTables {
+	if u.used.variant == NFTables {
 		return strings.TrimSuffix(name, "nft") + "legacy"
 	}
 	return name
 }
 
 func (u Unused) isThere(family gateway.Family) (bool, error) {
-	if u.used.backend == Legacy {
+	if u.used.variant == Legacy {
 		return nfTablesIsThere()
 	}
 	return legacyTablesAreThere(map[gateway.Family]string{gateway.IPv4: "ip", gateway.IPv6: "ip6"}[family])

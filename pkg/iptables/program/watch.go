@@ -25,7 +25,7 @@ import (
 // namespace with its own /run.
 func (r *Runner) Watch(ctx context.Context, changed func()) error {
 	var err error
-	if r.backend == NFTables {
+	if r.variant == NFTables {
 		err = watchCommits(ctx, changed)
 	} else {
 		err = watchLock(ctx, cmp.Or(os.Getenv("XTABLES_LOCKFILE"), defaultLock), changed)

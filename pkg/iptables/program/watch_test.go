@@ -178,7 +178,7 @@ func BenchmarkRestoreWatched(b *testing.B) {
 func newKernel(t testing.TB, backend string) kernel {
 	t.Helper()
 	testenv.RequireTool(t, "iptables-"+backend)
-	runner, err := New(Options{Backend: backend, LockTimeout: 5 * time.Second, IPv6: true})
+	runner, err := New(Options{Variant: variantOf(backend), LockTimeout: 5 * time.Second, IPv6: true})
 	if err != nil {
 		t.Fatal(err)
 	}

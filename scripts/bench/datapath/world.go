@@ -34,7 +34,7 @@ type world struct {
 }
 
 func newWorld(ctx context.Context, backend string) (*world, error) {
-	l, err := lab.Start(ctx, lab.WithoutControlPlane(), lab.WithBackend(backend))
+	l, err := lab.Start(ctx, lab.WithoutControlPlane(), lab.WithVariant(map[string]string{"legacy": "legacy", "nft": "nf_tables"}[backend]))
 	if err != nil {
 		return nil, err
 	}

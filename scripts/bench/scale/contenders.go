@@ -68,12 +68,12 @@ func (c Contender) runner(w *world, ports int) runner {
 	return &kubeProxyRunner{daemon: daemon{world: w}, mode: c.Backend}
 }
 
-// iptables returns the back end of the gateway's iptables.
+// iptables returns the variant of the gateway's iptables.
 func (c Contender) iptables() string {
-	if c.Backend == "nftables" {
-		return "nft"
+	if c.Backend == "legacy" {
+		return "legacy"
 	}
-	return c.Backend
+	return "nf_tables"
 }
 
 // daemon has what contenders with a process share.

@@ -51,7 +51,7 @@ func (b *bench) measure(ctx context.Context, w *world, c Contender, ports int) (
 func (b *bench) starts(ctx context.Context, w *world, c Contender, result *Result) (r runner, err error) {
 	began := time.Now()
 	for i := 0; i < b.plan.starts && (i == 0 || time.Since(began) < b.plan.startTime); i++ {
-		if err := w.RenewGateway(ctx, lab.WithBackend(c.iptables())); err != nil {
+		if err := w.RenewGateway(ctx, lab.WithVariant(c.iptables())); err != nil {
 			return nil, err
 		}
 		r = c.runner(w, result.Ports)

@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	crashKills = flag.Int("crash.kills", 50, "number of kills of smartnatd with each back end")
+	crashKills = flag.Int("crash.kills", 50, "number of kills of smartnatd with each variant")
 	crashSeed  = flag.Uint64("crash.seed", 1, "seed of the times and ways of the kills")
 )
 

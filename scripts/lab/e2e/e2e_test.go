@@ -17,12 +17,12 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-func TestLegacy(t *testing.T)   { testBackend(t, "legacy") }
-func TestNFTables(t *testing.T) { testBackend(t, "nft") }
+func TestLegacy(t *testing.T)   { testVariant(t, "legacy") }
+func TestNFTables(t *testing.T) { testVariant(t, "nf_tables") }
 
-// testBackend runs all tests in one lab, isolated by namespaces, addresses and ports.
-func testBackend(t *testing.T, backend string) {
-	w := newWorld(t, backend)
+// testVariant runs all tests in one lab, isolated by namespaces, addresses and ports.
+func testVariant(t *testing.T, variant string) {
+	w := newWorld(t, variant)
 	type scene struct {
 		name string
 		run  func(*testing.T, *world)
@@ -64,7 +64,7 @@ func testBackend(t *testing.T, backend string) {
 		{"a next hop that is down is left out", testNextHop},
 		{"external modifications are repaired", testHands},
 	}
-	if backend == "nft" { // the only one that firewalld supports
+	if variant == "nf_tables" { // the only one that firewalld supports
 		scenes = append(scenes, scene{"a firewalld that is reloaded", testFirewalld})
 	}
 	scenes = append(scenes, []scene{

@@ -17,7 +17,7 @@ import (
 )
 
 // testFirewalld starts, reloads and stops firewalld, which each time flushes all tables of iptables: SmartNat's rules must be back at
-// once. firewalld uses the back end of the distribution, which is nf_tables.
+// once. firewalld uses the variant of the distribution, which is nf_tables.
 func testFirewalld(t *testing.T, w *world) {
 	testenv.RequireTool(t, "firewalld")
 	w.namespace(t, "firewalld", 1)

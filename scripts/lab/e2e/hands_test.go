@@ -25,8 +25,8 @@ import (
 const repaired = 10 * time.Second
 
 // hand is an external modification of SmartNat's state on the gateway: the script, the kind that the log names, a script that undoes the
-// rest, and the only back end that it applies to, if any.
-type hand struct{ name, script, kind, after, backend string }
+// rest, and the only variant that it applies to, if any.
+type hand struct{ name, script, kind, after, variant string }
 
 // hands are the modifications that connections survive. Removed addresses and links have their own tests.
 var hands = []hand{
@@ -36,7 +36,7 @@ var hands = []hand{
 		name: "iptables -F and -X of everything", kind: "iptables",
 		script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done",
 	},
-	{name: "nft flush ruleset", script: "nft flush ruleset", kind: "iptables", backend: "nf_tables"},
+	{name: "nft flush ruleset", script: "nft flush ruleset", kind: "iptables", variant: "nf_tables"},
 	{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // destroying a set needs its rules removed first
 	{name: "another's rule above ours", script: "iptables -I FORWARD -i eth9 -j ACCEPT", kind: "iptables", after: "iptables -D FORWARD -i eth9 -j ACCEPT"},
 	{
@@ -84,7 +84,7 @@ func testHands(t *testing.T, w *world) {
 	before := sorted(w.kernel(ctx, t))
 	version := w.gateway(t, "iptables --version")
 	for _, hand := range hands {
-		if strings.Contains(version, hand.backend) {
+		if strings.Contains(version, hand.variant) {
 			w.repair(ctx, t, hand, before, addresses)
 		}
 	}

@@ -39,11 +39,11 @@ type world struct {
 	restores string
 }
 
-// newWorld starts everything, with an iptables back end for the gateway and additional lines for its config.
-func newWorld(t *testing.T, backend string, more ...string) *world {
+// newWorld starts everything, with an iptables variant for the gateway and additional lines for its config.
+func newWorld(t *testing.T, variant string, more ...string) *world {
 	t.Helper()
 	started := time.Now()
-	w := &world{Lab: lab.New(t, lab.WithBackend(backend))}
+	w := &world{Lab: lab.New(t, lab.WithVariant(variant))}
 	ctx := timeout(t, 2*time.Minute)
 	t.Logf("control plane up after %v", time.Since(started).Round(time.Millisecond))
 	var err error

@@ -67,7 +67,7 @@ func boundaryCases() []boundaryCase {
 func TestBoundaryFollowsLinks(t *testing.T) {
 	for _, tc := range boundaryCases() {
 		t.Run(tc.name, func(t *testing.T) {
-			eachBackend(t, func(t *testing.T, w *world) {
+			eachVariant(t, func(t *testing.T, w *world) {
 				rogue := w.Host(lab.Rogue)
 				if tc.kind != "" {
 					output, err := rogue.Exec(timeout(t, patience), strings.Fields("ip link add link eth0 name probe type "+tc.kind+map[string]string{"vlan": " id 9"}[tc.kind])...)

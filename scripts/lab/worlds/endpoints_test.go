@@ -43,7 +43,7 @@ const (
 // TestEndpointsThatLeadElsewhere writes endpoints and ClusterIPs by hand that lead to outside hosts, to the gateway, to nodes and to
 // metadata services. None of them may get a packet or a rule, and a pod in the same slice must answer all connections.
 func TestEndpointsThatLeadElsewhere(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, victimPort)
 		w.serveElsewhere(t)
 		ports := []string{"7000/TCP", "7000/UDP"}
@@ -76,7 +76,7 @@ func TestMappedConnectionsNeverLeaveByAnUplink(t *testing.T) {
 		"uplinks": twoUplinks, "no uplinks": fmt.Sprintf("servedAddresses: [%s, %q]\n", lab.External1, lab.External1v6),
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachBackend(t, func(t *testing.T, w *world) { w.expectLeavesByNoUplink(t, config) })
+			eachVariant(t, func(t *testing.T, w *world) { w.expectLeavesByNoUplink(t, config) })
 		})
 	}
 }

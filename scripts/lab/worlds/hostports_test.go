@@ -29,7 +29,7 @@ const (
 // TestMappingCannotTakeSSH has one Mapping with port 22 and another with all ports of the gateway's addresses: ssh, metrics and each
 // program on the host must stay reachable, from outside and from inside.
 func TestMappingCannotTakeSSH(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 22, hostPort, laterPort, metricsPort, 8080)
 		w.serve(t, lab.Gateway, hostPort)
 		addresses := `addresses: [198.51.100.10, 203.0.113.10, 10.10.0.2, "2001:db8:1::10", "fd00:10::2"]`
@@ -94,7 +94,7 @@ func TestMappingCannotTakeSSH(t *testing.T) {
 // TestOneTenantCannotTakeAllPorts has an older Mapping with all ports: with the default limits it gets none, and a younger one gets
 // its port.
 func TestOneTenantCannotTakeAllPorts(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 443, 8080)
 		w.serve(t, lab.Gateway, 22)
 		addresses := `addresses: [198.51.100.10, "2001:db8:1::10"]`

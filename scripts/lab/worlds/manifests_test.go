@@ -65,7 +65,7 @@ var published = []struct{ name, addresses, spec, answers string }{
 // TestRealManifests publishes typical Services, all at once (kubernetes-sigs/aws-load-balancer-controller#4405,
 // kube-vip/kube-vip#859, coturn/coturn#738, kubernetes/kubernetes#23864).
 func TestRealManifests(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 1, 25, 53, 111, 389, 443, 445, 465, 500, 514, 587, 993, 1514, 2049, 3478, 4500, 4569, 5060, 5061, 5201, 5349, 7880, 7881, 10000,
 			12201, 16384, 16385, 19132, 25565, 27015, 32768, 49152, 50000, 57000, 60000, 65535)
 		objects := []string{service(t, "all", strings.Fields(`3478/TCP 3478/UDP 5349/TCP 5349/UDP 7880/TCP 7881/TCP 10000/UDP 443/TCP 443/UDP
@@ -101,7 +101,7 @@ func TestRealManifests(t *testing.T) {
 
 // TestNamedPortThatChanges has a rollout that renumbers a Service's named target port: each pod must be reached by its own number.
 func TestNamedPortThatChanges(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080, 9090)
 		before, after := service(t, "echo", []string{"80:8080/TCP"}, p1), service(t, "echo", []string{"80:9090/TCP"}, p2)
 		_, slices, _ := strings.Cut(after, "\n---\n") // of the same Service

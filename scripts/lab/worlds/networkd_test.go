@@ -63,7 +63,7 @@ var purges = []struct{ name, script string }{
 // TestNetworkdTakesForeignRulesAndRoutes checks that connections by the second uplink, which need smartnatd's rules and routes, survive
 // all purges, and that the rules and routes of the gateway's owner do not change.
 func TestNetworkdTakesForeignRulesAndRoutes(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		for _, line := range []string{
 			"ip rule add from 203.0.113.10 lookup 200 priority 30000", "ip route add default via 203.0.113.1 table 200",

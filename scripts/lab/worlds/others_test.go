@@ -13,7 +13,7 @@ import (
 // TestSendersLookedUpByMark sets src_valid_mark, as Tailscale from 1.98 and wg-quick do (tailscale/tailscale#19796): a strict reverse path
 // filter on the link to the pods then looks up the sender of a reply, which carries its uplink's mark, in that uplink's table.
 func TestSendersLookedUpByMark(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.gateway(t, "sysctl -qw net.ipv4.conf.all.rp_filter=0")
 		w.gateway(t, "sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
@@ -32,7 +32,7 @@ func TestSendersLookedUpByMark(t *testing.T) {
 // TestBlockLists checks that an administrator's own block list works before SmartNat translates. One in FORWARD comes too late: a rule
 // above it accepts mapped packets.
 func TestBlockLists(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080, 8081)
 		w.objects(t, service(t, "echo", []string{"8080/UDP", "8081/UDP"}, p1),
 			mapping("echo", "echo", `addresses: [198.51.100.10], ports: [{port: 8080, protocol: udp}, {port: 8081, protocol: udp}]`))
@@ -52,7 +52,7 @@ func TestBlockLists(t *testing.T) {
 // TestDroppingBaseChain checks that check reports a base chain of another program in the forward hook that drops packets which iptables
 // accepted, with a rule that helps.
 func TestDroppingBaseChain(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.objects(t, service(t, "echo", []string{"8080/TCP"}, p1),
 			mapping("echo", "echo", fmt.Sprintf(`addresses: [%s, %q], ports: [{port: 8080}]`, lab.External1, lab.External1v6)))

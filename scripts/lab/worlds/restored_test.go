@@ -39,7 +39,7 @@ func TestSavedRulesAreRestored(t *testing.T) {
 		wanted = append(wanted, lab.Join(address, 8080))
 	}
 	const forwarding = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080, 9090)
 		echo := service(t, "echo", []string{"8080/TCP", "8080/UDP", "9090/TCP", "9090/UDP"}, p1)
 		w.objects(t, echo, mapping("old", "echo", oldOnes))
@@ -103,38 +103,39 @@ func TestSavedRulesAreRestored(t *testing.T) {
 	})
 }
 
-// TestRulesOfTheOtherBackend has a host that switches its iptables programs (update-alternatives, an upgrade of the distribution), or that
-// restores a save with the other back end: packets meet the rules of both, which must not include those of an old Mapping.
-func TestRulesOfTheOtherBackend(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
-		backend, other := "legacy", "nft"
+// TestRulesOfTheOtherVariant has a host that switches its iptables programs (update-alternatives, an upgrade of the distribution), or that
+// restores a save with the other variant: packets meet the rules of both, which must not include those of an old Mapping.
+func TestRulesOfTheOtherVariant(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		variant, other := "legacy", "nf_tables"
 		if strings.Contains(w.gateway(t, "iptables --version"), "nf_tables") {
-			backend, other = other, backend
+			variant, other = other, variant
 		}
+		suffix := strings.Replace(other, "nf_tables", "nft", 1) // of the other variant's programs
 		w.pods(t, 8080, 9090)
 		echo := service(t, "echo", []string{"8080/TCP", "8080/UDP", "9090/TCP", "9090/UDP"}, p1)
 		gone, wanted := []string{lab.Join(lab.External1, 9090), lab.Join(lab.External1v6, 9090)}, []string{lab.Join(lab.External2, 8080), lab.Join(lab.External2v6, 8080)}
 		w.objects(t, echo, mapping("old", "echo", `addresses: [198.51.100.10, "2001:db8:1::10"], ports: [{port: 9090}, {port: 9090, protocol: udp}]`))
-		w.start(t, twoUplinks+"iptables: {backend: "+other+"}\n")
+		w.start(t, twoUplinks+"iptables: {variant: "+other+"}\n")
 		w.awaitBoth(t, gone, by(p1, 9090))
 		w.stop(t)
 		for _, program := range []string{"iptables-", "ip6tables-"} { // rules of the user
-			w.gateway(t, program+other+" -A INPUT -p tcp --dport 7 -j ACCEPT")
+			w.gateway(t, program+suffix+" -A INPUT -p tcp --dport 7 -j ACCEPT")
 		}
 		w.objects(t, echo, mapping("new", "echo", `addresses: [203.0.113.10, "2001:db8:2::10"], ports: [{port: 8080}, {port: 8080, protocol: udp}]`))
-		config := twoUplinks + "iptables: {backend: " + backend + "}\n"
+		config := twoUplinks + "iptables: {variant: " + variant + "}\n"
 		w.start(t, config)
 		w.awaitBoth(t, wanted, by(p1, 8080))
 		w.awaitGone(t, gone)
 		for _, program := range []string{"iptables-", "ip6tables-"} {
-			rules := w.gateway(t, program+other+"-save")
+			rules := w.gateway(t, program+suffix+"-save")
 			if strings.Contains(rules, "SMARTNAT-") || !strings.Contains(rules, "--dport 7 ") {
-				t.Errorf("the other back end holds:\n%s", rules)
+				t.Errorf("the other variant holds:\n%s", rules)
 			}
 		}
 		t.Run("cleanup", func(t *testing.T) {
 			w.stop(t)
-			w.start(t, twoUplinks+"iptables: {backend: "+other+"}\n")
+			w.start(t, twoUplinks+"iptables: {variant: "+other+"}\n")
 			w.stop(t)
 			if err := w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", source+config); err != nil {
 				t.Fatal(err)

@@ -23,7 +23,7 @@ const countPatience = 3 * time.Minute
 // TestMasqueradeRunsOutOfPorts uses a range of 100 source ports, enough for 100 clients per backend at a time. From 80 clients on, the
 // Mapping to this backend has a finding, until clients have gone.
 func TestMasqueradeRunsOutOfPorts(t *testing.T) {
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 514)
 		w.objects(t,
 			service(t, "syslog", []string{"514/UDP"}, p1), mapping("syslog", "syslog", "addresses: [198.51.100.10], ports: [{port: 514, protocol: udp}]"),

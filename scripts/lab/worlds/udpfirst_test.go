@@ -33,7 +33,7 @@ func TestUDPThatSendsBeforeTheRules(t *testing.T) {
 		{"a range that is shifted, IPv6", "2001:db8:1::11", 20005, 30005, shifted},
 		{"only allowed sources, not masqueraded", "198.51.100.12", 9995, 9995, ports + ", allowedSources: [192.0.2.10/32], masquerade: false"},
 	}
-	eachBackend(t, func(t *testing.T, w *world) {
+	eachVariant(t, func(t *testing.T, w *world) {
 		w.pods(t, 9995, 30005)
 		// Conntrack and NAT are active already, as on a host with any firewall or container engine.
 		for _, program := range []string{"iptables", "ip6tables"} {

@@ -53,18 +53,18 @@ type world struct {
 	daemon *lab.Process
 }
 
-// eachBackend runs a test in a new world with each iptables back end.
-func eachBackend(t *testing.T, run func(t *testing.T, w *world)) {
+// eachVariant runs a test in a new world with each variant of iptables.
+func eachVariant(t *testing.T, run func(t *testing.T, w *world)) {
 	t.Helper()
-	for _, backend := range []string{"legacy", "nft"} {
-		t.Run(backend, func(t *testing.T) { run(t, newWorld(t, backend)) })
+	for _, variant := range []string{"legacy", "nf_tables"} {
+		t.Run(variant, func(t *testing.T) { run(t, newWorld(t, variant)) })
 	}
 }
 
 // newWorld creates a world without pods and without a running smartnatd. It ends with the test.
-func newWorld(t *testing.T, backend string) *world {
+func newWorld(t *testing.T, variant string) *world {
 	t.Helper()
-	w := &world{Lab: lab.New(t, lab.WithoutControlPlane(), lab.WithBackend(backend))}
+	w := &world{Lab: lab.New(t, lab.WithoutControlPlane(), lab.WithVariant(variant))}
 	w.defaultRoutes(t)
 	return w
 }
