@@ -190,7 +190,7 @@ func TestTraceOfTreatment(t *testing.T) {
 	}
 }
 
-func TestWays(t *testing.T) {
+func TestOutcomes(t *testing.T) {
 	rs, err := Parse(gateway.IPv4, []byte(treated))
 	if err != nil {
 		t.Fatal(err)
