@@ -46,7 +46,7 @@ type want struct {
 	place            place
 	listed, resolved bool
 	// share is the Mapping's part of the Frontend's ports, reserved are the ports that this host keeps from Mappings.
-	share    conflicts.Share
+	share    conflicts.Allocation
 	reserved []gateway.PortRange
 	// parts are the Forwards if the want is not whole.
 	parts []*gateway.Forward
@@ -78,7 +78,7 @@ func (w *want) claim() conflicts.Ports {
 }
 
 // take sets the share. Parts are kept if they stay the same.
-func (w *want) take(share conflicts.Share) {
+func (w *want) take(share conflicts.Allocation) {
 	if !slices.Equal(share.Free, w.share.Free) || share.Whole() != w.share.Whole() {
 		w.parts = nil
 	}

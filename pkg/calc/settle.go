@@ -40,7 +40,7 @@ func (c *Calculator) settlePorts(r *run) {
 	if !r.portsChanged {
 		return
 	}
-	claims := conflicts.Claims{}
+	claims := conflicts.Owners{}
 	for _, yields := range []bool{false, true} {
 		for _, e := range c.entries {
 			if e.over != nil {

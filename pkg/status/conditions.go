@@ -41,7 +41,7 @@ type Conditions struct {
 
 	// seen are the Mappings of known. Only Run uses it.
 	seen []*v1alpha1.Mapping
-	lost map[types.NamespacedName]conflicts.Losses
+	lost map[types.NamespacedName]conflicts.Lost
 	// failing is set once a failed write was logged. Only the worker uses it.
 	failing bool
 }

@@ -17,7 +17,7 @@ import (
 //
 // A relay has hundreds of watches, nearly all of them quiet, so a quiet watch must be small. The goroutine of its request
 // only waits for the end, with an almost empty stack. New events, the timer, and the end of the request or of the relay
-// poke the stream, which starts a goroutine that works until nothing is left to do.
+// wake the stream, which starts a goroutine that works until nothing is left to do.
 type stream struct {
 	selection
 	handler   *Handler
@@ -43,7 +43,7 @@ type stream struct {
 	defect any
 
 	mu             sync.Mutex
-	working, poked bool
+	working, woken bool
 }
 
 // run blocks until the watch has ended.
@@ -57,11 +57,11 @@ func (s *stream) run() {
 
 // open starts the watch.
 func (s *stream) open() {
-	s.working, s.poked = true, true
-	s.timer = time.AfterFunc(s.timeout, s.poke)
-	s.forget = context.AfterFunc(s.ctx, s.poke)
+	s.working, s.woken = true, true
+	s.timer = time.AfterFunc(s.timeout, s.wake)
+	s.forget = context.AfterFunc(s.ctx, s.wake)
 	s.resource.streams.add(s)
-	go s.work()
+	go s.loop()
 }
 
 // close ends all use of the ResponseWriter.
@@ -73,43 +73,43 @@ func (s *stream) close() {
 	close(s.done)
 }
 
-// poke lets the watch do pending work, unless it has ended.
-func (s *stream) poke() {
+// wake lets the watch do pending work, unless it has ended.
+func (s *stream) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.poked = true
+	s.woken = true
 	if !s.working {
 		s.working = true
-		go s.work()
+		go s.loop()
 	}
 }
 
-// goesOn reports whether there was a poke since the last call. If not, the watch is no longer working.
+// goesOn reports whether there was a wake since the last call. If not, the watch is no longer working.
 func (s *stream) goesOn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.working, s.poked = s.poked, false
+	s.working, s.woken = s.woken, false
 	return s.working
 }
 
-func (s *stream) work() {
+func (s *stream) loop() {
 	defer func() {
 		if cause := recover(); cause != nil {
-			s.defect = asideOf(cause)
+			s.defect = panicOf(cause)
 			s.close()
 		}
 	}()
 	for s.goesOn() {
-		if !s.turn() {
-			s.close() // working stays set, so later pokes do nothing
+		if !s.step() {
+			s.close() // working stays set, so later wakes do nothing
 			return
 		}
 	}
 }
 
-// turn writes pending events. It returns false at the end of the watch. A failed write ends the watch without an error,
+// step writes pending events. It returns false at the end of the watch. A failed write ends the watch without an error,
 // because there is no client left to report it to.
-func (s *stream) turn() bool {
+func (s *stream) step() bool {
 	if s.ctx.Err() != nil || !s.begun && !s.begin() {
 		return false
 	}
@@ -177,7 +177,7 @@ func (all *streams) add(s *stream) {
 	defer all.mu.Unlock()
 	if len(all.all) == 0 {
 		all.all, all.none = map[*stream]struct{}{}, make(chan struct{})
-		go all.wake(s.resource.Resource, s.handler.stopping, all.none)
+		go all.wakeOnChange(s.resource.Resource, s.handler.stopping, all.none)
 	}
 	all.all[s] = struct{}{}
 }
@@ -191,11 +191,11 @@ func (all *streams) remove(s *stream) {
 	}
 }
 
-// wake pokes all watches on new events and on shutdown.
-func (all *streams) wake(of *watchcache.Resource, stopping, none <-chan struct{}) {
+// wakeOnChange wakes all watches on new events and on shutdown.
+func (all *streams) wakeOnChange(of *watchcache.Resource, stopping, none <-chan struct{}) {
 	for {
 		changed := of.Changed()
-		all.poke()
+		all.wake()
 		select {
 		case <-changed:
 		case <-stopping:
@@ -206,10 +206,10 @@ func (all *streams) wake(of *watchcache.Resource, stopping, none <-chan struct{}
 	}
 }
 
-func (all *streams) poke() {
+func (all *streams) wake() {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	for s := range all.all {
-		s.poke()
+		s.wake()
 	}
 }

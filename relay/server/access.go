@@ -21,8 +21,8 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// visit is the state of one request that its filters share.
-type visit struct {
+// requestState is the state of one request that its filters share.
+type requestState struct {
 	*recorder
 	start time.Time
 	// token and tls are the credentials of the client. They are kept here because authentication removes the token from
@@ -38,40 +38,43 @@ type visit struct {
 	watch, over func()
 }
 
-type visitKey struct{}
+type requestStateKey struct{}
 
-// visitOf returns the visit of a request, or an empty one if the request did not pass the entrance.
-func visitOf(ctx context.Context) *visit {
-	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
+// requestStateOf returns the state of a request, or an empty one if the request did not pass recoverAndRecord.
+func requestStateOf(ctx context.Context) *requestState {
+	if v, ok := ctx.Value(requestStateKey{}).(*requestState); ok {
 		return v
 	}
-	return &visit{recorder: &recorder{}}
+	return &requestState{recorder: &recorder{}}
 }
 
-// entrance is the first filter. Watches block on its goroutine; all other filters run on another one (registry.Aside), so
-// that their stack frames do not stay allocated for the life of a watch.
-type entrance struct {
+// recoverAndRecord is the first filter: it turns a panic into a response, and counts and logs each request. Watches block
+// on its goroutine; all other filters run on another one (registry.RunOnOwnStack), so that their stack frames do not stay
+// allocated for the life of a watch.
+type recoverAndRecord struct {
 	probes, next http.Handler
 	hasSynced    func() bool
 	metrics      *metrics
 	log          logrus.FieldLogger
 }
 
-func (e *entrance) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+func (r *recoverAndRecord) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	switch req.URL.Path {
 	case "/livez", "/healthz", "/readyz":
-		e.probes.ServeHTTP(w, req)
+		r.probes.ServeHTTP(w, req)
 		return
 	}
-	v := &visit{recorder: &recorder{ResponseWriter: w}, start: time.Now(), token: req.Header[tokenHeader], tls: req.TLS}
-	defer e.record(req, v)
-	defer e.recover(req, v)
-	if !e.hasSynced() {
+	v := &requestState{recorder: &recorder{ResponseWriter: w}, start: time.Now(), token: req.Header[tokenHeader], tls: req.TLS}
+	defer r.record(req, v)
+	defer r.recover(req, v)
+	if !r.hasSynced() {
 		v.rejection = "unsynced"
 		notYet(v.recorder, req)
 		return
 	}
-	registry.Aside(func() { e.next.ServeHTTP(v.recorder, req.WithContext(context.WithValue(req.Context(), visitKey{}, v))) })
+	registry.RunOnOwnStack(func() {
+		r.next.ServeHTTP(v.recorder, req.WithContext(context.WithValue(req.Context(), requestStateKey{}, v)))
+	})
 	if v.watch != nil {
 		v.watch()
 	}
@@ -90,17 +93,17 @@ func notYet(w http.ResponseWriter, req *http.Request) {
 const tokenHeader = "Authorization"
 
 // credentials returns a request with only the parts of the original that authenticators read.
-func (v *visit) credentials(ctx context.Context) *http.Request {
+func (v *requestState) credentials(ctx context.Context) *http.Request {
 	return (&http.Request{TLS: v.tls, Header: http.Header{tokenHeader: v.token}}).WithContext(ctx)
 }
 
 // record counts and logs a finished request. The log holds no headers and no queries, so no credential reaches it. Of an
 // unauthenticated request, it holds nothing that the client sent.
-func (e *entrance) record(req *http.Request, v *visit) {
+func (r *recoverAndRecord) record(req *http.Request, v *requestState) {
 	if v.over != nil {
 		v.over()
 	}
-	m := e.metrics
+	m := r.metrics
 	verb, resource := "other", ""
 	if v.info != nil && v.info.IsResourceRequest {
 		verb, resource = knownVerb(v.info.Verb), m.known(v.info.Resource)
@@ -116,14 +119,14 @@ func (e *entrance) record(req *http.Request, v *visit) {
 	if v.rejection != "" {
 		m.rejections.WithLabelValues(v.rejection).Inc()
 	}
-	e.log.WithFields(v.asked(req)).WithFields(logrus.Fields{
+	r.log.WithFields(v.asked(req)).WithFields(logrus.Fields{
 		"client": req.RemoteAddr, "status": v.code(), "bytes": v.bytes, "took": time.Since(v.start).Round(time.Millisecond),
 		"refused": v.rejection,
 	}).Debug("request")
 }
 
 // asked returns the log fields that describe a request: none if the client is unauthenticated.
-func (v *visit) asked(req *http.Request) logrus.Fields {
+func (v *requestState) asked(req *http.Request) logrus.Fields {
 	if v.user == "" {
 		return logrus.Fields{}
 	}
@@ -142,7 +145,7 @@ func short(s string) string {
 }
 
 // recover turns a panic into a response and logs it as an error.
-func (e *entrance) recover(req *http.Request, v *visit) {
+func (r *recoverAndRecord) recover(req *http.Request, v *requestState) {
 	cause := recover()
 	if cause == nil {
 		return
@@ -150,8 +153,8 @@ func (e *entrance) recover(req *http.Request, v *visit) {
 	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(cause)
 	}
-	e.metrics.panics.Inc()
-	e.log.WithFields(v.asked(req)).WithFields(logrus.Fields{"panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
+	r.metrics.panics.Inc()
+	r.log.WithFields(v.asked(req)).WithFields(logrus.Fields{"panic": fmt.Sprint(cause), "stack": string(debug.Stack())}).
 		Error("recovered panic in request")
 	if v.status == 0 {
 		registry.WriteError(v.recorder, req, apierrors.NewInternalError(errors.New("the relay has a defect, see its log")))

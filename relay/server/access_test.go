@@ -35,7 +35,7 @@ func TestDefects(t *testing.T) {
 			panic("oh")
 		}, 0, 1},
 		{"within a watch", func(_ http.ResponseWriter, req *http.Request) {
-			held(req, func() { panic("oh") })
+			holdWatch(req, func() { panic("oh") })
 		}, 500, 1},
 		{"an aborted response", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, 0},
 		{"none", ok, 200, 0},
@@ -46,7 +46,7 @@ func TestDefects(t *testing.T) {
 			log.SetOutput(&output)
 			c := &Config{Cache: watchcache.New(watchcache.NewEpoch(), 1), Log: log}
 			c.instrument()
-			server := httptest.NewServer(&entrance{next: test.handler, hasSynced: func() bool { return true }, metrics: c.metrics, log: log})
+			server := httptest.NewServer(&recoverAndRecord{next: test.handler, hasSynced: func() bool { return true }, metrics: c.metrics, log: log})
 			resp, err := server.Client().Get(server.URL)
 			status := 0
 			if err == nil {

@@ -133,11 +133,11 @@ func byCertificate(certificates authenticator.Request) authenticator.Request {
 	})
 }
 
-// authenticated passes on requests of users that the cluster knows. It does not tell a client why its credential is bad,
+// withAuthentication passes on requests of users that the cluster knows. It does not tell a client why its credential is bad,
 // but it does report a failure of the API server, so that the client retries instead of discarding its credential.
-func authenticated(next http.Handler, c *Config) http.Handler {
+func withAuthentication(next http.Handler, c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		v := visitOf(req.Context())
+		v := requestStateOf(req.Context())
 		ctx := authenticator.WithAudiences(req.Context(), c.Audiences)
 		response, ok, err := c.Authenticator.AuthenticateRequest(req.WithContext(ctx))
 		if ok {

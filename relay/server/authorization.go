@@ -106,10 +106,10 @@ func attributesOf(info *request.RequestInfo, u user.Info) authorizer.AttributesR
 	}
 }
 
-// authorized passes on requests that the cluster allows.
-func authorized(next http.Handler, c *Config) http.Handler {
+// withAuthorization passes on requests that the cluster allows.
+func withAuthorization(next http.Handler, c *Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		v := visitOf(req.Context())
+		v := requestStateOf(req.Context())
 		u, ok := request.UserFrom(req.Context())
 		if !ok || v.info == nil {
 			registry.WriteError(w, req, errors.New("request without user or request info"))

@@ -40,10 +40,13 @@ type followed[T any] struct {
 	contents [][]byte
 	// complaint is the error of the last read. It is logged once.
 	complaint string
+	// unwatched is set while a directory cannot be watched.
+	unwatched  bool
+	newWatcher func() (*fsnotify.Watcher, error)
 }
 
 func follow[T any](parse func(contents [][]byte) (*T, error), files ...string) (*followed[T], error) {
-	f := &followed[T]{files: files, parse: parse, every: rereadEvery}
+	f := &followed[T]{files: files, parse: parse, every: rereadEvery, newWatcher: fsnotify.NewWatcher}
 	_, err := f.read()
 	return f, err
 }
@@ -79,27 +82,36 @@ func (f *followed[T]) run(ctx context.Context, log logrus.FieldLogger) {
 	for ctx.Err() == nil {
 		// Each round watches before it reads, so that it misses no change, and with a new watch, so that it does not
 		// depend on one that broke.
-		changed, stop := watchDirectories(f.files)
-		taken, err := f.read()
-		switch {
-		case err != nil && f.complaint != err.Error():
-			f.complaint = err.Error()
-			log.WithError(err).Warn("failed to reload certificates, keeping the current ones")
-		case err == nil:
-			if taken {
-				log.Info("reloaded certificates")
-			}
-			f.complaint = ""
-		}
+		changed, failed, stop := f.watchDirectories(log)
+		f.reload(log)
 		again := time.NewTimer(f.every)
 		select {
 		case <-ctx.Done():
 		case <-again.C:
 		case <-changed:
 			pause(ctx, writing)
+		case err := <-failed:
+			// Usually an overflow of the event queue. Reading again finds all changes.
+			log.WithError(err).Warn("failed to watch certificates, reading again")
+			pause(ctx, writing)
 		}
 		again.Stop()
 		stop()
+	}
+}
+
+// reload reads the files and logs the result.
+func (f *followed[T]) reload(log logrus.FieldLogger) {
+	taken, err := f.read()
+	switch {
+	case err != nil && f.complaint != err.Error():
+		f.complaint = err.Error()
+		log.WithError(err).Warn("failed to reload certificates, keeping the current ones")
+	case err == nil:
+		if taken {
+			log.Info("reloaded certificates")
+		}
+		f.complaint = ""
 	}
 }
 
@@ -112,17 +124,24 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// watchDirectories sends an event when the directory of a file changes. In a Secret volume the files do not change; the
-// kubelet swaps a symlink next to them. If the watch fails, changed never delivers.
-func watchDirectories(files []string) (changed <-chan fsnotify.Event, stop func()) {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, func() {}
+// watchDirectories sends an event when the directory of a file changes, and the errors of the watch. In a Secret volume the
+// files do not change; the kubelet swaps a symlink next to them. If a directory cannot be watched, it logs that once: the
+// files are still read at the interval of f.
+func (f *followed[T]) watchDirectories(log logrus.FieldLogger) (changed <-chan fsnotify.Event, failed <-chan error, stop func()) {
+	w, err := f.newWatcher()
+	if err == nil {
+		changed, failed, stop = w.Events, w.Errors, func() { _ = w.Close() }
+		for _, name := range f.files {
+			err = errors.Join(err, w.Add(filepath.Dir(name)))
+		}
+	} else {
+		stop = func() {}
 	}
-	for _, name := range files {
-		_ = w.Add(filepath.Dir(name)) // without a watch, the files are still read every rereadEvery
+	if err != nil && !f.unwatched {
+		log.WithError(err).WithField("interval", f.every.String()).Warn("cannot watch certificates, reading them at intervals")
 	}
-	return w.Events, func() { _ = w.Close() }
+	f.unwatched = err != nil
+	return changed, failed, stop
 }
 
 // parsePair parses a certificate with its chain, and its key.

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"os"
@@ -21,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 )
 
@@ -216,6 +219,66 @@ func TestBadCertificatesAreNamedOnce(t *testing.T) {
 		f.write("next", next[1])
 		f.must(os.Rename(f.at("next"), f.at("tls.key")))
 		eventually(t, "the reload to be logged", func() bool { return len(hook.AllEntries()) == said+1 })
+	}
+}
+
+// TestFailuresOfTheWatchAreLogged proves that the log names an error of a watch, and once that there is none.
+func TestFailuresOfTheWatchAreLogged(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		newWatcher func() (*fsnotify.Watcher, error)
+		want       string
+		once       bool
+	}{
+		{"an overflow", func() (*fsnotify.Watcher, error) {
+			w, err := fsnotify.NewWatcher()
+			if err == nil {
+				w.Errors = make(chan error, 1)
+				w.Errors <- fsnotify.ErrEventOverflow
+			}
+			return w, err
+		}, "failed to watch certificates, reading again", false},
+		{"no watches left", func() (*fsnotify.Watcher, error) { return nil, errors.New("too many open files") },
+			"cannot watch certificates, reading them at intervals", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := folder{t, t.TempDir()}
+			f.put(".", newPair(t, "localhost"))
+			files := f.follow()
+			files.every = time.Millisecond
+			rounds := 0
+			files.newWatcher = func() (*fsnotify.Watcher, error) {
+				rounds++
+				return test.newWatcher()
+			}
+			if !test.once {
+				files.every = time.Hour
+			}
+			log, hook := logtest.NewNullLogger()
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); files.run(ctx, log) }()
+			logged := func() (n int) {
+				for _, entry := range hook.AllEntries() {
+					if entry.Message == test.want {
+						n++
+					}
+				}
+				return n
+			}
+			eventually(t, "the log line", func() bool { return logged() > 0 })
+			if test.once {
+				f.put(".", newPair(t, "another"))
+				eventually(t, "another round", func() bool {
+					return slices.ContainsFunc(hook.AllEntries(), func(e *logrus.Entry) bool { return e.Message == "reloaded certificates" })
+				})
+			}
+			stop()
+			<-done
+			if n := logged(); test.once && n != 1 {
+				t.Errorf("logged %d times in %d rounds, want once", n, rounds)
+			}
+		})
 	}
 }
 

@@ -22,16 +22,16 @@ import (
 // RequestInfo that was authorized.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
 	c.instrument()
-	handler := supervised(reported(api, c.Reports), c, c.metrics)
-	handler = bounded(handler, c.Limits.RequestsInFlight)
-	handler = admitted(handler)
-	handler = authorized(handler, c)
-	handler = readOnly(handler, c.Reports)
-	handler = understood(handler)
-	handler = canonical(handler)
-	handler = rated(handler, c.Limits.RequestsPerSecond)
-	handler = authenticated(handler, c)
-	handler = brief(handler, c.Limits.BodyBytes, readHeaderTimeout)
+	handler := withWatchRecheck(withStatusReports(api, c.Reports), c, c.metrics)
+	handler = withMaxInFlight(handler, c.Limits.RequestsInFlight)
+	handler = withProvenConnection(handler)
+	handler = withAuthorization(handler, c)
+	handler = withReadOnly(handler, c.Reports)
+	handler = withRequestInfo(handler)
+	handler = withCleanPath(handler)
+	handler = withRateLimit(handler, c.Limits.RequestsPerSecond)
+	handler = withAuthentication(handler, c)
+	handler = withBodyLimit(handler, c.Limits.BodyBytes, readHeaderTimeout)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", ok)
@@ -49,13 +49,13 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 		}
 		ok(w, req)
 	})
-	return &entrance{mux, handler, c.Cache.HasSynced, c.metrics, c.Log}
+	return &recoverAndRecord{mux, handler, c.Cache.HasSynced, c.metrics, c.Log}
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }
 
-// canonical removes slashes at the end of a path, as kube-apiserver does for its discovery documents.
-func canonical(next http.Handler) http.Handler {
+// withCleanPath removes slashes at the end of a path, as kube-apiserver does for its discovery documents.
+func withCleanPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if trimmed := strings.TrimRight(req.URL.Path, "/"); trimmed != "" {
 			req.URL.Path = trimmed
@@ -64,14 +64,14 @@ func canonical(next http.Handler) http.Handler {
 	})
 }
 
-// readOnly refuses every request that is neither a read nor an accepted status report.
-func readOnly(next http.Handler, reports *status.Reports) http.Handler {
+// withReadOnly refuses every request that is neither a read nor an accepted status report.
+func withReadOnly(next http.Handler, reports *status.Reports) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodGet || reports.Takes(req) {
 			next.ServeHTTP(w, req)
 			return
 		}
-		visitOf(req.Context()).rejection = "method"
+		requestStateOf(req.Context()).rejection = "method"
 		w.Header().Set("Allow", http.MethodGet)
 		verb, gr := strings.ToLower(req.Method), schema.GroupResource{}
 		if info, ok := request.RequestInfoFrom(req.Context()); ok && info.IsResourceRequest {

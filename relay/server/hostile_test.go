@@ -211,7 +211,7 @@ func TestNothingIsLeftOfThoseWhoLeave(t *testing.T) {
 // TestBodies proves that a body is not read beyond its limit and that a slow body times out.
 func TestBodies(t *testing.T) {
 	read := make(chan error, 1)
-	server := httptest.NewServer(brief(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+	server := httptest.NewServer(withBodyLimit(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		_, err := io.Copy(io.Discard, req.Body)
 		read <- err
 	}), 10, 50*time.Millisecond))

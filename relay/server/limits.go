@@ -86,8 +86,8 @@ func newLimiter(perSecond, burst int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), burst)
 }
 
-// rated refuses requests that exceed a user's rate.
-func rated(next http.Handler, perSecond int) http.Handler {
+// withRateLimit refuses requests that exceed a user's rate.
+func withRateLimit(next http.Handler, perSecond int) http.Handler {
 	if perSecond <= 0 {
 		return next
 	}
@@ -105,7 +105,7 @@ func rated(next http.Handler, perSecond int) http.Handler {
 		return limiter.(*rate.Limiter)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		v := visitOf(req.Context())
+		v := requestStateOf(req.Context())
 		if limiterOf(v.user).Allow() {
 			next.ServeHTTP(w, req)
 			return
@@ -115,10 +115,10 @@ func rated(next http.Handler, perSecond int) http.Handler {
 	})
 }
 
-// admitted marks the connection of an authorized request as proven.
-func admitted(next http.Handler) http.Handler {
+// withProvenConnection marks the connection of an authorized request as proven.
+func withProvenConnection(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		v := visitOf(req.Context())
+		v := requestStateOf(req.Context())
 		if connectionOf(req.Context()).prove(v.user) {
 			next.ServeHTTP(w, req)
 			return
@@ -128,8 +128,8 @@ func admitted(next http.Handler) http.Handler {
 	})
 }
 
-// bounded limits the number of responses that are written at the same time. Watches have a limit of their own.
-func bounded(next http.Handler, inFlight int) http.Handler {
+// withMaxInFlight limits the number of responses that are written at the same time. Watches have a limit of their own.
+func withMaxInFlight(next http.Handler, inFlight int) http.Handler {
 	if inFlight <= 0 {
 		return next
 	}
@@ -144,14 +144,14 @@ func bounded(next http.Handler, inFlight int) http.Handler {
 			defer func() { <-room }()
 			next.ServeHTTP(w, req)
 		default:
-			visitOf(req.Context()).rejection = "inflight"
+			requestStateOf(req.Context()).rejection = "inflight"
 			registry.WriteError(w, req, apierrors.NewTooManyRequests("the relay is busy", 1))
 		}
 	})
 }
 
-// brief bounds the size of a request body and the time to read it. The server's own ReadTimeout would end watches too.
-func brief(next http.Handler, maxBytes int, timeout time.Duration) http.Handler {
+// withBodyLimit bounds the size of a request body and the time to read it. The server's own ReadTimeout would end watches too.
+func withBodyLimit(next http.Handler, maxBytes int, timeout time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Body != nil && req.Body != http.NoBody {
 			// A writer without deadlines has no connection to hold open.

@@ -33,7 +33,7 @@ func everybody(c *Config) {
 func visitAs(user, verb string) *http.Request {
 	info := &request.RequestInfo{IsResourceRequest: true, Verb: verb, Resource: "mappings"}
 	ctx := request.WithRequestInfo(context.Background(), info)
-	ctx = context.WithValue(ctx, visitKey{}, &visit{user: user, info: info})
+	ctx = context.WithValue(ctx, requestStateKey{}, &requestState{user: user, info: info})
 	return httptest.NewRequestWithContext(ctx, http.MethodGet, mappingsPath, nil)
 }
 
@@ -44,7 +44,7 @@ func statusOf(handler http.Handler, req *http.Request) int {
 }
 
 func TestRequestsOfAUserAreRated(t *testing.T) {
-	handler := rated(http.HandlerFunc(ok), 1)
+	handler := withRateLimit(http.HandlerFunc(ok), 1)
 	got := map[int]int{}
 	for range 1000 {
 		got[statusOf(handler, visitAs("one", "list"))]++
@@ -56,7 +56,7 @@ func TestRequestsOfAUserAreRated(t *testing.T) {
 	if got := statusOf(handler, visitAs("other", "list")); got != 200 {
 		t.Errorf("another user got %d", got)
 	}
-	unlimited := rated(http.HandlerFunc(ok), 0)
+	unlimited := withRateLimit(http.HandlerFunc(ok), 0)
 	for range 1000 {
 		if got := statusOf(unlimited, visitAs("one", "list")); got != 200 {
 			t.Fatalf("%d without a limit", got)
@@ -66,7 +66,7 @@ func TestRequestsOfAUserAreRated(t *testing.T) {
 
 func TestAnswersInFlightAreBounded(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
-	handler := bounded(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	handler := withMaxInFlight(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		entered <- struct{}{}
 		<-leave
 	}), 2)

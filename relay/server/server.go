@@ -46,7 +46,7 @@ func (c *Config) Complete() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating the API: %w", err)
 	}
-	api.Spread, api.Sent, api.Hold = c.WatchSpread, c.metrics.sent, held
+	api.Spread, api.Sent, api.Hold = c.WatchSpread, c.metrics.sent, holdWatch
 	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
 	s.http = &http.Server{
 		Handler:           newHandler(c, api, s.stopping),

@@ -53,7 +53,7 @@ func TestQuietWatchesHaveSmallStacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	handler := newHandler(c, api, stopping)
-	api.Hold, api.Sent = held, c.metrics.sent
+	api.Hold, api.Sent = holdWatch, c.metrics.sent
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
 	defer done.Wait()

@@ -147,8 +147,8 @@ func (s eventSink) Patch(event *corev1.Event, data []byte) (*corev1.Event, error
 	return s.in(event.Namespace).Patch(s.ctx, event.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
 }
 
-// reported handles status reports of gateways, the only writes that the relay accepts.
-func reported(next http.Handler, reports *status.Reports) http.Handler {
+// withStatusReports handles status reports of gateways, the only writes that the relay accepts.
+func withStatusReports(next http.Handler, reports *status.Reports) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !reports.Takes(req) {
 			next.ServeHTTP(w, req)

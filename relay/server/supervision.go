@@ -18,17 +18,17 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// supervised limits the watches of a user and periodically authorizes open watches again: a watch lasts for up to an hour,
+// withWatchRecheck limits the watches of a user and periodically authorizes open watches again: a watch lasts for up to an hour,
 // and a revoked credential must not. If the API server does not answer, a watch goes on: the relay has no new data to leak
 // then, and gateways depend on the data that they have.
-func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
+func withWatchRecheck(next http.Handler, c *Config, m *metrics) http.Handler {
 	perUser := newTally(c.Limits.WatchesPerUser)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !isWatch(req) {
 			next.ServeHTTP(w, req)
 			return
 		}
-		v := visitOf(req.Context())
+		v := requestStateOf(req.Context())
 		user := v.user
 		if !perUser.take(user) {
 			v.rejection = "watches"
@@ -56,8 +56,8 @@ func supervised(next http.Handler, c *Config, m *metrics) http.Handler {
 	})
 }
 
-// held hands an accepted watch to the entrance, whose goroutine serves it.
-func held(req *http.Request, watch func()) { visitOf(req.Context()).watch = watch }
+// holdWatch hands an accepted watch to recoverAndRecord, whose goroutine serves it.
+func holdWatch(req *http.Request, watch func()) { requestStateOf(req.Context()).watch = watch }
 
 // every calls f about once per interval, until stop is called or ctx ends. It holds no goroutine between calls.
 func every(ctx context.Context, interval time.Duration, f func()) (stop func() bool) {
@@ -85,7 +85,7 @@ func every(ctx context.Context, interval time.Duration, f func()) (stop func() b
 
 // mayStill repeats the authentication and authorization that began a watch. It fails if access is denied, not if the API
 // server does not answer.
-func (c *Config) mayStill(ctx context.Context, v *visit) error {
+func (c *Config) mayStill(ctx context.Context, v *requestState) error {
 	response, ok, err := c.Authenticator.AuthenticateRequest(v.credentials(authenticator.WithAudiences(ctx, c.Audiences)))
 	switch {
 	case errors.Is(err, errUnavailable), errors.Is(err, errBusy):

@@ -23,7 +23,7 @@ type key = types.NamespacedName
 type view struct {
 	mu       sync.RWMutex
 	mappings map[key]*known
-	lost     map[key]conflicts.Losses
+	lost     map[key]conflicts.Lost
 	// reporting is set while any Mapping has the entry of a gateway.
 	reporting bool
 }

@@ -27,7 +27,7 @@ const (
 // mostNamed bounds the number of items in a message.
 const mostNamed = 4
 
-func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) metav1.Condition {
+func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Lost) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse}
 	switch {
 	case len(errs) > 0:
@@ -35,7 +35,7 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) 
 		for _, err := range errs {
 			texts = append(texts, err.Error())
 		}
-		c.Reason, c.Message = ReasonInvalid, few(texts, "; ")
+		c.Reason, c.Message = ReasonInvalid, joinFirst(texts, "; ")
 	case len(lost.Conflicts) > 0:
 		var texts []string
 		for _, l := range lost.Conflicts {
@@ -55,8 +55,8 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses) 
 	return c
 }
 
-// few joins the first items of texts.
-func few(texts []string, separator string) string { return fewOf(texts, len(texts), separator) }
+// joinFirst joins the first items of texts.
+func joinFirst(texts []string, separator string) string { return fewOf(texts, len(texts), separator) }
 
 // fewOf joins the first items of a list of length all, of which texts may be only the beginning.
 func fewOf(texts []string, all int, separator string) string {

@@ -256,7 +256,7 @@ func TestProgrammed(t *testing.T) {
 			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: the Mapping is not accepted"},
 		{"all ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
-				f.Conflicts = conflicts.Losses{Conflicts: []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}, All: true}
+				f.Conflicts = conflicts.Lost{Conflicts: []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}, All: true}
 			}, "False NotAccepted: the Mapping is not accepted"},
 		{"some ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {

@@ -22,7 +22,7 @@ type Facts struct {
 	// Mapping holds the current status: the reports of the gateways and the transition times of the conditions.
 	Mapping *v1alpha1.Mapping
 	// Conflicts are the ports that the Mapping did not get.
-	Conflicts conflicts.Losses
+	Conflicts conflicts.Lost
 	// Service is the Service that the Mapping names, or nil.
 	Service *corev1.Service
 	// Reporting is set if a gateway reports the status of any Mapping. If none does, it is unknown whether a gateway holds

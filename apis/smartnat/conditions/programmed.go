@@ -34,7 +34,7 @@ const (
 )
 
 // programmed is true if every gateway that holds an address reports so. reporting is set if any gateway reports.
-func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses, reporting bool) metav1.Condition {
+func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Lost, reporting bool) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}
 	if len(errs) > 0 || lost.All {
 		c.Reason, c.Message = ReasonNotAccepted, "the Mapping is not accepted"
@@ -46,23 +46,23 @@ func programmed(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Losses
 		case i.ObservedGeneration != m.Generation:
 			pending = append(pending, i.Name)
 		case !i.Programmed:
-			failing = append(failing, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))
+			failing = append(failing, strings.TrimSuffix(i.Name+": "+joinFirst(i.Problems, "; "), ": "))
 		default:
 			have = append(have, i.Name)
 		}
 	}
 	switch {
 	case len(failing) > 0:
-		c.Reason, c.Message = ReasonNotProgrammed, few(failing, "; ")
+		c.Reason, c.Message = ReasonNotProgrammed, joinFirst(failing, "; ")
 	case len(pending) > 0:
-		c.Reason, c.Message = ReasonPending, "the last change is not in effect yet on "+few(pending, ", ")
+		c.Reason, c.Message = ReasonPending, "the last change is not in effect yet on "+joinFirst(pending, ", ")
 	case len(have) == 0 && reporting:
 		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(m, unservedOf(m))
 	case len(have) == 0:
 		c.Status, c.Reason = metav1.ConditionUnknown, ReasonNotReported
 		c.Message = "no gateway reports status, so it is unknown whether one forwards for " + describeAddresses(m)
 	default:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "in effect on "+few(have, ", ")
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "in effect on "+joinFirst(have, ", ")
 		if unserved := unservedOf(m); !unserved.empty() {
 			c.Message += "; " + notHeld(m, unserved)
 		}
@@ -110,17 +110,17 @@ func (u unserved) empty() bool { return len(u.addresses)+len(u.uplinks) == 0 }
 func notHeld(m *v1alpha1.Mapping, u unserved) string {
 	var texts []string
 	if len(u.addresses) > 0 {
-		texts = append(texts, fmt.Sprintf("no reporting gateway holds %s, neither on a link nor in standbyAddresses", few(u.addresses, ", ")))
+		texts = append(texts, fmt.Sprintf("no reporting gateway holds %s, neither on a link nor in standbyAddresses", joinFirst(u.addresses, ", ")))
 	}
 	if len(u.uplinks) > 0 {
-		texts = append(texts, fmt.Sprintf("no reporting gateway has a usable address on uplink %s", few(u.uplinks, ", ")))
+		texts = append(texts, fmt.Sprintf("no reporting gateway has a usable address on uplink %s", joinFirst(u.uplinks, ", ")))
 		for _, i := range sortedByName(m.Status.Instances) {
 			if len(i.Addresses) == 0 {
-				texts = append(texts, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))
+				texts = append(texts, strings.TrimSuffix(i.Name+": "+joinFirst(i.Problems, "; "), ": "))
 			}
 		}
 	}
-	return few(texts, "; ")
+	return joinFirst(texts, "; ")
 }
 
 // describeAddresses returns the addresses, those of addressesFrom that gateways serve, and the uplinks that no gateway serves.

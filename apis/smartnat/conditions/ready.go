@@ -38,17 +38,17 @@ func ready(m *v1alpha1.Mapping, others []metav1.Condition) metav1.Condition {
 		// A gateway whose uplink has no address reports that, although it holds no address of the Mapping.
 		if !i.Ready && (len(i.Addresses) > 0 || len(m.Spec.AddressesFrom) > 0) {
 			c.Reason = cmp.Or(c.Reason, i.Reason, ReasonNotReady)
-			failing = append(failing, strings.TrimSuffix(i.Name+": "+few(i.Problems, "; "), ": "))
+			failing = append(failing, strings.TrimSuffix(i.Name+": "+joinFirst(i.Problems, "; "), ": "))
 		}
 	}
 	unserved := unservedOf(m)
 	switch {
 	case len(failing) > 0:
-		c.Message = few(failing, "; ")
+		c.Message = joinFirst(failing, "; ")
 	case !unserved.empty():
 		c.Reason, c.Message = ReasonAddressNotHeld, notHeld(m, unserved)
 	default:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonReady, "forwarded by "+few(forwarding(m), ", ")
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonReady, "forwarded by "+joinFirst(forwarding(m), ", ")
 	}
 	return c
 }

@@ -88,7 +88,7 @@ func portProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message string
 	for _, p := range s.Spec.Ports {
 		has = append(has, fmt.Sprintf("%d/%s", p.Port, protocol(p)))
 	}
-	return ReasonServicePortNotFound, fmt.Sprintf("Service %s/%s has no port %s, only %s", s.Namespace, s.Name, few(missing, ", "), few(has, ", "))
+	return ReasonServicePortNotFound, fmt.Sprintf("Service %s/%s has no port %s, only %s", s.Namespace, s.Name, joinFirst(missing, ", "), joinFirst(has, ", "))
 }
 
 // familyProblem names the addresses of a family that the Service does not have.
@@ -112,7 +112,7 @@ func familyProblem(m *v1alpha1.Mapping, s *corev1.Service) (reason, message stri
 	if len(lost) == 0 {
 		return "", ""
 	}
-	return ReasonIPFamilyNotSupported, fmt.Sprintf("Service %s/%s has only %v addresses, so %s has no backends", s.Namespace, s.Name, families[0], few(lost, ", "))
+	return ReasonIPFamilyNotSupported, fmt.Sprintf("Service %s/%s has only %v addresses, so %s has no backends", s.Namespace, s.Name, families[0], joinFirst(lost, ", "))
 }
 
 func protocol(p corev1.ServicePort) v1alpha1.Protocol {

@@ -40,8 +40,8 @@ type Conflict struct {
 	Winner *v1alpha1.Mapping
 }
 
-// Losses are all requested ports that a Mapping did not get.
-type Losses struct {
+// Lost are all requested ports that a Mapping did not get.
+type Lost struct {
 	// Conflicts lists the first MaxConflicts, in the order of the Mapping's fields and of ports.
 	Conflicts []Conflict
 	// More is the number of further conflicts.
@@ -51,27 +51,27 @@ type Losses struct {
 }
 
 // Equal reports whether the same ports were lost to the same Mappings. It ignores other changes of these Mappings.
-func (l Losses) Equal(o Losses) bool {
+func (l Lost) Equal(o Lost) bool {
 	return l.More == o.More && l.All == o.All && slices.EqualFunc(l.Conflicts, o.Conflicts, func(x, y Conflict) bool {
 		return x.Ports == y.Ports && Key(x.Winner) == Key(y.Winner) && x.Winner.UID == y.Winner.UID
 	})
 }
 
-func (l *Losses) add(s Share) {
-	n := min(len(s.Lost), MaxConflicts-len(l.Conflicts))
-	l.Conflicts = append(l.Conflicts, s.Lost[:n]...)
-	l.More += len(s.Lost) - n + s.More
+func (l *Lost) add(a Allocation) {
+	n := min(len(a.Lost), MaxConflicts-len(l.Conflicts))
+	l.Conflicts = append(l.Conflicts, a.Lost[:n]...)
+	l.More += len(a.Lost) - n + a.More
 }
 
 // Find returns the losses of each Mapping that did not get all its ports. Pass valid Mappings only, because an invalid one
 // owns no ports. The losses do not include addresses of uplinks, because only the gateway knows these.
-func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Losses {
+func Find(valid []*v1alpha1.Mapping) map[types.NamespacedName]Lost {
 	sorted := slices.Clone(valid)
 	slices.SortFunc(sorted, Compare)
-	lost := map[types.NamespacedName]Losses{}
-	taken := Claims{}
+	lost := map[types.NamespacedName]Lost{}
+	taken := Owners{}
 	for _, m := range sorted {
-		losses := Losses{All: len(m.Spec.AddressesFrom) == 0}
+		losses := Lost{All: len(m.Spec.AddressesFrom) == 0}
 		for _, wanted := range Wanted(m) {
 			share := taken.Take(wanted, m)
 			losses.All = losses.All && !share.Whole() && len(share.Free) == 0

@@ -15,8 +15,8 @@ import (
 // may lose every second port, and a list of 30,000 names helps no reader.
 const MaxConflicts = 16
 
-// Claims records the owner of each port: the first Mapping that takes it.
-type Claims map[claimKey]*taken
+// Owners records the owner of each port: the first Mapping that takes it.
+type Owners map[claimKey]*taken
 
 type claimKey struct {
 	address  netip.Addr
@@ -35,8 +35,8 @@ type claim struct {
 	owner       *v1alpha1.Mapping
 }
 
-// Share is the part of the requested ports that a Mapping gets.
-type Share struct {
+// Allocation is the part of the requested ports that a Mapping gets.
+type Allocation struct {
 	// Lost lists the first MaxConflicts runs of ports that other Mappings own, sorted; empty if the Mapping gets all
 	// ports.
 	Lost []Conflict
@@ -47,22 +47,22 @@ type Share struct {
 }
 
 // Whole reports whether the Mapping gets all requested ports.
-func (s Share) Whole() bool { return len(s.Lost) == 0 }
+func (a Allocation) Whole() bool { return len(a.Lost) == 0 }
 
 // Take assigns the free ports of wanted to m.
-func (c Claims) Take(wanted Ports, m *v1alpha1.Mapping) Share {
+func (o Owners) Take(wanted Ports, m *v1alpha1.Mapping) Allocation {
 	key := claimKey{wanted.Address, wanted.Protocol}
-	t := c[key]
+	t := o[key]
 	if t == nil {
 		t = &taken{single: map[uint16]*v1alpha1.Mapping{}}
-		c[key] = t
+		o[key] = t
 	}
 	from, to, others := t.overlapping(wanted.First, wanted.Last)
 	if len(others) == 0 {
 		t.insert(from, to, claim{wanted.First, wanted.Last, m})
-		return Share{}
+		return Allocation{}
 	}
-	var share Share
+	var share Allocation
 	var mine []claim
 	lose := func(run claim) {
 		if len(share.Lost) == MaxConflicts {

@@ -15,12 +15,12 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// TestClaims takes random ports and ranges and compares the result with a list of owners per port.
-func TestClaims(t *testing.T) {
+// TestOwners takes random ports and ranges and compares the result with a list of owners per port.
+func TestOwners(t *testing.T) {
 	const last = 40 // few ports, so that conflicts are frequent
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 500 {
-		c, owners := Claims{}, [last + 1]*v1alpha1.Mapping{}
+		c, owners := Owners{}, [last + 1]*v1alpha1.Mapping{}
 		for n := range 30 {
 			first := uint16(1 + random.IntN(last))
 			wanted := Ports{
@@ -59,7 +59,7 @@ func TestClaims(t *testing.T) {
 }
 
 // each returns the lost ports one by one.
-func each(s Share) []string {
+func each(s Allocation) []string {
 	var ports []string
 	for i, c := range s.Lost {
 		if i > 0 && s.Lost[i-1].Winner == c.Winner && s.Lost[i-1].Last+1 == c.First {
@@ -75,7 +75,7 @@ func each(s Share) []string {
 // TestManyConflictsAreCounted takes every second port first: the first losses are listed, the others counted, and all
 // other ports assigned.
 func TestManyConflictsAreCounted(t *testing.T) {
-	c, old, young := Claims{}, &v1alpha1.Mapping{}, &v1alpha1.Mapping{}
+	c, old, young := Owners{}, &v1alpha1.Mapping{}, &v1alpha1.Mapping{}
 	at := Ports{Address: netip.MustParseAddr("198.51.100.10"), Protocol: v1alpha1.ProtocolTCP}
 	for port := uint16(2); port <= 1000; port += 2 {
 		if !c.Take(at.part(port, port), old).Whole() {

@@ -17,8 +17,8 @@ type defective struct{ watchWriter }
 
 func (*defective) Write([]byte) (int, error) { panic("a defect") }
 
-// TestDefectsAsideAreTheCallers proves that a panic on another goroutine reaches the caller instead of ending the process.
-func TestDefectsAsideAreTheCallers(t *testing.T) {
+// TestDefectsOnOwnStackAreTheCallers proves that a panic on another goroutine reaches the caller instead of ending the process.
+func TestDefectsOnOwnStackAreTheCallers(t *testing.T) {
 	api, err := New(populated(t), make(chan struct{}))
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +31,7 @@ func TestDefectsAsideAreTheCallers(t *testing.T) {
 		do          func()
 	}{
 		{"a watch", "(*defective).Write", watch},
-		{"a function aside", "TestDefectsAsideAreTheCallers.func", func() { Aside(func() { panic("a defect") }) }},
+		{"a function on its own stack", "TestDefectsOnOwnStackAreTheCallers.func", func() { RunOnOwnStack(func() { panic("a defect") }) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			defer func() {
@@ -48,11 +48,11 @@ func TestDefectsAsideAreTheCallers(t *testing.T) {
 				t.Errorf("recovered %v", cause)
 			}
 		}()
-		Aside(func() { panic(http.ErrAbortHandler) })
+		RunOnOwnStack(func() { panic(http.ErrAbortHandler) })
 	})
 	t.Run("no panic", func(t *testing.T) {
 		done := false
-		if Aside(func() { done = true }); !done {
+		if RunOnOwnStack(func() { done = true }); !done {
 			t.Error("the function did not run")
 		}
 	})

@@ -18,18 +18,18 @@ import (
 	"github.com/smartnat/smartnat/relay/registry"
 )
 
-// understood parses the path into a RequestInfo. It refuses the deprecated paths that name their verb (/api/v1/watch/...):
+// withRequestInfo parses the path into a RequestInfo. It refuses the deprecated paths that name their verb (/api/v1/watch/...):
 // kube-apiserver authorizes them without their selectors, and all clients in use send ?watch=true instead.
-func understood(next http.Handler) http.Handler {
+func withRequestInfo(next http.Handler) http.Handler {
 	meaning := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, err := meaning.NewRequestInfo(decodable(req))
 		if err != nil || namesVerb(info) {
-			visitOf(req.Context()).rejection = "path"
+			requestStateOf(req.Context()).rejection = "path"
 			registry.WriteError(w, req, noSuchPath())
 			return
 		}
-		visitOf(req.Context()).info = info
+		requestStateOf(req.Context()).info = info
 		next.ServeHTTP(w, req.WithContext(request.WithRequestInfo(req.Context(), info)))
 	})
 }

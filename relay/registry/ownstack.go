@@ -10,16 +10,16 @@ import (
 	"runtime/debug"
 )
 
-// Aside runs f on another goroutine and waits for it, so that a long-lived caller does not keep the stack that f needs: Go
-// shrinks the stack of a waiting goroutine only partly. If f panics, Aside panics with the same cause and the stack of f.
-func Aside(f func()) {
+// RunOnOwnStack runs f on another goroutine and waits for it, so that a long-lived caller does not keep the stack that f needs: Go
+// shrinks the stack of a waiting goroutine only partly. If f panics, RunOnOwnStack panics with the same cause and the stack of f.
+func RunOnOwnStack(f func()) {
 	done := make(chan any)
 	go func() {
 		var defect any
 		defer func() { done <- defect }()
 		defer func() {
 			if cause := recover(); cause != nil {
-				defect = asideOf(cause)
+				defect = panicOf(cause)
 			}
 		}()
 		f()
@@ -29,9 +29,9 @@ func Aside(f func()) {
 	}
 }
 
-// asideOf returns the value to panic with on the calling goroutine: http.ErrAbortHandler as it is, anything else with its
+// panicOf returns the value to panic with on the calling goroutine: http.ErrAbortHandler as it is, anything else with its
 // stack.
-func asideOf(cause any) any {
+func panicOf(cause any) any {
 	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		return cause
 	}
