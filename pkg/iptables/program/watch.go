@@ -77,6 +77,7 @@ func receive(socket *nl.NetlinkSocket, changed func()) error {
 // defaultLock is the lock file of the programs, unless XTABLES_LOCKFILE names another one.
 const defaultLock = "/run/xtables.lock"
 
+// watchLock uses inotify(7) itself: the programs only open and close the lock, and fsnotify has no event for that.
 func watchLock(ctx context.Context, path string, changed func()) error {
 	// Create the file if it is missing, as the programs do on their first run.
 	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)

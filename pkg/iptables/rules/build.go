@@ -130,7 +130,7 @@ func (b *builder) chain(name string, rules ...ruleset.Rule) {
 	b.chains = append(b.chains, b.reuseChain(b.name(name), rules))
 }
 
-// commentOnce removes comments that repeat the one of the rule above. In the legacy back end, a comment takes as much memory as
+// commentOnce removes comments that repeat the one of the rule above. In the legacy variant, a comment takes as much memory as
 // the rest of the rule.
 func commentOnce(rules []ruleset.Rule) {
 	last := ""

@@ -62,7 +62,7 @@
 // for each port, as in kube-proxy, took 83 s. The assignment of clients survives changes of the rules and restarts of
 // smartnatd, but not a reboot.
 //
-// Shifted port ranges need Linux 4.18 and iptables 1.8, for both back ends and families. Without masquerading, the second
+// Shifted port ranges need Linux 4.18 and iptables 1.8, for both variants and families. Without masquerading, the second
 // connection of a client that sends from one port to the same port of two addresses with equal backends gets the next free port
 // of the range, not the same one, because the kernel has nothing else to distinguish the connections. Single ports and ranges
 // that are not shifted have no such limit, because the kernel changes the client's port for them.

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package ruleset models chains and rules as comparable values, with everything that needs no kernel: how iptables-restore
-// and iptables-save spell them (both back ends, both families), how two rulesets differ, the smallest batch that changes one
+// and iptables-save spell them (both variants, both families), how two rulesets differ, the smallest batch that changes one
 // into the other, and what happens to a packet that traverses them.
 //
 // It is pure. It knows how iptables spells a rule, and pkg/iptables/rules knows why SmartNat needs it.

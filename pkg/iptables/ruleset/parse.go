@@ -14,7 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Parse reads the output of iptables-save or ip6tables-save of either back end, with or without counters. A rule with
+// Parse reads the output of iptables-save or ip6tables-save of either variant, with or without counters. A rule with
 // anything that SmartNat never writes becomes Foreign, and a line that makes no sense is skipped, because other programs may
 // use any names. An error means that the output is incomplete.
 func Parse(family gateway.Family, save []byte) (Ruleset, error) {

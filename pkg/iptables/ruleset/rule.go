@@ -56,7 +56,7 @@ const (
 	MaxMultiport = 15
 )
 
-// Rule is one rule. It is comparable: the same rule has the same value whether it was built or read from either back end. A
+// Rule is one rule. It is comparable: the same rule has the same value whether it was built or read from either variant. A
 // match with its zero value is absent.
 type Rule struct {
 	Source, Destination netip.Prefix

@@ -96,7 +96,7 @@ func (m *SetMatch) append(w *words) {
 	w.word("src")
 }
 
-// append omits the mask, which both back ends print, because the full mask is the default.
+// append omits the mask, which both variants print, because the full mask is the default.
 func (r *Recent) append(w *words) {
 	if r.Name == "" {
 		return
