@@ -24,8 +24,7 @@ func mappingForGateway(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 }
 
 // serviceForGateway drops the labels, the target ports, which are in the EndpointSlices, and node ports: a gateway is not a
-// node. It keeps the selector, because
-// only endpoints of a Service with a selector are known to be pods.
+// node. It keeps the selector, because only endpoints of a Service with a selector are known to be pods.
 func serviceForGateway(in *corev1.Service) *corev1.Service {
 	out := &corev1.Service{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), Spec: corev1.ServiceSpec{
 		Type: in.Spec.Type, Selector: in.Spec.Selector, ClusterIP: in.Spec.ClusterIP, ClusterIPs: in.Spec.ClusterIPs, IPFamilies: in.Spec.IPFamilies,

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ipset"
@@ -193,4 +195,51 @@ func (h *host) iptables(t *testing.T) *iptablesBackend {
 		t.Skip("SKIPPED: not iptables")
 	}
 	return b
+}
+
+// TestKernelPlan expects that Plan changes nothing, and predicts what Apply writes.
+func TestKernelPlan(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		before := h.dump(t)
+		d, guardOnly := h.start(), h.options()
+		guardOnly.guardOnly = []gateway.Family{gateway.IPv6}
+		for _, step := range []struct {
+			name    string
+			parts   parts
+			state   gateway.State
+			nothing bool
+		}{
+			{"the first start", h.options(), full(), false},
+			{"nothing to do", h.options(), full(), true},
+			{"many sources", h.options(), limited(sources(100)), false},
+			{"other sources", h.options(), limited(sources(300)[200:]), false},
+			{"few sources", h.options(), full(), false},
+			{"many sources again", h.options(), limited(sources(300)[200:]), false},
+			{"IPv6 is only guarded", guardOnly, limited(sources(300)[200:]), false},
+		} {
+			planner, held := step.parts.ruleset(nil), h.dump(t)
+			var planned dataplane.Changes
+			for _, family := range planner.Families() {
+				changes, err := planner.Plan(t.Context(), family, step.state)
+				if err != nil {
+					t.Fatal(err)
+				}
+				planned.Writes += changes.Writes
+				planned.Chains += changes.Chains
+				planned.Rules += changes.Rules
+				planned.Sets += changes.Sets
+				planned.Members += changes.Members
+			}
+			if diff := cmp.Diff(held, h.dump(t)); diff != "" {
+				t.Errorf("%s: Plan changes the kernel (-before +after):\n%s", step.name, diff)
+			}
+			d = step.parts.dataplane()
+			applied := apply(t, d, step.state)
+			applied.Took, applied.InPlace = dataplane.Took{}, false
+			if diff := cmp.Diff(planned, applied.Changes); diff != "" || step.nothing != planned.Empty() {
+				t.Errorf("%s (-planned +applied):\n%s", step.name, diff)
+			}
+		}
+		h.cleanup(t, d, before)
+	})
 }

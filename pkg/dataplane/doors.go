@@ -23,7 +23,7 @@ type Ruleset interface {
 	Guard(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
 	// Remove removes all our rules of a family, whichever process wrote them.
 	Remove(ctx context.Context, family gateway.Family) (Changes, error)
-	// Plan returns what an Apply would write. It only reads.
+	// Plan returns what an Apply and a Prune would write. It only reads.
 	Plan(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
 	// Try returns an error if the kernel refuses rules of the state. It does not affect packets.
 	Try(ctx context.Context, state gateway.State) error

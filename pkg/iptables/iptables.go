@@ -252,7 +252,7 @@ func (r *Ruleset) Prune(context.Context) (dataplane.Changes, error) {
 	return changes, err
 }
 
-// Plan implements dataplane.Ruleset. It names members of sets that are not written yet.
+// Plan implements dataplane.Ruleset. It counts what Prune would remove, too.
 func (r *Ruleset) Plan(ctx context.Context, name gateway.Family, state gateway.State) (dataplane.Changes, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -274,18 +274,27 @@ func (r *Ruleset) Plan(ctx context.Context, name gateway.Family, state gateway.S
 	if batch := ruleset.Diff(have, want, r.opts.Ownership.ChainPrefix); !batch.Empty() {
 		count(&changes, batch)
 	}
-	for _, set := range want.Sets {
-		i := slices.IndexFunc(present, func(s ruleset.Set) bool { return s.Name == set.Name })
-		var members []netip.Prefix
-		if i >= 0 {
-			members = present[i].Members
+	planSets(present, want.Sets, name, &changes)
+	return changes, nil
+}
+
+// planSets counts the sets of a family to write or remove, and the members to add or remove.
+func planSets(have, want []ruleset.Set, name gateway.Family, changes *dataplane.Changes) {
+	byName := map[string]ruleset.Set{}
+	for _, set := range have {
+		if set.Family == name {
+			byName[set.Name] = set
 		}
-		if add, remove := differ(members, set.Members); i < 0 || len(add)+len(remove) > 0 {
+	}
+	for _, set := range want {
+		present, found := byName[set.Name]
+		delete(byName, set.Name)
+		if add, remove := differ(present.Members, set.Members); !found || len(add)+len(remove) > 0 {
 			changes.Sets++
 			changes.Members += len(add) + len(remove)
 		}
 	}
-	return changes, nil
+	changes.Sets += len(byName)
 }
 
 // Remove implements dataplane.Ruleset. It trusts nothing that it remembers.
