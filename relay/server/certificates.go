@@ -30,7 +30,8 @@ const (
 )
 
 // followed holds the parsed content of files and reads them again when they change. Content that does not parse never
-// replaces content that did.
+// replaces content that did. k8s.io/apiserver's dynamiccertificates does the same for certificates, but it imports
+// client-go/kubernetes and informers, which load all kinds of Kubernetes.
 type followed[T any] struct {
 	files []string
 	parse func(contents [][]byte) (*T, error)
