@@ -95,7 +95,7 @@ func (d *Dataplane) Check() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	rulesChanged, rulesErr := d.opts.Ruleset.Drift()
-	sysctlsChanged, sysctlErr := d.lookAtSysctls()
+	sysctlsChanged, sysctlErr := d.checkSysctls()
 	if sysctlsChanged {
 		d.hostInSync = nil
 	}

@@ -15,7 +15,8 @@ import (
 type Ruleset interface {
 	// Families returns the families that can be programmed, IPv4 first.
 	Families() []gateway.Family
-	// Apply brings the rules of one family to the state. Anything that rules outside our own may still need stays until Prune.
+	// Apply brings the rules of one family to the state. It keeps until Prune what rules of the other family, or Leftovers, may
+	// still need.
 	Apply(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
 	// Prune removes what no rule needs any more, once Apply has succeeded for every family.
 	Prune(ctx context.Context) (Changes, error)

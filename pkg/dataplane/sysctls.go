@@ -261,9 +261,9 @@ func (d *Dataplane) ensure(key, value string, result *Result) error {
 	return nil
 }
 
-// lookAtSysctls reports whether a parameter differs from the value that we set, or whether other parameters must be set now. If
+// checkSysctls reports whether a parameter differs from the value that we set, or whether other parameters must be set now. If
 // a parameter could not be set, the next attempt is scheduled anyway.
-func (d *Dataplane) lookAtSysctls() (bool, error) {
+func (d *Dataplane) checkSysctls() (bool, error) {
 	if d.unset {
 		return false, nil
 	}

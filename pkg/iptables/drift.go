@@ -61,7 +61,7 @@ func (d *drift) wasRead(stamp uint64, stampErr error, digest uint64, digestErr e
 // budget bounds the share of time that a kind of work may take: one second in share. Work that was idle for credit or longer
 // may run several times in a row.
 type budget struct {
-	share  time.Duration
+	share  int
 	credit time.Duration
 	next   time.Time
 }
@@ -72,7 +72,7 @@ func (b *budget) spend(now time.Time, took time.Duration) {
 	if earliest := now.Add(-b.credit); b.next.Before(earliest) {
 		b.next = earliest
 	}
-	b.next = b.next.Add(took * b.share)
+	b.next = b.next.Add(took * time.Duration(b.share))
 }
 
 // newReadingBudget bounds the readings that a process can cause by writing all the time. Several may follow each other, because
@@ -102,7 +102,7 @@ func (r *Ruleset) Drift() (bool, error) {
 	r.newRound()
 	tablesErr := errors.Join(r.compareStamps(), r.compareDigests())
 	changed := r.readingIsDue()
-	setsChanged, setsErr := r.lookAtSets()
+	setsChanged, setsErr := r.checkSets()
 	return changed || setsChanged, errors.Join(tablesErr, setsErr)
 }
 

@@ -31,8 +31,8 @@ type sets struct {
 	damage map[string]dataplane.Repair
 }
 
-// lookAtSets reports whether another process changed our sets.
-func (r *Ruleset) lookAtSets() (bool, error) {
+// checkSets reports whether another process changed our sets.
+func (r *Ruleset) checkSets() (bool, error) {
 	if r.opts.Sets == nil || !r.sets.known {
 		return false, nil
 	}
@@ -64,12 +64,12 @@ func (r *Ruleset) observeSets(changes *dataplane.Changes) error {
 	damage := maps.Clone(r.sets.damage)
 	for name, written := range r.sets.written {
 		set, found := have[name]
-		gone, more := differ(set.Members, written.Members)
+		missing, unexpected := differ(set.Members, written.Members)
 		switch {
 		case !found:
 			damage[name] = dataplane.Repair{Kind: dataplane.KindIPSet, Missing: "set " + name}
-		case len(gone)+len(more) > 0:
-			damage[name] = dataplane.Repair{Kind: dataplane.KindIPSet, Missing: fmt.Sprintf("set %s: %d members missing, %d unexpected", name, len(gone), len(more))}
+		case len(missing)+len(unexpected) > 0:
+			damage[name] = dataplane.Repair{Kind: dataplane.KindIPSet, Missing: fmt.Sprintf("set %s: %d members missing, %d unexpected", name, len(missing), len(unexpected))}
 		default:
 			continue
 		}
@@ -91,7 +91,7 @@ func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *data
 		return nil
 	}
 	// The kernel refuses rules that name a set which another process destroyed.
-	_, err := r.lookAtSets()
+	_, err := r.checkSets()
 	if err = errors.Join(err, r.observeSets(changes)); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
 	}

@@ -41,8 +41,8 @@ func (d documents) addOpenAPI(served []groupVersion) error {
 }
 
 // add adds the schema of a resource and the schemas that it refers to: that of the CustomResourceDefinition for our own
-// kinds. Those of Kubernetes have none, and no library has their schema, so it comes from their Go types, which carry the
-// descriptions.
+// kinds. No CustomResourceDefinition defines those of Kubernetes, so their schema comes from their Go types, which carry
+// the descriptions.
 func (s schemas) add(r *resource) error {
 	model, ours, err := s.addDefined(r)
 	if err != nil {
