@@ -9,8 +9,8 @@ import (
 )
 
 // gcPercent is the value of GOGC unless it is set. The live heap hardly changes here, so collecting twice as often as Go's default
-// costs little. The scale benchmark (scripts/bench/scale, 10,000 ports, nf_tables) measures 73 MB of RSS instead of 81, and 71 MB
-// with freeMemory.
+// costs little. The scale benchmark (scripts/bench/scale, 10,000 ports, nf_tables) measured 73 MB of RSS instead of 81 on a busy
+// machine, and 71 MB with freeMemory.
 const gcPercent = 50
 
 // saveMemory lowers GOGC to gcPercent, unless it is set.
