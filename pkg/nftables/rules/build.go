@@ -1,0 +1,219 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
+)
+
+// Names of the chains and sets that are independent of Forwards.
+const (
+	preroutingMangle  = "prerouting-mangle"
+	outputMangle      = "output-mangle"
+	postroutingMangle = "postrouting-mangle"
+	preroutingNAT     = "prerouting-nat"
+	outputNAT         = "output-nat"
+	postroutingNAT    = "postrouting-nat"
+	forwardFilter     = "forward"
+	inputFilter       = "input"
+	guardFilter       = "guard"
+
+	originalChain   = "original"
+	uplinksChain    = "uplinks"
+	egressChain     = "egress"
+	openedChain     = "egress-opened"
+	egressSNAT      = "egress-snat"
+	egressAccept    = "egress-accept"
+	leavingChain    = "leaving"
+	boundaryChain   = "boundary"
+	guardBoundary   = "guard-boundary"
+	masqueradeChain = "masquerade"
+	dropChain       = "drop"
+	rejectChain     = "reject"
+
+	frontendsMap   = "frontends"
+	rangesMap      = "ranges"
+	backendsMap    = "backends"
+	uplinksMap     = "uplinks"
+	repliesMap     = "replies"
+	podsMap        = "egress-pods"
+	egressMap      = "egress-addresses"
+	uplinkLinksSet = "uplink-links"
+	leavingLinks   = "leaving-links"
+	outsideLinks   = "outside-links"
+	insideLinks    = "inside-links"
+	insideNetworks = "inside-networks"
+	clusterNetsSet = "cluster-networks"
+)
+
+// Build returns the table of one family that makes the host do what the state requires. An empty state still has the fixed
+// chains.
+func Build(state gateway.State, family gateway.Family, own gateway.Ownership) ruleset.Table {
+	forwards := OfFamily(state.Forwards, family)
+	parts := NewParts(family, own)
+	for _, f := range forwards {
+		parts.Add(f)
+	}
+	table := Host(state, family, own, parts.ranges > 0)
+	parts.addTo(&table)
+	return sorted(table)
+}
+
+// Host returns the part of the table that does not depend on Forwards, except for the helpers of their ports. ranges means that
+// the map of port ranges has elements.
+func Host(state gateway.State, family gateway.Family, own gateway.Ownership, ranges bool) ruleset.Table {
+	b := &builder{family: family, own: own, state: state, ranges: ranges}
+	b.table.Family = family
+	b.forwardMaps()
+	b.mangle()
+	b.nat()
+	b.filter()
+	return sorted(b.table)
+}
+
+// Guard returns a table that enforces the boundary and nothing else, for a host whose Mappings are not known yet and for a
+// family that is not served. Its chains and sets are none of those that Build returns.
+func Guard(state gateway.State, family gateway.Family, own gateway.Ownership) ruleset.Table {
+	b := &builder{family: family, own: own, state: state, prefix: "guard-"}
+	b.table.Family = family
+	b.guard()
+	return sorted(b.table)
+}
+
+// IsGuard reports whether a chain or set is one that Guard returns.
+func IsGuard(name string) bool { return name == guardFilter || strings.HasPrefix(name, "guard-") }
+
+func sorted(t ruleset.Table) ruleset.Table {
+	slices.SortFunc(t.Chains, func(x, y ruleset.Chain) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(t.Sets, func(x, y ruleset.Set) int { return strings.Compare(x.Name, y.Name) })
+	for i := range t.Sets {
+		slices.SortFunc(t.Sets[i].Elements, CompareElements)
+	}
+	return t
+}
+
+// CompareElements orders elements by key.
+func CompareElements(x, y ruleset.Element) int {
+	return cmp.Or(strings.Compare(x.Key, y.Key), strings.Compare(x.Last, y.Last))
+}
+
+// OfFamily returns the forwards of one family. IPv4 comes first.
+func OfFamily(forwards []*gateway.Forward, family gateway.Family) []*gateway.Forward {
+	six, _ := slices.BinarySearchFunc(forwards, true, func(f *gateway.Forward, _ bool) int {
+		if f.Address.Is4() {
+			return -1
+		}
+		return 1
+	})
+	if family == gateway.IPv4 {
+		return forwards[:six]
+	}
+	return forwards[six:]
+}
+
+// builder collects chains and sets.
+type builder struct {
+	family gateway.Family
+	own    gateway.Ownership
+	state  gateway.State
+	ranges bool
+	// prefix begins the names of sets.
+	prefix string
+	table  ruleset.Table
+}
+
+// base adds a base chain.
+func (b *builder) base(name string, hook ruleset.Hook, rules ...ruleset.Rule) {
+	b.table.Chains = append(b.table.Chains, ruleset.Chain{Name: name, Hook: &hook, Rules: rules})
+}
+
+// chain adds another chain.
+func (b *builder) chain(name string, rules ...ruleset.Rule) {
+	b.table.Chains = append(b.table.Chains, ruleset.Chain{Name: name, Rules: rules})
+}
+
+func (b *builder) set(name string, schema ruleset.Schema, elements ...ruleset.Element) {
+	b.table.Sets = append(b.table.Sets, ruleset.Set{Name: name, Schema: schema, Elements: elements})
+}
+
+// linkSet adds a set of links, unless there are none, and returns its name.
+func (b *builder) linkSet(name string, links []string) {
+	elements := make([]ruleset.Element, 0, len(links))
+	for _, link := range links {
+		elements = append(elements, ruleset.Element{Key: linkKey(link)})
+	}
+	b.set(b.prefix+name, ruleset.Schema{Key: key(ruleset.LinkType)}, elements...)
+}
+
+// networkSet adds a set of networks.
+func (b *builder) networkSet(name string, networks []netip.Prefix) {
+	b.set(b.prefix+name, networkSchema(b.family), networkElements(networks)...)
+}
+
+func (b *builder) has(families gateway.Families) bool {
+	return b.family == gateway.IPv4 && families.IPv4 || b.family == gateway.IPv6 && families.IPv6
+}
+
+func (b *builder) inFamily(a netip.Addr) bool { return a.Is4() == (b.family == gateway.IPv4) }
+
+// ofNetworks returns the networks of the family.
+func (b *builder) ofNetworks(networks []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return !b.inFamily(p.Addr()) })
+}
+
+func (b *builder) insideNetworks() []netip.Prefix { return b.ofNetworks(b.state.InsideNetworks) }
+
+func (b *builder) uplinkLinks() []string {
+	links := make([]string, 0, len(b.state.Uplinks))
+	for _, u := range b.state.Uplinks {
+		links = append(links, u.Link)
+	}
+	return links
+}
+
+// Parts collects what Forwards add to the table.
+type Parts struct {
+	family gateway.Family
+	own    gateway.Ownership
+	// ranges counts the elements of the map of ranges.
+	ranges   int
+	units    map[string]Unit
+	elements map[string][]ruleset.Element
+}
+
+// NewParts returns Parts without Forwards.
+func NewParts(family gateway.Family, own gateway.Ownership) *Parts {
+	return &Parts{family: family, own: own, units: map[string]Unit{}, elements: map[string][]ruleset.Element{}}
+}
+
+// Add adds a Forward.
+func (p *Parts) Add(f *gateway.Forward) {
+	c := Contribute(f, p.own)
+	for _, u := range c.Units {
+		p.units[u.Name] = u
+	}
+	for _, e := range c.Elements {
+		if e.Set == rangesMap {
+			p.ranges++
+		}
+		p.elements[e.Set] = append(p.elements[e.Set], e.Element)
+	}
+}
+
+func (p *Parts) addTo(t *ruleset.Table) {
+	for _, name := range slices.Sorted(maps.Keys(p.units)) {
+		t.Chains = append(t.Chains, p.units[name].Chains...)
+		t.Sets = append(t.Sets, p.units[name].Sets...)
+	}
+	for i := range t.Sets {
+		t.Sets[i].Elements = append(t.Sets[i].Elements, p.elements[t.Sets[i].Name]...)
+	}
+}

@@ -1,0 +1,32 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rules decides which chains, rules, sets and elements make a host do what a State requires. It is pure.
+//
+// Build reads top down as a packet travels: mangle.go, nat.go with forward.go, filter.go. Contribution says what one Forward
+// adds to the table, so that a change costs only its Forwards.
+//
+// # How a packet travels
+//
+// The chain prerouting-mangle marks a connection with the uplink by which it came in, and marks its replies for policy routing.
+// The map frontends leads the first packet of a connection from address, protocol and port to one of a few chains: pick-3
+// translates it to one of three backends. It marks the connection as forwarded and to be masqueraded. Other chains drop packets
+// from a source that is not allowed and reject those to a Frontend without Backends, immediately. The chain forward lets
+// forwarded connections pass and nothing else that comes in by an uplink. At the end, postrouting-nat hides the client's
+// address.
+//
+// # Why maps
+//
+// A Frontend and its Backends are elements of hash maps. The number of rules that a packet meets does not depend on the number
+// of Forwards, and a change of a Backend replaces one element. The kernel walks all chains that a table's base chains reach
+// before it commits a rule or a verdict (nft_table_validate), and does not for data. So Backends are data, by number: pick-3
+// draws the number. A Frontend changes its verdict only when its number of Backends or its sources change.
+//
+// Ranges of ports are in the map ranges. Any commit that touches it copies it (nft_set_pipapo.c), and packets meet its rule only
+// if it has elements. Chains and sets that are named after a digest have the content that the digest covers, and are shared by
+// all Forwards that need the same.
+//
+// # Limits
+//
+// The port of a shifted range needs a flag of NAT that nft(8) cannot spell (NF_NAT_RANGE_PROTO_OFFSET, with a base of 0).
+package rules

@@ -1,0 +1,127 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
+)
+
+// filter lets forwarded connections pass and enforces the boundary.
+func (b *builder) filter() {
+	forward := append(b.acceptForwarded(), b.returnBridged()...)
+	if len(b.state.Uplinks) > 0 {
+		b.base(inputFilter, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Input, Priority: ruleset.FilterOrder},
+			rule("", inLink(uplinkLinksSet), stateIs(ruleset.StateInvalid), verdict(ruleset.Drop)))
+		forward = append(forward, rule("an answer of a backend without a connection",
+			outLink(uplinkLinksSet), stateIs(ruleset.StateInvalid), verdict(ruleset.Drop)))
+		forward = append(forward, b.acceptEgress()...)
+	}
+	b.base(forwardFilter, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Forward, Priority: ruleset.FilterOrder},
+		append(forward, b.boundaryJumps(boundaryChain)...)...)
+	b.boundary(boundaryChain)
+}
+
+// guard adds the boundary by itself.
+func (b *builder) guard() {
+	b.base(guardFilter, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Forward, Priority: ruleset.FilterOrder},
+		append(b.returnBridged(), b.boundaryJumps(guardBoundary)...)...)
+	b.boundary(guardBoundary)
+}
+
+// boundaryJumps sends packets from outside to the boundary.
+func (b *builder) boundaryJumps(boundary string) []ruleset.Rule {
+	outside := append(b.uplinkLinks(), b.state.Outside...)
+	slices.Sort(outside)
+	b.linkSet(outsideLinks, slices.Compact(outside))
+	rules := []ruleset.Rule{rule("", inLink(b.prefix+outsideLinks), goTo(boundary))}
+	if b.has(b.state.ForwardingOwned) {
+		// A host that forwards only for us drops packets from every link that is not known to be inside.
+		b.linkSet(insideLinks, b.state.InsideLinks)
+		rules = append(rules,
+			rule("", inLink(b.prefix+insideLinks), verdict(ruleset.Return)),
+			rule("this host forwards only for Mappings", goTo(boundary)))
+	}
+	return rules
+}
+
+// BridgedMark marks packets that a bridge switches without routing: rules for a family cannot distinguish them.
+func BridgedMark(own gateway.Ownership) gateway.Mark { return own.Flag(2) }
+
+// returnBridged ignores packets that a bridge switches. They meet rules of the family only if another program enabled
+// br_netfilter.
+func (b *builder) returnBridged() []ruleset.Rule {
+	if !b.has(b.state.BridgeNetfilter) {
+		return nil
+	}
+	return []ruleset.Rule{rule("switched by a bridge", packetMark(BridgedMark(b.own)), verdict(ruleset.Return))}
+}
+
+func (b *builder) boundary(name string) {
+	b.networkSet(insideNetworks, b.insideNetworks())
+	b.chain(name,
+		rule("published by another program, whose own rules decide", statusIs(ruleset.StatusDNAT), verdict(ruleset.Return)),
+		rule("opened from inside", stateIs(ruleset.StateRelated|ruleset.StateEstablished), direction(ruleset.DirectionReply), verdict(ruleset.Return)),
+		rule("", lookup(exprs{source(b.family)}, b.prefix+insideNetworks), verdict(ruleset.Return)),
+		rule("", exprs{ruleset.Counter{}}, verdict(ruleset.Drop)),
+	)
+}
+
+// acceptForwarded lets both directions of forwarded connections pass. A packet of the client never leaves by an uplink, even if
+// its backend is routed there: otherwise the host would be an open proxy. A packet of a pod that leaves with an external
+// address may leave, and so may a connection that a helper expects. Replies carry most bytes, so they meet only one rule.
+func (b *builder) acceptForwarded() []ruleset.Rule {
+	ours, accept := connectionMark(b.own.Forwarded()), verdict(ruleset.Accept)
+	links := b.leavingLinks()
+	if len(links) == 0 {
+		return []ruleset.Rule{rule("", ours, accept)}
+	}
+	b.linkSet(leavingLinks, links)
+	b.networkSet(clusterNetsSet, b.clusterNetworks())
+	b.chain(leavingChain,
+		rule("", packetMark(b.own.Egress()), accept),
+		rule("expected by a helper", statusIs(ruleset.StatusExpected), accept),
+		rule("", lookup(exprs{destination(b.family)}, clusterNetsSet), accept),
+		rule("the host is no open proxy", exprs{ruleset.Counter{}}, verdict(ruleset.Drop)),
+	)
+	return []ruleset.Rule{
+		rule("", direction(ruleset.DirectionReply), ours, accept),
+		rule("", outLink(leavingLinks), ours, goTo(leavingChain)),
+		rule("", ours, accept),
+	}
+}
+
+// leavingLinks returns the links by which our connections must not leave: the uplinks or, without uplinks, the links that are
+// assumed to lead outside.
+func (b *builder) leavingLinks() []string {
+	if len(b.state.Uplinks) == 0 {
+		return b.state.Outside
+	}
+	return b.uplinkLinks()
+}
+
+// clusterNetworks returns the networks to which a connection may leave by an uplink: a host with one link has no other way to
+// the cluster.
+func (b *builder) clusterNetworks() []netip.Prefix {
+	networks := append(b.insideNetworks(), b.ofNetworks(b.state.BackendNetworks)...)
+	for _, r := range b.state.ServiceRoutes {
+		if b.inFamily(r.Destination.Addr()) {
+			networks = append(networks, r.Destination)
+		}
+	}
+	slices.SortFunc(networks, netip.Prefix.Compare)
+	return slices.Compact(networks)
+}
+
+// acceptEgress lets both directions of connections that pods opened pass, whatever the host's policy.
+func (b *builder) acceptEgress() []ruleset.Rule {
+	if !b.hasEgress() {
+		return nil
+	}
+	b.chain(egressAccept, rule("", setConnectionMark(b.own.Forwarded()), verdict(ruleset.Accept)))
+	return []ruleset.Rule{rule("", outLink(uplinkLinksSet), packetMark(b.own.Egress()), goTo(egressAccept))}
+}

@@ -1,0 +1,107 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"slices"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
+)
+
+// forwardMaps adds the maps that Forwards fill.
+func (b *builder) forwardMaps() {
+	address := addressType(b.family)
+	frontend := key(address, ruleset.ProtocolType, ruleset.PortType)
+	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: key(ruleset.VerdictType), Counters: true})
+	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: key(ruleset.VerdictType), Interval: true, Counters: true})
+	b.set(backendsMap, ruleset.Schema{
+		Key:  key(address, ruleset.ProtocolType, ruleset.PortType, ruleset.MarkType),
+		Data: key(address, ruleset.PortType),
+	})
+}
+
+// nat finds the verdict for a packet by address, protocol and port, and hides the client's address at the end.
+func (b *builder) nat() {
+	services := b.services()
+	b.base(preroutingNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Prerouting, Priority: ruleset.DNATOrder}, services...)
+	if !b.state.ForwardedOnly {
+		b.base(outputNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Output, Priority: ruleset.DNATOrder}, services...)
+	}
+	b.chain(dropChain, rule("", exprs{ruleset.Counter{}}, verdict(ruleset.Drop)))
+	code := ruleset.PortUnreachable4
+	if b.family == gateway.IPv6 {
+		code = ruleset.PortUnreachable6
+	}
+	b.chain(rejectChain,
+		rule("", protocolIs(gateway.TCP), exprs{ruleset.Reject{Type: ruleset.RejectTCPReset}}),
+		rule("", exprs{ruleset.Reject{Type: ruleset.RejectICMP, Code: code}}))
+
+	post := []ruleset.Rule{rule("", connectionMark(b.own.Masquerade()), goTo(masqueradeChain))}
+	if b.hasEgress() && len(b.state.Uplinks) > 0 {
+		post = append(post, rule("", packetMark(b.own.Egress()), outLink(uplinkLinksSet), goTo(egressSNAT)))
+		// On every uplink, because another uplink may be connected to the destination. The outside must never see the address of
+		// a pod.
+		b.chain(egressSNAT, rule("", exprs{
+			source(b.family), ruleset.LookupMap{Set: egressMap}, ruleset.NAT{Flags: ruleset.NATRandomFully},
+		}))
+	}
+	b.base(postroutingNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Postrouting, Priority: ruleset.SNATOrder}, post...)
+	b.masquerade()
+}
+
+// services returns the rules that lead the first packet of a connection to the chain of its Frontend.
+func (b *builder) services() []ruleset.Rule {
+	rules := append(b.assignHelpers(), rule("", lookupVerdict(frontendKey(b.family), frontendsMap)))
+	if b.ranges {
+		rules = append(rules, rule("", lookupVerdict(frontendKey(b.family), rangesMap)))
+	}
+	// A connection that a helper expects begins with the mark of its parent.
+	return append(rules, rule("not for a Mapping", connectionMark(b.own.Forwarded()),
+		setConnectionMark(gateway.Mark{Mask: forwardedMark(b.own).Mask})))
+}
+
+// forwardedMark marks a translated connection that is masqueraded.
+func forwardedMark(own gateway.Ownership) gateway.Mark {
+	bits := own.Forwarded().Mask | own.Masquerade().Mask
+	return gateway.Mark{Value: bits, Mask: bits}
+}
+
+// assignHelpers assigns the kernel's helpers to connections to ports of Mappings. A helper opens ports according to the content
+// of a connection, so connections of other programs get none.
+func (b *builder) assignHelpers() []ruleset.Rule {
+	var rules []ruleset.Rule
+	for _, h := range b.state.Helpers {
+		var elements []ruleset.Element
+		for _, f := range OfFamily(b.state.Forwards, b.family) {
+			if f.Protocol == h.Protocol && f.Ports.Contains(h.Port) && len(f.Backends) > 0 {
+				elements = append(elements, ruleset.Element{Key: addressKey(f.Address)})
+			}
+		}
+		if len(elements) == 0 {
+			continue
+		}
+		set := "helper-" + h.Name
+		b.set(set, ruleset.Schema{Key: key(addressType(b.family))}, elements...)
+		b.table.Helpers = append(b.table.Helpers, h)
+		rules = append(rules, rule("", lookup(exprs{destination(b.family)}, set), protocolIs(h.Protocol),
+			exprs{ruleset.Payload{Base: ruleset.TransportHeader, Offset: 2, Len: 2}, ruleset.Compare{Data: port(h.Port)[:2]}},
+			exprs{ruleset.AssignHelper{Name: h.Name}}))
+	}
+	return rules
+}
+
+// masquerade adds the chain that masquerades. The kernel accepts a range of source ports only together with a protocol.
+func (b *builder) masquerade() {
+	var rules []ruleset.Rule
+	if ports := b.state.MasqueradePorts; ports != (gateway.PortRange{}) {
+		for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
+			rules = append(rules, rule("", protocolIs(p), exprs{
+				ruleset.Immediate{To: 0, Data: port(ports.First)[:2]}, ruleset.Immediate{To: 1, Data: port(ports.Last)[:2]},
+				ruleset.Masquerade{HasPorts: true, FirstPort: 0, LastPort: 1, Flags: ruleset.NATPortsSpecified | ruleset.NATRandomFully},
+			}))
+		}
+	}
+	b.chain(masqueradeChain, append(slices.Clip(rules), rule("", exprs{ruleset.Masquerade{Flags: ruleset.NATRandomFully}}))...)
+}
