@@ -4,7 +4,6 @@
 package rules
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -95,15 +94,11 @@ func sorted(t ruleset.Table) ruleset.Table {
 	slices.SortFunc(t.Chains, func(x, y ruleset.Chain) int { return strings.Compare(x.Name, y.Name) })
 	slices.SortFunc(t.Sets, func(x, y ruleset.Set) int { return strings.Compare(x.Name, y.Name) })
 	for i := range t.Sets {
-		slices.SortFunc(t.Sets[i].Elements, CompareElements)
+		slices.SortFunc(t.Sets[i].Elements, ruleset.CompareElements)
 	}
 	return t
 }
 
-// CompareElements orders elements by key.
-func CompareElements(x, y ruleset.Element) int {
-	return cmp.Or(strings.Compare(x.Key, y.Key), strings.Compare(x.Last, y.Last))
-}
 
 // OfFamily returns the forwards of one family. IPv4 comes first.
 func OfFamily(forwards []*gateway.Forward, family gateway.Family) []*gateway.Forward {
