@@ -25,8 +25,7 @@ import (
 // tests of this package that need a kernel: restarts, repairs, crashes at every write, changes by hand, refusals, random walks
 // and packets. The text of a Repair is what an administrator reads in the log.
 type backend interface {
-	// rulesetMaker makes a Ruleset as a process has it after a start. If life is set, its writes end with that life. Its tracers
-	// model what the rules in the kernel do to packets.
+	// rulesetMaker makes a Ruleset as a process has it after a start. If life is set, its writes end with that life.
 	rulesetMaker
 	// addForeign adds rules of other programs, which must stay. It may create tables.
 	addForeign(t *testing.T)
@@ -132,11 +131,6 @@ func (b *iptablesBackend) observeSets(t *testing.T) []ruleset.Set {
 		t.Fatal(err)
 	}
 	return sets
-}
-
-func (b *iptablesBackend) tracers(t *testing.T) map[gateway.Family]*ruleset.Tracer {
-	t.Helper()
-	return parts{Program: b.tables, Sets: b.sets}.tracers(t)
 }
 
 func (b *iptablesBackend) execs() int64 { return b.tables.Execs() }

@@ -15,13 +15,13 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
 // view holds everything that affects packets, as read from a kernel.
 type view struct {
-	tracers map[gateway.Family]*ruleset.Tracer
+	tracers map[gateway.Family]packet.Tracer
 	routing policyrouting.Set
 	sysctls map[string]string
 }
@@ -109,7 +109,7 @@ type outcome struct {
 	end, how string
 }
 
-func (v view) becomes(p ruleset.Packet) outcome {
+func (v view) becomes(p packet.Packet) outcome {
 	v4 := p.Destination.Addr().Is4()
 	forwarding, family := v.sysctls["net/ipv6/conf/all/forwarding"], gateway.IPv6
 	if v4 {
@@ -136,11 +136,11 @@ func anyOf(ways []string) string {
 	return strings.Join(slices.Compact(ways), " or ")
 }
 
-func (v view) explain(p ruleset.Packet, trace ruleset.Trace, forwarding bool) (end, how string) {
+func (v view) explain(p packet.Packet, trace packet.Trace, forwarding bool) (end, how string) {
 	switch {
-	case p.In != "" && trace.Out != "" && !forwarding, trace.Verdict == ruleset.Drop:
+	case p.In != "" && trace.Out != "" && !forwarding, trace.Verdict == packet.Drop:
 		return dropped, ""
-	case trace.Verdict == ruleset.Reject:
+	case trace.Verdict == packet.Reject:
 		return "rejected with " + trace.RejectWith, ""
 	case trace.Out == "":
 		return "to the host itself", ""
@@ -153,7 +153,7 @@ func (v view) explain(p ruleset.Packet, trace ruleset.Trace, forwarding bool) (e
 // probe is a test packet.
 type probe struct {
 	name   string
-	packet ruleset.Packet
+	packet packet.Packet
 }
 
 // probes returns packets of all kinds that the states affect.
@@ -161,9 +161,9 @@ func probes(states ...gateway.State) []probe {
 	var all []probe
 	own := gateway.DefaultOwnership()
 	seen := map[string]bool{}
-	add := func(what string, p ruleset.Packet) {
+	add := func(what string, p packet.Packet) {
 		p.Protocol = gateway.TCP
-		p.SYN = p.State&ruleset.New != 0
+		p.SYN = p.State&packet.New != 0
 		name := fmt.Sprintf("%s from %s to %s by %q", what, p.Source, p.Destination, p.In)
 		if !seen[name] {
 			seen[name] = true
@@ -180,16 +180,16 @@ func probes(states ...gateway.State) []probe {
 				for _, client := range clients(f.Address.Is6()) {
 					frontend := netip.AddrPortFrom(f.Address, f.Ports.First)
 					for _, in := range []string{uplink.link, "eth0"} {
-						add("a connection", ruleset.Packet{In: in, State: ruleset.New, Direction: ruleset.Original, Source: client, Destination: frontend})
+						add("a connection", packet.Packet{In: in, State: packet.New, Direction: packet.Original, Source: client, Destination: frontend})
 					}
 				}
 				for _, b := range f.Backends {
 					client, pod := clients(f.Address.Is6())[0], netip.AddrPortFrom(b.Address, b.Port)
-					add("more of a connection", ruleset.Packet{
-						In: uplink.link, State: ruleset.Established | ruleset.StateDNAT, Direction: ruleset.Original, ConnMark: forwarded, Source: client, Destination: pod,
+					add("more of a connection", packet.Packet{
+						In: uplink.link, State: packet.Established | packet.DNAT, Direction: packet.Original, ConnMark: forwarded, Source: client, Destination: pod,
 					})
-					add("a reply on "+uplink.link, ruleset.Packet{
-						In: "eth0", State: ruleset.Established | ruleset.StateDNAT, Direction: ruleset.Reply, ConnMark: forwarded, Source: pod, Destination: client,
+					add("a reply on "+uplink.link, packet.Packet{
+						In: "eth0", State: packet.Established | packet.DNAT, Direction: packet.Reply, ConnMark: forwarded, Source: pod, Destination: client,
 					})
 				}
 			}
@@ -197,21 +197,21 @@ func probes(states ...gateway.State) []probe {
 		for _, v6 := range []bool{false, true} {
 			client := clients(v6)[0]
 			for _, inside := range insides(v6) {
-				add("over the boundary", ruleset.Packet{In: uplink.link, State: ruleset.New, Direction: ruleset.Original, Source: client, Destination: inside})
-				add("over the boundary, invalid,", ruleset.Packet{In: uplink.link, State: ruleset.Invalid, Source: client, Destination: inside})
-				add("over the boundary, established,", ruleset.Packet{
-					In: uplink.link, State: ruleset.Established, Direction: ruleset.Original, Source: client, Destination: inside,
+				add("over the boundary", packet.Packet{In: uplink.link, State: packet.New, Direction: packet.Original, Source: client, Destination: inside})
+				add("over the boundary, invalid,", packet.Packet{In: uplink.link, State: packet.Invalid, Source: client, Destination: inside})
+				add("over the boundary, established,", packet.Packet{
+					In: uplink.link, State: packet.Established, Direction: packet.Original, Source: client, Destination: inside,
 				})
-				add("a pod's connection", ruleset.Packet{In: "eth0", State: ruleset.New, Direction: ruleset.Original, Source: inside, Destination: client})
+				add("a pod's connection", packet.Packet{In: "eth0", State: packet.New, Direction: packet.Original, Source: inside, Destination: client})
 			}
 			for _, external := range ownAddresses[:4] {
 				if external.Is6() != v6 {
 					continue
 				}
 				ssh := netip.AddrPortFrom(external, 22)
-				add("to the host", ruleset.Packet{In: uplink.link, State: ruleset.New, Direction: ruleset.Original, Source: client, Destination: ssh})
-				add("the host's reply on "+uplink.link, ruleset.Packet{
-					State: ruleset.Established, Direction: ruleset.Reply, ConnMark: uplink.mark, Source: ssh, Destination: client,
+				add("to the host", packet.Packet{In: uplink.link, State: packet.New, Direction: packet.Original, Source: client, Destination: ssh})
+				add("the host's reply on "+uplink.link, packet.Packet{
+					State: packet.Established, Direction: packet.Reply, ConnMark: uplink.mark, Source: ssh, Destination: client,
 				})
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // parts are what a Dataplane is made of.
@@ -37,7 +38,6 @@ type parts struct {
 // rulesetMaker is what crash tests need of a backend.
 type rulesetMaker interface {
 	ruleset(guardOnly []gateway.Family, life *life) dataplane.Ruleset
-	tracers(t *testing.T) map[gateway.Family]*ruleset.Tracer
 }
 
 func (p parts) dataplane() *dataplane.Dataplane { return p.mortal(nil) }
@@ -73,23 +73,14 @@ func (p parts) ruleset(life *life) dataplane.Ruleset {
 }
 
 // tracers model what the rules in the kernel do to packets.
-func (p parts) tracers(t *testing.T) map[gateway.Family]*ruleset.Tracer {
+func (p parts) tracers(t *testing.T) map[gateway.Family]packet.Tracer {
 	t.Helper()
-	if p.backend != nil {
-		return p.backend.tracers(t)
-	}
-	sets, err := p.Sets.Observe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[gateway.Family]*ruleset.Tracer{}
-	for _, family := range p.Program.Families() {
-		rules, err := p.Program.Save(t.Context(), family)
-		if err != nil {
+	all, rules := map[gateway.Family]packet.Tracer{}, p.ruleset(nil)
+	for _, family := range rules.Families() {
+		var err error
+		if all[family], err = rules.Tracer(t.Context(), family); err != nil {
 			t.Fatal(err)
 		}
-		rules.Sets = sets
-		all[family] = ruleset.NewTracer(rules)
 	}
 	return all
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -26,6 +27,8 @@ type Ruleset interface {
 	Remove(ctx context.Context, family gateway.Family) (Changes, error)
 	// Plan returns what an Apply and a Prune would write. It only reads.
 	Plan(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
+	// Tracer returns a model of what the rules that are now in the kernel do to packets. It only reads.
+	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
 	// Try returns an error if the kernel refuses rules of the state. It does not affect packets.
 	Try(ctx context.Context, state gateway.State) error
 	// Drift looks for writes by other processes, at a cost that does not depend on the number of rules. It reports whether the

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // TestClientsAreRememberedAcrossChanges adds a backend and expects that a client keeps the one that it had.
@@ -23,7 +23,7 @@ func TestClientsAreRememberedAcrossChanges(t *testing.T) {
 		everythingIsLocal(t, netip.PrefixFrom(client, client.BitLen()-8))
 		k.load(t, "*filter\n-A INPUT -j DROP\nCOMMIT\n")
 		k.apply(t, k.build(state))
-		send(t, ruleset.Packet{Protocol: gateway.TCP, Source: netip.AddrPortFrom(client, 0), Destination: netip.AddrPortFrom(to, 80)})
+		send(t, packet.Packet{Protocol: gateway.TCP, Source: netip.AddrPortFrom(client, 0), Destination: netip.AddrPortFrom(to, 80)})
 
 		remembered := func() (by []string) {
 			for _, f := range state.Forwards {
@@ -91,7 +91,7 @@ func TestAClientMeetsOneEndpoint(t *testing.T) {
 			}
 			var first netip.Addr
 			for _, f := range state.Forwards {
-				p := ruleset.Packet{Protocol: f.Protocol, Source: netip.AddrPortFrom(client, 40000), Destination: netip.AddrPortFrom(f.Address, f.Ports.Last)}
+				p := packet.Packet{Protocol: f.Protocol, Source: netip.AddrPortFrom(client, 40000), Destination: netip.AddrPortFrom(f.Address, f.Ports.Last)}
 				send(t, p)
 				pod := k.translated(t, p).Addr()
 				if !first.IsValid() {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // TestTracerAgreesWithTheForwardingKernel sends first packets to the gateway's links and compares the rules of all tables
@@ -38,27 +39,27 @@ func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 			protocol gateway.Protocol
 			port     uint16
 			flags    byte
-			verdict  ruleset.Verb
+			verdict  packet.Verdict
 			out      string
 			source   netip.Addr
 		}{
-			{"a client of a forward", "eth1", outside, at(1), gateway.TCP, 167, syn, ruleset.Accept, "eth0", outside},
-			{"through the other uplink, groups of backends", "eth2", outside, at(1 + crowded), gateway.TCP, 1000, syn, ruleset.Accept, "eth0", outside},
-			{"a range", "eth2", outside, at(1 + crowded), gateway.UDP, 8005, 0, ruleset.Accept, "eth0", outside},
-			{"a source that is not allowed", "eth1", outside.Next(), at(1 + crowded), gateway.TCP, 131, syn, ruleset.Drop, "", outside.Next()},
-			{"a pod, hairpin", "eth0", at(100), at(1), gateway.TCP, 167, syn, ruleset.Accept, "eth0", at(100)},
-			{"a pod through the first uplink", "eth0", at(100), outside, gateway.TCP, 80, syn, ruleset.Accept, "eth1", at(1)},
-			{"a pod through the second uplink", "eth0", at(101), outside, gateway.UDP, 53, 0, ruleset.Accept, "eth2", at(2)},
-			{"a pod without egress", "eth0", at(140), outside, gateway.UDP, 53, 0, ruleset.Accept, "eth1", at(140)},
-			{"a pod to another pod", "eth0", at(101), at(140), gateway.UDP, 53, 0, ruleset.Accept, "eth0", at(101)},
-			{"a neighbour with the address of a pod", "eth1", at(101), at(140), gateway.UDP, 53, 0, ruleset.Drop, "eth0", at(101)},
-			{"a neighbour to a pod", "eth2", outside, at(140), gateway.TCP, 80, syn, ruleset.Drop, "eth0", outside},
-			{"an invalid packet of a pod", "eth0", at(140), outside, gateway.TCP, 80, syn | fin, ruleset.Drop, "eth1", at(140)},
+			{"a client of a forward", "eth1", outside, at(1), gateway.TCP, 167, syn, packet.Accept, "eth0", outside},
+			{"through the other uplink, groups of backends", "eth2", outside, at(1 + crowded), gateway.TCP, 1000, syn, packet.Accept, "eth0", outside},
+			{"a range", "eth2", outside, at(1 + crowded), gateway.UDP, 8005, 0, packet.Accept, "eth0", outside},
+			{"a source that is not allowed", "eth1", outside.Next(), at(1 + crowded), gateway.TCP, 131, syn, packet.Drop, "", outside.Next()},
+			{"a pod, hairpin", "eth0", at(100), at(1), gateway.TCP, 167, syn, packet.Accept, "eth0", at(100)},
+			{"a pod through the first uplink", "eth0", at(100), outside, gateway.TCP, 80, syn, packet.Accept, "eth1", at(1)},
+			{"a pod through the second uplink", "eth0", at(101), outside, gateway.UDP, 53, 0, packet.Accept, "eth2", at(2)},
+			{"a pod without egress", "eth0", at(140), outside, gateway.UDP, 53, 0, packet.Accept, "eth1", at(140)},
+			{"a pod to another pod", "eth0", at(101), at(140), gateway.UDP, 53, 0, packet.Accept, "eth0", at(101)},
+			{"a neighbour with the address of a pod", "eth1", at(101), at(140), gateway.UDP, 53, 0, packet.Drop, "eth0", at(101)},
+			{"a neighbour to a pod", "eth2", outside, at(140), gateway.TCP, 80, syn, packet.Drop, "eth0", outside},
+			{"an invalid packet of a pod", "eth0", at(140), outside, gateway.TCP, 80, syn | fin, packet.Drop, "eth1", at(140)},
 		} {
-			p := ruleset.Packet{In: probe.in, Protocol: probe.protocol, State: ruleset.New, Direction: ruleset.Original, SYN: probe.flags&syn > 0,
+			p := packet.Packet{In: probe.in, Protocol: probe.protocol, State: packet.New, Direction: packet.Original, SYN: probe.flags&syn > 0,
 				Destination: netip.AddrPortFrom(probe.to, probe.port), Route: network.route}
 			if probe.flags == syn|fin {
-				p.State = ruleset.Invalid
+				p.State = packet.Invalid
 			}
 			var last, want []string
 			agree := false
@@ -68,14 +69,14 @@ func TestTracerAgreesWithTheForwardingKernel(t *testing.T) {
 				p.Source = netip.AddrPortFrom(probe.from, port)
 				before := k.counters(t, allTables...)
 				network.send(t, p, probe.flags)
-				var trace ruleset.Trace
+				var trace packet.Trace
 				for deadline := time.Now().Add(200 * time.Millisecond); !agree && time.Now().Before(deadline); {
 					last = moved(before, k.counters(t, allTables...))
 					trace, want, agree = foreseenEverywhere(tracer, p, last)
 				}
 				if agree {
 					if trace.Verdict != probe.verdict || trace.Packet.Source.Addr() != probe.source || probe.out != "" && trace.Out != probe.out {
-						t.Errorf("%s: verdict %d, link %s, source %s; want verdict %d, link %s, source %s", probe.name, trace.Verdict, trace.Out, trace.Packet.Source,
+						t.Errorf("%s: verdict %s, link %s, source %s; want verdict %s, link %s, source %s", probe.name, trace.Verdict, trace.Out, trace.Packet.Source,
 							probe.verdict, probe.out, probe.source)
 					}
 					break
@@ -124,7 +125,7 @@ func TestMulticastIsNotRefused(t *testing.T) {
 var allTables = []string{"mangle", "filter", "nat"}
 
 // foreseenEverywhere is like foreseen but compares all tables.
-func foreseenEverywhere(tracer *ruleset.Tracer, p ruleset.Packet, matched []string) (trace ruleset.Trace, want []string, agree bool) {
+func foreseenEverywhere(tracer *ruleset.Tracer, p packet.Packet, matched []string) (trace packet.Trace, want []string, agree bool) {
 	for trace = range tracer.Outcomes(p) {
 		want = nil
 		for _, s := range trace.Steps {
@@ -239,7 +240,7 @@ func (g *testGateway) route(destination netip.Addr, mark uint32) string {
 }
 
 // send injects a packet at the far end of its incoming link.
-func (g *testGateway) send(t *testing.T, p ruleset.Packet, flags byte) {
+func (g *testGateway) send(t *testing.T, p packet.Packet, flags byte) {
 	t.Helper()
 	far := g.links[p.In]
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
@@ -255,7 +256,7 @@ func (g *testGateway) send(t *testing.T, p ruleset.Packet, flags byte) {
 }
 
 // ipPacket returns the frame after its hardware addresses.
-func ipPacket(p ruleset.Packet, flags byte) []byte {
+func ipPacket(p packet.Packet, flags byte) []byte {
 	protocol, header := byte(unix.IPPROTO_UDP), []byte{0, 8, 0, 0}
 	if p.Protocol == gateway.TCP {
 		protocol, header = unix.IPPROTO_TCP, []byte{0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, flags, 255, 255, 0, 0, 0, 0}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/testenv"
 )
 
@@ -35,9 +36,9 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 		// Drop answers, so that connections last until they are inspected.
 		k.load(t, "*filter\n-A INPUT -j DROP\nCOMMIT\n")
 		k.apply(t, k.build(state))
-		tracer := ruleset.NewTracer(k.read(t))
 		// remembered lists the xt_recent lists that contain the client.
 		var remembered []string
+		tracer := ruleset.NewTracer(k.read(t)).Remembering(func(list string, _ uint32) bool { return slices.Contains(remembered, list) })
 
 		allowed := netip.PrefixFrom(external, external.BitLen()-8).Addr()
 		for range 200 {
@@ -76,10 +77,9 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 			for range probe.address {
 				to = to.Next()
 			}
-			p := ruleset.Packet{Protocol: probe.protocol, State: ruleset.New, Direction: ruleset.Original,
+			p := packet.Packet{Protocol: probe.protocol, State: packet.New, Direction: packet.Original,
 				Source: netip.AddrPortFrom(allowed, 0), Destination: netip.AddrPortFrom(to, probe.port),
-				Route:  func(netip.Addr, uint32) string { return "lo" },
-				Recent: func(list string, _ uint32) bool { return slices.Contains(remembered, list) }}
+				Route: func(netip.Addr, uint32) string { return "lo" }}
 			before := k.counters(t, "nat")
 			if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 				t.Fatal(err)
@@ -90,7 +90,7 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 			if !agree {
 				t.Errorf("%s: matching rules (-predicted +kernel):\n%s", probe.name, cmp.Diff(natSteps(trace), got))
 			}
-			if to := k.translated(t, p); agree && trace.Verdict == ruleset.Accept && to != trace.Packet.Destination {
+			if to := k.translated(t, p); agree && trace.Verdict == packet.Accept && to != trace.Packet.Destination {
 				t.Errorf("%s: the tracer predicts destination %s, the kernel uses %s", probe.name, trace.Packet.Destination, to)
 			}
 			remembered = append(remembered, trace.Remembered...)
@@ -103,7 +103,7 @@ func TestTracerAgreesWithTheKernel(t *testing.T) {
 
 // foreseen returns the trace whose nat rules are those that matched, if there is one. The tracer yields one trace for each
 // random choice, and the matched rules identify the one that was taken.
-func foreseen(tracer *ruleset.Tracer, p ruleset.Packet, matched []string) (trace ruleset.Trace, agree bool) {
+func foreseen(tracer *ruleset.Tracer, p packet.Packet, matched []string) (trace packet.Trace, agree bool) {
 	for trace = range tracer.Outcomes(p) {
 		if slices.Equal(natSteps(trace), matched) {
 			return trace, true
@@ -117,7 +117,7 @@ var replied = regexp.MustCompile(`src=\S+ .*src=(\S+) .*sport=(\d+)`)
 
 // translated returns the translated destination of the connection that began with p. It runs conntrack(8) because the netlink
 // package does not read SCTP ports.
-func (k kernel) translated(t *testing.T, p ruleset.Packet) netip.AddrPort {
+func (k kernel) translated(t *testing.T, p packet.Packet) netip.AddrPort {
 	t.Helper()
 	testenv.RequireTool(t, "conntrack")
 	out, err := exec.CommandContext(t.Context(), "conntrack", "-L", "-f", fmt.Sprintf("ipv%d", k.family), "-p", string(p.Protocol),
@@ -165,7 +165,7 @@ func everythingIsLocal(t *testing.T, network netip.Prefix) {
 }
 
 // send sends the first packet of a connection and nothing after it.
-func send(t *testing.T, p ruleset.Packet) {
+func send(t *testing.T, p packet.Packet) {
 	t.Helper()
 	if p.Protocol == gateway.SCTP {
 		sendSCTP(t, p)
@@ -194,7 +194,7 @@ func send(t *testing.T, p ruleset.Packet) {
 }
 
 // sendSCTP sends an SCTP INIT chunk through a raw socket. Netfilter works without the kernel's SCTP.
-func sendSCTP(t *testing.T, p ruleset.Packet) {
+func sendSCTP(t *testing.T, p packet.Packet) {
 	t.Helper()
 	domain := unix.AF_INET
 	if p.Source.Addr().Is6() {
@@ -208,13 +208,13 @@ func sendSCTP(t *testing.T, p ruleset.Packet) {
 	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(p.Source.Addr(), 0))); err != nil {
 		t.Fatalf("binding to %s: %v", p.Source, err)
 	}
-	packet := binary.BigEndian.AppendUint16(nil, 40000)
-	packet = binary.BigEndian.AppendUint16(packet, p.Destination.Port())
+	message := binary.BigEndian.AppendUint16(nil, 40000)
+	message = binary.BigEndian.AppendUint16(message, p.Destination.Port())
 	// Verification tag and checksum are zero. Then follows an INIT chunk of 20 bytes: tag, window, outbound and inbound
 	// streams, initial TSN.
-	packet = append(packet, make([]byte, 8)...)
-	packet = append(packet, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1)
-	if err := unix.Sendto(fd, packet, 0, sockaddr(netip.AddrPortFrom(p.Destination.Addr(), 0))); err != nil {
+	message = append(message, make([]byte, 8)...)
+	message = append(message, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1)
+	if err := unix.Sendto(fd, message, 0, sockaddr(netip.AddrPortFrom(p.Destination.Addr(), 0))); err != nil {
 		t.Fatalf("sending to %s: %v", p.Destination, err)
 	}
 }
@@ -226,14 +226,14 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
-func natSteps(trace ruleset.Trace) []string {
+func natSteps(trace packet.Trace) []string {
 	var steps []string
 	for _, s := range trace.Steps {
 		if s.Table == "nat" {
 			steps = append(steps, step(s.Table, s.Chain, s.Number))
 		}
 	}
-	if trace.Verdict == ruleset.Reject {
+	if trace.Verdict == packet.Reject {
 		// The answer belongs to the same connection and is its first packet in POSTROUTING.
 		steps = append(steps, step("nat", "POSTROUTING", 1))
 	}

@@ -56,20 +56,17 @@ func TestClientsAreKeptByService(t *testing.T) {
 	tracer := ruleset.NewTracer(Build(state, gateway.IPv4, options))
 	client := source(gateway.IPv4, 0).Addr()
 	for n := range 3 {
-		p := packet(gateway.IPv4, client, forwards[0].Address, gateway.TCP, 21)
-		p.Chance = pick(n)
-		remembered := tracer.Trace(p).Remembered
+		p := firstPacket(gateway.IPv4, client, forwards[0].Address, gateway.TCP, 21)
+		remembered := tracer.Choosing(pick(n)).Trace(p).Remembered
+		returning := tracer.Remembering(func(list string, _ uint32) bool { return slices.Contains(remembered, list) })
 		for _, f := range forwards {
-			p := packet(gateway.IPv4, client, f.Address, f.Protocol, f.Ports.Last)
-			p.Recent = func(list string, _ uint32) bool { return slices.Contains(remembered, list) }
-			if got := tracer.Trace(p).Packet.Destination.Addr(); got != pods(0)[n].Address {
+			p := firstPacket(gateway.IPv4, client, f.Address, f.Protocol, f.Ports.Last)
+			if got := returning.Trace(p).Packet.Destination.Addr(); got != pods(0)[n].Address {
 				t.Errorf("the client of %s reaches %s through %s", pods(0)[n].Address, got, f.Frontend)
 			}
 		}
-		p = packet(gateway.IPv4, client, other.Address, gateway.TCP, 80)
-		p.Chance = pick((n + 1) % 3)
-		p.Recent = func(list string, _ uint32) bool { return slices.Contains(remembered, list) }
-		if got := tracer.Trace(p).Packet.Destination.Addr(); got != pods(0)[(n+1)%3].Address {
+		p = firstPacket(gateway.IPv4, client, other.Address, gateway.TCP, 80)
+		if got := returning.Choosing(pick((n + 1) % 3)).Trace(p).Packet.Destination.Addr(); got != pods(0)[(n+1)%3].Address {
 			t.Errorf("the client of %s reaches %s through another Service", pods(0)[n].Address, got)
 		}
 	}

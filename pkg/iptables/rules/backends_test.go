@@ -52,10 +52,10 @@ func TestBackendsShareEvenly(t *testing.T) {
 			batch := ruleset.Diff(ruleset.Ruleset{}, rs, options.Ownership.ChainPrefix)
 			got := choice{Chains: batch.Chains(), Rules: batch.Rules(), Bytes: len(batch.Text())}
 			shares, mean := map[netip.AddrPort]float64{}, 0.0
-			p := packet(gateway.IPv4, source(gateway.IPv4, 0).Addr(), state.Forwards[0].Address, gateway.TCP, 80)
-			for trace, probability := range ruleset.NewTracer(rs).Outcomes(p) {
-				shares[trace.Packet.Destination] += probability
-				mean += probability * float64(trace.Rules)
+			p := firstPacket(gateway.IPv4, source(gateway.IPv4, 0).Addr(), state.Forwards[0].Address, gateway.TCP, 80)
+			for trace := range ruleset.NewTracer(rs).Outcomes(p) {
+				shares[trace.Packet.Destination] += trace.Probability
+				mean += trace.Probability * float64(trace.Rules)
 				got.Worst = max(got.Worst, trace.Rules)
 			}
 			got.Mean = fmt.Sprintf("%.1f", mean)

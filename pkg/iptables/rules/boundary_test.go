@@ -10,6 +10,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // TestGuardTakesNothingAway adds the boundary to an empty host, to rules of other programs, and to our rules of another config.
@@ -34,27 +35,26 @@ func TestGuardTakesNothingAway(t *testing.T) {
 			}
 			was, is := ruleset.NewTracer(before), ruleset.NewTracer(after)
 			for _, f := range state.Forwards {
-				p := packet(family, source(family, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
-				p.In, p.Chance = []string{"eth1", "eth2", "eth0"}[random.IntN(3)], pick(0)
-				want := was.Trace(p)
-				p.Chance = pick(0)
-				got := is.Trace(p)
+				p := firstPacket(family, source(family, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
+				p.In = []string{"eth1", "eth2", "eth0"}[random.IntN(3)]
+				want := was.Choosing(pick(0)).Trace(p)
+				got := is.Choosing(pick(0)).Trace(p)
 				if got.Verdict != want.Verdict || got.Packet.Destination != want.Packet.Destination {
-					t.Fatalf("seed %d, %s by %s: verdict %d to %s, before %d to %s", seed, f.Frontend, p.In,
+					t.Fatalf("seed %d, %s by %s: verdict %s to %s, before %s to %s", seed, f.Frontend, p.In,
 						got.Verdict, got.Packet.Destination, want.Verdict, want.Packet.Destination)
 				}
 			}
 			for _, link := range []string{"eth2", "br-wan"} {
-				neighbour := packet(family, source(family, 0).Addr(), inside(family, 1), gateway.TCP, 8080)
+				neighbour := firstPacket(family, source(family, 0).Addr(), inside(family, 1), gateway.TCP, 8080)
 				neighbour.In = link
-				if got := is.Trace(neighbour); got.Verdict != ruleset.Drop {
+				if got := is.Trace(neighbour); got.Verdict != packet.Drop {
 					t.Errorf("seed %d, IPv%d: a neighbour by %s gets through: %+v", seed, family, link, got.Steps)
 				}
 			}
-			docker := ruleset.Packet{In: "docker0", Protocol: gateway.TCP, State: ruleset.New, Direction: ruleset.Original,
+			docker := packet.Packet{In: "docker0", Protocol: gateway.TCP, State: packet.New, Direction: packet.Original,
 				Source: netip.AddrPortFrom(inside(family, 5), 1), Destination: netip.AddrPortFrom(source(family, 0).Addr(), 80),
 				Route: func(netip.Addr, uint32) string { return "eth0" }}
-			if got := is.Trace(docker); got.Verdict != ruleset.Accept {
+			if got := is.Trace(docker); got.Verdict != packet.Accept {
 				t.Errorf("seed %d, IPv%d: a packet that does not concern us is dropped: %+v", seed, family, got.Steps)
 			}
 		}
@@ -76,24 +76,24 @@ func TestLeavingWithoutUplinks(t *testing.T) {
 			networks []netip.Prefix
 			out      string
 			reply    bool
-			want     ruleset.Verb
+			want     packet.Verdict
 		}{
-			{"inside", nil, "eth0", false, ruleset.Accept},
-			{"outside", nil, "eth1", false, ruleset.Drop},
-			{"outside, in a listed network", []netip.Prefix{hostPrefix(backend)}, "eth1", false, ruleset.Accept},
-			{"outside, in another one", []netip.Prefix{hostPrefix(pod)}, "eth1", false, ruleset.Drop},
-			{"the answer", nil, "eth1", true, ruleset.Accept},
+			{"inside", nil, "eth0", false, packet.Accept},
+			{"outside", nil, "eth1", false, packet.Drop},
+			{"outside, in a listed network", []netip.Prefix{hostPrefix(backend)}, "eth1", false, packet.Accept},
+			{"outside, in another one", []netip.Prefix{hostPrefix(pod)}, "eth1", false, packet.Drop},
+			{"the answer", nil, "eth1", true, packet.Accept},
 		} {
 			state.BackendNetworks = tc.networks
-			p := packet(family, client, external(family, 1), gateway.TCP, 80)
+			p := firstPacket(family, client, external(family, 1), gateway.TCP, 80)
 			p.In, p.Route = "eth1", func(netip.Addr, uint32) string { return tc.out }
 			if tc.reply {
-				p = packet(family, backend, client, gateway.TCP, 80)
-				p.In, p.Direction, p.State = "eth0", ruleset.Reply, ruleset.Established|ruleset.StateDNAT
+				p = firstPacket(family, backend, client, gateway.TCP, 80)
+				p.In, p.Direction, p.State = "eth0", packet.Reply, packet.Established|packet.DNAT
 				p.ConnMark, p.Route = options.Ownership.Forwarded().Value, func(netip.Addr, uint32) string { return tc.out }
 			}
 			if got := ruleset.NewTracer(Build(state, family, options)).Trace(p); got.Verdict != tc.want {
-				t.Errorf("IPv%d, %s: verdict %d, want %d: %+v", family, tc.name, got.Verdict, tc.want, got.Steps)
+				t.Errorf("IPv%d, %s: verdict %s, want %s: %+v", family, tc.name, got.Verdict, tc.want, got.Steps)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // hasEgress reports whether any pod of this family leaves with an external address.
@@ -41,7 +42,7 @@ func (b *builder) markEgress() []ruleset.Rule {
 		return nil
 	}
 	opened := []ruleset.Rule{
-		{State: ruleset.New, Target: b.goTo(podsChain)},
+		{State: packet.New, Target: b.goTo(podsChain)},
 		{ConnMark: b.opts.Ownership.Forwarded(), Target: b.goTo(podsChain)},
 	}
 	var rules []ruleset.Rule

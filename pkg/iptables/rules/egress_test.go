@@ -12,6 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // refusing returns the rules of a state on a host that otherwise forwards nothing.
@@ -51,20 +52,20 @@ func TestPodsLeaveAsTheStateSays(t *testing.T) {
 				state := randomState(rand.New(rand.NewPCG(seed, 1)), family)
 				tracer := ruleset.NewTracer(refusing(state, family))
 				for pod := range 62 {
-					p := packet(family, inside(family, pod), source(family, 9).Addr(), gateway.UDP, 53)
+					p := firstPacket(family, inside(family, pod), source(family, 9).Addr(), gateway.UDP, 53)
 					p.Route = byMark(family, state)
 					for _, p.In = range []string{"eth0", "eth1"} {
 						i := slices.IndexFunc(state.Egresses, func(e gateway.Egress) bool { return slices.Contains(e.Sources, p.Source.Addr()) })
 						got := tracer.Trace(p)
 						if spoofed := len(state.Uplinks) > 0 && p.In == "eth1"; i < 0 || spoofed {
-							if got.Verdict != ruleset.Drop || got.Packet.Mark != 0 {
-								t.Fatalf("%s by %s: verdict %d, mark %#x; want no match of ours, and a drop by the host's policy", p.Source, p.In, got.Verdict, got.Packet.Mark)
+							if got.Verdict != packet.Drop || got.Packet.Mark != 0 {
+								t.Fatalf("%s by %s: verdict %s, mark %#x; want no match of ours, and a drop by the host's policy", p.Source, p.In, got.Verdict, got.Packet.Mark)
 							}
 							continue
 						}
 						e := state.Egresses[i]
-						if link := state.Uplinks[e.Uplink-1].Link; got.Verdict != ruleset.Accept || got.Out != link || got.Packet.Source.Addr() != e.Address || got.Masqueraded || got.Packet.ConnMark != own.Forwarded().Value {
-							t.Fatalf("%s: verdict %d by %s as %s, masqueraded %t, marked %#x; want it to leave by %s as %s",
+						if link := state.Uplinks[e.Uplink-1].Link; got.Verdict != packet.Accept || got.Out != link || got.Packet.Source.Addr() != e.Address || got.Masqueraded || got.Packet.ConnMark != own.Forwarded().Value {
+							t.Fatalf("%s: verdict %s by %s as %s, masqueraded %t, marked %#x; want it to leave by %s as %s",
 								p.Source, got.Verdict, got.Out, got.Packet.Source, got.Masqueraded, got.Packet.ConnMark, link, e.Address)
 						}
 					}
@@ -86,8 +87,8 @@ func TestEgress(t *testing.T) {
 	marked := own.Uplink(2).Value | own.Egress().Value
 	for _, tc := range []struct {
 		name     string
-		change   func(p *ruleset.Packet)
-		verdict  ruleset.Verb
+		change   func(p *packet.Packet)
+		verdict  packet.Verdict
 		out      string
 		from, to netip.Addr
 		mark     uint32
@@ -95,32 +96,32 @@ func TestEgress(t *testing.T) {
 		// masqueraded and clamped describe further changes of the packet.
 		masqueraded, clamped bool
 	}{
-		{"to the outside", func(*ruleset.Packet) {}, ruleset.Accept, "eth2", external(family, 1), client, marked, 0x10, false, true},
-		{"to another pod", func(p *ruleset.Packet) { p.Destination = netip.AddrPortFrom(other, 80) }, ruleset.Drop, "eth0", pod, other, marked, 0, false, false},
-		{"to itself from outside", func(p *ruleset.Packet) { p.Destination = netip.AddrPortFrom(external(family, 1), 80) }, ruleset.Accept, "eth0", pod, pod, marked, 0x30, true, true},
-		{"a later packet", func(p *ruleset.Packet) { p.State, p.ConnMark, p.SYN = ruleset.Established, 0x10, false }, ruleset.Accept, "eth2", pod, client, marked, 0x10, false, false},
-		{"a connection from before", func(p *ruleset.Packet) { p.State = ruleset.Established }, ruleset.Drop, "eth7", pod, client, 0, 0, false, false},
-		{"an answer", func(p *ruleset.Packet) {
-			p.In, p.State, p.Direction, p.ConnMark = "eth2", ruleset.Established|ruleset.StateSNAT, ruleset.Reply, 0x10
+		{"to the outside", func(*packet.Packet) {}, packet.Accept, "eth2", external(family, 1), client, marked, 0x10, false, true},
+		{"to another pod", func(p *packet.Packet) { p.Destination = netip.AddrPortFrom(other, 80) }, packet.Drop, "eth0", pod, other, marked, 0, false, false},
+		{"to itself from outside", func(p *packet.Packet) { p.Destination = netip.AddrPortFrom(external(family, 1), 80) }, packet.Accept, "eth0", pod, pod, marked, 0x30, true, true},
+		{"a later packet", func(p *packet.Packet) { p.State, p.ConnMark, p.SYN = packet.Established, 0x10, false }, packet.Accept, "eth2", pod, client, marked, 0x10, false, false},
+		{"a connection from before", func(p *packet.Packet) { p.State = packet.Established }, packet.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"an answer", func(p *packet.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark = "eth2", packet.Established|packet.SNAT, packet.Reply, 0x10
 			p.Source, p.Destination = p.Destination, p.Source
-		}, ruleset.Accept, "eth0", client, pod, 0, 0x10, false, true},
-		{"an error about it", func(p *ruleset.Packet) {
-			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", ruleset.Related|ruleset.StateSNAT, ruleset.Reply, 0x10, "icmp"
+		}, packet.Accept, "eth0", client, pod, 0, 0x10, false, true},
+		{"an error about it", func(p *packet.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark, p.Protocol = "eth1", packet.Related|packet.SNAT, packet.Reply, 0x10, "icmp"
 			p.Source, p.Destination = p.Destination, p.Source
-		}, ruleset.Accept, "eth0", client, pod, 0, 0x10, false, false},
-		{"to a network of another uplink", func(p *ruleset.Packet) {
+		}, packet.Accept, "eth0", client, pod, 0, 0x10, false, false},
+		{"to a network of another uplink", func(p *packet.Packet) {
 			p.Route = func(netip.Addr, uint32) string { return "eth1" }
-		}, ruleset.Accept, "eth1", external(family, 1), client, marked, 0x10, false, true},
-		{"without a connection", func(p *ruleset.Packet) { p.State = ruleset.Invalid }, ruleset.Drop, "eth7", pod, client, 0, 0, false, false},
-		{"from a pod without egress", func(p *ruleset.Packet) { p.Source = netip.AddrPortFrom(other, 40000) }, ruleset.Drop, "eth7", other, client, 0, 0, false, false},
+		}, packet.Accept, "eth1", external(family, 1), client, marked, 0x10, false, true},
+		{"without a connection", func(p *packet.Packet) { p.State = packet.Invalid }, packet.Drop, "eth7", pod, client, 0, 0, false, false},
+		{"from a pod without egress", func(p *packet.Packet) { p.Source = netip.AddrPortFrom(other, 40000) }, packet.Drop, "eth7", other, client, 0, 0, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := packet(family, pod, client, gateway.TCP, 80)
+			p := firstPacket(family, pod, client, gateway.TCP, 80)
 			p.In, p.SYN, p.Route = "eth0", true, byMark(family, state)
 			tc.change(&p)
 			got := ruleset.NewTracer(refusing(state, family)).Trace(p)
 			if got.Verdict != tc.verdict || got.Out != tc.out || got.Packet.Source.Addr() != tc.from || got.Packet.Destination.Addr() != tc.to {
-				t.Errorf("verdict %d by %s, %s to %s; want %d by %s, %s to %s\n%+v", got.Verdict, got.Out,
+				t.Errorf("verdict %s by %s, %s to %s; want %s by %s, %s to %s\n%+v", got.Verdict, got.Out,
 					got.Packet.Source, got.Packet.Destination, tc.verdict, tc.out, tc.from, tc.to, got.Steps)
 			}
 			if got.Packet.Mark != tc.mark || got.Packet.ConnMark != tc.connMark || got.Masqueraded != tc.masqueraded || got.Clamped != tc.clamped {
@@ -144,14 +145,14 @@ func TestEgressBehindAnUplink(t *testing.T) {
 				Egresses:       []gateway.Egress{{Address: external(family, 1), Uplink: 2, Sources: []netip.Addr{pod, other}}},
 			}
 			tracer := ruleset.NewTracer(refusing(state, family))
-			opened := packet(family, pod, client, protocol, 80)
+			opened := firstPacket(family, pod, client, protocol, 80)
 			opened.In, opened.Route = "eth2", byMark(family, state)
 			goesOn := opened
-			goesOn.State, goesOn.ConnMark = ruleset.Established, own.Forwarded().Value
-			for name, p := range map[string]ruleset.Packet{"first": opened, "later": goesOn} {
+			goesOn.State, goesOn.ConnMark = packet.Established, own.Forwarded().Value
+			for name, p := range map[string]packet.Packet{"first": opened, "later": goesOn} {
 				got := tracer.Trace(p)
-				if got.Verdict != ruleset.Accept || got.Out != "eth2" || got.Packet.ConnMark != own.Forwarded().Value {
-					t.Errorf("%s packet by %s: verdict %d by %s, connection marked %#x; want eth2 and mark %#x",
+				if got.Verdict != packet.Accept || got.Out != "eth2" || got.Packet.ConnMark != own.Forwarded().Value {
+					t.Errorf("%s packet by %s: verdict %s by %s, connection marked %#x; want eth2 and mark %#x",
 						name, protocol, got.Verdict, got.Out, got.Packet.ConnMark, own.Forwarded().Value)
 				}
 				if want := external(family, 1); name == "first" && got.Packet.Source.Addr() != want {
@@ -160,13 +161,13 @@ func TestEgressBehindAnUplink(t *testing.T) {
 			}
 			answer := opened
 			answer.Source, answer.Destination = answer.Destination, answer.Source
-			answer.State, answer.Direction, answer.ConnMark = ruleset.Established|ruleset.StateSNAT, ruleset.Reply, own.Forwarded().Value
-			if got := tracer.Trace(answer); got.Verdict != ruleset.Accept || got.Packet.Mark != 0 {
-				t.Errorf("answer: verdict %d, mark %#x; want it accepted and routed by the main table", got.Verdict, got.Packet.Mark)
+			answer.State, answer.Direction, answer.ConnMark = packet.Established|packet.SNAT, packet.Reply, own.Forwarded().Value
+			if got := tracer.Trace(answer); got.Verdict != packet.Accept || got.Packet.Mark != 0 {
+				t.Errorf("answer: verdict %s, mark %#x; want it accepted and routed by the main table", got.Verdict, got.Packet.Mark)
 			}
 			opened.Source = netip.AddrPortFrom(other, 40000)
-			if got := tracer.Trace(opened); got.Verdict != ruleset.Drop || got.Packet.Mark != 0 {
-				t.Errorf("from a pod of another network: verdict %d, mark %#x; want it dropped", got.Verdict, got.Packet.Mark)
+			if got := tracer.Trace(opened); got.Verdict != packet.Drop || got.Packet.Mark != 0 {
+				t.Errorf("from a pod of another network: verdict %s, mark %#x; want it dropped", got.Verdict, got.Packet.Mark)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // filter drops and rejects the packets that nat marked, and enforces the boundary. Forwarded connections pass first: they never
@@ -18,9 +19,9 @@ func (b *builder) filter() {
 	input := []ruleset.Rule{{Target: b.jump(refuseChain)}}
 	forward := append(append(b.acceptForwarded(), b.returnBridged()...), ruleset.Rule{Target: b.jump(refuseChain)})
 	for _, u := range b.state.Uplinks {
-		input = append(input, ruleset.Rule{In: u.Link, State: ruleset.Invalid, Target: drop})
+		input = append(input, ruleset.Rule{In: u.Link, State: packet.Invalid, Target: drop})
 		// An answer of a backend that belongs to no connection would leave with the backend's own address.
-		forward = append(forward, ruleset.Rule{Out: u.Link, State: ruleset.Invalid, Target: drop})
+		forward = append(forward, ruleset.Rule{Out: u.Link, State: packet.Invalid, Target: drop})
 	}
 	forward = append(forward, b.acceptEgress()...)
 	b.hook("FORWARD", forwardChain)
@@ -74,9 +75,9 @@ func (b *builder) boundary() {
 	back := ruleset.Target{Verb: ruleset.Return}
 	rules := []ruleset.Rule{
 		// Published by another program on this host, whose own rules decide.
-		{State: ruleset.StateDNAT, Target: back},
+		{State: packet.DNAT, Target: back},
 		// Opened from inside.
-		{State: ruleset.Related | ruleset.Established, Direction: ruleset.Reply, Target: back},
+		{State: packet.Related | packet.Established, Direction: packet.Reply, Target: back},
 	}
 	for _, network := range b.insideNetworks() {
 		rules = append(rules, ruleset.Rule{Source: network, Target: back})
@@ -94,7 +95,7 @@ func (b *builder) acceptForwarded() []ruleset.Rule {
 	if len(links) == 0 {
 		return []ruleset.Rule{{ConnMark: ours, Target: accept}}
 	}
-	rules := []ruleset.Rule{{ConnMark: ours, Direction: ruleset.Reply, Target: accept}}
+	rules := []ruleset.Rule{{ConnMark: ours, Direction: packet.Reply, Target: accept}}
 	for _, link := range links {
 		rules = append(rules, ruleset.Rule{Out: link, ConnMark: ours, Target: b.goTo(leavingChain)})
 	}

@@ -6,6 +6,7 @@ package rules
 import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // mangle keeps replies on the uplink by which the connection came in. It restores the mark of the packet only for replies: in
@@ -22,14 +23,14 @@ import (
 // TCP packets does not grow with the number of uplinks.
 func (b *builder) mangle() {
 	restore := ruleset.Rule{
-		Direction: ruleset.Reply,
+		Direction: packet.Reply,
 		Target:    ruleset.Target{Verb: ruleset.RestoreMark, Mark: gateway.Mark{Mask: b.opts.Ownership.UplinkMask()}},
 	}
 	rules := []ruleset.Rule{restore}
 	if len(b.state.Uplinks) > 0 {
-		rules = []ruleset.Rule{{Direction: ruleset.Original, Target: b.goTo(originalChain)}, restore}
+		rules = []ruleset.Rule{{Direction: packet.Original, Target: b.goTo(originalChain)}, restore}
 		b.chain(originalChain, append(b.markEgress(),
-			ruleset.Rule{State: ruleset.New, Target: b.goTo(uplinksChain)},
+			ruleset.Rule{State: packet.New, Target: b.goTo(uplinksChain)},
 			ruleset.Rule{Protocol: gateway.UDP, Target: b.goTo(uplinksChain)},
 		)...)
 		b.chain(uplinksChain, b.markUplinks()...)

@@ -106,10 +106,9 @@ func TestPacketsToNeighbours(t *testing.T) {
 				check(t, rs)
 				tracer := ruleset.NewTracer(rs)
 				for port := range uint16(1500) {
-					p := packet(family, source(family, random.IntN(3)).Addr().Next(), external(family, 1), gateway.TCP, port)
+					p := firstPacket(family, source(family, random.IntN(3)).Addr().Next(), external(family, 1), gateway.TCP, port)
 					backend := random.IntN(2)
-					p.Chance = pick(backend)
-					judge(t, state, p, backend, tracer.Trace(p))
+					judge(t, state, p, backend, false, tracer.Choosing(pick(backend)).Trace(p))
 				}
 			})
 		}

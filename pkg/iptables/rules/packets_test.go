@@ -14,6 +14,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // randomState returns a state with all features of Forwards, crowded so that ranges and trees overlap.
@@ -74,10 +75,10 @@ func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 	return state
 }
 
-// packet returns a first packet from outside, by the first uplink. The host has the external addresses itself.
-func packet(family gateway.Family, from netip.Addr, to netip.Addr, protocol gateway.Protocol, port uint16) ruleset.Packet {
-	return ruleset.Packet{
-		In: "eth1", Protocol: protocol, State: ruleset.New, Direction: ruleset.Original,
+// firstPacket returns a first packet from outside, by the first uplink. The host has the external addresses itself.
+func firstPacket(family gateway.Family, from netip.Addr, to netip.Addr, protocol gateway.Protocol, port uint16) packet.Packet {
+	return packet.Packet{
+		In: "eth1", Protocol: protocol, State: packet.New, Direction: packet.Original,
 		Source: netip.AddrPortFrom(from, 40000), Destination: netip.AddrPortFrom(to, port),
 		Route: func(destination netip.Addr, _ uint32) string {
 			if netip.PrefixFrom(inside(family, 0), destination.BitLen()-16).Contains(destination) {
@@ -96,28 +97,28 @@ func pick(n int) func(uint32) bool {
 	}
 }
 
-// judge checks the outcome of a packet by searching the forwards one by one. backend is the index of the random choice or of
-// the client's last backend.
-func judge(t *testing.T, state gateway.State, p ruleset.Packet, backend int, got ruleset.Trace) {
+// judge checks the outcome of a packet by searching the forwards one by one. backend is the index of the random choice or, if
+// the client returns, of its last backend.
+func judge(t *testing.T, state gateway.State, p packet.Packet, backend int, returns bool, got packet.Trace) {
 	t.Helper()
 	own := options.Ownership
 	i := slices.IndexFunc(state.Forwards, func(f *gateway.Forward) bool {
 		return f.Address == p.Destination.Addr() && f.Protocol == p.Protocol && f.Ports.Contains(p.Destination.Port())
 	})
 	uplink := slices.IndexFunc(state.Uplinks, func(u gateway.Uplink) bool { return u.Link == p.In })
-	want := ruleset.Trace{Verdict: ruleset.Accept, Packet: ruleset.Packet{Destination: p.Destination}}
+	want := packet.Trace{Verdict: packet.Accept, Packet: packet.Packet{Destination: p.Destination}}
 	marks := uint32(0)
 	if i >= 0 {
 		f := state.Forwards[i]
 		allowed := len(f.Sources) == 0 || slices.ContainsFunc(f.Sources, func(s netip.Prefix) bool { return s.Contains(p.Source.Addr()) })
 		switch {
 		case f.SourcesDeny || !allowed:
-			want.Verdict = ruleset.Drop
+			want.Verdict = packet.Drop
 		case len(f.Backends) == 0:
-			want.Verdict = ruleset.Reject
+			want.Verdict = packet.Reject
 		default:
 			b := f.Backends[min(backend, len(f.Backends)-1)]
-			if returning := f.Affinity > 0 && p.Recent != nil; !returning && len(f.Backends) > groupSize {
+			if !returns && len(f.Backends) > groupSize {
 				b = anyOf(f.Backends, got.Packet.Destination.Addr())
 			}
 			if f.Affinity > 0 && len(f.Backends) > 1 {
@@ -136,7 +137,7 @@ func judge(t *testing.T, state gateway.State, p ruleset.Packet, backend int, got
 		}
 	}
 	if got.Verdict != want.Verdict || got.Packet.Destination != want.Packet.Destination || got.Out != want.Out || got.Masqueraded != want.Masqueraded {
-		t.Fatalf("%s to %s/%s: got verdict %d to %s by %q, masqueraded %t; want %d, %s, %q, %t\n%+v",
+		t.Fatalf("%s to %s/%s: got verdict %s to %s by %q, masqueraded %t; want %s, %s, %q, %t\n%+v",
 			p.Source, p.Destination, p.Protocol, got.Verdict, got.Packet.Destination, got.Out, got.Masqueraded,
 			want.Verdict, want.Packet.Destination, want.Out, want.Masqueraded, got.Steps)
 	}
@@ -173,20 +174,19 @@ func TestPacketsGoWhereTheStateSays(t *testing.T) {
 					for _, port := range []int{int(f.Ports.First) - 1, int(f.Ports.First), int(f.Ports.First+f.Ports.Last) / 2, int(f.Ports.Last), int(f.Ports.Last) + 1} {
 						from := source(family, random.IntN(3)).Addr().Next()
 						backend := random.IntN(4)
-						p := packet(family, from, f.Address, f.Protocol, uint16(min(port, 65535)))
+						p := firstPacket(family, from, f.Address, f.Protocol, uint16(min(port, 65535)))
 						p.In = []string{"eth1", "eth1", "eth2", "eth0", ""}[random.IntN(5)]
-						p.Chance = pick(backend)
-						judge(t, state, p, backend, tracer.Trace(p))
+						judge(t, state, p, backend, false, tracer.Choosing(pick(backend)).Trace(p))
 					}
 					if f.Affinity == 0 || len(f.Backends) < 2 {
 						continue
 					}
-					p := packet(family, source(family, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
+					p := firstPacket(family, source(family, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
 					backend := random.IntN(len(f.Backends))
-					p.Recent = func(list string, seconds uint32) bool {
+					recent := func(list string, seconds uint32) bool {
 						return list == clients(f.Backends[backend]) && seconds == 10800
 					}
-					judge(t, state, p, backend, tracer.Trace(p))
+					judge(t, state, p, backend, true, tracer.Remembering(recent).Trace(p))
 				}
 			})
 		}
@@ -226,28 +226,28 @@ func TestBoundary(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name    string
-		packet  ruleset.Packet
-		verdict ruleset.Verb
+		packet  packet.Packet
+		verdict packet.Verdict
 		mark    uint32
 	}{
-		{"a neighbour sends to a pod", ruleset.Packet{In: "eth1", State: ruleset.New, Source: client, Destination: pod}, ruleset.Drop, 0},
-		{"a neighbour fakes a packet of a connection", ruleset.Packet{In: "eth1", State: ruleset.Invalid, Source: client, Destination: pod}, ruleset.Drop, 0},
-		{"a neighbour's connection from before us", ruleset.Packet{In: "eth1", State: ruleset.Established, Direction: ruleset.Original, Source: client, Destination: pod}, ruleset.Drop, 0},
-		{"an answer to a pod", ruleset.Packet{In: "eth1", State: ruleset.Established, Direction: ruleset.Reply, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"an error about a pod's packet", ruleset.Packet{In: "eth1", State: ruleset.Related, Direction: ruleset.Reply, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"published by another program", ruleset.Packet{In: "eth1", State: ruleset.New | ruleset.StateDNAT, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"from another link", ruleset.Packet{In: "eth0", State: ruleset.New, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"of a forwarded connection", ruleset.Packet{In: "eth2", State: ruleset.Established, Direction: ruleset.Original, ConnMark: forwarded | uplink2, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"a reply leaves by the uplink that was used", ruleset.Packet{In: "eth0", State: ruleset.Established, Direction: ruleset.Reply, ConnMark: forwarded | uplink2, Source: pod, Destination: client}, ruleset.Accept, uplink2},
-		{"so does a reply of the host itself", ruleset.Packet{State: ruleset.Established, Direction: ruleset.Reply, ConnMark: uplink1, Source: pod, Destination: client}, ruleset.Accept, uplink1},
-		{"an answer of a pod without a connection", ruleset.Packet{In: "eth0", State: ruleset.Invalid, Source: pod, Destination: client, Route: to("eth2")}, ruleset.Drop, 0},
-		{"the same to the inside", ruleset.Packet{In: "eth0", State: ruleset.Invalid, Source: pod, Destination: client}, ruleset.Accept, 0},
-		{"an answer to the host without a connection", ruleset.Packet{In: "eth1", State: ruleset.Invalid, Source: client, Destination: pod, Route: to("")}, ruleset.Drop, 0},
-		{"IPv6 neighbour discovery", ruleset.Packet{In: "eth1", State: ruleset.Untracked, Source: client, Destination: pod, Route: to("")}, ruleset.Accept, 0},
-		{"a neighbour opens a connection to the host", ruleset.Packet{In: "eth1", State: ruleset.New, Source: client, Destination: pod, Route: to("")}, ruleset.Accept, 0},
-		{"to a pod, the mark is not restored", ruleset.Packet{In: "eth1", State: ruleset.Established, Direction: ruleset.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, ruleset.Accept, 0},
-		{"a link that leads outside but is not an uplink", ruleset.Packet{In: "br-wan", State: ruleset.New, Source: client, Destination: pod}, ruleset.Drop, 0},
-		{"from a network of the cluster by an uplink", ruleset.Packet{In: "eth1", State: ruleset.New, Source: netip.AddrPortFrom(inside(gateway.IPv4, 1<<12), 1), Destination: pod}, ruleset.Accept, 0},
+		{"a neighbour sends to a pod", packet.Packet{In: "eth1", State: packet.New, Source: client, Destination: pod}, packet.Drop, 0},
+		{"a neighbour fakes a packet of a connection", packet.Packet{In: "eth1", State: packet.Invalid, Source: client, Destination: pod}, packet.Drop, 0},
+		{"a neighbour's connection from before us", packet.Packet{In: "eth1", State: packet.Established, Direction: packet.Original, Source: client, Destination: pod}, packet.Drop, 0},
+		{"an answer to a pod", packet.Packet{In: "eth1", State: packet.Established, Direction: packet.Reply, Source: client, Destination: pod}, packet.Accept, 0},
+		{"an error about a pod's packet", packet.Packet{In: "eth1", State: packet.Related, Direction: packet.Reply, Source: client, Destination: pod}, packet.Accept, 0},
+		{"published by another program", packet.Packet{In: "eth1", State: packet.New | packet.DNAT, Source: client, Destination: pod}, packet.Accept, 0},
+		{"from another link", packet.Packet{In: "eth0", State: packet.New, Source: client, Destination: pod}, packet.Accept, 0},
+		{"of a forwarded connection", packet.Packet{In: "eth2", State: packet.Established, Direction: packet.Original, ConnMark: forwarded | uplink2, Source: client, Destination: pod}, packet.Accept, 0},
+		{"a reply leaves by the uplink that was used", packet.Packet{In: "eth0", State: packet.Established, Direction: packet.Reply, ConnMark: forwarded | uplink2, Source: pod, Destination: client}, packet.Accept, uplink2},
+		{"so does a reply of the host itself", packet.Packet{State: packet.Established, Direction: packet.Reply, ConnMark: uplink1, Source: pod, Destination: client}, packet.Accept, uplink1},
+		{"an answer of a pod without a connection", packet.Packet{In: "eth0", State: packet.Invalid, Source: pod, Destination: client, Route: to("eth2")}, packet.Drop, 0},
+		{"the same to the inside", packet.Packet{In: "eth0", State: packet.Invalid, Source: pod, Destination: client}, packet.Accept, 0},
+		{"an answer to the host without a connection", packet.Packet{In: "eth1", State: packet.Invalid, Source: client, Destination: pod, Route: to("")}, packet.Drop, 0},
+		{"IPv6 neighbour discovery", packet.Packet{In: "eth1", State: packet.Untracked, Source: client, Destination: pod, Route: to("")}, packet.Accept, 0},
+		{"a neighbour opens a connection to the host", packet.Packet{In: "eth1", State: packet.New, Source: client, Destination: pod, Route: to("")}, packet.Accept, 0},
+		{"to a pod, the mark is not restored", packet.Packet{In: "eth1", State: packet.Established, Direction: packet.Original, ConnMark: forwarded | uplink1, Source: client, Destination: pod}, packet.Accept, 0},
+		{"a link that leads outside but is not an uplink", packet.Packet{In: "br-wan", State: packet.New, Source: client, Destination: pod}, packet.Drop, 0},
+		{"from a network of the cluster by an uplink", packet.Packet{In: "eth1", State: packet.New, Source: netip.AddrPortFrom(inside(gateway.IPv4, 1<<12), 1), Destination: pod}, packet.Accept, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.packet.Protocol = gateway.TCP
@@ -259,7 +259,7 @@ func TestBoundary(t *testing.T) {
 			}}, gateway.IPv4, options))
 			got := tracer.Trace(tc.packet)
 			if got.Verdict != tc.verdict || got.Packet.Mark != tc.mark {
-				t.Errorf("verdict %d, mark %#x; want %d, %#x\n%+v", got.Verdict, got.Packet.Mark, tc.verdict, tc.mark, got.Steps)
+				t.Errorf("verdict %s, mark %#x; want %s, %#x\n%+v", got.Verdict, got.Packet.Mark, tc.verdict, tc.mark, got.Steps)
 			}
 		})
 	}
@@ -281,23 +281,23 @@ func TestFlowsFollowTheirUplink(t *testing.T) {
 			name      string
 			in        string
 			protocol  gateway.Protocol
-			direction ruleset.CTDirection
+			direction packet.Direction
 			from, to  netip.Addr
 			// mark is the uplink of the connection before the packet, want the uplink after it.
 			mark, want uint32
 		}{
-			{"UDP by another uplink", "eth2", gateway.UDP, ruleset.Original, client, backend, own.Uplink(1).Value, own.Uplink(2).Value},
-			{"UDP by the same", "eth2", gateway.UDP, ruleset.Original, client, backend, own.Uplink(2).Value, own.Uplink(2).Value},
-			{"UDP of the host itself", "eth2", gateway.UDP, ruleset.Original, client, external(family, 3), own.Uplink(1).Value, own.Uplink(2).Value},
-			{"TCP", "eth2", gateway.TCP, ruleset.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
-			{"SCTP", "eth2", gateway.SCTP, ruleset.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
-			{"a reply by another uplink", "eth2", gateway.UDP, ruleset.Reply, client, pod, own.Uplink(1).Value, own.Uplink(1).Value},
-			{"a reply of the backend", "eth0", gateway.UDP, ruleset.Reply, backend, client, own.Uplink(1).Value, own.Uplink(1).Value},
-			{"a pod that leaves", "eth0", gateway.UDP, ruleset.Original, pod, client, 0, 0},
+			{"UDP by another uplink", "eth2", gateway.UDP, packet.Original, client, backend, own.Uplink(1).Value, own.Uplink(2).Value},
+			{"UDP by the same", "eth2", gateway.UDP, packet.Original, client, backend, own.Uplink(2).Value, own.Uplink(2).Value},
+			{"UDP of the host itself", "eth2", gateway.UDP, packet.Original, client, external(family, 3), own.Uplink(1).Value, own.Uplink(2).Value},
+			{"TCP", "eth2", gateway.TCP, packet.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"SCTP", "eth2", gateway.SCTP, packet.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a reply by another uplink", "eth2", gateway.UDP, packet.Reply, client, pod, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a reply of the backend", "eth0", gateway.UDP, packet.Reply, backend, client, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a pod that leaves", "eth0", gateway.UDP, packet.Original, pod, client, 0, 0},
 		} {
 			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
-				p := ruleset.Packet{
-					In: tc.in, Protocol: tc.protocol, State: ruleset.Established, Direction: tc.direction, ConnMark: own.Forwarded().Value | tc.mark,
+				p := packet.Packet{
+					In: tc.in, Protocol: tc.protocol, State: packet.Established, Direction: tc.direction, ConnMark: own.Forwarded().Value | tc.mark,
 					Source: netip.AddrPortFrom(tc.from, 40000), Destination: netip.AddrPortFrom(tc.to, 53),
 				}
 				if got := tracer.Trace(p); got.Packet.ConnMark != own.Forwarded().Value|tc.want {
@@ -317,14 +317,13 @@ func TestForwardedOnly(t *testing.T) {
 			}}
 			tracer := ruleset.NewTracer(Build(state, family, options))
 			f := state.Forwards[0]
-			outside := packet(family, source(family, 0).Addr(), f.Address, f.Protocol, 80)
-			outside.Chance = pick(0)
-			judge(t, state, outside, 0, tracer.Trace(outside))
-			host := packet(family, f.Address, f.Address, f.Protocol, 80)
-			host.In, host.Chance = "", pick(0)
-			got := tracer.Trace(host)
-			if translated := got.Packet.Destination != host.Destination; translated == only || got.Verdict != ruleset.Accept {
-				t.Errorf("IPv%d, forwarded only %t: from the host to %s, verdict %d", family, only, got.Packet.Destination, got.Verdict)
+			outside := firstPacket(family, source(family, 0).Addr(), f.Address, f.Protocol, 80)
+			judge(t, state, outside, 0, false, tracer.Choosing(pick(0)).Trace(outside))
+			host := firstPacket(family, f.Address, f.Address, f.Protocol, 80)
+			host.In = ""
+			got := tracer.Choosing(pick(0)).Trace(host)
+			if translated := got.Packet.Destination != host.Destination; translated == only || got.Verdict != packet.Accept {
+				t.Errorf("IPv%d, forwarded only %t: from the host to %s, verdict %s", family, only, got.Packet.Destination, got.Verdict)
 			}
 		}
 	}
@@ -341,44 +340,44 @@ func TestNothingOfOursLeavesByAnUplink(t *testing.T) {
 		listed.BackendNetworks = []netip.Prefix{network}
 		cluster.InsideNetworks = []netip.Prefix{network}
 		route.ServiceRoutes = []gateway.ServiceRoute{{Destination: network}}
-		first := func(p *ruleset.Packet) {}
-		later := func(p *ruleset.Packet) {
-			p.State, p.ConnMark = ruleset.Established|ruleset.StateDNAT, own.Forwarded().Value|own.Uplink(1).Value
+		first := func(p *packet.Packet) {}
+		later := func(p *packet.Packet) {
+			p.State, p.ConnMark = packet.Established|packet.DNAT, own.Forwarded().Value|own.Uplink(1).Value
 			p.Destination = netip.AddrPortFrom(f.Backends[0].Address, f.Backends[0].Port)
 		}
 		for _, tc := range []struct {
 			name    string
 			state   gateway.State
-			change  func(p *ruleset.Packet)
+			change  func(p *packet.Packet)
 			out     string
-			verdict ruleset.Verb
+			verdict packet.Verdict
 		}{
-			{"the first packet", state, first, "eth1", ruleset.Drop},
-			{"by another uplink", state, first, "eth2", ruleset.Drop},
-			{"a route that changed later", state, later, "eth2", ruleset.Drop},
-			{"inside", state, first, "eth0", ruleset.Accept},
-			{"inside, later", state, later, "eth0", ruleset.Accept},
-			{"a pod, hairpin, out of an uplink", state, func(p *ruleset.Packet) { p.In = "eth0" }, "eth1", ruleset.Drop},
-			{"a pod, hairpin", state, func(p *ruleset.Packet) { p.In = "eth0" }, "eth0", ruleset.Accept},
-			{"a reply", state, func(p *ruleset.Packet) { later(p); p.In, p.Direction = "eth0", ruleset.Reply }, "eth1", ruleset.Accept},
-			{"an error about a packet of the client", state, func(p *ruleset.Packet) {
+			{"the first packet", state, first, "eth1", packet.Drop},
+			{"by another uplink", state, first, "eth2", packet.Drop},
+			{"a route that changed later", state, later, "eth2", packet.Drop},
+			{"inside", state, first, "eth0", packet.Accept},
+			{"inside, later", state, later, "eth0", packet.Accept},
+			{"a pod, hairpin, out of an uplink", state, func(p *packet.Packet) { p.In = "eth0" }, "eth1", packet.Drop},
+			{"a pod, hairpin", state, func(p *packet.Packet) { p.In = "eth0" }, "eth0", packet.Accept},
+			{"a reply", state, func(p *packet.Packet) { later(p); p.In, p.Direction = "eth0", packet.Reply }, "eth1", packet.Accept},
+			{"an error about a packet of the client", state, func(p *packet.Packet) {
 				later(p)
-				p.In, p.State, p.Direction, p.Protocol = "eth0", ruleset.Related|ruleset.StateDNAT, ruleset.Reply, "icmp"
-			}, "eth1", ruleset.Accept},
-			{"data of active FTP, opened by the backend", state, func(p *ruleset.Packet) {
+				p.In, p.State, p.Direction, p.Protocol = "eth0", packet.Related|packet.DNAT, packet.Reply, "icmp"
+			}, "eth1", packet.Accept},
+			{"data of active FTP, opened by the backend", state, func(p *packet.Packet) {
 				later(p)
-				p.In, p.State, p.Expected = "eth0", ruleset.Related, true
-			}, "eth1", ruleset.Accept},
-			{"a later packet of it", state, func(p *ruleset.Packet) { later(p); p.In, p.Expected = "eth0", true }, "eth1", ruleset.Accept},
-			{"a network of the cluster behind the uplink", cluster, first, "eth1", ruleset.Accept},
-			{"a network of backends behind the uplink", listed, first, "eth1", ruleset.Accept},
-			{"a service route by the uplink", route, first, "eth1", ruleset.Accept},
+				p.In, p.State, p.Expected = "eth0", packet.Related, true
+			}, "eth1", packet.Accept},
+			{"a later packet of it", state, func(p *packet.Packet) { later(p); p.In, p.Expected = "eth0", true }, "eth1", packet.Accept},
+			{"a network of the cluster behind the uplink", cluster, first, "eth1", packet.Accept},
+			{"a network of backends behind the uplink", listed, first, "eth1", packet.Accept},
+			{"a service route by the uplink", route, first, "eth1", packet.Accept},
 		} {
-			p := packet(family, source(family, 0).Addr(), f.Address, gateway.TCP, 80)
+			p := firstPacket(family, source(family, 0).Addr(), f.Address, gateway.TCP, 80)
 			p.Route = func(netip.Addr, uint32) string { return tc.out }
 			tc.change(&p)
 			if got := ruleset.NewTracer(Build(tc.state, family, options)).Trace(p); got.Verdict != tc.verdict {
-				t.Errorf("IPv%d, %s: verdict %d by %s, want %d\n%+v", family, tc.name, got.Verdict, got.Out, tc.verdict, got.Steps)
+				t.Errorf("IPv%d, %s: verdict %s by %s, want %s\n%+v", family, tc.name, got.Verdict, got.Out, tc.verdict, got.Steps)
 			}
 		}
 	}
@@ -401,24 +400,24 @@ func TestClosed(t *testing.T) {
 			to      netip.Addr
 			bridged bool
 			reply   bool
-			verdict ruleset.Verb
+			verdict packet.Verdict
 		}{
-			{"a link that is not known to be inside", state, "eth5", pod, false, false, ruleset.Drop},
-			{"the same if other programs need forwarding", other, "eth5", pod, false, false, ruleset.Accept},
-			{"a link inside", state, "eth0", client, false, false, ruleset.Accept},
-			{"a Mapping by any link", state, "eth5", f.Address, false, false, ruleset.Accept},
-			{"an answer", state, "eth5", client, false, true, ruleset.Accept},
-			{"switched, by an uplink", state, "eth1", client, true, false, ruleset.Accept},
-			{"routed, by an uplink", state, "eth1", client, false, false, ruleset.Drop},
+			{"a link that is not known to be inside", state, "eth5", pod, false, false, packet.Drop},
+			{"the same if other programs need forwarding", other, "eth5", pod, false, false, packet.Accept},
+			{"a link inside", state, "eth0", client, false, false, packet.Accept},
+			{"a Mapping by any link", state, "eth5", f.Address, false, false, packet.Accept},
+			{"an answer", state, "eth5", client, false, true, packet.Accept},
+			{"switched, by an uplink", state, "eth1", client, true, false, packet.Accept},
+			{"routed, by an uplink", state, "eth1", client, false, false, packet.Drop},
 		} {
-			p := packet(family, client.Next(), tc.to, gateway.TCP, 80)
+			p := firstPacket(family, client.Next(), tc.to, gateway.TCP, 80)
 			p.In, p.Bridged = tc.in, tc.bridged
 			if tc.reply {
-				p.State, p.Direction = ruleset.Established, ruleset.Reply
+				p.State, p.Direction = packet.Established, packet.Reply
 			}
 			p.Route = func(netip.Addr, uint32) string { return "eth9" }
 			if got := ruleset.NewTracer(Build(tc.state, family, options)).Trace(p); got.Verdict != tc.verdict {
-				t.Errorf("IPv%d, %s: verdict %d, want %d\n%+v", family, tc.name, got.Verdict, tc.verdict, got.Steps)
+				t.Errorf("IPv%d, %s: verdict %s, want %s\n%+v", family, tc.name, got.Verdict, tc.verdict, got.Steps)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // dense returns one address with this number of adjacent ports, each with three endpoints.
@@ -76,10 +77,9 @@ func measure(t *testing.T, state gateway.State) cost {
 	sum, packets := 0, 0
 	for _, f := range state.Forwards {
 		for n := range f.Backends {
-			p := packet(gateway.IPv4, source(gateway.IPv4, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
-			p.Chance = pick(n)
-			trace := tracer.Trace(p)
-			judge(t, gateway.State{Uplinks: state.Uplinks, Forwards: []*gateway.Forward{f}}, p, n, trace)
+			p := firstPacket(gateway.IPv4, source(gateway.IPv4, 0).Addr(), f.Address, f.Protocol, f.Ports.First)
+			trace := tracer.Choosing(pick(n)).Trace(p)
+			judge(t, gateway.State{Uplinks: state.Uplinks, Forwards: []*gateway.Forward{f}}, p, n, false, trace)
 			c.Best, c.Worst = min(c.Best, trace.Rules), max(c.Worst, trace.Rules)
 			sum += trace.Rules
 			packets++
@@ -185,22 +185,22 @@ func TestCostOfEstablishedPackets(t *testing.T) {
 			own := options.Ownership
 			f := state.Forwards[500]
 			client, pod := netip.AddrPortFrom(source(gateway.IPv4, 0).Addr(), 40000), netip.AddrPortFrom(f.Backends[0].Address, f.Backends[0].Port)
-			p := ruleset.Packet{
-				In: "eth1", Protocol: gateway.TCP, Source: client, Destination: pod, Direction: ruleset.Original,
-				State: ruleset.Established | ruleset.StateDNAT, ConnMark: own.Forwarded().Value | own.Uplink(1).Value,
+			p := packet.Packet{
+				In: "eth1", Protocol: gateway.TCP, Source: client, Destination: pod, Direction: packet.Original,
+				State: packet.Established | packet.DNAT, ConnMark: own.Forwarded().Value | own.Uplink(1).Value,
 				Route: func(netip.Addr, uint32) string { return "eth0" },
 			}
-			if got := tracer.Trace(p); got.Rules != tc.original || got.Verdict != ruleset.Accept || got.Packet.Mark != 0 {
-				t.Errorf("to the pod: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.original)
+			if got := tracer.Trace(p); got.Rules != tc.original || got.Verdict != packet.Accept || got.Packet.Mark != 0 {
+				t.Errorf("to the pod: %d rules, verdict %s, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.original)
 			}
 			p.Protocol = gateway.UDP
-			if got := tracer.Trace(p); got.Rules != tc.udp || got.Verdict != ruleset.Accept || got.Packet.Mark != 0 {
-				t.Errorf("to the pod by UDP: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.udp)
+			if got := tracer.Trace(p); got.Rules != tc.udp || got.Verdict != packet.Accept || got.Packet.Mark != 0 {
+				t.Errorf("to the pod by UDP: %d rules, verdict %s, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.udp)
 			}
-			p.In, p.Source, p.Destination, p.Direction = "eth0", pod, client, ruleset.Reply
+			p.In, p.Source, p.Destination, p.Direction = "eth0", pod, client, packet.Reply
 			p.Route = func(netip.Addr, uint32) string { return "eth1" }
-			if got := tracer.Trace(p); got.Rules != tc.reply || got.Verdict != ruleset.Accept || got.Packet.Mark != own.Uplink(1).Value {
-				t.Errorf("from the pod: %d rules, verdict %d, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.reply)
+			if got := tracer.Trace(p); got.Rules != tc.reply || got.Verdict != packet.Accept || got.Packet.Mark != own.Uplink(1).Value {
+				t.Errorf("from the pod: %d rules, verdict %s, mark %#x; want %d rules", got.Rules, got.Verdict, got.Packet.Mark, tc.reply)
 			}
 		})
 	}

@@ -148,9 +148,8 @@ func TestPacketsFromManySources(t *testing.T) {
 				tracer := ruleset.NewTracer(rs)
 				for i, f := range state.Forwards {
 					for _, n := range []int{0, 39, 40, 79, 80, 119, 120, 1000} {
-						p := packet(family, source(family, n).Addr().Next(), f.Address, f.Protocol, f.Ports.First)
-						p.Chance = pick(0)
-						judge(t, state, p, 0, tracer.Trace(p))
+						p := firstPacket(family, source(family, n).Addr().Next(), f.Address, f.Protocol, f.Ports.First)
+						judge(t, state, p, 0, false, tracer.Choosing(pick(0)).Trace(p))
 						if allowed := slices.ContainsFunc(f.Sources, func(s netip.Prefix) bool { return s.Contains(p.Source.Addr()) }); allowed != (n < 40*(i/5%4)) {
 							t.Fatalf("%s is in %d sources: %t", p.Source, len(f.Sources), allowed)
 						}

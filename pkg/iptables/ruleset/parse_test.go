@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // equateRules compares values with unexported fields.
@@ -48,7 +49,7 @@ var spellings = []struct {
 		also: []string{"-p udp -m mark --mark 0x40/0x40 -m multiport --dports 53,8000:8010 -j DROP"}},
 	{name: "full mask", rule: Rule{ConnMark: gateway.Mark{Value: 5, Mask: fullMask}, Target: Target{Verb: Accept}},
 		text: "-m connmark --mark 0x5 -j ACCEPT"},
-	{name: "states and direction", rule: Rule{In: "eth+", Out: "eth1", State: Related | Established, Direction: Reply, Target: Target{Verb: Accept}},
+	{name: "states and direction", rule: Rule{In: "eth+", Out: "eth1", State: packet.Related | packet.Established, Direction: packet.Reply, Target: Target{Verb: Accept}},
 		text: "-i eth+ -o eth1 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT",
 		also: []string{"-i eth+ -o eth1 -m conntrack --ctstate ESTABLISHED,RELATED --ctdir REPLY -j ACCEPT"}},
 	{name: "a probability of one third", rule: Rule{Protocol: gateway.TCP, DestinationPorts: gateway.Port(80), Probability: 715827883, Target: Target{Verb: DNAT, Address: netip.MustParseAddr("10.0.0.1"), Ports: gateway.Port(8080)}},
@@ -96,7 +97,7 @@ var spellings = []struct {
 		text: "-s 10.0.0.1/32 -j SNAT --to-source 192.0.2.1 --random-fully"},
 	{name: "source translated over IPv6", family: gateway.IPv6, rule: Rule{Target: Target{Verb: SNAT, Address: netip.MustParseAddr("2001:db8::1")}},
 		text: "-j SNAT --to-source 2001:db8::1"},
-	{name: "new connection announced by a helper", rule: Rule{State: New, Expected: true, Direction: Original, Target: Target{Verb: Accept}},
+	{name: "new connection announced by a helper", rule: Rule{State: packet.New, Expected: true, Direction: packet.Original, Target: Target{Verb: Accept}},
 		text: "-m conntrack --ctstate NEW --ctstatus EXPECTED --ctdir ORIGINAL -j ACCEPT"},
 	{name: "connection announced by a helper", rule: Rule{Expected: true, Target: Target{Verb: Accept}}, text: "-m conntrack --ctstatus EXPECTED -j ACCEPT"},
 	{name: "switched by a bridge", rule: Rule{Bridged: true, Target: Target{Verb: Return}}, text: "-m physdev --physdev-is-bridged -j RETURN"},

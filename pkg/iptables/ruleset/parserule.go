@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // ruleParser parses the words of one rule. Its methods report success; anything that is not fully understood makes the rule
@@ -216,9 +217,9 @@ func (r *ruleParser) direction(value string) bool {
 	first := r.rule.Direction == AnyDirection
 	switch value {
 	case "ORIGINAL":
-		r.rule.Direction = Original
+		r.rule.Direction = packet.Original
 	case "REPLY":
-		r.rule.Direction = Reply
+		r.rule.Direction = packet.Reply
 	default:
 		return false
 	}
@@ -292,17 +293,17 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 
 // restoreMasks parses the masks of --restore-mark, which default to the full mask.
 func (r *ruleParser) restoreMasks() bool {
-	packet, connection := gateway.Mark{Value: fullMask}, gateway.Mark{Value: fullMask}
+	nfmask, ctmask := gateway.Mark{Value: fullMask}, gateway.Mark{Value: fullMask}
 	for len(r.tokens) > 0 {
 		option, _ := r.next()
 		value, _ := r.next()
-		into := map[string]*gateway.Mark{"--nfmask": &packet, "--ctmask": &connection}[option]
+		into := map[string]*gateway.Mark{"--nfmask": &nfmask, "--ctmask": &ctmask}[option]
 		if into == nil || !mark(into, value) {
 			return false
 		}
 	}
-	r.rule.Target.Mark.Mask = packet.Value
-	return packet.Value == connection.Value
+	r.rule.Target.Mark.Mask = nfmask.Value
+	return nfmask.Value == ctmask.Value
 }
 
 func defaultReject(family gateway.Family) string {

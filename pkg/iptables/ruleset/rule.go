@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // Ruleset is the content of one family's tables. A desired Ruleset holds only what is ours: our chains completely and, of
@@ -17,7 +18,7 @@ type Ruleset struct {
 	// Tables are in the order in which they can be written safely: mangle, filter, nat, raw.
 	Tables []Table
 	// Sets are the sets that the desired rules reference, sorted by name. They are written separately and must exist for as
-	// long as the rules do. An observed Ruleset has none.
+	// long as the rules do. An observed Ruleset has none, unless they were read as well.
 	Sets []Set
 }
 
@@ -74,12 +75,12 @@ type Rule struct {
 	SYN bool
 	// Bridged is `-m physdev --physdev-is-bridged`: a bridge switches the frame, and the host does not route it.
 	Bridged bool
-	// State matches any of its states.
-	State CTState
+	// State matches any of its states. xt_conntrack counts DNAT and SNAT as states.
+	State packet.State
 	// Expected is `--ctstatus EXPECTED`: a conntrack helper announced the connection (nf_conntrack_expect), such as FTP data.
 	Expected bool
 	// Direction is the direction of the packet within its connection.
-	Direction CTDirection
+	Direction packet.Direction
 	// Mark and ConnMark match (mark & Mask) == Value. Mask 0 means absent.
 	Mark, ConnMark gateway.Mark
 	// Probability matches at random, in units of 1/2^31 (the resolution of xt_statistic). 0 means absent.
@@ -109,30 +110,8 @@ type Recent struct {
 	Seconds uint32
 }
 
-// CTState is a set of conntrack states (iptables-extensions(8), conntrack --ctstate).
-type CTState uint8
-
-// The conntrack states. StateSNAT and StateDNAT are virtual states of xt_conntrack. StateDNAT: the original destination differs
-// from the reply source.
-const (
-	New CTState = 1 << iota
-	Established
-	Related
-	Invalid
-	Untracked
-	StateSNAT
-	StateDNAT
-)
-
-// CTDirection is the direction of a packet within its connection.
-type CTDirection uint8
-
-// The directions.
-const (
-	AnyDirection CTDirection = iota
-	Original
-	Reply
-)
+// AnyDirection is the Direction of a rule that matches both.
+const AnyDirection packet.Direction = 0
 
 // Verb is the action of a target.
 type Verb uint8

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // String returns the rule as iptables spells it after `-A CHAIN`, on one printable line. If iptables-restore could not read
@@ -80,7 +81,7 @@ func (r *Rule) wellFormed() bool {
 	}
 	return (r.SourceSet.Name != "" || !r.SourceSet.Not) && (r.Recent.Name != "" || r.Recent.Seconds == 0) &&
 		(r.Mark.Mask != 0 || r.Mark.Value == 0) && (r.ConnMark.Mask != 0 || r.ConnMark.Value == 0) &&
-		r.State <= New|Established|Related|Invalid|Untracked|StateSNAT|StateDNAT && r.Direction <= Reply &&
+		r.State <= packet.New|packet.Established|packet.Related|packet.Invalid|packet.Untracked|packet.SNAT|packet.DNAT && r.Direction <= packet.Reply &&
 		r.Probability <= ProbabilityOne && len(r.Comment) <= MaxComment
 }
 
@@ -131,20 +132,20 @@ func (r *Rule) appendConntrack(w *words) {
 		w.word("--ctstatus EXPECTED")
 	}
 	switch r.Direction {
-	case Original:
+	case packet.Original:
 		w.word("--ctdir ORIGINAL")
-	case Reply:
+	case packet.Reply:
 		w.word("--ctdir REPLY")
 	}
 }
 
 // stateNames are in the order in which libxt_conntrack prints them.
 var stateNames = []struct {
-	state CTState
+	state packet.State
 	name  string
 }{
-	{Invalid, "INVALID"}, {New, "NEW"}, {Related, "RELATED"}, {Established, "ESTABLISHED"},
-	{Untracked, "UNTRACKED"}, {StateSNAT, "SNAT"}, {StateDNAT, "DNAT"},
+	{packet.Invalid, "INVALID"}, {packet.New, "NEW"}, {packet.Related, "RELATED"}, {packet.Established, "ESTABLISHED"},
+	{packet.Untracked, "UNTRACKED"}, {packet.SNAT, "SNAT"}, {packet.DNAT, "DNAT"},
 }
 
 func (t *Target) append(w *words) {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // numbers derives the numbers of a Rule from arbitrary bytes.
@@ -81,7 +82,7 @@ func FuzzText(f *testing.F) {
 		rule := Rule{
 			Target: numbers.target(chain, rejectWith, zone),
 			Source: numbers.prefix(), Destination: numbers.prefix(), In: in, Out: out, Protocol: gateway.Protocol(protocol), Multiport: multiport,
-			DestinationPorts: numbers.ports(), SYN: numbers.next()%2 == 1, State: CTState(numbers.next()), Direction: CTDirection(numbers.next()),
+			DestinationPorts: numbers.ports(), SYN: numbers.next()%2 == 1, State: packet.State(numbers.next()), Direction: packet.Direction(numbers.next()),
 			SourceSet: SetMatch{set, numbers.next()%2 == 1}, Recent: Recent{recent, numbers.next()}, Mark: numbers.mark(), ConnMark: numbers.mark(),
 			Probability: numbers.next(), Comment: comment,
 		}

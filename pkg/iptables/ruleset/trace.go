@@ -9,70 +9,10 @@ import (
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
-// Packet is a packet with the conntrack state of its connection.
-type Packet struct {
-	// In is the incoming link, or "" for a packet that the host itself sends.
-	In                  string
-	Protocol            gateway.Protocol
-	Source, Destination netip.AddrPort
-	// State is one conntrack state, in addition to StateDNAT or StateSNAT if earlier packets were translated.
-	State CTState
-	// Bridged means that a bridge switches the packet.
-	Bridged bool
-	// Expected means that a conntrack helper announced the connection.
-	Expected       bool
-	Direction      CTDirection
-	Mark, ConnMark uint32
-	// SYN means that the packet begins a TCP connection or answers one that does.
-	SYN bool
-	// Route returns the link for a destination and mark, or "" for the host itself. If Route is nil, all packets end on the
-	// host.
-	Route func(destination netip.Addr, mark uint32) string
-	// Chance decides whether a random match succeeds. If it is nil, none does, so that the packet meets as many rules as
-	// possible.
-	Chance func(probability uint32) bool
-	// Recent reports whether the named list saw the source within the given seconds. If it is nil, no list did.
-	Recent func(list string, seconds uint32) bool
-}
-
-// tracked reports whether the packet belongs to a connection. Without one there is no connection mark or direction.
-func (p *Packet) tracked() bool { return p.State&(Invalid|Untracked) == 0 }
-
-// Trace is the result for a packet.
-type Trace struct {
-	// Verdict is Accept, Drop or Reject.
-	Verdict    Verb
-	RejectWith string
-	// Packet is the packet as it leaves, with its final marks, source and destination.
-	Packet Packet
-	// Out is the outgoing link, or "" if the packet ends on the host.
-	Out string
-	// Masqueraded means that the source address becomes that of the link.
-	Masqueraded bool
-	// Clamped means that the announced TCP segment size is limited to the path MTU.
-	Clamped bool
-	// Remembered are the xt_recent lists that recorded the source.
-	Remembered []string
-	// LoopDetected means that the rules form a loop, or that the packet met too many rules. It counts as dropped. The kernel
-	// rejects loops.
-	LoopDetected bool
-	// Rules is the number of rules that the packet met, whether they matched or not.
-	Rules int
-	// Steps are the rules that matched, and the foreign rules. Foreign rules are assumed not to match.
-	Steps []Step
-}
-
-// Step is a rule that a packet met.
-type Step struct {
-	Table, Chain string
-	// Number is the position in the chain, counted from 1.
-	Number int
-	Rule   Rule
-}
-
-// Tracer follows packets through one family's rules.
+// Tracer follows packets through one family's rules. It implements packet.Tracer.
 type Tracer struct {
 	tables map[string]map[string]*Chain
 	// sets are the known sets. Other sets count as empty.
@@ -80,7 +20,12 @@ type Tracer struct {
 	// maxRules is the maximum number of rules that a packet may meet. Sensible rules lead a packet past few of them more than
 	// once.
 	maxRules int
+	// chance and recent are those of Choosing and Remembering.
+	chance func(probability uint32) bool
+	recent func(list string, seconds uint32) bool
 }
+
+var _ packet.Tracer = (*Tracer)(nil)
 
 // NewTracer returns a Tracer for built or parsed rules.
 func NewTracer(rs Ruleset) *Tracer {
@@ -99,9 +44,25 @@ func NewTracer(rs Ruleset) *Tracer {
 	return t
 }
 
-// Trace traces one packet.
-func (t *Tracer) Trace(p Packet) Trace {
-	j := journey{tracer: t, Trace: Trace{Verdict: Accept, Packet: p}}
+// Choosing returns a Tracer for the same rules that asks chance whether a random match succeeds. Otherwise none does, so that
+// a packet meets as many rules as possible.
+func (t *Tracer) Choosing(chance func(probability uint32) bool) *Tracer {
+	chooses := *t
+	chooses.chance = chance
+	return &chooses
+}
+
+// Remembering returns a Tracer for the same rules that asks recent whether the named list saw the source within the given
+// seconds. Otherwise no list did.
+func (t *Tracer) Remembering(recent func(list string, seconds uint32) bool) *Tracer {
+	remembers := *t
+	remembers.recent = recent
+	return &remembers
+}
+
+// Trace implements packet.Tracer.
+func (t *Tracer) Trace(p packet.Packet) packet.Trace {
+	j := journey{tracer: t, Trace: packet.Trace{Verdict: packet.Accept, Packet: p, Probability: 1}}
 	j.travel()
 	return j.Trace
 }
@@ -109,7 +70,7 @@ func (t *Tracer) Trace(p Packet) Trace {
 // journey is the state of a trace.
 type journey struct {
 	tracer *Tracer
-	Trace
+	packet.Trace
 	// table is the current table.
 	table string
 	// depth is the number of nested chains.
@@ -149,7 +110,7 @@ func (j *journey) route() string {
 // hook traverses a built-in chain in each table and reports whether the packet continues.
 func (j *journey) hook(chain string, tables ...string) bool {
 	for _, table := range tables {
-		if table == "nat" && j.Packet.State&(New|Invalid|Untracked) != New {
+		if table == "nat" && j.Packet.State&(packet.New|packet.Invalid|packet.Untracked) != packet.New {
 			continue
 		}
 		base := j.tracer.tables[table][chain]
@@ -158,9 +119,9 @@ func (j *journey) hook(chain string, tables ...string) bool {
 		}
 		j.table = table
 		if !j.chain(base) && base.Policy == "DROP" {
-			j.Verdict = Drop
+			j.Verdict = packet.Drop
 		}
-		if j.Verdict != Accept {
+		if j.Verdict != packet.Accept {
 			return false
 		}
 	}
@@ -181,7 +142,7 @@ func (j *journey) chain(c *Chain) bool {
 		}
 		matches := r.Foreign == "" && j.matches(r)
 		if matches || r.Foreign != "" {
-			j.Steps = append(j.Steps, Step{j.table, c.Name, i + 1, *r})
+			j.Steps = append(j.Steps, packet.Step{Table: j.table, Chain: c.Name, Number: i + 1, Rule: r.String()})
 		}
 		if !matches {
 			continue
@@ -206,7 +167,7 @@ func (j *journey) chain(c *Chain) bool {
 }
 
 func (j *journey) giveUp() bool {
-	j.LoopDetected, j.Verdict = true, Drop
+	j.LoopDetected, j.Verdict = true, packet.Drop
 	return true
 }
 
@@ -216,16 +177,19 @@ func (j *journey) act(t *Target) bool {
 	switch t.Verb {
 	case Accept:
 		return true
-	case Drop, Reject:
-		j.Verdict, j.RejectWith = t.Verb, t.RejectWith
+	case Drop:
+		j.Verdict = packet.Drop
+		return true
+	case Reject:
+		j.Verdict, j.RejectWith = packet.Reject, t.RejectWith
 		return true
 	case DNAT:
 		p.Destination = t.translate(p.Destination.Port())
-		p.State |= StateDNAT
+		p.State |= packet.DNAT
 		return true
 	case SNAT:
 		p.Source = netip.AddrPortFrom(t.Address, p.Source.Port())
-		p.State |= StateSNAT
+		p.State |= packet.SNAT
 		return true
 	case Masquerade:
 		j.Masqueraded = true
@@ -235,11 +199,11 @@ func (j *journey) act(t *Target) bool {
 	case SetMark:
 		p.Mark = p.Mark&^t.Mark.Mask | t.Mark.Value
 	case SetConnMark:
-		if p.tracked() {
+		if p.Tracked() {
 			p.ConnMark = p.ConnMark&^t.Mark.Mask | t.Mark.Value
 		}
 	case RestoreMark:
-		if p.tracked() {
+		if p.Tracked() {
 			p.Mark = p.Mark&^t.Mark.Mask | p.ConnMark&t.Mark.Mask
 		}
 	}
@@ -270,10 +234,10 @@ func (j *journey) matches(r *Rule) bool {
 		(r.Multiport == "" || matchesAnyPort(r.Multiport, p.Destination.Port())) &&
 		(!r.SYN || p.SYN) && (!r.Bridged || p.Bridged) &&
 		p.Mark&r.Mark.Mask == r.Mark.Value &&
-		(r.ConnMark.Mask == 0 || p.tracked() && p.ConnMark&r.ConnMark.Mask == r.ConnMark.Value) &&
+		(r.ConnMark.Mask == 0 || p.Tracked() && p.ConnMark&r.ConnMark.Mask == r.ConnMark.Value) &&
 		(r.State == 0 || r.State&p.State != 0) &&
 		r.matchesConnection(p) &&
-		(r.Probability == 0 || p.Chance != nil && p.Chance(r.Probability)) &&
+		(r.Probability == 0 || j.chance(r.Probability)) &&
 		(r.Recent.Name == "" || j.recent(r.Recent))
 }
 
@@ -282,16 +246,26 @@ func (s Set) contains(a netip.Addr) bool {
 }
 
 // matchesConnection follows xt_conntrack, which checks only the state of a packet without a connection.
-func (r *Rule) matchesConnection(p *Packet) bool {
-	if !p.tracked() {
+func (r *Rule) matchesConnection(p *packet.Packet) bool {
+	if !p.Tracked() {
 		return r.Direction == AnyDirection && !r.Expected || r.State != 0
 	}
 	return (r.Direction == AnyDirection || r.Direction == p.Direction) && (!r.Expected || p.Expected)
 }
 
+// chance makes a random choice.
+func (j *journey) chance(share uint32) bool {
+	matches, probability := j.tracer.chance != nil && j.tracer.chance(share), float64(share)/ProbabilityOne
+	if !matches {
+		probability = 1 - probability
+	}
+	j.Probability *= probability
+	return matches
+}
+
 // recent checks a list of sources or adds to it.
 func (j *journey) recent(r Recent) bool {
-	if r.Seconds > 0 && (j.Packet.Recent == nil || !j.Packet.Recent(r.Name, r.Seconds)) {
+	if r.Seconds > 0 && (j.tracer.recent == nil || !j.tracer.recent(r.Name, r.Seconds)) {
 		return false
 	}
 	j.Remembered = append(j.Remembered, r.Name)

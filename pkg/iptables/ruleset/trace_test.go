@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 const traced = `*mangle
@@ -56,37 +57,38 @@ func TestTrace(t *testing.T) {
 		return "eth1"
 	}
 	always := func(uint32) bool { return true }
-	base := Packet{In: "eth1", Protocol: gateway.TCP, State: New, Direction: Original, Route: route,
+	base := packet.Packet{In: "eth1", Protocol: gateway.TCP, State: packet.New, Direction: packet.Original, Route: route,
 		Source: netip.MustParseAddrPort("198.51.100.7:4000"), Destination: netip.MustParseAddrPort("192.0.2.1:80")}
 	for _, tc := range []struct {
 		name    string
-		change  func(p *Packet)
-		verdict Verb
+		change  func(p *packet.Packet)
+		chance  func(uint32) bool
+		verdict packet.Verdict
 		to, out string
 		rules   int
 		masked  bool
 	}{
-		{"translated by the last rule", func(p *Packet) {}, Accept, "10.0.0.2:80", "eth0", 2 + 3 + 1 + 1, true},
-		{"translated by a random match", func(p *Packet) { p.Chance = always }, Accept, "10.0.0.1:8080", "eth0", 2 + 2 + 1 + 1, true},
-		{"shifted range", func(p *Packet) {
+		{"translated by the last rule", func(p *packet.Packet) {}, nil, packet.Accept, "10.0.0.2:80", "eth0", 2 + 3 + 1 + 1, true},
+		{"translated by a random match", func(p *packet.Packet) {}, always, packet.Accept, "10.0.0.1:8080", "eth0", 2 + 2 + 1 + 1, true},
+		{"shifted range", func(p *packet.Packet) {
 			p.Protocol, p.Destination = gateway.UDP, netip.MustParseAddrPort("192.0.2.1:1234")
-		}, Accept, "10.0.0.3:3234", "eth0", 2 + 4 + 1 + 1, true},
-		{"marked, ends on the host", func(p *Packet) { p.Destination = netip.MustParseAddrPort("192.0.2.1:150") }, Accept, "192.0.2.1:150", "", 2 + 4 + 1, false},
-		{"marked, rejected when forwarded", func(p *Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:22") }, Reject, "10.9.9.9:22", "eth0", 2 + 4 + 2, false},
-		{"dropped by policy", func(p *Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:23") }, Drop, "10.9.9.9:23", "eth0", 2 + 4 + 4, false},
-		{"a return after a goto leads to the caller's caller", func(p *Packet) {
+		}, nil, packet.Accept, "10.0.0.3:3234", "eth0", 2 + 4 + 1 + 1, true},
+		{"marked, ends on the host", func(p *packet.Packet) { p.Destination = netip.MustParseAddrPort("192.0.2.1:150") }, nil, packet.Accept, "192.0.2.1:150", "", 2 + 4 + 1, false},
+		{"marked, rejected when forwarded", func(p *packet.Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:22") }, nil, packet.Reject, "10.9.9.9:22", "eth0", 2 + 4 + 2, false},
+		{"dropped by policy", func(p *packet.Packet) { p.Destination = netip.MustParseAddrPort("10.9.9.9:23") }, nil, packet.Drop, "10.9.9.9:23", "eth0", 2 + 4 + 4, false},
+		{"a return after a goto leads to the caller's caller", func(p *packet.Packet) {
 			p.In, p.Protocol = "lan", gateway.UDP
 			p.Source, p.Destination = netip.MustParseAddrPort("10.1.0.1:1"), netip.MustParseAddrPort("203.0.113.1:1")
-		}, Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 1 + 1 + 1, false},
-		{"accept after a goto", func(p *Packet) {
+		}, nil, packet.Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 1 + 1 + 1, false},
+		{"accept after a goto", func(p *packet.Packet) {
 			p.In, p.Protocol = "lan", gateway.UDP
 			p.Source, p.Destination = netip.MustParseAddrPort("10.2.0.1:1"), netip.MustParseAddrPort("203.0.113.1:1")
-		}, Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 2 + 1, false},
-		{"a reply is routed by its mark and skips nat", func(p *Packet) {
-			p.In, p.State, p.Direction, p.ConnMark = "eth0", Established|StateDNAT, Reply, 0x200
+		}, nil, packet.Accept, "203.0.113.1:1", "eth1", 2 + 4 + 3 + 1 + 2 + 1, false},
+		{"a reply is routed by its mark and skips nat", func(p *packet.Packet) {
+			p.In, p.State, p.Direction, p.ConnMark = "eth0", packet.Established|packet.DNAT, packet.Reply, 0x200
 			p.Source, p.Destination = netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("198.51.100.7:4000")
-		}, Accept, "198.51.100.7:4000", "eth2", 2 + 1, false},
-		{"from the host itself", func(p *Packet) { p.In, p.Destination = "", netip.MustParseAddrPort("10.0.0.9:80") }, Accept, "10.0.0.9:80", "eth0", 1, false},
+		}, nil, packet.Accept, "198.51.100.7:4000", "eth2", 2 + 1, false},
+		{"from the host itself", func(p *packet.Packet) { p.In, p.Destination = "", netip.MustParseAddrPort("10.0.0.9:80") }, nil, packet.Accept, "10.0.0.9:80", "eth0", 1, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			rs, err := Parse(gateway.IPv4, []byte(traced))
@@ -95,9 +97,9 @@ func TestTrace(t *testing.T) {
 			}
 			p := base
 			tc.change(&p)
-			got := NewTracer(rs).Trace(p)
+			got := NewTracer(rs).Choosing(tc.chance).Trace(p)
 			if got.Verdict != tc.verdict || got.Packet.Destination.String() != tc.to || got.Out != tc.out {
-				t.Errorf("verdict %d, destination %s, link %q; want %d, %s, %q", got.Verdict, got.Packet.Destination, got.Out, tc.verdict, tc.to, tc.out)
+				t.Errorf("verdict %s, destination %s, link %q; want %s, %s, %q", got.Verdict, got.Packet.Destination, got.Out, tc.verdict, tc.to, tc.out)
 			}
 			if got.Rules != tc.rules || got.Masqueraded != tc.masked {
 				t.Errorf("met %d rules, masqueraded %t; want %d, %t\n%+v", got.Rules, got.Masqueraded, tc.rules, tc.masked, got.Steps)
@@ -118,10 +120,10 @@ COMMIT
 		t.Fatal(err)
 	}
 	rs.Sets = []Set{{Name: "known", Members: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("198.51.100.7/32")}}}
-	for source, want := range map[string]Verb{"192.0.2.127:1": Reject, "192.0.2.128:1": Drop, "198.51.100.7:1": Reject, "198.51.100.8:1": Drop} {
-		p := Packet{In: "eth1", Protocol: gateway.TCP, State: New, Source: netip.MustParseAddrPort(source)}
+	for source, want := range map[string]packet.Verdict{"192.0.2.127:1": packet.Reject, "192.0.2.128:1": packet.Drop, "198.51.100.7:1": packet.Reject, "198.51.100.8:1": packet.Drop} {
+		p := packet.Packet{In: "eth1", Protocol: gateway.TCP, State: packet.New, Source: netip.MustParseAddrPort(source)}
 		if got := NewTracer(rs).Trace(p).Verdict; got != want {
-			t.Errorf("verdict %d for source %s, want %d", got, source, want)
+			t.Errorf("verdict %s for source %s, want %s", got, source, want)
 		}
 	}
 }
@@ -152,34 +154,36 @@ func TestTraceOfTreatment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	always := func(uint32) bool { return true }
+	inOne := func(list string, seconds uint32) bool { return list == "one" && seconds == 60 }
 	for _, tc := range []struct {
 		name             string
-		change           func(p *Packet)
-		verdict          Verb
+		change           func(p *packet.Packet)
+		chance           func(uint32) bool
+		recent           func(string, uint32) bool
+		verdict          packet.Verdict
 		from, to         string
 		remembered       string
 		rules            int
 		clamped          bool
 		mark             uint32
-		wantTranslations CTState
+		wantTranslations packet.State
 	}{
-		{"a new connection", func(p *Packet) { p.Protocol, p.SYN = gateway.TCP, true }, Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, StateSNAT},
-		{"an established connection", func(p *Packet) { p.Protocol, p.State = gateway.TCP, Established }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0x100, 0},
-		{"a source seen recently", func(p *Packet) {
-			p.Recent = func(list string, seconds uint32) bool { return list == "one" && seconds == 60 }
-		}, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 1 + 2 + 1 + 1, false, 0x100, StateDNAT},
-		{"a new source, the random match succeeds", func(p *Packet) { p.Chance = func(uint32) bool { return true } }, Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, StateDNAT},
-		{"a new source, the random match fails", func(*Packet) {}, Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, StateDNAT},
-		{"an invalid packet", func(p *Packet) { p.State = Invalid }, Drop, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 1, false, 0, 0},
-		{"an untracked packet", func(p *Packet) { p.State, p.Direction = Untracked, Reply }, Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0, 0},
+		{"a new connection", func(p *packet.Packet) { p.Protocol, p.SYN = gateway.TCP, true }, nil, nil, packet.Accept, "198.51.100.1:4000", "192.0.2.1:80", "", 1 + 3 + 2 + 1 + 1, true, 0x100, packet.SNAT},
+		{"an established connection", func(p *packet.Packet) { p.Protocol, p.State = gateway.TCP, packet.Established }, nil, nil, packet.Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0x100, 0},
+		{"a source seen recently", func(*packet.Packet) {}, nil, inOne, packet.Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 1 + 2 + 1 + 1, false, 0x100, packet.DNAT},
+		{"a new source, the random match succeeds", func(*packet.Packet) {}, always, nil, packet.Accept, "198.51.100.7:4000", "10.0.0.1:80", "one", 1 + 2 + 2 + 1 + 1, false, 0x100, packet.DNAT},
+		{"a new source, the random match fails", func(*packet.Packet) {}, nil, nil, packet.Accept, "198.51.100.7:4000", "10.0.0.2:80", "two", 1 + 3 + 2 + 1 + 1, false, 0x100, packet.DNAT},
+		{"an invalid packet", func(p *packet.Packet) { p.State = packet.Invalid }, nil, nil, packet.Drop, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 1, false, 0, 0},
+		{"an untracked packet", func(p *packet.Packet) { p.State, p.Direction = packet.Untracked, packet.Reply }, nil, nil, packet.Accept, "198.51.100.7:4000", "192.0.2.1:80", "", 1 + 2 + 1, false, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := Packet{In: "eth1", Protocol: gateway.UDP, State: New, Direction: Original, Route: func(netip.Addr, uint32) string { return "eth0" },
+			p := packet.Packet{In: "eth1", Protocol: gateway.UDP, State: packet.New, Direction: packet.Original, Route: func(netip.Addr, uint32) string { return "eth0" },
 				Source: netip.MustParseAddrPort("198.51.100.7:4000"), Destination: netip.MustParseAddrPort("192.0.2.1:80")}
 			tc.change(&p)
-			got := NewTracer(rs).Trace(p)
-			if got.Verdict != tc.verdict || got.Packet.Source.String() != tc.from || got.Packet.Destination.String() != tc.to || got.Packet.State&(StateDNAT|StateSNAT) != tc.wantTranslations {
-				t.Errorf("verdict %d, from %s to %s, state %b; want %d, %s, %s, %b", got.Verdict, got.Packet.Source, got.Packet.Destination,
+			got := NewTracer(rs).Choosing(tc.chance).Remembering(tc.recent).Trace(p)
+			if got.Verdict != tc.verdict || got.Packet.Source.String() != tc.from || got.Packet.Destination.String() != tc.to || got.Packet.State&(packet.DNAT|packet.SNAT) != tc.wantTranslations {
+				t.Errorf("verdict %s, from %s to %s, state %b; want %s, %s, %s, %b", got.Verdict, got.Packet.Source, got.Packet.Destination,
 					got.Packet.State, tc.verdict, tc.from, tc.to, tc.wantTranslations)
 			}
 			if strings.Join(got.Remembered, " ") != tc.remembered || got.Rules != tc.rules || got.Clamped != tc.clamped || got.Packet.ConnMark != tc.mark {
@@ -196,8 +200,8 @@ func TestOutcomes(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]float64{}
-	for trace, probability := range NewTracer(rs).Outcomes(Packet{In: "eth1", Protocol: gateway.UDP, State: New}) {
-		got[trace.Packet.Destination.Addr().String()] += probability
+	for trace := range NewTracer(rs).Outcomes(packet.Packet{In: "eth1", Protocol: gateway.UDP, State: packet.New}) {
+		got[trace.Packet.Destination.Addr().String()] += trace.Probability
 	}
 	if len(got) != 2 || got["10.0.0.1"] != 0.5 || got["10.0.0.2"] != 0.5 {
 		t.Errorf("probabilities %v, want 0.5 for each destination", got)
@@ -232,9 +236,9 @@ func TestPacketThatGetsNowhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := NewTracer(rs).Trace(Packet{In: "eth1", Protocol: gateway.UDP, State: New})
-			if !got.LoopDetected || got.Verdict != Drop {
-				t.Errorf("loop detected: %t, verdict %d after %d rules", got.LoopDetected, got.Verdict, got.Rules)
+			got := NewTracer(rs).Trace(packet.Packet{In: "eth1", Protocol: gateway.UDP, State: packet.New})
+			if !got.LoopDetected || got.Verdict != packet.Drop {
+				t.Errorf("loop detected: %t, verdict %s after %d rules", got.LoopDetected, got.Verdict, got.Rules)
 			}
 		})
 	}
@@ -255,23 +259,25 @@ func FuzzTrace(f *testing.F) {
 			rs = Ruleset{}
 		}
 		rs.Tables = append(rs.Tables, anyTables(rules)...)
-		tracer, total := NewTracer(rs), 0
+		p, lucky := anyPacket(seed)
+		tracer := NewTracer(rs).Choosing(func(uint32) bool { return lucky }).Remembering(func(string, uint32) bool { return !lucky })
+		total := 0
 		for _, table := range rs.Tables {
 			for _, c := range table.Chains {
 				total += len(c.Rules)
 			}
 		}
-		got := tracer.Trace(anyPacket(seed))
+		got := tracer.Trace(p)
 		if bound := 1<<14 + 4*total; got.Rules > bound+1 {
 			t.Fatalf("met %d rules in a table of %d", got.Rules, total)
 		}
-		if !slices.Contains([]Verb{Accept, Drop, Reject}, got.Verdict) || got.LoopDetected && got.Verdict != Drop {
-			t.Fatalf("verdict %d, endless %t", got.Verdict, got.LoopDetected)
+		if !slices.Contains([]packet.Verdict{packet.Accept, packet.Drop, packet.Reject}, got.Verdict) || got.LoopDetected && got.Verdict != packet.Drop {
+			t.Fatalf("verdict %s, endless %t", got.Verdict, got.LoopDetected)
 		}
 		ways := 0
-		for _, probability := range tracer.Outcomes(anyPacket(seed)) {
-			if probability < 0 || probability > 1 {
-				t.Fatalf("probability %v", probability)
+		for trace := range tracer.Outcomes(p) {
+			if trace.Probability < 0 || trace.Probability > 1 {
+				t.Fatalf("probability %v", trace.Probability)
 			}
 			if ways++; ways == 8 {
 				break
@@ -290,8 +296,8 @@ func anyTables(bytes []byte) []Table {
 			tables[i].Chains = append(tables[i].Chains, &Chain{Name: name})
 		}
 	}
-	matches := []Rule{{}, {}, {In: "eth+"}, {Protocol: gateway.TCP}, {State: New}, {Probability: ProbabilityOne / 2}, {Recent: Recent{Name: "x", Seconds: 1}},
-		{Direction: Reply}, {ConnMark: gateway.Mark{Value: 0x10, Mask: 0x10}}, {SYN: true}, {Multiport: "80,100:200"}}
+	matches := []Rule{{}, {}, {In: "eth+"}, {Protocol: gateway.TCP}, {State: packet.New}, {Probability: ProbabilityOne / 2}, {Recent: Recent{Name: "x", Seconds: 1}},
+		{Direction: packet.Reply}, {ConnMark: gateway.Mark{Value: 0x10, Mask: 0x10}}, {SYN: true}, {Multiport: "80,100:200"}}
 	for ; len(bytes) >= 3; bytes = bytes[3:] {
 		r := matches[int(bytes[1])%len(matches)]
 		r.Target = Target{
@@ -304,27 +310,26 @@ func anyTables(bytes []byte) []Table {
 	return tables
 }
 
-// anyPacket generates a packet from 64 bits.
-func anyPacket(seed uint64) Packet {
+// anyPacket generates a packet and its luck from 64 bits.
+func anyPacket(seed uint64) (p packet.Packet, lucky bool) {
 	bits := func(n int) uint64 {
 		v := seed & (1<<n - 1)
 		seed >>= n
 		return v
 	}
 	links := []string{"", "eth0", "eth1", "lan"}
-	p := Packet{
+	p = packet.Packet{
 		In:        links[bits(2)],
 		Protocol:  []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP, "icmp"}[bits(2)],
-		State:     CTState(bits(7)),
-		Direction: CTDirection(bits(2)),
+		State:     packet.State(bits(7)),
+		Direction: packet.Direction(bits(2)),
 		SYN:       bits(1) == 1,
 		Mark:      uint32(bits(8)) << 4, ConnMark: uint32(bits(8)) << 4,
 		Source:      netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(bits(2)), 0, 1}), 4000),
 		Destination: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(bits(2))}), uint16(bits(16))),
 	}
-	chance, out := bits(1) == 1, links[bits(2)]
-	p.Chance = func(uint32) bool { return chance }
-	p.Recent = func(string, uint32) bool { return !chance }
+	lucky = bits(1) == 1
+	out := links[bits(2)]
 	p.Route = func(netip.Addr, uint32) string { return out }
-	return p
+	return p, lucky
 }
