@@ -62,13 +62,16 @@ type Kind string
 const (
 	KindIPTables Kind = "iptables"
 	KindIPSet    Kind = "ipset"
+	KindNFTables Kind = "nftables"
 	KindRoute    Kind = "route"
 	KindIPRule   Kind = "ip_rule"
 	KindSysctl   Kind = "sysctl"
 )
 
 // Kinds returns all kinds, for counters that start at zero.
-func Kinds() []Kind { return []Kind{KindIPTables, KindIPSet, KindRoute, KindIPRule, KindSysctl} }
+func Kinds() []Kind {
+	return []Kind{KindIPTables, KindIPSet, KindNFTables, KindRoute, KindIPRule, KindSysctl}
+}
 
 // Repair is an object that differed from what was written.
 type Repair struct {

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -181,6 +182,13 @@ type State struct {
 	MasqueradePorts PortRange
 	// Helpers are ports of Forwards whose connections the kernel's helpers read.
 	Helpers []Helper
+}
+
+// Serves reports whether the state has Forwards or Egresses of the family.
+func (s State) Serves(family Family) bool {
+	of := func(a netip.Addr) bool { return a.Is6() == (family == IPv6) }
+	return slices.ContainsFunc(s.Forwards, func(f *Forward) bool { return of(f.Address) }) ||
+		slices.ContainsFunc(s.Egresses, func(e Egress) bool { return of(e.Address) })
 }
 
 // Absent is the part of the desired state whose addresses are absent from the host at the moment. It creates no rules; it only

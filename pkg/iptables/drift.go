@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/smartnat/smartnat/pkg/budget"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -58,30 +59,9 @@ func (d *drift) wasRead(stamp uint64, stampErr error, digest uint64, digestErr e
 	d.suspectIf(stampErr != nil)
 }
 
-// budget bounds the share of time that a kind of work may take: one second in share. Work that was idle for credit or longer
-// may run several times in a row.
-type budget struct {
-	share  int
-	credit time.Duration
-	next   time.Time
-}
-
-func (b *budget) allows(now time.Time) bool { return !now.Before(b.next) }
-
-func (b *budget) spend(now time.Time, took time.Duration) {
-	if earliest := now.Add(-b.credit); b.next.Before(earliest) {
-		b.next = earliest
-	}
-	b.next = b.next.Add(took * time.Duration(b.share))
-}
-
-// newReadingBudget bounds the readings that a process can cause by writing all the time. Several may follow each other, because
-// a firewall writes several times when it reloads.
-func newReadingBudget() budget { return budget{share: 20, credit: 10 * time.Second} }
-
 // newDigestBudget bounds routine digests, which exist because a stamp may miss a change: a quiet gateway uses less than a
 // thousandth of a core in total.
-func newDigestBudget() budget { return budget{share: 2000} }
+func newDigestBudget() budget.Budget { return budget.New(2000, 0) }
 
 // joinRound decides once for all families whether suspect tables may be read. A family that comes again begins a new round.
 func (r *Ruleset) joinRound(name gateway.Family) {
@@ -92,7 +72,7 @@ func (r *Ruleset) joinRound(name gateway.Family) {
 }
 
 func (r *Ruleset) newRound() {
-	r.round, r.mayRead = map[gateway.Family]bool{}, r.readings.allows(time.Now())
+	r.round, r.mayRead = map[gateway.Family]bool{}, r.readings.Allows(time.Now())
 }
 
 // Drift implements dataplane.Ruleset.
@@ -123,7 +103,7 @@ func (r *Ruleset) compareStamps() error {
 // compareDigests detects changes that stamps miss, as often as the budget allows.
 func (r *Ruleset) compareDigests() error {
 	started := time.Now()
-	if !r.digests.allows(started) {
+	if !r.digests.Allows(started) {
 		return nil
 	}
 	var errs []error
@@ -142,7 +122,7 @@ func (r *Ruleset) compareDigests() error {
 	// Waiting for a processor is no cost. Take the shorter of the last two rounds as the cost.
 	now := time.Now()
 	took := now.Sub(started)
-	r.digests.spend(now, min(took, cmp.Or(r.digested, took)))
+	r.digests.Spend(now, min(took, cmp.Or(r.digested, took)))
 	r.digested = took
 	return errors.Join(errs...)
 }
@@ -178,7 +158,7 @@ func (r *Ruleset) readingIsDue() bool {
 		found = found || f.state == suspect
 	}
 	if found && !r.mayRead && r.changed != nil && r.later == nil {
-		r.later = time.AfterFunc(time.Until(r.readings.next), r.changed)
+		r.later = time.AfterFunc(time.Until(r.readings.Next()), r.changed)
 	}
 	if r.mayRead {
 		r.later = nil

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smartnat/smartnat/pkg/budget"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/rules"
@@ -77,7 +78,7 @@ type Ruleset struct {
 	round   map[gateway.Family]bool
 	mayRead bool
 	// readings and digests bound the two costs of looking for writes by other processes.
-	readings, digests budget
+	readings, digests budget.Budget
 	// digested is how long the last round of routine digests took.
 	digested time.Duration
 	// changed requests a Drift. Watch sets it. later is the timer that calls it when tables may be read again.
@@ -91,7 +92,7 @@ var _ dataplane.Ruleset = (*Ruleset)(nil)
 func New(opts Options) *Ruleset {
 	return &Ruleset{
 		opts: opts, families: map[gateway.Family]*family{}, sets: sets{damage: map[string]dataplane.Repair{}},
-		readings: newReadingBudget(), digests: newDigestBudget(),
+		readings: budget.ForReadings(), digests: newDigestBudget(),
 	}
 }
 
@@ -200,7 +201,7 @@ func (r *Ruleset) read(ctx context.Context, name gateway.Family, changes *datapl
 		return ruleset.Ruleset{}, nil, fmt.Errorf("reading the IPv%d tables: %w", name, err)
 	}
 	if f.state == suspect {
-		r.readings.spend(time.Now(), took)
+		r.readings.Spend(time.Now(), took)
 	}
 	f.wasRead(stamp, stampErr, digest, digestErr)
 	if len(f.written.Tables) == 0 {

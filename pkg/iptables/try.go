@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -29,7 +27,7 @@ func (r *Ruleset) Try(ctx context.Context, state gateway.State) error {
 	defer r.mu.Unlock()
 	var errs []error
 	for _, name := range r.opts.Program.Families() {
-		if asksNothing(state, name) && !asksNothing(state, 0) {
+		if !state.Serves(name) && (state.Serves(gateway.IPv4) || state.Serves(gateway.IPv6)) {
 			continue
 		}
 		f := r.family(name)
@@ -42,13 +40,6 @@ func (r *Ruleset) Try(ctx context.Context, state gateway.State) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// asksNothing reports whether the state has no forwards and no egresses in the family. Family 0 means both.
-func asksNothing(state gateway.State, family gateway.Family) bool {
-	of := func(a netip.Addr) bool { return family == 0 || a.Is6() == (family == gateway.IPv6) }
-	return !slices.ContainsFunc(state.Forwards, func(f *gateway.Forward) bool { return of(f.Address) }) &&
-		!slices.ContainsFunc(state.Egresses, func(e gateway.Egress) bool { return of(e.Address) })
 }
 
 // trial returns a batch that writes our chains under other names. Built-in chains do not jump to them.

@@ -99,7 +99,6 @@ func sorted(t ruleset.Table) ruleset.Table {
 	return t
 }
 
-
 // OfFamily returns the forwards of one family. IPv4 comes first.
 func OfFamily(forwards []*gateway.Forward, family gateway.Family) []*gateway.Forward {
 	six, _ := slices.BinarySearchFunc(forwards, true, func(f *gateway.Forward, _ bool) int {

@@ -23,7 +23,8 @@ type Batch struct {
 	DeleteChains             []Chain
 	DeleteSets               []Set
 	DeleteHelpers            []gateway.Helper
-	// Rewrite means that the table cannot change in place: a set or base chain has the same name and another shape.
+	// Rewrite means that the table is deleted first, within the same transaction: a set or base chain has the same name and
+	// another shape.
 	Rewrite bool
 }
 
@@ -35,7 +36,9 @@ type Elements struct {
 }
 
 // Empty reports whether nothing changes.
-func (b Batch) Empty() bool { return b.Chains()+b.Sets()+len(b.AddHelpers)+len(b.DeleteHelpers) == 0 && !b.Rewrite }
+func (b Batch) Empty() bool {
+	return b.Chains()+b.Sets()+len(b.AddHelpers)+len(b.DeleteHelpers) == 0 && !b.Rewrite
+}
 
 // Chains counts the chains that are created, rewritten or deleted.
 func (b Batch) Chains() int { return len(b.AddChains) + len(b.ReplaceChains) + len(b.DeleteChains) }
@@ -65,8 +68,7 @@ func (b Batch) Members() int {
 	return n
 }
 
-// Diff returns the changes from one table to another. Rules of base chains that lead nowhere are no reason for order: the
-// kernel executes a Batch as a whole.
+// Diff returns the changes from one table to another.
 func Diff(have, want Table) Batch {
 	var b Batch
 	for was, is := range delta.Join(have.Sets, want.Sets, func(x, y Set) int { return strings.Compare(x.Name, y.Name) }) {
@@ -82,6 +84,9 @@ func Diff(have, want Table) Batch {
 		case is == nil:
 			b.DeleteHelpers = append(b.DeleteHelpers, *was)
 		}
+	}
+	if b.Rewrite {
+		return Batch{Rewrite: true, AddHelpers: want.Helpers, AddSets: want.Sets, AddChains: want.Chains}
 	}
 	return b
 }

@@ -1,0 +1,257 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package netlink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
+)
+
+// Tables reads and writes the tables of SmartNat, one for each family, with the same name. It is safe for concurrent use.
+type Tables struct {
+	name string
+
+	mu     sync.Mutex
+	client *Client
+	port   uint32
+}
+
+// NewTables returns the Tables with a name for the network namespace of the calling thread. If the kernel has tables that stay
+// without their owner (Linux 6.9), this process owns the tables, unless shared is set.
+func NewTables(name string, shared bool) (*Tables, error) {
+	client, err := New(Options{Shared: shared})
+	if err != nil {
+		return nil, err
+	}
+	t := &Tables{name: name, client: client}
+	if t.port, err = client.Port(); err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the address of the socket: %w", err), client.Close())
+	}
+	if err := t.probe(); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return t, nil
+}
+
+// TableName returns the name of our tables.
+func TableName(own gateway.Ownership) string { return strings.TrimRight(own.SetPrefix, "-_.") }
+
+// Close gives up the tables. They stay.
+func (t *Tables) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.client.Close()
+}
+
+// Owned reports whether this process owns the tables that it writes.
+func (t *Tables) Owned() bool { return t.client.Owns() }
+
+// probe finds out whether the kernel has tables with an owner that stay.
+func (t *Tables) probe() error {
+	tx := t.transaction(gateway.IPv4, trySuffix)
+	tx.AddTable(t.client.TableFlags())
+	tx.DeleteTable()
+	err := t.client.Commit(tx)
+	if err != nil && t.client.Owns() && !errors.Is(err, unix.EPERM) {
+		t.client.Share()
+		return t.probe()
+	}
+	return err
+}
+
+// trySuffix ends the name of a table that exists only within a transaction.
+const trySuffix = "-try"
+
+func (t *Tables) transaction(family gateway.Family, suffix string) *Transaction {
+	return NewTransaction(t.name+suffix, family)
+}
+
+// Inspect looks for the table without reading its content. An owned table cannot be changed by any other process.
+func (t *Tables) Inspect(family gateway.Family) (exists, owned bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	info, err := t.client.Table(t.name, family)
+	return info.Exists, info.Exists && info.Owner == t.port, err
+}
+
+// Read returns the content of the table, which is empty if there is none.
+func (t *Tables) Read(family gateway.Family) (ruleset.Table, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	exists, err := t.check(family)
+	if err != nil || !exists {
+		return ruleset.Table{Family: family}, err
+	}
+	return t.client.Read(t.name, family)
+}
+
+// check returns an error if the table is not ours.
+func (t *Tables) check(family gateway.Family) (exists bool, err error) {
+	info, err := t.client.Table(t.name, family)
+	switch {
+	case err != nil:
+		return false, err
+	case !info.Exists:
+		return false, nil
+	case !info.Managed:
+		return false, fmt.Errorf("the table %s of nf_tables was not made by smartnatd: remove it, or set ownership.setPrefix to another name", t.spell(family))
+	case info.Owner != 0 && info.Owner != t.port:
+		return true, t.awaitRelease(family, info.Owner)
+	}
+	return true, nil
+}
+
+// spell returns the name of a table as nft does.
+func (t *Tables) spell(family gateway.Family) string {
+	if family == gateway.IPv4 {
+		return "ip " + t.name
+	}
+	return "ip6 " + t.name
+}
+
+// The table of a killed process loses its owner a moment after the process ends.
+const (
+	releaseTimeout = time.Second
+	releasePoll    = 10 * time.Millisecond
+)
+
+func (t *Tables) awaitRelease(family gateway.Family, owner uint32) error {
+	for deadline := time.Now().Add(releaseTimeout); ; time.Sleep(releasePoll) {
+		info, err := t.client.Table(t.name, family)
+		if err != nil || info.Owner == 0 || !info.Exists {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the table %s of nf_tables belongs to another process, netlink port %d: stop that smartnatd, or set ownership.setPrefix to another name",
+				t.spell(family), owner)
+		}
+	}
+}
+
+// maxElements bounds the elements of a transaction that may be split.
+const maxElements = 20_000
+
+// Write creates the table if necessary and changes its content. It returns the number of transactions.
+func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) (transactions int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, err := t.check(family); err != nil {
+		return 0, err
+	}
+	tx := t.transaction(family, "")
+	tx.AddTable(t.client.TableFlags())
+	if batch.Rewrite {
+		tx.DeleteTable()
+		tx.AddTable(t.client.TableFlags())
+	}
+	prepare(tx, batch)
+	for _, s := range batch.AddSets {
+		for elements := range slices.Chunk(s.Elements, maxElements) {
+			tx.AddElements(s.Name, s.Schema, elements)
+		}
+	}
+	finish(tx, batch)
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	return 1, t.client.Commit(tx)
+}
+
+// prepare adds sets and chains, so that everything else can refer to them.
+func prepare(tx *Transaction, batch ruleset.Batch) {
+	for _, h := range batch.AddHelpers {
+		tx.AddHelper(h)
+	}
+	for _, s := range batch.AddSets {
+		tx.AddSet(s)
+	}
+	for _, c := range batch.AddChains {
+		tx.AddChain(c)
+	}
+}
+
+// finish adds everything else, and deletes what nothing refers to any more.
+func finish(tx *Transaction, batch ruleset.Batch) {
+	for _, e := range batch.DeleteElements {
+		tx.DeleteElements(e.Set, e.Schema, e.List)
+	}
+	for _, e := range batch.AddElements {
+		tx.AddElements(e.Set, e.Schema, e.List)
+	}
+	for _, c := range batch.ReplaceChains {
+		tx.FlushChain(c.Name)
+	}
+	for _, c := range slices.Concat(batch.AddChains, batch.ReplaceChains) {
+		tx.AddRules(c.Name, c.Rules)
+	}
+	for _, c := range batch.DeleteChains {
+		if len(c.Rules) > 0 {
+			tx.FlushChain(c.Name)
+		}
+	}
+	for _, s := range batch.DeleteSets {
+		tx.DeleteSet(s.Name)
+	}
+	for _, c := range batch.DeleteChains {
+		tx.DeleteChain(c.Name)
+	}
+	for _, h := range batch.DeleteHelpers {
+		tx.DeleteHelper(h.Name)
+	}
+}
+
+// Remove removes the table, if there is one of ours.
+func (t *Tables) Remove(family gateway.Family) (removed bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	exists, err := t.check(family)
+	if err != nil || !exists {
+		return false, err
+	}
+	tx := t.transaction(family, "")
+	if t.client.Owns() {
+		tx.AddTable(t.client.TableFlags()) // an orphan must have an owner first
+	}
+	tx.DeleteTable()
+	return true, t.client.Commit(tx)
+}
+
+// Try returns gateway.ErrRefused if the kernel refuses something in the table. It writes and deletes a dormant table in one
+// transaction.
+func (t *Tables) Try(table ruleset.Table) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tx := t.transaction(table.Family, trySuffix)
+	tx.AddTable(tableDormant)
+	batch := ruleset.Diff(ruleset.Table{Family: table.Family}, table)
+	prepare(tx, batch)
+	for _, s := range batch.AddSets {
+		tx.AddElements(s.Name, s.Schema, s.Elements)
+	}
+	finish(tx, batch)
+	tx.DeleteTable()
+	return t.client.Commit(tx)
+}
+
+// Generation returns a number that changes whenever any process changes nf_tables in the network namespace.
+func (t *Tables) Generation() (uint32, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.client.Generation()
+}
+
+// Watch calls changed once at the start and then whenever any process changes nf_tables. It returns nil when ctx ends.
+func (t *Tables) Watch(ctx context.Context, changed func()) error { return Watch(ctx, changed) }
