@@ -13,7 +13,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 )
 
-// Names of the chains and sets that are independent of Forwards.
+// Names of the chains and sets that are independent of Forwards. None is a keyword of nft(8), which could not read its own listing
+// otherwise.
 const (
 	preroutingMangle  = "prerouting-mangle"
 	outputMangle      = "output-mangle"
@@ -34,9 +35,9 @@ const (
 	leavingChain    = "leaving"
 	boundaryChain   = "boundary"
 	guardBoundary   = "guard-boundary"
-	masqueradeChain = "masquerade"
-	dropChain       = "drop"
-	rejectChain     = "reject"
+	masqueradeChain = "masquerade-source"
+	dropChain       = "drop-client"
+	rejectChain     = "reject-client"
 
 	frontendsMap   = "frontends"
 	rangesMap      = "ranges"

@@ -174,7 +174,7 @@ func (c *contribution) affinity() (chain string, number func(i int) uint32) {
 		endpoint := c.clientsOf(backend)
 		numbers[i] = numberOf(endpoint, taken)
 		clients := "clients-" + digest([]byte(endpoint))
-		name := fmt.Sprintf("endpoint-%s-%d-%d", digest([]byte(endpoint)), numbers[i], timeout/1000)
+		name := fmt.Sprintf("endpoint-%s-%d-%d", digest([]byte(endpoint)), numbers[i], timeout)
 		c.unit(Unit{Name: clients, Sets: []ruleset.Set{{Name: clients, Schema: ruleset.Schema{
 			Key: key(addressType(c.family)), Dynamic: true, Size: maxClients,
 		}}}})

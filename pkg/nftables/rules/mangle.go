@@ -45,7 +45,6 @@ func (b *builder) uplinks() {
 	}
 	b.chain(uplinksChain, append(rules, rule("", lookupVerdict(exprs{ruleset.Meta{Key: ruleset.MetaIIFName}}, uplinksMap)))...)
 
-	b.linkSet(uplinkLinksSet, b.uplinkLinks())
 	var arrivals, replied []ruleset.Element
 	for _, u := range b.state.Uplinks {
 		mark := b.own.Uplink(u.Number)

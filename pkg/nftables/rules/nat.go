@@ -10,7 +10,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 )
 
-// forwardMaps adds the maps that Forwards fill.
+// forwardMaps adds the maps that Forwards fill, and the set that they need even if it is empty.
 func (b *builder) forwardMaps() {
 	address := addressType(b.family)
 	frontend := key(address, ruleset.ProtocolType, ruleset.PortType)
@@ -20,6 +20,7 @@ func (b *builder) forwardMaps() {
 		Key:  key(address, ruleset.ProtocolType, ruleset.PortType, ruleset.MarkType),
 		Data: key(address, ruleset.PortType),
 	})
+	b.linkSet(uplinkLinksSet, b.uplinkLinks())
 }
 
 // nat finds the verdict for a packet by address, protocol and port, and hides the client's address at the end.
