@@ -1,0 +1,238 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ruleset
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+)
+
+func (s *speller) payload(e Payload) term {
+	name, address := "ip", IPv4Type
+	offsets := [2]uint32{12, 16} // RFC 791, 3.1
+	if s.family == gateway.IPv6 {
+		name, address = "ip6", IPv6Type
+		offsets = [2]uint32{8, 24} // RFC 8200, 3
+	}
+	switch e {
+	case Payload{NetworkHeader, offsets[0], uint32(address.Size()), e.To}:
+		return term{text: name + " saddr", typ: address}
+	case Payload{NetworkHeader, offsets[1], uint32(address.Size()), e.To}:
+		return term{text: name + " daddr", typ: address}
+	case Payload{TransportHeader, 0, 2, e.To}:
+		return term{text: "th sport", typ: PortType}
+	case Payload{TransportHeader, 2, 2, e.To}:
+		return term{text: "th dport", typ: PortType}
+	case Payload{TransportHeader, 13, 1, e.To}:
+		return term{text: "tcp flags", class: tcpFlagsClass}
+	}
+	base := map[PayloadBase]string{NetworkHeader: "nh", TransportHeader: "th"}[e.Base]
+	if base == "" {
+		base = fmt.Sprintf("base%d", e.Base)
+	}
+	return term{text: fmt.Sprintf("@%s,%d,%d", base, 8*e.Offset, 8*e.Len), class: hexClass}
+}
+
+func metaTerm(key MetaKey) term {
+	switch key {
+	case MetaMark:
+		return term{text: "meta mark", class: hexClass, typ: MarkType}
+	case MetaIIFName:
+		return term{text: "iifname", typ: LinkType}
+	case MetaOIFName:
+		return term{text: "oifname", typ: LinkType}
+	case MetaL4Proto:
+		return term{text: "meta l4proto", typ: ProtocolType}
+	}
+	return term{text: fmt.Sprintf("meta key%d", key), class: hexClass}
+}
+
+func ctTerm(key CtKey) term {
+	switch key {
+	case CtState:
+		return term{text: "ct state", class: stateClass}
+	case CtDirection:
+		return term{text: "ct direction", class: directionClass}
+	case CtStatus:
+		return term{text: "ct status", class: statusClass}
+	case CtMark:
+		return term{text: "ct mark", class: hexClass, typ: MarkType}
+	}
+	return term{text: fmt.Sprintf("ct key%d", key), class: hexClass}
+}
+
+// compare returns the text of a comparison.
+func compare(regs *registers, e Compare) (string, error) {
+	t, err := regs.get(e.From)
+	if err != nil {
+		return "", err
+	}
+	// nft(8) spells "one of these bits" as a list of names.
+	if t.mask != "" && number(t.xor) == 0 && number(e.Data) == 0 && e.Not {
+		flags := map[class][]flag{stateClass: stateFlags, statusClass: statusFlags}[t.class]
+		if names, ok := spellFlags(flags, uint32(number(t.mask)), ","); ok {
+			return t.text + " " + names, nil
+		}
+	}
+	value, err := t.constant(e.Data)
+	operator := " "
+	switch {
+	case e.Not:
+		operator = " != "
+	case t.mask != "":
+		operator = " == "
+	}
+	return t.masked() + operator + value, err
+}
+
+// constant spells a constant that a term is compared with.
+func (t *term) constant(data string) (string, error) {
+	switch t.class {
+	case plain:
+		return spell(t.typ, data)
+	case directionClass:
+		switch data {
+		case string(DirectionOriginal):
+			return "original", nil
+		case string(DirectionReply):
+			return "reply", nil
+		}
+	case tcpFlagsClass:
+		if names, ok := spellFlags(tcpFlags, uint32(number(data)), " | "); ok && len(data) == 1 {
+			if strings.Contains(names, " ") {
+				return "(" + names + ")", nil
+			}
+			return names, nil
+		}
+	case constantClass, mssClass:
+		return "", errors.New("a comparison of constants")
+	}
+	return fmt.Sprintf("%#x", number(data)), nil
+}
+
+// key returns the text of the registers that hold the key of a set.
+func (s *speller) key(regs *registers, set string, from Register) (string, error) {
+	schema, ok := s.sets[set]
+	if !ok {
+		t, err := regs.get(from)
+		return t.masked(), errors.Join(err, fmt.Errorf("no set %s", set))
+	}
+	if err := identifier("set", set); err != nil {
+		return "", err
+	}
+	var parts []string
+	for _, d := range schema.Key {
+		if d == NoType {
+			break
+		}
+		t, err := regs.get(from)
+		if err == nil && t.typ != d {
+			err = fmt.Errorf("%s is not of the type of %s", t.text, set)
+		}
+		if err != nil {
+			return strings.Join(parts, " . "), err
+		}
+		parts = append(parts, t.masked())
+		from += Register(d.Padded() / 4)
+	}
+	return strings.Join(parts, " . "), nil
+}
+
+func (s *speller) lookup(regs *registers, e Lookup) (string, error) {
+	key, err := s.key(regs, e.Set, e.From)
+	operator := " @"
+	switch {
+	case e.Verdict:
+		operator = " vmap @"
+	case e.Not:
+		operator = " != @"
+	}
+	return key + operator + e.Set, err
+}
+
+func (s *speller) lookupMap(regs *registers, e LookupMap) error {
+	key, err := s.key(regs, e.Set, e.From)
+	if err != nil {
+		return err
+	}
+	to := e.To
+	for i, d := range s.sets[e.Set].Data {
+		if d == NoType {
+			break
+		}
+		if err := regs.put(to, term{text: key + " map @" + e.Set, typ: d, part: i + 1}); err != nil {
+			return err
+		}
+		to += Register(d.Padded() / 4)
+	}
+	return nil
+}
+
+// nat returns the text of a translation to a value of a map.
+func nat(regs *registers, e NAT) (string, error) {
+	text := "snat to "
+	if e.Destination {
+		text = "dnat to "
+	}
+	address, err := regs.get(e.Address)
+	if err != nil {
+		return text, err
+	}
+	text += address.masked() + spellRandom(e.Flags)
+	switch {
+	case e.Flags&NATOffset != 0:
+		return text, errors.New("each port translates to the port with the same offset in the range")
+	case !e.HasPorts:
+		return text, nil
+	}
+	first, err := regs.get(e.FirstPort)
+	if err == nil && (e.FirstPort != e.LastPort || first.text != address.text || first.part != address.part+1) {
+		err = errors.New("the port is not of the same value as the address")
+	}
+	if !regs.transport {
+		// nft(8) insists on a match for the protocol before it translates a port.
+		text = "meta l4proto { tcp, udp, sctp } " + text
+	}
+	return text, err
+}
+
+func spellRandom(flags uint32) string {
+	if flags&NATRandomFully != 0 {
+		return " fully-random"
+	}
+	return ""
+}
+
+func masquerade(regs *registers, e Masquerade) (string, error) {
+	text := "masquerade"
+	if e.HasPorts {
+		first, err := regs.get(e.FirstPort)
+		last, err2 := regs.get(e.LastPort)
+		if err := errors.Join(err, err2); err != nil {
+			return text, err
+		}
+		from, err := spell(PortType, first.data)
+		to, err2 := spell(PortType, last.data)
+		if err := errors.Join(err, err2); err != nil {
+			return text, err
+		}
+		text += " to :" + from + "-" + to
+	}
+	return text + spellRandom(e.Flags), nil
+}
+
+func (s *speller) reject(e Reject) (string, error) {
+	switch {
+	case e.Type == RejectTCPReset:
+		return "reject with tcp reset", nil
+	case e.Type == RejectICMP && s.family == gateway.IPv4 && e.Code == PortUnreachable4:
+		return "reject with icmp port-unreachable", nil
+	case e.Type == RejectICMP && s.family == gateway.IPv6 && e.Code == PortUnreachable6:
+		return "reject with icmpv6 port-unreachable", nil
+	}
+	return "reject", fmt.Errorf("reject of type %d and code %d", e.Type, e.Code)
+}
