@@ -66,7 +66,6 @@ func TestNames(t *testing.T) {
 // TestRules spells rules that the builder does not make, as another program may.
 func TestRules(t *testing.T) {
 	marks := Set{Name: "marks", Schema: Schema{Key: [4]Datatype{MarkType}}}
-	word := func(n byte) string { return string([]byte{n, 0, 0, 0}) }
 	for _, tc := range []struct {
 		name string
 		rule Rule
