@@ -186,7 +186,9 @@ func TestTraceTranslation(t *testing.T) {
 
 // TestTraceOutcomes expects each combination of random choices once, with its probability, and the last one from Trace.
 func TestTraceOutcomes(t *testing.T) {
-	random := func(to Register, modulus, offset uint32) Expr { return Random{To: to, Modulus: modulus, Offset: offset} }
+	random := func(to Register, modulus, offset uint32) Expr {
+		return Random{To: to, Modulus: modulus, Offset: offset}
+	}
 	tracer := NewTracer(Table{Family: gateway.IPv4, Chains: []Chain{
 		base("in", mangle, []Expr{random(0, 3, 5), SetMeta{Key: MetaMark}}, markIs(6, random(1, 2, 10), SetMeta{Key: MetaMark, From: 1}), []Expr{random(2, 1, 7)}),
 	}}, "t", gateway.Mark{})
@@ -226,7 +228,9 @@ func TestTraceSteps(t *testing.T) {
 
 // TestTraceHost follows packets of the host and to it.
 func TestTraceHost(t *testing.T) {
-	hook := func(typ ChainType, point HookPoint, priority int32) Hook { return Hook{Type: typ, Point: point, Priority: priority} }
+	hook := func(typ ChainType, point HookPoint, priority int32) Hook {
+		return Hook{Type: typ, Point: point, Priority: priority}
+	}
 	oif := func(link string, then ...Expr) []Expr {
 		return append([]Expr{Meta{Key: MetaOIFName}, Compare{Data: link + string(make([]byte, 16-len(link)))}}, then...)
 	}
