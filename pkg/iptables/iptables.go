@@ -258,15 +258,9 @@ func (r *Ruleset) Plan(ctx context.Context, name gateway.Family, state gateway.S
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var changes dataplane.Changes
-	have, err := r.opts.Program.Save(ctx, name)
+	have, err := r.observe(ctx, name)
 	if err != nil {
-		return changes, fmt.Errorf("reading the IPv%d tables: %w", name, err)
-	}
-	var present []ruleset.Set
-	if r.opts.Sets != nil {
-		if present, err = r.opts.Sets.Observe(); err != nil {
-			return changes, fmt.Errorf("reading the sets: %w", err)
-		}
+		return changes, err
 	}
 	want := rules.Build(state, name, r.ruleOptions(r.opts.Sets != nil))
 	if slices.Contains(r.opts.GuardOnly, name) {
@@ -275,7 +269,7 @@ func (r *Ruleset) Plan(ctx context.Context, name gateway.Family, state gateway.S
 	if batch := ruleset.Diff(have, want, r.opts.Ownership.ChainPrefix); !batch.Empty() {
 		count(&changes, batch)
 	}
-	planSets(present, want.Sets, name, &changes)
+	planSets(have.Sets, want.Sets, name, &changes)
 	return changes, nil
 }
 
