@@ -91,6 +91,9 @@ var scenarios = []struct {
 			with(forward(family, 1, gateway.TCP, 443, 443, backends(family, 3, 8443)), stays),
 			with(forward(family, 1, gateway.TCP, 80, 80, backends(family, 3, 8080)), stays),
 			with(forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53)), stays), shared,
+			with(forward(family, 3, gateway.TCP, 100, 109, backends(family, 2, 8080)), stays),
+			with(forward(family, 3, gateway.UDP, 100, 109, backends(family, 2, 200)), func(f *gateway.Forward) { f.Affinity, f.Shift = time.Hour, true }),
+			with(forward(family, 4, gateway.UDP, 100, 109, backends(family, 2, 100)), func(f *gateway.Forward) { f.Affinity, f.Shift = time.Hour, true }),
 		)
 	}},
 	{"host", host},

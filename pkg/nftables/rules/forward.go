@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -157,30 +158,39 @@ func (c *contribution) unit(u Unit) { c.Units = append(c.Units, u) }
 // sticky reports whether clients return to their last backend.
 func sticky(f *gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
 
-// affinity returns the chain that leads a client to its last backend, or else to a random one that it remembers, and the
-// numbers of the backends in the map.
+// affinity returns the chain that leads a client to its last backend, and the numbers of the backends in the map.
+func (c *contribution) affinity() (chain string, number func(i int) uint32) {
+	numbers := make([]uint32, len(c.f.Backends))
+	taken := map[uint32]bool{}
+	chain = c.remember(func(i int, endpoint string) (string, ruleset.Rule) {
+		numbers[i] = numberOf(endpoint, taken)
+		return strconv.FormatUint(uint64(numbers[i]), 10), c.translate(1, numbers[i])
+	})
+	return chain, func(i int) uint32 { return numbers[i] }
+}
+
+// remember returns the chain that leads a client to its last backend, or else to a random one that it remembers. translate
+// returns the rule that translates to a backend, and a text that differs between the rules of an endpoint.
 //
 // All ports, protocols and external addresses of a Service share the set of an endpoint's clients, so that all connections of
 // a client reach the same pod. The set includes the port only if endpoints of the Forward share an address.
-func (c *contribution) affinity() (chain string, number func(i int) uint32) {
+func (c *contribution) remember(translate func(i int, endpoint string) (string, ruleset.Rule)) (chain string) {
 	f := c.f
-	numbers := make([]uint32, len(f.Backends))
-	taken := map[uint32]bool{}
 	timeout := uint64(min(f.Affinity, ruleset.MaxTimeout) / time.Millisecond)
 	var remembered []ruleset.Rule
 	choices := make([]ruleset.Element, len(f.Backends))
 	text := fmt.Appendf(nil, "%s %t %d", f.Service, f.Masquerade, timeout)
 	for i, backend := range f.Backends {
 		endpoint := c.clientsOf(backend)
-		numbers[i] = numberOf(endpoint, taken)
+		suffix, translation := translate(i, endpoint)
 		clients := "clients-" + digest([]byte(endpoint))
-		name := fmt.Sprintf("endpoint-%s-%d-%d", digest([]byte(endpoint)), numbers[i], timeout)
+		name := fmt.Sprintf("endpoint-%s-%s-%d", digest([]byte(endpoint)), suffix, timeout)
 		c.unit(Unit{Name: clients, Sets: []ruleset.Set{{Name: clients, Schema: ruleset.Schema{
 			Key: key(addressType(c.family)), Dynamic: true, Size: maxClients,
 		}}}})
 		c.unit(Unit{Name: name, Chains: []ruleset.Chain{{Name: name, Rules: []ruleset.Rule{
 			rule("", exprs{source(c.family), ruleset.Update{Set: clients, Milliseconds: timeout}}),
-			c.translate(1, numbers[i]),
+			translation,
 		}}}})
 		remembered = append(remembered, rule("", lookup(exprs{source(c.family)}, clients), goTo(name)))
 		choices[i] = ruleset.Element{Key: native(uint32(i)), Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: name}}
@@ -191,7 +201,7 @@ func (c *contribution) affinity() (chain string, number func(i int) uint32) {
 	rules := append(c.mark(), remembered...)
 	rules = append(rules, rule("", lookupVerdict(exprs{ruleset.Random{Modulus: uint32(len(choices))}}, chain)))
 	c.unit(Unit{Name: chain, Chains: []ruleset.Chain{{Name: chain, Rules: rules}}, Sets: []ruleset.Set{choice}})
-	return chain, func(i int) uint32 { return numbers[i] }
+	return chain
 }
 
 // maxClients is the number of clients that an endpoint remembers.
@@ -216,86 +226,6 @@ func numberOf(endpoint string, taken map[uint32]bool) uint32 {
 	}
 	taken[n] = true
 	return n
-}
-
-// portRange translates a range of ports.
-func (c *contribution) portRange() {
-	f := c.f
-	for _, block := range blocksOf(f) {
-		c.frontend(block.ports, c.allowed(c.rangeChain(block)))
-	}
-}
-
-// block is a part of a range. Its ports map to the same ports if keep is set, to as many ports of the backend if shift is set,
-// and to one port otherwise.
-type block struct {
-	ports       gateway.PortRange
-	keep, shift bool
-}
-
-// blocksOf returns the parts of a range that one rule can translate.
-//
-// A shifted part begins at a multiple of its length, because the kernel computes the new port as first + port mod length
-// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c, with a base of 0).
-func blocksOf(f *gateway.Forward) []block {
-	if !f.Shift {
-		return []block{{ports: f.Ports}}
-	}
-	if !slices.ContainsFunc(f.Backends, func(b gateway.Backend) bool { return b.Port != f.Ports.First }) {
-		return []block{{ports: f.Ports, keep: true}}
-	}
-	length := uint32(f.Ports.Last) - uint32(f.Ports.First) + 1
-	if uint32(f.Ports.First)%length == 0 {
-		return []block{{ports: f.Ports, shift: true}}
-	}
-	var blocks []block
-	for first := uint32(f.Ports.First); first <= uint32(f.Ports.Last); {
-		size := uint32(1) << 15
-		for first%size != 0 || first+size-1 > uint32(f.Ports.Last) {
-			size /= 2
-		}
-		blocks = append(blocks, block{ports: gateway.PortRange{First: uint16(first), Last: uint16(first + size - 1)}, shift: true})
-		first += size
-	}
-	return blocks
-}
-
-// rangeChain returns the chain that translates the ports of a block.
-func (c *contribution) rangeChain(k block) string {
-	f, n := c.f, words(c.family)
-	schema := ruleset.Schema{Key: key(ruleset.MarkType), Data: key(addressType(c.family))}
-	nat := ruleset.NAT{Destination: true}
-	switch {
-	case k.shift:
-		schema.Data = key(addressType(c.family), ruleset.PortType, ruleset.PortType)
-		nat = ruleset.NAT{Destination: true, HasPorts: true, FirstPort: n, LastPort: n + 1, Flags: ruleset.NATPortsSpecified | ruleset.NATOffset}
-	case !k.keep:
-		schema.Data = key(addressType(c.family), ruleset.PortType)
-		nat = ruleset.NAT{Destination: true, HasPorts: true, FirstPort: n, LastPort: n, Flags: ruleset.NATPortsSpecified}
-	}
-	elements := make([]ruleset.Element, 0, len(f.Backends))
-	text := fmt.Appendf(nil, "%t %t %t", f.Masquerade, k.keep, k.shift)
-	for i, backend := range f.Backends {
-		data := addressKey(backend.Address)
-		switch {
-		case k.shift:
-			first := backend.Port + k.ports.First - f.Ports.First
-			data += port(first) + port(first+k.ports.Last-k.ports.First)
-		case !k.keep:
-			data += port(backend.Port)
-		}
-		elements = append(elements, ruleset.Element{Key: native(uint32(i)), Data: data})
-		text = append(append(text, ' '), data...)
-	}
-	name := "range-" + digest(text)
-	c.unit(Unit{
-		Name: name,
-		Sets: []ruleset.Set{{Name: name, Schema: schema, Elements: elements}},
-		Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), rule("", exprs{
-			ruleset.Random{Modulus: uint32(len(elements))}, ruleset.LookupMap{Set: name}, nat,
-		}))}},
-	})
-	return name
 }
 
 // networkSchema describes a set of networks.

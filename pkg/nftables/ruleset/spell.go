@@ -170,7 +170,7 @@ func (s *speller) statement(regs *registers, e Expr) (string, error) {
 	case Verdict:
 		return spellVerdict(e)
 	case NAT:
-		return nat(regs, e)
+		return s.nat(regs, e)
 	case Masquerade:
 		return masquerade(regs, e)
 	case Reject:

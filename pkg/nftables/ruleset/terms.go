@@ -172,8 +172,8 @@ func (s *speller) lookupMap(regs *registers, e LookupMap) error {
 	return nil
 }
 
-// nat returns the text of a translation to a value of a map.
-func nat(regs *registers, e NAT) (string, error) {
+// nat returns the text of a translation to a constant or to a value of a map.
+func (s *speller) nat(regs *registers, e NAT) (string, error) {
 	text := "snat to "
 	if e.Destination {
 		text = "dnat to "
@@ -182,22 +182,60 @@ func nat(regs *registers, e NAT) (string, error) {
 	if err != nil {
 		return text, err
 	}
-	text += address.masked() + spellRandom(e.Flags)
+	target := address.masked()
+	if address.class == constantClass {
+		target, err = s.constantTarget(regs, e, address)
+	}
+	text += target + spellRandom(e.Flags)
 	switch {
+	case err != nil:
+		return text, err
 	case e.Flags&NATOffset != 0:
 		return text, errors.New("each port translates to the port with the same offset in the range")
 	case !e.HasPorts:
 		return text, nil
 	}
-	first, err := regs.get(e.FirstPort)
-	if err == nil && (e.FirstPort != e.LastPort || first.text != address.text || first.part != address.part+1) {
-		err = errors.New("the port is not of the same value as the address")
+	if first, err := regs.get(e.FirstPort); address.class != constantClass &&
+		(err != nil || e.FirstPort != e.LastPort || first.text != address.text || first.part != address.part+1) {
+		return text, errors.New("the port is not of the same value as the address")
 	}
 	if !regs.transport {
 		// nft(8) insists on a match for the protocol before it translates a port.
 		text = "meta l4proto { tcp, udp, sctp } " + text
 	}
-	return text, err
+	return text, nil
+}
+
+// constantTarget returns an address, and the port or ports if there are any.
+func (s *speller) constantTarget(regs *registers, e NAT, address term) (string, error) {
+	typ := IPv4Type
+	if s.family == gateway.IPv6 {
+		typ = IPv6Type
+	}
+	target, err := spell(typ, address.data)
+	if err != nil || !e.HasPorts {
+		return target, err
+	}
+	if s.family == gateway.IPv6 {
+		target = "[" + target + "]"
+	}
+	ports, err := spellPorts(regs, e.FirstPort, e.LastPort)
+	return target + ":" + ports, err
+}
+
+// spellPorts returns a constant port, or a range of ports.
+func spellPorts(regs *registers, from, to Register) (string, error) {
+	first, err := regs.get(from)
+	last, err2 := regs.get(to)
+	if err := errors.Join(err, err2); err != nil {
+		return "", err
+	}
+	text, err := spell(PortType, first.data)
+	end, err2 := spell(PortType, last.data)
+	if from != to {
+		text += "-" + end
+	}
+	return text, errors.Join(err, err2)
 }
 
 func spellRandom(flags uint32) string {
@@ -210,17 +248,11 @@ func spellRandom(flags uint32) string {
 func masquerade(regs *registers, e Masquerade) (string, error) {
 	text := "masquerade"
 	if e.HasPorts {
-		first, err := regs.get(e.FirstPort)
-		last, err2 := regs.get(e.LastPort)
-		if err := errors.Join(err, err2); err != nil {
+		ports, err := spellPorts(regs, e.FirstPort, e.LastPort)
+		if err != nil {
 			return text, err
 		}
-		from, err := spell(PortType, first.data)
-		to, err2 := spell(PortType, last.data)
-		if err := errors.Join(err, err2); err != nil {
-			return text, err
-		}
-		text += " to :" + from + "-" + to
+		text += " to :" + ports
 	}
 	return text + spellRandom(e.Flags), nil
 }

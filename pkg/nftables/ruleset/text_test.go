@@ -88,6 +88,10 @@ func TestRules(t *testing.T) {
 		{"a key of another type", Rule{Exprs: []Expr{Meta{Key: MetaIIFName}, Lookup{Set: "marks"}}}, " @marks", "iifname is not of the type of marks"},
 		{"a jump to no name", Rule{Exprs: []Expr{Verdict{Code: Jump, Chain: "a b"}}}, "jump a b", `nft(8) cannot spell the name "a b" of a chain`},
 		{"another verdict", Rule{Exprs: []Expr{Verdict{Code: 3}}}, "verdict 3", "unknown verdict 3"},
+		{"a constant target", Rule{Exprs: translates(true, "10.0.0.1")}, "dnat to 10.0.0.1", ""},
+		{"constant ports", Rule{Exprs: []Expr{Meta{Key: MetaL4Proto}, Compare{Data: "\x06"}, Immediate{Data: "\x0a\x00\x00\x01"}, Immediate{To: 1, Data: "\x00\x50"},
+			Immediate{To: 2, Data: "\x00\x51"}, NAT{HasPorts: true, FirstPort: 1, LastPort: 2, Flags: NATRandomFully}}}, "meta l4proto tcp snat to 10.0.0.1:80-81 fully-random", ""},
+		{"a target without a port", Rule{Exprs: append(translates(true, "10.0.0.1")[:1], NAT{HasPorts: true, FirstPort: 1, LastPort: 1})}, "snat to 10.0.0.1:", "register 1 has no value\nregister 1 has no value"},
 		{"another answer", Rule{Exprs: []Expr{Reject{Type: RejectICMP, Code: 9}}}, "reject", "reject of type 0 and code 9"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
