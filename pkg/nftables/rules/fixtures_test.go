@@ -212,3 +212,5 @@ func randomForward(random *rand.Rand, f *gateway.Forward) *gateway.Forward {
 	f.Service = fmt.Sprintf("default/service-%d", random.IntN(3))
 	return f
 }
+
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

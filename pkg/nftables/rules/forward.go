@@ -86,7 +86,8 @@ func (c *contribution) frontendKey(p uint16) string {
 // single translates one port.
 func (c *contribution) single() {
 	f := c.f
-	chain, number := "", func(i int) uint32 { return uint32(i) }
+	var chain string
+	number := func(i int) uint32 { return uint32(i) }
 	if sticky(f) {
 		chain, number = c.affinity()
 	} else {

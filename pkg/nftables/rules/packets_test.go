@@ -256,10 +256,10 @@ func TestRulesOfPackets(t *testing.T) {
 					t.Errorf("IPv%d, %d ports: the first packet meets %d rules, %s by %s, want 12", family, ports, trace.Rules, trace.Verdict, trace.Out)
 				}
 			}
-			later, reply := p, p
+			later := p
 			later.SYN, later.State, later.ConnMark = false, packet.Established|packet.DNAT, 0x130
 			later.Destination = netip.AddrPortFrom(inside(family, 1), 8080)
-			reply = later
+			reply := later
 			reply.In, reply.Direction, reply.Route = "eth0", packet.Reply, to("eth1")
 			reply.Source, reply.Destination = later.Destination, p.Source
 			if got := tracer.Trace(later); got.Rules != 6 || got.Verdict != packet.Accept {

@@ -142,11 +142,9 @@ func (p *printer) element(s *Set, e *Element) (string, error) {
 	if err != nil || !s.IsMap() {
 		return text, err
 	}
-	data := ""
+	data, err := spellKey(s.Data, e.Data, "", false)
 	if s.Data[0] == VerdictType {
 		data, err = spellVerdict(e.Verdict)
-	} else {
-		data, err = spellKey(s.Data, e.Data, "", false)
 	}
 	return text + " : " + data, err
 }

@@ -220,14 +220,16 @@ func (j *journey) giveUp() VerdictCode {
 func (m *machine) rule(at position) Verdict {
 	r := &at.Rules[at.next]
 	foreign := slices.ContainsFunc(r.Exprs, func(e Expr) bool { _, ok := e.(Unknown); return ok })
-	verdict, matches := Verdict{Code: Continue}, true
+	verdict := continues
 	for _, e := range r.Exprs {
 		if foreign || verdict.Code != Continue {
 			break
 		}
-		if verdict, matches = m.expr(e); !matches {
-			return Verdict{Code: Continue}
+		v, matches := m.expr(e)
+		if !matches {
+			return continues
 		}
+		verdict = v
 	}
 	text, _ := m.Rule(r) // Where nft(8) cannot spell a rule, the text says as much as possible.
 	m.Steps = append(m.Steps, packet.Step{Table: m.name, Chain: at.Name, Number: at.next + 1, Rule: text})
