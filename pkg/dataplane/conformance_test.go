@@ -46,6 +46,8 @@ var backends = []struct {
 }{
 	{"legacy", func(t testing.TB) backend { return newIPTables(t, "legacy") }},
 	{"nft", func(t testing.TB) backend { return newIPTables(t, "nft") }},
+	{"nftables", func(t testing.TB) backend { return newNFTables(t, false) }},
+	{"nftables shared", func(t testing.TB) backend { return newNFTables(t, true) }},
 }
 
 // onBackends runs the test on each backend, in a new network namespace.
@@ -181,14 +183,18 @@ func (b *iptablesBackend) hands(t *testing.T) []hand {
 	return hands
 }
 
-// iptables returns the host's backend for tests about iptables alone.
-func (h *host) iptables(t *testing.T) *iptablesBackend {
-	t.Helper()
-	b, ok := h.backend.(*iptablesBackend)
-	if !ok {
-		t.Skip("SKIPPED: not iptables")
+// onIPTables runs a test about iptables alone on a host for each variant.
+func onIPTables(t *testing.T, test func(t *testing.T, h *host, b *iptablesBackend)) {
+	for _, variant := range []string{"legacy", "nft"} {
+		t.Run(variant, func(t *testing.T) {
+			testenv.RequireTool(t, "ip")
+			testenv.NewNetNS(t)
+			b := newIPTables(t, variant)
+			h := newHost(t, b)
+			h.prepare(t)
+			test(t, h, b)
+		})
 	}
-	return b
 }
 
 // TestKernelPlan expects that Plan changes nothing, and predicts what Apply writes.

@@ -235,7 +235,7 @@ func awaitChange(t *testing.T, d *dataplane.Dataplane) {
 // TestKernelSets expects that ten thousand sources become a rule and a set, which is written in blocks and changed by single
 // members.
 func TestKernelSets(t *testing.T) {
-	onHosts(t, func(t *testing.T, h *host) {
+	onIPTables(t, func(t *testing.T, h *host, _ *iptablesBackend) {
 		before := h.dump(t)
 		d := h.start()
 		apply(t, d, full())

@@ -7,6 +7,7 @@ package dataplane_test
 
 import (
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -15,9 +16,12 @@ import (
 // TestKernelFlowsOfRulesThatWent has a foreign rule translate a flow to pod2, then deletes the rule. The flow never pauses.
 func TestKernelFlowsOfRulesThatWent(t *testing.T) {
 	onNetworks(t, func(t *testing.T, h *host, n network) {
-		iptables, forwarding := "iptables-"+h.iptables(t).variant, "net.ipv4.ip_forward"
+		iptables, forwarding := "iptables-nft", "net.ipv4.ip_forward"
 		if addr(n.external).Is6() {
-			iptables, forwarding = "ip6tables-"+h.iptables(t).variant, "net.ipv6.conf.all.forwarding"
+			iptables, forwarding = "ip6tables-nft", "net.ipv6.conf.all.forwarding"
+		}
+		if b, ok := h.backend.(*iptablesBackend); ok && b.variant == "legacy" {
+			iptables = strings.Replace(iptables, "nft", "legacy", 1)
 		}
 		run(t, "sysctl", "-qw "+forwarding+"=1")
 		rule := " PREROUTING -d " + n.external + " -p udp --dport 80 -j DNAT --to-destination " + net.JoinHostPort(n.pod2, "8080")

@@ -162,9 +162,8 @@ func TestARefusedMappingHoldsUpNobody(t *testing.T) {
 }
 
 func TestKernelRefusedMapping(t *testing.T) {
-	onHosts(t, func(t *testing.T, h *host) {
+	onIPTables(t, func(t *testing.T, h *host, b *iptablesBackend) {
 		before := h.dump(t)
-		b := h.iptables(t)
 		door := &poisoned{Program: b.tables}
 		opts := h.options()
 		opts.backend, opts.Program, opts.Sets, opts.randomFully = nil, door, b.sets, b.tables.RandomFully()

@@ -3,7 +3,10 @@
 
 package gateway
 
-import "math/bits"
+import (
+	"math/bits"
+	"strings"
+)
 
 // Ownership identifies everything on a host that belongs to SmartNat. Nothing else is ever treated as ours, changed or
 // removed. The key of the same name below `ownership` in the config file sets each field.
@@ -36,6 +39,9 @@ func DefaultOwnership() Ownership {
 		SetPrefix:     "smartnat-",
 	}
 }
+
+// TableName returns the name of our tables of nf_tables, one for each family.
+func (o Ownership) TableName() string { return strings.TrimRight(o.SetPrefix, "-_.") }
 
 // Mark is a value within a mask of mark bits.
 type Mark struct{ Value, Mask uint32 }

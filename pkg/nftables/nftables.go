@@ -298,8 +298,14 @@ func (r *Ruleset) Try(_ context.Context, state gateway.State) error {
 }
 
 // Tracer implements dataplane.Ruleset.
-func (r *Ruleset) Tracer(context.Context, gateway.Family) (packet.Tracer, error) {
-	return nil, errors.ErrUnsupported
+func (r *Ruleset) Tracer(_ context.Context, name gateway.Family) (packet.Tracer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have, err := r.opts.Kernel.Read(name)
+	if err != nil {
+		return nil, fmt.Errorf("reading the IPv%d rules: %w", name, err)
+	}
+	return ruleset.NewTracer(have, r.opts.Ownership.TableName(), rules.BridgedMark(r.opts.Ownership)), nil
 }
 
 // Verify implements dataplane.Ruleset.

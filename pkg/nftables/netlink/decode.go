@@ -470,7 +470,22 @@ func helperOf(answer netlink.Message) (table string, h gateway.Helper, err error
 			table = d.String()
 		case unix.NFTA_OBJ_NAME:
 			h.Name = d.String()
+		case unix.NFTA_OBJ_DATA:
+			nested(d, func(d *netlink.AttributeDecoder) {
+				if d.Type() == unix.NFTA_CT_HELPER_L4PROTO {
+					h.Protocol = protocolOf(d.Uint8())
+				}
+			})
 		}
 	})
 	return table, h, err
+}
+
+func protocolOf(number uint8) gateway.Protocol {
+	for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
+		if protocolNumber(p) == number {
+			return p
+		}
+	}
+	return ""
 }

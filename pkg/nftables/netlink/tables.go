@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +46,7 @@ func NewTables(name string, shared bool) (*Tables, error) {
 }
 
 // TableName returns the name of our tables.
-func TableName(own gateway.Ownership) string { return strings.TrimRight(own.SetPrefix, "-_.") }
+func TableName(own gateway.Ownership) string { return own.TableName() }
 
 // Close gives up the tables. They stay.
 func (t *Tables) Close() error {

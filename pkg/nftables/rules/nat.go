@@ -4,7 +4,9 @@
 package rules
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
@@ -26,7 +28,8 @@ func (b *builder) forwardMaps() {
 // nat finds the verdict for a packet by address, protocol and port, and hides the client's address at the end.
 func (b *builder) nat() {
 	services := b.services()
-	b.base(preroutingNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Prerouting, Priority: ruleset.DNATOrder}, services...)
+	b.base(preroutingNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Prerouting, Priority: ruleset.DNATOrder},
+		append(b.assignHelpers(), services...)...)
 	if !b.state.ForwardedOnly {
 		b.base(outputNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Output, Priority: ruleset.DNATOrder}, services...)
 	}
@@ -54,7 +57,7 @@ func (b *builder) nat() {
 
 // services returns the rules that lead the first packet of a connection to the chain of its Frontend.
 func (b *builder) services() []ruleset.Rule {
-	rules := append(b.assignHelpers(), rule("", lookupVerdict(frontendKey(b.family), frontendsMap)))
+	rules := []ruleset.Rule{rule("", lookupVerdict(frontendKey(b.family), frontendsMap))}
 	if b.ranges {
 		rules = append(rules, rule("", lookupVerdict(frontendKey(b.family), rangesMap)))
 	}
@@ -72,23 +75,21 @@ func forwardedMark(own gateway.Ownership) gateway.Mark {
 // assignHelpers assigns the kernel's helpers to connections to ports of Mappings. A helper opens ports according to the content
 // of a connection, so connections of other programs get none.
 func (b *builder) assignHelpers() []ruleset.Rule {
-	var rules []ruleset.Rule
+	frontends := map[gateway.Helper][]ruleset.Element{}
 	for _, h := range b.state.Helpers {
-		var elements []ruleset.Element
 		for _, f := range OfFamily(b.state.Forwards, b.family) {
 			if f.Protocol == h.Protocol && f.Ports.Contains(h.Port) && len(f.Backends) > 0 {
-				elements = append(elements, ruleset.Element{Key: addressKey(f.Address)})
+				object := gateway.Helper{Name: h.Name, Protocol: h.Protocol}
+				frontends[object] = append(frontends[object], ruleset.Element{Key: addressKey(f.Address) + protocolKey(h.Protocol) + port(h.Port)})
 			}
 		}
-		if len(elements) == 0 {
-			continue
-		}
-		set := "helper-" + h.Name
-		b.set(set, ruleset.Schema{Key: key(addressType(b.family))}, elements...)
-		b.table.Helpers = append(b.table.Helpers, h)
-		rules = append(rules, rule("", lookup(exprs{destination(b.family)}, set), protocolIs(h.Protocol),
-			exprs{ruleset.Payload{Base: ruleset.TransportHeader, Offset: 2, Len: 2}, ruleset.Compare{Data: port(h.Port)[:2]}},
-			exprs{ruleset.AssignHelper{Name: h.Name}}))
+	}
+	var rules []ruleset.Rule
+	for _, object := range slices.SortedFunc(maps.Keys(frontends), func(x, y gateway.Helper) int { return strings.Compare(x.Name, y.Name) }) {
+		set := "helper-" + object.Name
+		b.set(set, ruleset.Schema{Key: key(addressType(b.family), ruleset.ProtocolType, ruleset.PortType)}, frontends[object]...)
+		b.table.Helpers = append(b.table.Helpers, object)
+		rules = append(rules, rule("", lookup(frontendKey(b.family), set), exprs{ruleset.AssignHelper{Name: object.Name}}))
 	}
 	return rules
 }
