@@ -23,10 +23,10 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 // be reached from their hooks, and that no jumps form a loop.
 func TestKernelLoadsText(t *testing.T) {
 	testenv.RequireTool(t, "nft")
-	testenv.NewNetNS(t)
 	load := func(name string, tables ...ruleset.Table) {
 		t.Run(name, func(t *testing.T) {
-			input := "flush ruleset\n"
+			testenv.NewNetNS(t)
+			input := ""
 			for _, table := range tables {
 				input += text(t, table)
 			}

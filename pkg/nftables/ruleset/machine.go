@@ -31,8 +31,7 @@ func (m *machine) get(from Register, n int) []byte {
 // put writes a value and pads it with zeros to a multiple of 4 bytes.
 func (m *machine) put(to Register, value []byte) bool {
 	room := m.get(to, (len(value)+3)/4*4)
-	clear(room)
-	copy(room, value)
+	clear(room[copy(room, value):]) // The value may be that of the same register.
 	return room != nil
 }
 
@@ -250,6 +249,7 @@ func (m *machine) set(e Expr) {
 			p.ConnMark = m.getNumber(e.From)
 		}
 	case SwapPort:
+		// Only a segment size, which has no value here, is swapped. nft(8) also swaps a protocol, which has one byte and stays.
 		m.put(e.To, m.get(e.From, 2))
 	case LowerMSS:
 		// Only a SYN has the option.

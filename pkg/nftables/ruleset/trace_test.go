@@ -97,6 +97,8 @@ func TestTraceFlow(t *testing.T) {
 			verdict: packet.Accept, mark: 4, rules: 2},
 		{name: "rules of others do not match", chains: []Chain{base("in", mangle, append(flip(1), Unknown{Name: "quota"}, drop), flip(2))},
 			verdict: packet.Accept, mark: 2, rules: 2},
+		{name: "a value moves onto itself", chains: []Chain{base("in", mangle, []Expr{Immediate{Data: "\x01"}, SwapPort{}, SetMeta{Key: MetaMark}})},
+			verdict: packet.Accept, mark: 1, rules: 1},
 		{name: "a rule without a known chain", chains: []Chain{base("in", mangle, to("x", Jump))}, verdict: packet.Drop, rules: 1},
 		{name: "another verdict", chains: []Chain{base("in", mangle, []Expr{Verdict{Code: 3}})}, verdict: packet.Drop, rules: 1},
 		{name: "a map without the key", chains: []Chain{base("in", mangle, append([]Expr{LookupMap{Set: "x"}}, flip(1)...), append([]Expr{Lookup{Set: "x", Not: true}}, flip(2)...))},
