@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,10 +27,7 @@ func (r *Ruleset) Try(ctx context.Context, state gateway.State) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
-	for _, name := range r.opts.Program.Families() {
-		if !state.Serves(name) && (state.Serves(gateway.IPv4) || state.Serves(gateway.IPv6)) {
-			continue
-		}
+	for _, name := range r.tried(state) {
 		f := r.family(name)
 		if err := f.unlessHung(ctx, func() error {
 			batch := r.trial(rules.Build(state, name, r.ruleOptions(false)))
@@ -37,6 +35,37 @@ func (r *Ruleset) Try(ctx context.Context, state gateway.State) error {
 			return r.opts.Program.Restore(ctx, batch)
 		}); err != nil {
 			errs = append(errs, fmt.Errorf("trying rules in the IPv%d tables: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tried returns the families that Try tries.
+func (r *Ruleset) tried(state gateway.State) []gateway.Family {
+	families := r.opts.Program.Families()
+	if !state.Serves(gateway.IPv4) && !state.Serves(gateway.IPv6) {
+		return families
+	}
+	return slices.DeleteFunc(families, func(f gateway.Family) bool { return !state.Serves(f) })
+}
+
+// RemoveTrial removes the chains that a Try of this state wrote, for a Ruleset that may not get an Apply. It does not read the
+// tables.
+func (r *Ruleset) RemoveTrial(ctx context.Context, state gateway.State) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, name := range r.tried(state) {
+		batch := r.trial(rules.Build(state, name, r.ruleOptions(false)))
+		for i, t := range batch.Tables {
+			batch.Tables[i].Write = nil
+			for _, c := range t.Write {
+				batch.Tables[i].Delete = append(batch.Tables[i].Delete, c.Name)
+			}
+			slices.Sort(batch.Tables[i].Delete)
+		}
+		if err := r.opts.Program.Restore(ctx, batch); err != nil {
+			errs = append(errs, fmt.Errorf("removing trial rules from the IPv%d tables: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)

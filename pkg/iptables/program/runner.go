@@ -85,7 +85,7 @@ func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
 		return nil, fmt.Errorf("iptables variant %q is not one of auto, nf_tables, legacy", opts.Variant)
 	}
 	r := &Runner{
-		wait:         strconv.Itoa(int(math.Ceil(opts.LockTimeout.Seconds()))),
+		wait:         lockWait(opts.LockTimeout),
 		programs:     map[gateway.Family]program{},
 		timeout:      opts.LockTimeout + programTimeout,
 		probeTimeout: probeTimeout,
@@ -95,7 +95,7 @@ func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
 	if err := r.find(gateway.IPv4, "iptables"+suffix, goiptables.ProtocolIPv4); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+	if kernelHasIPv6() {
 		randomFully, sets := r.randomFully, r.sets
 		if err := r.find(gateway.IPv6, "ip6tables"+suffix, goiptables.ProtocolIPv6); opts.IPv6 && err != nil {
 			return nil, err
@@ -104,6 +104,22 @@ func newRunner(opts Options, probeTimeout time.Duration) (*Runner, error) {
 		}
 	}
 	return r, nil
+}
+
+// lockWait returns the argument of --wait, in seconds.
+func lockWait(timeout time.Duration) string { return strconv.Itoa(int(math.Ceil(timeout.Seconds()))) }
+
+func kernelHasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
+
+// reportedVariant returns the variant that a program reports. Versions before 1.8 have only one and do not name it.
+func reportedVariant(version []byte) string {
+	if bytes.Contains(version, []byte("("+NFTables+")")) {
+		return NFTables
+	}
+	return Legacy
 }
 
 func (r *Runner) find(family gateway.Family, name string, protocol goiptables.Protocol) error {
@@ -131,11 +147,7 @@ func (r *Runner) find(family gateway.Family, name string, protocol goiptables.Pr
 	if err != nil {
 		return err
 	}
-	// Versions before 1.8 have only one variant and do not name it.
-	variant := Legacy
-	if bytes.Contains(version, []byte("("+NFTables+")")) {
-		variant = NFTables
-	}
+	variant := reportedVariant(version)
 	if r.variant != "" && r.variant != variant {
 		return fmt.Errorf("iptables is the variant %s, but %s is %s: set both to the same (update-alternatives), or name one in iptables.variant",
 			r.variant, name, variant)

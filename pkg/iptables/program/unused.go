@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,7 +29,7 @@ func (r *Runner) OtherVariantRules(ctx context.Context) (string, error) {
 		var said string
 		var err error
 		if r.variant == Legacy {
-			said, err = r.otherRules(ctx, name+"tables-nft-save", nfTablesIsThere)
+			said, err = r.otherRules(ctx, name+"tables-nft-save", NFTablesIsThere)
 		} else {
 			said, err = r.otherRules(ctx, name+"tables-legacy-save", func() (bool, error) { return legacyTablesAreThere(name) })
 		}
@@ -75,66 +76,108 @@ func (r *Runner) otherRules(ctx context.Context, program string, isThere func() 
 	return fmt.Sprintf("%s shows %d rules in %s", program, rules, strings.Join(tables, ", ")), nil
 }
 
-// Unused is the variant that a Runner does not use. Packets traverse the rules of both.
-type Unused struct{ used *Runner }
+// Unused is a variant whose tables no Runner of this process writes, but which may hold rules of ours. Packets traverse the rules
+// of both variants.
+type Unused struct {
+	variant  string
+	families []gateway.Family
+	wait     string
+	timeout  time.Duration
+}
 
-// Unused returns the unused variant.
-func (r *Runner) Unused() Unused { return Unused{used: r} }
+// Unused returns the variant that the Runner does not use.
+func (r *Runner) Unused() Unused {
+	variant := NFTables
+	if r.variant == NFTables {
+		variant = Legacy
+	}
+	return Unused{variant, r.Families(), r.wait, r.timeout}
+}
+
+// AllUnused returns both variants, for a process that runs neither.
+func AllUnused(lockTimeout time.Duration) []Unused {
+	families := []gateway.Family{gateway.IPv4}
+	if kernelHasIPv6() {
+		families = append(families, gateway.IPv6)
+	}
+	wait, timeout := lockWait(lockTimeout), lockTimeout+programTimeout
+	return []Unused{{NFTables, families, wait, timeout}, {Legacy, families, wait, timeout}}
+}
 
 // Families returns the families for which the variant may hold tables and its programs are installed. It loads no kernel
 // module.
 func (u Unused) Families() ([]gateway.Family, error) {
 	var families []gateway.Family
-	for _, family := range u.used.Families() {
+	for _, family := range u.families {
 		there, err := u.isThere(family)
 		if err != nil {
-			return nil, fmt.Errorf("looking for tables of the other variant: %w", err)
+			return nil, fmt.Errorf("looking for tables of iptables (%s): %w", u.variant, err)
 		}
 		if !there {
 			continue
 		}
-		if _, err := exec.LookPath(u.name(family)); errors.Is(err, exec.ErrNotFound) {
-			continue
-		} else if err != nil {
-			return nil, fmt.Errorf("finding %s: %w", u.name(family), err)
+		switch found, err := u.find(family); {
+		case err != nil:
+			return nil, err
+		case found != "":
+			families = append(families, family)
 		}
-		families = append(families, family)
 	}
 	return families, nil
 }
 
 // Save reads all tables of a family.
 func (u Unused) Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error) {
-	return u.runner(family).Save(ctx, family)
+	r, err := u.runner(family)
+	if err != nil {
+		return ruleset.Ruleset{}, err
+	}
+	return r.Save(ctx, family)
 }
 
 // Restore writes a batch as Runner.Restore does.
 func (u Unused) Restore(ctx context.Context, batch ruleset.Batch) error {
-	return u.runner(batch.Family).Restore(ctx, batch)
+	r, err := u.runner(batch.Family)
+	if err != nil {
+		return err
+	}
+	return r.Restore(ctx, batch)
 }
 
-func (u Unused) runner(family gateway.Family) *Runner {
-	variant := NFTables
-	if u.used.variant == NFTables {
-		variant = Legacy
+func (u Unused) runner(family gateway.Family) (*Runner, error) {
+	r := &Runner{variant: u.variant, wait: u.wait, timeout: u.timeout, programs: map[gateway.Family]program{}}
+	found, err := u.find(family)
+	if found != "" {
+		r.programs[family] = found
 	}
-	return &Runner{
-		variant: variant, wait: u.used.wait, timeout: u.used.timeout,
-		programs: map[gateway.Family]program{family: program(u.name(family))},
-	}
+	return r, err
 }
 
-func (u Unused) name(family gateway.Family) string {
-	name := map[gateway.Family]string{gateway.IPv4: "iptables-nft", gateway.IPv6: "ip6tables-nft"}[family]
-	if u.used.variant == NFTables {
-		return strings.TrimSuffix(name, "nft") + "legacy"
+// find returns the program of a family, or "" if none is installed. Some distributions install a variant without its suffix.
+func (u Unused) find(family gateway.Family) (program, error) {
+	name := map[gateway.Family]string{gateway.IPv4: "iptables", gateway.IPv6: "ip6tables"}[family]
+	suffix := map[string]string{NFTables: "-nft", Legacy: "-legacy"}[u.variant]
+	path, err := exec.LookPath(name + suffix)
+	if !errors.Is(err, exec.ErrNotFound) {
+		return program(path), err
 	}
-	return name
+	path, err = exec.LookPath(name)
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("finding %s: %w", name, err)
+	}
+	version, err := new(Runner).run(context.Background(), probeTimeout, nil, program(path).restore(), "--version")
+	if err != nil || reportedVariant(version) != u.variant {
+		return "", err
+	}
+	return program(path), nil
 }
 
 func (u Unused) isThere(family gateway.Family) (bool, error) {
-	if u.used.variant == Legacy {
-		return nfTablesIsThere()
+	if u.variant == NFTables {
+		return NFTablesIsThere()
 	}
 	return legacyTablesAreThere(map[gateway.Family]string{gateway.IPv4: "ip", gateway.IPv6: "ip6"}[family])
 }
@@ -150,9 +193,9 @@ func legacyTablesAreThere(family string) (bool, error) {
 	return len(bytes.TrimSpace(names)) > 0, err
 }
 
-// nfTablesIsThere reports whether nf_tables can be queried without loading its module: it is loaded or built in, or the
+// NFTablesIsThere reports whether nf_tables can be queried without loading its module: it is loaded or built in, or the
 // kernel has no modules.
-func nfTablesIsThere() (bool, error) {
+func NFTablesIsThere() (bool, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
