@@ -11,7 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smartnat/smartnat/pkg/calc"
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
@@ -38,28 +40,40 @@ that smartnat-boundary.service runs it at boot before any link is configured. If
 				return err
 			}
 			defer lock.Close()
-			tables, err := newIPTables(cfg)
-			if err != nil {
-				return err
-			}
-			if err := tables.WithoutIPv6(); err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "no boundary for IPv6, ip6tables does not work:", err)
-			}
-			observed, err := host.New(logrus.StandardLogger()).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev).Observe()
-			if err != nil {
-				return fmt.Errorf("observing the host: %w", err)
-			}
-			state, _ := calc.Calculate(objects.Snapshot{}, observed, cfg)
-			result, err := newDataplane(cfg, tables, tables, nil).Guard(cmd.Context(), state)
-			if err != nil {
-				return fmt.Errorf("putting up the boundary: %w", err)
-			}
-			if result.Empty() {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), "the boundary is up")
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "put up the boundary:", result)
-			return err
+			return guard(cmd, cfg)
 		},
 	}
+}
+
+// guard puts up the boundary.
+func guard(cmd *cobra.Command, cfg config.Config) error {
+	ctx := cmd.Context()
+	chosen, err := choosePlane(cfg, tryOnce(cfg.RuntimeDir, func(programs *program.Runner) error { return tryIPTables(ctx, cfg, programs) }))
+	if err != nil {
+		return err
+	}
+	if chosen.programs != nil {
+		if err := chosen.programs.WithoutIPv6(); err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "no boundary for IPv6, ip6tables does not work:", err)
+		}
+	}
+	observed, err := host.New(logrus.StandardLogger()).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev).Observe()
+	if err != nil {
+		return fmt.Errorf("observing the host: %w", err)
+	}
+	state, _ := calc.Calculate(objects.Snapshot{}, observed, cfg)
+	programmed, err := new(dataplanes).dataplane(cfg, chosen, chosen.programs, nil)
+	if err != nil {
+		return err
+	}
+	result, err := programmed.Guard(ctx, state)
+	if err != nil {
+		return fmt.Errorf("putting up the boundary: %w", err)
+	}
+	if result.Empty() {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the boundary is up")
+		return err
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), "put up the boundary:", result)
+	return err
 }

@@ -97,7 +97,9 @@ func (c *checker) rules(ctx context.Context) []check.Line {
 	var lines []check.Line
 	err := host.InNewNamespace(func() error {
 		osRelease, _ := os.ReadFile("/etc/os-release") // advice is generic without it
-		try := func(state gateway.State) error { return newDataplane(c.cfg, c.tables, c.tables, nil).Try(ctx, state) }
+		try := func(state gateway.State) error {
+			return newIPTablesRuleset(c.cfg, c.tables, c.tables, nil).Try(ctx, state)
+		}
 		lines = check.Rules(check.Features(c.cfg.ClampMSS), try, string(osRelease), kernelRelease())
 		return nil
 	})

@@ -7,13 +7,17 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/nftables"
 )
 
 func newCleanupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that smartnatd has programmed on this host, and nothing else",
-		Long: `cleanup removes the chains, ip rules and routes that belong to SmartNat by the ownership section of the config file, and
+		Long: `cleanup removes the rules of iptables and nftables, the ip rules and the routes that belong to SmartNat by the ownership section of the config file, and
 restores the sysctls. Stop smartnatd first: established connections through it end.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -26,12 +30,7 @@ restores the sysctls. Stop smartnatd first: established connections through it e
 				return err
 			}
 			defer lock.Close()
-			tables, err := newIPTables(cfg)
-			if err != nil {
-				return err
-			}
-			sets, _ := newSets(cfg, tables) // a host without sets holds none of ours
-			result, err := newDataplane(cfg, tables, tables, sets).Cleanup(cmd.Context())
+			result, err := everything(cfg).Cleanup(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("cleaning up: %w", err)
 			}
@@ -46,4 +45,9 @@ restores the sysctls. Stop smartnatd first: established connections through it e
 			return err
 		},
 	}
+}
+
+// everything returns a data plane that programs nothing, and whose leftovers are all rules that any data plane can program.
+func everything(cfg config.Config) *dataplane.Dataplane {
+	return assemble(cfg, nftables.New(nftables.Options{}), allIPTables(cfg), tableLeftovers{new(dataplanes), cfg})
 }

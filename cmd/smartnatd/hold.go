@@ -9,10 +9,47 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/hold"
 	"github.com/smartnat/smartnat/pkg/systemd"
 )
+
+// hold keeps connections alive for iptables, and for tables of nf_tables that any process can remove. Tables that belong to this
+// process need no help: they are what keeps connection tracking active.
+func (b *builder) hold(cfg config.Config, chosen plane) {
+	if b.held != nil {
+		return
+	}
+	if chosen.name == config.DataplaneNFTables && b.planes.owned() {
+		b.log.Info("no other process can remove the nftables rules")
+		releaseHeld(hold.Table(cfg.Ownership), b.kept, b.log)
+	} else {
+		b.held = holdConnections(cfg.Ownership, cfg.IPv6, b.kept, b.log)
+	}
+	b.kept = nil
+}
+
+func (b *builder) close() {
+	if b.held != nil {
+		_ = b.held.Close()
+	}
+}
+
+// releaseHeld closes the sockets that systemd kept, so that the table of this name goes.
+func releaseHeld(name string, kept []*os.File, log logrus.FieldLogger) {
+	found := false
+	for _, socket := range kept {
+		found = found || socket.Name() == name
+		_ = socket.Close()
+	}
+	if !found {
+		return
+	}
+	if err := systemd.RemoveFD(name); err != nil {
+		log.WithError(err).Warn("cannot remove the kept socket from systemd")
+	}
+}
 
 // holdConnections keeps connections alive if another process removes all rules: while smartnatd runs and, if systemd keeps the
 // socket, until the next smartnatd starts. It adopts the socket that systemd kept if that still fits. If the kernel cannot hold

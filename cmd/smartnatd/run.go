@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,14 +20,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/daemon"
-	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/logging"
 	"github.com/smartnat/smartnat/pkg/metrics"
-	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
@@ -51,15 +50,13 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	}
 	defer lock.Close()
 	log.WithFields(logrus.Fields{"version": version, "instance": cfg.Instance}).Info("starting")
-	// A reload keeps the names that this depends on.
-	held := holdConnections(cfg.Ownership, cfg.IPv6, activation.Files(true), log)
-	defer held.Close()
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	saveMemory()
-	b := &builder{ctx: ctx, log: log}
+	b := &builder{ctx: ctx, log: log, kept: activation.Files(true)}
+	defer b.close()
 	d := daemon.New(daemon.Options{
 		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup, Load: load,
 		NewSource: b.newSource, NewRunner: b.newRunner,
@@ -81,6 +78,11 @@ type builder struct {
 	log    *logrus.Logger
 	counts *metrics.Metrics
 	server *metrics.Server
+	planes dataplanes
+	// kept are sockets that systemd kept for this process; held is the one that holds connections, or nil before the first
+	// generation that needs it.
+	kept []*os.File
+	held io.Closer
 }
 
 // savedObjects returns the file for the objects of a cluster.
@@ -101,27 +103,31 @@ func (b *builder) newSource(cfg config.Config, restore bool, changed func()) (so
 // newRunner constructs the parts that touch the kernel, and their controller.
 func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runner, error) {
 	log := b.log
-	tables, err := newIPTables(cfg)
+	chosen, err := choosePlane(cfg, tryOnce(cfg.RuntimeDir, func(programs *program.Runner) error { return tryIPTables(b.ctx, cfg, programs) }))
 	if err != nil {
 		return nil, err
 	}
-	if other, err := tables.OtherVariantRules(b.ctx); err != nil {
-		log.WithError(err).Warn("cannot check for rules of the other iptables variant")
-	} else if other != "" {
-		log.Warn(other)
+	fields := logrus.Fields{"dataplane": chosen.name, "reason": chosen.reason}
+	var counted iptables.Program
+	var sets iptables.Sets
+	if chosen.programs != nil {
+		b.inspect(chosen.programs)
+		fields["iptables"] = chosen.programs.Variant()
+		counted = b.counts.Program(chosen.programs)
+		if sets, err = newSets(cfg, chosen.programs); err != nil {
+			log.WithError(err).Warn("no sets on this host, using one rule per source")
+		}
 	}
-	if err := tables.WithoutIPv6(); err != nil {
-		log.WithError(err).Warn("no boundary for IPv6: ip6tables does not work")
-	}
-	log.WithField("iptables", tables.Variant()).Info("programming the kernel")
-	sets, err := newSets(cfg, tables)
+	log.WithFields(fields).Info("programming the kernel")
+	programmed, err := b.planes.dataplane(cfg, chosen, counted, sets)
 	if err != nil {
-		log.WithError(err).Warn("no sets on this host, using one rule per source")
+		return nil, fmt.Errorf("%w (nftables because %s)", err, chosen.reason)
 	}
+	b.hold(cfg, chosen)
 	return controller.New(controller.Options{
 		Config:           cfg,
-		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(tables.Physdev),
-		Dataplane:        newDataplane(cfg, tables, b.counts.Program(tables), sets),
+		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev),
+		Dataplane:        programmed,
 		Log:              log,
 		CountSourcePorts: func() ([]gateway.SourcePorts, error) { return conntrack.SourcePorts(cfg.Ownership) },
 		PortsCounted:     b.counts.PortsCounted,
@@ -137,29 +143,22 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 	}), nil
 }
 
+// inspect logs what is unusual about the programs of iptables.
+func (b *builder) inspect(programs *program.Runner) {
+	if other, err := programs.OtherVariantRules(b.ctx); err != nil {
+		b.log.WithError(err).Warn("cannot check for rules of the other iptables variant")
+	} else if other != "" {
+		b.log.Warn(other)
+	}
+	if err := programs.WithoutIPv6(); err != nil {
+		b.log.WithError(err).Warn("no boundary for IPv6: ip6tables does not work")
+	}
+}
+
 func newIPTables(cfg config.Config) (*program.Runner, error) {
 	tables, err := program.New(program.Options{Variant: cfg.IPTables.Variant, LockTimeout: cfg.IPTables.LockTimeout, IPv6: cfg.IPv6})
 	if err != nil {
 		return nil, fmt.Errorf("iptables: %w", err)
 	}
 	return tables, nil
-}
-
-// newDataplane takes tables for their capabilities, and program for access, which may count calls.
-func newDataplane(cfg config.Config, tables *program.Runner, program iptables.Program, sets iptables.Sets) *dataplane.Dataplane {
-	var guardOnly []gateway.Family
-	if !cfg.IPv6 {
-		guardOnly = []gateway.Family{gateway.IPv6}
-	}
-	return dataplane.New(dataplane.Options{
-		Ownership: cfg.Ownership,
-		GuardOnly: guardOnly,
-		Ruleset: iptables.New(iptables.Options{
-			Ownership: cfg.Ownership, Program: program, Sets: sets, RandomFully: tables.RandomFully(), GuardOnly: guardOnly,
-		}),
-		Leftovers: []dataplane.Leftovers{iptables.NewLeftovers(tables.Unused(), cfg.Ownership)},
-		Routes:    rtnetlink.New(cfg.Ownership),
-		Sysctls:   sysctl.New(cfg.RuntimeDir),
-		Conntrack: conntrack.New(cfg.Ownership),
-	})
 }

@@ -72,7 +72,8 @@ type Config struct {
 	StateDir, RuntimeDir string
 	// IPv6 enables the IPv6 addresses of Mappings; true by default. The boundary always covers IPv6.
 	IPv6 bool `mapstructure:"ipv6"`
-	// Dataplane is the kernel API that carries the rules, "auto" or "iptables". Both mean iptables.
+	// Dataplane is the kernel API that carries the rules: "nftables", "iptables", or "auto" for iptables where it works and
+	// nftables elsewhere.
 	Dataplane string
 	// IPTables configures the iptables programs.
 	IPTables IPTables `mapstructure:"iptables"`

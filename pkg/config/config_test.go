@@ -58,7 +58,7 @@ startTimeout: 2m
 stateDir: /state
 runtimeDir: /runtime
 ipv6: false
-dataplane: iptables
+dataplane: nftables
 iptables: {variant: legacy, lockTimeout: 10s}
 ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
 log: {level: debug, format: json}
@@ -93,7 +93,7 @@ func wholeConfig() Config {
 		StartTimeout: 2 * time.Minute,
 		StateDir:     "/state",
 		RuntimeDir:   "/runtime",
-		Dataplane:    DataplaneIPTables,
+		Dataplane:    DataplaneNFTables,
 		IPTables:     IPTables{Variant: VariantLegacy, LockTimeout: 10 * time.Second},
 		Ownership:    gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
 		Log:          Log{Level: "debug", Format: "json"},
@@ -140,7 +140,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_STARTTIMEOUT":             "2m",
 		"SMARTNAT_STATEDIR":                 "/state",
 		"SMARTNAT_RUNTIMEDIR":               "/runtime",
-		"SMARTNAT_DATAPLANE":                "iptables",
+		"SMARTNAT_DATAPLANE":                "nftables",
 		"SMARTNAT_IPTABLES_VARIANT":         "legacy",
 		"SMARTNAT_IPTABLES_LOCKTIMEOUT":     "10s",
 		"SMARTNAT_IPV6":                     "false",
@@ -232,8 +232,8 @@ func TestMistakes(t *testing.T) {
 			"SMARTNAT_IPTABLES_BACKEND: iptables.backend: was renamed to iptables.variant (nft is nf_tables)",
 			"SMARTNAT_IPTABLES_IPV6: iptables.ipv6: was renamed to ipv6, at the top level",
 		}},
-		{name: "data plane that does not exist", text: right + "dataplane: nftables",
-			want: []string{`f:3: dataplane: Unsupported value: "nftables": supported values: "auto", "iptables"`}},
+		{name: "data plane that does not exist", text: right + "dataplane: nft",
+			want: []string{`f:3: dataplane: Unsupported value: "nft": supported values: "auto", "nftables", "iptables"`}},
 		{name: "variant by the name of its programs", text: right + "iptables: {variant: nft}",
 			want: []string{`f:3: iptables.variant: Unsupported value: "nft": supported values: "auto", "nf_tables", "legacy"`}},
 		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, iptables, ownership, log, metrics, uplinks"}},

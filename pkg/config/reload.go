@@ -5,7 +5,8 @@ package config
 
 // Reload returns the config for a running gateway whose file now says next. It keeps the keys that name programmed state, which
 // would otherwise be left behind under the old names, and returns those that differ. To change them, run `smartnatd cleanup`
-// with the old config, and then start with the new one. The key dataplane is not kept: all its values program the same state.
+// with the old config, and then start with the new one. The key dataplane is not kept: each data plane removes what the other one
+// programmed.
 func Reload(running, next Config) (Config, []string) {
 	var kept []string
 	kept = keep(kept, "ownership", running.Ownership, &next.Ownership)

@@ -26,6 +26,7 @@ import (
 // The data planes.
 const (
 	DataplaneAuto     = "auto"
+	DataplaneNFTables = "nftables"
 	DataplaneIPTables = "iptables"
 )
 
@@ -61,7 +62,7 @@ func (c *Config) validate() field.ErrorList {
 	}
 	errs = append(errs, validatePath(c.StateDir, field.NewPath("stateDir"))...)
 	errs = append(errs, validatePath(c.RuntimeDir, field.NewPath("runtimeDir"))...)
-	errs = append(errs, validateChoice(c.Dataplane, field.NewPath("dataplane"), DataplaneAuto, DataplaneIPTables)...)
+	errs = append(errs, validateChoice(c.Dataplane, field.NewPath("dataplane"), DataplaneAuto, DataplaneNFTables, DataplaneIPTables)...)
 	errs = append(errs, validateChoice(c.IPTables.Variant, field.NewPath("iptables", "variant"), VariantAuto, VariantNFTables, VariantLegacy)...)
 	if c.IPTables.LockTimeout < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("iptables", "lockTimeout"), c.IPTables.LockTimeout.String(), "must not be negative"))
