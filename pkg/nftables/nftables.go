@@ -140,6 +140,15 @@ func (r *Ruleset) next(name gateway.Family, f *family, state gateway.State) (bat
 	return ruleset.Diff(f.guard, guard), func() { f.guard = guard }
 }
 
+// start returns the whole table that the state requires.
+func (r *Ruleset) start(name gateway.Family, f *family, state gateway.State) ruleset.Table {
+	if !r.guardOnly(name) {
+		return f.builder.Start(state)
+	}
+	f.guard = rules.Guard(state, name, r.opts.Ownership)
+	return f.guard
+}
+
 // reconcile reads the table and writes what differs from it.
 func (r *Ruleset) reconcile(ctx context.Context, name gateway.Family, f *family, state gateway.State, changes *dataplane.Changes) error {
 	have, damage, err := r.read(name, f, changes)
@@ -148,9 +157,7 @@ func (r *Ruleset) reconcile(ctx context.Context, name gateway.Family, f *family,
 	}
 	started := time.Now()
 	next := &family{builder: rules.NewBuilder(name, r.opts.Ownership)}
-	_, done := r.next(name, next, state)
-	done()
-	want := next.written()
+	want := r.start(name, next, state)
 	changes.Took.Build += time.Since(started)
 	started = time.Now()
 	batch := ruleset.Diff(have, want)

@@ -195,40 +195,31 @@ type TableInfo struct {
 	Managed bool
 	// Owner is the netlink port of the socket that owns the table, or 0.
 	Owner uint32
-	// Handle is a number that no other table has.
-	Handle uint64
 }
 
 // Table returns what the kernel knows about a table, without its content.
 func (c *Client) Table(name string, family gateway.Family) (info TableInfo, err error) {
 	var e encoder
 	e.text(unix.NFTA_TABLE_NAME, name)
-	answers, err := c.execute(message(unix.NFT_MSG_GETTABLE, 0, protocolFamily(family), e))
+	err = c.execute(message(unix.NFT_MSG_GETTABLE, 0, protocolFamily(family), e), func(answer netlink.Message) error {
+		info.Exists = true
+		return attributes(answer, func(d *netlink.AttributeDecoder) {
+			switch d.Type() {
+			case tableUserdata:
+				info.Managed = commentOf(d.Bytes()) == tableComment
+			case tableOwnerID:
+				info.Owner = d.Uint32()
+			}
+		})
+	})
 	if errors.Is(err, unix.ENOENT) {
 		return TableInfo{}, nil
 	}
 	if err != nil {
 		return TableInfo{}, fmt.Errorf("reading table %s: %w", name, err)
 	}
-	for _, answer := range answers {
-		info.Exists = true
-		if err := attributes(answer, func(d *netlink.AttributeDecoder) {
-			switch d.Type() {
-			case tableUserdata:
-				info.Managed = commentOf(d.Bytes()) == tableComment
-			case tableOwnerID:
-				info.Owner = d.Uint32()
-			case tableHandle:
-				info.Handle = d.Uint64()
-			}
-		}); err != nil {
-			return TableInfo{}, fmt.Errorf("reading table %s: %w", name, err)
-		}
-	}
 	return info, nil
 }
-
-const tableHandle = 4 // NFTA_TABLE_HANDLE
 
 // Port returns the netlink port of the Client (netlink(7), nl_pid).
 func (c *Client) Port() (port uint32, err error) {
@@ -241,28 +232,75 @@ func (c *Client) Port() (port uint32, err error) {
 	return port, errors.Join(err, controlErr)
 }
 
-func (c *Client) execute(request netlink.Message) ([]netlink.Message, error) {
-	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
-		return nil, err
+// execute sends a request and passes every answer. It does not use the receiving half of the netlink package, which reads pages
+// of 4 KiB: the kernel walks a set from its start for each part of a dump.
+func (c *Client) execute(request netlink.Message, each func(netlink.Message) error) error {
+	if err := c.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
 	}
-	answers, err := c.conn.Execute(request)
-	return answers, errors.Join(err, c.conn.SetDeadline(time.Time{}))
-}
-
-// dump requests all objects of a kind in a table, and passes those that belong to it.
-func (c *Client) dump(kind int, table string, family uint8, attribute uint16, each func(answer netlink.Message) error) error {
-	var e encoder
-	e.text(attribute, table)
-	answers, err := c.execute(message(kind, netlink.Dump, family, e))
+	request.Header.Flags |= netlink.Acknowledge
+	sent, err := c.conn.Send(request)
 	if err != nil {
 		return err
 	}
-	for _, answer := range answers {
-		if err := each(answer); err != nil {
-			return err
+	var errs []error
+	readErr := c.raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, failed := unix.Recvfrom(int(fd), c.replies, unix.MSG_DONTWAIT)
+			switch {
+			case errors.Is(failed, unix.EAGAIN):
+				return false
+			case errors.Is(failed, unix.EINTR):
+				continue
+			case failed != nil:
+				errs = append(errs, failed)
+				return true
+			}
+			done, broken := eachAnswer(c.replies[:n], sent.Header.Sequence, func(m netlink.Message) {
+				if err := each(m); err != nil && len(errs) == 0 {
+					errs = append(errs, err)
+				}
+			})
+			if broken != nil {
+				errs = append(errs, broken)
+			}
+			if done || broken != nil {
+				return true
+			}
+		}
+	})
+	return errors.Join(append(errs, readErr)...)
+}
+
+// eachAnswer passes the answers in a datagram to a request. done means that no more follow.
+func eachAnswer(datagram []byte, sequence uint32, each func(netlink.Message)) (done bool, err error) {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
+	if err != nil {
+		return false, fmt.Errorf("an answer of %d bytes is cut off: %w", len(datagram), err)
+	}
+	for _, m := range messages {
+		switch {
+		case m.Header.Seq != sequence:
+		case m.Header.Type == unix.NLMSG_DONE, m.Header.Type == unix.NLMSG_ERROR:
+			if len(m.Data) < 4 {
+				return true, fmt.Errorf("an answer of %d bytes is cut off", len(datagram))
+			}
+			if code := int32(binary.NativeEndian.Uint32(m.Data)); code < 0 {
+				return true, syscall.Errno(-code)
+			}
+			return true, nil
+		default:
+			each(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(m.Header.Type)}, Data: m.Data})
 		}
 	}
-	return nil
+	return false, nil
+}
+
+// dump passes all objects of a kind in a table.
+func (c *Client) dump(kind int, table string, family uint8, attribute uint16, each func(answer netlink.Message) error) error {
+	var e encoder
+	e.text(attribute, table)
+	return c.execute(message(kind, netlink.Dump, family, e), each)
 }
 
 // readAttempts bounds how often a table is read while other processes change nf_tables.
@@ -337,32 +375,24 @@ func (c *Client) elements(table, set string, family uint8) (elements []rawElemen
 	var e encoder
 	e.text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
 	e.text(unix.NFTA_SET_ELEM_LIST_SET, set)
-	answers, err := c.execute(message(unix.NFT_MSG_GETSETELEM, netlink.Dump, family, e))
-	if err != nil {
-		return nil, err
-	}
-	for _, answer := range answers {
-		if elements, err = elementsOf(elements, answer); err != nil {
-			return nil, err
-		}
-	}
-	return elements, nil
+	err = c.execute(message(unix.NFT_MSG_GETSETELEM, netlink.Dump, family, e), func(answer netlink.Message) (err error) {
+		elements, err = elementsOf(elements, answer)
+		return err
+	})
+	return elements, err
 }
 
 // Generation returns a number that changes with every change of nf_tables in the network namespace.
 func (c *Client) Generation() (id uint32, err error) {
-	answers, err := c.execute(message(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil))
-	if err != nil {
-		return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
-	}
-	for _, answer := range answers {
-		if err := attributes(answer, func(d *netlink.AttributeDecoder) {
+	err = c.execute(message(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil), func(answer netlink.Message) error {
+		return attributes(answer, func(d *netlink.AttributeDecoder) {
 			if d.Type() == unix.NFTA_GEN_ID {
 				id = d.Uint32()
 			}
-		}); err != nil {
-			return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
-		}
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("reading the generation of nf_tables: %w", err)
 	}
 	return id, nil
 }

@@ -41,6 +41,7 @@ const (
 
 	frontendsMap   = "frontends"
 	rangesMap      = "ranges"
+	chainsMap      = "chains"
 	backendsMap    = "backends"
 	uplinksMap     = "uplinks"
 	repliesMap     = "replies"
@@ -179,21 +180,30 @@ type Parts struct {
 	family gateway.Family
 	own    gateway.Ownership
 	// ranges counts the elements of the map of ranges.
-	ranges   int
+	ranges int
+	// units are the Units by name, uses counts the Forwards that need them.
 	units    map[string]Unit
+	uses     map[string]int
 	elements map[string][]ruleset.Element
 }
 
 // NewParts returns Parts without Forwards.
 func NewParts(family gateway.Family, own gateway.Ownership) *Parts {
-	return &Parts{family: family, own: own, units: map[string]Unit{}, elements: map[string][]ruleset.Element{}}
+	return &Parts{family: family, own: own, units: map[string]Unit{}, uses: map[string]int{}, elements: map[string][]ruleset.Element{}}
 }
 
 // Add adds a Forward.
 func (p *Parts) Add(f *gateway.Forward) {
 	c := Contribute(f, p.own)
 	for _, u := range c.Units {
+		p.uses[u.Name]++
+		if _, found := p.units[u.Name]; found {
+			continue
+		}
 		p.units[u.Name] = u
+		for _, e := range u.Elements {
+			p.elements[e.Set] = append(p.elements[e.Set], e.Element)
+		}
 	}
 	for _, e := range c.Elements {
 		if e.Set == rangesMap {

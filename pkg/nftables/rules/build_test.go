@@ -136,6 +136,7 @@ func TestContributions(t *testing.T) {
 		for _, u := range units {
 			got.Chains = append(got.Chains, u.Chains...)
 			got.Sets = append(got.Sets, u.Sets...)
+			elements = append(elements, u.Elements...)
 		}
 		for i := range got.Sets {
 			for _, e := range elements {

@@ -31,15 +31,32 @@ func NewBuilder(family gateway.Family, own gateway.Ownership) *Builder {
 	return &Builder{family: family, own: own, units: map[string]int{}}
 }
 
+// Start builds the whole table, and forgets what was built before.
+func (b *Builder) Start(state gateway.State) ruleset.Table {
+	b.forwards = OfFamily(state.Forwards, b.family)
+	parts := b.parts()
+	b.units, b.ranges = parts.uses, parts.ranges
+	b.host = Host(state, b.family, b.own, b.ranges > 0)
+	return b.whole(parts)
+}
+
 // Built returns the whole table as last built, which is empty at first.
 func (b *Builder) Built() ruleset.Table {
 	if len(b.host.Chains) == 0 {
 		return ruleset.Table{Family: b.family}
 	}
+	return b.whole(b.parts())
+}
+
+func (b *Builder) parts() *Parts {
 	parts := NewParts(b.family, b.own)
 	for _, f := range b.forwards {
 		parts.Add(f)
 	}
+	return parts
+}
+
+func (b *Builder) whole(parts *Parts) ruleset.Table {
 	table := ruleset.Table{Family: b.family, Helpers: b.host.Helpers, Chains: slices.Clone(b.host.Chains)}
 	for _, set := range b.host.Sets {
 		set.Elements = slices.Clone(set.Elements)
@@ -106,25 +123,35 @@ func (c *change) count(f *gateway.Forward, n int) {
 		if e.Set == rangesMap {
 			c.ranges += n
 		}
-		if c.elements[e.Set] == nil {
-			c.elements[e.Set] = &elementChange{}
-		}
-		if set := c.elements[e.Set]; n > 0 {
-			set.added = append(set.added, e.Element)
-		} else {
-			set.removed = append(set.removed, e.Element)
-		}
+		c.element(e, n > 0)
+	}
+}
+
+func (c *change) element(e Placed, added bool) {
+	if c.elements[e.Set] == nil {
+		c.elements[e.Set] = &elementChange{}
+	}
+	if set := c.elements[e.Set]; added {
+		set.added = append(set.added, e.Element)
+	} else {
+		set.removed = append(set.removed, e.Element)
 	}
 }
 
 func (c *change) addTo(batch *ruleset.Batch, host ruleset.Table) {
 	for _, name := range slices.Sorted(maps.Keys(c.units)) {
 		before := c.builder.units[name]
-		switch now, unit := before+c.units[name], c.content[name]; {
+		now, unit := before+c.units[name], c.content[name]
+		switch {
 		case before == 0 && now > 0:
 			batch.AddChains, batch.AddSets = append(batch.AddChains, unit.Chains...), append(batch.AddSets, unit.Sets...)
 		case before > 0 && now == 0:
 			batch.DeleteChains, batch.DeleteSets = append(batch.DeleteChains, unit.Chains...), append(batch.DeleteSets, unit.Sets...)
+		default:
+			continue
+		}
+		for _, e := range unit.Elements {
+			c.element(e, now > 0)
 		}
 	}
 	for _, set := range host.Sets {

@@ -31,11 +31,12 @@ type Placed struct {
 	ruleset.Element
 }
 
-// Unit is chains and sets that several Forwards share. Units with the same Name are equal.
+// Unit is chains, sets and elements that several Forwards share. Units with the same Name are equal.
 type Unit struct {
-	Name   string
-	Chains []ruleset.Chain
-	Sets   []ruleset.Set
+	Name     string
+	Chains   []ruleset.Chain
+	Sets     []ruleset.Set
+	Elements []Placed
 }
 
 // Contribute returns what a Forward adds to the table of its family.
@@ -70,13 +71,21 @@ func (c *contribution) element(set string, e ruleset.Element) {
 
 // frontend leads ports to a chain.
 func (c *contribution) frontend(ports gateway.PortRange, chain string) {
-	e := ruleset.Element{Key: c.frontendKey(ports.First), Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: chain}}
+	id := chainID(chain)
+	c.unit(Unit{Name: "to " + chain, Elements: []Placed{{chainsMap, ruleset.Element{Key: id, Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: chain}}}}})
+	e := ruleset.Element{Key: c.frontendKey(ports.First), Data: id}
 	if ports.Single() {
 		c.element(frontendsMap, e)
 		return
 	}
 	e.Last = c.frontendKey(ports.Last)
 	c.element(rangesMap, e)
+}
+
+// chainID identifies a chain in the maps.
+func chainID(chain string) string {
+	sum := sha256.Sum256([]byte(chain))
+	return string(sum[:16])
 }
 
 func (c *contribution) frontendKey(p uint16) string {

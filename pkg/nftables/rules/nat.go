@@ -16,8 +16,10 @@ import (
 func (b *builder) forwardMaps() {
 	address := addressType(b.family)
 	frontend := key(address, ruleset.ProtocolType, ruleset.PortType)
-	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: key(ruleset.VerdictType), Counters: true})
-	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: key(ruleset.VerdictType), Interval: true, Counters: true})
+	id := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
+	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: id, Counters: true})
+	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: id, Interval: true, Counters: true})
+	b.set(chainsMap, ruleset.Schema{Key: id, Data: key(ruleset.VerdictType)})
 	b.set(backendsMap, ruleset.Schema{
 		Key:  key(address, ruleset.ProtocolType, ruleset.PortType, ruleset.MarkType),
 		Data: key(address, ruleset.PortType),
@@ -57,13 +59,19 @@ func (b *builder) nat() {
 
 // services returns the rules that lead the first packet of a connection to the chain of its Frontend.
 func (b *builder) services() []ruleset.Rule {
-	rules := []ruleset.Rule{rule("", lookupVerdict(frontendKey(b.family), frontendsMap))}
+	rules := []ruleset.Rule{rule("", b.frontend(frontendsMap))}
 	if b.ranges {
-		rules = append(rules, rule("", lookupVerdict(frontendKey(b.family), rangesMap)))
+		rules = append(rules, rule("", b.frontend(rangesMap)))
 	}
 	// A connection that a helper expects begins with the mark of its parent.
 	return append(rules, rule("not for a Mapping", connectionMark(b.own.Forwarded()),
 		setConnectionMark(gateway.Mark{Mask: forwardedMark(b.own).Mask})))
+}
+
+// frontend continues in the chain of the Frontend. The map holds the identifier of the chain instead of the verdict: the kernel
+// walks all elements of verdict maps before it commits a verdict.
+func (b *builder) frontend(set string) exprs {
+	return append(frontendKey(b.family), ruleset.LookupMap{Set: set}, ruleset.Lookup{Set: chainsMap, Verdict: true})
 }
 
 // forwardedMark marks a translated connection that is masqueraded.

@@ -18,10 +18,15 @@ type speller struct {
 	sets   map[string]Schema
 	// random holds the maps that a rule looks up by a random number.
 	random map[string]bool
+	// joined holds the maps whose value is the key of a verdict map, which nft(8) spells as one verdict map.
+	joined map[string]map[string]Verdict
+	// inner holds these verdict maps.
+	inner map[string]bool
 }
 
 func newSpeller(t Table) *speller {
 	s := &speller{family: t.Family, sets: make(map[string]Schema, len(t.Sets)), random: map[string]bool{}}
+	s.joinMaps(t)
 	for i := range t.Sets {
 		s.sets[t.Sets[i].Name] = t.Sets[i].Schema
 	}
@@ -31,6 +36,35 @@ func newSpeller(t Table) *speller {
 		}
 	}
 	return s
+}
+
+// joinMaps finds maps whose value only leads to a verdict map.
+func (s *speller) joinMaps(t Table) {
+	s.joined, s.inner = map[string]map[string]Verdict{}, map[string]bool{}
+	for i := range t.Chains {
+		for _, r := range t.Chains[i].Rules {
+			for j := 1; j < len(r.Exprs); j++ {
+				outer, isMap := r.Exprs[j-1].(LookupMap)
+				inner, isLookup := r.Exprs[j].(Lookup)
+				if isMap && isLookup && inner.Verdict && inner.From == outer.To {
+					s.joined[outer.Set], s.inner[inner.Set] = verdictsOf(t, inner.Set), true
+				}
+			}
+		}
+	}
+}
+
+func verdictsOf(t Table, name string) map[string]Verdict {
+	verdicts := map[string]Verdict{}
+	for i := range t.Sets {
+		if t.Sets[i].Name != name {
+			continue
+		}
+		for _, e := range t.Sets[i].Elements {
+			verdicts[e.Key] = e.Verdict
+		}
+	}
+	return verdicts
 }
 
 func (s *speller) findRandom(r *Rule) {
@@ -79,6 +113,7 @@ const (
 	hexClass
 	constantClass
 	mssClass
+	verdictClass
 )
 
 // registers are the terms of the registers.

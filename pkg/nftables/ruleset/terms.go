@@ -143,6 +143,9 @@ func (s *speller) key(regs *registers, set string, from Register) (string, error
 }
 
 func (s *speller) lookup(regs *registers, e Lookup) (string, error) {
+	if t, err := regs.get(e.From); err == nil && t.class == verdictClass && e.Verdict {
+		return t.text, nil
+	}
 	key, err := s.key(regs, e.Set, e.From)
 	operator := " @"
 	switch {
@@ -158,6 +161,9 @@ func (s *speller) lookupMap(regs *registers, e LookupMap) error {
 	key, err := s.key(regs, e.Set, e.From)
 	if err != nil {
 		return err
+	}
+	if s.joined[e.Set] != nil {
+		return regs.put(e.To, term{text: key + " vmap @" + e.Set, class: verdictClass})
 	}
 	to := e.To
 	for i, d := range s.sets[e.Set].Data {

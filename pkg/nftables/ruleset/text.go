@@ -13,7 +13,7 @@ import (
 )
 
 // WriteText writes the table as input for `nft -f -` (nft(8)), in the order of the Table, so that equal tables have equal text.
-// A rule that nft(8) cannot spell becomes a comment. Elements of a Dynamic set are left out. It returns an error if nft(8) cannot
+// A map whose value is the key of a verdict map becomes one with it. A rule that nft(8) cannot spell becomes a comment. Elements of a Dynamic set are left out. It returns an error if nft(8) cannot
 // spell a name.
 func WriteText(w io.Writer, table Table, name string) error {
 	p := printer{Writer: bufio.NewWriter(w), speller: newSpeller(table)}
@@ -53,6 +53,9 @@ func (p *printer) table(t Table, name string) error {
 		}
 	}
 	for i := range t.Sets {
+		if p.inner[t.Sets[i].Name] {
+			continue
+		}
 		if err := p.set(&t.Sets[i]); err != nil {
 			return err
 		}
@@ -142,10 +145,14 @@ func (p *printer) element(s *Set, e *Element) (string, error) {
 	if err != nil || !s.IsMap() {
 		return text, err
 	}
-	data, err := spellKey(s.Data, e.Data, "", false)
-	if s.Data[0] == VerdictType {
-		data, err = spellVerdict(e.Verdict)
+	verdict := e.Verdict
+	if joined := p.joined[s.Name]; joined != nil {
+		verdict = joined[e.Data]
+	} else if s.Data[0] != VerdictType {
+		data, err := spellKey(s.Data, e.Data, "", false)
+		return text + " : " + data, err
 	}
+	data, err := spellVerdict(verdict)
 	return text + " : " + data, err
 }
 

@@ -26,7 +26,10 @@ func (s *speller) typeOf(set *Set) string {
 		text = "typeof "
 	}
 	text += s.join(set.Key, random)
-	if set.IsMap() {
+	switch {
+	case s.joined[set.Name] != nil:
+		text += " : " + typeNames[VerdictType]
+	case set.IsMap():
 		text += " : " + s.join(set.Data, random)
 	}
 	return text
