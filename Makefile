@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab check test test-unit test-packages test-boot fuzz bench bench-go bench-datapath bench-relay chaos soak verify lint update packages clean
+.PHONY: help setup build demo lab check test test-unit test-packages test-boot test-kernels fuzz bench bench-go bench-datapath bench-relay chaos soak verify lint update packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ test-packages: packages ## install, upgrade and remove the packages in a tempora
 
 test-boot: packages ## boot a Debian with the packages and follow the README (debootstrap, systemd-nspawn, root)
 	@scripts/packages/boot.sh
+
+test-kernels: ## the tests with the kernel on Debian's kernels 6.1 and 6.12, emulated (Debian on amd64; an hour); KERNELS=6.12 SUITES=pkg/host
+	@scripts/setup.sh kernels
+	@KERNELS="$(KERNELS)" SUITES="$(SUITES)" FLAGS="$(FLAGS)" scripts/kernels/run.sh
 
 fuzz: ## every fuzz target for FUZZTIME (30s); failing inputs are kept in testdata/fuzz of the package
 	@scripts/fuzz.sh

@@ -5,15 +5,16 @@
 # Installs missing tools with the distribution's own package manager:
 #   setup.sh demo    tools of the lab and the demo
 #   setup.sh test    also the tools of tests, checks and packaging (default)
+#   setup.sh kernels also the tools that boot other kernels
 # As root on Debian, Ubuntu (apt-get) or Fedora (dnf) it installs them. Otherwise it prints one line with the packages, and fails.
 # If nothing is missing, it needs no root and does not prompt.
 set -euo pipefail
 
 purpose="${1:-test}"
 case $purpose in
-demo | test) ;;
+demo | test | kernels) ;;
 *)
-	echo "usage: setup.sh [demo|test]" >&2
+	echo "usage: setup.sh [demo|test|kernels]" >&2
 	exit 2
 	;;
 esac
@@ -39,6 +40,8 @@ ipset                     | ipset                    | ipset                 | s
 firewalld                 | firewalld                | firewalld             | tests with another firewall
 nft                       | nftables                 | nftables              | benchmarks of kube-proxy with nftables
 tcpdump                   | tcpdump                  | tcpdump               | tests of missing packets
+wg                        | wireguard-tools          | wireguard-tools       | tests of uplinks of WireGuard
+ipvsadm                   | ipvsadm                  | ipvsadm               | tests with IPVS on the gateway
 gcc                       | gcc                      | gcc                   | the race detector
 /usr/include/stdlib.h     | libc6-dev                | glibc-devel           | the race detector
 shellcheck                | shellcheck               | ShellCheck            | make verify
@@ -47,8 +50,13 @@ rpm                       | rpm                      | rpm                   | t
 systemd-analyze           | systemd                  | systemd               | tests of the systemd unit
 buildah                   | buildah                  | buildah               | tests of the image of the relay
 '
+kernels='
+qemu-system-x86_64        | qemu-system-x86          | qemu-system-x86-core  | booting other kernels
+busybox                   | busybox-static           | busybox               | their first programs
+'
 table="$demo"
 [[ $purpose == demo ]] || table+="$test"
+[[ $purpose != kernels ]] || table+="$kernels"
 
 if command -v apt-get >/dev/null; then
 	manager=apt-get column=2

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/smartnat/smartnat/pkg/testenv"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -70,13 +69,7 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 			eachVariant(t, func(t *testing.T, w *world) {
 				rogue := w.Host(lab.Rogue)
 				if tc.kind != "" {
-					output, err := rogue.Exec(timeout(t, patience), strings.Fields("ip link add link eth0 name probe type "+tc.kind+map[string]string{"vlan": " id 9"}[tc.kind])...)
-					if err != nil && (strings.Contains(output, "Unknown device type") || strings.Contains(output, "not supported")) {
-						testenv.Lacks(t, "links of type "+tc.kind)
-					}
-					if _, err := rogue.Exec(timeout(t, patience), "ip", "link", "del", "probe"); err != nil {
-						t.Fatal(err)
-					}
+					w.requireLinks(t, tc.kind)
 				}
 				w.pods(t, 8080)
 				for _, line := range append(tc.gateway, "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv6.conf.all.forwarding=1") {
