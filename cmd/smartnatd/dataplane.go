@@ -163,7 +163,7 @@ func allIPTables(cfg config.Config) dataplane.Leftovers {
 	}
 	return iptables.NewAllLeftovers(tables, func() (iptables.Sets, error) {
 		// A question about sets would load their module.
-		if _, err := os.Stat("/sys/module/ip_set"); err != nil {
+		if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
 		sets, err := ipset.New(cfg.Ownership)

@@ -141,6 +141,20 @@ func TestTrialLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestRenderedTextLoads checks that nft takes what render prints.
+func TestRenderedTextLoads(t *testing.T) {
+	testenv.RequireTool(t, "nft")
+	testenv.NewNetNS(t)
+	exit, stdout, stderr := smartnatd(t, "", "render", "--dataplane", "nftables", "-f", "testdata/mapping.yaml", "-f", "testdata/service.yaml")
+	if exit != 0 {
+		t.Fatal(stderr)
+	}
+	nft(t, stdout)
+	if loaded := output(t, "nft", "list", "table", "ip", "smartnat"); !strings.Contains(loaded, "vmap @frontends") {
+		t.Errorf("loaded, but the table is\n%s", loaded)
+	}
+}
+
 // TestWithoutPrograms runs smartnatd on a host that has none of the programs of netfilter. It forwards, with rules that need
 // nothing of iptables in the kernel.
 func TestWithoutPrograms(t *testing.T) {

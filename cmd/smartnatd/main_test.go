@@ -47,7 +47,16 @@ func TestRenderOfTheExample(t *testing.T) {
 
 func TestRenderReadsAnyLayoutOfFilesAlike(t *testing.T) {
 	mapping, service := readFile(t, "testdata/mapping.yaml"), readFile(t, "testdata/service.yaml")
-	_, want, _ := smartnatd(t, "", "render", "-f", "testdata/mapping.yaml", "-f", "testdata/service.yaml")
+	for _, plane := range []string{"iptables", "nftables"} {
+		t.Run(plane, func(t *testing.T) { testLayouts(t, plane, mapping, service) })
+	}
+}
+
+func testLayouts(t *testing.T, plane, mapping, service string) {
+	_, want, _ := smartnatd(t, "", "render", "--dataplane", plane, "-f", "testdata/mapping.yaml", "-f", "testdata/service.yaml")
+	if !strings.Contains(want, "10.96.0.20") {
+		t.Errorf("the backend is missing in\n%s", want)
+	}
 	for _, test := range []struct {
 		name, stdin string
 		args        []string
@@ -57,7 +66,7 @@ func TestRenderReadsAnyLayoutOfFilesAlike(t *testing.T) {
 		{"a folder", "", []string{"-f", "testdata"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			exit, got, stderr := smartnatd(t, test.stdin, append([]string{"render"}, test.args...)...)
+			exit, got, stderr := smartnatd(t, test.stdin, append([]string{"render", "--dataplane", plane}, test.args...)...)
 			if exit != 0 {
 				t.Fatal(stderr)
 			}
@@ -133,6 +142,8 @@ func TestMistakesAreOneClearLineEach(t *testing.T) {
 		{"objects that are not there yet", []string{"--config", config(files)}, exitFailure, []string{"source.files.paths[0]"}},
 		{"render without files", []string{"render"}, exitUsage, []string{"-f FILE"}},
 		{"render of a file that is missing", []string{"render", "-f", "/nonexistent.yaml"}, exitUsage, []string{"/nonexistent.yaml"}},
+		{"render for a data plane that does not exist", []string{"render", "-f", "/nonexistent.yaml", "--dataplane", "nft"}, exitUsage,
+			[]string{`"nft" must be iptables or nftables`}},
 		{"an unknown command", []string{"mapp"}, exitUsage, []string{"mapp"}},
 		{"one argument too many", []string{"cleanup", "all"}, exitUsage, []string{"all"}},
 		{"a flag without its value", []string{"render", "-f"}, exitUsage, []string{"-f"}},

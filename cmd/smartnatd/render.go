@@ -22,19 +22,23 @@ import (
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables/rules"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/nftables/netlink"
+	nftrules "github.com/smartnat/smartnat/pkg/nftables/rules"
+	nftruleset "github.com/smartnat/smartnat/pkg/nftables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
 func newRenderCommand() *cobra.Command {
 	var files []string
+	var plane string
 	command := &cobra.Command{
 		Use:   "render -f FILE",
 		Short: "Print what smartnatd would program for the objects in files; needs no root and changes nothing",
 		Long: `render prints the complete input of iptables-restore and ip6tables-restore, and the ip rules and routes, that smartnatd
-would program for the Mappings, Services and EndpointSlices in the files. Standard error gets
-a line for each finding that keeps a Mapping from being in effect. If a Mapping is not accepted, render prints the rest
-and exits with 1.
+would program for the Mappings, Services and EndpointSlices in the files. With --dataplane nftables it prints input of
+nft -f, with the ip rules and routes as comments. Standard error gets a line for each finding that keeps a Mapping from
+being in effect. If a Mapping is not accepted, render prints the rest and exits with 1.
 
 Without --config every address of every Mapping counts as an address of this host, and there are no uplinks.`,
 		Example: "  smartnatd render -f mapping.yaml -f service.yaml\n  kubectl get mappings,services,endpointslices -o yaml | smartnatd render -f -",
@@ -42,6 +46,9 @@ Without --config every address of every Mapping counts as an address of this hos
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(files) == 0 {
 				return usageError{errors.New("name the files that hold the objects: -f FILE, or -f - for standard input")}
+			}
+			if plane != config.DataplaneIPTables && plane != config.DataplaneNFTables {
+				return usageError{fmt.Errorf("--dataplane %q must be %s or %s", plane, config.DataplaneIPTables, config.DataplaneNFTables)}
 			}
 			snapshot, err := source.ReadFiles(files, cmd.InOrStdin())
 			if err != nil {
@@ -55,6 +62,10 @@ Without --config every address of every Mapping counts as an address of this hos
 			for _, finding := range findings {
 				fmt.Fprintln(cmd.ErrOrStderr(), finding)
 			}
+			render := renderIPTables
+			if plane == config.DataplaneNFTables {
+				render = renderNFTables
+			}
 			if err := render(cmd.OutOrStdout(), state, cfg); err != nil {
 				return err
 			}
@@ -62,6 +73,7 @@ Without --config every address of every Mapping counts as an address of this hos
 		},
 	}
 	command.Flags().StringArrayVarP(&files, "filename", "f", nil, "a `file` or folder of objects, or - for standard input; may be given several times")
+	command.Flags().StringVar(&plane, "dataplane", config.DataplaneIPTables, "the data plane whose rules to print, `iptables` or nftables")
 	return command
 }
 
@@ -97,7 +109,7 @@ func renderConfig(cmd *cobra.Command) (config.Config, gateway.Host, error) {
 	return cfg, observed, nil
 }
 
-func render(out io.Writer, state gateway.State, cfg config.Config) error {
+func renderIPTables(out io.Writer, state gateway.State, cfg config.Config) error {
 	options := rules.Options{Ownership: cfg.Ownership, RandomFully: true}
 	for _, family := range []struct {
 		family  gateway.Family
@@ -108,11 +120,31 @@ func render(out io.Writer, state gateway.State, cfg config.Config) error {
 			return err
 		}
 	}
+	return renderRouting(out, "", state, cfg)
+}
+
+// renderNFTables prints a whole that nft(8) can read.
+func renderNFTables(out io.Writer, state gateway.State, cfg config.Config) error {
+	if _, err := fmt.Fprintln(out, "# nft -f"); err != nil {
+		return err
+	}
+	for _, family := range []gateway.Family{gateway.IPv4, gateway.IPv6} {
+		if err := nftruleset.WriteText(out, nftrules.Build(state, family, cfg.Ownership), netlink.TableName(cfg.Ownership)); err != nil {
+			return fmt.Errorf("printing the IPv%d rules: %w", family, err)
+		}
+		if _, err := fmt.Fprintln(out); err != nil {
+			return err
+		}
+	}
+	return renderRouting(out, "# ", state, cfg)
+}
+
+func renderRouting(out io.Writer, prefix string, state gateway.State, cfg config.Config) error {
 	if _, err := fmt.Fprintln(out, "# ip rules and routes"); err != nil {
 		return err
 	}
 	for _, command := range policyrouting.Build(state, cfg.Ownership).Commands() {
-		if _, err := fmt.Fprintln(out, command); err != nil {
+		if _, err := fmt.Fprintln(out, prefix+command); err != nil {
 			return err
 		}
 	}
