@@ -65,7 +65,7 @@ func TestKernelTextMeansTheSame(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) { same(t, tc.state(family), family) })
 		}
 		random := rand.New(rand.NewPCG(9, uint64(family)))
-		for i := range 8 {
+		for i := range 5 {
 			t.Run(fmt.Sprintf("random %d/IPv%d", i, family), func(t *testing.T) { same(t, randomState(random, family), family) })
 		}
 	}
@@ -75,13 +75,13 @@ func TestKernelTextMeansTheSame(t *testing.T) {
 func packetsOf(state gateway.State, family gateway.Family) []packet.Packet {
 	var packets []packet.Packet
 	add := func(p packet.Packet) {
-		for _, p.In = range []string{"eth1", "eth2", "eth0", ""} {
+		for _, p.In = range []string{"eth1", "eth0", ""} {
 			packets = append(packets, p)
 		}
 	}
 	for _, f := range state.Forwards {
 		for _, port := range []uint16{f.Ports.First - 1, f.Ports.First, f.Ports.Last} {
-			for _, n := range []int{1, 31, 32} {
+			for _, n := range []int{1, 32} {
 				add(firstPacket(family, client(family, n), f.Address, f.Protocol, port))
 			}
 		}
