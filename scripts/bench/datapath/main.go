@@ -82,7 +82,7 @@ func run(short bool, out string) error {
 	if short {
 		p = quick()
 	}
-	backends := []string{"legacy", "nft"}
+	backends := []string{"legacy", "nft", nftables}
 	b := &bench{plan: p, started: time.Now(), total: len(backends) * len(ways.Families) * (len(p.ports) + 1)}
 	b.report.Run = load.Begin()
 	b.report.Quick = short

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/bench/load"
@@ -31,14 +32,26 @@ maxRulesPerNamespace: 0
 type world struct {
 	*lab.Lab
 	daemon *lab.Process
+	// native means that smartnatd and the manual rules use nf_tables without iptables.
+	native bool
 }
 
+// nftables is the native API of nf_tables. "nft" is iptables on it.
+const nftables = "nftables"
+
 func newWorld(ctx context.Context, backend string) (*world, error) {
-	l, err := lab.Start(ctx, lab.WithoutControlPlane(), lab.WithVariant(map[string]string{"legacy": "legacy", "nft": "nf_tables"}[backend]))
+	variant := "nf_tables"
+	if backend == "legacy" {
+		variant = "legacy"
+	}
+	l, err := lab.Start(ctx, lab.WithoutControlPlane(), lab.WithVariant(variant))
 	if err != nil {
 		return nil, err
 	}
-	w := &world{Lab: l}
+	w := &world{Lab: l, native: backend == nftables}
+	if w.native {
+		backend = "nft"
+	}
 	if err := ways.Add(ctx, l, backend); err != nil {
 		return nil, errors.Join(fmt.Errorf("adding the routing hosts: %w", err), l.Stop())
 	}
@@ -69,7 +82,11 @@ func (w *world) program(ctx context.Context, ports int) (time.Duration, error) {
 		return 0, err
 	}
 	started := time.Now()
-	daemon, err := w.StartGateway(ctx, gatewayConfig)
+	plane := "iptables"
+	if w.native {
+		plane = nftables
+	}
+	daemon, err := w.StartGateway(ctx, gatewayConfig+"dataplane: "+plane+"\n")
 	w.daemon = daemon
 	return time.Since(started), err
 }
@@ -86,6 +103,9 @@ func (w *world) endDaemon(ctx context.Context) error {
 
 // byHand adds manual rules for the first port and returns a function that removes them.
 func (w *world) byHand(ctx context.Context) (undo func() error, err error) {
+	if w.native {
+		return w.byHandNative(ctx)
+	}
 	lines := []string{"sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"}
 	for family, program := range map[string]string{"IPv4": "iptables", "IPv6": "ip6tables"} {
 		for k, chance := range []string{"-m statistic --mode random --probability 0.3333", "-m statistic --mode random --probability 0.5", ""} {
@@ -97,4 +117,28 @@ func (w *world) byHand(ctx context.Context) (undo func() error, err error) {
 	return func() error {
 		return w.exec(ctx, lab.Gateway, "iptables -t nat -F", "ip6tables -t nat -F", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
 	}, w.exec(ctx, lab.Gateway, lines...)
+}
+
+// byHandNative is byHand with nft(8).
+func (w *world) byHandNative(ctx context.Context) (undo func() error, err error) {
+	lines := []string{"sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"}
+	for family, name := range map[string]string{"IPv4": "ip", "IPv6": "ip6"} {
+		pods := ways.PodTargets(family, ways.PlainPods, 1)
+		lines = append(lines,
+			"nft add table "+name+" manual",
+			"nft add chain "+name+" manual prerouting { type nat hook prerouting priority -100 ; }",
+			"nft add chain "+name+" manual postrouting { type nat hook postrouting priority 100 ; }",
+			fmt.Sprintf("nft add rule %s manual prerouting %s daddr %s tcp dport %d dnat to numgen random mod 3 map { 0 : %s , 1 : %s , 2 : %s }",
+				name, name, external[family], ways.FirstPort, addressAndPort(pods[0]), addressAndPort(pods[1]), addressAndPort(pods[2])),
+			"nft add rule "+name+" manual postrouting oifname eth0 masquerade fully-random",
+		)
+	}
+	return func() error {
+		return w.exec(ctx, lab.Gateway, "nft delete table ip manual", "nft delete table ip6 manual", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+	}, w.exec(ctx, lab.Gateway, lines...)
+}
+
+// addressAndPort spells a target as a value of a map.
+func addressAndPort(target netip.AddrPort) string {
+	return fmt.Sprintf("%s . %d", target.Addr(), target.Port())
 }

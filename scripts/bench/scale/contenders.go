@@ -27,14 +27,17 @@ const (
 	smartnat  = "smartnat"
 	kubeProxy = "kube-proxy"
 	byHand    = "iptables-restore"
+
+	// nftables is the native API of nf_tables. "nft" is iptables on it.
+	nftables = "nftables"
 )
 
-// contenders returns all contenders. kube-proxy's nftables mode works without iptables.
+// contenders returns all contenders. Those on nftables work without iptables.
 func contenders() []Contender {
 	return []Contender{
-		{smartnat, "legacy"}, {smartnat, "nft"},
+		{smartnat, "legacy"}, {smartnat, "nft"}, {smartnat, nftables},
 		{byHand, "legacy"}, {byHand, "nft"},
-		{kubeProxy, "legacy"}, {kubeProxy, "nft"}, {kubeProxy, "nftables"},
+		{kubeProxy, "legacy"}, {kubeProxy, "nft"}, {kubeProxy, nftables},
 	}
 }
 
@@ -61,7 +64,7 @@ type runner interface {
 func (c Contender) runner(w *world, ports int) runner {
 	switch c.Name {
 	case smartnat:
-		return &smartnatRunner{daemon: daemon{world: w}}
+		return &smartnatRunner{daemon: daemon{world: w}, native: c.Backend == nftables}
 	case byHand:
 		return &handRunner{world: w, ports: ports}
 	}
@@ -97,8 +100,11 @@ func (d *daemon) stop(context.Context) error {
 	return d.running.Kill()
 }
 
-// smartnatRunner is smartnatd with objects from a relay.
-type smartnatRunner struct{ daemon }
+// smartnatRunner is smartnatd with objects from a relay. native means that it programs nf_tables without iptables.
+type smartnatRunner struct {
+	daemon
+	native bool
+}
 
 // smartnatConfig lifts the limits per namespace, because all ports are in one namespace, and accepts EndpointSlices without a
 // controller, because none runs here.
@@ -126,7 +132,11 @@ func (r *smartnatRunner) prepare(ctx context.Context) error {
 }
 
 func (r *smartnatRunner) start(ctx context.Context) (err error) {
-	r.running, err = r.StartGateway(ctx, smartnatConfig+fmt.Sprintf("forwardedOnly: %t\n", r.ForwardedOnly))
+	plane := "iptables"
+	if r.native {
+		plane = nftables
+	}
+	r.running, err = r.StartGateway(ctx, smartnatConfig+fmt.Sprintf("forwardedOnly: %t\ndataplane: %s\n", r.ForwardedOnly, plane))
 	return err
 }
 
@@ -154,7 +164,7 @@ func (r *kubeProxyRunner) prepare(ctx context.Context) error {
 
 func (r *kubeProxyRunner) start(context.Context) (err error) {
 	mode := r.mode
-	if mode != "nftables" {
+	if mode != nftables {
 		mode = "iptables"
 	}
 	r.running, err = r.StartKubeProxy(lab.Gateway, gatewayNode, "--proxy-mode="+mode, "--iptables-min-sync-period=1s")

@@ -133,7 +133,7 @@ func (b *bench) size(ctx context.Context, w *world, r runner, result *Result) er
 	if err := b.memory(ctx, w, r, result); err != nil {
 		return err
 	}
-	if result.Backend == "nftables" {
+	if result.Backend == nftables {
 		return nil
 	}
 	program := "iptables-save"

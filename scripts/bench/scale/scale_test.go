@@ -154,12 +154,14 @@ func TestPlan(t *testing.T) {
 	for _, test := range []struct{ name, only, ports, want string }{
 		{"numbers are sorted and variants are excluded", "smartnat", "1000,20", `IPv4/endpoints/smartnat legacy/20
 IPv4/endpoints/smartnat nft/20
+IPv4/endpoints/smartnat nftables/20
 IPv4/endpoints/smartnat legacy/1000
-IPv4/endpoints/smartnat nft/1000`},
+IPv4/endpoints/smartnat nft/1000
+IPv4/endpoints/smartnat nftables/1000`},
 		{"a mode of kube-proxy", "kube-proxy nft$", "", `IPv4/endpoints/kube-proxy nft/100
 IPv4/endpoints/kube-proxy nft/1000
 IPv4/endpoints/kube-proxy nft/10000`},
-		{"variants", "smartnat nft", "", `IPv4/endpoints/smartnat nft/10
+		{"variants", "smartnat nft$", "", `IPv4/endpoints/smartnat nft/10
 IPv4/endpoints/smartnat nft/100
 IPv4/endpoints/smartnat nft/1000
 IPv4/endpoints/smartnat nft/10000
