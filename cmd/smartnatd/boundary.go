@@ -48,7 +48,7 @@ that smartnat-boundary.service runs it at boot before any link is configured. If
 // guard puts up the boundary.
 func guard(cmd *cobra.Command, cfg config.Config) error {
 	ctx := cmd.Context()
-	chosen, err := choosePlane(cfg, tryOnce(cfg.RuntimeDir, func(programs *program.Runner) error { return tryIPTables(ctx, cfg, programs) }))
+	chosen, err := choosePlane(cfg, tryOnce(cfg.RuntimeDir, false, func(programs *program.Runner) error { return tryIPTables(ctx, cfg, programs) }))
 	if err != nil {
 		return err
 	}

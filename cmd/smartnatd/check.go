@@ -18,7 +18,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
-	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
@@ -57,7 +56,8 @@ type checker struct {
 
 	observed   gateway.Host
 	observeErr error
-	tables     *program.Runner
+	// chosen has no name if no data plane can be chosen.
+	chosen plane
 }
 
 // hopsSettle covers the kernel's three requests for a neighbour and one look at the result.
@@ -75,7 +75,7 @@ func (c *checker) checks() []check.Check {
 		check.Func(c.config),
 		check.Func(c.credentials),
 		check.Func(c.privileges),
-		check.Func(c.iptables),
+		check.Func(c.dataplane),
 		check.Func(c.rules),
 		check.Func(c.forwardPolicy),
 		check.Func(c.forwardHook),

@@ -82,6 +82,20 @@ func TestCheckOfAHost(t *testing.T) {
 			{"a next hop that is silent, and one that is on no link", func(t *testing.T, configFile string) {
 				appendTo(t, configFile, "serviceRoutes: [{destination: 10.96.0.0/16, via: [10.99.0.1, 10.237.94.77]}]\n")
 			}, 2, "FAILED  serviceRoutes[0]: no next hop of 10.96.0.0/16"},
+			{"the data plane", func(*testing.T, string) {}, 0, "ok      dataplane: iptables, because iptables accepts a trial rule"},
+			{"nftables", func(t *testing.T, configFile string) {
+				appendTo(t, configFile, "dataplane: nftables\n")
+			}, 0, "ok      nftables rules: tried"},
+			{"Docker's policy with nftables", func(t *testing.T, configFile string) {
+				appendTo(t, configFile, "dataplane: nftables\n")
+				output(t, "iptables-"+backend, "-P", "FORWARD", "DROP")
+			}, 1, "WARN    FORWARD: the IPv4 chain FORWARD drops what is forwarded for Mappings, as an accept in nftables does not count there: iptables-" +
+				backend + " -I FORWARD -m connmark --mark 0x10/0x10 -j ACCEPT; or set dataplane: iptables"},
+			{"another table that drops, with nftables", func(t *testing.T, configFile string) {
+				appendTo(t, configFile, "dataplane: nftables\n")
+				nft(t, "table inet fw { chain forward { type filter hook forward priority 10; policy drop; }; }")
+			}, 1, "WARN    nftables: chain forward of table inet fw drops what is forwarded for Mappings, as an accept in nftables does not count there: " +
+				"nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept"},
 			{"Docker's policy", func(t *testing.T, _ string) {
 				output(t, "iptables-"+backend, "-P", "FORWARD", "DROP")
 			}, 1, "WARN    FORWARD: the IPv4 policy"},
@@ -132,15 +146,17 @@ func TestCheckOfAHost(t *testing.T) {
 // enough.
 func TestCheckTriesRules(t *testing.T) {
 	for _, test := range []struct {
-		name, refused string
-		exit          int
-		want          string
+		name, refused, dataplane string
+		exit                     int
+		want                     string
 	}{
-		{"affinity", "-m recent", 1, "WARN    iptables rules: session affinity is refused (it needs xt_recent"},
-		{"all", "-A", 2, "FAILED  iptables rules: forwarding is refused"},
+		{"affinity", "-m recent", "auto", 1, "WARN    iptables rules: session affinity is refused (it needs xt_recent"},
+		{"all, with iptables", "-A", "iptables", 2, "FAILED  iptables rules: forwarding is refused"},
+		{"all", "-A", "auto", 0, "ok      dataplane: nftables, because iptables does not work: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			configFile := checkHost(t, "auto")
+			appendTo(t, configFile, "dataplane: "+test.dataplane+"\n")
 			dir := t.TempDir()
 			for _, family := range []string{"iptables", "ip6tables"} {
 				for _, program := range []string{family, family + "-save", family + "-restore"} {

@@ -21,6 +21,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
@@ -72,39 +73,56 @@ func checkPrivileges() error {
 	return nil
 }
 
-func (c *checker) iptables(ctx context.Context) []check.Line {
+// dataplane checks which data plane smartnatd chooses here.
+func (c *checker) dataplane(ctx context.Context) []check.Line {
 	var err error
-	if c.tables, err = newIPTables(c.cfg); err != nil {
+	if c.chosen, err = choosePlane(c.cfg, tryOnce(c.cfg.RuntimeDir, true, func(programs *program.Runner) error { return c.tryIPTables(ctx, programs) })); err != nil {
+		if isMissing(err) {
+			err = fmt.Errorf("%w; or set dataplane: nftables, which needs no program", err)
+		}
 		return check.Errors("iptables", err)
 	}
-	what := fmt.Sprintf("iptables (%s)", c.tables.Variant())
-	other, err := c.tables.OtherVariantRules(ctx)
+	lines := []check.Line{{Level: check.OK, What: "dataplane", Text: c.chosen.name + ", because " + c.chosen.reason}}
+	if c.chosen.programs == nil {
+		return lines
+	}
+	what := fmt.Sprintf("iptables (%s)", c.chosen.programs.Variant())
+	other, err := c.chosen.programs.OtherVariantRules(ctx)
 	switch {
 	case err != nil:
-		return check.Errors(what, err)
+		return append(lines, check.Errors(what, err)...)
 	case other != "":
-		return []check.Line{{Level: check.Warning, What: what, Text: other + ", and the kernel runs the rules of both variants: set iptables.variant to what the others use"}}
+		return append(lines, check.Line{Level: check.Warning, What: what, Text: other + ", and the kernel runs the rules of both variants: set iptables.variant to what the others use"})
 	}
-	return check.Errors(what, nil)
+	return append(lines, check.Errors(what, nil)...)
 }
 
-// rules tries all features in a separate network namespace. That is a valid test, because a module that a rule needs is loaded
+// tryIPTables tries a rule in a separate network namespace. That is a valid test, because a module that a rule needs is loaded
 // for the whole kernel.
+func (c *checker) tryIPTables(ctx context.Context, programs *program.Runner) error {
+	return host.InNewNamespace(func() error { return tryIPTables(ctx, c.cfg, programs) })
+}
+
+// rules tries all features of the data plane in a separate network namespace.
 func (c *checker) rules(ctx context.Context) []check.Line {
-	if c.tables == nil {
+	if c.chosen.name == "" {
 		return nil // already reported
 	}
 	var lines []check.Line
 	err := host.InNewNamespace(func() error {
 		osRelease, _ := os.ReadFile("/etc/os-release") // advice is generic without it
-		try := func(state gateway.State) error {
-			return newIPTablesRuleset(c.cfg, c.tables, c.tables, nil).Try(ctx, state)
+		var planes dataplanes
+		defer planes.close()
+		tried, err := planes.dataplane(c.cfg, c.chosen, c.chosen.programs, nil)
+		if err != nil {
+			return err
 		}
-		lines = check.Rules(check.Features(c.cfg.ClampMSS), try, string(osRelease), kernelRelease())
+		try := func(state gateway.State) error { return tried.Try(ctx, state) }
+		lines = check.Rules(c.chosen.name, check.Features(c.cfg.ClampMSS), try, string(osRelease), kernelRelease())
 		return nil
 	})
 	if err != nil {
-		return []check.Line{{Level: check.Warning, What: "iptables rules", Text: fmt.Sprintf("not tried: %v; run check as root", err)}}
+		return []check.Line{{Level: check.Warning, What: c.chosen.name + " rules", Text: fmt.Sprintf("not tried: %v; run check as root", err)}}
 	}
 	return lines
 }
@@ -117,13 +135,17 @@ func kernelRelease() string {
 	return unix.ByteSliceToString(uts.Release[:])
 }
 
+// forwardPolicy checks what rules of iptables do to connections of Mappings.
 func (c *checker) forwardPolicy(ctx context.Context) []check.Line {
-	if c.tables == nil || checkPrivileges() != nil {
+	if c.chosen.name == "" || checkPrivileges() != nil {
 		return nil // already reported
 	}
+	if c.chosen.programs == nil {
+		return c.forwardTables(ctx)
+	}
 	var lines []check.Line
-	for _, family := range c.tables.Families() {
-		tables, err := c.tables.Save(ctx, family)
+	for _, family := range c.chosen.programs.Families() {
+		tables, err := c.chosen.programs.Save(ctx, family)
 		if err != nil {
 			lines = append(lines, check.Errors(fmt.Sprintf("IPv%d tables", family), err)...)
 			continue
@@ -133,9 +155,34 @@ func (c *checker) forwardPolicy(ctx context.Context) []check.Line {
 	return lines
 }
 
+// forwardTables checks the tables of both variants of iptables while nftables has our rules.
+func (c *checker) forwardTables(ctx context.Context) []check.Line {
+	var lines []check.Line
+	works := false
+	if c.cfg.Dataplane == config.DataplaneNFTables { // with auto, iptables does not work
+		programs, err := newIPTables(c.cfg)
+		works = err == nil && c.tryIPTables(ctx, programs) == nil
+	}
+	for _, variant := range program.AllUnused(c.cfg.IPTables.LockTimeout) {
+		families, err := variant.Families()
+		if err != nil {
+			lines = append(lines, check.Errors("iptables", err)...)
+		}
+		for _, family := range families {
+			tables, err := variant.Save(ctx, family)
+			if err != nil {
+				lines = append(lines, check.Errors(fmt.Sprintf("IPv%d tables", family), err)...)
+				continue
+			}
+			lines = append(lines, check.ForwardTables(tables, variant.Name(family), c.cfg.Ownership, works)...)
+		}
+	}
+	return lines
+}
+
 // forwardHook checks the nf_tables chains of other programs.
 func (c *checker) forwardHook(context.Context) []check.Line {
-	if c.tables == nil || checkPrivileges() != nil {
+	if c.chosen.name == "" || checkPrivileges() != nil {
 		return nil // already reported
 	}
 	dropping, err := host.DroppingForwards(c.cfg.Ownership)
@@ -146,7 +193,20 @@ func (c *checker) forwardHook(context.Context) []check.Line {
 	for _, d := range dropping {
 		chains = append(chains, check.BaseChain(d))
 	}
-	return check.ForwardHook(chains, c.tables.Variant(), c.cfg.Ownership)
+	return check.ForwardHook(chains, c.chosen.name, c.showsNFTables(), c.cfg.Ownership)
+}
+
+// showsNFTables reports whether forwardPolicy saw the chains of iptables in nf_tables.
+func (c *checker) showsNFTables() bool {
+	if c.chosen.programs != nil {
+		return c.chosen.programs.Variant() == program.NFTables
+	}
+	for _, variant := range program.AllUnused(c.cfg.IPTables.LockTimeout) {
+		if families, err := variant.Families(); err == nil && variant.Variant() == program.NFTables && len(families) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *checker) conntrack(context.Context) []check.Line {

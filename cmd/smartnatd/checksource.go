@@ -33,7 +33,8 @@ func (c *checker) source(ctx context.Context) []check.Line {
 	if snapshot == nil || c.observeErr != nil {
 		return lines
 	}
-	return append(lines, check.Mappings(*snapshot, c.observed, c.cfg)...)
+	lines = append(lines, check.Mappings(*snapshot, c.observed, c.cfg)...)
+	return append(lines, check.Scale(*snapshot, c.observed, c.cfg, c.chosen.name)...)
 }
 
 // server is one of the servers that a source may ask.

@@ -96,6 +96,15 @@ func (p *dataplanes) owned() bool {
 	return p.tables != nil && p.tables.Owned()
 }
 
+// close gives up the tables.
+func (p *dataplanes) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tables != nil {
+		_ = p.tables.Close()
+	}
+}
+
 // ruleset constructs the Ruleset of nftables.
 func (p *dataplanes) ruleset(cfg config.Config, families []gateway.Family) (*nftables.Ruleset, error) {
 	tables, err := p.open(cfg.Ownership)

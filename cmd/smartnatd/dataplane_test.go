@@ -104,7 +104,7 @@ func TestTrialsAreRecorded(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			trials, outcome := 0, test.first
-			try := tryOnce(dir, func(*program.Runner) error { trials++; return outcome })
+			try := tryOnce(dir, false, func(*program.Runner) error { trials++; return outcome })
 			if err := try(nf); !errors.Is(err, test.first) {
 				t.Errorf("the first trial: %v, want %v", err, test.first)
 			}

@@ -103,7 +103,7 @@ func (b *builder) newSource(cfg config.Config, restore bool, changed func()) (so
 // newRunner constructs the parts that touch the kernel, and their controller.
 func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runner, error) {
 	log := b.log
-	chosen, err := choosePlane(cfg, tryOnce(cfg.RuntimeDir, func(programs *program.Runner) error { return tryIPTables(b.ctx, cfg, programs) }))
+	chosen, err := choosePlane(cfg, tryOnce(cfg.RuntimeDir, false, func(programs *program.Runner) error { return tryIPTables(b.ctx, cfg, programs) }))
 	if err != nil {
 		return nil, err
 	}

@@ -276,3 +276,62 @@ func TestDataplanesChangeWithoutAGap(t *testing.T) {
 		})
 	}
 }
+
+// TestDockersForwardPolicy starts with nftables on a host with the rules of Docker. They drop what a Mapping forwards, until the
+// command that check names has run. With iptables, nothing needs to be done.
+func TestDockersForwardPolicy(t *testing.T) {
+	layout, err := filepath.Abs("../../scripts/lab/e2e/testdata/docker.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, variant := range []string{"nf_tables", "legacy"} {
+		t.Run(variant, func(t *testing.T) {
+			iptables := map[string]string{"nf_tables": "iptables-nft", "legacy": "iptables-legacy"}[variant]
+			configFile := newRoutedHost(t, "iptables: {variant: "+variant+"}\ndataplane: nftables\n")
+			output(t, iptables+"-restore", layout)
+			systemd := supervise(t)
+			program := startProgram(t, systemd, configFile)
+			awaitWord(t, systemd, "READY=1", 1)
+			udp, err := connection("udp4")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { udp.Close() })
+			dropped := func() int {
+				policy := output(t, iptables, "-nvxL", "FORWARD")
+				var packets int
+				if _, err := fmt.Sscanf(policy, "Chain FORWARD (policy DROP %d packets", &packets); err != nil {
+					t.Fatalf("%v: %s", err, policy)
+				}
+				return packets
+			}
+			if _, err := fmt.Fprintln(udp, "echo"); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(10 * time.Second); dropped() == 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("Docker's policy drops nothing: this test proves nothing")
+				}
+			}
+			_, stdout, _ := smartnatd(t, "", "check", "--config", configFile)
+			_, mend, found := strings.Cut(stdout, "does not count there: "+iptables+" ")
+			mend, _, more := strings.Cut(mend, ";")
+			if !found || !more {
+				t.Fatalf("no command in\n%s", stdout)
+			}
+			output(t, iptables, strings.Fields(mend)...)
+			startTraffic(t).end(t)
+			if _, stdout, _ := smartnatd(t, "", "check", "--config", configFile); strings.Contains(stdout, "does not count there") {
+				t.Errorf("mended, but check says\n%s", stdout)
+			}
+			output(t, iptables, strings.Fields(strings.Replace(mend, "-I", "-D", 1))...)
+			write(t, configFile, strings.Replace(readFile(t, configFile), "dataplane: nftables", "dataplane: iptables", 1))
+			if err := program.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			awaitWord(t, systemd, "READY=1", 2)
+			startTraffic(t).end(t)
+			program.end(t)
+		})
+	}
+}

@@ -38,8 +38,9 @@ func tryIPTables(ctx context.Context, cfg config.Config, programs *program.Runne
 // the file, or if it is damaged, iptables is tried again.
 const trialFile = "smartnatd.iptables"
 
-// tryOnce returns the outcome of try, which it calls once for each boot and variant of iptables.
-func tryOnce(runtimeDir string, try func(*program.Runner) error) func(*program.Runner) error {
+// tryOnce returns the outcome of try, which it calls once for each boot and variant of iptables. It writes the record unless
+// readOnly is set.
+func tryOnce(runtimeDir string, readOnly bool, try func(*program.Runner) error) func(*program.Runner) error {
 	return func(programs *program.Runner) error {
 		boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		if err != nil {
@@ -50,7 +51,7 @@ func tryOnce(runtimeDir string, try func(*program.Runner) error) func(*program.R
 			return outcome
 		}
 		outcome := try(programs)
-		if outcome == nil || errors.Is(outcome, gateway.ErrRefused) {
+		if !readOnly && (outcome == nil || errors.Is(outcome, gateway.ErrRefused)) {
 			recordTrial(runtimeDir, about, outcome)
 		}
 		return outcome

@@ -235,11 +235,11 @@ func TestForwardPolicy(t *testing.T) {
 func TestForwardHook(t *testing.T) {
 	own := gateway.DefaultOwnership()
 	fw, filter, mine := BaseChain{"inet", "fw", "forward"}, BaseChain{"ip", "filter", "FORWARD"}, BaseChain{"inet", "filter", "FORWARD"}
-	expect(t, ForwardHook(nil, "legacy", own))
-	expect(t, ForwardHook([]BaseChain{fw, filter}, "nf_tables", own),
-		"WARN    nftables: chain forward of table inet fw drops|nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept")
-	expect(t, ForwardHook([]BaseChain{filter}, "legacy", own), "WARN    nftables: chain FORWARD of table ip filter")
-	expect(t, ForwardHook([]BaseChain{mine}, "nf_tables", own), "WARN    nftables: chain FORWARD of table inet filter")
+	expect(t, ForwardHook(nil, "iptables", false, own))
+	expect(t, ForwardHook([]BaseChain{fw, filter}, "nftables", true, own),
+		"WARN    nftables: chain forward of table inet fw drops|an accept in nftables does not count|nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept")
+	expect(t, ForwardHook([]BaseChain{filter}, "iptables", false, own), "WARN    nftables: chain FORWARD of table ip filter")
+	expect(t, ForwardHook([]BaseChain{mine}, "iptables", true, own), "WARN    nftables: chain FORWARD of table inet filter")
 }
 
 func TestIPRules(t *testing.T) {
@@ -280,11 +280,12 @@ func TestRules(t *testing.T) {
 		}
 	}
 	const el, ubuntu = "NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n", "ID=ubuntu\nID_LIKE=debian\n"
-	expect(t, Rules(Features(true), refuse(), el, "6.12"), "ok      iptables rules")
-	expect(t, Rules(Features(true), refuse("forwarding", "clampMSS"), el, "6.12"), "FAILED  iptables rules: forwarding|line 3|kernel-modules-extra-6.12|nft_compat")
-	expect(t, Rules(Features(true), refuse("session affinity", "clampMSS"), ubuntu, "6.8"),
+	expect(t, Rules("iptables", Features(true), refuse(), el, "6.12"), "ok      iptables rules")
+	expect(t, Rules("iptables", Features(true), refuse("forwarding", "clampMSS"), el, "6.12"), "FAILED  iptables rules: forwarding|line 3|kernel-modules-extra-6.12|nft_compat|dataplane: nftables")
+	expect(t, Rules("nftables", Features(true), refuse("forwarding", "clampMSS"), el, "5.4"), "FAILED  nftables rules: forwarding|nft_numgen|it needs Linux 5.9, and this is 5.4")
+	expect(t, Rules("iptables", Features(true), refuse("session affinity", "clampMSS"), ubuntu, "6.8"),
 		"WARN    iptables rules: session affinity|xt_recent|linux-modules-extra-6.8", "WARN    iptables rules: clampMSS|xt_TCPMSS")
-	expect(t, Rules(Features(true), refuse("clampMSS"), "", "6.1"), "WARN    iptables rules|kernel 6.1")
+	expect(t, Rules("iptables", Features(true), refuse("clampMSS"), "", "6.1"), "WARN    iptables rules|kernel 6.1")
 	var names []string
 	for _, f := range Features(false) {
 		names = append(names, f.Name)

@@ -43,16 +43,17 @@ type BaseChain struct {
 	Family, Table, Name string
 }
 
-// ForwardHook reports such chains, except for those of iptables if they also have our rules: ForwardPolicy checks them.
-func ForwardHook(chains []BaseChain, iptables string, own gateway.Ownership) []Line {
+// ForwardHook reports such chains. dataplane is the one that has our rules. readable means that iptables shows its own chains in
+// nf_tables: then ForwardPolicy or ForwardTables checks them.
+func ForwardHook(chains []BaseChain, dataplane string, readable bool, own gateway.Ownership) []Line {
 	var lines []Line
 	for _, c := range chains {
-		if iptables == "nf_tables" && c.Name == "FORWARD" && c.Table == "filter" && c.Family != "inet" {
+		if readable && c.Name == "FORWARD" && c.Table == "filter" && c.Family != "inet" {
 			continue
 		}
 		mark := own.Forwarded().Mask
-		lines = append(lines, one(Warning, "nftables", "chain %[2]s of table %[1]s drops what is forwarded for Mappings, as an accept in iptables does not "+
-			"count there: nft insert rule %[1]s %[2]s ct mark and %#[3]x == %#[3]x accept", c.Family+" "+c.Table, c.Name, mark)...)
+		lines = append(lines, one(Warning, "nftables", "chain %[2]s of table %[1]s drops what is forwarded for Mappings, as an accept in %[4]s does not "+
+			"count there: nft insert rule %[1]s %[2]s ct mark and %#[3]x == %#[3]x accept", c.Family+" "+c.Table, c.Name, mark, dataplane)...)
 	}
 	return lines
 }

@@ -9,13 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-// Feature is a set of rules that iptables and the kernel may not support.
+// Feature is a set of rules that iptables or the kernel may not support.
 type Feature struct {
-	// Name is the purpose, Modules are the kernel modules that it needs.
-	Name, Modules string
+	// Name is the purpose. Modules are the kernel modules that it needs with iptables, NFTables with nftables.
+	Name, Modules, NFTables string
 	// Essential is set if nothing works without it.
 	Essential bool
 	// State has rules that need the feature.
@@ -40,33 +41,33 @@ func Features(clampMSS bool) []Feature {
 	}
 	features := []Feature{
 		{
-			Name: "forwarding", Modules: "nf_nat, xt_conntrack, xt_connmark, xt_mark, xt_comment, xt_MASQUERADE", Essential: true,
+			Name: "forwarding", Modules: "nf_nat, xt_conntrack, xt_connmark, xt_mark, xt_comment, xt_MASQUERADE", NFTables: "nf_tables, nft_chain_nat, nft_nat, nft_ct, nft_masq, nft_numgen, nft_reject_inet", Essential: true,
 			State: forward(func(*gateway.Forward) {}),
 		},
 		{
-			Name: "several endpoints", Modules: "xt_statistic",
+			Name: "several endpoints", Modules: "xt_statistic", NFTables: "nft_numgen",
 			State: forward(func(f *gateway.Forward) { f.Direct, f.Backends = true, backends }),
 		},
 		{
-			Name: "session affinity", Modules: "xt_recent",
+			Name: "session affinity", Modules: "xt_recent", NFTables: "nf_tables sets with timeouts",
 			State: forward(func(f *gateway.Forward) { f.Direct, f.Backends, f.Affinity = true, backends, time.Hour }),
 		},
 		{
-			Name: "refusal of connections to a Service without endpoints", Modules: "ipt_REJECT, ip6t_REJECT",
+			Name: "refusal of connections to a Service without endpoints", Modules: "ipt_REJECT, ip6t_REJECT", NFTables: "nft_reject_ipv4, nft_reject_ipv6",
 			State: forward(func(f *gateway.Forward) { f.Backends = nil }),
 		},
 	}
 	if clampMSS {
 		state := forward(func(*gateway.Forward) {})
 		state.ClampMSS = true
-		features = append(features, Feature{Name: "clampMSS", Modules: "xt_TCPMSS", State: state})
+		features = append(features, Feature{Name: "clampMSS", Modules: "xt_TCPMSS", NFTables: "nft_exthdr", State: state})
 	}
 	return features
 }
 
-// Rules tries each Feature, and reports refused ones with the package to install.
-func Rules(features []Feature, try func(gateway.State) error, osRelease, kernel string) []Line {
-	const what = "iptables rules"
+// Rules tries each Feature with a data plane, and reports refused ones with what is missing.
+func Rules(dataplane string, features []Feature, try func(gateway.State) error, osRelease, kernel string) []Line {
+	what := dataplane + " rules"
 	var lines []Line
 	for _, f := range features {
 		err := try(f.State)
@@ -77,7 +78,13 @@ func Rules(features []Feature, try func(gateway.State) error, osRelease, kernel 
 		if f.Essential {
 			level = Failed
 		}
-		lines = append(lines, one(level, what, "%s is refused (it needs %s): %s; %s", f.Name, f.Modules, err, install(osRelease, kernel))...)
+		modules, advice := f.Modules, install(osRelease, kernel)
+		if dataplane == config.DataplaneNFTables {
+			modules, advice = f.NFTables, "it needs Linux 5.9, and this is "+kernel
+		} else if f.Essential {
+			advice += ", or set dataplane: nftables, which needs none of them"
+		}
+		lines = append(lines, one(level, what, "%s is refused (it needs %s): %s; %s", f.Name, modules, err, advice)...)
 		if f.Essential {
 			return lines // the others would be refused too
 		}

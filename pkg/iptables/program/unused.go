@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -125,6 +126,18 @@ func (u Unused) Families() ([]gateway.Family, error) {
 	}
 	return families, nil
 }
+
+// Name returns the name of the program for a family, or "" if none is installed.
+func (u Unused) Name(family gateway.Family) string {
+	found, err := u.find(family)
+	if err != nil || found == "" {
+		return ""
+	}
+	return filepath.Base(string(found))
+}
+
+// Variant returns Legacy or NFTables.
+func (u Unused) Variant() string { return u.variant }
 
 // Save reads all tables of a family.
 func (u Unused) Save(ctx context.Context, family gateway.Family) (ruleset.Ruleset, error) {
