@@ -296,10 +296,10 @@ func eachAnswer(datagram []byte, sequence uint32, each func(netlink.Message)) (d
 	return false, nil
 }
 
-// dump passes all objects of a kind in a table.
-func (c *Client) dump(kind int, table string, family uint8, attribute uint16, each func(answer netlink.Message) error) error {
+// dump passes all objects of a kind in a table. All kinds name their table by the same attribute.
+func (c *Client) dump(kind int, table string, family uint8, each func(answer netlink.Message) error) error {
 	var e encoder
-	e.text(attribute, table)
+	e.text(unix.NFTA_TABLE_NAME, table)
 	return c.execute(message(kind, netlink.Dump, family, e), each)
 }
 
@@ -329,7 +329,7 @@ func (c *Client) read(name string, family gateway.Family) (ruleset.Table, error)
 	number := protocolFamily(family)
 	chains := map[string]int{}
 	errs := []error{
-		c.dump(unix.NFT_MSG_GETCHAIN, name, number, unix.NFTA_CHAIN_TABLE, func(answer netlink.Message) error {
+		c.dump(unix.NFT_MSG_GETCHAIN, name, number, func(answer netlink.Message) error {
 			of, chain, err := chainOf(answer)
 			if of == name {
 				chains[chain.Name] = len(table.Chains)
@@ -337,21 +337,21 @@ func (c *Client) read(name string, family gateway.Family) (ruleset.Table, error)
 			}
 			return err
 		}),
-		c.dump(unix.NFT_MSG_GETRULE, name, number, unix.NFTA_RULE_TABLE, func(answer netlink.Message) error {
+		c.dump(unix.NFT_MSG_GETRULE, name, number, func(answer netlink.Message) error {
 			chain, rule, err := ruleOf(answer)
 			if i, found := chains[chain]; found && err == nil {
 				table.Chains[i].Rules = append(table.Chains[i].Rules, rule)
 			}
 			return err
 		}),
-		c.dump(unix.NFT_MSG_GETSET, name, number, unix.NFTA_SET_TABLE, func(answer netlink.Message) error {
+		c.dump(unix.NFT_MSG_GETSET, name, number, func(answer netlink.Message) error {
 			of, set, err := setOf(answer)
 			if of == name {
 				table.Sets = append(table.Sets, set)
 			}
 			return err
 		}),
-		c.dump(unix.NFT_MSG_GETOBJ, name, number, unix.NFTA_OBJ_TABLE, func(answer netlink.Message) error {
+		c.dump(unix.NFT_MSG_GETOBJ, name, number, func(answer netlink.Message) error {
 			of, helper, err := helperOf(answer)
 			if of == name {
 				table.Helpers = append(table.Helpers, helper)

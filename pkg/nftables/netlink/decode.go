@@ -49,9 +49,6 @@ func nested(d *netlink.AttributeDecoder, each func(d *netlink.AttributeDecoder))
 	})
 }
 
-// list calls each for every element of a list of nested attributes.
-func list(d *netlink.AttributeDecoder, each func(d *netlink.AttributeDecoder)) { nested(d, each) }
-
 func value(d *netlink.AttributeDecoder) (data string) {
 	nested(d, func(d *netlink.AttributeDecoder) {
 		if d.Type() == unix.NFTA_DATA_VALUE {
@@ -61,19 +58,15 @@ func value(d *netlink.AttributeDecoder) (data string) {
 	return data
 }
 
+// verdict decodes the attributes of a verdict.
 func verdict(d *netlink.AttributeDecoder) (v ruleset.Verdict) {
 	nested(d, func(d *netlink.AttributeDecoder) {
-		if d.Type() != unix.NFTA_DATA_VERDICT {
-			return
+		switch d.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			v.Code = ruleset.VerdictCode(int32(d.Uint32()))
+		case unix.NFTA_VERDICT_CHAIN:
+			v.Chain = d.String()
 		}
-		nested(d, func(d *netlink.AttributeDecoder) {
-			switch d.Type() {
-			case unix.NFTA_VERDICT_CODE:
-				v.Code = ruleset.VerdictCode(int32(d.Uint32()))
-			case unix.NFTA_VERDICT_CHAIN:
-				v.Chain = d.String()
-			}
-		})
 	})
 	return v
 }
@@ -116,7 +109,7 @@ func ruleOf(answer netlink.Message) (chain string, r ruleset.Rule, err error) {
 		case unix.NFTA_RULE_CHAIN:
 			chain = d.String()
 		case unix.NFTA_RULE_EXPRESSIONS:
-			list(d, func(d *netlink.AttributeDecoder) { r.Exprs = append(r.Exprs, exprOf(d)) })
+			nested(d, func(d *netlink.AttributeDecoder) { r.Exprs = append(r.Exprs, exprOf(d)) })
 		case unix.NFTA_RULE_USERDATA:
 			r.Comment = commentOf(d.Bytes())
 		}
@@ -175,14 +168,7 @@ func (f *fields) read(name string, d *netlink.AttributeDecoder) {
 			case unix.NFTA_DATA_VALUE:
 				f.data[kind] = string(d.Bytes())
 			case unix.NFTA_DATA_VERDICT:
-				nested(d, func(d *netlink.AttributeDecoder) {
-					switch d.Type() {
-					case unix.NFTA_VERDICT_CODE:
-						f.verdict.Code = ruleset.VerdictCode(int32(d.Uint32()))
-					case unix.NFTA_VERDICT_CHAIN:
-						f.verdict.Chain = d.String()
-					}
-				})
+				f.verdict = verdict(d)
 			}
 		})
 	case name == "bitwise" && (kind == unix.NFTA_BITWISE_MASK || kind == unix.NFTA_BITWISE_XOR), name == "cmp" && kind == unix.NFTA_CMP_DATA:
@@ -381,7 +367,7 @@ type rawElement struct {
 func elementsOf(elements []rawElement, answer netlink.Message) ([]rawElement, error) {
 	err := attributes(answer, func(d *netlink.AttributeDecoder) {
 		if d.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-			list(d, func(d *netlink.AttributeDecoder) { elements = append(elements, elementOf(d)) })
+			nested(d, func(d *netlink.AttributeDecoder) { elements = append(elements, elementOf(d)) })
 		}
 	})
 	return elements, err
@@ -408,14 +394,7 @@ func elementOf(d *netlink.AttributeDecoder) (e rawElement) {
 				case unix.NFTA_DATA_VALUE:
 					e.Data = string(d.Bytes())
 				case unix.NFTA_DATA_VERDICT:
-					nested(d, func(d *netlink.AttributeDecoder) {
-						switch d.Type() {
-						case unix.NFTA_VERDICT_CODE:
-							e.Verdict.Code = ruleset.VerdictCode(int32(d.Uint32()))
-						case unix.NFTA_VERDICT_CHAIN:
-							e.Verdict.Chain = d.String()
-						}
-					})
+					e.Verdict = verdict(d)
 				}
 			})
 		}

@@ -121,11 +121,22 @@ func (e *encoder) rule(r ruleset.Rule, family uint8) (err error) {
 
 // expr appends the name and the attributes of an expression.
 func (e *encoder) expr(x ruleset.Expr, family uint8) error {
-	as := func(name string, fill func()) error {
+	as := func(name string, fill func()) bool {
 		e.text(unix.NFTA_EXPR_NAME, name)
 		e.nested(unix.NFTA_EXPR_DATA, fill)
+		return true
+	}
+	if e.load(x, as) || e.property(x, as) || e.lookup(x, as) || e.action(x, family, as) || e.segment(x, as) {
 		return nil
 	}
+	return fmt.Errorf("an expression of type %T cannot be written", x)
+}
+
+// named appends an expression with a name, and returns true.
+type named func(name string, fill func()) bool
+
+// load appends an expression that writes or compares a register.
+func (e *encoder) load(x ruleset.Expr, as named) bool {
 	switch x := x.(type) {
 	case ruleset.Payload:
 		return as("payload", func() {
@@ -133,26 +144,6 @@ func (e *encoder) expr(x ruleset.Expr, family uint8) error {
 			e.number(unix.NFTA_PAYLOAD_BASE, uint32(x.Base))
 			e.number(unix.NFTA_PAYLOAD_OFFSET, x.Offset)
 			e.number(unix.NFTA_PAYLOAD_LEN, x.Len)
-		})
-	case ruleset.Meta:
-		return as("meta", func() {
-			e.number(unix.NFTA_META_KEY, uint32(x.Key))
-			e.number(unix.NFTA_META_DREG, register(x.To))
-		})
-	case ruleset.SetMeta:
-		return as("meta", func() {
-			e.number(unix.NFTA_META_KEY, uint32(x.Key))
-			e.number(unix.NFTA_META_SREG, register(x.From))
-		})
-	case ruleset.Ct:
-		return as("ct", func() {
-			e.number(unix.NFTA_CT_KEY, uint32(x.Key))
-			e.number(unix.NFTA_CT_DREG, register(x.To))
-		})
-	case ruleset.SetCt:
-		return as("ct", func() {
-			e.number(unix.NFTA_CT_KEY, uint32(x.Key))
-			e.number(unix.NFTA_CT_SREG, register(x.From))
 		})
 	case ruleset.Bitwise:
 		return as("bitwise", func() {
@@ -182,14 +173,46 @@ func (e *encoder) expr(x ruleset.Expr, family uint8) error {
 			e.number(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
 			e.verdict(unix.NFTA_IMMEDIATE_DATA, x)
 		})
-	case ruleset.Counter:
-		return as("counter", func() {})
+	case ruleset.Random:
+		return as("numgen", func() {
+			e.number(unix.NFTA_NG_DREG, register(x.To))
+			e.number(unix.NFTA_NG_MODULUS, x.Modulus)
+			e.number(unix.NFTA_NG_TYPE, unix.NFT_NG_RANDOM)
+			e.number(unix.NFTA_NG_OFFSET, x.Offset)
+		})
 	}
-	return e.setExpr(x, family, as)
+	return false
 }
 
-// setExpr appends expressions that refer to sets and objects, and those that act on the packet.
-func (e *encoder) setExpr(x ruleset.Expr, family uint8, as func(string, func()) error) error {
+// property appends an expression that loads or sets a property of the packet or the connection.
+func (e *encoder) property(x ruleset.Expr, as named) bool {
+	meta := func(key ruleset.MetaKey, attribute uint16, r ruleset.Register) bool {
+		return as("meta", func() {
+			e.number(unix.NFTA_META_KEY, uint32(key))
+			e.number(attribute, register(r))
+		})
+	}
+	ct := func(key ruleset.CtKey, attribute uint16, r ruleset.Register) bool {
+		return as("ct", func() {
+			e.number(unix.NFTA_CT_KEY, uint32(key))
+			e.number(attribute, register(r))
+		})
+	}
+	switch x := x.(type) {
+	case ruleset.Meta:
+		return meta(x.Key, unix.NFTA_META_DREG, x.To)
+	case ruleset.SetMeta:
+		return meta(x.Key, unix.NFTA_META_SREG, x.From)
+	case ruleset.Ct:
+		return ct(x.Key, unix.NFTA_CT_DREG, x.To)
+	case ruleset.SetCt:
+		return ct(x.Key, unix.NFTA_CT_SREG, x.From)
+	}
+	return false
+}
+
+// lookup appends an expression that refers to a set or an object.
+func (e *encoder) lookup(x ruleset.Expr, as named) bool {
 	switch x := x.(type) {
 	case ruleset.Lookup:
 		return as("lookup", func() {
@@ -208,13 +231,6 @@ func (e *encoder) setExpr(x ruleset.Expr, family uint8, as func(string, func()) 
 			e.number(unix.NFTA_LOOKUP_SREG, register(x.From))
 			e.number(unix.NFTA_LOOKUP_DREG, register(x.To))
 		})
-	case ruleset.Random:
-		return as("numgen", func() {
-			e.number(unix.NFTA_NG_DREG, register(x.To))
-			e.number(unix.NFTA_NG_MODULUS, x.Modulus)
-			e.number(unix.NFTA_NG_TYPE, unix.NFT_NG_RANDOM)
-			e.number(unix.NFTA_NG_OFFSET, x.Offset)
-		})
 	case ruleset.Update:
 		return as("dynset", func() {
 			e.text(unix.NFTA_DYNSET_SET_NAME, x.Set)
@@ -227,6 +243,15 @@ func (e *encoder) setExpr(x ruleset.Expr, family uint8, as func(string, func()) 
 			e.number(unix.NFTA_OBJREF_IMM_TYPE, ctHelperObject)
 			e.text(unix.NFTA_OBJREF_IMM_NAME, x.Name)
 		})
+	}
+	return false
+}
+
+// action appends an expression that acts on the packet or its connection.
+func (e *encoder) action(x ruleset.Expr, family uint8, as named) bool {
+	switch x := x.(type) {
+	case ruleset.Counter:
+		return as("counter", func() {})
 	case ruleset.NAT:
 		return as("nat", func() { e.nat(x, family) })
 	case ruleset.Masquerade:
@@ -246,6 +271,13 @@ func (e *encoder) setExpr(x ruleset.Expr, family uint8, as func(string, func()) 
 				e.bytes(unix.NFTA_REJECT_ICMP_CODE, []byte{byte(x.Code)})
 			}
 		})
+	}
+	return false
+}
+
+// segment appends an expression that limits the TCP segment size.
+func (e *encoder) segment(x ruleset.Expr, as named) bool {
+	switch x := x.(type) {
 	case ruleset.PathMSS:
 		return as("rt", func() {
 			e.number(unix.NFTA_RT_DREG, register(x.To))
@@ -268,7 +300,7 @@ func (e *encoder) setExpr(x ruleset.Expr, family uint8, as func(string, func()) 
 			e.number(unix.NFTA_EXTHDR_OP, exthdrTCPOption)
 		})
 	}
-	return fmt.Errorf("an expression of type %T cannot be written", x)
+	return false
 }
 
 func (e *encoder) nat(x ruleset.NAT, family uint8) {

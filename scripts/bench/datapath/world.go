@@ -67,9 +67,9 @@ func newWorld(ctx context.Context, backend string) (*world, error) {
 	return w, nil
 }
 
-// exec runs commands on a host.
-func (w *world) exec(ctx context.Context, host string, lines ...string) error {
-	return ways.Exec(ctx, w.Host(host), lines...)
+// exec runs commands on the gateway.
+func (w *world) exec(ctx context.Context, lines ...string) error {
+	return ways.Exec(ctx, w.Host(lab.Gateway), lines...)
 }
 
 // program makes smartnatd map the ports and returns the time from its start until it was ready.
@@ -115,8 +115,8 @@ func (w *world) byHand(ctx context.Context) (undo func() error, err error) {
 		lines = append(lines, program+" -t nat -A POSTROUTING -o eth0 -j MASQUERADE --random-fully")
 	}
 	return func() error {
-		return w.exec(ctx, lab.Gateway, "iptables -t nat -F", "ip6tables -t nat -F", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
-	}, w.exec(ctx, lab.Gateway, lines...)
+		return w.exec(ctx, "iptables -t nat -F", "ip6tables -t nat -F", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+	}, w.exec(ctx, lines...)
 }
 
 // byHandNative is byHand with nft(8).
@@ -134,8 +134,8 @@ func (w *world) byHandNative(ctx context.Context) (undo func() error, err error)
 		)
 	}
 	return func() error {
-		return w.exec(ctx, lab.Gateway, "nft delete table ip manual", "nft delete table ip6 manual", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
-	}, w.exec(ctx, lab.Gateway, lines...)
+		return w.exec(ctx, "nft delete table ip manual", "nft delete table ip6 manual", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+	}, w.exec(ctx, lines...)
 }
 
 // addressAndPort spells a target as a value of a map.
