@@ -16,9 +16,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # The only limit of time: a machine that prints no line for so many seconds hangs.
 silence=900
 
-# Packages whose tests run in namespaces of their own. Other labs need a control plane, and the tests of other programs a compiler.
+# Packages whose tests run in namespaces of their own. Other labs need a control plane, and the tests of programs a compiler or an hour.
 suites() {
-	grep -rlE --include='*_test.go' 'testenv\.Main\(' pkg cmd/smartnatd | xargs -n 1 dirname | sort -u
+	grep -rlE --include='*_test.go' 'testenv\.Main\(' pkg | xargs -n 1 dirname | sort -u
 	echo scripts/lab/worlds
 }
 
