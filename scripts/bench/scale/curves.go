@@ -80,7 +80,7 @@ const (
 )
 
 // colours are the line colours, in the order of the contenders.
-var colours = []string{"#0b6", "#06c", "#999", "#555", "#e90", "#c30", "#93c"}
+var colours = []string{"#0b6", "#06c", "#0aa", "#999", "#555", "#e90", "#c30", "#93c"}
 
 // axis maps values to coordinates.
 type axis struct {
