@@ -33,9 +33,21 @@ type plane struct {
 	programs *program.Runner
 }
 
-// physdev reports whether rules can tell frames that a bridge switches from routed packets. Rules of an nftables table for one
-// family cannot.
-func (p plane) physdev() bool { return p.programs != nil && p.programs.Physdev() }
+// physdev reports whether rules can tell frames that a bridge switches from routed packets. nftables needs a kernel with tables
+// of the bridge family.
+func (p plane) physdev() bool {
+	if p.programs != nil {
+		return p.programs.Physdev()
+	}
+	own := gateway.DefaultOwnership()
+	tables, err := netlink.NewTables(netlink.TableName(own), true)
+	if err != nil {
+		return false
+	}
+	defer tables.Close()
+	ruleset := nftables.New(nftables.Options{Ownership: own, Kernel: tables, Families: []gateway.Family{gateway.IPv4}})
+	return ruleset.Try(context.Background(), gateway.State{BridgeNetfilter: gateway.Families{IPv4: true}}) == nil
+}
 
 // choosePlane selects the data plane. With "auto" it calls try to find out whether iptables works.
 func choosePlane(cfg config.Config, try func(*program.Runner) error) (plane, error) {
@@ -217,11 +229,11 @@ func (l tableLeftovers) families() ([]gateway.Family, error) {
 	defer client.Close()
 	var families []gateway.Family
 	for _, family := range kernelFamilies() {
-		info, err := client.Table(netlink.TableName(l.cfg.Ownership), family)
+		managed, err := client.Managed(netlink.TableName(l.cfg.Ownership), family)
 		if err != nil {
 			return nil, err
 		}
-		if info.Managed { // a table of the same name may belong to another program
+		if managed { // a table of the same name may belong to another program
 			families = append(families, family)
 		}
 	}

@@ -78,7 +78,8 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []find
 	}
 	if host.BridgeNetfilter != (gateway.Families{}) && !host.Physdev {
 		findings = append(findings, finding.Finding{Reason: finding.ReasonSwitchedFrames, Field: "uplinks", Message: "the kernel passes frames that " +
-			"bridges switch through netfilter, but lacks xt_physdev to tell them from routed packets: set net.bridge.bridge-nf-call-iptables to 0, or install xt_physdev"})
+			"bridges switch through netfilter, but lacks xt_physdev (with nftables: tables of the bridge family) to tell them from routed packets: " +
+			"set net.bridge.bridge-nf-call-iptables to 0, or install what is missing"})
 	}
 	state.Outside, state.InsideLinks = nil, nil
 	for _, l := range host.Links {

@@ -40,7 +40,7 @@ func DefaultOwnership() Ownership {
 	}
 }
 
-// TableName returns the name of our tables of nf_tables, one for each family.
+// TableName returns the name of our tables of nf_tables, one for each family. Those of the bridge family begin with it.
 func (o Ownership) TableName() string { return strings.TrimRight(o.SetPrefix, "-_.") }
 
 // Mark is a value within a mask of mark bits.

@@ -230,7 +230,11 @@ func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.
 	if err != nil {
 		return changes, fmt.Errorf("reading the IPv%d rules: %w", name, err)
 	}
-	guardOnly := ruleset.Table{Family: name}
+	want := rules.Guard(state, name, r.opts.Ownership)
+	guardOnly := ruleset.Table{Family: name, Bridge: have.Bridge}
+	if len(want.Bridge) == 0 {
+		guardOnly.Bridge = nil // it may serve the other rules
+	}
 	for _, c := range have.Chains {
 		if rules.IsGuard(c.Name) {
 			guardOnly.Chains = append(guardOnly.Chains, c)
@@ -241,7 +245,7 @@ func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.
 			guardOnly.Sets = append(guardOnly.Sets, s)
 		}
 	}
-	batch := ruleset.Diff(guardOnly, rules.Guard(state, name, r.opts.Ownership))
+	batch := ruleset.Diff(guardOnly, want)
 	if err := r.write(ctx, name, f, batch, &changes); err != nil {
 		return changes, err
 	}
@@ -372,6 +376,9 @@ func repairs(name gateway.Family, damage ruleset.Batch) []dataplane.Repair {
 	add("chains missing or changed:", chains)
 	add("sets missing or changed:", sets)
 	add("unexpected:", unexpected)
+	if damage.ReplaceBridge {
+		parts = append(parts, "chains of bridges missing or changed")
+	}
 	if damage.Rewrite {
 		parts = append(parts, "objects of another shape")
 	}

@@ -221,6 +221,16 @@ func (c *Client) Table(name string, family gateway.Family) (info TableInfo, err 
 	return info, nil
 }
 
+// Managed reports whether smartnatd created the table or its BridgeTable.
+func (c *Client) Managed(name string, family gateway.Family) (bool, error) {
+	table, err := c.Table(name, family)
+	if err != nil || table.Managed {
+		return table.Managed, err
+	}
+	bridge, err := c.Table(ruleset.BridgeTable(name, family), ruleset.BridgeFamily)
+	return bridge.Managed, err
+}
+
 // Port returns the netlink port of the Client (netlink(7), nl_pid).
 func (c *Client) Port() (port uint32, err error) {
 	controlErr := c.raw.Control(func(fd uintptr) {
@@ -306,14 +316,14 @@ func (c *Client) dump(kind int, table string, family uint8, each func(answer net
 // readAttempts bounds how often a table is read while other processes change nf_tables.
 const readAttempts = 5
 
-// Read returns a table with all elements, except for those of dynamic sets.
+// Read returns a table with all elements, except for those of dynamic sets, and the chains of its BridgeTable.
 func (c *Client) Read(name string, family gateway.Family) (ruleset.Table, error) {
 	for attempt := 1; ; attempt++ {
 		before, err := c.Generation()
 		if err != nil {
 			return ruleset.Table{}, err
 		}
-		table, err := c.read(name, family)
+		table, err := c.readBoth(name, family)
 		after, genErr := c.Generation()
 		if genErr != nil || before == after && err == nil || attempt == readAttempts {
 			if err := errors.Join(err, genErr); err != nil {
@@ -322,6 +332,21 @@ func (c *Client) Read(name string, family gateway.Family) (ruleset.Table, error)
 			return table, nil
 		}
 	}
+}
+
+func (c *Client) readBoth(name string, family gateway.Family) (ruleset.Table, error) {
+	table, err := c.read(name, family)
+	if err != nil {
+		return table, err
+	}
+	bridgeTable := ruleset.BridgeTable(name, family)
+	info, err := c.Table(bridgeTable, ruleset.BridgeFamily)
+	if err != nil || !info.Exists {
+		return table, err
+	}
+	bridge, err := c.read(bridgeTable, ruleset.BridgeFamily)
+	table.Bridge = bridge.Chains
+	return table, err
 }
 
 func (c *Client) read(name string, family gateway.Family) (ruleset.Table, error) {

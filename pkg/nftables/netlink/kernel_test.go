@@ -84,6 +84,13 @@ func load(t *testing.T, c *netlink.Client, table ruleset.Table) {
 	for _, s := range table.Sets {
 		tx.AddElements(s.Name, s.Schema, s.Elements)
 	}
+	bridge := netlink.NewTransaction(ruleset.BridgeTable("smartnat", table.Family), ruleset.BridgeFamily)
+	bridge.AddTable(c.TableFlags())
+	for _, c := range table.Bridge {
+		bridge.AddChain(c)
+		bridge.AddRules(c.Name, c.Rules)
+	}
+	tx.Append(bridge)
 	if err := c.Commit(tx); err != nil {
 		t.Fatal(err)
 	}
@@ -112,6 +119,9 @@ func TestReadReturnsWhatWasWritten(t *testing.T) {
 			}
 			tx := netlink.NewTransaction("smartnat", family)
 			tx.DeleteTable()
+			bridge := netlink.NewTransaction(ruleset.BridgeTable("smartnat", family), ruleset.BridgeFamily)
+			bridge.DeleteTable()
+			tx.Append(bridge)
 			if err := c.Commit(tx); err != nil {
 				t.Fatal(err)
 			}

@@ -26,6 +26,8 @@ type Tables struct {
 	mu     sync.Mutex
 	client *Client
 	port   uint32
+	// bridged are the families that had a BridgeTable when this process last read or wrote it.
+	bridged map[gateway.Family]bool
 }
 
 // NewTables returns the Tables with a name for the network namespace of the calling thread. If the kernel has tables that stay
@@ -35,7 +37,7 @@ func NewTables(name string, shared bool) (*Tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tables{name: name, client: client}
+	t := &Tables{name: name, client: client, bridged: map[gateway.Family]bool{}}
 	if t.port, err = client.Port(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading the address of the socket: %w", err), client.Close())
 	}
@@ -78,47 +80,66 @@ func (t *Tables) transaction(family gateway.Family, suffix string) *Transaction 
 	return NewTransaction(t.name+suffix, family)
 }
 
-// Inspect looks for the table without reading its content. An owned table cannot be changed by any other process.
+// Inspect looks for the table and its BridgeTable without reading their content. An owned table cannot be changed by any other
+// process.
 func (t *Tables) Inspect(family gateway.Family) (exists, owned bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	info, err := t.client.Table(t.name, family)
-	return info.Exists, info.Exists && info.Owner == t.port, err
+	exists, owned = info.Exists, info.Exists && info.Owner == t.port
+	if err == nil && t.bridged[family] {
+		info, err = t.client.Table(ruleset.BridgeTable(t.name, family), ruleset.BridgeFamily)
+		exists, owned = exists && info.Exists, owned && info.Owner == t.port
+	}
+	return exists, owned, err
 }
 
 // Read returns the content of the table, which is empty if there is none.
 func (t *Tables) Read(family gateway.Family) (ruleset.Table, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	exists, err := t.check(family)
-	if err != nil || !exists {
+	exists, bridged, err := t.checkBoth(family)
+	if err != nil || !exists && !bridged {
 		return ruleset.Table{Family: family}, err
 	}
-	return t.client.Read(t.name, family)
+	table, err := t.client.Read(t.name, family)
+	t.bridged[family] = bridged
+	return table, err
+}
+
+// checkBoth returns an error if a table of the family is not ours.
+func (t *Tables) checkBoth(family gateway.Family) (exists, bridged bool, err error) {
+	if exists, err = t.check(t.name, family); err == nil {
+		bridged, err = t.check(ruleset.BridgeTable(t.name, family), ruleset.BridgeFamily)
+	}
+	return exists, bridged, err
 }
 
 // check returns an error if the table is not ours.
-func (t *Tables) check(family gateway.Family) (exists bool, err error) {
-	info, err := t.client.Table(t.name, family)
+func (t *Tables) check(name string, family gateway.Family) (exists bool, err error) {
+	info, err := t.client.Table(name, family)
 	switch {
 	case err != nil:
 		return false, err
 	case !info.Exists:
 		return false, nil
 	case !info.Managed:
-		return false, fmt.Errorf("the table %s of nf_tables was not made by smartnatd: remove it, or set ownership.setPrefix to another name", t.spell(family))
+		return false, fmt.Errorf("the table %s of nf_tables was not made by smartnatd: remove it, or set ownership.setPrefix to another name", spell(name, family))
 	case info.Owner != 0 && info.Owner != t.port:
-		return true, t.awaitRelease(family, info.Owner)
+		return true, t.awaitRelease(name, family, info.Owner)
 	}
 	return true, nil
 }
 
 // spell returns the name of a table as nft does.
-func (t *Tables) spell(family gateway.Family) string {
-	if family == gateway.IPv4 {
-		return "ip " + t.name
+func spell(name string, family gateway.Family) string {
+	switch family {
+	case gateway.IPv4:
+		return "ip " + name
+	case ruleset.BridgeFamily:
+		return "bridge " + name
 	}
-	return "ip6 " + t.name
+	return "ip6 " + name
 }
 
 // The table of a killed process loses its owner a moment after the process ends.
@@ -127,15 +148,15 @@ const (
 	releasePoll    = 10 * time.Millisecond
 )
 
-func (t *Tables) awaitRelease(family gateway.Family, owner uint32) error {
+func (t *Tables) awaitRelease(name string, family gateway.Family, owner uint32) error {
 	for deadline := time.Now().Add(releaseTimeout); ; time.Sleep(releasePoll) {
-		info, err := t.client.Table(t.name, family)
+		info, err := t.client.Table(name, family)
 		if err != nil || info.Owner == 0 || !info.Exists {
 			return err
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the table %s of nf_tables belongs to another process, netlink port %d: stop that smartnatd, or set ownership.setPrefix to another name",
-				t.spell(family), owner)
+				spell(name, family), owner)
 		}
 	}
 }
@@ -147,7 +168,7 @@ const maxElements = 20_000
 func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) (transactions int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, err := t.check(family); err != nil {
+	if err := t.checkWritable(family, batch); err != nil {
 		return 0, err
 	}
 	tx := t.transaction(family, "")
@@ -163,10 +184,53 @@ func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset
 		}
 	}
 	finish(tx, batch)
+	bridged := t.bridged[family]
+	if batch.ReplaceBridge {
+		bridged = len(batch.Bridge) > 0
+	}
+	tx.Append(t.bridge(family, batch, bridged))
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	return 1, t.client.Commit(tx)
+	err = t.client.Commit(tx)
+	if err == nil {
+		t.bridged[family] = bridged
+	}
+	return 1, err
+}
+
+// checkWritable returns an error if a table that the batch changes is not ours.
+func (t *Tables) checkWritable(family gateway.Family, batch ruleset.Batch) error {
+	if batch.ReplaceBridge || t.bridged[family] {
+		_, _, err := t.checkBoth(family)
+		return err
+	}
+	_, err := t.check(t.name, family)
+	return err
+}
+
+// bridge changes the BridgeTable. A table that stays gets an owner.
+func (t *Tables) bridge(family gateway.Family, batch ruleset.Batch, stays bool) *Transaction {
+	tx := NewTransaction(ruleset.BridgeTable(t.name, family), ruleset.BridgeFamily)
+	if stays || batch.ReplaceBridge {
+		tx.AddTable(t.client.TableFlags())
+	}
+	if !batch.ReplaceBridge {
+		return tx
+	}
+	tx.DeleteTable()
+	if stays {
+		tx.AddTable(t.client.TableFlags())
+		addBridge(tx, batch.Bridge)
+	}
+	return tx
+}
+
+func addBridge(tx *Transaction, chains []ruleset.Chain) {
+	for _, c := range chains {
+		tx.AddChain(c)
+		tx.AddRules(c.Name, c.Rules)
+	}
 }
 
 // prepare adds sets and chains, so that everything else can refer to them.
@@ -212,20 +276,27 @@ func finish(tx *Transaction, batch ruleset.Batch) {
 	}
 }
 
-// Remove removes the table, if there is one of ours.
+// Remove removes the table and its BridgeTable, if there are any of ours.
 func (t *Tables) Remove(family gateway.Family) (removed bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	exists, err := t.check(family)
-	if err != nil || !exists {
+	exists, bridged, err := t.checkBoth(family)
+	if err != nil || !exists && !bridged {
 		return false, err
 	}
 	tx := t.transaction(family, "")
-	if t.client.Owns() {
-		tx.AddTable(t.client.TableFlags()) // an orphan must have an owner first
+	if exists {
+		if t.client.Owns() {
+			tx.AddTable(t.client.TableFlags()) // an orphan must have an owner first
+		}
+		tx.DeleteTable()
 	}
-	tx.DeleteTable()
-	return true, t.client.Commit(tx)
+	tx.Append(t.bridge(family, ruleset.Batch{ReplaceBridge: bridged}, false))
+	if err := t.client.Commit(tx); err != nil {
+		return true, err
+	}
+	delete(t.bridged, family)
+	return true, nil
 }
 
 // Try returns gateway.ErrRefused if the kernel refuses something in the table. It writes and deletes a dormant table in one
@@ -242,6 +313,13 @@ func (t *Tables) Try(table ruleset.Table) error {
 	}
 	finish(tx, batch)
 	tx.DeleteTable()
+	if len(table.Bridge) > 0 {
+		bridge := NewTransaction(ruleset.BridgeTable(t.name+trySuffix, table.Family), ruleset.BridgeFamily)
+		bridge.AddTable(tableDormant)
+		addBridge(bridge, table.Bridge)
+		bridge.DeleteTable()
+		tx.Append(bridge)
+	}
 	return t.client.Commit(tx)
 }
 

@@ -32,7 +32,7 @@ const tableComment = "managed by smartnatd"
 // elementBytes bounds the elements of a message: a netlink attribute holds less than 64 KiB.
 const elementBytes = 60_000
 
-// Transaction collects changes of one table. The kernel executes them in order. Its methods must not be called after an error.
+// Transaction collects changes of one table, and of those that Append adds. The kernel executes them in order. Its methods must not be called after an error.
 type Transaction struct {
 	table    string
 	family   uint8
@@ -48,10 +48,21 @@ func NewTransaction(table string, family gateway.Family) *Transaction {
 }
 
 func protocolFamily(family gateway.Family) uint8 {
-	if family == gateway.IPv4 {
+	switch family {
+	case gateway.IPv4:
 		return unix.NFPROTO_IPV4
+	case ruleset.BridgeFamily:
+		return unix.NFPROTO_BRIDGE
 	}
 	return unix.NFPROTO_IPV6
+}
+
+// Append adds the changes of another table.
+func (t *Transaction) Append(o *Transaction) {
+	t.messages, t.names = append(t.messages, o.messages...), append(t.names, o.names...)
+	if t.err == nil {
+		t.err = o.err
+	}
 }
 
 // Empty reports whether there is nothing to change.

@@ -25,6 +25,8 @@ const (
 	forwardFilter     = "forward"
 	inputFilter       = "input"
 	guardFilter       = "guard"
+	markSwitched      = "mark-switched"
+	unmarkSwitched    = "unmark-switched"
 
 	originalChain   = "original"
 	uplinksChain    = "uplinks"
@@ -77,15 +79,17 @@ func Host(state gateway.State, family gateway.Family, own gateway.Ownership, ran
 	b.mangle()
 	b.nat()
 	b.filter()
+	b.bridge()
 	return sorted(b.table)
 }
 
 // Guard returns a table that enforces the boundary and nothing else, for a host whose Mappings are not known yet and for a
-// family that is not served. Its chains and sets are none of those that Build returns.
+// family that is not served. Its chains and sets are none of those that Build returns, except for those of Bridge.
 func Guard(state gateway.State, family gateway.Family, own gateway.Ownership) ruleset.Table {
 	b := &builder{family: family, own: own, state: state, prefix: "guard-"}
 	b.table.Family = family
 	b.guard()
+	b.bridge()
 	return sorted(b.table)
 }
 

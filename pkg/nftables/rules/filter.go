@@ -52,6 +52,24 @@ func (b *builder) boundaryJumps(boundary string) []ruleset.Rule {
 // BridgedMark marks packets that a bridge switches without routing: rules for a family cannot distinguish them.
 func BridgedMark(own gateway.Ownership) gateway.Mark { return own.Flag(2) }
 
+// bridge marks frames that a bridge switches while br_netfilter passes them to the chains of the family. The mark does not
+// stay: the port may lead to another link of the host, by which the packet comes in again to be routed.
+func (b *builder) bridge() {
+	if !b.has(b.state.BridgeNetfilter) {
+		return
+	}
+	mark := BridgedMark(b.own)
+	add := func(name string, priority int32, m gateway.Mark) {
+		b.table.Bridge = append(b.table.Bridge, ruleset.Chain{
+			Name:  name,
+			Hook:  &ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Forward, Priority: priority},
+			Rules: []ruleset.Rule{rule("", setPacketMark(m))},
+		})
+	}
+	add(markSwitched, ruleset.BeforeBridgeNetfilter, mark)
+	add(unmarkSwitched, ruleset.AfterBridgeNetfilter, gateway.Mark{Mask: mark.Mask})
+}
+
 // returnBridged ignores packets that a bridge switches. They meet rules of the family only if another program enabled
 // br_netfilter.
 func (b *builder) returnBridged() []ruleset.Rule {

@@ -26,6 +26,9 @@ type Batch struct {
 	// Rewrite means that the table is deleted first, within the same transaction: a set or base chain has the same name and
 	// another shape.
 	Rewrite bool
+	// ReplaceBridge means that the table BridgeTable is deleted, and created again with the chains in Bridge, if any.
+	ReplaceBridge bool
+	Bridge        []Chain
 }
 
 // Elements are elements of one set. They are sorted by key.
@@ -37,11 +40,13 @@ type Elements struct {
 
 // Empty reports whether nothing changes.
 func (b Batch) Empty() bool {
-	return b.Chains()+b.Sets()+len(b.AddHelpers)+len(b.DeleteHelpers) == 0 && !b.Rewrite
+	return b.Chains()+b.Sets()+len(b.AddHelpers)+len(b.DeleteHelpers) == 0 && !b.Rewrite && !b.ReplaceBridge
 }
 
 // Chains counts the chains that are created, rewritten or deleted.
-func (b Batch) Chains() int { return len(b.AddChains) + len(b.ReplaceChains) + len(b.DeleteChains) }
+func (b Batch) Chains() int {
+	return len(b.AddChains) + len(b.ReplaceChains) + len(b.DeleteChains) + len(b.Bridge)
+}
 
 // Sets counts the sets that are created, changed or deleted.
 func (b Batch) Sets() int {
@@ -86,7 +91,10 @@ func Diff(have, want Table) Batch {
 		}
 	}
 	if b.Rewrite {
-		return Batch{Rewrite: true, AddHelpers: want.Helpers, AddSets: want.Sets, AddChains: want.Chains}
+		b = Batch{Rewrite: true, AddHelpers: want.Helpers, AddSets: want.Sets, AddChains: want.Chains}
+	}
+	if !slices.EqualFunc(have.Bridge, want.Bridge, Chain.Equal) {
+		b.ReplaceBridge, b.Bridge = true, want.Bridge
 	}
 	return b
 }

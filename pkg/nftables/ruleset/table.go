@@ -4,6 +4,7 @@
 package ruleset
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,6 +18,17 @@ type Table struct {
 	Sets   []Set
 	// Helpers are the ct helper objects, sorted by name.
 	Helpers []gateway.Helper
+	// Bridge are the chains of the table BridgeTable, sorted by name. There is no such table if there are none.
+	Bridge []Chain
+}
+
+// BridgeFamily is the family of tables whose chains see frames that bridges handle (NFPROTO_BRIDGE in linux/netfilter.h).
+const BridgeFamily gateway.Family = 7
+
+// BridgeTable returns the name of the table of the bridge family that goes with a table. Each family has its own, so that it
+// comes and goes with that table in one transaction.
+func BridgeTable(name string, family gateway.Family) string {
+	return fmt.Sprintf("%s-ipv%d", name, family)
 }
 
 // Hook is where the kernel calls a base chain (nft(8), "Chains").
@@ -54,6 +66,13 @@ const (
 	DNATOrder   int32 = -100
 	FilterOrder int32 = 0
 	SNATOrder   int32 = 100
+)
+
+// Priorities of base chains around br_netfilter, which calls the chains of IP families for frames (NF_BR_PRI_BRNF in
+// linux/netfilter_bridge.h).
+const (
+	BeforeBridgeNetfilter int32 = -1
+	AfterBridgeNetfilter  int32 = 1
 )
 
 // Chain is a list of rules. A base chain has a Hook and accepts packets that reach its end.

@@ -66,12 +66,18 @@ func (p *printer) table(t Table, name string) error {
 		}
 	}
 	p.line(0, "}")
+	if len(t.Bridge) > 0 {
+		return p.table(Table{Family: BridgeFamily, Chains: t.Bridge}, BridgeTable(name, t.Family))
+	}
 	return nil
 }
 
 func familyName(f gateway.Family) string {
-	if f == gateway.IPv6 {
+	switch f {
+	case gateway.IPv6:
 		return "ip6"
+	case BridgeFamily:
+		return "bridge"
 	}
 	return "ip"
 }

@@ -98,7 +98,7 @@ func (t *Tracer) Outcomes(p packet.Packet) iter.Seq[packet.Trace] {
 // trace follows a packet. choose returns one of several alternatives, which count from 0.
 func (t *Tracer) trace(p packet.Packet, choose func(alternatives uint32) uint32) packet.Trace {
 	j := journey{Tracer: t, choose: choose, Trace: packet.Trace{Verdict: packet.Accept, Packet: p, Probability: 1}}
-	if p.Bridged {
+	if p.Bridged && len(t.table.Bridge) > 0 {
 		j.Packet.Mark = p.Mark&^t.bridged.Mask | t.bridged.Value
 	}
 	j.travel()
