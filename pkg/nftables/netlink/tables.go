@@ -131,6 +131,21 @@ func (t *Tables) check(name string, family gateway.Family) (exists bool, err err
 	return true, nil
 }
 
+// adopt becomes the owner of a table whose owner has ended. That takes a transaction of its own: the kernel refuses new base
+// chains in the one that changes the owner (nf_tables_addchain in net/netfilter/nf_tables_api.c, __NFT_TABLE_F_UPDATE).
+func (t *Tables) adopt(name string, family gateway.Family) error {
+	if !t.client.Owns() {
+		return nil
+	}
+	info, err := t.client.Table(name, family)
+	if err != nil || !info.Exists || info.Owner == t.port {
+		return err
+	}
+	tx := NewTransaction(name, family)
+	tx.AddTable(t.client.TableFlags())
+	return t.client.Commit(tx)
+}
+
 // spell returns the name of a table as nft does.
 func spell(name string, family gateway.Family) string {
 	switch family {
@@ -168,7 +183,7 @@ const maxElements = 20_000
 func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) (transactions int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.checkWritable(family, batch); err != nil {
+	if err := t.makeWritable(family, batch.ReplaceBridge || t.bridged[family]); err != nil {
 		return 0, err
 	}
 	tx := t.transaction(family, "")
@@ -199,17 +214,22 @@ func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset
 	return 1, err
 }
 
-// checkWritable returns an error if a table that the batch changes is not ours.
-func (t *Tables) checkWritable(family gateway.Family, batch ruleset.Batch) error {
-	if batch.ReplaceBridge || t.bridged[family] {
-		_, _, err := t.checkBoth(family)
+// makeWritable becomes the owner of the table of the family, and of its BridgeTable if that is set. It returns an error if one
+// is not ours.
+func (t *Tables) makeWritable(family gateway.Family, bridged bool) error {
+	own := func(name string, family gateway.Family) error {
+		if _, err := t.check(name, family); err != nil {
+			return err
+		}
+		return t.adopt(name, family)
+	}
+	if err := own(t.name, family); err != nil || !bridged {
 		return err
 	}
-	_, err := t.check(t.name, family)
-	return err
+	return own(ruleset.BridgeTable(t.name, family), ruleset.BridgeFamily)
 }
 
-// bridge changes the BridgeTable. A table that stays gets an owner.
+// bridge changes the BridgeTable.
 func (t *Tables) bridge(family gateway.Family, batch ruleset.Batch, stays bool) *Transaction {
 	tx := NewTransaction(ruleset.BridgeTable(t.name, family), ruleset.BridgeFamily)
 	if stays || batch.ReplaceBridge {
@@ -284,11 +304,11 @@ func (t *Tables) Remove(family gateway.Family) (removed bool, err error) {
 	if err != nil || !exists && !bridged {
 		return false, err
 	}
+	if err := t.makeWritable(family, bridged); err != nil {
+		return false, err
+	}
 	tx := t.transaction(family, "")
 	if exists {
-		if t.client.Owns() {
-			tx.AddTable(t.client.TableFlags()) // an orphan must have an owner first
-		}
 		tx.DeleteTable()
 	}
 	tx.Append(t.bridge(family, ruleset.Batch{ReplaceBridge: bridged}, false))
