@@ -77,7 +77,7 @@ func (r *Ruleset) mustRead(f *family) bool {
 
 // stampWrite records the generation after transactions of ours. If another process wrote meanwhile, tables that it may have
 // written are suspect.
-func (r *Ruleset) stampWrite(transactions uint32) error {
+func (r *Ruleset) stampWrite(transactions uint32) {
 	generation, err := r.opts.Kernel.Generation()
 	for _, f := range r.families {
 		switch {
@@ -88,7 +88,6 @@ func (r *Ruleset) stampWrite(transactions uint32) error {
 			f.state = suspect
 		}
 	}
-	return nil
 }
 
 // Drift implements dataplane.Ruleset.

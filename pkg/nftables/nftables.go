@@ -123,11 +123,15 @@ func (r *Ruleset) change(ctx context.Context, name gateway.Family, f *family, st
 	started := time.Now()
 	batch, done := r.next(name, f, state)
 	changes.Took.Build += time.Since(started)
-	if err := r.write(ctx, name, f, batch, changes); err != nil {
-		return err
+	err := r.write(ctx, name, f, batch, changes)
+	switch {
+	case errors.Is(err, gateway.ErrRefused):
+		// The kernel also refuses a difference to a table that another process changed meanwhile.
+		return r.reconcile(ctx, name, f, state, changes)
+	case err == nil:
+		done()
 	}
-	done()
-	return nil
+	return err
 }
 
 // next returns the changes from the table as last written to the one that the state requires. The caller calls done after it
@@ -210,7 +214,8 @@ func (r *Ruleset) write(ctx context.Context, name gateway.Family, f *family, bat
 	}
 	f.state = before
 	count(changes, batch)
-	return r.stampWrite(uint32(transactions))
+	r.stampWrite(uint32(transactions))
+	return nil
 }
 
 func count(changes *dataplane.Changes, batch ruleset.Batch) {
@@ -303,7 +308,9 @@ func (r *Ruleset) Try(_ context.Context, state gateway.State) error {
 		}
 		if err := r.opts.Kernel.Try(rules.Build(state, name, r.opts.Ownership)); err != nil {
 			errs = append(errs, fmt.Errorf("trying the IPv%d rules: %w", name, err))
+			continue
 		}
+		r.stampWrite(1)
 	}
 	return errors.Join(errs...)
 }
