@@ -99,7 +99,8 @@ func load(t *testing.T, c *netlink.Client, table ruleset.Table) {
 // TestReadReturnsWhatWasWritten loads tables with every expression into the kernel and reads them back.
 func TestReadReturnsWhatWasWritten(t *testing.T) {
 	testenv.NewNetNS(t)
-	c, err := netlink.New(netlink.Options{})
+	// Without an owner it runs on kernels before Linux 6.9 too.
+	c, err := netlink.New(netlink.Options{Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}
