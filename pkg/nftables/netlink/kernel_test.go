@@ -7,6 +7,7 @@ package netlink_test
 
 import (
 	"net/netip"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -98,6 +99,7 @@ func load(t *testing.T, c *netlink.Client, table ruleset.Table) {
 
 // TestReadReturnsWhatWasWritten loads tables with every expression into the kernel and reads them back.
 func TestReadReturnsWhatWasWritten(t *testing.T) {
+	testenv.RequireTool(t, "nft")
 	testenv.NewNetNS(t)
 	// Without an owner it runs on kernels before Linux 6.9 too.
 	c, err := netlink.New(netlink.Options{Shared: true})
@@ -117,6 +119,10 @@ func TestReadReturnsWhatWasWritten(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("IPv%d %s (-written +read):\n%s", family, name, diff)
+			}
+			// Some registers of a rule make nft(8) abort.
+			if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err != nil {
+				t.Errorf("IPv%d %s: nft list ruleset: %v\n%s", family, name, err, out)
 			}
 			tx := netlink.NewTransaction("smartnat", family)
 			tx.DeleteTable()

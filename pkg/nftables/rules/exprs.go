@@ -78,10 +78,15 @@ func destination(family gateway.Family) ruleset.Payload {
 }
 
 // frontendKey loads address, protocol and port that the packet is for.
-func frontendKey(family gateway.Family) exprs {
-	n := words(family)
+func frontendKey(family gateway.Family) exprs { return frontendKeyAt(family, 0) }
+
+// frontendKeyAt loads the key to registers from the first on.
+func frontendKeyAt(family gateway.Family, first ruleset.Register) exprs {
+	n := first + words(family)
+	address := destination(family)
+	address.To = first
 	return exprs{
-		destination(family),
+		address,
 		ruleset.Meta{Key: ruleset.MetaL4Proto, To: n},
 		ruleset.Payload{Base: ruleset.TransportHeader, Offset: 2, Len: 2, To: n + 1},
 	}

@@ -73,7 +73,7 @@ func (c *contribution) element(set string, e ruleset.Element) {
 func (c *contribution) frontend(ports gateway.PortRange, chain string) {
 	id := chainID(chain)
 	c.unit(Unit{Name: "to " + chain, Elements: []Placed{{chainsMap, ruleset.Element{Key: id, Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: chain}}}}})
-	e := ruleset.Element{Key: c.frontendKey(ports.First), Data: id}
+	e := ruleset.Element{Key: c.frontendKey(ports.First), Data: native(0) + id}
 	if ports.Single() {
 		c.element(frontendsMap, e)
 		return
@@ -85,7 +85,7 @@ func (c *contribution) frontend(ports gateway.PortRange, chain string) {
 // chainID identifies a chain in the maps.
 func chainID(chain string) string {
 	sum := sha256.Sum256([]byte(chain))
-	return string(sum[:16])
+	return string(sum[:12])
 }
 
 func (c *contribution) frontendKey(p uint16) string {

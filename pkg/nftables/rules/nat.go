@@ -16,9 +16,11 @@ import (
 func (b *builder) forwardMaps() {
 	address := addressType(b.family)
 	frontend := key(address, ruleset.ProtocolType, ruleset.PortType)
-	id := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
-	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: id, Counters: true})
-	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: id, Interval: true, Counters: true})
+	// The value of a map is an id behind four unused bytes.
+	value := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
+	id := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
+	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: value, Counters: true})
+	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: value, Interval: true, Counters: true})
 	b.set(chainsMap, ruleset.Schema{Key: id, Data: key(ruleset.VerdictType)})
 	b.set(backendsMap, ruleset.Schema{
 		Key:  key(address, ruleset.ProtocolType, ruleset.PortType, ruleset.MarkType),
@@ -70,8 +72,12 @@ func (b *builder) services() []ruleset.Rule {
 
 // frontend continues in the chain of the Frontend. The map holds the identifier of the chain instead of the verdict: the kernel
 // walks all elements of verdict maps before it commits a verdict.
+//
+// nft(8) aborts if the key of a lookup begins in the register to which a map wrote, even in `nft list ruleset`: the value of a map
+// has no length there (netlink_parse_concat_expr). So the identifier begins one register later, where nft(8) saw the destination.
 func (b *builder) frontend(set string) exprs {
-	return append(frontendKey(b.family), ruleset.LookupMap{Set: set}, ruleset.Lookup{Set: chainsMap, Verdict: true})
+	const first = 1
+	return append(frontendKeyAt(b.family, first), ruleset.LookupMap{Set: set, From: first}, ruleset.Lookup{Set: chainsMap, From: first, Verdict: true})
 }
 
 // forwardedMark marks a translated connection that is masqueraded.

@@ -38,7 +38,7 @@ func newSpeller(t Table) *speller {
 	return s
 }
 
-// joinMaps finds maps whose value only leads to a verdict map.
+// joinMaps finds maps whose value, without its first four bytes, only leads to a verdict map.
 func (s *speller) joinMaps(t Table) {
 	s.joined, s.inner = map[string]map[string]Verdict{}, map[string]bool{}
 	for i := range t.Chains {
@@ -46,7 +46,7 @@ func (s *speller) joinMaps(t Table) {
 			for j := 1; j < len(r.Exprs); j++ {
 				outer, isMap := r.Exprs[j-1].(LookupMap)
 				inner, isLookup := r.Exprs[j].(Lookup)
-				if isMap && isLookup && inner.Verdict && inner.From == outer.To {
+				if isMap && isLookup && inner.Verdict && inner.From == outer.To+1 {
 					s.joined[outer.Set], s.inner[inner.Set] = verdictsOf(t, inner.Set), true
 				}
 			}

@@ -163,7 +163,7 @@ func (s *speller) lookupMap(regs *registers, e LookupMap) error {
 		return err
 	}
 	if s.joined[e.Set] != nil {
-		return regs.put(e.To, term{text: key + " vmap @" + e.Set, class: verdictClass})
+		return regs.put(e.To+1, term{text: key + " vmap @" + e.Set, class: verdictClass})
 	}
 	to := e.To
 	for i, d := range s.sets[e.Set].Data {

@@ -153,7 +153,7 @@ func (p *printer) element(s *Set, e *Element) (string, error) {
 	}
 	verdict := e.Verdict
 	if joined := p.joined[s.Name]; joined != nil {
-		verdict = joined[e.Data]
+		verdict = joined[strings.TrimPrefix(e.Data, "\x00\x00\x00\x00")]
 	} else if s.Data[0] != VerdictType {
 		data, err := spellKey(s.Data, e.Data, "", false)
 		return text + " : " + data, err
