@@ -70,7 +70,7 @@ func choosePlane(cfg config.Config, try func(*program.Runner) error) (plane, err
 		return plane{name: config.DataplaneNFTables, reason: fmt.Sprintf("iptables does not work: %v", err)}, nil
 	default:
 		// The cause passes, such as a lock that is held. It must not turn a host with iptables into one with nftables.
-		return plane{config.DataplaneIPTables, fmt.Sprintf("the trial of iptables did not end: %v", err), programs}, nil
+		return plane{config.DataplaneIPTables, fmt.Sprintf("the trial of iptables was inconclusive: %v", err), programs}, nil
 	}
 }
 

@@ -335,3 +335,31 @@ func TestDockersForwardPolicy(t *testing.T) {
 		})
 	}
 }
+
+// TestTablesWithAnOwnerNeedNoHold flushes all rules under the nftables data plane. Where its tables have an owner, they stay
+// without the table smartnat-hold, and the socket that systemd kept for iptables is released.
+func TestTablesWithAnOwnerNeedNoHold(t *testing.T) {
+	configFile := newRoutedHost(t, "dataplane: iptables\n")
+	systemd := supervise(t)
+	program := startProgram(t, systemd, configFile)
+	awaitWord(t, systemd, "READY=1", 1)
+	program.end(t)
+	if tables := output(t, "nft", "list", "tables"); !strings.Contains(tables, "smartnat-hold") {
+		t.Fatalf("iptables is not held: %s", tables)
+	}
+	write(t, configFile, strings.Replace(readFile(t, configFile), "dataplane: iptables", "dataplane: nftables", 1))
+	program = startProgram(t, systemd, configFile)
+	awaitWord(t, systemd, "READY=1", 2)
+	flow := startTraffic(t)
+	if !strings.Contains(output(t, "nft", "list", "table", "ip", "smartnat"), "flags owner") {
+		testenv.Lacks(t, "tables with an owner that stay (Linux 6.9)")
+	}
+	awaitWord(t, systemd, "FDSTOREREMOVE=1", 1)
+	output(t, "nft", "flush", "ruleset")
+	flow.end(t)
+	flow.check(t)
+	if tables := output(t, "nft", "list", "tables"); strings.Contains(tables, "smartnat-hold") || !strings.Contains(tables, "table ip smartnat\n") {
+		t.Errorf("after a flush the tables are\n%s", tables)
+	}
+	program.end(t)
+}
