@@ -191,6 +191,51 @@ func (s State) Serves(family Family) bool {
 		slices.ContainsFunc(s.Egresses, func(e Egress) bool { return of(e.Address) })
 }
 
+// ForwardsOf returns the forwards of one family. The list is sorted as in a State, so IPv4 comes first.
+func ForwardsOf(forwards []*Forward, family Family) []*Forward {
+	six, _ := slices.BinarySearchFunc(forwards, true, func(f *Forward, _ bool) int {
+		if f.Address.Is4() {
+			return -1
+		}
+		return 1
+	})
+	if family == IPv4 {
+		return forwards[:six]
+	}
+	return forwards[six:]
+}
+
+// LeavingLinks returns the links by which forwarded connections must not leave: the uplinks or, without uplinks, the links that
+// are assumed to lead outside. It does not include links that are stacked on an uplink: the cluster may be on a VLAN of the
+// same card.
+func (s State) LeavingLinks() []string {
+	if len(s.Uplinks) == 0 {
+		return s.Outside
+	}
+	links := make([]string, 0, len(s.Uplinks))
+	for _, u := range s.Uplinks {
+		links = append(links, u.Link)
+	}
+	return links
+}
+
+// ClusterNetworks returns the networks of a family to which a connection may leave by an uplink: a host with one link has no
+// other way to the cluster.
+func (s State) ClusterNetworks(family Family) []netip.Prefix {
+	networks := slices.Concat(s.InsideNetworks, s.BackendNetworks)
+	for _, r := range s.ServiceRoutes {
+		networks = append(networks, r.Destination)
+	}
+	networks = NetworksOf(networks, family)
+	slices.SortFunc(networks, netip.Prefix.Compare)
+	return slices.Compact(networks)
+}
+
+// NetworksOf returns a copy of the networks of one family.
+func NetworksOf(networks []netip.Prefix, family Family) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return p.Addr().Is6() != (family == IPv6) })
+}
+
 // Absent is the part of the desired state whose addresses are absent from the host at the moment. It creates no rules; it only
 // keeps connections that it would allow. An address that disappears with its link, as IPv6 addresses do, may return before
 // either end of a connection notices.

@@ -66,7 +66,7 @@ func NewBuilder(family gateway.Family, opts Options) *Builder {
 // Build returns the same as the function Build. The result shares unchanged parts with earlier results, and keeps references to
 // the State. The caller must change neither.
 func (b *Builder) Build(state gateway.State) ruleset.Ruleset {
-	forwards := ofFamily(state.Forwards, b.family)
+	forwards := gateway.ForwardsOf(state.Forwards, b.family)
 	b.last.compare(&state, forwards)
 	run := &builder{family: b.family, opts: b.opts, state: state, forwards: forwards, last: &b.last, buffers: &b.buffers}
 	rules := run.build()
@@ -166,17 +166,3 @@ func (b *builder) has(families gateway.Families) bool {
 
 // inFamily reports whether an address belongs to the family that is built.
 func (b *builder) inFamily(a netip.Addr) bool { return a.Is4() == (b.family == gateway.IPv4) }
-
-// ofFamily returns the forwards of one family. IPv4 comes first.
-func ofFamily(forwards []*gateway.Forward, family gateway.Family) []*gateway.Forward {
-	six, _ := slices.BinarySearchFunc(forwards, true, func(f *gateway.Forward, _ bool) int {
-		if f.Address.Is4() {
-			return -1
-		}
-		return 1
-	})
-	if family == gateway.IPv4 {
-		return forwards[:six]
-	}
-	return forwards[six:]
-}

@@ -5,7 +5,6 @@ package rules
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
@@ -91,7 +90,7 @@ func (b *builder) boundary() {
 // backend opens. Replies carry most bytes, so they meet only one rule.
 func (b *builder) acceptForwarded() []ruleset.Rule {
 	ours, accept := b.opts.Ownership.Forwarded(), ruleset.Target{Verb: ruleset.Accept}
-	links := b.leavingLinks()
+	links := b.state.LeavingLinks()
 	if len(links) == 0 {
 		return []ruleset.Rule{{ConnMark: ours, Target: accept}}
 	}
@@ -103,45 +102,15 @@ func (b *builder) acceptForwarded() []ruleset.Rule {
 		{Mark: b.opts.Ownership.Egress(), Target: accept},
 		{Expected: true, Target: accept},
 	}
-	for _, network := range b.clusterNetworks() {
+	for _, network := range b.state.ClusterNetworks(b.family) {
 		leaving = append(leaving, ruleset.Rule{Destination: network, Target: accept})
 	}
 	b.chain(leavingChain, append(leaving, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.Drop}})...)
 	return append(rules, ruleset.Rule{ConnMark: ours, Target: accept})
 }
 
-// leavingLinks returns the links by which our connections must not leave: the uplinks or, without uplinks, the links that are
-// assumed to lead outside. It does not include links that are stacked on an uplink: the cluster may be on a VLAN of the same
-// card.
-func (b *builder) leavingLinks() []string {
-	links := make([]string, 0, len(b.state.Uplinks))
-	for _, u := range b.state.Uplinks {
-		links = append(links, u.Link)
-	}
-	if len(links) == 0 {
-		return b.state.Outside
-	}
-	return links
-}
-
-// clusterNetworks returns the networks to which a connection may leave by an uplink: a host with one link has no other way to
-// the cluster.
-func (b *builder) clusterNetworks() []netip.Prefix {
-	networks := append(b.insideNetworks(), b.ofNetworks(b.state.BackendNetworks)...)
-	for _, r := range b.state.ServiceRoutes {
-		if b.inFamily(r.Destination.Addr()) {
-			networks = append(networks, r.Destination)
-		}
-	}
-	slices.SortFunc(networks, netip.Prefix.Compare)
-	return slices.Compact(networks)
-}
-
-func (b *builder) insideNetworks() []netip.Prefix { return b.ofNetworks(b.state.InsideNetworks) }
-
-// ofNetworks returns the networks of the family.
-func (b *builder) ofNetworks(networks []netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return !b.inFamily(p.Addr()) })
+func (b *builder) insideNetworks() []netip.Prefix {
+	return gateway.NetworksOf(b.state.InsideNetworks, b.family)
 }
 
 // refuseOutput drops and rejects packets of the host itself that nat marked. It checks only the protocols that nat marks: in

@@ -60,7 +60,7 @@ const (
 // Build returns the table of one family that makes the host do what the state requires. An empty state still has the fixed
 // chains.
 func Build(state gateway.State, family gateway.Family, own gateway.Ownership) ruleset.Table {
-	forwards := OfFamily(state.Forwards, family)
+	forwards := gateway.ForwardsOf(state.Forwards, family)
 	parts := NewParts(family, own)
 	for _, f := range forwards {
 		parts.Add(f)
@@ -103,20 +103,6 @@ func sorted(t ruleset.Table) ruleset.Table {
 		slices.SortFunc(t.Sets[i].Elements, ruleset.CompareElements)
 	}
 	return t
-}
-
-// OfFamily returns the forwards of one family. IPv4 comes first.
-func OfFamily(forwards []*gateway.Forward, family gateway.Family) []*gateway.Forward {
-	six, _ := slices.BinarySearchFunc(forwards, true, func(f *gateway.Forward, _ bool) int {
-		if f.Address.Is4() {
-			return -1
-		}
-		return 1
-	})
-	if family == gateway.IPv4 {
-		return forwards[:six]
-	}
-	return forwards[six:]
 }
 
 // builder collects chains and sets.
@@ -164,12 +150,9 @@ func (b *builder) has(families gateway.Families) bool {
 
 func (b *builder) inFamily(a netip.Addr) bool { return a.Is4() == (b.family == gateway.IPv4) }
 
-// ofNetworks returns the networks of the family.
-func (b *builder) ofNetworks(networks []netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(networks), func(p netip.Prefix) bool { return !b.inFamily(p.Addr()) })
+func (b *builder) insideNetworks() []netip.Prefix {
+	return gateway.NetworksOf(b.state.InsideNetworks, b.family)
 }
-
-func (b *builder) insideNetworks() []netip.Prefix { return b.ofNetworks(b.state.InsideNetworks) }
 
 func (b *builder) uplinkLinks() []string {
 	links := make([]string, 0, len(b.state.Uplinks))

@@ -33,7 +33,7 @@ func NewBuilder(family gateway.Family, own gateway.Ownership) *Builder {
 
 // Start builds the whole table, and forgets what was built before.
 func (b *Builder) Start(state gateway.State) ruleset.Table {
-	b.forwards = OfFamily(state.Forwards, b.family)
+	b.forwards = gateway.ForwardsOf(state.Forwards, b.family)
 	parts := b.parts()
 	b.units, b.ranges = parts.uses, parts.ranges
 	b.host = Host(state, b.family, b.own, b.ranges > 0)
@@ -69,7 +69,7 @@ func (b *Builder) whole(parts *Parts) ruleset.Table {
 // Change returns the changes from the table as last built to the one that the state requires. Changes take effect in the
 // Builder when the caller calls Done.
 func (b *Builder) Change(state gateway.State) (batch ruleset.Batch, done func()) {
-	forwards := OfFamily(state.Forwards, b.family)
+	forwards := gateway.ForwardsOf(state.Forwards, b.family)
 	c := change{builder: b, units: map[string]int{}, content: map[string]Unit{}, elements: map[string]*elementChange{}}
 	for was, is := range delta.Join(b.forwards, forwards, func(x, y *gateway.Forward) int {
 		if x == y {

@@ -4,7 +4,6 @@
 package rules
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -94,12 +93,12 @@ func (b *builder) boundary(name string) {
 // address may leave, and so may a connection that a helper expects. Replies carry most bytes, so they meet only one rule.
 func (b *builder) acceptForwarded() []ruleset.Rule {
 	ours, accept := connectionMark(b.own.Forwarded()), verdict(ruleset.Accept)
-	links := b.leavingLinks()
+	links := b.state.LeavingLinks()
 	if len(links) == 0 {
 		return []ruleset.Rule{rule("", ours, accept)}
 	}
 	b.linkSet(leavingLinks, links)
-	b.networkSet(clusterNetsSet, b.clusterNetworks())
+	b.networkSet(clusterNetsSet, b.state.ClusterNetworks(b.family))
 	b.chain(leavingChain,
 		rule("", packetMark(b.own.Egress()), accept),
 		rule("expected by a helper", statusIs(ruleset.StatusExpected), accept),
@@ -111,28 +110,6 @@ func (b *builder) acceptForwarded() []ruleset.Rule {
 		rule("", outLink(leavingLinks), ours, goTo(leavingChain)),
 		rule("", ours, accept),
 	}
-}
-
-// leavingLinks returns the links by which our connections must not leave: the uplinks or, without uplinks, the links that are
-// assumed to lead outside.
-func (b *builder) leavingLinks() []string {
-	if len(b.state.Uplinks) == 0 {
-		return b.state.Outside
-	}
-	return b.uplinkLinks()
-}
-
-// clusterNetworks returns the networks to which a connection may leave by an uplink: a host with one link has no other way to
-// the cluster.
-func (b *builder) clusterNetworks() []netip.Prefix {
-	networks := append(b.insideNetworks(), b.ofNetworks(b.state.BackendNetworks)...)
-	for _, r := range b.state.ServiceRoutes {
-		if b.inFamily(r.Destination.Addr()) {
-			networks = append(networks, r.Destination)
-		}
-	}
-	slices.SortFunc(networks, netip.Prefix.Compare)
-	return slices.Compact(networks)
 }
 
 // acceptEgress lets both directions of connections that pods opened pass, whatever the host's policy.

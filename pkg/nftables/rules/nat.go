@@ -91,7 +91,7 @@ func forwardedMark(own gateway.Ownership) gateway.Mark {
 func (b *builder) assignHelpers() []ruleset.Rule {
 	frontends := map[gateway.Helper][]ruleset.Element{}
 	for _, h := range b.state.Helpers {
-		for _, f := range OfFamily(b.state.Forwards, b.family) {
+		for _, f := range gateway.ForwardsOf(b.state.Forwards, b.family) {
 			if f.Protocol == h.Protocol && f.Ports.Contains(h.Port) && len(f.Backends) > 0 {
 				object := gateway.Helper{Name: h.Name, Protocol: h.Protocol}
 				frontends[object] = append(frontends[object], ruleset.Element{Key: addressKey(f.Address) + protocolKey(h.Protocol) + port(h.Port)})
