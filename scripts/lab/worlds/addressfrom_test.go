@@ -20,7 +20,7 @@ import (
 // hwdsl2/setup-ipsec-vpn#1143): a Mapping with addressesFrom follows, and its connections to a replaced address end.
 func TestAddressThatChanges(t *testing.T) {
 	const fixed, lease, lease6 = "198.51.100.11", "198.51.100.77", "2001:db8:1::77"
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.gateway(t, "ip addr flush dev eth1 scope global")
 		w.gateway(t, "ip addr add 198.51.100.10/24 dev eth1")
@@ -78,7 +78,7 @@ func TestAddressThatChanges(t *testing.T) {
 
 // TestAddressOfAPointToPointUplink covers a PPP link, whose address has a peer, and a link that gets its first address later.
 func TestAddressOfAPointToPointUplink(t *testing.T) {
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.gateway(t, "ip addr flush dev eth2 scope global")
 		w.objects(t, service(t, "echo", []string{"8080/TCP"}, p1), mapping("ppp", "echo", "addressesFrom: [{uplink: eth2}], ports: [{port: 8080}]"))
@@ -95,7 +95,7 @@ func TestAddressOfAPointToPointUplink(t *testing.T) {
 // TestAddressesOfSLAAC checks that temporary IPv6 addresses (RFC 8981) are not served, and that connections to the addresses of an old
 // prefix survive while these are deprecated (RFC 4862, section 5.5.4).
 func TestAddressesOfSLAAC(t *testing.T) {
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.gateway(t, "ip -6 addr flush dev eth1 scope global")
 		if err := w.Host(lab.Gateway).SetSysctl("net.ipv6.conf.eth1.use_tempaddr", "2"); err != nil {

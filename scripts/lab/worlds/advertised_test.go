@@ -22,7 +22,7 @@ var stolen = lab.Prefix{Prefix: netip.MustParsePrefix("fd00:244:1::/64"), OnLink
 // through itself. Connections must keep to the route inside, and cleanup must restore the host.
 func TestAdvertisedPodNetworkIsNotTaken(t *testing.T) {
 	const pinfo, routes = "net.ipv6.conf.eth1.accept_ra_pinfo", "net.ipv6.conf.eth1.accept_ra_rt_info_max_plen"
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		address := w.servePod(t)
 		gateway := w.Host(lab.Gateway)
 		if err := gateway.SetSysctl(routes, "64"); err != nil {
@@ -56,7 +56,7 @@ func TestAdvertisedPodNetworkIsNotTaken(t *testing.T) {
 // TestAdvertisedPodNetworkIsFound uses an uplink that depends on advertisements, so that the host must accept them. Packets that the
 // route leads out of the uplink must be dropped there, check must report it, and traffic must continue once the advertisement ends.
 func TestAdvertisedPodNetworkIsFound(t *testing.T) {
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		address := w.servePod(t)
 		w.advertise(t, lab.Prefix{Prefix: netip.MustParsePrefix("2001:db8:66::/64"), OnLink: true, Autonomous: true, Seconds: 3600})
 		if got := w.gateway(t, "ip -6 address show dev eth1 scope global mngtmpaddr"); !strings.Contains(got, "2001:db8:66:") {

@@ -66,7 +66,7 @@ func boundaryCases() []boundaryCase {
 func TestBoundaryFollowsLinks(t *testing.T) {
 	for _, tc := range boundaryCases() {
 		t.Run(tc.name, func(t *testing.T) {
-			eachVariant(t, func(t *testing.T, w *world) {
+			eachPlane(t, func(t *testing.T, w *world) {
 				rogue := w.Host(lab.Rogue)
 				if tc.kind != "" {
 					w.requireLinks(t, tc.kind)

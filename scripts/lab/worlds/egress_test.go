@@ -26,7 +26,7 @@ func TestEgressTakesNoHostsConnections(t *testing.T) {
 		{lab.Gateway, lab.GatewayAddress, lab.GatewayAddress6},
 	}
 	const external, external6 = "203.0.113.13", "2001:db8:2::13"
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		// This host forwarded for inside hosts before smartnatd started.
 		for _, name := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {

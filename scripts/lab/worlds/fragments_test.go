@@ -38,7 +38,7 @@ func TestFragmentedUDP(t *testing.T) {
 		{"range", 20005, 20005, "ports: [{port: 20000, endPort: 20010, protocol: udp}]"},
 		{"range that is shifted, clients seen", 21005, 31005, "masquerade: false, ports: [{port: 21000, endPort: 21010, servicePort: 31000, protocol: udp}]"},
 	}
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 53, 1812, 20005, 31005)
 		objects := []string{service(t, "dns", []string{"53/UDP", "1812/UDP", "20000/UDP", "31000/UDP"}, p1)}
 		for i, kind := range kinds {

@@ -44,7 +44,7 @@ func TestOneLink(t *testing.T) {
 	const inside = `uplinks: [{interface: eth0}]
 insideNetworks: [10.244.0.0/16, "fd00:244::/32"]
 `
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.oneLink(t)
 		w.serve(t, lab.Client, 7100)

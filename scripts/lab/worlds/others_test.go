@@ -13,7 +13,7 @@ import (
 // TestSendersLookedUpByMark sets src_valid_mark, as Tailscale from 1.98 and wg-quick do (tailscale/tailscale#19796): a strict reverse path
 // filter on the link to the pods then looks up the sender of a reply, which carries its uplink's mark, in that uplink's table.
 func TestSendersLookedUpByMark(t *testing.T) {
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 8080)
 		w.gateway(t, "sysctl -qw net.ipv4.conf.all.rp_filter=0")
 		w.gateway(t, "sysctl -qw net.ipv4.conf.eth0.rp_filter=1")

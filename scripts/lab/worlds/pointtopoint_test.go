@@ -19,7 +19,7 @@ func TestUplinkWithoutAGateway(t *testing.T) {
 		{"a next hop of IPv6", "ip -4 route replace default via inet6 2001:db8:2::1 dev eth2 metric 200"},
 	} {
 		t.Run(route.name, func(t *testing.T) {
-			eachVariant(t, func(t *testing.T, w *world) {
+			eachPlane(t, func(t *testing.T, w *world) {
 				w.pods(t, 8080)
 				w.gateway(t, route.route)
 				// The router acts as the other end: it answers ARP for all addresses.

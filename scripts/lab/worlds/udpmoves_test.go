@@ -19,7 +19,7 @@ import (
 // that it comes in by now: the other path may be dead.
 func TestUDPThatMovesToAnotherUplink(t *testing.T) {
 	moving := []struct{ address, other string }{{lab.External1, lab.External2}, {lab.External1v6, lab.External2v6}}
-	eachVariant(t, func(t *testing.T, w *world) {
+	eachPlane(t, func(t *testing.T, w *world) {
 		w.pods(t, 5060)
 		// This provider accepts the customer's addresses on each of its links.
 		for _, key := range []string{"net.ipv4.conf.all.rp_filter", "net.ipv4.conf.eth1.rp_filter", "net.ipv4.conf.eth2.rp_filter"} {

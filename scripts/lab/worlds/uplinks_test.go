@@ -84,7 +84,7 @@ func uplinkCases() []uplinkCase {
 func TestOtherKindsOfUplinks(t *testing.T) {
 	for _, tc := range uplinkCases() {
 		t.Run(tc.name, func(t *testing.T) {
-			eachVariant(t, func(t *testing.T, w *world) {
+			eachPlane(t, func(t *testing.T, w *world) {
 				w.requireLinks(t, tc.kind)
 				w.pods(t, 8080)
 				tc.prepare(t, w)

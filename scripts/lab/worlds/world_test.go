@@ -51,6 +51,8 @@ type pod struct{ name, address, address6 string }
 type world struct {
 	*lab.Lab
 	daemon *lab.Process
+	// dataplane is the line of the config that chooses it, or empty.
+	dataplane string
 }
 
 // eachVariant runs a test in a new world with each variant of iptables.
@@ -59,6 +61,22 @@ func eachVariant(t *testing.T, run func(t *testing.T, w *world)) {
 	for _, variant := range []string{"legacy", "nf_tables"} {
 		t.Run(variant, func(t *testing.T) { run(t, newWorld(t, variant)) })
 	}
+}
+
+// eachPlane runs a test in a new world with each variant of iptables and with nftables, which writes no rule of iptables.
+func eachPlane(t *testing.T, run func(t *testing.T, w *world)) {
+	t.Helper()
+	eachVariant(t, run)
+	t.Run("nftables", func(t *testing.T) {
+		w := newWorld(t, "nf_tables")
+		w.dataplane = "dataplane: nftables\n"
+		run(t, w)
+		for _, program := range []string{"iptables-save", "ip6tables-save"} {
+			if rules := w.gateway(t, program); strings.Contains(rules, "SMARTNAT-") {
+				t.Errorf("%s: rules of iptables with nftables:\n%s", program, rules)
+			}
+		}
+	})
 }
 
 // newWorld creates a world without pods and without a running smartnatd. It ends with the test.
@@ -102,7 +120,7 @@ func (w *world) objects(t *testing.T, documents ...string) {
 func (w *world) start(t *testing.T, config string) {
 	t.Helper()
 	var err error
-	if w.daemon, err = w.StartGateway(timeout(t, patience), source+config); err != nil {
+	if w.daemon, err = w.StartGateway(timeout(t, patience), source+w.dataplane+config); err != nil {
 		t.Fatal(err)
 	}
 }
