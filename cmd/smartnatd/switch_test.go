@@ -138,11 +138,13 @@ type traffic struct {
 	ended       <-chan struct{}
 	count       int
 	err         error
+	// lost counts new UDP flows whose first datagram got no answer, mayLose is how many of them are tolerated.
+	lost, mayLose int
 }
 
-func startTraffic(t *testing.T) *traffic {
+func startTraffic(t *testing.T, mayLose int) *traffic {
 	t.Helper()
-	flow := &traffic{stop: make(chan struct{})}
+	flow := &traffic{stop: make(chan struct{}), mayLose: mayLose}
 	for _, protocol := range []string{"tcp4", "udp4"} {
 		conn, err := connection(protocol)
 		if err != nil {
@@ -163,6 +165,10 @@ func startTraffic(t *testing.T) *traffic {
 				conn, err := connection(protocol)
 				if err == nil {
 					err = errors.Join(exchange(conn), conn.Close())
+				}
+				if protocol == "udp4" && errors.Is(err, os.ErrDeadlineExceeded) && flow.lost < flow.mayLose {
+					flow.lost++
+					err = nil
 				}
 				flow.err = errors.Join(flow.err, err)
 				flow.count++
@@ -188,7 +194,7 @@ func (f *traffic) end(t *testing.T) {
 	if f.err != nil {
 		t.Errorf("new connection %d: %v", f.count, f.err)
 	}
-	t.Logf("%d new connections", f.count)
+	t.Logf("%d new connections, %d lost their first datagram", f.count, f.lost)
 }
 
 // ours returns what each data plane holds of ours.
@@ -231,7 +237,9 @@ func TestDataplanesChangeWithoutAGap(t *testing.T) {
 			if diff := cmp.Diff(inIPTables, ours(t)); diff != "" {
 				t.Errorf("after the start (-want +got):\n%s", diff)
 			}
-			flow := startTraffic(t)
+			// The change from iptables-legacy loses the first datagram of a new flow about once in ten changes, as the README
+			// says. New TCP connections repeat their first packet.
+			flow := startTraffic(t, map[string]int{"nf_tables": 0, "legacy": 1}[variant])
 			for i, next := range []struct {
 				dataplane string
 				want      map[string]bool
@@ -320,7 +328,7 @@ func TestDockersForwardPolicy(t *testing.T) {
 				t.Fatalf("no command in\n%s", stdout)
 			}
 			output(t, iptables, strings.Fields(mend)...)
-			startTraffic(t).end(t)
+			startTraffic(t, 0).end(t)
 			if _, stdout, _ := smartnatd(t, "", "check", "--config", configFile); strings.Contains(stdout, "does not count there") {
 				t.Errorf("mended, but check says\n%s", stdout)
 			}
@@ -330,7 +338,7 @@ func TestDockersForwardPolicy(t *testing.T) {
 				t.Fatal(err)
 			}
 			awaitWord(t, systemd, "READY=1", 2)
-			startTraffic(t).end(t)
+			startTraffic(t, 0).end(t)
 			program.end(t)
 		})
 	}
@@ -350,7 +358,7 @@ func TestTablesWithAnOwnerNeedNoHold(t *testing.T) {
 	write(t, configFile, strings.Replace(readFile(t, configFile), "dataplane: iptables", "dataplane: nftables", 1))
 	program = startProgram(t, systemd, configFile)
 	awaitWord(t, systemd, "READY=1", 2)
-	flow := startTraffic(t)
+	flow := startTraffic(t, 0)
 	if !strings.Contains(output(t, "nft", "list", "table", "ip", "smartnat"), "flags owner") {
 		testenv.Lacks(t, "tables with an owner that stay (Linux 6.9)")
 	}
