@@ -40,7 +40,7 @@ func (p plane) physdev() bool {
 		return p.programs.Physdev()
 	}
 	own := gateway.DefaultOwnership()
-	tables, err := netlink.NewTables(netlink.TableName(own), true)
+	tables, err := netlink.NewTables(own.TableName(), true)
 	if err != nil {
 		return false
 	}
@@ -92,7 +92,7 @@ func (p *dataplanes) open(own gateway.Ownership) (*netlink.Tables, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.tables == nil {
-		tables, err := netlink.NewTables(netlink.TableName(own), false)
+		tables, err := netlink.NewTables(own.TableName(), false)
 		if err != nil {
 			return nil, fmt.Errorf("nftables: %w", err)
 		}
@@ -229,7 +229,7 @@ func (l tableLeftovers) families() ([]gateway.Family, error) {
 	defer client.Close()
 	var families []gateway.Family
 	for _, family := range kernelFamilies() {
-		managed, err := client.Managed(netlink.TableName(l.cfg.Ownership), family)
+		managed, err := client.Managed(l.cfg.Ownership.TableName(), family)
 		if err != nil {
 			return nil, err
 		}

@@ -22,7 +22,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables/rules"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
-	"github.com/smartnat/smartnat/pkg/nftables/netlink"
 	nftrules "github.com/smartnat/smartnat/pkg/nftables/rules"
 	nftruleset "github.com/smartnat/smartnat/pkg/nftables/ruleset"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
@@ -129,7 +128,7 @@ func renderNFTables(out io.Writer, state gateway.State, cfg config.Config) error
 		return err
 	}
 	for _, family := range []gateway.Family{gateway.IPv4, gateway.IPv6} {
-		if err := nftruleset.WriteText(out, nftrules.Build(state, family, cfg.Ownership), netlink.TableName(cfg.Ownership)); err != nil {
+		if err := nftruleset.WriteText(out, nftrules.Build(state, family, cfg.Ownership), cfg.Ownership.TableName()); err != nil {
 			return fmt.Errorf("printing the IPv%d rules: %w", family, err)
 		}
 		if _, err := fmt.Fprintln(out); err != nil {

@@ -6,7 +6,7 @@ package budget
 
 import "time"
 
-// Budget bounds a kind of work. The zero value allows nothing to be saved and has no limit.
+// Budget bounds a kind of work. The zero value has no limit.
 type Budget struct {
 	share  int
 	credit time.Duration

@@ -36,7 +36,7 @@ func newNFTables(t testing.TB, shared bool) *nftablesBackend {
 	testenv.RequireTool(t, "nft")
 	b := &nftablesBackend{shared: shared}
 	var err error
-	if b.tables, err = netlink.NewTables(netlink.TableName(gateway.DefaultOwnership()), shared); err != nil {
+	if b.tables, err = netlink.NewTables(gateway.DefaultOwnership().TableName(), shared); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.tables.Close() })
@@ -62,16 +62,12 @@ func (c countedTables) Read(family gateway.Family) (nft.Table, error) {
 	return c.Tables.Read(family)
 }
 
-func (c countedTables) Write(ctx context.Context, family gateway.Family, batch nft.Batch) (n int, err error) {
+func (c countedTables) Write(ctx context.Context, family gateway.Family, batch nft.Batch) error {
 	c.calls.Add(1)
 	if c.life == nil {
 		return c.Tables.Write(ctx, family, batch)
 	}
-	err = c.life.write(fmt.Sprintf("IPv%d table", family), func() error {
-		n, err = c.Tables.Write(ctx, family, batch)
-		return err
-	})
-	return n, err
+	return c.life.write(fmt.Sprintf("IPv%d table", family), func() error { return c.Tables.Write(ctx, family, batch) })
 }
 
 func (b *nftablesBackend) addForeign(t *testing.T) {

@@ -75,14 +75,14 @@ func (r *Ruleset) mustRead(f *family) bool {
 	return true
 }
 
-// stampWrite records the generation after transactions of ours. If another process wrote meanwhile, tables that it may have
+// stampWrite records the generation after a transaction of ours. If another process wrote meanwhile, tables that it may have
 // written are suspect.
-func (r *Ruleset) stampWrite(transactions uint32) {
+func (r *Ruleset) stampWrite() {
 	generation, err := r.opts.Kernel.Generation()
 	for _, f := range r.families {
 		switch {
 		case f.state != inSync:
-		case err == nil && f.generation+transactions == generation:
+		case err == nil && f.generation+1 == generation:
 			f.generation = generation
 		default:
 			f.state = suspect

@@ -26,10 +26,9 @@ type Kernel interface {
 	Inspect(family gateway.Family) (exists, owned bool, err error)
 	// Read returns the content of the table, which is empty if there is none. It fails if the table is not ours.
 	Read(family gateway.Family) (ruleset.Table, error)
-	// Write creates the table if necessary and changes its content. It returns the number of transactions. A batch of more than
-	// one transaction has no effect on packets before the last one. The error is gateway.ErrRefused if the kernel refuses
-	// something in the batch.
-	Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) (transactions int, err error)
+	// Write creates the table if necessary and changes its content in one transaction. The error is gateway.ErrRefused if the
+	// kernel refuses something in the batch.
+	Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) error
 	// Remove removes the table, if there is one of ours.
 	Remove(family gateway.Family) (removed bool, err error)
 	// Try returns gateway.ErrRefused if the kernel refuses something in the table. It does not affect packets.
@@ -207,14 +206,14 @@ func (r *Ruleset) write(ctx context.Context, name gateway.Family, f *family, bat
 	before := f.state
 	f.state = unknown // until the write succeeds
 	started := time.Now()
-	transactions, err := r.opts.Kernel.Write(ctx, name, batch)
+	err := r.opts.Kernel.Write(ctx, name, batch)
 	changes.Took.Restore += time.Since(started)
 	if err != nil {
 		return fmt.Errorf("writing the IPv%d rules: %w", name, err)
 	}
 	f.state = before
 	count(changes, batch)
-	r.stampWrite(uint32(transactions))
+	r.stampWrite()
 	return nil
 }
 
@@ -310,7 +309,7 @@ func (r *Ruleset) Try(_ context.Context, state gateway.State) error {
 			errs = append(errs, fmt.Errorf("trying the IPv%d rules: %w", name, err))
 			continue
 		}
-		r.stampWrite(1)
+		r.stampWrite()
 	}
 	return errors.Join(errs...)
 }

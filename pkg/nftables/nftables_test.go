@@ -43,11 +43,11 @@ func (k *kernel) Read(family gateway.Family) (ruleset.Table, error) {
 }
 
 // Write refuses a deletion of what does not exist, as nf_tables does.
-func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.Batch) (int, error) {
+func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.Batch) error {
 	k.writes++
 	if err := k.err; err != nil {
 		k.err = nil
-		return 0, err
+		return err
 	}
 	table := k.tables[family]
 	if batch.Rewrite {
@@ -70,7 +70,7 @@ func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.B
 		for _, x := range e.List {
 			i := slices.IndexFunc(set.Elements, func(y ruleset.Element) bool { return x.Key == y.Key })
 			if i < 0 {
-				return 0, fmt.Errorf("elements of set %s: %w", e.Set, gateway.ErrRefused)
+				return fmt.Errorf("elements of set %s: %w", e.Set, gateway.ErrRefused)
 			}
 			set.Elements = slices.Delete(slices.Clone(set.Elements), i, i+1)
 		}
@@ -88,7 +88,7 @@ func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.B
 	slices.SortFunc(table.Sets, func(x, y ruleset.Set) int { return strings.Compare(x.Name, y.Name) })
 	k.tables[family] = table
 	k.generation++
-	return 1, nil
+	return nil
 }
 
 func (k *kernel) Remove(family gateway.Family) (bool, error) {

@@ -59,7 +59,7 @@ func New(opts Options) (*Client, error) {
 // Close closes the socket. Its tables stay, and have no owner any more.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Owns reports whether the Client owns the tables that it creates. It is certain after the first Commit with AddTable.
+// Owns reports whether the Client owns the tables that it creates. NewTables finds out whether the kernel permits that.
 func (c *Client) Owns() bool { return c.flags&tableOwner != 0 }
 
 // TableFlags returns the flags for AddTable.

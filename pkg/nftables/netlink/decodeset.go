@@ -71,8 +71,7 @@ func typesOf(number uint32) (parts [4]ruleset.Datatype) {
 // rawElement is an element as the kernel lists it.
 type rawElement struct {
 	ruleset.Element
-	end   bool
-	count ruleset.Count
+	end bool
 }
 
 // elementsOf appends the elements of an answer.
@@ -94,12 +93,6 @@ func elementOf(d *netlink.AttributeDecoder) (e rawElement) {
 			e.Last = value(d)
 		case unix.NFTA_SET_ELEM_FLAGS:
 			e.end = d.Uint32()&unix.NFT_SET_ELEM_INTERVAL_END != 0
-		case unix.NFTA_SET_ELEM_EXPR:
-			nested(d, func(d *netlink.AttributeDecoder) {
-				if d.Type() == unix.NFTA_EXPR_DATA {
-					e.count = countOf(d)
-				}
-			})
 		case unix.NFTA_SET_ELEM_DATA:
 			nested(d, func(d *netlink.AttributeDecoder) {
 				switch d.Type() {
@@ -112,18 +105,6 @@ func elementOf(d *netlink.AttributeDecoder) (e rawElement) {
 		}
 	})
 	return e
-}
-
-func countOf(d *netlink.AttributeDecoder) (c ruleset.Count) {
-	nested(d, func(d *netlink.AttributeDecoder) {
-		switch d.Type() {
-		case unix.NFTA_COUNTER_PACKETS:
-			c.Packets = d.Uint64()
-		case unix.NFTA_COUNTER_BYTES:
-			c.Bytes = d.Uint64()
-		}
-	})
-	return c
 }
 
 // joinRanges returns the elements sorted by key. Ranges without concatenation have their last key.

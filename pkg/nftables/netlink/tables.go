@@ -47,9 +47,6 @@ func NewTables(name string, shared bool) (*Tables, error) {
 	return t, nil
 }
 
-// TableName returns the name of our tables.
-func TableName(own gateway.Ownership) string { return own.TableName() }
-
 // Close gives up the tables. They stay.
 func (t *Tables) Close() error {
 	t.mu.Lock()
@@ -176,15 +173,12 @@ func (t *Tables) awaitRelease(name string, family gateway.Family, owner uint32) 
 	}
 }
 
-// maxElements bounds the elements of a transaction that may be split.
-const maxElements = 20_000
-
-// Write creates the table if necessary and changes its content. It returns the number of transactions.
-func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) (transactions int, err error) {
+// Write creates the table if necessary and changes its content in one transaction.
+func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.makeWritable(family, batch.ReplaceBridge || t.bridged[family]); err != nil {
-		return 0, err
+		return err
 	}
 	tx := t.transaction(family, "")
 	tx.AddTable(t.client.TableFlags())
@@ -193,11 +187,6 @@ func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset
 		tx.AddTable(t.client.TableFlags())
 	}
 	prepare(tx, batch)
-	for _, s := range batch.AddSets {
-		for elements := range slices.Chunk(s.Elements, maxElements) {
-			tx.AddElements(s.Name, s.Schema, elements)
-		}
-	}
 	finish(tx, batch)
 	bridged := t.bridged[family]
 	if batch.ReplaceBridge {
@@ -205,13 +194,13 @@ func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset
 	}
 	tx.Append(t.bridge(family, batch, bridged))
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return err
 	}
-	err = t.client.Commit(tx)
+	err := t.client.Commit(tx)
 	if err == nil {
 		t.bridged[family] = bridged
 	}
-	return 1, err
+	return err
 }
 
 // makeWritable becomes the owner of the table of the family, and of its BridgeTable if that is set. It returns an error if one
@@ -263,6 +252,9 @@ func prepare(tx *Transaction, batch ruleset.Batch) {
 	}
 	for _, c := range batch.AddChains {
 		tx.AddChain(c)
+	}
+	for _, s := range batch.AddSets {
+		tx.AddElements(s.Name, s.Schema, s.Elements) // verdicts name the chains
 	}
 }
 
@@ -328,9 +320,6 @@ func (t *Tables) Try(table ruleset.Table) error {
 	tx.AddTable(tableDormant)
 	batch := ruleset.Diff(ruleset.Table{Family: table.Family}, table)
 	prepare(tx, batch)
-	for _, s := range batch.AddSets {
-		tx.AddElements(s.Name, s.Schema, s.Elements)
-	}
 	finish(tx, batch)
 	tx.DeleteTable()
 	if len(table.Bridge) > 0 {

@@ -43,7 +43,7 @@ func nft(t *testing.T, words ...string) string {
 // write brings the table from have to want.
 func write(t *testing.T, tables *netlink.Tables, have, want ruleset.Table) error {
 	t.Helper()
-	_, err := tables.Write(t.Context(), want.Family, ruleset.Diff(have, want))
+	err := tables.Write(t.Context(), want.Family, ruleset.Diff(have, want))
 	return err
 }
 

@@ -68,9 +68,6 @@ func (t *Transaction) Append(o *Transaction) {
 // Empty reports whether there is nothing to change.
 func (t *Transaction) Empty() bool { return len(t.messages) == 0 }
 
-// Len returns the number of messages.
-func (t *Transaction) Len() int { return len(t.messages) }
-
 func (t *Transaction) add(name string, kind int, flags netlink.HeaderFlags, fill func(e *encoder)) {
 	var e encoder
 	fill(&e)

@@ -18,9 +18,10 @@
 // # Why maps
 //
 // A Frontend and its Backends are elements of hash maps. The number of rules that a packet meets does not depend on the number
-// of Forwards, and a change of a Backend replaces one element. The kernel walks all chains that a table's base chains reach
-// before it commits a rule or a verdict (nft_table_validate), and does not for data. So Backends are data, by number: pick-3
-// draws the number. A Frontend changes its verdict only when its number of Backends or its sources change.
+// of Forwards. A change of a Backend replaces at most as many elements as the Frontend has Backends, which are numbered in
+// their order. The kernel walks all chains that a table's base chains reach, and all elements of verdict maps, before it commits
+// a rule or a verdict (nft_table_validate), and does not for data. So Backends are data, by number: pick-3 draws the number. The
+// chain of a Frontend is data too, which the small map chains turns into a verdict.
 //
 // Ranges of ports are in the map ranges. Any commit that touches it copies it (nft_set_pipapo.c), and packets meet its rule only
 // if it has elements. Chains and sets that are named after a digest have the content that the digest covers, and are shared by

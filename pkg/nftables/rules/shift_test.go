@@ -86,7 +86,7 @@ func write(t *testing.T, table ruleset.Table) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tables.Close() })
-	if _, err := tables.Write(t.Context(), table.Family, ruleset.Diff(ruleset.Table{Family: table.Family}, table)); err != nil {
+	if err := tables.Write(t.Context(), table.Family, ruleset.Diff(ruleset.Table{Family: table.Family}, table)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -162,8 +162,5 @@ type Element struct {
 	Verdict Verdict
 }
 
-// Count is what a counter counted.
-type Count struct{ Packets, Bytes uint64 }
-
 // MaxTimeout bounds the time after which an element of a Dynamic set expires.
 const MaxTimeout = 24 * time.Hour
