@@ -81,7 +81,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 			}
 		}
 	}
-	if _, err := w.Apply(ctx, objects()); err != nil {
+	if err := w.Apply(ctx, objects()); err != nil {
 		return err
 	}
 	if w.daemon, err = w.StartGateway(ctx, config()); err != nil {

@@ -62,6 +62,9 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	l.restConfig = config
+	if l.applier, err = newApplier(config, l.kube); err != nil {
+		return err
+	}
 	if err := api.until(ctx, func(ctx context.Context) error {
 		return l.kube.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	}); err != nil {

@@ -20,8 +20,8 @@ func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return l.kubectl(ctx, "", args...)
 }
 
-// Apply runs `kubectl apply -f -` with the YAML.
-func (l *Lab) Apply(ctx context.Context, yaml string) (string, error) {
+// KubectlApply runs `kubectl apply -f -` with the YAML.
+func (l *Lab) KubectlApply(ctx context.Context, yaml string) (string, error) {
 	return l.kubectl(ctx, yaml, "apply", "-f", "-")
 }
 

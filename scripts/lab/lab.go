@@ -43,6 +43,7 @@ type Lab struct {
 	authority  *authority
 	kube       kubernetes.Interface
 	restConfig *rest.Config
+	applier    *applier
 	nodes      map[string]*nodeState
 
 	mu    sync.Mutex

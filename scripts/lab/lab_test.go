@@ -177,7 +177,7 @@ func TestCluster(t *testing.T) {
 		}
 		pods[name] = ip
 	}
-	if _, err := l.Apply(ctx, echoService); err != nil {
+	if err := l.Apply(ctx, echoService); err != nil {
 		t.Fatal(err)
 	}
 
@@ -237,7 +237,7 @@ func TestCluster(t *testing.T) {
 		}
 	})
 	t.Run("the error contains the API server's message", func(t *testing.T) {
-		if _, err := l.Apply(ctx, "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 70000}]}\n"); err == nil {
+		if _, err := l.KubectlApply(ctx, "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 70000}]}\n"); err == nil {
 			t.Error("port 70000 was accepted")
 		} else if !strings.Contains(err.Error(), "must be between 1 and 65535") {
 			t.Errorf("the error does not say why: %v", err)

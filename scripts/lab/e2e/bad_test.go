@@ -23,7 +23,7 @@ func testSchema(t *testing.T, w *world) {
 		{"a protocol that is none", `addresses: [198.51.100.12], serviceName: echo, ports: [{port: 80, protocol: icmp}]`, "spec.ports[0].protocol", "tcp, udp or sctp"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			out, err := w.Apply(timeout(t, patience), mappingYAML("default", "bad", test.spec))
+			out, err := w.KubectlApply(timeout(t, patience), mappingYAML("default", "bad", test.spec))
 			if err == nil {
 				t.Fatalf("accepted: %s", out)
 			}

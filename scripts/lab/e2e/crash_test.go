@@ -199,8 +199,7 @@ func (c *crashes) killOnce(ctx context.Context, t *testing.T, m manner, random *
 	c.variant = (c.variant + 1 + random.IntN(len(variants)-1)) % len(variants)
 	applied := make(chan error, 1)
 	go func() {
-		_, err := c.Apply(ctx, variants[c.variant])
-		applied <- err
+		applied <- c.Apply(ctx, variants[c.variant])
 	}()
 	if err := errors.Join(m.kill(ctx, c.world, random), <-applied); err != nil {
 		t.Fatalf("%s: %v", m.name, err)

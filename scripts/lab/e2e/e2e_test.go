@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/scripts/lab"
 )
@@ -288,21 +290,25 @@ func (w *world) expectClosed(t *testing.T) {
 // podAddress returns the IPv4 address of a pod.
 func (w *world) podAddress(t *testing.T, namespace, name string) string {
 	t.Helper()
-	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIP}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ip
+	return w.podAddresses(t, namespace, name)[0].IP
 }
 
 // podAddress6 returns its IPv6 address.
 func (w *world) podAddress6(t *testing.T, namespace, name string) string {
 	t.Helper()
-	ip, err := w.Kubectl(timeout(t, patience), "get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.podIPs[1].ip}")
+	return w.podAddresses(t, namespace, name)[1].IP
+}
+
+func (w *world) podAddresses(t *testing.T, namespace, name string) []corev1.PodIP {
+	t.Helper()
+	pod, err := w.Kube().CoreV1().Pods(namespace).Get(timeout(t, patience), name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ip
+	if len(pod.Status.PodIPs) != 2 {
+		t.Fatalf("pod %s/%s has the addresses %v, want two", namespace, name, pod.Status.PodIPs)
+	}
+	return pod.Status.PodIPs
 }
 
 // awaitRules polls the gateway's nat table until accept returns true.

@@ -119,20 +119,10 @@ func slice(service, name string, addresses ...string) *discoveryv1.EndpointSlice
 	return s
 }
 
-// podAddresses returns the IPv4 addresses of the two pods.
-func (w *world) podAddresses(t *testing.T) [2]string {
-	t.Helper()
-	var addresses [2]string
-	for i := range addresses {
-		addresses[i] = w.kubectl(t, "get", "pod", podName(i), "--namespace=odd", "-o", "jsonpath={.status.podIP}")
-	}
-	return addresses
-}
-
 func testFlapping(ctx context.Context, t *testing.T, w *world) {
 	const changes = 200
 	w.handmade(t, "flapping", 96)
-	pods := w.podAddresses(t)
+	pods := [2]string{w.podAddress(t, "odd", podName(0)), w.podAddress(t, "odd", podName(1))}
 	slices := w.Kube().DiscoveryV1().EndpointSlices("odd")
 	if _, err := slices.Create(ctx, slice("flapping", "flapping", pods[0]), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

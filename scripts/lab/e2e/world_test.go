@@ -103,17 +103,14 @@ func (w *world) kernel(ctx context.Context, t *testing.T) string {
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", `
 		for program in iptables-save ip6tables-save; do
 			# A table that was never asked for does not exist yet.
-			for table in mangle filter nat; do $program -t $table | sed -e '/^#/d' -e 's/\[[0-9:]*\]//'; done
-		done
+			for table in mangle filter nat; do $program -t $table; done
+		done | sed -e '/^#/d' -e 's/\[[0-9:]*\]//'
 		ip -4 rule; ip -6 rule
 		# The kernel's own routes come and go with neighbours and link-local addresses.
 		ip -4 route show table all; ip -6 route show table all | grep -v 'fe80::\|ff00::' || true
-		for key in net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv6.conf.default.forwarding; do
-			echo $key $(cat /proc/sys/$(echo $key | tr . /))
-		done
-		for link in all default eth0 eth1 eth2; do
-			echo $link $(cat /proc/sys/net/ipv4/conf/$link/rp_filter /proc/sys/net/ipv6/conf/$link/accept_ra)
-		done`)
+		cd /proc/sys/net
+		grep . ipv4/ip_forward ipv6/conf/all/forwarding ipv6/conf/default/forwarding
+		for link in all default eth0 eth1 eth2; do echo ipv4/conf/$link/rp_filter ipv6/conf/$link/accept_ra; done | xargs grep .`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +200,7 @@ func mappingYAML(namespace, name, spec string) string {
 
 func (w *world) apply(t *testing.T, yaml string) {
 	t.Helper()
-	if _, err := w.Apply(timeout(t, patience), yaml); err != nil {
+	if err := w.Apply(timeout(t, patience), yaml); err != nil {
 		t.Fatal(err)
 	}
 }

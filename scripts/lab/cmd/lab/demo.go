@@ -140,7 +140,7 @@ func (d *demo) kubectl(ctx context.Context, args ...string) error {
 
 // apply applies YAML and prints it with the output.
 func (d *demo) apply(ctx context.Context, yaml string) error {
-	output, err := d.lab.Apply(ctx, yaml)
+	output, err := d.lab.KubectlApply(ctx, yaml)
 	command(lab.Control, "kubectl apply -f - <<END", yaml+"END\n"+output)
 	return err
 }
