@@ -18,6 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/nftables/rules"
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 	"github.com/smartnat/smartnat/pkg/packet"
+	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
 // Kernel reads and writes the table of each family.
@@ -33,6 +34,9 @@ type Kernel interface {
 	Remove(family gateway.Family) (removed bool, err error)
 	// Try returns gateway.ErrRefused if the kernel refuses something in the table. It does not affect packets.
 	Try(table ruleset.Table) error
+	// Counts returns the elements of a set with counters, or none if there is no such set. whole is not set if some may be
+	// missing.
+	Counts(family gateway.Family, set string) (counts []ruleset.Count, whole bool, err error)
 	// Generation returns a number that changes whenever any process changes nf_tables.
 	Generation() (uint32, error)
 	// Watch calls changed once at the start and then whenever any process changes nf_tables. It returns nil when ctx ends.
@@ -323,6 +327,27 @@ func (r *Ruleset) Tracer(_ context.Context, name gateway.Family) (packet.Tracer,
 		return nil, fmt.Errorf("reading the IPv%d rules: %w", name, err)
 	}
 	return ruleset.NewTracer(have, r.opts.Ownership.TableName(), rules.BridgedMark(r.opts.Ownership)), nil
+}
+
+// Refusals returns the kernel's counters of refused packets. whole is not set if some may be missing. The counter of a port goes
+// when it has refused nothing for a day.
+func (r *Ruleset) Refusals(context.Context) (refusals []traffic.Refusal, whole bool, err error) {
+	whole = true
+	for _, family := range r.opts.Families {
+		for _, set := range rules.RefusedSets() {
+			counts, complete, err := r.opts.Kernel.Counts(family, set.Name)
+			if err != nil {
+				return nil, false, err
+			}
+			whole = whole && complete
+			for _, c := range counts {
+				if protocol, destination, ok := rules.Destination(c.Key, family); ok {
+					refusals = append(refusals, traffic.Refusal{Reason: set.Reason, Protocol: protocol, Destination: destination, Packets: c.Packets})
+				}
+			}
+		}
+	}
+	return refusals, whole, nil
 }
 
 // Verify implements dataplane.Ruleset.

@@ -102,6 +102,8 @@ func (k *kernel) Try(ruleset.Table) error {
 	return nil
 }
 
+func (k *kernel) Counts(gateway.Family, string) ([]ruleset.Count, bool, error) { return nil, true, nil }
+
 func (k *kernel) Generation() (uint32, error)               { return k.generation, nil }
 func (k *kernel) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 func (k *kernel) start() *Ruleset                           { return k.startWith() }

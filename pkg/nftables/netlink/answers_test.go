@@ -116,6 +116,7 @@ func FuzzDecode(f *testing.F) {
 		_, _, _ = setOf(m)
 		_, _, _ = helperOf(m)
 		_, _ = elementsOf(nil, m)
+		_, _ = countsOf(nil, m)
 		_, _ = eachAnswer(data, 1, func(netlink.Message) {})
 		_, _, _ = parseAnswers(data, 1)
 		_ = commentOf(data)

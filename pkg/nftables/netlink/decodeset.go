@@ -107,6 +107,36 @@ func elementOf(d *netlink.AttributeDecoder) (e rawElement) {
 	return e
 }
 
+// countsOf appends the counters of the elements of an answer.
+func countsOf(counts []ruleset.Count, answer netlink.Message) ([]ruleset.Count, error) {
+	err := attributes(answer, func(d *netlink.AttributeDecoder) {
+		if d.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			nested(d, func(d *netlink.AttributeDecoder) { counts = append(counts, countOf(d)) })
+		}
+	})
+	return counts, err
+}
+
+func countOf(d *netlink.AttributeDecoder) (c ruleset.Count) {
+	nested(d, func(d *netlink.AttributeDecoder) {
+		switch d.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			c.Key = value(d)
+		case unix.NFTA_SET_ELEM_EXPR:
+			nested(d, func(d *netlink.AttributeDecoder) {
+				if d.Type() == unix.NFTA_EXPR_DATA {
+					nested(d, func(d *netlink.AttributeDecoder) {
+						if d.Type() == unix.NFTA_COUNTER_PACKETS {
+							c.Packets = d.Uint64()
+						}
+					})
+				}
+			})
+		}
+	})
+	return c
+}
+
 // joinRanges returns the elements sorted by key. Ranges without concatenation have their last key.
 func joinRanges(s ruleset.Schema, listed []rawElement) []ruleset.Element {
 	slices.SortFunc(listed, func(x, y rawElement) int {

@@ -242,6 +242,27 @@ func (c *Client) elements(table, set string, family uint8) (elements []rawElemen
 	return elements, err
 }
 
+// Counts returns the elements of a set with counters, or none if there is no such set. whole is not set if the set or its table
+// changed meanwhile, so that elements may be missing.
+func (c *Client) Counts(table, set string, family gateway.Family) (counts []ruleset.Count, whole bool, err error) {
+	var e encoder
+	e.text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	e.text(unix.NFTA_SET_ELEM_LIST_SET, set)
+	err = c.execute(message(unix.NFT_MSG_GETSETELEM, netlink.Dump, protocolFamily(family), e), func(answer netlink.Message) (err error) {
+		counts, err = countsOf(counts, answer)
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, true, nil
+	case errors.Is(err, unix.EINTR):
+		return counts, false, nil
+	case err != nil:
+		return nil, false, fmt.Errorf("reading the counters in set %s of table %s: %w", set, table, err)
+	}
+	return counts, true, nil
+}
+
 // Generation returns a number that changes with every change of nf_tables in the network namespace.
 func (c *Client) Generation() (id uint32, err error) {
 	err = c.execute(message(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil), func(answer netlink.Message) error {

@@ -332,6 +332,17 @@ func (t *Tables) Try(table ruleset.Table) error {
 	return t.client.Commit(tx)
 }
 
+// Counts returns the elements of a set with counters, or none if there is no such set. whole is not set if elements may be missing.
+// It uses a socket of its own, so that a large set delays no Write.
+func (t *Tables) Counts(family gateway.Family, set string) (counts []ruleset.Count, whole bool, err error) {
+	reader, err := New(Options{Shared: true})
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	return reader.Counts(t.name, set, family)
+}
+
 // Generation returns a number that changes whenever any process changes nf_tables in the network namespace.
 func (t *Tables) Generation() (uint32, error) {
 	t.mu.Lock()

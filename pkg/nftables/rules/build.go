@@ -55,6 +55,8 @@ const (
 	insideLinks    = "inside-links"
 	insideNetworks = "inside-networks"
 	clusterNetsSet = "cluster-networks"
+	droppedSet     = "dropped"
+	rejectedSet    = "rejected"
 )
 
 // Build returns the table of one family that makes the host do what the state requires. An empty state still has the fixed

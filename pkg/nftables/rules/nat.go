@@ -19,8 +19,8 @@ func (b *builder) forwardMaps() {
 	// The value of a map is an id behind four unused bytes.
 	value := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
 	id := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
-	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: value, Counters: true})
-	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: value, Interval: true, Counters: true})
+	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: value})
+	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: value, Interval: true})
 	b.set(chainsMap, ruleset.Schema{Key: id, Data: key(ruleset.VerdictType)})
 	b.set(backendsMap, ruleset.Schema{
 		Key:  key(address, ruleset.ProtocolType, ruleset.PortType, ruleset.MarkType),
@@ -37,12 +37,12 @@ func (b *builder) nat() {
 	if !b.state.ForwardedOnly {
 		b.base(outputNAT, ruleset.Hook{Type: ruleset.NATType, Point: ruleset.Output, Priority: ruleset.DNATOrder}, services...)
 	}
-	b.chain(dropChain, rule("", exprs{ruleset.Counter{}}, verdict(ruleset.Drop)))
+	b.chain(dropChain, b.countRefused(droppedSet), rule("", exprs{ruleset.Counter{}}, verdict(ruleset.Drop)))
 	code := ruleset.PortUnreachable4
 	if b.family == gateway.IPv6 {
 		code = ruleset.PortUnreachable6
 	}
-	b.chain(rejectChain,
+	b.chain(rejectChain, b.countRefused(rejectedSet),
 		rule("", protocolIs(gateway.TCP), exprs{ruleset.Reject{Type: ruleset.RejectTCPReset}}),
 		rule("", exprs{ruleset.Reject{Type: ruleset.RejectICMP, Code: code}}))
 

@@ -255,7 +255,9 @@ func (m *machine) set(e Expr) {
 		// Only a SYN has the option.
 		m.Clamped = m.Clamped || p.Protocol == gateway.TCP && p.SYN
 	case Update:
-		m.Remembered = append(m.Remembered, e.Set)
+		if s := m.sets[e.Set]; s == nil || !s.Counters { // A set of counters remembers no client.
+			m.Remembered = append(m.Remembered, e.Set)
+		}
 	case Counter, AssignHelper:
 		// A Packet has neither.
 	}

@@ -162,5 +162,11 @@ type Element struct {
 	Verdict Verdict
 }
 
+// Count is an element of a set with Counters.
+type Count struct {
+	Key     string
+	Packets uint64
+}
+
 // MaxTimeout bounds the time after which an element of a Dynamic set expires.
 const MaxTimeout = 24 * time.Hour
