@@ -15,6 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/meter"
 )
 
 const namespace = "smartnat"
@@ -42,6 +43,8 @@ type Metrics struct {
 	sourcePorts     prometheus.Gauge
 	portsLow        prometheus.Gauge
 	report          atomic.Pointer[finding.Report]
+	// traffic is nil if it is not counted.
+	traffic func() meter.Reading
 }
 
 // New returns Metrics that read the status on each scrape.

@@ -41,7 +41,7 @@ func at(seconds int64) time.Time { return time.Unix(1700000000+seconds, 0) }
 // ours returns our metrics in text format, except for those that depend on the machine.
 func ours(t *testing.T, m *Metrics) string {
 	t.Helper()
-	families, err := m.registry.Gather()
+	families, err := m.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestObjectsFromTheDiskAreNoContact(t *testing.T) {
 
 // TestNamesAreAsPrometheusWantsThem runs Prometheus's own linter.
 func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
-	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeStatus{CertificateEnds: at(0)}).registry)
+	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeStatus{CertificateEnds: at(0)}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ type Server struct {
 // Server returns a server that does not listen yet.
 func (m *Metrics) Server(probes Probes, log logrus.FieldLogger) *Server {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	mux.HandleFunc("GET /livez", answer(probes.Alive))
 	mux.HandleFunc("GET /readyz", answer(probes.Ready))
 	return &Server{handler: mux, log: log, retry: retryListen}
