@@ -62,7 +62,7 @@ func guard(cmd *cobra.Command, cfg config.Config) error {
 		return fmt.Errorf("observing the host: %w", err)
 	}
 	state, _ := calc.Calculate(objects.Snapshot{}, observed, cfg)
-	programmed, err := new(dataplanes).dataplane(cfg, chosen, chosen.programs, nil)
+	programmed, _, err := new(dataplanes).dataplane(cfg, chosen, chosen.programs, nil)
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (c *checker) rules(ctx context.Context) []check.Line {
 		osRelease, _ := os.ReadFile("/etc/os-release") // advice is generic without it
 		var planes dataplanes
 		defer planes.close()
-		tried, err := planes.dataplane(c.cfg, c.chosen, c.chosen.programs, nil)
+		tried, _, err := planes.dataplane(c.cfg, c.chosen, c.chosen.programs, nil)
 		if err != nil {
 			return err
 		}

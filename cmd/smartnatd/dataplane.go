@@ -19,6 +19,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/ipset"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
+	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/nftables"
 	"github.com/smartnat/smartnat/pkg/nftables/netlink"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
@@ -129,28 +130,29 @@ func (p *dataplanes) ruleset(cfg config.Config, families []gateway.Family) (*nft
 }
 
 // dataplane constructs the data plane. counted is chosen.programs, or counts its calls; sets may be nil.
-func (p *dataplanes) dataplane(cfg config.Config, chosen plane, counted iptables.Program, sets iptables.Sets) (*dataplane.Dataplane, error) {
+func (p *dataplanes) dataplane(cfg config.Config, chosen plane, counted iptables.Program, sets iptables.Sets) (*dataplane.Dataplane, meter.Refusals, error) {
 	if chosen.name == config.DataplaneNFTables {
 		ruleset, err := p.ruleset(cfg, kernelFamilies())
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return assemble(cfg, ruleset, allIPTables(cfg)), nil
+		return assemble(cfg, ruleset, allIPTables(cfg)), ruleset, nil
 	}
 	return assemble(cfg, newIPTablesRuleset(cfg, chosen.programs, counted, sets),
-		iptables.NewLeftovers(chosen.programs.Unused(), cfg.Ownership), tableLeftovers{p, cfg}), nil
+		iptables.NewLeftovers(chosen.programs.Unused(), cfg.Ownership), tableLeftovers{p, cfg}), nil, nil
 }
 
 // assemble constructs a Dataplane. The rules of leftovers go once those of the Ruleset are in effect.
 func assemble(cfg config.Config, ruleset dataplane.Ruleset, leftovers ...dataplane.Leftovers) *dataplane.Dataplane {
 	return dataplane.New(dataplane.Options{
-		Ownership: cfg.Ownership,
-		GuardOnly: guardOnly(cfg),
-		Ruleset:   ruleset,
-		Leftovers: leftovers,
-		Routes:    rtnetlink.New(cfg.Ownership),
-		Sysctls:   sysctl.New(cfg.RuntimeDir),
-		Conntrack: conntrack.New(cfg.Ownership),
+		Ownership:    cfg.Ownership,
+		GuardOnly:    guardOnly(cfg),
+		CountTraffic: countsTraffic(cfg),
+		Ruleset:      ruleset,
+		Leftovers:    leftovers,
+		Routes:       rtnetlink.New(cfg.Ownership),
+		Sysctls:      sysctl.New(cfg.RuntimeDir),
+		Conntrack:    conntrack.New(cfg.Ownership),
 	})
 }
 

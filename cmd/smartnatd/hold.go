@@ -31,6 +31,9 @@ func (b *builder) hold(cfg config.Config, chosen plane) {
 }
 
 func (b *builder) close() {
+	if b.stopMeter != nil {
+		b.stopMeter()
+	}
 	if b.held != nil {
 		_ = b.held.Close()
 	}

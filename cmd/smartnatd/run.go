@@ -25,6 +25,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
 	"github.com/smartnat/smartnat/pkg/logging"
+	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
@@ -55,7 +56,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	saveMemory()
-	b := &builder{ctx: ctx, log: log, kept: activation.Files(true)}
+	b := &builder{ctx: ctx, log: log, kept: activation.Files(true), meter: meter.New(log, meter.Budget())}
 	defer b.close()
 	d := daemon.New(daemon.Options{
 		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup, Load: load,
@@ -66,6 +67,8 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	})
 	b.counts = metrics.New(version, d)
 	b.counts.CountLost(conntrack.Lost)
+	b.counts.CountTracked(conntrack.Use)
+	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
 	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, log)
 	err = d.Run(ctx, cfg)
 	log.Info("stopping, programmed rules keep forwarding")
@@ -79,6 +82,9 @@ type builder struct {
 	counts *metrics.Metrics
 	server *metrics.Server
 	planes dataplanes
+	meter  *meter.Meter
+	// stopMeter ends the counting of traffic. It is nil while nothing counts.
+	stopMeter func()
 	// kept are sockets that systemd kept for this process; held is the one that holds connections, or nil before the first
 	// generation that needs it.
 	kept []*os.File
@@ -119,11 +125,12 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		}
 	}
 	log.WithFields(fields).Info("programming the kernel")
-	programmed, err := b.planes.dataplane(cfg, chosen, counted, sets)
+	programmed, refusals, err := b.planes.dataplane(cfg, chosen, counted, sets)
 	if err != nil {
 		return nil, fmt.Errorf("%w (nftables because %s)", err, chosen.reason)
 	}
 	b.hold(cfg, chosen)
+	b.measure(cfg, chosen.name, refusals)
 	return controller.New(controller.Options{
 		Config:           cfg,
 		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev),
@@ -133,6 +140,9 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		PortsCounted:     b.counts.PortsCounted,
 		Applied: func(o controller.Outcome) {
 			b.counts.Applied(o, time.Now())
+			if o.Report != nil {
+				b.meter.Follow(o.Report.State)
+			}
 			hooks.Applied(o)
 		},
 		Ready: func() {

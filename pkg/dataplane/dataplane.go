@@ -20,6 +20,8 @@ type Options struct {
 	Ownership gateway.Ownership
 	// GuardOnly lists the families that are not served: the boundary is all that the Ruleset writes for them.
 	GuardOnly []gateway.Family
+	// CountTraffic makes the kernel count packets and bytes of each connection.
+	CountTraffic bool
 
 	Ruleset Ruleset
 	// Leftovers are removed once, after the Ruleset is in effect, so that a host can change its kernel API without a gap.

@@ -81,6 +81,9 @@ func (h *hostChange) startForwarding(family gateway.Family, result *Result) erro
 	var err error
 	if family == gateway.IPv4 {
 		err = h.setSysctls(h.filtering, result)
+		if h.opts.CountTraffic {
+			err = errors.Join(err, h.startCounting(result))
+		}
 	}
 	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))
 }

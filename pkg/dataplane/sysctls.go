@@ -52,6 +52,9 @@ func raPrefixes(link string) []string {
 // linkForward is for IPv4 packets that come in by the link. Setting ip_forward sets it on all links.
 func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwarding" }
 
+// countTraffic makes the kernel count packets and bytes of connections that begin from now on (nf_conntrack-sysctl).
+const countTraffic = "net/netfilter/nf_conntrack_acct"
+
 func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
 
 // srcValidMark makes the reverse path filter look up a sender with the mark of its packet (ip-sysctl). Tailscale and wg-quick
@@ -163,6 +166,18 @@ func (d *Dataplane) keepNextHops(result *Result) error {
 	return err
 }
 
+// startCounting makes the kernel count traffic, now that the rules have loaded conntrack. A host that does not permit that, such
+// as a container, still forwards.
+func (d *Dataplane) startCounting(result *Result) error {
+	unset := d.unset
+	err := d.ensure(countTraffic, "1", result)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		d.unset = unset
+		return nil
+	}
+	return err
+}
+
 // listens reports whether this Dataplane made the host accept router advertisements while it is a router.
 func (d *Dataplane) listens() bool {
 	for key := range d.sysctls {
@@ -232,6 +247,9 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	}
 	if n.nextHops {
 		keep = append(keep, multipathHash)
+	}
+	if d.opts.CountTraffic {
+		keep = append(keep, countTraffic)
 	}
 	maps.DeleteFunc(d.sysctls, func(key, _ string) bool { return !slices.Contains(keep, key) })
 	restored, err := d.opts.Sysctls.Restore(keep...)

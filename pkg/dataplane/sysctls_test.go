@@ -55,6 +55,59 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
+// TestCountTraffic expects that the kernel counts traffic if the options say so, and that a host where it cannot works without.
+func TestCountTraffic(t *testing.T) {
+	const key = "net/netfilter/nf_conntrack_acct"
+	k := newKernel()
+	v := k.Sysctls.Values
+	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+	counting, silent := options(k), start(k)
+	counting.countTraffic = true
+	for _, step := range []struct {
+		name string
+		d    *dataplane.Dataplane
+		was  string
+		err  error
+		want string
+	}{
+		{name: "the kernel has no conntrack", d: counting.dataplane()},
+		{name: "off by default", d: counting.dataplane(), was: "0", want: "1"},
+		{name: "on already", d: counting.dataplane(), was: "1", want: "1"},
+		{name: "read-only", d: counting.dataplane(), was: "0", err: syscall.EROFS, want: "0"},
+		{name: "not permitted", d: counting.dataplane(), was: "0", err: syscall.EACCES, want: "0"},
+		{name: "not wanted", d: silent, was: "0", want: "0"},
+	} {
+		delete(v, key)
+		if step.was != "" {
+			v[key] = step.was
+		}
+		k.Fail = func(what string) error {
+			if strings.Contains(what, key) {
+				return step.err
+			}
+			return nil
+		}
+		apply(t, step.d, state)
+		expectQuiet(t, step.d, state)
+		if v[key] != step.want {
+			t.Errorf("%s: %q, want %q", step.name, v[key], step.want)
+		}
+	}
+	k.Fail = nil
+	d := counting.dataplane()
+	v[key] = "0"
+	apply(t, d, state)
+	v[key] = "0" // Another program turns it off.
+	expectChanged(t, d, true)
+	if result := apply(t, d, state); v[key] != "1" || len(result.Repaired) != 1 {
+		t.Errorf("%s: %q, repaired %v", key, v[key], result.Repaired)
+	}
+	apply(t, start(k), state) // The config does not count any more.
+	if v[key] != "0" {
+		t.Errorf("%q after a start that does not count", v[key])
+	}
+}
+
 // TestSendersLookedUpByMark enables src_valid_mark while the data plane runs, as Tailscale and wg-quick do. Replies of a
 // backend carry a mark.
 func TestSendersLookedUpByMark(t *testing.T) {

@@ -1,0 +1,31 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"sync"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/conntrack"
+	"github.com/smartnat/smartnat/pkg/meter"
+)
+
+// countsTraffic reports whether traffic is counted: only metrics show it.
+func countsTraffic(cfg config.Config) bool { return cfg.Metrics.Address != "" }
+
+// measure counts the traffic of Mappings if the config wants that. It continues what an earlier generation counted.
+func (b *builder) measure(cfg config.Config, plane string, refusals meter.Refusals) {
+	b.meter.ReadRefusals(plane, refusals)
+	switch counts := countsTraffic(cfg); {
+	case counts && b.stopMeter == nil:
+		ctx, cancel := context.WithCancel(b.ctx)
+		var running sync.WaitGroup
+		running.Go(func() { b.meter.Run(ctx, conntrack.NewTraffic(cfg.Ownership)) })
+		b.stopMeter = func() { cancel(); running.Wait() }
+	case !counts && b.stopMeter != nil:
+		b.stopMeter()
+		b.stopMeter = nil
+	}
+}
