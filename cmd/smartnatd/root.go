@@ -40,7 +40,7 @@ Without a command it runs until a signal stops it. The programmed state stays; '
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().String(configFlag, defaultConfig, "the config `file`")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newCheckCommand(), newRenderCommand(), newBoundaryCommand(), newCleanupCommand(), newVersionCommand())
+	root.AddCommand(newStatusCommand(), newExplainCommand(), newCheckCommand(), newRenderCommand(), newBoundaryCommand(), newCleanupCommand(), newVersionCommand())
 	root.AddCommand(buildCommands()...)
 	return root
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/logging"
 	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/metrics"
+	"github.com/smartnat/smartnat/pkg/operator"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
@@ -70,6 +71,11 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	b.counts.CountTracked(conntrack.Use)
 	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
 	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, log)
+	commands := newOperatorServer(cfg, d, log)
+	defer commands.Close()
+	if err := commands.Listen(operator.SocketPath(cfg.RuntimeDir)); err != nil {
+		log.WithError(err).Warn("status and explain get no answers")
+	}
 	err = d.Run(ctx, cfg)
 	log.Info("stopping, programmed rules keep forwarding")
 	return err

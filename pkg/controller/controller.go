@@ -22,6 +22,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/loglimit"
 	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/quarantine"
 )
 
@@ -59,7 +60,7 @@ type Host interface {
 	Watch(ctx context.Context, changed func()) error
 }
 
-// Dataplane programs the kernel to match a State. Only the worker calls it.
+// Dataplane programs the kernel to match a State. Only the worker calls it, except for Tracer.
 type Dataplane interface {
 	quarantine.Dataplane
 	// Guard puts up the boundary and removes nothing. It is for the time before the first Apply.
@@ -72,6 +73,8 @@ type Dataplane interface {
 	Check() (bool, error)
 	// Verify makes the next Apply compare everything with the kernel.
 	Verify()
+	// Tracer returns a model of the rules that are now in the kernel. It is safe for concurrent use with all other functions.
+	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
 }
 
 // Options configures a Controller.
@@ -131,6 +134,11 @@ type Controller struct {
 	retry        *time.Timer
 	// checkError is the error of the last Check.
 	checkError loglimit.LastError
+}
+
+// Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
+func (c *Controller) Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error) {
+	return c.Dataplane.Tracer(ctx, family)
 }
 
 // New returns a Controller that does nothing until Run. The source must call Enqueue when objects change.

@@ -20,6 +20,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // fakeSource counts its changes and records the version that the last Snapshot contained.
@@ -138,6 +139,9 @@ func (d *fakeDataplane) Guard(context.Context, gateway.State) (dataplane.Result,
 func (d *fakeDataplane) Try(context.Context, gateway.State) error { return nil }
 func (d *fakeDataplane) HostChanged()                             { d.note("host changed") }
 func (d *fakeDataplane) Verify()                                  { d.note("verify") }
+func (d *fakeDataplane) Tracer(context.Context, gateway.Family) (packet.Tracer, error) {
+	return nil, nil
+}
 
 // Check only counts calls, because one comes every few seconds.
 func (d *fakeDataplane) Check() (bool, error) {

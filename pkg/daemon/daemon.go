@@ -17,7 +17,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/logging"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/systemd"
 )
@@ -30,6 +32,8 @@ type Runner interface {
 	Enqueue()
 	// Queued returns the length of the queue.
 	Queued() int
+	// Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
+	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
 }
 
 // Hooks are the callbacks of a Runner, all called by its worker.

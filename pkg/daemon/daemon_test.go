@@ -28,6 +28,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/objects"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/systemd"
 )
@@ -63,8 +64,9 @@ type fakeRunner struct {
 	events chan struct{}
 }
 
-func (r *fakeRunner) Enqueue()    { r.events <- struct{}{} }
-func (r *fakeRunner) Queued() int { return len(r.events) }
+func (r *fakeRunner) Enqueue()                                                      { r.events <- struct{}{} }
+func (r *fakeRunner) Queued() int                                                   { return len(r.events) }
+func (r *fakeRunner) Tracer(context.Context, gateway.Family) (packet.Tracer, error) { return nil, nil }
 
 func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
 	r.note("runner " + r.name + " starts")

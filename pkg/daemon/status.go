@@ -4,12 +4,16 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -56,6 +60,30 @@ func (d *Daemon) Status() Status {
 func (d *Daemon) Report() *finding.Report {
 	if g := d.current.Load(); g != nil {
 		return g.report.Load()
+	}
+	return nil
+}
+
+// Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
+func (d *Daemon) Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error) {
+	if g := d.current.Load(); g != nil {
+		return g.runner.Tracer(ctx, family)
+	}
+	return nil, errors.New("no config is in effect yet")
+}
+
+// Config returns the config of the running generation, or the zero Config before the first.
+func (d *Daemon) Config() config.Config {
+	if g := d.current.Load(); g != nil {
+		return g.cfg
+	}
+	return config.Config{}
+}
+
+// Missing returns what keeps this gateway from being complete, each part with its cause.
+func (d *Daemon) Missing() []string {
+	if g := d.current.Load(); g != nil {
+		return d.tracker.missing(g.objects, g.ready.Load())
 	}
 	return nil
 }

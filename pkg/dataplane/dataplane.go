@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/policyrouting"
 )
 
@@ -89,6 +90,13 @@ func (d *Dataplane) Try(ctx context.Context, state gateway.State) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.opts.Ruleset.Try(ctx, state)
+}
+
+// Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
+func (d *Dataplane) Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.opts.Ruleset.Tracer(ctx, family)
 }
 
 // Check looks for writes by other processes. Its cost does not depend on the size of the programmed state. It reports whether

@@ -1,0 +1,172 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/conntrack"
+	"github.com/smartnat/smartnat/pkg/explain"
+	"github.com/smartnat/smartnat/pkg/operator"
+	"github.com/smartnat/smartnat/pkg/rtnetlink"
+)
+
+// newOperatorServer returns the server for the commands that ask the running daemon.
+func newOperatorServer(cfg config.Config, d operator.Daemon, log logrus.FieldLogger) *operator.Server {
+	routes := rtnetlink.New(cfg.Ownership)
+	return operator.NewServer(operator.Options{
+		Version: version, Daemon: d, Log: log,
+		Route: func(destination netip.Addr, mark uint32) (explain.Hop, error) {
+			link, next, err := routes.Lookup(destination, mark)
+			return explain.Hop{Link: link, Gateway: next}, err
+		},
+		Connections: func(flow explain.Flow) ([]explain.Connection, error) {
+			found, err := conntrack.Connections(cfg.Ownership, flow.Protocol, flow.Source, flow.Destination)
+			connections := make([]explain.Connection, 0, len(found))
+			for _, c := range found {
+				connections = append(connections, explain.Connection{Client: c.Client, External: c.External, Backend: c.Backend})
+			}
+			return connections, err
+		},
+	})
+}
+
+// question is a command that asks the running daemon and prints its answer.
+type question struct {
+	*cobra.Command
+	format string
+}
+
+// newQuestion adds the flag for the format of the answer.
+func newQuestion(command *cobra.Command) *question {
+	q := &question{Command: command}
+	command.Flags().StringVarP(&q.format, "output", "o", "table", "`format` of the answer: table, json or yaml")
+	return q
+}
+
+// client returns a client of the daemon that the config file describes.
+func (q *question) client() (*operator.Client, error) {
+	switch q.format {
+	case "table", "json", "yaml":
+	default:
+		return nil, usageError{fmt.Errorf("--output %q: want table, json or yaml", q.format)}
+	}
+	cfg, err := loadConfig(q.Command)
+	if err != nil {
+		return nil, err
+	}
+	return operator.NewClient(operator.SocketPath(cfg.RuntimeDir)), nil
+}
+
+// print writes an answer in the chosen format.
+func (q *question) print(answer any, table func(io.Writer) error) error {
+	out := q.OutOrStdout()
+	switch q.format {
+	case "json":
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(answer)
+	case "yaml":
+		text, err := yaml.Marshal(answer)
+		if err != nil {
+			return fmt.Errorf("formatting the answer: %w", err)
+		}
+		_, err = out.Write(text)
+		return err
+	}
+	return table(out)
+}
+
+// errNotForwarded ends explain for a connection that does not get through. The answer is on standard output.
+var errNotForwarded = errors.New("the connection does not get through")
+
+func newExplainCommand() *cobra.Command {
+	var rules bool
+	q := newQuestion(&cobra.Command{
+		Use:   "explain SOURCE ADDRESS:PORT[/PROTOCOL]",
+		Short: "Say whether a connection gets through this gateway and, if not, why",
+		Long: `explain asks the running smartnatd what happens to a connection from SOURCE to ADDRESS:PORT, by the rules and routes that are in
+the kernel now: whether a Mapping forwards it, to which endpoints, and which way the replies take. It sends no packet.
+
+PROTOCOL is tcp (the default), udp or sctp. The exit code is 0 if the connection gets through and 1 if not.`,
+		Example: `  smartnatd explain 203.0.113.7 198.51.100.10:5432
+  smartnatd explain 2001:db8::7 [2001:db8:1::10]:53/udp`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usageError{errors.New("want a source and a destination, as in: smartnatd explain 203.0.113.7 198.51.100.10:5432/tcp")}
+			}
+			return nil
+		},
+	})
+	q.Flags().BoolVar(&rules, "rules", false, "also print the rules that matched in the kernel")
+	q.RunE = func(cmd *cobra.Command, args []string) error {
+		client, err := q.client()
+		if err != nil {
+			return err
+		}
+		destination, protocol, found := strings.Cut(args[1], "/")
+		if !found {
+			protocol = "tcp"
+		}
+		answer, err := ask(cmd.Context(), client, args[0], destination, strings.ToLower(protocol))
+		if err != nil {
+			return err
+		}
+		if err := q.print(answer, func(w io.Writer) error { return printAnswer(w, answer, rules) }); err != nil {
+			return err
+		}
+		if answer.Verdict != explain.Forwarded && answer.Verdict != explain.Passed {
+			return errNotForwarded
+		}
+		return nil
+	}
+	return q.Command
+}
+
+// ask checks the question before it looks for a daemon.
+func ask(ctx context.Context, client *operator.Client, source, destination, protocol string) (explain.Answer, error) {
+	if err := operator.CheckFlow(source, destination, protocol); err != nil {
+		return explain.Answer{}, usageError{err}
+	}
+	return client.Explain(ctx, source, destination, protocol)
+}
+
+func newStatusCommand() *cobra.Command {
+	q := newQuestion(&cobra.Command{
+		Use:   "status",
+		Short: "Show what is in effect on this gateway, and what is not and why",
+		Long: `status asks the running smartnatd for its source, its uplinks and each Mapping. The exit code is 0 if everything is in effect, and 1 if
+the gateway is degraded or still starting. Mappings that are not ready do not change it.`,
+		Args: cobra.NoArgs,
+	})
+	q.RunE = func(cmd *cobra.Command, _ []string) error {
+		client, err := q.client()
+		if err != nil {
+			return err
+		}
+		status, err := client.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if err := q.print(status, func(w io.Writer) error { return printStatus(w, status) }); err != nil {
+			return err
+		}
+		if status.State != operator.InEffect {
+			return fmt.Errorf("the gateway is %s", status.State)
+		}
+		return nil
+	}
+	return q.Command
+}

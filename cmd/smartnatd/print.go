@@ -1,0 +1,142 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/explain"
+	"github.com/smartnat/smartnat/pkg/operator"
+)
+
+// printed bounds the items of a list in a table.
+const printed = 3
+
+// table writes rows with aligned columns.
+func table(w io.Writer, rows ...[]string) error {
+	writer := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		if _, err := fmt.Fprintln(writer, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return writer.Flush()
+}
+
+// printAnswer writes the sentence, then the steps.
+func printAnswer(w io.Writer, a explain.Answer, rules bool) error {
+	text := a.Sentence + "\n"
+	if a.Advice != "" {
+		text += a.Advice + "\n"
+	}
+	if _, err := fmt.Fprintln(w, text); err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, s := range a.Steps {
+		rows = append(rows, []string{"  " + s.Name, s.Text})
+	}
+	connections := "none"
+	for i, c := range a.Connections {
+		if i == 0 {
+			connections = fmt.Sprintf("%d now", len(a.Connections))
+		}
+		if i < printed {
+			connections += fmt.Sprintf("; %s -> %s", c.Client, c.Backend)
+		}
+	}
+	rows = append(rows, []string{"  connections", connections})
+	if rules {
+		for i, rule := range a.Rules {
+			name := ""
+			if i == 0 {
+				name = "rules"
+			}
+			rows = append(rows, []string{"  " + name, rule})
+		}
+	}
+	return table(w, rows...)
+}
+
+// printStatus writes the gateway, its uplinks, and one line for each Mapping.
+func printStatus(w io.Writer, s operator.Status) error {
+	head := [][]string{{"gateway", fmt.Sprintf("%s, smartnatd %s, %s", s.Instance, s.Version, s.State)}, {"source", sourceText(s.Source)}}
+	for _, missing := range s.Missing {
+		head = append(head, []string{"missing", missing})
+	}
+	if !s.Source.CredentialEnds.IsZero() {
+		head = append(head, []string{"credential", "ends " + s.Source.CredentialEnds.UTC().Format(time.RFC3339)})
+	}
+	for _, f := range s.Findings {
+		head = append(head, []string{"finding", f.Field + ": " + f.Message + " (" + f.Reason + ")"})
+	}
+	if err := table(w, head...); err != nil {
+		return err
+	}
+	uplinks := [][]string{{"\nUPLINK", "NUMBER", "UP", "ADDRESSES", "NEXT HOPS"}}
+	for _, u := range s.Uplinks {
+		uplinks = append(uplinks, []string{u.Link, fmt.Sprint(u.Number), yesNo(u.Up), some(texts(u.Addresses)), some(texts(u.Gateways))})
+	}
+	if err := table(w, uplinks...); err != nil {
+		return err
+	}
+	mappings := [][]string{{"\nMAPPING", "READY", "SERVICE", "EXTERNAL", "WHY"}}
+	for _, m := range s.Mappings {
+		ready := yesNo(m.Ready)
+		if m.Elsewhere {
+			ready = "elsewhere"
+		}
+		why := ""
+		if len(m.Findings) > 0 {
+			why = m.Findings[0].Field + ": " + m.Findings[0].Message
+			if more := len(m.Findings) - 1; more > 0 {
+				why += fmt.Sprintf(" (and %d more)", more)
+			}
+		}
+		mappings = append(mappings, []string{m.Namespace + "/" + m.Name, ready, m.Service, some(m.Frontends), why})
+	}
+	return table(w, mappings...)
+}
+
+func sourceText(s operator.Source) string {
+	switch {
+	case s.Problem != "":
+		return s.Origin + ", " + s.Problem
+	case s.Connected:
+		return s.Origin + ", connected"
+	}
+	return s.Origin
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func texts(addresses []netip.Addr) []string {
+	var all []string
+	for _, a := range addresses {
+		all = append(all, a.String())
+	}
+	return all
+}
+
+// some joins the first items, or returns "-".
+func some(items []string) string {
+	if len(items) == 0 {
+		return "-"
+	}
+	text := strings.Join(items[:min(printed, len(items))], ", ")
+	if more := len(items) - printed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}

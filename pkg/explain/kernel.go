@@ -1,0 +1,100 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/packet"
+)
+
+// clientPort is a source port as clients have them. No rule depends on it.
+const clientPort = 50000
+
+// maxOutcomes bounds the random choices that an answer follows: a Service may have thousands of endpoints.
+const maxOutcomes = 256
+
+// route returns the route of a packet with a mark. It takes the host itself for a route that the kernel does not have, and
+// remembers that.
+func (e *explanation) route(destination netip.Addr, mark uint32) Hop {
+	hop, err := e.Router.Route(destination, mark)
+	if err != nil {
+		if text := destination.String(); !slices.Contains(e.failed, text) {
+			e.failed = append(e.failed, text)
+		}
+	}
+	return hop
+}
+
+// trace follows the first packet through the rules in the kernel.
+func (e *explanation) trace(in string) packet.Trace {
+	e.failed = nil // a source without a route is no fault of the way to the Backend
+	trace := e.Tracer.Trace(e.first(in))
+	for _, s := range trace.Steps {
+		e.Rules = append(e.Rules, fmt.Sprintf("%s %s %d: %s", s.Table, s.Chain, s.Number, s.Rule))
+	}
+	return trace
+}
+
+func (e *explanation) first(in string) packet.Packet {
+	return packet.Packet{
+		In: in, Protocol: e.flow.Protocol, Source: netip.AddrPortFrom(e.flow.Source, clientPort), Destination: e.flow.Destination,
+		State: packet.New, Direction: packet.Original, SYN: e.flow.Protocol == gateway.TCP,
+		Route: func(destination netip.Addr, mark uint32) string { return e.route(destination, mark).Link },
+	}
+}
+
+// reply follows the answer of the Backend, and returns the hop that the kernel has for it.
+func (e *explanation) reply(first packet.Trace, in string) (packet.Trace, Hop) {
+	p := e.first(first.Out)
+	p.Source, p.Destination = first.Packet.Destination, p.Source
+	p.State, p.Direction, p.ConnMark = packet.Established|packet.DNAT, packet.Reply, first.Packet.ConnMark
+	if first.Masqueraded {
+		p.State |= packet.SNAT
+	}
+	trace := e.Tracer.Trace(p)
+	hop := e.route(e.flow.Source, trace.Packet.Mark)
+	if in == "" {
+		return trace, Hop{}
+	}
+	return trace, hop
+}
+
+// backends names the destinations that the rules in the kernel choose from, with their shares.
+func (e *explanation) backends(f *gateway.Forward, in string) string {
+	type share struct {
+		backend netip.AddrPort
+		part    float64
+	}
+	var shares []share
+	n := 0
+	for trace := range e.Tracer.Outcomes(e.first(in)) {
+		if n++; n > maxOutcomes {
+			break
+		}
+		i := slices.IndexFunc(shares, func(s share) bool { return s.backend == trace.Packet.Destination })
+		if i < 0 {
+			shares = append(shares, share{backend: trace.Packet.Destination})
+			i = len(shares) - 1
+		}
+		shares[i].part += trace.Probability
+	}
+	slices.SortFunc(shares, func(a, b share) int { return a.backend.Compare(b.backend) })
+	var texts []string
+	for _, s := range shares[:min(listed, len(shares))] {
+		texts = append(texts, fmt.Sprintf("%s (%.0f %%)", s.backend, 100*s.part))
+	}
+	text := strings.Join(texts, ", ")
+	if more := len(f.Backends) - len(texts); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	if !f.Direct {
+		return "the ClusterIP " + text
+	}
+	return text
+}
