@@ -82,7 +82,7 @@ func (h *hostChange) startForwarding(family gateway.Family, result *Result) erro
 	if family == gateway.IPv4 {
 		err = h.setSysctls(h.filtering, result)
 		if h.opts.CountTraffic {
-			err = errors.Join(err, h.startCounting(result))
+			h.startCounting(result)
 		}
 	}
 	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))

@@ -74,7 +74,7 @@ func (h *host) prepare(t *testing.T) {
 	h.write(t, "net/ipv4/conf/eth2/rp_filter", "0")
 }
 
-func (h *host) write(t *testing.T, key, value string) {
+func (h *host) write(t testing.TB, key, value string) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0); err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func (h *host) options() parts {
 	}
 }
 
-func run(t *testing.T, program, args string) string {
+func run(t testing.TB, program, args string) string {
 	t.Helper()
 	out, err := exec.Command(program, strings.Fields(args)...).CombinedOutput()
 	if err != nil {

@@ -54,7 +54,7 @@ func onNetworks(t *testing.T, test func(t *testing.T, h *host, n network)) {
 }
 
 // connect creates a host in a new namespace, on a link of this namespace.
-func connect(t *testing.T, name, link string, here, there []string) {
+func connect(t testing.TB, name, link string, here, there []string) {
 	t.Helper()
 	run(t, "ip", "netns add "+name)
 	t.Cleanup(func() { run(t, "ip", "netns del "+name) })

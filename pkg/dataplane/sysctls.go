@@ -166,16 +166,13 @@ func (d *Dataplane) keepNextHops(result *Result) error {
 	return err
 }
 
-// startCounting makes the kernel count traffic, now that the rules have loaded conntrack. A host that does not permit that, such
-// as a container, still forwards.
-func (d *Dataplane) startCounting(result *Result) error {
+// startCounting makes the kernel count traffic, now that the rules have loaded conntrack. A host that does not permit that, such as
+// a container, or cannot record the old value, forwards all the same: the error is none of the State.
+func (d *Dataplane) startCounting(result *Result) {
 	unset := d.unset
-	err := d.ensure(countTraffic, "1", result)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+	if d.ensure(countTraffic, "1", result) != nil {
 		d.unset = unset
-		return nil
 	}
-	return err
 }
 
 // listens reports whether this Dataplane made the host accept router advertisements while it is a router.

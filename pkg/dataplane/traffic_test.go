@@ -52,7 +52,7 @@ func newMeter(t *testing.T, h *host, state gateway.State) *meter.Meter {
 }
 
 // awaitSubscriber waits until a process gets the messages about connections that end (netlink group 3 of protocol 12, as bits).
-func awaitSubscriber(t *testing.T) {
+func awaitSubscriber(t testing.TB) {
 	t.Helper()
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		sockets, err := os.ReadFile("/proc/thread-self/net/netlink")
