@@ -172,6 +172,10 @@ func TestKernelRestartWritesNothing(t *testing.T) {
 		if got := h.execs() - execs; got != 1 || result.Chains > 3 || result.Routes()+result.IPRules() > 0 {
 			t.Errorf("an endpoint disappears: %d executions, %s", got, result)
 		}
+		// The boundary that a start writes first is there already.
+		if guarded, err := h.start().Guard(t.Context(), gateway.State{Uplinks: full().Uplinks}); err != nil || !guarded.Empty() {
+			t.Errorf("the boundary: %s, %v; want nothing written", guarded, err)
+		}
 		h.cleanup(t, d, before)
 		h.cleanup(t, h.start(), before)
 	})

@@ -30,6 +30,8 @@ type Kernel interface {
 	// Write creates the table if necessary and changes its content in one transaction. The error is gateway.ErrRefused if the
 	// kernel refuses something in the batch.
 	Write(ctx context.Context, family gateway.Family, batch ruleset.Batch) error
+	// Adopt makes this process the owner of a table that an earlier one wrote, if the kernel has owners.
+	Adopt(family gateway.Family) error
 	// Remove removes the table, if there is one of ours.
 	Remove(family gateway.Family) (removed bool, err error)
 	// Try returns gateway.ErrRefused if the kernel refuses something in the table. It does not affect packets.
@@ -169,7 +171,12 @@ func (r *Ruleset) reconcile(ctx context.Context, name gateway.Family, f *family,
 	started = time.Now()
 	batch := ruleset.Diff(have, want)
 	changes.Took.Diff += time.Since(started)
-	if err := r.write(ctx, name, f, batch, changes); err != nil {
+	if batch.Empty() && len(have.Chains) > 0 {
+		err = r.adopt(name)
+	} else {
+		err = r.write(ctx, name, f, batch, changes)
+	}
+	if err != nil {
 		return err
 	}
 	changes.Repaired = append(changes.Repaired, damage...)
@@ -221,6 +228,14 @@ func (r *Ruleset) write(ctx context.Context, name gateway.Family, f *family, bat
 	return nil
 }
 
+// adopt protects a table that needs no write.
+func (r *Ruleset) adopt(name gateway.Family) error {
+	if err := r.opts.Kernel.Adopt(name); err != nil {
+		return fmt.Errorf("becoming the owner of the IPv%d rules: %w", name, err)
+	}
+	return nil
+}
+
 func count(changes *dataplane.Changes, batch ruleset.Batch) {
 	changes.Writes++
 	changes.Chains += batch.Chains()
@@ -228,7 +243,8 @@ func count(changes *dataplane.Changes, batch ruleset.Batch) {
 	changes.Members += batch.Members()
 }
 
-// Guard implements dataplane.Ruleset. The boundary of a host that holds our rules already is in chains of its own.
+// Guard implements dataplane.Ruleset. It writes nothing if an earlier process left the boundary with our other rules. Otherwise
+// the boundary is in chains of its own.
 func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.State) (dataplane.Changes, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -237,6 +253,9 @@ func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.
 	have, err := r.opts.Kernel.Read(name)
 	if err != nil {
 		return changes, fmt.Errorf("reading the IPv%d rules: %w", name, err)
+	}
+	if !r.guardOnly(name) && rules.Guarded(have, state, name, r.opts.Ownership) {
+		return changes, r.adopt(name)
 	}
 	want := rules.Guard(state, name, r.opts.Ownership)
 	guardOnly := ruleset.Table{Family: name, Bridge: have.Bridge}

@@ -25,9 +25,9 @@ type kernel struct {
 	tables     map[gateway.Family]ruleset.Table
 	owned      bool
 	generation uint32
-	// reads and writes count calls. The next write fails with err, if that is set.
-	reads, writes int
-	err           error
+	// reads, writes and adoptions count calls. The next write fails with err, if that is set.
+	reads, writes, adoptions int
+	err                      error
 }
 
 func (k *kernel) Inspect(family gateway.Family) (exists, owned bool, err error) {
@@ -88,6 +88,14 @@ func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.B
 	slices.SortFunc(table.Sets, func(x, y ruleset.Set) int { return strings.Compare(x.Name, y.Name) })
 	k.tables[family] = table
 	k.generation++
+	return nil
+}
+
+func (k *kernel) Adopt(gateway.Family) error {
+	k.adoptions++
+	if k.owned {
+		k.generation++
+	}
 	return nil
 }
 
@@ -173,6 +181,37 @@ func TestReadings(t *testing.T) {
 			}
 			k.expect(t, step.state)
 		}
+	}
+}
+
+// TestAdoption expects that a start which finds the rules in place writes nothing and becomes their owner.
+func TestAdoption(t *testing.T) {
+	for _, owned := range []bool{true, false} {
+		k := newKernel(owned)
+		apply(t, k.start(), state(2))
+		r := k.start()
+		for i, step := range []struct {
+			name              string
+			do                func()
+			writes, adoptions int
+		}{
+			{"the boundary of a start", func() {
+				if changes, err := r.Guard(t.Context(), gateway.IPv4, gateway.State{}); err != nil || changes.Writes > 0 {
+					t.Errorf("%d writes, %v", changes.Writes, err)
+				}
+			}, 0, 1},
+			{"what the earlier process wrote", func() { apply(t, r, state(2)) }, 0, 1},
+			{"the same again", func() { apply(t, r, state(2)) }, 0, 0},
+			{"a change", func() { apply(t, r, state(3)) }, 1, 0},
+		} {
+			writes, adoptions, reads := k.writes, k.adoptions, k.reads
+			step.do()
+			if k.writes-writes != step.writes || k.adoptions-adoptions != step.adoptions || i > 1 && k.reads > reads {
+				t.Errorf("owned %t, %s: %d writes, %d adoptions, %d readings; want %d, %d",
+					owned, step.name, k.writes-writes, k.adoptions-adoptions, k.reads-reads, step.writes, step.adoptions)
+			}
+		}
+		k.expect(t, state(3))
 	}
 }
 

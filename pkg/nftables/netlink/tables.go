@@ -203,6 +203,13 @@ func (t *Tables) Write(ctx context.Context, family gateway.Family, batch ruleset
 	return err
 }
 
+// Adopt becomes the owner of the table and of its BridgeTable, as Write does. It changes nothing else.
+func (t *Tables) Adopt(family gateway.Family) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.makeWritable(family, t.bridged[family])
+}
+
 // makeWritable becomes the owner of the table of the family, and of its BridgeTable if that is set. It returns an error if one
 // is not ours.
 func (t *Tables) makeWritable(family gateway.Family, bridged bool) error {

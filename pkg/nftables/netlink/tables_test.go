@@ -95,12 +95,22 @@ func TestTableOfAnotherProcess(t *testing.T) {
 	if diff := cmp.Diff(want, have); err != nil || diff != "" {
 		t.Errorf("after the first process: %v (-want +got):\n%s", err, diff)
 	}
+	if err := second.Adopt(gateway.IPv4); err != nil {
+		t.Error(err)
+	}
+	if exists, owned, err := second.Inspect(gateway.IPv4); !exists || !owned || err != nil {
+		t.Errorf("adopted: exists %t, owned %t, %v", exists, owned, err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second = newTables(t, false)
 	guard := rules.Guard(everything(gateway.IPv4), gateway.IPv4, gateway.DefaultOwnership())
 	if err := write(t, second, have, guard); err != nil {
 		t.Error(err)
 	}
 	if exists, owned, err := second.Inspect(gateway.IPv4); !exists || !owned || err != nil {
-		t.Errorf("exists %t, owned %t, %v", exists, owned, err)
+		t.Errorf("written: exists %t, owned %t, %v", exists, owned, err)
 	}
 	if removed, err := second.Remove(gateway.IPv4); !removed || err != nil {
 		t.Errorf("removed %t, %v", removed, err)

@@ -6,6 +6,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -228,6 +229,70 @@ func TestLeavingWithoutUplinks(t *testing.T) {
 			}
 			if got := tracer(state, family).Trace(p); got.Verdict != tc.want {
 				t.Errorf("IPv%d, %s: verdict %s, want %s: %+v", family, tc.name, got.Verdict, tc.want, got.Steps)
+			}
+		}
+	}
+}
+
+// TestGuarded expects that a table from Build needs no guard, unless a part of the boundary is missing or differs.
+func TestGuarded(t *testing.T) {
+	for _, family := range families {
+		built := func() ruleset.Table { return Build(host(family), family, ownership) }
+		chain := func(table ruleset.Table, name string) *ruleset.Chain {
+			return &table.Chains[slices.IndexFunc(table.Chains, func(c ruleset.Chain) bool { return c.Name == name })]
+		}
+		set := func(table ruleset.Table, name string) *ruleset.Set {
+			return &table.Sets[slices.IndexFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == name })]
+		}
+		boundaryOnly := host(family)
+		boundaryOnly.Forwards, boundaryOnly.Egresses = nil, nil
+		for _, tc := range []struct {
+			name  string
+			state gateway.State
+			table func() ruleset.Table
+			want  bool
+		}{
+			{"everything", host(family), built, true},
+			{"no object is known", boundaryOnly, built, true},
+			{"nothing", host(family), func() ruleset.Table { return ruleset.Table{Family: family} }, false},
+			{"a guard", host(family), func() ruleset.Table { return Guard(host(family), family, ownership) }, false},
+			{"no jump", host(family), func() ruleset.Table {
+				table := built()
+				c := chain(table, forwardFilter)
+				c.Rules = c.Rules[:len(c.Rules)-1]
+				return table
+			}, false},
+			{"no exception for bridges", host(family), func() ruleset.Table {
+				table := built()
+				c := chain(table, forwardFilter)
+				c.Rules = slices.DeleteFunc(c.Rules, func(r ruleset.Rule) bool { return r.Comment == "switched by a bridge" })
+				return table
+			}, false},
+			{"no drop", host(family), func() ruleset.Table {
+				table := built()
+				c := chain(table, boundaryChain)
+				c.Rules = c.Rules[:len(c.Rules)-1]
+				return table
+			}, false},
+			{"a link that is not outside", host(family), func() ruleset.Table {
+				table := built()
+				s := set(table, outsideLinks)
+				s.Elements = s.Elements[1:]
+				return table
+			}, false},
+			{"a network that is inside no more", boundaryOnly, func() ruleset.Table {
+				more := host(family)
+				more.InsideNetworks = append(more.InsideNetworks, clients(family, 9))
+				return Build(more, family, ownership)
+			}, false},
+			{"no mark of bridges", host(family), func() ruleset.Table {
+				table := built()
+				table.Bridge = nil
+				return table
+			}, false},
+		} {
+			if got := Guarded(tc.table(), tc.state, family, ownership); got != tc.want {
+				t.Errorf("IPv%d, %s: %t, want %t", family, tc.name, got, tc.want)
 			}
 		}
 	}
