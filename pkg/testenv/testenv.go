@@ -9,12 +9,14 @@
 package testenv
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -123,6 +125,30 @@ func RequireTool(t testing.TB, program string) {
 func Lacks(t testing.TB, what string) {
 	t.Helper()
 	t.Skipf("SKIPPED: the kernel lacks %s", what)
+}
+
+// RequireFlowtable skips the test with a message if the running kernel lacks flowtables, or the lookup of routes by rules. The test
+// must be in a network namespace of its own.
+func RequireFlowtable(t testing.TB) {
+	t.Helper()
+	RequireTool(t, "nft")
+	try := exec.Command("nft", "-f", "-")
+	try.Stdin = strings.NewReader(`
+table ip testenv-flowtable {
+	flowtable f {
+		hook ingress priority 0
+		devices = { lo }
+	}
+	chain c {
+		type filter hook forward priority 0
+		fib saddr . mark . iif oif exists flow add @f
+	}
+}
+delete table ip testenv-flowtable
+`)
+	if out, err := try.CombinedOutput(); err != nil {
+		Lacks(t, fmt.Sprintf("flowtables: %v: %s", err, bytes.Join(bytes.Fields(out), []byte(" "))))
+	}
 }
 
 func missing(t testing.TB, what string) {

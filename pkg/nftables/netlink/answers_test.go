@@ -115,6 +115,7 @@ func FuzzDecode(f *testing.F) {
 		_, _, _ = ruleOf(m)
 		_, _, _ = setOf(m)
 		_, _, _ = helperOf(m)
+		_, _, _ = flowtableOf(m)
 		_, _ = elementsOf(nil, m)
 		_, _ = countsOf(nil, m)
 		_, _ = eachAnswer(data, 1, func(netlink.Message) {})

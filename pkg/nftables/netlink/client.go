@@ -139,6 +139,10 @@ type failure struct {
 // receiveAnswers receives all answers to a batch. The kernel has processed it when the call that sends it returns, so they wait
 // on the socket.
 func (c *Client) receiveAnswers(last uint32) (failures []failure, acknowledged bool, err error) {
+	// The deadline of an earlier request may be over: a transaction can take long.
+	if err := c.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return nil, false, err
+	}
 	readErr := c.raw.Read(func(fd uintptr) bool {
 		for {
 			n, _, failed := unix.Recvfrom(int(fd), c.replies, unix.MSG_DONTWAIT)

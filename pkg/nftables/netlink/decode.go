@@ -259,6 +259,13 @@ func (f fields) action(name string) ruleset.Expr {
 			return nil
 		}
 		return ruleset.AssignHelper{Name: f.text(unix.NFTA_OBJREF_IMM_NAME)}
+	case "flow_offload":
+		return ruleset.AddFlow{Flowtable: f.text(flowTableName)}
+	case "fib":
+		if f.numbers[unix.NFTA_FIB_RESULT] != unix.NFT_FIB_RESULT_OIF || f.numbers[unix.NFTA_FIB_FLAGS] != reversePath {
+			return nil
+		}
+		return ruleset.ReversePath{To: f.register(unix.NFTA_FIB_DREG)}
 	case "nat":
 		x := ruleset.NAT{
 			Destination: f.numbers[unix.NFTA_NAT_TYPE] == unix.NFT_NAT_DNAT, Address: f.register(unix.NFTA_NAT_REG_ADDR_MIN),

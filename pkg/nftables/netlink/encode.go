@@ -27,7 +27,11 @@ const (
 	tcpOptionMSS    = 2    // TCPOPT_MAXSEG
 	setTypeVerdict  = 0xffffff00
 	ctHelperObject  = 3 // NFT_OBJECT_CT_HELPER
+	flowTableName   = 1 // NFTA_FLOW_TABLE_NAME
 )
+
+// reversePath are the flags of the lookup of a ruleset.ReversePath.
+const reversePath = unix.NFTA_FIB_F_SADDR | unix.NFTA_FIB_F_MARK | unix.NFTA_FIB_F_IIF | unix.NFTA_FIB_F_PRESENT
 
 // encoder appends netlink attributes (netlink(7)) to a buffer.
 type encoder []byte
@@ -211,7 +215,7 @@ func (e *encoder) property(x ruleset.Expr, as named) bool {
 	return false
 }
 
-// lookup appends an expression that refers to a set or an object.
+// lookup appends an expression that refers to a set, an object, a Flowtable or routes.
 func (e *encoder) lookup(x ruleset.Expr, as named) bool {
 	switch x := x.(type) {
 	case ruleset.Lookup:
@@ -238,6 +242,14 @@ func (e *encoder) lookup(x ruleset.Expr, as named) bool {
 			e.number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_UPDATE)
 			e.number64(unix.NFTA_DYNSET_TIMEOUT, x.Milliseconds)
 		})
+	case ruleset.ReversePath:
+		return as("fib", func() {
+			e.number(unix.NFTA_FIB_DREG, register(x.To))
+			e.number(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_OIF)
+			e.number(unix.NFTA_FIB_FLAGS, reversePath)
+		})
+	case ruleset.AddFlow:
+		return as("flow_offload", func() { e.text(flowTableName, x.Flowtable) })
 	case ruleset.AssignHelper:
 		return as("objref", func() {
 			e.number(unix.NFTA_OBJREF_IMM_TYPE, ctHelperObject)

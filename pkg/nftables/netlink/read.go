@@ -211,6 +211,13 @@ func (c *Client) read(name string, family gateway.Family) (ruleset.Table, error)
 			}
 			return err
 		}),
+		c.dump(unix.NFT_MSG_GETFLOWTABLE, name, number, func(answer netlink.Message) error {
+			of, flowtable, err := flowtableOf(answer)
+			if of == name {
+				table.Flowtables = append(table.Flowtables, flowtable)
+			}
+			return err
+		}),
 		c.dump(unix.NFT_MSG_GETOBJ, name, number, func(answer netlink.Message) error {
 			of, helper, err := helperOf(answer)
 			if of == name {
@@ -228,6 +235,7 @@ func (c *Client) read(name string, family gateway.Family) (ruleset.Table, error)
 	}
 	slices.SortFunc(table.Chains, func(x, y ruleset.Chain) int { return strings.Compare(x.Name, y.Name) })
 	slices.SortFunc(table.Sets, func(x, y ruleset.Set) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(table.Flowtables, func(x, y ruleset.Flowtable) int { return strings.Compare(x.Name, y.Name) })
 	return table, errors.Join(errs...)
 }
 

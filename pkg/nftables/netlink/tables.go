@@ -265,7 +265,8 @@ func prepare(tx *Transaction, batch ruleset.Batch) {
 	}
 }
 
-// finish adds everything else, and deletes what nothing refers to any more.
+// finish adds everything else, and deletes what nothing refers to any more. The rules that use a Flowtable go before it, and it
+// goes before another one takes its links.
 func finish(tx *Transaction, batch ruleset.Batch) {
 	for _, e := range batch.DeleteElements {
 		tx.DeleteElements(e.Set, e.Schema, e.List)
@@ -276,13 +277,19 @@ func finish(tx *Transaction, batch ruleset.Batch) {
 	for _, c := range batch.ReplaceChains {
 		tx.FlushChain(c.Name)
 	}
-	for _, c := range slices.Concat(batch.AddChains, batch.ReplaceChains) {
-		tx.AddRules(c.Name, c.Rules)
-	}
 	for _, c := range batch.DeleteChains {
 		if len(c.Rules) > 0 {
 			tx.FlushChain(c.Name)
 		}
+	}
+	for _, f := range batch.DeleteFlowtables {
+		tx.DeleteFlowtable(f.Name)
+	}
+	for _, f := range batch.AddFlowtables {
+		tx.AddFlowtable(f)
+	}
+	for _, c := range slices.Concat(batch.AddChains, batch.ReplaceChains) {
+		tx.AddRules(c.Name, c.Rules)
 	}
 	for _, s := range batch.DeleteSets {
 		tx.DeleteSet(s.Name)

@@ -23,6 +23,9 @@ type Batch struct {
 	DeleteChains             []Chain
 	DeleteSets               []Set
 	DeleteHelpers            []gateway.Helper
+	// DeleteFlowtables are deleted before AddFlowtables are added, because a link can be in only one of a table. A Flowtable that
+	// differs is in both, and the chains that add to it are in ReplaceChains.
+	DeleteFlowtables, AddFlowtables []Flowtable
 	// Rewrite means that the table is deleted first, within the same transaction: a set or base chain has the same name and
 	// another shape.
 	Rewrite bool
@@ -40,7 +43,8 @@ type Elements struct {
 
 // Empty reports whether nothing changes.
 func (b Batch) Empty() bool {
-	return b.Chains()+b.Sets()+len(b.AddHelpers)+len(b.DeleteHelpers) == 0 && !b.Rewrite && !b.ReplaceBridge
+	return b.Chains()+b.Sets()+len(b.AddHelpers)+len(b.DeleteHelpers)+len(b.AddFlowtables)+len(b.DeleteFlowtables) == 0 &&
+		!b.Rewrite && !b.ReplaceBridge
 }
 
 // Chains counts the chains that are created, rewritten or deleted.
@@ -90,8 +94,9 @@ func Diff(have, want Table) Batch {
 			b.DeleteHelpers = append(b.DeleteHelpers, *was)
 		}
 	}
+	b.diffFlowtables(have, want)
 	if b.Rewrite {
-		b = Batch{Rewrite: true, AddHelpers: want.Helpers, AddSets: want.Sets, AddChains: want.Chains}
+		b = Batch{Rewrite: true, AddHelpers: want.Helpers, AddFlowtables: want.Flowtables, AddSets: want.Sets, AddChains: want.Chains}
 	}
 	if !slices.EqualFunc(have.Bridge, want.Bridge, Chain.Equal) {
 		b.ReplaceBridge, b.Bridge = true, want.Bridge
@@ -128,6 +133,29 @@ func (b *Batch) diffChain(was, is *Chain) {
 		b.Rewrite = true
 	case !slices.EqualFunc(was.Rules, is.Rules, Rule.Equal):
 		b.ReplaceChains = append(b.ReplaceChains, *is)
+	}
+}
+
+func (b *Batch) diffFlowtables(have, want Table) {
+	for was, is := range delta.Join(have.Flowtables, want.Flowtables, func(x, y Flowtable) int { return strings.Compare(x.Name, y.Name) }) {
+		if was != nil && is != nil && was.Equal(*is) {
+			continue
+		}
+		if was != nil {
+			b.DeleteFlowtables = append(b.DeleteFlowtables, *was)
+		}
+		if is != nil {
+			b.AddFlowtables = append(b.AddFlowtables, *is)
+		}
+		if was == nil || is == nil {
+			continue
+		}
+		for before, now := range delta.Join(have.Chains, want.Chains, func(x, y Chain) int { return strings.Compare(x.Name, y.Name) }) {
+			// Chains that differ are replaced anyway.
+			if before != nil && now != nil && before.Equal(*now) && now.flowsTo(is.Name) {
+				b.ReplaceChains = append(b.ReplaceChains, *now)
+			}
+		}
 	}
 }
 

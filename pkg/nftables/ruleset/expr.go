@@ -52,6 +52,7 @@ const (
 // Bits of CtStatus (nf_conntrack_common.h, ip_conntrack_status).
 const (
 	StatusExpected uint32 = 1 << 0
+	StatusAssured  uint32 = 1 << 2
 	StatusSNAT     uint32 = 1 << 4
 	StatusDNAT     uint32 = 1 << 5
 )
@@ -155,6 +156,12 @@ type (
 	}
 	// Counter counts packets.
 	Counter struct{}
+	// AddFlow adds the connection of the packet to a Flowtable, and ends the rule if that is not possible. The route of the
+	// packet's direction is that of the packet, and the other one is what a lookup with the mark of the packet finds.
+	AddFlow struct{ Flowtable string }
+	// ReversePath loads one byte: 1 if the host would send an answer, with the mark of the packet, out of the link by which the
+	// packet came in, otherwise 0.
+	ReversePath struct{ To Register }
 	// AssignHelper assigns a ct helper object to the connection.
 	AssignHelper struct{ Name string }
 	// PathMSS loads the TCP segment size that the path MTU permits, in network byte order.
@@ -213,6 +220,8 @@ func (Masquerade) expr()   {}
 func (Reject) expr()       {}
 func (Update) expr()       {}
 func (Counter) expr()      {}
+func (AddFlow) expr()      {}
+func (ReversePath) expr()  {}
 func (AssignHelper) expr() {}
 func (PathMSS) expr()      {}
 func (SwapPort) expr()     {}

@@ -72,7 +72,7 @@ func (m *machine) expr(e Expr) (Verdict, bool) {
 		return continues, e.Modulus > 0 && m.putNumber(e.To, e.Offset+m.random(e.Modulus))
 	case NAT, Masquerade, Reject:
 		return m.finish(e), true
-	case Payload, Meta, Ct, Immediate, PathMSS:
+	case Payload, Meta, Ct, Immediate, PathMSS, ReversePath:
 		return continues, m.load(e)
 	default:
 		m.set(e)
@@ -94,8 +94,19 @@ func (m *machine) load(e Expr) bool {
 		return m.put(e.To, []byte(e.Data))
 	case PathMSS:
 		return m.putNumber(e.To, 0) // A Packet has no size.
+	case ReversePath:
+		return m.put(e.To, []byte{m.reversePath()})
 	}
 	return false
+}
+
+// reversePath follows nft_fib4_eval (net/ipv4/netfilter/nft_fib_ipv4.c).
+func (m *machine) reversePath() byte {
+	p := &m.Packet
+	if p.Route != nil && p.In != "" && p.Route(p.Source.Addr(), p.Mark) == p.In {
+		return 1
+	}
+	return 0
 }
 
 // header returns a header of the packet. The parts that no expression of ours loads are zero.
@@ -192,7 +203,8 @@ var (
 		{packet.New, StateNew}, {packet.Established, StateEstablished}, {packet.Related, StateRelated},
 		{packet.Invalid, StateInvalid}, {packet.Untracked, StateUntracked},
 	}
-	ctStatus = []ctBit{{packet.SNAT, StatusSNAT}, {packet.DNAT, StatusDNAT}}
+	// Connections with answers are assured, except for those of UDP in their first two seconds.
+	ctStatus = []ctBit{{packet.Established, StatusAssured}, {packet.SNAT, StatusSNAT}, {packet.DNAT, StatusDNAT}}
 )
 
 func translate(state packet.State, bits []ctBit) (n uint32) {
@@ -258,8 +270,8 @@ func (m *machine) set(e Expr) {
 		if s := m.sets[e.Set]; s == nil || !s.Counters { // A set of counters remembers no client.
 			m.Remembered = append(m.Remembered, e.Set)
 		}
-	case Counter, AssignHelper:
-		// A Packet has neither.
+	case Counter, AssignHelper, AddFlow:
+		// A Packet has none of them.
 	}
 }
 

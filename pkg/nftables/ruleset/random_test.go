@@ -26,7 +26,7 @@ func randomTable(random *rand.Rand, family gateway.Family) Table {
 		}
 		return string(b)
 	}
-	table := Table{Family: family}
+	table := Table{Family: family, Flowtables: []Flowtable{{Name: name(), Links: []string{name(), bytes(2)}[:random.IntN(3)]}}}
 	for _, n := range names[:4] {
 		s := Set{Name: n, Schema: Schema{Interval: random.IntN(2) == 0, Dynamic: random.IntN(8) == 0}}
 		for i := range 1 + random.IntN(4) {
@@ -75,7 +75,7 @@ func randomExpr(random *rand.Rand, name func() string, bytes func(int) string) E
 		Compare{register(), bytes(random.IntN(20)), yes}, Lookup{name(), register(), yes, random.IntN(2) == 0}, LookupMap{name(), register(), register()},
 		Random{uint32(random.IntN(3)), number(), register()}, Immediate{register(), bytes(random.IntN(70))}, randomVerdict(random, name),
 		NAT{yes, register(), random.IntN(2) == 0, register(), register(), number()}, Masquerade{yes, register(), register(), number()}, Reject{number(), number()},
-		Update{name(), register(), uint64(number())}, Counter{}, AssignHelper{name()}, PathMSS{register()}, SwapPort{register(), register()}, LowerMSS{register()},
+		Update{name(), register(), uint64(number())}, Counter{}, AssignHelper{name()}, AddFlow{name()}, ReversePath{register()}, PathMSS{register()}, SwapPort{register(), register()}, LowerMSS{register()},
 		Unknown{bytes(3)},
 	}
 	return all[random.IntN(len(all))]

@@ -114,6 +114,7 @@ const (
 	constantClass
 	mssClass
 	verdictClass
+	existsClass
 )
 
 // registers are the terms of the registers.
@@ -180,6 +181,8 @@ func (s *speller) expr(regs *registers, e Expr) (string, error) {
 		return "", regs.put(e.To, term{text: "a constant", class: constantClass, data: e.Data})
 	case PathMSS:
 		return "", regs.put(e.To, term{text: "rt mtu", class: mssClass})
+	case ReversePath:
+		return "", regs.put(e.To, term{text: "fib saddr . mark . iif oif", class: existsClass})
 	case SwapPort:
 		return "", move(regs, e.From, e.To)
 	case Bitwise:
@@ -215,6 +218,8 @@ func (s *speller) statement(regs *registers, e Expr) (string, error) {
 		return fmt.Sprintf("update @%s { %s timeout %s }", e.Set, key, spellTimeout(e.Milliseconds)), err
 	case Counter:
 		return "counter", nil
+	case AddFlow:
+		return "flow add @" + e.Flowtable, identifier("flowtable", e.Flowtable)
 	case AssignHelper:
 		return `ct helper set "` + e.Name + `"`, identifier("helper", e.Name)
 	case LowerMSS:

@@ -18,6 +18,8 @@ type Table struct {
 	Sets   []Set
 	// Helpers are the ct helper objects, sorted by name.
 	Helpers []gateway.Helper
+	// Flowtables are sorted by name.
+	Flowtables []Flowtable
 	// Bridge are the chains of the table BridgeTable, sorted by name. There is no such table if there are none.
 	Bridge []Chain
 }
@@ -91,6 +93,11 @@ func (c Chain) sameHook(o Chain) bool {
 	return (c.Hook == nil) == (o.Hook == nil) && (c.Hook == nil || *c.Hook == *o.Hook)
 }
 
+// flowsTo reports whether a rule adds flows to the Flowtable.
+func (c Chain) flowsTo(flowtable string) bool {
+	return slices.ContainsFunc(c.Rules, func(r Rule) bool { return slices.Contains(r.Exprs, Expr(AddFlow{Flowtable: flowtable})) })
+}
+
 // Rule is a list of expressions. The Comment explains it to readers of `nft list ruleset`; at most 127 bytes.
 type Rule struct {
 	Exprs   []Expr
@@ -99,6 +106,23 @@ type Rule struct {
 
 // Equal reports whether the rules are the same.
 func (r Rule) Equal(o Rule) bool { return r.Comment == o.Comment && slices.Equal(r.Exprs, o.Exprs) }
+
+// Flowtable lists links. A packet of a known flow that comes in by one of them takes a route that the kernel remembers, and meets
+// no chain (nft(8), "Flowtables").
+type Flowtable struct {
+	Name string
+	// Priority orders the Flowtable among the chains of the hook ingress.
+	Priority int32
+	// Counters means that the packets count in the connection.
+	Counters bool
+	// Links are sorted.
+	Links []string
+}
+
+// Equal reports whether the Flowtables are the same.
+func (f Flowtable) Equal(o Flowtable) bool {
+	return f.Name == o.Name && f.Priority == o.Priority && f.Counters == o.Counters && slices.Equal(f.Links, o.Links)
+}
 
 // Datatype is the type of a part of a key or of a value of a map. Each part takes a multiple of 4 bytes.
 type Datatype uint8

@@ -108,6 +108,14 @@ func (t *term) constant(data string) (string, error) {
 			}
 			return names, nil
 		}
+	case existsClass:
+		switch data {
+		case "\x01":
+			return "exists", nil
+		case "\x00":
+			return "missing", nil
+		}
+		return "", errors.New("neither exists nor missing")
 	case constantClass, mssClass:
 		return "", errors.New("a comparison of constants")
 	}

@@ -52,6 +52,11 @@ func (p *printer) table(t Table, name string) error {
 			return err
 		}
 	}
+	for _, f := range t.Flowtables {
+		if err := p.flowtable(f); err != nil {
+			return err
+		}
+	}
 	for i := range t.Sets {
 		if p.inner[t.Sets[i].Name] {
 			continue
@@ -92,6 +97,30 @@ func (p *printer) helper(h gateway.Helper) error {
 	p.line(1, "ct helper ", h.Name, " {")
 	p.line(2, `type "`, h.Name, `" protocol `, string(h.Protocol))
 	p.line(2, "l3proto ", familyName(p.family))
+	p.line(1, "}")
+	return nil
+}
+
+func (p *printer) flowtable(f Flowtable) error {
+	if err := identifier("flowtable", f.Name); err != nil {
+		return err
+	}
+	p.line(1, "flowtable ", f.Name, " {")
+	p.line(2, fmt.Sprintf("hook ingress priority %d", f.Priority))
+	var links []string
+	for _, link := range f.Links {
+		text, err := spellLink(link)
+		if err != nil {
+			return fmt.Errorf("flowtable %s: %w", f.Name, err)
+		}
+		links = append(links, text)
+	}
+	if len(links) > 0 {
+		p.line(2, "devices = { ", strings.Join(links, ", "), " }")
+	}
+	if f.Counters {
+		p.line(2, "counter")
+	}
 	p.line(1, "}")
 	return nil
 }

@@ -46,6 +46,8 @@ func TestNames(t *testing.T) {
 		{"a helper", helper(gateway.Helper{Name: `f"`, Protocol: gateway.TCP}), "t", `nft(8) cannot spell the name "f\"" of a helper`},
 		{"the protocol of a helper", helper(gateway.Helper{Name: "ftp", Protocol: "x }"}), "t", `helper ftp: nft(8) cannot spell the protocol "x }"`},
 		{"a type of chains", Table{Chains: []Chain{{Name: "x", Hook: &Hook{Type: "a b"}}}}, "t", `chain x: nft(8) cannot spell the hook 0 of the type "a b"`},
+		{"a flowtable", Table{Flowtables: []Flowtable{{Name: "f;"}}}, "t", `nft(8) cannot spell the name "f;" of a flowtable`},
+		{"a link of a flowtable", Table{Flowtables: []Flowtable{{Name: "f", Links: []string{"eth0", `a" }`}}}}, "t", `flowtable f: nft(8) cannot spell the link "a\" }"`},
 		{"a hook", Table{Chains: []Chain{{Name: "x", Hook: &Hook{Type: NATType, Point: 9}}}}, "t", `chain x: nft(8) cannot spell the hook 9 of the type "nat"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -91,6 +93,10 @@ func TestRules(t *testing.T) {
 		{"constant ports", Rule{Exprs: []Expr{Meta{Key: MetaL4Proto}, Compare{Data: "\x06"}, Immediate{Data: "\x0a\x00\x00\x01"}, Immediate{To: 1, Data: "\x00\x50"},
 			Immediate{To: 2, Data: "\x00\x51"}, NAT{HasPorts: true, FirstPort: 1, LastPort: 2, Flags: NATRandomFully}}}, "meta l4proto tcp snat to 10.0.0.1:80-81 fully-random", ""},
 		{"a target without a port", Rule{Exprs: append(translates(true, "10.0.0.1")[:1], NAT{HasPorts: true, FirstPort: 1, LastPort: 1})}, "snat to 10.0.0.1:", "register 1 has no value\nregister 1 has no value"},
+		{"a route", Rule{Exprs: []Expr{ReversePath{To: 2}, Compare{From: 2, Data: "\x01"}, AddFlow{Flowtable: "f"}}}, "fib saddr . mark . iif oif exists flow add @f", ""},
+		{"no route", Rule{Exprs: []Expr{ReversePath{}, Compare{Data: "\x00"}}}, "fib saddr . mark . iif oif missing", ""},
+		{"a route or not", Rule{Exprs: []Expr{ReversePath{}, Compare{Data: "\x02"}}}, "fib saddr . mark . iif oif ", "neither exists nor missing"},
+		{"a flowtable with a space", Rule{Exprs: []Expr{AddFlow{Flowtable: "a b"}}}, "flow add @a b", `nft(8) cannot spell the name "a b" of a flowtable`},
 		{"another answer", Rule{Exprs: []Expr{Reject{Type: RejectICMP, Code: 9}}}, "reject", "reject of type 0 and code 9"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

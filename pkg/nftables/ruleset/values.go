@@ -179,7 +179,7 @@ var (
 		{StateInvalid, "invalid"}, {StateEstablished, "established"}, {StateRelated, "related"}, {StateNew, "new"},
 		{StateUntracked, "untracked"},
 	}
-	statusFlags = []flag{{StatusExpected, "expected"}, {StatusSNAT, "snat"}, {StatusDNAT, "dnat"}}
+	statusFlags = []flag{{StatusExpected, "expected"}, {StatusAssured, "assured"}, {StatusSNAT, "snat"}, {StatusDNAT, "dnat"}}
 	tcpFlags    = []flag{{1, "fin"}, {2, "syn"}, {4, "rst"}, {8, "psh"}, {16, "ack"}, {32, "urg"}, {64, "ecn"}, {128, "cwr"}}
 )
 
