@@ -75,6 +75,7 @@ func (c *Calculator) updateHost(host gateway.Host) (findingsChanged, factsChange
 	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
 	aboutBoundary := boundary(&c.state, host, c.cfg)
 	c.state.OwnPrefixes = c.ownPrefixes(host)
+	c.state.Flowtable = flowtable(&c.state, host)
 	aboutHost := slices.Concat(aboutUplinks, aboutBoundary, aboutRoutes)
 	findingsChanged = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost

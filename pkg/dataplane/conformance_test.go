@@ -39,11 +39,13 @@ type backend interface {
 	execs() int64
 }
 
-// backends lists the constructors for the current network namespace.
-var backends = []struct {
+// row names the constructor of a backend for the current network namespace.
+type row struct {
 	name string
 	new  func(t testing.TB) backend
-}{
+}
+
+var backends = []row{
 	{"legacy", func(t testing.TB) backend { return newIPTables(t, "legacy") }},
 	{"nft", func(t testing.TB) backend { return newIPTables(t, "nft") }},
 	{"nftables", func(t testing.TB) backend { return newNFTables(t, false) }},

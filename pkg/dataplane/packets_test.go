@@ -35,7 +35,7 @@ var networks = []network{
 
 // onNetworks runs the test on a host between a client and two pods, for each back end and family.
 func onNetworks(t *testing.T, test func(t *testing.T, h *host, n network)) {
-	for _, row := range backends {
+	for _, row := range packetBackends() {
 		for _, n := range networks {
 			t.Run(row.name+" "+n.name, func(t *testing.T) {
 				testenv.RequireTool(t, "ip")

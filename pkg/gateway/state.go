@@ -182,6 +182,28 @@ type State struct {
 	MasqueradePorts PortRange
 	// Helpers are ports of Forwards whose connections the kernel's helpers read.
 	Helpers []Helper
+	// Flowtable is what established connections may bypass.
+	Flowtable Flowtable
+}
+
+// Flowtable lets packets of established connections take a route that the kernel remembers, past all rules (nf_flowtable in the
+// kernel's documentation). A data plane without it ignores it.
+type Flowtable struct {
+	// Families are those whose connections may.
+	Families Families
+	// Links are those whose packets may, sorted by name. Without any, no packet does.
+	Links []FlowLink
+}
+
+// FlowLink is a link of a Flowtable. A link that was removed and made again has the same Name and another Index.
+type FlowLink struct {
+	Name  string
+	Index int
+}
+
+// Equal reports whether both are the same.
+func (f Flowtable) Equal(o Flowtable) bool {
+	return f.Families == o.Families && slices.Equal(f.Links, o.Links)
 }
 
 // Serves reports whether the state has Forwards or Egresses of the family.
@@ -274,6 +296,8 @@ type Host struct {
 	BridgeNetfilter Families
 	// Physdev is set if rules can distinguish such frames from routed packets.
 	Physdev bool
+	// Flowtable is set if established connections can bypass the rules, and the config permits it.
+	Flowtable bool
 	// Routes are the routes of the main table except default routes, sorted by destination, link and gateway. Links with more
 	// than a few thousand routes are truncated.
 	Routes []Route
@@ -321,6 +345,8 @@ func (l Listener) String() string {
 // Link is a network interface of the host.
 type Link struct {
 	Name string
+	// Index is the kernel's number of the link. A link that is made again has another one.
+	Index int
 	// Up is set if the link is administratively up and has a carrier.
 	Up bool
 	// Kind is the type of the link (ip-link(8)), such as "bridge", "vlan" or "veth". It is empty or "device" for a network

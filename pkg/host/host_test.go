@@ -19,6 +19,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -176,6 +177,13 @@ func TestObserve(t *testing.T) {
 			}
 			tc.want.ForwardingOwned = gateway.Families{IPv4: true}
 			tc.want.SCTP = got.SCTP // TestSCTP covers it
+			for i := range got.Links {
+				l, err := netlink.LinkByName(got.Links[i].Name)
+				if err != nil || l.Attrs().Index != got.Links[i].Index {
+					t.Errorf("%s has the index %d, not that of %v: %v", got.Links[i].Name, got.Links[i].Index, l, err)
+				}
+				got.Links[i].Index = 0
+			}
 			if diff := gocmp.Diff(tc.want, got, gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("host (-want +got):\n%s", diff)
 			}

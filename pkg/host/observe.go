@@ -36,6 +36,8 @@ type Host struct {
 	before func(key string) (string, error)
 	// physdev reports whether rules can match frames that a bridge switches. It is called only if there are such frames.
 	physdev func() bool
+	// flowtable reports whether established connections can bypass the rules, or is nil.
+	flowtable func() bool
 }
 
 // New returns the host. It logs failures of the watch. While a Watch runs, the host probes the nextHops to know which of them
@@ -61,6 +63,12 @@ func (h *Host) Physdev(physdev func() bool) *Host {
 	return h
 }
 
+// Flowtable sets the function that reports whether established connections can bypass the rules. It is called at most once.
+func (h *Host) Flowtable(flowtable func() bool) *Host {
+	h.flowtable = sync.OnceValue(flowtable)
+	return h
+}
+
 // Observe returns the current state of the host.
 func (h *Host) Observe() (gateway.Host, error) {
 	links, err := dump(netlink.LinkList)
@@ -71,7 +79,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 	if err != nil {
 		return gateway.Host{}, fmt.Errorf("reading the addresses: %w", err)
 	}
-	host := gateway.Host{SCTP: h.sctp()}
+	host := gateway.Host{SCTP: h.sctp(), Flowtable: h.flowtable != nil && h.flowtable()}
 	names := map[int]string{}
 	addresses, peers := addressesByLink(addrs), peersByLink(addrs)
 	temporaries, dormants := flagged(addrs, temporary), flagged(addrs, dormant)
@@ -80,6 +88,7 @@ func (h *Host) Observe() (gateway.Host, error) {
 		names[a.Index] = a.Name
 		host.Links = append(host.Links, gateway.Link{
 			Name:           a.Name,
+			Index:          a.Index,
 			Up:             a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
 			Kind:           l.Type(),
 			Addresses:      addresses[a.Index],

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -81,6 +80,8 @@ type family struct {
 	drift
 	builder *rules.Builder
 	guard   ruleset.Table
+	// refused is the flowtable that the kernel refused last, such as one with a link that was just removed.
+	refused gateway.Flowtable
 }
 
 // written returns the table as last written, which is empty at first.
@@ -111,14 +112,28 @@ func (r *Ruleset) Apply(ctx context.Context, name gateway.Family, state gateway.
 	f := r.family(name)
 	// An error here is no problem: the table is then read.
 	_ = r.compare(name, f)
-	var err error
-	if r.mustRead(f) {
-		err = r.reconcile(ctx, name, f, state, &changes)
-	} else {
-		err = r.change(ctx, name, f, state, &changes)
+	if state.Flowtable.Equal(f.refused) {
+		state.Flowtable = gateway.Flowtable{}
+	}
+	err := r.bring(ctx, name, f, state, &changes)
+	if errors.Is(err, gateway.ErrRefused) && len(state.Flowtable.Links) > 0 {
+		// A flowtable saves time. Without it, all else is in effect.
+		refused := state.Flowtable
+		state.Flowtable = gateway.Flowtable{}
+		if err = r.bring(ctx, name, f, state, &changes); err == nil {
+			f.refused = refused
+		}
 	}
 	changes.InPlace = err == nil
 	return changes, err
+}
+
+// bring brings the table of a family to the state.
+func (r *Ruleset) bring(ctx context.Context, name gateway.Family, f *family, state gateway.State, changes *dataplane.Changes) error {
+	if r.mustRead(f) {
+		return r.reconcile(ctx, name, f, state, changes)
+	}
+	return r.change(ctx, name, f, state, changes)
 }
 
 func (r *Ruleset) guardOnly(name gateway.Family) bool { return slices.Contains(r.opts.GuardOnly, name) }
@@ -324,6 +339,9 @@ func (r *Ruleset) Try(_ context.Context, state gateway.State) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
+	if len(state.Forwards)+len(state.Egresses) > 0 {
+		state.Flowtable = gateway.Flowtable{} // Apply does without it
+	}
 	for _, name := range r.opts.Families {
 		if !state.Serves(name) && (state.Serves(gateway.IPv4) || state.Serves(gateway.IPv6)) {
 			continue
@@ -375,6 +393,7 @@ func (r *Ruleset) Verify() {
 	defer r.mu.Unlock()
 	for _, f := range r.families {
 		f.demandProof()
+		f.refused = gateway.Flowtable{}
 	}
 }
 
@@ -384,53 +403,4 @@ func (r *Ruleset) Watch(ctx context.Context, changed func()) error {
 	r.changed = changed
 	r.mu.Unlock()
 	return r.opts.Kernel.Watch(ctx, changed)
-}
-
-// namesShown bounds the text of a Repair, because ten thousand chains may be missing.
-const namesShown = 5
-
-// repairs describes damage, the batch that would restore what was written.
-func repairs(name gateway.Family, damage ruleset.Batch) []dataplane.Repair {
-	if damage.Empty() {
-		return nil
-	}
-	var parts []string
-	add := func(what string, names []string) {
-		if len(names) == 0 {
-			return
-		}
-		slices.Sort(names)
-		names = slices.Compact(names)
-		shown := strings.Join(names[:min(len(names), namesShown)], " ")
-		if more := len(names) - namesShown; more > 0 {
-			shown += fmt.Sprintf(" and %d more", more)
-		}
-		parts = append(parts, what+" "+shown)
-	}
-	var chains, unexpected, sets []string
-	for _, c := range slices.Concat(damage.AddChains, damage.ReplaceChains) {
-		chains = append(chains, c.Name)
-	}
-	for _, c := range damage.DeleteChains {
-		unexpected = append(unexpected, c.Name)
-	}
-	for _, s := range damage.AddSets {
-		sets = append(sets, s.Name)
-	}
-	for _, s := range damage.DeleteSets {
-		unexpected = append(unexpected, s.Name)
-	}
-	for _, e := range slices.Concat(damage.AddElements, damage.DeleteElements) {
-		sets = append(sets, e.Set)
-	}
-	add("chains missing or changed:", chains)
-	add("sets missing or changed:", sets)
-	add("unexpected:", unexpected)
-	if damage.ReplaceBridge {
-		parts = append(parts, "chains of bridges missing or changed")
-	}
-	if damage.Rewrite {
-		parts = append(parts, "objects of another shape")
-	}
-	return []dataplane.Repair{{Kind: dataplane.KindNFTables, Missing: fmt.Sprintf("IPv%d table of nf_tables: %s", name, strings.Join(parts, "; "))}}
 }

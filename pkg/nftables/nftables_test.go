@@ -28,6 +28,8 @@ type kernel struct {
 	// reads, writes and adoptions count calls. The next write fails with err, if that is set.
 	reads, writes, adoptions int
 	err                      error
+	// missing is a link that does not exist.
+	missing string
 }
 
 func (k *kernel) Inspect(family gateway.Family) (exists, owned bool, err error) {
@@ -53,6 +55,19 @@ func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.B
 	if batch.Rewrite {
 		table = ruleset.Table{}
 	}
+	var flowtables []ruleset.Flowtable
+	for _, f := range table.Flowtables {
+		if !slices.ContainsFunc(batch.DeleteFlowtables, func(d ruleset.Flowtable) bool { return d.Name == f.Name }) {
+			flowtables = append(flowtables, f)
+		}
+	}
+	for _, f := range batch.AddFlowtables {
+		if slices.Contains(f.Links, k.missing) {
+			return fmt.Errorf("flowtable %s: %w", f.Name, gateway.ErrRefused)
+		}
+		flowtables = append(flowtables, f)
+	}
+	table.Flowtables = flowtables
 	table.Family = family
 	sets := slices.Clone(table.Sets)
 	for _, s := range batch.AddSets {

@@ -73,6 +73,9 @@ func load(t *testing.T, c *netlink.Client, table ruleset.Table) {
 	for _, h := range table.Helpers {
 		tx.AddHelper(h)
 	}
+	for _, f := range table.Flowtables {
+		tx.AddFlowtable(f)
+	}
 	for _, s := range table.Sets {
 		tx.AddSet(s)
 	}
@@ -100,7 +103,28 @@ func load(t *testing.T, c *netlink.Client, table ruleset.Table) {
 // TestReadReturnsWhatWasWritten loads tables with every expression into the kernel and reads them back.
 func TestReadReturnsWhatWasWritten(t *testing.T) {
 	testenv.RequireTool(t, "nft")
-	testenv.NewNetNS(t)
+	t.Run("rules", func(t *testing.T) {
+		testenv.NewNetNS(t)
+		readBack(t, everything)
+	})
+	t.Run("flowtables", func(t *testing.T) {
+		testenv.NewNetNS(t)
+		testenv.RequireFlowtable(t)
+		readBack(t, func(family gateway.Family) gateway.State { return flowing(everything(family), "lo") })
+	})
+}
+
+// flowing returns the state with links whose connections bypass the rules.
+func flowing(state gateway.State, links ...string) gateway.State {
+	state.Flowtable.Families, state.Flowtable.Links = gateway.Families{IPv4: true, IPv6: true}, nil
+	for i, link := range links {
+		state.Flowtable.Links = append(state.Flowtable.Links, gateway.FlowLink{Name: link, Index: i})
+	}
+	return state
+}
+
+func readBack(t *testing.T, everything func(gateway.Family) gateway.State) {
+	t.Helper()
 	// Without an owner it runs on kernels before Linux 6.9 too.
 	c, err := netlink.New(netlink.Options{Shared: true})
 	if err != nil {

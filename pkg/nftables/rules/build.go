@@ -40,6 +40,10 @@ const (
 	masqueradeChain = "masquerade-source"
 	dropChain       = "drop-client"
 	rejectChain     = "reject-client"
+	flowChain       = "established"
+	egressFlow      = "established-egress"
+	addFlow         = "add-flow"
+	replyMark       = "mark-as-reply"
 
 	frontendsMap   = "frontends"
 	rangesMap      = "ranges"
@@ -81,6 +85,7 @@ func Host(state gateway.State, family gateway.Family, own gateway.Ownership, ran
 	b.mangle()
 	b.nat()
 	b.filter()
+	b.flowtable()
 	b.bridge()
 	return sorted(b.table)
 }

@@ -57,7 +57,7 @@ func (b *Builder) parts() *Parts {
 }
 
 func (b *Builder) whole(parts *Parts) ruleset.Table {
-	table := ruleset.Table{Family: b.family, Helpers: b.host.Helpers, Bridge: b.host.Bridge, Chains: slices.Clone(b.host.Chains)}
+	table := ruleset.Table{Family: b.family, Helpers: b.host.Helpers, Flowtables: b.host.Flowtables, Bridge: b.host.Bridge, Chains: slices.Clone(b.host.Chains)}
 	for _, set := range b.host.Sets {
 		set.Elements = slices.Clone(set.Elements)
 		table.Sets = append(table.Sets, set)

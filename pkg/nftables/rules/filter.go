@@ -93,22 +93,26 @@ func (b *builder) boundary(name string) {
 // address may leave, and so may a connection that a helper expects. Replies carry most bytes, so they meet only one rule.
 func (b *builder) acceptForwarded() []ruleset.Rule {
 	ours, accept := connectionMark(b.own.Forwarded()), verdict(ruleset.Accept)
+	replies := rule("", direction(ruleset.DirectionReply), ours, accept)
 	links := b.state.LeavingLinks()
-	if len(links) == 0 {
+	switch {
+	case len(links) == 0 && b.flows():
+		return []ruleset.Rule{replies, rule("", ours, b.accepted())}
+	case len(links) == 0:
 		return []ruleset.Rule{rule("", ours, accept)}
 	}
 	b.linkSet(leavingLinks, links)
 	b.networkSet(clusterNetsSet, b.state.ClusterNetworks(b.family))
 	b.chain(leavingChain,
-		rule("", packetMark(b.own.Egress()), accept),
+		rule("", packetMark(b.own.Egress()), b.acceptedEgress()),
 		rule("expected by a helper", statusIs(ruleset.StatusExpected), accept),
-		rule("", lookup(exprs{destination(b.family)}, clusterNetsSet), accept),
+		rule("", lookup(exprs{destination(b.family)}, clusterNetsSet), b.accepted()),
 		rule("the host is no open proxy", exprs{ruleset.Counter{}}, verdict(ruleset.Drop)),
 	)
 	return []ruleset.Rule{
-		rule("", direction(ruleset.DirectionReply), ours, accept),
+		replies,
 		rule("", outLink(leavingLinks), ours, goTo(leavingChain)),
-		rule("", ours, accept),
+		rule("", ours, b.accepted()),
 	}
 }
 

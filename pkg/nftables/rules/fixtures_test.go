@@ -97,7 +97,25 @@ var scenarios = []struct {
 		)
 	}},
 	{"host", host},
+	{"flowtable", func(family gateway.Family) gateway.State {
+		state := host(family)
+		state.Flowtable = flowtable
+		return state
+	}},
+	{"flowtable-one-uplink", func(family gateway.Family) gateway.State {
+		state := stateOf(forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080)))
+		state.Uplinks, state.Flowtable = uplinks[:1], flowtable
+		return state
+	}},
+	{"flowtable-no-uplink", func(family gateway.Family) gateway.State {
+		state := stateOf(forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080)))
+		state.Uplinks, state.Flowtable = nil, flowtable
+		return state
+	}},
 }
+
+// flowtable has a link that every network namespace has: the kernel refuses links that do not exist.
+var flowtable = gateway.Flowtable{Families: both, Links: []gateway.FlowLink{{Name: "lo", Index: 1}}}
 
 // forwards has one Forward of each kind with one port.
 func forwards(family gateway.Family) gateway.State {

@@ -27,6 +27,9 @@ func TestKernelLoadsText(t *testing.T) {
 	load := func(name string, tables ...ruleset.Table) {
 		t.Run(name, func(t *testing.T) {
 			testenv.NewNetNS(t)
+			if len(tables[0].Flowtables) > 0 {
+				testenv.RequireFlowtable(t)
+			}
 			input := ""
 			for _, table := range tables {
 				input += text(t, table)
@@ -71,7 +74,7 @@ func complete(t *testing.T, table ruleset.Table) {
 		}
 	}
 	handles := strings.Count(listing, " # handle ")
-	if want := 1 + len(table.Helpers) + sets + len(table.Chains) + rules; handles != want {
+	if want := 1 + len(table.Helpers) + len(table.Flowtables) + sets + len(table.Chains) + rules; handles != want {
 		t.Errorf("%s: the kernel has %d chains, rules and sets, want %d:\n%s", family, handles, want, listing)
 	}
 }

@@ -28,9 +28,7 @@ func (b *builder) mangle() {
 }
 
 func (b *builder) uplinks() {
-	replies := rule("replies leave by the uplink of their connection",
-		direction(ruleset.DirectionReply), exprs{ruleset.Ct{Key: ruleset.CtMark}, masked(b.own.UplinkMask())},
-		exprs{ruleset.Lookup{Set: repliesMap, Verdict: true}})
+	replies := rule("replies leave by the uplink of their connection", direction(ruleset.DirectionReply), b.markReply().Exprs)
 	b.base(preroutingMangle, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Prerouting, Priority: ruleset.MangleOrder},
 		rule("", direction(ruleset.DirectionOriginal), goTo(originalChain)), replies)
 	b.base(outputMangle, ruleset.Hook{Type: ruleset.RouteType, Point: ruleset.Output, Priority: ruleset.MangleOrder}, replies)
@@ -56,6 +54,11 @@ func (b *builder) uplinks() {
 	}
 	b.set(uplinksMap, ruleset.Schema{Key: key(ruleset.LinkType), Data: key(ruleset.VerdictType)}, arrivals...)
 	b.set(repliesMap, ruleset.Schema{Key: key(ruleset.MarkType), Data: key(ruleset.VerdictType)}, replied...)
+}
+
+// markReply marks a packet as a reply: it leaves by the uplink of its connection.
+func (b *builder) markReply() ruleset.Rule {
+	return rule("", exprs{ruleset.Ct{Key: ruleset.CtMark}, masked(b.own.UplinkMask()), ruleset.Lookup{Set: repliesMap, Verdict: true}})
 }
 
 // hasEgress reports whether any pod of this family leaves with an external address.

@@ -28,6 +28,9 @@ func TestKernelTextMeansTheSame(t *testing.T) {
 	testenv.RequireTool(t, "nft")
 	same := func(t *testing.T, state gateway.State, family gateway.Family) {
 		testenv.NewNetNS(t)
+		if len(state.Flowtable.Links) > 0 {
+			testenv.RequireFlowtable(t)
+		}
 		kernel, err := netlink.New(netlink.Options{})
 		if err != nil {
 			t.Fatal(err)
