@@ -77,6 +77,7 @@ func (c *checker) checks() []check.Check {
 		check.Func(c.privileges),
 		check.Func(c.dataplane),
 		check.Func(c.rules),
+		check.Func(c.flowtable),
 		check.Func(c.forwardPolicy),
 		check.Func(c.forwardHook),
 		check.Func(c.conntrack),

@@ -86,6 +86,9 @@ func TestCheckOfAHost(t *testing.T) {
 			{"nftables", func(t *testing.T, configFile string) {
 				appendTo(t, configFile, "dataplane: nftables\n")
 			}, 0, "ok      nftables rules: tried"},
+			{"no flowtable", func(t *testing.T, configFile string) {
+				appendTo(t, configFile, "dataplane: nftables\nflowtable: off\n")
+			}, 0, "ok      flowtable: off: flowtable is off in the config"},
 			{"Docker's policy with nftables", func(t *testing.T, configFile string) {
 				appendTo(t, configFile, "dataplane: nftables\n")
 				output(t, "iptables-"+backend, "-P", "FORWARD", "DROP")

@@ -127,6 +127,18 @@ func (c *checker) rules(ctx context.Context) []check.Line {
 	return lines
 }
 
+// flowtable checks whether established connections bypass the rules. It tries that in a separate network namespace.
+func (c *checker) flowtable(context.Context) []check.Line {
+	if c.chosen.name != config.DataplaneNFTables || checkPrivileges() != nil {
+		return nil // already reported, or not applicable
+	}
+	var why error
+	if err := host.InNewNamespace(func() error { why = c.chosen.flowtable(c.cfg); return nil }); err != nil {
+		return check.Errors("flowtable", err)
+	}
+	return check.Flowtable(why)
+}
+
 func kernelRelease() string {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {

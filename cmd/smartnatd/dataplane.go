@@ -50,6 +50,37 @@ func (p plane) physdev() bool {
 	return ruleset.Try(context.Background(), gateway.State{BridgeNetfilter: gateway.Families{IPv4: true}}) == nil
 }
 
+// flowtable returns an error, for people, unless established connections can bypass the rules. It does not affect packets.
+func (p plane) flowtable(cfg config.Config) error {
+	switch {
+	case p.programs != nil:
+		return errors.New("the data plane is iptables")
+	case cfg.Flowtable == config.FlowtableOff:
+		return errors.New("flowtable is off in the config")
+	}
+	tables, err := netlink.NewTables(cfg.Ownership.TableName(), true)
+	if err != nil {
+		return err
+	}
+	defer tables.Close()
+	ruleset := nftables.New(nftables.Options{Ownership: cfg.Ownership, Kernel: tables, Families: kernelFamilies()})
+	err = ruleset.Try(context.Background(), gateway.State{Flowtable: gateway.Flowtable{
+		Families: gateway.Families{IPv4: true, IPv6: true}, Links: []gateway.FlowLink{{Name: "lo", Index: 1}},
+	}})
+	if err != nil {
+		return fmt.Errorf("this kernel has no flowtables (nf_flow_table_inet, nft_flow_offload, nft_fib_ipv4, nft_fib_ipv6): %w", err)
+	}
+	return nil
+}
+
+// spellFlowtable says whether there is a flowtable, or why not.
+func spellFlowtable(why error) string {
+	if why != nil {
+		return fmt.Sprintf("off: %v", why)
+	}
+	return "on"
+}
+
 // choosePlane selects the data plane. With "auto" it calls try to find out whether iptables works.
 func choosePlane(cfg config.Config, try func(*program.Runner) error) (plane, error) {
 	if cfg.Dataplane == config.DataplaneNFTables {

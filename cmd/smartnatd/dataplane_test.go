@@ -199,3 +199,34 @@ func expressionsOf(listing string) []string {
 	}
 	return names
 }
+
+// TestFlowtableOrWhyNot expects a reason for people, and on this kernel the same answer as that of nft(8).
+func TestFlowtableOrWhyNot(t *testing.T) {
+	testenv.NewNetNS(t)
+	cfg := config.Default()
+	nft := plane{name: config.DataplaneNFTables}
+	off := cfg
+	off.Flowtable = config.FlowtableOff
+	for _, test := range []struct {
+		plane plane
+		cfg   config.Config
+		want  string
+	}{
+		{plane{name: config.DataplaneIPTables, programs: &program.Runner{}}, cfg, "off: the data plane is iptables"},
+		{nft, off, "off: flowtable is off in the config"},
+	} {
+		if got := spellFlowtable(test.plane.flowtable(test.cfg)); got != test.want {
+			t.Errorf("%s, want %s", got, test.want)
+		}
+	}
+	got := spellFlowtable(nft.flowtable(cfg))
+	t.Run("as nft says", func(t *testing.T) {
+		if got != "on" && !strings.HasPrefix(got, "off: this kernel has no flowtables (nf_flow_table_inet, ") {
+			t.Error(got)
+		}
+		testenv.RequireFlowtable(t)
+		if got != "on" {
+			t.Error(got)
+		}
+	})
+}

@@ -105,6 +105,8 @@ func renderConfig(cmd *cobra.Command) (config.Config, gateway.Host, error) {
 	if err != nil {
 		return cfg, observed, fmt.Errorf("observing the host: %w", err)
 	}
+	// Without root, there is no way to find out.
+	observed.Flowtable = cfg.Flowtable != config.FlowtableOff
 	return cfg, observed, nil
 }
 

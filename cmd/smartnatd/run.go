@@ -130,6 +130,10 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 			log.WithError(err).Warn("no sets on this host, using one rule per source")
 		}
 	}
+	noFlowtable := chosen.flowtable(cfg)
+	if chosen.name == config.DataplaneNFTables {
+		fields["flowtable"] = spellFlowtable(noFlowtable)
+	}
 	log.WithFields(fields).Info("programming the kernel")
 	programmed, refusals, err := b.planes.dataplane(cfg, chosen, counted, sets)
 	if err != nil {
@@ -138,8 +142,9 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 	b.hold(cfg, chosen)
 	b.measure(cfg, chosen.name, refusals)
 	return controller.New(controller.Options{
-		Config:           cfg,
-		Host:             host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev),
+		Config: cfg,
+		Host: host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev).
+			Flowtable(func() bool { return noFlowtable == nil }),
 		Dataplane:        programmed,
 		Log:              log,
 		CountSourcePorts: func() ([]gateway.SourcePorts, error) { return conntrack.SourcePorts(cfg.Ownership) },

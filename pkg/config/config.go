@@ -75,6 +75,9 @@ type Config struct {
 	// Dataplane is the kernel API that carries the rules: "nftables", "iptables", or "auto" for iptables where it works and
 	// nftables elsewhere.
 	Dataplane string
+	// Flowtable lets established connections bypass the rules where the kernel can and the data plane is nftables: "auto", the
+	// default, or "off".
+	Flowtable string
 	// IPTables configures the iptables programs.
 	IPTables IPTables `mapstructure:"iptables"`
 	// Ownership names what belongs to SmartNat on the host.

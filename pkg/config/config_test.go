@@ -59,6 +59,7 @@ stateDir: /state
 runtimeDir: /runtime
 ipv6: false
 dataplane: nftables
+flowtable: off
 iptables: {variant: legacy, lockTimeout: 10s}
 ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
 log: {level: debug, format: json}
@@ -94,6 +95,7 @@ func wholeConfig() Config {
 		StateDir:     "/state",
 		RuntimeDir:   "/runtime",
 		Dataplane:    DataplaneNFTables,
+		Flowtable:    FlowtableOff,
 		IPTables:     IPTables{Variant: VariantLegacy, LockTimeout: 10 * time.Second},
 		Ownership:    gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
 		Log:          Log{Level: "debug", Format: "json"},
@@ -141,6 +143,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_STATEDIR":                 "/state",
 		"SMARTNAT_RUNTIMEDIR":               "/runtime",
 		"SMARTNAT_DATAPLANE":                "nftables",
+		"SMARTNAT_FLOWTABLE":                "off",
 		"SMARTNAT_IPTABLES_VARIANT":         "legacy",
 		"SMARTNAT_IPTABLES_LOCKTIMEOUT":     "10s",
 		"SMARTNAT_IPV6":                     "false",
@@ -236,7 +239,9 @@ func TestMistakes(t *testing.T) {
 			want: []string{`f:3: dataplane: Unsupported value: "nft": supported values: "auto", "nftables", "iptables"`}},
 		{name: "variant by the name of its programs", text: right + "iptables: {variant: nft}",
 			want: []string{`f:3: iptables.variant: Unsupported value: "nft": supported values: "auto", "nf_tables", "legacy"`}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, iptables, ownership, log, metrics, uplinks"}},
+		{name: "flowtable that does not exist", text: right + "flowtable: on",
+			want: []string{`f:3: flowtable: Unsupported value: "on": supported values: "auto", "off"`}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, iptables, ownership, log, metrics, uplinks"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -251,7 +256,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, iptables, ownership, log, metrics, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",

@@ -59,6 +59,7 @@ func Default() Config {
 
 		IPv6:      true,
 		Dataplane: DataplaneAuto,
+		Flowtable: FlowtableAuto,
 		IPTables:  IPTables{Variant: VariantAuto, LockTimeout: 5 * time.Second},
 		Ownership: gateway.DefaultOwnership(),
 		Log:       Log{Level: "info", Format: "text"},

@@ -30,6 +30,12 @@ const (
 	DataplaneIPTables = "iptables"
 )
 
+// The values of flowtable.
+const (
+	FlowtableAuto = "auto"
+	FlowtableOff  = "off"
+)
+
 // The variants of iptables.
 const (
 	VariantAuto     = "auto"
@@ -63,6 +69,7 @@ func (c *Config) validate() field.ErrorList {
 	errs = append(errs, validatePath(c.StateDir, field.NewPath("stateDir"))...)
 	errs = append(errs, validatePath(c.RuntimeDir, field.NewPath("runtimeDir"))...)
 	errs = append(errs, validateChoice(c.Dataplane, field.NewPath("dataplane"), DataplaneAuto, DataplaneNFTables, DataplaneIPTables)...)
+	errs = append(errs, validateChoice(c.Flowtable, field.NewPath("flowtable"), FlowtableAuto, FlowtableOff)...)
 	errs = append(errs, validateChoice(c.IPTables.Variant, field.NewPath("iptables", "variant"), VariantAuto, VariantNFTables, VariantLegacy)...)
 	if c.IPTables.LockTimeout < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("iptables", "lockTimeout"), c.IPTables.LockTimeout.String(), "must not be negative"))
