@@ -21,10 +21,12 @@ type needs struct {
 	ownPrefixes []string
 	// ipv6 means that IPv6 is forwarded, nextHops that an IPv6 route has several next hops.
 	ipv6, nextHops bool
+	// flows means that there is a flowtable.
+	flows bool
 }
 
 func (n needs) equal(o needs) bool {
-	return n.ipv6 == o.ipv6 && n.nextHops == o.nextHops && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.ownPrefixes, o.ownPrefixes) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
+	return n.ipv6 == o.ipv6 && n.nextHops == o.nextHops && n.flows == o.flows && slices.Equal(n.uplinks, o.uplinks) && slices.Equal(n.ownPrefixes, o.ownPrefixes) && slices.Equal(n.routing.Rules, o.routing.Rules) &&
 		slices.EqualFunc(n.routing.Routes, o.routing.Routes, policyrouting.Route.Equal)
 }
 
@@ -38,7 +40,8 @@ type hostChange struct {
 }
 
 func (d *Dataplane) newHostChange(state gateway.State) *hostChange {
-	n := needs{routing: policyrouting.Build(state, d.opts.Ownership), ipv6: forwardsIPv6(state), ownPrefixes: state.OwnPrefixes}
+	n := needs{routing: policyrouting.Build(state, d.opts.Ownership), ipv6: forwardsIPv6(state), ownPrefixes: state.OwnPrefixes,
+		flows: len(state.Flowtable.Links) > 0}
 	n.nextHops = n.ipv6 && slices.ContainsFunc(state.ServiceRoutes, func(r gateway.ServiceRoute) bool {
 		return r.Destination.Addr().Is6() && len(r.Via) > 1
 	})
@@ -83,6 +86,9 @@ func (h *hostChange) startForwarding(family gateway.Family, result *Result) erro
 		err = h.setSysctls(h.filtering, result)
 		if h.opts.CountTraffic {
 			h.startCounting(result)
+		}
+		if h.flows {
+			h.keepIdleFlows(result)
 		}
 	}
 	return errors.Join(err, h.Dataplane.startForwarding(family, h.needs, result))

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -54,6 +55,13 @@ func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwar
 
 // countTraffic makes the kernel count packets and bytes of connections that begin from now on (nf_conntrack-sysctl).
 const countTraffic = "net/netfilter/nf_conntrack_acct"
+
+// flowTimeout is the time in seconds after which a TCP connection without packets leaves the flowtable (nf_conntrack-sysctl), idleTimeout
+// the one after which conntrack forgets an established connection.
+const (
+	flowTimeout = "net/netfilter/nf_flowtable_tcp_timeout"
+	idleTimeout = "net/netfilter/nf_conntrack_tcp_timeout_established"
+)
 
 func reversePathFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
 
@@ -175,6 +183,23 @@ func (d *Dataplane) startCounting(result *Result) {
 	}
 }
 
+// keepIdleFlows keeps idle connections in the flowtable for half the time that conntrack keeps others. The kernel renews the timeout of
+// a connection in conntrack while it is in the flowtable, but only when less than five minutes of a day are left: without packets, a
+// connection that has just left could be forgotten then (nf_flow_table_extend_ct_timeout in net/netfilter/nf_flow_table_core.c, Linux
+// 6.12). Nor may the time be longer: a connection that leaves keeps the difference (flow_offload_fixup_ct). A host that does not permit
+// it forwards all the same.
+func (d *Dataplane) keepIdleFlows(result *Result) {
+	text, err := d.opts.Sysctls.Get(idleTimeout)
+	seconds, parseErr := strconv.Atoi(text)
+	if err != nil || parseErr != nil || seconds < 2 {
+		return
+	}
+	unset := d.unset
+	if d.ensure(flowTimeout, strconv.Itoa(seconds/2), result) != nil {
+		d.unset = unset
+	}
+}
+
 // listens reports whether this Dataplane made the host accept router advertisements while it is a router.
 func (d *Dataplane) listens() bool {
 	for key := range d.sysctls {
@@ -247,6 +272,9 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	}
 	if d.opts.CountTraffic {
 		keep = append(keep, countTraffic)
+	}
+	if n.flows {
+		keep = append(keep, flowTimeout)
 	}
 	maps.DeleteFunc(d.sysctls, func(key, _ string) bool { return !slices.Contains(keep, key) })
 	restored, err := d.opts.Sysctls.Restore(keep...)
