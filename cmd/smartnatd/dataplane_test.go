@@ -162,7 +162,7 @@ func TestWithoutPrograms(t *testing.T) {
 	systemd := supervise(t)
 	program := startProgram(t, systemd, configFile, "PATH="+t.TempDir())
 	awaitWord(t, systemd, "READY=1", 1)
-	flow := startTraffic(t, 0)
+	flow := startTraffic(t)
 	flow.end(t)
 	if log := program.log.String(); !strings.Contains(log, "dataplane=nftables") || !strings.Contains(log, "iptables is not installed") {
 		t.Error("the choice is not logged")

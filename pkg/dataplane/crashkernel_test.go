@@ -182,8 +182,9 @@ func TestKernelCrashBeforeConnectionsAreCut(t *testing.T) {
 			ask(t, conn, "pod1")
 			conns = append(conns, conn)
 		}
-		killed, life := mortal(h.options(), 1)
-		if _, err := killed.Apply(t.Context(), state(other)); !errors.Is(err, errCrashed) || len(life.done) != 1 || !strings.HasPrefix(life.done[0], n.name+" ") {
+		writes := h.plannedWrites(t, state(other))
+		killed, life := mortal(h.options(), writes)
+		if _, err := killed.Apply(t.Context(), state(other)); !errors.Is(err, errCrashed) || len(life.done) != writes || !strings.HasPrefix(life.done[0], n.name+" ") {
 			t.Fatalf("err = %v, killed after %q; want it killed after the rules", err, life.done)
 		}
 		if result := apply(t, h.start(), state(other)); result.Connections != len(conns) || result.Writes > 0 {

@@ -27,7 +27,7 @@ type Result struct {
 
 // Changes describes writes of packet rules.
 type Changes struct {
-	// Writes counts the transactions: at most one for each family and Apply.
+	// Writes counts the transactions.
 	Writes int
 	// Chains counts the chains that were created, rewritten or deleted, and Rules those that were written or removed
 	// individually.

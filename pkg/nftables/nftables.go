@@ -224,22 +224,27 @@ func (r *Ruleset) read(name gateway.Family, f *family, changes *dataplane.Change
 	return have, repairs(name, damage), nil
 }
 
-// write executes a batch.
+// write executes a batch. If only some of its steps succeed, the next Apply reads a table that holds them, which must not look
+// like damage.
 func (r *Ruleset) write(ctx context.Context, name gateway.Family, f *family, batch ruleset.Batch, changes *dataplane.Changes) error {
 	if batch.Empty() {
 		return nil
 	}
 	before := f.state
-	f.state = unknown // until the write succeeds
 	started := time.Now()
-	err := r.opts.Kernel.Write(ctx, name, batch)
-	changes.Took.Restore += time.Since(started)
-	if err != nil {
-		return fmt.Errorf("writing the IPv%d rules: %w", name, err)
+	defer func() { changes.Took.Restore += time.Since(started) }()
+	for i, step := range rules.Steps(batch) {
+		f.state = unknown // until the write succeeds
+		if err := r.opts.Kernel.Write(ctx, name, step); err != nil {
+			if i > 0 {
+				f.guard, f.builder = ruleset.Table{}, rules.NewBuilder(name, r.opts.Ownership)
+			}
+			return fmt.Errorf("writing the IPv%d rules: %w", name, err)
+		}
+		f.state = before
+		count(changes, step)
+		r.stampWrite()
 	}
-	f.state = before
-	count(changes, batch)
-	r.stampWrite()
 	return nil
 }
 
@@ -312,7 +317,9 @@ func (r *Ruleset) Plan(_ context.Context, name gateway.Family, state gateway.Sta
 		want = rules.Guard(state, name, r.opts.Ownership)
 	}
 	if batch := ruleset.Diff(have, want); !batch.Empty() {
-		count(&changes, batch)
+		for _, step := range rules.Steps(batch) {
+			count(&changes, step)
+		}
 	}
 	return changes, nil
 }

@@ -25,8 +25,9 @@ type kernel struct {
 	tables     map[gateway.Family]ruleset.Table
 	owned      bool
 	generation uint32
-	// reads, writes and adoptions count calls. The next write fails with err, if that is set.
+	// reads, writes and adoptions count calls. After some more successes, a write fails with err, if that is set.
 	reads, writes, adoptions int
+	successes                int
 	err                      error
 	// missing is a link that does not exist.
 	missing string
@@ -47,10 +48,11 @@ func (k *kernel) Read(family gateway.Family) (ruleset.Table, error) {
 // Write refuses a deletion of what does not exist, as nf_tables does.
 func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.Batch) error {
 	k.writes++
-	if err := k.err; err != nil {
+	if err := k.err; err != nil && k.successes == 0 {
 		k.err = nil
 		return err
 	}
+	k.successes = max(k.successes-1, 0)
 	table := k.tables[family]
 	if batch.Rewrite {
 		table = ruleset.Table{}
@@ -245,6 +247,26 @@ func TestFailedWrite(t *testing.T) {
 		t.Errorf("%d readings, repaired %q", k.reads-reads, repaired)
 	}
 	k.expect(t, state(3))
+}
+
+// TestFailedStep expects that what the first steps of a change wrote does not look like the work of another process.
+func TestFailedStep(t *testing.T) {
+	for _, failure := range []error{errors.New("no buffer space"), gateway.ErrRefused} {
+		limited := state(2)
+		limited.Forwards[0].Sources = gatewaytest.Prefixes("192.0.2.0/24")
+		k := newKernel(true)
+		r := k.start()
+		apply(t, r, state(2))
+		k.successes, k.err = 1, failure
+		changes, err := r.Apply(t.Context(), gateway.IPv4, limited)
+		if changes.InPlace != (err == nil) || len(changes.Repaired) > 0 || changes.Damaged {
+			t.Errorf("%v: in place %t: %v, repaired %v, damaged %t", failure, changes.InPlace, err, changes.Repaired, changes.Damaged)
+		}
+		if repaired := apply(t, r, state(2)); len(repaired) > 0 {
+			t.Errorf("%v: repaired %q", failure, repaired)
+		}
+		k.expect(t, state(2))
+	}
 }
 
 // TestRefusedDifference has another process change a shared table while readings have used up their budget. The difference to
