@@ -5,9 +5,11 @@ package nftables
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 )
 
 // drift tracks whether the table of one family still holds what was last written.
@@ -108,4 +110,34 @@ func (r *Ruleset) Drift() (bool, error) {
 		r.later = nil
 	}
 	return due, errors.Join(errs...)
+}
+
+// others returns the part of the damage that other processes did, without what halfway touched.
+func (f *family) others(damage ruleset.Batch) ruleset.Batch {
+	touched := map[string]bool{}
+	for _, step := range f.halfway {
+		for _, c := range slices.Concat(step.AddChains, step.ReplaceChains, step.DeleteChains) {
+			touched["chain "+c.Name] = true
+		}
+		for _, s := range slices.Concat(step.AddSets, step.DeleteSets) {
+			touched["set "+s.Name] = true
+		}
+		for _, e := range slices.Concat(step.AddElements, step.DeleteElements) {
+			touched["set "+e.Set] = true
+		}
+	}
+	if len(touched) == 0 {
+		return damage
+	}
+	chain := func(c ruleset.Chain) bool { return touched["chain "+c.Name] }
+	set := func(s ruleset.Set) bool { return touched["set "+s.Name] }
+	elements := func(e ruleset.Elements) bool { return touched["set "+e.Set] }
+	return ruleset.Batch{
+		AddChains: slices.DeleteFunc(damage.AddChains, chain), ReplaceChains: slices.DeleteFunc(damage.ReplaceChains, chain),
+		DeleteChains: slices.DeleteFunc(damage.DeleteChains, chain),
+		AddSets:      slices.DeleteFunc(damage.AddSets, set), DeleteSets: slices.DeleteFunc(damage.DeleteSets, set),
+		AddElements: slices.DeleteFunc(damage.AddElements, elements), DeleteElements: slices.DeleteFunc(damage.DeleteElements, elements),
+		DeleteFlowtables: damage.DeleteFlowtables, AddFlowtables: damage.AddFlowtables,
+		Rewrite: damage.Rewrite, ReplaceBridge: damage.ReplaceBridge,
+	}
 }

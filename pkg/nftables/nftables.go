@@ -82,6 +82,8 @@ type family struct {
 	guard   ruleset.Table
 	// refused is the flowtable that the kernel refused last, such as one with a link that was just removed.
 	refused gateway.Flowtable
+	// halfway are the steps of the last write that succeeded before one failed.
+	halfway []ruleset.Batch
 }
 
 // written returns the table as last written, which is empty at first.
@@ -195,7 +197,7 @@ func (r *Ruleset) reconcile(ctx context.Context, name gateway.Family, f *family,
 		return err
 	}
 	changes.Repaired = append(changes.Repaired, damage...)
-	f.builder, f.guard = next.builder, next.guard
+	f.builder, f.guard, f.halfway = next.builder, next.guard, nil
 	return nil
 }
 
@@ -219,13 +221,12 @@ func (r *Ruleset) read(name gateway.Family, f *family, changes *dataplane.Change
 	if len(wrote.Chains) == 0 {
 		return have, nil, nil
 	}
-	damage := ruleset.Diff(have, wrote)
+	damage := f.others(ruleset.Diff(have, wrote))
 	changes.Damaged = changes.Damaged || !damage.Empty()
 	return have, repairs(name, damage), nil
 }
 
-// write executes a batch. If only some of its steps succeed, the next Apply reads a table that holds them, which must not look
-// like damage.
+// write executes a batch.
 func (r *Ruleset) write(ctx context.Context, name gateway.Family, f *family, batch ruleset.Batch, changes *dataplane.Changes) error {
 	if batch.Empty() {
 		return nil
@@ -233,12 +234,11 @@ func (r *Ruleset) write(ctx context.Context, name gateway.Family, f *family, bat
 	before := f.state
 	started := time.Now()
 	defer func() { changes.Took.Restore += time.Since(started) }()
-	for i, step := range rules.Steps(batch) {
+	steps := rules.Steps(batch)
+	for i, step := range steps {
 		f.state = unknown // until the write succeeds
 		if err := r.opts.Kernel.Write(ctx, name, step); err != nil {
-			if i > 0 {
-				f.guard, f.builder = ruleset.Table{}, rules.NewBuilder(name, r.opts.Ownership)
-			}
+			f.halfway = append(f.halfway, steps[:i]...)
 			return fmt.Errorf("writing the IPv%d rules: %w", name, err)
 		}
 		f.state = before

@@ -183,8 +183,8 @@ func TestReadings(t *testing.T) {
 		}{
 			{name: "the first one", state: state(2), reads: 1, writes: 1},
 			{name: "no change", state: state(2)},
-			{name: "another backend", state: state(3), writes: 1},
-			{name: "after a trial", do: func() { _ = r.Try(t.Context(), state(4)) }, state: state(4), writes: 1},
+			{name: "another backend, and no port with two", state: state(3), writes: 2},
+			{name: "after a trial", do: func() { _ = r.Try(t.Context(), state(4)) }, state: state(4), writes: 2},
 			{name: "a verification of what nothing changed", do: r.Verify, state: state(4)},
 			{name: "a failed write", do: func() { k.err = errors.New("no buffer space") }, state: state(4)},
 		} {

@@ -16,8 +16,10 @@ import (
 // elements, and then publishes the elements of Interval sets, one set after the other: concatenations always, other Interval sets
 // since Linux 7.0 and its backports. In between, a client is in no set of allowed sources. And a packet that found its frontend in
 // the old map looks for its backend in the new one. So whatever leads to something is added after it, and deleted before it.
+//
+// A batch that deletes a Flowtable stays one transaction: its successor needs its links, and new chains the successor.
 func Steps(b ruleset.Batch) []ruleset.Batch {
-	if b.Rewrite || len(b.AddChains)+len(b.ReplaceChains)+len(b.AddSets)+len(b.AddElements) == 0 {
+	if b.Rewrite || len(b.DeleteFlowtables) > 0 || len(b.AddChains)+len(b.ReplaceChains)+len(b.AddSets)+len(b.AddElements) == 0 {
 		return []ruleset.Batch{b}
 	}
 	var prepare, add, move, remove ruleset.Batch
@@ -26,7 +28,7 @@ func Steps(b ruleset.Batch) []ruleset.Batch {
 	if !changesIntervals(b) {
 		first, second, third = &change, &change, &change
 	}
-	first.AddHelpers, first.AddSets = b.AddHelpers, b.AddSets
+	first.AddHelpers, first.AddFlowtables, first.AddSets = b.AddHelpers, b.AddFlowtables, b.AddSets
 	for _, c := range b.AddChains {
 		if c.Hook == nil {
 			first.AddChains = append(first.AddChains, c)

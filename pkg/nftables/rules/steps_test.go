@@ -107,6 +107,10 @@ func changed(t *testing.T, table ruleset.Table, b ruleset.Batch, pending []strin
 	})
 	table.Chains = slices.Concat(table.Chains, b.AddChains, b.ReplaceChains)
 	table.Helpers = slices.DeleteFunc(slices.Concat(table.Helpers, b.AddHelpers), func(h gateway.Helper) bool { return slices.Contains(b.DeleteHelpers, h) })
+	table.Flowtables = slices.DeleteFunc(slices.Clone(table.Flowtables), func(f ruleset.Flowtable) bool {
+		return slices.ContainsFunc(b.DeleteFlowtables, f.Equal)
+	})
+	table.Flowtables = append(table.Flowtables, b.AddFlowtables...)
 	if b.ReplaceBridge {
 		table.Bridge = b.Bridge
 	}
