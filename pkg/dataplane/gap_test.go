@@ -26,7 +26,7 @@ func TestKernelChangesLeaveNoGap(t *testing.T) {
 			f := forward(n.external, 80, n.pod1, n.pod2)
 			f.Protocol, f.Ports.Last = gateway.UDP, last
 			if len(sources) > 0 {
-				f.Sources = append(sources, prefixes(n.connected)...)
+				f.Sources = slices.Concat(sources, prefixes(n.connected))
 				slices.SortFunc(f.Sources, func(a, b netip.Prefix) int {
 					return strings.Compare(string(a.Addr().AsSlice()), string(b.Addr().AsSlice()))
 				})
