@@ -34,7 +34,7 @@ func TestRefusedFlowtable(t *testing.T) {
 		writes int
 	}{
 		{name: "missing from the start", state: flowing(2, "eth0", "eth1"), want: state(2), writes: 2},
-		{name: "no more attempts", state: flowing(3, "eth0", "eth1"), want: state(3), writes: 1},
+		{name: "no more attempts", state: flowing(3, "eth0", "eth1"), want: state(3), writes: 2},
 		{name: "without it", state: flowing(3, "eth0"), want: flowing(3, "eth0"), writes: 1},
 		{name: "missing again", state: flowing(4, "eth0", "eth1", "eth2"), want: state(4), writes: 3},
 		{name: "it exists, and all is verified", do: func() { k.missing = ""; r.Verify() }, state: flowing(4, "eth0", "eth1", "eth2"), want: flowing(4, "eth0", "eth1", "eth2"), writes: 1},

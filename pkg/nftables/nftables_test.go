@@ -219,7 +219,7 @@ func TestAdoption(t *testing.T) {
 			}, 0, 1},
 			{"what the earlier process wrote", func() { apply(t, r, state(2)) }, 0, 1},
 			{"the same again", func() { apply(t, r, state(2)) }, 0, 0},
-			{"a change", func() { apply(t, r, state(3)) }, 1, 0},
+			{"a change", func() { apply(t, r, state(3)) }, 2, 0},
 		} {
 			writes, adoptions, reads := k.writes, k.adoptions, k.reads
 			step.do()
