@@ -13,8 +13,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
-// maxRefused is the number of destinations of refused packets that are counted at a time: all ports of four addresses.
-const maxRefused = 1 << 18
+// maxRefused is the number of destinations of refused packets that are counted at a time. The kernel allocates 16 bytes for each of
+// them with the set (nft_rhash_init), and the counters when they are needed.
+const maxRefused = 1 << 15
 
 // RefusedSet is a set of counters of packets that were refused for one reason.
 type RefusedSet struct {
@@ -28,7 +29,8 @@ func RefusedSets() []RefusedSet {
 }
 
 // countRefused counts the packet by address, protocol and port. Only packets to a port of a Mapping get here, and each port that
-// refuses some gets a counter. If the set is full, the rule does nothing.
+// refuses some gets a counter. If the set is full, or the kernel cannot allocate a counter at once, the rule does nothing: the
+// kernel has about a thousand in reserve (PCPU_EMPTY_POP_PAGES_HIGH in mm/percpu.c), and makes more in the background.
 func (b *builder) countRefused(set string) ruleset.Rule {
 	b.set(set, ruleset.Schema{Key: key(addressType(b.family), ruleset.ProtocolType, ruleset.PortType), Dynamic: true, Counters: true, Size: maxRefused})
 	return rule("", frontendKey(b.family), exprs{ruleset.Update{Set: set, Milliseconds: uint64(ruleset.MaxTimeout / time.Millisecond)}})

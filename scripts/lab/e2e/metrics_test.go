@@ -70,6 +70,26 @@ func (w *world) awaitMetric(ctx context.Context, t *testing.T, name string, leas
 	}
 }
 
+// awaitTraffic waits until the metrics show a connection to a Mapping of the namespace, and bytes in both directions.
+func (w *world) awaitTraffic(ctx context.Context, t *testing.T, namespace string) {
+	t.Helper()
+	missing := map[string]string{"connections_total": "", "bytes_total": "from_client", "packets_total": "to_client"}
+	for deadline := time.Now().Add(patience); len(missing) > 0; time.Sleep(100 * time.Millisecond) {
+		_, text := w.ask(ctx, t, "/metrics")
+		for line := range strings.Lines(text) {
+			for name, label := range missing {
+				if strings.HasPrefix(line, "smartnat_mapping_"+name+"{") && strings.Contains(line, `namespace="`+namespace+`"`) && strings.Contains(line, label) &&
+					!strings.HasSuffix(line, "} 0\n") {
+					delete(missing, name)
+				}
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no traffic %v in:\n%s", missing, text)
+		}
+	}
+}
+
 func testMetrics(t *testing.T, w *world) {
 	w.namespace(t, "metrics", 1)
 	w.mapping(t, "metrics", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, ports: [{port: 9471, servicePort: 8080}]`)
@@ -90,6 +110,7 @@ func testMetrics(t *testing.T, w *world) {
 	} {
 		w.awaitMetric(ctx, t, name, least) // the packet may arrive before the apply ends
 	}
+	w.awaitTraffic(ctx, t, "metrics")
 	for _, hand := range []struct{ kind, command string }{
 		{"iptables", "iptables -t nat -D PREROUTING 1"},
 		{"ip_rule", "ip rule flush protocol 83"},
