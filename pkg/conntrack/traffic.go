@@ -64,8 +64,12 @@ func NewTraffic(own gateway.Ownership) *Traffic {
 }
 
 // Watch passes every connection of ours that ends to ended, and calls lost whenever the kernel dropped messages about some because
-// the buffer was full. It returns nil when ctx ends. The kernel sends such messages unless net.netfilter.nf_conntrack_events is 0.
+// the buffer was full. It returns nil when ctx ends, and an error if a parameter of the kernel turns such messages off.
 func (t *Traffic) Watch(ctx context.Context, ended func(traffic.Flow), lost func()) error {
+	// Kernels that cannot send messages have no such parameter.
+	if events, err := readNumber("/proc/sys/net/netfilter/nf_conntrack_events"); err == nil && events == 0 {
+		return errors.New("net.netfilter.nf_conntrack_events is 0, so the kernel does not report ended connections: set it to 2, or 1 before Linux 5.19")
+	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return fmt.Errorf("subscribing to ended connections: %w", err)

@@ -9,6 +9,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -168,6 +170,19 @@ func TestKernelTrafficLost(t *testing.T) {
 	}
 	if err := w.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKernelTrafficSilent expects an error that says how to get messages.
+func TestKernelTrafficSilent(t *testing.T) {
+	newTable(t)
+	const path = "/proc/sys/net/netfilter/nf_conntrack_events"
+	if err := os.WriteFile(path, []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	err := NewTraffic(gateway.DefaultOwnership()).Watch(t.Context(), nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "net.netfilter.nf_conntrack_events is 0") {
+		t.Errorf("error %v", err)
 	}
 }
 
