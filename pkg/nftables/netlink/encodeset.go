@@ -6,6 +6,8 @@
 package netlink
 
 import (
+	"encoding/binary"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
@@ -59,6 +61,9 @@ func (e *encoder) schema(s ruleset.Schema) {
 		e.number(unix.NFTA_SET_DATA_TYPE, kind)
 		e.number(unix.NFTA_SET_DATA_LEN, length)
 	}
+	if order := byteOrders(s); len(order) > 0 {
+		e.bytes(unix.NFTA_SET_USERDATA, order)
+	}
 	if s.Size > 0 || s.Concatenated() {
 		e.nested(unix.NFTA_SET_DESC, func() {
 			if s.Size > 0 {
@@ -75,6 +80,18 @@ func (e *encoder) schema(s ruleset.Schema) {
 			e.nested(unix.NFTA_EXPR_DATA, func() {})
 		})
 	}
+}
+
+// byteOrders tells nft that a key or value of one part is in the order of the host, without which it prints link names as "". The
+// kernel only stores it (udata.h of libnftnl: enum nftnl_udata_set_types, a type, a length and a number).
+func byteOrders(s ruleset.Schema) (userdata []byte) {
+	const keyOrder, dataOrder, hostOrder = 0, 1, 1
+	for kind, parts := range [][4]ruleset.Datatype{keyOrder: s.Key, dataOrder: s.Data} {
+		if parts[1] == ruleset.NoType && (parts[0] == ruleset.LinkType || parts[0] == ruleset.MarkType) {
+			userdata = binary.NativeEndian.AppendUint32(append(userdata, byte(kind), 4), hostOrder)
+		}
+	}
+	return userdata
 }
 
 // fields appends the lengths of the parts of a key.
