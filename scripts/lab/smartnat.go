@@ -146,9 +146,9 @@ func (l *Lab) token(ctx context.Context, account string, flags ...string) (strin
 	return strings.TrimSpace(output), err
 }
 
-// StartGateway writes /etc/smartnat.yaml on the gateway and starts smartnatd as its unit does. It returns when smartnatd has
-// reported that it is ready. Restart waits for that too.
-func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error) {
+// StartGateway writes /etc/smartnat.yaml on the gateway and starts smartnatd as its unit does, with env added to its environment. It
+// returns when smartnatd has reported that it is ready. Restart waits for that too.
+func (l *Lab) StartGateway(ctx context.Context, config string, env ...string) (*Process, error) {
 	program, err := l.program("smartnatd")
 	if err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (l *Lab) StartGateway(ctx context.Context, config string) (*Process, error)
 		return nil, err
 	}
 	return gateway.start(ctx, command{
-		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, supervisor: supervisor,
+		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, env: env, supervisor: supervisor,
 		ready: func(context.Context) error {
 			if !supervisor.Ready() {
 				return errors.New("not ready yet")

@@ -33,16 +33,18 @@ func testBoundary(t *testing.T, w *world) {
 	}
 	service4, service6, _ := strings.Cut(services, " ")
 	for _, family := range []struct {
-		name, save, pod, service, external string
-		networks, sources                  []string
+		name                   string
+		ipv6                   bool
+		pod, service, external string
+		networks, sources      []string
 	}{
 		{
-			"IPv4", "iptables-save", w.podAddress(t, "boundary", "echo-0"), service4, lab.External1,
+			"IPv4", false, w.podAddress(t, "boundary", "echo-0"), service4, lab.External1,
 			[]string{lab.PodNetwork, lab.ServiceNetwork},
 			[]string{"198.51.100.66", lab.ClientAddress, lab.ControlAddress, lab.Node2Address, "10.244.2.99"},
 		},
 		{
-			"IPv6", "ip6tables-save", w.podAddress6(t, "boundary", "echo-0"), service6, lab.External1v6,
+			"IPv6", true, w.podAddress6(t, "boundary", "echo-0"), service6, lab.External1v6,
 			[]string{lab.PodNetwork6, lab.ServiceNetwork6},
 			[]string{"2001:db8:1::66", lab.ClientAddress6, lab.ControlAddress6, lab.Node2Address6, "fd00:244:2::99"},
 		},
@@ -56,7 +58,7 @@ func testBoundary(t *testing.T, w *world) {
 			w.await(t, lab.Control, "tcp", lab.Join(family.pod, 8080), nil) // without the boundary, the path is open
 			w.expectSilence(t, lab.Rogue, "tcp", lab.Join(family.pod, 8080))
 			w.expectSilence(t, lab.Rogue, "udp", lab.Join(family.service, 8080))
-			w.expectNothingInside(t, family.save, 8080, len(family.sources)*2*3, func() error {
+			w.expectNothingInside(t, family.ipv6, 8080, len(family.sources)*2*3, func() error {
 				return w.floodFrom(family.sources, family.pod, family.service)
 			})
 		})
@@ -71,7 +73,7 @@ func testBoundary(t *testing.T, w *world) {
 		}
 		defer func() { _ = gateway.SetSysctl(key, before) }()
 		const port = 9999 // no Mapping has it
-		w.expectNothingInside(t, "iptables-save", port, 1, func() error { return w.sendSourceRouted(w.podAddress(t, "boundary", "echo-0"), port) })
+		w.expectNothingInside(t, false, port, 1, func() error { return w.sendSourceRouted(w.podAddress(t, "boundary", "echo-0"), port) })
 	})
 }
 
@@ -104,16 +106,16 @@ func (w *world) sendSourceRouted(pod string, port int) error {
 
 // expectNothingInside runs send on the neighbour, and checks that the boundary drops at least want packets and that no packet to the
 // port gets inside.
-func (w *world) expectNothingInside(t *testing.T, save string, port uint16, want int, send func() error) {
+func (w *world) expectNothingInside(t *testing.T, ipv6 bool, port uint16, want int, send func() error) {
 	t.Helper()
 	capture := w.capture(t, "eth0")
 	ctx := timeout(t, patience)
-	dropped := w.boundaryDrops(ctx, t, save)
+	dropped := w.boundaryDrops(ctx, t, ipv6)
 	if err := send(); err != nil {
 		t.Fatal(err)
 	}
 	if err := lab.Poll(ctx, func(ctx context.Context) error {
-		if n := w.boundaryDrops(ctx, t, save) - dropped; n < want {
+		if n := w.boundaryDrops(ctx, t, ipv6) - dropped; n < want {
 			return fmt.Errorf("the boundary dropped %d packets, want %d", n, want)
 		}
 		return nil
@@ -125,21 +127,11 @@ func (w *world) expectNothingInside(t *testing.T, save string, port uint16, want
 	}
 }
 
-func (w *world) boundaryDrops(ctx context.Context, t *testing.T, save string) int {
+func (w *world) boundaryDrops(ctx context.Context, t *testing.T, ipv6 bool) int {
 	t.Helper()
-	out, err := w.Host(lab.Gateway).Exec(ctx, save, "-c", "-t", "filter")
+	n, err := w.plane.dropped(ctx, w.Host(lab.Gateway), ipv6)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, "-A SMARTNAT-BOUNDARY -j DROP") {
-			var packets int
-			if _, err := fmt.Sscanf(line, "[%d:", &packets); err != nil {
-				t.Fatal(err)
-			}
-			return packets
-		}
-	}
-	t.Fatalf("no rule drops at the boundary:\n%s", out)
-	return 0
+	return n
 }

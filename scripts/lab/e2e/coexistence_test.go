@@ -23,13 +23,13 @@ import (
 //go:embed testdata
 var layouts embed.FS
 
-func TestCoexistenceLegacy(t *testing.T)   { testCoexistence(t, "legacy") }
-func TestCoexistenceNFTables(t *testing.T) { testCoexistence(t, "nf_tables") }
+func TestCoexistenceLegacy(t *testing.T)      { testCoexistence(t, legacy) }
+func TestCoexistenceIPTablesNFT(t *testing.T) { testCoexistence(t, nfTables) }
 
 // testCoexistence runs other programs on the gateway that also write rules, and checks that their rules stay unchanged.
-func testCoexistence(t *testing.T, variant string) {
+func testCoexistence(t *testing.T, variant iptables) {
 	w := newWorld(t, variant)
-	w.reconfigure(t, lab.DualStackConfig+"resync: 1s\n")
+	w.reconfigure(t, w.config("resync: 1s\n"))
 	w.namespace(t, "others", 1)
 	w.mapping(t, "others", `addresses: [198.51.100.10, 203.0.113.10, "2001:db8:1::10"], serviceName: echo, egress: true,
 		ports: [{port: 1600, servicePort: 8080}, {port: 1600, servicePort: 8080, protocol: udp}]`)
@@ -41,7 +41,7 @@ func testCoexistence(t *testing.T, variant string) {
 	}
 	t.Run("a rule above ours", func(t *testing.T) { testRuleAbove(t, w) })
 	t.Run("a kube-proxy", func(t *testing.T) { testKubeProxy(t, w) })
-	if variant == "legacy" { // only this one has a lock
+	if variant == legacy { // only this one has a lock
 		t.Run("a lock that is held", func(t *testing.T) { testLock(t, w) })
 	}
 }

@@ -163,7 +163,7 @@ func testTerminating(t *testing.T, w *world) {
 	if err := w.TerminatePod(ctx, "terminating", "echo-0"); err != nil {
 		t.Fatal(err)
 	}
-	address := w.podAddress(t, "terminating", "echo-0") + ":8080"
+	address := w.plane.to(w.podAddress(t, "terminating", "echo-0"))
 	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, address) })
 	for range 20 {
 		if answer, err := w.Host(lab.Client).EchoTCP(ctx, lab.Join("198.51.100.11", 1120)); err != nil || answer.Pod != "echo-1" {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -24,20 +23,15 @@ import (
 )
 
 var (
-	crashKills = flag.Int("crash.kills", 50, "number of kills of smartnatd with each variant")
+	crashKills = flag.Int("crash.kills", 35, "number of kills of smartnatd with each data plane")
 	crashSeed  = flag.Uint64("crash.seed", 1, "seed of the times and ways of the kills")
 )
 
-// manners are the ways to kill smartnatd. For some, the restore program kills it in the middle of a write.
-var manners = []manner{
+// anyManners are the ways to kill smartnatd with any data plane. Each data plane adds those in the middle of a write.
+var anyManners = []manner{
 	{"at any time", killAnyTime},
 	{"without its children", killAlone},
 	{"while it starts", killStarting},
-	{"before a write", killWriting("before")},
-	{"in a write that is torn", killWriting("torn")},
-	{"behind the first table of a write", killWriting("half")},
-	{"behind a write", killWriting("after")},
-	{"before a write that comes nevertheless, and late", killWriting("orphan")},
 }
 
 type manner struct {
@@ -65,6 +59,7 @@ func testCrashes(t *testing.T, w *world) {
 
 	random := rand.New(rand.NewPCG(*crashSeed, 1))
 	var longest time.Duration
+	manners := slices.Concat(anyManners, w.plane.manners())
 	for n := range *crashKills {
 		m := manners[n%len(manners)]
 		if n >= len(manners) {
@@ -136,7 +131,7 @@ func newCrashes(ctx context.Context, t *testing.T, w *world) *crashes {
 		c.want = append(c.want, before)
 	}
 	c.variant = len(variants) - 1
-	w.interceptRestores(ctx, t)
+	w.plane.prepareCrashes(ctx, t, w)
 	return c
 }
 
@@ -146,7 +141,7 @@ func (c *crashes) settled(ctx context.Context, t *testing.T, before string) stri
 	const still = 700 * time.Millisecond
 	last, since := "", time.Now()
 	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
-		now := c.programmed(ctx, t)
+		now := c.kernel(ctx, t)
 		if now != last {
 			last, since = now, time.Now()
 		}
@@ -158,38 +153,6 @@ func (c *crashes) settled(ctx context.Context, t *testing.T, before string) stri
 		t.Fatal(err)
 	}
 	return last
-}
-
-// programmed returns all state that smartnatd may have changed, independent of the order in which chains and sets were created. It
-// keeps the order of a chain's rules.
-func (c *crashes) programmed(ctx context.Context, t *testing.T) string {
-	t.Helper()
-	sets, err := c.Host(lab.Gateway).Exec(ctx, "sh", "-ec", "ipset save | sed 's/ hash:.*//' | sort")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var other, chains []string
-	rules := map[string]string{}
-	table := 0
-	for line := range strings.Lines(c.kernel(ctx, t)) {
-		if strings.HasPrefix(line, "*") {
-			table++
-		}
-		fields := strings.Fields(line)
-		switch {
-		case strings.HasPrefix(line, ":"):
-			chains = append(chains, fmt.Sprintf("%d %s", table, line))
-		case strings.HasPrefix(line, "-A "):
-			rules[fmt.Sprintf("%d %s", table, fields[1])] += line
-		default:
-			other = append(other, line)
-		}
-	}
-	slices.Sort(chains)
-	for _, chain := range slices.Sorted(maps.Keys(rules)) {
-		chains = append(chains, rules[chain])
-	}
-	return sets + strings.Join(other, "") + strings.Join(chains, "")
 }
 
 // killOnce changes the objects, kills smartnatd, starts it again and returns how long it then took until the kernel had the wanted
@@ -209,7 +172,7 @@ func (c *crashes) killOnce(ctx context.Context, t *testing.T, m manner, random *
 		t.Fatalf("%s: %v", m.name, err)
 	}
 	if err := lab.Poll(timeout(t, patience), func(context.Context) error {
-		if diff := cmp.Diff(c.want[c.variant], c.programmed(ctx, t)); diff != "" {
+		if diff := cmp.Diff(c.want[c.variant], c.kernel(ctx, t)); diff != "" {
 			return fmt.Errorf("(-want +got):\n%s", diff)
 		}
 		return nil
@@ -252,21 +215,4 @@ func killStarting(ctx context.Context, w *world, random *rand.Rand) error {
 		return err
 	}
 	return w.daemon.Kill()
-}
-
-// killWriting makes the next restore program kill smartnatd, as how says.
-func killWriting(how string) func(context.Context, *world, *rand.Rand) error {
-	return func(ctx context.Context, w *world, _ *rand.Rand) error {
-		if err := w.Host(lab.Gateway).WriteFile(interception, how); err != nil {
-			return err
-		}
-		select {
-		case <-w.daemon.Done():
-			return nil
-		case <-time.After(patience):
-			return fmt.Errorf("no restore program ran within %v of a change", patience)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

@@ -8,60 +8,13 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/smartnat/smartnat/scripts/lab"
 )
-
-// interception is the file that says how the next restore program kills smartnatd.
-const interception = "/run/intercept"
-
-// interceptor is the start of a script that kills its parent, smartnatd.
-const interceptor = `if [ "$1" != --version ] && how=$(cat ` + interception + ` 2>/dev/null) && rm ` + interception + `; then
-	case $how in
-	before) kill -9 $PPID; exit 1;;
-	torn) sed '/^COMMIT/,$d' | %[1]s "$@"; kill -9 $PPID; exit 1;;
-	half) sed '/^COMMIT/q' | %[1]s "$@"; kill -9 $PPID; exit 1;;
-	after) %[1]s "$@"; kill -9 $PPID; exit 1;;
-	orphan) kill -9 $PPID; sleep 0.4;;
-	esac
-fi
-`
-
-// interceptRestores puts interceptor into the gateway's restore programs until the test ends.
-func (w *world) interceptRestores(ctx context.Context, t *testing.T) {
-	t.Helper()
-	gateway := w.Host(lab.Gateway)
-	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
-		path, err := gateway.Exec(ctx, "sh", "-c", "command -v "+name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		path = strings.TrimSpace(path)
-		script, err := gateway.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, last, found := strings.Cut(script, "exec ")
-		if !found {
-			t.Fatalf("%s is not the script that runs the real program:\n%s", path, script)
-		}
-		program, _, _ := strings.Cut(last, " ")
-		if err := gateway.WriteFile(path, first+fmt.Sprintf(interceptor, program)+"exec "+last); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := gateway.WriteFile(path, script); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
 
 // intruder keeps sending packets that must not get through and must not be answered.
 type intruder struct {

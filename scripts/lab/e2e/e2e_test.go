@@ -19,67 +19,80 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-func TestLegacy(t *testing.T)   { testVariant(t, "legacy") }
-func TestNFTables(t *testing.T) { testVariant(t, "nf_tables") }
+func TestIPTablesLegacy(t *testing.T) { testPlane(t, legacy, onLegacy) }
+func TestIPTablesNFT(t *testing.T)    { testPlane(t, nfTables, onNFT) }
+func TestNFTables(t *testing.T)       { testPlane(t, native{}, onNative) }
 
-// testVariant runs all tests in one lab, isolated by namespaces, addresses and ports.
-func testVariant(t *testing.T, variant string) {
-	w := newWorld(t, variant)
-	type scene struct {
-		name string
-		run  func(*testing.T, *world)
+// planes is a set of data planes.
+type planes int
+
+const (
+	onLegacy planes = 1 << iota
+	onNFT
+	onNative
+	onAll = onLegacy | onNFT | onNative
+)
+
+// testPlane runs all tests for a data plane in one lab, isolated by namespaces, addresses and ports.
+func testPlane(t *testing.T, p plane, self planes) {
+	w := newWorld(t, p)
+	for _, scene := range scenes {
+		if scene.on&self != 0 {
+			t.Run(scene.name, func(t *testing.T) { scene.run(t, w) })
+		}
 	}
-	scenes := []scene{
-		{"service mode forwards by both uplinks and translates ports", testServiceMode},
-		{"endpoints mode spreads over all ready endpoints", testEndpointsMode},
-		{"endpoints that come and go", testEndpointChanges},
-		{"a source that is not allowed gets silence", testSources},
-		{"replies leave by the uplink that the request came in by", testReplyUplink},
-		{"nothing but Mappings crosses the boundary", testBoundary},
-		{"a deleted Mapping stops", testDeletion},
-		{"IPv6 in both modes and by both uplinks", testIPv6},
-		{"an IPv6 source that is not allowed gets silence", testSources6},
-		{"a Service without IPv6 works by IPv4", testFamilyMissing},
-		{"flows leave an endpoint that is not ready", testFlowsMove},
-		{"flows to a Service without endpoints are refused and come back", testScaleToZero},
-		{"a terminating endpoint keeps its connections", testTerminating},
-		{"flows end with their Mapping", testFlowsEnd},
-		{"flows follow a Service to its new address", testServiceRecreated},
-		{"flows of a source that was revoked end", testSourceRevoked},
-		{"pods leave with their Mapping's address", testEgress},
-		{"pods see their clients' addresses", testKeepSource},
-		{"the inside reaches external addresses", testHairpin},
-		{"the gateway's own connections are left alone with forwardedOnly", testForwardedOnly},
-		{"clients stay with their endpoint", testAffinity},
-		{"port ranges, with and without offset", testRanges},
-		{"an invalid Mapping affects no other", testBadMappings},
-		{"endpoints without proof get no connections", testUnproven},
-		{"metrics and probes show the state and repairs", testMetrics},
-		{"the API server refuses invalid Mappings", testSchema},
-		{"the path's MTU is learned through the translation", testPathMTU},
-		{"segments are clamped with clampMSS", testClamp},
-		{"packets of no connection are dropped", testInvalid},
-		{"errors reach the client by its uplink", testICMPErrors},
-		{"addresses that come and go", testAddresses},
-		{"an uplink that goes and comes back", testLinkFlap},
-		{"gateways that are detected, and change", testGatewayChange},
-		{"a next hop that is down is left out", testNextHop},
-		{"external modifications are repaired", testHands},
-	}
-	if variant == "nf_tables" { // the only one that firewalld supports
-		scenes = append(scenes, scene{"a firewalld that is reloaded", testFirewalld})
-	}
-	scenes = append(scenes, []scene{
-		{"a killed smartnatd costs no connection, and its restart writes nothing", testRestart},
-		{"a changed config takes effect without a gap", testReload},
-		{"a gateway that boots without the relay uses saved objects", testBootAlone},
-		{"a disk that is full, and one that is damaged", testBadDisk},
-		{"a smartnatd that is killed again and again leaves no trace", testCrashes},
-		{"cleanup leaves the gateway as it was", testCleanup}, // last, since nothing works after it
-	}...)
-	for _, test := range scenes {
-		t.Run(test.name, func(t *testing.T) { test.run(t, w) })
-	}
+}
+
+// scenes are the tests of each data plane. A scene in which both variants of iptables have the same rules runs with one of them, and
+// one that no rule decides runs with nftables only.
+var scenes = []struct {
+	name string
+	on   planes
+	run  func(*testing.T, *world)
+}{
+	{"service mode forwards by both uplinks and translates ports", onAll, testServiceMode},
+	{"endpoints mode spreads over all ready endpoints", onAll, testEndpointsMode},
+	{"endpoints that come and go", onAll, testEndpointChanges},
+	{"a source that is not allowed gets silence", onAll, testSources},
+	{"replies leave by the uplink that the request came in by", onAll, testReplyUplink},
+	{"nothing but Mappings crosses the boundary", onAll, testBoundary},
+	{"a deleted Mapping stops", onAll, testDeletion},
+	{"IPv6 in both modes and by both uplinks", onAll, testIPv6},
+	{"an IPv6 source that is not allowed gets silence", onLegacy | onNative, testSources6},
+	{"a Service without IPv6 works by IPv4", onNative, testFamilyMissing},
+	{"flows leave an endpoint that is not ready", onLegacy | onNative, testFlowsMove},
+	{"flows to a Service without endpoints are refused and come back", onNFT | onNative, testScaleToZero},
+	{"a terminating endpoint keeps its connections", onLegacy | onNative, testTerminating},
+	{"flows end with their Mapping", onNFT | onNative, testFlowsEnd},
+	{"flows follow a Service to its new address", onLegacy | onNative, testServiceRecreated},
+	{"flows of a source that was revoked end", onNFT | onNative, testSourceRevoked},
+	{"pods leave with their Mapping's address", onLegacy | onNative, testEgress},
+	{"pods see their clients' addresses", onNFT | onNative, testKeepSource},
+	{"the inside reaches external addresses", onLegacy | onNative, testHairpin},
+	{"the gateway's own connections are left alone with forwardedOnly", onNFT | onNative, testForwardedOnly},
+	{"clients stay with their endpoint", onLegacy | onNative, testAffinity},
+	{"port ranges, with and without offset", onNFT | onNative, testRanges},
+	{"an invalid Mapping affects no other", onNative, testBadMappings},
+	{"endpoints without proof get no connections", onNative, testUnproven},
+	{"metrics and probes show the state and repairs", onNFT, testMetrics},
+	{"the API server refuses invalid Mappings", onNative, testSchema},
+	{"the path's MTU is learned through the translation", onLegacy | onNative, testPathMTU},
+	{"segments are clamped with clampMSS", onNFT | onNative, testClamp},
+	{"packets of no connection are dropped", onLegacy | onNative, testInvalid},
+	{"errors reach the client by its uplink", onNFT | onNative, testICMPErrors},
+	{"addresses that come and go", onLegacy | onNative, testAddresses},
+	{"an uplink that goes and comes back", onNFT | onNative, testLinkFlap},
+	{"gateways that are detected, and change", onLegacy | onNative, testGatewayChange},
+	{"a next hop that is down is left out", onNative, testNextHop},
+	{"external modifications are repaired", onAll, testHands},
+	{"a firewalld that is reloaded", onNFT | onNative, testFirewalld}, // it does not support legacy
+	{"a killed smartnatd costs no connection, and its restart writes nothing", onAll, testRestart},
+	{"a changed config takes effect without a gap", onAll, testReload},
+	{"a gateway that boots without the relay uses saved objects", onNFT | onNative, testBootAlone},
+	{"a disk that is full, and one that is damaged", onNative, testBadDisk},
+	{"a smartnatd that is killed again and again leaves no trace", onAll, testCrashes},
+	{"no program of netfilter is needed", onNative, testNoPrograms},
+	{"cleanup leaves the gateway as it was", onAll, testCleanup}, // last, since nothing works after it
 }
 
 var protocols = []string{"tcp", "udp"}
@@ -154,7 +167,9 @@ func testEndpointChanges(t *testing.T, w *world) {
 	if err := w.SetReady(ctx, "changes", "echo-0", false); err != nil {
 		t.Fatal(err)
 	}
-	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, w.podAddress(t, "changes", "echo-0")+":8080") })
+	w.awaitRules(t, func(rules string) bool {
+		return !strings.Contains(rules, w.plane.to(w.podAddress(t, "changes", "echo-0")))
+	})
 	for range 30 {
 		if answer, err := w.Host(lab.Client).EchoTCP(ctx, address); err != nil || answer.Pod != "echo-1" {
 			t.Fatalf("answer %+v, %v; want echo-1's: the other one is not ready", answer, err)
@@ -261,8 +276,8 @@ func testCleanup(t *testing.T, w *world) {
 	if out, err := w.Smartnatd(ctx, "cleanup"); err == nil || !strings.Contains(out, "already running") {
 		t.Errorf("cleanup while smartnatd runs: %v, %q; want an error", err, out)
 	}
-	if tables := w.gateway(t, "nft list tables inet"); !strings.Contains(tables, "table inet smartnat-hold\n") {
-		t.Errorf("the tables of nf_tables are %q while smartnatd runs", tables)
+	if tables := w.gateway(t, "nft list tables inet"); strings.Contains(tables, "table inet smartnat-hold\n") != w.plane.holds() {
+		t.Errorf("the tables of nf_tables are %q while smartnatd runs, want one that holds connections: %t", tables, w.plane.holds())
 	}
 	if err := w.daemon.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -277,6 +292,9 @@ func testCleanup(t *testing.T, w *world) {
 	t.Log(out)
 	if diff := cmp.Diff(w.before, w.kernel(ctx, t)); diff != "" {
 		t.Errorf("cleanup left changes (-before +after):\n%s", diff)
+	}
+	if tables := w.gateway(t, "nft list tables"); strings.Contains(tables, "smartnat") {
+		t.Errorf("cleanup left tables: %q", tables)
 	}
 	w.expectClosed(t)
 }
@@ -311,11 +329,11 @@ func (w *world) podAddresses(t *testing.T, namespace, name string) []corev1.PodI
 	return pod.Status.PodIPs
 }
 
-// awaitRules polls the gateway's nat table until accept returns true.
+// awaitRules polls the gateway's rules until accept returns true.
 func (w *world) awaitRules(t *testing.T, accept func(rules string) bool) {
 	t.Helper()
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
-		out, err := w.Host(lab.Gateway).Exec(ctx, "iptables-save", "-t", "nat")
+		out, err := w.plane.rules(ctx, w.Host(lab.Gateway))
 		if err != nil {
 			return err
 		}

@@ -164,8 +164,8 @@ func testForwardedOnly(t *testing.T, w *world) {
 	for _, external := range externals {
 		w.await(t, lab.Gateway, "tcp", external, nil)
 	}
-	w.reconfigure(t, lab.DualStackConfig+"forwardedOnly: true\n")
-	defer w.reconfigure(t, lab.DualStackConfig)
+	w.reconfigure(t, w.config("forwardedOnly: true\n"))
+	defer w.reconfigure(t, w.config())
 	for _, external := range externals {
 		w.awaitRefusal(t, lab.Gateway, "tcp", external)
 		for _, host := range []string{lab.Client, "echo-0.forwarded", lab.Node1} {

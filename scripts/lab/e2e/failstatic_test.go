@@ -24,7 +24,7 @@ import (
 // TestFailStatic breaks each thing that smartnatd gets objects from, one after the other, under traffic: traffic must not notice, the
 // kernel must not change, and the log must name the cause and the recovery.
 func TestFailStatic(t *testing.T) {
-	w := newWorld(t, "nf_tables")
+	w := newWorld(t, native{})
 	w.namespace(t, "static", 2)
 	w.mapping(t, "static", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:2::12"], serviceName: echo, mode: endpoints,
 		ports: [{port: 95, servicePort: 8080}, {port: 95, servicePort: 8080, protocol: udp}]`)

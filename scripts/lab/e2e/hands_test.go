@@ -24,21 +24,12 @@ import (
 // repaired bounds the time of a repair. A repair takes a fraction of a second; the rest allows for a busy machine.
 const repaired = 10 * time.Second
 
-// hand is an external modification of SmartNat's state on the gateway: the script, the kind that the log names, a script that undoes the
-// rest, and the only variant that it applies to, if any.
-type hand struct{ name, script, kind, after, variant string }
+// hand is an external modification of SmartNat's state on the gateway: the script, the kind of repair that the log names or "" if
+// nothing changes, and a script that undoes the rest.
+type hand struct{ name, script, kind, after string }
 
-// hands are the modifications that connections survive. Removed addresses and links have their own tests.
-var hands = []hand{
-	{name: "iptables -F", script: "iptables -F; iptables -t nat -F; ip6tables -t mangle -F", kind: "iptables"},
-	// On nf_tables these would remove the translation itself from the kernel, if smartnatd did not hold it.
-	{
-		name: "iptables -F and -X of everything", kind: "iptables",
-		script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done",
-	},
-	{name: "nft flush ruleset", script: "nft flush ruleset", kind: "iptables", variant: "nf_tables"},
-	{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // destroying a set needs its rules removed first
-	{name: "another's rule above ours", script: "iptables -I FORWARD -i eth9 -j ACCEPT", kind: "iptables", after: "iptables -D FORWARD -i eth9 -j ACCEPT"},
+// anyHands are the modifications that connections survive with any data plane. Removed addresses and links have their own tests.
+var anyHands = []hand{
 	{
 		name:   "ip rule flush",
 		script: "for f in -4 -6; do ip $f rule flush; ip $f rule add pref 32766 lookup main protocol kernel; done; ip rule add pref 32767 lookup default protocol kernel",
@@ -49,6 +40,35 @@ var hands = []hand{
 	{name: "forwarding turned off", script: "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", kind: "sysctl"},
 	{name: "forwarding turned off on an uplink", script: "echo 0 > /proc/sys/net/ipv4/conf/eth2/forwarding", kind: "sysctl"},
 	{name: "a strict reverse path filter", script: "echo 1 > /proc/sys/net/ipv4/conf/eth2/rp_filter", kind: "sysctl"},
+}
+
+func (v iptables) hands() []hand {
+	all := []hand{
+		{name: "iptables -F", script: "iptables -F; iptables -t nat -F; ip6tables -t mangle -F", kind: "iptables"},
+		// On nf_tables these would remove the translation itself from the kernel, if smartnatd did not hold it.
+		{
+			name: "iptables -F and -X of everything", kind: "iptables",
+			script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done",
+		},
+		{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // destroying a set needs its rules removed first
+		{name: "another's rule above ours", script: "iptables -I FORWARD -i eth9 -j ACCEPT", kind: "iptables", after: "iptables -D FORWARD -i eth9 -j ACCEPT"},
+	}
+	if v == nfTables {
+		all = append(all, hand{name: "nft flush ruleset", script: "nft flush ruleset", kind: "iptables"})
+	}
+	return all
+}
+
+// hands implements plane. No other process can change tables that smartnatd owns (Linux 6.9).
+func (native) hands() []hand {
+	return []hand{
+		{name: "nft flush ruleset", script: "nft flush ruleset"},
+		{name: "iptables -F and -X of everything", script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done"},
+		{name: "nft delete table", script: "! nft delete table ip smartnat && ! nft delete table ip6 smartnat"},
+		{name: "nft flush chain", script: "! nft flush chain ip smartnat prerouting-nat"},
+		{name: "nft insert rule", script: "! nft insert rule ip6 smartnat forward drop"},
+		{name: "nft delete element", script: "! nft flush map ip smartnat frontends"},
+	}
 }
 
 // testHands checks that smartnatd notices, logs and repairs external modifications, that connections survive them, and that a forbidden
@@ -82,11 +102,8 @@ func testHands(t *testing.T, w *world) {
 		}
 	}
 	before := sorted(w.kernel(ctx, t))
-	version := w.gateway(t, "iptables --version")
-	for _, hand := range hands {
-		if strings.Contains(version, hand.variant) {
-			w.repair(ctx, t, hand, before, addresses)
-		}
+	for _, hand := range slices.Concat(w.plane.hands(), anyHands) {
+		w.repair(ctx, t, hand, before, addresses)
 	}
 	stop()
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -102,7 +119,11 @@ func (w *world) repair(ctx context.Context, t *testing.T, hand hand, before, add
 	if _, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", hand.script); err != nil {
 		t.Fatal(err)
 	}
-	w.awaitLog(ctx, t, skip, "repaired", "kind="+hand.kind)
+	if hand.kind != "" {
+		w.awaitLog(ctx, t, skip, "repaired", "kind="+hand.kind)
+	} else if diff := gocmp.Diff(before, sorted(w.kernel(ctx, t))); diff != "" {
+		t.Errorf("%s changed the kernel (-before +after):\n%s", hand.name, diff)
+	}
 	w.gateway(t, cmp.Or(hand.after, "true"))
 	diff := gocmp.Diff(before, sorted(w.kernel(ctx, t)))
 	for diff != "" && time.Since(started) < repaired {

@@ -64,21 +64,21 @@ func testAddresses(t *testing.T, w *world) {
 			ports: [{port: 1501, servicePort: 8080}]`)
 	}
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 1500), nil)
-	for _, family := range []struct{ save, address, prefix string }{
-		{"iptables-save -t nat", "203.0.113.15", "/24"},
-		{"ip6tables-save -t nat", "2001:db8:2::15", "/64 nodad"},
+	for _, family := range []struct{ list, address, prefix string }{
+		{w.plane.list("nat", false), "203.0.113.15", "/24"},
+		{w.plane.list("nat", true), "2001:db8:2::15", "/64 nodad"},
 	} {
-		if rules := w.gateway(t, family.save); strings.Contains(rules, family.address) {
+		if rules := w.gateway(t, family.list); strings.Contains(rules, family.address) {
 			t.Errorf("rules for an address that the host does not hold:\n%s", rules)
 		}
 		prefix, _, _ := strings.Cut(family.prefix, " ")
 		comes := func() {
 			w.gateway(t, "ip address add "+family.address+family.prefix+" dev eth2")
-			w.awaitPromptly(t, family.save, has(family.address))
+			w.awaitPromptly(t, family.list, has(family.address))
 		}
 		leaves := func() {
 			w.gateway(t, "ip address del "+family.address+prefix+" dev eth2")
-			w.awaitPromptly(t, family.save, hasNot(family.address))
+			w.awaitPromptly(t, family.list, hasNot(family.address))
 		}
 		limited(`"0.0.0.0/0", "::/0"`)
 		comes()
@@ -136,7 +136,7 @@ func testLinkFlap(t *testing.T, w *world) {
 func testGatewayChange(t *testing.T, w *world) {
 	w.namespace(t, "found", 1)
 	w.mapping(t, "found", `addresses: [198.51.100.12, 203.0.113.12, "2001:db8:1::12", "2001:db8:2::12"], serviceName: echo, ports: [{port: 1520, servicePort: 8080}]`)
-	config := lab.DualStackConfig
+	config := w.config()
 	for old, found := range map[string]string{
 		`{interface: eth1, gateways: [198.51.100.1, "2001:db8:1::1"]}`: `{interface: "eth[1]"}`,
 		`{interface: eth2, gateways: [203.0.113.1, "2001:db8:2::1"]}`:  `{interface: "/^eth[29]$/", gatewayOffset: 1}`,
@@ -147,7 +147,7 @@ func testGatewayChange(t *testing.T, w *world) {
 		config = strings.Replace(config, old, found, 1)
 	}
 	w.reconfigure(t, config)
-	defer w.reconfigure(t, lab.DualStackConfig)
+	defer w.reconfigure(t, w.config())
 	for _, external := range []string{"198.51.100.12", "203.0.113.12", "2001:db8:1::12", "2001:db8:2::12"} {
 		w.await(t, lab.Client, "tcp", lab.Join(external, 1520), nil)
 	}
@@ -156,9 +156,9 @@ func testGatewayChange(t *testing.T, w *world) {
 		w.gateway(t, line)
 	}
 	w.awaitPromptly(t, "ip -4 route show table all", has("default via 198.18.0.1 dev eth9 table 7382"))
-	w.awaitPromptly(t, "iptables-save -t mangle", has("-i eth9 "))
+	w.awaitPromptly(t, w.plane.list("mangle", false), has(w.plane.on("eth9")))
 	w.gateway(t, "ip link del eth9")
-	w.awaitPromptly(t, "iptables-save -t mangle", hasNot("-i eth9 "))
+	w.awaitPromptly(t, w.plane.list("mangle", false), hasNot(w.plane.on("eth9")))
 
 	ctx := timeout(t, patience)
 	for _, family := range []struct{ option, gateway, other, prefix, external string }{

@@ -108,8 +108,8 @@ func testPathMTU(t *testing.T, w *world) {
 func testClamp(t *testing.T, w *world) {
 	w.namespace(t, "clamp", 1)
 	w.mapping(t, "clamp", `addresses: [198.51.100.14, "2001:db8:2::14"], serviceName: echo, mode: endpoints, ports: [{port: 1410, servicePort: 8080}]`)
-	w.reconfigure(t, lab.DualStackConfig+"clampMSS: true\n")
-	defer w.reconfigure(t, lab.DualStackConfig)
+	w.reconfigure(t, w.config("clampMSS: true\n"))
+	defer w.reconfigure(t, w.config())
 	ctx := timeout(t, time.Minute)
 	for _, mtu := range []string{"1400", "1500"} {
 		if _, err := w.Host(lab.Gateway).Exec(ctx, "ip", "link", "set", "eth0", "mtu", mtu); err != nil {

@@ -29,7 +29,7 @@ var lockHeld = flag.Duration("pathologies.lock", 30*time.Second, "how long anoth
 // TestPathologies runs extreme cases, under traffic to a Mapping that must not notice them.
 func TestPathologies(t *testing.T) {
 	// The tests create endpoints by hand, even for pods that no node has.
-	w := newWorld(t, "legacy", "endpointsWithoutSelector: true\n",
+	w := newWorld(t, legacy, "endpointsWithoutSelector: true\n",
 		"backendNetworks: [10.96.0.0/16, 10.244.0.0/15, \"fd00:96::/108\", \"fd00:244::/32\"]\n")
 	w.namespace(t, "odd", 2)
 	w.mapping(t, "odd", `addresses: [198.51.100.12, "2001:db8:1::12"], serviceName: echo, mode: endpoints,
@@ -70,7 +70,7 @@ func testThousandMappings(ctx context.Context, t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	mappings := client.SmartnatV1alpha1().Mappings("odd")
-	began, writes := time.Now(), w.writes(t)
+	began, writes := time.Now(), w.restores(t)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(16)
 	for i := range int32(n) {
@@ -92,7 +92,7 @@ func testThousandMappings(ctx context.Context, t *testing.T, w *world) {
 	for i := range uint16(n) {
 		w.await(t, lab.Client, "tcp", lab.Join("203.0.113.12", first+i), nil)
 	}
-	restores := w.writes(t) - writes
+	restores := w.restores(t) - writes
 	t.Logf("%d Mappings created in %v, all in effect after %v, %d runs of iptables-restore", n, created, time.Since(began), restores)
 	if restores == 0 || restores > n/2 {
 		t.Errorf("%d runs of iptables-restore for %d Mappings, want few", restores, n)
@@ -129,7 +129,7 @@ func testFlapping(ctx context.Context, t *testing.T, w *world) {
 	}
 	address := lab.Join("203.0.113.12", 96)
 	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { return a.Pod == podName(0) })
-	writes := w.writes(t)
+	writes := w.restores(t)
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for i := range changes {
@@ -147,7 +147,7 @@ func testFlapping(ctx context.Context, t *testing.T, w *world) {
 	}
 	last := time.Now()
 	w.await(t, lab.Client, "tcp", address, func(a lab.Answer) bool { return a.Pod == podName(1) })
-	restores := w.writes(t) - writes
+	restores := w.restores(t) - writes
 	t.Logf("%d changes at 50/s: the last in effect after %v, %d runs of iptables-restore", changes, time.Since(last), restores)
 	if restores == 0 || restores > changes {
 		t.Errorf("%d runs of iptables-restore for %d changes", restores, changes)

@@ -37,9 +37,9 @@ func testReload(t *testing.T, w *world) {
 		// clamped is set if the kernel must clamp the segment size.
 		clamped bool
 	}{
-		{"a good config", lab.DualStackConfig + "clampMSS: true\n", "in effect", true},
-		{"a bad config", lab.DualStackConfig + "clampMSS: maybe\n", "not reloaded", true},
-		{"the first config", lab.DualStackConfig, "in effect", false},
+		{"a good config", w.config("clampMSS: true\n"), "in effect", true},
+		{"a bad config", w.config("clampMSS: maybe\n"), "not reloaded", true},
+		{"the first config", w.config(), "in effect", false},
 	} {
 		skip := len(w.daemon.Log())
 		if err := w.Host(lab.Gateway).WriteFile(configFile, step.config); err != nil {
@@ -50,7 +50,7 @@ func testReload(t *testing.T, w *world) {
 		}
 		w.awaitLog(ctx, t, skip, step.want)
 		traffic.awaitRounds(ctx, t, 10)
-		if clamped := strings.Contains(w.kernel(ctx, t), "--clamp-mss-to-pmtu"); clamped != step.clamped {
+		if clamped := strings.Contains(w.kernel(ctx, t), w.plane.clamp()); clamped != step.clamped {
 			t.Errorf("%s: segments are clamped: %t, want %t", step.name, clamped, step.clamped)
 		}
 	}

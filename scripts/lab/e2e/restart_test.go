@@ -29,10 +29,18 @@ func testRestart(t *testing.T, w *world) {
 		w.await(t, lab.Client, "udp", addresses[len(addresses)-1], nil)
 	}
 	ctx := timeout(t, time.Minute)
-	before, writes := w.kernel(ctx, t), w.writes(t)
-	if writes == 0 {
-		t.Fatal("no run of iptables-restore was counted so far, so the count proves nothing")
+	count := w.plane.writes(ctx, t, w)
+	w.apply(t, mappingYAML("restart", "counted", `addresses: [198.51.100.12], serviceName: echo, mode: endpoints, ports: [{port: 93, servicePort: 8080}]`))
+	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.12", 93), nil)
+	if err := lab.Poll(ctx, func(context.Context) error {
+		if count() == 0 {
+			return errors.New("no write is counted, so the count proves nothing")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
+	before, writes := w.kernel(ctx, t), count()
 
 	traffic := startTraffic(ctx, t, w, addresses)
 	if err := w.daemon.Kill(); err != nil {
@@ -47,8 +55,8 @@ func testRestart(t *testing.T, w *world) {
 	traffic.awaitRounds(ctx, t, 20)
 	traffic.stop(t)
 
-	if n := w.writes(t) - writes; n != 0 {
-		t.Errorf("the restart ran iptables-restore %d times, want 0; its log:\n%s", n, w.daemon.Log()[skip:])
+	if n := count() - writes; n != 0 {
+		t.Errorf("the restart wrote rules %d times, want 0; its log:\n%s", n, w.daemon.Log()[skip:])
 	}
 	if diff := cmp.Diff(before, w.kernel(ctx, t)); diff != "" {
 		t.Errorf("the restart changed the kernel (-before +after):\n%s", diff)

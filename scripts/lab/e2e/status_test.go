@@ -27,7 +27,7 @@ resources: [MANIFESTS]
 
 // TestStatus checks the status that a Mapping's author sees: through a relay, and with a gateway that reaches the cluster directly.
 func TestStatus(t *testing.T) {
-	w := &world{Lab: lab.New(t)}
+	w := &world{Lab: lab.New(t), plane: native{}}
 	ctx := timeout(t, 3*time.Minute)
 	relay, err := w.StartRelay(ctx)
 	if err != nil {
@@ -37,7 +37,7 @@ func TestStatus(t *testing.T) {
 	if err := w.GrantGateway(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if w.daemon, err = w.StartGateway(ctx, lab.GatewayConfig); err != nil {
+	if w.daemon, err = w.StartGateway(ctx, lab.GatewayConfig+w.plane.config(), w.plane.env()...); err != nil {
 		t.Fatal(err)
 	}
 	w.namespace(t, "status", 2)
@@ -58,7 +58,7 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(lab.GatewayConfig, "uplinks:")
-	if w.daemon, err = w.StartGateway(ctx, "instance: direct\nsource: {kubeconfig: {path: /etc/smartnat/kubeconfig}}\nuplinks:"+rest); err != nil {
+	if w.daemon, err = w.StartGateway(ctx, "instance: direct\nsource: {kubeconfig: {path: /etc/smartnat/kubeconfig}}\nuplinks:"+rest+w.plane.config(), w.plane.env()...); err != nil {
 		t.Fatal(err)
 	}
 	w.eventuallySays(t, "{.status.instances[*].name}", "gateway-1 direct")

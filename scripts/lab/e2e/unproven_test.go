@@ -103,7 +103,7 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 	}); err != nil {
 		t.Fatal(err)
 	}
-	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, "--to-destination "+victim) })
+	w.awaitRules(t, func(rules string) bool { return !strings.Contains(rules, w.plane.to(victim)) })
 	w.expectUnled(ctx, t, victim)
 }
 
@@ -133,8 +133,8 @@ func (w *world) awaitStatus(t *testing.T, name string, want ...string) {
 func (w *world) expectUnled(ctx context.Context, t *testing.T, victim string) {
 	t.Helper()
 	own := w.podAddress(t, "tenant", "echo-0")
-	rules := w.gateway(t, "iptables-save -t nat")
-	if !strings.Contains(rules, "--to-destination "+own) || strings.Contains(rules, "--to-destination "+victim) || strings.Contains(rules, "192.0.2.20") {
+	rules := w.rules(ctx, t)
+	if !strings.Contains(rules, w.plane.to(own)) || strings.Contains(rules, w.plane.to(victim)) || strings.Contains(rules, "192.0.2.20") {
 		t.Errorf("want no rule that leads to %s or 192.0.2.20, and one that leads to %s:\n%s", victim, own, rules)
 	}
 	for range 20 {

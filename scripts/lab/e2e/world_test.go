@@ -32,18 +32,17 @@ const silence = 700 * time.Millisecond
 // world is a lab in which the relay and smartnatd run.
 type world struct {
 	*lab.Lab
+	plane         plane
 	relay, daemon *lab.Process
 	// before is the state of the gateway's kernel before smartnatd first ran.
 	before string
-	// restores is the file that records each run of iptables-restore or ip6tables-restore.
-	restores string
 }
 
-// newWorld starts everything, with an iptables variant for the gateway and additional lines for its config.
-func newWorld(t *testing.T, variant string, more ...string) *world {
+// newWorld starts everything, with a data plane for the gateway and additional lines for its config.
+func newWorld(t *testing.T, p plane, more ...string) *world {
 	t.Helper()
 	started := time.Now()
-	w := &world{Lab: lab.New(t, lab.WithVariant(variant))}
+	w := &world{Lab: lab.New(t, lab.WithVariant(p.variant())), plane: p}
 	ctx := timeout(t, 2*time.Minute)
 	t.Logf("control plane up after %v", time.Since(started).Round(time.Millisecond))
 	var err error
@@ -55,17 +54,24 @@ func newWorld(t *testing.T, variant string, more ...string) *world {
 	}
 	w.countRestores(ctx, t)
 	w.before = w.kernel(ctx, t)
-	if w.daemon, err = w.StartGateway(ctx, lab.DualStackConfig+strings.Join(more, "")); err != nil {
+	if w.daemon, err = w.StartGateway(ctx, w.config(more...), p.env()...); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("smartnatd in effect after %v", time.Since(started).Round(time.Millisecond))
 	return w
 }
 
+// config returns the lab's config with additional lines.
+func (w *world) config(more ...string) string {
+	return lab.DualStackConfig + w.plane.config() + strings.Join(more, "")
+}
+
+// restores is the file that records each run of iptables-restore or ip6tables-restore.
+const restores = "/run/restores"
+
 // countRestores replaces the gateway's restore programs by scripts that record their runs.
 func (w *world) countRestores(ctx context.Context, t *testing.T) {
 	t.Helper()
-	w.restores = "/run/restores"
 	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
 		out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", "command -v "+name)
 		if err != nil {
@@ -77,20 +83,20 @@ func (w *world) countRestores(ctx context.Context, t *testing.T) {
 			t.Fatalf("the lab's %s: %v", name, err)
 		}
 		// Run the target of the link: its name tells the multi-call binary what to do. A version query writes nothing.
-		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] || echo %s >> %s\nexec %s \"$@\"\n", name, w.restores, program)
+		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] || echo %s >> %s\nexec %s \"$@\"\n", name, restores, program)
 		if err := errors.Join(os.Remove(link), os.WriteFile(link, []byte(script), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Host(lab.Gateway).WriteFile(w.restores, ""); err != nil {
+	if err := w.Host(lab.Gateway).WriteFile(restores, ""); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// writes returns the number of runs of the restore programs so far.
-func (w *world) writes(t *testing.T) int {
+// restores returns the number of runs of the restore programs so far.
+func (w *world) restores(t *testing.T) int {
 	t.Helper()
-	text, err := w.Host(lab.Gateway).ReadFile(w.restores)
+	text, err := w.Host(lab.Gateway).ReadFile(restores)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,10 +107,6 @@ func (w *world) writes(t *testing.T) int {
 func (w *world) kernel(ctx context.Context, t *testing.T) string {
 	t.Helper()
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", `
-		for program in iptables-save ip6tables-save; do
-			# A table that was never asked for does not exist yet.
-			for table in mangle filter nat; do $program -t $table; done
-		done | sed -e '/^#/d' -e 's/\[[0-9:]*\]//'
 		ip -4 rule; ip -6 rule
 		# The kernel's own routes come and go with neighbours and link-local addresses.
 		ip -4 route show table all; ip -6 route show table all | grep -v 'fe80::\|ff00::' || true
@@ -114,7 +116,17 @@ func (w *world) kernel(ctx context.Context, t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+	return w.rules(ctx, t) + out
+}
+
+// rules returns the gateway's packet rules, as text that is equal if they do the same.
+func (w *world) rules(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	rules, err := w.plane.rules(ctx, w.Host(lab.Gateway))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
 }
 
 // awaitLog waits for a line of smartnatd's log after the first skip bytes.
