@@ -26,6 +26,8 @@ type fault struct {
 	alone bool
 	// counted is set if smartnatd must count the repair in its metrics.
 	counted bool
+	// dataplane is the only data plane that the fault applies to; empty means both.
+	dataplane string
 	// iptables is the only variant of iptables that the fault applies to; empty means both.
 	iptables string
 	// changes is set if the cluster changes during the fault; the change must get through afterwards.

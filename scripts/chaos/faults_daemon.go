@@ -25,10 +25,11 @@ func daemonFaults() []fault {
 		{name: "smartnatd ended", changes: true, inject: endDaemon},
 		{name: "smartnatd stopped", changes: true, quick: true, inject: stopDaemon},
 		{name: "smartnatd reloads", quick: true, inject: reloadDaemon},
-		{name: "iptables-restore fails", changes: true, inject: failRestore},
-		{name: "iptables-restore missing", changes: true, inject: loseRestore},
-		{name: "iptables-restore hangs", changes: true, inject: hangRestore},
-		{name: "smartnatd killed at a write", changes: true, quick: true, inject: killWriting},
+		{name: "iptables-restore fails", dataplane: planeIPTables, changes: true, inject: failRestore},
+		{name: "iptables-restore missing", dataplane: planeIPTables, changes: true, inject: loseRestore},
+		{name: "iptables-restore hangs", dataplane: planeIPTables, changes: true, inject: hangRestore},
+		{name: "smartnatd killed at a write", dataplane: planeIPTables, changes: true, quick: true, inject: killWriting},
+		{name: "smartnatd killed at a transaction", dataplane: planeNFTables, changes: true, quick: true, inject: killAtTransaction},
 		{name: "saved objects damaged", changes: true, alone: true, inject: damageSaved},
 	}
 }
@@ -51,14 +52,14 @@ func stopDaemon(_ context.Context, w *world, _ step) (injury, error) {
 // reloadDaemon makes smartnatd load another config that programs the same rules, or an invalid one, and then the first one
 // again.
 func reloadDaemon(_ context.Context, w *world, s step) (injury, error) {
-	variant, text := "another config", config()+"resync: 7m\n"
+	variant, text := "another config", w.config()+"resync: 7m\n"
 	if s.Pick%3 == 0 {
-		variant, text = "a wrong config", config()+"resync: never\n"
+		variant, text = "a wrong config", w.config()+"resync: never\n"
 	}
 	reload := func(text string) error {
 		return errors.Join(w.Host(lab.Gateway).WriteFile("/etc/smartnat.yaml", text), w.daemon.Signal(unix.SIGHUP))
 	}
-	return injury{variant: variant, heal: func(context.Context) error { return reload(config()) }}, reload(text)
+	return injury{variant: variant, heal: func(context.Context) error { return reload(w.config()) }}, reload(text)
 }
 
 // failRestore makes the restore program of one family fail.
@@ -101,6 +102,21 @@ func killWriting(ctx context.Context, w *world, s step) (injury, error) {
 		}
 		return errors.Join(mend(ctx), w.daemon.Restart(ctx))
 	}}, err
+}
+
+// killAtTransaction kills smartnatd once the kernel has executed the transaction of a family for the next change.
+func killAtTransaction(_ context.Context, w *world, s step) (injury, error) {
+	nth := 1 + int(s.Pick%2)
+	killed, canary := make(chan error, 1), w.canary
+	go func() { killed <- errors.Join(w.Host(lab.Gateway).AwaitTransaction(nth, settlement), w.daemon.Kill()) }()
+	return injury{variant: []string{"of the first family", "of the second family"}[nth-1], heal: func(ctx context.Context) error {
+		// A second fault may keep the change from smartnatd.
+		var err error
+		if s.Second == nil && w.canary != canary {
+			err = <-killed
+		}
+		return errors.Join(err, w.daemon.Restart(ctx))
+	}}, nil
 }
 
 // damageSaved starts smartnatd without its saved objects while no relay answers: the kernel must keep its state.

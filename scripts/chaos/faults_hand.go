@@ -17,20 +17,23 @@ import (
 // established ones must survive.
 func handFaults() []fault {
 	return []fault{
-		{name: "nat flushed", counted: true, missed: true, quick: true, inject: flushTable("nat")},
-		{name: "mangle flushed", counted: true, missed: true, quick: true, inject: flushTable("mangle")},
-		{name: "filter flushed", counted: true, missed: true, opens: true, quick: true, inject: flushTable("filter")},
+		{name: "nat flushed", dataplane: planeIPTables, counted: true, missed: true, quick: true, inject: flushTable("nat")},
+		{name: "mangle flushed", dataplane: planeIPTables, counted: true, missed: true, quick: true, inject: flushTable("mangle")},
+		{name: "filter flushed", dataplane: planeIPTables, counted: true, missed: true, opens: true, quick: true, inject: flushTable("filter")},
 		// With the last rule that asks for connection tracking gone, the kernel stops tracking and translating, except for the table that
 		// smartnatd, and systemd between two of its processes, holds.
-		{name: "everything flushed", counted: true, missed: true, opens: true, inject: flushAll},
-		{name: "nft flush ruleset", counted: true, missed: true, opens: true, iptables: "nf_tables", inject: hand("nft flush ruleset")},
-		{name: "firewalld comes and goes", counted: true, missed: true, opens: true, iptables: "nf_tables", inject: runFirewalld},
-		{name: "another's rule above ours", inject: insertRule},
-		{name: "xtables lock held", changes: true, inject: holdLock},
+		{name: "everything flushed", dataplane: planeIPTables, counted: true, missed: true, opens: true, inject: flushAll},
+		{name: "nft flush ruleset", dataplane: planeIPTables, counted: true, missed: true, opens: true, iptables: "nf_tables", inject: hand("nft flush ruleset")},
+		{name: "firewalld comes and goes", dataplane: planeIPTables, counted: true, missed: true, opens: true, iptables: "nf_tables", inject: runFirewalld},
+		// No other process can change tables that smartnatd owns (Linux 6.9).
+		{name: "nft against our tables", dataplane: planeNFTables, quick: true, inject: attackTables},
+		{name: "firewalld with nftables", dataplane: planeNFTables, missed: true, iptables: "nf_tables", inject: runFirewalld},
+		{name: "another's rule above ours", dataplane: planeIPTables, inject: insertRule},
+		{name: "xtables lock held", dataplane: planeIPTables, changes: true, inject: holdLock},
 		{name: "ip rules flushed", counted: true, missed: true, quick: true, inject: flushRules},
 		{name: "uplink's routes flushed", counted: true, missed: true, quick: true, inject: flushRoutes},
 		{name: "uplink's routes misled", counted: true, missed: true, quick: true, inject: misleadRoutes},
-		{name: "sets flushed", counted: true, missed: true, quick: true, inject: hand("ipset flush")},
+		{name: "sets flushed", dataplane: planeIPTables, counted: true, missed: true, quick: true, inject: hand("ipset flush")},
 		{name: "forwarding turned off", counted: true, missed: true, quick: true, inject: stopForwarding},
 		{name: "rp_filter made strict", counted: true, missed: true, inject: strictFilter},
 	}
@@ -98,6 +101,15 @@ func runFirewalld(ctx context.Context, w *world, _ step) (injury, error) {
 	}}, err
 }
 
+// attackTables changes and removes SmartNat's tables of nf_tables, as far as the kernel permits that.
+func attackTables(ctx context.Context, w *world, s step) (injury, error) {
+	line := []string{
+		"nft flush ruleset", "nft delete table ip smartnat || true", "nft flush chain ip6 smartnat prerouting-nat || true",
+		"nft insert rule ip smartnat forward drop || true", "nft flush map ip6 smartnat frontends || true",
+	}[s.Pick%5]
+	return injury{variant: line}, w.on(ctx, line)
+}
+
 // insertRule inserts a rule above SmartNat's jump, as other programs do, and removes it later.
 func insertRule(ctx context.Context, w *world, s step) (injury, error) {
 	chain := []string{"-t filter %s FORWARD", "-t nat %s PREROUTING", "-t mangle %s PREROUTING"}[s.Pick/2%3]
@@ -113,7 +125,7 @@ func holdLock(_ context.Context, w *world, _ step) (injury, error) {
 	if err != nil {
 		return injury{}, err
 	}
-	return injury{variant: w.iptables, heal: func(context.Context) error { return holder.Kill() }}, nil
+	return injury{variant: "flock", heal: func(context.Context) error { return holder.Kill() }}, nil
 }
 
 func flushRules(ctx context.Context, w *world, s step) (injury, error) {

@@ -9,8 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,12 +17,9 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// dumpScript prints the state that smartnatd programs. Policy rules with the same priority match different marks, so their order
-// has no meaning. A table that was never used does not exist yet. The hash parameters of a set change each time it is
-// created.
+// dumpScript prints all state that smartnatd programs but its rules. Policy rules with the same priority match different marks, so
+// their order has no meaning.
 const dumpScript = `
-iptables-save; echo family IPv6; ip6tables-save; echo other
-ipset save | sed 's/ hash:.*//' | sort
 ip -4 rule | sort; ip -6 rule | sort
 ip -4 route show table all proto 83 | sort; ip -6 route show table all proto 83 | sort
 for key in ip_forward conf/all/rp_filter conf/eth0/rp_filter conf/eth1/rp_filter conf/eth2/rp_filter; do
@@ -36,46 +31,12 @@ done`
 
 // kernel returns the state of the gateway's kernel as text, equal for equal behaviour.
 func (w *world) kernel(ctx context.Context) (string, error) {
+	rules, err := w.plane.rules(ctx, w.Host(lab.Gateway))
+	if err != nil {
+		return "", err
+	}
 	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-ec", dumpScript)
-	return canonical(out), err
-}
-
-// canonical removes counters, comments, empty built-in chains and the order of chains from the output of iptables-save; it keeps the
-// order of rules within a chain.
-func canonical(dump string) string {
-	chains := map[string][]string{}
-	var rest []string
-	family, table := "IPv4", ""
-	for line := range strings.Lines(dump) {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || line[0] == '#' || line == "COMMIT":
-		case strings.HasPrefix(line, "family "):
-			family = strings.TrimPrefix(line, "family ")
-		case line == "other":
-			table = ""
-		case line[0] == '*':
-			table = line
-		case table == "":
-			rest = append(rest, line)
-		case line[0] == ':':
-			name, policy, _ := strings.Cut(line[1:], " ")
-			if policy, _, _ = strings.Cut(policy, " "); policy != "ACCEPT" {
-				key := family + " " + table + " " + name
-				chains[key] = append(chains[key], "policy "+policy)
-			}
-		default:
-			_, rule, _ := strings.Cut(line, "-A ")
-			name, rule, _ := strings.Cut(rule, " ")
-			key := family + " " + table + " " + name
-			chains[key] = append(chains[key], rule)
-		}
-	}
-	var text strings.Builder
-	for _, key := range slices.Sorted(maps.Keys(chains)) {
-		fmt.Fprintf(&text, "%s\n\t%s\n", key, strings.Join(chains[key], "\n\t"))
-	}
-	return text.String() + strings.Join(rest, "\n") + "\n"
+	return rules + out, err
 }
 
 // settlement bounds how long the kernel may take to reach the desired state.
@@ -117,11 +78,11 @@ func (w *world) learn(ctx context.Context) error {
 			before, since = have, time.Now()
 		}
 		for _, ip := range w.endpoints {
-			if !strings.Contains(have, "--to-destination "+ip) && !strings.Contains(have, "--to-destination ["+ip+"]") {
+			if !strings.Contains(have, w.plane.leads(ip)) {
 				return fmt.Errorf("no rule leads to the pod %s:\n%s", ip, have)
 			}
 		}
-		if port := canaryPorts[w.canary]; !strings.Contains(have, fmt.Sprintf("--dport %d ", port)) {
+		if port := canaryPorts[w.canary]; !strings.Contains(have, w.plane.serves(port)) {
 			return fmt.Errorf("no rule leads the canary's port %d", port)
 		}
 		if time.Since(since) < time.Second {

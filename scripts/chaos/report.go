@@ -101,7 +101,7 @@ func (c *cost) add(t track, period span) {
 // markdown returns the whole report.
 func (r *Report) markdown() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s\nSeed %d, iptables %s, %d faults in %v.\n\n", r.Heading(), r.Seed, r.Variant, len(r.Records), r.Duration)
+	fmt.Fprintf(&text, "%s\nSeed %d, %s, %d faults in %v.\n\n", r.Heading(), r.Seed, r.describe(), len(r.Records), r.Duration)
 	text.WriteString("| fault | times | established connections lost | new connections failed | longest gap for new connections | longest silence of established ones | datagrams lost | forbidden packets passed | repaired within | next change followed within |\n")
 	text.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	costs := r.costs()

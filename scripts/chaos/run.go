@@ -24,11 +24,11 @@ type plan struct {
 	Duration time.Duration
 	// least is the minimum number of faults, however long they take.
 	least int
-	// Variant is that of the gateway's iptables.
-	Variant string
-	Growth  growth
-	tempo   tempo
-	faults  []string
+	// Dataplane is the gateway's, and Variant that of its iptables.
+	Dataplane, Variant string
+	Growth             growth
+	tempo              tempo
+	faults             []string
 	// pairs is the number of faults after which two come at once; 0 means never.
 	pairs int
 	// warmUp decides how many Mappings are created and deleted before the first measurement.
@@ -46,7 +46,7 @@ func run(p plan, say func(string)) (report Report, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.Duration+5*time.Minute)
 	defer cancel()
 	report.Run, report.plan = load.Begin(), p
-	w, err := newWorld(ctx, p.Variant)
+	w, err := newWorld(ctx, p)
 	if err != nil {
 		return report, err
 	}
@@ -152,26 +152,31 @@ func (o *outcome) endLast(at time.Time) {
 // restartWritesNothing restarts smartnatd, which then reads the whole state of the kernel: anything that it writes was missing.
 func (w *world) restartWritesNothing(ctx context.Context) ([]string, error) {
 	var differs []string
+	writes, stop, err := w.plane.writes(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	// A change proves that writes are counted.
+	if err := w.toggle(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := w.settle(ctx); err != nil {
+		return nil, err
+	}
 	before, err := w.kernel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	written, err := w.writes()
-	if err != nil {
-		return nil, err
-	}
+	written := writes()
 	if written == 0 {
-		return nil, errors.New("no run of iptables-restore was counted, so the count proves nothing")
+		return nil, errors.New("no write was counted, so the count proves nothing")
 	}
 	if err := w.daemon.Restart(ctx); err != nil {
 		return nil, err
 	}
-	again, err := w.writes()
-	if err != nil {
-		return nil, err
-	}
-	if n := again - written; n > 0 {
-		differs = append(differs, fmt.Sprintf("a restart at the end ran iptables-restore %d times: the kernel was not as desired", n))
+	if n := writes() - written; n > 0 {
+		differs = append(differs, fmt.Sprintf("a restart at the end wrote rules %d times: the kernel was not as desired", n))
 	}
 	after, err := w.kernel(ctx)
 	if diff := cmp.Diff(before, after); diff != "" {

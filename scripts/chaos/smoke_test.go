@@ -15,14 +15,21 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// TestSmoke does a short run with a fixed seed: no failure is allowed.
+// TestSmoke does a short run with a fixed seed for each data plane: no failure is allowed.
 func TestSmoke(t *testing.T) {
 	lab.Require(t)
-	p := plan{
-		name: "chaos", Seed: 1, Duration: 10 * time.Second, least: 3, Variant: "nf_tables", Growth: bounds, pairs: 3,
-		tempo:  tempo{pause: [2]time.Duration{200 * time.Millisecond, 500 * time.Millisecond}, hold: [2]time.Duration{300 * time.Millisecond, time.Second}},
-		faults: choose(func(f fault) bool { return f.quick }),
+	for _, dataplane := range []string{planeIPTables, planeNFTables} {
+		t.Run(dataplane, func(t *testing.T) { smoke(t, dataplane) })
 	}
+}
+
+func smoke(t *testing.T, dataplane string) {
+	t.Helper()
+	p := plan{
+		name: "chaos", Seed: 1, Duration: 10 * time.Second, least: 3, Dataplane: dataplane, Variant: "nf_tables", Growth: bounds, pairs: 3,
+		tempo: tempo{pause: [2]time.Duration{200 * time.Millisecond, 500 * time.Millisecond}, hold: [2]time.Duration{300 * time.Millisecond, time.Second}},
+	}
+	p.faults = choose(func(f fault) bool { return f.quick && p.applies(f) })
 	report, err := run(p, func(line string) { t.Log(line) })
 	if err != nil {
 		t.Fatal(err)

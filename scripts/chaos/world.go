@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +21,7 @@ import (
 // world is a lab with everything in it: two relays, smartnatd, pods and Mappings.
 type world struct {
 	*lab.Lab
-	iptables string
+	plane    plane
 	smartnat versioned.Interface
 	relays   []*lab.Process
 	daemon   *lab.Process
@@ -35,17 +34,17 @@ type world struct {
 }
 
 // config returns the lab's config with both relays, and without the gateways of the first uplink: its default routes name them.
-func config() string {
+func (w *world) config() string {
 	one := `servers: ["https://` + lab.Node1Address + `:8443"`
-	return strings.NewReplacer(one, one+`, "https://`+lab.Node2Address+`:8443"`, `, gateways: [198.51.100.1, "2001:db8:1::1"]`, "").Replace(lab.DualStackConfig)
+	return strings.NewReplacer(one, one+`, "https://`+lab.Node2Address+`:8443"`, `, gateways: [198.51.100.1, "2001:db8:1::1"]`, "").Replace(lab.DualStackConfig) + w.plane.config()
 }
 
-func newWorld(ctx context.Context, iptables string) (*world, error) {
-	l, err := lab.Start(ctx, lab.WithVariant(iptables))
+func newWorld(ctx context.Context, p plan) (*world, error) {
+	l, err := lab.Start(ctx, lab.WithVariant(p.Variant))
 	if err != nil {
 		return nil, err
 	}
-	w := &world{Lab: l, iptables: iptables}
+	w := &world{Lab: l, plane: p.plane()}
 	if err := w.furnish(ctx); err != nil {
 		return nil, errors.Join(err, fmt.Errorf("%s", l.Logs()), l.Stop())
 	}
@@ -70,7 +69,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if err := w.on(ctx, "ip -4 route add default via 203.0.113.1 metric 1000; ip -6 route add default via 2001:db8:2::1 metric 2000"); err != nil {
 		return err
 	}
-	if err := errors.Join(w.GrantGateway(ctx), w.CreateNamespace(ctx, namespace), w.wrapRestore(ctx)); err != nil {
+	if err := errors.Join(w.GrantGateway(ctx), w.CreateNamespace(ctx, namespace), w.plane.prepare(ctx, w)); err != nil {
 		return err
 	}
 	for _, app := range []string{"steady", "flapping"} {
@@ -84,7 +83,7 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if err := w.Apply(ctx, objects()); err != nil {
 		return err
 	}
-	if w.daemon, err = w.StartGateway(ctx, config()); err != nil {
+	if w.daemon, err = w.StartGateway(ctx, w.config()); err != nil {
 		return err
 	}
 	if err := errors.Join(w.findInside(ctx), w.reachable(ctx)); err != nil {
@@ -124,40 +123,6 @@ func (w *world) toggle(ctx context.Context) error {
 	}
 	w.canary = next
 	return nil
-}
-
-// restores is the file that records every run of a restore program, except for version queries.
-const restores = "/run/restores"
-
-// wrapRestore replaces the gateway's restore programs by scripts that record their runs.
-func (w *world) wrapRestore(ctx context.Context) error {
-	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
-		link, err := w.restoreProgram(ctx, name)
-		if err != nil {
-			return err
-		}
-		program, err := os.Readlink(link)
-		if err != nil {
-			return fmt.Errorf("the lab's %s: %w", name, err)
-		}
-		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] || echo %s >> %s\nexec %s \"$@\"\n", name, restores, program)
-		if err := errors.Join(os.Remove(link), os.WriteFile(link, []byte(script), 0o755)); err != nil {
-			return err
-		}
-	}
-	return w.Host(lab.Gateway).WriteFile(restores, "")
-}
-
-// restoreProgram returns the path of a program on the gateway.
-func (w *world) restoreProgram(ctx context.Context, name string) (string, error) {
-	out, err := w.Host(lab.Gateway).Exec(ctx, "sh", "-c", "command -v "+name)
-	return strings.TrimSpace(out), err
-}
-
-// writes returns the number of runs of the restore programs.
-func (w *world) writes() (int, error) {
-	text, err := w.Host(lab.Gateway).ReadFile(restores)
-	return strings.Count(text, "\n"), err
 }
 
 // findInside learns the addresses that outside clients may reach only through a Mapping.
