@@ -35,6 +35,8 @@ type backend interface {
 	dump(t *testing.T) string
 	// hands are changes to our rules that another process may make while the State has one set.
 	hands(t *testing.T) []hand
+	// refusing makes Rulesets whose door to the kernel can refuse the rules of one Mapping.
+	refusing() (refuser, rulesetMaker)
 	// execs counts the transactions and complete readings so far.
 	execs() int64
 }

@@ -51,6 +51,21 @@ type poisoned struct {
 	written []string
 }
 
+// refuser is a door to the kernel that refuses the rules of one Mapping on demand.
+type refuser interface {
+	// refuse starts or stops it.
+	refuse(bool)
+	// forget forgets what was written, including what was refused. wrote reports whether anything was, wroteGood whether something
+	// of the good Mapping at 198.51.100.10 was.
+	forget()
+	wrote() bool
+	wroteGood() bool
+}
+
+func (p *poisoned) refuse(refuse bool) { p.poison = refuse }
+func (p *poisoned) forget()            { p.written = nil }
+func (p *poisoned) wrote() bool        { return len(p.written) > 0 }
+
 // tooMany is a rule that the program accepts and the kernel refuses: xt_recent remembers at most 255 packets of a client.
 const tooMany = "-m recent --rcheck --hitcount 70000 --name too-many -j RETURN"
 
@@ -80,26 +95,20 @@ func (p *poisoned) Restore(ctx context.Context, batch ruleset.Batch) error {
 // goodChain is the chain of 198.51.100.10, the address of the good Mapping.
 const goodChain = "SMARTNAT-TC633640A"
 
-// expectUntouched checks that the chain of a good Mapping was never written.
-func (p *poisoned) expectUntouched(t *testing.T) {
-	t.Helper()
+func (p *poisoned) wroteGood() bool {
 	text := strings.Join(p.written, "")
-	for _, command := range []string{":", "-A ", "-I ", "-D ", "-X "} {
-		if strings.Contains(text, "\n"+command+goodChain) {
-			t.Errorf("written to %s:\n%s", goodChain, text)
-		}
-	}
+	return slices.ContainsFunc([]string{":", "-A ", "-I ", "-D ", "-X "}, func(command string) bool { return strings.Contains(text, "\n"+command+goodChain) })
 }
 
 // refusedMapping takes a host with a Mapping that becomes refused through all cases. expect compares the rules of the host with
 // those that the state alone would have.
-func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Dataplane, expect func(name string, want gateway.State)) {
+func refusedMapping(t *testing.T, door refuser, start func() *dataplane.Dataplane, expect func(name string, want gateway.State)) {
 	t.Helper()
 	q := quarantine.New(start())
 	now := time.Now()
 	step := func(name string, want, inEffect gateway.State, refusals int) dataplane.Result {
 		t.Helper()
-		door.written = nil
+		door.forget()
 		_, result, err := q.Apply(t.Context(), now, want)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -114,16 +123,22 @@ func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Datapl
 		return result
 	}
 	step("nothing is refused", and(false, bad("10.244.1.2")), and(false, bad("10.244.1.2")), 0)
-	if !strings.Contains(strings.Join(door.written, ""), "\n:"+goodChain) {
-		t.Errorf("there is no chain %s", goodChain)
+	if !door.wroteGood() {
+		t.Error("nothing of the good Mapping is written at the start")
+	}
+	untouched := func() {
+		t.Helper()
+		if door.wroteGood() {
+			t.Error("something of the good Mapping is written again")
+		}
 	}
 
-	door.poison = true
+	door.refuse(true)
 	changed := bad("10.244.1.2", "10.244.2.2")
 	step("it and others change", and(true, changed), and(true, bad("10.244.1.2")), 1)
-	door.expectUntouched(t)
-	if result := step("nothing changes", and(true, changed), and(true, bad("10.244.1.2")), 1); !result.Empty() || len(door.written) > 0 {
-		t.Errorf("nothing changes: result %s, written %q", result, door.written)
+	untouched()
+	if result := step("nothing changes", and(true, changed), and(true, bad("10.244.1.2")), 1); !result.Empty() || door.wrote() {
+		t.Errorf("nothing changes: result %s, anything written: %t", result, door.wrote())
 	}
 	step("others change back", and(false, changed), and(false, bad("10.244.1.2")), 1)
 	limited := bad("10.244.1.2", "10.244.2.2")
@@ -133,13 +148,13 @@ func refusedMapping(t *testing.T, door *poisoned, start func() *dataplane.Datapl
 
 	now = now.Add(time.Hour)
 	step("a retry fails", and(true, limited), and(true), 1)
-	door.expectUntouched(t)
+	untouched()
 
 	q = quarantine.New(start())
 	step("smartnatd starts", and(false, limited), and(false), 1)
-	door.expectUntouched(t)
+	untouched()
 
-	door.poison = false
+	door.refuse(false)
 	now = now.Add(time.Hour)
 	step("it is accepted", and(true, limited), and(true, limited), 0)
 }
@@ -161,24 +176,67 @@ func TestARefusedMappingHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// rulesetOf makes a Ruleset without a life.
+type rulesetOf func() dataplane.Ruleset
+
+func (r rulesetOf) ruleset([]gateway.Family, *life) dataplane.Ruleset { return r() }
+
+func (b *iptablesBackend) refusing() (refuser, rulesetMaker) {
+	door := &poisoned{Program: b.tables}
+	p := parts{own: gateway.DefaultOwnership(), randomFully: b.tables.RandomFully(), Program: door, Sets: b.sets}
+	return door, rulesetOf(func() dataplane.Ruleset { return p.ruleset(nil) })
+}
+
 func TestKernelRefusedMapping(t *testing.T) {
-	onIPTables(t, func(t *testing.T, h *host, b *iptablesBackend) {
+	onHosts(t, func(t *testing.T, h *host) {
 		before := h.dump(t)
-		door := &poisoned{Program: b.tables}
 		opts := h.options()
-		opts.backend, opts.Program, opts.Sets, opts.randomFully = nil, door, b.sets, b.tables.RandomFully()
-		start := opts.dataplane
-		refusedMapping(t, door, start, func(name string, want gateway.State) {
-			t.Helper()
-			dump := h.dump(t)
-			if strings.Contains(dump, "SMARTNAT-TRY-") {
-				t.Errorf("%s: trial chains are left behind", name)
-			}
-			if result := apply(t, h.start(), want); !result.Empty() {
-				t.Errorf("%s: the kernel differs from the state by %s\nit holds %s", name, result, dump)
-			}
-		})
+		var door refuser
+		door, opts.backend = h.refusing()
+		refusedMapping(t, door, opts.dataplane, func(name string, want gateway.State) { h.expect(t, name, want) })
 		h.cleanup(t, h.start(), before)
+	})
+}
+
+// expect expects that the kernel holds a state and no trial.
+func (h *host) expect(t *testing.T, name string, want gateway.State) {
+	t.Helper()
+	dump := h.dump(t)
+	for _, trial := range []string{"SMARTNAT-TRY-", "smartnat-try", poisonous.Name} {
+		if strings.Contains(dump, trial) {
+			t.Errorf("%s: a trial is left behind:\n%s", name, dump)
+		}
+	}
+	if result := apply(t, h.start(), want); !result.Empty() {
+		t.Errorf("%s: the kernel differs from the state by %s\nit holds %s", name, result, dump)
+	}
+}
+
+// TestKernelMissingHelper has a Mapping whose port needs a conntrack helper that the kernel lacks. Only that Mapping is refused,
+// until the helper is not wanted any more.
+func TestKernelMissingHelper(t *testing.T) {
+	onHosts(t, func(t *testing.T, h *host) {
+		q := quarantine.New(h.start())
+		now := time.Now()
+		helped := and(true, bad("10.244.1.2"))
+		helped.Helpers = []gateway.Helper{{Name: "lacking", Protocol: gateway.TCP, Port: 80}}
+		rest := and(true)
+		rest.Helpers = helped.Helpers
+		_, result, err := q.Apply(t.Context(), now, helped)
+		refusals := q.Refusals()
+		if err != nil || !result.InPlace || len(refusals) != 1 || refusals[0].Owner != badOwner || refusals[0].Family != 4 || refusals[0].Suspected {
+			t.Fatalf("in place %t: %v; refusals %+v, want only %s", result.InPlace, err, refusals, badOwner)
+		}
+		if _, iptables := h.backend.(*iptablesBackend); !iptables && !strings.Contains(refusals[0].Why, "helper lacking") { // iptables says only which line failed
+			t.Errorf("the refusal does not name the helper: %s", refusals[0].Why)
+		}
+		h.expect(t, "a helper is missing", rest)
+
+		all := and(true, bad("10.244.1.2"))
+		if _, result, err := q.Apply(t.Context(), now.Add(time.Hour), all); err != nil || !result.InPlace || len(q.Refusals()) > 0 {
+			t.Errorf("in place %t: %v; refusals %+v without the helper", result.InPlace, err, q.Refusals())
+		}
+		h.expect(t, "without the helper", all)
 	})
 }
 
