@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -19,15 +20,17 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/explain"
+	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/operator"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 )
 
 // newOperatorServer returns the server for the commands that ask the running daemon.
-func newOperatorServer(cfg config.Config, d operator.Daemon, log logrus.FieldLogger) *operator.Server {
+func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, log logrus.FieldLogger) *operator.Server {
 	routes := rtnetlink.New(cfg.Ownership)
 	return operator.NewServer(operator.Options{
 		Version: version, Daemon: d, Log: log,
+		Traffic: m.Entries,
 		Route: func(destination netip.Addr, mark uint32) (explain.Hop, error) {
 			link, next, err := routes.Lookup(destination, mark)
 			return explain.Hop{Link: link, Gateway: next}, err
@@ -143,7 +146,21 @@ func ask(ctx context.Context, client *operator.Client, source, destination, prot
 	return client.Explain(ctx, source, destination, protocol)
 }
 
+// waitFor returns false if ctx ends before the interval.
+func waitFor(ctx context.Context, interval time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(interval):
+		return true
+	}
+}
+
+// watchInterval is the time between two tables of status --watch.
+const watchInterval = 2 * time.Second
+
 func newStatusCommand() *cobra.Command {
+	var watch bool
 	q := newQuestion(&cobra.Command{
 		Use:   "status",
 		Short: "Show what is in effect on this gateway, and what is not and why",
@@ -151,22 +168,27 @@ func newStatusCommand() *cobra.Command {
 the gateway is degraded or still starting. Mappings that are not ready do not change it.`,
 		Args: cobra.NoArgs,
 	})
+	q.Flags().BoolVarP(&watch, "watch", "w", false, "print the status again every two seconds until interrupted")
 	q.RunE = func(cmd *cobra.Command, _ []string) error {
 		client, err := q.client()
 		if err != nil {
 			return err
 		}
-		status, err := client.Status(cmd.Context())
-		if err != nil {
-			return err
+		for {
+			status, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := q.print(status, func(w io.Writer) error { return printStatus(w, status) }); err != nil {
+				return err
+			}
+			if !watch && status.State != operator.InEffect {
+				return fmt.Errorf("the gateway is %s", status.State)
+			}
+			if !watch || !waitFor(cmd.Context(), watchInterval) {
+				return nil
+			}
 		}
-		if err := q.print(status, func(w io.Writer) error { return printStatus(w, status) }); err != nil {
-			return err
-		}
-		if status.State != operator.InEffect {
-			return fmt.Errorf("the gateway is %s", status.State)
-		}
-		return nil
 	}
 	return q.Command
 }

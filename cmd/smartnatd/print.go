@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/smartnat/smartnat/pkg/explain"
 	"github.com/smartnat/smartnat/pkg/operator"
@@ -86,7 +89,7 @@ func printStatus(w io.Writer, s operator.Status) error {
 	if err := table(w, uplinks...); err != nil {
 		return err
 	}
-	mappings := [][]string{{"\nMAPPING", "READY", "SERVICE", "EXTERNAL", "WHY"}}
+	mappings := [][]string{{"\nMAPPING", "READY", "SERVICE", "EXTERNAL", "OPEN", "CONNECTIONS", "IN", "OUT", "REFUSED", "WHY"}}
 	for _, m := range s.Mappings {
 		ready := yesNo(m.Ready)
 		if m.Elsewhere {
@@ -99,9 +102,24 @@ func printStatus(w io.Writer, s operator.Status) error {
 				why += fmt.Sprintf(" (and %d more)", more)
 			}
 		}
-		mappings = append(mappings, []string{m.Namespace + "/" + m.Name, ready, m.Service, some(m.Frontends), why})
+		carried := trafficCells(m.Traffic)
+		mappings = append(mappings, []string{m.Namespace + "/" + m.Name, ready, m.Service, some(m.Frontends), carried[0], carried[1], carried[2], carried[3], carried[4], why})
 	}
 	return table(w, mappings...)
+}
+
+// trafficCells returns open connections, all connections, bytes from and to clients, and refused packets.
+func trafficCells(t *operator.Traffic) [5]string {
+	if t == nil {
+		return [5]string{"-", "-", "-", "-", "-"}
+	}
+	refused := "-"
+	if t.Dropped != nil && t.Rejected != nil {
+		refused = strconv.FormatUint(*t.Dropped+*t.Rejected, 10)
+	}
+	return [5]string{
+		strconv.Itoa(t.Open), strconv.FormatUint(t.Connections, 10), humanize.IBytes(t.BytesFromClients), humanize.IBytes(t.BytesToClients), refused,
+	}
 }
 
 func sourceText(s operator.Source) string {

@@ -71,7 +71,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	b.counts.CountTracked(conntrack.Use)
 	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
 	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, log)
-	commands := newOperatorServer(cfg, d, log)
+	commands := newOperatorServer(cfg, d, b.meter, log)
 	defer commands.Close()
 	if err := commands.Listen(operator.SocketPath(cfg.RuntimeDir)); err != nil {
 		log.WithError(err).Warn("status and explain get no answers")

@@ -140,6 +140,14 @@ func (m *Meter) lose() {
 	m.totals.Lost()
 }
 
+// Entries returns the totals of a Read, and reports whether they include refused packets: not every data plane counts them.
+func (m *Meter) Entries(ctx context.Context) (entries []traffic.Entry, refusals bool) {
+	entries = m.Read(ctx).Entries
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return entries, m.refusals != nil
+}
+
 // Read returns the totals. It reads the kernel unless that was done a moment ago, or took too long to be repeated yet; then the last
 // totals are as good. A failure is logged, and changes nothing.
 func (m *Meter) Read(ctx context.Context) Reading {

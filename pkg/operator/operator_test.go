@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus/hooks/test"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
@@ -30,6 +31,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/packet"
 	"github.com/smartnat/smartnat/pkg/source"
+	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
 // fakeDaemon is in effect with one Mapping.
@@ -89,6 +91,12 @@ func serve(t *testing.T, d Daemon) (*Client, string) {
 			return explain.Hop{Link: "eth1"}, nil
 		},
 		Connections: func(explain.Flow) ([]explain.Connection, error) { return nil, nil },
+		Traffic: func(context.Context) ([]traffic.Entry, bool) {
+			return []traffic.Entry{
+				{Owner: "shop/db", Totals: traffic.Totals{Connections: 3, Open: 1, FromClient: traffic.Volume{Bytes: 10}, Dropped: 2}},
+				{Owner: "shop/db", Totals: traffic.Totals{Connections: 4, Open: 2, ToClient: traffic.Volume{Bytes: 20}, Rejected: 1}},
+			}, true
+		},
 	})
 	if err := s.Listen(path); err != nil {
 		t.Fatal(err)
@@ -110,7 +118,9 @@ func TestStatus(t *testing.T) {
 		Mappings: []Mapping{
 			{Namespace: "shop", Name: "away", Service: "postgres", Elsewhere: true, Findings: []Finding{{finding.ReasonAddressNotOnHost, "spec.addresses[0]", "not here"}}},
 			{Namespace: "shop", Name: "broken", Service: "postgres", Findings: []Finding{{finding.ReasonServiceNotFound, "spec.serviceName", "no Service"}}},
-			{Namespace: "shop", Name: "db", Service: "postgres", Ready: true, Frontends: []string{"198.51.100.10:5432/tcp"}},
+			{Namespace: "shop", Name: "db", Service: "postgres", Ready: true, Frontends: []string{"198.51.100.10:5432/tcp"}, Traffic: &Traffic{
+				Open: 3, Connections: 7, BytesFromClients: 10, BytesToClients: 20, Dropped: ptr.To[uint64](2), Rejected: ptr.To[uint64](1),
+			}},
 		},
 		Findings: []Finding{{finding.ReasonLinkDown, "uplinks", "eth2 is down"}},
 	}
@@ -205,7 +215,7 @@ func TestSocket(t *testing.T) {
 			t.Errorf("an old socket: %v", err)
 		}
 		log, _ := test.NewNullLogger()
-		s := NewServer(Options{Daemon: inEffect(), Log: log})
+		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) ([]traffic.Entry, bool) { return nil, false }})
 		if err := s.Listen(path); err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/packet"
+	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
 // SocketPath returns the path of the socket of a smartnatd with this runtime directory.
@@ -63,7 +64,9 @@ type Options struct {
 	Route func(destination netip.Addr, mark uint32) (explain.Hop, error)
 	// Connections returns the current connections of a flow's client and destination.
 	Connections func(explain.Flow) ([]explain.Connection, error)
-	Log         logrus.FieldLogger
+	// Traffic returns what each Frontend carried, and whether that includes refused packets.
+	Traffic func(ctx context.Context) (entries []traffic.Entry, refusals bool)
+	Log     logrus.FieldLogger
 }
 
 // Server answers questions.
@@ -111,9 +114,12 @@ func (s *Server) Close() {
 	s.serving.Wait()
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	d := s.Daemon
-	s.write(w, newStatus(s.Version, d.Config(), d.Status(), d.Missing(), d.Report()))
+	status := newStatus(s.Version, d.Config(), d.Status(), d.Missing(), d.Report())
+	entries, refusals := s.Traffic(r.Context())
+	status.count(entries, refusals)
+	s.write(w, status)
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {

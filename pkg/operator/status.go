@@ -9,10 +9,13 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
 // State is the condition of a gateway.
@@ -72,8 +75,24 @@ type Mapping struct {
 	Elsewhere bool `json:"elsewhere,omitempty"`
 	// Frontends are in effect here.
 	Frontends []string `json:"frontends,omitempty"`
+	// Traffic is the sum over the Frontends since the start of smartnatd. It is nil if it is not counted, or if no packet came.
+	Traffic *Traffic `json:"traffic,omitempty"`
 	// Findings say why it is not ready, and what else its owner should know.
 	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Traffic is what a Mapping carried.
+type Traffic struct {
+	// Open is the number of connections at the moment, and Connections of all so far.
+	Open        int    `json:"open"`
+	Connections uint64 `json:"connections"`
+	// BytesFromClients and BytesToClients include IP headers.
+	BytesFromClients uint64 `json:"bytesFromClients"`
+	BytesToClients   uint64 `json:"bytesToClients"`
+	// Dropped counts packets from sources that are not allowed, and Rejected those without an endpoint. They are nil if the data
+	// plane does not count them.
+	Dropped  *uint64 `json:"dropped,omitempty"`
+	Rejected *uint64 `json:"rejected,omitempty"`
 }
 
 // Finding says what is not in effect, why, and what would be right.
@@ -144,6 +163,28 @@ func uplinkOf(u gateway.Uplink, host gateway.Host) Uplink {
 		}
 	}
 	return up
+}
+
+// count adds the traffic of each Mapping.
+func (s *Status) count(entries []traffic.Entry, refusals bool) {
+	all := map[string]*Traffic{}
+	for _, e := range entries {
+		sum := all[e.Owner]
+		if sum == nil {
+			sum = &Traffic{}
+			all[e.Owner] = sum
+		}
+		sum.Open += e.Open
+		sum.Connections += e.Connections
+		sum.BytesFromClients += e.FromClient.Bytes
+		sum.BytesToClients += e.ToClient.Bytes
+		if refusals {
+			sum.Dropped, sum.Rejected = ptr.To(ptr.Deref(sum.Dropped, 0)+e.Dropped), ptr.To(ptr.Deref(sum.Rejected, 0)+e.Rejected)
+		}
+	}
+	for i := range s.Mappings {
+		s.Mappings[i].Traffic = all[s.Mappings[i].Namespace+"/"+s.Mappings[i].Name]
+	}
 }
 
 // mappings returns the condition of all Mappings, sorted by namespace and name, and the findings about the host.

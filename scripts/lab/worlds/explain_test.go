@@ -6,11 +6,15 @@
 package worlds
 
 import (
+	"cmp"
 	"encoding/json"
 	"strings"
 	"testing"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/smartnat/smartnat/pkg/explain"
+	"github.com/smartnat/smartnat/pkg/operator"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -69,5 +73,22 @@ func TestExplain(t *testing.T) {
 			}
 		}
 		t.Log(status)
+		output, _ := w.Smartnatd(timeout(t, patience), "status", "-o", "json")
+		var counted operator.Status
+		if err := json.Unmarshal([]byte(output), &counted); err != nil {
+			t.Fatalf("%v:\n%s", err, output)
+		}
+		for _, m := range counted.Mappings {
+			carried := cmp.Or(m.Traffic, &operator.Traffic{})
+			want := map[string]uint64{"web": 2, "closed": 1}[m.Name]
+			if carried.Connections != want || carried.BytesToClients > 0 != (want > 0) {
+				t.Errorf("%s: %+v, want %d connections", m.Name, carried, want)
+			}
+			// Only the rules of nftables count what they refuse.
+			dropped, rejected := m.Name == "closed" && w.dataplane != "", m.Name == "empty" && w.dataplane != ""
+			if ptr.Deref(carried.Dropped, 0) > 0 != dropped || ptr.Deref(carried.Rejected, 0) > 0 != rejected {
+				t.Errorf("%s: dropped %d, rejected %d packets", m.Name, ptr.Deref(carried.Dropped, 0), ptr.Deref(carried.Rejected, 0))
+			}
+		}
 	})
 }
