@@ -93,13 +93,13 @@ func startTraffic(ctx context.Context, t *testing.T, w *world, addresses []strin
 		defer close(tr.rounds)
 		for round := 1; ; round++ {
 			for i, flow := range flows {
-				if _, err := flow.Echo(ctx); err != nil {
+				if err := bounded(ctx, func(ctx context.Context) error { _, err := flow.Echo(ctx); return err }); err != nil {
 					return unlessEnded(ctx, fmt.Errorf("round %d, established flow %d: %w", round, i, err))
 				}
 			}
 			for _, address := range addresses {
 				for _, protocol := range protocols {
-					if _, err := w.echo(ctx, lab.Client, protocol, address); err != nil {
+					if err := bounded(ctx, func(ctx context.Context) error { _, err := w.echo(ctx, lab.Client, protocol, address); return err }); err != nil {
 						return unlessEnded(ctx, fmt.Errorf("round %d, new %s connection to %s: %w", round, protocol, address, err))
 					}
 				}
@@ -112,6 +112,13 @@ func startTraffic(ctx context.Context, t *testing.T, w *world, addresses []strin
 		}
 	})
 	return tr
+}
+
+// bounded limits an exchange. A datagram that is lost must not go unnoticed until the test ends.
+func bounded(ctx context.Context, exchange func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return exchange(ctx)
 }
 
 // unlessEnded returns err, or the error of ctx if that is the cause.
