@@ -39,7 +39,8 @@ would program for the Mappings, Services and EndpointSlices in the files. With -
 nft -f, with the ip rules and routes as comments. Standard error gets a line for each finding that keeps a Mapping from
 being in effect. If a Mapping is not accepted, render prints the rest and exits with 1.
 
-Without --config every address of every Mapping counts as an address of this host, and there are no uplinks.`,
+Without --config every address of every Mapping counts as an address of this host, and there are no uplinks and no
+flowtable. With it, the output has the flowtable even if this kernel has none: only root could find out.`,
 		Example: "  smartnatd render -f mapping.yaml -f service.yaml\n  kubectl get mappings,services,endpointslices -o yaml | smartnatd render -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

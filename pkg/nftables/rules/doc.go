@@ -15,6 +15,9 @@
 // forwarded connections pass and nothing else that comes in by an uplink. At the end, postrouting-nat hides the client's
 // address.
 //
+// If the State has a flowtable, the chain established adds connections to it. Their further packets take remembered routes and meet
+// no chain. The kernel stops that when conntrack ends the connection, and when a route or link of it changes.
+//
 // # Why maps
 //
 // A Frontend and its Backends are elements of hash maps. The number of rules that a packet meets does not depend on the number
