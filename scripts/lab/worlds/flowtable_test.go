@@ -118,8 +118,7 @@ func TestFlowtableWithTwoUplinks(t *testing.T) {
 // TestFlowtableEnds has connections that bypass the rules end when the Mapping no longer allows them, and go on when other things change.
 func TestFlowtableEnds(t *testing.T) {
 	w := flowtableWorld(t)
-	// Flows of TCP leave after half of that time: before both ends probe an idle connection, which package net does after 15 s.
-	w.gateway(t, "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=24 net.netfilter.nf_flowtable_udp_timeout=5")
+	w.gateway(t, "sysctl -qw net.netfilter.nf_flowtable_udp_timeout=5")
 	allow := func(more string) string {
 		return mapping("echo", "echo", fmt.Sprintf("addresses: [%q, %q], %s%s", lab.External1, lab.External1v6, echoPorts, more))
 	}
@@ -140,27 +139,8 @@ func TestFlowtableEnds(t *testing.T) {
 		}
 	}
 	bypass()
-	if n, err := w.Host(lab.Gateway).Sysctl("net.netfilter.nf_flowtable_tcp_timeout"); err != nil || n != "12" {
-		t.Errorf("the timeout of flows is %q: %v", n, err)
-	}
+	w.expectFlowTimeout(t, "216000")
 	w.expectCounted(t, flows)
-
-	t.Log("a pause that is longer than the flowtable remembers")
-	for _, flow := range flows {
-		if err := lab.Poll(timeout(t, patience), func(context.Context) error {
-			line := w.tracked(t, flow)
-			if line == "" || offloaded(line) {
-				return fmt.Errorf("conntrack has %q", line)
-			}
-			return nil
-		}); err != nil {
-			t.Error(err)
-		}
-		if _, err := flow.Echo(timeout(t, try)); err != nil { // the rules know the connection still
-			t.Errorf("%s to %s: %v", flow.Conn.LocalAddr().Network(), flow.Conn.RemoteAddr(), err)
-		}
-	}
-	bypass()
 
 	t.Log("an uplink that flaps")
 	w.gateway(t, "ip link set eth1 down")
@@ -197,9 +177,29 @@ func TestFlowtableEnds(t *testing.T) {
 
 	t.Log("a restart")
 	w.stop(t)
+	// Flows of TCP leave after half of that time: before both ends probe an idle connection, which package net does after 15 s.
+	w.gateway(t, "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=24")
 	w.start(t, "uplinks: [{interface: eth1}]\n")
 	for _, flow := range flows {
 		awaitEcho(t, flow, by(p1, 8080))
+	}
+	bypass()
+	w.expectFlowTimeout(t, "12")
+
+	t.Log("a pause that is longer than the flowtable remembers")
+	for _, flow := range flows {
+		if err := lab.Poll(timeout(t, patience), func(context.Context) error {
+			line := w.tracked(t, flow)
+			if line == "" || offloaded(line) {
+				return fmt.Errorf("conntrack has %q", line)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		if _, err := flow.Echo(timeout(t, try)); err != nil { // the rules know the connection still
+			t.Errorf("%s to %s: %v", flow.Conn.LocalAddr().Network(), flow.Conn.RemoteAddr(), err)
+		}
 	}
 	bypass()
 
@@ -207,6 +207,14 @@ func TestFlowtableEnds(t *testing.T) {
 	w.objects(t, echo, allow(`, allowedSources: ["198.18.0.0/15", "2001:db8:f::/48"]`))
 	for _, flow := range flows {
 		w.awaitSilence(t, flow)
+	}
+}
+
+// expectFlowTimeout expects the time in seconds after which TCP leaves the flowtable.
+func (w *world) expectFlowTimeout(t *testing.T, want string) {
+	t.Helper()
+	if n, err := w.Host(lab.Gateway).Sysctl("net.netfilter.nf_flowtable_tcp_timeout"); err != nil || n != want {
+		t.Errorf("the timeout of flows is %q, want %s: %v", n, want, err)
 	}
 }
 
