@@ -33,7 +33,7 @@ func Validate(object metav1.Object) error {
 	if table[i].check != nil {
 		errs = append([]error{table[i].check(object)}, errs...)
 	}
-	if path, text, found := unprintable(reflect.ValueOf(object).Elem(), ""); found {
+	if path, text, found := unprintable(reflect.ValueOf(object).Elem()); found {
 		errs = append(errs, fmt.Errorf("%s: %s holds characters that are not printable", path, quoted(text)))
 	}
 	return oneLine(errors.Join(errs...))
@@ -77,28 +77,29 @@ func oneLine(err error) error {
 	return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-// unprintable returns a text within the value that contains unprintable characters. It uses reflection, so it also covers
-// fields that are added to the types of the API later.
-func unprintable(v reflect.Value, path string) (where, text string, found bool) {
+// unprintable returns a text within the value that contains unprintable characters, and its path. It uses reflection, so it also
+// covers fields that are added to the types of the API later. Paths are rarely needed and take longer than the texts, so each level
+// adds its part to what was found below.
+func unprintable(v reflect.Value) (where, text string, found bool) {
 	switch v.Kind() {
 	case reflect.String:
-		return path, v.String(), !printable(v.String())
+		return "", v.String(), !printable(v.String())
 	case reflect.Pointer:
 		if !v.IsNil() {
-			return unprintable(v.Elem(), path)
+			return unprintable(v.Elem())
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			if where, text, found = unprintable(v.Index(i), path); found {
+			if where, text, found = unprintable(v.Index(i)); found {
 				return where, text, true
 			}
 		}
 	case reflect.Map:
 		for entries := v.MapRange(); entries.Next(); {
-			if where, text, found = unprintable(entries.Key(), path); found {
+			if where, text, found = unprintable(entries.Key()); found {
 				return where, text, true
 			}
-			if where, text, found = unprintable(entries.Value(), path); found {
+			if where, text, found = unprintable(entries.Value()); found {
 				return where, text, true
 			}
 		}
@@ -107,10 +108,9 @@ func unprintable(v reflect.Value, path string) (where, text string, found bool) 
 			return "", "", false
 		}
 		for i := range v.NumField() {
-			field := v.Type().Field(i)
-			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-			if where, text, found = unprintable(v.Field(i), strings.Trim(path+"."+name, ".")); found {
-				return where, text, true
+			if where, text, found = unprintable(v.Field(i)); found {
+				name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+				return strings.Trim(name+"."+where, "."), text, true
 			}
 		}
 	}
