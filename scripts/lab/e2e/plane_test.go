@@ -6,12 +6,16 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/scripts/lab"
 )
@@ -186,16 +190,27 @@ func (native) writes(ctx context.Context, t *testing.T, w *world) func() int {
 
 // testNoPrograms checks that smartnatd did all that without a program of netfilter, and that its rules need no module of iptables.
 func testNoPrograms(t *testing.T, w *world) {
-	listing := w.gateway(t, "nft --terse --debug=netlink list ruleset")
-	expressions := map[string]bool{}
-	for line := range strings.Lines(listing) {
-		if words := strings.Fields(line); len(words) > 2 && words[0] == "[" { // "[ payload load 4b @ ... ]"
-			expressions[words[1]] = true
+	// nft(8) prints such rules as text of iptables, or not at all.
+	var rules []netlink.Message
+	if err := w.Host(lab.Gateway).Do(func() error {
+		conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return err
 		}
+		defer conn.Close()
+		rules, err = conn.Execute(netlink.Message{
+			Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+			Data:   make([]byte, 4), // struct nfgenmsg, of all families
+		})
+		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{"payload": true, "lookup": true, "nat": true, "match": false, "target": false} {
-		if expressions[name] != want {
-			t.Errorf("rules with the expression %s: %t, want %t:\n%s", name, !want, want, listing)
+		attribute := append([]byte{byte(4 + len(name) + 1), 0, unix.NFTA_EXPR_NAME, 0}, name+"\x00"...)
+		found := slices.ContainsFunc(rules, func(m netlink.Message) bool { return bytes.Contains(m.Data, attribute) })
+		if found != want {
+			t.Errorf("%d rules, some with the expression %s: %t, want %t", len(rules), name, found, want)
 		}
 	}
 	for _, program := range []string{"iptables-legacy-save", "ip6tables-legacy-save", "ipset save"} {
