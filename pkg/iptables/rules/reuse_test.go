@@ -193,9 +193,10 @@ func TestBuilderUsesEachField(t *testing.T) {
 		"ForwardedOnly":   func(s *gateway.State) { s.ForwardedOnly = true },
 		"MasqueradePorts": func(s *gateway.State) { s.MasqueradePorts = gateway.PortRange{First: 2000, Last: 3000} },
 		"Helpers":         func(s *gateway.State) { s.Helpers = []gateway.Helper{{Name: "ftp", Protocol: gateway.TCP, Port: 21}} },
+		"Flowtable":       func(s *gateway.State) { s.Flowtable.Families = gateway.Families{IPv4: true} },
 	}
 	// These are not for the rules.
-	ignored := []string{"Absent", "OwnPrefixes"}
+	ignored := []string{"Absent", "OwnPrefixes", "Flowtable"}
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[gateway.State]()) {
 		t.Run(field.Name, func(t *testing.T) {
 			change := changes[field.Name]

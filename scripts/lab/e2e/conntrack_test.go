@@ -234,9 +234,10 @@ func testServiceRecreated(t *testing.T, w *world) {
 	}
 	w.apply(t, service("10.96.77.2", "fd00:96::7702"))
 	for i := range udp {
-		awaitFlow(t, udp[i], "to go on by the new ClusterIP", answeredBy("echo-0"))
 		// The nodes still track the connection to the old ClusterIP, so only the gateway can end it.
 		awaitFlow(t, tcp[i], "to end with the old ClusterIP", failed)
+		// Its UDP flow ended at the same moment, so the next datagram makes a new entry.
+		awaitFlow(t, udp[i], "to go on by the new ClusterIP", answeredBy("echo-0"))
 	}
 	flows, err := w.Host(lab.Gateway).Exec(ctx, "conntrack", "-L", "-p", "udp", "--orig-port-dst", "1140")
 	if err != nil || strings.Contains(flows, "10.96.77.1") || !strings.Contains(flows, "10.96.77.2") {
