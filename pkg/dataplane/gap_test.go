@@ -37,7 +37,7 @@ func TestKernelChangesLeaveNoGap(t *testing.T) {
 			}
 		}
 		others := func(first int) (list []netip.Prefix) {
-			for i := range 1000 {
+			for i := range 300 {
 				a := addr("10.200.0.0").As4()
 				if addr(n.external).Is6() {
 					list = append(list, netip.MustParsePrefix(fmt.Sprintf("2001:db8:c8::%x/128", 2*(first+i))))
@@ -67,9 +67,9 @@ func TestKernelChangesLeaveNoGap(t *testing.T) {
 				}
 			})
 		})
-		for range 5 {
+		for range 3 {
 			for _, state := range []gateway.State{
-				version(80, others(0)...), version(80, others(500)...), version(99), version(89, others(0)...), version(80), version(85), version(95, others(200)...),
+				version(80, others(0)...), version(80, others(150)...), version(99), version(89, others(0)...), version(80), version(85), version(95, others(200)...),
 			} {
 				apply(t, d, state)
 			}

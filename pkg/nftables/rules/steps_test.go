@@ -193,7 +193,7 @@ func TestStepsLeaveNoGap(t *testing.T) {
 				var from *gateway.State
 				to := randomState(random, family)
 				var before []packet.Packet
-				for range 4 {
+				for range 3 {
 					packets := packetsOf(to, family)
 					walk(t, family, from, to, slices.Concat(before, packets))
 					last := to
