@@ -12,7 +12,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/meter"
 )
 
-// countsTraffic reports whether traffic is counted: only metrics show it.
+// countsTraffic reports whether traffic is counted: metrics show it, and status as well. Without metrics it is not worth its cost.
 func countsTraffic(cfg config.Config) bool { return cfg.Metrics.Address != "" }
 
 // measure counts the traffic of Mappings if the config wants that. It continues what an earlier generation counted.

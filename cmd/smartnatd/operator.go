@@ -30,7 +30,7 @@ func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, log
 	routes := rtnetlink.New(cfg.Ownership)
 	return operator.NewServer(operator.Options{
 		Version: version, Daemon: d, Log: log,
-		Traffic: m.Entries,
+		Traffic: m.Read,
 		Route: func(destination netip.Addr, mark uint32) (explain.Hop, error) {
 			link, next, err := routes.Lookup(destination, mark)
 			return explain.Hop{Link: link, Gateway: next}, err

@@ -48,6 +48,8 @@ type Reading struct {
 	Entries []traffic.Entry
 	// Losses counts how often connections ended unseen.
 	Losses uint64
+	// Refusals is set if the Entries include refused packets: not every data plane counts them.
+	Refusals bool
 }
 
 // Meter keeps totals. It is safe for concurrent use.
@@ -140,14 +142,6 @@ func (m *Meter) lose() {
 	m.totals.Lost()
 }
 
-// Entries returns the totals of a Read, and reports whether they include refused packets: not every data plane counts them.
-func (m *Meter) Entries(ctx context.Context) (entries []traffic.Entry, refusals bool) {
-	entries = m.Read(ctx).Entries
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return entries, m.refusals != nil
-}
-
 // Read returns the totals. It reads the kernel unless that was done a moment ago, or took too long to be repeated yet; then the last
 // totals are as good. A failure is logged, and changes nothing.
 func (m *Meter) Read(ctx context.Context) Reading {
@@ -164,7 +158,7 @@ func (m *Meter) Read(ctx context.Context) Reading {
 	m.budget.Spend(now, max(now.Sub(began), minInterval/share))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last = Reading{Entries: m.totals.Entries(), Losses: m.losses}
+	m.last = Reading{Entries: m.totals.Entries(), Losses: m.losses, Refusals: m.refusals != nil}
 	return m.last
 }
 

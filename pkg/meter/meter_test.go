@@ -97,7 +97,7 @@ func (m *Meter) again(t *testing.T) Reading {
 
 func expect(t *testing.T, what string, got Reading, losses uint64, totals traffic.Totals) {
 	t.Helper()
-	want := Reading{Losses: losses, Entries: []traffic.Entry{{Owner: "a/web", Frontend: frontend, Totals: totals}}}
+	want := Reading{Refusals: true, Losses: losses, Entries: []traffic.Entry{{Owner: "a/web", Frontend: frontend, Totals: totals}}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}

@@ -59,8 +59,10 @@ func trafficFamilies(reading meter.Reading) []*dto.MetricFamily {
 		add(packets, to, e.ToClient.Packets)
 		add(bytes, from, e.FromClient.Bytes)
 		add(bytes, to, e.ToClient.Bytes)
-		add(refused, append(slices.Clip(labels), notAllowed), e.Dropped)
-		add(refused, append(slices.Clip(labels), noEndpoints), e.Rejected)
+		if reading.Refusals {
+			add(refused, append(slices.Clip(labels), notAllowed), e.Dropped)
+			add(refused, append(slices.Clip(labels), noEndpoints), e.Rejected)
+		}
 	}
 	families := []*dto.MetricFamily{connections, open, packets, bytes, refused, losses}
 	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return len(f.Metric) == 0 })

@@ -26,7 +26,7 @@ func reading() meter.Reading {
 		}}
 	}
 	volume := func(packets, bytes uint64) traffic.Volume { return traffic.Volume{Packets: packets, Bytes: bytes} }
-	return meter.Reading{Losses: 3, Entries: []traffic.Entry{
+	return meter.Reading{Losses: 3, Refusals: true, Entries: []traffic.Entry{
 		entry("a/web", "198.51.100.10", gateway.TCP, 80, 80, traffic.Totals{
 			Connections: 7, Open: 2, FromClient: volume(70, 7000), ToClient: volume(90, 90_000), Dropped: 5, Rejected: 4,
 		}),
@@ -56,6 +56,19 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
+// TestRefusalsThatAreNotCounted expects no sample where the data plane does not count: 0 would be a claim.
+func TestRefusalsThatAreNotCounted(t *testing.T) {
+	m := New("v1", &fakeStatus{})
+	m.CountTraffic(func() meter.Reading {
+		r := reading()
+		r.Refusals = false
+		return r
+	})
+	if text := ours(t, m); strings.Contains(text, "_refused_packets_total") || !strings.Contains(text, "_mapping_connections_total{") {
+		t.Errorf("the metrics are\n%s", text)
+	}
+}
+
 const trackedName = "smartnat_conntrack_entries_limit"
 
 // BenchmarkTraffic measures a scrape of 10,000 frontends that all have traffic.
@@ -67,7 +80,7 @@ func BenchmarkTraffic(b *testing.B) {
 		entries[i] = one
 		entries[i].Ports = gateway.Port(uint16(1 + i))
 	}
-	m.CountTraffic(func() meter.Reading { return meter.Reading{Entries: entries} })
+	m.CountTraffic(func() meter.Reading { return meter.Reading{Entries: entries, Refusals: true} })
 	log, _ := logtest.NewNullLogger()
 	server := m.Server(Probes{}, log)
 	b.ReportAllocs()

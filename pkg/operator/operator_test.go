@@ -26,6 +26,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
+	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/nftables/rules"
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 	"github.com/smartnat/smartnat/pkg/objects"
@@ -91,11 +92,11 @@ func serve(t *testing.T, d Daemon) (*Client, string) {
 			return explain.Hop{Link: "eth1"}, nil
 		},
 		Connections: func(explain.Flow) ([]explain.Connection, error) { return nil, nil },
-		Traffic: func(context.Context) ([]traffic.Entry, bool) {
-			return []traffic.Entry{
+		Traffic: func(context.Context) meter.Reading {
+			return meter.Reading{Refusals: true, Entries: []traffic.Entry{
 				{Owner: "shop/db", Totals: traffic.Totals{Connections: 3, Open: 1, FromClient: traffic.Volume{Bytes: 10}, Dropped: 2}},
 				{Owner: "shop/db", Totals: traffic.Totals{Connections: 4, Open: 2, ToClient: traffic.Volume{Bytes: 20}, Rejected: 1}},
-			}, true
+			}}
 		},
 	})
 	if err := s.Listen(path); err != nil {
@@ -215,7 +216,7 @@ func TestSocket(t *testing.T) {
 			t.Errorf("an old socket: %v", err)
 		}
 		log, _ := test.NewNullLogger()
-		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) ([]traffic.Entry, bool) { return nil, false }})
+		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) meter.Reading { return meter.Reading{} }})
 		if err := s.Listen(path); err != nil {
 			t.Fatal(err)
 		}

@@ -26,8 +26,8 @@ import (
 	"github.com/smartnat/smartnat/pkg/explain"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/packet"
-	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
 // SocketPath returns the path of the socket of a smartnatd with this runtime directory.
@@ -64,8 +64,8 @@ type Options struct {
 	Route func(destination netip.Addr, mark uint32) (explain.Hop, error)
 	// Connections returns the current connections of a flow's client and destination.
 	Connections func(explain.Flow) ([]explain.Connection, error)
-	// Traffic returns what each Frontend carried, and whether that includes refused packets.
-	Traffic func(ctx context.Context) (entries []traffic.Entry, refusals bool)
+	// Traffic returns what each Frontend carried.
+	Traffic func(ctx context.Context) meter.Reading
 	Log     logrus.FieldLogger
 }
 
@@ -117,8 +117,7 @@ func (s *Server) Close() {
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	d := s.Daemon
 	status := newStatus(s.Version, d.Config(), d.Status(), d.Missing(), d.Report())
-	entries, refusals := s.Traffic(r.Context())
-	status.count(entries, refusals)
+	status.count(s.Traffic(r.Context()))
 	s.write(w, status)
 }
 

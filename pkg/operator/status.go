@@ -15,7 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
-	"github.com/smartnat/smartnat/pkg/traffic"
+	"github.com/smartnat/smartnat/pkg/meter"
 )
 
 // State is the condition of a gateway.
@@ -166,9 +166,9 @@ func uplinkOf(u gateway.Uplink, host gateway.Host) Uplink {
 }
 
 // count adds the traffic of each Mapping.
-func (s *Status) count(entries []traffic.Entry, refusals bool) {
+func (s *Status) count(reading meter.Reading) {
 	all := map[string]*Traffic{}
-	for _, e := range entries {
+	for _, e := range reading.Entries {
 		sum := all[e.Owner]
 		if sum == nil {
 			sum = &Traffic{}
@@ -178,7 +178,7 @@ func (s *Status) count(entries []traffic.Entry, refusals bool) {
 		sum.Connections += e.Connections
 		sum.BytesFromClients += e.FromClient.Bytes
 		sum.BytesToClients += e.ToClient.Bytes
-		if refusals {
+		if reading.Refusals {
 			sum.Dropped, sum.Rejected = ptr.To(ptr.Deref(sum.Dropped, 0)+e.Dropped), ptr.To(ptr.Deref(sum.Rejected, 0)+e.Rejected)
 		}
 	}

@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	crashKills = flag.Int("crash.kills", 35, "number of kills of smartnatd with each data plane")
+	crashKills = flag.Int("crash.kills", 50, "number of kills of smartnatd with each data plane")
 	crashSeed  = flag.Uint64("crash.seed", 1, "seed of the times and ways of the kills")
 )
 

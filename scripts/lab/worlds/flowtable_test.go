@@ -250,19 +250,10 @@ func (w *world) expectCounted(t *testing.T, flows []*lab.Flow) {
 	}
 }
 
-// awaitSilence exchanges messages until there is no answer any more and the gateway forgot the flow.
+// awaitSilence exchanges messages until there is no answer any more, and expects that the flow does not bypass the rules then.
 func (w *world) awaitSilence(t *testing.T, flow *lab.Flow) {
 	t.Helper()
-	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, try)
-		defer cancel()
-		if answer, err := flow.Echo(ctx); err == nil {
-			return fmt.Errorf("answer %+v", answer)
-		}
-		return nil
-	}); err != nil {
-		t.Errorf("%s to %s: %v", flow.Conn.LocalAddr().Network(), flow.Conn.RemoteAddr(), err)
-	}
+	w.awaitEnd(t, flow)
 	if line := w.tracked(t, flow); offloaded(line) {
 		t.Errorf("the flow still bypasses the rules: %q", line)
 	}
