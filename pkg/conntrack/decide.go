@@ -6,10 +6,8 @@
 package conntrack
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -64,7 +62,7 @@ func (j judge) keeps(f flow) bool {
 		// The other connection negotiated the destination, so the State does not know it.
 		return true
 	}
-	if forward, found := forwardOf(j.forwards, f); found {
+	if forward := gateway.FindForward(j.forwards, f.protocol, f.destination); forward != nil {
 		return allows(forward, f.source.Addr()) && leadsTo(forward, f)
 	}
 	external, found := j.egress[f.source.Addr()]
@@ -89,28 +87,8 @@ func (j judge) takesOver(f flow) bool {
 	if f.answeredBy == f.destination && (f.answered || f.translated()) {
 		return false
 	}
-	forward, found := forwardOf(j.here, f)
-	return found && f.protocol == gateway.UDP && len(forward.Backends) > 0 && allows(forward, f.source.Addr()) && !leadsTo(forward, f)
-}
-
-// forwardOf returns the Forward to whose address and port the connection was made.
-func forwardOf(forwards []*gateway.Forward, f flow) (*gateway.Forward, bool) {
-	// Find the last Forward that starts at the port or before it.
-	i, found := slices.BinarySearchFunc(forwards, f, func(forward *gateway.Forward, f flow) int {
-		return cmp.Or(
-			forward.Address.Compare(f.destination.Addr()),
-			strings.Compare(string(forward.Protocol), string(f.protocol)),
-			cmp.Compare(forward.Ports.First, f.destination.Port()),
-		)
-	})
-	if !found {
-		i--
-	}
-	if i < 0 {
-		return nil, false
-	}
-	forward := forwards[i]
-	return forward, forward.Address == f.destination.Addr() && forward.Protocol == f.protocol && forward.Ports.Contains(f.destination.Port())
+	forward := gateway.FindForward(j.here, f.protocol, f.destination)
+	return forward != nil && f.protocol == gateway.UDP && len(forward.Backends) > 0 && allows(forward, f.source.Addr()) && !leadsTo(forward, f)
 }
 
 func allows(forward *gateway.Forward, source netip.Addr) bool {

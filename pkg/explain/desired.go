@@ -63,16 +63,6 @@ func (e *explanation) outside(link string) bool {
 
 func (e *explanation) fromInside(in string) bool { return in != "" && !e.outside(in) }
 
-// forward returns the Forward in effect for the destination, or nil.
-func (e *explanation) forward() *gateway.Forward {
-	for _, f := range e.Report.State.Forwards {
-		if f.Address == e.flow.Destination.Addr() && f.Protocol == e.flow.Protocol && f.Ports.Contains(e.flow.Destination.Port()) {
-			return f
-		}
-	}
-	return nil
-}
-
 // permission says whether a Forward allows the source.
 type permission int
 

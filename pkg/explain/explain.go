@@ -137,7 +137,7 @@ func (e *explanation) answer() {
 		e.pass(in)
 		return
 	}
-	forward := e.forward()
+	forward := gateway.FindForward(e.Report.State.Forwards, e.flow.Protocol, e.flow.Destination)
 	if forward == nil {
 		e.unmapped(in)
 		return

@@ -72,3 +72,38 @@ func TestPart(t *testing.T) {
 		t.Errorf("without Shift: %+v", got)
 	}
 }
+
+func TestFindForward(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("198.51.100.10"), netip.MustParseAddr("2001:db8::10")
+	forward := func(address netip.Addr, protocol gateway.Protocol, first, last uint16) *gateway.Forward {
+		return &gateway.Forward{Frontend: gateway.Frontend{Address: address, Protocol: protocol, Ports: gateway.PortRange{First: first, Last: last}}}
+	}
+	forwards := []*gateway.Forward{forward(v4, gateway.TCP, 80, 80), forward(v4, gateway.TCP, 90, 99), forward(v4, gateway.UDP, 80, 80), forward(v6, gateway.TCP, 80, 80)}
+	for _, tc := range []struct {
+		name     string
+		protocol gateway.Protocol
+		to       string
+		want     int // -1 is none
+	}{
+		{"a port", gateway.TCP, "198.51.100.10:80", 0},
+		{"the first port of a range", gateway.TCP, "198.51.100.10:90", 1},
+		{"the last port of a range", gateway.TCP, "198.51.100.10:99", 1},
+		{"behind a range", gateway.TCP, "198.51.100.10:100", -1},
+		{"between two", gateway.TCP, "198.51.100.10:81", -1},
+		{"before the first", gateway.TCP, "198.51.100.10:79", -1},
+		{"another protocol", gateway.UDP, "198.51.100.10:80", 2},
+		{"a port of another protocol", gateway.UDP, "198.51.100.10:90", -1},
+		{"IPv6", gateway.TCP, "[2001:db8::10]:80", 3},
+		{"another address", gateway.TCP, "198.51.100.11:80", -1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := slices.Index(forwards, gateway.FindForward(forwards, tc.protocol, netip.MustParseAddrPort(tc.to)))
+			if got != tc.want {
+				t.Errorf("Forward %d, want %d", got, tc.want)
+			}
+		})
+	}
+	if f := gateway.FindForward(nil, gateway.TCP, netip.MustParseAddrPort("198.51.100.10:80")); f != nil {
+		t.Errorf("no Forwards: %v", f)
+	}
+}

@@ -227,6 +227,25 @@ func ForwardsOf(forwards []*Forward, family Family) []*Forward {
 	return forwards[six:]
 }
 
+// FindForward returns the Forward for a destination, or nil. The list is sorted as in a State, and no two Forwards overlap.
+func FindForward(forwards []*Forward, protocol Protocol, destination netip.AddrPort) *Forward {
+	// Find the last Forward that starts at the port or before it.
+	i, found := slices.BinarySearchFunc(forwards, destination, func(f *Forward, to netip.AddrPort) int {
+		return cmp.Or(f.Address.Compare(to.Addr()), strings.Compare(string(f.Protocol), string(protocol)), cmp.Compare(f.Ports.First, to.Port()))
+	})
+	if !found {
+		i--
+	}
+	if i < 0 {
+		return nil
+	}
+	f := forwards[i]
+	if f.Address != destination.Addr() || f.Protocol != protocol || !f.Ports.Contains(destination.Port()) {
+		return nil
+	}
+	return f
+}
+
 // LeavingLinks returns the links by which forwarded connections must not leave: the uplinks or, without uplinks, the links that
 // are assumed to lead outside. It does not include links that are stacked on an uplink: the cluster may be on a VLAN of the
 // same card.

@@ -4,10 +4,8 @@
 package traffic
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -88,14 +86,8 @@ func (a *Accumulator) Follow(forwards ...[]*gateway.Forward) { a.forwards = forw
 // forwardOf returns the Forward for a destination, or nil.
 func (a *Accumulator) forwardOf(protocol gateway.Protocol, destination netip.AddrPort) *gateway.Forward {
 	for _, forwards := range a.forwards {
-		i, found := slices.BinarySearchFunc(forwards, destination, func(f *gateway.Forward, to netip.AddrPort) int {
-			return cmp.Or(f.Address.Compare(to.Addr()), strings.Compare(string(f.Protocol), string(protocol)), cmp.Compare(f.Ports.First, to.Port()))
-		})
-		if !found {
-			i--
-		}
-		if i >= 0 && forwards[i].Address == destination.Addr() && forwards[i].Protocol == protocol && forwards[i].Ports.Contains(destination.Port()) {
-			return forwards[i]
+		if f := gateway.FindForward(forwards, protocol, destination); f != nil {
+			return f
 		}
 	}
 	return nil
