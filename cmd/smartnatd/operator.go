@@ -39,7 +39,7 @@ func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, log
 			found, err := conntrack.Connections(cfg.Ownership, flow.Protocol, flow.Source, flow.Destination)
 			connections := make([]explain.Connection, 0, len(found))
 			for _, c := range found {
-				connections = append(connections, explain.Connection{Client: c.Client, External: c.External, Backend: c.Backend})
+				connections = append(connections, explain.Connection(c))
 			}
 			return connections, err
 		},
@@ -123,7 +123,11 @@ PROTOCOL is tcp (the default), udp or sctp. The exit code is 0 if the connection
 		if !found {
 			protocol = "tcp"
 		}
-		answer, err := ask(cmd.Context(), client, args[0], destination, strings.ToLower(protocol))
+		flow, err := explain.ParseFlow(args[0], destination, strings.ToLower(protocol))
+		if err != nil {
+			return usageError{err}
+		}
+		answer, err := client.Explain(cmd.Context(), flow)
 		if err != nil {
 			return err
 		}
@@ -136,14 +140,6 @@ PROTOCOL is tcp (the default), udp or sctp. The exit code is 0 if the connection
 		return nil
 	}
 	return q.Command
-}
-
-// ask checks the question before it looks for a daemon.
-func ask(ctx context.Context, client *operator.Client, source, destination, protocol string) (explain.Answer, error) {
-	if err := operator.CheckFlow(source, destination, protocol); err != nil {
-		return explain.Answer{}, usageError{err}
-	}
-	return client.Explain(ctx, source, destination, protocol)
 }
 
 // waitFor returns false if ctx ends before the interval.

@@ -17,7 +17,6 @@ import (
 
 // Connection is a connection that a Mapping translated.
 type Connection struct {
-	Protocol gateway.Protocol
 	// Client connected to External, and Backend answers.
 	Client, External, Backend netip.AddrPort
 }
@@ -39,7 +38,7 @@ func Connections(own gateway.Ownership, protocol gateway.Protocol, client netip.
 		// Compare again, because an older kernel does not filter.
 		flow := toFlow(f)
 		if f.Mark&q.mark.Mask == q.mark.Value && flow.protocol == protocol && flow.source.Addr() == client && flow.destination == external {
-			connections = append(connections, Connection{flow.protocol, flow.source, flow.destination, flow.answeredBy})
+			connections = append(connections, Connection{flow.source, flow.destination, flow.answeredBy})
 		}
 	}
 	slices.SortFunc(connections, func(a, b Connection) int { return a.Client.Compare(b.Client) })

@@ -25,8 +25,8 @@ const maxItemDuration = 10 * time.Minute
 type Status struct {
 	// Ready is set once everything has been in effect.
 	Ready bool
-	// Degraded is set while the source is unavailable or a part of the desired state is missing.
-	Degraded bool
+	// Missing says what keeps the gateway from being complete, each part with its cause: the source, or a part of the desired state.
+	Missing []string
 	// ItemProcessed is when the worker last finished an item, including a mere check of the kernel.
 	ItemProcessed time.Time
 	// Queued is the length of the worker's queue: 0 or 1, because events are coalesced.
@@ -40,6 +40,9 @@ type Status struct {
 	CertificateEnds time.Time
 }
 
+// Degraded reports whether the gateway is not complete.
+func (s Status) Degraded() bool { return len(s.Missing) > 0 }
+
 // Status returns the status of the running generation.
 func (d *Daemon) Status() Status {
 	s := d.tracker.status()
@@ -49,7 +52,7 @@ func (d *Daemon) Status() Status {
 	}
 	restored := g.objects.restored()
 	s.Queued = g.runner.Queued()
-	s.Degraded = len(d.tracker.missing(g.objects, g.ready.Load())) > 0
+	s.Missing = d.tracker.missing(g.objects, g.ready.Load())
 	s.Synced, s.Contact, s.Restored = g.objects.Source.HasSynced() && restored.IsZero(), g.objects.Contact(), restored
 	s.CertificateEnds = d.CertificateEnds(g.cfg.Source)
 	return s
@@ -78,14 +81,6 @@ func (d *Daemon) Config() config.Config {
 		return g.cfg
 	}
 	return config.Config{}
-}
-
-// Missing returns what keeps this gateway from being complete, each part with its cause.
-func (d *Daemon) Missing() []string {
-	if g := d.current.Load(); g != nil {
-		return d.tracker.missing(g.objects, g.ready.Load())
-	}
-	return nil
 }
 
 // Alive is the liveness probe. It fails if the worker hangs, so that a restart would help.

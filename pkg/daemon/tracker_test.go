@@ -124,7 +124,7 @@ func TestStatus(t *testing.T) {
 		w.settle()
 		w.sources["a"].lost.Store(true)
 		want := Status{
-			Ready: true, Degraded: true, ItemProcessed: time.Now(), Synced: true,
+			Ready: true, Missing: []string{"source lost since 2023-11-14T22:13:20Z: refused"}, ItemProcessed: time.Now(), Synced: true,
 			Contact: source.Contact{Lost: true, Since: time.Unix(1700000000, 0), Why: "refused"},
 		}
 		if diff := cmp.Diff(want, w.Status()); diff != "" {

@@ -20,9 +20,9 @@ import (
 // listed bounds the items of a list within a sentence.
 const listed = 5
 
-// arrival returns the link by which the packet reaches this host, "" if the host sends it, and reports whether its destination is
+// incomingLink returns the link by which the packet reaches this host, "" if the host sends it, and reports whether its destination is
 // an address of the host.
-func (e *explanation) arrival() (in string, onHost bool) {
+func (e *explanation) incomingLink() (in string, onHost bool) {
 	source := e.route(e.flow.Source, 0)
 	for _, link := range e.Report.Host.Links {
 		for _, prefix := range link.Addresses {
@@ -44,7 +44,7 @@ func (e *explanation) arrival() (in string, onHost bool) {
 func (e *explanation) arrives(in, holder string) {
 	text := "from this host itself"
 	if in != "" {
-		text = by(in)
+		text = "by " + in
 		if i := slices.IndexFunc(e.Report.State.Uplinks, func(u gateway.Uplink) bool { return u.Link == in }); i >= 0 {
 			text += fmt.Sprintf(", uplink %d", e.Report.State.Uplinks[i].Number)
 		}
@@ -101,8 +101,8 @@ func (p permission) advice(f *gateway.Forward, source netip.Addr) string {
 	return text
 }
 
-// asking returns the Mapping that asks for the destination, or nil.
-func (e *explanation) asking() *v1alpha1.Mapping {
+// requestingMapping returns the Mapping that asks for the destination, or nil.
+func (e *explanation) requestingMapping() *v1alpha1.Mapping {
 	for _, m := range e.Report.Snapshot.Mappings {
 		if e.item(m) >= 0 && e.address(m) >= 0 {
 			return m
@@ -135,8 +135,8 @@ func (e *explanation) address(m *v1alpha1.Mapping) int {
 	return -1
 }
 
-// because returns the finding about a Mapping that concerns the flow and weighs most, or "".
-func (e *explanation) because(owner string) string {
+// concerningFinding returns the finding about a Mapping that concerns the flow and weighs most, or "".
+func (e *explanation) concerningFinding(owner string) string {
 	namespace, name, _ := strings.Cut(owner, "/")
 	i := slices.IndexFunc(e.Report.Snapshot.Mappings, func(m *v1alpha1.Mapping) bool { return m.Namespace == namespace && m.Name == name })
 	if i < 0 {
@@ -178,8 +178,8 @@ func (e *explanation) listener() string {
 	return ""
 }
 
-// neighbours names what the address does forward.
-func (e *explanation) neighbours() string {
+// frontendsOfAddress names what the address does forward.
+func (e *explanation) frontendsOfAddress() string {
 	var frontends []gateway.Frontend
 	for _, f := range e.Report.State.Forwards {
 		if f.Address == e.flow.Destination.Addr() {
@@ -192,8 +192,8 @@ func (e *explanation) neighbours() string {
 	return fmt.Sprintf("the address has %s", list(frontends))
 }
 
-// externals names the addresses of the uplinks.
-func (e *explanation) externals() string {
+// uplinkAddresses names the addresses of the uplinks.
+func (e *explanation) uplinkAddresses() string {
 	var addresses []netip.Addr
 	for _, link := range e.Report.Host.Links {
 		if !e.outside(link.Name) {

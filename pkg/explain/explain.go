@@ -4,24 +4,16 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/packet"
 )
-
-// Flow is the connection that the question is about.
-type Flow struct {
-	Protocol    gateway.Protocol
-	Source      netip.Addr
-	Destination netip.AddrPort
-}
-
-// String returns "203.0.113.7 to 198.51.100.10:5432/tcp".
-func (f Flow) String() string { return fmt.Sprintf("%s to %s/%s", f.Source, f.Destination, f.Protocol) }
 
 // Hop is the next hop of a packet.
 type Hop struct {
@@ -128,7 +120,7 @@ type explanation struct {
 }
 
 func (e *explanation) answer() {
-	in, onHost := e.arrival()
+	in, onHost := e.incomingLink()
 	if !onHost {
 		if !e.fromInside(in) {
 			e.elsewhere()
@@ -154,7 +146,7 @@ func (e *explanation) answer() {
 		e.Advice = source.advice(forward, e.flow.Source)
 	case len(forward.Backends) == 0:
 		e.conclude(Rejected, "Service %s has no endpoint that can be used", forward.Service)
-		e.Advice = e.because(forward.Owner)
+		e.Advice = e.concerningFinding(forward.Owner)
 	default:
 		e.unexpected(trace)
 	}
@@ -182,12 +174,12 @@ func (e *explanation) forwarded(forward *gateway.Forward, in string, trace packe
 		e.conclude(Astray, "Mapping %s forwards it, but the rules drop the replies", forward.Owner)
 		e.Advice = restore
 	case in != "" && back.Out != in:
-		e.conclude(Astray, "Mapping %s forwards it, but replies leave %s instead of %s", forward.Owner, hop, by(in))
+		e.conclude(Astray, "Mapping %s forwards it, but replies leave %s instead of by %s", forward.Owner, hop, in)
 		e.Advice = "compare 'ip rule' and the routing table of the uplink with the config; " + restore
 	default:
 		e.step("replies", "%s", hop)
 		e.conclude(Forwarded, "Mapping %s forwards it to Service %s", forward.Owner, forward.Service)
-		e.Advice = e.because(forward.Owner)
+		e.Advice = e.concerningFinding(forward.Owner)
 	}
 }
 
@@ -198,43 +190,39 @@ const restore = "another program may have changed the rules, or the last change 
 func (e *explanation) unexpected(trace packet.Trace) {
 	e.verdict(trace)
 	e.sentence("Mapping %s should forward it, but the rules that are in the kernel do not", e.Mapping)
-	e.Advice = restore
-	if why := e.because(e.Mapping); why != "" {
-		e.Advice = why
-	}
+	e.Advice = cmp.Or(e.concerningFinding(e.Mapping), restore)
 }
 
 // unmapped concludes for an address of this host and a port that no Mapping has in effect.
 func (e *explanation) unmapped(in string) {
 	trace := e.trace(in)
 	e.verdict(trace)
-	target := fmt.Sprintf("%s/%s", e.flow.Destination, e.flow.Protocol)
-	if m := e.asking(); m != nil {
+	if m := e.requestingMapping(); m != nil {
 		e.Mapping = m.Namespace + "/" + m.Name
-		e.sentence("Mapping %s asks for %s, but does not have it", e.Mapping, target)
-		e.Advice = e.because(e.Mapping)
+		e.sentence("Mapping %s asks for %s, but does not have it", e.Mapping, e.flow.target())
+		e.Advice = e.concerningFinding(e.Mapping)
 		return
 	}
 	if listener := e.listener(); listener != "" && trace.Verdict == packet.Accept {
 		e.sentence("a program on this gateway listens on %s, and no Mapping has the port", listener)
 		return
 	}
-	e.sentence("no Mapping has %s", target)
-	e.Advice = e.neighbours()
+	e.sentence("no Mapping has %s", e.flow.target())
+	e.Advice = e.frontendsOfAddress()
 }
 
 // elsewhere concludes for a destination that is no address of this host.
 func (e *explanation) elsewhere() {
 	e.Verdict = Elsewhere
 	address := e.flow.Destination.Addr()
-	if m := e.asking(); m != nil {
+	if m := e.requestingMapping(); m != nil {
 		e.Mapping = m.Namespace + "/" + m.Name
 		e.sentence("Mapping %s asks for it, but %s is no address of this gateway", e.Mapping, address)
-		e.Advice = e.because(e.Mapping)
+		e.Advice = e.concerningFinding(e.Mapping)
 		return
 	}
 	e.sentence("%s is no address of this gateway, so the packets do not arrive here", address)
-	if external := e.externals(); external != "" {
+	if external := e.uplinkAddresses(); external != "" {
 		e.Advice = "the addresses of its uplinks are " + external
 	}
 }
@@ -250,13 +238,11 @@ func (e *explanation) pass(in string) {
 	}
 	e.Verdict = Passed
 	for _, egress := range e.Report.State.Egresses {
-		for _, source := range egress.Sources {
-			if source == e.flow.Source {
-				e.Mapping = egress.Owner
-				e.step("egress", "leaves with %s", egress.Address)
-				e.sentence("it leaves with the external address %s of Mapping %s", egress.Address, egress.Owner)
-				return
-			}
+		if slices.Contains(egress.Sources, e.flow.Source) {
+			e.Mapping = egress.Owner
+			e.step("egress", "leaves with %s", egress.Address)
+			e.sentence("it leaves with the external address %s of Mapping %s", egress.Address, egress.Owner)
+			return
 		}
 	}
 	e.sentence("it crosses this host without a Mapping")
@@ -287,13 +273,9 @@ var outcome = map[Verdict]string{
 
 // sentence completes the answer: the outcome, then the reason.
 func (e *explanation) sentence(format string, args ...any) {
-	target := fmt.Sprintf("%s/%s", e.flow.Destination, e.flow.Protocol)
-	e.Sentence = fmt.Sprintf(outcome[e.Verdict], e.flow.Source, target) + ": " + fmt.Sprintf(format, args...) + "."
+	e.Sentence = fmt.Sprintf(outcome[e.Verdict], e.flow.Source, e.flow.target()) + ": " + fmt.Sprintf(format, args...) + "."
 }
 
 func (e *explanation) step(name, format string, args ...any) {
 	e.Steps = append(e.Steps, Step{name, fmt.Sprintf(format, args...)})
 }
-
-// by names a link for a sentence.
-func by(link string) string { return "by " + link }

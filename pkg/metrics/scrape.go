@@ -68,7 +68,7 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	now := s.status.Status()
 	gauge(buildInfo, 1, s.version, runtime.Version())
 	gauge(ready, oneIf(now.Ready))
-	gauge(degraded, oneIf(now.Degraded))
+	gauge(degraded, oneIf(now.Degraded()))
 	gauge(itemProcessed, timestamp(now.ItemProcessed))
 	gauge(queueDepth, float64(now.Queued))
 	gauge(connected, oneIf(now.Synced && !now.Contact.Lost))

@@ -47,10 +47,10 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, err
 }
 
-// Explain returns whether a connection gets through. destination is ADDRESS:PORT.
-func (c *Client) Explain(ctx context.Context, source, destination, protocol string) (explain.Answer, error) {
+// Explain returns whether a connection gets through.
+func (c *Client) Explain(ctx context.Context, flow explain.Flow) (explain.Answer, error) {
 	var a explain.Answer
-	query := url.Values{"source": {source}, "destination": {destination}, "protocol": {protocol}}
+	query := url.Values{"source": {flow.Source.String()}, "destination": {flow.Destination.String()}, "protocol": {string(flow.Protocol)}}
 	err := c.get(ctx, explainPath, query, &a)
 	return a, err
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,17 +38,15 @@ import (
 
 // fakeDaemon is in effect with one Mapping.
 type fakeDaemon struct {
-	report  *finding.Report
-	status  daemon.Status
-	missing []string
-	err     error
+	report *finding.Report
+	status daemon.Status
+	err    error
 }
 
 func (d *fakeDaemon) Config() config.Config {
 	return config.Config{Instance: "gateway-1", Source: config.Source{Relay: &config.Relay{Servers: []string{"https://10.0.0.11:8443"}}}}
 }
 func (d *fakeDaemon) Status() daemon.Status   { return d.status }
-func (d *fakeDaemon) Missing() []string       { return d.missing }
 func (d *fakeDaemon) Report() *finding.Report { return d.report }
 
 func (d *fakeDaemon) Tracer(_ context.Context, family gateway.Family) (packet.Tracer, error) {
@@ -140,11 +139,11 @@ func TestStatusOfAGatewayThatIsNotComplete(t *testing.T) {
 	}{
 		{"before the first apply", fakeDaemon{}, Starting, "waiting for the first complete list of objects"},
 		{
-			"without its source", fakeDaemon{status: daemon.Status{Ready: true, Synced: true, Degraded: true, Contact: source.Contact{Lost: true, Since: at, Why: "refused"}}},
+			"without its source", fakeDaemon{status: daemon.Status{Ready: true, Synced: true, Missing: []string{"a part"}, Contact: source.Contact{Lost: true, Since: at, Why: "refused"}}},
 			Degraded, "lost since 2026-11-30T10:00:00Z: refused",
 		},
 		{
-			"from saved objects", fakeDaemon{status: daemon.Status{Ready: true, Degraded: true, Restored: at}},
+			"from saved objects", fakeDaemon{status: daemon.Status{Ready: true, Missing: []string{"a part"}, Restored: at}},
 			Degraded, "not read since the start, objects are from 2026-11-30T10:00:00Z",
 		},
 	} {
@@ -160,7 +159,11 @@ func TestStatusOfAGatewayThatIsNotComplete(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	client, _ := serve(t, inEffect())
-	got, err := client.Explain(t.Context(), "203.0.113.7", "198.51.100.10:5432", "tcp")
+	flow, err := explain.ParseFlow("203.0.113.7", "198.51.100.10:5432", "tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := client.Explain(t.Context(), flow)
 	if err != nil || got.Verdict != explain.Forwarded || got.Mapping != "shop/db" {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -186,7 +189,9 @@ func TestQuestionsWithoutAnAnswer(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			client, _ := serve(t, tc.daemon)
-			_, err := client.Explain(t.Context(), tc.source, tc.destination, tc.protocol)
+			// Not by Explain, which cannot ask some of these.
+			query := url.Values{"source": {tc.source}, "destination": {tc.destination}, "protocol": {tc.protocol}}
+			err := client.get(t.Context(), explainPath, query, new(explain.Answer))
 			if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("error %v, want one line with %q", err, tc.want)
 			}

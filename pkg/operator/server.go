@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -51,7 +50,6 @@ const (
 type Daemon interface {
 	Config() config.Config
 	Status() daemon.Status
-	Missing() []string
 	Report() *finding.Report
 	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
 }
@@ -116,13 +114,13 @@ func (s *Server) Close() {
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	d := s.Daemon
-	status := newStatus(s.Version, d.Config(), d.Status(), d.Missing(), d.Report())
+	status := newStatus(s.Version, d.Config(), d.Status(), d.Report())
 	status.count(s.Traffic(r.Context()))
 	s.write(w, status)
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
-	flow, err := parseFlow(r.URL.Query().Get("source"), r.URL.Query().Get("destination"), r.URL.Query().Get("protocol"))
+	flow, err := explain.ParseFlow(r.URL.Query().Get("source"), r.URL.Query().Get("destination"), r.URL.Query().Get("protocol"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -160,34 +158,4 @@ func (s *Server) write(w http.ResponseWriter, answer any) {
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		s.Log.WithError(err).Debug("failed to answer a command")
 	}
-}
-
-// protocols are those that a Mapping can forward.
-var protocols = []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP}
-
-// parseFlow checks a question.
-func parseFlow(source, destination, protocol string) (explain.Flow, error) {
-	flow := explain.Flow{Protocol: gateway.Protocol(protocol)}
-	if !slices.Contains(protocols, flow.Protocol) {
-		return flow, fmt.Errorf("protocol %q: want tcp, udp or sctp", protocol)
-	}
-	var err error
-	if flow.Source, err = netip.ParseAddr(source); err != nil || flow.Source.Zone() != "" {
-		return flow, fmt.Errorf("source %q: want an IP address such as 203.0.113.7", source)
-	}
-	if flow.Destination, err = netip.ParseAddrPort(destination); err != nil || flow.Destination.Addr().Zone() != "" || flow.Destination.Port() == 0 {
-		return flow, fmt.Errorf("destination %q: want ADDRESS:PORT such as 198.51.100.10:5432 or [2001:db8::10]:5432", destination)
-	}
-	flow.Source = flow.Source.Unmap()
-	flow.Destination = netip.AddrPortFrom(flow.Destination.Addr().Unmap(), flow.Destination.Port())
-	if flow.Source.Is6() != flow.Destination.Addr().Is6() {
-		return flow, fmt.Errorf("source %s and destination %s: want addresses of one family", flow.Source, flow.Destination)
-	}
-	return flow, nil
-}
-
-// CheckFlow returns an error for a question that has no answer: destination is ADDRESS:PORT.
-func CheckFlow(source, destination, protocol string) error {
-	_, err := parseFlow(source, destination, protocol)
-	return err
 }

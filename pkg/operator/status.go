@@ -103,9 +103,9 @@ type Finding struct {
 }
 
 // newStatus collects the condition of the daemon. A nil report means that there was no apply yet.
-func newStatus(version string, cfg config.Config, s daemon.Status, missing []string, report *finding.Report) Status {
+func newStatus(version string, cfg config.Config, s daemon.Status, report *finding.Report) Status {
 	status := Status{
-		Version: version, Instance: cfg.Instance, State: stateOf(s), Missing: missing, Source: sourceOf(cfg.Source, s),
+		Version: version, Instance: cfg.Instance, State: stateOf(s), Missing: s.Missing, Source: sourceOf(cfg.Source, s),
 		Uplinks: []Uplink{}, Mappings: []Mapping{},
 	}
 	if report == nil {
@@ -122,7 +122,7 @@ func stateOf(s daemon.Status) State {
 	switch {
 	case !s.Ready:
 		return Starting
-	case s.Degraded:
+	case s.Degraded():
 		return Degraded
 	}
 	return InEffect
