@@ -76,8 +76,7 @@ labs() { printf '%s\n' /scripts/lab /scripts/bench/scale /scripts/bench/relay /s
 # concurrent filters the packages that use concurrency themselves or in their tests.
 concurrent() {
 	local package dir
-	while read -r package; do
-		dir=./${package#"$(go list -m)"}
+	xargs go list -f '{{.ImportPath}} {{.Dir}}' | while read -r package dir; do
 		if grep -qE '"sync|golang.org/x/sync|<-|\bgo func|^\s*go [a-zA-Z_.]+\(|\.Go\(|t\.Parallel\(' "$dir"/*.go; then echo "$package"; fi
 	done
 }

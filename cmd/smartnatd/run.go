@@ -68,7 +68,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	})
 	b.counts = metrics.New(version, d)
 	b.counts.CountLost(conntrack.Lost)
-	b.counts.CountTracked(conntrack.Use)
+	b.counts.CountTracked(conntrack.TableUsage)
 	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
 	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, log)
 	commands := newOperatorServer(cfg, d, b.meter, log)

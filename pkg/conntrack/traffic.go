@@ -303,8 +303,8 @@ func marked(mark gateway.Mark) []bpf.RawInstruction {
 	}
 }
 
-// Use returns the number of connections in the kernel's table, of all programs, and the most that it holds.
-func Use() (entries, limit int, err error) {
+// TableUsage returns the number of connections in the kernel's table, of all programs, and the most that it holds.
+func TableUsage() (entries, limit int, err error) {
 	entries, err = readNumber("/proc/sys/net/netfilter/nf_conntrack_count")
 	limit, limitErr := readNumber("/proc/sys/net/netfilter/nf_conntrack_max")
 	return entries, limit, errors.Join(err, limitErr)

@@ -177,10 +177,7 @@ func (d *Dataplane) keepNextHops(result *Result) error {
 // startCounting makes the kernel count traffic, now that the rules have loaded conntrack. A host that does not permit that, such as
 // a container, or cannot record the old value, forwards all the same: the error is none of the State.
 func (d *Dataplane) startCounting(result *Result) {
-	unset := d.unset
-	if d.ensure(countTraffic, "1", result) != nil {
-		d.unset = unset
-	}
+	d.ensureIfPermitted(countTraffic, "1", result)
 }
 
 // keepIdleFlows keeps idle connections in the flowtable for half the time that conntrack keeps others. The kernel renews the timeout of
@@ -194,8 +191,13 @@ func (d *Dataplane) keepIdleFlows(result *Result) {
 	if err != nil || parseErr != nil || seconds < 2 {
 		return
 	}
+	d.ensureIfPermitted(flowTimeout, strconv.Itoa(seconds/2), result)
+}
+
+// ensureIfPermitted sets a parameter that no rule depends on. An error is none of the State, and does not make the next Apply try again.
+func (d *Dataplane) ensureIfPermitted(key, value string, result *Result) {
 	unset := d.unset
-	if d.ensure(flowTimeout, strconv.Itoa(seconds/2), result) != nil {
+	if d.ensure(key, value, result) != nil {
 		d.unset = unset
 	}
 }

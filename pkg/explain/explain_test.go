@@ -5,6 +5,7 @@ package explain
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -75,6 +76,10 @@ func report() finding.Report {
 		}
 		return f
 	}
+	var many []string
+	for i := range 300 {
+		many = append(many, fmt.Sprintf("10.244.%d.%d:80", 1+i/100, i%100))
+	}
 	listed := func(f *gateway.Forward) { f.Sources = gatewaytest.Prefixes("192.0.2.0/24") }
 	return finding.Report{
 		Host: host(),
@@ -87,12 +92,13 @@ func report() finding.Report {
 				forward("198.51.100.10", 5432, nil, "10.244.1.5:5432", "10.244.2.7:5432"),
 				forward("198.51.100.10", 5433, listed, "10.244.1.5:5432"),
 				forward("198.51.100.10", 5434, nil),
+				forward("198.51.100.10", 5436, nil, many...),
 				forward("198.51.100.10", 5435, func(f *gateway.Forward) { f.Masquerade, f.Direct = false, false }, "10.96.1.1:80"),
 				forward("2001:db8:1::10", 5433, func(f *gateway.Forward) { f.SourcesDeny = true }, "[fd00:244::5]:5432"),
 			}),
 		},
 		Snapshot: objects.Snapshot{Mappings: []*v1alpha1.Mapping{
-			mapping("db", "198.51.100.10", 5432, 5433, 5434, 5435), mapping("late", "198.51.100.10", 6000), mapping("moved", "192.0.2.77", 80),
+			mapping("db", "198.51.100.10", 5432, 5433, 5434, 5435, 5436), mapping("late", "198.51.100.10", 6000), mapping("moved", "192.0.2.77", 80),
 		}},
 		Findings: []finding.Finding{
 			{
@@ -157,7 +163,7 @@ func TestExplain(t *testing.T) {
 		{
 			name: "a port without a Mapping", source: client, to: "198.51.100.10:7", verdict: Local,
 			sentence: "203.0.113.7 does not reach a pod by 198.51.100.10:7/tcp: no Mapping has 198.51.100.10:7/tcp.",
-			advice:   "the address has 198.51.100.10:5432/tcp, 198.51.100.10:5433/tcp, 198.51.100.10:5434/tcp, 198.51.100.10:5435/tcp",
+			advice:   "the address has 198.51.100.10:5432/tcp, 198.51.100.10:5433/tcp, 198.51.100.10:5434/tcp, 198.51.100.10:5435/tcp, 198.51.100.10:5436/tcp",
 		},
 		{
 			name: "an address of another gateway", source: client, to: "192.0.2.77:80", verdict: Elsewhere,
@@ -232,6 +238,15 @@ func TestSteps(t *testing.T) {
 			{"mapping", "shop/db forwards 198.51.100.10:5432/tcp to Service shop/postgres"},
 			{"source", "allowed: all sources are"},
 			{"backends", "10.244.1.5:5432 (50 %), 10.244.2.7:5432 (50 %)"},
+			{"masquerade", "the endpoint sees an address of this gateway as the source"},
+			{"leaves", "by eth0, next hop 10.0.0.12"},
+			{"replies", "by eth1, next hop 198.51.100.1"},
+		}},
+		{"more endpoints than random choices that are followed", "198.51.100.10:5436", []Step{
+			{"arrives", "by eth1, uplink 1"},
+			{"mapping", "shop/db forwards 198.51.100.10:5436/tcp to Service shop/postgres"},
+			{"source", "allowed: all sources are"},
+			{"backends", "10.244.1.0:80, 10.244.1.1:80, 10.244.1.2:80, 10.244.1.3:80, 10.244.1.4:80 and 295 more"},
 			{"masquerade", "the endpoint sees an address of this gateway as the source"},
 			{"leaves", "by eth0, next hop 10.0.0.12"},
 			{"replies", "by eth1, next hop 198.51.100.1"},

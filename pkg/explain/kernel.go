@@ -65,16 +65,17 @@ func (e *explanation) reply(first packet.Trace, in string) (packet.Trace, Hop) {
 	return trace, hop
 }
 
-// backends names the destinations that the rules in the kernel choose from, with their shares.
+// backends names the destinations that the rules in the kernel choose from, with their shares if there are few.
 func (e *explanation) backends(f *gateway.Forward, in string) string {
 	type share struct {
 		backend netip.AddrPort
 		part    float64
 	}
 	var shares []share
-	n := 0
+	n, all := 0, true
 	for trace := range e.Tracer.Outcomes(e.first(in)) {
 		if n++; n > maxOutcomes {
+			all = false
 			break
 		}
 		i := slices.IndexFunc(shares, func(s share) bool { return s.backend == trace.Packet.Destination })
@@ -87,7 +88,11 @@ func (e *explanation) backends(f *gateway.Forward, in string) string {
 	slices.SortFunc(shares, func(a, b share) int { return a.backend.Compare(b.backend) })
 	var texts []string
 	for _, s := range shares[:min(listed, len(shares))] {
-		texts = append(texts, fmt.Sprintf("%s (%.0f %%)", s.backend, 100*s.part))
+		text := s.backend.String()
+		if all {
+			text += fmt.Sprintf(" (%.0f %%)", 100*s.part)
+		}
+		texts = append(texts, text)
 	}
 	text := strings.Join(texts, ", ")
 	if more := len(f.Backends) - len(texts); more > 0 {

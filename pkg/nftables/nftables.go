@@ -17,7 +17,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/nftables/rules"
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 	"github.com/smartnat/smartnat/pkg/packet"
-	"github.com/smartnat/smartnat/pkg/traffic"
 )
 
 // Kernel reads and writes the table of each family.
@@ -117,12 +116,12 @@ func (r *Ruleset) Apply(ctx context.Context, name gateway.Family, state gateway.
 	if state.Flowtable.Equal(f.refused) {
 		state.Flowtable = gateway.Flowtable{}
 	}
-	err := r.bring(ctx, name, f, state, &changes)
+	err := r.sync(ctx, name, f, state, &changes)
 	if errors.Is(err, gateway.ErrRefused) && len(state.Flowtable.Links) > 0 {
 		// A flowtable saves time. Without it, all else is in effect.
 		refused := state.Flowtable
 		state.Flowtable = gateway.Flowtable{}
-		if err = r.bring(ctx, name, f, state, &changes); err == nil {
+		if err = r.sync(ctx, name, f, state, &changes); err == nil {
 			f.refused = refused
 		}
 	}
@@ -130,8 +129,8 @@ func (r *Ruleset) Apply(ctx context.Context, name gateway.Family, state gateway.
 	return changes, err
 }
 
-// bring brings the table of a family to the state.
-func (r *Ruleset) bring(ctx context.Context, name gateway.Family, f *family, state gateway.State, changes *dataplane.Changes) error {
+// sync brings the table of a family to the state.
+func (r *Ruleset) sync(ctx context.Context, name gateway.Family, f *family, state gateway.State, changes *dataplane.Changes) error {
 	if r.mustRead(f) {
 		return r.reconcile(ctx, name, f, state, changes)
 	}
@@ -371,27 +370,6 @@ func (r *Ruleset) Tracer(_ context.Context, name gateway.Family) (packet.Tracer,
 		return nil, fmt.Errorf("reading the IPv%d rules: %w", name, err)
 	}
 	return ruleset.NewTracer(have, r.opts.Ownership.TableName(), rules.BridgedMark(r.opts.Ownership)), nil
-}
-
-// Refusals returns the kernel's counters of refused packets. whole is not set if some may be missing. The counter of a port goes
-// when it has refused nothing for a day.
-func (r *Ruleset) Refusals(context.Context) (refusals []traffic.Refusal, whole bool, err error) {
-	whole = true
-	for _, family := range r.opts.Families {
-		for _, set := range rules.RefusedSets() {
-			counts, complete, err := r.opts.Kernel.Counts(family, set.Name)
-			if err != nil {
-				return nil, false, err
-			}
-			whole = whole && complete
-			for _, c := range counts {
-				if protocol, destination, ok := rules.Destination(c.Key, family); ok {
-					refusals = append(refusals, traffic.Refusal{Reason: set.Reason, Protocol: protocol, Destination: destination, Packets: c.Packets})
-				}
-			}
-		}
-	}
-	return refusals, whole, nil
 }
 
 // Verify implements dataplane.Ruleset.
