@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab check test test-unit test-packages test-boot test-kernels fuzz bench bench-go bench-datapath bench-relay chaos soak verify lint update packages clean
+.PHONY: help setup build demo lab check test test-unit test-packages test-boot test-kernels fuzz bench bench-go bench-datapath bench-failover bench-relay chaos soak verify lint update packages manifests release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ bench-datapath: ## cost of a packet: through the gateway against plain routing (
 	@scripts/setup.sh test
 	@go run ./scripts/bench/datapath $(BENCH)
 
+bench-failover: ## what clients see when a gateway of a pair fails (as root, 10 minutes); BENCH='-only "box dead" -advert 50ms', BENCH='-rounds 50'
+	@scripts/setup.sh test
+	@go run ./scripts/bench/failover $(BENCH)
+
 bench-relay: ## cost of the relay with 10,000 Services and 500 watchers (as root, 10 minutes); BENCH=-quick for fewer
 	@scripts/setup.sh test
 	@scripts/kube/build.sh >/dev/null
@@ -109,6 +113,12 @@ update: ## update generated files: deepcopy, CRD, clients, golden files
 
 packages: ## build the deb and rpm for amd64 and arm64 into dist/
 	@scripts/packages/build.sh
+
+manifests: ## build install.yaml for a cluster into dist/, for IMAGE=NAME@sha256:DIGEST
+	@scripts/manifests.sh "$(IMAGE)"
+
+release: ## build all files of a release into dist/, with checksums and bills of materials (needs a clean tree and buildah)
+	@env -u VERSION -u SOURCE_DATE_EPOCH scripts/release.sh
 
 clean: ## remove bin/ and dist/ (tools and control plane stay cached outside the tree)
 	@echo "clean: bin/ dist/"

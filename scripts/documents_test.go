@@ -138,26 +138,3 @@ func promised(t *testing.T, path, text string, least int) []string {
 	}
 	return names
 }
-
-// TestLinksLeadSomewhere follows the links between documents.
-func TestLinksLeadSomewhere(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)]*)?\)`)
-	links := 0
-	walk(t, func(path string) {
-		if filepath.Ext(path) != ".md" {
-			return
-		}
-		for _, match := range link.FindAllStringSubmatch(read(t, path), -1) {
-			if strings.Contains(match[1], "://") {
-				continue
-			}
-			links++
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), match[1])); err != nil {
-				t.Errorf("%s: %v", path, err)
-			}
-		}
-	})
-	if links == 0 {
-		t.Error("no document has a link")
-	}
-}

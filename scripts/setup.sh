@@ -22,7 +22,7 @@ esac
 # Programs of administrators may not be on the PATH of other users.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
-# program or path that must exist | Debian's package | Fedora's package | purpose
+# program (or one of several) or path that must exist | Debian's package, or none | Fedora's package | purpose
 demo='
 iptables                  | iptables                 | iptables-nft          | programming the kernel
 ip6tables                 | iptables                 | iptables-nft          | programming the kernel
@@ -42,13 +42,18 @@ nft                       | nftables                 | nftables              | b
 tcpdump                   | tcpdump                  | tcpdump               | tests of missing packets
 wg                        | wireguard-tools          | wireguard-tools       | tests of uplinks of WireGuard
 ipvsadm                   | ipvsadm                  | ipvsadm               | tests with IPVS on the gateway
+keepalived                | keepalived               | keepalived            | tests of a pair of gateways
+conntrackd                | conntrackd               | conntrack-tools       | tests of a pair of gateways
 gcc                       | gcc                      | gcc                   | the race detector
 /usr/include/stdlib.h     | libc6-dev                | glibc-devel           | the race detector
 shellcheck                | shellcheck               | ShellCheck            | make verify
 dpkg-deb                  | dpkg                     | dpkg                  | tests of the deb
 rpm                       | rpm                      | rpm                   | tests of the rpm
 systemd-analyze           | systemd                  | systemd               | tests of the systemd unit
+systemd-nspawn            | systemd-container        | systemd-container     | booting a system in the lab
 buildah                   | buildah                  | buildah               | tests of the image of the relay
+chromium,google-chrome    | chromium                 | chromium              | tests of the page
+promtool                  |                          | golang-github-prometheus | tests of alerts
 '
 kernels='
 qemu-system-x86_64        | qemu-system-x86          | qemu-system-x86-core  | booting other kernels
@@ -66,12 +71,24 @@ else
 	manager='' column=2
 fi
 
-present() { # PROGRAM|PATH
+present() { # PROGRAM[,PROGRAM...]|PATH
 	if [[ $1 == /* ]]; then
 		[[ -e $1 ]]
 	else
-		command -v "$1" >/dev/null
+		local programs
+		IFS=, read -ra programs <<<"$1"
+		[[ -n $(type -P "${programs[@]}") ]]
 	fi
+}
+
+# packaged reports whether the distribution has a package. Ubuntu's chromium is a snap, which a test cannot run as root in its own
+# network namespace.
+packaged() { # PACKAGE
+	[[ -n $1 ]] || return
+	[[ $1 != chromium ]] || ! grep -qx 'ID=ubuntu' /etc/os-release || {
+		echo "setup: Ubuntu has no package of chromium: tests of the page are skipped unless google-chrome is installed"
+		return 1
+	}
 }
 
 packages=()
@@ -81,17 +98,38 @@ while IFS='|' read -r probe debian fedora purpose_of; do
 	present "$probe" && continue
 	package="$debian"
 	((column == 2)) || package="$fedora"
+	packaged "$package" || continue
 	if [[ " ${packages[*]} " != *" $package "* ]]; then
 		echo "setup: $package is missing:$purpose_of"
 		packages+=("$package")
 	fi
 done <<<"$table"
 
+# Debian's packages start their services and enable them for the next boot. On a developer's machine a firewall, VRRP or a daemon that
+# changes connections must do neither: policy-rc.d (invoke-rc.d(8)) forbids the start, and disable removes the links.
+install_without_services() { # PACKAGE...
+	local policy=/usr/sbin/policy-rc.d units
+	if [[ ! -e $policy ]]; then
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
+	apt-get -qq install --yes --no-install-recommends "$@" >/dev/null
+	mapfile -t units < <(dpkg -L "$@" | sed -n 's,^\(/usr\)\?/lib/systemd/system/\([^/@]*\.service\)$,\2,p')
+	((${#units[@]} == 0)) || [[ -z $(type -P systemctl) ]] || systemctl --quiet disable "${units[@]}"
+}
+
+# unpack gets the programs whose package would start a service on Debian.
+unpack() {
+	[[ $purpose == demo || $manager != apt-get ]] || "$(dirname "${BASH_SOURCE[0]}")/tools/prometheus.sh" >/dev/null
+}
+
 if ! command -v go >/dev/null; then
 	echo "setup: Go is missing: install 1.26 or newer from https://go.dev/doc/install (a distribution's Go from 1.21 on downloads it by itself)" >&2
 	exit 1
 fi
 if ((${#packages[@]} == 0)); then
+	unpack
 	echo "setup: nothing is missing"
 	exit 0
 fi
@@ -108,8 +146,9 @@ echo "setup: $manager install ${packages[*]}"
 if [[ $manager == apt-get ]]; then
 	export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 	apt-get -qq update
-	apt-get -qq install --yes --no-install-recommends "${packages[@]}" >/dev/null
+	install_without_services "${packages[@]}"
 else
 	dnf --quiet --assumeyes install "${packages[@]}"
 fi
+unpack
 echo "setup: done"

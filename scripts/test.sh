@@ -21,9 +21,14 @@ tests() {
 	local bin
 	bin="$(scripts/tools/build.sh gotestsum)"
 	"$bin/gotestsum" --format pkgname-and-test-fails --format-icons text --format-hide-empty-pkg \
-		--jsonfile-timing-events "$tmp/times" "${summary[@]}" -- "$@" || return
+		--jsonfile-timing-events "$(mktemp "$tmp/times.XXXXXX")" "${summary[@]}" -- "$@"
+}
+
+# slowest names the slowest of all tests that ran.
+slowest() {
 	say "slower than 5 s:"
-	"$bin/gotestsum" tool slowest --jsonfile "$tmp/times" --threshold 5s
+	cat "$tmp"/times.* >"$tmp/times"
+	"$(scripts/tools/build.sh gotestsum)/gotestsum" tool slowest --jsonfile "$tmp/times" --threshold 5s
 }
 
 race=()
@@ -46,15 +51,15 @@ all() {
 	fi
 	race_detector
 
-	say "1/5 the control plane of the lab"
+	say "1/5 the control plane of the lab, and the renderer of charts"
 	scripts/kube/build.sh >/dev/null
+	scripts/tools/build.sh helm >/dev/null
 	say "2/5 packages: built, installed, upgraded and removed"
 	scripts/packages/build.sh
 	scripts/packages/test.sh
 	say "3/5 compiling (after $((SECONDS - started)) s)"
 	go build "${race[@]}" ./...
-	# The race detector makes a test two to five times slower: spend that only where it can find a race. Tests with a lab depend on
-	# time, and each uses all cores: run them one after the other.
+	# The race detector makes a test two to five times slower: spend that only where it can find a race.
 	local failed=0 concurrent sequential
 	mapfile -t concurrent < <(without_lab | concurrent)
 	mapfile -t sequential < <(without_lab | grep -vxFf <(printf '%s\n' "${concurrent[@]}"))
@@ -62,15 +67,29 @@ all() {
 	tests "${race[@]}" -p 2 -count 1 -timeout 20m "${concurrent[@]}" || failed=1
 	say "${#sequential[@]} packages without concurrency, and without the race detector"
 	tests -p 2 -count 1 -timeout 20m "${sequential[@]}" || failed=1
-	mapfile -t packages < <(with_lab)
 	say "5/5 Go tests with a lab (after $((SECONDS - started)) s)"
-	tests "${race[@]}" -p 1 -count 1 -timeout 20m "${packages[@]}" || failed=1
+	local arguments running=0
+	while read -ra arguments; do
+		((running < 2)) || { wait -n || failed=1; }
+		((running == 2)) || ((running += 1))
+		tests "${race[@]}" -count 1 -timeout 20m "${arguments[@]}" &
+	done < <(with_lab)
+	for ((; running > 0; running--)); do wait -n || failed=1; done
+	slowest
 	return "$failed"
 }
 
-# without_lab prints the packages whose tests run no lab, and with_lab the others.
+# without_lab prints the packages whose tests run no lab.
 without_lab() { go list ./... | grep -v -f <(labs); }
-with_lab() { go list ./... | grep -f <(labs); }
+
+# with_lab prints the arguments of the other tests, of which each has a lab of its own that mostly waits: two run at a time. The
+# longest come first, and the longest package comes in two parts, of which one skips what the other runs.
+with_lab() {
+	local planes='^Test(IPTablesLegacy|IPTablesNFT|NFTables)$'
+	printf '%s ./scripts/lab/e2e\n' "-run $planes" "-skip $planes"
+	echo ./scripts/lab/worlds
+	go list ./... | grep -f <(labs) | grep -v '/lab/\(e2e\|worlds\)$'
+}
 labs() { printf '%s\n' /scripts/lab /scripts/bench/scale /scripts/bench/relay /scripts/chaos /scripts/demo; }
 
 # concurrent filters the packages that use concurrency themselves or in their tests.
@@ -84,6 +103,7 @@ concurrent() {
 unit() {
 	(($# > 0)) || mapfile -t packages < <(without_lab)
 	tests "${@:-${packages[@]}}"
+	slowest
 }
 
 check() {

@@ -91,6 +91,10 @@ words() { # phrases and log messages that the project does not write
 	go run ./scripts/words
 }
 
+documents() { # links between documents, and the commands, flags and targets that they name, exist
+	go run ./scripts/documents
+}
+
 subjects() { # subjects of commits are "area: imperative", with at most 72 characters
 	# The last commit before the rule, or SUBJECTS_SINCE.
 	local since="${SUBJECTS_SINCE:-c8169452b425c742ea0ec1460885b763bbd0cf86}" commits
@@ -185,8 +189,22 @@ reproducible() { # programs and packages are identical for another folder, other
 	diff "$one.sums" "$other.sums"
 }
 
+release() { # two builds of a release, in different folders, are identical
+	buildah info >/dev/null 2>&1 || not_run "buildah is not installed, or may not build images here"
+	local tree
+	export SOURCE_DATE_EPOCH=1000000000
+	for tree in "$tmp/release" "$tmp/a longer way/to a release"; do
+		copy "$tree"
+		[[ $tree == "$tmp/release" ]] || find "$tree" -exec touch -h -d 2001-02-03 {} +
+		(cd "$tree" && scripts/release.sh)
+		(cd "$tree/dist" && sha256sum --check --quiet SHA256SUMS)
+	done
+	diff "$tmp/release/dist/SHA256SUMS" "$tree/dist/SHA256SUMS"
+	sed 's/^/  /' "$tree/dist/SHA256SUMS"
+}
+
 checks=("$@")
-((${#checks[@]} > 0)) || checks=(layout headers format words subjects shell tidy codegen vet lint vulnerabilities reproducible)
+((${#checks[@]} > 0)) || checks=(layout headers format words documents subjects shell tidy codegen vet lint vulnerabilities reproducible release)
 
 failed=() missed=()
 for check in "${checks[@]}"; do

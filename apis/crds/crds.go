@@ -11,5 +11,10 @@ import _ "embed" // for what follows
 //go:embed smartnat.aureacentral.com_mappings.yaml
 var Mapping []byte
 
+// PortGrant is the CustomResourceDefinition of PortGrants, in YAML.
+//
+//go:embed smartnat.aureacentral.com_portgrants.yaml
+var PortGrant []byte
+
 // All returns all CustomResourceDefinitions, in YAML.
-func All() [][]byte { return [][]byte{Mapping} }
+func All() [][]byte { return [][]byte{Mapping, PortGrant} }

@@ -26,7 +26,7 @@ func FuzzSchemaAndValidationAgree(f *testing.F) {
 		}
 		f.Add(seed)
 	}
-	s := newSchema(f)
+	s := newSchema(f, mappingFile)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var mapping v1alpha1.Mapping
 		if json.Unmarshal(text, &mapping) != nil {

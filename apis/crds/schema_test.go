@@ -31,7 +31,10 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 )
 
-const crdFile = "smartnat.aureacentral.com_mappings.yaml"
+const (
+	mappingFile   = "smartnat.aureacentral.com_mappings.yaml"
+	portGrantFile = "smartnat.aureacentral.com_portgrants.yaml"
+)
 
 // schema validates like the API server.
 type schema struct {
@@ -40,9 +43,9 @@ type schema struct {
 	cel        *cel.Validator
 }
 
-func readCRD(t testing.TB) *apiextensions.CustomResourceDefinition {
+func readCRD(t testing.TB, file string) *apiextensions.CustomResourceDefinition {
 	t.Helper()
-	text, err := os.ReadFile(crdFile)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,10 +63,10 @@ func readCRD(t testing.TB) *apiextensions.CustomResourceDefinition {
 	return &internal
 }
 
-func newSchema(t testing.TB) *schema {
+func newSchema(t testing.TB, file string) *schema {
 	t.Helper()
 	// Conversion moves the schema of a single version to the top level.
-	props := readCRD(t).Spec.Validation.OpenAPIV3Schema
+	props := readCRD(t, file).Spec.Validation.OpenAPIV3Schema
 	structural, err := structuralschema.NewStructural(props)
 	if err != nil {
 		t.Fatal(err)
@@ -87,16 +90,18 @@ func (s *schema) validate(t testing.TB, object map[string]any) field.ErrorList {
 	return errs
 }
 
-// TestCRDIsAccepted validates the CRD like the API server, including the cost of its rules.
-func TestCRDIsAccepted(t *testing.T) {
-	if errs := crdvalidation.ValidateCustomResourceDefinition(t.Context(), readCRD(t)); len(errs) > 0 {
-		t.Error(errs.ToAggregate())
+// TestCRDsAreAccepted validates the CRDs like the API server, including the cost of their rules.
+func TestCRDsAreAccepted(t *testing.T) {
+	for _, file := range []string{mappingFile, portGrantFile} {
+		if errs := crdvalidation.ValidateCustomResourceDefinition(t.Context(), readCRD(t, file)); len(errs) > 0 {
+			t.Errorf("%s: %v", file, errs.ToAggregate())
+		}
 	}
 }
 
 // TestSchemaAndValidationAgree validates one Mapping per case: the example with the fields of the case.
 func TestSchemaAndValidationAgree(t *testing.T) {
-	s := newSchema(t)
+	s := newSchema(t, mappingFile)
 	for _, test := range cases() {
 		t.Run(test.name, func(t *testing.T) {
 			text := exampleWith(t, test.spec)
@@ -372,7 +377,7 @@ func TestWorstCaseIsAffordable(t *testing.T) {
 		"ports":     "mode: endpoints\nports: " + list(v1alpha1.MaxPorts, "{port: %[1]d, endPort: %[1]d, servicePort: 80, protocol: SCTP}"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if errs := newSchema(t).validate(t, toJSON(t, exampleWith(t, spec))); len(errs) > 0 {
+			if errs := newSchema(t, mappingFile).validate(t, toJSON(t, exampleWith(t, spec))); len(errs) > 0 {
 				t.Error(errs.ToAggregate())
 			}
 		})

@@ -58,6 +58,18 @@ func endpointSliceForGateway(in *discoveryv1.EndpointSlice) *discoveryv1.Endpoin
 	return out
 }
 
+// portGrantForGateway keeps the spec.
+func portGrantForGateway(in *v1alpha1.PortGrant) *v1alpha1.PortGrant {
+	return &v1alpha1.PortGrant{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), Spec: in.Spec}
+}
+
+// namespaceForGateway keeps the labels.
+func namespaceForGateway(in *corev1.Namespace) *corev1.Namespace {
+	out := &corev1.Namespace{TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta)}
+	out.Labels = in.Labels
+	return out
+}
+
 // gatewayConditions drops all conditions of a ready endpoint: ready is the default, and a gateway reads no others then. Of
 // an endpoint that is not ready, it keeps serving and terminating if they are true; the default is false.
 func gatewayConditions(in discoveryv1.EndpointConditions) (out discoveryv1.EndpointConditions) {

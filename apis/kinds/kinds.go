@@ -22,6 +22,8 @@ type Names struct {
 	Kind, Singular string
 	ShortNames     []string
 	Categories     []string
+	// ClusterScoped is set if objects are in no namespace.
+	ClusterScoped bool
 }
 
 // TypeMeta returns the kind and the API version of objects.
@@ -34,6 +36,8 @@ type Kind struct {
 	Names
 	// Protobuf is set if objects have a protobuf encoding. Kinds of a CustomResourceDefinition have none.
 	Protobuf bool
+	// Later is set if the first version did not have the kind: a relay or cluster that does not know it has none of its objects.
+	Later bool
 
 	newObject  func() Object
 	newList    func() runtime.Object
@@ -64,6 +68,12 @@ type object[T any] interface {
 type list[L any] interface {
 	*L
 	runtime.Object
+}
+
+// later marks the kind as one that the first version did not have.
+func (k *Kind) later() *Kind {
+	k.Later = true
+	return k
 }
 
 // New returns an empty object to decode into.

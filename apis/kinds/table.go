@@ -29,8 +29,18 @@ var (
 		GroupVersionResource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"),
 		Kind:                 "EndpointSlice", Singular: "endpointslice",
 	}, endpointSliceForGateway)
+	// PortGrant is the kind of PortGrants.
+	PortGrant = Define[v1alpha1.PortGrant, v1alpha1.PortGrantList](Names{
+		GroupVersionResource: v1alpha1.SchemeGroupVersion.WithResource("portgrants"),
+		Kind:                 "PortGrant", Singular: "portgrant", ShortNames: []string{"pgrant"}, Categories: []string{"smartnat"}, ClusterScoped: true,
+	}, portGrantForGateway).later()
+	// Namespace is the kind of namespaces, whose labels PortGrants select.
+	Namespace = Define[corev1.Namespace, corev1.NamespaceList](Names{
+		GroupVersionResource: corev1.SchemeGroupVersion.WithResource("namespaces"),
+		Kind:                 "Namespace", Singular: "namespace", ShortNames: []string{"ns"}, ClusterScoped: true,
+	}, namespaceForGateway).later()
 
-	all = []*Kind{Mapping, Service, EndpointSlice}
+	all = []*Kind{Mapping, Service, EndpointSlice, PortGrant, Namespace}
 )
 
 // All returns the whole table.

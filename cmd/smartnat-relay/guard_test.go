@@ -12,18 +12,23 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 
-	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/enroll"
+	"github.com/smartnat/smartnat/pkg/plugin"
 )
 
 const listPath = relayURL + "/apis/smartnat.aureacentral.com/v1alpha1/mappings"
@@ -34,8 +39,11 @@ func TestGuardOfARealCluster(t *testing.T) {
 	p.write("clients.crt", p.ca.pem())
 	startRelay(t, p, "--log-level=debug", "--recheck-interval=1s", "--review-cache-ttl=1s", "--metrics-bind-address=127.0.0.1:9090",
 		"--client-ca-file", p.path("clients.crt"))
+	t.Run("install.yaml", func(t *testing.T) { testInstall(t, p) })
 	t.Run("manifests", func(t *testing.T) { testManifests(t, p) })
+	t.Run("chart", func(t *testing.T) { testChart(t, p) })
 	t.Run("permissions of the relay", func(t *testing.T) { testRights(t, p) })
+	t.Run("the relay's own certificate", func(t *testing.T) { testIssuing(t, p) })
 	t.Run("enroll and revoke", func(t *testing.T) { testEnroll(t, p) })
 	t.Run("reload of certificates", func(t *testing.T) { testCertificates(t, p) })
 	t.Run("metrics", func(t *testing.T) { testMetrics(t) })
@@ -58,8 +66,18 @@ func testManifests(t *testing.T, p *controlPlane) {
 			if component == "cert-manager" {
 				// This cluster does not have the kinds of cert-manager, so only check that the references match.
 				text := p.kubectl("kustomize", p.dir)
-				if got := strings.Count(text, "secretName: smartnat-relay-tls"); got != 2 {
-					t.Errorf("the Secret of the certificate occurs %d times, want 2 (Certificate and Deployment)", got)
+				for _, want := range []string{"secretName: smartnat-relay-tls", "--tls-secret=smartnat-relay-tls", "--issue-certificate=false"} {
+					if got := strings.Count(text, want); got != 1 {
+						t.Errorf("%s occurs %d times, want once", want, got)
+					}
+				}
+				_, role, _ := strings.Cut(text, "  name: smartnat-relay-certificate\n")
+				role, _, _ = strings.Cut(role, "\n---")
+				if !strings.HasSuffix(role, "  resources:\n  - secrets\n  verbs:\n  - get") {
+					t.Errorf("the relay may do more than read the Secret:\n%s", role)
+				}
+				if strings.Contains(text, "kind: Secret\n") {
+					t.Error("the manifests have a Secret, which cert-manager creates")
 				}
 				return
 			}
@@ -133,6 +151,19 @@ func testRights(t *testing.T, p *controlPlane) {
 		"impersonate users":                             "no",
 		"create clusterrolebindings.rbac.authorization": "no",
 		"delete leases --namespace=smartnat":            "no",
+		"update leases --namespace=kube-system":         "no",
+		// The Secret of the certificate, and no other.
+		"get secrets/smartnat-relay-tls --namespace=smartnat":    "yes",
+		"update secrets/smartnat-relay-tls --namespace=smartnat": "yes",
+		"delete secrets/smartnat-relay-tls --namespace=smartnat": "no",
+		"create secrets --namespace=smartnat":                    "no",
+		"get secrets/other --namespace=smartnat":                 "no",
+		"update secrets/other --namespace=smartnat":              "no",
+		"patch secrets/other --namespace=smartnat":               "no",
+		"list secrets --namespace=smartnat":                      "no",
+		"watch secrets --namespace=smartnat":                     "no",
+		"get secrets/smartnat-relay-tls --namespace=default":     "no",
+		"create secrets --namespace=default":                     "no",
 	} {
 		out, _ := p.kubectlAs(append([]string{"--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key",
 			p.path("admin.key"), "auth", "can-i", "--as=system:serviceaccount:smartnat:smartnat-relay"}, strings.Fields(question)...)...)
@@ -142,42 +173,44 @@ func testRights(t *testing.T, p *controlPlane) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
+	// Its own Secret cannot become one that gets the token of another ServiceAccount.
+	p.write("theft.yaml", []byte(`{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, metadata: {name: smartnat-relay-tls,
+  namespace: smartnat, annotations: {kubernetes.io/service-account.name: default}}}`))
+	out, err := p.kubectlAs("--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key", p.path("admin.key"),
+		"--as=system:serviceaccount:smartnat:smartnat-relay", "replace", "--filename", p.path("theft.yaml"))
+	if err == nil || !strings.Contains(out, "type: Invalid value") {
+		t.Errorf("replacing its Secret by one for a token: %v: %s", err, out)
+	}
 }
 
-// enroll runs the script as the admin of the cluster.
-func (p *controlPlane) enroll(args ...string) (string, error) {
-	cmd := exec.CommandContext(p.t.Context(), "../../scripts/enroll.sh", args...)
-	cmd.Env = append(os.Environ(), "KUBECTL="+strings.Join([]string{filepath.Join(p.tools, "kubectl"), "--kubeconfig=/dev/null",
-		"--server", clusterURL, "--certificate-authority", p.path("ca.crt"),
-		"--client-certificate", p.path("admin.crt"), "--client-key", p.path("admin.key")}, " "))
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+// enrollment enrolls a gateway as the admin of the cluster.
+func (p *controlPlane) enrollment(gateway string) *plugin.Enrollment {
+	p.t.Helper()
+	client, err := dynamic.NewForConfig(&rest.Config{Host: clusterURL, TLSClientConfig: rest.TLSClientConfig{
+		CAFile: p.path("ca.crt"), CertFile: p.path("admin.crt"), KeyFile: p.path("admin.key")}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &plugin.Enrollment{Client: client, Namespace: "smartnat", Gateway: gateway, Duration: 24 * time.Hour}
 }
 
 func testEnroll(t *testing.T, p *controlPlane) {
-	folder := filepath.Join(p.dir, "edge-1")
+	edge := p.enrollment("edge-1")
+	edge.Servers, edge.ServerName, edge.CertificateAuthority = []string{relayURL}, "127.0.0.1", p.read("ca.crt")+"\n"
 	enroll := func() string {
-		out, err := p.enroll("edge-1", "--server", relayURL, "--server-name=127.0.0.1", "--ca", p.path("ca.crt"), "--output", folder)
+		bundle, err := edge.Enroll(t.Context())
 		if err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatal(err)
 		}
-		return p.read("edge-1/token")
+		if _, err := bundle.Marshal(); err != nil {
+			t.Error(err)
+		}
+		if left := time.Until(bundle.Expires); left < 23*time.Hour || left > 24*time.Hour {
+			t.Errorf("the token ends at %s", bundle.Expires)
+		}
+		return bundle.Relay.Token
 	}
 	token := enroll()
-	for _, name := range []string{"token", "smartnat.yaml", "ca.crt"} {
-		info, err := os.Stat(filepath.Join(folder, name))
-		if err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v, want access for its owner only", name, info, err)
-		}
-	}
-	got, err := config.Load(filepath.Join(folder, "smartnat.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := &config.Relay{Servers: []string{relayURL}, ServerName: "127.0.0.1", CAFile: "/etc/smartnat/ca.crt", TokenFile: "/etc/smartnat/token"}
-	if diff := cmp.Diff(want, got.Source.Relay); diff != "" || got.Instance != "edge-1" {
-		t.Errorf("instance %s, relay (-want +got)\n%s", got.Instance, diff)
-	}
 
 	t.Run("with defaults from the cluster", func(t *testing.T) { testEnrollByDefault(t, p) })
 
@@ -211,8 +244,8 @@ func testEnroll(t *testing.T, p *controlPlane) {
 	})
 	t.Run("a revoked gateway", func(t *testing.T) {
 		ended := p.watch(client, token)
-		if out, err := p.enroll("--revoke", "edge-1"); err != nil {
-			t.Fatalf("%v: %s", err, out)
+		if err := edge.Revoke(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 		ended()
 		p.eventually("requests to be refused", func() bool { return p.ask(client, listPath, token) == http.StatusUnauthorized })
@@ -224,9 +257,12 @@ func testEnroll(t *testing.T, p *controlPlane) {
 		}
 	})
 	t.Run("an account that is not a gateway's", func(t *testing.T) {
-		for _, args := range [][]string{{"smartnat-relay", "--server", relayURL}, {"--revoke", "smartnat-relay"}} {
-			if out, err := p.enroll(args...); err == nil || !strings.Contains(out, "does not belong to a gateway") {
-				t.Errorf("%v: %v: %s", args, err, out)
+		other := p.enrollment("smartnat-relay")
+		other.Servers, other.CertificateAuthority = edge.Servers, edge.CertificateAuthority
+		_, err := other.Enroll(t.Context())
+		for what, err := range map[string]error{"enroll": err, "revoke": other.Revoke(t.Context())} {
+			if err == nil || !strings.Contains(err.Error(), "does not belong to a gateway") {
+				t.Errorf("%s: %v", what, err)
 			}
 		}
 		p.kubectl("--namespace=smartnat", "get", "serviceaccount", "smartnat-relay")
@@ -236,34 +272,57 @@ func testEnroll(t *testing.T, p *controlPlane) {
 	}
 }
 
-// testEnrollByDefault enrolls a gateway by its name only, with the relay's certificate in the place that the README names.
+// testEnrollByDefault enrolls a gateway by its name only.
 func testEnrollByDefault(t *testing.T, p *controlPlane) {
-	if out, err := p.enroll("edge-2", "--output", p.path("edge-2")); err == nil || !strings.Contains(out, "please give --server") {
-		t.Errorf("without a node: %v: %s", err, out)
+	edge := p.enrollment("edge-2")
+	fails := func(want string) {
+		t.Helper()
+		if _, err := edge.Enroll(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
 	}
-	p.write("node.yaml", []byte(`{apiVersion: v1, kind: Node, metadata: {name: node1},
+	fails("name it, as in --server https://")
+	p.write("node.yaml", []byte(`{apiVersion: v1, kind: Node, metadata: {name: node1}, spec: {podCIDRs: [10.244.1.0/24]},
 		status: {addresses: [{type: Hostname, address: node1}, {type: InternalIP, address: 10.10.0.11}, {type: InternalIP, address: "fd00:10::11"}]}}`))
 	p.kubectl("create", "--filename", p.path("node.yaml"))
-	if out, err := p.enroll("edge-2", "--output", p.path("edge-2")); err == nil || !strings.Contains(out, "please give --ca FILE") {
-		t.Errorf("without a CA: %v: %s", err, out)
+	fails("the relay has no certificate yet")
+	p.kubectl("--namespace=smartnat", "delete", "secret", relaySecret)
+	fails("the relay is not installed: the Secret smartnat/smartnat-relay-tls does not exist")
+	p.kubectl("--namespace=smartnat", "create", "secret", "generic", relaySecret, "--type=kubernetes.io/tls",
+		"--from-file=tls.crt="+p.path("relay.crt"), "--from-file=tls.key="+p.path("relay.key"))
+	fails("has no ca.crt: name the authority")
+	if out := p.kubectl("--namespace=smartnat", "get", "serviceaccounts", "-o", "name"); strings.Contains(out, "edge-2") {
+		t.Errorf("a failed enrollment leaves an account: %s", out)
 	}
-	p.kubectl("--namespace=smartnat", "create", "secret", "generic", "smartnat-relay-tls", "--type=kubernetes.io/tls",
+	p.kubectl("--namespace=smartnat", "delete", "secret", relaySecret)
+	p.kubectl("--namespace=smartnat", "create", "secret", "generic", relaySecret, "--type=kubernetes.io/tls",
 		"--from-file=tls.crt="+p.path("relay.crt"), "--from-file=tls.key="+p.path("relay.key"), "--from-file=ca.crt="+p.path("ca.crt"))
-	if out, err := p.enroll("edge-2", "--output="+p.path("edge-2")); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	got, err := config.Load(p.path("edge-2/smartnat.yaml"))
+	got, err := edge.Enroll(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := p.kubectl("--namespace=smartnat", "get", "service", "smartnat-relay", "-o", "jsonpath={.spec.ports[0].nodePort}")
-	want := []string{"https://10.10.0.11:" + port, "https://[fd00:10::11]:" + port}
-	if diff := cmp.Diff(want, got.Source.Relay.Servers); diff != "" || got.Source.Relay.ServerName != "smartnat-relay.smartnat.svc" {
-		t.Errorf("server name %s, servers (-want +got)\n%s", got.Source.Relay.ServerName, diff)
+	want := enroll.Bundle{
+		Gateway: "edge-2", Expires: got.Expires,
+		Relay: enroll.Relay{
+			// The Service has only IPv4.
+			Servers: []string{"https://10.10.0.11:" + port}, ServerName: relayName, Token: got.Relay.Token,
+			CertificateAuthority: p.read("ca.crt") + "\n",
+		},
+		Cluster: enroll.Cluster{
+			ServiceNetworks: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+			Nodes: []enroll.Node{{
+				Addresses:   []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("fd00:10::11")},
+				PodNetworks: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+			}},
+		},
 	}
-	if p.read("edge-2/ca.crt") != p.read("ca.crt") {
-		t.Error("the CA certificate differs")
+	if diff := cmp.Diff(want, *got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
+	p.kubectl("delete", "clusterrolebinding", "smartnat-gateway-edge-2")
+	p.kubectl("create", "clusterrolebinding", "smartnat-gateway-edge-2", "--clusterrole=view", "--user=another")
+	fails("the ClusterRoleBinding smartnat-gateway-edge-2 exists and binds something else")
 }
 
 func (p *controlPlane) read(name string) string {

@@ -97,9 +97,8 @@ func TestImage(t *testing.T) {
 
 func testImageServes(t *testing.T, i *images, container string) {
 	p := startControlPlane(t)
-	p.kubectl("apply", "--filename=../../apis/crds")
-	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
 	p.kubectl("apply", "--kustomize=../../relay/manifests")
+	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
 	p.issue("relay", pkix.Name{CommonName: "smartnat-relay"})
 	p.tokenKubeconfig("kubeconfig", p.kubectl("--namespace=smartnat", "create", "token", "smartnat-relay"))
 	// As in a Secret volume: readable by the pod's group.

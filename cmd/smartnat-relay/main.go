@@ -13,13 +13,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 )
 
-// Exit codes. README.md has the table of them for all commands.
+// Exit codes. cmd/smartnatd/README.md has the table of them for all commands.
 const (
 	exitFailure = 1
 	// exitUsage means that the command line is wrong, so a retry does not help.
@@ -52,7 +53,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, libraries
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "smartnat-relay: %v\n", err)
+	for line := range strings.Lines(err.Error() + "\n") {
+		fmt.Fprint(stderr, "smartnat-relay: "+line)
+	}
 	if usage := (usageError{}); errors.As(err, &usage) || !parsed {
 		return exitUsage
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// TestExitCodes checks the table in README.md: 2 for errors that no retry fixes, 1 for errors that may go away.
+// TestExitCodes checks the table in cmd/smartnatd/README.md: 2 for errors that no retry fixes, 1 for errors that may go away.
 func TestExitCodes(t *testing.T) {
 	missing := []string{"--tls-cert-file=/nonexistent.crt", "--tls-private-key-file=/nonexistent.key"}
 	for _, test := range []struct {
@@ -30,6 +30,10 @@ func TestExitCodes(t *testing.T) {
 		{"too many arguments", []string{"version", "all"}, exitUsage, "all"},
 		{"a flag without its value", []string{"--log-level"}, exitUsage, "--log-level"},
 		{"an invalid value", append([]string{"--log-format=xml"}, missing...), exitUsage, "xml"},
+		{"an unknown command after a flag", []string{"--log-level=debug", "serve"}, exitUsage, "serve"},
+		{"a kubeconfig that is none", append([]string{"--kubeconfig=main_test.go"}, missing...), exitFailure, "main_test.go"},
+		{"no cluster", missing, exitFailure, "smartnat-relay: not in a pod of a cluster: --kubeconfig is required\n"},
+		{"two mistakes", nil, exitUsage, "smartnat-relay: --tls-cert-file: is required without --tls-secret\nsmartnat-relay: --tls-private-key-file: is required without --tls-secret\n"},
 		{"a missing kubeconfig", append([]string{"--kubeconfig=/nonexistent.conf"}, missing...), exitFailure, "/nonexistent.conf"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -45,15 +45,17 @@ metadata: {name: unmapped, namespace: shop}
 spec: {ports: [{port: 81}]}
 `
 
-// startRelay installs the manifests as relay/README.md says, runs the relay with their ServiceAccount only, and returns
+// startRelay installs the file of a release as README.md says, runs the relay with their ServiceAccount only, and returns
 // the token of a gateway. flags follow the flags that every test needs.
 func startRelay(t *testing.T, p *controlPlane, flags ...string) (token string) {
 	t.Helper()
-	p.kubectl("apply", "--filename=../../apis/crds")
-	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
-	if out := p.kubectl("apply", "--kustomize=../../relay/manifests", "--validate=strict"); strings.Contains(out, "Warning") {
+	if out, err := p.writeManifest(installedImage); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out := p.kubectl("apply", "--filename", p.path("install.yaml"), "--validate=strict"); strings.Contains(out, "Warning") {
 		t.Errorf("the API server warns about the manifests:\n%s", out)
 	}
+	p.kubectl("wait", "--for=condition=Established", "crd/mappings.smartnat.aureacentral.com", "--timeout=30s")
 	p.kubectl("create", "namespace", "shop")
 	p.write("objects.yaml", []byte(objects))
 	p.kubectl("apply", "--filename", p.path("objects.yaml"))
@@ -100,14 +102,14 @@ func TestRelayOfARealCluster(t *testing.T) {
 			{[]string{"get", "services", "-n", "shop", "web", "-o", "jsonpath={.spec.clusterIP} {.spec.externalIPs}"}, "10.96.0.80 "},
 			{[]string{"get", "endpointslices", "-n", "shop", "-o", "jsonpath={.items[*].endpoints[*].addresses}"}, `["10.244.1.2"]`},
 			{[]string{"api-resources", "-o", "name", "--sort-by=name"},
-				"endpointslices.discovery.k8s.io\nmappings.smartnat.aureacentral.com\nservices\n"},
+				"endpointslices.discovery.k8s.io\nmappings.smartnat.aureacentral.com\nnamespaces\nportgrants.smartnat.aureacentral.com\nservices\n"},
 		} {
 			got, err := p.kubectlAs(append(test.args, gateway...)...)
 			if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 				t.Errorf("kubectl %s: %v (-want +got)\n%s", strings.Join(test.args, " "), err, diff)
 			}
 		}
-		for _, kind := range []string{"mappings", "services", "endpointslices"} {
+		for _, kind := range []string{"mappings", "services", "endpointslices", "portgrants", "namespaces"} {
 			out, err := p.kubectlAs(append([]string{"get", kind, "-A", "-o", "yaml", "--show-managed-fields"}, gateway...)...)
 			if err != nil || strings.Contains(out, "do-not-tell") || strings.Contains(out, "managedFields") {
 				t.Errorf("get %s: %v, shows data that must not leave the cluster:\n%s", kind, err, out)

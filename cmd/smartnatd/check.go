@@ -18,11 +18,12 @@ import (
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/host"
+	"github.com/smartnat/smartnat/pkg/printer"
 	"github.com/smartnat/smartnat/pkg/sysctl"
 )
 
 func newCheckCommand() *cobra.Command {
-	return &cobra.Command{
+	q := newQuestion(&cobra.Command{
 		Use:   "check",
 		Short: "Validate the config file and this host; changes nothing",
 		Long: `check prints a line for each check: "ok", "WARN" if smartnatd runs but not everything works or will keep
@@ -31,20 +32,53 @@ namespace of its own, and changes nothing on this host.
 
 Exit codes: 0 all checks are ok; 1 warnings; 2 failures, or an invalid config file.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			c := newChecker(cfg)
-			report := check.Run(cmd.Context(), cmd.OutOrStdout(), c.checks()...)
-			if report.Level() == check.OK {
-				return nil
-			}
-			err = fmt.Errorf("check: %d failures, %d warnings", report.Failures, report.Warnings)
-			return codeError{err, int(report.Level())}
-		},
+	})
+	q.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := q.checkFormat(); err != nil {
+			return err
+		}
+		cfg, err := loadConfig(cmd)
+		if err != nil {
+			return err
+		}
+		lines := cmd.OutOrStdout() // each as soon as it is there
+		if q.format != printer.Table {
+			lines = io.Discard
+		}
+		report := check.Run(cmd.Context(), lines, newChecker(cfg).checks()...)
+		if err := q.print(newCheckAnswer(report), func(io.Writer) error { return nil }); err != nil {
+			return err
+		}
+		if report.Level() == check.OK {
+			return nil
+		}
+		err = fmt.Errorf("check: %d failures, %d warnings", report.Failures, report.Warnings)
+		return codeError{err, int(report.Level())}
 	}
+	return q.Command
+}
+
+// checkAnswer is the result of check for programs.
+type checkAnswer struct {
+	Warnings int         `json:"warnings"`
+	Failures int         `json:"failures"`
+	Lines    []checkLine `json:"lines"`
+}
+
+// checkLine is a line of check. Level is ok, warning or failed.
+type checkLine struct {
+	Level   string `json:"level"`
+	Subject string `json:"subject"`
+	Text    string `json:"text,omitempty"`
+}
+
+func newCheckAnswer(report check.Report) checkAnswer {
+	answer := checkAnswer{report.Warnings, report.Failures, []checkLine{}}
+	levels := map[check.Level]string{check.OK: "ok", check.Warning: "warning", check.Failed: "failed"}
+	for _, line := range report.Lines {
+		answer.Lines = append(answer.Lines, checkLine{levels[line.Level], line.What, line.Text})
+	}
+	return answer
 }
 
 // checker reads the inputs of the checks. It reads once what several checks need.
@@ -82,6 +116,7 @@ func (c *checker) checks() []check.Check {
 		check.Func(c.forwardHook),
 		check.Func(c.conntrack),
 		check.Func(c.observe),
+		check.Func(c.pair),
 		check.Func(c.ipRules),
 		check.Func(c.networkd),
 		check.Func(c.source),
@@ -104,7 +139,8 @@ func (c *checker) observe(ctx context.Context) []check.Line {
 	if c.observed, c.observeErr = c.host.Observe(); c.observeErr != nil {
 		return check.Errors("uplinks", c.observeErr)
 	}
-	return slices.Concat(check.Uplinks(c.cfg, c.observed), check.Boundary(c.cfg, c.observed), check.ServiceRoutes(c.cfg.ServiceRoutes, c.observed))
+	return slices.Concat(check.Uplinks(c.cfg, c.observed), check.Boundary(c.cfg, c.observed),
+		check.ServiceRoutes(c.cfg.ServiceRoutes, c.observed), check.MasqueradeAddresses(c.cfg, c.observed))
 }
 
 // nextHops returns the nodes that the configured routes lead through.

@@ -50,7 +50,7 @@ func credentials(source config.Source) []check.Credential {
 		add("source.relay.keyFile", r.KeyFile, true)
 		add("source.relay.caFile", r.CAFile, false)
 	}
-	if k := source.Kubeconfig; k != nil {
+	if k := source.Kubeconfig; k != nil && k.Path != "" {
 		add("source.kubeconfig.path", k.Path, true)
 	}
 	return files
@@ -136,6 +136,15 @@ func (c *checker) flowtable(context.Context) []check.Line {
 	if err := host.InNewNamespace(func() error { why = c.chosen.flowtable(c.cfg); return nil }); err != nil {
 		return check.Errors("flowtable", err)
 	}
+	for _, read := range []func(gateway.Ownership) (gateway.OtherChains, error){host.ReadChains, host.ReadLegacyChains} {
+		chains, err := read(c.cfg.Ownership)
+		if err != nil {
+			return check.Errors("flowtable", err)
+		}
+		if queued, forbids := chains.ForbidsFlowtable(); why == nil && forbids {
+			why = errors.New(queued)
+		}
+	}
 	return check.Flowtable(why)
 }
 
@@ -197,15 +206,11 @@ func (c *checker) forwardHook(context.Context) []check.Line {
 	if c.chosen.name == "" || checkPrivileges() != nil {
 		return nil // already reported
 	}
-	dropping, err := host.DroppingForwards(c.cfg.Ownership)
+	found, err := host.ReadChains(c.cfg.Ownership)
 	if err != nil {
 		return check.Errors("nftables", err)
 	}
-	chains := make([]check.BaseChain, 0, len(dropping))
-	for _, d := range dropping {
-		chains = append(chains, check.BaseChain(d))
-	}
-	return check.ForwardHook(chains, c.chosen.name, c.showsNFTables(), c.cfg.Ownership)
+	return check.ForwardHook(found.Dropping, c.chosen.name, c.showsNFTables(), c.cfg.Ownership)
 }
 
 // showsNFTables reports whether forwardPolicy saw the chains of iptables in nf_tables.

@@ -33,6 +33,7 @@ func (c *checker) source(ctx context.Context) []check.Line {
 	if snapshot == nil || c.observeErr != nil {
 		return lines
 	}
+	lines = append(lines, check.Cluster(*snapshot, c.observed, c.cfg)...)
 	lines = append(lines, check.Mappings(*snapshot, c.observed, c.cfg)...)
 	return append(lines, check.Scale(*snapshot, c.observed, c.cfg, c.chosen.name)...)
 }

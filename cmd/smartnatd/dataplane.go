@@ -10,12 +10,16 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/ipset"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
@@ -73,6 +77,24 @@ func (p plane) flowtable(cfg config.Config) error {
 	return nil
 }
 
+// otherChains returns the base chains of nf_tables that affect what this data plane accepts. The chain FORWARD of iptables-nft does not
+// drop it if rules of this data plane come first there.
+func (p plane) otherChains(own gateway.Ownership) (gateway.OtherChains, error) {
+	found, err := host.ReadChains(own)
+	if p.programs != nil && p.programs.Variant() == program.NFTables {
+		found.Dropping = slices.DeleteFunc(found.Dropping, gateway.BaseChain.OfIPTables)
+	}
+	return found, err
+}
+
+// legacyChains returns those of legacy iptables, but for a data plane whose own rules come first there.
+func (p plane) legacyChains(own gateway.Ownership) (gateway.OtherChains, error) {
+	if p.programs != nil && p.programs.Variant() == program.Legacy {
+		return gateway.OtherChains{}, nil
+	}
+	return host.ReadLegacyChains(own)
+}
+
 // spellFlowtable says whether there is a flowtable, or why not.
 func spellFlowtable(why error) string {
 	if why != nil {
@@ -113,7 +135,9 @@ func isMissing(err error) bool {
 
 // dataplanes constructs the data plane of each config. It is safe for concurrent use.
 type dataplanes struct {
-	mu sync.Mutex
+	// log is nil for commands.
+	log logrus.FieldLogger
+	mu  sync.Mutex
 	// tables holds the socket that owns our tables of nf_tables. It stays open until the process ends, even if the data plane
 	// changes meanwhile.
 	tables *netlink.Tables
@@ -157,6 +181,11 @@ func (p *dataplanes) ruleset(cfg config.Config, families []gateway.Family) (*nft
 	}
 	return nftables.New(nftables.Options{
 		Ownership: cfg.Ownership, Kernel: tables, Families: families, GuardOnly: guardOnly(cfg),
+		FlowtableRefused: func(family gateway.Family, why error) {
+			if p.log != nil {
+				p.log.WithError(why).WithField("family", family).Warn("kernel refused the flowtable, rules see each packet")
+			}
+		},
 	}), nil
 }
 
@@ -179,6 +208,8 @@ func assemble(cfg config.Config, ruleset dataplane.Ruleset, leftovers ...datapla
 		Ownership:    cfg.Ownership,
 		GuardOnly:    guardOnly(cfg),
 		CountTraffic: countsTraffic(cfg),
+		TakeOver:     cfg.EndpointChoice == config.ChoiceMaglev,
+		RecordTimes:  cfg.FlowLog.File != "",
 		Ruleset:      ruleset,
 		Leftovers:    leftovers,
 		Routes:       rtnetlink.New(cfg.Ownership),

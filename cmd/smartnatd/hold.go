@@ -34,6 +34,8 @@ func (b *builder) close() {
 	if b.stopMeter != nil {
 		b.stopMeter()
 	}
+	b.endFlowLog()
+	b.endPair()
 	if b.held != nil {
 		_ = b.held.Close()
 	}

@@ -60,7 +60,11 @@ func newHostileRelay(t *testing.T) *httptest.Server {
 		services.Items = append(services.Items, *o)
 	}
 	slices := discoveryv1.EndpointSliceList{TypeMeta: metav1.TypeMeta{Kind: "EndpointSliceList", APIVersion: "discovery.k8s.io/v1"}, ListMeta: listMeta}
-	lists := map[string]any{"mappings": mappings, "services": services, "endpointslices": slices}
+	grants := v1alpha1.PortGrantList{TypeMeta: metav1.TypeMeta{Kind: "PortGrantList", APIVersion: v1alpha1.SchemeGroupVersion.String()}, ListMeta: listMeta}
+	namespaces := corev1.NamespaceList{TypeMeta: metav1.TypeMeta{Kind: "NamespaceList", APIVersion: "v1"}, ListMeta: listMeta}
+	lists := map[string]any{
+		"mappings": mappings, "services": services, "endpointslices": slices, "portgrants": grants, "namespaces": namespaces,
+	}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,12 +23,12 @@ var errRunning = errors.New("smartnatd is already running")
 // lockInstance makes this process the only writer to the host for this runtime directory, until it ends or closes the result.
 func lockInstance(runtimeDir string) (io.Closer, error) {
 	if err := makePrivate(runtimeDir); err != nil {
-		return nil, fmt.Errorf("making runtimeDir: %w", err)
+		return nil, asRoot(fmt.Errorf("making runtimeDir: %w", err))
 	}
 	// The mode excludes other users: a user who can open the file, even read-only, can lock it.
 	file, err := os.OpenFile(filepath.Join(runtimeDir, "smartnatd.pid"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening the lock in runtimeDir: %w", err)
+		return nil, asRoot(fmt.Errorf("opening the lock in runtimeDir: %w", err))
 	}
 	if err := file.Chmod(0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("closing the lock in runtimeDir to other users: %w", err), file.Close())
@@ -48,6 +49,14 @@ func lockInstance(runtimeDir string) (io.Closer, error) {
 	return file, nil
 }
 
+// asRoot says what is right if another user than root is refused.
+func asRoot(err error) error {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: run this as root", err)
+	}
+	return err
+}
+
 // makePrivate creates a folder for this user alone, or closes an existing one to others. A folder with files of other programs,
 // such as /run, keeps its mode. A world-writable one is an error: any user could take the lock.
 func makePrivate(folder string) error {
@@ -55,7 +64,7 @@ func makePrivate(folder string) error {
 		return err
 	}
 	info, err := os.Stat(folder)
-	if err != nil || info.Mode().Perm()&0o077 == 0 {
+	if err != nil || info.Mode().Perm()&0o067 == 0 { // The unit lets a group enter, which opens no file.
 		return err
 	}
 	if info.Mode().Perm()&0o002 != 0 {

@@ -5,32 +5,36 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/explain"
+	"github.com/smartnat/smartnat/pkg/flowlog"
+	"github.com/smartnat/smartnat/pkg/flows"
+	"github.com/smartnat/smartnat/pkg/ha"
 	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/operator"
+	"github.com/smartnat/smartnat/pkg/printer"
 	"github.com/smartnat/smartnat/pkg/rtnetlink"
 )
 
 // newOperatorServer returns the server for the commands that ask the running daemon.
-func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, log logrus.FieldLogger) *operator.Server {
+func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, pair func() *ha.Status, log logrus.FieldLogger) *operator.Server {
 	routes := rtnetlink.New(cfg.Ownership)
 	return operator.NewServer(operator.Options{
 		Version: version, Daemon: d, Log: log,
 		Traffic: m.Read,
+		Pair:    pair,
+		FlowLog: flowlog.Search,
+		Flows:   func(each func(flows.Flow)) error { return conntrack.Flows(cfg.Ownership, each) },
 		Route: func(destination netip.Addr, mark uint32) (explain.Hop, error) {
 			link, next, err := routes.Lookup(destination, mark)
 			return explain.Hop{Link: link, Gateway: next}, err
@@ -49,22 +53,28 @@ func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, log
 // question is a command that asks the running daemon and prints its answer.
 type question struct {
 	*cobra.Command
-	format string
+	format printer.Format
+}
+
+// checkFormat returns an error if there is no such format.
+func (q *question) checkFormat() error {
+	if err := q.format.Validate(); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 // newQuestion adds the flag for the format of the answer.
 func newQuestion(command *cobra.Command) *question {
 	q := &question{Command: command}
-	command.Flags().StringVarP(&q.format, "output", "o", "table", "`format` of the answer: table, json or yaml")
+	q.format.AddFlag(command.Flags())
 	return q
 }
 
 // client returns a client of the daemon that the config file describes.
 func (q *question) client() (*operator.Client, error) {
-	switch q.format {
-	case "table", "json", "yaml":
-	default:
-		return nil, usageError{fmt.Errorf("--output %q: want table, json or yaml", q.format)}
+	if err := q.checkFormat(); err != nil {
+		return nil, err
 	}
 	cfg, err := loadConfig(q.Command)
 	if err != nil {
@@ -75,21 +85,7 @@ func (q *question) client() (*operator.Client, error) {
 
 // print writes an answer in the chosen format.
 func (q *question) print(answer any, table func(io.Writer) error) error {
-	out := q.OutOrStdout()
-	switch q.format {
-	case "json":
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(answer)
-	case "yaml":
-		text, err := yaml.Marshal(answer)
-		if err != nil {
-			return fmt.Errorf("formatting the answer: %w", err)
-		}
-		_, err = out.Write(text)
-		return err
-	}
-	return table(out)
+	return q.format.Write(q.OutOrStdout(), answer, table)
 }
 
 // errNotForwarded ends explain for a connection that does not get through. The answer is on standard output.
@@ -119,11 +115,7 @@ PROTOCOL is tcp (the default), udp or sctp. The exit code is 0 if the connection
 		if err != nil {
 			return err
 		}
-		destination, protocol, found := strings.Cut(args[1], "/")
-		if !found {
-			protocol = "tcp"
-		}
-		flow, err := explain.ParseFlow(args[0], destination, strings.ToLower(protocol))
+		flow, err := explain.ParseArguments(args[0], args[1])
 		if err != nil {
 			return usageError{err}
 		}
@@ -170,21 +162,33 @@ the gateway is degraded or still starting. Mappings that are not ready do not ch
 		if err != nil {
 			return err
 		}
-		for {
+		show := func() (operator.Status, error) {
 			status, err := client.Status(cmd.Context())
 			if err != nil {
-				return err
+				return status, err
 			}
-			if err := q.print(status, func(w io.Writer) error { return printStatus(w, status) }); err != nil {
-				return err
-			}
-			if !watch && status.State != operator.InEffect {
-				return fmt.Errorf("the gateway is %s", status.State)
-			}
-			if !watch || !waitFor(cmd.Context(), watchInterval) {
-				return nil
-			}
+			return status, q.print(status, func(w io.Writer) error { return printStatus(w, status, time.Now()) })
 		}
+		if watch {
+			return repeat(func() error { _, err := show(); return err }, func() bool { return waitFor(cmd.Context(), watchInterval) })
+		}
+		status, err := show()
+		if err == nil && status.State != operator.InEffect {
+			err = fmt.Errorf("the gateway is %s", status.State)
+		}
+		return err
 	}
 	return q.Command
+}
+
+// repeat calls show until it fails, or wait returns false.
+func repeat(show func() error, wait func() bool) error {
+	for {
+		if err := show(); err != nil {
+			return err
+		}
+		if !wait() {
+			return nil
+		}
+	}
 }

@@ -9,28 +9,18 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/smartnat/smartnat/pkg/explain"
 	"github.com/smartnat/smartnat/pkg/operator"
+	"github.com/smartnat/smartnat/pkg/printer"
 )
 
 // printed bounds the items of a list in a table.
 const printed = 3
-
-// table writes rows with aligned columns.
-func table(w io.Writer, rows ...[]string) error {
-	writer := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		if _, err := fmt.Fprintln(writer, strings.Join(row, "\t")); err != nil {
-			return err
-		}
-	}
-	return writer.Flush()
-}
 
 // printAnswer writes the sentence, then the steps.
 func printAnswer(w io.Writer, a explain.Answer, rules bool) error {
@@ -64,32 +54,38 @@ func printAnswer(w io.Writer, a explain.Answer, rules bool) error {
 			rows = append(rows, []string{"  " + name, rule})
 		}
 	}
-	return table(w, rows...)
+	return printer.WriteRows(w, rows)
 }
 
 // printStatus writes the gateway, its uplinks, and one line for each Mapping.
-func printStatus(w io.Writer, s operator.Status) error {
+func printStatus(w io.Writer, s operator.Status, now time.Time) error {
 	head := [][]string{{"gateway", fmt.Sprintf("%s, smartnatd %s, %s", s.Instance, s.Version, s.State)}, {"source", sourceText(s.Source)}}
 	for _, missing := range s.Missing {
 		head = append(head, []string{"missing", missing})
 	}
 	if !s.Source.CredentialEnds.IsZero() {
-		head = append(head, []string{"credential", "ends " + s.Source.CredentialEnds.UTC().Format(time.RFC3339)})
+		head = append(head, []string{"credential", endText(s.Source.CredentialEnds, now)})
+	}
+	if s.Pair != nil {
+		head = append(head, pairRows(*s.Pair, now)...)
 	}
 	for _, f := range s.Findings {
 		head = append(head, []string{"finding", f.Field + ": " + f.Message + " (" + f.Reason + ")"})
 	}
-	if err := table(w, head...); err != nil {
+	if err := printer.WriteRows(w, head); err != nil {
+		return err
+	}
+	if err := printServers(w, s.Source.Servers); err != nil {
 		return err
 	}
 	uplinks := [][]string{{"\nUPLINK", "NUMBER", "UP", "ADDRESSES", "NEXT HOPS"}}
 	for _, u := range s.Uplinks {
 		uplinks = append(uplinks, []string{u.Link, fmt.Sprint(u.Number), yesNo(u.Up), some(texts(u.Addresses)), some(texts(u.Gateways))})
 	}
-	if err := table(w, uplinks...); err != nil {
+	if err := printer.WriteRows(w, uplinks); err != nil {
 		return err
 	}
-	mappings := [][]string{{"\nMAPPING", "READY", "SERVICE", "EXTERNAL", "OPEN", "CONNECTIONS", "IN", "OUT", "REFUSED", "WHY"}}
+	mappings := [][]string{{"\nMAPPING", "READY", "SERVICE", "EXTERNAL", "OPEN", "CONNECTIONS", "IN", "OUT", "REFUSED", "CHANGED", "WHY"}}
 	for _, m := range s.Mappings {
 		ready := yesNo(m.Ready)
 		if m.Elsewhere {
@@ -103,9 +99,38 @@ func printStatus(w io.Writer, s operator.Status) error {
 			}
 		}
 		carried := trafficCells(m.Traffic)
-		mappings = append(mappings, []string{m.Namespace + "/" + m.Name, ready, m.Service, some(m.Frontends), carried[0], carried[1], carried[2], carried[3], carried[4], why})
+		mappings = append(mappings, []string{m.Namespace + "/" + m.Name, ready, m.Service, some(m.Frontends), carried[0], carried[1], carried[2], carried[3], carried[4], changedCell(m.LastChange, now), why})
 	}
-	return table(w, mappings...)
+	return printer.WriteRows(w, mappings)
+}
+
+// printServers writes one line for each server of a relay.
+func printServers(w io.Writer, servers []operator.RelayServer) error {
+	if len(servers) == 0 {
+		return nil
+	}
+	rows := [][]string{{"\nRELAY SERVER", "IN USE", "FAILURES"}}
+	for _, s := range servers {
+		rows = append(rows, []string{s.Name, yesNo(s.InUse), strconv.FormatInt(s.Failures, 10)})
+	}
+	return printer.WriteRows(w, rows)
+}
+
+// endText says when a credential ends or ended.
+func endText(at, now time.Time) string {
+	text := at.UTC().Format(time.RFC3339)
+	if !at.After(now) {
+		return "ended " + text + ", " + duration.HumanDuration(now.Sub(at)) + " ago: run kubectl smartnat enroll again"
+	}
+	return "ends " + text + ", in " + duration.HumanDuration(at.Sub(now))
+}
+
+// changedCell says how long ago a change was. Without one since the start of smartnatd, it is "-".
+func changedCell(at, now time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return duration.HumanDuration(now.Sub(at)) + " ago"
 }
 
 // trafficCells returns open connections, all connections, bytes from and to clients, and refused packets.

@@ -105,6 +105,8 @@ func TestAsSystemdSeesIt(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/livez": "ok\n", "/readyz": "ok\n", "/metrics": "\nsmartnat_mappings_programmed 1\n",
+		"/": "<title>SmartNat</title>", "/api/status": `"counts":{"all":1,`,
+		"/api/explain?source=10.0.0.5&destination=10.237.94.10:8080&protocol=tcp": `"verdict":"forwarded"`,
 	} {
 		if code, body := getInside(t, path); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d, want %q in\n%s", path, code, want, body)
@@ -423,12 +425,18 @@ func (p *process) kill(t *testing.T) {
 // getInside sends a request in the network namespace of the test, whose thread has to dial.
 func getInside(t *testing.T, path string) (code int, body string) {
 	t.Helper()
-	conn, err := net.Dial("tcp", "127.0.0.1:9470")
+	return getAt(t, "127.0.0.1:9470", path)
+}
+
+// getAt is getInside for another address of the host.
+func getAt(t *testing.T, address, path string) (code int, body string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://smartnatd"+path, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func newReporters(cfg config.Config, log logrus.FieldLogger) ([]daemon.Reporter,
 		return []daemon.Reporter{status.New(options)}, nil
 	}
 	options.Writer = status.NewClusterClient(cfg.Instance, api, status.LeaseNamespace)
-	conditions := status.NewConditions(api, options.Log)
+	conditions := status.NewConditions(api, cfg.Grants, options.Log)
 	options.Reported = conditions.Reported
 	return []daemon.Reporter{status.New(options), conditions}, nil
 }

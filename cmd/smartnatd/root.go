@@ -40,7 +40,8 @@ Without a command it runs until a signal stops it. The programmed state stays; '
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().String(configFlag, defaultConfig, "the config `file`")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newStatusCommand(), newExplainCommand(), newCheckCommand(), newRenderCommand(), newBoundaryCommand(), newCleanupCommand(), newVersionCommand())
+	root.AddCommand(newStatusCommand(), newExplainCommand(), newConnectionsCommand(), newWhoCommand(), newDiffCommand(), newCheckCommand(), newEnrollCommand(),
+		newRenderCommand(), newHACommand(), newBoundaryCommand(), newCleanupCommand(), newBugreportCommand(), newVersionCommand())
 	root.AddCommand(buildCommands()...)
 	return root
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,7 +21,9 @@ import (
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
 	"github.com/smartnat/smartnat/pkg/daemon"
+	"github.com/smartnat/smartnat/pkg/flowlog"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/ha/pair"
 	"github.com/smartnat/smartnat/pkg/host"
 	"github.com/smartnat/smartnat/pkg/iptables"
 	"github.com/smartnat/smartnat/pkg/iptables/program"
@@ -28,6 +31,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/metrics"
 	"github.com/smartnat/smartnat/pkg/operator"
+	"github.com/smartnat/smartnat/pkg/page"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
 	"github.com/smartnat/smartnat/pkg/source"
 	"github.com/smartnat/smartnat/pkg/sysctl"
@@ -57,21 +61,24 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	saveMemory()
-	b := &builder{ctx: ctx, log: log, kept: activation.Files(true), meter: meter.New(log, meter.Budget())}
+	b := &builder{ctx: ctx, log: log, planes: dataplanes{log: log}, kept: activation.Files(true), meter: meter.New(log, meter.Budget())}
 	defer b.close()
 	d := daemon.New(daemon.Options{
 		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup, Load: load,
 		NewSource: b.newSource, NewRunner: b.newRunner,
-		NewReporters:    func(cfg config.Config) ([]daemon.Reporter, error) { return newReporters(cfg, log) },
-		Listen:          func(address string) { b.server.Listen(address) },
-		CertificateEnds: certificateEnds,
+		NewReporters:   func(cfg config.Config) ([]daemon.Reporter, error) { return newReporters(cfg, log) },
+		Listen:         func(address string) { b.server.Listen(address) },
+		CredentialEnds: credentialEnds,
 	})
+	b.daemon = d
 	b.counts = metrics.New(version, d)
 	b.counts.CountLost(conntrack.Lost)
 	b.counts.CountTracked(conntrack.TableUsage)
+	b.counts.CountFlowLog(b.logged.Written, b.logged.Losses)
+	b.counts.CountPair(b.pairStatus)
 	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
-	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, log)
-	commands := newOperatorServer(cfg, d, b.meter, log)
+	commands := newOperatorServer(cfg, d, b.meter, b.pairStatus, log)
+	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, page.New(page.Options{Status: commands.Status, Explain: commands.Explain}), log)
 	defer commands.Close()
 	if err := commands.Listen(operator.SocketPath(cfg.RuntimeDir)); err != nil {
 		log.WithError(err).Warn("status and explain get no answers")
@@ -91,6 +98,16 @@ type builder struct {
 	meter  *meter.Meter
 	// stopMeter ends the counting of traffic. It is nil while nothing counts.
 	stopMeter func()
+	// flowLog is nil while there is none; stopFlowLog ends it. logged counts for all.
+	flowLog     atomic.Pointer[flowlog.Log]
+	stopFlowLog func()
+	flowConfig  config.FlowLog
+	logged      flowlog.Count
+	// pair is nil without one; stopPair ends it.
+	pair       atomic.Pointer[pair.Pair]
+	stopPair   func()
+	pairConfig config.Config
+	daemon     *daemon.Daemon
 	// kept are sockets that systemd kept for this process; held is the one that holds connections, or nil before the first
 	// generation that needs it.
 	kept []*os.File
@@ -141,18 +158,28 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 	}
 	b.hold(cfg, chosen)
 	b.measure(cfg, chosen.name, refusals)
+	b.logFlows(cfg)
+	b.startPair(cfg)
 	return controller.New(controller.Options{
 		Config: cfg,
 		Host: host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev).
-			Flowtable(func() bool { return noFlowtable == nil }),
-		Dataplane:        programmed,
-		Log:              log,
-		CountSourcePorts: func() ([]gateway.SourcePorts, error) { return conntrack.SourcePorts(cfg.Ownership) },
-		PortsCounted:     b.counts.PortsCounted,
+			Flowtable(func() bool { return noFlowtable == nil }).
+			OtherChains(
+				func() (gateway.OtherChains, error) { return chosen.otherChains(cfg.Ownership) },
+				func() (gateway.OtherChains, error) { return chosen.legacyChains(cfg.Ownership) }),
+		Dataplane: programmed,
+		Log:       log,
+		CountSourcePorts: func(shared []gateway.LinkAddresses) ([]gateway.SourcePorts, error) {
+			return conntrack.SourcePorts(cfg.Ownership, shared)
+		},
+		PortsCounted: b.counts.PortsCounted,
 		Applied: func(o controller.Outcome) {
 			b.counts.Applied(o, time.Now())
 			if o.Report != nil {
 				b.meter.Follow(o.Report.State)
+				if log := b.flowLog.Load(); log != nil {
+					log.Follow(o.Report.State)
+				}
 			}
 			hooks.Applied(o)
 		},

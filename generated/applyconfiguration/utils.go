@@ -21,6 +21,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 	// Group=smartnat.aureacentral.com, Version=v1alpha1
 	case v1alpha1.SchemeGroupVersion.WithKind("AddressSource"):
 		return &smartnatv1alpha1.AddressSourceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("GrantedPorts"):
+		return &smartnatv1alpha1.GrantedPortsApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("InstanceStatus"):
 		return &smartnatv1alpha1.InstanceStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Mapping"):
@@ -31,6 +33,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &smartnatv1alpha1.MappingSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("MappingStatus"):
 		return &smartnatv1alpha1.MappingStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PortGrant"):
+		return &smartnatv1alpha1.PortGrantApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PortGrantSpec"):
+		return &smartnatv1alpha1.PortGrantSpecApplyConfiguration{}
 
 	}
 	return nil

@@ -54,11 +54,15 @@ func addressesOfUplinks(host gateway.Host, cfg config.Config, uplinks []gateway.
 	return all
 }
 
-// Resolved returns the resolved addressesFrom of all Mappings of the last Snapshot that have any. The caller owns the result.
-func (c *Calculator) Resolved() map[types.NamespacedName]finding.Resolved {
+// Resolved returns the resolved addressesFrom of all Mappings of the last Snapshot that get an address from an uplink. The result must
+// not be changed.
+func (c *Calculator) Resolved() map[types.NamespacedName]finding.Resolved { return c.resolved }
+
+// resolvedOf returns the resolved addressesFrom of all Mappings that get an address from an uplink.
+func resolvedOf(entries []*entry) map[types.NamespacedName]finding.Resolved {
 	all := map[types.NamespacedName]finding.Resolved{}
-	for _, e := range c.entries {
-		if len(e.mapping.Spec.AddressesFrom) > 0 {
+	for _, e := range entries {
+		if len(e.resolved.Addresses) > 0 {
 			all[conflicts.Key(e.mapping)] = e.resolved
 		}
 	}

@@ -57,13 +57,20 @@ func (r refusal) subject() string {
 	return r.first + " is"
 }
 
+// readKey identifies endpoints that were read: those that are not proven to be pods may count or not.
+type readKey struct {
+	serviceKey
+	anyEndpoint bool
+}
+
 // endpointsOf returns the endpoints of a Service, and reports those that are left out.
 func (c *calculation) endpointsOf(m *v1alpha1.Mapping, service *corev1.Service) *serviceEndpoints {
 	name := serviceKey{Namespace: service.Namespace, Name: service.Name}
-	known := c.read[name]
+	key := readKey{name, c.anyEndpoint}
+	known := c.read[key]
 	if known == nil {
 		known = c.readEndpoints(service, name)
-		c.read[name] = known
+		c.read[key] = known
 	}
 	for _, problem := range known.problems {
 		c.report(m, v1alpha1.ConditionResolvedRefs, finding.ReasonEndpointSliceInvalid, "spec.serviceName",
@@ -100,14 +107,14 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 		if unproven != "" && len(s.endpoints) > 0 {
 			slice := "EndpointSlice " + s.name
 			known.refusedPods.add(slice, unproven)
-			if !c.cfg.EndpointsWithoutSelector {
+			if !c.anyEndpoint {
 				known.refused.add(slice, unproven+", or set endpointsWithoutSelector: true in the gateway's config")
 			}
 		}
 		if unproven == "" {
 			c.addPods(known, s)
 		}
-		if unproven == "" || c.cfg.EndpointsWithoutSelector {
+		if unproven == "" || c.anyEndpoint {
 			c.addEndpoints(known, s)
 		}
 	}
@@ -138,7 +145,7 @@ func (c *calculation) trusted() bool { return c.cfg.AnyAddress || c.cfg.Source.F
 // Service alike, so a user who may write one sends a node, and with it the client, to any address that the node reaches
 // (CVE-2021-25740).
 func (c *calculation) unprovenBehind(service *corev1.Service, behind []*endpointSlice) string {
-	if c.cfg.EndpointsWithoutSelector {
+	if c.anyEndpoint {
 		return ""
 	}
 	if problem := c.unproven(service, &endpointSlice{managed: true}); problem != "" {
@@ -181,15 +188,22 @@ func (c *calculation) clusterIPs(m *v1alpha1.Mapping, service *corev1.Service, b
 		return nil
 	}
 	if problem := c.unprovenBehind(service, behind); problem != "" {
-		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName",
+		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonClusterIPNotAllowed, "spec.serviceName",
 			"Service %s/%s: connections are rejected: %s, or set endpointsWithoutSelector: true in the gateway's config",
 			service.Namespace, service.Name, problem)
 		return nil
 	}
 	return slices.DeleteFunc(serviceAddresses(service), func(a netip.Addr) bool {
+		if uplink := c.networks.providerOf(a); uplink != "" {
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonRoutedOutside, "spec.serviceName",
+				"clusterIP %s of Service %s/%s: only the default route of %s leads there, so packets would go to the provider, and connections are rejected; "+
+					"lead the range of ClusterIPs to nodes by serviceRoutes in the gateway's config, or use mode endpoints",
+				a, service.Namespace, service.Name, c.networks.called(uplink))
+			return true
+		}
 		problem := c.networks.problem(a)
 		if problem != "" {
-			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonEndpointNotAllowed, "spec.serviceName",
+			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonClusterIPNotAllowed, "spec.serviceName",
 				"clusterIP %s of Service %s/%s is ignored, and connections are rejected: %s",
 				a, service.Namespace, service.Name, problem)
 		} else if why := c.networks.outsideProblem(a); why != "" {

@@ -24,8 +24,11 @@ type calculation struct {
 	cfg config.Config
 	*facts
 	*serviceIndex
+	granted *granted
+	// anyEndpoint is set if the current Mapping may lead to endpoints that are not proven to be pods of its namespace.
+	anyEndpoint bool
 	// read caches the endpoints of Services.
-	read map[serviceKey]*serviceEndpoints
+	read map[readKey]*serviceEndpoints
 	// candidates is a reused buffer.
 	candidates []candidate
 	// findings are about the current Mapping.

@@ -43,6 +43,13 @@ func TestScenarios(t *testing.T) {
 			snapshot, host, cfg := readScenario(t, folder)
 			state, findings := calc.Calculate(snapshot, host, cfg)
 			checkState(t, state, cfg)
+			for _, f := range state.Forwards {
+				if len(f.Backends) == 0 && !slices.ContainsFunc(findings, func(found finding.Finding) bool {
+					return found.Namespace+"/"+found.Name == f.Owner && found.Blocks()
+				}) {
+					t.Errorf("%s rejects connections, and %s counts as ready", f.Frontend, f.Owner)
+				}
+			}
 			compareGolden(t, filepath.Join(folder, "want.txt"), render(state, findings))
 
 			random := rand.New(rand.NewPCG(1, 2))
@@ -145,6 +152,9 @@ func render(state gateway.State, findings []finding.Finding) string {
 	if p := state.MasqueradePorts; p != config.Default().MasqueradePorts.PortRange {
 		fmt.Fprintf(&b, "masquerade ports %s\n", p)
 	}
+	for _, l := range state.MasqueradeAddresses {
+		fmt.Fprintf(&b, "masquerade by %s to %s\n", l.Link, l.Addresses)
+	}
 	if state.ForwardedOnly {
 		fmt.Fprintln(&b, "forwarded only")
 	}
@@ -156,6 +166,12 @@ func render(state gateway.State, findings []finding.Finding) string {
 	}
 	for _, r := range state.ServiceRoutes {
 		fmt.Fprintf(&b, "route %s via %s\n", r.Destination, r.Via)
+	}
+	if len(state.InsideNetworks) > 0 {
+		fmt.Fprintf(&b, "inside %s\n", state.InsideNetworks)
+	}
+	if state.ForwardingOwned != (gateway.Families{}) {
+		fmt.Fprintf(&b, "closed %+v\n", state.ForwardingOwned)
 	}
 	if len(findings) > 0 {
 		fmt.Fprintln(&b, "\nfindings")
@@ -171,7 +187,7 @@ func describe(f *gateway.Forward) []string {
 	if len(f.Backends) == 0 {
 		words = append(words, "reject")
 	}
-	for flag, set := range map[string]bool{"direct": f.Direct, "shift": f.Shift, "masquerade": f.Masquerade, "from no source": f.SourcesDeny} {
+	for flag, set := range map[string]bool{"direct": f.Direct, "shift": f.Shift, "masquerade": f.Masquerade, "consistent": f.Consistent, "from no source": f.SourcesDeny} {
 		if set {
 			words = append(words, flag)
 		}

@@ -4,11 +4,13 @@
 package calc
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
@@ -29,6 +31,7 @@ type Calculator struct {
 	host    gateway.Host
 	facts   *facts
 	objects serviceIndex
+	grants  granted
 	// mappings is the last list. entries has one entry for each Mapping, sorted by age.
 	mappings []*v1alpha1.Mapping
 	entries  []*entry
@@ -37,15 +40,19 @@ type Calculator struct {
 	// used is what each namespace asks for.
 	used  map[string]usage
 	state gateway.State
+	// insideNetworks are the State's without those of API servers.
+	insideNetworks []netip.Prefix
 	// autoconfigured has the links that ever had an address from a router advertisement.
 	autoconfigured map[string]bool
+	// resolved are the addressesFrom that give Mappings an address.
+	resolved map[types.NamespacedName]finding.Resolved
 	// aboutHost are the Findings about the host, findings are all Findings.
 	aboutHost, findings []finding.Finding
 }
 
 // NewCalculator returns a Calculator without a Snapshot.
 func NewCalculator(cfg config.Config) *Calculator {
-	return &Calculator{cfg: cfg, facts: &facts{}, used: map[string]usage{}, autoconfigured: map[string]bool{}, objects: serviceIndex{
+	return &Calculator{cfg: cfg, facts: &facts{}, grants: newGranted(cfg), used: map[string]usage{}, autoconfigured: map[string]bool{}, resolved: resolvedOf(nil), objects: serviceIndex{
 		services: map[serviceKey]*corev1.Service{}, slices: map[serviceKey][]*discoveryv1.EndpointSlice{},
 	}}
 }
@@ -74,18 +81,24 @@ func (c *Calculator) updateHost(host gateway.Host) (findingsChanged, factsChange
 	routes, aboutRoutes := serviceRoutes(host, c.cfg)
 	c.state.Uplinks, c.state.ServiceRoutes = uplinks, routes
 	aboutBoundary := boundary(&c.state, host, c.cfg)
+	insideNetworks, aboutInside := inside(&c.state, host, c.cfg)
+	c.insideNetworks = c.state.InsideNetworks
 	c.state.OwnPrefixes = c.ownPrefixes(host)
 	c.state.Flowtable = flowtable(&c.state, host)
-	aboutHost := slices.Concat(aboutUplinks, aboutBoundary, aboutRoutes)
+	c.state.BackendNetworks = slices.SortedFunc(slices.Values(c.cfg.BackendNetworks), comparePrefixes)
+	sources, aboutSources := masqueradeAddresses(&c.state, host, c.cfg)
+	c.state.MasqueradeAddresses = sources
+	if pair := c.cfg.HA; pair.Enabled() {
+		c.state.Sync = gateway.SyncEndpoint{Address: pair.SyncAddress, Link: pair.SyncLink, Port: uint16(pair.SyncPort)}
+	}
+	aboutHost := slices.Concat(aboutUplinks, aboutBoundary, droppingChains(host, c.cfg), noFlowtable(host), aboutInside, aboutRoutes, aboutSources)
 	findingsChanged = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
-	c.state.BackendNetworks = slices.SortedFunc(slices.Values(c.cfg.BackendNetworks), comparePrefixes)
-	c.state.InsideNetworks = slices.SortedFunc(slices.Values(c.cfg.InsideNetworks), comparePrefixes)
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
 	c.state.Helpers = c.cfg.Helpers.List()
 
-	facts := newFacts(host, c.cfg, uplinks, c.state.Outside, c.facts)
+	facts := newFacts(host, c.cfg, &c.state, insideNetworks, c.facts)
 	factsChanged = !facts.equal(c.facts)
 	c.facts = facts
 	return findingsChanged, factsChanged

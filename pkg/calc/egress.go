@@ -37,7 +37,7 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 	for _, v4 := range []bool{true, false} {
 		possible := slices.DeleteFunc(slices.Clone(addresses), func(a address) bool { return a.Is4() != v4 || a.place == nowhere })
 		candidates := slices.DeleteFunc(slices.Clone(possible), func(a address) bool {
-			return a.place != here || !c.cfg.AnyAddress && c.held[a.Addr] == ""
+			return a.place != here || !c.cfg.AnyAddress && c.held[a.Addr] == "" && c.uplinkOf[a.Addr] == 0
 		})
 		if len(candidates) == 0 { // not this host's, or not now
 			if len(possible) > 0 {
@@ -54,10 +54,16 @@ func (c *calculation) egress(m *v1alpha1.Mapping, addresses []address, pods byFa
 		// The rules stay while the inside link is down: a flapping link must not affect connections.
 		external := candidates[i].Addr
 		leaving := pods.of(external)
-		known := len(leaving) > 0 && !slices.ContainsFunc(leaving, func(pod netip.Addr) bool { return !contains(c.cfg.InsideNetworks, pod) })
+		known := len(leaving) > 0 && !slices.ContainsFunc(leaving, func(pod netip.Addr) bool { return !contains(c.networks.inside, pod) })
 		if !c.inside && !known && !c.cfg.AnyAddress {
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonNoInsideLink, "spec.egress",
 				"all links of this host are uplinks, and packets from an uplink count as outside; add the network of the pods to insideNetworks in the gateway's config, or connect it by a link that is not an uplink")
+		}
+		for _, chain := range c.dropping {
+			if chain.Family == "inet" || (chain.Family == "ip") == v4 {
+				c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonForwardingDropped, "spec.egress",
+					"%s drops connections that pods open unless one of its rules accepts them: %s", chain, chain.Remedy(c.cfg.Ownership))
+			}
 		}
 		requests = append(requests, egressRequest{address: external, uplink: c.uplinkOf[external], pods: leaving})
 	}

@@ -4,6 +4,7 @@
 package calc
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
@@ -48,6 +49,9 @@ type want struct {
 	// share is the Mapping's part of the Frontend's ports, reserved are the ports that this host keeps from Mappings.
 	share    conflicts.Allocation
 	reserved []gateway.PortRange
+	// allowance is what allows it. refused says that a PortGrant has no room for it.
+	allowance
+	refused string
 	// parts are the Forwards if the want is not whole.
 	parts []*gateway.Forward
 }
@@ -59,9 +63,27 @@ func (w *want) whole() bool { return w.share.Whole() && len(w.reserved) == 0 }
 // while the other one names it.
 func (w *want) yields() bool { return w.resolved && w.place == absent }
 
+// rank orders wants by their claim to ports, before the age of their Mappings.
+type rank struct {
+	priority int32
+	yields   bool
+}
+
+func (r rank) compare(o rank) int {
+	switch {
+	case r.yields == o.yields:
+		return cmp.Compare(o.priority, r.priority)
+	case r.yields:
+		return 1
+	}
+	return -1
+}
+
+func (w *want) rank() rank { return rank{w.grant.Rank(), w.yields()} }
+
 // sameClaim reports whether both wants claim the same ports with the same precedence.
 func (w *want) sameClaim(o *want) bool {
-	return w.Frontend == o.Frontend && w.resolved == o.resolved && w.yields() == o.yields()
+	return w.Frontend == o.Frontend && w.resolved == o.resolved && w.rank() == o.rank() && w.allowance == o.allowance
 }
 
 // forwards returns the Forwards of the want: the whole one, or its parts.

@@ -20,16 +20,22 @@ type facts struct {
 	local map[netip.Addr]bool
 	// inside is set if a link that is up and has an address leads inside: it is neither an uplink nor lo.
 	inside bool
-	// uplinkOf has the number of the uplink for each address.
+	// uplinkOf has the number of the uplink for each address on one, and for those that a pair moves there: a takeover must find their
+	// egress in place, since the kernel translates a connection as its first packet.
 	uplinkOf map[netip.Addr]int
 	// fromUplinks are the addresses of uplinks, in the order of uplinks.
 	fromUplinks []uplinkAddresses
 	// networks decides which destinations are allowed, ports which ports belong to the host.
 	networks *networks
 	ports    *hostPorts
+	// dropping are the chains of other programs that drop connections of Mappings.
+	dropping []gateway.BaseChain
+	// proxy is what translates ClusterIPs on this host, or "".
+	proxy string
 }
 
-func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *facts) *facts {
+func newFacts(host gateway.Host, cfg config.Config, state *gateway.State, inside []netip.Prefix, before *facts) *facts {
+	uplinks := state.Uplinks
 	f := &facts{
 		// Without a real host, nothing is missing.
 		sctp:        host.SCTP || cfg.AnyAddress,
@@ -37,8 +43,10 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, ou
 		local:       map[netip.Addr]bool{},
 		uplinkOf:    map[netip.Addr]int{},
 		fromUplinks: addressesOfUplinks(host, cfg, uplinks),
-		networks:    newNetworks(host, cfg, uplinks, outside, before.networks),
+		networks:    newNetworks(host, cfg, uplinks, state.Outside, inside, before.networks),
 		ports:       newHostPorts(host, cfg, uplinks),
+		dropping:    host.Others.Chains.Dropping,
+		proxy:       serviceProxy(host, cfg),
 	}
 	for _, link := range host.Links {
 		uplink := slices.IndexFunc(uplinks, func(u gateway.Uplink) bool { return u.Link == link.Name })
@@ -60,6 +68,15 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, ou
 	for _, a := range cfg.StandbyAddresses {
 		f.local[a] = true
 	}
+	for _, l := range cfg.HA.Links {
+		for _, u := range uplinks {
+			for _, a := range l.VirtualAddresses {
+				if u.Link == l.Interface && f.uplinkOf[a] == 0 {
+					f.uplinkOf[a] = u.Number
+				}
+			}
+		}
+	}
 	for _, a := range cfg.ServedAddresses {
 		if f.held[a] != "" {
 			f.local[a] = true
@@ -69,6 +86,7 @@ func newFacts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, ou
 }
 
 func (f *facts) equal(other *facts) bool {
-	return f.sctp == other.sctp && f.inside == other.inside && f.networks.equal(other.networks) && maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf) &&
-		slices.EqualFunc(f.fromUplinks, other.fromUplinks, uplinkAddresses.equal)
+	return f.sctp == other.sctp && f.inside == other.inside && f.proxy == other.proxy && f.networks.equal(other.networks) &&
+		maps.Equal(f.held, other.held) && maps.Equal(f.local, other.local) && maps.Equal(f.uplinkOf, other.uplinkOf) &&
+		slices.EqualFunc(f.fromUplinks, other.fromUplinks, uplinkAddresses.equal) && slices.Equal(f.dropping, other.dropping)
 }

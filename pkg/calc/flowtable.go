@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -19,7 +20,7 @@ const maxFlowLinks = 200
 // that it remembers (nft_dev_path_info in net/netfilter/nft_flow_offload.c). Pods of the host itself have links without addresses,
 // which come and go with each pod.
 func flowtable(state *gateway.State, host gateway.Host) gateway.Flowtable {
-	if !host.Flowtable {
+	if _, forbids := host.Others.Chains.ForbidsFlowtable(); forbids || !host.Flowtable {
 		return gateway.Flowtable{}
 	}
 	var links []gateway.FlowLink
@@ -37,6 +38,16 @@ func flowtable(state *gateway.State, host gateway.Host) gateway.Flowtable {
 	}
 	slices.SortFunc(links, func(a, b gateway.FlowLink) int { return strings.Compare(a.Name, b.Name) })
 	return gateway.Flowtable{Families: gateway.Families{IPv4: !viaIPv6(host), IPv6: true}, Links: links}
+}
+
+// noFlowtable reports that established connections meet all rules because of another program, although kernel and config permit a
+// flowtable.
+func noFlowtable(host gateway.Host) []finding.Finding {
+	why, forbids := host.Others.Chains.ForbidsFlowtable()
+	if !forbids || !host.Flowtable {
+		return nil
+	}
+	return []finding.Finding{{Reason: finding.ReasonPacketsQueued, Field: "flowtable", Message: "off: " + why}}
 }
 
 func hasAddress(l gateway.Link) bool {

@@ -47,6 +47,7 @@ func FuzzCalculate(f *testing.F) {
 		s.Mappings = withoutNil(s.Mappings)
 		s.Services = withoutNil(s.Services)
 		s.EndpointSlices = withoutNil(s.EndpointSlices)
+		s.PortGrants, s.Namespaces = withoutNil(s.PortGrants), withoutNil(s.Namespaces)
 		state, findings := calc.Calculate(s, host, cfg)
 		checkState(t, state, cfg)
 		for _, finding := range findings {

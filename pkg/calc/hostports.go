@@ -31,6 +31,8 @@ type reservation struct {
 	address netip.Addr
 	// link, if set, restricts it to the addresses of that link.
 	link string
+	// configured is set if reservedPorts of the config lists it. A PortGrant may lift that.
+	configured bool
 	// why is the reason for the finding's text.
 	why string
 }
@@ -41,7 +43,7 @@ func newHostPorts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink
 		return h
 	}
 	for _, r := range cfg.ReservedPorts {
-		h.add(r.Protocol, reservation{PortRange: r.Ports, why: fmt.Sprintf("reserved by reservedPorts (%s) in the gateway's config", r)})
+		h.add(r.Protocol, reservation{PortRange: r.Ports, configured: true, why: fmt.Sprintf("reserved by reservedPorts (%s) in the gateway's config", r)})
 	}
 	if port, ok := metricsPort(cfg.Metrics.Address); ok {
 		h.add(gateway.TCP, reservation{PortRange: gateway.Port(port), why: "used by metrics.address in the gateway's config"})
@@ -53,6 +55,10 @@ func newHostPorts(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink
 			r.link = l.Link // packets from an uplink do not reach it
 		}
 		h.add(l.Protocol, r)
+	}
+	for _, c := range host.Others.Claims {
+		h.add(c.Protocol, reservation{PortRange: c.Ports, address: c.Address, why: fmt.Sprintf(
+			"a %s of the cluster has it; use another port", c.Kind)})
 	}
 	for _, list := range h.reserved {
 		slices.SortStableFunc(list, func(a, b reservation) int { return cmp.Compare(a.First, b.First) })
@@ -75,12 +81,12 @@ func metricsPort(address string) (uint16, bool) {
 }
 
 // reserved returns the ports of a Frontend that this host keeps from Mappings, and reports them if it would serve them.
-func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Frontend, where place) []gateway.PortRange {
+func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Frontend, where place, by allowance) []gateway.PortRange {
 	if where != here {
 		return nil
 	}
 	var reserved []gateway.PortRange
-	for _, r := range c.ports.of(front, c.held[front.Address]) {
+	for _, r := range c.ports.of(front, c.held[front.Address], by) {
 		lost := front
 		lost.Ports = gateway.PortRange{First: max(r.First, front.Ports.First), Last: min(r.Last, front.Ports.Last)}
 		c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonPortReserved, portField(port, "port"), "%s is not served here: %s", lost, r.why)
@@ -89,14 +95,14 @@ func (c *calculation) reserved(m *v1alpha1.Mapping, port int, front gateway.Fron
 	return reserved
 }
 
-// of returns the reservations that overlap a Frontend whose address is on the link.
-func (h *hostPorts) of(front gateway.Frontend, link string) []reservation {
+// of returns the reservations that overlap a Frontend whose address is on the link, and that its allowance does not lift.
+func (h *hostPorts) of(front gateway.Frontend, link string, by allowance) []reservation {
 	var found []reservation
 	for _, r := range h.reserved[front.Protocol] {
 		if r.First > front.Ports.Last {
 			break
 		}
-		if !r.Overlaps(front.Ports) || !r.covers(front.Address, link) {
+		if !r.Overlaps(front.Ports) || !r.covers(front.Address, link) || r.configured && by.reservedPorts() {
 			continue
 		}
 		if n := len(found); n == 0 || found[n-1].Last < r.Last {
@@ -121,7 +127,7 @@ func (h *hostPorts) equal(o *hostPorts) bool {
 func (h *hostPorts) affects(wants []want, o *hostPorts, held map[netip.Addr]string) bool {
 	for i := range wants {
 		w := &wants[i]
-		if link := held[w.Address]; w.place == here && !slices.Equal(h.of(w.Frontend, link), o.of(w.Frontend, link)) {
+		if link := held[w.Address]; w.place == here && !slices.Equal(h.of(w.Frontend, link, w.allowance), o.of(w.Frontend, link, w.allowance)) {
 			return true
 		}
 	}

@@ -31,11 +31,16 @@ func (u usage) beyond(cfg config.Config) bool {
 
 // cost estimates the number of rules for wants: one that matches the port and one for each endpoint. Affinity with several
 // endpoints takes two rules for each endpoint, and a list of clients for each, which counts as a rule: the lists belong to the
-// Service, so their number does not grow with its ports. A range costs as much as a port.
+// Service, so their number does not grow with its ports. A range costs as much as a port. With endpointChoice: maglev, each
+// slot of the table of a Frontend costs as much as an endpoint.
 func cost(wants []want) int {
 	rules, lists := 0, map[gateway.Backend]struct{}{}
 	for i := range wants {
 		each, backends := 1, wants[i].Backends
+		if wants[i].Consistent && len(backends) > 1 {
+			rules += 1 + gateway.MaglevSlots(len(backends))
+			continue
+		}
 		if wants[i].Affinity > 0 && len(backends) > 1 {
 			each = 2
 			for _, b := range backends {

@@ -11,6 +11,7 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -34,6 +35,7 @@ func (c *calculation) wants(e *entry) {
 	}
 	m := e.mapping.DeepCopy()
 	v1alpha1.SetDefaults(m)
+	c.resolveOnNode(m)
 	addresses, resolved := c.resolveUplinks(m, c.addresses(m))
 	e.resolved = resolved
 	e.usage.ports = countPorts(m.Spec.Ports)
@@ -45,7 +47,8 @@ func (c *calculation) wants(e *entry) {
 		return
 	}
 	sources := c.sources(m, addresses)
-	backing := c.backing(m, addresses)
+	allSources := slices.Concat(sources.v4, sources.v6)
+	backing := c.backing(m, addresses, allSources)
 	e.about = c.reported()
 	owner := m.Namespace + "/" + m.Name
 	e.wants = make([]want, 0, len(m.Spec.Ports)*len(addresses))
@@ -58,7 +61,11 @@ func (c *calculation) wants(e *entry) {
 			}
 			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
 			allowed := sources.of(a.Addr)
-			e.wants = append(e.wants, want{port: i, place: where, resolved: a.resolved, reserved: c.reserved(m, i, front, where), Forward: gateway.Forward{
+			by, ok := c.allowanceOf(m, i, front, a, allSources)
+			if !ok {
+				continue
+			}
+			e.wants = append(e.wants, want{port: i, place: where, resolved: a.resolved, allowance: by, reserved: c.reserved(m, i, front, where, by), Forward: gateway.Forward{
 				Frontend:    front,
 				Owner:       owner,
 				Service:     serviceNamedBy(m).String(),
@@ -70,17 +77,22 @@ func (c *calculation) wants(e *entry) {
 				Shift:       !front.Ports.Single(),
 				Masquerade:  c.masquerades(m),
 				Affinity:    backing.affinity,
+				Consistent:  c.cfg.EndpointChoice == config.ChoiceMaglev,
 			}})
 		}
-		for _, f := range c.reported() {
-			e.aboutPort = append(e.aboutPort, portFinding{i, f})
-		}
+		e.addAboutPort(i, c.reported())
 	}
 	if c.tooExpensive(e); len(e.wants) == 0 {
 		return
 	}
-	e.egress = c.egress(m, addresses, backing.pods)
+	e.egress = c.egress(m, c.withEgress(m, addresses), backing.pods)
 	e.aboutEgress = c.reported()
+}
+
+func (e *entry) addAboutPort(port int, findings []finding.Finding) {
+	for _, f := range findings {
+		e.aboutPort = append(e.aboutPort, portFinding{port, f})
+	}
 }
 
 // collectFindings puts the Findings in the order of the Mapping's fields.
@@ -98,6 +110,9 @@ func (e *entry) collectFindings() {
 		}
 		findings = append(findings, e.conflicts(w)...)
 	}
+	for _, f := range about { // of ports that no want is left of
+		findings = append(findings, f.Finding)
+	}
 	e.findings = limitPerReason(append(findings, e.aboutEgress...))
 }
 
@@ -106,6 +121,10 @@ func (e *entry) collectFindings() {
 func (e *entry) conflicts(w *want) []finding.Finding {
 	if w.yields() {
 		return nil
+	}
+	if w.refused != "" {
+		return []finding.Finding{finding.New(e.mapping, conditionOfRefusal(w.resolved), finding.ReasonNotGranted, portField(w.port, "port"),
+			"%s is refused: %s", w.Frontend, w.refused)}
 	}
 	var findings []finding.Finding
 	for i, lost := range w.share.Lost {

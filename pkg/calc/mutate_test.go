@@ -50,6 +50,7 @@ func TestMutatedObjects(t *testing.T) {
 		}
 		decoded++
 		s.Mappings, s.Services, s.EndpointSlices = withoutNil(s.Mappings), withoutNil(s.Services), withoutNil(s.EndpointSlices)
+		s.PortGrants, s.Namespaces = withoutNil(s.PortGrants), withoutNil(s.Namespaces)
 		state, findings := calc.Calculate(s, host, cfg)
 		if again, findingsAgain := calculator.Calculate(s, host); !cmp.Equal(state, again, addresses) || !cmp.Equal(findings, findingsAgain) {
 			t.Fatalf("after other objects, the State or the Findings differ for\n%s", text)

@@ -26,7 +26,8 @@ type networks struct {
 	connected []network
 	// takenOutside is set if the config has no uplinks and the links of default routes count as uplinks.
 	takenOutside bool
-	// listed are the config's backendNetworks, inside its insideNetworks, routed the destinations of its serviceRoutes.
+	// listed are the config's backendNetworks, inside its insideNetworks or what a node finds in their place, routed the
+	// destinations of its serviceRoutes.
 	listed, inside, routed []netip.Prefix
 	// links are the links of routes by destination; lengths are the prefix lengths of the destinations, longest first.
 	links   map[netip.Prefix]link
@@ -54,10 +55,10 @@ const maxRemembered = 32768
 
 // newNetworks returns the networks of a host. Former inside routes and next hops still count: a flapping link or a restarted
 // routing daemon must not break connections. That is safe, because the boundary never lets these packets out by an uplink.
-func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, before *networks) *networks {
+func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink, outside []string, inside []netip.Prefix, before *networks) *networks {
 	n := &networks{
 		any: cfg.AnyAddress, own: map[netip.Addr]bool{}, hops: map[netip.Addr]bool{},
-		listed: cfg.BackendNetworks, inside: cfg.InsideNetworks, links: map[netip.Prefix]link{},
+		listed: cfg.BackendNetworks, inside: inside, links: map[netip.Prefix]link{},
 	}
 	isUplink := map[string]bool{}
 	for _, u := range uplinks {
@@ -71,7 +72,7 @@ func newNetworks(host gateway.Host, cfg config.Config, uplinks []gateway.Uplink,
 		n.takenOutside = len(outside) > 0
 	}
 	metrics := map[netip.Prefix]int{} // of the best route inside
-	for _, a := range slices.Concat(cfg.StandbyAddresses, cfg.ServedAddresses) {
+	for _, a := range slices.Concat(cfg.StandbyAddresses, cfg.ServedAddresses, cfg.MasqueradeAddresses) {
 		n.own[a] = true
 	}
 	for _, l := range host.Links {
@@ -184,7 +185,7 @@ func (n *networks) withinInside(to netip.Prefix) bool {
 }
 
 func (n *networks) equal(o *networks) bool {
-	return o != nil && maps.Equal(n.own, o.own) && maps.Equal(n.hops, o.hops) && slices.Equal(n.connected, o.connected) &&
+	return o != nil && maps.Equal(n.own, o.own) && maps.Equal(n.hops, o.hops) && slices.Equal(n.connected, o.connected) && slices.Equal(n.inside, o.inside) &&
 		maps.Equal(n.links, o.links) && slices.Equal(n.defaults.v4, o.defaults.v4) && slices.Equal(n.defaults.v6, o.defaults.v6)
 }
 

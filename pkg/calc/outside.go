@@ -98,6 +98,20 @@ func boundary(state *gateway.State, host gateway.Host, cfg config.Config) []find
 	return findings
 }
 
+// droppingChains reports chains of other programs that drop what is forwarded for Mappings. Mappings with egress report those that drop
+// only connections that pods open.
+func droppingChains(host gateway.Host, cfg config.Config) []finding.Finding {
+	var findings []finding.Finding
+	for _, c := range host.Others.Chains.Dropping {
+		if !c.EgressOnly {
+			findings = append(findings, finding.Finding{Reason: finding.ReasonForwardingDropped, Field: "dataplane", Message: fmt.Sprintf(
+				"%s drops what is forwarded for Mappings unless one of its rules accepts it, as an accept of ours does not count there: %s",
+				c, c.Remedy(cfg.Ownership))})
+		}
+	}
+	return findings
+}
+
 // ownPrefixes returns the links to the outside that have an IPv6 network although they never had an address from a router
 // advertisement. A link without either may be waiting for its first advertisement, and a flapping link for the next.
 func (c *Calculator) ownPrefixes(host gateway.Host) []string {

@@ -5,10 +5,13 @@ package calc
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -87,5 +90,72 @@ func TestBoundaryFollowsLinks(t *testing.T) {
 				t.Errorf("forwarding owned for %v, want %v", state.ForwardingOwned, tc.host.ForwardingOwned)
 			}
 		})
+	}
+}
+
+// TestDroppingChains expects a finding with the command that helps, for the host and for Mappings whose pods leave by the gateway.
+func TestDroppingChains(t *testing.T) {
+	const docker = "iptables -I FORWARD -m connmark --mark 0x10/0x10 -j ACCEPT"
+	prefix := netip.MustParsePrefix
+	cfg := config.Default()
+	cfg.Uplinks = []config.Uplink{{Interface: "eth1"}}
+	host := gateway.Host{Links: []gateway.Link{
+		{Name: "eth0", Up: true, Addresses: []netip.Prefix{prefix("10.10.0.2/24")}},
+		{Name: "eth1", Up: true, Addresses: []netip.Prefix{prefix("198.51.100.10/24"), prefix("2001:db8:1::10/64")}},
+	}}
+	m := &v1alpha1.Mapping{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "echo"},
+		Spec:       v1alpha1.MappingSpec{Addresses: []string{"198.51.100.10"}, ServiceName: "echo", Egress: true, Ports: []v1alpha1.MappingPort{{Port: 80}}},
+	}
+	type found struct {
+		Mapping, Field string
+		Has            bool
+	}
+	for _, tc := range []struct {
+		name   string
+		chains []gateway.BaseChain
+		remedy string
+		want   []found
+	}{
+		{name: "none"},
+		{"Docker", []gateway.BaseChain{{Family: "ip", Table: "filter", Name: "FORWARD"}}, docker, []found{{"", "dataplane", true}, {"echo", "spec.egress", true}}},
+		{"firewalld", []gateway.BaseChain{{Family: "ip", Table: "filter", Name: "FORWARD", EgressOnly: true}}, docker, []found{{"echo", "spec.egress", true}}},
+		{"of the other family", []gateway.BaseChain{{Family: "ip6", Table: "filter", Name: "FORWARD"}}, "ip6tables -I FORWARD", []found{{"", "dataplane", true}}},
+		{"legacy", []gateway.BaseChain{{Family: "ip", Table: "filter", Name: "FORWARD", Legacy: true}}, "iptables-legacy -t filter -I FORWARD -m connmark --mark 0x10/0x10 -j ACCEPT",
+			[]found{{"", "dataplane", true}, {"echo", "spec.egress", true}}},
+		{"of nft", []gateway.BaseChain{{Family: "inet", Table: "fw", Name: "f"}}, "nft insert rule inet fw f ct mark and 0x10 == 0x10 accept",
+			[]found{{"", "dataplane", true}, {"echo", "spec.egress", true}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			host.Others.Chains.Dropping = tc.chains
+			_, all := Calculate(objects.Snapshot{Mappings: []*v1alpha1.Mapping{m}}, host, cfg)
+			var got []found
+			for _, f := range all {
+				if f.Reason != finding.ReasonForwardingDropped {
+					continue
+				}
+				got = append(got, found{f.Name, f.Field, strings.Contains(f.Message, tc.remedy)})
+				if f.Blocks() {
+					t.Errorf("it blocks: %s", f)
+				}
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("findings (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestSyncEndpoint expects the endpoint of a pair, and none without one.
+func TestSyncEndpoint(t *testing.T) {
+	cfg := config.Default()
+	for _, want := range []gateway.SyncEndpoint{{}, {Address: netip.MustParseAddr("10.99.0.1"), Link: "eth3", Port: 3780}} {
+		cfg.HA.SyncAddress, cfg.HA.SyncLink, cfg.HA.SyncPort = want.Address, want.Link, int(want.Port)
+		if want.Link != "" {
+			cfg.HA.Peer = want.Address.Next()
+		}
+		if state, _ := Calculate(objects.Snapshot{}, gateway.Host{}, cfg); state.Sync != want {
+			t.Errorf("%+v, want %+v", state.Sync, want)
+		}
 	}
 }

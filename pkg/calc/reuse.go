@@ -19,9 +19,9 @@ import (
 type run struct {
 	// dirty are the entries whose requests have to be resolved again, unsettled those whose results have to be settled again.
 	dirty, unsettled []*entry
-	// portsChanged is set if requests for ports changed, egressChanged if requests for egress did, findingsChanged if Findings
-	// did.
-	portsChanged, egressChanged, findingsChanged bool
+	// portsChanged is set if requests for ports changed, egressChanged if requests for egress did, resolvedChanged if addresses of
+	// uplinks did, findingsChanged if Findings did.
+	portsChanged, egressChanged, resolvedChanged, findingsChanged bool
 	// usage is the change of usage by namespace.
 	usage map[string]usage
 	// here and absent are the changes of the State's Forwards, and of its Forwards for addresses that are absent.
@@ -34,13 +34,22 @@ func (c *Calculator) update(r *run, snapshot objects.Snapshot, host gateway.Host
 	var factsChanged bool
 	r.findingsChanged, factsChanged = c.updateHost(host)
 	services := c.objects.update(snapshot)
+	c.apiServers()
 	c.updateMappings(snapshot.Mappings, r)
+	regranted := c.grants.update(snapshot)
 	switch {
 	case factsChanged:
 		r.markDirty(c.entries...)
 	case c.facts != before && !c.facts.ports.equal(before.ports):
 		for _, e := range c.entries {
 			if c.facts.ports.affects(e.wants, before.ports, c.facts.held) {
+				r.markDirty(e)
+			}
+		}
+	}
+	if regranted != nil {
+		for _, e := range c.entries {
+			if regranted(e.mapping.Namespace) {
 				r.markDirty(e)
 			}
 		}
@@ -126,6 +135,7 @@ func (r *run) remove(e *entry) {
 	r.recordUsage(e.mapping.Namespace, e.usage, usage{})
 	r.portsChanged = r.portsChanged || len(e.wants) > 0
 	r.egressChanged = r.egressChanged || len(e.egress) > 0
+	r.resolvedChanged = r.resolvedChanged || len(e.resolved.Addresses) > 0
 	r.findingsChanged = r.findingsChanged || len(e.findings) > 0
 }
 

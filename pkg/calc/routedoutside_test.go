@@ -54,8 +54,8 @@ func TestRoutedOutside(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			uplinks := []gateway.Uplink{{Link: "eth1", Number: 1}}
-			before := newNetworks(gateway.Host{Routes: tc.before, DefaultRoutes: tc.defaults}, tc.cfg, uplinks, nil, nil)
-			n := newNetworks(gateway.Host{Routes: tc.routes, DefaultRoutes: tc.defaults}, tc.cfg, uplinks, nil, before)
+			before := newNetworks(gateway.Host{Routes: tc.before, DefaultRoutes: tc.defaults}, tc.cfg, uplinks, nil, nil, nil)
+			n := newNetworks(gateway.Host{Routes: tc.routes, DefaultRoutes: tc.defaults}, tc.cfg, uplinks, nil, nil, before)
 			link, by := n.outside(addr("fd00:244:1::2"))
 			if tc.by == "" && link == "" {
 				return

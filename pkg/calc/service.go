@@ -31,7 +31,8 @@ type backing struct {
 	clusterIPs []netip.Addr
 }
 
-func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address) backing {
+func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address, sources []netip.Prefix) backing {
+	c.anyEndpoint = c.cfg.EndpointsWithoutSelector || c.grantsAnyEndpoint(m, addresses, sources)
 	b := backing{targets: make([]targets, len(m.Spec.Ports))}
 	name := serviceNamedBy(m)
 	service := c.services[name]

@@ -5,17 +5,19 @@ package calc
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/grants"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // resolve computes what the dirty entries ask for, regardless of other Mappings.
 func (c *Calculator) resolve(r *run) {
-	calculation := &calculation{cfg: c.cfg, facts: c.facts, serviceIndex: &c.objects, read: map[serviceKey]*serviceEndpoints{}}
+	calculation := &calculation{cfg: c.cfg, facts: c.facts, serviceIndex: &c.objects, granted: &c.grants, read: map[readKey]*serviceEndpoints{}}
 	for _, e := range r.dirty {
 		before := *e
 		calculation.resolve(e)
@@ -23,11 +25,13 @@ func (c *Calculator) resolve(r *run) {
 		r.unsettled = append(r.unsettled, e)
 		e.unsettled, e.findings = true, before.findings
 		r.egressChanged = r.egressChanged || len(before.egress)+len(e.egress) > 0
+		r.resolvedChanged = r.resolvedChanged || !slices.Equal(before.resolved.Addresses, e.resolved.Addresses) ||
+			!slices.Equal(before.resolved.Uplinks, e.resolved.Uplinks)
 		r.recordUsage(e.mapping.Namespace, before.usage, e.usage)
 		e.over = before.over // until it is settled again
 		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.sameClaim(&y) }) {
 			for i := range e.wants {
-				e.wants[i].share = before.wants[i].share
+				e.wants[i].share, e.wants[i].refused = before.wants[i].share, before.wants[i].refused
 			}
 		} else {
 			r.portsChanged = true
@@ -40,15 +44,22 @@ func (c *Calculator) settlePorts(r *run) {
 	if !r.portsChanged {
 		return
 	}
-	claims := conflicts.Owners{}
-	for _, yields := range []bool{false, true} {
+	claims, ledger := conflicts.Owners{}, grants.Ledger{}
+	for _, rank := range c.ranks() {
 		for _, e := range c.entries {
 			if e.over != nil {
 				continue // an excluded Mapping takes no port
 			}
 			for i := range e.wants {
 				w := &e.wants[i]
-				if w.yields() != yields {
+				if w.rank() != rank {
+					continue
+				}
+				if why := c.grants.take(ledger, w, e.mapping.Namespace); why != w.refused {
+					r.markUnsettled(e)
+					w.refused = why
+				}
+				if w.refused != "" {
 					continue
 				}
 				share := claims.Take(w.claim(), e.mapping)
@@ -61,6 +72,17 @@ func (c *Calculator) settlePorts(r *run) {
 			}
 		}
 	}
+}
+
+// ranks returns the ranks of all wants, those that come first first.
+func (c *Calculator) ranks() []rank {
+	seen := map[rank]struct{}{}
+	for _, e := range c.entries {
+		for i := range e.wants {
+			seen[e.wants[i].rank()] = struct{}{}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(seen), rank.compare)
 }
 
 // settleEgress gives each pod to the first Mapping that asks.
@@ -88,7 +110,7 @@ func (c *Calculator) publish(r *run) {
 		for i := range e.wants {
 			w := &e.wants[i]
 			w.divide()
-			if w.listed = w.place != nowhere && e.over == nil; w.listed {
+			if w.listed = w.place != nowhere && e.over == nil && w.refused == ""; w.listed {
 				list := r.list(w.place)
 				list.Added = append(list.Added, w.forwards()...)
 			}
@@ -99,6 +121,9 @@ func (c *Calculator) publish(r *run) {
 	}
 	if r.findingsChanged {
 		c.findings = slices.Concat(c.aboutHost, findings(c.entries))
+	}
+	if r.resolvedChanged {
+		c.resolved = resolvedOf(c.entries)
 	}
 	c.state.Forwards = r.here.Apply(c.state.Forwards, compareForwards)
 	c.state.Absent.Forwards = r.absent.Apply(c.state.Absent.Forwards, compareForwards)

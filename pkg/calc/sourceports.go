@@ -19,17 +19,16 @@ import (
 const lowPercent, enoughPercent = 80, 70
 
 // Short returns the counted backends that hardly have a source port left for masquerading. before has those that were short at
-// the last count. The result is sorted and has no counts.
+// the last count. The result is sorted and says how many addresses share the connections, but not how many these are.
 func Short(state gateway.State, counted, before []gateway.SourcePorts) []gateway.SourcePorts {
 	var short []gateway.SourcePorts
 	for _, c := range counted {
-		inUse := c.InUse
-		c.InUse = 0
 		limit := lowPercent
-		if slices.Contains(before, c) {
+		if slices.ContainsFunc(before, func(b gateway.SourcePorts) bool { return b.Protocol == c.Protocol && b.Backend == c.Backend }) {
 			limit = enoughPercent
 		}
-		if 100*inUse >= limit*state.SourcePorts() {
+		if 100*c.InUse >= limit*c.Addresses*state.SourcePorts() {
+			c.InUse = 0
 			short = append(short, c)
 		}
 	}
@@ -44,7 +43,7 @@ func ShortFindings(state gateway.State, short []gateway.SourcePorts) []finding.F
 	if len(short) == 0 {
 		return nil
 	}
-	backends := map[string][]string{}
+	backends, fewest := map[string][]string{}, map[string]int{}
 	for _, f := range state.Forwards {
 		if !f.Masquerade {
 			continue
@@ -53,6 +52,9 @@ func ShortFindings(state gateway.State, short []gateway.SourcePorts) []finding.F
 			text := fmt.Sprintf("%s/%s", s.Backend, s.Protocol)
 			if leadsTo(f, s) && !slices.Contains(backends[f.Owner], text) {
 				backends[f.Owner] = append(backends[f.Owner], text)
+				if n := fewest[f.Owner]; n == 0 || s.Addresses < n {
+					fewest[f.Owner] = s.Addresses
+				}
 			}
 		}
 	}
@@ -66,8 +68,8 @@ func ShortFindings(state gateway.State, short []gateway.SourcePorts) []finding.F
 		findings = append(findings, finding.Finding{
 			Namespace: namespace, Name: name, Condition: v1alpha1.ConditionProgrammed, Reason: finding.ReasonSourcePortsLow, Field: "spec.masquerade",
 			Message: fmt.Sprintf("source ports for masqueraded connections to %s are running out: %d %% of %d were in use, and new connections are dropped at 100 %%; "+
-				"add endpoints (mode endpoints), widen masqueradePorts in the gateway's config, or set masquerade: false",
-				strings.Join(texts, ", "), lowPercent, state.SourcePorts()),
+				"add endpoints (mode endpoints), add an address to masqueradeAddresses or widen masqueradePorts in the gateway's config, or set masquerade: false",
+				strings.Join(texts, ", "), lowPercent, fewest[owner]*state.SourcePorts()),
 		})
 	}
 	slices.SortFunc(findings, func(a, b finding.Finding) int {

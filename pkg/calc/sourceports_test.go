@@ -4,6 +4,7 @@
 package calc
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -13,8 +14,10 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
-func used(backend string, inUse int) gateway.SourcePorts {
-	return gateway.SourcePorts{Protocol: gateway.UDP, Backend: netip.MustParseAddrPort(backend), InUse: inUse}
+func used(backend string, inUse int) gateway.SourcePorts { return usedOf(backend, inUse, 1) }
+
+func usedOf(backend string, inUse, addresses int) gateway.SourcePorts {
+	return gateway.SourcePorts{Protocol: gateway.UDP, Backend: netip.MustParseAddrPort(backend), InUse: inUse, Addresses: addresses}
 }
 
 func TestShortOfSourcePorts(t *testing.T) {
@@ -34,6 +37,10 @@ func TestShortOfSourcePorts(t *testing.T) {
 		{"still above 70", hundred, []gateway.SourcePorts{used("10.244.1.2:514", 70)}, []gateway.SourcePorts{a}, []gateway.SourcePorts{a}},
 		{"enough again", hundred, []gateway.SourcePorts{used("10.244.1.2:514", 69)}, []gateway.SourcePorts{a}, nil},
 		{"all ended", hundred, nil, []gateway.SourcePorts{a}, nil},
+		{"239 of 3 times 100", hundred, []gateway.SourcePorts{usedOf("10.244.1.2:514", 239, 3)}, nil, nil},
+		{"240 of 3 times 100", hundred, []gateway.SourcePorts{usedOf("10.244.1.2:514", 240, 3)}, nil, []gateway.SourcePorts{usedOf("10.244.1.2:514", 0, 3)}},
+		{"another address, above 70", hundred, []gateway.SourcePorts{usedOf("10.244.1.2:514", 140, 2)}, []gateway.SourcePorts{a}, []gateway.SourcePorts{usedOf("10.244.1.2:514", 0, 2)}},
+		{"another address is enough", hundred, []gateway.SourcePorts{usedOf("10.244.1.2:514", 80, 2)}, []gateway.SourcePorts{a}, nil},
 		{"the kernel chooses", gateway.State{}, []gateway.SourcePorts{used("10.244.1.2:514", 51609), used("10.244.2.2:514", 51610)}, nil, []gateway.SourcePorts{b}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -68,7 +75,7 @@ func TestWhoLeadsToBackendsShortOfSourcePorts(t *testing.T) {
 		forward("shop/seen", func(f *gateway.Forward) { f.Masquerade = false }),
 		forward("shop/other", func(f *gateway.Forward) { f.Backends[0].Address = netip.MustParseAddr("10.244.9.9") }),
 	}}
-	got := ShortFindings(state, []gateway.SourcePorts{used("10.244.1.2:514", 0), used("10.244.7.7:514", 0)})
+	got := ShortFindings(state, []gateway.SourcePorts{used("10.244.1.2:514", 0), used("10.244.7.7:514", 0), usedOf("10.244.9.9:514", 0, 3)})
 	var names []string
 	for _, f := range got {
 		names = append(names, f.String())
@@ -76,12 +83,15 @@ func TestWhoLeadsToBackendsShortOfSourcePorts(t *testing.T) {
 			t.Errorf("%s blocks, although connections are forwarded", f)
 		}
 	}
-	said := func(owner string) string {
-		return "Mapping " + owner + ": spec.masquerade: source ports for masqueraded connections to 10.244.1.2:514/udp are running out: 80 % of 100 were in use, " +
-			"and new connections are dropped at 100 %; add endpoints (mode endpoints), widen masqueradePorts in the gateway's config, " +
-			"or set masquerade: false (SourcePortsLow)"
+	said := func(owner, backend string, room int) string {
+		return fmt.Sprintf("Mapping %s: spec.masquerade: source ports for masqueraded connections to %s/udp are running out: 80 %% of %d were in use, "+
+			"and new connections are dropped at 100 %%; add endpoints (mode endpoints), add an address to masqueradeAddresses or widen masqueradePorts "+
+			"in the gateway's config, or set masquerade: false (SourcePortsLow)", owner, backend, room)
 	}
-	if diff := cmp.Diff([]string{said("bank/range"), said("shop/drains"), said("shop/one")}, names); diff != "" {
+	if diff := cmp.Diff([]string{
+		said("bank/range", "10.244.1.2:514", 100), said("shop/drains", "10.244.1.2:514", 100), said("shop/one", "10.244.1.2:514", 100),
+		said("shop/other", "10.244.9.9:514", 300),
+	}, names); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if got := ShortFindings(state, nil); got != nil {

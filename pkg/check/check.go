@@ -77,9 +77,11 @@ type Func func(ctx context.Context) []Line
 // Lines implements Check.
 func (f Func) Lines(ctx context.Context) []Line { return f(ctx) }
 
-// Report counts the results of all checks.
+// Report has the results of all checks.
 type Report struct {
 	Warnings, Failures int
+	// Lines are those of all checks.
+	Lines []Line
 }
 
 // Level returns the level of the worst line.
@@ -105,6 +107,7 @@ func Run(ctx context.Context, out io.Writer, checks ...Check) Report {
 			default:
 				report.Failures++
 			}
+			report.Lines = append(report.Lines, line)
 			fmt.Fprintln(out, line)
 		}
 	}

@@ -114,6 +114,21 @@ func TestUplinks(t *testing.T) {
 	}
 }
 
+func TestMasqueradeAddresses(t *testing.T) {
+	host := uplinkHost("198.51.100.10/24")
+	host.Links = append(host.Links, gateway.Link{Name: "eth2", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.2/24")}})
+	cfg := config.Default()
+	cfg.Uplinks = []config.Uplink{{Interface: "eth1", Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}}
+	expect(t, MasqueradeAddresses(cfg, host))
+	for _, a := range []string{"10.10.0.100", "198.51.100.200", "10.10.9.100", "10.10.0.101"} {
+		cfg.MasqueradeAddresses = append(cfg.MasqueradeAddresses, netip.MustParseAddr(a))
+	}
+	expect(t, MasqueradeAddresses(cfg, host), "ok      masqueradeAddresses: [10.10.0.100 10.10.0.101] for connections that leave by eth2",
+		"WARN    masqueradeAddresses: masqueradeAddresses[1]: 198.51.100.200 is only in the network of eth1, and the config lists no insideNetworks",
+		"WARN    masqueradeAddresses: masqueradeAddresses[2]: 10.10.9.100 is in the network of no link of this host")
+	expect(t, Uplinks(cfg, host), "ok      uplinks: 1")
+}
+
 func TestBoundary(t *testing.T) {
 	host := gateway.Host{
 		Links: []gateway.Link{
@@ -234,12 +249,13 @@ func TestForwardPolicy(t *testing.T) {
 
 func TestForwardHook(t *testing.T) {
 	own := gateway.DefaultOwnership()
-	fw, filter, mine := BaseChain{"inet", "fw", "forward"}, BaseChain{"ip", "filter", "FORWARD"}, BaseChain{"inet", "filter", "FORWARD"}
+	fw, filter, mine := gateway.BaseChain{Family: "inet", Table: "fw", Name: "forward"}, gateway.BaseChain{Family: "ip", Table: "filter", Name: "FORWARD"},
+		gateway.BaseChain{Family: "inet", Table: "filter", Name: "FORWARD"}
 	expect(t, ForwardHook(nil, "iptables", false, own))
-	expect(t, ForwardHook([]BaseChain{fw, filter}, "nftables", true, own),
+	expect(t, ForwardHook([]gateway.BaseChain{fw, filter}, "nftables", true, own),
 		"WARN    nftables: chain forward of table inet fw drops|an accept in nftables does not count|nft insert rule inet fw forward ct mark and 0x10 == 0x10 accept")
-	expect(t, ForwardHook([]BaseChain{filter}, "iptables", false, own), "WARN    nftables: chain FORWARD of table ip filter")
-	expect(t, ForwardHook([]BaseChain{mine}, "iptables", true, own), "WARN    nftables: chain FORWARD of table inet filter")
+	expect(t, ForwardHook([]gateway.BaseChain{filter}, "iptables", false, own), "WARN    nftables: chain FORWARD of table ip filter")
+	expect(t, ForwardHook([]gateway.BaseChain{mine}, "iptables", true, own), "WARN    nftables: chain FORWARD of table inet filter")
 }
 
 func TestIPRules(t *testing.T) {

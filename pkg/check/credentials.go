@@ -40,7 +40,7 @@ func Credentials(files []Credential, now time.Time) []Line {
 		if f.Secret && f.Mode.Perm()&0o077 != 0 {
 			lines = append(lines, one(Warning, f.Key, "%s has mode %#o: other users of this host may read it; chmod 0600 %s", f.Path, f.Mode.Perm(), f.Path)...)
 		}
-		begins, ends := lifetime(f.Content)
+		begins, ends := Lifetime(f.Content)
 		if ends.IsZero() {
 			continue
 		}
@@ -71,8 +71,8 @@ func hiddenBy(path string) string {
 	return ""
 }
 
-// lifetime returns the validity of a token or of the first certificate, zero if the content has none.
-func lifetime(content []byte) (begins, ends time.Time) {
+// Lifetime returns the validity of a token, or of the first certificate, which is the client's own; zero if the content has none.
+func Lifetime(content []byte) (begins, ends time.Time) {
 	if block, _ := pem.Decode(content); block != nil {
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {

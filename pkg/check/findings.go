@@ -24,7 +24,8 @@ func Uplinks(cfg config.Config, host gateway.Host) []Line {
 	}
 	state, findings := calc.Calculate(objects.Snapshot{}, host, cfg)
 	for _, f := range findings {
-		if f.Name == "" && f.Reason != finding.ReasonNextHopUnreachable { // ServiceRoutes reports those
+		// ServiceRoutes and MasqueradeAddresses report the others.
+		if f.Name == "" && f.Reason != finding.ReasonNextHopUnreachable && f.Reason != finding.ReasonNoMasqueradeLink {
 			lines = append(lines, Line{levelOf(f, state), what, f.String()})
 		}
 	}
@@ -91,7 +92,7 @@ func opened(closed gateway.Families) string {
 // one family still works with the other.
 func levelOf(f finding.Finding, state gateway.State) Level {
 	switch f.Reason {
-	case finding.ReasonLinkNotFound, finding.ReasonLinkDown, finding.ReasonTooManyUplinks:
+	case finding.ReasonLinkNotFound, finding.ReasonLinkDown, finding.ReasonTooManyUplinks, finding.ReasonClusterCutOff:
 		return Failed
 	case finding.ReasonNoGateway:
 		if !slices.ContainsFunc(state.Uplinks, func(u gateway.Uplink) bool { return len(u.Gateways) > 0 }) {
@@ -127,6 +128,23 @@ func ServiceRoutes(routes []gateway.ServiceRoute, host gateway.Host) []Line {
 	return lines
 }
 
+// MasqueradeAddresses returns by which links connections are masqueraded to which addresses of the config, and a line for each
+// address without effect.
+func MasqueradeAddresses(cfg config.Config, host gateway.Host) []Line {
+	const what = "masqueradeAddresses"
+	state, findings := calc.Calculate(objects.Snapshot{}, host, cfg)
+	var lines []Line
+	for _, l := range state.MasqueradeAddresses {
+		lines = append(lines, ok(what, "%v for connections that leave by %s", l.Addresses, l.Link)...)
+	}
+	for _, f := range findings {
+		if f.Reason == finding.ReasonNoMasqueradeLink {
+			lines = append(lines, Line{Warning, what, f.String()})
+		}
+	}
+	return lines
+}
+
 // Mappings returns a line for each finding of each Mapping.
 func Mappings(snapshot objects.Snapshot, host gateway.Host, cfg config.Config) []Line {
 	_, findings := calc.Calculate(snapshot, host, cfg)
@@ -140,4 +158,15 @@ func Mappings(snapshot objects.Snapshot, host gateway.Host, cfg config.Config) [
 		return ok("Mappings", "%d without findings", len(snapshot.Mappings))
 	}
 	return lines
+}
+
+// Cluster refuses a link to the outside that leads to pods while the boundary drops their packets. Uplinks reports what routes say;
+// this says what objects do: in a cloud, only a default route leads to the pods of other nodes.
+func Cluster(snapshot objects.Snapshot, host gateway.Host, cfg config.Config) []Line {
+	pod, link := calc.CutOff(snapshot, host, cfg)
+	if !pod.IsValid() {
+		return nil
+	}
+	return one(Failed, "insideNetworks", "pods such as %s are behind %s, and the boundary drops what they send to pods of this node: "+
+		"write insideNetworks: [NODES, PODS] with the networks of the cluster's nodes and pods", pod, link)
 }

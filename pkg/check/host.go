@@ -37,23 +37,16 @@ func ForwardPolicy(tables ruleset.Ruleset) []Line {
 	return nil
 }
 
-// BaseChain is an nf_tables chain in the forward hook that drops packets by default.
-type BaseChain struct {
-	// Family is spelled as in nft(8).
-	Family, Table, Name string
-}
-
 // ForwardHook reports such chains. dataplane is the one that has our rules. readable means that iptables shows its own chains in
 // nf_tables: then ForwardPolicy or ForwardTables checks them.
-func ForwardHook(chains []BaseChain, dataplane string, readable bool, own gateway.Ownership) []Line {
+func ForwardHook(chains []gateway.BaseChain, dataplane string, readable bool, own gateway.Ownership) []Line {
 	var lines []Line
 	for _, c := range chains {
-		if readable && c.Name == "FORWARD" && c.Table == "filter" && c.Family != "inet" {
+		if c.EgressOnly || readable && c.OfIPTables() {
 			continue
 		}
-		mark := own.Forwarded().Mask
-		lines = append(lines, one(Warning, "nftables", "chain %[2]s of table %[1]s drops what is forwarded for Mappings, as an accept in %[4]s does not "+
-			"count there: nft insert rule %[1]s %[2]s ct mark and %#[3]x == %#[3]x accept", c.Family+" "+c.Table, c.Name, mark, dataplane)...)
+		lines = append(lines, one(Warning, "nftables", "%s drops what is forwarded for Mappings, as an accept in %s does not count there: %s",
+			c, dataplane, c.Remedy(own))...)
 	}
 	return lines
 }

@@ -28,6 +28,9 @@ type Config struct {
 	// MasqueradePorts are the source ports of masqueraded connections; 1024-65535 by default. If empty ("keep") the kernel
 	// chooses: a source port below 512 stays below 512, one below 1024 stays in 600-1023, and those run out first.
 	MasqueradePorts SourcePorts
+	// MasqueradeAddresses replace this host's own addresses as the source of masqueraded connections, on each link in whose
+	// network they are, whether the host holds them or not; none by default.
+	MasqueradeAddresses []netip.Addr
 	// Helpers are the external ports whose connections the kernel's helpers inspect; none by default.
 	Helpers Helpers
 	// ClampMSS lowers the segment size of forwarded TCP connections to that of the path; false by default.
@@ -45,15 +48,21 @@ type Config struct {
 	// one for each endpoint of it. 0 means no limit; 32768 and 131072 by default.
 	MaxRulesPerMapping, MaxRulesPerNamespace int
 	// InsideNetworks are networks of the cluster behind an uplink, as on a host with one link: of nodes, pods and ClusterIPs.
-	// Traffic from them is forwarded, and Mappings may lead to them through an uplink.
+	// Traffic from them is forwarded, and Mappings may lead to them through an uplink. None by default; on a node, what it
+	// routes to other nodes by an uplink.
 	InsideNetworks []netip.Prefix
-	// StandbyAddresses are programmed even before the host holds them.
+	// StandbyAddresses are programmed even before the host holds them. The virtual addresses of HA on uplinks are among them.
 	StandbyAddresses []netip.Addr
 	// ServedAddresses are addresses that Mappings may use while the host holds them, in addition to standby addresses and those
 	// on uplinks.
 	ServedAddresses []netip.Addr
 	// ReservedPorts are not available to Mappings on any address; 22/tcp and 179/tcp by default.
 	ReservedPorts []ReservedPorts
+	// Grants says which addresses need a PortGrant: "open", the default, those that one covers; "required", all. "report" serves what
+	// "required" would refuse, and reports it.
+	Grants string
+	// PinnedGrants bound what the source of objects may ask for; no bounds by default.
+	PinnedGrants []PinnedGrant
 	// BackendNetworks are the allowed destinations of connections; by default all that the host routes over links other than
 	// uplinks, and the destinations of ServiceRoutes.
 	BackendNetworks []netip.Prefix
@@ -78,6 +87,9 @@ type Config struct {
 	// Flowtable lets established connections bypass the rules where the kernel can and the data plane is nftables: "auto", the
 	// default, or "off".
 	Flowtable string
+	// EndpointChoice is how a client gets one of several endpoints: "random", the default, or "maglev", by a hash of its address and
+	// port, which all gateways compute alike. That needs the data plane nftables.
+	EndpointChoice string
 	// IPTables configures the iptables programs.
 	IPTables IPTables `mapstructure:"iptables"`
 	// Ownership names what belongs to SmartNat on the host.
@@ -86,6 +98,18 @@ type Config struct {
 	Log Log
 	// Metrics configures metrics and probes.
 	Metrics Metrics
+	// FlowLog configures the log of connections that ended.
+	FlowLog FlowLog
+	// HA configures the pair that this gateway and its peer form; none by default.
+	HA HA `mapstructure:"ha"`
+}
+
+// FlowLog configures the log of connections that ended.
+type FlowLog struct {
+	// File is the path of the log; empty by default, which turns it off.
+	File string
+	// MaxMegabytes bounds the log on disk; 64 by default.
+	MaxMegabytes int
 }
 
 // Source is where objects come from.
@@ -109,7 +133,8 @@ type Relay struct {
 
 // Kubeconfig is a cluster with direct access.
 type Kubeconfig struct {
-	// Path is the kubeconfig file, Context a context in it; the current one by default.
+	// Path is the kubeconfig file, Context a context in it; the current one by default. Without a path, smartnatd runs in a pod and
+	// uses its ServiceAccount.
 	Path, Context string
 }
 

@@ -41,6 +41,7 @@ serviceRoutes:
 - {destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}
 masquerade: false
 masqueradePorts: 20000-29999
+masqueradeAddresses: [10.10.0.100, "fd00:10::100"]
 helpers: {ftp: [21, 2121], tftp: [69]}
 clampMSS: true
 forwardedOnly: true
@@ -57,13 +58,32 @@ resync: 1m
 startTimeout: 2m
 stateDir: /state
 runtimeDir: /runtime
+grants: required
+pinnedGrants:
+- {addresses: [198.51.100.0/24], ports: [443/tcp, 5000-5999/udp], namespaces: [shop], allowedSources: [203.0.113.0/24], maxPorts: 100, egress: true}
+- {addresses: ["2001:db8:1::/64"], endpointsWithoutSelector: true, reservedPorts: true}
+flowLog: {file: /state/flows.jsonl, maxMegabytes: 8}
 ipv6: false
 dataplane: nftables
 flowtable: off
+endpointChoice: maglev
 iptables: {variant: legacy, lockTimeout: 10s}
 ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
 log: {level: debug, format: json}
 metrics: {address: "[::1]:9471"}
+ha:
+  syncLink: eth3
+  syncAddress: 10.99.0.1
+  peer: 10.99.0.2
+  syncPort: 3781
+  links:
+  - {interface: eth1, virtualAddresses: [198.51.100.30, "2001:db8:1::30"], addresses: [198.51.100.11, "2001:db8:1::11"], peers: [198.51.100.12, "2001:db8:1::12"]}
+  - {interface: eth0, virtualAddresses: [10.10.0.9], addresses: [10.10.0.2], peers: [10.10.0.3]}
+  priority: 150
+  preempt: after 1m
+  advertInterval: 50ms
+  virtualRouterID: 60
+  hook: /etc/smartnat/ha-hook
 `
 
 func wholeConfig() Config {
@@ -76,30 +96,50 @@ func wholeConfig() Config {
 			{Interface: "eth2", Gateways: []netip.Addr{ip("203.0.113.1"), ip("2001:db8::1")}},
 			{Interface: "wan*", GatewayOffset: 1},
 		},
-		ServiceRoutes:      []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{ip("10.10.0.11"), ip("10.10.0.12")}}},
-		MasqueradePorts:    SourcePorts{gateway.PortRange{First: 20000, Last: 29999}},
-		Helpers:            Helpers{FTP: []HelperPort{21, 2121}, TFTP: []HelperPort{69}},
-		ClampMSS:           true,
-		ForwardedOnly:      true,
-		MaxPortsPerMapping: 1000, MaxPortsPerNamespace: 2000, MaxRulesPerMapping: 3000, MaxRulesPerNamespace: 4000,
-		StandbyAddresses: []netip.Addr{ip("198.51.100.20")},
+		ServiceRoutes:       []gateway.ServiceRoute{{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{ip("10.10.0.11"), ip("10.10.0.12")}}},
+		MasqueradePorts:     SourcePorts{gateway.PortRange{First: 20000, Last: 29999}},
+		Helpers:             Helpers{FTP: []HelperPort{21, 2121}, TFTP: []HelperPort{69}},
+		MasqueradeAddresses: []netip.Addr{ip("10.10.0.100"), ip("fd00:10::100"), ip("10.10.0.9")},
+		ClampMSS:            true,
+		ForwardedOnly:       true,
+		MaxPortsPerMapping:  1000, MaxPortsPerNamespace: 2000, MaxRulesPerMapping: 3000, MaxRulesPerNamespace: 4000,
+		StandbyAddresses: []netip.Addr{ip("198.51.100.20"), ip("198.51.100.30"), ip("2001:db8:1::30")},
 		ServedAddresses:  []netip.Addr{ip("10.10.0.2")},
 		ReservedPorts: []ReservedPorts{
 			{gateway.TCP, gateway.Port(2222)}, {gateway.UDP, gateway.PortRange{First: 5000, Last: 5010}},
 		},
+		Grants: GrantsRequired,
+		PinnedGrants: []PinnedGrant{
+			{
+				Addresses:  []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+				Ports:      []ReservedPorts{{gateway.TCP, gateway.Port(443)}, {gateway.UDP, gateway.PortRange{First: 5000, Last: 5999}}},
+				Namespaces: []string{"shop"}, AllowedSources: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}, MaxPorts: 100, Egress: true,
+			},
+			{Addresses: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/64")}, EndpointsWithoutSelector: true, ReservedPorts: true},
+		},
 		BackendNetworks:          []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("10.10.0.11/32")},
 		EndpointsWithoutSelector: true,
 
-		Resync:       time.Minute,
-		StartTimeout: 2 * time.Minute,
-		StateDir:     "/state",
-		RuntimeDir:   "/runtime",
-		Dataplane:    DataplaneNFTables,
-		Flowtable:    FlowtableOff,
-		IPTables:     IPTables{Variant: VariantLegacy, LockTimeout: 10 * time.Second},
-		Ownership:    gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
-		Log:          Log{Level: "debug", Format: "json"},
-		Metrics:      Metrics{Address: "[::1]:9471"},
+		Resync:         time.Minute,
+		StartTimeout:   2 * time.Minute,
+		StateDir:       "/state",
+		RuntimeDir:     "/runtime",
+		FlowLog:        FlowLog{File: "/state/flows.jsonl", MaxMegabytes: 8},
+		Dataplane:      DataplaneNFTables,
+		Flowtable:      FlowtableOff,
+		EndpointChoice: ChoiceMaglev,
+		IPTables:       IPTables{Variant: VariantLegacy, LockTimeout: 10 * time.Second},
+		Ownership:      gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
+		Log:            Log{Level: "debug", Format: "json"},
+		Metrics:        Metrics{Address: "[::1]:9471"},
+		HA: HA{
+			SyncLink: "eth3", SyncAddress: ip("10.99.0.1"), Peer: ip("10.99.0.2"), SyncPort: 3781,
+			Links: []HALink{
+				{"eth1", []netip.Addr{ip("198.51.100.30"), ip("2001:db8:1::30")}, []netip.Addr{ip("198.51.100.11"), ip("2001:db8:1::11")}, []netip.Addr{ip("198.51.100.12"), ip("2001:db8:1::12")}},
+				{"eth0", []netip.Addr{ip("10.10.0.9")}, []netip.Addr{ip("10.10.0.2")}, []netip.Addr{ip("10.10.0.3")}},
+			},
+			Priority: 150, Preempt: Preempt{time.Minute}, AdvertInterval: 50 * time.Millisecond, VirtualRouterID: 60, Hook: "/etc/smartnat/ha-hook",
+		},
 	}
 }
 
@@ -123,16 +163,20 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_SOURCE_RELAY_TOKENFILE":  "/token",
 		"SMARTNAT_UPLINKS": `[{interface: eth1, gateway: 198.51.100.1}, {interface: eth2, gateways: [203.0.113.1, "2001:db8::1"]},
 			{interface: "wan*", gatewayOffset: 1}]`,
-		"SMARTNAT_SERVICEROUTES":   "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
-		"SMARTNAT_MASQUERADE":      "false",
-		"SMARTNAT_MASQUERADEPORTS": "20000-29999",
-		"SMARTNAT_HELPERS_FTP":     "21,2121", "SMARTNAT_HELPERS_TFTP": "69",
-		"SMARTNAT_CLAMPMSS":                 "true",
-		"SMARTNAT_FORWARDEDONLY":            "true",
-		"SMARTNAT_MAXPORTSPERMAPPING":       "1000",
-		"SMARTNAT_STANDBYADDRESSES":         "198.51.100.20",
-		"SMARTNAT_SERVEDADDRESSES":          "10.10.0.2",
-		"SMARTNAT_RESERVEDPORTS":            "2222/tcp, 5000-5010/UDP",
+		"SMARTNAT_SERVICEROUTES":       "[{destination: 10.96.0.0/16, via: [10.10.0.11, 10.10.0.12]}]",
+		"SMARTNAT_MASQUERADE":          "false",
+		"SMARTNAT_MASQUERADEPORTS":     "20000-29999",
+		"SMARTNAT_MASQUERADEADDRESSES": "10.10.0.100, fd00:10::100",
+		"SMARTNAT_HELPERS_FTP":         "21,2121", "SMARTNAT_HELPERS_TFTP": "69",
+		"SMARTNAT_CLAMPMSS":           "true",
+		"SMARTNAT_FORWARDEDONLY":      "true",
+		"SMARTNAT_MAXPORTSPERMAPPING": "1000",
+		"SMARTNAT_STANDBYADDRESSES":   "198.51.100.20",
+		"SMARTNAT_SERVEDADDRESSES":    "10.10.0.2",
+		"SMARTNAT_RESERVEDPORTS":      "2222/tcp, 5000-5010/UDP",
+		"SMARTNAT_GRANTS":             "required",
+		"SMARTNAT_PINNEDGRANTS": `[{addresses: [198.51.100.0/24], ports: [443/tcp, 5000-5999/udp], namespaces: [shop], allowedSources: [203.0.113.0/24], maxPorts: 100, egress: true},
+			{addresses: ["2001:db8:1::/64"], endpointsWithoutSelector: true, reservedPorts: true}]`,
 		"SMARTNAT_BACKENDNETWORKS":          "10.244.0.0/16, 10.10.0.11/32",
 		"SMARTNAT_ENDPOINTSWITHOUTSELECTOR": "true",
 		"SMARTNAT_MAXPORTSPERNAMESPACE":     "2000",
@@ -144,6 +188,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_RUNTIMEDIR":               "/runtime",
 		"SMARTNAT_DATAPLANE":                "nftables",
 		"SMARTNAT_FLOWTABLE":                "off",
+		"SMARTNAT_ENDPOINTCHOICE":           "maglev",
 		"SMARTNAT_IPTABLES_VARIANT":         "legacy",
 		"SMARTNAT_IPTABLES_LOCKTIMEOUT":     "10s",
 		"SMARTNAT_IPV6":                     "false",
@@ -156,6 +201,19 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_LOG_LEVEL":                "debug",
 		"SMARTNAT_LOG_FORMAT":               "json",
 		"SMARTNAT_METRICS_ADDRESS":          "[::1]:9471",
+		"SMARTNAT_FLOWLOG_FILE":             "/state/flows.jsonl",
+		"SMARTNAT_FLOWLOG_MAXMEGABYTES":     "8",
+		"SMARTNAT_HA_SYNCLINK":              "eth3",
+		"SMARTNAT_HA_SYNCADDRESS":           "10.99.0.1",
+		"SMARTNAT_HA_PEER":                  "10.99.0.2",
+		"SMARTNAT_HA_SYNCPORT":              "3781",
+		"SMARTNAT_HA_LINKS": `[{interface: eth1, virtualAddresses: [198.51.100.30, "2001:db8:1::30"], addresses: [198.51.100.11, "2001:db8:1::11"], peers: [198.51.100.12, "2001:db8:1::12"]},
+			{interface: eth0, virtualAddresses: [10.10.0.9], addresses: [10.10.0.2], peers: [10.10.0.3]}]`,
+		"SMARTNAT_HA_PRIORITY":        "150",
+		"SMARTNAT_HA_PREEMPT":         "after 1m",
+		"SMARTNAT_HA_ADVERTINTERVAL":  "50ms",
+		"SMARTNAT_HA_VIRTUALROUTERID": "60",
+		"SMARTNAT_HA_HOOK":            "/etc/smartnat/ha-hook",
 	}
 	const other = "instance: other\nuplinks: [{interface: eth9}]\nmasquerade: true\nsource: {relay: {servers: ['https://x:1'], tokenFile: /x}}"
 	got, err := parse("f", []byte(other), func(name string) string { return environment[name] })
@@ -212,6 +270,8 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+const notMasqueradeAddress = "must be a unicast address of a network that leads to the pods, not unspecified, loopback, link-local, multicast or broadcast"
+
 // TestMistakes appends each mistake to an otherwise valid file.
 func TestMistakes(t *testing.T) {
 	const right = "instance: gw1\nsource: {files: {paths: [/objects]}}\n"
@@ -239,9 +299,13 @@ func TestMistakes(t *testing.T) {
 			want: []string{`f:3: dataplane: Unsupported value: "nft": supported values: "auto", "nftables", "iptables"`}},
 		{name: "variant by the name of its programs", text: right + "iptables: {variant: nft}",
 			want: []string{`f:3: iptables.variant: Unsupported value: "nft": supported values: "auto", "nf_tables", "legacy"`}},
+		{name: "endpointChoice that does not exist", text: right + "endpointChoice: hash",
+			want: []string{`f:3: endpointChoice: Unsupported value: "hash": supported values: "random", "maglev"`}},
+		{name: "endpointChoice without nftables", text: right + "endpointChoice: maglev",
+			want: []string{`f:3: endpointChoice: Invalid value: "maglev": needs dataplane: nftables; iptables has no such hash`}},
 		{name: "flowtable that does not exist", text: right + "flowtable: on",
 			want: []string{`f:3: flowtable: Unsupported value: "on": supported values: "auto", "off"`}},
-		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; must be one of instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, iptables, ownership, log, metrics, uplinks"}},
+		{name: "not a key for users", text: right + "anyAddress: true", want: []string{"f:3: anyAddress: unknown key; this version of smartnatd has none of this name, see man smartnat.yaml"}},
 		{name: "several at once, in the order of the file", text: "resync: soon\n" + right + "masquerade: perhaps\nlog: {level: loud, colour: red}\nuplinks: [{interface: eth1, gateway: 198.51.100.300}]",
 			env: map[string]string{"SMARTNAT_IPTABLES_LOCKTIMEOUT": "5"},
 			want: []string{
@@ -256,17 +320,35 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, iptables, ownership, log, metrics, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, masqueradeAddresses, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, grants, pinnedGrants, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, endpointChoice, iptables, ownership, log, metrics, flowLog, ha, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",
 			want: []string{`f:3: reservedPorts[1]: "2222": must be ports of a protocol such as 22/tcp or 5000-5010/udp`}},
 		{name: "ports the wrong way round", text: right + "reservedPorts: [5010-5000/udp]",
 			want: []string{`f:3: reservedPorts[0]: "5010-5000/udp": must be ports of a protocol such as 22/tcp or 5000-5010/udp`}},
+		{name: "masquerade addresses", text: right + "masqueradeAddresses: [10.10.0.0/24]",
+			want: []string{`f:3: masqueradeAddresses[0]: "10.10.0.0/24": must be an IP address such as 198.51.100.1`}},
+		{name: "masquerade addresses that answers cannot reach",
+			text: right + "masqueradeAddresses: [10.10.0.100, 127.0.0.1, 10.10.0.100, '::', 'fe80::1', 'fd00::1%eth0', 'ff02::1', 255.255.255.255, '::ffff:10.10.0.101']",
+			want: []string{
+				`f:3: masqueradeAddresses[1]: Invalid value: "127.0.0.1": ` + notMasqueradeAddress,
+				`f:3: masqueradeAddresses[2]: Invalid value: "10.10.0.100": must be listed only once`,
+				`f:3: masqueradeAddresses[3]: Invalid value: "::": ` + notMasqueradeAddress,
+				`f:3: masqueradeAddresses[4]: Invalid value: "fe80::1": ` + notMasqueradeAddress,
+				`f:3: masqueradeAddresses[5]: Invalid value: "fd00::1%eth0": must be written as fd00::1`,
+				`f:3: masqueradeAddresses[6]: Invalid value: "ff02::1": ` + notMasqueradeAddress,
+				`f:3: masqueradeAddresses[7]: Invalid value: "255.255.255.255": ` + notMasqueradeAddress,
+				`f:3: masqueradeAddresses[8]: Invalid value: "::ffff:10.10.0.101": must be written as 10.10.0.101`,
+			}},
+		{name: "too many masquerade addresses", text: right + "masqueradeAddresses: [" + strings.Repeat("10.10.0.1, ", 17) + "]",
+			want: []string{`f:3: masqueradeAddresses: Invalid value: 17: must hold at most 16 addresses`}},
 		{name: "not YAML", text: "a: b: c", want: []string{"f: yaml: mapping values are not allowed in this context"}},
 		{name: "key twice", text: right + "instance: gw2", want: []string{"f:3: instance: duplicate key, already set in line 1"}},
 		{name: "two documents", text: right + "---\n" + right, want: []string{"f: must hold one YAML document, not several"}},
 		{name: "nothing", text: "instance: gw1", want: []string{"f: source: Required value: must hold one of relay, kubeconfig, files"}},
+		{name: "a context of no file", text: "instance: gw1\nsource:\n  kubeconfig: {context: a}",
+			want: []string{"f:3: source.kubeconfig.path: Required value: must be the path of the kubeconfig file that has the context"}},
 		{name: "two sources", text: "instance: gw1\nsource:\n  files: {paths: [/o]}\n  kubeconfig: {path: /k}",
 			want: []string{`f:2: source: Invalid value: "kubeconfig, files": must be only one of them`}},
 		{name: "gateway twice", text: right + "uplinks: [{interface: eth1, gateway: 10.0.0.1, gateways: [10.0.0.2]}]",
@@ -337,8 +419,22 @@ func TestValidate(t *testing.T) {
 		{"masqueradePorts: 0-1000", []string{"masqueradePorts"}},
 		{"servedAddresses: [127.0.0.1, 10.0.0.1, 10.0.0.1]", []string{"servedAddresses[0]", "servedAddresses[2]"}},
 		{"backendNetworks: [0.0.0.0/0, 10.0.0.1/8, 10.0.0.0/8, 10.0.0.0/8]", []string{"backendNetworks[0]", "backendNetworks[1]", "backendNetworks[3]"}},
+		{"grants: closed", []string{"grants"}},
+		{"pinnedGrants: [{addresses: []}]", []string{"pinnedGrants[0].addresses"}},
+		{
+			"pinnedGrants: [{addresses: [10.0.0.1/8], namespaces: [Shop], allowedSources: [10.0.0.1/8, 0.0.0.0/0], maxPorts: -1}]",
+			[]string{"pinnedGrants[0].addresses[0]", "pinnedGrants[0].namespaces[0]", "pinnedGrants[0].allowedSources[0]", "pinnedGrants[0].maxPorts"},
+		},
+		{"pinnedGrants: [{addresses: [0.0.0.0/0, '::/0'], maxPorts: 16777216}]", nil},
+		{"pinnedGrants: [{addresses: ['::ffff:10.0.0.0/104'], namespaces: [shop, shop], maxPorts: 4294967296}]",
+			[]string{"pinnedGrants[0].addresses[0]", "pinnedGrants[0].namespaces[1]", "pinnedGrants[0].maxPorts"}},
+		{"pinnedGrants: [{addresses: [10.0.0.0/8], ports: [" + strings.Repeat("80/tcp, ", 65) + "]}]", []string{"pinnedGrants[0].ports"}},
 		{"stateDir: state", []string{"stateDir"}},
 		{"runtimeDir: ''", []string{"runtimeDir"}},
+		{"flowLog: {file: flows.jsonl}", []string{"flowLog.file"}},
+		{"flowLog: {maxMegabytes: 3}", []string{"flowLog.maxMegabytes"}},
+		{"flowLog: {maxMegabytes: 5000}", []string{"flowLog.maxMegabytes"}},
+		{"flowLog: {maxMegabytes: 64Mi}", []string{"flowLog.maxMegabytes"}},
 		{"iptables: {variant: nftables, lockTimeout: -1s}", []string{"iptables.variant", "iptables.lockTimeout"}},
 		{"log: {level: loud, format: xml}", []string{"log.level", "log.format"}},
 		{"ownership: {chainPrefix: 'A B', setPrefix: ''}", []string{"ownership.chainPrefix", "ownership.setPrefix"}},
@@ -463,4 +559,17 @@ func selfSigned(t *testing.T) (cert, key []byte) {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// TestInAPod checks that a kubeconfig without a path is a source, also if it holds nothing.
+func TestInAPod(t *testing.T) {
+	for _, text := range []string{"source: {kubeconfig: {}}", "source:\n  kubeconfig: {path: \"\"}"} {
+		cfg, err := parse("f", []byte(text), func(key string) string { return map[string]string{"SMARTNAT_INSTANCE": "node-1"}[key] })
+		if err != nil || cfg.Source.Kubeconfig == nil || cfg.Instance != "node-1" || cfg.InstanceFromHost {
+			t.Errorf("%s: %+v, %v", text, cfg.Source, err)
+		}
+		if err := cfg.CheckFiles(); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }

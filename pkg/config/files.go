@@ -33,7 +33,7 @@ func (c Config) CheckFiles() error {
 		check("source.relay.certFile", r.CertFile, noCertificate)
 		check("source.relay.keyFile", r.KeyFile, func(key []byte) error { return noPair(r.CertFile, key) })
 	}
-	if k := c.Source.Kubeconfig; k != nil {
+	if k := c.Source.Kubeconfig; k != nil && k.Path != "" {
 		check("source.kubeconfig.path", k.Path, func([]byte) error { return nil })
 	}
 	if f := c.Source.Files; f != nil {

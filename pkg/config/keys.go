@@ -143,7 +143,10 @@ func (l *loader) checkRenamedVariables() {
 	}
 }
 
-// suggest names the nearest key, or all of them if none is near.
+// maxNamed is the number of keys that fit into a message.
+const maxNamed = 12
+
+// suggest names the nearest key. If none is near, it names all of them, or says where to find so many.
 func suggest(name string, names []string) string {
 	best, least := "", len(name)/2+1
 	for _, n := range names {
@@ -151,7 +154,10 @@ func suggest(name string, names []string) string {
 			best, least = n, d
 		}
 	}
-	if best == "" {
+	switch {
+	case best == "" && len(names) > maxNamed:
+		return "this version of smartnatd has none of this name, see man smartnat.yaml"
+	case best == "":
 		return "must be one of " + strings.Join(names, ", ")
 	}
 	return "did you mean " + best + "?"

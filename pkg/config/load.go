@@ -57,13 +57,16 @@ func Default() Config {
 
 		StartTimeout: 30 * time.Second,
 
+		Grants:    GrantsOpen,
 		IPv6:      true,
 		Dataplane: DataplaneAuto,
-		Flowtable: FlowtableAuto,
+		Flowtable: FlowtableAuto, EndpointChoice: ChoiceRandom,
 		IPTables:  IPTables{Variant: VariantAuto, LockTimeout: 5 * time.Second},
 		Ownership: gateway.DefaultOwnership(),
 		Log:       Log{Level: "info", Format: "text"},
 		Metrics:   Metrics{Address: "127.0.0.1:9470"},
+		FlowLog:   FlowLog{MaxMegabytes: 64},
+		HA:        HA{SyncPort: 3780, Priority: 100, AdvertInterval: 100 * time.Millisecond, VirtualRouterID: 51},
 	}
 }
 
@@ -103,6 +106,10 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	if err := v.Unmarshal(&doc, viper.DecodeHook(l.decodeText)); err != nil {
 		l.addDecodeErrors(err)
 	}
+	// viper drops keys that hold nothing.
+	if doc.Source.Kubeconfig == nil && holdsNothing(root, "source", "kubeconfig") {
+		doc.Source.Kubeconfig = &Kubeconfig{}
+	}
 	cfg := doc.Config
 	for i, u := range doc.Uplinks {
 		if u.Gateway.IsValid() && u.Gateways != nil {
@@ -120,8 +127,23 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 		for _, err := range cfg.validate() {
 			l.add(err.Field, err.ErrorBody())
 		}
+		cfg.deriveHA()
 	}
 	return cfg, l.err()
+}
+
+// holdsNothing reports whether the value at a path of keys is {}. The value null means that the key is not set.
+func holdsNothing(node *yaml.Node, path ...string) bool {
+	for _, name := range path {
+		var value *yaml.Node
+		for i := 0; node != nil && node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == name {
+				value = node.Content[i+1]
+			}
+		}
+		node = value
+	}
+	return node != nil && node.Kind == yaml.MappingNode && len(node.Content) == 0
 }
 
 // parseYAML returns the root of the only document, or nil if there is none.
@@ -160,6 +182,10 @@ func (l *loader) decodeText(_, to reflect.Type, data any) (any, error) {
 		var ports SourcePorts
 		err := ports.UnmarshalText([]byte(fmt.Sprint(data)))
 		return ports, want(err, data, "a range of ports such as 1024-65535, or "+keepSourcePorts)
+	case to == reflect.TypeFor[Preempt]():
+		var preempt Preempt
+		err := preempt.UnmarshalText([]byte(fmt.Sprint(data)))
+		return preempt, want(err, data, fmt.Sprintf("%s, or %sa time from %s to %s, such as %[2]s1m", preemptNever, preemptAfter, minPreempt, maxPreempt))
 	case to == reflect.TypeFor[HelperPort]():
 		var port HelperPort
 		err := port.UnmarshalText([]byte(fmt.Sprint(data)))

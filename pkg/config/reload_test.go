@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestReload(t *testing.T) {
@@ -37,7 +36,7 @@ func TestReload(t *testing.T) {
 			test.change(&next)
 			test.takes(&want)
 			got, kept := Reload(running, next)
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable()); diff != "" {
+			if diff := cmp.Diff(want, got, addresses); diff != "" {
 				t.Errorf("config (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(test.kept, kept); diff != "" {

@@ -36,6 +36,12 @@ const (
 	FlowtableOff  = "off"
 )
 
+// The values of endpointChoice.
+const (
+	ChoiceRandom = "random"
+	ChoiceMaglev = "maglev"
+)
+
 // The variants of iptables.
 const (
 	VariantAuto     = "auto"
@@ -43,9 +49,18 @@ const (
 	VariantLegacy   = "legacy"
 )
 
+// minFlowLog and maxFlowLog bound the flow log, in megabytes: a question reads it all.
+const (
+	minFlowLog = 4
+	maxFlowLog = 4096
+)
+
+// ValidInstance reports whether a text can be an instance: a DNS subdomain (RFC 1123).
+func ValidInstance(text string) bool { return len(validation.IsDNS1123Subdomain(text)) == 0 }
+
 func (c *Config) validate() field.ErrorList {
 	var errs field.ErrorList
-	if len(validation.IsDNS1123Subdomain(c.Instance)) > 0 {
+	if !ValidInstance(c.Instance) {
 		errs = append(errs, field.Invalid(field.NewPath("instance"), c.Instance,
 			"must be a name of lower case letters, digits, '-' and '.', as a host name is; set it when the host's own name is not"))
 	}
@@ -55,7 +70,9 @@ func (c *Config) validate() field.ErrorList {
 	errs = append(errs, validateNetworks(c.InsideNetworks, field.NewPath("insideNetworks"))...)
 	errs = append(errs, validateAddresses(c.StandbyAddresses, field.NewPath("standbyAddresses"))...)
 	errs = append(errs, validateAddresses(c.ServedAddresses, field.NewPath("servedAddresses"))...)
+	errs = append(errs, validateMasqueradeAddresses(c.MasqueradeAddresses, field.NewPath("masqueradeAddresses"))...)
 	errs = append(errs, validateNetworks(c.BackendNetworks, field.NewPath("backendNetworks"))...)
+	errs = append(errs, c.validateGrants()...)
 	errs = append(errs, validateLimit(c.MaxPortsPerMapping, "maxPortsPerMapping")...)
 	errs = append(errs, validateLimit(c.MaxPortsPerNamespace, "maxPortsPerNamespace")...)
 	errs = append(errs, validateLimit(c.MaxRulesPerMapping, "maxRulesPerMapping")...)
@@ -70,6 +87,10 @@ func (c *Config) validate() field.ErrorList {
 	errs = append(errs, validatePath(c.RuntimeDir, field.NewPath("runtimeDir"))...)
 	errs = append(errs, validateChoice(c.Dataplane, field.NewPath("dataplane"), DataplaneAuto, DataplaneNFTables, DataplaneIPTables)...)
 	errs = append(errs, validateChoice(c.Flowtable, field.NewPath("flowtable"), FlowtableAuto, FlowtableOff)...)
+	errs = append(errs, validateChoice(c.EndpointChoice, field.NewPath("endpointChoice"), ChoiceRandom, ChoiceMaglev)...)
+	if c.EndpointChoice == ChoiceMaglev && c.Dataplane != DataplaneNFTables {
+		errs = append(errs, field.Invalid(field.NewPath("endpointChoice"), c.EndpointChoice, "needs dataplane: nftables; iptables has no such hash"))
+	}
 	errs = append(errs, validateChoice(c.IPTables.Variant, field.NewPath("iptables", "variant"), VariantAuto, VariantNFTables, VariantLegacy)...)
 	if c.IPTables.LockTimeout < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("iptables", "lockTimeout"), c.IPTables.LockTimeout.String(), "must not be negative"))
@@ -79,6 +100,13 @@ func (c *Config) validate() field.ErrorList {
 		errs = append(errs, validateChoice(c.Log.Level, field.NewPath("log", "level"), "error", "warn", "info", "debug", "trace")...)
 	}
 	errs = append(errs, validateListen(c.Metrics.Address, field.NewPath("metrics", "address"))...)
+	if c.FlowLog.File != "" {
+		errs = append(errs, validatePath(c.FlowLog.File, field.NewPath("flowLog", "file"))...)
+	}
+	if n := c.FlowLog.MaxMegabytes; n < minFlowLog || n > maxFlowLog {
+		errs = append(errs, field.Invalid(field.NewPath("flowLog", "maxMegabytes"), n, fmt.Sprintf("must be from %d to %d", minFlowLog, maxFlowLog)))
+	}
+	errs = append(errs, c.validateHA(field.NewPath("ha"))...)
 	return append(errs, validateChoice(c.Log.Format, field.NewPath("log", "format"), "text", "json")...)
 }
 
@@ -89,13 +117,21 @@ func validateLimit(n int, key string) field.ErrorList {
 	return field.ErrorList{field.Invalid(field.NewPath(key), n, "must not be negative; 0 is no limit")}
 }
 
+// validateNetworks refuses also the network that holds everything.
 func validateNetworks(networks []netip.Prefix, at *field.Path) field.ErrorList {
+	return validatePrefixes(networks, at, 1)
+}
+
+// validatePrefixes refuses also networks with fewer bits than minBits.
+func validatePrefixes(networks []netip.Prefix, at *field.Path, minBits int) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[netip.Prefix]bool{}
 	for i, n := range networks {
 		switch {
-		case n.Bits() == 0:
+		case n.Bits() < minBits:
 			errs = append(errs, field.Invalid(at.Index(i), n.String(), "must not be everything: it would lead connections to the outside"))
+		case n.Addr().Is4In6():
+			errs = append(errs, field.Invalid(at.Index(i), n.String(), "is an IPv4-mapped IPv6 network; must be written as an IPv4 network"))
 		case n != n.Masked():
 			errs = append(errs, field.Invalid(at.Index(i), n.String(), "has bits set beyond its prefix length; must be written as "+n.Masked().String()))
 		case seen[n]:
@@ -155,8 +191,8 @@ func (s *Source) validate(at *field.Path) field.ErrorList {
 	}
 	if s.Kubeconfig != nil {
 		set = append(set, "kubeconfig")
-		if s.Kubeconfig.Path == "" {
-			errs = append(errs, field.Required(at.Child("kubeconfig", "path"), "must be the path of a kubeconfig file"))
+		if s.Kubeconfig.Path == "" && s.Kubeconfig.Context != "" {
+			errs = append(errs, field.Required(at.Child("kubeconfig", "path"), "must be the path of the kubeconfig file that has the context"))
 		}
 		errs = append(errs, validateFile(s.Kubeconfig.Path, at.Child("kubeconfig", "path"))...)
 	}

@@ -20,8 +20,8 @@ import (
 )
 
 // maxDelay is the longest delay until harmless stale connections end. Finding them takes a walk over the kernel's table, which is
-// most of the cost of adding or removing an endpoint if there are few ports.
-const maxDelay = time.Second
+// most of the cost of adding or removing an endpoint. The caller asks Pending every three seconds.
+const maxDelay = 3 * time.Second
 
 // maxDeferred bounds the number of remembered scopes.
 const maxDeferred = 64

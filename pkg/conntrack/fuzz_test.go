@@ -53,6 +53,9 @@ func FuzzConnection(f *testing.F) {
 		forward(public, udp, 53, 53, pod1), forward(public, tcp, 80, 90, pod1, pod2),
 	}})
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if f, whole := parseFlow(data, ours); whole && (f.Protocol == "" || f.State == "" || !f.Client.IsValid() || !f.Seen.IsValid()) {
+			t.Errorf("parsed %+v", f)
+		}
 		// Parse the data as query.run does.
 		var event conntrack.Event
 		m := netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(netfilter.NFSubsysCTNetlink) << 8}, Data: data}

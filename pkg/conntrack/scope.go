@@ -7,7 +7,6 @@ package conntrack
 
 import (
 	"cmp"
-	"iter"
 	"net/netip"
 	"slices"
 
@@ -41,7 +40,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 		before = *since
 	}
 	// Connections by addresses that are absent stay, like those by addresses on this host.
-	for a, b := range both(everywhere(before), everywhere(state)) {
+	for a, b := range gateway.DifferingForwards(everywhere(before), everywhere(state)) {
 		switch {
 		case b == nil:
 			c.stale, c.urgent = append(c.stale, toFrontend(a.Frontend)), true
@@ -52,7 +51,7 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 			}
 		}
 	}
-	for a, b := range both(before.Forwards, state.Forwards) {
+	for a, b := range gateway.DifferingForwards(before.Forwards, state.Forwards) {
 		// Before it had backends, the Forward refused flows, so none is in the table.
 		if a == nil && b.Protocol == gateway.UDP && len(b.Backends) > 0 {
 			c.missed, c.urgent = append(c.missed, toFrontend(b.Frontend)), true
@@ -77,45 +76,10 @@ func everywhere(state gateway.State) []*gateway.Forward {
 		return here
 	}
 	all := make([]*gateway.Forward, 0, len(here)+len(absent))
-	for h, a := range both(here, absent) {
+	for h, a := range gateway.DifferingForwards(here, absent) {
 		all = append(all, cmp.Or(h, a))
 	}
 	return all
-}
-
-// both walks two sorted lists and yields pairs with the same frontend, with nil if one is missing. It skips elements that both
-// lists share, which are most of them.
-func both(a, b []*gateway.Forward) iter.Seq2[*gateway.Forward, *gateway.Forward] {
-	return func(yield func(a, b *gateway.Forward) bool) {
-		for len(a) > 0 || len(b) > 0 {
-			if len(a) > 0 && len(b) > 0 && a[0] == b[0] {
-				a, b = a[1:], b[1:]
-				continue
-			}
-			var x, y *gateway.Forward
-			order := compareFirst(a, b)
-			if order <= 0 {
-				x, a = a[0], a[1:]
-			}
-			if order >= 0 {
-				y, b = b[0], b[1:]
-			}
-			if !yield(x, y) {
-				return
-			}
-		}
-	}
-}
-
-// compareFirst compares the first elements by frontend. An empty list sorts last.
-func compareFirst(a, b []*gateway.Forward) int {
-	switch {
-	case len(a) == 0:
-		return 1
-	case len(b) == 0:
-		return -1
-	}
-	return a[0].Compare(b[0].Frontend)
 }
 
 // changedEgress selects the pods whose external address changed.

@@ -78,11 +78,8 @@ func TestWhatCameOfAnApplyIsTold(t *testing.T) {
 func TestAHostThatCannotBeSeenIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []Outcome
-		f := start(t, false, func(o *Options) { o.Applied = func(o Outcome) { told = append(told, o) } })
 		unseen := errors.New("injected")
-		f.host.setFail(unseen)
-		f.source.synced.Store(true)
-		f.Enqueue()
+		start(t, true, hostFails(unseen), func(o *Options) { o.Applied = func(o Outcome) { told = append(told, o) } })
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
 		if len(told) != 1 || told[0].Report != nil || !errors.Is(told[0].Err, unseen) {

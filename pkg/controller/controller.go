@@ -56,11 +56,13 @@ type Host interface {
 	Observe() (gateway.Host, error)
 	// Listeners returns the listening sockets, which have no change events. It is cheap.
 	Listeners() ([]gateway.Listener, error)
+	// OtherRules returns what rules of other programs say about the host. It is cheap.
+	OtherRules() (gateway.OtherRules, error)
 	// Watch calls changed whenever what Observe returns may have changed, and blocks until ctx ends.
 	Watch(ctx context.Context, changed func()) error
 }
 
-// Dataplane programs the kernel to match a State. Only the worker calls it, except for Tracer.
+// Dataplane programs the kernel to match a State. Only the worker calls it, except for Tracer and Plan.
 type Dataplane interface {
 	quarantine.Dataplane
 	// Guard puts up the boundary and removes nothing. It is for the time before the first Apply.
@@ -75,6 +77,8 @@ type Dataplane interface {
 	Verify()
 	// Tracer returns a model of the rules that are now in the kernel. It is safe for concurrent use with all other functions.
 	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
+	// Plan compares the kernel with a State and writes nothing. It is safe for concurrent use with all other functions.
+	Plan(ctx context.Context, state gateway.State) (dataplane.Plan, error)
 }
 
 // Options configures a Controller.
@@ -89,7 +93,7 @@ type Options struct {
 	Applied func(Outcome)
 	// CountSourcePorts, if set, returns the number of source ports in use by masqueraded connections. It is called
 	// concurrently with all other functions.
-	CountSourcePorts func() ([]gateway.SourcePorts, error)
+	CountSourcePorts func(shared []gateway.LinkAddresses) ([]gateway.SourcePorts, error)
 	// PortsCounted, if set, receives the result of each count. It must not block.
 	PortsCounted func(PortUse)
 	// ItemProcessed, if set, is called after each item that the worker processed, at least every few seconds.
@@ -132,13 +136,18 @@ type Controller struct {
 	// retryReasons are those of the failed apply, and retry is the timer that repeats it.
 	retryReasons reason
 	retry        *time.Timer
-	// checkError is the error of the last Check.
-	checkError loglimit.LastError
+	// checkError is the error of the last Check, and notPermitted that of kernel parameters that no rule depends on.
+	checkError, notPermitted loglimit.LastError
 }
 
 // Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
 func (c *Controller) Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error) {
 	return c.Dataplane.Tracer(ctx, family)
+}
+
+// Plan compares the kernel with a State and writes nothing.
+func (c *Controller) Plan(ctx context.Context, state gateway.State) (dataplane.Plan, error) {
+	return c.Dataplane.Plan(ctx, state)
 }
 
 // New returns a Controller that does nothing until Run. The source must call Enqueue when objects change.
@@ -257,17 +266,23 @@ func (c *Controller) needed(taken *event) bool {
 	return true
 }
 
-// checkListeners reports whether the listening sockets of the host changed. Sockets have no change events, so this runs with every
-// check and before each apply.
+// checkListeners reports whether the listening sockets of the host changed, or what rules of other programs say about it. Neither has
+// change events of its own, so this runs with every check and before each apply.
 func (c *Controller) checkListeners(taken *event) bool {
 	if taken.reasons&(hostChanged|resyncDue) != 0 {
 		return false // sync observes the whole host
 	}
-	found, err := c.Host.Listeners()
-	if err != nil || slices.Equal(found, c.host.Listeners) {
-		return false // the next Observe reports the error
+	// The next Observe reports errors.
+	changed := false
+	if found, err := c.Host.Listeners(); err == nil && !slices.Equal(found, c.host.Listeners) {
+		c.host.Listeners, changed = found, true
 	}
-	c.host.Listeners = found
+	if found, err := c.Host.OtherRules(); err == nil && !found.Equal(c.host.Others) {
+		c.host.Others, changed = found, true
+	}
+	if !changed {
+		return false
+	}
 	taken.reasons |= listenersChanged
 	if taken.since.IsZero() {
 		taken.since = time.Now()

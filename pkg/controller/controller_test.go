@@ -175,8 +175,7 @@ func TestARepairDoesNotWaitForARetry(t *testing.T) {
 // another event may cause.
 func TestNothingIsAppliedForAHostThatNobodySaw(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := start(t, true)
-		f.host.setFail(errors.New("injected"))
+		f := start(t, true, hostFails(errors.New("injected")))
 		f.expect(t, 3*time.Second) // the first Observe failed
 		f.Enqueue()
 		f.expect(t, time.Second)
@@ -280,11 +279,11 @@ func TestReadyDespiteWhatIsNoRule(t *testing.T) {
 	}{{"a route fails", true, 1}, {"rules fail", false, 0}} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := start(t, false)
-				f.plane.setInPlace(test.inPlace)
-				f.plane.setFail(errors.New("injected"))
-				f.source.synced.Store(true)
-				f.Enqueue()
+				f := start(t, true, func(o *Options) {
+					plane := o.Dataplane.(*fakeDataplane)
+					plane.setInPlace(test.inPlace)
+					plane.setFail(errors.New("injected"))
+				})
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				if got := f.readys.Load(); got != test.want {

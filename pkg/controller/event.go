@@ -23,7 +23,7 @@ const (
 	resyncDue
 	// retryDue: a failed apply is due again.
 	retryDue
-	// listenersChanged: the listening sockets of the host changed.
+	// listenersChanged: the listening sockets of the host changed, or what rules of other programs say about it.
 	listenersChanged
 	// sourcePortsLow: the set of backends that run out of source ports changed.
 	sourcePortsLow

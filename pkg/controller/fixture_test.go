@@ -42,6 +42,7 @@ type fakeHost struct {
 	observations int
 	fail         error
 	listeners    []gateway.Listener
+	others       gateway.OtherRules
 	changed      chan struct{}
 }
 
@@ -49,6 +50,18 @@ func (h *fakeHost) Listeners() ([]gateway.Listener, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.listeners, h.fail
+}
+
+func (h *fakeHost) OtherRules() (gateway.OtherRules, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.others, h.fail
+}
+
+func (h *fakeHost) setOthers(others gateway.OtherRules) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.others = others
 }
 
 func (h *fakeHost) setListeners(listeners ...gateway.Listener) {
@@ -61,7 +74,7 @@ func (h *fakeHost) Observe() (gateway.Host, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.observations++
-	return gateway.Host{Listeners: h.listeners}, h.fail
+	return gateway.Host{Listeners: h.listeners, Others: h.others}, h.fail
 }
 
 func (h *fakeHost) setFail(err error) {
@@ -139,6 +152,10 @@ func (d *fakeDataplane) Guard(context.Context, gateway.State) (dataplane.Result,
 func (d *fakeDataplane) Try(context.Context, gateway.State) error { return nil }
 func (d *fakeDataplane) HostChanged()                             { d.note("host changed") }
 func (d *fakeDataplane) Verify()                                  { d.note("verify") }
+func (d *fakeDataplane) Plan(context.Context, gateway.State) (dataplane.Plan, error) {
+	return dataplane.Plan{}, nil
+}
+
 func (d *fakeDataplane) Tracer(context.Context, gateway.Family) (packet.Tracer, error) {
 	return nil, nil
 }
@@ -188,7 +205,7 @@ type fixture struct {
 }
 
 // start runs a Controller in the test's synctest bubble until the test ends. The change functions adjust its Options before
-// it runs.
+// it runs: what a test changes afterwards races with the first Observe and the first guard, which take no time.
 func start(t *testing.T, synced bool, change ...func(*Options)) *fixture {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
@@ -212,6 +229,11 @@ func start(t *testing.T, synced bool, change ...func(*Options)) *fixture {
 		}
 	})
 	return f
+}
+
+// hostFails makes each observation of the host fail from the start.
+func hostFails(err error) func(*Options) {
+	return func(o *Options) { o.Host.(*fakeHost).setFail(err) }
 }
 
 func (f *fixture) expect(t *testing.T, after time.Duration, want ...string) {

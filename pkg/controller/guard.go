@@ -41,9 +41,11 @@ func (c *Controller) waitForObjects(ctx context.Context) bool {
 // guard puts up the boundary and schedules the next attempt.
 func (c *Controller) guard(ctx context.Context, reasons reason) {
 	observed, err := c.Host.Observe()
-	if err != nil {
+	switch {
+	case err != nil:
 		err = fmt.Errorf("observing the host: %w", err)
-	} else {
+	case calc.NeedsObjects(observed, c.Config): // the kernel keeps the boundary of an earlier process
+	default:
 		state, _ := calc.Calculate(objects.Snapshot{}, observed, c.Config)
 		if reasons&(retryDue|resyncDue) == 0 && c.guarded != nil && reflect.DeepEqual(state, *c.guarded) {
 			return

@@ -32,3 +32,19 @@ func TestListenersAreSeenWithoutAnEvent(t *testing.T) {
 		}
 	})
 }
+
+// TestOtherRulesAreSeenWithoutAnEvent: kube-proxy may start, and take ports, long after smartnatd.
+func TestOtherRulesAreSeenWithoutAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, true)
+		f.expect(t, 2*time.Second, "host changed", "apply")
+		f.host.setOthers(gateway.OtherRules{ServiceProxy: "kube-proxy (nftables)"})
+		f.expect(t, 5*time.Second, "apply")
+		f.expect(t, 5*time.Second) // nothing new
+		f.host.setOthers(gateway.OtherRules{ServiceProxy: "kube-proxy (nftables)", Claims: []gateway.Claim{{Protocol: gateway.TCP, Ports: gateway.Port(30080)}}})
+		f.expect(t, 5*time.Second, "apply")
+		if n := f.host.observed(); n != 1 {
+			t.Errorf("the host was observed %d times, want once: only rules of other programs changed", n)
+		}
+	})
+}

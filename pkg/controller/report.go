@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
+	"github.com/smartnat/smartnat/pkg/delta"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -28,6 +29,9 @@ type stages struct {
 func (c *Controller) logApply(taken event, applied gateway.State, result dataplane.Result, took stages) {
 	for _, repair := range result.Repaired {
 		c.Log.WithFields(logrus.Fields{"kind": repair.Kind, "missing": repair.Missing}).Warn("repaired external modification")
+	}
+	if err := result.NotPermitted; err != nil && c.notPermitted.Changed(err) {
+		c.Log.WithError(err).Warn("cannot set kernel parameters, traffic may not be counted")
 	}
 	if !result.Empty() {
 		fields := logrus.Fields{
@@ -61,21 +65,14 @@ const maxOwners = 5
 // changedOwners lists the Mappings that differ between two States.
 func changedOwners(old, current gateway.State) string {
 	changed := map[string]struct{}{}
-	addDiffering(changed, old.Forwards, current.Forwards,
-		func(a, b *gateway.Forward) int {
-			if a == b { // common: a Calculator reuses Forwards
-				return 0
-			}
-			return a.Compare(b.Frontend)
-		},
-		func(a, b *gateway.Forward) bool { return a == b || reflect.DeepEqual(a, b) },
-		func(f *gateway.Forward) string { return f.Owner })
-	addDiffering(changed, old.Egresses, current.Egresses,
-		func(a, b gateway.Egress) int {
-			return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
-		},
-		func(a, b gateway.Egress) bool { return reflect.DeepEqual(a, b) },
-		func(e gateway.Egress) string { return e.Owner })
+	for was, is := range gateway.DifferingForwards(old.Forwards, current.Forwards) {
+		addDiffering(changed, was, is, func(f *gateway.Forward) string { return f.Owner })
+	}
+	for was, is := range delta.Join(old.Egresses, current.Egresses, func(a, b gateway.Egress) int {
+		return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
+	}) {
+		addDiffering(changed, was, is, func(e *gateway.Egress) string { return e.Owner })
+	}
 	names := slices.Sorted(maps.Keys(changed))
 	if len(names) > maxOwners {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxOwners], ", "), len(names)-maxOwners)
@@ -83,25 +80,13 @@ func changedOwners(old, current gateway.State) string {
 	return strings.Join(names, ", ")
 }
 
-// addDiffering adds the owners of elements that only one of two sorted lists contains, or that differ between them.
-func addDiffering[T any](changed map[string]struct{}, was, is []T, compare func(a, b T) int, same func(a, b T) bool, owner func(T) string) {
-	for len(was) > 0 && len(is) > 0 {
-		switch order := compare(was[0], is[0]); {
-		case order < 0:
-			changed[owner(was[0])] = struct{}{}
-			was = was[1:]
-		case order > 0:
-			changed[owner(is[0])] = struct{}{}
-			is = is[1:]
-		default:
-			if !same(was[0], is[0]) {
-				changed[owner(was[0])], changed[owner(is[0])] = struct{}{}, struct{}{}
-			}
-			was, is = was[1:], is[1:]
-		}
+// addDiffering adds the owners of both, unless they are equal. One may be nil.
+func addDiffering[T any](changed map[string]struct{}, was, is *T, owner func(*T) string) {
+	if reflect.DeepEqual(was, is) {
+		return
 	}
-	for _, rest := range [][]T{was, is} {
-		for _, t := range rest {
+	for _, t := range []*T{was, is} {
+		if t != nil {
 			changed[owner(t)] = struct{}{}
 		}
 	}

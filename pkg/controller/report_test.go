@@ -4,10 +4,16 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -55,5 +61,22 @@ func TestChangedOwners(t *testing.T) {
 				t.Errorf("names %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestParametersThatAreNotPermitted expects one warning as long as the reason is the same.
+func TestParametersThatAreNotPermitted(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	c := New(Options{Log: log, Dataplane: &fakeDataplane{}})
+	readOnly := errors.New("nf_conntrack_acct: read-only file system")
+	for _, err := range []error{readOnly, nil, readOnly, errors.New("nf_conntrack_acct: no such file")} {
+		c.logApply(event{}, gateway.State{}, dataplane.Result{NotPermitted: err}, stages{})
+	}
+	var got []any
+	for _, line := range hook.AllEntries() {
+		got = append(got, line.Data[logrus.ErrorKey].(error).Error())
+	}
+	if diff := cmp.Diff([]any{readOnly.Error(), "nf_conntrack_acct: no such file"}, got); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
 }

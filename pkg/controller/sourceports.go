@@ -62,18 +62,18 @@ func (s *sourcePorts) update(count []gateway.SourcePorts) (use PortUse, changed 
 	short := calc.Short(*s.state, count, s.short)
 	changed = !slices.Equal(short, s.short)
 	s.short = short
-	most := 0
+	fullest := 0.0
 	for _, c := range count {
-		most = max(most, c.InUse)
+		fullest = max(fullest, float64(c.InUse)/float64(c.Addresses*s.state.SourcePorts()))
 	}
-	return PortUse{Fullest: float64(most) / float64(s.state.SourcePorts()), Short: len(short)}, changed
+	return PortUse{Fullest: fullest, Short: len(short)}, changed
 }
 
-// inEffect reports whether a State is in effect and whether it masquerades.
-func (s *sourcePorts) inEffect() (known, masquerades bool) {
+// inEffect returns the State in effect, or nil, and whether it masquerades.
+func (s *sourcePorts) inEffect() (state *gateway.State, masquerades bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state != nil, s.state != nil && slices.ContainsFunc(s.state.Forwards, func(f *gateway.Forward) bool { return f.Masquerade })
+	return s.state, s.state != nil && slices.ContainsFunc(s.state.Forwards, func(f *gateway.Forward) bool { return f.Masquerade })
 }
 
 // countSourcePorts counts until ctx ends. It enqueues an apply when the set of short backends changes, to update status and
@@ -87,15 +87,15 @@ func (c *Controller) countSourcePorts(ctx context.Context) error {
 			return nil
 		case <-time.After(wait.Jitter(pause, resyncJitter)):
 		}
-		known, masquerades := c.ports.inEffect()
-		if !known {
+		state, masquerades := c.ports.inEffect()
+		if state == nil {
 			continue
 		}
 		var count []gateway.SourcePorts
 		var err error
 		started := time.Now()
 		if masquerades {
-			count, err = c.CountSourcePorts()
+			count, err = c.CountSourcePorts(state.MasqueradeAddresses)
 		}
 		pause = max(countInterval, countShare*time.Since(started))
 		if last.Changed(err) {

@@ -45,12 +45,12 @@ func (p *fakePorts) counted() int {
 	return p.counts
 }
 
-func (p *fakePorts) count() ([]gateway.SourcePorts, error) {
+func (p *fakePorts) count([]gateway.LinkAddresses) ([]gateway.SourcePorts, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts++
 	time.Sleep(p.took)
-	return []gateway.SourcePorts{{Protocol: gateway.UDP, Backend: netip.MustParseAddrPort("10.96.0.10:514"), InUse: p.inUse}}, p.fail
+	return []gateway.SourcePorts{{Protocol: gateway.UDP, Backend: netip.MustParseAddrPort("10.96.0.10:514"), InUse: p.inUse, Addresses: 1}}, p.fail
 }
 
 // syslog is a Source with a Mapping to a ClusterIP.

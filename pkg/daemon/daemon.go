@@ -16,6 +16,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/logging"
@@ -34,6 +35,8 @@ type Runner interface {
 	Queued() int
 	// Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
 	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
+	// Plan compares the kernel with a State and writes nothing.
+	Plan(ctx context.Context, state gateway.State) (dataplane.Plan, error)
 }
 
 // Hooks are the callbacks of a Runner, all called by its worker.
@@ -71,8 +74,8 @@ type Options struct {
 	NewReporters func(config.Config) ([]Reporter, error)
 	// Listen serves metrics and probes at an address instead of the previous one; "" means nowhere.
 	Listen func(address string)
-	// CertificateEnds returns the expiry of the client certificate for a source, or zero if there is none.
-	CertificateEnds func(config.Source) time.Time
+	// CredentialEnds returns when the client certificate or token for a source expires, or zero.
+	CredentialEnds func(config.Source) time.Time
 }
 
 // Daemon runs one generation at a time and replaces it for each new config. The kernel state stays meanwhile, and the new Runner

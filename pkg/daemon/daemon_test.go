@@ -25,6 +25,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/controller"
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/objects"
@@ -64,8 +65,12 @@ type fakeRunner struct {
 	events chan struct{}
 }
 
-func (r *fakeRunner) Enqueue()                                                      { r.events <- struct{}{} }
-func (r *fakeRunner) Queued() int                                                   { return len(r.events) }
+func (r *fakeRunner) Enqueue()    { r.events <- struct{}{} }
+func (r *fakeRunner) Queued() int { return len(r.events) }
+func (r *fakeRunner) Plan(context.Context, gateway.State) (dataplane.Plan, error) {
+	return dataplane.Plan{}, nil
+}
+
 func (r *fakeRunner) Tracer(context.Context, gateway.Family) (packet.Tracer, error) { return nil, nil }
 
 func (r *fakeRunner) Run(ctx context.Context, objects controller.Source) error {
@@ -144,8 +149,8 @@ func startWorldWith(t *testing.T, watchdog time.Duration, synced bool, change fu
 			w.runners = append(w.runners, r)
 			return r, nil
 		},
-		NewReporters:    func(config.Config) ([]Reporter, error) { return nil, nil },
-		CertificateEnds: func(config.Source) time.Time { return time.Time{} },
+		NewReporters:   func(config.Config) ([]Reporter, error) { return nil, nil },
+		CredentialEnds: func(config.Source) time.Time { return time.Time{} },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	w.stop = cancel

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/smartnat/smartnat/pkg/config"
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/packet"
@@ -36,8 +37,8 @@ type Status struct {
 	Contact source.Contact
 	// Restored is when the objects in effect were saved, if they come from the snapshot on disk.
 	Restored time.Time
-	// CertificateEnds is when the client certificate for the source expires, if there is one.
-	CertificateEnds time.Time
+	// CredentialEnds is when the client certificate or token for the source expires, if it does.
+	CredentialEnds time.Time
 }
 
 // Degraded reports whether the gateway is not complete.
@@ -54,7 +55,7 @@ func (d *Daemon) Status() Status {
 	s.Queued = g.runner.Queued()
 	s.Missing = d.tracker.missing(g.objects, g.ready.Load())
 	s.Synced, s.Contact, s.Restored = g.objects.Source.HasSynced() && restored.IsZero(), g.objects.Contact(), restored
-	s.CertificateEnds = d.CertificateEnds(g.cfg.Source)
+	s.CredentialEnds = d.CredentialEnds(g.cfg.Source)
 	return s
 }
 
@@ -67,12 +68,24 @@ func (d *Daemon) Report() *finding.Report {
 	return nil
 }
 
+// LastChanges returns when what is in effect for a Mapping last changed, by namespace/name. It has no Mapping that is as it was when
+// the daemon started.
+func (d *Daemon) LastChanges() map[string]time.Time { return d.tracker.lastChanges() }
+
 // Tracer returns a model of what the rules that are now in the kernel do to packets of a family.
 func (d *Daemon) Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error) {
 	if g := d.current.Load(); g != nil {
 		return g.runner.Tracer(ctx, family)
 	}
 	return nil, errors.New("no config is in effect yet")
+}
+
+// Plan compares the kernel with a State and writes nothing.
+func (d *Daemon) Plan(ctx context.Context, state gateway.State) (dataplane.Plan, error) {
+	if g := d.current.Load(); g != nil {
+		return g.runner.Plan(ctx, state)
+	}
+	return dataplane.Plan{}, errors.New("no config is in effect yet")
 }
 
 // Config returns the config of the running generation, or the zero Config before the first.

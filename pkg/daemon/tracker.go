@@ -5,7 +5,8 @@ package daemon
 
 import (
 	"fmt"
-	"slices"
+	"maps"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,9 @@ type statusTracker struct {
 	programmed map[string]struct{}
 	forwarded  int
 	forwards   []*gateway.Forward
+	// inPlace are the Forwards that the kernel held last, and changed is when those of a Mapping changed.
+	inPlace []*gateway.Forward
+	changed map[string]time.Time
 	// failing is the error of the last apply and since is when the failures began; failing is nil after a success.
 	failing error
 	since   time.Time
@@ -62,11 +66,14 @@ func (t *statusTracker) applied(o controller.Outcome, now time.Time) {
 	}
 	if o.Report != nil {
 		forwards := o.Report.State.Forwards
-		if !slices.EqualFunc(forwards, t.forwards, sameOwner) {
+		if ownersDiffer(t.forwards, forwards) {
 			t.programmed = finding.Programmed(o.Report.State)
 		}
 		t.forwarded = finding.CountReady(t.programmed, o.Report.Findings)
 		t.forwards = forwards
+		if o.Err == nil || o.Result.InPlace {
+			t.change(forwards, len(o.Report.Snapshot.Mappings), now)
+		}
 	}
 	if o.Err != nil && t.failing == nil {
 		t.since = now
@@ -74,9 +81,46 @@ func (t *statusTracker) applied(o controller.Outcome, now time.Time) {
 	t.failing = o.Err
 }
 
-// sameOwner compares pointers first: it runs for each Forward after each change, and counting owners again costs a hundred
-// times as much.
-func sameOwner(x, y *gateway.Forward) bool { return x == y || x.Owner == y.Owner }
+// change notes the Mappings whose Forwards in the kernel changed. Before the first call, nothing is known.
+func (t *statusTracker) change(forwards []*gateway.Forward, mappings int, now time.Time) {
+	if t.changed == nil {
+		t.changed, t.inPlace = map[string]time.Time{}, forwards
+		return
+	}
+	for was, is := range gateway.DifferingForwards(t.inPlace, forwards) {
+		if reflect.DeepEqual(was, is) {
+			continue
+		}
+		for _, f := range []*gateway.Forward{was, is} {
+			if f != nil {
+				t.changed[f.Owner] = now
+			}
+		}
+	}
+	t.inPlace = forwards
+	if len(t.changed) > 2*mappings+maxGone {
+		maps.DeleteFunc(t.changed, func(owner string, _ time.Time) bool { _, found := t.programmed[owner]; return !found })
+	}
+}
+
+// maxGone bounds the Mappings that are remembered although they are gone.
+const maxGone = 1000
+
+func (t *statusTracker) lastChanges() map[string]time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.changed)
+}
+
+// ownersDiffer reports whether other owners may have a Forward now. Collecting them again costs a hundred times as much.
+func ownersDiffer(before, now []*gateway.Forward) bool {
+	for was, is := range gateway.DifferingForwards(before, now) {
+		if was == nil || is == nil || was.Owner != is.Owner {
+			return true
+		}
+	}
+	return false
+}
 
 // missing returns what this gateway lacks, each part with its cause; nothing if it is complete. inEffect means that every rule
 // of the generation is in the kernel.

@@ -5,6 +5,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,5 +135,47 @@ func TestStatus(t *testing.T) {
 	})
 	if diff := cmp.Diff(Status{}, new(Daemon).Status()); diff != "" {
 		t.Errorf("before anything runs (-want +got):\n%s", diff)
+	}
+}
+
+// TestLastChanges expects the time of the last apply that changed what the kernel holds for a Mapping.
+func TestLastChanges(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 11, 25, 10, minute, 0, 0, time.UTC) }
+	forward := func(owner string, port uint16, backends ...gateway.Backend) *gateway.Forward {
+		f := &gateway.Forward{Owner: owner, Backends: backends}
+		f.Ports = gateway.Port(port)
+		return f
+	}
+	web, dns, pod := forward("a/web", 80), forward("a/dns", 53), gateway.Backend{Port: 8080}
+	locked := errors.New("locked")
+	partly := dataplane.Result{Changes: dataplane.Changes{InPlace: true}}
+	var tracker statusTracker
+	for minute, step := range []struct {
+		name     string
+		forwards []*gateway.Forward
+		result   dataplane.Result
+		err      error
+		want     map[string]time.Time
+	}{
+		{"the start", []*gateway.Forward{dns, web}, partly, nil, map[string]time.Time{}},
+		{"nothing changes", []*gateway.Forward{dns, web}, partly, nil, map[string]time.Time{}},
+		{"equal values", []*gateway.Forward{dns, forward("a/web", 80)}, partly, nil, map[string]time.Time{}},
+		{"an endpoint", []*gateway.Forward{dns, forward("a/web", 80, pod)}, partly, nil, map[string]time.Time{"a/web": at(3)}},
+		{"a write that fails", []*gateway.Forward{forward("a/dns", 53, pod), forward("a/web", 80, pod)}, dataplane.Result{}, locked, map[string]time.Time{"a/web": at(3)}},
+		{"rules that are in place without a route", []*gateway.Forward{forward("a/dns", 53, pod), forward("a/web", 80, pod)}, partly, locked,
+			map[string]time.Time{"a/web": at(3), "a/dns": at(5)}},
+		{"one goes, one comes", []*gateway.Forward{forward("a/dns", 53, pod), forward("b/new", 81)}, partly, nil,
+			map[string]time.Time{"a/web": at(6), "a/dns": at(5), "b/new": at(6)}},
+	} {
+		tracker.applied(controller.Outcome{Report: &finding.Report{State: gateway.State{Forwards: step.forwards}}, Result: step.result, Err: step.err}, at(minute))
+		if diff := cmp.Diff(step.want, tracker.lastChanges()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.name, diff)
+		}
+	}
+	for i := range 3 * maxGone {
+		tracker.applied(controller.Outcome{Report: &finding.Report{State: gateway.State{Forwards: []*gateway.Forward{forward(fmt.Sprint("c/", i), 1)}}}}, at(9))
+	}
+	if n := len(tracker.lastChanges()); n > maxGone+1 {
+		t.Errorf("%d Mappings are remembered", n)
 	}
 }

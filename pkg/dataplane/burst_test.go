@@ -106,6 +106,7 @@ func (c *cluster) change() int {
 type stillHost struct{}
 
 func (stillHost) Listeners() ([]gateway.Listener, error)    { return nil, nil }
+func (stillHost) OtherRules() (gateway.OtherRules, error)   { return gateway.OtherRules{}, nil }
 func (stillHost) Observe() (gateway.Host, error)            { return gateway.Host{}, nil }
 func (stillHost) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 

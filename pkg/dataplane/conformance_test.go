@@ -233,6 +233,9 @@ func TestKernelPlan(t *testing.T) {
 				planned.Rules += changes.Rules
 				planned.Sets += changes.Sets
 				planned.Members += changes.Members
+				if changes.Empty() != (changes.Total == 0) || len(changes.Differences) > changes.Total {
+					t.Errorf("%s: IPv%d: %d of %d differences, with %+v", step.name, family, len(changes.Differences), changes.Total, changes.Changes)
+				}
 			}
 			if diff := cmp.Diff(held, h.dump(t)); diff != "" {
 				t.Errorf("%s: Plan changes the kernel (-before +after):\n%s", step.name, diff)

@@ -73,7 +73,7 @@ func TestConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]iptablestest.EndStale{{}}, k.Conntrack.Calls); diff != "" || result.Connections != 4 {
+	if diff := cmp.Diff([]iptablestest.EndStale{{}}, k.Conntrack.Calls, same...); diff != "" || result.Connections != 4 {
 		t.Errorf("cleanup: %s, arguments (-want +got):\n%s", result, diff)
 	}
 }

@@ -70,6 +70,14 @@ func changes() []change {
 				s.Forwards[i].Masquerade = false
 			}
 		})},
+		{name: "masquerade addresses appear", before: full(), after: with(func(s *gateway.State) { s.MasqueradeAddresses = shared })},
+		{name: "masquerade addresses disappear", before: with(func(s *gateway.State) { s.MasqueradeAddresses = shared }), after: full()},
+		{name: "other masquerade addresses", before: with(func(s *gateway.State) {
+			s.MasqueradeAddresses, s.MasqueradePorts = shared, gateway.PortRange{First: 1024, Last: 65535}
+		}), after: with(func(s *gateway.State) {
+			s.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: addrs("10.10.0.101", "10.10.0.102", "10.10.0.103")}}
+			s.MasqueradePorts = gateway.PortRange{First: 1024, Last: 65535}
+		})},
 		{name: "no IPv6 any more", before: full(), after: with(func(s *gateway.State) { s.Forwards, s.Egresses = s.Forwards[:3], s.Egresses[:1] })},
 		{name: "nothing any more", before: full(), after: gateway.State{}},
 		{name: "everything changes at once", before: limited(sources(100)), after: with(func(s *gateway.State) {

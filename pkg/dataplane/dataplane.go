@@ -23,6 +23,10 @@ type Options struct {
 	GuardOnly []gateway.Family
 	// CountTraffic makes the kernel count packets and bytes of each connection.
 	CountTraffic bool
+	// TakeOver makes the kernel go on with connections that another gateway had for a while.
+	TakeOver bool
+	// RecordTimes makes the kernel record when each connection began.
+	RecordTimes bool
 
 	Ruleset Ruleset
 	// Leftovers are removed once, after the Ruleset is in effect, so that a host can change its kernel API without a gap.

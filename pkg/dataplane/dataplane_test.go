@@ -27,8 +27,8 @@ type parts struct {
 	// backend makes the Ruleset, if set. Otherwise it is iptables with Program and Sets.
 	backend     rulesetMaker
 	randomFully bool
-	// countTraffic is that of dataplane.Options.
-	countTraffic bool
+	// countTraffic and takeOver are those of dataplane.Options.
+	countTraffic, takeOver bool
 
 	Program   iptables.Program
 	Sets      iptables.Sets
@@ -47,7 +47,7 @@ func (p parts) dataplane() *dataplane.Dataplane { return p.mortal(nil) }
 // mortal returns a Dataplane whose writes end with the life, if that is set.
 func (p parts) mortal(life *life) *dataplane.Dataplane {
 	opts := dataplane.Options{
-		Ownership: p.own, GuardOnly: p.guardOnly, CountTraffic: p.countTraffic, Ruleset: p.ruleset(life), Routes: p.Routes, Sysctls: p.Sysctls, Conntrack: p.Conntrack,
+		Ownership: p.own, GuardOnly: p.guardOnly, CountTraffic: p.countTraffic, TakeOver: p.takeOver, Ruleset: p.ruleset(life), Routes: p.Routes, Sysctls: p.Sysctls, Conntrack: p.Conntrack,
 	}
 	if life != nil {
 		opts.Routes, opts.Sysctls = mortalRoutes{p.Routes, life}, mortalSysctls{p.Sysctls, life}

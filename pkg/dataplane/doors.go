@@ -25,8 +25,8 @@ type Ruleset interface {
 	Guard(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
 	// Remove removes all our rules of a family, whichever process wrote them.
 	Remove(ctx context.Context, family gateway.Family) (Changes, error)
-	// Plan returns what an Apply and a Prune would write. It only reads.
-	Plan(ctx context.Context, family gateway.Family, state gateway.State) (Changes, error)
+	// Plan returns what an Apply and a Prune would write, and how the kernel differs. It only reads.
+	Plan(ctx context.Context, family gateway.Family, state gateway.State) (Plan, error)
 	// Tracer returns a model of what the rules that are now in the kernel do to packets. It only reads.
 	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
 	// Try returns an error if the kernel refuses rules of the state. It does not affect packets.

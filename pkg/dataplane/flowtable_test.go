@@ -39,14 +39,30 @@ func packetBackends() []row {
 type flowing struct{ dataplane.Ruleset }
 
 func (r flowing) Apply(ctx context.Context, family gateway.Family, state gateway.State) (dataplane.Changes, error) {
-	links, err := net.Interfaces()
+	state, err := withFlowtable(state)
 	if err != nil {
 		return dataplane.Changes{}, err
+	}
+	return r.Ruleset.Apply(ctx, family, state)
+}
+
+func (r flowing) Plan(ctx context.Context, family gateway.Family, state gateway.State) (dataplane.Plan, error) {
+	state, err := withFlowtable(state)
+	if err != nil {
+		return dataplane.Plan{}, err
+	}
+	return r.Ruleset.Plan(ctx, family, state)
+}
+
+func withFlowtable(state gateway.State) (gateway.State, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return gateway.State{}, err
 	}
 	state.Flowtable = gateway.Flowtable{Families: gateway.Families{IPv4: true, IPv6: true}}
 	for _, l := range links {
 		state.Flowtable.Links = append(state.Flowtable.Links, gateway.FlowLink{Name: l.Name, Index: l.Index})
 	}
 	slices.SortFunc(state.Flowtable.Links, func(a, b gateway.FlowLink) int { return strings.Compare(a.Name, b.Name) })
-	return r.Ruleset.Apply(ctx, family, state)
+	return state, nil
 }

@@ -79,6 +79,7 @@ func TestKernelHands(t *testing.T) {
 		d.HostChanged()
 		apply(t, d, state)
 		programmed := h.ours(t)
+		expectPlan(t, d, state, hand{name: "no change"})
 		for _, hand := range slices.Concat(h.hands(t), hostHands) {
 			// Do not use t.Run, which would run on another goroutine, in another network namespace.
 			h.repair(t, d, state, hand)
@@ -102,6 +103,11 @@ func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State,
 	} else {
 		awaitChange(t, d)
 	}
+	held := h.ours(t)
+	expectPlan(t, d, state, hand)
+	if diff := cmp.Diff(held, h.ours(t)); diff != "" {
+		t.Errorf("%s: Plan changes the kernel (-before +after):\n%s", hand.name, diff)
+	}
 	result := apply(t, d, state)
 	if said := fmt.Sprint(result.Repaired); !strings.Contains(said, hand.missing) {
 		t.Errorf("%s: repaired %s, want %q in it", hand.name, said, hand.missing)
@@ -109,6 +115,23 @@ func (h *host) repair(t *testing.T, d *dataplane.Dataplane, state gateway.State,
 	for _, r := range result.Repaired {
 		if !slices.Contains(hand.kinds, r.Kind) {
 			t.Errorf("%s: %q is of the kind %s, want %v", hand.name, r.Missing, r.Kind, hand.kinds)
+		}
+	}
+}
+
+// expectPlan expects that Plan finds the change, of the same kinds as a repair, and nothing without one.
+func expectPlan(t *testing.T, d *dataplane.Dataplane, state gateway.State, hand hand) {
+	t.Helper()
+	plan, err := d.Plan(t.Context(), state)
+	if err != nil {
+		t.Errorf("%s: %v", hand.name, err)
+	}
+	if plan.Total > 0 != (len(hand.kinds) > 0) || len(plan.Differences) == 0 != (plan.Total == 0) {
+		t.Errorf("%s: Plan finds %d differences: %+v", hand.name, plan.Total, plan.Differences)
+	}
+	for _, d := range plan.Differences {
+		if !slices.Contains(hand.kinds, d.Kind) || d.Text == "" || d.Place == "" && d.Kind != dataplane.KindRoute && d.Kind != dataplane.KindIPRule {
+			t.Errorf("%s: Plan finds %+v, want kinds %v", hand.name, d, hand.kinds)
 		}
 	}
 }

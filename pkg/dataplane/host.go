@@ -87,6 +87,12 @@ func (h *hostChange) startForwarding(family gateway.Family, result *Result) erro
 		if h.opts.CountTraffic {
 			h.startCounting(result)
 		}
+		if h.opts.RecordTimes {
+			h.ensureIfPermitted(recordTimes, "1", result)
+		}
+		if h.opts.TakeOver {
+			h.ensureIfPermitted(liberalTCP, "1", result)
+		}
 		if h.flows {
 			h.keepIdleFlows(result)
 		}

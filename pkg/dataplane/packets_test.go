@@ -74,43 +74,46 @@ func connect(t testing.TB, name, link string, here, there []string) {
 // serve makes a pod answer every line and every datagram with its name.
 func serve(t *testing.T, name string) {
 	t.Helper()
-	testenv.In(t, name, func() error {
-		packets, err := net.ListenPacket("udp", ":8080")
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { packets.Close() })
-		go func() {
-			buffer := make([]byte, 100)
-			for {
-				_, from, err := packets.ReadFrom(buffer)
-				if err != nil {
-					return
-				}
-				_, _ = packets.WriteTo([]byte(name+"\n"), from)
+	testenv.In(t, name, func() error { return answer(t, ":8080", func(net.Addr) string { return name }) })
+}
+
+// answer answers every line and every datagram that comes to an address of the current network namespace, with a text for its sender.
+func answer(t *testing.T, address string, text func(from net.Addr) string) error {
+	packets, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { packets.Close() })
+	go func() {
+		buffer := make([]byte, 100)
+		for {
+			_, from, err := packets.ReadFrom(buffer)
+			if err != nil {
+				return
 			}
-		}()
-		listener, err := net.Listen("tcp", ":8080")
-		if err != nil {
-			return err
+			_, _ = packets.WriteTo([]byte(text(from)+"\n"), from)
 		}
-		t.Cleanup(func() { listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					for lines := bufio.NewScanner(conn); lines.Scan(); {
-						fmt.Fprintln(conn, name)
-					}
-				}()
+	}()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
 			}
-		}()
-		return nil
-	})
+			go func() {
+				defer conn.Close()
+				for lines := bufio.NewScanner(conn); lines.Scan(); {
+					fmt.Fprintln(conn, text(conn.RemoteAddr()))
+				}
+			}()
+		}
+	}()
+	return nil
 }
 
 // dial connects from the client to the external address.

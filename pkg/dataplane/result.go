@@ -4,6 +4,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ type Result struct {
 	Changes
 	// Sysctls lists the kernel parameters that were set or restored, by path.
 	Sysctls []string
+	// NotPermitted says which kernel parameters could not be set that no rule depends on, such as those that count traffic.
+	NotPermitted error
 	// Routing holds the changes to routes and policy routing rules.
 	Routing policyrouting.Changes
 	// Connections counts the connections that were ended because the state no longer makes them.
@@ -103,6 +106,8 @@ func (r Result) Append(o Result) Result {
 		Sysctls:     slices.Concat(r.Sysctls, o.Sysctls),
 		Routing:     r.Routing.Append(o.Routing),
 		Connections: r.Connections + o.Connections,
+
+		NotPermitted: errors.Join(r.NotPermitted, o.NotPermitted),
 	}
 	sum.InPlace = o.InPlace
 	return sum

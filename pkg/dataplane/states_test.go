@@ -26,8 +26,11 @@ var (
 		Link: "eth2", Number: 2,
 		Connected: prefixes("203.0.113.0/24", "2001:db8:2::/64"), Gateways: addrs("203.0.113.1", "fe80::1"),
 	}
-	egress4  = gateway.Egress{Address: addr("198.51.100.10"), Uplink: 1, Owner: "default/echo", Sources: addrs("10.244.1.2", "10.244.2.2")}
-	egress6  = gateway.Egress{Address: addr("2001:db8:2::10"), Uplink: 2, Owner: "default/echo", Sources: addrs("fd00:244:1::2")}
+	egress4 = gateway.Egress{Address: addr("198.51.100.10"), Uplink: 1, Owner: "default/echo", Sources: addrs("10.244.1.2", "10.244.2.2")}
+	egress6 = gateway.Egress{Address: addr("2001:db8:2::10"), Uplink: 2, Owner: "default/echo", Sources: addrs("fd00:244:1::2")}
+	shared  = []gateway.LinkAddresses{
+		{Link: "eth0", Addresses: addrs("10.10.0.100", "10.10.0.101", "fd00:10::100")}, {Link: "eth2", Addresses: addrs("203.0.113.100")},
+	}
 	services = gateway.ServiceRoute{Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: addrs("10.10.0.11", "10.10.0.12")}
 )
 
@@ -71,6 +74,18 @@ func random(r *rand.Rand) gateway.State {
 		route.Via = route.Via[:1+r.IntN(2)]
 		state.ServiceRoutes = []gateway.ServiceRoute{route}
 	}
+	for _, l := range shared {
+		if n := r.IntN(len(l.Addresses) + 1); n > 0 {
+			l.Addresses = l.Addresses[len(l.Addresses)-n:]
+			state.MasqueradeAddresses = append(state.MasqueradeAddresses, l)
+		}
+	}
+	if r.IntN(3) == 0 {
+		state.Sync = gateway.SyncEndpoint{Address: addr("10.99.0.1"), Link: "eth3", Port: uint16(3780 + r.IntN(2))}
+	}
+	if r.IntN(2) == 0 {
+		state.MasqueradePorts = gateway.PortRange{First: 1024, Last: 65535}
+	}
 	for _, e := range []gateway.Egress{egress4, egress6} {
 		if r.IntN(2) == 0 {
 			e.Sources = e.Sources[:1+r.IntN(len(e.Sources))]
@@ -89,6 +104,7 @@ func random(r *rand.Rand) gateway.State {
 				continue
 			}
 			f := forward(address, 8000+port*7, backends[:r.IntN(len(backends)+1)]...)
+			f.Consistent = port%10 == 3
 			if r.IntN(4) == 0 && f.Address.Is4() {
 				f.Sources = prefixes("192.0.2.0/24")
 			}

@@ -56,6 +56,13 @@ func linkForward(link string) string { return "net/ipv4/conf/" + link + "/forwar
 // countTraffic makes the kernel count packets and bytes of connections that begin from now on (nf_conntrack-sysctl).
 const countTraffic = "net/netfilter/nf_conntrack_acct"
 
+// recordTimes makes the kernel record when connections began that begin from now on (nf_conntrack-sysctl).
+const recordTimes = "net/netfilter/nf_conntrack_timestamp"
+
+// liberalTCP makes the kernel accept segments outside of the window that it saw (nf_conntrack-sysctl): it did not see those that
+// passed another gateway before the connection came back.
+const liberalTCP = "net/netfilter/nf_conntrack_tcp_be_liberal"
+
 // flowTimeout is the time in seconds after which a TCP connection without packets leaves the flowtable (nf_conntrack-sysctl), idleTimeout
 // the one after which conntrack forgets an established connection.
 const (
@@ -195,10 +202,14 @@ func (d *Dataplane) keepIdleFlows(result *Result) {
 }
 
 // ensureIfPermitted sets a parameter that no rule depends on. An error is none of the State, and does not make the next Apply try again.
+// One that is not about the parameter itself, such as a full disk, also comes from those that rules depend on.
 func (d *Dataplane) ensureIfPermitted(key, value string, result *Result) {
 	unset := d.unset
-	if d.ensure(key, value, result) != nil {
+	if err := d.ensure(key, value, result); err != nil {
 		d.unset = unset
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
+			result.NotPermitted = errors.Join(result.NotPermitted, err)
+		}
 	}
 }
 
@@ -274,6 +285,12 @@ func (d *Dataplane) restoreSysctls(n needs, result *Result) error {
 	}
 	if d.opts.CountTraffic {
 		keep = append(keep, countTraffic)
+	}
+	if d.opts.RecordTimes {
+		keep = append(keep, recordTimes)
+	}
+	if d.opts.TakeOver {
+		keep = append(keep, liberalTCP)
 	}
 	if n.flows {
 		keep = append(keep, flowTimeout)

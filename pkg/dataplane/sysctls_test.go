@@ -87,7 +87,11 @@ func TestCountTraffic(t *testing.T) {
 			}
 			return nil
 		}
-		apply(t, step.d, state)
+		// The parameter is missing in the first step.
+		wantError := step.err != nil || step.was == "" && step.d != silent
+		if err := apply(t, step.d, state).NotPermitted; (err != nil) != wantError {
+			t.Errorf("%s: error %v, want one: %t", step.name, err, wantError)
+		}
 		expectQuiet(t, step.d, state)
 		if v[key] != step.want {
 			t.Errorf("%s: %q, want %q", step.name, v[key], step.want)
@@ -105,6 +109,27 @@ func TestCountTraffic(t *testing.T) {
 	apply(t, start(k), state) // The config does not count any more.
 	if v[key] != "0" {
 		t.Errorf("%q after a start that does not count", v[key])
+	}
+}
+
+// TestTakeOver expects that the kernel accepts TCP out of its window only if the options say so, and never after that.
+func TestTakeOver(t *testing.T) {
+	const key = "net/netfilter/nf_conntrack_tcp_be_liberal"
+	k := newKernel()
+	v := k.Sysctls.Values
+	v[key] = "0"
+	takesOver := options(k)
+	takesOver.takeOver = true
+	state := gateway.State{Uplinks: []gateway.Uplink{uplink1}}
+	for _, step := range []struct {
+		d    *dataplane.Dataplane
+		want string
+	}{{start(k), "0"}, {takesOver.dataplane(), "1"}, {start(k), "0"}} {
+		apply(t, step.d, state)
+		expectQuiet(t, step.d, state)
+		if v[key] != step.want {
+			t.Errorf("%q, want %q", v[key], step.want)
+		}
 	}
 }
 

@@ -117,3 +117,38 @@ func Join[T any](before, now []T, compare func(a, b T) int) iter.Seq2[*T, *T] {
 		}
 	}
 }
+
+// Differing yields what Join does, except for items that both lists share. Lists of pointers share most of them, and each costs no more
+// than the comparison of two pointers. One of a pair may be nil.
+func Differing[T any](before, now []*T, compare func(a, b *T) int) iter.Seq2[*T, *T] {
+	return func(yield func(before, now *T) bool) {
+		for {
+			same, most := 0, min(len(before), len(now))
+			for same < most && before[same] == now[same] {
+				same++
+			}
+			before, now = before[same:], now[same:]
+			var order int
+			switch {
+			case len(before)+len(now) == 0:
+				return
+			case len(before) == 0:
+				order = 1
+			case len(now) == 0:
+				order = -1
+			default:
+				order = compare(before[0], now[0])
+			}
+			var was, is *T
+			if order <= 0 {
+				was, before = before[0], before[1:]
+			}
+			if order >= 0 {
+				is, now = now[0], now[1:]
+			}
+			if !yield(was, is) {
+				return
+			}
+		}
+	}
+}

@@ -141,19 +141,64 @@ func TestJoinStops(t *testing.T) {
 	}
 }
 
-// TestRuns compares the runs of random lists with what a search for each run finds. Some equal items are other pointers.
+// pointers returns a pointer for each item. Some equal items are other pointers than the known ones.
+func pointers(random *rand.Rand, list []item, known map[item]*item) []*item {
+	var all []*item
+	for _, i := range list {
+		if known[i] == nil || random.IntN(4) == 0 {
+			known[i] = &i
+		}
+		all = append(all, known[i])
+	}
+	return all
+}
+
+// TestDiffering compares the pairs with those of Join, and counts the comparisons: at most one for a pair, none for a shared item.
+func TestDiffering(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	for n := range 2000 {
+		known := map[item]*item{}
+		before, now := pointers(random, randomList(random), known), pointers(random, randomList(random), known)
+		var want, got [][2]*item
+		for was, is := range delta.Join(before, now, func(a, b *item) int { return byKey(*a, *b) }) {
+			var pair [2]*item
+			if was != nil {
+				pair[0] = *was
+			}
+			if is != nil {
+				pair[1] = *is
+			}
+			if pair[0] != pair[1] {
+				want = append(want, pair)
+			}
+		}
+		compared := 0
+		for was, is := range delta.Differing(before, now, func(a, b *item) int {
+			compared++
+			return byKey(*a, *b)
+		}) {
+			got = append(got, [2]*item{was, is})
+		}
+		if !slices.Equal(got, want) || compared > len(got) {
+			t.Fatalf("lists %d: %v by %d comparisons, want %v", n, got, compared, want)
+		}
+	}
+}
+
+func TestDifferingStops(t *testing.T) {
+	n := 0
+	for range delta.Differing([]*item{{1, "a"}, {2, "a"}}, nil, func(a, b *item) int { return byKey(*a, *b) }) {
+		n++
+		break
+	}
+	if n != 1 {
+		t.Errorf("%d items, want 1", n)
+	}
+}
+
+// TestRuns compares the runs of random lists with what a search for each run finds.
 func TestRuns(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
-	pointers := func(list []item, known map[item]*item) []*item {
-		var all []*item
-		for _, i := range list {
-			if known[i] == nil || random.IntN(4) == 0 {
-				known[i] = &i
-			}
-			all = append(all, known[i])
-		}
-		return all
-	}
 	compare := func(a, b *item) int { return byKey(*a, *b) }
 	equal := func(a, b *item) bool { return *a == *b }
 	for pair := range 500 {
@@ -163,7 +208,7 @@ func TestRuns(t *testing.T) {
 				now = slices.Clone(before)
 			}
 			known := map[item]*item{}
-			runs := delta.AppendRuns(nil, pointers(before, known), pointers(now, known), compare, equal)
+			runs := delta.AppendRuns(nil, pointers(random, before, known), pointers(random, now, known), compare, equal)
 			for start := range now {
 				for end := start + 1; end <= len(now); end++ {
 					part := now[start:end]

@@ -232,6 +232,7 @@ func TestSteps(t *testing.T) {
 	for _, tc := range []struct {
 		name, to string
 		want     []Step
+		shared   []gateway.LinkAddresses
 	}{
 		{"endpoints", "198.51.100.10:5432", []Step{
 			{"arrives", "by eth1, uplink 1"},
@@ -241,7 +242,7 @@ func TestSteps(t *testing.T) {
 			{"masquerade", "the endpoint sees an address of this gateway as the source"},
 			{"leaves", "by eth0, next hop 10.0.0.12"},
 			{"replies", "by eth1, next hop 198.51.100.1"},
-		}},
+		}, nil},
 		{"more endpoints than random choices that are followed", "198.51.100.10:5436", []Step{
 			{"arrives", "by eth1, uplink 1"},
 			{"mapping", "shop/db forwards 198.51.100.10:5436/tcp to Service shop/postgres"},
@@ -250,7 +251,7 @@ func TestSteps(t *testing.T) {
 			{"masquerade", "the endpoint sees an address of this gateway as the source"},
 			{"leaves", "by eth0, next hop 10.0.0.12"},
 			{"replies", "by eth1, next hop 198.51.100.1"},
-		}},
+		}, nil},
 		{"a ClusterIP with the client's address", "198.51.100.10:5435", []Step{
 			{"arrives", "by eth1, uplink 1"},
 			{"mapping", "shop/db forwards 198.51.100.10:5435/tcp to Service shop/postgres"},
@@ -259,10 +260,29 @@ func TestSteps(t *testing.T) {
 			{"masquerade", "none: the endpoint sees 203.0.113.7"},
 			{"leaves", "by eth0, next hop 10.0.0.12"},
 			{"replies", "by eth1, next hop 198.51.100.1"},
-		}},
+		}, nil},
+		{"masquerade addresses", "198.51.100.10:5432", []Step{
+			{"arrives", "by eth1, uplink 1"},
+			{"mapping", "shop/db forwards 198.51.100.10:5432/tcp to Service shop/postgres"},
+			{"source", "allowed: all sources are"},
+			{"backends", "10.244.1.5:5432 (50 %), 10.244.2.7:5432 (50 %)"},
+			{"masquerade", "the endpoint sees 10.0.0.100 or 10.0.0.101 (masqueradeAddresses) as the source"},
+			{"leaves", "by eth0, next hop 10.0.0.12"},
+			{"replies", "by eth1, next hop 198.51.100.1"},
+		}, []gateway.LinkAddresses{{Link: "eth0", Addresses: gatewaytest.Addrs("10.0.0.100", "10.0.0.101")}}},
+		{"masquerade addresses of another link", "198.51.100.10:5432", []Step{
+			{"arrives", "by eth1, uplink 1"},
+			{"mapping", "shop/db forwards 198.51.100.10:5432/tcp to Service shop/postgres"},
+			{"source", "allowed: all sources are"},
+			{"backends", "10.244.1.5:5432 (50 %), 10.244.2.7:5432 (50 %)"},
+			{"masquerade", "the endpoint sees an address of this gateway as the source"},
+			{"leaves", "by eth0, next hop 10.0.0.12"},
+			{"replies", "by eth1, next hop 198.51.100.1"},
+		}, []gateway.LinkAddresses{{Link: "eth3", Addresses: gatewaytest.Addrs("10.0.0.100")}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := report()
+			r.State.MasqueradeAddresses = tc.shared
 			flow := Flow{Protocol: gateway.TCP, Source: netip.MustParseAddr("203.0.113.7"), Destination: netip.MustParseAddrPort(tc.to)}
 			tracer := ruleset.NewTracer(rules.Build(r.State, gateway.IPv4, own), own.TableName(), rules.BridgedMark(own))
 			got := Explain(flow, Facts{Report: r, Tracer: tracer, Router: network{}})

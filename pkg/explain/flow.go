@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
@@ -26,6 +27,15 @@ func (f Flow) target() string { return fmt.Sprintf("%s/%s", f.Destination, f.Pro
 
 // protocols are those that a Mapping can forward.
 var protocols = []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP}
+
+// ParseArguments parses a flow as a command takes it: an IP address, and ADDRESS:PORT[/PROTOCOL], by default tcp.
+func ParseArguments(source, target string) (Flow, error) {
+	destination, protocol, found := strings.Cut(target, "/")
+	if !found {
+		protocol = string(gateway.TCP)
+	}
+	return ParseFlow(source, destination, strings.ToLower(protocol))
+}
 
 // ParseFlow parses a flow. source is an IP address, destination ADDRESS:PORT, protocol tcp, udp or sctp.
 func ParseFlow(source, destination, protocol string) (Flow, error) {

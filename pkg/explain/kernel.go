@@ -54,7 +54,7 @@ func (e *explanation) reply(first packet.Trace, in string) (packet.Trace, Hop) {
 	p := e.first(first.Out)
 	p.Source, p.Destination = first.Packet.Destination, p.Source
 	p.State, p.Direction, p.ConnMark = packet.Established|packet.DNAT, packet.Reply, first.Packet.ConnMark
-	if first.Masqueraded {
+	if first.Masqueraded || first.Packet.Source.Addr() != e.flow.Source {
 		p.State |= packet.SNAT
 	}
 	trace := e.Tracer.Trace(p)
@@ -102,4 +102,24 @@ func (e *explanation) backends(f *gateway.Forward, in string) string {
 		return "the ClusterIP " + text
 	}
 	return text
+}
+
+// sources names the addresses that the rules in the kernel choose from to hide the client.
+func (e *explanation) sources(in string) string {
+	var addresses []netip.Addr
+	n := 0
+	for trace := range e.Tracer.Outcomes(e.first(in)) {
+		if n++; n > maxOutcomes {
+			break
+		}
+		if a := trace.Packet.Source.Addr(); !slices.Contains(addresses, a) {
+			addresses = append(addresses, a)
+		}
+	}
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	var texts []string
+	for _, a := range addresses {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, " or ")
 }

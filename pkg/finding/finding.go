@@ -38,13 +38,22 @@ const (
 	ReasonPortConflict = "PortConflict"
 	// ReasonTooManyPorts: it exceeds the limit in the config of this host; the whole Mapping is left out.
 	ReasonTooManyPorts = "TooManyPorts"
+	// ReasonNotGranted: no PortGrant, or no pinnedGrants in the config of this host, gives its namespace what it asks for; only that
+	// is left out.
+	ReasonNotGranted = "NotGranted"
+	// ReasonGrantMissing: with grants: required in the config of this host, this would be refused. Everything is in effect.
+	ReasonGrantMissing = "GrantMissing"
 	// ReasonNoSources: the allowed sources have none of an address's family, so no client can connect to it.
 	ReasonNoSources = "NoSources"
-	// ReasonServiceNotFound and the following: connections are rejected until the Service is fixed.
-	ReasonServiceNotFound     = "ServiceNotFound"
+	// ReasonServiceNotFound: the namespace has no Service of that name; connections are rejected.
+	ReasonServiceNotFound = "ServiceNotFound"
+	// ReasonServiceExternalName: the Service is only a name in DNS; connections are rejected.
 	ReasonServiceExternalName = "ServiceExternalName"
-	ReasonServiceHeadless     = "ServiceHeadless"
-	ReasonNoClusterIP         = "NoClusterIP"
+	// ReasonServiceHeadless: the Service has no ClusterIP by its spec, and mode service needs one; connections are rejected.
+	ReasonServiceHeadless = "ServiceHeadless"
+	// ReasonNoClusterIP: the cluster has not given the Service a ClusterIP yet; connections are rejected.
+	ReasonNoClusterIP = "NoClusterIP"
+	// ReasonServicePortNotFound: the Service lacks a port or its protocol; connections to that port are rejected.
 	ReasonServicePortNotFound = "ServicePortNotFound"
 	// ReasonIPFamilyNotSupported: the Service lacks the address's family; connections to that address are rejected.
 	ReasonIPFamilyNotSupported = "IPFamilyNotSupported"
@@ -75,8 +84,14 @@ const (
 	// ReasonEndpointNotAllowed: the address may not be a destination, or is not proven to belong to a pod of the namespace;
 	// only this endpoint is left out.
 	ReasonEndpointNotAllowed = "EndpointNotAllowed"
+	// ReasonClusterIPNotAllowed: the ClusterIP may not be a destination, or is not proven to lead to pods of the namespace only;
+	// connections are rejected.
+	ReasonClusterIPNotAllowed = "ClusterIPNotAllowed"
 	// ReasonRoutedOutside: this host routes endpoints or a ClusterIP out of a link to the outside instead of inside.
 	ReasonRoutedOutside = "RoutedOutside"
+	// ReasonResolvedToEndpoints: this gateway is a node, where mode service leads straight to the endpoints. Everything is in
+	// effect.
+	ReasonResolvedToEndpoints = "ResolvedToEndpoints"
 	// ReasonIPv6Disabled: the config turns IPv6 off; the address is left out here.
 	ReasonIPv6Disabled = "IPv6Disabled"
 	// ReasonSCTPNotSupported: the kernel of this host cannot translate SCTP; the port is left out here.
@@ -94,23 +109,37 @@ const (
 	// ReasonNoInsideLink: this host has only uplinks, and the config does not say that pods are behind one; pods do not leave
 	// with the address.
 	ReasonNoInsideLink = "NoInsideLink"
+	// ReasonForwardingDropped: a chain of another program drops what is forwarded for Mappings, or only connections that pods
+	// open with the Mapping's address. The message has the command that helps.
+	ReasonForwardingDropped = "ForwardingDropped"
 	// ReasonEgressConflict: an older Mapping determines the address with which the pods leave.
 	ReasonEgressConflict = "EgressConflict"
 )
 
 // The reasons of Findings about the host.
 const (
-	ReasonLinkNotFound   = "LinkNotFound"
-	ReasonLinkDown       = "LinkDown"
-	ReasonNoGateway      = "NoGateway"
+	// ReasonLinkNotFound: the host has no link of that name.
+	ReasonLinkNotFound = "LinkNotFound"
+	// ReasonLinkDown: the link is down.
+	ReasonLinkDown = "LinkDown"
+	// ReasonNoGateway: no gateway of an uplink is configured or found in the routes of the host.
+	ReasonNoGateway = "NoGateway"
+	// ReasonTooManyUplinks: the bits of the mark cannot number all uplinks.
 	ReasonTooManyUplinks = "TooManyUplinks"
 	// ReasonLinkIsPort: an uplink is a port of a bridge or bond, which becomes the uplink instead.
 	ReasonLinkIsPort = "LinkIsPort"
 	// ReasonLinkOutside: a link that is no uplink counts as outside.
 	ReasonLinkOutside = "LinkOutside"
+	// ReasonPacketsQueued: a rule of another program hands packets to a program, so established connections do not bypass the rules.
+	ReasonPacketsQueued = "PacketsQueued"
 	// ReasonSwitchedFrames: netfilter sees frames that bridges switch, and rules cannot tell them from routed packets.
-	ReasonSwitchedFrames     = "SwitchedFramesFiltered"
+	ReasonSwitchedFrames = "SwitchedFramesFiltered"
+	// ReasonNoMasqueradeLink: a masquerade address is in no network into which connections are masqueraded; it has no effect.
+	ReasonNoMasqueradeLink = "NoMasqueradeLink"
+	// ReasonNextHopUnreachable: a next hop of serviceRoutes does not answer.
 	ReasonNextHopUnreachable = "NextHopUnreachable"
+	// ReasonClusterCutOff: pods or nodes are behind an uplink, and insideNetworks lacks them.
+	ReasonClusterCutOff = "ClusterCutOff"
 )
 
 // Blocks reports whether the finding means that some connections for the Mapping are not forwarded. Unknown reasons count as
@@ -118,7 +147,8 @@ const (
 func (f Finding) Blocks() bool {
 	switch f.Reason {
 	case ReasonServiceInvalid, ReasonEndpointSliceInvalid, ReasonNoUplink, ReasonEgressConflict, ReasonMasqueradeIgnored,
-		ReasonAffinityIneffective, ReasonTrafficPolicyLocal, ReasonNoInsideLink, ReasonEndpointNotAllowed, ReasonSourcePortsLow:
+		ReasonAffinityIneffective, ReasonTrafficPolicyLocal, ReasonNoInsideLink, ReasonEndpointNotAllowed, ReasonSourcePortsLow, ReasonForwardingDropped,
+		ReasonResolvedToEndpoints, ReasonGrantMissing:
 		return false
 	}
 	return f.Name != "" && !f.Elsewhere()

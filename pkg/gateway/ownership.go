@@ -43,6 +43,11 @@ func DefaultOwnership() Ownership {
 // TableName returns the name of our tables of nf_tables, one for each family. Those of the bridge family begin with it.
 func (o Ownership) TableName() string { return strings.TrimRight(o.SetPrefix, "-_.") }
 
+// OwnsTable reports whether a table of nf_tables with that name is ours, in any family.
+func (o Ownership) OwnsTable(name string) bool {
+	return name == o.TableName() || strings.HasPrefix(name, o.SetPrefix)
+}
+
 // Mark is a value within a mask of mark bits.
 type Mark struct{ Value, Mask uint32 }
 

@@ -6,11 +6,14 @@ package gateway
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/smartnat/smartnat/pkg/delta"
 )
 
 // Protocol is a transport protocol in lower case.
@@ -106,6 +109,9 @@ type Forward struct {
 	// Affinity is the time for which a returning client gets the same endpoint through all Forwards of the Service. 0 turns
 	// it off.
 	Affinity time.Duration
+	// Consistent means that every gateway chooses the same Backend for a client's address and port, or with Affinity for the
+	// address. The data plane iptables cannot, and ignores it.
+	Consistent bool
 }
 
 // Egress gives connections that pods open through the host an external source address and sends them through the uplink of
@@ -180,6 +186,11 @@ type State struct {
 	// port below 512 to one below 512, and one below 1024 to 600-1023 (nf_nat_l4proto_unique_tuple in
 	// net/netfilter/nf_nat_core.c).
 	MasqueradePorts PortRange
+	// MasqueradeAddresses are the sources of masqueraded connections by the link that they leave by, instead of the host's own
+	// addresses. The host need not hold them. They are sorted by link.
+	MasqueradeAddresses []LinkAddresses
+	// Sync is reserved for the other gateway of a pair. It is zero without one.
+	Sync SyncEndpoint
 	// Helpers are ports of Forwards whose connections the kernel's helpers read.
 	Helpers []Helper
 	// Flowtable is what established connections may bypass.
@@ -225,6 +236,12 @@ func ForwardsOf(forwards []*Forward, family Family) []*Forward {
 		return forwards[:six]
 	}
 	return forwards[six:]
+}
+
+// DifferingForwards yields the Forwards that differ between two lists, by Frontend; one is nil if the other list has no such Frontend.
+// Both lists are sorted as in a State. Forwards that they share cost next to nothing.
+func DifferingForwards(before, now []*Forward) iter.Seq2[*Forward, *Forward] {
+	return delta.Differing(before, now, func(a, b *Forward) int { return a.Compare(b.Frontend) })
 }
 
 // FindForward returns the Forward for a destination, or nil. The list is sorted as in a State, and no two Forwards overlap.
@@ -323,6 +340,56 @@ type Host struct {
 	// Listeners are the sockets of programs on the host that accept connections or datagrams from any client. They are sorted
 	// and unique.
 	Listeners []Listener
+	// Others is what the rules of other programs say.
+	Others OtherRules
+}
+
+// OtherRules is what the rules of other programs in the kernel say about a host.
+type OtherRules struct {
+	// ServiceProxy is the program that translates ClusterIPs on this host, or "". Only a node has one.
+	ServiceProxy string
+	// Claims are the ports that such rules lead elsewhere, sorted and unique.
+	Claims []Claim
+	// Chains are their base chains that affect connections of Mappings.
+	Chains OtherChains
+}
+
+// OtherChains are base chains of other programs, in the kernel's order.
+type OtherChains struct {
+	// Dropping are those that drop connections of Mappings.
+	Dropping []BaseChain
+	// Queuing are those of a rule that hands forwarded packets to a program, such as an intrusion prevention system.
+	Queuing []BaseChain
+}
+
+// Equal reports whether both are the same.
+func (o OtherRules) Equal(other OtherRules) bool {
+	return o.ServiceProxy == other.ServiceProxy && slices.Equal(o.Claims, other.Claims) &&
+		slices.Equal(o.Chains.Dropping, other.Chains.Dropping) && slices.Equal(o.Chains.Queuing, other.Chains.Queuing)
+}
+
+// ForbidsFlowtable reports whether a program would miss packets that bypass the rules, and why, for people.
+func (c OtherChains) ForbidsFlowtable() (why string, forbids bool) {
+	if len(c.Queuing) == 0 {
+		return "", false
+	}
+	return fmt.Sprintf("%s hands packets to a program (queue), which would miss those of established connections", c.Queuing[0]), true
+}
+
+// Claim is a range of ports that rules of another program take.
+type Claim struct {
+	Protocol Protocol
+	// Address is the external address; an unspecified one means all of its family.
+	Address netip.Addr
+	Ports   PortRange
+	// Kind is "NodePort" or "hostPort".
+	Kind string
+}
+
+// Compare orders Claims as in OtherRules.
+func (c Claim) Compare(o Claim) int {
+	return cmp.Or(strings.Compare(string(c.Protocol), string(o.Protocol)), cmp.Compare(c.Ports.First, o.Ports.First),
+		cmp.Compare(c.Ports.Last, o.Ports.Last), c.Address.Compare(o.Address), strings.Compare(c.Kind, o.Kind))
 }
 
 // Route is a route of the host's main routing table.
@@ -334,6 +401,8 @@ type Route struct {
 	Gateway netip.Addr
 	// Metric decides between routes to the same destination: the lowest wins.
 	Metric int
+	// Announced is set if a neighbour on the link announced the route: by DHCP, a router advertisement or a redirect.
+	Announced bool
 }
 
 // Listener is a socket that receives traffic for a port.

@@ -66,6 +66,11 @@ func route(destination, gw string) gateway.Route {
 
 func TestObserve(t *testing.T) {
 	lo := link("lo", true, "127.0.0.1/8", "::1/128")
+	announced := func(to string) gateway.Route {
+		r := route(to, "198.51.100.8")
+		r.Announced = true
+		return r
+	}
 	for _, tc := range []struct {
 		name  string
 		lines []string
@@ -109,6 +114,8 @@ func TestObserve(t *testing.T) {
 				"route add 192.0.3.0/24 nexthop via 198.51.100.8 nexthop via 198.51.100.9",
 				"route add 192.0.4.0/24 via 198.51.100.8 table 99",
 				"route add unreachable 192.0.5.0/24",
+				"route add 192.0.6.0/24 via 198.51.100.8 proto dhcp", "route add 192.0.7.0/24 via 198.51.100.8 proto ra",
+				"route add 192.0.8.0/24 via 198.51.100.8 proto redirect", "route add 192.0.9.0/24 via 198.51.100.8 proto static",
 			},
 			want: gateway.Host{
 				Links: []gateway.Link{
@@ -133,6 +140,10 @@ func TestObserve(t *testing.T) {
 					{Destination: netip.MustParsePrefix("192.0.2.0/24"), Link: "eth1", Gateway: netip.MustParseAddr("198.51.100.8"), Metric: 7},
 					route("192.0.3.0/24", "198.51.100.8"),
 					route("192.0.3.0/24", "198.51.100.9"),
+					announced("192.0.6.0/24"),
+					announced("192.0.7.0/24"),
+					announced("192.0.8.0/24"),
+					route("192.0.9.0/24", "198.51.100.8"),
 					route("198.51.100.0/24", ""),
 					route("203.0.113.1/32", ""),
 					{Destination: netip.MustParsePrefix("2001:db8:1::/64"), Link: "eth1", Metric: 256}, // IP6_RT_PRIO_ADDRCONF

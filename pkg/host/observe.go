@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/smartnat/smartnat/pkg/budget"
 	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
@@ -32,6 +33,8 @@ type Host struct {
 	sctp func() bool
 	// sockets remembers the sockets of the last call.
 	sockets sockets
+	// others remembers the rules of other programs.
+	others others
 	// before returns the value of a kernel parameter before smartnatd set it.
 	before func(key string) (string, error)
 	// physdev reports whether rules can match frames that a bridge switches. It is called only if there are such frames.
@@ -46,6 +49,7 @@ func New(log logrus.FieldLogger, nextHops ...netip.Addr) *Host {
 	return &Host{
 		log:        log,
 		neighbours: newNeighbours(nextHops),
+		others:     others{legacy: readLegacy, readings: legacyReadings(), chains: otherChains{readings: budget.New(chainShare, 0)}},
 		sctp:       sync.OnceValue(func() bool { return sctp(os.DirFS("/"), kernelRelease()) }),
 	}
 }
@@ -66,6 +70,13 @@ func (h *Host) Physdev(physdev func() bool) *Host {
 // Flowtable sets the function that reports whether established connections can bypass the rules. It is called at most once.
 func (h *Host) Flowtable(flowtable func() bool) *Host {
 	h.flowtable = sync.OnceValue(flowtable)
+	return h
+}
+
+// OtherChains sets the functions that return the base chains of other programs, of nf_tables and of legacy iptables, which affect
+// connections of Mappings.
+func (h *Host) OtherChains(tables, legacy func() (gateway.OtherChains, error)) *Host {
+	h.others.chains.read, h.others.chains.readLegacy = tables, legacy
 	return h
 }
 
@@ -105,6 +116,9 @@ func (h *Host) Observe() (gateway.Host, error) {
 		return gateway.Host{}, err
 	}
 	if host.Listeners, err = h.Listeners(); err != nil {
+		return gateway.Host{}, err
+	}
+	if host.Others, err = h.readOthers(); err != nil {
 		return gateway.Host{}, err
 	}
 	host.Unreachable, err = h.neighbours.observe()

@@ -91,9 +91,15 @@ func (t *tableReader) keep(r netlink.Route, bits int, link string, hop *netlink.
 	if to = to.Unmap(); !ok || to.IsLinkLocalUnicast() || to.IsMulticast() {
 		return
 	}
-	route := gateway.Route{Destination: netip.PrefixFrom(to, bits), Link: link, Gateway: nextHop(hop), Metric: r.Priority}
+	route := gateway.Route{Destination: netip.PrefixFrom(to, bits), Link: link, Gateway: nextHop(hop), Metric: r.Priority, Announced: announced(r.Protocol)}
 	t.routes = append(t.routes, route)
 	t.kept[link]++
+}
+
+// announced reports whether a route comes from a neighbour. The kernel sets the protocols of router advertisements and redirects;
+// systemd-networkd and NetworkManager set those of DHCP and router advertisements (rtnetlink(7), rtm_protocol).
+func announced(protocol netlink.RouteProtocol) bool {
+	return protocol == unix.RTPROT_DHCP || protocol == unix.RTPROT_RA || protocol == unix.RTPROT_REDIRECT
 }
 
 func compareRoutes(a, b gateway.Route) int {

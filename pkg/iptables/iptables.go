@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/rules"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // Program reads and writes the netfilter tables. If the program of a Save or Restore hangs and is killed, the error matches
@@ -254,27 +256,28 @@ func (r *Ruleset) Prune(context.Context) (dataplane.Changes, error) {
 }
 
 // Plan implements dataplane.Ruleset. It counts what Prune would remove, too.
-func (r *Ruleset) Plan(ctx context.Context, name gateway.Family, state gateway.State) (dataplane.Changes, error) {
+func (r *Ruleset) Plan(ctx context.Context, name gateway.Family, state gateway.State) (dataplane.Plan, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var changes dataplane.Changes
+	var plan dataplane.Plan
 	have, err := r.observe(ctx, name)
 	if err != nil {
-		return changes, err
+		return plan, err
 	}
 	want := rules.Build(state, name, r.ruleOptions(r.opts.Sets != nil))
 	if slices.Contains(r.opts.GuardOnly, name) {
 		want = rules.Boundary(state, name, r.ruleOptions(false))
 	}
 	if batch := ruleset.Diff(have, want, r.opts.Ownership.ChainPrefix); !batch.Empty() {
-		count(&changes, batch)
+		count(&plan.Changes, batch)
+		plan.Add(dataplane.KindIPTables, name, ruleset.Differences(have, want, r.opts.Ownership.ChainPrefix))
 	}
-	planSets(have.Sets, want.Sets, name, &changes)
-	return changes, nil
+	plan.Add(dataplane.KindIPSet, name, planSets(have.Sets, want.Sets, name, &plan.Changes))
+	return plan, nil
 }
 
 // planSets counts the sets of a family to write or remove, and the members to add or remove.
-func planSets(have, want []ruleset.Set, name gateway.Family, changes *dataplane.Changes) {
+func planSets(have, want []ruleset.Set, name gateway.Family, changes *dataplane.Changes) (found packet.Differences) {
 	byName := map[string]ruleset.Set{}
 	for _, set := range have {
 		if set.Family == name {
@@ -282,14 +285,32 @@ func planSets(have, want []ruleset.Set, name gateway.Family, changes *dataplane.
 		}
 	}
 	for _, set := range want {
-		present, found := byName[set.Name]
+		present, exists := byName[set.Name]
 		delete(byName, set.Name)
-		if add, remove := differ(present.Members, set.Members); !found || len(add)+len(remove) > 0 {
-			changes.Sets++
-			changes.Members += len(add) + len(remove)
+		add, remove := differ(present.Members, set.Members)
+		if exists && len(add)+len(remove) == 0 {
+			continue
+		}
+		changes.Sets++
+		changes.Members += len(add) + len(remove)
+		if !exists {
+			found.Add(packet.Difference{Missing: true, Place: set.Name, Text: fmt.Sprintf("a set with %d members", len(set.Members))})
+			continue
+		}
+		for _, members := range []struct {
+			list    []netip.Prefix
+			missing bool
+		}{{add, true}, {remove, false}} {
+			for _, member := range members.list {
+				found.Add(packet.Difference{Missing: members.missing, Place: set.Name, Text: member.String()})
+			}
 		}
 	}
 	changes.Sets += len(byName)
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		found.Add(packet.Difference{Place: name, Text: fmt.Sprintf("a set with %d members", len(byName[name].Members))})
+	}
+	return found
 }
 
 // Remove implements dataplane.Ruleset. It trusts nothing that it remembers.

@@ -44,6 +44,8 @@ const (
 
 // Reading are the totals at some time.
 type Reading struct {
+	// At is when the kernel was read.
+	At time.Time
 	// Entries are sorted by Frontend. They belong to all readers.
 	Entries []traffic.Entry
 	// Losses counts how often connections ended unseen.
@@ -158,7 +160,7 @@ func (m *Meter) Read(ctx context.Context) Reading {
 	m.budget.Spend(now, max(now.Sub(began), minInterval/share))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last = Reading{Entries: m.totals.Entries(), Losses: m.losses, Refusals: m.refusals != nil}
+	m.last = Reading{At: began, Entries: m.totals.Entries(), Losses: m.losses, Refusals: m.refusals != nil}
 	return m.last
 }
 

@@ -97,7 +97,7 @@ func (m *Meter) again(t *testing.T) Reading {
 
 func expect(t *testing.T, what string, got Reading, losses uint64, totals traffic.Totals) {
 	t.Helper()
-	want := Reading{Refusals: true, Losses: losses, Entries: []traffic.Entry{{Owner: "a/web", Frontend: frontend, Totals: totals}}}
+	want := Reading{At: got.At, Refusals: true, Losses: losses, Entries: []traffic.Entry{{Owner: "a/web", Frontend: frontend, Totals: totals}}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
@@ -108,14 +108,15 @@ func TestMeter(t *testing.T) {
 	packets := func(n uint64) traffic.Volume { return traffic.Volume{Packets: n} }
 	k.open, k.refusals = []traffic.Flow{flow(1, 5)}, []traffic.Refusal{{Reason: traffic.SourceNotAllowed, Protocol: gateway.TCP, Destination: flow(1, 0).Destination, Packets: 3}}
 	first := traffic.Totals{Connections: 1, FromClient: packets(5), Open: 1, Dropped: 3}
-	expect(t, "open", m.Read(t.Context()), 0, first)
+	reading := m.Read(t.Context())
+	expect(t, "open", reading, 0, first)
 	k.open[0].FromClient = packets(7)
 	m.budget.Spend(time.Now(), time.Minute) // however slow the machine is
 	for range 100 {
 		expect(t, "a moment later", m.Read(t.Context()), 0, first)
 	}
-	if k.reads != 1 {
-		t.Errorf("%d readings for 101 readers", k.reads)
+	if at := m.Read(t.Context()).At; k.reads != 1 || !at.Equal(reading.At) {
+		t.Errorf("%d readings for 102 readers, the last at %s after %s", k.reads, at, reading.At)
 	}
 	// A message that waits in the socket when the walk ends belongs to the walk.
 	k.during = func() { k.queued, k.open = []traffic.Flow{flow(1, 9)}, nil }

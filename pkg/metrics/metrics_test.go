@@ -83,7 +83,10 @@ func TestAtTheStart(t *testing.T) {
 
 func TestWhatIsToldIsCounted(t *testing.T) {
 	m := New("1.2.3", &fakeStatus{
-		Ready: true, ItemProcessed: at(5), Queued: 1, Synced: true, Contact: source.Contact{Last: at(4), Failures: 7, Rejected: 3}, CertificateEnds: at(1000),
+		Ready: true, ItemProcessed: at(5), Queued: 1, Synced: true, CredentialEnds: at(1000),
+		Contact: source.Contact{Last: at(4), Failures: 7, Rejected: 3, Servers: []source.Server{
+			{Name: "10.10.0.11:8443", Failures: 6}, {Name: "10.10.0.12:8443", InUse: true, Failures: 1},
+		}},
 	})
 	forward := func(owner string, port uint16) *gateway.Forward {
 		return &gateway.Forward{Owner: owner, Frontend: gateway.Frontend{
@@ -92,7 +95,11 @@ func TestWhatIsToldIsCounted(t *testing.T) {
 	}
 	report := &finding.Report{
 		Snapshot: objects.Snapshot{Mappings: make([]*v1alpha1.Mapping, 4)},
-		State:    gateway.State{Forwards: []*gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)}},
+		Host:     gateway.Host{Links: []gateway.Link{{Name: "eth1", Up: true}, {Name: "eth2"}}},
+		State: gateway.State{
+			Uplinks:  []gateway.Uplink{{Link: "eth1", Number: 1}, {Link: "eth2", Number: 2}, {Link: "wwan0", Number: 3}},
+			Forwards: []*gateway.Forward{forward("a/web", 80), forward("a/web", 81), forward("a/dns", 82), forward("a/web", 83)},
+		},
 		Findings: []finding.Finding{
 			{Namespace: "a", Name: "web", Condition: "ResolvedRefs", Reason: "ServiceNotFound", Field: "spec.serviceName"},
 			{Namespace: "a", Name: "bad", Condition: "Accepted", Reason: "Invalid", Field: "spec.addresses"},
@@ -139,9 +146,35 @@ func TestObjectsFromTheDiskAreNoContact(t *testing.T) {
 	}
 }
 
+// TestEveryMetricIsDocumented looks for the metrics of the golden files in the table for operators.
+func TestEveryMetricIsDocumented(t *testing.T) {
+	document, err := os.ReadFile("../../systemd/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, golden := range []string{"start", "counted", "traffic", "pair"} {
+		text, err := os.ReadFile("testdata/" + golden + ".golden")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if name, is := strings.CutPrefix(line, "# HELP "); is {
+				found++
+				if name, _, _ = strings.Cut(name, " "); !strings.Contains(string(document), "`"+name) {
+					t.Errorf("systemd/README.md does not mention %s", name)
+				}
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("%d metrics in the golden files, want at least 30", found)
+	}
+}
+
 // TestNamesAreAsPrometheusWantsThem runs Prometheus's own linter.
 func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
-	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeStatus{CertificateEnds: at(0)}))
+	problems, err := testutil.GatherAndLint(New("1.2.3", &fakeStatus{CredentialEnds: at(0), Contact: source.Contact{Servers: []source.Server{{Name: "a"}}}}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,12 +5,14 @@ package metrics
 
 import (
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // StatusReader returns the current status of the daemon.
@@ -34,7 +36,10 @@ var (
 	rejected      = describe("source_objects_rejected_total", "Number of objects rejected because no API server would store their names or texts; the log names them.")
 	fromDisk      = describe("source_restored", "Whether the objects in effect come from the snapshot on disk because the source has not been read since the start (1) or not (0).")
 	savedAt       = describe("source_restored_saved_timestamp_seconds", "Time when the restored objects in effect were saved, or 0 if there are none.")
-	certificate   = describe("client_certificate_expiration_timestamp_seconds", "Expiry time of the client certificate for the source of objects.")
+	credential    = describe("credential_expiration_timestamp_seconds", "Expiry time of the client certificate or token for the source of objects.")
+	serverInUse   = describe("source_server_in_use", "Whether the next request goes to this server of the relay first (1) or not (0).", "server")
+	serverFailed  = describe("source_server_failures_total", "Number of requests that this server of the relay did not answer, or not validly.", "server")
+	uplinkUp      = describe("uplink_up", "Whether an uplink is up (1) or not (0).", "link")
 	frontends     = describe("frontends", "Number of frontends that are forwarded: combinations of address, protocol and port range.")
 	mappings      = describe("mappings", "Number of known Mappings.")
 	programmed    = describe("mappings_programmed", "Number of Mappings with at least one frontend in effect on this host, including those that reject connections.")
@@ -53,8 +58,8 @@ type scrape struct {
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		buildInfo, ready, degraded, itemProcessed, queueDepth, connected, lastContact, failures, rejected, fromDisk, savedAt, certificate,
-		frontends, mappings, programmed, mappingsReady, withFindings, findingsCount,
+		buildInfo, ready, degraded, itemProcessed, queueDepth, connected, lastContact, failures, rejected, fromDisk, savedAt, credential,
+		serverInUse, serverFailed, uplinkUp, frontends, mappings, programmed, mappingsReady, withFindings, findingsCount,
 	} {
 		to <- d
 	}
@@ -77,12 +82,19 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(rejected, prometheus.CounterValue, float64(now.Contact.Rejected))
 	gauge(fromDisk, oneIf(!now.Restored.IsZero()))
 	gauge(savedAt, timestamp(now.Restored))
-	if !now.CertificateEnds.IsZero() {
-		gauge(certificate, timestamp(now.CertificateEnds))
+	if !now.CredentialEnds.IsZero() {
+		gauge(credential, timestamp(now.CredentialEnds))
+	}
+	for _, s := range now.Contact.Servers {
+		gauge(serverInUse, oneIf(s.InUse), s.Name)
+		to <- prometheus.MustNewConstMetric(serverFailed, prometheus.CounterValue, float64(s.Failures), s.Name)
 	}
 	report := s.report.Load()
 	if report == nil {
 		report = &finding.Report{}
+	}
+	for _, u := range report.State.Uplinks {
+		gauge(uplinkUp, oneIf(isUp(report.Host, u.Link)), u.Link)
 	}
 	gauge(frontends, float64(len(report.State.Forwards)))
 	gauge(mappings, float64(len(report.Snapshot.Mappings)))
@@ -96,6 +108,10 @@ func (s *scrape) Collect(to chan<- prometheus.Metric) {
 	for condition, names := range byCondition {
 		gauge(withFindings, float64(len(names)), condition)
 	}
+}
+
+func isUp(host gateway.Host, link string) bool {
+	return slices.ContainsFunc(host.Links, func(l gateway.Link) bool { return l.Name == link && l.Up })
 }
 
 type findingKey struct{ condition, reason string }

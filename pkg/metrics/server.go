@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -37,20 +38,25 @@ type Probes struct {
 // reach. Its failures do not affect the rest of smartnatd.
 type Server struct {
 	handler http.Handler
-	log     logrus.FieldLogger
+	// page is set if handler has one.
+	page bool
+	log  logrus.FieldLogger
 
 	retry   time.Duration
 	address string
 	stop    func()
 }
 
-// Server returns a server that does not listen yet.
-func (m *Metrics) Server(probes Probes, log logrus.FieldLogger) *Server {
+// Server returns a server that does not listen yet. It passes all requests that are not its own to page, unless that is nil.
+func (m *Metrics) Server(probes Probes, page http.Handler, log logrus.FieldLogger) *Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	mux.HandleFunc("GET /livez", answer(probes.Alive))
 	mux.HandleFunc("GET /readyz", answer(probes.Ready))
-	return &Server{handler: mux, log: log, retry: retryListen}
+	if page != nil {
+		mux.Handle("/", page)
+	}
+	return &Server{handler: mux, page: page != nil, log: log, retry: retryListen}
 }
 
 func answer(problem func() error) http.HandlerFunc {
@@ -63,7 +69,7 @@ func answer(problem func() error) http.HandlerFunc {
 	}
 }
 
-// Listen switches to address, or stops serving if it is empty. It does not wait for the listener. It is not safe for
+// Listen switches to address, and the same port of loopback for the page, or stops serving if it is empty. It does not wait for the listener. It is not safe for
 // concurrent use.
 func (s *Server) Listen(address string) {
 	if address == s.address {
@@ -79,8 +85,23 @@ func (s *Server) Listen(address string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
-	serving.Go(func() { s.keepServing(ctx, address) })
+	for _, at := range s.addresses(address) {
+		serving.Go(func() { s.keepServing(ctx, at) })
+	}
 	s.stop = func() { cancel(); serving.Wait() }
+}
+
+// addresses adds the same port of loopback, where browsers on the host find the page, unless address includes that.
+func (s *Server) addresses(address string) []string {
+	all := []string{address}
+	host, port, err := net.SplitHostPort(address)
+	if !s.page || err != nil || host == "" || host == "localhost" {
+		return all
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && (ip.Unmap().IsLoopback() || ip.IsUnspecified()) {
+		return all
+	}
+	return append(all, net.JoinHostPort("127.0.0.1", port))
 }
 
 func (s *Server) keepServing(ctx context.Context, address string) {

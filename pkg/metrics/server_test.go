@@ -57,7 +57,7 @@ func newServer(t *testing.T) (*Server, *logtest.Hook) {
 	s := New("1.2.3", &fakeStatus{}).Server(Probes{
 		Alive: func() error { return nil },
 		Ready: func() error { return errors.New("not yet") },
-	}, log)
+	}, nil, log)
 	s.retry = 10 * time.Millisecond
 	t.Cleanup(func() { s.Listen("") })
 	return s, hook
@@ -83,6 +83,21 @@ func TestWhatIsServed(t *testing.T) {
 	} {
 		if code, body := get(t, address, test.path); code != test.code || !strings.Contains(body, test.body) {
 			t.Errorf("%s: %d, want %d and %q in:\n%s", test.path, code, test.code, test.body, body)
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	for address, want := range map[string]string{
+		"127.0.0.1:9470": "127.0.0.1:9470", "[::1]:9470": "[::1]:9470", "localhost:9470": "localhost:9470", ":9470": ":9470",
+		"0.0.0.0:9470": "0.0.0.0:9470", "[::]:9470": "[::]:9470", "10.10.0.21:9470": "10.10.0.21:9470 127.0.0.1:9470",
+		"[2001:db8::1]:9471": "[2001:db8::1]:9471 127.0.0.1:9471", "gateway-1:9470": "gateway-1:9470 127.0.0.1:9470",
+	} {
+		if got := strings.Join((&Server{page: true}).addresses(address), " "); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+		if got := strings.Join((&Server{}).addresses(address), " "); got != address {
+			t.Errorf("%s without a page: %s", address, got)
 		}
 	}
 }

@@ -82,7 +82,7 @@ func BenchmarkTraffic(b *testing.B) {
 	}
 	m.CountTraffic(func() meter.Reading { return meter.Reading{Entries: entries, Refusals: true} })
 	log, _ := logtest.NewNullLogger()
-	server := m.Server(Probes{}, log)
+	server := m.Server(Probes{}, nil, log)
 	b.ReportAllocs()
 	for b.Loop() {
 		answer := httptest.NewRecorder()

@@ -5,6 +5,7 @@ package nftables
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -32,12 +33,14 @@ func TestRefusedFlowtable(t *testing.T) {
 		state  gateway.State
 		want   gateway.State
 		writes int
+		// refusals counts all until now.
+		refusals int
 	}{
-		{name: "missing from the start", state: flowing(2, "eth0", "eth1"), want: state(2), writes: 2},
-		{name: "no more attempts", state: flowing(3, "eth0", "eth1"), want: state(3), writes: 2},
-		{name: "without it", state: flowing(3, "eth0"), want: flowing(3, "eth0"), writes: 1},
-		{name: "missing again", state: flowing(4, "eth0", "eth1", "eth2"), want: state(4), writes: 3},
-		{name: "it exists, and all is verified", do: func() { k.missing = ""; r.Verify() }, state: flowing(4, "eth0", "eth1", "eth2"), want: flowing(4, "eth0", "eth1", "eth2"), writes: 1},
+		{name: "missing from the start", state: flowing(2, "eth0", "eth1"), want: state(2), writes: 2, refusals: 1},
+		{name: "no more attempts", state: flowing(3, "eth0", "eth1"), want: state(3), writes: 2, refusals: 1},
+		{name: "without it", state: flowing(3, "eth0"), want: flowing(3, "eth0"), writes: 1, refusals: 1},
+		{name: "missing again", state: flowing(4, "eth0", "eth1", "eth2"), want: state(4), writes: 3, refusals: 2},
+		{name: "it exists, and all is verified", do: func() { k.missing = ""; r.Verify() }, state: flowing(4, "eth0", "eth1", "eth2"), want: flowing(4, "eth0", "eth1", "eth2"), writes: 1, refusals: 2},
 	} {
 		if step.do != nil {
 			step.do()
@@ -47,6 +50,9 @@ func TestRefusedFlowtable(t *testing.T) {
 		k.expect(t, step.want)
 		if k.writes-writes != step.writes {
 			t.Errorf("%s: %d writes, want %d", step.name, k.writes-writes, step.writes)
+		}
+		if len(k.refusals) != step.refusals || slices.ContainsFunc(k.refusals, func(why string) bool { return !strings.Contains(why, "eth1") }) {
+			t.Errorf("%s: refusals %q, want %d that name eth1", step.name, k.refusals, step.refusals)
 		}
 	}
 }

@@ -51,6 +51,8 @@ type Options struct {
 	Families []gateway.Family
 	// GuardOnly lists the families that are not served: their only rules are the boundary.
 	GuardOnly []gateway.Family
+	// FlowtableRefused, if set, is called once for each Flowtable that the kernel refuses. All else is in effect without it.
+	FlowtableRefused func(gateway.Family, error)
 }
 
 // Ruleset implements dataplane.Ruleset. It is safe for concurrent use.
@@ -119,10 +121,13 @@ func (r *Ruleset) Apply(ctx context.Context, name gateway.Family, state gateway.
 	err := r.sync(ctx, name, f, state, &changes)
 	if errors.Is(err, gateway.ErrRefused) && len(state.Flowtable.Links) > 0 {
 		// A flowtable saves time. Without it, all else is in effect.
-		refused := state.Flowtable
+		refused, why := state.Flowtable, err
 		state.Flowtable = gateway.Flowtable{}
 		if err = r.sync(ctx, name, f, state, &changes); err == nil {
 			f.refused = refused
+			if r.opts.FlowtableRefused != nil {
+				r.opts.FlowtableRefused(name, why)
+			}
 		}
 	}
 	changes.InPlace = err == nil
@@ -303,13 +308,16 @@ func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.
 func (r *Ruleset) Prune(context.Context) (dataplane.Changes, error) { return dataplane.Changes{}, nil }
 
 // Plan implements dataplane.Ruleset.
-func (r *Ruleset) Plan(_ context.Context, name gateway.Family, state gateway.State) (dataplane.Changes, error) {
+func (r *Ruleset) Plan(_ context.Context, name gateway.Family, state gateway.State) (dataplane.Plan, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var changes dataplane.Changes
+	var plan dataplane.Plan
 	have, err := r.opts.Kernel.Read(name)
 	if err != nil {
-		return changes, fmt.Errorf("reading the IPv%d rules: %w", name, err)
+		return plan, fmt.Errorf("reading the IPv%d rules: %w", name, err)
+	}
+	if f := r.families[name]; f != nil && state.Flowtable.Equal(f.refused) {
+		state.Flowtable = gateway.Flowtable{} // as Apply does
 	}
 	want := rules.Build(state, name, r.opts.Ownership)
 	if r.guardOnly(name) {
@@ -317,10 +325,11 @@ func (r *Ruleset) Plan(_ context.Context, name gateway.Family, state gateway.Sta
 	}
 	if batch := ruleset.Diff(have, want); !batch.Empty() {
 		for _, step := range rules.Steps(batch) {
-			count(&changes, step)
+			count(&plan.Changes, step)
 		}
+		plan.Add(dataplane.KindNFTables, name, ruleset.Differences(have, want))
 	}
-	return changes, nil
+	return plan, nil
 }
 
 // Remove implements dataplane.Ruleset.

@@ -31,6 +31,8 @@ type kernel struct {
 	err                      error
 	// missing is a link that does not exist.
 	missing string
+	// refusals are the reasons for which the Ruleset left out a flowtable.
+	refusals []string
 }
 
 func (k *kernel) Inspect(family gateway.Family) (exists, owned bool, err error) {
@@ -65,7 +67,7 @@ func (k *kernel) Write(_ context.Context, family gateway.Family, batch ruleset.B
 	}
 	for _, f := range batch.AddFlowtables {
 		if slices.Contains(f.Links, k.missing) {
-			return fmt.Errorf("flowtable %s: %w", f.Name, gateway.ErrRefused)
+			return fmt.Errorf("flowtable with %s: %w", k.missing, gateway.ErrRefused)
 		}
 		flowtables = append(flowtables, f)
 	}
@@ -133,7 +135,8 @@ func (k *kernel) Generation() (uint32, error)               { return k.generatio
 func (k *kernel) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 func (k *kernel) start() *Ruleset                           { return k.startWith() }
 func (k *kernel) startWith(guard ...gateway.Family) *Ruleset {
-	return New(Options{Ownership: gateway.DefaultOwnership(), Kernel: k, Families: []gateway.Family{gateway.IPv4}, GuardOnly: guard})
+	return New(Options{Ownership: gateway.DefaultOwnership(), Kernel: k, Families: []gateway.Family{gateway.IPv4}, GuardOnly: guard,
+		FlowtableRefused: func(_ gateway.Family, err error) { k.refusals = append(k.refusals, err.Error()) }})
 }
 
 func newKernel(owned bool) *kernel {

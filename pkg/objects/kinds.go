@@ -39,6 +39,8 @@ var table = [...]Kind{
 	row(kinds.Service, "service", func(s *Snapshot) *[]*corev1.Service { return &s.Services }, validation.NameIsDNSLabel, nil),
 	row(kinds.EndpointSlice, "endpointSlice", func(s *Snapshot) *[]*discoveryv1.EndpointSlice { return &s.EndpointSlices },
 		validation.NameIsDNSSubdomain, checkServiceName),
+	row(kinds.PortGrant, "portGrant", func(s *Snapshot) *[]*v1alpha1.PortGrant { return &s.PortGrants }, validation.NameIsDNSSubdomain, nil),
+	row(kinds.Namespace, "namespace", func(s *Snapshot) *[]*corev1.Namespace { return &s.Namespaces }, validation.ValidateNamespaceName, nil),
 }
 
 // Kinds returns the kinds that a Snapshot holds.

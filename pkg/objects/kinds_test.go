@@ -25,7 +25,9 @@ func TestEachKindHasARow(t *testing.T) {
 		keys[row.Key] = true
 		var s Store
 		object := kind.New()
-		object.SetNamespace("default")
+		if !kind.ClusterScoped {
+			object.SetNamespace("default")
+		}
 		object.SetName("echo")
 		s.Set(object)
 		now := s.Snapshot()

@@ -17,4 +17,7 @@ type Snapshot struct {
 	Mappings       []*v1alpha1.Mapping
 	Services       []*corev1.Service
 	EndpointSlices []*discoveryv1.EndpointSlice
+	PortGrants     []*v1alpha1.PortGrant
+	// Namespaces are at least those of valid Mappings.
+	Namespaces []*corev1.Namespace
 }

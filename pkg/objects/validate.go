@@ -26,10 +26,7 @@ func Validate(object metav1.Object) error {
 	if i < 0 {
 		return fmt.Errorf("a gateway reads no %T", object)
 	}
-	errs := []error{
-		check("metadata.namespace", validation.ValidateNamespaceName, object.GetNamespace()),
-		check("metadata.name", table[i].validName, object.GetName()),
-	}
+	errs := []error{checkNamespace(&table[i], object.GetNamespace()), check("metadata.name", table[i].validName, object.GetName())}
 	if table[i].check != nil {
 		errs = append([]error{table[i].check(object)}, errs...)
 	}
@@ -37,6 +34,16 @@ func Validate(object metav1.Object) error {
 		errs = append(errs, fmt.Errorf("%s: %s holds characters that are not printable", path, quoted(text)))
 	}
 	return oneLine(errors.Join(errs...))
+}
+
+func checkNamespace(kind *Kind, namespace string) error {
+	switch {
+	case !kind.ClusterScoped:
+		return check("metadata.namespace", validation.ValidateNamespaceName, namespace)
+	case namespace != "":
+		return fmt.Errorf("metadata.namespace: %s: a %s is in no namespace", quoted(namespace), kind.Names.Kind)
+	}
+	return nil
 }
 
 // checkServiceName checks the name of the Service that an EndpointSlice belongs to.
@@ -51,7 +58,7 @@ func checkServiceName(object metav1.Object) error {
 // ID returns a readable name of an object: its kind, and its quoted namespace and name, truncated if they are too long.
 func ID(object metav1.Object) string {
 	kind := strings.TrimPrefix(fmt.Sprintf("%T", object), "*")
-	return kind[strings.LastIndexByte(kind, '.')+1:] + " " + quoted(object.GetNamespace()+"/"+object.GetName())
+	return kind[strings.LastIndexByte(kind, '.')+1:] + " " + quoted(strings.TrimPrefix(object.GetNamespace()+"/"+object.GetName(), "/"))
 }
 
 func check(field string, valid validation.ValidateNameFunc, name string) error {

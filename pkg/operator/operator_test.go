@@ -23,10 +23,14 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/daemon"
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/explain"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/flowlog"
+	"github.com/smartnat/smartnat/pkg/flows"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
+	"github.com/smartnat/smartnat/pkg/ha"
 	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/nftables/rules"
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
@@ -38,20 +42,34 @@ import (
 
 // fakeDaemon is in effect with one Mapping.
 type fakeDaemon struct {
-	report *finding.Report
-	status daemon.Status
-	err    error
+	report  *finding.Report
+	status  daemon.Status
+	err     error
+	flowLog string
+	// plan compares the kernel with a State.
+	plan func(gateway.State) dataplane.Plan
 }
 
 func (d *fakeDaemon) Config() config.Config {
-	return config.Config{Instance: "gateway-1", Source: config.Source{Relay: &config.Relay{Servers: []string{"https://10.0.0.11:8443"}}}}
+	return config.Config{FlowLog: config.FlowLog{File: d.flowLog}, Instance: "gateway-1", Source: config.Source{Relay: &config.Relay{Servers: []string{"https://10.0.0.11:8443"}}}}
 }
 func (d *fakeDaemon) Status() daemon.Status   { return d.status }
 func (d *fakeDaemon) Report() *finding.Report { return d.report }
 
+func (d *fakeDaemon) LastChanges() map[string]time.Time {
+	return map[string]time.Time{"shop/db": began, "shop/gone": began}
+}
+
 func (d *fakeDaemon) Tracer(_ context.Context, family gateway.Family) (packet.Tracer, error) {
 	own := gateway.DefaultOwnership()
 	return ruleset.NewTracer(rules.Build(d.report.State, family, own), own.TableName(), rules.BridgedMark(own)), d.err
+}
+
+func (d *fakeDaemon) Plan(_ context.Context, state gateway.State) (dataplane.Plan, error) {
+	if d.plan == nil {
+		return dataplane.Plan{}, d.err
+	}
+	return d.plan(state), d.err
 }
 
 func inEffect() *fakeDaemon {
@@ -61,7 +79,7 @@ func inEffect() *fakeDaemon {
 		return &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: v1alpha1.MappingSpec{ServiceName: "postgres"}}
 	}
 	return &fakeDaemon{
-		status: daemon.Status{Ready: true, Synced: true},
+		status: daemon.Status{Ready: true, Synced: true, Contact: source.Contact{Servers: []source.Server{{Name: "10.0.0.11:8443", InUse: true, Failures: 2}}}},
 		report: &finding.Report{
 			State: gateway.State{Uplinks: []gateway.Uplink{{Link: "eth1", Number: 1}}, Forwards: []*gateway.Forward{forward}},
 			Host: gateway.Host{Links: []gateway.Link{
@@ -77,13 +95,11 @@ func inEffect() *fakeDaemon {
 	}
 }
 
-// serve returns a client of a server for the daemon.
-func serve(t *testing.T, d Daemon) (*Client, string) {
-	t.Helper()
+// options are those of a server for the daemon.
+func options(d Daemon) Options {
 	log, _ := test.NewNullLogger()
-	path := SocketPath(t.TempDir())
-	s := NewServer(Options{
-		Version: "1.2.3", Daemon: d, Log: log,
+	return Options{
+		Version: "1.2.3", Daemon: d, Log: log, Pair: func() *ha.Status { return nil },
 		Route: func(destination netip.Addr, _ uint32) (explain.Hop, error) {
 			if destination == netip.MustParseAddr("10.244.1.5") {
 				return explain.Hop{Link: "eth0"}, nil
@@ -97,12 +113,34 @@ func serve(t *testing.T, d Daemon) (*Client, string) {
 				{Owner: "shop/db", Totals: traffic.Totals{Connections: 4, Open: 2, ToClient: traffic.Volume{Bytes: 20}, Rejected: 1}},
 			}}
 		},
-	})
+		FlowLog: func(string, flows.Question, func(flows.Record, bool)) (flowlog.Found, error) {
+			return flowlog.Found{}, errors.New("no log")
+		},
+		Flows: func(each func(flows.Flow)) error {
+			for _, f := range openFlows() {
+				each(f)
+			}
+			return nil
+		},
+	}
+}
+
+// serve returns a client of a server for the daemon.
+func serve(t *testing.T, d Daemon) (*Client, string) {
+	t.Helper()
+	client := listen(t, options(d))
+	return client, client.path
+}
+
+func listen(t *testing.T, o Options) *Client {
+	t.Helper()
+	path := SocketPath(t.TempDir())
+	s := NewServer(o)
 	if err := s.Listen(path); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return NewClient(path), path
+	return NewClient(path)
 }
 
 func TestStatus(t *testing.T) {
@@ -113,12 +151,13 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Status{
-		Version: "1.2.3", Instance: "gateway-1", State: InEffect, Source: Source{Origin: "relay https://10.0.0.11:8443", Connected: true},
+		Version: "1.2.3", Instance: "gateway-1", State: InEffect,
+		Source:  Source{Origin: "relay https://10.0.0.11:8443", Connected: true, Servers: []RelayServer{{"10.0.0.11:8443", true, 2}}},
 		Uplinks: []Uplink{{Link: "eth1", Number: 1, Up: true, Addresses: gatewaytest.Addrs("198.51.100.10")}},
 		Mappings: []Mapping{
 			{Namespace: "shop", Name: "away", Service: "postgres", Elsewhere: true, Findings: []Finding{{finding.ReasonAddressNotOnHost, "spec.addresses[0]", "not here"}}},
 			{Namespace: "shop", Name: "broken", Service: "postgres", Findings: []Finding{{finding.ReasonServiceNotFound, "spec.serviceName", "no Service"}}},
-			{Namespace: "shop", Name: "db", Service: "postgres", Ready: true, Frontends: []string{"198.51.100.10:5432/tcp"}, Traffic: &Traffic{
+			{Namespace: "shop", Name: "db", Service: "postgres", LastChange: began, Ready: true, Frontends: []string{"198.51.100.10:5432/tcp"}, Traffic: &Traffic{
 				Open: 3, Connections: 7, BytesFromClients: 10, BytesToClients: 20, Dropped: ptr.To[uint64](2), Rejected: ptr.To[uint64](1),
 			}},
 		},
@@ -221,7 +260,7 @@ func TestSocket(t *testing.T) {
 			t.Errorf("an old socket: %v", err)
 		}
 		log, _ := test.NewNullLogger()
-		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) meter.Reading { return meter.Reading{} }})
+		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) meter.Reading { return meter.Reading{} }, Pair: func() *ha.Status { return nil }})
 		if err := s.Listen(path); err != nil {
 			t.Fatal(err)
 		}
@@ -243,4 +282,21 @@ func TestSocket(t *testing.T) {
 			t.Errorf("no socket: %v", err)
 		}
 	})
+}
+
+// TestPair expects the pair in the status and on its own, and nothing of it without one.
+func TestPair(t *testing.T) {
+	client, _ := serve(t, inEffect())
+	if s, err := client.Pair(t.Context()); s != nil || err != nil {
+		t.Errorf("without a pair: %+v, %v", s, err)
+	}
+	o := options(inEffect())
+	o.Pair = func() *ha.Status { return &ha.Status{Own: ha.Facts{Role: ha.Notified{Role: ha.Backup}}} }
+	client = listen(t, o)
+	if s, err := client.Pair(t.Context()); err != nil || s == nil || s.Own.Role.Role != ha.Backup {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err := client.Status(t.Context()); err != nil || s.Pair == nil || s.Pair.Own.Role.Role != ha.Backup {
+		t.Errorf("status: %+v, %v", s.Pair, err)
+	}
 }

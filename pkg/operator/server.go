@@ -22,9 +22,13 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/daemon"
+	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/explain"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/flowlog"
+	"github.com/smartnat/smartnat/pkg/flows"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/ha"
 	"github.com/smartnat/smartnat/pkg/meter"
 	"github.com/smartnat/smartnat/pkg/packet"
 )
@@ -35,6 +39,12 @@ func SocketPath(runtimeDir string) string { return filepath.Join(runtimeDir, "sm
 const (
 	statusPath  = "/v1/status"
 	explainPath = "/v1/explain"
+	diffPath    = "/v1/diff"
+	// connectionsPath has the parameters mapping, which may be empty, and limit.
+	connectionsPath = "/v1/connections"
+	// whoPath has the parameters seen and at, which may be empty.
+	whoPath  = "/v1/who"
+	pairPath = "/v1/pair"
 )
 
 // maxQuestions bounds concurrent questions: each may read all rules.
@@ -51,7 +61,10 @@ type Daemon interface {
 	Config() config.Config
 	Status() daemon.Status
 	Report() *finding.Report
+	// LastChanges returns when what is in effect for a Mapping last changed, by namespace/name.
+	LastChanges() map[string]time.Time
 	Tracer(ctx context.Context, family gateway.Family) (packet.Tracer, error)
+	Plan(ctx context.Context, state gateway.State) (dataplane.Plan, error)
 }
 
 // Options are the sources of the Server's facts. All are required.
@@ -62,9 +75,15 @@ type Options struct {
 	Route func(destination netip.Addr, mark uint32) (explain.Hop, error)
 	// Connections returns the current connections of a flow's client and destination.
 	Connections func(explain.Flow) ([]explain.Connection, error)
+	// Flows passes all open connections of Mappings.
+	Flows func(each func(flows.Flow)) error
+	// FlowLog passes the connections in a log of ended ones that answer a question.
+	FlowLog func(file string, q flows.Question, each func(r flows.Record, certain bool)) (flowlog.Found, error)
 	// Traffic returns what each Frontend carried.
 	Traffic func(ctx context.Context) meter.Reading
-	Log     logrus.FieldLogger
+	// Pair returns the pair of which the gateway is one, or nil.
+	Pair func() *ha.Status
+	Log  logrus.FieldLogger
 }
 
 // Server answers questions.
@@ -79,7 +98,12 @@ func NewServer(options Options) *Server {
 	s := &Server{Options: options}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, s.status)
-	mux.HandleFunc("GET "+explainPath, s.explain)
+	mux.HandleFunc("GET "+explainPath, s.Explain)
+	mux.HandleFunc("GET "+connectionsPath, s.connections)
+	mux.HandleFunc("GET "+whoPath, s.who)
+	mux.HandleFunc("GET "+pairPath, func(w http.ResponseWriter, _ *http.Request) { s.write(w, s.Pair()) })
+	mux.HandleFunc("GET "+diffPath, s.diff)
+	mux.HandleFunc("POST "+diffPath, s.diff)
 	s.server = &http.Server{Handler: mux, ReadTimeout: readTimeout, WriteTimeout: answerTimeout}
 	return s
 }
@@ -113,21 +137,33 @@ func (s *Server) Close() {
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
-	d := s.Daemon
-	status := newStatus(s.Version, d.Config(), d.Status(), d.Report())
-	status.count(s.Traffic(r.Context()))
-	s.write(w, status)
+	s.write(w, s.Status(r.Context()))
 }
 
-func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
+// Status returns the condition of the gateway.
+func (s *Server) Status(ctx context.Context) Status {
+	d := s.Daemon
+	status := newStatus(s.Version, d.Config(), d.Status(), d.Report())
+	status.count(s.Traffic(ctx))
+	status.Pair = s.Pair()
+	changes := d.LastChanges()
+	for i := range status.Mappings {
+		m := &status.Mappings[i]
+		m.LastChange = changes[m.Namespace+"/"+m.Name]
+	}
+	return status
+}
+
+// Explain answers the query parameters source, destination and protocol with an explain.Answer, or one line that says what is
+// wrong.
+func (s *Server) Explain(w http.ResponseWriter, r *http.Request) {
 	flow, err := explain.ParseFlow(r.URL.Query().Get("source"), r.URL.Query().Get("destination"), r.URL.Query().Get("protocol"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	report := s.Daemon.Report()
-	if report == nil {
-		http.Error(w, "smartnatd has programmed nothing yet: see 'smartnatd status'", http.StatusServiceUnavailable)
+	report, ok := s.report(w)
+	if !ok {
 		return
 	}
 	family := gateway.IPv4
@@ -145,6 +181,15 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.write(w, explain.Explain(flow, explain.Facts{Report: *report, Tracer: tracer, Router: router(s.Route), Connections: connections}))
+}
+
+// report returns the last report, or answers that there is none.
+func (s *Server) report(w http.ResponseWriter) (*finding.Report, bool) {
+	report := s.Daemon.Report()
+	if report == nil {
+		http.Error(w, "smartnatd has programmed nothing yet: see 'smartnatd status'", http.StatusServiceUnavailable)
+	}
+	return report, report != nil
 }
 
 type router func(netip.Addr, uint32) (explain.Hop, error)

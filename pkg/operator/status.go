@@ -15,6 +15,7 @@ import (
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/ha"
 	"github.com/smartnat/smartnat/pkg/meter"
 )
 
@@ -38,8 +39,12 @@ type Status struct {
 	Source   Source    `json:"source"`
 	Uplinks  []Uplink  `json:"uplinks"`
 	Mappings []Mapping `json:"mappings"`
+	// TrafficRead is when the traffic of Mappings was read; readings that take long are rare.
+	TrafficRead time.Time `json:"trafficRead,omitzero"`
 	// Findings are those about the host.
 	Findings []Finding `json:"findings,omitempty"`
+	// Pair is the pair of which the gateway is one, or nil.
+	Pair *ha.Status `json:"pair,omitempty"`
 }
 
 // Source is where the objects come from. Unknown times are zero.
@@ -49,9 +54,21 @@ type Source struct {
 	// Connected is set while the objects are known to be current; Problem says why they are not.
 	Connected bool   `json:"connected"`
 	Problem   string `json:"problem,omitempty"`
-	// LastContact is the time of the last valid answer, and CredentialEnds when the client certificate expires.
+	// LastContact is the time of the last valid answer, and CredentialEnds when the client certificate or token expires.
 	LastContact    time.Time `json:"lastContact,omitzero"`
 	CredentialEnds time.Time `json:"credentialEnds,omitzero"`
+	// Servers are those of a relay.
+	Servers []RelayServer `json:"servers,omitempty"`
+}
+
+// RelayServer is one of the servers of a relay.
+type RelayServer struct {
+	// Name is HOST:PORT.
+	Name string `json:"name"`
+	// InUse is set for the one that gets the next request first.
+	InUse bool `json:"inUse"`
+	// Failures counts the requests that it did not answer, or not validly, since the start of smartnatd.
+	Failures int64 `json:"failures"`
 }
 
 // Uplink is a link to the outside.
@@ -75,6 +92,9 @@ type Mapping struct {
 	Elsewhere bool `json:"elsewhere,omitempty"`
 	// Frontends are in effect here.
 	Frontends []string `json:"frontends,omitempty"`
+	// LastChange is when its Frontends, their Backends or sources last changed in the kernel. It is zero if that was before smartnatd
+	// started.
+	LastChange time.Time `json:"lastChange,omitzero"`
 	// Traffic is the sum over the Frontends since the start of smartnatd. It is nil if it is not counted, or if no packet came.
 	Traffic *Traffic `json:"traffic,omitempty"`
 	// Findings say why it is not ready, and what else its owner should know.
@@ -129,7 +149,10 @@ func stateOf(s daemon.Status) State {
 }
 
 func sourceOf(cfg config.Source, s daemon.Status) Source {
-	at := Source{Connected: s.Synced && !s.Contact.Lost, LastContact: s.Contact.Last, CredentialEnds: s.CertificateEnds}
+	at := Source{Connected: s.Synced && !s.Contact.Lost, LastContact: s.Contact.Last, CredentialEnds: s.CredentialEnds}
+	for _, server := range s.Contact.Servers {
+		at.Servers = append(at.Servers, RelayServer(server))
+	}
 	switch {
 	case cfg.Files != nil:
 		at.Origin = "files " + strings.Join(cfg.Files.Paths, ", ")
@@ -167,6 +190,7 @@ func uplinkOf(u gateway.Uplink, host gateway.Host) Uplink {
 
 // count adds the traffic of each Mapping.
 func (s *Status) count(reading meter.Reading) {
+	s.TrafficRead = reading.At
 	all := map[string]*Traffic{}
 	for _, e := range reading.Entries {
 		sum := all[e.Owner]

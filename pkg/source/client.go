@@ -10,10 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -25,8 +23,16 @@ import (
 
 const userAgent = "smartnatd"
 
-// kubeconfigConfig loads a kubeconfig as kubectl does.
+// kubeconfigConfig loads a kubeconfig as kubectl does. Without a path, it returns the config of a pod, whose token client-go reads again
+// when it changes.
 func kubeconfigConfig(k config.Kubeconfig) (*rest.Config, error) {
+	if k.Path == "" {
+		client, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("source.kubeconfig: without a path, smartnatd must run in a pod: %w", err)
+		}
+		return guarded(client), nil
+	}
 	client, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		&clientcmd.ClientConfigLoadingRules{ExplicitPath: k.Path},
 		&clientcmd.ConfigOverrides{CurrentContext: k.Context},
@@ -37,23 +43,20 @@ func kubeconfigConfig(k config.Kubeconfig) (*rest.Config, error) {
 	if strings.Contains(client.Host, "@") { // logs and errors contain the URL, some errors even if it does not parse
 		return nil, fmt.Errorf("source.kubeconfig: %s: the server's URL must not contain credentials: put them into the user entry", k.Path)
 	}
-	client.Wrap(func(next http.RoundTripper) http.RoundTripper { return &guard{limits: defaultLimits, next: next} })
-	return rest.AddUserAgent(client, userAgent), nil
+	return guarded(client), nil
 }
 
-// relayConfig returns the client config of a relay. It passes file names, not contents, because client-go reloads the
-// files when they change.
-func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
-	var servers []*url.URL
-	for i, server := range r.Servers {
-		u, err := url.Parse(server)
-		if err != nil || u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("source.relay.servers[%d]: %q: must be of the form https://HOST:PORT", i, server)
-		}
-		servers = append(servers, u)
-	}
-	if len(servers) == 0 {
-		return nil, errors.New("source.relay.servers: must hold at least one URL")
+func guarded(client *rest.Config) *rest.Config {
+	client.Wrap(func(next http.RoundTripper) http.RoundTripper { return &guard{limits: defaultLimits, next: next} })
+	return rest.AddUserAgent(client, userAgent)
+}
+
+// relayConfig returns the client config of a relay, and the servers that it uses. It passes file names, not contents, because
+// client-go reloads the files when they change.
+func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, *servers, error) {
+	servers, err := newServers(r.Servers)
+	if err != nil {
+		return nil, nil, err
 	}
 	client := &rest.Config{
 		Host:            r.Servers[0],
@@ -67,23 +70,22 @@ func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, error) {
 	client.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &failover{next: &guard{limits: defaultLimits, next: next}, servers: servers, log: log}
 	})
-	return rest.AddUserAgent(client, userAgent), nil
+	return rest.AddUserAgent(client, userAgent), servers, nil
 }
 
 // failover sends each request to the server that answered last, and to the next one if that fails. A request with a body
 // needs GetBody. client-go restarts a broken watch, so watches move as well.
 type failover struct {
-	next    http.RoundTripper
-	servers []*url.URL
-	current atomic.Int64
-	log     logrus.FieldLogger
+	next http.RoundTripper
+	*servers
+	log logrus.FieldLogger
 }
 
 func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 	first := f.current.Load()
 	var errs []error
-	for i := range f.servers {
-		n := (first + int64(i)) % int64(len(f.servers))
+	for i := range f.urls {
+		n := (first + int64(i)) % int64(len(f.urls))
 		attempt := request.Clone(request.Context())
 		if request.GetBody != nil {
 			body, err := request.GetBody()
@@ -92,23 +94,28 @@ func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 			}
 			attempt.Body = body
 		}
-		attempt.URL.Scheme, attempt.URL.Host, attempt.Host = f.servers[n].Scheme, f.servers[n].Host, ""
+		attempt.URL.Scheme, attempt.URL.Host, attempt.Host = f.urls[n].Scheme, f.urls[n].Host, ""
 		response, err := f.next.RoundTrip(attempt)
-		last := i == len(f.servers)-1
+		last := i == len(f.urls)-1
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", f.servers[n].Host, err))
+			errs = append(errs, fmt.Errorf("%s: %w", f.urls[n].Host, err))
 			if request.Context().Err() != nil {
 				return nil, errors.Join(errs...)
 			}
+			f.failures[n].Add(1)
 		case unavailable(response.StatusCode) && !last:
 			discard(response)
+			f.failures[n].Add(1)
 		default:
 			if f.current.CompareAndSwap(first, n) && n != first {
-				f.log.WithField("server", f.servers[n].Host).Warn("switched to another relay")
+				f.log.WithField("server", f.urls[n].Host).Warn("switched to another relay")
 			}
 			if a, ok := request.Context().Value(answeredByKey{}).(*answeredBy); ok {
-				a.leave = func() { f.current.CompareAndSwap(n, (n+1)%int64(len(f.servers))) }
+				a.leave = func() {
+					f.failures[n].Add(1)
+					f.current.CompareAndSwap(n, (n+1)%int64(len(f.urls)))
+				}
 			}
 			return response, nil
 		}

@@ -34,7 +34,9 @@ type cluster struct {
 	synced   atomic.Bool
 	changed  func()
 	contact  *contact
-	log      logrus.FieldLogger
+	// servers is nil unless the objects come from a relay.
+	servers *servers
+	log     logrus.FieldLogger
 }
 
 func newCluster(cfg *rest.Config, changed func(), log logrus.FieldLogger) (*cluster, error) {
@@ -175,5 +177,6 @@ func (c *cluster) Snapshot() objects.Snapshot { return c.store.Snapshot() }
 func (c *cluster) Contact() Contact {
 	contact := c.contact.get()
 	contact.Rejected = c.validator.count()
+	contact.Servers = c.servers.list()
 	return contact
 }

@@ -250,6 +250,14 @@ contexts: [{name: a, context: {cluster: a}}, {name: b, context: {cluster: b}}]
 	}
 }
 
+// TestNotInAPod checks the error without a path and without a pod.
+func TestNotInAPod(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if _, err := kubeconfigConfig(config.Kubeconfig{}); err == nil || !strings.Contains(err.Error(), "source.kubeconfig: without a path, smartnatd must run in a pod") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestOnlyRelevantChangesAreTold changes a field that no gateway uses, and then one that gateways use.
 func TestOnlyRelevantChangesAreTold(t *testing.T) {
 	server := newStub(t, true)
@@ -330,6 +338,8 @@ func TestProtobufIsAskedFor(t *testing.T) {
 		"mappings":       "application/json;profile=gateway",
 		"services":       "application/vnd.kubernetes.protobuf;profile=gateway,application/json;profile=gateway",
 		"endpointslices": "application/vnd.kubernetes.protobuf;profile=gateway,application/json;profile=gateway",
+		"portgrants":     "application/json;profile=gateway",
+		"namespaces":     "application/vnd.kubernetes.protobuf;profile=gateway,application/json;profile=gateway",
 	}
 	if diff := cmp.Diff(want, server.accepted()); diff != "" {
 		t.Errorf("accepted types (-want +got):\n%s", diff)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 
@@ -23,14 +22,18 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func TestABodyGoesToTheNextRelay(t *testing.T) {
 	log, _ := logtest.NewNullLogger()
 	var got []string
-	f := &failover{log: log, servers: []*url.URL{{Scheme: "https", Host: "one"}, {Scheme: "https", Host: "two"}},
+	servers, err := newServers([]string{"https://one:8443", "https://two:8443", "https://one:8443/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &failover{log: log, servers: servers,
 		next: roundTripper(func(r *http.Request) (*http.Response, error) {
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				return nil, err
 			}
-			got = append(got, r.URL.Host+": "+string(body))
-			if r.URL.Host == "one" {
+			got = append(got, r.URL.Hostname()+": "+string(body))
+			if r.URL.Hostname() == "one" {
 				return nil, errors.New("connection reset")
 			}
 			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
@@ -46,5 +49,8 @@ func TestABodyGoesToTheNextRelay(t *testing.T) {
 	defer response.Body.Close()
 	if diff := cmp.Diff([]string{"one: body", "two: body"}, got); diff != "" {
 		t.Errorf("requests (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff([]Server{{Name: "one:8443", Failures: 1}, {Name: "two:8443", InUse: true}}, servers.list()); diff != "" {
+		t.Errorf("servers (-want +got)\n%s", diff)
 	}
 }

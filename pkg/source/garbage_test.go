@@ -163,6 +163,10 @@ func TestGarbageOfOneRelayLeadsToTheNext(t *testing.T) {
 				if got := names(source.Snapshot()); !source.HasSynced() || got != "Mapping echo" || source.Contact().Lost {
 					t.Errorf("synced %t, holds %s, %+v", source.HasSynced(), got, source.Contact())
 				}
+				servers := source.Contact().Servers
+				if len(servers) != 2 || servers[0].InUse || servers[0].Failures == 0 || !servers[1].InUse || servers[1].Failures != 0 {
+					t.Errorf("servers %+v, want the second one in use and without failures", servers)
+				}
 			})
 		})
 	}

@@ -6,12 +6,17 @@ package source
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"net/http"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -59,6 +64,8 @@ type resourceClient struct {
 	resource
 	rest.Interface
 	contact *contact
+	// served is set once a server has answered for the kind.
+	served atomic.Bool
 }
 
 func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs serializer.CodecFactory, r resource, c *contact) (*resourceClient, error) {
@@ -109,8 +116,13 @@ func (c *resourceClient) listerWatcher() cache.ListerWatcher {
 func (c *resourceClient) list(ctx context.Context, options metav1.ListOptions) (_ runtime.Object, failed bool, _ error) {
 	ctx, by := whoAnswers(ctx)
 	list, err := c.request(options).Do(ctx).Get()
-	if err == nil {
-		err = c.checkList(list)
+	switch {
+	case err == nil:
+		if err = c.checkList(list); err == nil {
+			c.served.Store(true)
+		}
+	case c.isUnknown(ctx, err):
+		return c.emptyList(), false, nil
 	}
 	return list, c.contact.recordResult(ctx, by, c.Resource, "list", options, err), err
 }
@@ -120,11 +132,66 @@ func (c *resourceClient) watch(ctx context.Context, options metav1.ListOptions) 
 	options.Watch = true
 	ctx, by := whoAnswers(ctx)
 	w, err := c.request(options).Watch(ctx)
+	if c.isUnknown(ctx, err) {
+		if options.SendInitialEvents != nil {
+			return nil, false, err // client-go lists then
+		}
+		return watchUnknown(ctx), false, nil
+	}
 	if failed := c.contact.recordResult(ctx, by, c.Resource, "watch", options, err); err != nil {
 		return nil, failed, err
 	}
+	c.served.Store(true)
 	tell := func(err error) bool { return c.contact.recordResult(ctx, by, c.Resource, "events", options, err) }
 	return newCheckedWatch(c.resource, w, options.SendInitialEvents != nil, tell), false, nil
+}
+
+// unknownFor is the time after which a server that does not know a kind is asked again. It may have been upgraded.
+const unknownFor = time.Minute
+
+// isUnknown reports whether the server is of a version that does not know the kind: it says so itself, in its list of kinds. The error
+// alone proves nothing. A proxy answers 404 while the relay is away, and a relay that asks the cluster for permission first answers 403.
+// Once served, a kind stays known: its objects must not vanish with an older server.
+func (c *resourceClient) isUnknown(ctx context.Context, err error) bool {
+	if !c.Later || c.served.Load() || !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+		return false
+	}
+	ctx, _ = whoAnswers(ctx) // the answer says nothing about the server that refused
+	path := "/apis/"
+	if c.Group == corev1.GroupName {
+		path = "/api/"
+	}
+	text, err := c.Get().AbsPath(path+c.GroupVersion().String()).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+	if err != nil {
+		return false
+	}
+	var known metav1.APIResourceList
+	return json.Unmarshal(text, &known) == nil && len(known.APIResources) > 0 &&
+		!slices.ContainsFunc(known.APIResources, func(r metav1.APIResource) bool { return r.Name == c.Resource })
+}
+
+// emptyList returns a list without objects. A watch from its version begins with all objects.
+func (c *resourceClient) emptyList() runtime.Object {
+	list := c.NewList()
+	if header, err := meta.ListAccessor(list); err == nil {
+		header.SetResourceVersion("0")
+	}
+	return list
+}
+
+// watchUnknown returns a watch without events.
+func watchUnknown(ctx context.Context) watch.Interface {
+	events := make(chan watch.Event)
+	w := watch.NewProxyWatcher(events)
+	go func() {
+		defer close(events)
+		select {
+		case <-ctx.Done():
+		case <-w.StopChan():
+		case <-time.After(unknownFor):
+		}
+	}()
+	return w
 }
 
 func (c *resourceClient) request(options metav1.ListOptions) *rest.Request {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"sync"
 	"testing"
 
@@ -99,16 +98,22 @@ func wired(t *testing.T, changed func(), stubs ...*stub) (*cluster, *wire, *logt
 	t.Helper()
 	log, hook := testLog()
 	w := &wire{servers: map[string]http.Handler{}, open: map[*io.PipeWriter]bool{}}
-	f := &failover{next: &guard{limits: defaultLimits, next: w}, log: log}
+	var urls []string
 	for i, s := range stubs {
-		u := &url.URL{Scheme: "https", Host: string(rune('a' + i))}
-		f.servers = append(f.servers, u)
-		w.servers[u.Host] = http.HandlerFunc(s.serve)
+		host := string(rune('a' + i))
+		urls = append(urls, "https://"+host)
+		w.servers[host] = http.HandlerFunc(s.serve)
 	}
+	servers, err := newServers(urls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &failover{next: &guard{limits: defaultLimits, next: w}, servers: servers, log: log}
 	c, err := newCluster(&rest.Config{Host: "https://a", BearerToken: "secret", Transport: f, QPS: -1}, changed, log)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.servers = servers
 	start(t, c)
 	return c, w, hook
 }

@@ -176,7 +176,9 @@ func (r *reader) add(place string, kind *kinds.Kind, object kinds.Object) {
 		r.errs = append(r.errs, fmt.Errorf("%s: metadata.name: the %s must have a name", place, kind.Kind))
 		return
 	}
-	object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
+	if !kind.ClusterScoped {
+		object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
+	}
 	kept := strip(kind, object)
 	if err := objects.Validate(kept); err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s: %s: %w", place, objects.ID(object), err))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/smartnat/smartnat/pkg/budget"
 	"github.com/smartnat/smartnat/pkg/objects"
 	"github.com/smartnat/smartnat/pkg/snapshotfile"
 )
@@ -19,8 +20,9 @@ import (
 const (
 	// patience is the time that the cluster may take to respond before the saved snapshot replaces it.
 	patience = 5 * time.Second
-	// saveAfter is the time in which changes are collected before a save, saveEvery the minimum time between saves.
-	saveAfter, saveEvery = time.Second, 10 * time.Second
+	// saveAfter is the time in which changes are collected before a save, saveEvery the minimum time between saves. They take at
+	// most one in saveShare of the time: a large Snapshot would compete with the changes themselves.
+	saveAfter, saveEvery, saveShare = time.Second, 10 * time.Second, 100
 	// retrySave is the pause after a failed save.
 	retrySave = time.Minute
 )
@@ -144,20 +146,22 @@ func (r *Remembering) keep(ctx context.Context) {
 		waiting = time.After(patience)
 	}
 	var due <-chan time.Time
-	var last time.Time
+	saves := budget.New(saveShare, 0)
 	for {
 		select {
 		case <-waiting:
 			r.restore()
 		case <-r.unsaved:
 			if due == nil {
-				due = time.After(max(saveAfter, time.Until(last.Add(saveEvery))))
+				due = time.After(max(saveAfter, time.Until(saves.Next())))
 			}
 		case <-due:
-			due, last = nil, time.Now()
+			due = nil
+			began := time.Now()
 			if !r.save() {
 				due = time.After(retrySave)
 			}
+			saves.Spend(began, max(time.Since(began), saveEvery/saveShare))
 		case <-ctx.Done():
 			if due != nil || len(r.unsaved) > 0 {
 				r.save()

@@ -42,6 +42,8 @@ type Contact struct {
 	// Rejected counts, since the start, the objects received that no API server would have stored. An object counts each
 	// time that it is received.
 	Rejected int64
+	// Servers are the relays, in the order of the config; nil for another kind of source.
+	Servers []Server
 }
 
 // New returns the Source that the config selects. It calls changed when the Snapshot is complete and after each change
@@ -50,22 +52,34 @@ func New(cfg config.Source, changed func(), log logrus.FieldLogger) (Source, err
 	if cfg.Files != nil {
 		return newFiles(cfg.Files.Paths, changed, log), nil
 	}
-	client, err := ClientConfig(cfg, log)
+	client, servers, err := clientConfig(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	return newCluster(client, changed, log)
+	c, err := newCluster(client, changed, log)
+	if err != nil {
+		return nil, err
+	}
+	c.servers = servers
+	return c, nil
 }
 
 // ClientConfig returns the client config of a relay or cluster. It fails for files.
 func ClientConfig(cfg config.Source, log logrus.FieldLogger) (*rest.Config, error) {
+	client, _, err := clientConfig(cfg, log)
+	return client, err
+}
+
+// clientConfig also returns the servers of a relay, or nil.
+func clientConfig(cfg config.Source, log logrus.FieldLogger) (*rest.Config, *servers, error) {
 	switch {
 	case cfg.Relay != nil:
 		return relayConfig(*cfg.Relay, log)
 	case cfg.Kubeconfig != nil:
-		return kubeconfigConfig(*cfg.Kubeconfig)
+		client, err := kubeconfigConfig(*cfg.Kubeconfig)
+		return client, nil, err
 	}
-	return nil, errors.New("source: must hold one of relay, kubeconfig, files")
+	return nil, nil, errors.New("source: must hold one of relay, kubeconfig, files")
 }
 
 // Origin returns the servers that the objects come from, so that objects of one cluster are never used for another. It

@@ -80,7 +80,8 @@ type stub struct {
 }
 
 // lists maps the last part of a path to the kind of the list.
-var lists = map[string]string{"mappings": "MappingList", "services": "ServiceList", "endpointslices": "EndpointSliceList"}
+var lists = map[string]string{"mappings": "MappingList", "services": "ServiceList", "endpointslices": "EndpointSliceList",
+	"portgrants": "PortGrantList", "namespaces": "NamespaceList"}
 
 // listAt returns the list at a path, with the given objects.
 func listAt(at, objects string) string {
@@ -98,12 +99,18 @@ func newStub(t *testing.T, watchList bool) *stub {
 func newStubOf(t *testing.T, watchList bool, certificates *tls.Config) *stub {
 	t.Helper()
 	s := bareStub(watchList)
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s.listen(t, certificates, s.serve)
+	return s
+}
+
+// listen starts the server.
+func (s *stub) listen(t *testing.T, certificates *tls.Config, handler http.HandlerFunc) {
+	t.Helper()
+	s.Server = httptest.NewUnstartedServer(handler)
 	s.EnableHTTP2, s.TLS = true, certificates
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // silences errors of connections that tests cut
 	s.StartTLS()
 	t.Cleanup(s.stop)
-	return s
 }
 
 func (s *stub) stop() {
@@ -308,6 +315,8 @@ var bookmarks = map[string]string{
 	"mappings":       `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","spec":{},` + bookmark + `}`,
 	"services":       `{"apiVersion":"v1","kind":"Service",` + bookmark + `}`,
 	"endpointslices": `{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4","endpoints":null,` + bookmark + `}`,
+	"portgrants":     `{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"PortGrant","spec":{"addresses":null},` + bookmark + `}`,
+	"namespaces":     `{"apiVersion":"v1","kind":"Namespace",` + bookmark + `}`,
 }
 
 func fail(w http.ResponseWriter, code int, reason metav1.StatusReason) {

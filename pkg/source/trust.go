@@ -58,7 +58,7 @@ func (r resource) checkObject(object runtime.Object) error {
 	if err != nil {
 		return err
 	}
-	if header.GetName() == "" || header.GetNamespace() == "" {
+	if header.GetName() == "" || header.GetNamespace() == "" && !r.ClusterScoped {
 		return fmt.Errorf("one of the %s has no name or no namespace", r.Resource)
 	}
 	return nil

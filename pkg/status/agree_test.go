@@ -42,7 +42,7 @@ func TestStatusAndGatewayAgree(t *testing.T) {
 				valid = append(valid, m)
 			}
 		}
-		lost := conflicts.Find(valid)
+		lost := conflicts.Find(valid, nil)
 		for _, m := range snapshot.Mappings {
 			var service *corev1.Service
 			for _, s := range snapshot.Services {

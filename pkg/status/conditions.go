@@ -20,9 +20,12 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/grants"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/objects"
 )
 
 // Conditions writes the conditions of all Mappings if there may be no relay to do it: a gateway with direct access to the
@@ -39,17 +42,19 @@ type Conditions struct {
 	latest *finding.Report
 	known  map[key]conditions.Facts
 
-	// seen are the Mappings of known. Only Run uses it.
-	seen []*v1alpha1.Mapping
-	lost map[types.NamespacedName]conflicts.Lost
+	grantMode string
+	// seen are the objects that lost was computed from, granted are their PortGrants. Only Run uses them.
+	seen    objects.Snapshot
+	granted *grants.Grants
+	lost    map[types.NamespacedName]conflicts.Lost
 	// failing is set once a failed write was logged. Only the worker uses it.
 	failing bool
 }
 
-// NewConditions returns Conditions that do nothing until Run.
-func NewConditions(api API, log logrus.FieldLogger) *Conditions {
+// NewConditions returns Conditions that do nothing until Run. grantMode is the value of grants in the config.
+func NewConditions(api API, grantMode string, log logrus.FieldLogger) *Conditions {
 	return &Conditions{
-		api: api, log: log, limiter: rate.NewLimiter(writesPerSecond, writesAtOnce), wake: make(chan struct{}, 1),
+		api: api, grantMode: grantMode, log: log, limiter: rate.NewLimiter(writesPerSecond, writesAtOnce), wake: make(chan struct{}, 1),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](minBackoff, refreshEvery)),
 	}
 }
@@ -101,9 +106,7 @@ func (c *Conditions) digest() {
 	if f == nil {
 		return
 	}
-	if c.lost == nil || !slices.Equal(c.seen, f.Snapshot.Mappings) {
-		c.seen, c.lost = f.Snapshot.Mappings, conflicts.Find(valid(f.Snapshot.Mappings))
-	}
+	c.findLost(f.Snapshot)
 	services := make(map[key]*corev1.Service, len(f.Snapshot.Services))
 	for _, s := range f.Snapshot.Services {
 		services[key{Namespace: s.Namespace, Name: s.Name}] = s
@@ -122,6 +125,19 @@ func (c *Conditions) digest() {
 		}
 	}
 	c.known = known
+}
+
+// findLost computes again what Mappings do not get if it may have changed.
+func (c *Conditions) findLost(now objects.Snapshot) {
+	if c.lost != nil && slices.Equal(c.seen.Mappings, now.Mappings) && slices.Equal(c.seen.PortGrants, now.PortGrants) &&
+		slices.Equal(c.seen.Namespaces, now.Namespaces) {
+		return
+	}
+	c.seen = now
+	if c.grantMode != config.GrantsReport {
+		c.granted = grants.New(now.PortGrants, now.Namespaces, grants.Options{Required: c.grantMode == config.GrantsRequired, Before: c.granted})
+	}
+	c.lost = conflicts.Find(valid(now.Mappings), c.granted)
 }
 
 func valid(mappings []*v1alpha1.Mapping) []*v1alpha1.Mapping {

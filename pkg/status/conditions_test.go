@@ -27,6 +27,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
 )
 
@@ -120,7 +121,7 @@ func deciding(t *testing.T, test func(t *testing.T, conditions *Conditions, c *c
 		log := logrus.New()
 		log.SetOutput(&out)
 		c := &cluster{mappings: map[string]*v1alpha1.Mapping{}}
-		writer := NewConditions(c, log)
+		writer := NewConditions(c, config.GrantsOpen, log)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); writer.Run(ctx) }()

@@ -75,7 +75,8 @@ type Reporter struct {
 	// Only Run uses the following fields.
 	known           bool // have was read
 	have            map[key]Entry
-	wanted          map[key]Entry
+	wanted          map[key]Entry // by the report in last
+	last            *finding.Report
 	digested, wrote time.Time
 	// failing is the time since which applies fail. failed is set while requests fail, and backoff has the next pause.
 	failing time.Time
@@ -215,7 +216,22 @@ func (r *Reporter) digest(now time.Time) bool {
 		return false
 	}
 	r.digested = now
-	wanted := entries(r.Instance, r.StandbyAddresses, *f)
+	before := r.last
+	r.last = f
+	if some, ok := changed(before, f); ok {
+		r.update(*f, some)
+	} else {
+		r.replace(*f, now)
+	}
+	if !r.known {
+		r.queue.Add(key{Name: readItem})
+	}
+	return true
+}
+
+// replace computes the wanted entries of all Mappings.
+func (r *Reporter) replace(f finding.Report, now time.Time) {
+	wanted := entries(r.Instance, r.StandbyAddresses, f)
 	if f.Err == nil {
 		r.failing = time.Time{}
 	} else if r.failing.IsZero() {
@@ -231,30 +247,49 @@ func (r *Reporter) digest(now time.Time) bool {
 	r.wanted = wanted
 	if r.known {
 		r.compare()
-	} else {
-		r.queue.Add(key{Name: readItem})
 	}
-	return true
+}
+
+// update computes the wanted entries of some Mappings.
+func (r *Reporter) update(f finding.Report, some map[string]struct{}) {
+	now := entries(r.Instance, r.StandbyAddresses, about(f, some))
+	for owner := range some {
+		k := keyOf(owner)
+		if e, wanted := now[k]; wanted {
+			r.wanted[k] = e
+		} else {
+			delete(r.wanted, k)
+		}
+		if r.known {
+			r.compareOne(k)
+		}
+	}
 }
 
 // compare queues the entries that have to be written.
 func (r *Reporter) compare() {
-	for k, e := range r.wanted {
-		is, there := r.have[k]
-		if there && is.equal(e) {
-			continue
-		}
-		is.Endpoints = e.Endpoints
-		if there && is.equal(e) {
-			r.queue.AddAfter(k, endpointsAfter)
-		} else {
-			r.queue.Add(k)
-		}
+	for k := range r.wanted {
+		r.compareOne(k)
 	}
 	for k := range r.have {
 		if _, still := r.wanted[k]; !still {
 			r.queue.Add(k)
 		}
+	}
+}
+
+// compareOne queues an entry if it has to be written.
+func (r *Reporter) compareOne(k key) {
+	e, wanted := r.wanted[k]
+	is, there := r.have[k]
+	if there == wanted && is.equal(e) {
+		return
+	}
+	is.Endpoints = e.Endpoints
+	if there && wanted && is.equal(e) {
+		r.queue.AddAfter(k, endpointsAfter)
+	} else {
+		r.queue.Add(k)
 	}
 }
 

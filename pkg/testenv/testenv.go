@@ -151,6 +151,29 @@ delete table ip testenv-flowtable
 	}
 }
 
+// RequireRangesByText skips the test with a message if nft(8) cannot load a lookup of a protocol among ranges. nft(8) 1.0.6 adds a
+// conversion of one byte to it, which newer kernels refuse. The test must be in a network namespace of its own.
+func RequireRangesByText(t testing.TB) {
+	t.Helper()
+	RequireTool(t, "nft")
+	try := exec.Command("nft", "-f", "-")
+	try.Stdin = strings.NewReader(`
+table ip testenv-ranges {
+	set s {
+		type ipv4_addr . inet_proto . inet_service
+		flags interval
+	}
+	chain c {
+		ip daddr . meta l4proto . th dport @s drop
+	}
+}
+delete table ip testenv-ranges
+`)
+	if out, err := try.CombinedOutput(); err != nil {
+		Lacks(t, fmt.Sprintf("lookups among ranges as this nft(8) spells them: %v: %s", err, bytes.Join(bytes.Fields(out), []byte(" "))))
+	}
+}
+
 func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv(requireAllKey) != "" {

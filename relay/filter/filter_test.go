@@ -74,6 +74,7 @@ func fill(v reflect.Value) {
 func TestWhatLeavesTheCluster(t *testing.T) {
 	mapping, service, slice := filter.Mapping(filled[v1alpha1.Mapping]()), filter.Service(filled[corev1.Service]()),
 		filter.EndpointSlice(filled[discoveryv1.EndpointSlice]())
+	grant, namespace := filter.PortGrant(filled[v1alpha1.PortGrant]()), filter.Namespace(filled[corev1.Namespace]())
 	named, terminating := slice.DeepCopy(), false
 	named.Labels[discoveryv1.LabelServiceName], named.Labels[discoveryv1.LabelManagedBy] = "set", "set"
 	named.Endpoints[0].Conditions.Ready = &terminating
@@ -81,6 +82,8 @@ func TestWhatLeavesTheCluster(t *testing.T) {
 		"mapping": mapping, "service": service, "endpointslice": slice,
 		"gateway-mapping": kinds.Mapping.ForGateway(mapping), "gateway-service": kinds.Service.ForGateway(service),
 		"gateway-endpointslice": kinds.EndpointSlice.ForGateway(named),
+		"portgrant":             grant, "namespace": namespace,
+		"gateway-portgrant": kinds.PortGrant.ForGateway(grant), "gateway-namespace": kinds.Namespace.ForGateway(namespace),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := yaml.Marshal(obj)
@@ -141,17 +144,19 @@ func TestVisible(t *testing.T) {
 	}{
 		{"no Mapping shows nothing", nil, nil},
 		{"a Mapping shows the Service of its own namespace", []*v1alpha1.Mapping{mapping("a", "web")},
-			[]string{"mapping shop/a", "service shop/web", "slice shop/web-1", "slice shop/web-2"}},
+			[]string{"mapping shop/a", "service shop/web", "slice shop/web-1", "slice shop/web-2", "namespace /shop"}},
 		{"two Mappings show a Service once", []*v1alpha1.Mapping{mapping("a", "web"), mapping("b", "web")},
-			[]string{"mapping shop/a", "mapping shop/b", "service shop/web", "slice shop/web-1", "slice shop/web-2"}},
-		{"a Service that does not exist shows nothing", []*v1alpha1.Mapping{mapping("a", "gone")}, []string{"mapping shop/a"}},
+			[]string{"mapping shop/a", "mapping shop/b", "service shop/web", "slice shop/web-1", "slice shop/web-2", "namespace /shop"}},
+		{"a Service that does not exist shows nothing", []*v1alpha1.Mapping{mapping("a", "gone")}, []string{"mapping shop/a", "namespace /shop"}},
 		{"an invalid Mapping shows only itself", []*v1alpha1.Mapping{
 			mapping("a", "web", func(m *v1alpha1.Mapping) { m.Spec.Ports[0].Port = 70000 }),
 		}, []string{"mapping shop/a"}},
 		{"an empty Service name does not match slices without a Service", []*v1alpha1.Mapping{mapping("a", "")}, []string{"mapping shop/a"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			in := filtertest.Cluster{Mappings: test.mappings, Services: services, EndpointSlices: slices}
+			in := filtertest.Cluster{Mappings: test.mappings, Services: services, EndpointSlices: slices, Namespaces: []*corev1.Namespace{
+				{ObjectMeta: meta("", "shop")}, {ObjectMeta: meta("", "bank")},
+			}}
 			if diff := cmp.Diff(test.want, names(filtertest.Visible(in))); diff != "" {
 				t.Errorf("plain function: -want +got\n%s", diff)
 			}
@@ -175,6 +180,9 @@ func names(c filtertest.Cluster) []string {
 	}
 	for _, s := range c.EndpointSlices {
 		add("slice", s)
+	}
+	for _, n := range c.Namespaces {
+		add("namespace", n)
 	}
 	return all
 }

@@ -50,6 +50,10 @@ func FuzzVisible(f *testing.F) {
 		// Informers never deliver nil.
 		cluster.Mappings, cluster.Services = withoutNil(cluster.Mappings), withoutNil(cluster.Services)
 		cluster.EndpointSlices = withoutNil(cluster.EndpointSlices)
+		cluster.PortGrants, cluster.Namespaces = withoutNil(cluster.PortGrants), withoutNil(cluster.Namespaces)
+		for _, n := range cluster.Namespaces {
+			n.Namespace = "" // as the API server sends it
+		}
 		named := map[types.NamespacedName]bool{}
 		for _, m := range cluster.Mappings {
 			if service, valid := filter.ServiceOf(m); valid && service.Namespace == m.Namespace {

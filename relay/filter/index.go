@@ -19,8 +19,8 @@ type Ref struct {
 // of the object's row (the zero value if there is none).
 type Index struct {
 	kinds []Kind
-	// naming counts the objects of kinds of rule Always that refer to a Service. belonging holds the objects of kinds of
-	// rule BelongsToNamed by their Service. Most Services have one or two.
+	// naming counts the objects of kinds of rule Always that refer to a Service, and, without a name, to any Service of a
+	// namespace. belonging holds the objects of kinds of rule BelongsToNamed by their Service. Most Services have one or two.
 	naming    map[types.NamespacedName]int
 	belonging map[types.NamespacedName][]Ref
 }
@@ -45,13 +45,10 @@ func (x *Index) Add(object Ref, service types.NamespacedName) []Ref {
 	}
 	switch x.kinds[object.Kind].Rule {
 	case Always:
-		x.naming[service]++
-		if x.naming[service] == 1 {
-			return x.of(service)
-		}
+		return slices.Concat(x.name(service), x.name(namespaceOf(service)))
 	case BelongsToNamed:
 		x.belonging[service] = append(x.belonging[service], object)
-	case IsNamed:
+	case IsNamed, HoldsNamed:
 	}
 	return nil
 }
@@ -64,27 +61,47 @@ func (x *Index) Remove(object Ref, service types.NamespacedName) []Ref {
 	}
 	switch x.kinds[object.Kind].Rule {
 	case Always:
-		x.naming[service]--
-		if x.naming[service] == 0 {
-			delete(x.naming, service)
-			return x.of(service)
-		}
+		return slices.Concat(x.unname(service), x.unname(namespaceOf(service)))
 	case BelongsToNamed:
 		x.belonging[service] = slices.DeleteFunc(x.belonging[service], func(r Ref) bool { return r == object })
 		if len(x.belonging[service]) == 0 {
 			delete(x.belonging, service)
 		}
-	case IsNamed:
+	case IsNamed, HoldsNamed:
 	}
 	return nil
 }
 
-// of returns the Service and the objects that belong to it.
+// name counts a reference. It returns the objects that the first one makes visible.
+func (x *Index) name(service types.NamespacedName) []Ref {
+	if x.naming[service]++; x.naming[service] > 1 {
+		return nil
+	}
+	return x.of(service)
+}
+
+// unname removes a reference. It returns the objects that only the last one kept visible.
+func (x *Index) unname(service types.NamespacedName) []Ref {
+	if x.naming[service]--; x.naming[service] > 0 {
+		return nil
+	}
+	delete(x.naming, service)
+	return x.of(service)
+}
+
+func namespaceOf(service types.NamespacedName) types.NamespacedName {
+	return types.NamespacedName{Namespace: service.Namespace}
+}
+
+// of returns the Service and the objects that belong to it, or the namespace if service has no name.
 func (x *Index) of(service types.NamespacedName) []Ref {
 	var all []Ref
 	for kind := range x.kinds {
-		if x.kinds[kind].Rule == IsNamed {
+		switch rule := x.kinds[kind].Rule; {
+		case rule == IsNamed && service.Name != "":
 			all = append(all, Ref{kind, service})
+		case rule == HoldsNamed && service.Name == "":
+			all = append(all, Ref{kind, types.NamespacedName{Name: service.Namespace}})
 		}
 	}
 	return append(all, x.belonging[service]...)

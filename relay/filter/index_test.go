@@ -87,6 +87,12 @@ func indexed(in filtertest.Cluster) *world {
 	for _, s := range in.Services {
 		w.add(s)
 	}
+	for _, g := range in.PortGrants {
+		w.add(g)
+	}
+	for _, n := range in.Namespaces {
+		w.add(n)
+	}
 	for _, m := range in.Mappings {
 		w.add(m)
 	}
@@ -106,6 +112,10 @@ func (w *world) visible() (out filtertest.Cluster) {
 			out.Services = append(out.Services, o)
 		case *discoveryv1.EndpointSlice:
 			out.EndpointSlices = append(out.EndpointSlices, o)
+		case *v1alpha1.PortGrant:
+			out.PortGrants = append(out.PortGrants, o)
+		case *corev1.Namespace:
+			out.Namespaces = append(out.Namespaces, o)
 		}
 	}
 	return out
@@ -130,12 +140,14 @@ func TestIndexFollowsAnyChanges(t *testing.T) {
 			}),
 			&corev1.Service{ObjectMeta: meta(namespace, name(4))},
 			slice(namespace, name(6), map[string]string{discoveryv1.LabelServiceName: name(4)}),
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: map[string]string{"step": fmt.Sprint(step)}}},
+			&v1alpha1.PortGrant{ObjectMeta: metav1.ObjectMeta{Name: name(3)}},
 		} {
 			if random.IntN(3) > 0 {
 				w.add(object)
 			} else {
 				kind := slices.IndexFunc(w.table, func(k filter.Kind) bool { return k.Is(object) })
-				w.set(filter.Ref{Kind: kind, Key: types.NamespacedName{Namespace: namespace, Name: object.GetName()}}, nil)
+				w.set(filter.Ref{Kind: kind, Key: types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}}, nil)
 			}
 		}
 		var in filtertest.Cluster
@@ -147,6 +159,10 @@ func TestIndexFollowsAnyChanges(t *testing.T) {
 				in.Services = append(in.Services, o)
 			case *discoveryv1.EndpointSlice:
 				in.EndpointSlices = append(in.EndpointSlices, o)
+			case *v1alpha1.PortGrant:
+				in.PortGrants = append(in.PortGrants, o)
+			case *corev1.Namespace:
+				in.Namespaces = append(in.Namespaces, o)
 			}
 		}
 		got := w.visible()
@@ -158,7 +174,7 @@ func TestIndexFollowsAnyChanges(t *testing.T) {
 
 // unique keeps the last of the objects with the same name, as a cluster does.
 func unique(c filtertest.Cluster) filtertest.Cluster {
-	return filtertest.Cluster{Mappings: last(c.Mappings), Services: last(c.Services), EndpointSlices: last(c.EndpointSlices)}
+	return filtertest.Cluster{Mappings: last(c.Mappings), Services: last(c.Services), EndpointSlices: last(c.EndpointSlices), PortGrants: last(c.PortGrants), Namespaces: last(c.Namespaces)}
 }
 
 func last[T metav1.Object](objects []T) (kept []T) {

@@ -24,6 +24,8 @@ const (
 	IsNamed
 	// BelongsToNamed shows an object while a visible object refers to the Service that it belongs to.
 	BelongsToNamed
+	// HoldsNamed shows a namespace while a visible object of it refers to a Service.
+	HoldsNamed
 )
 
 // Kind is a row of the table: a kind whose objects may leave the cluster.
@@ -33,7 +35,7 @@ type Kind struct {
 	// Strip returns the part of an object of the kind that may leave the cluster. It shares no memory with the object.
 	Strip func(kinds.Object) kinds.Object
 	// Service returns the Service that a stripped object refers to, is, or belongs to, according to Rule. It returns false
-	// if there is none.
+	// if there is none. For a namespace, it returns the namespace without the name of a Service.
 	Service func(kinds.Object) (types.NamespacedName, bool)
 }
 
@@ -43,6 +45,8 @@ func Kinds() []Kind {
 		{kinds.Mapping, Always, strip(Mapping), refer(ServiceOf)},
 		{kinds.Service, IsNamed, strip(Service), refer(itself)},
 		{kinds.EndpointSlice, BelongsToNamed, strip(EndpointSlice), refer(OwnerService)},
+		{kinds.PortGrant, Always, strip(PortGrant), refer(noService[*v1alpha1.PortGrant])},
+		{kinds.Namespace, HoldsNamed, strip(Namespace), refer(anyServiceOf)},
 	}
 }
 
@@ -58,6 +62,12 @@ func ServiceOf(m *v1alpha1.Mapping) (types.NamespacedName, bool) {
 func OwnerService(s *discoveryv1.EndpointSlice) (types.NamespacedName, bool) {
 	name := s.Labels[discoveryv1.LabelServiceName]
 	return types.NamespacedName{Namespace: s.Namespace, Name: name}, name != ""
+}
+
+func noService[P kinds.Object](P) (types.NamespacedName, bool) { return types.NamespacedName{}, false }
+
+func anyServiceOf(n *corev1.Namespace) (types.NamespacedName, bool) {
+	return types.NamespacedName{Namespace: n.Name}, true
 }
 
 func itself(s *corev1.Service) (types.NamespacedName, bool) {

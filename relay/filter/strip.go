@@ -73,6 +73,19 @@ func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	return out
 }
 
+// PortGrant returns the part of a PortGrant that may leave the cluster: everything that its author wrote.
+func PortGrant(in *v1alpha1.PortGrant) *v1alpha1.PortGrant {
+	out := in.DeepCopy()
+	out.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "PortGrant"}
+	out.ObjectMeta = objectMeta(&in.ObjectMeta)
+	return out
+}
+
+// Namespace returns the part of a namespace that may leave the cluster: its name and its labels, which PortGrants select.
+func Namespace(in *corev1.Namespace) *corev1.Namespace {
+	return &corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: objectMeta(&in.ObjectMeta)}
+}
+
 // objectMeta keeps the identity of an object, its age, by which the older of two Mappings wins, and its labels, which
 // selectors match. It drops the cluster's resource version.
 func objectMeta(in *metav1.ObjectMeta) metav1.ObjectMeta {

@@ -4,6 +4,7 @@
 package registry
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ import (
 
 // columnsByKind has a row for each kind with columns of its own.
 var columnsByKind = map[*kinds.Kind]columns{
-	kinds.Mapping: mappingColumns, kinds.Service: serviceColumns, kinds.EndpointSlice: sliceColumns,
+	kinds.Mapping: mappingColumns, kinds.Service: serviceColumns, kinds.EndpointSlice: sliceColumns, kinds.PortGrant: grantColumns,
 }
 
 // columnsOf returns the columns of a kind: by default those that kube-apiserver prints of any object.
@@ -71,6 +72,44 @@ var mappingColumns = columns{
 }
 
 // printed is a column that the CustomResourceDefinition defines by a JSONPath.
+// grantColumns are those of the CustomResourceDefinition.
+var grantColumns = columns{
+	headers: append(
+		[]metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}},
+		printed("Addresses", "string", ".spec.addresses"),
+		printed("Namespaces", "string", ".spec.namespaces"),
+		printed("Priority", "integer", ".spec.priority"),
+		printed("Age", "date", ".metadata.creationTimestamp"),
+		wide(printed("Sources", "string", ".spec.allowedSources")),
+	),
+	cells: func(obj watchcache.Object) ([]any, error) {
+		g, ok := obj.(*v1alpha1.PortGrant)
+		if !ok {
+			return nil, fmt.Errorf("unexpected type %T", obj)
+		}
+		cells := []any{g.Name, printList(g.Spec.Addresses), printList(g.Spec.Namespaces), nil, nil, printList(g.Spec.AllowedSources)}
+		if g.Spec.Priority != 0 {
+			cells[3] = int64(g.Spec.Priority)
+		}
+		if !g.CreationTimestamp.IsZero() {
+			cells[4] = age(g)
+		}
+		return cells, nil
+	},
+}
+
+// printList prints a list as the API server does for a column of type string.
+func printList(values []string) any {
+	if len(values) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(values)
+	if err != nil { // a list of strings has an encoding
+		return nil
+	}
+	return string(text)
+}
+
 func printed(name, kind, path string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{
 		Name: name, Type: kind, Description: "Custom resource definition column (in JSONPath format): " + path,

@@ -149,6 +149,11 @@ func (w *world) restart(i int) {
 	for _, s := range w.cluster.EndpointSlices {
 		objects[2] = append(objects[2], s)
 	}
+	for _, resource := range []*watchcache.Resource{r.cache.PortGrants(), r.cache.Namespaces()} {
+		if err := resource.Store().Replace(nil, ""); err != nil {
+			w.Fatal(err)
+		}
+	}
 	for kind, resource := range kindsOf(r.cache) {
 		if err := resource.Store().Replace(objects[kind], ""); err != nil {
 			w.Fatal(err)

@@ -32,7 +32,7 @@ func withRequestInfo(api http.Handler) http.Handler {
 func syncedCache(t testing.TB, history int) *watchcache.Cache {
 	t.Helper()
 	cache := watchcache.New(watchcache.NewEpoch(), history)
-	for _, r := range []*watchcache.Resource{cache.Mappings(), cache.Services(), cache.EndpointSlices()} {
+	for _, r := range cache.Resources() {
 		if err := r.Store().Replace(nil, ""); err != nil {
 			t.Fatal(err)
 		}

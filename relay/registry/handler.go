@@ -76,8 +76,14 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	if !ok || info.Subresource != "" {
 		return notFound(info)
 	}
+	if r.ClusterScoped {
+		var ok bool
+		if info, ok = withoutNamespace(info); !ok {
+			return notFound(info)
+		}
+	}
 	switch {
-	case info.Verb == "get" && info.Namespace != "":
+	case info.Verb == "get" && (info.Namespace != "" || r.ClusterScoped):
 		return h.get(w, req, r, info)
 	case info.Verb == "list":
 		return h.list(w, req, r, info)
@@ -97,6 +103,17 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 }
 
 // notFound is the error for an unknown resource, with the wording of kube-apiserver.
+// withoutNamespace returns the request for a cluster-scoped kind, or false if its path has a namespace. RequestInfo calls the name of a
+// namespace its namespace, too.
+func withoutNamespace(info *request.RequestInfo) (*request.RequestInfo, bool) {
+	if info.Namespace != "" && (info.Resource != "namespaces" || info.Name != info.Namespace) {
+		return info, false
+	}
+	without := *info
+	without.Namespace = ""
+	return &without, true
+}
+
 func notFound(info *request.RequestInfo) error {
 	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, schema.GroupResource{}, "", "", 0, false)
 }

@@ -70,6 +70,9 @@ func addPaths(paths map[string]*spec3.Path, gv groupVersion, r *resource) {
 	one.AddExtension(actionExtension, "get")
 	one.AddExtension(kindExtension, kindOf(r))
 	collection := gv.path() + "/namespaces/{namespace}/" + r.Names.Resource
+	if r.ClusterScoped {
+		collection = gv.path() + "/" + r.Names.Resource
+	}
 	paths[collection] = &spec3.Path{PathProps: spec3.PathProps{Get: list}}
 	paths[collection+"/{name}"] = &spec3.Path{PathProps: spec3.PathProps{Get: &one}}
 }

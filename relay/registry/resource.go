@@ -73,15 +73,19 @@ func verbs() metav1.Verbs { return metav1.Verbs{"get", "list", "watch"} }
 
 func (r *resource) apiResource() metav1.APIResource {
 	return metav1.APIResource{
-		Name: r.Names.Resource, SingularName: r.Singular, Namespaced: true, Kind: r.Names.Kind,
+		Name: r.Names.Resource, SingularName: r.Singular, Namespaced: !r.ClusterScoped, Kind: r.Names.Kind,
 		Verbs: verbs(), ShortNames: r.ShortNames, Categories: r.Categories,
 	}
 }
 
 // discovery is apiResource in the form of aggregated discovery.
 func (r *resource) discovery() apidiscoveryv2.APIResourceDiscovery {
+	scope := apidiscoveryv2.ScopeNamespace
+	if r.ClusterScoped {
+		scope = apidiscoveryv2.ScopeCluster
+	}
 	return apidiscoveryv2.APIResourceDiscovery{
-		Resource: r.Names.Resource, SingularResource: r.Singular, Scope: apidiscoveryv2.ScopeNamespace,
+		Resource: r.Names.Resource, SingularResource: r.Singular, Scope: scope,
 		ResponseKind: &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Names.Kind},
 		Verbs:        verbs(), ShortNames: r.ShortNames, Categories: r.Categories,
 	}

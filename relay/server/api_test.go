@@ -330,6 +330,8 @@ func TestDiscovery(t *testing.T) {
 	want := []string{
 		"discovery.k8s.io/v1 endpointslices EndpointSlice true [get list watch] []",
 		"smartnat.aureacentral.com/v1alpha1 mappings Mapping true [get list watch] [smap]",
+		"smartnat.aureacentral.com/v1alpha1 portgrants PortGrant false [get list watch] [pgrant]",
+		"v1 namespaces Namespace false [get list watch] [ns]",
 		"v1 services Service true [get list watch] [svc]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -19,6 +19,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/util/cert"
+
+	"github.com/smartnat/smartnat/relay/issuer"
 )
 
 const (
@@ -166,9 +168,39 @@ func parseAuthorities(contents [][]byte) (*x509.VerifyOptions, error) {
 	return &x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, nil
 }
 
-func (o *Options) readCertificates(c *Config) (err error) {
-	if c.ServingCert, err = follow(parsePair, o.TLSCertFile, o.TLSKeyFile); err != nil {
-		return fmt.Errorf("--tls-cert-file, --tls-private-key-file: %w", err)
+// servingCertificate is the certificate of handshakes. get never returns nil; ready reports whether clients can accept it.
+type servingCertificate interface {
+	get() *tls.Certificate
+	ready() bool
+	run(ctx context.Context, log logrus.FieldLogger)
+}
+
+// ready is true because a followed has content from the start.
+func (f *followed[T]) ready() bool { return true }
+
+// fromSecret is the certificate in a Secret of the cluster.
+type fromSecret struct{ source *issuer.Source }
+
+func (s fromSecret) get() *tls.Certificate                           { return s.source.Certificate() }
+func (s fromSecret) ready() bool                                     { return s.source.Ready() }
+func (s fromSecret) run(ctx context.Context, log logrus.FieldLogger) { s.source.Run(ctx, log) }
+
+func (o *Options) readCertificates(c *Config, secrets issuer.Secrets) (err error) {
+	if o.TLSSecret != "" {
+		source, err := issuer.New(issuer.Options{
+			Secrets: secrets, Secret: o.TLSSecret, Issue: o.IssueCertificate, Now: time.Now,
+			Name: "smartnat-relay." + o.Status.Namespace + ".svc",
+		})
+		if err != nil {
+			return err
+		}
+		c.ServingCert = fromSecret{source}
+	} else {
+		files, err := follow(parsePair, o.TLSCertFile, o.TLSKeyFile)
+		if err != nil {
+			return fmt.Errorf("--tls-cert-file, --tls-private-key-file: %w", err)
+		}
+		c.ServingCert = files
 	}
 	if o.ClientCAFile == "" {
 		return nil

@@ -25,6 +25,9 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/smartnat/smartnat/relay/issuer"
+	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // pair is a certificate and its key.
@@ -312,7 +315,7 @@ func TestCertificatesAtTheStart(t *testing.T) {
 				o.ClientCAFile = f.at(test.ca)
 			}
 			c := &Config{}
-			err := o.readCertificates(c)
+			err := o.readCertificates(c, nil)
 			switch {
 			case test.want != "":
 				if err == nil || !strings.HasPrefix(err.Error(), test.want) {
@@ -324,5 +327,28 @@ func TestCertificatesAtTheStart(t *testing.T) {
 				t.Errorf("authorities: %v", c.ClientCA)
 			}
 		})
+	}
+}
+
+// TestTheEndOfTheCertificateIsAMetric reads the metric before there is a certificate, and after.
+func TestTheEndOfTheCertificateIsAMetric(t *testing.T) {
+	f := folder{t, t.TempDir()}
+	f.put(".", newPair(t, "relay"))
+	files, err := follow(parsePair, f.at("tls.crt"), f.at("tls.key"))
+	f.must(err)
+	waiting, err := issuer.New(issuer.Options{Name: "smartnat-relay.smartnat.svc", Now: time.Now})
+	f.must(err)
+	for name, test := range map[string]struct {
+		certificate servingCertificate
+		want        float64
+	}{
+		"files":                     {files, float64(files.get().Leaf.NotAfter.Unix())},
+		"a Secret that is not read": {fromSecret{waiting}, 0},
+	} {
+		c := &Config{ServingCert: test.certificate, Cache: watchcache.New(watchcache.NewEpoch(), 1)}
+		c.instrument()
+		if got := c.count(t, "certificate_expiration_timestamp_seconds"); got != test.want || test.want < 0 {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
 	}
 }

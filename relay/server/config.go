@@ -4,7 +4,6 @@
 package server
 
 import (
-	"crypto/tls"
 	cryptox509 "crypto/x509"
 	"errors"
 	"fmt"
@@ -36,7 +35,7 @@ type Config struct {
 	// MetricsListener is nil if metrics are not served.
 	MetricsListener net.Listener
 	// ServingCert is the relay's certificate. ClientCA verifies client certificates; if it is nil, the relay accepts none.
-	ServingCert *followed[tls.Certificate]
+	ServingCert servingCertificate
 	ClientCA    *followed[cryptox509.VerifyOptions]
 	// MinTLSVersion defaults to TLS 1.3.
 	MinTLSVersion uint16
@@ -72,12 +71,24 @@ func (c *Config) instrument() {
 		c.Metrics = prometheus.NewRegistry()
 	}
 	c.metrics = newMetrics(c.Metrics, c.Cache)
+	c.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "certificate_expiration_timestamp_seconds",
+		Help: "Unix time of the end of the serving certificate, or 0 before there is one.",
+	}, func() float64 {
+		if c.ServingCert == nil || !c.ServingCert.ready() { // a Config that does not serve has none
+			return 0
+		}
+		return float64(c.ServingCert.get().Leaf.NotAfter.Unix())
+	}))
 }
 
 // Config builds a Config: it reads files and opens listeners.
 func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	clusterConfig, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 	if err != nil {
+		if clientcmd.IsEmptyConfig(err) {
+			return nil, errors.New("not in a pod of a cluster: --kubeconfig is required")
+		}
 		return nil, fmt.Errorf("loading the client configuration of the cluster: %w", err)
 	}
 	// The relay opens few watches, and reviews of clients must not queue behind a client-side rate limit.
@@ -103,7 +114,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	}
 	c.instrument()
 	o.Status.apply(c, client)
-	if err := o.readCertificates(c); err != nil {
+	if err := o.readCertificates(c, client.Secrets(o.Status.Namespace)); err != nil {
 		return nil, err
 	}
 	o.delegate(c, client)

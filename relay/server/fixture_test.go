@@ -70,6 +70,10 @@ func upstreamOfFakes(core kubernetes.Interface, smartnat versioned.Interface) Up
 			return fake[*v1alpha1.MappingList]{smartnat.SmartnatV1alpha1().Mappings(metav1.NamespaceAll)}
 		case kinds.Service:
 			return fake[*corev1.ServiceList]{core.CoreV1().Services(metav1.NamespaceAll)}
+		case kinds.PortGrant:
+			return fake[*v1alpha1.PortGrantList]{smartnat.SmartnatV1alpha1().PortGrants()}
+		case kinds.Namespace:
+			return fake[*corev1.NamespaceList]{core.CoreV1().Namespaces()}
 		default:
 			return fake[*discoveryv1.EndpointSliceList]{core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)}
 		}

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/sirupsen/logrus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -93,13 +96,13 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-func fuzzedConfig(f *testing.F) *Config {
+func fuzzedConfig(f testing.TB) *Config {
 	f.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	config := &Config{
 		Authenticator: authenticator.RequestFunc(fakeAuthentication), Authorizer: authorizer.AuthorizerFunc(fakeAuthorization),
-		Cache: watchcache.New(watchcache.NewEpoch(), 4), Log: log, Limits: DefaultLimits(),
+		Cache: watchcache.New(watchcache.NewEpoch(), 4), Log: log, Limits: DefaultLimits(), ServingCert: &followed[tls.Certificate]{},
 	}
 	config.Limits.RequestsPerSecond = 0 // the fuzzer is a single user
 	mapping, service, hidden := newMapping("shop", "web", "mapped"), newService("shop", "mapped"), newService("shop", "hidden")
@@ -109,7 +112,9 @@ func fuzzedConfig(f *testing.F) *Config {
 	var errs []error
 	errs = append(errs, config.Cache.Mappings().Store().Replace([]any{mapping}, ""),
 		config.Cache.Services().Store().Replace([]any{service, hidden}, ""),
-		config.Cache.EndpointSlices().Store().Replace([]any{newSlice("shop", "mapped-1", "mapped")}, ""))
+		config.Cache.EndpointSlices().Store().Replace([]any{newSlice("shop", "mapped-1", "mapped")}, ""),
+		config.Cache.PortGrants().Store().Replace(nil, ""),
+		config.Cache.Namespaces().Store().Replace([]any{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "hidden", Labels: map[string]string{"note": secret}}}}, ""))
 	for _, err := range errs {
 		if err != nil {
 			f.Fatal(err)

@@ -47,6 +47,10 @@ func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Hand
 			http.Error(w, "not synced with the cluster", http.StatusServiceUnavailable)
 			return
 		}
+		if !c.ServingCert.ready() {
+			http.Error(w, "no serving certificate", http.StatusServiceUnavailable)
+			return
+		}
 		ok(w, req)
 	})
 	return &recoverAndRecord{mux, handler, c.Cache.HasSynced, c.metrics, c.Log}

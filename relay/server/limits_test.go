@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -166,6 +167,10 @@ func TestOptions(t *testing.T) {
 		{"watches without rechecks", "--recheck-interval=0s", "--recheck-interval: 0s is not positive"},
 		{"a metrics address without a port", "--metrics-bind-address=9090", "--metrics-bind-address: address 9090: missing port in address"},
 		{"no limit", "--max-connections=0", ""},
+		{"a Secret and files", "--tls-secret=s", "--tls-secret: excludes --tls-cert-file and --tls-private-key-file"},
+		{"a Secret with a path for a name", "--tls-secret=../s --tls-cert-file= --tls-private-key-file=", `--tls-secret: "../s" is not the name of a Secret`},
+		{"a Secret", "--tls-secret=s --tls-cert-file= --tls-private-key-file=", ""},
+		{"no certificate", "--tls-cert-file=", "--tls-cert-file: is required without --tls-secret"},
 		{"a negative limit", "--max-watches-per-user=-1", "--max-watches-per-user: -1 is negative"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -174,7 +179,7 @@ func TestOptions(t *testing.T) {
 			o.AddFlags(flags)
 			args := files
 			if test.arg != "" {
-				args = append(args[:2:2], test.arg)
+				args = append(args[:2:2], strings.Fields(test.arg)...)
 			}
 			if err := flags.Parse(args); err != nil {
 				t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -19,14 +20,18 @@ const DefaultAudience = "smartnat-relay"
 
 // Options are the options of the command line.
 type Options struct {
-	Kubeconfig     string
-	BindAddress    string
-	SecurePort     int
-	TLSCertFile    string
-	TLSKeyFile     string
-	ClientCAFile   string
-	MinTLSVersion  string
-	TokenAudiences []string
+	Kubeconfig  string
+	BindAddress string
+	SecurePort  int
+	TLSCertFile string
+	TLSKeyFile  string
+	// TLSSecret is the name of the Secret with the serving certificate, instead of files. IssueCertificate makes the relay
+	// create it.
+	TLSSecret        string
+	IssueCertificate bool
+	ClientCAFile     string
+	MinTLSVersion    string
+	TokenAudiences   []string
 	// ReviewCacheTTL is the time for which answers of the API server are cached, RecheckInterval the interval at which
 	// open watches are authorized again. A revoked watch ends after at most the sum of both and of the API server's own
 	// cache (10 s).
@@ -44,16 +49,17 @@ type Options struct {
 // NewOptions returns the defaults.
 func NewOptions() *Options {
 	return &Options{
-		BindAddress:     "::",
-		SecurePort:      8443,
-		MinTLSVersion:   "1.3",
-		TokenAudiences:  []string{DefaultAudience},
-		ReviewCacheTTL:  10 * time.Second,
-		RecheckInterval: 25 * time.Second,
-		Limits:          DefaultLimits(),
-		Status:          DefaultStatusOptions(),
-		History:         watchcache.DefaultHistory,
-		ShutdownTimeout: 15 * time.Second,
+		BindAddress:      "::",
+		IssueCertificate: true,
+		SecurePort:       8443,
+		MinTLSVersion:    "1.3",
+		TokenAudiences:   []string{DefaultAudience},
+		ReviewCacheTTL:   10 * time.Second,
+		RecheckInterval:  25 * time.Second,
+		Limits:           DefaultLimits(),
+		Status:           DefaultStatusOptions(),
+		History:          watchcache.DefaultHistory,
+		ShutdownTimeout:  15 * time.Second,
 	}
 }
 
@@ -64,6 +70,8 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.SecurePort, "secure-port", o.SecurePort, "`port` to listen on")
 	flags.StringVar(&o.TLSCertFile, "tls-cert-file", o.TLSCertFile, "`file` with the serving certificate and its chain; reloaded when it changes")
 	flags.StringVar(&o.TLSKeyFile, "tls-private-key-file", o.TLSKeyFile, "`file` with the key of the serving certificate; reloaded when it changes")
+	flags.StringVar(&o.TLSSecret, "tls-secret", o.TLSSecret, "`name` of a Secret in --namespace with the serving certificate, instead of files; read once a minute")
+	flags.BoolVar(&o.IssueCertificate, "issue-certificate", o.IssueCertificate, "fill --tls-secret, with a certificate authority of the relay's own, if it is empty, and renew what the relay wrote; a Secret with other content is never written")
 	flags.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile, "`file` with the CA certificates of clients; the common name is the user, the organizations are the groups; reloaded when it changes; without it only tokens are accepted")
 	flags.StringSliceVar(&o.TokenAudiences, "token-audience", o.TokenAudiences, "`audience` that tokens must be issued for; may be given several times")
 	flags.StringVar(&o.MinTLSVersion, "tls-min-version", o.MinTLSVersion, "minimum TLS `version`: 1.3 or 1.2")
@@ -85,12 +93,7 @@ func (o *Options) Validate() error {
 	if o.SecurePort < 0 || o.SecurePort > 65535 {
 		errs = append(errs, fmt.Errorf("--secure-port: %d is not between 0 and 65535", o.SecurePort))
 	}
-	if o.TLSCertFile == "" {
-		errs = append(errs, errors.New("--tls-cert-file: is required"))
-	}
-	if o.TLSKeyFile == "" {
-		errs = append(errs, errors.New("--tls-private-key-file: is required"))
-	}
+	errs = append(errs, o.validateCertificate()...)
 	if len(o.TokenAudiences) == 0 {
 		errs = append(errs, errors.New("--token-audience: is required"))
 	}
@@ -114,4 +117,24 @@ func (o *Options) Validate() error {
 		errs = append(errs, fmt.Errorf("--history: %d is not positive", o.History))
 	}
 	return errors.Join(errs...)
+}
+
+// validateCertificate requires exactly one source of the serving certificate.
+func (o *Options) validateCertificate() (errs []error) {
+	if o.TLSSecret != "" {
+		if o.TLSCertFile != "" || o.TLSKeyFile != "" {
+			errs = append(errs, errors.New("--tls-secret: excludes --tls-cert-file and --tls-private-key-file"))
+		}
+		if len(validation.IsDNS1123Subdomain(o.TLSSecret)) > 0 {
+			errs = append(errs, fmt.Errorf("--tls-secret: %q is not the name of a Secret", o.TLSSecret))
+		}
+		return errs
+	}
+	if o.TLSCertFile == "" {
+		errs = append(errs, errors.New("--tls-cert-file: is required without --tls-secret"))
+	}
+	if o.TLSKeyFile == "" {
+		errs = append(errs, errors.New("--tls-private-key-file: is required without --tls-secret"))
+	}
+	return errs
 }

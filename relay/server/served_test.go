@@ -220,7 +220,8 @@ func servedFixture(t *testing.T) (*Config, func() http.Handler) {
 		}
 	}
 	if err := errors.Join(config.Cache.Mappings().Store().Replace(mappings, ""), config.Cache.Services().Store().Replace(services, ""),
-		config.Cache.EndpointSlices().Store().Replace(slices, "")); err != nil {
+		config.Cache.EndpointSlices().Store().Replace(slices, ""), config.Cache.PortGrants().Store().Replace(nil, ""),
+		config.Cache.Namespaces().Store().Replace(nil, "")); err != nil {
 		t.Fatal(err)
 	}
 	return config, func() http.Handler {

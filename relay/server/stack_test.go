@@ -42,7 +42,7 @@ func TestQuietWatchesHaveSmallStacks(t *testing.T) {
 		Cache: cache, Log: log, RecheckInterval: time.Hour, Limits: Limits{RequestsInFlight: 10, RequestsPerSecond: 10 * watches},
 		Authenticator: authenticator.RequestFunc(fakeAuthentication), Authorizer: authorizer.AuthorizerFunc(fakeAuthorization),
 	}
-	for _, r := range []*watchcache.Resource{cache.Mappings(), cache.Services(), cache.EndpointSlices()} {
+	for _, r := range cache.Resources() {
 		if err := r.Store().Replace(nil, ""); err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -33,6 +35,8 @@ type StatusOptions struct {
 	Accept bool
 	// Namespace is the namespace of the gateways' ServiceAccounts and Leases.
 	Namespace string
+	// Grants says which addresses need a PortGrant.
+	Grants string
 	// InstanceTimeout is the time after which a silent gateway no longer counts.
 	InstanceTimeout time.Duration
 }
@@ -41,19 +45,23 @@ const minInstanceTimeout = 3 * time.Minute
 
 // DefaultStatusOptions matches the manifests.
 func DefaultStatusOptions() StatusOptions {
-	return StatusOptions{Write: true, Accept: true, Namespace: "smartnat", InstanceTimeout: 10 * time.Minute}
+	return StatusOptions{Write: true, Accept: true, Namespace: "smartnat", Grants: status.GrantsOpen, InstanceTimeout: 10 * time.Minute}
 }
 
 func (o *StatusOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Write, "write-status", o.Write, "write conditions of Mappings and Events about them")
 	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway apply (server-side) its own entry in the status of Mappings; needs --write-status, which sums the entries up, and RBAC that allows it")
 	flags.StringVar(&o.Namespace, "namespace", o.Namespace, "`namespace` of the ServiceAccounts of gateways and of the Leases that record their last contact")
+	flags.StringVar(&o.Grants, "grants", o.Grants, "which addresses need a PortGrant: open (those that one covers), required (all) or report (none: gateways report what required would refuse); gateways have the same key")
 	flags.DurationVar(&o.InstanceTimeout, "instance-timeout", o.InstanceTimeout, "how long the status of Mappings counts a gateway that is silent")
 }
 
 func (o *StatusOptions) validate() (errs []error) {
 	if len(validation.IsDNS1123Label(o.Namespace)) > 0 {
 		errs = append(errs, fmt.Errorf("--namespace: %q is not the name of a namespace", o.Namespace))
+	}
+	if modes := []string{status.GrantsOpen, status.GrantsReport, status.GrantsRequired}; !slices.Contains(modes, o.Grants) {
+		errs = append(errs, fmt.Errorf("--grants: %q must be one of %s", o.Grants, strings.Join(modes, ", ")))
 	}
 	if o.InstanceTimeout < minInstanceTimeout {
 		errs = append(errs, fmt.Errorf("--instance-timeout: %s is less than %s: gateways report once a minute", o.InstanceTimeout, minInstanceTimeout))
@@ -101,7 +109,7 @@ func (o *StatusOptions) apply(c *Config, client *cluster.Client) {
 	broadcaster := record.NewBroadcaster()
 	c.Status = &statusWriter{
 		controller: status.New(status.Options{
-			Cache: c.Cache, Mappings: mappings, Leases: leases, InstanceTimeout: o.InstanceTimeout, Log: c.Log,
+			Cache: c.Cache, Mappings: mappings, Leases: leases, Grants: o.Grants, InstanceTimeout: o.InstanceTimeout, Log: c.Log,
 			Recorder: broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "smartnat-relay"}),
 		}),
 		broadcaster: broadcaster,

@@ -159,7 +159,7 @@ func (f *fixture) put(t *testing.T, name, tier string) {
 func TestWatchEndsInTime(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, client *http.Client) {
 		cache := watchcache.New(watchcache.NewEpoch(), 4)
-		for _, r := range []*watchcache.Resource{cache.Mappings(), cache.Services(), cache.EndpointSlices()} {
+		for _, r := range cache.Resources() {
 			if err := r.Store().Replace(nil, ""); err != nil {
 				t.Fatal(err)
 			}

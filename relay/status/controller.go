@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
@@ -30,6 +31,16 @@ const (
 	// look: looking may only take a share of a processor.
 	pause      = 100 * time.Millisecond
 	pauseShare = 4
+)
+
+// Values of Grants. The config of a gateway has the same.
+const (
+	// GrantsOpen needs PortGrants only for addresses that one covers.
+	GrantsOpen = "open"
+	// GrantsReport needs none: gateways report what GrantsRequired would refuse.
+	GrantsReport = "report"
+	// GrantsRequired needs PortGrants for all addresses.
+	GrantsRequired = "required"
 )
 
 // Recorder writes Events.
@@ -45,6 +56,8 @@ type Options struct {
 	Recorder Recorder
 	// Leases track which gateways are alive. Without them no gateway is ever forgotten.
 	Leases *Leases
+	// Grants says which addresses need a PortGrant: GrantsOpen by default.
+	Grants string
 	// InstanceTimeout is how long a silent gateway still counts.
 	InstanceTimeout time.Duration
 	Log             logrus.FieldLogger
@@ -53,10 +66,12 @@ type Options struct {
 // Controller writes the conditions of all Mappings.
 type Controller struct {
 	Options
-	view  view
-	aging *aging
-	queue workqueue.TypedRateLimitingInterface[key]
-	now   func() metav1.Time
+	view view
+	// granted is where the PortGrants of view come from. Only follow uses it.
+	granted grantSource
+	aging   *aging
+	queue   workqueue.TypedRateLimitingInterface[key]
+	now     func() metav1.Time
 }
 
 // New returns a Controller that does nothing until Run.
@@ -93,6 +108,7 @@ func (c *Controller) Run(ctx context.Context) {
 // follow watches the cache, and queues the Mappings affected by changes.
 func (c *Controller) follow(ctx context.Context) {
 	for ctx.Err() == nil {
+		c.regrant()
 		entries, version := c.Cache.Mappings().List()
 		c.enqueue(c.view.replace(entries))
 		for {
@@ -108,6 +124,8 @@ func (c *Controller) follow(ctx context.Context) {
 				return
 			case <-mappings:
 			case <-services:
+			case <-c.granted.portGrants:
+			case <-c.granted.namespaces:
 			}
 			select {
 			case <-ctx.Done():
@@ -116,6 +134,42 @@ func (c *Controller) follow(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// grantSource has the channels that are closed when PortGrants or namespaces change.
+type grantSource struct{ portGrants, namespaces <-chan struct{} }
+
+// changed reports whether either changed.
+func (s grantSource) changed() bool {
+	select {
+	case <-s.portGrants:
+		return true
+	case <-s.namespaces:
+		return true
+	default:
+		return false
+	}
+}
+
+// regrant reads the PortGrants and namespaces, and queues the Mappings that they affect.
+func (c *Controller) regrant() {
+	c.granted = grantSource{c.Cache.PortGrants().Changed(), c.Cache.Namespaces().Changed()}
+	if c.Grants == GrantsReport {
+		return
+	}
+	c.enqueue(c.view.regrant(listOf[*v1alpha1.PortGrant](c.Cache.PortGrants()), listOf[*corev1.Namespace](c.Cache.Namespaces()), c.Grants == GrantsRequired))
+}
+
+// listOf returns all visible objects of a kind.
+func listOf[P any](r *watchcache.Resource) []P {
+	entries, _ := r.List()
+	all := make([]P, 0, len(entries))
+	for _, e := range entries {
+		if object, ok := e.Object.(P); ok {
+			all = append(all, object)
+		}
+	}
+	return all
 }
 
 // catchUp processes the changes since a version. The channels are closed when there are more changes of Mappings and of
@@ -129,6 +183,10 @@ func (c *Controller) catchUp(version watchcache.Version) (_ watchcache.Version, 
 	services, _, moreServices, err := c.Cache.Services().Since(version)
 	if err != nil {
 		return 0, nil, nil, fmt.Errorf("changes of Services: %w", err)
+	}
+	// A namespace becomes visible before its first Mapping.
+	if c.granted.changed() {
+		c.regrant()
 	}
 	c.enqueue(c.view.follow(mappings))
 	if len(services) > 0 {

@@ -55,7 +55,7 @@ func newCluster(t *testing.T, caches int) *cluster {
 	c := &cluster{t: t, mappings: map[key]*v1alpha1.Mapping{}}
 	for range caches {
 		cache := watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory)
-		for _, r := range []*watchcache.Resource{cache.Mappings(), cache.Services(), cache.EndpointSlices()} {
+		for _, r := range cache.Resources() {
 			if err := r.Store().Replace(nil, ""); err != nil {
 				t.Fatal(err)
 			}

@@ -120,7 +120,15 @@ func (r *Reports) apply(ctx context.Context, m *v1alpha1.Mapping, instance strin
 	return nil, apierrors.NewServiceUnavailable("the relay could not write the status into the cluster")
 }
 
-// report has all fields that a gateway may send. Other fields are rejected.
+// entries are those of a status. Fields that this version does not know are those of a gateway of a later one, and are dropped.
+type entries []v1alpha1.InstanceStatus
+
+// UnmarshalJSON implements json.Unmarshaler. It is less strict than the decoder of a report.
+func (e *entries) UnmarshalJSON(text []byte) error {
+	return json.Unmarshal(text, (*[]v1alpha1.InstanceStatus)(e))
+}
+
+// report has all fields that a gateway may send. Other fields are rejected, except for those of an entry.
 type report struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -130,7 +138,7 @@ type report struct {
 		UID       types.UID `json:"uid"`
 	} `json:"metadata"`
 	Status struct {
-		Instances []v1alpha1.InstanceStatus `json:"instances"`
+		Instances entries `json:"instances"`
 	} `json:"status"`
 }
 

@@ -122,13 +122,15 @@ func TestReportsAreTaken(t *testing.T) {
 		name     string
 		user     user.Info
 		instance string
+		later    string
 	}{
-		{"of a ServiceAccount", token("system:serviceaccount:smartnat:gw1"), "gw1"},
-		{"of a client certificate", certificate("gw1"), "gw1.x509"},
+		{"of a ServiceAccount", token("system:serviceaccount:smartnat:gw1"), "gw1", ""},
+		{"of a client certificate", certificate("gw1"), "gw1.x509", ""},
+		{"of a later version", token("system:serviceaccount:smartnat:gw1"), "gw1", `"later":{"field":[1]},`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDesk(t)
-			good := strings.ReplaceAll(good, "gw1", test.instance)
+			good := strings.Replace(strings.ReplaceAll(good, "gw1", test.instance), `"endpoints"`, test.later+`"endpoints"`, 1)
 			answer, err := d.report(test.user, applyPatch, good)
 			if err != nil {
 				t.Fatal(err)
@@ -196,7 +198,7 @@ func TestReportsAreRefused(t *testing.T) {
 		{"the VIP", gw1, applyPatch, change(`"status":{`, `"status":{"serviceVIP":"10.0.0.1",`), 400, `unknown field "serviceVIP"`},
 		{"the spec", gw1, applyPatch, change(`"status":`, `"spec":{},"status":`), 400, `unknown field "spec"`},
 		{"labels", gw1, applyPatch, change(`"name":"web"`, `"labels":{"a":"b"},"name":"web"`), 400, `unknown field "labels"`},
-		{"an unknown field", gw1, applyPatch, change(`"endpoints":2`, `"endpoint":2`), 400, `unknown field "endpoint"`},
+		{"an unknown field of the status", gw1, applyPatch, change(`"status":{`, `"status":{"later":1,`), 400, `unknown field "later"`},
 		{"two entries", gw1, applyPatch, change(`"instances":[`, `"instances":[{"name":"gw2"},`), 400, "a report has one entry"},
 		{"another Mapping", gw1, applyPatch, change(`"name":"web"`, `"name":"other"`), 400, "has to say"},
 		{"another namespace", gw1, applyPatch, change(`"namespace":"shop"`, `"namespace":"bank"`), 400, "has to say"},

@@ -6,12 +6,14 @@ package status
 import (
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/grants"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 	"github.com/smartnat/smartnat/relay/watchcache"
@@ -24,6 +26,8 @@ type view struct {
 	mu       sync.RWMutex
 	mappings map[key]*known
 	lost     map[key]conflicts.Lost
+	// granted are the PortGrants; nil refuses nothing.
+	granted *grants.Grants
 	// reporting is set while any Mapping has the entry of a gateway.
 	reporting bool
 }
@@ -84,6 +88,14 @@ func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 	return touched
 }
 
+// regrant replaces the PortGrants, and returns the Mappings whose status may change.
+func (v *view) regrant(list []*v1alpha1.PortGrant, namespaces []*corev1.Namespace, required bool) sets.Set[key] {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.granted = grants.New(list, namespaces, grants.Options{Required: required, Before: v.granted})
+	return v.resolve()
+}
+
 // hear updates reporting, and reports whether it changed.
 func (v *view) hear() bool {
 	before := v.reporting
@@ -105,7 +117,7 @@ func (v *view) resolve() sets.Set[key] {
 			valid = append(valid, m.Mapping)
 		}
 	}
-	lost, changed := conflicts.Find(valid), sets.New[key]()
+	lost, changed := conflicts.Find(valid, v.granted), sets.New[key]()
 	for k := range sets.KeySet(v.lost).Union(sets.KeySet(lost)) {
 		if _, known := v.mappings[k]; known && !v.lost[k].Equal(lost[k]) {
 			changed.Insert(k)

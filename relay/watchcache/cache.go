@@ -61,6 +61,12 @@ func (c *Cache) Services() *Resource { return c.Of(kinds.Service) }
 // EndpointSlices returns the Resource of EndpointSlices.
 func (c *Cache) EndpointSlices() *Resource { return c.Of(kinds.EndpointSlice) }
 
+// PortGrants returns the Resource of PortGrants.
+func (c *Cache) PortGrants() *Resource { return c.Of(kinds.PortGrant) }
+
+// Namespaces returns the Resource of namespaces.
+func (c *Cache) Namespaces() *Resource { return c.Of(kinds.Namespace) }
+
 // HasSynced reports whether the Cache has received a full list of each kind. It must not be read before: objects that have
 // not arrived yet would look deleted.
 func (c *Cache) HasSynced() bool {

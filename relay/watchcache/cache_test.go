@@ -35,7 +35,7 @@ const history = 4
 func synced(t *testing.T) *Cache {
 	t.Helper()
 	c := New(NewEpoch(), history)
-	for _, r := range resourcesOf(c) {
+	for _, r := range c.Resources() {
 		if c.HasSynced() {
 			t.Fatal("HasSynced() = true before all kinds are listed")
 		}

@@ -32,7 +32,10 @@ func TestAMappingIsShownAfterItsServiceAndHiddenBeforeIt(t *testing.T) {
 			Addresses: []string{"192.0.2.1"}, ServiceName: service, Ports: []v1alpha1.MappingPort{{Port: 80}},
 		}}
 	}
-	for r, objs := range map[*Resource][]any{c.Mappings(): nil, c.Services(): services, c.EndpointSlices(): all} {
+	for r, objs := range map[*Resource][]any{
+		c.Mappings(): nil, c.Services(): services, c.EndpointSlices(): all, c.PortGrants(): nil,
+		c.Namespaces(): {&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: meta("m").Namespace}}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "hidden"}}},
+	} {
 		if err := r.Store().Replace(objs, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +47,7 @@ func TestAMappingIsShownAfterItsServiceAndHiddenBeforeIt(t *testing.T) {
 		}
 	}
 	var events []Event
-	for _, r := range []*Resource{c.Mappings(), c.Services(), c.EndpointSlices()} {
+	for _, r := range c.Resources() {
 		some, _, _, err := r.Since(start)
 		if err != nil {
 			t.Fatal(err)
@@ -57,9 +60,9 @@ func TestAMappingIsShownAfterItsServiceAndHiddenBeforeIt(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s %s", e.Type, e.Object.Object.GetName()))
 	}
 	want := []string{
-		"ADDED a", "ADDED a-1", "ADDED m",
+		"ADDED a", "ADDED a-1", "ADDED shop", "ADDED m",
 		"ADDED b", "ADDED b-1", "MODIFIED m", "DELETED a", "DELETED a-1",
-		"DELETED m", "DELETED b", "DELETED b-1",
+		"DELETED m", "DELETED b", "DELETED b-1", "DELETED shop",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

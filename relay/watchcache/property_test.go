@@ -74,6 +74,16 @@ func resourcesOf(c *Cache) [3]*Resource {
 	return [3]*Resource{c.Mappings(), c.Services(), c.EndpointSlices()}
 }
 
+// listNothing ends the sync of kinds without objects.
+func listNothing(t *testing.T, of ...*Resource) {
+	t.Helper()
+	for _, r := range of {
+		if err := r.Store().Replace(nil, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (w *world) step() {
 	switch n := w.IntN(100); {
 	case n < 1:
@@ -103,6 +113,7 @@ func (w *world) restart(i int) {
 }
 
 func (w *world) list(relay int) {
+	listNothing(w.T, w.relays[relay].PortGrants(), w.relays[relay].Namespaces())
 	for kind, r := range resourcesOf(w.relays[relay]) {
 		var objs []any
 		for _, obj := range w.cluster[kind] {

@@ -2,7 +2,7 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Generates everything from apis/: deepcopy functions, the CRD, apply configurations, clientset and listers. Informers are not
+# Generates everything from apis/: deepcopy functions, the CRD and its reference, apply configurations, clientset and listers. Informers are not
 # generated, because the project has its own.
 #   update.sh [TREE]    TREE is the root of the work tree to write to; default: this one
 set -euo pipefail
@@ -21,6 +21,10 @@ echo "deepcopy functions"
 
 echo "CRD"
 "$bin/controller-gen" "crd:headerFile=$here/boilerplate.yaml.txt" paths=./apis/smartnat/... output:crd:dir=./apis/crds
+
+echo "reference of the Mapping"
+reference="$(go run ./scripts/codegen/reference)"
+printf '%s\n' "$reference" >apis/smartnat/v1alpha1/reference.md
 
 # Remove files that are no longer generated.
 rm -rf generated

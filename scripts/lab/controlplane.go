@@ -87,7 +87,11 @@ func (l *Lab) startAgents(ctx context.Context) error {
 		if err := l.createNode(ctx, node); err != nil {
 			return err
 		}
-		if _, err := l.StartKubeProxy(node.name, node.name); err != nil {
+		var flags []string
+		if mode := l.options.proxyModes[node.name]; mode != "" {
+			flags = []string{"--proxy-mode=" + mode}
+		}
+		if _, err := l.StartKubeProxy(node.name, node.name, flags...); err != nil {
 			return err
 		}
 	}

@@ -54,6 +54,8 @@ type Lab struct {
 type options struct {
 	variant      string
 	controlPlane controlPlane
+	// proxyModes are the modes of kube-proxy on nodes, "iptables" by default.
+	proxyModes map[string]string
 }
 
 // controlPlane says which parts of the control plane to start.
@@ -77,6 +79,16 @@ func WithoutControlPlane() Option { return func(o *options) { o.controlPlane = n
 // WithAPIServerAlone starts etcd and kube-apiserver, but no controllers, nodes or kube-proxies, which would slow down tests
 // with many objects. Tests create the Nodes and EndpointSlices that they need.
 func WithAPIServerAlone() Option { return func(o *options) { o.controlPlane = apiServerAlone } }
+
+// WithProxyMode selects the mode of kube-proxy on a node: "iptables", the default, or "nftables".
+func WithProxyMode(node, mode string) Option {
+	return func(o *options) {
+		if o.proxyModes == nil {
+			o.proxyModes = map[string]string{}
+		}
+		o.proxyModes[node] = mode
+	}
+}
 
 func newOptions(opts []Option) options {
 	o := options{}

@@ -33,17 +33,24 @@ func newLinks(segments ...segment) (*links, error) {
 	}
 	n := &links{bridges: map[segment]*netlink.Bridge{}}
 	for _, s := range segments {
-		off := false
-		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: string(s)}, MulticastSnooping: &off}
-		if err := netlink.LinkAdd(bridge); err != nil {
-			return nil, fmt.Errorf("creating bridge %s: %w", s, err)
-		}
-		n.bridges[s] = bridge
-		if err := netlink.LinkSetUp(bridge); err != nil {
-			return nil, fmt.Errorf("bringing bridge %s up: %w", s, err)
+		if err := n.addBridge(s); err != nil {
+			return nil, err
 		}
 	}
 	return n, nil
+}
+
+func (n *links) addBridge(s segment) error {
+	off := false
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: string(s)}, MulticastSnooping: &off}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("creating bridge %s: %w", s, err)
+	}
+	n.bridges[s] = bridge
+	if err := netlink.LinkSetUp(bridge); err != nil {
+		return fmt.Errorf("bringing bridge %s up: %w", s, err)
+	}
+	return nil
 }
 
 func (n *links) close() error {
@@ -115,6 +122,20 @@ func (n *links) connect(h *Host, inside *netlink.Handle, link linkSpec) error {
 		if err := addAddress(inside, link.name, address); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// AddUplink gives a host a link eth1 to the first external segment, with these addresses.
+func (l *Lab) AddUplink(host string, addresses ...string) error {
+	h := l.Host(host)
+	inside, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("%s: netlink: %w", host, err)
+	}
+	defer inside.Close()
+	if err := l.links.connect(h, inside, linkSpec{"eth1", outside1, addresses}); err != nil {
+		return fmt.Errorf("%s: link eth1: %w", host, err)
 	}
 	return nil
 }

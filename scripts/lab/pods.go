@@ -24,7 +24,8 @@ type Pod struct {
 	Name      string
 	Node      string // Node1 if empty
 	Labels    map[string]string
-	Ports     []uint16 // answers by TCP, HTTP and UDP; 8080 if empty
+	Ports     []uint16        // answers by TCP, HTTP and UDP; 8080 if empty
+	Template  *corev1.PodSpec // of the object, instead of one with the Ports
 }
 
 // nodeState is what a node's kubelet and network plugin would know.
@@ -113,6 +114,10 @@ func (l *Lab) createPod(ctx context.Context, pod Pod) error {
 		container.Ports = append(container.Ports,
 			corev1.ContainerPort{Name: fmt.Sprintf("tcp-%d", port), ContainerPort: int32(port), Protocol: corev1.ProtocolTCP},
 			corev1.ContainerPort{Name: fmt.Sprintf("udp-%d", port), ContainerPort: int32(port), Protocol: corev1.ProtocolUDP})
+	}
+	if pod.Template != nil {
+		object.Spec = *pod.Template.DeepCopy()
+		object.Spec.NodeName = pod.Node
 	}
 	var refused error
 	err := Poll(ctx, func(ctx context.Context) error {
@@ -230,7 +235,7 @@ func (l *Lab) setPodStatus(ctx context.Context, p *podState, ready bool) error {
 			{Type: corev1.PodReady, Status: condition},
 		},
 		ContainerStatuses: []corev1.ContainerStatus{{
-			Name: "echo", Image: "lab/echo", Ready: ready,
+			Name: object.Spec.Containers[0].Name, Image: object.Spec.Containers[0].Image, Ready: ready,
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},
 		}},
 	}

@@ -46,6 +46,8 @@ type command struct {
 	env  []string
 	// ready returns nil once the program is ready. If it is nil, the program is ready at once.
 	ready func(ctx context.Context) error
+	// outside starts the program in the lab's namespaces instead of the host's.
+	outside bool
 	// supervisor, if set, is informed of each start and of Stop, and closed with the lab.
 	supervisor *testenv.Supervisor
 }
@@ -88,7 +90,11 @@ func (p *Process) start() error {
 	if p.supervisor != nil {
 		p.supervisor.Configure(cmd)
 	}
-	if err := p.host.do(cmd.Start); err != nil {
+	start := func() error { return p.host.do(cmd.Start) }
+	if p.outside {
+		start = cmd.Start
+	}
+	if err := start(); err != nil {
 		return fmt.Errorf("starting %s on %s: %w", p.name, p.host.Name, err)
 	}
 	done := make(chan struct{})

@@ -16,6 +16,11 @@ import (
 
 // choosePrograms sets the PATH of each host.
 func (l *Lab) choosePrograms() error {
+	if l.binDir != "" { // kubectl finds its plugin in the PATH
+		if err := l.Host(Control).addPath(l.binDir, false); err != nil {
+			return err
+		}
+	}
 	return errors.Join(l.Host(Control).addPath(l.kubeDir, true), l.chooseGatewayPrograms())
 }
 
@@ -25,11 +30,11 @@ func (l *Lab) chooseGatewayPrograms() error {
 			return err
 		}
 	}
-	return l.chooseVariant()
+	return l.chooseVariant(l.Host(Gateway))
 }
 
-// chooseVariant puts the programs of the selected variant first in the gateway's PATH.
-func (l *Lab) chooseVariant() error {
+// chooseVariant puts the programs of the selected variant first in a gateway's PATH.
+func (l *Lab) chooseVariant(gateway *Host) error {
 	if l.options.variant == "" {
 		return nil
 	}
@@ -41,7 +46,6 @@ func (l *Lab) chooseVariant() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	gateway := l.Host(Gateway)
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, suffix := range []string{"", "-save", "-restore"} {
 			program, err := gateway.lookPath(family + variant + suffix)

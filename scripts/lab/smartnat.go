@@ -59,6 +59,11 @@ func (l *Lab) ApplyRelay(ctx context.Context) (string, error) {
 	return l.Kubectl(ctx, "apply", "-k", filepath.Join(l.repo, "relay/manifests"))
 }
 
+// ApplyNodes applies the manifests of smartnatd on nodes, which need those of the relay.
+func (l *Lab) ApplyNodes(ctx context.Context) (string, error) {
+	return l.Kubectl(ctx, "apply", "-k", filepath.Join(l.repo, "relay/manifests/nodes"))
+}
+
 // StartRelay applies the manifests and starts the relay on node1 with the rights of its ServiceAccount. It returns when the
 // relay is ready.
 func (l *Lab) StartRelay(ctx context.Context, flags ...string) (*Process, error) {
@@ -149,19 +154,23 @@ func (l *Lab) token(ctx context.Context, account string, flags ...string) (strin
 // StartGateway writes /etc/smartnat.yaml on the gateway and starts smartnatd as its unit does, with env added to its environment. It
 // returns when smartnatd has reported that it is ready. Restart waits for that too.
 func (l *Lab) StartGateway(ctx context.Context, config string, env ...string) (*Process, error) {
-	program, err := l.program("smartnatd")
-	if err != nil {
+	return l.StartGatewayOn(ctx, Gateway, config, env...)
+}
+
+// StartGatewayOn is like StartGateway on another host.
+func (l *Lab) StartGatewayOn(ctx context.Context, host, config string, env ...string) (*Process, error) {
+	if err := l.Host(host).WriteFile(gatewayConfigFile, config); err != nil {
 		return nil, err
 	}
-	gateway := l.Host(Gateway)
-	if err := gateway.WriteFile(gatewayConfigFile, config); err != nil {
+	program, err := l.program("smartnatd")
+	if err != nil {
 		return nil, err
 	}
 	supervisor, err := testenv.NewSupervisor(filepath.Join(workDir, fmt.Sprintf("notify-%d", time.Now().UnixNano())))
 	if err != nil {
 		return nil, err
 	}
-	return gateway.start(ctx, command{
+	return l.Host(host).start(ctx, command{
 		name: "smartnatd", argv: []string{program, "--config", gatewayConfigFile}, env: env, supervisor: supervisor,
 		ready: func(context.Context) error {
 			if !supervisor.Ready() {
@@ -174,11 +183,7 @@ func (l *Lab) StartGateway(ctx context.Context, config string, env ...string) (*
 
 // Smartnatd runs a smartnatd command on the gateway and returns its output.
 func (l *Lab) Smartnatd(ctx context.Context, args ...string) (string, error) {
-	program, err := l.program("smartnatd")
-	if err != nil {
-		return "", err
-	}
-	return l.Host(Gateway).Exec(ctx, append([]string{program}, args...)...)
+	return l.SmartnatdOn(ctx, Gateway, args...)
 }
 
 // program returns the path of one of SmartNat's programs.

@@ -103,6 +103,10 @@ for backend in nft legacy; do
 	smartnatd check >/root/check || (($? == 1)) || { cat /root/check; fail "$backend: check"; }
 	grep -q '^ok      iptables rules: tried' /root/check || { cat /root/check; fail "$backend: check does not try rules"; }
 	timeout 60 systemctl start smartnatd || fail "$backend: start"
+	runuser -u daemon -G smartnat -- smartnatd status >/root/asked 2>&1 || { cat /root/asked; fail "$backend: a member of the group smartnat cannot ask"; }
+	runuser -u daemon -- smartnatd status >/root/asked 2>&1 && fail "$backend: any user can ask"
+	grep -q 'permission denied' /root/asked || { cat /root/asked; fail "$backend: another user gets no clear answer"; }
+	[[ $(stat -c '%a %G' /run/smartnat/smartnatd.pid) == '600 root' ]] || fail "$backend: the group can lock smartnatd out"
 	rules | grep -q -- '--to-destination 10.96.0.5:8080' || fail "$backend: no rule although the unit is ready"
 	ip rule | grep -q 7380 || fail "$backend: no ip rule although the unit is ready"
 	[[ $(sysctl -n net.ipv4.ip_forward net.ipv4.conf.eth1.rp_filter | xargs) == "1 2" ]] || fail "$backend: sysctls"

@@ -40,6 +40,16 @@ mkdir "$PAGES"
 echo "packages: man pages and completions"
 go run -trimpath -buildvcs=false -tags pages ./cmd/smartnatd pages systemd/smartnat.yaml "$PAGES"
 gzip -9n "$PAGES"/*.[58]
+# Links to files that are not in the packages lead to the repository, at this version.
+DOCUMENTS="$tmp/documents"
+export DOCUMENTS
+mkdir -p "$DOCUMENTS/systemd"
+ref=main
+[[ ! $VERSION =~ ^[0-9.]+$ ]] || ref="v$VERSION"
+for document in README.md systemd/README.md systemd/troubleshooting.md; do
+	folder="${document%"${document##*/}"}"
+	sed -E "s#\]\(([^)#:]+(\#[^)]*)?)\)#](https://github.com/smartnat/smartnat/blob/$ref/$folder\1)#g" "$document" >"$DOCUMENTS/$document"
+done
 for ARCH in "${arches[@]}"; do
 	BIN="$tmp/$ARCH"
 	export ARCH BIN

@@ -53,10 +53,23 @@ func TestInstalledConfigStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "f59fb3c38a5cbeae4e44fd82a18bb5342b7c6aebcd916287e85d5721c4a5de28"
+	const want = "866525c50a53b61966846db213196006dbe9c4301484eac58cb9555f443fef27"
 	if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want {
 		t.Errorf("the file changed (SHA-256 %s): upgrades would ask about it", got)
 	}
+	// enroll replaces this file, and no other.
+	if !strings.Contains(read(t, "../../cmd/smartnatd/enroll.go"), `packagedConfig = "`+want+`"`) {
+		t.Error("smartnatd enroll takes another file for the one of the packages")
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestCommentsInDeliveredConfigAreTrue checks that each commented-out key shows its default, or a valid example if it has none.
@@ -83,12 +96,13 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	}
 	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 ||
 		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 || len(cfg.InsideNetworks) == 0 ||
-		len(cfg.Helpers.FTP) == 0 || len(cfg.Helpers.TFTP) == 0 {
+		len(cfg.Helpers.FTP) == 0 || len(cfg.Helpers.TFTP) == 0 || len(cfg.HA.Links) == 0 || len(cfg.MasqueradeAddresses) == 0 {
 		t.Errorf("examples are missing: %+v", cfg)
 	}
 	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses",
-		"BackendNetworks", "InsideNetworks", "Helpers")
-	if diff := cmp.Diff(config.Default(), cfg, examples); diff != "" {
+		"BackendNetworks", "InsideNetworks", "Helpers", "MasqueradeAddresses")
+	examplesOfHA := cmpopts.IgnoreFields(config.HA{}, "SyncLink", "SyncAddress", "Peer", "Links")
+	if diff := cmp.Diff(config.Default(), cfg, examples, examplesOfHA); diff != "" {
 		t.Errorf("the file shows other defaults (-default +shown):\n%s", diff)
 	}
 }

@@ -52,8 +52,17 @@ contents() { # prints the files and folders of both kinds of package
 		/usr/share/bash-completion/completions/smartnatd
 		/usr/share/doc/smartnat/README.md
 		/usr/share/doc/smartnat/crd.yaml
+		/usr/share/doc/smartnat/crd-portgrants.yaml
 		/usr/share/doc/smartnat/gateway.md
+		/usr/share/doc/smartnat/ha/aws
+		/usr/share/doc/smartnat/ha/azure
+		/usr/share/doc/smartnat/ha/gcp
+		/usr/share/doc/smartnat/ha/hetzner
+		/usr/share/doc/smartnat/monitoring/dashboard.json
+		/usr/share/doc/smartnat/monitoring/prometheusrule.yaml
+		/usr/share/doc/smartnat/monitoring/smartnat.rules.yaml
 		/usr/share/doc/smartnat/smartnat.yaml
+		/usr/share/doc/smartnat/troubleshooting.md
 		/usr/share/fish/vendor_completions.d/smartnatd.fish
 		/usr/share/man/man5/smartnat.yaml.5.gz
 		/usr/share/man/man8/smartnatd.8.gz
@@ -61,7 +70,9 @@ contents() { # prints the files and folders of both kinds of package
 	dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/sbin/smartnatd >"$tmp/smartnatd"
 	chmod +x "$tmp/smartnatd"
 	# smartnatd has a man page for each command.
-	"$tmp/smartnatd" --help | sed -n '/^Available Commands:/,/^$/s|^  \([a-z]*\) .*|/usr/share/man/man8/smartnatd-\1.8.gz|p' | grep -v -e -help -e -completion
+	local commands='/^Available Commands:/,/^$/s|^  \([a-z]*\) .*|'
+	"$tmp/smartnatd" ha --help | sed -n "$commands/usr/share/man/man8/smartnatd-ha-\1.8.gz|p"
+	"$tmp/smartnatd" --help | sed -n "$commands/usr/share/man/man8/smartnatd-\1.8.gz|p" | grep -v -e -help -e -completion
 }
 
 deb="$(newest "dist/smartnat_*_$arch.deb")"
@@ -72,18 +83,26 @@ same "contents of the deb" \
 	"$(dpkg-deb --fsys-tarfile "$deb" | tar -t | sed -n 's|^\.||; /\/$/!p; s|^\(/etc/smartnat\)/$|\1|p' | LC_ALL=C sort -u)"
 same "configuration files of the deb" /etc/smartnat.yaml "$(dpkg-deb --ctrl-tarfile "$deb" | tar -xO ./conffiles)"
 same "contents of the rpm" \
-	"$( (contents; echo /usr/share/doc/smartnat; echo /usr/share/licenses/smartnat; echo /usr/share/licenses/smartnat/LICENSE; echo /usr/share/zsh/site-functions/_smartnatd) | LC_ALL=C sort)" \
+	"$( (contents; echo /usr/share/doc/smartnat; echo /usr/share/doc/smartnat/ha; echo /usr/share/doc/smartnat/monitoring; echo /usr/share/licenses/smartnat; echo /usr/share/licenses/smartnat/LICENSE; echo /usr/share/zsh/site-functions/_smartnatd) | LC_ALL=C sort)" \
 	"$(rpm -qpl --nosignature "$rpm" 2>/dev/null | LC_ALL=C sort)"
 same "configuration files of the rpm" /etc/smartnat.yaml "$(rpm -qp --nosignature --configfiles "$rpm" 2>/dev/null)"
 same "the rpm does not replace an edited config" "/etc/smartnat.yaml 17" \
 	"$(rpm -qp --nosignature --queryformat '[%{FILENAMES} %{FILEFLAGS}\n]' "$rpm" 2>/dev/null | grep '^/etc/smartnat.yaml ')"
 
+# A link within a document begins with #, and every other one with https:.
+same "links of the packaged documents lead somewhere" "" \
+	"$(dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/share/doc/smartnat/{README,gateway,troubleshooting}.md | grep -oE '\]\([^)]+\)' | grep -vE '^\]\((#|https://)')"
 same "the rpm depends on nothing" "" \
 	"$(rpm -qp --nosignature --requires "$rpm" 2>/dev/null | grep -v '^rpmlib(')"
 same "the rpm recommends iptables" "(iptables-nft or iptables)" \
 	"$(rpm -qp --nosignature --recommends "$rpm" 2>/dev/null | grep iptables)"
-same "the deb depends on nothing, and recommends iptables" "Recommends: iptables, kmod" \
-	"$(dpkg-deb --field "$deb" Depends Recommends)"
+same "the deb depends on nothing, recommends iptables, and only suggests the programs of a pair" "Recommends: iptables, kmod
+Suggests: keepalived, conntrackd" \
+	"$(dpkg-deb --field "$deb" Depends Recommends Suggests)"
+same "the rpm only suggests the programs of a pair" "conntrack-tools keepalived" \
+	"$(rpm -qp --nosignature --suggests "$rpm" 2>/dev/null | sort | paste -sd ' ')"
+same "the rpm does not recommend the programs of a pair" "" \
+	"$(rpm -qp --nosignature --recommends "$rpm" 2>/dev/null | grep -E '^(keepalived|conntrack-tools)$')"
 same "the rpm recommends the package of kernel modules on EL 10" "(kernel-modules-extra if kernel-core)" \
 	"$(rpm -qp --nosignature --recommends "$rpm" 2>/dev/null | grep kernel)"
 
@@ -139,6 +158,9 @@ ok "systemd-analyze verify finds nothing in the unit"
 
 [[ $(stat -c %a "$root/etc/smartnat") == 700 ]] || fail "other users can read the folder of credentials"
 ok "only root can read the folder of credentials"
+
+in_root getent group smartnat | grep -q '^smartnat:[^:]*:[1-9][0-9]*:$' || fail "no group smartnat, or one with members"
+ok "the package creates the group smartnat, without members"
 
 # The delivered config is valid: only the credentials are missing, and check says which.
 in_root smartnatd check >"$tmp/check" 2>&1 && fail "check finds credentials in a fresh installation"

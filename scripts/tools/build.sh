@@ -6,9 +6,11 @@
 #   build.sh              generators (scripts/tools/go.mod)
 #   build.sh lint         golangci-lint
 #   build.sh nfpm         nfpm
+#   build.sh cyclonedx    cyclonedx-gomod
 #   build.sh benchstat    benchstat
 #   build.sh govulncheck  govulncheck
-# It builds them once for each state of the module's go.mod and go.sum, outside the tree. Standard output is only the path.
+#   build.sh helm         a renderer of charts
+# It builds them once for each state of the module, outside the tree. Standard output is only the path.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -22,7 +24,7 @@ if [[ ! -f $module/go.mod ]]; then
 	exit 2
 fi
 
-key="$({ cat "$module/go.mod" "$module/go.sum"; go env GOVERSION GOOS GOARCH; } | sha256sum | cut -c1-16)"
+key="$({ cat "$module/go.mod" "$module/go.sum" "$module"/*.go 2>/dev/null; go env GOVERSION GOOS GOARCH; } | sha256sum | cut -c1-16)"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/tools"
 bin="$cache/$name-$key"
 if [[ ! -d $bin ]]; then

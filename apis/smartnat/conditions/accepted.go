@@ -16,9 +16,13 @@ import (
 
 // Reasons of the condition Accepted.
 const (
+	// ReasonAccepted means that the Mapping is valid and has all its ports.
 	ReasonAccepted = "Accepted"
 	// ReasonInvalid means that the Mapping is invalid and has no effect at all.
 	ReasonInvalid = "Invalid"
+	// ReasonNotGranted means that a PortGrant covers an address, and none gives the namespace what the Mapping asks for there. Only
+	// that has no effect. The message says what would be granted.
+	ReasonNotGranted = "NotGranted"
 	// ReasonPortConflict means that an older Mapping has some of the ports. Only these have no effect, even if they are
 	// part of a range.
 	ReasonPortConflict = "PortConflict"
@@ -36,6 +40,12 @@ func accepted(m *v1alpha1.Mapping, errs field.ErrorList, lost conflicts.Lost) me
 			texts = append(texts, err.Error())
 		}
 		c.Reason, c.Message = ReasonInvalid, joinFirst(texts, "; ")
+	case len(lost.Refusals) > 0:
+		var texts []string
+		for _, l := range lost.Refusals {
+			texts = append(texts, l.String())
+		}
+		c.Reason, c.Message = ReasonNotGranted, fewOf(texts, len(texts)+lost.MoreRefusals, "; ")
 	case len(lost.Conflicts) > 0:
 		var texts []string
 		for _, l := range lost.Conflicts {

@@ -29,7 +29,7 @@ var (
 // changed them.
 func decide(f func(m *v1alpha1.Mapping, s *corev1.Service, facts *conditions.Facts)) v1alpha1.MappingStatus {
 	m := &v1alpha1.Mapping{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Generation: 3},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Generation: 3, CreationTimestamp: now},
 		Spec: v1alpha1.MappingSpec{
 			Addresses: []string{"192.0.2.1"}, ServiceName: "web", Ports: []v1alpha1.MappingPort{{Port: 8080, ServicePort: 80}},
 		},
@@ -90,10 +90,10 @@ func TestAccepted(t *testing.T) {
 				`spec.addresses[2]: Invalid value: "c": must be an IP address such as 192.0.2.10 or 2001:db8::10; ` +
 				`spec.addresses[3]: Invalid value: "d": must be an IP address such as 192.0.2.10 or 2001:db8::10; and 2 more`},
 		{"in conflict", func(m mapping, _ service, f facts) {
-			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
+			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: firstPort(m), Winner: old}}
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older"},
 		{"many conflicts are shortened", func(m mapping, _ service, f facts) {
-			f.Conflicts.Conflicts, f.Conflicts.More = slices.Repeat([]conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}, 5), 7
+			f.Conflicts.Conflicts, f.Conflicts.More = slices.Repeat([]conflicts.Conflict{{Ports: firstPort(m), Winner: old}}, 5), 7
 		}, "False PortConflict: " + strings.Repeat("192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older; ", 4) + "and 8 more"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestReady(t *testing.T) {
 			func(m mapping, _ service, _ facts) { m.Spec.Addresses = []string{"192.0.2.1", "2001:db8::1"} },
 			"False IPFamilyNotSupported: Service shop/web has only IPv4 addresses, so 2001:db8::1 has no backends; connections are rejected", "gw1"},
 		{"a port of another Mapping", []v1alpha1.InstanceStatus{entry("gw1", "192.0.2.1")}, func(m mapping, _ service, f facts) {
-			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: old}}
+			f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: firstPort(m), Winner: old}}
 		}, "False PortConflict: 192.0.2.1:8080/tcp belongs to Mapping bank/old, which is older", "gw1"},
 		{"not valid", nil, func(m mapping, _ service, _ facts) { m.Spec.Ports[0].Port = 0 },
 			"False Invalid: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535", ""},
@@ -256,12 +256,12 @@ func TestProgrammed(t *testing.T) {
 			func(m mapping, _ service, _ facts) { m.Spec.Ports = nil }, "False NotAccepted: the Mapping is not accepted"},
 		{"all ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
-				f.Conflicts = conflicts.Lost{Conflicts: []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}, All: true}
+				f.Conflicts = conflicts.Lost{Conflicts: []conflicts.Conflict{{Ports: firstPort(m), Winner: m}}, All: true}
 			}, "False NotAccepted: the Mapping is not accepted"},
 		{"some ports lost", []v1alpha1.InstanceStatus{entry("gw1", 3, true, "192.0.2.1")},
 			func(m mapping, _ service, f facts) {
 				m.Spec.Ports = append(m.Spec.Ports, v1alpha1.MappingPort{Port: 80})
-				f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: conflicts.Wanted(m)[0], Winner: m}}
+				f.Conflicts.Conflicts = []conflicts.Conflict{{Ports: firstPort(m), Winner: m}}
 			}, "True Programmed: in effect on gw1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -383,4 +383,10 @@ func TestHoldsLooksAtEverything(t *testing.T) {
 	if !conditions.Holds(*have, decided) {
 		t.Error("fields of other writers change the result of Holds")
 	}
+}
+
+// firstPort returns the first port that a Mapping asks for.
+func firstPort(m *v1alpha1.Mapping) conflicts.Ports {
+	r := conflicts.Requests(m)[0]
+	return conflicts.Ports{Address: r.Address, Protocol: r.Protocol, First: r.First, Last: r.Last}
 }

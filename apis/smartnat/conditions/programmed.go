@@ -20,6 +20,7 @@ import (
 
 // Reasons of the condition Programmed.
 const (
+	// ReasonProgrammed means that every gateway that holds an address has programmed it.
 	ReasonProgrammed = "Programmed"
 	// ReasonNotAccepted means that nothing of the Mapping is accepted.
 	ReasonNotAccepted = "NotAccepted"

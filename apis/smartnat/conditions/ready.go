@@ -14,6 +14,7 @@ import (
 
 // Reasons of the condition Ready. It also uses the reasons of the other conditions and those that gateways report.
 const (
+	// ReasonReady means that connections to all addresses and ports are forwarded.
 	ReasonReady = "Ready"
 	// ReasonNotReady means that a gateway does not forward and gives no reason.
 	ReasonNotReady = "NotReady"

@@ -19,12 +19,20 @@ import (
 
 // Reasons of the condition ResolvedRefs.
 const (
-	ReasonResolvedRefs         = "ResolvedRefs"
-	ReasonServiceNotFound      = "ServiceNotFound"
-	ReasonServiceExternalName  = "ServiceExternalName"
-	ReasonServiceHeadless      = "ServiceHeadless"
-	ReasonNoClusterIP          = "NoClusterIP"
-	ReasonServicePortNotFound  = "ServicePortNotFound"
+	// ReasonResolvedRefs means that the Service exists and has the ports.
+	ReasonResolvedRefs = "ResolvedRefs"
+	// ReasonServiceNotFound means that the namespace has no Service of that name. Connections are refused.
+	ReasonServiceNotFound = "ServiceNotFound"
+	// ReasonServiceExternalName means that the Service is only a name in DNS. Connections are refused.
+	ReasonServiceExternalName = "ServiceExternalName"
+	// ReasonServiceHeadless means that the Service has no ClusterIP by its spec, which mode service needs. Connections are
+	// refused; mode endpoints works.
+	ReasonServiceHeadless = "ServiceHeadless"
+	// ReasonNoClusterIP means that the cluster has not given the Service a ClusterIP yet. Connections are refused.
+	ReasonNoClusterIP = "NoClusterIP"
+	// ReasonServicePortNotFound means that the Service lacks a port or its protocol. Connections to that port are refused.
+	ReasonServicePortNotFound = "ServicePortNotFound"
+	// ReasonIPFamilyNotSupported means that the Service lacks the family of an address. Connections to that address are refused.
 	ReasonIPFamilyNotSupported = "IPFamilyNotSupported"
 )
 

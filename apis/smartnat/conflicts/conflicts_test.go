@@ -78,7 +78,7 @@ func TestFind(t *testing.T) {
 		}, []string{"a/new: [2001:db8::1]:80/tcp has a/old", "a/new: nothing is left"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			lost := conflicts.Find(test.mappings)
+			lost := conflicts.Find(test.mappings, nil)
 			var got []string
 			for key, losses := range lost {
 				for _, c := range losses.Conflicts {

@@ -24,7 +24,7 @@ func Resource(resource string) schema.GroupResource {
 }
 
 func addKnownTypes(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &Mapping{}, &MappingList{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &Mapping{}, &MappingList{}, &PortGrant{}, &PortGrantList{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil
 }

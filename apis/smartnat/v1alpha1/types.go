@@ -117,6 +117,8 @@ const AllUplinks = "*"
 // +kubebuilder:validation:XValidation:rule="(has(self.mode) && self.mode == 'endpoints') || self.ports.all(p, !has(p.endPort))",fieldPath=".ports",message="endPort needs mode endpoints"
 type MappingSpec struct {
 	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on. Either these or addressesFrom must be set.
+	// A gateway serves those that its uplinks hold, or that its config lists as standbyAddresses or servedAddresses, and leaves
+	// the others to other gateways.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
@@ -132,7 +134,8 @@ type MappingSpec struct {
 	// +listMapKey=uplink
 	// +kubebuilder:validation:MaxItems=16
 	AddressesFrom []AddressSource `json:"addressesFrom,omitempty"`
-	// allowedSources are the CIDRs of clients that may connect; empty allows all.
+	// allowedSources are the CIDRs of clients that may connect; empty allows all. Packets from other sources are dropped
+	// without an answer.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=10000
@@ -159,7 +162,8 @@ type MappingSpec struct {
 	Masquerade *bool `json:"masquerade,omitempty"`
 	// egress sends connections that the Service's pods open through a gateway from the Mapping's address: the first one of
 	// their family that the gateway has on an uplink, through that uplink. If a pod has several such Mappings, the oldest
-	// one applies.
+	// one applies. The pods must be behind a link that is not an uplink, or in a network that insideNetworks in the
+	// gateway's config lists; pods in a network that the gateway itself is in also need it in backendNetworks.
 	// +optional
 	Egress bool `json:"egress,omitempty"`
 	// ports are the external ports, and the ports of the Service that they lead to.
@@ -191,7 +195,7 @@ type MappingPort struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port"`
-	// endPort is the last external port of a range; mode endpoints only.
+	// endPort is the last external port of a range that leads straight to the pods; mode endpoints only.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535

@@ -25,7 +25,7 @@ func ValidateMapping(m *v1alpha1.Mapping) field.ErrorList {
 
 	errs := validateAddresses(spec.Addresses, len(spec.AddressesFrom) > 0, path.Child("addresses"))
 	errs = append(errs, validateAddressesFrom(spec.AddressesFrom, path.Child("addressesFrom"))...)
-	errs = append(errs, validateSources(spec.AllowedSources, path.Child("allowedSources"))...)
+	errs = append(errs, validateNetworks(spec.AllowedSources, v1alpha1.MaxAllowedSources, path.Child("allowedSources"))...)
 	errs = append(errs, validateServiceName(spec.ServiceName, path.Child("serviceName"))...)
 	errs = append(errs, validateMode(spec.Mode, path.Child("mode"))...)
 	return append(errs, validatePorts(spec.Ports, spec.Mode, path.Child("ports"))...)
@@ -77,9 +77,9 @@ func validateAddressesFrom(sources []v1alpha1.AddressSource, path *field.Path) f
 	return errs
 }
 
-func validateSources(sources []string, path *field.Path) field.ErrorList {
-	if len(sources) > v1alpha1.MaxAllowedSources {
-		return field.ErrorList{field.TooMany(path, len(sources), v1alpha1.MaxAllowedSources)}
+func validateNetworks(sources []string, most int, path *field.Path) field.ErrorList {
+	if len(sources) > most {
+		return field.ErrorList{field.TooMany(path, len(sources), most)}
 	}
 	var errs field.ErrorList
 	seen := map[netip.Prefix]int{}
@@ -157,10 +157,14 @@ func validatePort(p *v1alpha1.MappingPort, mode v1alpha1.Mode, path *field.Path)
 	switch p.Protocol {
 	case v1alpha1.ProtocolTCP, v1alpha1.ProtocolUDP, v1alpha1.ProtocolSCTP:
 	default:
-		errs = append(errs, field.NotSupported(path.Child("protocol"), v1alpha1.Protocol(shorten(string(p.Protocol))),
-			[]v1alpha1.Protocol{v1alpha1.ProtocolTCP, v1alpha1.ProtocolUDP, v1alpha1.ProtocolSCTP}))
+		errs = append(errs, protocolNotSupported(p.Protocol, path.Child("protocol")))
 	}
 	return errs
+}
+
+func protocolNotSupported(p v1alpha1.Protocol, path *field.Path) *field.Error {
+	return field.NotSupported(path, v1alpha1.Protocol(shorten(string(p))),
+		[]v1alpha1.Protocol{v1alpha1.ProtocolTCP, v1alpha1.ProtocolUDP, v1alpha1.ProtocolSCTP})
 }
 
 func validateEndPort(p *v1alpha1.MappingPort, mode v1alpha1.Mode, path *field.Path) field.ErrorList {

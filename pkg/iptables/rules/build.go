@@ -32,6 +32,8 @@ const (
 	boundaryChain    = "BOUNDARY"
 	refuseChain      = "REFUSE"
 	inputChain       = "INPUT"
+	straysChain      = "STRAYS"
+	syncChain        = "SYNC"
 	egressChain      = "EGRESS"
 	insideChain      = "INSIDE"
 	podsChain        = "PODS"

@@ -61,6 +61,32 @@ func forward(family gateway.Family, address int, protocol gateway.Protocol, firs
 	return gatewaytest.Forward(external(family, address), protocol, first, last, b...)
 }
 
+// shared returns n addresses in the network of a link.
+func shared(family gateway.Family, link, n int) []netip.Addr {
+	var addresses []netip.Addr
+	for i := range n {
+		addresses = append(addresses, inside(family, 0x6400+0x10*link+i))
+	}
+	return addresses
+}
+
+// masqueraded has links with one and with several masquerade addresses.
+func masqueraded(family gateway.Family) gateway.State {
+	kept := forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 5353))
+	kept.Masquerade = false
+	return gateway.State{
+		Uplinks:  uplinks,
+		Forwards: gatewaytest.Sort([]*gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080)), kept}),
+		MasqueradeAddresses: []gateway.LinkAddresses{
+			{Link: "eth0", Addresses: append(shared(gateway.IPv4, 0, 3), shared(gateway.IPv6, 0, 2)...)},
+			{Link: "eth3", Addresses: shared(gateway.IPv4, 1, 1)},
+			{Link: "eth4", Addresses: shared(gateway.IPv6, 2, 1)},
+			{Link: "eth5", Addresses: append(shared(gateway.IPv4, 3, 1), shared(gateway.IPv6, 3, 1)...)},
+		},
+		MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535},
+	}
+}
+
 // scenarios are small, so that their golden files are readable.
 var scenarios = []struct {
 	name  string
@@ -111,6 +137,17 @@ var scenarios = []struct {
 		return gateway.State{Uplinks: uplinks, ClampMSS: true, MasqueradePorts: gateway.PortRange{First: 1024, Last: 65535}, Forwards: gatewaytest.Sort([]*gateway.Forward{
 			client, shifted, single, forward(family, 1, gateway.TCP, 80, 80, backends(family, 40, 8080)),
 		})}
+	}},
+	{"sync", func(family gateway.Family) gateway.State {
+		state := gateway.State{Uplinks: uplinks}
+		state.Sync = gateway.SyncEndpoint{Address: inside(family, 2), Link: "eth3", Port: 3780}
+		return state
+	}},
+	{"masquerade-addresses", masqueraded},
+	{"masquerade-addresses-any-port", func(family gateway.Family) gateway.State {
+		state := masqueraded(family)
+		state.MasqueradePorts = gateway.PortRange{}
+		return state
 	}},
 	{"egress", func(family gateway.Family) gateway.State {
 		state := gateway.State{Uplinks: uplinks}
@@ -170,6 +207,7 @@ func TestFamiliesAreApart(t *testing.T) {
 		both.Egresses = slices.Concat(both.Egresses, states[gateway.IPv6].Egresses)
 		for _, family := range families {
 			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
+				both.Sync = states[family].Sync // a pair has one
 				want := string(ruleset.Render(Build(states[family], family, options)))
 				if diff := cmp.Diff(want, string(ruleset.Render(Build(both, family, options)))); diff != "" {
 					t.Errorf("the other family's forwards change the rules:\n%s", diff)

@@ -22,6 +22,7 @@ func (b *builder) filter() {
 		// An answer of a backend that belongs to no connection would leave with the backend's own address.
 		forward = append(forward, ruleset.Rule{Out: u.Link, State: packet.Invalid, Target: drop})
 	}
+	input = append(append(input, b.guardSync()...), b.dropStrays()...)
 	forward = append(forward, b.acceptEgress()...)
 	b.hook("FORWARD", forwardChain)
 	b.chain(forwardChain, append(forward, b.boundaryJumps()...)...)
@@ -123,4 +124,36 @@ func (b *builder) refuseOutput() []ruleset.Rule {
 		rules = append(rules, ruleset.Rule{Protocol: p, Target: b.jump(refuseChain)})
 	}
 	return rules
+}
+
+// guardSync drops packets for the sync address of a pair that come neither by its link nor from the host itself.
+func (b *builder) guardSync() []ruleset.Rule {
+	sync := b.state.Sync
+	if !sync.Has(b.family) {
+		return nil
+	}
+	back := ruleset.Target{Verb: ruleset.Return}
+	b.chain(syncChain, ruleset.Rule{In: sync.Link, Target: back}, ruleset.Rule{In: "lo", Target: back}, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.Drop}})
+	var rules []ruleset.Rule
+	for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
+		rules = append(rules, ruleset.Rule{
+			Protocol: p, Destination: hostPrefix(sync.Address), DestinationPorts: gateway.Port(sync.Port), Target: b.goTo(syncChain),
+		})
+	}
+	return rules
+}
+
+// dropStrays drops TCP segments to masquerade addresses that begin no connection and belong to none. If the host reset them, a
+// connection that another gateway hands over together with the address would end before the kernel knows it.
+func (b *builder) dropStrays() []ruleset.Rule {
+	addresses := gateway.AllAddresses(b.state.MasqueradeSources(b.family))
+	if len(addresses) == 0 {
+		return nil
+	}
+	rules := []ruleset.Rule{{Protocol: gateway.TCP, SYN: true, State: packet.New, Target: ruleset.Target{Verb: ruleset.Return}}}
+	for _, a := range addresses {
+		rules = append(rules, ruleset.Rule{Destination: hostPrefix(a), Target: ruleset.Target{Verb: ruleset.Drop}})
+	}
+	b.chain(straysChain, rules...)
+	return []ruleset.Rule{{Protocol: gateway.TCP, State: packet.New | packet.Invalid, Target: b.goTo(straysChain)}}
 }

@@ -48,12 +48,13 @@ func (b *builder) mangle() {
 	}
 }
 
-// markUplinks marks a connection with the uplink by which the packet comes in. A pod that leaves with an external address may
-// be behind an uplink. Its replies follow the main table, not a next hop outside.
+// markUplinks marks a connection with the uplink by which the packet comes in. Nodes and pods behind an uplink are where the main table
+// says, not at a next hop outside.
 func (b *builder) markUplinks() []ruleset.Rule {
-	rules := make([]ruleset.Rule, 0, len(b.state.Uplinks)+1)
-	if b.hasEgress() && len(b.insideNetworks()) > 0 {
-		rules = append(rules, ruleset.Rule{Mark: b.opts.Ownership.Egress(), Target: ruleset.Target{Verb: ruleset.Return}})
+	inside := b.insideNetworks()
+	rules := make([]ruleset.Rule, 0, len(b.state.Uplinks)+len(inside))
+	for _, network := range inside {
+		rules = append(rules, ruleset.Rule{Source: network, Target: ruleset.Target{Verb: ruleset.Return}})
 	}
 	for _, u := range b.state.Uplinks {
 		rules = append(rules, ruleset.Rule{

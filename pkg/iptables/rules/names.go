@@ -45,6 +45,9 @@ func prefixChain(tree string, p netip.Prefix) string {
 	return fmt.Sprintf("%s%s%02X", tree, addressName(p.Addr()), p.Bits())
 }
 
+// masqueradeTo returns the name for a source of masqueraded connections: N0A0B0C64.
+func masqueradeTo(source netip.Addr) string { return "N" + addressName(source) }
+
 // setName returns the name of the set of a Mapping's sources.
 func setName(prefix, owner string, family gateway.Family) string {
 	return fmt.Sprintf("%s%s-%d", prefix, digest([]byte(owner), 10), family)

@@ -4,6 +4,7 @@
 package rules
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
@@ -32,20 +33,47 @@ func (b *builder) natHost() {
 	b.keepSource()
 }
 
-// masquerade returns the target that masquerades. The kernel accepts a range of source ports only countTogether with a protocol.
+// masquerade returns the target that masquerades. Links with masquerade addresses come first.
 func (b *builder) masquerade() ruleset.Target {
-	anyPort := ruleset.Target{Verb: ruleset.Masquerade, RandomFully: b.opts.RandomFully}
-	if b.state.MasqueradePorts == (gateway.PortRange{}) {
-		return anyPort
+	rules := b.masqueradeAddresses()
+	toHost := ruleset.Target{Verb: ruleset.Masquerade, RandomFully: b.opts.RandomFully}
+	if len(rules) == 0 && b.state.MasqueradePorts == (gateway.PortRange{}) {
+		return toHost
 	}
-	inRange := anyPort
-	inRange.Ports = b.state.MasqueradePorts
-	var rules []ruleset.Rule
-	for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
-		rules = append(rules, ruleset.Rule{Protocol: p, Target: inRange})
-	}
-	b.chain(masqueradeChain, append(rules, ruleset.Rule{Target: anyPort})...)
+	b.chain(masqueradeChain, append(rules, b.withPorts(toHost)...)...)
 	return b.goTo(masqueradeChain)
+}
+
+// withPorts returns the rules that hide a source behind the range of source ports. The kernel accepts one only together with a
+// protocol.
+func (b *builder) withPorts(anyPort ruleset.Target) []ruleset.Rule {
+	var rules []ruleset.Rule
+	if b.state.MasqueradePorts != (gateway.PortRange{}) {
+		inRange := anyPort
+		inRange.Ports = b.state.MasqueradePorts
+		for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
+			rules = append(rules, ruleset.Rule{Protocol: p, Target: inRange})
+		}
+	}
+	return append(rules, ruleset.Rule{Target: anyPort})
+}
+
+// masqueradeAddresses returns the rules that share the connections by a link evenly among its addresses. Which one a connection
+// gets matters only for its first packet: the kernel remembers it.
+func (b *builder) masqueradeAddresses() []ruleset.Rule {
+	var rules []ruleset.Rule
+	built := map[netip.Addr]bool{}
+	for _, l := range b.state.MasqueradeSources(b.family) {
+		for i, a := range l.Addresses {
+			chain := masqueradeTo(a)
+			if !built[a] {
+				b.chain(chain, b.withPorts(ruleset.Target{Verb: ruleset.SNAT, Address: a, RandomFully: b.opts.RandomFully})...)
+			}
+			built[a] = true
+			rules = append(rules, ruleset.Rule{Out: l.Link, Probability: probability(1, len(l.Addresses)-i), Target: b.goTo(chain)})
+		}
+	}
+	return rules
 }
 
 // services adds the chain that jumps to the trees of ports.

@@ -5,6 +5,7 @@ package rules
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -60,6 +61,9 @@ func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 		}
 	}
 	state.Forwards = gatewaytest.Sort(state.Forwards)
+	if some := masqueraded(family).MasqueradeAddresses; random.IntN(2) == 0 {
+		state.MasqueradeAddresses = some[random.IntN(len(some)):]
+	}
 	for pod := 1; len(state.Uplinks) > 0 && pod < 60; pod++ {
 		if random.IntN(3) == 0 {
 			continue
@@ -97,6 +101,19 @@ func pick(n int) func(uint32) bool {
 	}
 }
 
+// sharedBy returns the masquerade addresses of a link.
+func sharedBy(state gateway.State, link string, ipv6 bool) []netip.Addr {
+	var addresses []netip.Addr
+	for _, l := range state.MasqueradeAddresses {
+		for _, a := range l.Addresses {
+			if l.Link == link && a.Is6() == ipv6 {
+				addresses = append(addresses, a)
+			}
+		}
+	}
+	return addresses
+}
+
 // judge checks the outcome of a packet by searching the forwards one by one. backend is the index of the random choice or, if
 // the client returns, of its last backend.
 func judge(t *testing.T, state gateway.State, p packet.Packet, backend int, returns bool, got packet.Trace) {
@@ -107,7 +124,7 @@ func judge(t *testing.T, state gateway.State, p packet.Packet, backend int, retu
 	})
 	uplink := slices.IndexFunc(state.Uplinks, func(u gateway.Uplink) bool { return u.Link == p.In })
 	want := packet.Trace{Verdict: packet.Accept, Packet: packet.Packet{Destination: p.Destination}}
-	marks := uint32(0)
+	marks, from := uint32(0), []netip.Addr{p.Source.Addr()}
 	if i >= 0 {
 		f := state.Forwards[i]
 		allowed := len(f.Sources) == 0 || slices.ContainsFunc(f.Sources, func(s netip.Prefix) bool { return s.Contains(p.Source.Addr()) })
@@ -133,6 +150,9 @@ func judge(t *testing.T, state gateway.State, p packet.Packet, backend int, retu
 			marks = own.Forwarded().Value
 			if want.Masqueraded {
 				marks |= own.Masquerade().Value
+				if shared := sharedBy(state, want.Out, p.Source.Addr().Is6()); len(shared) > 0 {
+					want.Masqueraded, from = false, shared
+				}
 			}
 		}
 	}
@@ -144,9 +164,9 @@ func judge(t *testing.T, state gateway.State, p packet.Packet, backend int, retu
 	if uplink >= 0 {
 		marks |= own.Uplink(state.Uplinks[uplink].Number).Value
 	}
-	if got.Packet.ConnMark != marks || got.Packet.Source != p.Source || !slices.Equal(got.Remembered, want.Remembered) {
-		t.Fatalf("%s to %s/%s: connection marked %#x, now from %s, remembered by %q; want %#x, %q",
-			p.Source, p.Destination, p.Protocol, got.Packet.ConnMark, got.Packet.Source, got.Remembered, marks, want.Remembered)
+	if got.Packet.ConnMark != marks || got.Packet.Source.Port() != p.Source.Port() || !slices.Contains(from, got.Packet.Source.Addr()) || !slices.Equal(got.Remembered, want.Remembered) {
+		t.Fatalf("%s to %s/%s: connection marked %#x, now from %s, remembered by %q; want %#x, %s, %q",
+			p.Source, p.Destination, p.Protocol, got.Packet.ConnMark, got.Packet.Source, got.Remembered, marks, from, want.Remembered)
 	}
 }
 
@@ -269,9 +289,9 @@ func TestBoundary(t *testing.T) {
 func TestFlowsFollowTheirUplink(t *testing.T) {
 	own := options.Ownership
 	for _, family := range families {
-		pod := inside(family, 20)
+		pod, node := inside(family, 20), inside(family, 30)
 		state := gateway.State{
-			Uplinks:  uplinks,
+			Uplinks: uplinks, InsideNetworks: []netip.Prefix{netip.PrefixFrom(node, node.BitLen())},
 			Forwards: []*gateway.Forward{forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53))},
 			Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 1, Sources: []netip.Addr{pod}}},
 		}
@@ -293,6 +313,7 @@ func TestFlowsFollowTheirUplink(t *testing.T) {
 			{"SCTP", "eth2", gateway.SCTP, packet.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
 			{"a reply by another uplink", "eth2", gateway.UDP, packet.Reply, client, pod, own.Uplink(1).Value, own.Uplink(1).Value},
 			{"a reply of the backend", "eth0", gateway.UDP, packet.Reply, backend, client, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a node behind an uplink, which the main table leads to", "eth2", gateway.UDP, packet.Original, node, external(family, 3), 0, 0},
 			{"a pod that leaves", "eth0", gateway.UDP, packet.Original, pod, client, 0, 0},
 		} {
 			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {
@@ -418,6 +439,49 @@ func TestClosed(t *testing.T) {
 			p.Route = func(netip.Addr, uint32) string { return "eth9" }
 			if got := ruleset.NewTracer(Build(tc.state, family, options)).Trace(p); got.Verdict != tc.verdict {
 				t.Errorf("IPv%d, %s: verdict %s, want %s\n%+v", family, tc.name, got.Verdict, tc.verdict, got.Steps)
+			}
+		}
+	}
+}
+
+// TestMasqueradeAddressesCost expects that a masqueraded packet meets one rule for each address, and none more for other ports.
+func TestMasqueradeAddressesCost(t *testing.T) {
+	for _, family := range families {
+		for _, ports := range []gateway.PortRange{{}, {First: 1024, Last: 65535}} {
+			state := gateway.State{Uplinks: uplinks, MasqueradePorts: ports, Forwards: []*gateway.Forward{
+				forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080)),
+			}}
+			first := firstPacket(family, source(family, 0).Addr(), external(family, 1), gateway.TCP, 80)
+			without := ruleset.NewTracer(Build(state, family, options)).Trace(first)
+			want := without.Rules
+			if ports == (gateway.PortRange{}) {
+				want++ // the jump to the chain
+			}
+			for n := 1; n <= 16; n++ {
+				state.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: shared(family, 0, n)}, {Link: "eth3", Addresses: shared(family, 1, n)}}
+				with := ruleset.NewTracer(Build(state, family, options)).Trace(first)
+				if with.Rules != want+n || with.Masqueraded || !slices.Contains(shared(family, 0, n), with.Packet.Source.Addr()) {
+					t.Errorf("%d addresses: %d rules to %s, masqueraded %t; %d rules without addresses", n, with.Rules, with.Packet.Source, with.Masqueraded, without.Rules)
+				}
+			}
+		}
+	}
+}
+
+// TestMasqueradeAddressesShareEvenly expects that each address gets the same share.
+func TestMasqueradeAddressesShareEvenly(t *testing.T) {
+	for _, family := range families {
+		for n := 1; n <= 16; n++ {
+			state := masqueraded(family)
+			state.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: shared(family, 0, n)}}
+			shares := map[netip.Addr]float64{}
+			for trace := range ruleset.NewTracer(Build(state, family, options)).Outcomes(firstPacket(family, source(family, 0).Addr(), external(family, 1), gateway.TCP, 80)) {
+				shares[trace.Packet.Source.Addr()] += trace.Probability
+			}
+			for _, a := range shared(family, 0, n) {
+				if share := shares[a]; math.Abs(share*float64(n)-1) > 1e-6 || len(shares) != n {
+					t.Errorf("%d addresses: %s gets %f, all are %v", n, a, share, shares)
+				}
 			}
 		}
 	}

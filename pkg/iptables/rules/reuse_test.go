@@ -38,6 +38,9 @@ func step(random *rand.Rand, last gateway.State, family gateway.Family) gateway.
 		next.ClampMSS = !next.ClampMSS
 		next.MasqueradePorts = gateway.PortRange{First: 1024, Last: 65535 - uint16(random.IntN(2))}
 		return next
+	case 9, 10:
+		next.MasqueradeAddresses = masqueraded(family).MasqueradeAddresses[random.IntN(4):]
+		return next
 	case 7, 8:
 		next.ForwardedOnly = !next.ForwardedOnly
 		return next
@@ -192,8 +195,14 @@ func TestBuilderUsesEachField(t *testing.T) {
 		"ClampMSS":        func(s *gateway.State) { s.ClampMSS = true },
 		"ForwardedOnly":   func(s *gateway.State) { s.ForwardedOnly = true },
 		"MasqueradePorts": func(s *gateway.State) { s.MasqueradePorts = gateway.PortRange{First: 2000, Last: 3000} },
-		"Helpers":         func(s *gateway.State) { s.Helpers = []gateway.Helper{{Name: "ftp", Protocol: gateway.TCP, Port: 21}} },
-		"Flowtable":       func(s *gateway.State) { s.Flowtable.Families = gateway.Families{IPv4: true} },
+		"MasqueradeAddresses": func(s *gateway.State) {
+			s.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: []netip.Addr{inside(gateway.IPv4, 0x6400)}}}
+		},
+		"Sync": func(s *gateway.State) {
+			s.Sync = gateway.SyncEndpoint{Address: inside(gateway.IPv4, 2), Link: "eth3", Port: 3780}
+		},
+		"Helpers":   func(s *gateway.State) { s.Helpers = []gateway.Helper{{Name: "ftp", Protocol: gateway.TCP, Port: 21}} },
+		"Flowtable": func(s *gateway.State) { s.Flowtable.Families = gateway.Families{IPv4: true} },
 	}
 	// These are not for the rules.
 	ignored := []string{"Absent", "OwnPrefixes", "Flowtable"}

@@ -271,13 +271,11 @@ func (r *ruleParser) targetWithOptions(name string) bool {
 		return found && r.word(&t.RejectWith, value)
 	case "DNAT --to-destination":
 		t.Verb = DNAT
-		return t.parseDestination(value)
+		return t.parseAddress(value)
 	case "SNAT --to-source":
 		t.Verb = SNAT
 		t.RandomFully = r.flag("--random-fully")
-		var err error
-		t.Address, err = netip.ParseAddr(value)
-		return err == nil
+		return t.parseAddress(value) && t.BasePort == 0
 	case "CT --helper":
 		t.Verb = AssignHelper
 		return found && r.word(&t.Helper, value)
@@ -313,8 +311,8 @@ func defaultReject(family gateway.Family) string {
 	return "icmp-port-unreachable"
 }
 
-// parseDestination parses "10.0.0.1", "10.0.0.1:80" or "[fd00::1]:8000-8009/20000".
-func (t *Target) parseDestination(s string) bool {
+// parseAddress parses "10.0.0.1", "10.0.0.1:80" or "[fd00::1]:8000-8009/20000".
+func (t *Target) parseAddress(s string) bool {
 	host, rest := s, ""
 	if end := strings.LastIndexByte(s, ':'); strings.HasPrefix(s, "[") {
 		end = strings.Index(s, "]")

@@ -128,7 +128,7 @@ const (
 	Reject
 	// DNAT translates the destination to Target.Address and Target.Ports.
 	DNAT
-	// SNAT translates the source to Target.Address.
+	// SNAT translates the source to Target.Address and Target.Ports.
 	SNAT
 	Masquerade
 	// SetMark and SetConnMark are --set-xmark Mark.Value/Mark.Mask with Value within Mask: the bits of Mask are set to Value.
@@ -151,8 +151,8 @@ type Target struct {
 	Mark gateway.Mark
 	// Address is the new destination for DNAT and the new source for SNAT.
 	Address netip.Addr
-	// Ports is the destination port or range of DNAT; zero keeps the packet's port. For Masquerade it is the range of
-	// source ports; zero lets the kernel choose. It requires the rule's Protocol.
+	// Ports is the destination port or range of DNAT; zero keeps the packet's port. For Masquerade and SNAT it is the range
+	// of source ports; zero lets the kernel choose. It requires the rule's Protocol.
 	Ports gateway.PortRange
 	// BasePort, if set, translates port p to Ports.First+p-BasePort ("--to-destination 10.0.0.1:8000-8009/20000").
 	BasePort uint16

@@ -166,10 +166,11 @@ func (t *Target) append(w *words) {
 		w.bad = w.bad || t.RejectWith == ""
 	case DNAT:
 		w.word("-j DNAT --to-destination ")
-		t.appendDestination(w)
+		t.appendAddress(w)
 	case SNAT:
 		w.word("-j SNAT --to-source ")
-		w.address(t.Address)
+		t.appendAddress(w)
+		w.bad = w.bad || t.BasePort != 0
 		t.appendRandomFully(w)
 	case Masquerade:
 		w.word("-j MASQUERADE")
@@ -205,7 +206,7 @@ func (t *Target) appendRandomFully(w *words) {
 	}
 }
 
-func (t *Target) appendDestination(w *words) {
+func (t *Target) appendAddress(w *words) {
 	if t.Ports == (gateway.PortRange{}) {
 		w.address(t.Address)
 		w.bad = w.bad || t.BasePort != 0

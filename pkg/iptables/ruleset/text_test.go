@@ -57,7 +57,7 @@ func (n *numbers) target(chain, rejectWith, zone string) Target {
 	case DNAT:
 		t.Address, t.Ports, t.BasePort = n.address().WithZone(zone), n.ports(), uint16(n.next())
 	case SNAT:
-		t.Address, t.RandomFully = n.address().WithZone(zone), n.next()%2 == 0
+		t.Address, t.Ports, t.RandomFully = n.address().WithZone(zone), n.ports(), n.next()%2 == 0
 	case Masquerade:
 		t.RandomFully = n.next()%2 == 0
 	case SetMark, SetConnMark:

@@ -188,7 +188,7 @@ func (j *journey) act(t *Target) bool {
 		p.State |= packet.DNAT
 		return true
 	case SNAT:
-		p.Source = netip.AddrPortFrom(t.Address, p.Source.Port())
+		p.Source = t.translateSource(p.Source.Port())
 		p.State |= packet.SNAT
 		return true
 	case Masquerade:
@@ -218,6 +218,15 @@ func (t *Target) translate(port uint16) netip.AddrPort {
 	case t.BasePort != 0:
 		port = t.Ports.First + port - t.BasePort
 	default:
+		port = t.Ports.First
+	}
+	return netip.AddrPortFrom(t.Address, port)
+}
+
+// translateSource returns the new source for port. The kernel keeps a port within the range if no other connection has it, and
+// without --random-fully; for another one it picks any port, and this picks the first.
+func (t *Target) translateSource(port uint16) netip.AddrPort {
+	if t.Ports != (gateway.PortRange{}) && !t.Ports.Contains(port) {
 		port = t.Ports.First
 	}
 	return netip.AddrPortFrom(t.Address, port)

@@ -222,8 +222,20 @@ func (f fields) expr(name string) ruleset.Expr {
 		return ruleset.Counter{}
 	case "lookup":
 		return f.lookup()
+	case "hash":
+		return f.hash()
 	}
 	return f.action(name)
+}
+
+func (f fields) hash() ruleset.Expr {
+	if f.numbers[unix.NFTA_HASH_TYPE] != jenkinsHash || f.numbers[unix.NFTA_HASH_OFFSET] != 0 {
+		return nil
+	}
+	return ruleset.Hash{
+		From: f.register(unix.NFTA_HASH_SREG), To: f.register(unix.NFTA_HASH_DREG), Len: f.numbers[unix.NFTA_HASH_LEN],
+		Modulus: f.numbers[unix.NFTA_HASH_MODULUS], Seed: f.numbers[unix.NFTA_HASH_SEED],
+	}
 }
 
 func (f fields) lookup() ruleset.Expr {

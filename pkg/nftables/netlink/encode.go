@@ -28,6 +28,7 @@ const (
 	setTypeVerdict  = 0xffffff00
 	ctHelperObject  = 3 // NFT_OBJECT_CT_HELPER
 	flowTableName   = 1 // NFTA_FLOW_TABLE_NAME
+	jenkinsHash     = 0 // NFT_HASH_JENKINS
 )
 
 // reversePath are the flags of the lookup of a ruleset.ReversePath.
@@ -183,6 +184,15 @@ func (e *encoder) load(x ruleset.Expr, as named) bool {
 			e.number(unix.NFTA_NG_MODULUS, x.Modulus)
 			e.number(unix.NFTA_NG_TYPE, unix.NFT_NG_RANDOM)
 			e.number(unix.NFTA_NG_OFFSET, x.Offset)
+		})
+	case ruleset.Hash:
+		return as("hash", func() {
+			e.number(unix.NFTA_HASH_SREG, register(x.From))
+			e.number(unix.NFTA_HASH_DREG, register(x.To))
+			e.number(unix.NFTA_HASH_LEN, x.Len)
+			e.number(unix.NFTA_HASH_MODULUS, x.Modulus)
+			e.number(unix.NFTA_HASH_SEED, x.Seed)
+			e.number(unix.NFTA_HASH_TYPE, jenkinsHash)
 		})
 	}
 	return false

@@ -364,5 +364,13 @@ func (t *Tables) Generation() (uint32, error) {
 	return t.client.Generation()
 }
 
-// Watch calls changed once at the start and then whenever any process changes nf_tables. It returns nil when ctx ends.
-func (t *Tables) Watch(ctx context.Context, changed func()) error { return Watch(ctx, changed) }
+// Watch calls changed once at the start and then whenever any process may have changed the tables. It returns nil when ctx ends.
+func (t *Tables) Watch(ctx context.Context, changed func()) error {
+	if t.Owned() {
+		// Without a listener, the kernel composes no message for each element that this process writes.
+		changed()
+		<-ctx.Done()
+		return nil
+	}
+	return Watch(ctx, changed)
+}

@@ -63,9 +63,9 @@ func TestBoundary(t *testing.T) {
 func TestFlowsFollowTheirUplink(t *testing.T) {
 	own := ownership
 	for _, family := range families {
-		pod := inside(family, 20)
+		pod, node := inside(family, 20), inside(family, 30)
 		state := gateway.State{
-			Uplinks:  uplinks,
+			Uplinks: uplinks, InsideNetworks: []netip.Prefix{netip.PrefixFrom(node, node.BitLen())},
 			Forwards: []*gateway.Forward{forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 53))},
 			Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 1, Sources: []netip.Addr{pod}}},
 		}
@@ -87,6 +87,7 @@ func TestFlowsFollowTheirUplink(t *testing.T) {
 			{"SCTP", "eth2", gateway.SCTP, packet.Original, client, backend, own.Uplink(1).Value, own.Uplink(1).Value},
 			{"a reply by another uplink", "eth2", gateway.UDP, packet.Reply, client, pod, own.Uplink(1).Value, own.Uplink(1).Value},
 			{"a reply of the backend", "eth0", gateway.UDP, packet.Reply, backend, client, own.Uplink(1).Value, own.Uplink(1).Value},
+			{"a node behind an uplink, which the main table leads to", "eth2", gateway.UDP, packet.Original, node, external(family, 3), 0, 0},
 			{"a pod that leaves", "eth0", gateway.UDP, packet.Original, pod, client, 0, 0},
 		} {
 			t.Run(fmt.Sprintf("%s/IPv%d", tc.name, family), func(t *testing.T) {

@@ -38,9 +38,11 @@ const (
 	boundaryChain   = "boundary"
 	guardBoundary   = "guard-boundary"
 	masqueradeChain = "masquerade-source"
+	masqueradeTo    = "masquerade-to"
 	dropChain       = "drop-client"
 	rejectChain     = "reject-client"
 	flowChain       = "established"
+	syncChain       = "sync"
 	egressFlow      = "established-egress"
 	addFlow         = "add-flow"
 	replyMark       = "mark-as-reply"
@@ -58,6 +60,14 @@ const (
 	outsideLinks   = "outside-links"
 	insideLinks    = "inside-links"
 	insideNetworks = "inside-networks"
+	// masqueradeLinks leads to the chain for the addresses of a link, masqueradeMap to these addresses by their number.
+	// masqueradeSet has all of them.
+	masqueradeLinks = "masquerade-links"
+	masqueradeMap   = "masquerade-addresses"
+	masqueradeSet   = "masquerade-sources"
+	// syncSet has the sync address of a pair with its port, syncLinks the links by which packets for it may come.
+	syncSet        = "sync-endpoint"
+	syncLinks      = "sync-links"
 	clusterNetsSet = "cluster-networks"
 	droppedSet     = "dropped"
 	rejectedSet    = "rejected"
@@ -66,11 +76,8 @@ const (
 // Build returns the table of one family that makes the host do what the state requires. An empty state still has the fixed
 // chains.
 func Build(state gateway.State, family gateway.Family, own gateway.Ownership) ruleset.Table {
-	forwards := gateway.ForwardsOf(state.Forwards, family)
 	parts := NewParts(family, own)
-	for _, f := range forwards {
-		parts.Add(f)
-	}
+	parts.AddAll(gateway.ForwardsOf(state.Forwards, family))
 	table := Host(state, family, own, parts.ranges > 0)
 	parts.addTo(&table)
 	return sorted(table)
@@ -186,12 +193,25 @@ func NewParts(family gateway.Family, own gateway.Ownership) *Parts {
 	return &Parts{family: family, own: own, units: map[string]Unit{}, uses: map[string]int{}, elements: map[string][]ruleset.Element{}}
 }
 
-// Add adds a Forward.
-func (p *Parts) Add(f *gateway.Forward) {
-	c := Contribute(f, p.own)
+// AddAll adds Forwards.
+func (p *Parts) AddAll(forwards []*gateway.Forward) {
+	backends := 0
+	for _, f := range forwards {
+		backends += len(f.Backends)
+	}
+	p.elements[frontendsMap] = slices.Grow(p.elements[frontendsMap], len(forwards))
+	p.elements[backendsMap] = slices.Grow(p.elements[backendsMap], backends)
+	for _, f := range forwards {
+		p.add(f)
+	}
+}
+
+func (p *Parts) add(f *gateway.Forward) {
+	known := func(unit string) bool { _, found := p.units[unit]; return found }
+	c := Contribute(f, p.own, known)
 	for _, u := range c.Units {
 		p.uses[u.Name]++
-		if _, found := p.units[u.Name]; found {
+		if known(u.Name) {
 			continue
 		}
 		p.units[u.Name] = u
@@ -213,6 +233,11 @@ func (p *Parts) addTo(t *ruleset.Table) {
 		t.Sets = append(t.Sets, p.units[name].Sets...)
 	}
 	for i := range t.Sets {
-		t.Sets[i].Elements = append(t.Sets[i].Elements, p.elements[t.Sets[i].Name]...)
+		set := &t.Sets[i]
+		if elements := p.elements[set.Name]; len(set.Elements) > 0 {
+			set.Elements = append(set.Elements, elements...)
+		} else if len(elements) > 0 {
+			set.Elements = elements
+		}
 	}
 }

@@ -120,7 +120,7 @@ func TestContributions(t *testing.T) {
 		var elements []Placed
 		ranges := false
 		for _, f := range state.Forwards {
-			c := Contribute(f, ownership)
+			c := Contribute(f, ownership, nil)
 			for _, u := range c.Units {
 				if have, ok := units[u.Name]; ok {
 					if diff := cmp.Diff(have, u); diff != "" {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/smartnat/smartnat/pkg/delta"
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/nftables/ruleset"
 )
@@ -50,9 +49,7 @@ func (b *Builder) Built() ruleset.Table {
 
 func (b *Builder) parts() *Parts {
 	parts := NewParts(b.family, b.own)
-	for _, f := range b.forwards {
-		parts.Add(f)
-	}
+	parts.AddAll(b.forwards)
 	return parts
 }
 
@@ -71,20 +68,15 @@ func (b *Builder) whole(parts *Parts) ruleset.Table {
 func (b *Builder) Change(state gateway.State) (batch ruleset.Batch, done func()) {
 	forwards := gateway.ForwardsOf(state.Forwards, b.family)
 	c := change{builder: b, units: map[string]int{}, content: map[string]Unit{}, elements: map[string]*elementChange{}}
-	for was, is := range delta.Join(b.forwards, forwards, func(x, y *gateway.Forward) int {
-		if x == y {
-			return 0
-		}
-		return x.Compare(y.Frontend)
-	}) {
-		if was != nil && is != nil && (*was == *is || equal(*was, *is)) {
+	for was, is := range gateway.DifferingForwards(b.forwards, forwards) {
+		if was != nil && is != nil && equal(was, is) {
 			continue
 		}
 		if is != nil {
-			c.count(*is, 1)
+			c.count(is, 1)
 		}
 		if was != nil {
-			c.count(*was, -1)
+			c.count(was, -1)
 		}
 	}
 	ranges := b.ranges + c.ranges
@@ -114,7 +106,7 @@ type elementChange struct{ removed, added []ruleset.Element }
 
 // count adds what a Forward contributes, or removes it if n is negative.
 func (c *change) count(f *gateway.Forward, n int) {
-	contribution := Contribute(f, c.builder.own)
+	contribution := Contribute(f, c.builder.own, nil)
 	for _, u := range contribution.Units {
 		c.units[u.Name] += n
 		c.content[u.Name] = u
@@ -179,5 +171,5 @@ func (c *change) addTo(batch *ruleset.Batch, host ruleset.Table) {
 // equal reports whether two Forwards contribute the same. Draining backends and the Owner are no part of the table.
 func equal(x, y *gateway.Forward) bool {
 	return x.Frontend == y.Frontend && x.Service == y.Service && x.SourcesDeny == y.SourcesDeny && x.Shift == y.Shift &&
-		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && slices.Equal(x.Sources, y.Sources) && slices.Equal(x.Backends, y.Backends)
+		x.Masquerade == y.Masquerade && x.Affinity == y.Affinity && x.Consistent == y.Consistent && slices.Equal(x.Sources, y.Sources) && slices.Equal(x.Backends, y.Backends)
 }

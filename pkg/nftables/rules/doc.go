@@ -26,6 +26,9 @@
 // a rule or a verdict (nft_table_validate), and does not for data. So Backends are data, by number: pick-3 draws the number. The
 // chain of a Frontend is data too, which the small map chains turns into a verdict.
 //
+// If all gateways shall choose the same Backend, maglev-61 takes a number from a hash of the client, and the Backends fill 61 numbers
+// as Maglev fills its table: a Backend that comes or goes changes few others.
+//
 // Ranges of ports are in the map ranges. Any commit that touches it copies it (nft_set_pipapo.c), and packets meet its rule only
 // if it has elements. Chains and sets that are named after a digest have the content that the digest covers, and are shared by
 // all Forwards that need the same.

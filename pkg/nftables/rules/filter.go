@@ -13,16 +13,54 @@ import (
 // filter lets forwarded connections pass and enforces the boundary.
 func (b *builder) filter() {
 	forward := append(b.acceptForwarded(), b.returnBridged()...)
+	var input []ruleset.Rule
 	if len(b.state.Uplinks) > 0 {
-		b.base(inputFilter, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Input, Priority: ruleset.FilterOrder},
-			rule("", inLink(uplinkLinksSet), stateIs(ruleset.StateInvalid), verdict(ruleset.Drop)))
+		input = append(input, rule("", inLink(uplinkLinksSet), stateIs(ruleset.StateInvalid), verdict(ruleset.Drop)))
 		forward = append(forward, rule("an answer of a backend without a connection",
 			outLink(uplinkLinksSet), stateIs(ruleset.StateInvalid), verdict(ruleset.Drop)))
 		forward = append(forward, b.acceptEgress()...)
 	}
+	if input = append(append(input, b.guardSync()...), b.dropStrays()...); len(input) > 0 {
+		b.base(inputFilter, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Input, Priority: ruleset.FilterOrder}, input...)
+	}
 	b.base(forwardFilter, ruleset.Hook{Type: ruleset.FilterType, Point: ruleset.Forward, Priority: ruleset.FilterOrder},
 		append(forward, b.boundaryJumps(boundaryChain)...)...)
 	b.boundary(boundaryChain)
+}
+
+// guardSync drops packets for the sync address of a pair that come neither by its link nor from the host itself.
+func (b *builder) guardSync() []ruleset.Rule {
+	sync := b.state.Sync
+	if !sync.Has(b.family) {
+		return nil
+	}
+	b.linkSet(syncLinks, slices.Sorted(slices.Values([]string{"lo", sync.Link})))
+	b.chain(syncChain, rule("", inLink(syncLinks), verdict(ruleset.Return)), rule("not by the sync link", verdict(ruleset.Drop)))
+	var elements []ruleset.Element
+	for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP} {
+		elements = append(elements, ruleset.Element{Key: addressKey(sync.Address) + protocolKey(p) + port(sync.Port)})
+	}
+	b.set(syncSet, ruleset.Schema{Key: key(addressType(b.family), ruleset.ProtocolType, ruleset.PortType)}, elements...)
+	return []ruleset.Rule{rule("", lookup(frontendKey(b.family), syncSet), goTo(syncChain))}
+}
+
+// dropStrays drops TCP segments to masquerade addresses that begin no connection and belong to none. If the host reset them, a
+// connection that another gateway hands over together with the address would end before the kernel knows it.
+func (b *builder) dropStrays() []ruleset.Rule {
+	addresses := gateway.AllAddresses(b.state.MasqueradeSources(b.family))
+	if len(addresses) == 0 {
+		return nil
+	}
+	elements := make([]ruleset.Element, 0, len(addresses))
+	for _, a := range addresses {
+		elements = append(elements, ruleset.Element{Key: addressKey(a)})
+	}
+	b.set(masqueradeSet, ruleset.Schema{Key: key(addressType(b.family))}, elements...)
+	const flagsOffset, syn, synAck = 13, "\x02", "\x12" // RFC 9293, 3.1
+	return []ruleset.Rule{rule("belongs to no connection", stateIs(ruleset.StateNew|ruleset.StateInvalid), protocolIs(gateway.TCP), exprs{
+		ruleset.Payload{Base: ruleset.TransportHeader, Offset: flagsOffset, Len: 1},
+		ruleset.Bitwise{Mask: synAck, Xor: "\x00"}, ruleset.Compare{Data: syn, Not: true},
+	}, lookup(exprs{destination(b.family)}, masqueradeSet), verdict(ruleset.Drop))}
 }
 
 // guard adds the boundary by itself.

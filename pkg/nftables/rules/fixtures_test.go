@@ -96,7 +96,30 @@ var scenarios = []struct {
 			with(forward(family, 4, gateway.UDP, 100, 109, backends(family, 2, 100)), func(f *gateway.Forward) { f.Affinity, f.Shift = time.Hour, true }),
 		)
 	}},
+	{"maglev", func(family gateway.Family) gateway.State {
+		agrees := func(f *gateway.Forward) { f.Consistent = true }
+		stays := func(f *gateway.Forward) { f.Consistent, f.Affinity = true, time.Hour }
+		return stateOf(
+			with(forward(family, 1, gateway.TCP, 80, 80, backends(family, 3, 8080)), agrees),
+			with(forward(family, 1, gateway.UDP, 53, 53, backends(family, 2, 5353)), func(f *gateway.Forward) { f.Consistent, f.Masquerade = true, false }),
+			with(forward(family, 1, gateway.TCP, 81, 81, backends(family, 1, 8080)), agrees),
+			with(forward(family, 2, gateway.TCP, 443, 443, backends(family, 2, 8443)), stays),
+			with(forward(family, 2, gateway.TCP, 100, 109, backends(family, 2, 8080)), agrees),
+			with(forward(family, 2, gateway.UDP, 100, 109, backends(family, 2, 200)), func(f *gateway.Forward) { stays(f); f.Shift = true }),
+		)
+	}},
 	{"host", host},
+	{"sync", func(family gateway.Family) gateway.State {
+		state := gateway.State{Uplinks: uplinks}
+		state.Sync = gateway.SyncEndpoint{Address: inside(family, 2), Link: "eth3", Port: 3780}
+		return state
+	}},
+	{"masquerade-addresses", masqueraded},
+	{"masquerade-addresses-any-port", func(family gateway.Family) gateway.State {
+		state := masqueraded(family)
+		state.MasqueradePorts = gateway.PortRange{}
+		return state
+	}},
 	{"flowtable", func(family gateway.Family) gateway.State {
 		state := host(family)
 		state.Flowtable = flowtable
@@ -160,6 +183,31 @@ func host(family gateway.Family) gateway.State {
 	return state
 }
 
+// shared returns n addresses in the network of a link.
+func shared(family gateway.Family, link, n int) []netip.Addr {
+	var addresses []netip.Addr
+	for i := range n {
+		addresses = append(addresses, inside(family, 0x6400+0x10*link+i))
+	}
+	return addresses
+}
+
+// masqueraded has links with one and with several masquerade addresses.
+func masqueraded(family gateway.Family) gateway.State {
+	state := stateOf(
+		forward(family, 1, gateway.TCP, 80, 80, backends(family, 1, 8080)),
+		with(forward(family, 1, gateway.UDP, 53, 53, backends(family, 1, 5353)), func(f *gateway.Forward) { f.Masquerade = false }),
+	)
+	state.MasqueradeAddresses = []gateway.LinkAddresses{
+		{Link: "eth0", Addresses: append(shared(gateway.IPv4, 0, 3), shared(gateway.IPv6, 0, 2)...)},
+		{Link: "eth3", Addresses: shared(gateway.IPv4, 1, 1)},
+		{Link: "eth4", Addresses: shared(gateway.IPv6, 2, 1)},
+		{Link: "eth5", Addresses: append(shared(gateway.IPv4, 3, 1), shared(gateway.IPv6, 3, 1)...)},
+	}
+	state.MasqueradePorts = gateway.PortRange{First: 1024, Last: 65535}
+	return state
+}
+
 // randomState returns a state with random features, crowded so that Forwards share chains and sets.
 func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 	some := func() bool { return random.IntN(2) == 0 }
@@ -197,6 +245,11 @@ func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 	if some() {
 		state.MasqueradePorts = gateway.PortRange{First: 2000, Last: 60000}
 	}
+	for i, link := range []string{"eth0", "eth1"} {
+		if n := random.IntN(4); n > 0 {
+			state.MasqueradeAddresses = append(state.MasqueradeAddresses, gateway.LinkAddresses{Link: link, Addresses: shared(family, i, n)})
+		}
+	}
 	for n := range state.Uplinks {
 		e := gateway.Egress{Address: external(family, n), Uplink: n + 1, Owner: fmt.Sprintf("default/mapping-%d", n)}
 		for i := range random.IntN(4) {
@@ -219,6 +272,7 @@ func randomForward(random *rand.Rand, f *gateway.Forward) *gateway.Forward {
 	if random.IntN(4) == 0 {
 		f.Affinity = 3 * time.Hour
 	}
+	f.Consistent = random.IntN(10) == 0
 	f.Masquerade, f.Shift = random.IntN(4) > 0, !f.Ports.Single() && random.IntN(2) == 0
 	for i := range random.IntN(3) {
 		f.Sources = append(f.Sources, clients(family, 2*i))

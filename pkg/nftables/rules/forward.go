@@ -39,9 +39,10 @@ type Unit struct {
 	Elements []Placed
 }
 
-// Contribute returns what a Forward adds to the table of its family.
-func Contribute(f *gateway.Forward, own gateway.Ownership) Contribution {
-	c := contribution{f: f, own: own, family: gateway.IPv4}
+// Contribute returns what a Forward adds to the table of its family. Of the Units that are known, it returns only the name: most
+// Forwards share the same few. A nil known means none.
+func Contribute(f *gateway.Forward, own gateway.Ownership, known func(unit string) bool) Contribution {
+	c := contribution{f: f, own: own, family: gateway.IPv4, known: known}
 	if f.Address.Is6() {
 		c.family = gateway.IPv6
 	}
@@ -63,6 +64,7 @@ type contribution struct {
 	f      *gateway.Forward
 	own    gateway.Ownership
 	family gateway.Family
+	known  func(unit string) bool
 }
 
 func (c *contribution) element(set string, e ruleset.Element) {
@@ -72,7 +74,9 @@ func (c *contribution) element(set string, e ruleset.Element) {
 // frontend leads ports to a chain.
 func (c *contribution) frontend(ports gateway.PortRange, chain string) {
 	id := chainID(chain)
-	c.unit(Unit{Name: "to " + chain, Elements: []Placed{{chainsMap, ruleset.Element{Key: id, Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: chain}}}}})
+	c.unit("to "+chain, func() Unit {
+		return Unit{Elements: []Placed{{chainsMap, ruleset.Element{Key: id, Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: chain}}}}}
+	})
 	e := ruleset.Element{Key: c.frontendKey(ports.First), Data: native(0) + id}
 	if ports.Single() {
 		c.element(frontendsMap, e)
@@ -96,14 +100,20 @@ func (c *contribution) frontendKey(p uint16) string {
 func (c *contribution) single() {
 	f := c.f
 	var chain string
+	backends := f.Backends
 	number := func(i int) uint32 { return uint32(i) }
-	if sticky(f) {
+	switch {
+	case consistent(f):
+		backends = c.slots()
+		chain = c.pickByHash(len(backends))
+	case sticky(f):
 		chain, number = c.affinity()
-	} else {
-		chain = c.pick(len(f.Backends))
+	default:
+		chain = c.pick(len(backends))
 	}
+	c.Elements = make([]Placed, 0, 1+len(backends))
 	c.frontend(f.Ports, c.allowed(chain))
-	for i, backend := range f.Backends {
+	for i, backend := range backends {
 		c.element(backendsMap, ruleset.Element{
 			Key:  c.frontendKey(f.Ports.First) + native(number(i)),
 			Data: addressKey(backend.Address) + port(backend.Port),
@@ -113,19 +123,29 @@ func (c *contribution) single() {
 
 // pick returns the chain that translates to one of n backends.
 func (c *contribution) pick(n int) string {
-	name := fmt.Sprintf("pick-%d", n)
+	return c.choosing(fmt.Sprintf("pick-%d", n), exprs{c.random(uint32(n), 0)})
+}
+
+// choosing returns the chain that translates to the backend of a number.
+func (c *contribution) choosing(name string, number exprs) string {
 	if !c.f.Masquerade {
 		name += "-keep"
 	}
-	c.unit(Unit{Name: name, Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), c.translate(uint32(n), 0))}}})
+	c.unit(name, func() Unit {
+		return Unit{Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), c.translate(number))}}}
+	})
 	return name
 }
 
-// translate returns the rule that translates to a backend by a random number.
-func (c *contribution) translate(modulus, offset uint32) ruleset.Rule {
+// random loads a random number behind the key of the Frontend.
+func (c *contribution) random(modulus, offset uint32) ruleset.Random {
+	return ruleset.Random{Modulus: modulus, Offset: offset, To: words(c.family) + 2}
+}
+
+// translate returns the rule that translates to the backend of a number, which comes behind the key of the Frontend.
+func (c *contribution) translate(number exprs) ruleset.Rule {
 	n := words(c.family)
-	return rule("", frontendKey(c.family), exprs{
-		ruleset.Random{Modulus: modulus, Offset: offset, To: n + 2},
+	return rule("", frontendKey(c.family), number, exprs{
 		ruleset.LookupMap{Set: backendsMap},
 		ruleset.NAT{Destination: true, HasPorts: true, FirstPort: n, LastPort: n, Flags: ruleset.NATPortsSpecified},
 	})
@@ -154,16 +174,27 @@ func (c *contribution) allowed(chain string) string {
 		text = append(s.AppendTo(text), ' ')
 	}
 	set := "sources-" + digest(text)
-	c.unit(Unit{Name: set, Sets: []ruleset.Set{{Name: set, Schema: networkSchema(c.family), Elements: networkElements(sources)}}})
+	c.unit(set, func() Unit {
+		return Unit{Sets: []ruleset.Set{{Name: set, Schema: networkSchema(c.family), Elements: networkElements(sources)}}}
+	})
 	name := "allow-" + digest([]byte(set+" "+chain))
-	c.unit(Unit{Name: name, Chains: []ruleset.Chain{{Name: name, Rules: []ruleset.Rule{
-		rule("", exprs{source(c.family), ruleset.Lookup{Set: set, Not: true}}, goTo(dropChain)),
-		rule("", goTo(chain)),
-	}}}})
+	c.unit(name, func() Unit {
+		return Unit{Chains: []ruleset.Chain{{Name: name, Rules: []ruleset.Rule{
+			rule("", exprs{source(c.family), ruleset.Lookup{Set: set, Not: true}}, goTo(dropChain)),
+			rule("", goTo(chain)),
+		}}}}
+	})
 	return name
 }
 
-func (c *contribution) unit(u Unit) { c.Units = append(c.Units, u) }
+func (c *contribution) unit(name string, content func() Unit) {
+	var u Unit
+	if c.known == nil || !c.known(name) {
+		u = content()
+	}
+	u.Name = name
+	c.Units = append(c.Units, u)
+}
 
 // sticky reports whether clients return to their last backend.
 func sticky(f *gateway.Forward) bool { return f.Affinity > 0 && len(f.Backends) > 1 }
@@ -174,7 +205,7 @@ func (c *contribution) affinity() (chain string, number func(i int) uint32) {
 	taken := map[uint32]bool{}
 	chain = c.remember(func(i int, endpoint string) (string, ruleset.Rule) {
 		numbers[i] = numberOf(endpoint, taken)
-		return strconv.FormatUint(uint64(numbers[i]), 10), c.translate(1, numbers[i])
+		return strconv.FormatUint(uint64(numbers[i]), 10), c.translate(exprs{c.random(1, numbers[i])})
 	})
 	return chain, func(i int) uint32 { return numbers[i] }
 }
@@ -195,22 +226,26 @@ func (c *contribution) remember(translate func(i int, endpoint string) (string, 
 		suffix, translation := translate(i, endpoint)
 		clients := "clients-" + digest([]byte(endpoint))
 		name := fmt.Sprintf("endpoint-%s-%s-%d", digest([]byte(endpoint)), suffix, timeout)
-		c.unit(Unit{Name: clients, Sets: []ruleset.Set{{Name: clients, Schema: ruleset.Schema{
-			Key: key(addressType(c.family)), Dynamic: true, Size: maxClients,
-		}}}})
-		c.unit(Unit{Name: name, Chains: []ruleset.Chain{{Name: name, Rules: []ruleset.Rule{
-			rule("", exprs{source(c.family), ruleset.Update{Set: clients, Milliseconds: timeout}}),
-			translation,
-		}}}})
+		c.unit(clients, func() Unit {
+			return Unit{Sets: []ruleset.Set{{Name: clients, Schema: ruleset.Schema{Key: key(addressType(c.family)), Dynamic: true, Size: maxClients}}}}
+		})
+		c.unit(name, func() Unit {
+			return Unit{Chains: []ruleset.Chain{{Name: name, Rules: []ruleset.Rule{
+				rule("", exprs{source(c.family), ruleset.Update{Set: clients, Milliseconds: timeout}}),
+				translation,
+			}}}}
+		})
 		remembered = append(remembered, rule("", lookup(exprs{source(c.family)}, clients), goTo(name)))
 		choices[i] = ruleset.Element{Key: native(uint32(i)), Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: name}}
 		text = append(append(text, ' '), name...)
 	}
 	chain = "affinity-" + digest(text)
-	choice := ruleset.Set{Name: chain, Schema: ruleset.Schema{Key: key(ruleset.MarkType), Data: key(ruleset.VerdictType)}, Elements: choices}
-	rules := append(c.mark(), remembered...)
-	rules = append(rules, rule("", lookupVerdict(exprs{ruleset.Random{Modulus: uint32(len(choices))}}, chain)))
-	c.unit(Unit{Name: chain, Chains: []ruleset.Chain{{Name: chain, Rules: rules}}, Sets: []ruleset.Set{choice}})
+	c.unit(chain, func() Unit {
+		choice := ruleset.Set{Name: chain, Schema: ruleset.Schema{Key: key(ruleset.MarkType), Data: key(ruleset.VerdictType)}, Elements: choices}
+		rules := append(c.mark(), remembered...)
+		rules = append(rules, rule("", lookupVerdict(exprs{ruleset.Random{Modulus: uint32(len(choices))}}, chain)))
+		return Unit{Chains: []ruleset.Chain{{Name: chain, Rules: rules}}, Sets: []ruleset.Set{choice}}
+	})
 	return chain
 }
 

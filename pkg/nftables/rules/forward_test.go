@@ -79,7 +79,7 @@ func TestNetworks(t *testing.T) {
 func TestOpenSources(t *testing.T) {
 	open := forward(gateway.IPv6, 1, gateway.TCP, 80, 80, backends(gateway.IPv6, 1, 80))
 	listed := gatewaytest.From(open, "::/0", "2001:db8::/32")
-	if diff := cmp.Diff(Contribute(open, ownership), Contribute(listed, ownership)); diff != "" {
+	if diff := cmp.Diff(Contribute(open, ownership, nil), Contribute(listed, ownership, nil)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -99,7 +99,7 @@ func TestChangedBackend(t *testing.T) {
 	for _, family := range families {
 		was := forward(family, 1, gateway.TCP, 80, 80, backends(family, 3, 80))
 		is := with(was, func(f *gateway.Forward) { f.Backends = backends(family, 4, 80)[1:] })
-		before, after := Contribute(was, ownership), Contribute(is, ownership)
+		before, after := Contribute(was, ownership, nil), Contribute(is, ownership, nil)
 		for i := range before.Elements {
 			if e := before.Elements[i]; e != after.Elements[i] && (e.Set != backendsMap || e.Key != after.Elements[i].Key) {
 				t.Errorf("IPv%d: an element of %s changes", family, e.Set)

@@ -30,6 +30,9 @@ func TestKernelLoadsText(t *testing.T) {
 			if len(tables[0].Flowtables) > 0 {
 				testenv.RequireFlowtable(t)
 			}
+			if slices.ContainsFunc(tables, hasRanges) {
+				testenv.RequireRangesByText(t)
+			}
 			input := ""
 			for _, table := range tables {
 				input += text(t, table)
@@ -52,6 +55,11 @@ func TestKernelLoadsText(t *testing.T) {
 		}
 		load(fmt.Sprintf("random %d", i), tables...)
 	}
+}
+
+// hasRanges reports whether a table looks up ranges of ports.
+func hasRanges(table ruleset.Table) bool {
+	return slices.ContainsFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == rangesMap })
 }
 
 // complete expects that the kernel has as many chains, rules and sets as the table, except for rules that nft(8) cannot spell.

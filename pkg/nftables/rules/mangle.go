@@ -37,9 +37,9 @@ func (b *builder) uplinks() {
 		rule("", protocolIs(gateway.UDP), goTo(uplinksChain)),
 	)...)
 	var rules []ruleset.Rule
-	if b.hasEgress() && len(b.insideNetworks()) > 0 {
-		// A pod that leaves with an external address may be behind an uplink. Its replies follow the main table.
-		rules = append(rules, rule("", packetMark(b.own.Egress()), verdict(ruleset.Return)))
+	if len(b.insideNetworks()) > 0 {
+		// Nodes and pods behind an uplink are where the main table says, not at a next hop outside.
+		rules = append(rules, rule("", lookup(exprs{source(b.family)}, insideNetworks), verdict(ruleset.Return)))
 	}
 	b.chain(uplinksChain, append(rules, rule("", lookupVerdict(exprs{ruleset.Meta{Key: ruleset.MetaIIFName}}, uplinksMap)))...)
 

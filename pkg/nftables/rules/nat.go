@@ -4,6 +4,7 @@
 package rules
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -108,16 +109,61 @@ func (b *builder) assignHelpers() []ruleset.Rule {
 	return rules
 }
 
-// masquerade adds the chain that masquerades. The kernel accepts a range of source ports only together with a protocol.
+// masquerade adds the chain that masquerades. Links with masquerade addresses leave it for their own.
 func (b *builder) masquerade() {
+	rules := b.withPorts(nil, 0, func(ports bool, first, last ruleset.Register, flags uint32) ruleset.Expr {
+		return ruleset.Masquerade{HasPorts: ports, FirstPort: first, LastPort: last, Flags: flags}
+	})
+	if sources := b.state.MasqueradeSources(b.family); len(sources) > 0 {
+		b.masqueradeAddresses(sources)
+		rules = append([]ruleset.Rule{rule("", lookupVerdict(exprs{ruleset.Meta{Key: ruleset.MetaOIFName}}, masqueradeLinks))}, rules...)
+	}
+	b.chain(masqueradeChain, rules...)
+}
+
+// withPorts returns the rules that choose a source and translate to it, with the range of source ports in the registers from free
+// on. The kernel accepts a range only together with a protocol.
+func (b *builder) withPorts(choose exprs, free ruleset.Register, translate func(ports bool, first, last ruleset.Register, flags uint32) ruleset.Expr) []ruleset.Rule {
 	var rules []ruleset.Rule
 	if ports := b.state.MasqueradePorts; ports != (gateway.PortRange{}) {
 		for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
-			rules = append(rules, rule("", protocolIs(p), exprs{
-				ruleset.Immediate{To: 0, Data: port(ports.First)[:2]}, ruleset.Immediate{To: 1, Data: port(ports.Last)[:2]},
-				ruleset.Masquerade{HasPorts: true, FirstPort: 0, LastPort: 1, Flags: ruleset.NATPortsSpecified | ruleset.NATRandomFully},
+			rules = append(rules, rule("", protocolIs(p), choose, exprs{
+				ruleset.Immediate{To: free, Data: port(ports.First)[:2]}, ruleset.Immediate{To: free + 1, Data: port(ports.Last)[:2]},
+				translate(true, free, free+1, ruleset.NATPortsSpecified|ruleset.NATRandomFully),
 			}))
 		}
 	}
-	b.chain(masqueradeChain, append(slices.Clip(rules), rule("", exprs{ruleset.Masquerade{Flags: ruleset.NATRandomFully}}))...)
+	return append(rules, rule("", choose, exprs{translate(false, 0, 0, ruleset.NATRandomFully)}))
+}
+
+// masqueradeAddresses adds a chain for each number of addresses that a link has. It shares the connections evenly among them. Which
+// one a connection gets matters only for its first packet: the kernel remembers it.
+func (b *builder) masqueradeAddresses(sources []gateway.LinkAddresses) {
+	var links, addresses []ruleset.Element
+	chains := map[string]bool{}
+	for _, l := range sources {
+		n := len(l.Addresses)
+		name := fmt.Sprintf("%s-%d", masqueradeTo, n)
+		links = append(links, ruleset.Element{Key: linkKey(l.Link), Verdict: ruleset.Verdict{Code: ruleset.Goto, Chain: name}})
+		for i, a := range l.Addresses {
+			addresses = append(addresses, ruleset.Element{Key: linkKey(l.Link) + native(uint32(i)), Data: addressKey(a)})
+		}
+		if !chains[name] {
+			b.chain(name, b.toAddresses(uint32(n))...)
+		}
+		chains[name] = true
+	}
+	b.set(masqueradeLinks, ruleset.Schema{Key: key(ruleset.LinkType), Data: key(ruleset.VerdictType)}, links...)
+	b.set(masqueradeMap, ruleset.Schema{Key: key(ruleset.LinkType, ruleset.MarkType), Data: key(addressType(b.family))}, addresses...)
+}
+
+// toAddresses returns the rules that give a connection one of n sources of its link by a random number.
+func (b *builder) toAddresses(n uint32) []ruleset.Rule {
+	const linkWords = 4 // registers of a name
+	choose := exprs{
+		ruleset.Meta{Key: ruleset.MetaOIFName}, ruleset.Random{Modulus: n, To: linkWords}, ruleset.LookupMap{Set: masqueradeMap},
+	}
+	return b.withPorts(choose, words(b.family), func(ports bool, first, last ruleset.Register, flags uint32) ruleset.Expr {
+		return ruleset.NAT{HasPorts: ports, FirstPort: first, LastPort: last, Flags: flags}
+	})
 }

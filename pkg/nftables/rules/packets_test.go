@@ -5,6 +5,7 @@ package rules
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -46,6 +47,7 @@ func to(link string) func(netip.Addr, uint32) string {
 type outcome struct {
 	Verdict     packet.Verdict
 	RejectWith  string
+	Source      netip.Addr
 	Destination netip.AddrPort
 	Out         string
 	Masqueraded bool
@@ -59,11 +61,11 @@ func outcomes(t *testing.T, tracer *ruleset.Tracer, p packet.Packet) map[outcome
 	t.Helper()
 	all := map[outcome]float64{}
 	for trace := range tracer.Outcomes(p) {
-		if len(trace.Remembered) > 1 || trace.LoopDetected || trace.Packet.Source != p.Source {
+		if len(trace.Remembered) > 1 || trace.LoopDetected || trace.Packet.Source.Port() != p.Source.Port() {
 			t.Errorf("%s to %s: remembered by %q, loop %t, now from %s", p.Source, p.Destination, trace.Remembered, trace.LoopDetected, trace.Packet.Source)
 		}
 		all[outcome{
-			trace.Verdict, trace.RejectWith, trace.Packet.Destination, trace.Out, trace.Masqueraded, trace.Packet.ConnMark, len(trace.Remembered) == 1,
+			trace.Verdict, trace.RejectWith, trace.Packet.Source.Addr(), trace.Packet.Destination, trace.Out, trace.Masqueraded, trace.Packet.ConnMark, len(trace.Remembered) == 1,
 		}] += trace.Probability
 	}
 	return all
@@ -80,11 +82,11 @@ func expected(state gateway.State, p packet.Packet) map[outcome]float64 {
 		return f.Address == p.Destination.Addr() && f.Protocol == p.Protocol && f.Ports.Contains(p.Destination.Port())
 	})
 	if i < 0 || p.In == "" && state.ForwardedOnly {
-		return map[outcome]float64{{Verdict: packet.Accept, Destination: p.Destination, ConnMark: mark}: 1}
+		return map[outcome]float64{{Verdict: packet.Accept, Source: p.Source.Addr(), Destination: p.Destination, ConnMark: mark}: 1}
 	}
 	f := state.Forwards[i]
 	if f.SourcesDeny || len(f.Sources) > 0 && !slices.ContainsFunc(f.Sources, func(s netip.Prefix) bool { return s.Contains(p.Source.Addr()) }) {
-		return map[outcome]float64{{Verdict: packet.Drop, Destination: p.Destination, ConnMark: mark}: 1}
+		return map[outcome]float64{{Verdict: packet.Drop, Source: p.Source.Addr(), Destination: p.Destination, ConnMark: mark}: 1}
 	}
 	if len(f.Backends) == 0 {
 		answer := "icmp-port-unreachable"
@@ -94,7 +96,7 @@ func expected(state gateway.State, p packet.Packet) map[outcome]float64 {
 		case p.Destination.Addr().Is6():
 			answer = "icmp6-port-unreachable"
 		}
-		return map[outcome]float64{{Verdict: packet.Reject, RejectWith: answer, Destination: p.Destination, ConnMark: mark}: 1}
+		return map[outcome]float64{{Verdict: packet.Reject, RejectWith: answer, Source: p.Source.Addr(), Destination: p.Destination, ConnMark: mark}: 1}
 	}
 	all := map[outcome]float64{}
 	mark |= ownership.Forwarded().Value
@@ -102,25 +104,68 @@ func expected(state gateway.State, p packet.Packet) map[outcome]float64 {
 	if masqueraded {
 		mark |= ownership.Masquerade().Value
 	}
+	sources := sharedBy(state, "eth0", p.Source.Addr().Is6())
+	toHost := masqueraded && len(sources) == 0
+	if !masqueraded || toHost {
+		sources = []netip.Addr{p.Source.Addr()}
+	}
 	for _, b := range f.Backends {
 		port := b.Port
 		if f.Shift {
 			port += p.Destination.Port() - f.Ports.First
 		}
-		all[outcome{
-			Verdict: packet.Accept, Destination: netip.AddrPortFrom(b.Address, port), Out: "eth0", Masqueraded: masqueraded, ConnMark: mark,
-			Remembered: f.Affinity > 0 && len(f.Backends) > 1,
-		}] += 1 / float64(len(f.Backends))
+		for _, from := range sources {
+			all[outcome{
+				Verdict: packet.Accept, Source: from, Destination: netip.AddrPortFrom(b.Address, port), Out: "eth0", Masqueraded: toHost, ConnMark: mark,
+				Remembered: f.Affinity > 0 && len(f.Backends) > 1,
+			}] += 1 / float64(len(f.Backends)*len(sources))
+		}
 	}
 	return all
+}
+
+// sharedBy returns the masquerade addresses of a link.
+func sharedBy(state gateway.State, link string, ipv6 bool) []netip.Addr {
+	var addresses []netip.Addr
+	for _, l := range state.MasqueradeAddresses {
+		for _, a := range l.Addresses {
+			if l.Link == link && a.Is6() == ipv6 {
+				addresses = append(addresses, a)
+			}
+		}
+	}
+	return addresses
 }
 
 // judge compares all outcomes of a packet with those that the state wants.
 func judge(t *testing.T, state gateway.State, tracer *ruleset.Tracer, p packet.Packet) {
 	t.Helper()
+	state = decided(t, state, tracer, p)
 	if diff := cmp.Diff(expected(state, p), outcomes(t, tracer, p), cmpopts.EquateApprox(0, 1e-9), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 		t.Fatalf("%s to %s/%s by %q (-want +got):\n%s%+v", p.Source, p.Destination, p.Protocol, p.In, diff, tracer.Trace(p).Steps)
 	}
+}
+
+// decided returns a state in which the Consistent Forward for a packet has only the Backend that the packet reaches.
+func decided(t *testing.T, state gateway.State, tracer *ruleset.Tracer, p packet.Packet) gateway.State {
+	t.Helper()
+	f := gateway.FindForward(state.Forwards, p.Protocol, p.Destination)
+	trace := tracer.Trace(p)
+	if f == nil || !consistent(f) || trace.Verdict != packet.Accept || trace.Packet.Destination == p.Destination {
+		return state
+	}
+	i := slices.IndexFunc(f.Backends, func(b gateway.Backend) bool {
+		if f.Shift {
+			b.Port += p.Destination.Port() - f.Ports.First
+		}
+		return netip.AddrPortFrom(b.Address, b.Port) == trace.Packet.Destination
+	})
+	if i < 0 {
+		t.Fatalf("%s to %s reaches %s, which is no Backend", p.Source, p.Destination, trace.Packet.Destination)
+	}
+	state.Forwards = slices.Clone(state.Forwards)
+	state.Forwards[slices.Index(state.Forwards, f)] = with(f, func(f *gateway.Forward) { f.Backends = f.Backends[i : i+1] })
+	return state
 }
 
 // returns expects that a client which an endpoint's list remembers reaches that endpoint and no other.
@@ -131,10 +176,15 @@ func returns(t *testing.T, tracer *ruleset.Tracer, p packet.Packet) {
 			return
 		}
 		remembers := tracer.Remembering(func(set string) bool { return slices.Contains(last.Remembered, set) })
+		all := 0.0
 		for again := range remembers.Outcomes(p) {
-			if again.Packet.Destination != last.Packet.Destination || !slices.Equal(again.Remembered, last.Remembered) || again.Probability != 1 {
+			all += again.Probability
+			if again.Packet.Destination != last.Packet.Destination || !slices.Equal(again.Remembered, last.Remembered) {
 				t.Fatalf("%s to %s: %s, remembered by %q, after %s, %q", p.Source, p.Destination, again.Packet.Destination, again.Remembered, last.Packet.Destination, last.Remembered)
 			}
+		}
+		if math.Abs(all-1) > 1e-9 {
+			t.Fatalf("%s to %s: a probability of %f in all", p.Source, p.Destination, all)
 		}
 	}
 }
@@ -267,6 +317,27 @@ func TestRulesOfPackets(t *testing.T) {
 			}
 			if got := tracer.Trace(reply); got.Rules != 4 || got.Verdict != packet.Accept || got.Packet.Mark != ownership.Uplink(1).Value {
 				t.Errorf("IPv%d, %d ports: a reply meets %d rules, %s, mark %#x, want 4: %+v", family, ports, got.Rules, got.Verdict, got.Packet.Mark, got.Steps)
+			}
+		}
+	}
+}
+
+// TestMasqueradeAddressesCostOneRule compares the rules that a masqueraded packet meets with and without addresses for its link.
+func TestMasqueradeAddressesCostOneRule(t *testing.T) {
+	for _, family := range families {
+		for _, p := range []gateway.Protocol{gateway.TCP, gateway.UDP, gateway.SCTP} {
+			for _, ports := range []gateway.PortRange{{}, {First: 1024, Last: 65535}} {
+				state := stateOf(forward(family, 1, p, 80, 80, backends(family, 1, 8080)))
+				state.MasqueradePorts = ports
+				first := firstPacket(family, client(family, 1), external(family, 1), p, 80)
+				without := tracer(state, family).Trace(first)
+				for n := 1; n <= 16; n++ {
+					state.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: shared(family, 0, n)}, {Link: "eth3", Addresses: shared(family, 1, n)}}
+					with := tracer(state, family).Trace(first)
+					if with.Rules != without.Rules+1 || with.Masqueraded || !slices.Contains(shared(family, 0, n), with.Packet.Source.Addr()) {
+						t.Errorf("%s to %d addresses: %d rules to %s, masqueraded %t; %d rules without addresses", p, n, with.Rules, with.Packet.Source, with.Masqueraded, without.Rules)
+					}
+				}
 			}
 		}
 	}

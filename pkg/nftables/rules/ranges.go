@@ -56,7 +56,7 @@ func blocksOf(f *gateway.Forward) []block {
 
 // rangeChain returns the chain that translates the ports of a block.
 func (c *contribution) rangeChain(k block) string {
-	if sticky(c.f) {
+	if sticky(c.f) && !consistent(c.f) {
 		return c.remember(func(i int, _ string) (string, ruleset.Rule) {
 			data := c.rangeTarget(k, c.f.Backends[i])
 			var loads exprs
@@ -71,9 +71,16 @@ func (c *contribution) rangeChain(k block) string {
 			return digest([]byte(fmt.Sprint(k.shift, data))), rule("", loads, exprs{c.rangeNAT(k)})
 		})
 	}
-	elements := make([]ruleset.Element, 0, len(c.f.Backends))
+	backends := c.f.Backends
+	number := exprs{ruleset.Random{Modulus: uint32(len(backends))}}
 	text := fmt.Appendf(nil, "%t %t %t", c.f.Masquerade, k.keep, k.shift)
-	for i, backend := range c.f.Backends {
+	if consistent(c.f) {
+		backends = c.slots()
+		number = c.hash(0, uint32(len(backends)))
+		text = fmt.Appendf(text, " hash %t", sticky(c.f))
+	}
+	elements := make([]ruleset.Element, 0, len(backends))
+	for i, backend := range backends {
 		data := ""
 		for j, part := range c.rangeTarget(k, backend) {
 			data += part + strings.Repeat("\x00", c.rangeType(k)[j].Padded()-len(part))
@@ -82,12 +89,11 @@ func (c *contribution) rangeChain(k block) string {
 		text = append(append(text, ' '), data...)
 	}
 	name := "range-" + digest(text)
-	c.unit(Unit{
-		Name: name,
-		Sets: []ruleset.Set{{Name: name, Schema: ruleset.Schema{Key: key(ruleset.MarkType), Data: c.rangeType(k)}, Elements: elements}},
-		Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), rule("", exprs{
-			ruleset.Random{Modulus: uint32(len(elements))}, ruleset.LookupMap{Set: name}, c.rangeNAT(k),
-		}))}},
+	c.unit(name, func() Unit {
+		return Unit{
+			Sets:   []ruleset.Set{{Name: name, Schema: ruleset.Schema{Key: key(ruleset.MarkType), Data: c.rangeType(k)}, Elements: elements}},
+			Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), rule("", number, exprs{ruleset.LookupMap{Set: name}, c.rangeNAT(k)}))}},
+		}
 	})
 	return name
 }

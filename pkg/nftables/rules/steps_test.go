@@ -79,15 +79,15 @@ func changed(t *testing.T, table ruleset.Table, b ruleset.Batch, pending []strin
 		}
 		s.Elements = slices.Clone(s.Elements)
 		for _, e := range b.DeleteElements {
+			if e.Set != s.Name {
+				continue
+			}
 			for _, x := range e.List {
-				at := slices.Index(s.Elements, x)
-				switch {
-				case e.Set != s.Name:
-				case at < 0:
+				at, _ := slices.BinarySearchFunc(s.Elements, x, ruleset.CompareElements)
+				if at == len(s.Elements) || s.Elements[at] != x {
 					t.Fatalf("%s has no element %x to delete", s.Name, x.Key)
-				default:
-					s.Elements = slices.Delete(s.Elements, at, at+1)
 				}
+				s.Elements = slices.Delete(s.Elements, at, at+1)
 			}
 		}
 		for _, e := range b.AddElements {

@@ -120,6 +120,11 @@ type (
 		Modulus, Offset uint32
 		To              Register
 	}
+	// Hash loads a number below Modulus that depends only on Len bytes, which are whole registers.
+	Hash struct {
+		From, To           Register
+		Len, Modulus, Seed uint32
+	}
 	// Immediate loads a constant.
 	Immediate struct {
 		To   Register
@@ -213,6 +218,7 @@ func (Compare) expr()      {}
 func (Lookup) expr()       {}
 func (LookupMap) expr()    {}
 func (Random) expr()       {}
+func (Hash) expr()         {}
 func (Immediate) expr()    {}
 func (Verdict) expr()      {}
 func (NAT) expr()          {}

@@ -70,6 +70,8 @@ func (m *machine) expr(e Expr) (Verdict, bool) {
 		return continues, value != nil && (string(value) == e.Data) != e.Not
 	case Random:
 		return continues, e.Modulus > 0 && m.putNumber(e.To, e.Offset+m.random(e.Modulus))
+	case Hash:
+		return continues, m.hash(e)
 	case NAT, Masquerade, Reject:
 		return m.finish(e), true
 	case Payload, Meta, Ct, Immediate, PathMSS, ReversePath:
@@ -225,6 +227,18 @@ func (m *machine) bitwise(e Bitwise) bool {
 		value[i] = value[i]&e.Mask[i] ^ e.Xor[i]
 	}
 	return m.put(e.To, value)
+}
+
+// hash follows nft_jhash_eval (net/netfilter/nft_hash.c). The hash of a client whose port is unknown may be any.
+func (m *machine) hash(e Hash) bool {
+	key := m.get(e.From, int(e.Len))
+	if key == nil || e.Modulus == 0 {
+		return false
+	}
+	if m.Packet.Source.Port() == 0 && e.Len > uint32(len(m.Packet.Source.Addr().AsSlice())) {
+		return m.putNumber(e.To, m.random(e.Modulus))
+	}
+	return m.putNumber(e.To, scale(jhash(key, e.Seed), e.Modulus))
 }
 
 // random chooses a number below n.

@@ -71,7 +71,7 @@ func (s *speller) findRandom(r *Rule) {
 	random := false
 	for _, e := range r.Exprs {
 		switch e := e.(type) {
-		case Random:
+		case Random, Hash:
 			random = true
 		case Lookup:
 			if random {
@@ -121,8 +121,8 @@ const (
 type registers struct {
 	// terms has a term at the first of its registers.
 	terms [16]term
-	// transport means that the rule read the transport protocol, or a header of it.
-	transport bool
+	// transport counts how often the rule read the transport protocol or a header of it, except for a hash.
+	transport int
 }
 
 func (r *registers) put(to Register, t term) error {
@@ -164,10 +164,14 @@ func (s *speller) Rule(r *Rule) (string, error) {
 func (s *speller) expr(regs *registers, e Expr) (string, error) {
 	switch e := e.(type) {
 	case Payload:
-		regs.transport = regs.transport || e.Base == TransportHeader
+		if e.Base == TransportHeader {
+			regs.transport++
+		}
 		return "", regs.put(e.To, s.payload(e))
 	case Meta:
-		regs.transport = regs.transport || e.Key == MetaL4Proto
+		if e.Key == MetaL4Proto {
+			regs.transport++
+		}
 		return "", regs.put(e.To, metaTerm(e.Key))
 	case Ct:
 		return "", regs.put(e.To, ctTerm(e.Key))
@@ -177,6 +181,8 @@ func (s *speller) expr(regs *registers, e Expr) (string, error) {
 			text += fmt.Sprintf(" offset %d", e.Offset)
 		}
 		return "", regs.put(e.To, term{text: text, typ: MarkType})
+	case Hash:
+		return "", s.hash(regs, e)
 	case Immediate:
 		return "", regs.put(e.To, term{text: "a constant", class: constantClass, data: e.Data})
 	case PathMSS:

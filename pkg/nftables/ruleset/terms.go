@@ -150,6 +150,24 @@ func (s *speller) key(regs *registers, set string, from Register) (string, error
 	return strings.Join(parts, " . "), nil
 }
 
+// hash puts the text of a Hash, whose key may have several parts.
+func (s *speller) hash(regs *registers, e Hash) error {
+	var parts []string
+	for from := e.From; from < e.From+Register(e.Len/4); {
+		t, err := regs.get(from)
+		if err != nil {
+			return err
+		}
+		if t.typ == PortType {
+			regs.transport--
+		}
+		parts = append(parts, t.masked())
+		from += Register(max(4, t.typ.Padded()) / 4)
+	}
+	text := fmt.Sprintf("jhash %s mod %d seed %#x", strings.Join(parts, " . "), e.Modulus, e.Seed)
+	return regs.put(e.To, term{text: text, typ: MarkType})
+}
+
 func (s *speller) lookup(regs *registers, e Lookup) (string, error) {
 	if t, err := regs.get(e.From); err == nil && t.class == verdictClass && e.Verdict {
 		return t.text, nil
@@ -196,9 +214,16 @@ func (s *speller) nat(regs *registers, e NAT) (string, error) {
 	if err != nil {
 		return text, err
 	}
+	port, portErr := regs.get(e.FirstPort)
+	known := portErr == nil && e.FirstPort == e.LastPort && port.text == address.text && port.part == address.part+1
 	target := address.masked()
-	if address.class == constantClass {
+	switch {
+	case address.class == constantClass:
 		target, err = s.constantTarget(regs, e, address)
+	case e.HasPorts && portErr == nil && port.class == constantClass:
+		known = true
+		port.text, err = spellPorts(regs, e.FirstPort, e.LastPort)
+		target += ":" + port.text
 	}
 	text += target + spellRandom(e.Flags)
 	switch {
@@ -208,12 +233,10 @@ func (s *speller) nat(regs *registers, e NAT) (string, error) {
 		return text, errors.New("each port translates to the port with the same offset in the range")
 	case !e.HasPorts:
 		return text, nil
-	}
-	if first, err := regs.get(e.FirstPort); address.class != constantClass &&
-		(err != nil || e.FirstPort != e.LastPort || first.text != address.text || first.part != address.part+1) {
+	case address.class != constantClass && !known:
 		return text, errors.New("the port is not of the same value as the address")
 	}
-	if !regs.transport {
+	if regs.transport == 0 {
 		// nft(8) insists on a match for the protocol before it translates a port.
 		text = "meta l4proto { tcp, udp, sctp } " + text
 	}

@@ -19,17 +19,19 @@ type Cluster struct {
 	Mappings       []*v1alpha1.Mapping
 	Services       []*corev1.Service
 	EndpointSlices []*discoveryv1.EndpointSlice
+	PortGrants     []*v1alpha1.PortGrant
+	Namespaces     []*corev1.Namespace
 }
 
-// Visible returns the objects that leave a cluster, stripped: all Mappings, so that their authors can see their status,
-// and the Services and EndpointSlices that a valid Mapping names.
+// Visible returns the objects that leave a cluster, stripped: all Mappings, so that their authors can see their status, the Services
+// and EndpointSlices that a valid Mapping names, the namespaces of these, and all PortGrants.
 func Visible(in Cluster) Cluster {
 	var out Cluster
-	named := map[types.NamespacedName]bool{}
+	named, holding := map[types.NamespacedName]bool{}, map[string]bool{}
 	for _, m := range in.Mappings {
 		out.Mappings = append(out.Mappings, filter.Mapping(m))
 		if service, ok := filter.ServiceOf(m); ok {
-			named[service] = true
+			named[service], holding[service.Namespace] = true, true
 		}
 	}
 	for _, s := range in.Services {
@@ -40,6 +42,14 @@ func Visible(in Cluster) Cluster {
 	for _, s := range in.EndpointSlices {
 		if service, ok := filter.OwnerService(s); ok && named[service] {
 			out.EndpointSlices = append(out.EndpointSlices, filter.EndpointSlice(s))
+		}
+	}
+	for _, g := range in.PortGrants {
+		out.PortGrants = append(out.PortGrants, filter.PortGrant(g))
+	}
+	for _, n := range in.Namespaces {
+		if holding[n.Name] {
+			out.Namespaces = append(out.Namespaces, filter.Namespace(n))
 		}
 	}
 	return out

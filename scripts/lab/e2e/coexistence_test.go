@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smartnat/smartnat/pkg/finding"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -25,10 +26,11 @@ var layouts embed.FS
 
 func TestCoexistenceLegacy(t *testing.T)      { testCoexistence(t, legacy) }
 func TestCoexistenceIPTablesNFT(t *testing.T) { testCoexistence(t, nfTables) }
+func TestCoexistenceNFTables(t *testing.T)    { testCoexistence(t, native{}) }
 
 // testCoexistence runs other programs on the gateway that also write rules, and checks that their rules stay unchanged.
-func testCoexistence(t *testing.T, variant iptables) {
-	w := newWorld(t, variant)
+func testCoexistence(t *testing.T, p plane) {
+	w := newWorld(t, p)
 	w.reconfigure(t, w.config("resync: 1s\n"))
 	w.namespace(t, "others", 1)
 	w.mapping(t, "others", `addresses: [198.51.100.10, 203.0.113.10, "2001:db8:1::10"], serviceName: echo, egress: true,
@@ -39,9 +41,16 @@ func testCoexistence(t *testing.T, variant iptables) {
 	for _, layout := range []string{"docker", "firewalld", "ufw"} {
 		t.Run(layout, func(t *testing.T) { testLayout(t, w, layout) })
 	}
-	t.Run("a rule above ours", func(t *testing.T) { testRuleAbove(t, w) })
-	t.Run("a kube-proxy", func(t *testing.T) { testKubeProxy(t, w) })
-	if variant == legacy { // only this one has a lock
+	if p != (native{}) { // there is no order among the rules of different tables
+		t.Run("a rule above ours", func(t *testing.T) { testRuleAbove(t, w) })
+	}
+	t.Run("a kube-proxy", func(t *testing.T) {
+		if p == (native{}) {
+			w.mendForward(timeout(t, patience), t, 0)
+		}
+		testKubeProxy(t, w)
+	})
+	if p == legacy { // only this one has a lock
 		t.Run("a lock that is held", func(t *testing.T) { testLock(t, w) })
 	}
 }
@@ -63,8 +72,17 @@ func testLayout(t *testing.T, w *world, layout string) {
 		t.Fatal(err)
 	}
 	before := w.savedRules(ctx, t)
+	skip := len(w.daemon.Log())
 	if err := w.daemon.Restart(ctx); err != nil {
 		t.Fatal(err)
+	}
+	mended := func() {}
+	if w.plane == (native{}) {
+		mended = w.mendForward(ctx, t, skip)
+		// Of these, only firewalld accepts all translated connections.
+		if found := strings.Contains(w.daemon.Log()[skip:], "drops what is forwarded"); found == (layout == "firewalld") {
+			t.Errorf("a finding that %s drops what is forwarded: %t", layout, found)
+		}
 	}
 	for _, external := range []string{lab.External1, lab.External2, lab.External1v6} {
 		for _, protocol := range protocols {
@@ -79,6 +97,7 @@ func testLayout(t *testing.T, w *world, layout string) {
 			}
 		}
 	}
+	mended()
 	if diff := cmp.Diff(before, notOurs(w.savedRules(ctx, t))); diff != "" {
 		t.Errorf("rules of %s were changed (-before +with us):\n%s", layout, diff)
 	}
@@ -94,6 +113,18 @@ func testLayout(t *testing.T, w *world, layout string) {
 	if err := w.daemon.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// mendForward waits for the finding that FORWARD drops connections of pods, and runs the command that it contains. undo takes back the
+// command.
+func (w *world) mendForward(ctx context.Context, t *testing.T, skip int) (undo func()) {
+	t.Helper()
+	const said = "chain FORWARD of table ip filter drops connections that pods open unless one of its rules accepts them: "
+	w.awaitLog(ctx, t, skip, finding.ReasonForwardingDropped, said)
+	_, remedy, _ := strings.Cut(w.daemon.Log()[skip:], said)
+	remedy, _, _ = strings.Cut(remedy, " (")
+	w.gateway(t, remedy)
+	return func() { w.gateway(t, strings.Replace(remedy, " -I ", " -D ", 1)) }
 }
 
 // savedRules returns all IPv4 rules, one per line, without counters.
@@ -156,7 +187,14 @@ func testKubeProxy(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.awaitRules(t, func(rules string) bool { return strings.Contains(rules, "others/echo:tcp cluster IP") })
+	if err := lab.Poll(ctx, func(ctx context.Context) error {
+		if !slices.ContainsFunc(w.savedRules(ctx, t), func(line string) bool { return strings.Contains(line, "others/echo:tcp cluster IP") }) {
+			return errors.New("kube-proxy has no rules for the Service")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	w.apply(t, mappingYAML("others", "endpoints", `addresses: [198.51.100.10, "2001:db8:1::10"], serviceName: echo, mode: endpoints, ports: [{port: 1610, servicePort: 8080}]`))
 	for _, clusterIP := range strings.Fields(clusterIPs) {
 		w.await(t, lab.Gateway, "tcp", lab.Join(clusterIP, 8080), nil)

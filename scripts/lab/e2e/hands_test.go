@@ -42,14 +42,18 @@ var anyHands = []hand{
 	{name: "a strict reverse path filter", script: "echo 1 > /proc/sys/net/ipv4/conf/eth2/rp_filter", kind: "sysctl"},
 }
 
+// flushTables flushes all tables and deletes their user-defined chains. iptables deletes chain by chain and fails if a repair that is
+// under way has removed or filled one meanwhile, so it tries again.
+const flushTables = `for t in mangle filter nat; do for p in iptables ip6tables; do
+	tries=0
+	until $p -w 5 -t $t -F && $p -w 5 -t $t -X; do tries=$((tries+1)); [ $tries -lt 20 ] || exit 1; done
+done; done`
+
 func (v iptables) hands() []hand {
 	all := []hand{
 		{name: "iptables -F", script: "iptables -F; iptables -t nat -F; ip6tables -t mangle -F", kind: "iptables"},
 		// On nf_tables these would remove the translation itself from the kernel, if smartnatd did not hold it.
-		{
-			name: "iptables -F and -X of everything", kind: "iptables",
-			script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done",
-		},
+		{name: "iptables -F and -X of everything", script: flushTables, kind: "iptables"},
 		{name: "ipset flush", script: "ipset flush", kind: "ipset"}, // destroying a set needs its rules removed first
 		{name: "another's rule above ours", script: "iptables -I FORWARD -i eth9 -j ACCEPT", kind: "iptables", after: "iptables -D FORWARD -i eth9 -j ACCEPT"},
 	}
@@ -63,7 +67,7 @@ func (v iptables) hands() []hand {
 func (native) hands() []hand {
 	return []hand{
 		{name: "nft flush ruleset", script: "nft flush ruleset"},
-		{name: "iptables -F and -X of everything", script: "for t in mangle filter nat; do for p in iptables ip6tables; do $p -t $t -F; $p -t $t -X; done; done"},
+		{name: "iptables -F and -X of everything", script: flushTables},
 		{name: "nft delete table", script: "! nft delete table ip smartnat && ! nft delete table ip6 smartnat"},
 		{name: "nft flush chain", script: "! nft flush chain ip smartnat prerouting-nat"},
 		{name: "nft insert rule", script: "! nft insert rule ip6 smartnat forward drop"},

@@ -41,6 +41,8 @@ type plane interface {
 	holds() bool
 	// writes starts to count the writes of rules.
 	writes(ctx context.Context, t *testing.T, w *world) (count func() int)
+	// writesPerChange is the maximum for one endpoint.
+	writesPerChange() int
 	// hands are modifications of our rules by other programs.
 	hands() []hand
 	// manners are the ways to kill smartnatd in a write, and prepareCrashes prepares them.
@@ -63,6 +65,7 @@ func (iptables) to(a string) string    { return "--to-destination " + a + ":" }
 func (iptables) on(link string) string { return "-i " + link + " " }
 func (iptables) clamp() string         { return "--clamp-mss-to-pmtu" }
 func (iptables) holds() bool           { return true }
+func (iptables) writesPerChange() int  { return 1 }
 
 // iptablesRules prints sets without the parameters that change each time they are created, and rules without counters.
 const iptablesRules = `
@@ -131,7 +134,8 @@ func packets(line, format string) (n int, err error) {
 
 // writes implements plane. Each run of a restore program is one.
 func (iptables) writes(_ context.Context, t *testing.T, w *world) func() int {
-	return func() int { return w.restores(t) }
+	before := w.restores(t)
+	return func() int { return w.restores(t) - before }
 }
 
 // native is the data plane nftables. smartnatd finds no program of iptables, ipset or nftables.
@@ -144,6 +148,9 @@ func (native) to(a string) string    { return ": " + a + " . " }
 func (native) on(link string) string { return `"` + link + `"` }
 func (native) clamp() string         { return "maxseg size set" }
 func (native) holds() bool           { return false }
+
+// writesPerChange implements plane: to add what is new, to lead to it, and to remove what is old.
+func (native) writesPerChange() int { return 3 }
 
 func (native) rules(ctx context.Context, gateway *lab.Host) (string, error) {
 	return gateway.NFTables(ctx, "smartnat")

@@ -119,7 +119,8 @@ kind: ClusterRole
 metadata: {name: direct}
 rules:
 - {apiGroups: [smartnat.aureacentral.com], resources: [mappings], verbs: [get, list, watch]}
-- {apiGroups: [""], resources: [services], verbs: [list, watch]}
+- {apiGroups: [smartnat.aureacentral.com], resources: [portgrants], verbs: [list, watch]}
+- {apiGroups: [""], resources: [services, namespaces], verbs: [list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 - {apiGroups: [smartnat.aureacentral.com], resources: [mappings/status], verbs: [patch]}
 ---

@@ -69,12 +69,12 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 		}
 		w.apply(t, handMade("by-hand-"+service, service, victim, ""))
 	}
-	w.awaitStatus(t, "at-7110", "EndpointSlice by-hand-echo is ignored", "managed-by")
-	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare is ignored", "has no selector")
-	w.awaitStatus(t, "at-7112", "outside")
+	w.awaitStatus(t, "tenant", "at-7110", "EndpointSlice by-hand-echo is ignored", "managed-by")
+	w.awaitStatus(t, "tenant", "at-7111", "EndpointSlice by-hand-bare is ignored", "has no selector")
+	w.awaitStatus(t, "tenant", "at-7112", "outside")
 	// The node's kube-proxy would lead there: it takes all slices of a Service alike.
-	w.awaitStatus(t, "at-7113", "EndpointNotAllowed", "has no selector")
-	w.awaitStatus(t, "at-7114", "EndpointNotAllowed", "EndpointSlice by-hand-echo", "managed-by")
+	w.awaitStatus(t, "tenant", "at-7113", "ClusterIPNotAllowed", "has no selector")
+	w.awaitStatus(t, "tenant", "at-7114", "ClusterIPNotAllowed", "EndpointSlice by-hand-echo", "managed-by")
 	w.expectUnled(ctx, t, victim)
 
 	// Without the policy, a Service without selector still has no backends. For one with a selector the controller deletes the forged slice
@@ -92,7 +92,7 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 			t.Fatal(err)
 		}
 	}
-	w.awaitStatus(t, "at-7111", "EndpointSlice by-hand-bare and 1 more are ignored", "has no selector")
+	w.awaitStatus(t, "tenant", "at-7111", "EndpointSlice by-hand-bare and 1 more are ignored", "has no selector")
 	if err := lab.Poll(ctx, func(ctx context.Context) error {
 		slice, err := w.Kubectl(ctx, "get", "endpointslices", "--namespace=tenant", "--selector=kubernetes.io/service-name=echo"+
 			",endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io", "-o", "jsonpath={.items[*].endpoints[*].addresses}")
@@ -107,12 +107,12 @@ spec: {type: ExternalName, externalName: 192.0.2.20, externalIPs: [192.0.2.20], 
 	w.expectUnled(ctx, t, victim)
 }
 
-// awaitStatus waits until a condition of the tenant's Mapping, or the gateway's problems with it, contain all of want.
-func (w *world) awaitStatus(t *testing.T, name string, want ...string) {
+// awaitStatus waits until a condition of a Mapping, or the gateway's problems with it, contain all of want.
+func (w *world) awaitStatus(t *testing.T, namespace, name string, want ...string) {
 	t.Helper()
 	var got string
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
-		out, err := w.Kubectl(ctx, "get", "mapping", name, "--namespace=tenant", "-o",
+		out, err := w.Kubectl(ctx, "get", "mapping", name, "--namespace="+namespace, "-o",
 			`jsonpath={range .status.conditions[*]}{.type} {.status} {.reason} {.message}{"\n"}{end}{range .status.instances[*]}{.problems}{"\n"}{end}`)
 		if err != nil {
 			return err

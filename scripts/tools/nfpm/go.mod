@@ -1,4 +1,4 @@
-// The packager of `make packages`, in a module of its own: its dependencies clash with nobody's then.
+// The packager of `make packages`, in a module of its own: its dependencies clash with no others then.
 module github.com/smartnat/smartnat/scripts/tools/nfpm
 
 go 1.26.0

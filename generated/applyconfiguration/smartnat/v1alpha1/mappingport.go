@@ -16,7 +16,7 @@ import (
 type MappingPortApplyConfiguration struct {
 	// port is the external port, or the first one of a range.
 	Port *int32 `json:"port,omitempty"`
-	// endPort is the last external port of a range; mode endpoints only.
+	// endPort is the last external port of a range that leads straight to the pods; mode endpoints only.
 	EndPort *int32 `json:"endPort,omitempty"`
 	// servicePort is the number, not the name, of the Service's port; it defaults to port.
 	ServicePort *int32 `json:"servicePort,omitempty"`

@@ -15,11 +15,14 @@ import (
 // MappingSpec defines what is exposed, where, and to which clients.
 type MappingSpecApplyConfiguration struct {
 	// addresses are the external addresses, IPv4 or IPv6, that the ports are exposed on. Either these or addressesFrom must be set.
+	// A gateway serves those that its uplinks hold, or that its config lists as standbyAddresses or servedAddresses, and leaves
+	// the others to other gateways.
 	Addresses []string `json:"addresses,omitempty"`
 	// addressesFrom exposes the ports also on the current addresses of uplinks, for addresses that change, for example by
 	// DHCP, PPPoE or SLAAC. The status shows these addresses.
 	AddressesFrom []AddressSourceApplyConfiguration `json:"addressesFrom,omitempty"`
-	// allowedSources are the CIDRs of clients that may connect; empty allows all.
+	// allowedSources are the CIDRs of clients that may connect; empty allows all. Packets from other sources are dropped
+	// without an answer.
 	AllowedSources []string `json:"allowedSources,omitempty"`
 	// serviceName is the name of a Service in the Mapping's namespace.
 	ServiceName *string `json:"serviceName,omitempty"`
@@ -33,7 +36,8 @@ type MappingSpecApplyConfiguration struct {
 	Masquerade *bool `json:"masquerade,omitempty"`
 	// egress sends connections that the Service's pods open through a gateway from the Mapping's address: the first one of
 	// their family that the gateway has on an uplink, through that uplink. If a pod has several such Mappings, the oldest
-	// one applies.
+	// one applies. The pods must be behind a link that is not an uplink, or in a network that insideNetworks in the
+	// gateway's config lists; pods in a network that the gateway itself is in also need it in backendNetworks.
 	Egress *bool `json:"egress,omitempty"`
 	// ports are the external ports, and the ports of the Service that they lead to.
 	Ports []MappingPortApplyConfiguration `json:"ports,omitempty"`

@@ -12,3 +12,7 @@ type MappingListerExpansion interface{}
 // MappingNamespaceListerExpansion allows custom methods to be added to
 // MappingNamespaceLister.
 type MappingNamespaceListerExpansion interface{}
+
+// PortGrantListerExpansion allows custom methods to be added to
+// PortGrantLister.
+type PortGrantListerExpansion interface{}

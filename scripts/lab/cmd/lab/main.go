@@ -4,7 +4,7 @@
 //go:build linux
 
 // Command lab gives interactive access to the lab: `up` starts it and keeps it running, `shell HOST` opens a shell on one of
-// its hosts, `down` ends it, and `demo` shows SmartNat at work. It needs root or user namespaces and changes nothing outside
+// its hosts, `down` ends it, `demo` shows SmartNat at work, and `pictures` takes those of the documents. It needs root or user namespaces and changes nothing outside
 // the lab's namespaces.
 package main
 
@@ -22,7 +22,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(upCommand(), shellCommand(), downCommand(), demoCommand())
+	root.AddCommand(upCommand(), shellCommand(), downCommand(), demoCommand(), picturesCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
 		os.Exit(1)

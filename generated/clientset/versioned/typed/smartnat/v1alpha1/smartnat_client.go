@@ -16,6 +16,7 @@ import (
 type SmartnatV1alpha1Interface interface {
 	RESTClient() rest.Interface
 	MappingsGetter
+	PortGrantsGetter
 }
 
 // SmartnatV1alpha1Client is used to interact with features provided by the smartnat.aureacentral.com group.
@@ -25,6 +26,10 @@ type SmartnatV1alpha1Client struct {
 
 func (c *SmartnatV1alpha1Client) Mappings(namespace string) MappingInterface {
 	return newMappings(c, namespace)
+}
+
+func (c *SmartnatV1alpha1Client) PortGrants() PortGrantInterface {
+	return newPortGrants(c)
 }
 
 // NewForConfig creates a new SmartnatV1alpha1Client for the given config.

@@ -19,6 +19,10 @@ func (c *FakeSmartnatV1alpha1) Mappings(namespace string) v1alpha1.MappingInterf
 	return newFakeMappings(c, namespace)
 }
 
+func (c *FakeSmartnatV1alpha1) PortGrants() v1alpha1.PortGrantInterface {
+	return newFakePortGrants(c)
+}
+
 // RESTClient returns a RESTClient that is used to communicate
 // with API server by this client implementation.
 func (c *FakeSmartnatV1alpha1) RESTClient() rest.Interface {

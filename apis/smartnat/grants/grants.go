@@ -1,0 +1,316 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package grants
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/smartnat/validation"
+)
+
+// Grants are PortGrants, by the namespaces that they select. They are immutable. The zero value and nil grant everything.
+type Grants struct {
+	// all are sorted: the highest priority first, then by name.
+	all []*Grant
+	// byNamespace has the grants of each namespace that has any of its own, in the same order. toAll are those of all others.
+	byNamespace map[string][]*Grant
+	toAll       []*Grant
+	covered     addressSet
+	required    bool
+	// noun is how messages call one of them.
+	noun string
+}
+
+// Grant is a parsed PortGrant.
+type Grant struct {
+	// Name is the name of the PortGrant.
+	Name     string
+	Priority int32
+	// MaxPorts bounds the ports that each namespace may use; 0 means no limit.
+	MaxPorts                                        int
+	Egress, EndpointsWithoutSelector, ReservedPorts bool
+
+	// noun is how messages call it.
+	noun       string
+	from       *v1alpha1.PortGrant
+	addresses  []netip.Prefix
+	sources    []netip.Prefix
+	ports      []ports
+	namespaces []string
+	selector   labels.Selector
+	toAll      bool
+}
+
+// ports are a granted range. Without a protocol it is granted for all.
+type ports struct {
+	protocol    v1alpha1.Protocol
+	first, last uint16
+}
+
+func (p ports) String() string {
+	text := fmt.Sprint(p.first)
+	if p.last != p.first {
+		text = fmt.Sprintf("%d-%d", p.first, p.last)
+	}
+	if p.protocol != "" {
+		text += "/" + string(p.protocol)
+	}
+	return text
+}
+
+// Rank is the priority of a Grant, and 0 without one.
+func (g *Grant) Rank() int32 {
+	if g == nil {
+		return 0
+	}
+	return g.Priority
+}
+
+// String is how messages call the Grant.
+func (g *Grant) String() string { return g.noun }
+
+// Options configure New.
+type Options struct {
+	// Required refuses also what no PortGrant covers.
+	Required bool
+	// noun is "PortGrant" by default.
+	noun string
+	// Before are earlier Grants, whose parsed PortGrants are reused.
+	Before *Grants
+}
+
+// New returns the Grants of a cluster. A namespace that is not among namespaces has no labels.
+func New(list []*v1alpha1.PortGrant, namespaces []*corev1.Namespace, options Options) *Grants {
+	known := map[*v1alpha1.PortGrant]*Grant{}
+	if options.Before != nil {
+		for _, g := range options.Before.all {
+			known[g.from] = g
+		}
+	}
+	g := &Grants{byNamespace: map[string][]*Grant{}, covered: addressSet{}, required: options.Required, noun: cmp.Or(options.noun, "PortGrant")}
+	for _, from := range list {
+		grant := known[from]
+		if grant == nil {
+			grant = parse(from)
+			grant.noun = g.noun + " " + from.Name
+		}
+		g.all = append(g.all, grant)
+		g.covered.add(grant.addresses...)
+	}
+	slices.SortFunc(g.all, precedence)
+	for _, grant := range g.all {
+		if grant.toAll {
+			g.toAll = append(g.toAll, grant)
+			continue
+		}
+		for _, name := range grant.selects(namespaces) {
+			g.byNamespace[name] = append(g.byNamespace[name], grant)
+		}
+	}
+	if len(g.toAll) > 0 {
+		for name, own := range g.byNamespace {
+			both := slices.Concat(own, g.toAll)
+			slices.SortFunc(both, precedence)
+			g.byNamespace[name] = both
+		}
+	}
+	return g
+}
+
+// precedence orders Grants: the highest priority first, then by name.
+func precedence(a, b *Grant) int {
+	return cmp.Or(cmp.Compare(b.Priority, a.Priority), strings.Compare(a.Name, b.Name))
+}
+
+// Pinned returns the Grants of a gateway's own config, which cover all addresses. A spec without namespaces grants to all.
+func Pinned(specs []v1alpha1.PortGrantSpec) *Grants {
+	if len(specs) == 0 {
+		return nil
+	}
+	var list []*v1alpha1.PortGrant
+	for i, spec := range specs {
+		if len(spec.Namespaces) == 0 {
+			spec.NamespaceSelector = &metav1.LabelSelector{}
+		}
+		list = append(list, &v1alpha1.PortGrant{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pinnedGrants[%d]", i)}, Spec: spec})
+	}
+	pinned := New(list, nil, Options{Required: true, noun: "entry of pinnedGrants"})
+	for _, g := range pinned.all {
+		g.noun = g.Name
+	}
+	return pinned
+}
+
+// parse returns a Grant. Of an invalid PortGrant, only addresses are left.
+func parse(from *v1alpha1.PortGrant) *Grant {
+	spec := &from.Spec
+	g := &Grant{
+		from: from, Name: from.Name, Priority: spec.Priority, MaxPorts: int(spec.MaxPorts), Egress: spec.Egress,
+		EndpointsWithoutSelector: spec.EndpointsWithoutSelector, ReservedPorts: spec.ReservedPorts,
+	}
+	for _, text := range spec.Addresses {
+		if network, problem := validation.ParseGrantedAddress(text); problem == "" {
+			g.addresses = append(g.addresses, network)
+		}
+	}
+	if len(validation.ValidatePortGrant(from)) > 0 {
+		return g
+	}
+	var err error
+	if spec.NamespaceSelector != nil {
+		if g.selector, err = metav1.LabelSelectorAsSelector(spec.NamespaceSelector); err != nil {
+			return g
+		}
+		g.toAll = g.selector.Empty()
+	}
+	g.namespaces = spec.Namespaces
+	for _, text := range spec.AllowedSources {
+		g.sources = append(g.sources, netip.MustParsePrefix(text))
+	}
+	for _, p := range spec.Ports {
+		granted := ports{protocol: v1alpha1.Protocol(strings.ToLower(string(p.Protocol))), first: uint16(p.Port), last: uint16(p.Port)}
+		if p.EndPort != nil {
+			granted.last = uint16(*p.EndPort)
+		}
+		g.ports = append(g.ports, granted)
+	}
+	return g
+}
+
+// selects returns the names of the namespaces that a Grant is for, each once.
+func (g *Grant) selects(namespaces []*corev1.Namespace) []string {
+	names := slices.Clone(g.namespaces)
+	if g.selector != nil {
+		for _, n := range namespaces {
+			if g.selector.Matches(labels.Set(n.Labels)) && !slices.Contains(g.namespaces, n.Name) {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	return names
+}
+
+// Of returns the Grants of a namespace, the highest priority first.
+func (g *Grants) Of(namespace string) []*Grant {
+	if g == nil {
+		return nil
+	}
+	if own, found := g.byNamespace[namespace]; found {
+		return own
+	}
+	return g.toAll
+}
+
+// SameFor reports whether other Grants decide the same for a namespace.
+func (g *Grants) SameFor(namespace string, o *Grants) bool {
+	return slices.Equal(g.Of(namespace), o.Of(namespace))
+}
+
+// SameCoverage reports whether other Grants need a grant for the same addresses.
+func (g *Grants) SameCoverage(o *Grants) bool {
+	if g == nil || o == nil {
+		return g == o
+	}
+	return g.required == o.required && g.covered.equal(o.covered)
+}
+
+// Covers reports whether an address may only be used with a grant.
+func (g *Grants) Covers(a netip.Addr) bool { return g != nil && (g.required || g.covered.contains(a)) }
+
+// Request is what a Mapping asks for.
+type Request struct {
+	Namespace   string
+	Address     netip.Addr
+	Protocol    v1alpha1.Protocol // in lower case
+	First, Last uint16
+	// Sources are the allowed sources of both families. None means all.
+	Sources []netip.Prefix
+}
+
+// Find returns the Grant of the highest priority by which a request is granted, or why none is. It returns nil and no reason if
+// the address needs no grant.
+func (g *Grants) Find(r Request) (*Grant, string) {
+	if !g.Covers(r.Address) {
+		return nil, ""
+	}
+	var near *Grant
+	problem := ""
+	for _, grant := range g.Of(r.Namespace) {
+		if !grant.hasAddress(r.Address) {
+			continue
+		}
+		why := grant.refuses(r)
+		if why == "" {
+			return grant, ""
+		}
+		if near == nil {
+			near, problem = grant, why
+		}
+	}
+	switch {
+	case near != nil:
+		return nil, problem
+	case !g.covered.contains(r.Address):
+		return nil, fmt.Sprintf("no %s covers %s, and every address needs one", g.noun, r.Address)
+	}
+	return nil, fmt.Sprintf("namespace %s has no %s for %s; ask an administrator for one", r.Namespace, g.noun, r.Address)
+}
+
+// refuses returns why a Grant that has the address does not grant a request, or "".
+func (g *Grant) refuses(r Request) string {
+	if len(g.ports) > 0 && !slices.ContainsFunc(g.ports, func(p ports) bool {
+		return (p.protocol == "" || p.protocol == r.Protocol) && p.first <= r.First && r.Last <= p.last
+	}) {
+		return fmt.Sprintf("%s gives namespace %s only %s of it", g.noun, r.Namespace, join(g.ports))
+	}
+	switch {
+	case len(g.sources) == 0:
+		return ""
+	case len(r.Sources) == 0:
+		return fmt.Sprintf("%s needs allowedSources within %s", g.noun, join(g.sources))
+	}
+	for _, source := range r.Sources {
+		if source.Addr().Is4() == r.Address.Is4() && !slices.ContainsFunc(g.sources, func(widest netip.Prefix) bool {
+			return widest.Bits() <= source.Bits() && widest.Contains(source.Addr())
+		}) {
+			return fmt.Sprintf("allowedSources has %s, but %s needs sources within %s", source, g.noun, join(g.sources))
+		}
+	}
+	return ""
+}
+
+// RefusesEgress returns why pods of a namespace may not leave with an address, or "".
+func (g *Grants) RefusesEgress(namespace string, a netip.Addr) string {
+	if !g.Covers(a) || slices.ContainsFunc(g.Of(namespace), func(grant *Grant) bool { return grant.Egress && grant.hasAddress(a) }) {
+		return ""
+	}
+	return fmt.Sprintf("no %s gives namespace %s egress with %s; ask an administrator for one", g.noun, namespace, a)
+}
+
+func (g *Grant) hasAddress(a netip.Addr) bool {
+	return slices.ContainsFunc(g.addresses, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// join spells the first items of a list.
+func join[T fmt.Stringer](list []T) string {
+	const most = 8
+	var texts []string
+	for i, item := range list {
+		if i == most {
+			texts = append(texts, fmt.Sprintf("%d more", len(list)-most))
+			break
+		}
+		texts = append(texts, item.String())
+	}
+	return strings.Join(texts, ", ")
+}

@@ -1,0 +1,205 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package dataplane_test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/testenv"
+)
+
+const (
+	manyGateways    = 4
+	manySessions    = 24 // of each family
+	sharedExternal  = "203.0.113.10"
+	sharedExternal6 = "2001:db8:a::10"
+)
+
+// TestSessionsMoveBetweenGateways expects that sessions live on when one of four gateways behind plain multipath goes and comes back,
+// if endpoints are chosen by a consistent hash and both routers share connections by the client. With random endpoints the same
+// sessions are lost, which shows that they do move.
+func TestSessionsMoveBetweenGateways(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		consistent bool
+	}{{"maglev", true}, {"random", false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			testenv.RequireTool(t, "ip")
+			testenv.NewNetNS(t)
+			manyRouters(t)
+			for i := 1; i <= manyGateways; i++ {
+				startOneOfMany(t, i, tc.consistent)
+			}
+			lost := 0
+			patience := 10 * time.Second
+			if !tc.consistent {
+				patience = 300 * time.Millisecond // most of them never answer again
+			}
+			var sessions []*session
+			for i := range 2 * manySessions {
+				s := openSession(t, []string{sharedExternal, sharedExternal6}[i%2])
+				if s.pod = s.ask(10 * time.Second); s.pod == "" {
+					t.Fatalf("a new session to %s has no answer", s.RemoteAddr())
+				}
+				sessions = append(sessions, s)
+			}
+			for _, gateways := range []int{manyGateways - 1, manyGateways} {
+				route(t, gateways)
+				for _, s := range sessions {
+					if s.pod != "" && s.ask(patience) != s.pod {
+						s.pod = ""
+						lost++
+					}
+				}
+			}
+			switch {
+			case tc.consistent && lost > 0:
+				t.Errorf("%d of %d sessions are lost", lost, len(sessions))
+			case !tc.consistent && lost < len(sessions)/4:
+				t.Errorf("%d of %d sessions are lost with random endpoints: hardly any moved", lost, len(sessions))
+			}
+			t.Logf("%d of %d sessions lost", lost, len(sessions))
+		})
+	}
+}
+
+// manyRouters makes this namespace the router outside, with a client and four gateways, and the namespace inside the router to
+// the pods.
+func manyRouters(t *testing.T) {
+	t.Helper()
+	connect(t, "client", "cl0", []string{"192.0.2.1/24", "2001:db8:c::1/64"}, []string{"192.0.2.10/24", "2001:db8:c::10/64"})
+	for i := 1; i <= manyGateways; i++ {
+		connect(t, fmt.Sprintf("gw%d", i), fmt.Sprintf("gw%d", i),
+			[]string{fmt.Sprintf("198.51.%d.1/30", i), fmt.Sprintf("2001:db8:1:%d::1/64", i)}, []string{fmt.Sprintf("198.51.%d.2/30", i), fmt.Sprintf("2001:db8:1:%d::2/64", i)})
+	}
+	run(t, "ip", "netns add inside")
+	t.Cleanup(func() { run(t, "ip", "netns del inside") })
+	run(t, "ip", "-n inside link set lo up")
+	for i := 1; i <= manyGateways; i++ {
+		gw := fmt.Sprintf("gw%d", i)
+		run(t, "ip", fmt.Sprintf("-n inside link add %s type veth peer name in0 netns %s", gw, gw))
+		for _, at := range []string{
+			fmt.Sprintf("-n inside addr add 10.10.%d.1/30 dev %s", i, gw), fmt.Sprintf("-n inside addr add fd00:10:%d::1/64 dev %s nodad", i, gw),
+			fmt.Sprintf("-n %s addr add 10.10.%d.2/30 dev in0", gw, i), fmt.Sprintf("-n %s addr add fd00:10:%d::2/64 dev in0 nodad", gw, i),
+			"-n inside link set " + gw + " up", "-n " + gw + " link set in0 up",
+			fmt.Sprintf("-n %s route add 10.244.0.0/16 via 10.10.%d.1", gw, i), fmt.Sprintf("-n %s route add fd00:244::/32 via fd00:10:%d::1", gw, i),
+			"-n " + gw + " addr add " + sharedExternal + "/32 dev lo", "-n " + gw + " addr add " + sharedExternal6 + "/128 dev lo nodad",
+		} {
+			run(t, "ip", at)
+		}
+	}
+	// The pods have a host of their own: the kernel shares connections that it opens or answers itself by another hash.
+	run(t, "ip", "netns add pods")
+	t.Cleanup(func() { run(t, "ip", "netns del pods") })
+	for _, args := range []string{
+		"-n pods link set lo up", "-n inside link add pods type veth peer name eth0 netns pods", "-n inside link set pods up", "-n pods link set eth0 up",
+		"-n inside addr add 10.244.1.1/24 dev pods", "-n inside addr add fd00:244::1/64 dev pods nodad",
+		"-n pods addr add 10.244.1.99/24 dev eth0", "-n pods addr add fd00:244::99/64 dev eth0 nodad",
+		"-n pods route add default via 10.244.1.1", "-n pods route add default via fd00:244::1",
+	} {
+		run(t, "ip", args)
+	}
+	for n := 2; n <= 5; n++ {
+		for _, pod := range []string{fmt.Sprintf("10.244.1.%d", n), fmt.Sprintf("fd00:244::%d", n)} {
+			run(t, "ip", fmt.Sprintf("-n pods addr add %s/%d dev eth0 nodad", pod, addr(pod).BitLen()))
+			testenv.In(t, "pods", func() error {
+				return answer(t, netip.AddrPortFrom(addr(pod), 8080).String(), func(net.Addr) string { return pod })
+			})
+		}
+	}
+	const bySource, byDestination = "0x15", "0x26" // with the protocol and the port
+	shareBy(t, bySource)
+	testenv.In(t, "inside", func() error { shareBy(t, byDestination); return nil })
+	route(t, manyGateways)
+}
+
+// shareBy makes the router of the current namespace share connections by fields of packets (fib_multipath_hash_fields in the
+// kernel's ip-sysctl).
+func shareBy(t *testing.T, fields string) {
+	t.Helper()
+	h := newHost(t, nil)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		h.write(t, "net/"+family+"/fib_multipath_hash_policy", "3")
+		h.write(t, "net/"+family+"/fib_multipath_hash_fields", fields)
+	}
+	h.write(t, "net/ipv4/ip_forward", "1")
+	h.write(t, "net/ipv6/conf/all/forwarding", "1")
+	h.write(t, "net/ipv4/conf/all/rp_filter", "0")
+}
+
+// route shares connections among the first gateways.
+func route(t *testing.T, gateways int) {
+	t.Helper()
+	for destination, hop := range map[string]string{
+		"route replace " + sharedExternal: "198.51.%d.2", "-6 route replace " + sharedExternal6: "2001:db8:1:%d::2",
+		"-n inside route replace 192.0.2.0/24": "10.10.%d.2", "-n inside -6 route replace 2001:db8:c::/64": "fd00:10:%d::2",
+	} {
+		for i := 1; i <= gateways; i++ {
+			destination += " nexthop via " + fmt.Sprintf(hop, i)
+		}
+		run(t, "ip", destination)
+	}
+}
+
+// startOneOfMany applies the State that all gateways have.
+func startOneOfMany(t *testing.T, i int, consistent bool) {
+	t.Helper()
+	s := gateway.State{Uplinks: []gateway.Uplink{{
+		Link: "eth0", Number: 1, Connected: prefixes(fmt.Sprintf("198.51.%d.0/30", i), fmt.Sprintf("2001:db8:1:%d::/64", i)),
+		Gateways: addrs(fmt.Sprintf("198.51.%d.1", i), fmt.Sprintf("2001:db8:1:%d::1", i)),
+	}}}
+	for external, pods := range map[string][]string{
+		sharedExternal:  {"10.244.1.2", "10.244.1.3", "10.244.1.4", "10.244.1.5"},
+		sharedExternal6: {"fd00:244::2", "fd00:244::3", "fd00:244::4", "fd00:244::5"},
+	} {
+		f := forward(external, 80, pods...)
+		f.Consistent, f.Masquerade = consistent, false
+		s.Forwards = append(s.Forwards, f)
+		if f.Address.Is4() { // IPv4 sorts first
+			s.Forwards[0], s.Forwards[len(s.Forwards)-1] = s.Forwards[len(s.Forwards)-1], s.Forwards[0]
+		}
+	}
+	testenv.In(t, fmt.Sprintf("gw%d", i), func() error {
+		testenv.AwaitLocal(t, sharedExternal6, fmt.Sprintf("fd00:10:%d::2", i))
+		h := newHost(t, newNFTables(t, false))
+		h.write(t, "net/ipv4/conf/all/rp_filter", "0")
+		opts := h.options()
+		opts.takeOver = consistent
+		_, err := opts.dataplane().Apply(t.Context(), s)
+		return err
+	})
+}
+
+// session is a TCP connection of the client.
+type session struct {
+	net.Conn
+	lines *bufio.Scanner
+	pod   string
+}
+
+func openSession(t *testing.T, external string) *session {
+	t.Helper()
+	conn := dial(t, "tcp", external)
+	return &session{Conn: conn, lines: bufio.NewScanner(conn)}
+}
+
+// ask returns the pod that answers within the patience, or "".
+func (s *session) ask(patience time.Duration) string {
+	if s.SetDeadline(time.Now().Add(patience)) != nil {
+		return ""
+	}
+	if _, err := s.Write([]byte("who\n")); err != nil || !s.lines.Scan() {
+		return ""
+	}
+	return strings.TrimSpace(s.lines.Text())
+}

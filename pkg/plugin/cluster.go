@@ -1,0 +1,85 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+)
+
+// The resources that the plugin reads and writes.
+var (
+	serviceAccounts = schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}
+	secrets         = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	services        = schema.GroupVersionResource{Version: "v1", Resource: "services"}
+	nodes           = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
+	serviceCIDRs    = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "servicecidrs"}
+	bindings        = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"}
+)
+
+// pageSize is the number of objects of one answer to a list.
+const pageSize = 500
+
+// get reads an object into a typed value. It returns false if it does not exist.
+func get[T any](ctx context.Context, from dynamic.ResourceInterface, name string) (*T, bool, error) {
+	object, err := from.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	typed, err := convert[T](object)
+	return typed, err == nil, err
+}
+
+// list reads all objects.
+func list[T any](ctx context.Context, from dynamic.ResourceInterface) ([]T, error) {
+	var all []T
+	options := metav1.ListOptions{Limit: pageSize}
+	for {
+		page, err := from.List(ctx, options)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Items {
+			typed, err := convert[T](&page.Items[i])
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, *typed)
+		}
+		if options.Continue = page.GetContinue(); options.Continue == "" {
+			return all, nil
+		}
+	}
+}
+
+func convert[T any](object *unstructured.Unstructured) (*T, error) {
+	typed := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, typed); err != nil {
+		return nil, fmt.Errorf("reading the %s %s: %w", object.GetKind(), object.GetName(), err)
+	}
+	return typed, nil
+}
+
+// create creates an object, and returns the one of the server.
+func create[T any](ctx context.Context, in dynamic.ResourceInterface, object *T, subresources ...string) (*T, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	if err != nil {
+		return nil, err
+	}
+	created, err := in.Create(ctx, &unstructured.Unstructured{Object: content}, metav1.CreateOptions{FieldManager: "kubectl-smartnat"}, subresources...)
+	if err != nil {
+		return nil, err
+	}
+	return convert[T](created)
+}

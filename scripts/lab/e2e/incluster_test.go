@@ -1,0 +1,362 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smartnat/smartnat/scripts/lab"
+)
+
+// clusterNode is a node on which smartnatd runs.
+type clusterNode struct {
+	name, proxy string
+	// address is the node's in the cluster, external the one of its second link.
+	address, external string
+	// local and remote are its own pod and that of the other node; they are hosts too.
+	local, remote string
+}
+
+func clusterNodes() []clusterNode {
+	return []clusterNode{
+		{lab.Node1, "iptables", lab.Node1Address, "198.51.100.40", "echo-0", "echo-1"},
+		{lab.Node2, "nftables", lab.Node2Address, "198.51.100.41", "echo-1", "echo-0"},
+	}
+}
+
+// inCluster is a lab whose nodes are gateways. There is no relay.
+type inCluster struct {
+	*world
+	clusterIP string
+	pods      map[string]string
+}
+
+// TestInsideTheCluster runs smartnatd on nodes with kube-proxy in both modes, with each data plane, with a link of its own to the outside
+// and with the one link that also leads to the other nodes.
+func TestInsideTheCluster(t *testing.T) {
+	w := newInCluster(t)
+	for _, node := range clusterNodes() {
+		for _, plane := range []string{"iptables", "nftables"} {
+			for _, link := range []string{"eth0", "eth1"} {
+				t.Run(fmt.Sprintf("kube-proxy %s, dataplane %s, uplink %s", node.proxy, plane, link), func(t *testing.T) {
+					w.serves(t, node, plane, link)
+				})
+			}
+		}
+	}
+	t.Run("a pod of the DaemonSet", w.daemonSet)
+}
+
+// daemonSet runs the manifests as they are: the rights of the ServiceAccount, a root without any other program that nothing can write
+// to, kernel parameters that are read-only, and two capabilities.
+func (w *inCluster) daemonSet(t *testing.T) {
+	ctx := timeout(t, time.Minute)
+	for _, apply := range []func(context.Context) (string, error){w.ApplyRelay, w.ApplyNodes} {
+		if output, err := apply(ctx); err != nil {
+			t.Fatalf("%v: %s", err, output)
+		}
+	}
+	node := clusterNodes()[0]
+	if _, err := w.Host(node.name).Exec(ctx, "ip", "route", "replace", "default", "via", lab.GatewayAddress, "dev", "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.daemon, err = w.RunNodePod(ctx, node.name); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.daemon.Stop(timeout(t, patience)); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.SmartnatdOn(timeout(t, patience), node.name, "cleanup", "--config", "/etc/smartnat/smartnat.yaml"); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, pod := range []string{node.local, node.remote} {
+		w.await(t, lab.Gateway, "tcp", lab.Join(node.address, 8082), func(a lab.Answer) bool { return a.Pod == pod })
+	}
+	// It reports in the name of its node, and holds a Lease.
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		instances, err := w.Kubectl(ctx, "get", "mapping", "service", "-n", "inside", "-o", "jsonpath={.status.instances[*].name}")
+		if err != nil || !strings.Contains(instances, node.name) {
+			return fmt.Errorf("instances %q: %w", instances, err)
+		}
+		leases, err := w.Kubectl(ctx, "get", "leases", "-n", "smartnat", "-o", "jsonpath={.items[*].metadata.name}")
+		if err != nil || !strings.Contains(leases, node.name) {
+			return fmt.Errorf("leases %q: %w", leases, err)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("%v\n%s", err, tail(w.daemon.Log()))
+	}
+	for line := range strings.Lines(w.daemon.Log()) {
+		if strings.Contains(line, "level=error") || strings.Contains(line, "forbidden") {
+			t.Errorf("the pod logs %s", line)
+		}
+	}
+}
+
+func newInCluster(t *testing.T) *inCluster {
+	t.Helper()
+	w := &inCluster{world: &world{Lab: lab.New(t, lab.WithProxyMode(lab.Node2, "nftables"))}, pods: map[string]string{}}
+	ctx := timeout(t, time.Minute)
+	if err := w.ApplyCRDs(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range clusterNodes() {
+		if err := w.AddUplink(node.name, node.external+"/24"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.namespace(t, "inside", 2)
+	for _, pod := range []string{"echo-0", "echo-1"} {
+		w.pods[pod] = w.podAddress(t, "inside", pod)
+	}
+	w.apply(t, `
+apiVersion: v1
+kind: Service
+metadata: {name: published, namespace: inside}
+spec:
+  type: NodePort
+  selector: {app: echo}
+  externalIPs: [198.51.100.40, 198.51.100.41]
+  ports: [{name: udp, port: 8099, targetPort: 8080, nodePort: 30080, protocol: UDP}]
+---
+`+mappingYAML("inside", "service", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: service,
+	ports: [{port: 8082, servicePort: 8080}, {port: 30080, servicePort: 8080, protocol: udp}]`)+"---\n"+
+		mappingYAML("inside", "endpoints", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: endpoints,
+	ports: [{port: 8081, servicePort: 8080}]`))
+	clusterIP, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "inside", "-o", "jsonpath={.spec.clusterIP}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.clusterIP = clusterIP
+	return w
+}
+
+// serves starts smartnatd on a node while the cluster's own traffic runs, stops it, starts it again, and removes all of it.
+func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
+	client, external, router := lab.Client, node.external, "198.51.100.1"
+	if link == "eth0" { // the lab's gateway is a client behind the one link, and the way to the Internet
+		client, external, router = lab.Gateway, node.address, lab.GatewayAddress
+	}
+	if _, err := w.Host(node.name).Exec(timeout(t, patience), "ip", "route", "replace", "default", "via", router, "dev", link); err != nil {
+		t.Fatal(err)
+	}
+	paths := w.own(node, link)
+	for _, path := range paths { // kube-proxy has written its rules
+		w.awaitPath(t, path)
+	}
+	traffic := w.startPaths(t, paths)
+	traffic.await(t, 1)
+	config := fmt.Sprintf("instance: %s\nsource: {kubeconfig: {path: %s}}\ndataplane: %s\nmetrics: {address: \"\"}\nuplinks: [{interface: %s, gateways: [%s]}]\n",
+		node.name, lab.AdminKubeconfig, plane, link, router)
+	var err error
+	if w.daemon, err = w.StartGatewayOn(timeout(t, patience), node.name, config); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if _, err := w.SmartnatdOn(timeout(t, patience), node.name, "cleanup"); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, port := range []uint16{8081, 8082} {
+		for _, pod := range []string{node.local, node.remote} {
+			w.await(t, client, "tcp", lab.Join(external, port), func(a lab.Answer) bool { return a.Pod == pod })
+		}
+	}
+	traffic.await(t, 2)
+	w.expectFindings(t, node)
+	w.expectClosedTo(t, node, link)
+	if err := w.daemon.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.daemon.Restart(timeout(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	traffic.await(t, 2)
+	if err := w.daemon.Stop(timeout(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.SmartnatdOn(timeout(t, patience), node.name, "cleanup"); err != nil {
+		t.Error(err)
+	}
+	traffic.await(t, 1)
+	traffic.stop(t)
+}
+
+// expectFindings checks that the Mapping says that mode service leads to endpoints here, and that a NodePort stays the cluster's.
+func (w *inCluster) expectFindings(t *testing.T, node clusterNode) {
+	t.Helper()
+	// Addresses of the other node are findings too, so check says so by its exit status.
+	output, _ := w.SmartnatdOn(timeout(t, patience), node.name, "check")
+	for _, want := range []string{"kube-proxy (" + node.proxy + ")", "ResolvedToEndpoints", "a NodePort of the cluster", "PortReserved", "check: 0 failures"} {
+		if !strings.Contains(output, want) {
+			t.Errorf("check does not say %q:\n%s", want, output)
+		}
+	}
+}
+
+// expectClosedTo sends packets of a neighbour on the uplink to the pods, and then one that gets through by a Mapping.
+func (w *inCluster) expectClosedTo(t *testing.T, node clusterNode, link string) {
+	t.Helper()
+	neighbour, router := lab.Rogue, node.external
+	if link == "eth0" {
+		neighbour, router = lab.Gateway, node.address
+	}
+	pod := w.pods[node.local]
+	ctx := timeout(t, patience)
+	if _, err := w.Host(neighbour).Exec(ctx, "ip", "route", "add", pod, "via", router); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if _, err := w.Host(neighbour).Exec(timeout(t, patience), "ip", "route", "del", pod); err != nil {
+			t.Error(err)
+		}
+	}()
+	capture, err := w.PodHost("inside", node.local).Capture("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = capture.Close() }()
+	const forbidden, source = 8888, "inside"
+	flow, err := w.Host(neighbour).OpenFlow(ctx, "udp", lab.Join(pod, forbidden), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = flow.Close() }()
+	if _, err := flow.Conn.Write([]byte(source)); err != nil {
+		t.Fatal(err)
+	}
+	// This packet takes the same path later: what passed before it was captured.
+	w.await(t, neighbour, "tcp", lab.Join(router, 8081), func(a lab.Answer) bool { return a.Pod == node.local })
+	packets, err := capture.Packets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packets {
+		if p.Destination.Port() == forbidden {
+			t.Errorf("a pod got %s from a neighbour of the node", p)
+		}
+	}
+}
+
+// path is traffic of the cluster that has nothing to do with Mappings.
+type path struct{ from, to string }
+
+func (p path) String() string { return p.from + " to " + p.to }
+
+// own returns the cluster's own paths over a node with an uplink.
+func (w *inCluster) own(node clusterNode, uplink string) []path {
+	pod := func(name string) string { return name + ".inside" }
+	other := lab.Node1
+	if node.name == lab.Node1 {
+		other = lab.Node2
+	}
+	paths := []path{
+		{pod(node.local), lab.Join(w.clusterIP, 8080)},
+		{node.name, lab.Join(w.clusterIP, 8080)},
+		{pod(node.remote), lab.Join(w.pods[node.local], 8080)},
+		{pod(node.local), lab.Join(w.pods[node.remote], 8080)},
+		{other, lab.Join(w.pods[node.local], 8080)},
+		{lab.Control, lab.Join(w.pods[node.local], 8080)}, // the API server calls a webhook
+		{other, lab.Join(node.address, 30080)},
+	}
+	if uplink == "eth0" {
+		return append(paths, path{lab.Gateway, lab.Join(node.address, 30080)})
+	}
+	paths = append(paths, path{lab.Client, lab.Join(node.external, 8099)})
+	if node.proxy == "nftables" { // it serves NodePorts on the primary address of the node only
+		return paths
+	}
+	return append(paths, path{lab.Client, lab.Join(node.external, 30080)})
+}
+
+func (w *inCluster) awaitPath(t *testing.T, p path) {
+	t.Helper()
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := w.Host(p.from).EchoUDP(ctx, p.to)
+		return err
+	}); err != nil {
+		t.Fatalf("%s before smartnatd: %v", p, err)
+	}
+}
+
+// pathTraffic sends one datagram after the other on new flows by each path. The first one without an answer ends
+// its path, since nothing repeats a datagram.
+type pathTraffic struct {
+	cancel context.CancelFunc
+	paths  []path
+	rounds []chan struct{}
+	failed []chan error
+}
+
+func (w *inCluster) startPaths(t *testing.T, paths []path) *pathTraffic {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	tr := &pathTraffic{cancel: cancel, paths: paths}
+	for _, p := range paths {
+		rounds, failed := make(chan struct{}), make(chan error, 1)
+		tr.rounds, tr.failed = append(tr.rounds, rounds), append(tr.failed, failed)
+		go func() { failed <- w.exchange(ctx, p, rounds) }()
+	}
+	t.Cleanup(cancel)
+	return tr
+}
+
+// exchange returns the error of a path, and ends with it. It offers a round after each exchange, and goes on after a moment if the test
+// waits for none.
+func (w *inCluster) exchange(ctx context.Context, p path, rounds chan<- struct{}) error {
+	const pause = 5 * time.Millisecond
+	defer close(rounds)
+	for n := 1; ; n++ {
+		if err := bounded(ctx, func(ctx context.Context) error { _, err := w.Host(p.from).EchoUDP(ctx, p.to); return err }); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%s: datagram %d got no answer: %w", p, n, err)
+		}
+		select {
+		case rounds <- struct{}{}:
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// await waits for n further exchanges by each path.
+func (tr *pathTraffic) await(t *testing.T, n int) {
+	t.Helper()
+	ctx := timeout(t, time.Minute)
+	for i := range tr.rounds {
+		for range n {
+			select {
+			case _, running := <-tr.rounds[i]:
+				if !running {
+					t.Fatal(<-tr.failed[i])
+				}
+			case <-ctx.Done():
+				t.Fatalf("%s stands still", tr.paths[i])
+			}
+		}
+	}
+}
+
+// stop ends the traffic, and reports what was lost.
+func (tr *pathTraffic) stop(t *testing.T) {
+	t.Helper()
+	tr.cancel()
+	for _, failed := range tr.failed {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}
