@@ -9,7 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,7 +22,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/streaming"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -96,7 +97,7 @@ func liveHeap() uint64 {
 // api serves the initial events of a watch, with objects of realistic size.
 type api struct {
 	*httptest.Server
-	codecs   serializer.CodecFactory
+	codecs   codecs
 	protobuf bool
 	objects  map[string][]apiruntime.Object
 	sent     atomic.Int64
@@ -116,14 +117,15 @@ func newAPI(b *testing.B, protobuf bool, n int) *api {
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	all := kinds.All()
+	kind := all[slices.IndexFunc(all, func(k *kinds.Kind) bool { return k.Resource == path.Base(r.URL.Path) })]
 	media, stream := apiruntime.ContentTypeJSON, apiruntime.ContentTypeJSON
 	if a.protobuf && strings.Contains(r.Header.Get("Accept"), apiruntime.ContentTypeProtobuf) {
 		media, stream = apiruntime.ContentTypeProtobuf, apiruntime.ContentTypeProtobuf+";stream=watch"
 	}
 	info, _ := apiruntime.SerializerInfoForMediaType(a.codecs.SupportedMediaTypes(), media)
 	w.Header().Set("Content-Type", stream)
-	group := a.objects[resource][0].GetObjectKind().GroupVersionKind().GroupVersion()
+	group := kind.GroupVersion()
 	object := a.codecs.EncoderForVersion(info.Serializer, group)
 	frames := info.StreamSerializer.NewFrameWriter(io.MultiWriter(w, (*counter)(&a.sent)))
 	events := streaming.NewEncoder(frames, a.codecs.EncoderForVersion(info.StreamSerializer.Serializer, group))
@@ -132,11 +134,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_ = events.Encode(&metav1.WatchEvent{Type: string(kind), Object: apiruntime.RawExtension{Raw: raw}})
 		}
 	}
-	for _, o := range a.objects[resource] {
+	for _, o := range a.objects[kind.Resource] {
 		send(watch.Added, o)
 	}
-	end := a.objects[resource][0].DeepCopyObject()
-	end.(metav1.Object).SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	end := kind.New()
+	end.SetResourceVersion("1000")
+	end.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
 	send(watch.Bookmark, end)
 	w.(http.Flusher).Flush()
 	<-r.Context().Done()

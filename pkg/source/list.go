@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -50,15 +49,6 @@ func newScheme() *runtime.Scheme {
 	return scheme
 }
 
-// newCodecs returns the codecs of a client, which also decode watch events and errors.
-func newCodecs() serializer.CodecFactory {
-	scheme := newScheme()
-	for _, kind := range kinds.All() {
-		metav1.AddToGroupVersion(scheme, kind.GroupVersion())
-	}
-	return serializer.NewCodecFactory(scheme)
-}
-
 // resourceClient lists and watches a resource in all namespaces and reports each result to contact.
 type resourceClient struct {
 	resource
@@ -68,7 +58,7 @@ type resourceClient struct {
 	served atomic.Bool
 }
 
-func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs serializer.CodecFactory, r resource, c *contact) (*resourceClient, error) {
+func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs codecs, r resource, c *contact) (*resourceClient, error) {
 	group, path := r.GroupVersion(), "/apis"
 	if group.Group == corev1.GroupName {
 		path = "/api"
@@ -81,7 +71,7 @@ func newResourceClient(cfg *rest.Config, httpClient *http.Client, codecs seriali
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.APIPath = path
-	cfg.ContentConfig = rest.ContentConfig{AcceptContentTypes: accept, GroupVersion: &group, NegotiatedSerializer: codecs.WithoutConversion()}
+	cfg.ContentConfig = rest.ContentConfig{AcceptContentTypes: accept, GroupVersion: &group, NegotiatedSerializer: codecs}
 	client, err := rest.RESTClientForConfigAndClient(cfg, httpClient)
 	if err != nil {
 		return nil, err
