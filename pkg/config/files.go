@@ -43,6 +43,11 @@ func (c Config) CheckFiles() error {
 			}
 		}
 	}
+	if c.HA.Hook != "" {
+		if err := CheckHook(c.HA.Hook); err != nil {
+			errs = append(errs, fmt.Errorf("ha.hook: %w", err))
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -78,7 +78,7 @@ func folder(t *testing.T, state string) string {
 func TestHooks(t *testing.T) {
 	for cloud, test := range map[string]struct{ peers, want string }{
 		"aws":     {"198.51.100.20 eni-peer\n2001:db8:1::20 eni-peer\n", "198.51.100.20 eni-own\n2001:db8:1::20 eni-own\n"},
-		"gcp":     {"peer/zone-b/nic0 198.51.100.20/32\n", "own/zone-a/nic0 198.51.100.20/32\n"},
+		"gcp":     {"peer/zone-b/nic1 198.51.100.20/32\n", "own/zone-a/nic0 198.51.100.20/32\n"},
 		"azure":   {"peer-nic/old4 198.51.100.20\npeer-nic/old6 2001:db8:1::20\n", "own-nic/smartnat-198-51-100-20 198.51.100.20+public\nown-nic/smartnat-2001-db8-1--20 2001:db8:1::20\n"},
 		"hetzner": {"alias/peer \"2001:db8:1::20\"\nfloating/4711 41\n", "alias/7 \"2001:db8:1::20\"\nfloating/4711 7\n"},
 	} {
@@ -111,6 +111,22 @@ func TestHooks(t *testing.T) {
 				t.Errorf("a hook whose calls fail succeeds:\n%s", out)
 			}
 		})
+	}
+}
+
+// TestPeerInAnotherSubnetwork expects that nothing is changed if the addresses cannot be on both instances.
+func TestPeerInAnotherSubnetwork(t *testing.T) {
+	const before = "foreign/zone-b/nic0 198.51.100.20/32\n"
+	dir := folder(t, before)
+	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(strings.Replace(config, "PEER=peer", "PEER=foreign", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, dir, "gcp", "primary")
+	if err == nil || !strings.Contains(out, "foreign has no interface in the subnetwork of lo (nic0: ") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	if diff := cmp.Diff(before, read(t, dir, "state")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -28,6 +28,7 @@ var flags = map[string]map[string]bool{
 	"aws ec2 assign-ipv6-addresses":       {"--region": true, "--network-interface-id": true, "--ipv6-addresses": true},
 	"aws ec2 unassign-ipv6-addresses":     {"--region": true, "--network-interface-id": true, "--ipv6-addresses": true},
 	"aws ec2 describe-network-interfaces": {"--region": true, "--filters": true, "--query": true, "--output": true},
+	"gcloud compute instances describe":   {"--zone": true, "--flatten": true, "--format": true},
 	"gcloud compute instances network-interfaces update": {
 		"--zone": true, "--network-interface": true, "--aliases": true, "--quiet": false,
 	},
@@ -204,6 +205,9 @@ func gcp(c call, _ string, state map[string]string) (string, error) {
 	if len(c.words) != 1 {
 		return "", errors.New("no instance")
 	}
+	if c.program == "gcloud compute instances describe" {
+		return gcpInterfaces(c)
+	}
 	key, wanted := c.words[0]+"/"+c.flags["--zone"]+"/"+c.flags["--network-interface"], c.flags["--aliases"]
 	for other, held := range state {
 		if other != key && wanted != "" && held == wanted {
@@ -214,6 +218,23 @@ func gcp(c call, _ string, state map[string]string) (string, error) {
 		delete(state, key)
 	}
 	return "", nil
+}
+
+// gcpInterfaces are not in the same order on both instances.
+func gcpInterfaces(c call) (string, error) {
+	const subnetworks = "https://www.googleapis.com/compute/v1/projects/p/regions/r/subnetworks/"
+	if c.flags["--flatten"] != "networkInterfaces[]" || c.flags["--format"] != "csv[no-heading](networkInterfaces.name,networkInterfaces.subnetwork)" {
+		return "", errors.New("wrong question")
+	}
+	answer, known := map[string]string{
+		"own/zone-a":     "nic0," + subnetworks + "outside\nnic1," + subnetworks + "inside",
+		"peer/zone-b":    "nic0," + subnetworks + "inside\nnic1," + subnetworks + "outside",
+		"foreign/zone-b": "nic0," + subnetworks + "outside-2",
+	}[c.words[0]+"/"+c.flags["--zone"]]
+	if !known {
+		return "", errors.New("404")
+	}
+	return answer, nil
 }
 
 func azure(c call, _ string, state map[string]string) (string, error) {

@@ -17,8 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smartnat/smartnat/pkg/atomicfile"
+	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/ha"
 )
+
+// moveAddresses calls the hook, one process at a time. Of those that wait while another one calls it, only the last one calls it then:
+// it is idempotent, and sees what happened meanwhile.
+func (n noted) moveAddresses(ctx context.Context, runtimeDir string, hook ha.Hook) error {
+	return locked(ha.RoleFile(runtimeDir)+".hook", func() error {
+		if last, err := readNoted(runtimeDir); err == nil && n.before(last) {
+			return nil
+		}
+		return n.callHook(ctx, runtimeDir, hook, ha.HookTimeout, ha.HookPause)
+	})
+}
 
 // callHook calls a hook until it succeeds, or the box has taken another role since. keepalived may report the same role again and again,
 // which must not end the calls.
@@ -57,6 +69,9 @@ func (n noted) callHook(ctx context.Context, runtimeDir string, hook ha.Hook, ti
 
 // runHook calls a hook once. An error is one line with the end of what it printed.
 func runHook(ctx context.Context, hook ha.Hook, role ha.Role, timeout time.Duration) error {
+	if err := config.CheckHook(hook.Path); err != nil {
+		return fmt.Errorf("not calling the hook: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, hook.Path, string(role))

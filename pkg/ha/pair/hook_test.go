@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestHook(t *testing.T) {
 	}{
 		{"gets the role and the addresses", `[ "$1 $SMARTNAT_HA_ROLE $SMARTNAT_HA_INSTANCE $SMARTNAT_HA_ADDRESSES" = "primary primary gw1 eth1=198.51.100.20 eth0=10.10.0.9" ]`, time.Minute, 1, "", false},
 		{"fails once", second + "exit 1", time.Minute, 2, "", false},
-		{"hangs with a child", second + "sleep 1000 & sleep 1000", 200 * time.Millisecond, 2, "", false},
+		{"hangs with a child", second + "sleep 1000 & sleep 1000", 2 * time.Second, 2, "", false},
 		{"always fails, and says why", `printf 'no\033[2J rights\n' >&2; exit 3`, time.Minute, ha.HookAttempts, `: exit status 3: "no\x1b[2J rights"`, true},
 		{"says too much", `head -c 100000 /dev/zero | tr '\0' x; exit 1`, time.Minute, ha.HookAttempts, `: exit status 1: "` + strings.Repeat("x", maxTail) + `"`, true},
 	} {
@@ -81,6 +82,60 @@ func TestHookOfAnEarlierRole(t *testing.T) {
 	}
 	if result, err := ReadHook(dir); result != nil || err != nil {
 		t.Errorf("result %+v, %v", result, err)
+	}
+}
+
+// TestHookIsCalledTwiceForARole expects that calls for one role follow each other, and that those that waited become one.
+func TestHookIsCalledTwiceForARole(t *testing.T) {
+	dir := t.TempDir()
+	// The first call waits until it is read.
+	hook := writeHook(t, dir, "mkdir alone || exit 1; echo call >>calls; [ -e running ] || { mkfifo running; echo >running; }; rmdir alone")
+	var ended sync.WaitGroup
+	call := func(pid int) {
+		this := noted{ha.Notified{Role: ha.Primary}, uint64(100 * pid), pid}
+		if latest, err := this.note(dir); !latest || err != nil {
+			t.Fatal(latest, err)
+		}
+		ended.Go(func() {
+			if err := this.moveAddresses(t.Context(), dir, hook); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	call(1)
+	for { // until it runs
+		if _, err := os.Stat(filepath.Join(dir, "running")); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for pid := 2; pid <= 5; pid++ {
+		call(pid)
+	}
+	if _, err := os.ReadFile(filepath.Join(dir, "running")); err != nil {
+		t.Fatal(err)
+	}
+	ended.Wait()
+	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || string(calls) != strings.Repeat("call\n", 2) {
+		t.Errorf("%q, %v: want the call that ran and the last one", calls, err)
+	}
+	if result, err := ReadHook(dir); err != nil || result == nil || result.Attempts != 1 || result.Problem != "" {
+		t.Errorf("result %+v, %v", result, err)
+	}
+}
+
+// TestHookOfOthers expects that a program that another user could replace does not run.
+func TestHookOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	hook := writeHook(t, dir, "touch ran")
+	if err := os.Chmod(hook.Path, 0o702); err != nil {
+		t.Fatal(err)
+	}
+	if err := runHook(t.Context(), hook, ha.Primary, time.Minute); err == nil || !strings.HasPrefix(err.Error(), "not calling the hook: "+hook.Path+" is writable by others (mode 0702)") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+		t.Error("it ran")
 	}
 }
 

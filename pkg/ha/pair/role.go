@@ -55,9 +55,7 @@ func Notify(ctx context.Context, runtimeDir string, role ha.Role, hook *ha.Hook)
 	var told, moved error
 	all.Go(func() { told = this.tellConntrackd(ctx, runtimeDir) })
 	if hook != nil {
-		all.Go(func() {
-			moved = locked(ha.RoleFile(runtimeDir)+".hook", func() error { return this.callHook(ctx, runtimeDir, *hook, ha.HookTimeout, ha.HookPause) })
-		})
+		all.Go(func() { moved = this.moveAddresses(ctx, runtimeDir, *hook) })
 	}
 	all.Wait()
 	return errors.Join(err, told, moved)
