@@ -164,6 +164,13 @@ func testRights(t *testing.T, p *controlPlane) {
 		"watch secrets --namespace=smartnat":                     "no",
 		"get secrets/smartnat-relay-tls --namespace=default":     "no",
 		"create secrets --namespace=default":                     "no",
+		// The ConfigMap of the admission policy, and no other.
+		"get configmaps/smartnat-grants --namespace=smartnat":    "yes",
+		"update configmaps/smartnat-grants --namespace=smartnat": "yes",
+		"delete configmaps/smartnat-grants --namespace=smartnat": "no",
+		"update configmaps/other --namespace=smartnat":           "no",
+		"create configmaps --namespace=smartnat":                 "no",
+		"update configmaps/smartnat-grants --namespace=default":  "no",
 	} {
 		out, _ := p.kubectlAs(append([]string{"--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key",
 			p.path("admin.key"), "auth", "can-i", "--as=system:serviceaccount:smartnat:smartnat-relay"}, strings.Fields(question)...)...)

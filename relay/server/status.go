@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -49,7 +50,7 @@ func DefaultStatusOptions() StatusOptions {
 }
 
 func (o *StatusOptions) addFlags(flags *pflag.FlagSet) {
-	flags.BoolVar(&o.Write, "write-status", o.Write, "write conditions of Mappings and Events about them")
+	flags.BoolVar(&o.Write, "write-status", o.Write, "write conditions of Mappings, Events about them, and the ConfigMap smartnat-grants of the admission policy")
 	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway apply (server-side) its own entry in the status of Mappings; needs --write-status, which sums the entries up, and RBAC that allows it")
 	flags.StringVar(&o.Namespace, "namespace", o.Namespace, "`namespace` of the ServiceAccounts of gateways and of the Leases that record their last contact")
 	flags.StringVar(&o.Grants, "grants", o.Grants, "which addresses need a PortGrant: open (those that one covers), required (all) or report (none: gateways report what required would refuse); gateways have the same key")
@@ -93,9 +94,10 @@ func (c countedMappings) ApplyStatus(
 	return written, err
 }
 
-// statusWriter writes conditions and Events about them.
+// statusWriter writes conditions and Events about them, and what the admission policy knows about PortGrants.
 type statusWriter struct {
 	controller  *status.Controller
+	table       *status.Table
 	broadcaster record.EventBroadcaster
 	events      func(namespace string) eventClient
 }
@@ -112,6 +114,7 @@ func (o *StatusOptions) apply(c *Config, client *cluster.Client) {
 			Cache: c.Cache, Mappings: mappings, Leases: leases, Grants: o.Grants, InstanceTimeout: o.InstanceTimeout, Log: c.Log,
 			Recorder: broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "smartnat-relay"}),
 		}),
+		table:       &status.Table{ConfigMaps: client.ConfigMaps(o.Namespace), Cache: c.Cache, Grants: o.Grants, Log: c.Log},
 		broadcaster: broadcaster,
 		events:      func(namespace string) eventClient { return client.Events(namespace) },
 	}
@@ -127,7 +130,10 @@ func (s *statusWriter) run(ctx context.Context) {
 	}
 	s.broadcaster.StartRecordingToSink(eventSink{ctx, s.events})
 	defer s.broadcaster.Shutdown()
+	var running sync.WaitGroup
+	running.Go(func() { s.table.Run(ctx) })
 	s.controller.Run(ctx)
+	running.Wait()
 }
 
 // eventClient writes the Events of one namespace.

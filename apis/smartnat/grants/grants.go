@@ -301,13 +301,15 @@ func (g *Grant) hasAddress(a netip.Addr) bool {
 	return slices.ContainsFunc(g.addresses, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+// mostNamed bounds the number of items in a message.
+const mostNamed = 8
+
 // join spells the first items of a list.
 func join[T fmt.Stringer](list []T) string {
-	const most = 8
 	var texts []string
 	for i, item := range list {
-		if i == most {
-			texts = append(texts, fmt.Sprintf("%d more", len(list)-most))
+		if i == mostNamed {
+			texts = append(texts, fmt.Sprintf("%d more", len(list)-mostNamed))
 			break
 		}
 		texts = append(texts, item.String())
