@@ -59,7 +59,8 @@ test-unit: ## tests without a control plane, with the real kernel; one package: 
 test-packages: packages ## install, upgrade and remove the packages in a temporary root
 	@scripts/packages/test.sh
 
-test-boot: packages ## boot a Debian with the packages and follow the README (debootstrap, systemd-nspawn, root)
+test-boot: packages ## boot a Debian with the packages and follow the README (as root, minutes)
+	@scripts/setup.sh boot
 	@scripts/packages/boot.sh
 
 test-kernels: ## the tests with the kernel on Debian's kernels 6.1 and 6.12, emulated (Debian on amd64; an hour); KERNELS=6.12 SUITES=pkg/host

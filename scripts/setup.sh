@@ -6,15 +6,16 @@
 #   setup.sh demo    tools of the lab and the demo
 #   setup.sh test    also the tools of tests, checks and packaging (default)
 #   setup.sh kernels also the tools that boot other kernels
+#   setup.sh boot    also the tool that installs a Debian to boot
 # As root on Debian, Ubuntu (apt-get) or Fedora (dnf) it installs them. Otherwise it prints one line with the packages, and fails.
 # If nothing is missing, it needs no root and does not prompt.
 set -euo pipefail
 
 purpose="${1:-test}"
 case $purpose in
-demo | test | kernels) ;;
+demo | test | kernels | boot) ;;
 *)
-	echo "usage: setup.sh [demo|test|kernels]" >&2
+	echo "usage: setup.sh [demo|test|kernels|boot]" >&2
 	exit 2
 	;;
 esac
@@ -59,9 +60,13 @@ kernels='
 qemu-system-x86_64        | qemu-system-x86          | qemu-system-x86-core  | booting other kernels
 busybox                   | busybox-static           | busybox               | their first programs
 '
+boot='
+debootstrap               | debootstrap              | debootstrap           | installing a Debian in a folder
+'
 table="$demo"
 [[ $purpose == demo ]] || table+="$test"
 [[ $purpose != kernels ]] || table+="$kernels"
+[[ $purpose != boot ]] || table+="$boot"
 
 if command -v apt-get >/dev/null; then
 	manager=apt-get column=2

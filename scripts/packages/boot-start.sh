@@ -173,7 +173,7 @@ see() {
 		fail "units are left: $(systemctl list-unit-files --no-legend 'smartnat*') $(systemctl list-units --all --no-legend 'smartnat*')"
 	case $kind in
 	deb) want='/etc/smartnat' ;;
-	rpm) want=$'/etc/smartnat\n/etc/smartnat.yaml.rpmsave\n/run/smartnat\n/run/smartnat/smartnatd.pid\n/var/lib/smartnat' ;;
+	rpm) want=$'/etc/smartnat\n/etc/smartnat.yaml.rpmsave\n/run/smartnat\n/run/smartnat/smartnatd.iptables\n/run/smartnat/smartnatd.pid\n/var/lib/smartnat' ;;
 	esac
 	[[ $(left) == "$want" ]] || fail "files are left: $(left)"
 	rules | grep SMARTNAT && fail "rules are left"

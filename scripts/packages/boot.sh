@@ -6,18 +6,12 @@
 #   boot.sh install   the steps of the README, by boot-inside.sh: install, edit, start, upgrade, remove, purge
 #   boot.sh start     a configured gateway boots while its relay is unreachable, by boot-start.sh
 #   boot.sh           both
-# It needs debootstrap, systemd-nspawn and root. It bootstraps the Debian once, outside the tree; each run works on copies of it
+# It needs what setup.sh boot installs, and root. It bootstraps the Debian once, outside the tree; each run works on copies of it
 # without a network. rpm itself installs the rpm on that Debian too: no Enterprise Linux is booted here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 suite=bookworm
-for program in debootstrap systemd-nspawn; do
-	command -v "$program" >/dev/null || {
-		echo "boot: please install debootstrap and systemd-container" >&2
-		exit 1
-	}
-done
 arch="$(go env GOARCH)"
 rpm_arch="${arch/amd64/x86_64}"
 rpm_arch="${rpm_arch/arm64/aarch64}"
