@@ -30,8 +30,12 @@ func newEnrollCommand(a *access) *cobra.Command {
 		Long: `enroll creates a ServiceAccount for the gateway that may read what the relay serves, and prints a bundle: a new token of it, which only
 the relay accepts, the relay's addresses and authority, and the networks of the cluster. The bundle is a secret.
 
+With --addresses, the relay shows the gateway only Mappings of these addresses, and what they name. Run it again with other addresses to
+change that at once, without a new bundle on the host; without the flag, it stays as it is.
+
 Run it again to renew the token. 'kubectl smartnat revoke' ends all tokens of the gateway.`,
 		Example: `  kubectl smartnat enroll gateway-1 --output gateway-1.yaml
+  kubectl smartnat enroll gateway-1 --addresses 198.51.100.10,2001:db8::/64 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 | ssh root@203.0.113.10 smartnatd enroll - --start`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -52,24 +56,13 @@ Run it again to renew the token. 'kubectl smartnat revoke' ends all tokens of th
 			if err != nil {
 				return err
 			}
-			text, err := bundle.Marshal()
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s may follow the cluster until %s; run this again before that\n", bundle.Gateway, bundle.Expires.UTC().Format(time.RFC3339))
-			if output != "" {
-				if err := atomicfile.Write(output, text, 0o600); err != nil {
-					return fmt.Errorf("writing the bundle: %w", err)
-				}
-				return nil
-			}
-			_, err = cmd.OutOrStdout().Write(text)
-			return err
+			return writeBundle(cmd, bundle, output)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&output, "output", "o", "", "write the bundle to this `file`, which only you can read")
 	flags.StringVar(&e.Namespace, "namespace", relayNamespace, "the `namespace` of the relay")
+	flags.StringVar(&e.Addresses, "addresses", "", "a `list` of what the gateway serves: addresses, networks and uplinks, as in 198.51.100.10,2001:db8::/64,uplink:eth1; or all")
 	flags.DurationVar(&e.Duration, "duration", 365*24*time.Hour, "the lifetime of the token; the cluster may shorten it")
 	flags.StringArrayVar(&e.Servers, "server", nil, "a `URL` by which the gateway reaches the relay; may be given several times; by default derived from the Service and the nodes")
 	flags.StringVar(&e.ServerName, "server-name", "", "the `name` in the relay's certificate (default smartnat-relay.NAMESPACE.svc)")
@@ -77,6 +70,23 @@ Run it again to renew the token. 'kubectl smartnat revoke' ends all tokens of th
 	flags.StringArrayVar(&networks, "service-network", nil, "a `range` of ClusterIPs; by default those of the cluster's ServiceCIDRs")
 	flags.DurationVar(&patience, "wait", 2*time.Minute, "how long to wait for a relay that was just installed")
 	return cmd
+}
+
+// writeBundle writes a bundle to a file, or to standard output without one.
+func writeBundle(cmd *cobra.Command, bundle *enroll.Bundle, output string) error {
+	text, err := bundle.Marshal()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s may follow the cluster until %s; run this again before that\n", bundle.Gateway, bundle.Expires.UTC().Format(time.RFC3339))
+	if output != "" {
+		if err := atomicfile.Write(output, text, 0o600); err != nil {
+			return fmt.Errorf("writing the bundle: %w", err)
+		}
+		return nil
+	}
+	_, err = cmd.OutOrStdout().Write(text)
+	return err
 }
 
 // enrollSoon enrolls once the relay has its certificate, which it makes when it starts.

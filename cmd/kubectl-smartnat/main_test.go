@@ -72,6 +72,7 @@ func TestCommands(t *testing.T) {
 		{"enroll", exitUsage, nil, "kubectl smartnat: want the name of one gateway, such as gateway-1\n"},
 		{"enroll a/b", exitUsage, nil, "kubectl smartnat: \"a/b\" is not the name of a gateway: use up to 42 lower-case letters, digits and dashes\n"},
 		{"enroll gateway-1 --service-network x", exitUsage, nil, "kubectl smartnat: --service-network: \"x\" is not a network such as 10.96.0.0/16\n"},
+		{"enroll gateway-1 --addresses 198.51.100.10/24", exitUsage, nil, "kubectl smartnat: --addresses: \"198.51.100.10/24\" has bits set beyond its prefix length: want 198.51.100.0/24\n"},
 		{"enroll gateway-1", exitFailure, nil, "kubectl smartnat: reading the nodes: not for you\n"},
 		{"revoke gateway-1", exitFailure, nil, "kubectl smartnat: not for you\n"},
 		{"--flag", exitUsage, nil, "kubectl smartnat: unknown flag: --flag\n"},

@@ -6,6 +6,7 @@ package plugin
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -21,8 +22,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/apis/smartnat/validation"
 	"github.com/smartnat/smartnat/pkg/enroll"
 )
 
@@ -47,6 +51,9 @@ const (
 // ErrNoCertificate is the error of Enroll while the relay is installed, but has not made its certificate.
 var ErrNoCertificate = errors.New("the relay has no certificate yet")
 
+// AllAddresses lifts the limit of an enrollment to addresses.
+const AllAddresses = "all"
+
 // Enrollment enrolls and revokes gateways.
 type Enrollment struct {
 	Client dynamic.Interface
@@ -55,6 +62,9 @@ type Enrollment struct {
 	Gateway   string
 	// Duration is the lifetime of the token; the cluster may shorten it.
 	Duration time.Duration
+	// Addresses are what the gateway may see (validation.ParseEnrolled), AllAddresses, or empty to leave that as it is: everything, for
+	// a new gateway.
+	Addresses string
 	// Servers and ServerName replace what is found in the cluster. CertificateAuthority is PEM.
 	Servers              []string
 	ServerName           string
@@ -67,6 +77,11 @@ type Enrollment struct {
 func (e *Enrollment) Validate() error {
 	if err := enroll.ValidName(e.Gateway); err != nil {
 		return err
+	}
+	if e.Addresses != "" && e.Addresses != AllAddresses {
+		if _, err := validation.ParseEnrolled(e.Addresses); err != nil {
+			return fmt.Errorf("--addresses: %w", err)
+		}
 	}
 	if e.Duration < minDuration || e.Duration > maxDuration {
 		return fmt.Errorf("--duration: %s is not between 10m and 17520h: a gateway learns a new authority of the relay only with a new credential", e.Duration)
@@ -236,11 +251,13 @@ func (e *Enrollment) account(ctx context.Context) error {
 	accounts := e.Client.Resource(serviceAccounts).Namespace(e.Namespace)
 	_, err := create(ctx, accounts, &corev1.ServiceAccount{
 		TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
-		ObjectMeta:                   metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace, Labels: labels},
+		ObjectMeta:                   metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace, Labels: labels, Annotations: e.annotations()},
 		AutomountServiceAccountToken: &mount,
 	})
 	if apierrors.IsAlreadyExists(err) {
-		err = e.owned(ctx)
+		if err = e.owned(ctx); err == nil {
+			err = e.limit(ctx, accounts)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("creating the ServiceAccount %s/%s: %w", e.Namespace, e.Gateway, err)
@@ -265,6 +282,33 @@ func (e *Enrollment) account(ctx context.Context) error {
 		return fmt.Errorf("the ClusterRoleBinding %s exists and binds something else: delete it, or choose another name", binding.Name)
 	}
 	return nil
+}
+
+// annotations returns what limits the account to addresses, spelled in one way.
+func (e *Enrollment) annotations() map[string]string {
+	enrolled, err := validation.ParseEnrolled(e.Addresses)
+	if err != nil { // all, or as before
+		return nil
+	}
+	return map[string]string{v1alpha1.AddressesAnnotation: enrolled.String()}
+}
+
+// limit changes what an existing account may see, if Addresses says so.
+func (e *Enrollment) limit(ctx context.Context, accounts dynamic.ResourceInterface) error {
+	if e.Addresses == "" {
+		return nil
+	}
+	// In a merge patch, null removes the annotation.
+	addresses := map[string]any{v1alpha1.AddressesAnnotation: nil}
+	for name, value := range e.annotations() {
+		addresses[name] = value
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": addresses}})
+	if err != nil {
+		return err
+	}
+	_, err = accounts.Patch(ctx, e.Gateway, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
 }
 
 func (e *Enrollment) binding() string { return gatewayRole + "-" + e.Gateway }

@@ -51,7 +51,7 @@ func New(config *rest.Config) (*Client, error) {
 // used returns the kinds that the relay sends and receives, apart from those that it serves (package kinds).
 func used() map[schema.GroupVersion][]runtime.Object {
 	used := map[schema.GroupVersion][]runtime.Object{
-		corev1.SchemeGroupVersion:           {&corev1.Event{}, &corev1.Secret{}, &corev1.ConfigMap{}},
+		corev1.SchemeGroupVersion:           {&corev1.Event{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.ServiceAccount{}, &corev1.ServiceAccountList{}},
 		coordinationv1.SchemeGroupVersion:   {&coordinationv1.Lease{}, &coordinationv1.LeaseList{}},
 		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenReview{}},
 		authorizationv1.SchemeGroupVersion:  {&authorizationv1.SubjectAccessReview{}},
@@ -110,6 +110,12 @@ func (c *Client) Secrets(namespace string) *gentype.Client[*corev1.Secret] {
 func (c *Client) ConfigMaps(namespace string) *gentype.Client[*corev1.ConfigMap] {
 	return gentype.NewClient("configmaps", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[corev1.ConfigMap], gentype.PrefersProtobuf[*corev1.ConfigMap]())
+}
+
+// ServiceAccounts returns a client for the ServiceAccounts of a namespace.
+func (c *Client) ServiceAccounts(namespace string) *gentype.ClientWithList[*corev1.ServiceAccount, *corev1.ServiceAccountList] {
+	return gentype.NewClientWithList("serviceaccounts", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
+		newOf[corev1.ServiceAccount], newOf[corev1.ServiceAccountList], gentype.PrefersProtobuf[*corev1.ServiceAccount]())
 }
 
 // TokenReviews returns a client that authenticates tokens.

@@ -63,7 +63,7 @@ func (w *world) service(ref filter.Ref, object kinds.Object) types.NamespacedNam
 func (w *world) settle(refs []filter.Ref) {
 	for _, ref := range refs {
 		object := w.known[ref]
-		w.shown[ref] = object != nil && w.index.IsVisible(ref.Kind, w.service(ref, object))
+		w.shown[ref] = object != nil && w.index.IsVisible(ref.Kind, object, w.service(ref, object))
 	}
 }
 

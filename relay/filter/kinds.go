@@ -17,8 +17,8 @@ import (
 type Rule int
 
 const (
-	// Always shows all objects of a kind, and makes the Service that an object refers to visible. Authors of Mappings must
-	// be able to see the status of all of them.
+	// Always shows all objects of a kind that are in scope, and makes the Service that an object refers to visible. Authors of
+	// Mappings must be able to see the status of all of them.
 	Always Rule = iota
 	// IsNamed shows a Service while a visible object refers to it.
 	IsNamed

@@ -26,6 +26,9 @@ type Handler struct {
 	// Hold, if set before serving, gets each accepted watch. The caller runs it after ServeHTTP has returned and before
 	// the request ends, so that the stack frames of the filters are not kept for the life of the watch.
 	Hold func(req *http.Request, watch func())
+	// Gateway, if set before serving, returns the name of the gateway that sent a request, for watchcache.Cache.PortionOf. It returns
+	// false for other clients, which see everything.
+	Gateway func(req *http.Request) (name string, ok bool)
 
 	cache     *watchcache.Cache
 	resources map[schema.GroupVersionResource]*resource
@@ -82,13 +85,18 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 			return notFound(info)
 		}
 	}
+	source := h.servedTo(req, r)
+	served := source()
+	if served == nil {
+		return errUnknownGateway()
+	}
 	switch {
 	case info.Verb == "get" && (info.Namespace != "" || r.ClusterScoped):
-		return h.get(w, req, r, info)
+		return h.get(w, req, r, served, info)
 	case info.Verb == "list":
-		return h.list(w, req, r, info)
+		return h.list(w, req, r, served, info)
 	case info.Verb == "watch":
-		stream, err := h.watch(w, req, r, info)
+		stream, err := h.watch(w, req, r, source, info)
 		switch {
 		case err != nil:
 			return err
@@ -102,7 +110,31 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	return notFound(info)
 }
 
-// notFound is the error for an unknown resource, with the wording of kube-apiserver.
+// errUnknownGateway refuses a gateway of which the relay does not know what it may see. client-go tries again.
+func errUnknownGateway() error {
+	return apierrors.NewTooManyRequests("the relay does not know this gateway yet, please try again later", 1)
+}
+
+// servedTo returns a function that returns what the sender of a request sees of a resource now, or nil if that is not known (yet, or any
+// longer).
+func (h *Handler) servedTo(req *http.Request, r *resource) func() *watchcache.Resource {
+	var gateway string
+	limited := false
+	if h.Gateway != nil {
+		gateway, limited = h.Gateway(req)
+	}
+	return func() *watchcache.Resource {
+		if !limited {
+			return h.cache.Of(r.kind)
+		}
+		portion, known := h.cache.PortionOf(gateway)
+		if !known {
+			return nil
+		}
+		return portion.Of(r.kind)
+	}
+}
+
 // withoutNamespace returns the request for a cluster-scoped kind, or false if its path has a namespace. RequestInfo calls the name of a
 // namespace its namespace, too.
 func withoutNamespace(info *request.RequestInfo) (*request.RequestInfo, bool) {
@@ -114,6 +146,7 @@ func withoutNamespace(info *request.RequestInfo) (*request.RequestInfo, bool) {
 	return &without, true
 }
 
+// notFound is the error for an unknown resource, with the wording of kube-apiserver.
 func notFound(info *request.RequestInfo) error {
 	return apierrors.NewGenericServerResponse(http.StatusNotFound, info.Verb, schema.GroupResource{}, "", "", 0, false)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
+func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, served *watchcache.Resource, info *request.RequestInfo) error {
 	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, inf
 	if err := h.atLeast(version); err != nil {
 		return err
 	}
-	entry := r.Get(info.Namespace, info.Name)
+	entry := served.Get(info.Namespace, info.Name)
 	if entry == nil {
 		return apierrors.NewNotFound(r.GroupResource(), info.Name)
 	}
@@ -42,7 +42,7 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, inf
 
 // list always returns the complete list: a gateway needs all of it, and it is in memory. The API allows this, because
 // `limit` is an upper bound only for servers that page. A `continue` token therefore never comes from this relay.
-func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) error {
+func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, served *watchcache.Resource, info *request.RequestInfo) error {
 	accepted, err := r.negotiate(req, ofMany)
 	if err != nil {
 		return err
@@ -57,10 +57,10 @@ func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, in
 	if err := h.atLeast(q.version); err != nil {
 		return err
 	}
-	all, version := r.List()
+	all, version := served.List()
 	if q.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
 		// The current state is also the state at an earlier version if there are no events in between.
-		if events, _, _, err := r.Since(q.version); err != nil || len(events) > 0 && events[0].Version <= version {
+		if events, _, _, err := served.Since(q.version); err != nil || len(events) > 0 && events[0].Version <= version {
 			return expired(q.ResourceVersion)
 		}
 		version = q.version

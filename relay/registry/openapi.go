@@ -49,7 +49,7 @@ func (s schemas) add(r *resource) error {
 		return err
 	}
 	if !ours {
-		model = s.named(reflect.TypeOf(r.Resource.Kind().New()).Elem())
+		model = s.named(reflect.TypeOf(r.kind.New()).Elem())
 	}
 	s.byName[model].AddExtension(kindExtension, []any{kindOf(r)})
 	return nil
@@ -58,7 +58,7 @@ func (s schemas) add(r *resource) error {
 // addPaths adds the paths of a resource.
 func addPaths(paths map[string]*spec3.Path, gv groupVersion, r *resource) {
 	list := &spec3.Operation{OperationProps: spec3.OperationProps{
-		Description: "list or watch objects of kind " + r.Names.Kind,
+		Description: "list or watch objects of kind " + r.Kind,
 		Responses: &spec3.Responses{ResponsesProps: spec3.ResponsesProps{StatusCodeResponses: map[int]*spec3.Response{
 			http.StatusOK: {ResponseProps: spec3.ResponseProps{Description: "OK"}},
 		}}},
@@ -66,17 +66,17 @@ func addPaths(paths map[string]*spec3.Path, gv groupVersion, r *resource) {
 	list.AddExtension(actionExtension, "list")
 	list.AddExtension(kindExtension, kindOf(r))
 	one := *list
-	one.Description, one.Extensions = "read the specified "+r.Names.Kind, spec.Extensions{}
+	one.Description, one.Extensions = "read the specified "+r.Kind, spec.Extensions{}
 	one.AddExtension(actionExtension, "get")
 	one.AddExtension(kindExtension, kindOf(r))
-	collection := gv.path() + "/namespaces/{namespace}/" + r.Names.Resource
+	collection := gv.path() + "/namespaces/{namespace}/" + r.Resource
 	if r.ClusterScoped {
-		collection = gv.path() + "/" + r.Names.Resource
+		collection = gv.path() + "/" + r.Resource
 	}
 	paths[collection] = &spec3.Path{PathProps: spec3.PathProps{Get: list}}
 	paths[collection+"/{name}"] = &spec3.Path{PathProps: spec3.PathProps{Get: &one}}
 }
 
 func kindOf(r *resource) map[string]any {
-	return map[string]any{"group": r.Group, "version": r.Version, "kind": r.Names.Kind}
+	return map[string]any{"group": r.Group, "version": r.Version, "kind": r.Kind}
 }

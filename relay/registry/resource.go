@@ -18,8 +18,10 @@ import (
 
 // resource is one served kind.
 type resource struct {
-	*watchcache.Resource
 	*kinds.Names
+	kind *kinds.Kind
+	// whole is all that the cache shows of the kind. Its watchers wake on any change.
+	whole   *watchcache.Resource
 	columns columns
 	// offer holds the encodings of the kind.
 	offer offer
@@ -48,7 +50,7 @@ func newResources(cache *watchcache.Cache) ([]groupVersion, error) {
 	byGroup := map[schema.GroupVersion][]*resource{}
 	for _, cached := range cache.Resources() {
 		kind := cached.Kind()
-		r := &resource{Resource: cached, Names: &kind.Names, columns: columnsOf(kind), offer: onlyJSON}
+		r := &resource{Names: &kind.Names, kind: kind, whole: cached, columns: columnsOf(kind), offer: onlyJSON}
 		if kind.Protobuf {
 			r.offer = anyEncoding
 		}
@@ -73,7 +75,7 @@ func verbs() metav1.Verbs { return metav1.Verbs{"get", "list", "watch"} }
 
 func (r *resource) apiResource() metav1.APIResource {
 	return metav1.APIResource{
-		Name: r.Names.Resource, SingularName: r.Singular, Namespaced: !r.ClusterScoped, Kind: r.Names.Kind,
+		Name: r.Resource, SingularName: r.Singular, Namespaced: !r.ClusterScoped, Kind: r.Kind,
 		Verbs: verbs(), ShortNames: r.ShortNames, Categories: r.Categories,
 	}
 }
@@ -85,8 +87,8 @@ func (r *resource) discovery() apidiscoveryv2.APIResourceDiscovery {
 		scope = apidiscoveryv2.ScopeCluster
 	}
 	return apidiscoveryv2.APIResourceDiscovery{
-		Resource: r.Names.Resource, SingularResource: r.Singular, Scope: scope,
-		ResponseKind: &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Names.Kind},
+		Resource: r.Resource, SingularResource: r.Singular, Scope: scope,
+		ResponseKind: &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind},
 		Verbs:        verbs(), ShortNames: r.ShortNames, Categories: r.Categories,
 	}
 }

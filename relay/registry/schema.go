@@ -122,7 +122,7 @@ func (s schemas) addDefined(r *resource) (name string, ours bool, err error) {
 		if err := yaml.UnmarshalStrict(definition, &crd); err != nil {
 			return "", false, fmt.Errorf("reading a CustomResourceDefinition: %w", err)
 		}
-		if crd.Spec.Group != r.Group || crd.Spec.Names.Kind != r.Names.Kind {
+		if crd.Spec.Group != r.Group || crd.Spec.Names.Kind != r.Kind {
 			continue
 		}
 		for i := range crd.Spec.Versions {
@@ -140,7 +140,7 @@ func (s schemas) addDefined(r *resource) (name string, ours bool, err error) {
 func modelName(r *resource) string {
 	labels := strings.Split(r.Group, ".")
 	slices.Reverse(labels)
-	return strings.Join(append(labels, r.Version, r.Names.Kind), ".")
+	return strings.Join(append(labels, r.Version, r.Kind), ".")
 }
 
 // addSchema adds the schema of a CustomResourceDefinition.

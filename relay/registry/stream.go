@@ -20,8 +20,10 @@ import (
 // wake the stream, which starts a goroutine that works until nothing is left to do.
 type stream struct {
 	selection
-	handler   *Handler
-	resource  *resource
+	handler  *Handler
+	resource *resource
+	// source returns what the client sees now, or nil if it is no longer known.
+	source    func() *watchcache.Resource
 	at        watchcache.Version
 	bookmarks bool
 	// initial holds the initial events to send, if any. marksInitial asks for a bookmark at their end.
@@ -177,7 +179,7 @@ func (all *streams) add(s *stream) {
 	defer all.mu.Unlock()
 	if len(all.all) == 0 {
 		all.all, all.none = map[*stream]struct{}{}, make(chan struct{})
-		go all.wakeOnChange(s.resource.Resource, s.handler.stopping, all.none)
+		go all.wakeOnChange(s.resource.whole, s.handler.stopping, all.none)
 	}
 	all.all[s] = struct{}{}
 }

@@ -24,7 +24,9 @@ const (
 )
 
 // watch returns the stream of a watch request. It ends with the client, its timeout or the relay.
-func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, info *request.RequestInfo) (*stream, error) {
+func (h *Handler) watch(
+	w http.ResponseWriter, req *http.Request, r *resource, source func() *watchcache.Resource, info *request.RequestInfo,
+) (*stream, error) {
 	accepted, err := r.negotiate(req, ofOne)
 	if err != nil {
 		return nil, err
@@ -37,6 +39,10 @@ func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, i
 	if err != nil {
 		return nil, err
 	}
+	served := source()
+	if served == nil {
+		return nil, errUnknownGateway()
+	}
 	var initial []*watchcache.Entry
 	from := q.version
 	switch {
@@ -44,15 +50,15 @@ func (h *Handler) watch(w http.ResponseWriter, req *http.Request, r *resource, i
 		if err := h.atLeast(q.version); err != nil {
 			return nil, err
 		}
-		initial, from = r.List()
+		initial, from = served.List()
 	case from == 0:
-		_, from = r.List()
+		_, from = served.List()
 	}
-	if _, _, _, err := r.Since(from); err != nil {
+	if _, _, _, err := served.Since(from); err != nil {
 		return nil, expired(q.ResourceVersion)
 	}
 	return &stream{
-		selection: q.selection, handler: h, resource: r, at: from, bookmarks: q.AllowWatchBookmarks,
+		selection: q.selection, handler: h, resource: r, source: source, at: from, bookmarks: q.AllowWatchBookmarks,
 		initial: initial, marksInitial: q.SendInitialEvents != nil && *q.SendInitialEvents, timeout: q.timeout(),
 		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w),
 		ctx: req.Context(), done: make(chan struct{}),
@@ -95,7 +101,11 @@ func (s *stream) writeInitial() error {
 // writeChanges writes all pending changes.
 func (s *stream) writeChanges() error {
 	for {
-		events, at, _, err := s.resource.Since(s.at)
+		served := s.source()
+		if served == nil {
+			return nil // its credential is gone too, which ends the watch soon
+		}
+		events, at, _, err := served.Since(s.at)
 		if err != nil {
 			// The client fell behind the history.
 			return s.writeError(expired(s.at.String()))
@@ -124,7 +134,7 @@ func (s *stream) writeChanges() error {
 			return err
 		}
 		if sent := s.handler.Sent; sent != nil {
-			sent(s.resource.Names.Resource, written, time.Since(first))
+			sent(s.resource.Resource, written, time.Since(first))
 		}
 	}
 }

@@ -51,8 +51,9 @@ type Config struct {
 	// Status writes the status of Mappings, Reports accepts what gateways report for it. Each is nil if disabled.
 	Status  *statusWriter
 	Reports *status.Reports
-	// Upstream is the source of the Cache.
+	// Upstream is the source of the Cache. Gateways, if any are limited to addresses, limits what they see of it.
 	Upstream        Upstream
+	Gateways        *gateways
 	ShutdownTimeout time.Duration
 	// WatchSpread is the part of ShutdownTimeout over which watches end, so that their clients do not reconnect at the
 	// same time.
@@ -108,6 +109,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		WatchSpread:     o.ShutdownTimeout * 2 / 3,
 		Log:             log,
 	}
+	c.Gateways = newGateways(c.Cache, serviceAccounts{client.ServiceAccounts(o.Status.Namespace)}, o.Status.Namespace)
 	c.MinTLSVersion, err = tlsVersion(o.MinTLSVersion)
 	if err != nil {
 		return nil, err

@@ -46,7 +46,7 @@ func (c *Config) Complete() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating the API: %w", err)
 	}
-	api.Spread, api.Sent, api.Hold = c.WatchSpread, c.metrics.sent, holdWatch
+	api.Spread, api.Sent, api.Hold, api.Gateway = c.WatchSpread, c.metrics.sent, holdWatch, c.Gateways.sender
 	c.Listener = newAdmission(c.Listener, c.Limits.Connections, c.Limits.ConnectionsPerUser, c.metrics)
 	s.http = &http.Server{
 		Handler:           newHandler(c, api, s.stopping),
@@ -77,6 +77,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer stopWork()
 	wg.Go(func() { s.config.Upstream.run(work, s.config.Cache, s.config.metrics, s.config.Log) })
+	wg.Go(func() { s.config.Gateways.run(work, s.config.metrics, s.config.Log) })
 	wg.Go(func() { s.config.ServingCert.run(work, s.config.Log) })
 	if s.config.ClientCA != nil {
 		wg.Go(func() { s.config.ClientCA.run(work, s.config.Log) })

@@ -52,6 +52,11 @@ func (u Upstream) run(ctx context.Context, cache *watchcache.Cache, m *metrics, 
 // reflect keeps one kind in sync.
 func reflect(ctx context.Context, from listerWatcher, into *watchcache.Resource, o *observer) {
 	kind := into.Kind()
+	mirror(ctx, from, kind.New(), kind.Is, into.Store(), o)
+}
+
+// mirror keeps a store in sync with objects of one type.
+func mirror(ctx context.Context, from listerWatcher, object runtime.Object, is func(any) bool, into toolscache.ReflectorStore, o *observer) {
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			objects, err := from.List(ctx, options)
@@ -67,13 +72,13 @@ func reflect(ctx context.Context, from listerWatcher, into *watchcache.Resource,
 			if err != nil {
 				return nil, err
 			}
-			return o.listen(w, kind), nil
+			return o.listen(w, is), nil
 		},
 	}
 	// Retry after at most 5 s. client-go's default backoff grows to about a minute, which suits thousands of clients;
 	// relays are few, and gateways get no data that a relay does not have.
 	backoff := &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: math.MaxInt, Cap: 3 * time.Second, Jitter: 2. / 3}
-	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, from), kind.New(), into.Store(),
+	toolscache.NewReflectorWithOptions(toolscache.ToListWatcherWithWatchListSemantics(lw, from), object, into,
 		toolscache.ReflectorOptions{Backoff: backoff}).RunWithContext(ctx)
 }
 
@@ -117,7 +122,7 @@ func (o *observer) asked(verb string, err error) {
 }
 
 // listen counts and forwards the events of a watch, until either side ends it.
-func (o *observer) listen(w watch.Interface, kind *kinds.Kind) watch.Interface {
+func (o *observer) listen(w watch.Interface, is func(any) bool) watch.Interface {
 	events := make(chan watch.Event)
 	counted := watch.NewProxyWatcher(events)
 	go func() {
@@ -133,7 +138,7 @@ func (o *observer) listen(w watch.Interface, kind *kinds.Kind) watch.Interface {
 					return
 				}
 				select {
-				case events <- o.heard(e, kind):
+				case events <- o.heard(e, is):
 				case <-counted.StopChan():
 					return
 				}
@@ -145,9 +150,9 @@ func (o *observer) listen(w watch.Interface, kind *kinds.Kind) watch.Interface {
 
 // heard counts an event. client-go ignores an event about an object of another kind. heard replaces it with an error, so
 // that the reflector lists again and learns the change that the event may have meant.
-func (o *observer) heard(e watch.Event, kind *kinds.Kind) watch.Event {
+func (o *observer) heard(e watch.Event, is func(any) bool) watch.Event {
 	counted := strings.ToLower(string(e.Type))
-	if e.Type != watch.Error && !kind.Is(e.Object) {
+	if e.Type != watch.Error && !is(e.Object) {
 		counted = "unexpected"
 		err := fmt.Errorf("unexpected watch event %q with a %T", e.Type, e.Object)
 		if !o.strange.Swap(true) {

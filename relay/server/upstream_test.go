@@ -196,7 +196,7 @@ func TestEventsOfAnotherKind(t *testing.T) {
 				}
 				from.Stop()
 				var got []watch.Event
-				for e := range o.listen(from, kinds.Mapping).ResultChan() {
+				for e := range o.listen(from, kinds.Mapping.Is).ResultChan() {
 					if status, ok := e.Object.(*metav1.Status); ok && status.Reason == metav1.StatusReasonInternalError {
 						e.Object = nil
 					}

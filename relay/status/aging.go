@@ -5,6 +5,8 @@ package status
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,25 +47,36 @@ func (a *aging) gone(instance string, now time.Time) bool {
 	return now.Sub(last) >= a.timeout
 }
 
-// forget removes the entries of gateways that are gone. Every relay does so; the later ones find nothing left.
+// forget removes the entries of gateways that are gone, and of gateways in Mappings that they may no longer see. Every relay does so; the
+// later ones find nothing left.
 func (c *Controller) forget(ctx context.Context, now time.Time) {
 	for instance, mappings := range c.view.instances() {
-		if !c.aging.gone(instance, now) {
-			continue
+		log := c.Log.WithField("instance", instance)
+		if c.aging.gone(instance, now) {
+			log.WithFields(logrus.Fields{"mappings": len(mappings), "timeout": c.InstanceTimeout}).
+				Warn("removing a silent gateway from the status of Mappings")
+		} else if mappings = c.unseen(instance, mappings); len(mappings) > 0 {
+			log.WithField("mappings", len(mappings)).Info("removing a gateway from Mappings that it may not see")
 		}
-		c.Log.WithFields(logrus.Fields{"instance": instance, "mappings": len(mappings), "timeout": c.InstanceTimeout}).
-			Warn("removing a silent gateway from the status of Mappings")
 		for _, m := range mappings {
 			// Applying an empty status removes the fields that the manager has applied before.
 			_, err := c.Mappings.ApplyStatus(ctx, v1alpha1.InstanceFieldManagerPrefix+instance, conditions.AppliedMetadata{
 				Namespace: m.Namespace, Name: m.Name, UID: m.UID,
 			}, v1alpha1.MappingStatus{})
 			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-				c.Log.WithError(err).WithFields(logrus.Fields{"instance": instance, "mapping": m.Namespace + "/" + m.Name}).
-					Warn("cannot remove the entry of a silent gateway, will retry")
+				log.WithError(err).WithField("mapping", m.Namespace+"/"+m.Name).Warn("cannot remove the entry of a gateway, will retry")
 			}
 		}
 	}
+}
+
+// unseen returns the Mappings that a gateway may not see. A gateway that is not a ServiceAccount sees all.
+func (c *Controller) unseen(instance string, mappings []*v1alpha1.Mapping) []*v1alpha1.Mapping {
+	portion, known := c.Cache.PortionOf(instance)
+	if !known || strings.HasSuffix(instance, certificateSuffix) {
+		return nil
+	}
+	return slices.DeleteFunc(mappings, func(m *v1alpha1.Mapping) bool { return portion.Mappings().Get(m.Namespace, m.Name) != nil })
 }
 
 // age calls forget periodically until ctx ends.

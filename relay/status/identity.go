@@ -52,6 +52,16 @@ func instanceOf(u user.Info, namespace string) (string, error) {
 	return account, nil
 }
 
+// Account returns the name of the ServiceAccount that a user is, if it is one of the namespace of gateways. Only these may be limited to
+// addresses.
+func Account(u user.Info, namespace string) (name string, ok bool) {
+	if _, certified := u.(CertificateUser); certified {
+		return "", false
+	}
+	in, account, err := serviceaccount.SplitUsername(u.GetName())
+	return account, err == nil && in == namespace
+}
+
 // isIntroduction reports whether a request asks for the identity of its user, as `kubectl auth whoami` does.
 func isIntroduction(req *http.Request, info *request.RequestInfo) bool {
 	return req.Method == http.MethodPost && info.IsResourceRequest && info.APIGroup == authenticationv1.GroupName &&

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conditions"
@@ -59,7 +60,7 @@ func isReport(req *http.Request, info *request.RequestInfo) bool {
 
 // Take handles a request of an authenticated user who may apply the status.
 func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
-	user, ok := request.UserFrom(req.Context())
+	sender, ok := request.UserFrom(req.Context())
 	info, haveInfo := request.RequestInfoFrom(req.Context())
 	if !ok || !haveInfo {
 		return apierrors.NewInternalError(errors.New("no user or request info in the context"))
@@ -67,7 +68,7 @@ func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
 	if isIntroduction(req, info) {
 		return r.introduce(w, req)
 	}
-	instance, err := instanceOf(user, r.Namespace)
+	instance, err := instanceOf(sender, r.Namespace)
 	if err != nil {
 		return forbidden(info.Name, err)
 	}
@@ -75,7 +76,7 @@ func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	served := r.Cache.Mappings().Get(info.Namespace, info.Name)
+	served := r.visible(sender, info)
 	if served == nil {
 		return apierrors.NewNotFound(mappingResource, info.Name)
 	}
@@ -95,6 +96,19 @@ func (r *Reports) Take(w http.ResponseWriter, req *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(filter.Mapping(m))
+}
+
+// visible returns the Mapping that a request names, or nil if its user may not see it.
+func (r *Reports) visible(u user.Info, info *request.RequestInfo) *watchcache.Entry {
+	account, ok := Account(u, r.Namespace)
+	if !ok {
+		return r.Cache.Mappings().Get(info.Namespace, info.Name)
+	}
+	portion, known := r.Cache.PortionOf(account)
+	if !known {
+		return nil
+	}
+	return portion.Mappings().Get(info.Namespace, info.Name)
 }
 
 // apply writes an entry unless it is there already.

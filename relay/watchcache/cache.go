@@ -22,9 +22,13 @@ type Cache struct {
 	version Version
 	history int
 	synced  bool
-	// resources are in the order of the table; index numbers kinds by it.
-	resources []*Resource
-	index     *filter.Index
+	table   []filter.Kind
+	// clusters has what the cluster has of each kind, in the order of the table.
+	clusters []*clusterSide
+	// Portion is all that leaves the cluster. portions are the Portions that show less, in the order of their creation.
+	*Portion
+	portions []*Portion
+	gateways gateways
 }
 
 // New returns an empty Cache that numbers versions from epoch and keeps at least history changes of each kind.
@@ -32,42 +36,30 @@ func New(epoch Version, history int) *Cache { return NewOf(epoch, history, filte
 
 // NewOf is New for another table of kinds.
 func NewOf(epoch Version, history int, table []filter.Kind) *Cache {
-	c := &Cache{version: epoch, history: history, index: filter.NewIndex(table)}
+	c := &Cache{version: epoch, history: history, table: table}
 	for number, kind := range table {
-		c.resources = append(c.resources, newResource(c, number, kind))
+		c.clusters = append(c.clusters, &clusterSide{kind: kind, number: number, known: map[types.NamespacedName]*storedObject{}})
 	}
+	c.Portion = newPortion(c, filter.NewIndex(table))
 	return c
 }
 
-// Resources returns the Resource of each kind.
-func (c *Cache) Resources() []*Resource { return c.resources }
-
-// Of returns the Resource of a kind, or nil if the kind is not in the table.
-func (c *Cache) Of(kind *kinds.Kind) *Resource {
-	for _, r := range c.resources {
-		if r.kind.Kind == kind {
-			return r
-		}
-	}
-	return nil
-}
-
 // Mappings returns the Resource of Mappings.
-func (c *Cache) Mappings() *Resource { return c.Of(kinds.Mapping) }
+func (p *Portion) Mappings() *Resource { return p.Of(kinds.Mapping) }
 
 // Services returns the Resource of Services.
-func (c *Cache) Services() *Resource { return c.Of(kinds.Service) }
+func (p *Portion) Services() *Resource { return p.Of(kinds.Service) }
 
 // EndpointSlices returns the Resource of EndpointSlices.
-func (c *Cache) EndpointSlices() *Resource { return c.Of(kinds.EndpointSlice) }
+func (p *Portion) EndpointSlices() *Resource { return p.Of(kinds.EndpointSlice) }
 
 // PortGrants returns the Resource of PortGrants.
-func (c *Cache) PortGrants() *Resource { return c.Of(kinds.PortGrant) }
+func (p *Portion) PortGrants() *Resource { return p.Of(kinds.PortGrant) }
 
 // Namespaces returns the Resource of namespaces.
-func (c *Cache) Namespaces() *Resource { return c.Of(kinds.Namespace) }
+func (p *Portion) Namespaces() *Resource { return p.Of(kinds.Namespace) }
 
-// HasSynced reports whether the Cache has received a full list of each kind. It must not be read before: objects that have
+// HasSynced reports whether the Cache has received a full list of each kind, and of the gateways if ExpectGateways was called. It must not be read before: objects that have
 // not arrived yet would look deleted.
 func (c *Cache) HasSynced() bool {
 	c.mu.RLock()
@@ -77,28 +69,34 @@ func (c *Cache) HasSynced() bool {
 
 // isComplete reports whether each kind has been listed.
 func (c *Cache) isComplete() bool {
-	for _, r := range c.resources {
-		if !r.synced {
+	for _, of := range c.clusters {
+		if !of.synced {
 			return false
 		}
 	}
-	return true
+	return !c.gateways.expected || c.gateways.listed
 }
 
-// publish publishes objects whose visibility the index changed.
-func (c *Cache) publish(refs []filter.Ref) {
-	for _, ref := range refs {
-		c.resources[ref.Kind].publishDiff(ref.Key)
+// take replaces the known object of a key by now, or removes it if now is nil.
+func (c *Cache) take(of *clusterSide, key types.NamespacedName, now *storedObject) {
+	old := of.known[key]
+	if now == nil {
+		delete(of.known, key)
+	} else {
+		of.known[key] = now
+	}
+	// The first Portion shows at least what the others show, so it alone packs what is not visible.
+	c.Portion.take(of.number, key, old, now)
+	for _, p := range c.portions {
+		p.take(of.number, key, old, now)
 	}
 }
 
 // wake wakes the watchers of each kind with a new event.
 func (c *Cache) wake() {
-	for _, r := range c.resources {
-		if r.hasNews {
-			close(r.changed)
-			r.changed, r.hasNews = make(chan struct{}), false
-		}
+	c.Portion.wake()
+	for _, p := range c.portions {
+		p.wake()
 	}
 }
 

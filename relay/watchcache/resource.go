@@ -15,14 +15,22 @@ import (
 	"github.com/smartnat/smartnat/relay/filter"
 )
 
-// Resource is the part of a Cache that holds one kind.
-type Resource struct {
+// clusterSide is what the cluster has of one kind. All Portions share it.
+type clusterSide struct {
 	kind filter.Kind
 	// number is the index of the kind in the table.
 	number int
-	cache  *Cache
-	// known holds the stripped objects of the cluster, visible or not. served holds the visible ones.
+	// known holds the stripped objects of the cluster, visible or not.
 	known  map[types.NamespacedName]*storedObject
+	synced bool
+}
+
+// Resource is the part of a Portion that holds one kind.
+type Resource struct {
+	*clusterSide
+	cache   *Cache
+	portion *Portion
+	// served holds the visible objects.
 	served map[types.NamespacedName]*Entry
 	// listed is the sorted list of served. It is built on first use and reset by each change.
 	listed atomic.Pointer[[]*Entry]
@@ -30,16 +38,15 @@ type Resource struct {
 	// are never overwritten.
 	events  []Event
 	horizon Version
-	synced  bool
 	// changed is closed when there is a new event. hasNews is set until then.
 	changed chan struct{}
 	hasNews bool
 }
 
-func newResource(c *Cache, number int, kind filter.Kind) *Resource {
+func newResource(p *Portion, of *clusterSide) *Resource {
 	return &Resource{
-		kind: kind, number: number, cache: c, horizon: c.version, changed: make(chan struct{}),
-		known: map[types.NamespacedName]*storedObject{}, served: map[types.NamespacedName]*Entry{},
+		clusterSide: of, cache: p.cache, portion: p, horizon: p.cache.version, changed: make(chan struct{}),
+		served: map[types.NamespacedName]*Entry{},
 	}
 }
 
@@ -110,36 +117,14 @@ func (c *Cache) Knows(version Version) error {
 	return nil
 }
 
-// take replaces the known object of a key by now, or removes it if now is nil.
-func (r *Resource) take(key types.NamespacedName, now *storedObject) {
-	var before, after types.NamespacedName
-	if old := r.known[key]; old != nil {
-		before = old.service
-	}
-	if now == nil {
-		delete(r.known, key)
-	} else {
-		r.known[key], after = now, now.service
-	}
-	// Objects that a Mapping makes visible appear before it and disappear after it.
-	ref := filter.Ref{Kind: r.number, Key: key}
-	if before != after {
-		r.cache.publish(r.cache.index.Add(ref, after))
-	}
-	r.publishDiff(key)
-	if before != after {
-		r.cache.publish(r.cache.index.Remove(ref, before))
-	}
-}
-
 // publishDiff publishes the difference between the known and the served state of one object, if any.
 func (r *Resource) publishDiff(key types.NamespacedName) {
 	now := r.known[key]
-	shown := now != nil && r.cache.index.IsVisible(r.number, now.service)
+	shown := now != nil && r.portion.index.IsVisible(r.number, now.object, now.service)
 	switch {
 	case shown:
 		r.unpack(now)
-	case now != nil:
+	case now != nil && r.portion == r.cache.Portion:
 		r.pack(now)
 	}
 	before, was := r.served[key]

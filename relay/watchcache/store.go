@@ -28,7 +28,7 @@ func (s Store) Update(obj any) error {
 	if err != nil {
 		return err
 	}
-	s.do(func() { s.resource.take(stored.key, stored) })
+	s.do(func() { s.resource.cache.take(s.resource.clusterSide, stored.key, stored) })
 	return nil
 }
 
@@ -38,7 +38,7 @@ func (s Store) Delete(obj any) error {
 	if err != nil {
 		return err
 	}
-	s.do(func() { s.resource.take(stored.key, nil) })
+	s.do(func() { s.resource.cache.take(s.resource.clusterSide, stored.key, nil) })
 	return nil
 }
 
@@ -53,16 +53,16 @@ func (s Store) Replace(objs []any, _ string) error {
 		next[stored.key] = stored
 	}
 	s.do(func() {
-		for key := range s.resource.known {
+		c, of := s.resource.cache, s.resource.clusterSide
+		for key := range of.known {
 			if next[key] == nil {
-				s.resource.take(key, nil)
+				c.take(of, key, nil)
 			}
 		}
 		for key, stored := range next {
-			s.resource.take(key, stored)
+			c.take(of, key, stored)
 		}
-		s.resource.synced = true
-		c := s.resource.cache
+		of.synced = true
 		c.synced = c.isComplete()
 	})
 	return nil

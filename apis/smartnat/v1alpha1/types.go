@@ -60,6 +60,10 @@ const (
 	LeaseLabelValue = "smartnatd"
 )
 
+// AddressesAnnotation of a gateway's ServiceAccount lists the external addresses that it is enrolled for (validation.ParseEnrolled).
+// A relay shows it nothing of other addresses. Without the annotation, it shows the gateway all addresses.
+const AddressesAnnotation = "smartnat.aureacentral.com/addresses"
+
 // InstanceExtra is the key of the extra field in a SelfSubjectReview that holds the instance name of a gateway. A relay
 // sets it.
 const InstanceExtra = "smartnat.aureacentral.com/instance"

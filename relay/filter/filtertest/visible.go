@@ -6,6 +6,8 @@
 package filtertest
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,6 +23,24 @@ type Cluster struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 	PortGrants     []*v1alpha1.PortGrant
 	Namespaces     []*corev1.Namespace
+}
+
+// VisibleIn returns the objects of a cluster that a gateway that is enrolled for single addresses sees: Mappings and PortGrants of these addresses, and what Visible adds to these Mappings.
+func VisibleIn(in Cluster, addresses ...string) Cluster {
+	has := func(address string) bool { return slices.Contains(addresses, address) }
+	within := in
+	within.Mappings, within.PortGrants = nil, nil
+	for _, m := range in.Mappings {
+		if slices.ContainsFunc(m.Spec.Addresses, has) {
+			within.Mappings = append(within.Mappings, m)
+		}
+	}
+	for _, g := range in.PortGrants {
+		if slices.ContainsFunc(g.Spec.Addresses, has) {
+			within.PortGrants = append(within.PortGrants, g)
+		}
+	}
+	return Visible(within)
 }
 
 // Visible returns the objects that leave a cluster, stripped: all Mappings, so that their authors can see their status, the Services

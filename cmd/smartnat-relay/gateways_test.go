@@ -1,0 +1,167 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+)
+
+// ofTwoGateways are what two gateways serve: web at 192.0.2.1 exists already, bank at 192.0.2.2 is not for edge-1.
+const ofTwoGateways = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: bank}
+---
+apiVersion: smartnat.aureacentral.com/v1alpha1
+kind: Mapping
+metadata: {name: bank, namespace: bank, labels: {tier: bank}}
+spec: {addresses: [192.0.2.2], serviceName: bank, ports: [{port: 443}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: bank, namespace: bank, labels: {tier: bank}}
+spec: {ports: [{port: 443}], clusterIP: 10.96.0.43}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: bank-1, namespace: bank, labels: {kubernetes.io/service-name: bank}}
+addressType: IPv4
+ports: [{port: 8443}]
+endpoints: [{addresses: [10.244.1.43]}]
+---
+apiVersion: smartnat.aureacentral.com/v1alpha1
+kind: PortGrant
+metadata: {name: bank}
+spec: {addresses: [192.0.2.2], namespaces: [bank]}
+---
+apiVersion: smartnat.aureacentral.com/v1alpha1
+kind: PortGrant
+metadata: {name: shop}
+spec: {addresses: [192.0.2.0/31], namespaces: [shop]}
+`
+
+// TestGatewaysOfARealCluster limits gateways to addresses by kubectl smartnat enroll, as an administrator does, and reads with their tokens.
+func TestGatewaysOfARealCluster(t *testing.T) {
+	p := startControlPlane(t)
+	startRelay(t, p, "--recheck-interval=1s", "--review-cache-ttl=1s")
+	p.write("bank.yaml", []byte(ofTwoGateways))
+	p.kubectl("apply", "--filename", p.path("bank.yaml"))
+	enroll := func(gateway, addresses string) []string {
+		t.Helper()
+		e := p.enrollment(gateway)
+		e.Servers, e.ServerName, e.CertificateAuthority, e.Addresses = []string{relayURL}, "127.0.0.1", p.read("ca.crt")+"\n", addresses
+		bundle, err := e.Enroll(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []string{"--server", relayURL, "--token", bundle.Relay.Token}
+	}
+	all, edge := enroll("edge-0", ""), enroll("edge-1", "192.0.2.1")
+	get := func(as []string, args ...string) string {
+		out, err := p.kubectlAs(append(append([]string{"get"}, args...), as...)...)
+		if err != nil {
+			return "error: " + out
+		}
+		return out
+	}
+	const kinds = "mappings,services,endpointslices,portgrants,namespaces"
+	names := func(as []string) string {
+		return strings.Join(strings.Fields(get(as, kinds, "-A", "-o", "custom-columns=:metadata.name", "--no-headers")), " ")
+	}
+	p.eventually("the gateway for all to see all", func() bool { return names(all) == "bank web bank web bank-1 web-1 bank shop bank shop" })
+	p.eventually("edge-1 to see its address", func() bool { return names(edge) == strings.Join([]string{"web", "web", "web-1", "shop", "shop"}, " ") })
+	for _, ask := range [][]string{
+		{"mappings", "-n", "bank"}, {"mappings", "-n", "bank", "bank"}, {"services", "-n", "bank", "bank"}, {"endpointslices", "-n", "bank", "bank-1"},
+		{"portgrant", "bank"}, {"namespace", "bank"}, {"mappings,services", "-A", "-l", "tier=bank"},
+		{"mappings,services", "-A", "--field-selector", "metadata.name=bank"}, {"--raw", listPath[len(relayURL):] + "?limit=1"},
+		{"--raw", "/api/v1/services?watch=true&timeoutSeconds=1"}, {"mappings", "-A", "-o", "wide"},
+	} {
+		if out := get(edge, ask...); strings.Contains(out, "192.0.2.2") || strings.Contains(out, "10.96.0.43") || strings.Contains(out, "10.244.1.43") {
+			t.Errorf("get %s shows\n%s", strings.Join(ask, " "), out)
+		}
+	}
+
+	t.Run("reports", func(t *testing.T) {
+		if status := p.report(edge[3], "bank", "bank", "192.0.2.2"); status != http.StatusNotFound {
+			t.Errorf("about a Mapping that it may not see: status %d, want 404", status)
+		}
+		if status := p.report(edge[3], "shop", "web", "192.0.2.1"); status != http.StatusOK {
+			t.Errorf("about its own: status %d", status)
+		}
+	})
+
+	t.Run("a running watch", func(t *testing.T) {
+		cmd := p.kubectlCommand(t.Context(), append([]string{"get", "mappings", "-A", "-w", "--output-watch-events", "--no-headers"}, edge...)...)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		lines := bufio.NewScanner(out)
+		expect := func(event, name string) {
+			t.Helper()
+			for lines.Scan() {
+				got := strings.Fields(lines.Text())
+				if got[0] == "MODIFIED" { // its status
+					continue
+				}
+				if got[0] != event || got[2] != name {
+					t.Errorf("line %q, want %s of %s", got, event, name)
+				}
+				return
+			}
+			t.Fatalf("kubectl ended: %v", lines.Err())
+		}
+		annotate := func(value string) {
+			p.kubectl("--namespace=smartnat", "annotate", "--overwrite", "serviceaccount", "edge-1", v1alpha1.AddressesAnnotation+value)
+		}
+		expect("ADDED", "web")
+		annotate("=192.0.2.0/30")
+		expect("ADDED", "bank")
+		annotate("=192.0.2.2")
+		expect("DELETED", "web")
+		annotate("=192.0.2.2 192.0.2.1")
+		expect("DELETED", "bank")
+		p.eventually("the log to name the mistake", func() bool {
+			return strings.Contains(p.log.String(), "malformed addresses, gateway sees nothing") && strings.Contains(p.log.String(), "is neither an address such as")
+		})
+		enroll("edge-1", "") // leaves it as it is
+		if got := names(edge); strings.Contains(got, "web") || strings.Contains(got, "bank") {
+			t.Errorf("with a malformed annotation it sees %s", got)
+		}
+		enroll("edge-1", "all")
+		p.eventually("edge-1 to see all", func() bool { return names(edge) == names(all) })
+	})
+}
+
+// report reports as the gateway edge-1 about a Mapping, and returns the status of the answer.
+func (p *controlPlane) report(token, namespace, name, address string) int {
+	p.t.Helper()
+	body := fmt.Sprintf(`{"apiVersion":"smartnat.aureacentral.com/v1alpha1","kind":"Mapping","metadata":{"name":%q,"namespace":%q},
+		"status":{"instances":[{"name":"edge-1","addresses":[%q],"observedGeneration":1,"programmed":true,"ready":true}]}}`, name, namespace, address)
+	url := relayURL + "/apis/smartnat.aureacentral.com/v1alpha1/namespaces/" + namespace + "/mappings/" + name + "/status?fieldManager=smartnatd&force=true"
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodPatch, url, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/apply-patch+yaml")
+	response, err := p.client("").Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	return response.StatusCode
+}
