@@ -249,6 +249,10 @@ func TestCalculatorSharesWhatDidNotChange(t *testing.T) {
 	if again, _ := calculator.Calculate(snapshot, gateway.Host{}); &again.Forwards[0] != &before.Forwards[0] {
 		t.Error("the Forwards changed without a change of objects")
 	}
+	elsewhere, _ := calculator.Calculate(snapshot, gateway.Host{Links: []gateway.Link{{Name: "docker0", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")}}}})
+	if !slices.Equal(elsewhere.Forwards, before.Forwards) {
+		t.Error("Forwards were replaced by equal ones, because an address came")
+	}
 	after, _ := calculator.Calculate(lessOneEndpoint(snapshot), gateway.Host{})
 	others := 0
 	for i := range after.Forwards {

@@ -86,6 +86,11 @@ func (w *want) sameClaim(o *want) bool {
 	return w.Frontend == o.Frontend && w.resolved == o.resolved && w.rank() == o.rank() && w.allowance == o.allowance
 }
 
+// sameRequest reports whether both wants also lead to the same place in the same way.
+func (w *want) sameRequest(o *want) bool {
+	return w.sameClaim(o) && w.port == o.port && w.place == o.place && slices.Equal(w.reserved, o.reserved) && gateway.EqualForwards(&w.Forward, &o.Forward)
+}
+
 // forwards returns the Forwards of the want: the whole one, or its parts.
 func (w *want) forwards() []*gateway.Forward {
 	if w.whole() {

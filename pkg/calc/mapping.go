@@ -50,7 +50,7 @@ func (c *calculation) wants(e *entry) {
 	allSources := slices.Concat(sources.v4, sources.v6)
 	backing := c.backing(m, addresses, allSources)
 	e.about = c.reported()
-	owner := m.Namespace + "/" + m.Name
+	owner, service := m.Namespace+"/"+m.Name, serviceNamedBy(m).String()
 	e.wants = make([]want, 0, len(m.Spec.Ports)*len(addresses))
 	for i, port := range m.Spec.Ports {
 		supported := c.supported(m, i, addresses)
@@ -68,7 +68,7 @@ func (c *calculation) wants(e *entry) {
 			e.wants = append(e.wants, want{port: i, place: where, resolved: a.resolved, allowance: by, reserved: c.reserved(m, i, front, where, by), Forward: gateway.Forward{
 				Frontend:    front,
 				Owner:       owner,
-				Service:     serviceNamedBy(m).String(),
+				Service:     service,
 				Sources:     allowed,
 				SourcesDeny: len(m.Spec.AllowedSources) > 0 && len(allowed) == 0,
 				Backends:    backing.targets[i].backends.of(a.Addr),

@@ -29,11 +29,14 @@ func (c *Calculator) resolve(r *run) {
 			!slices.Equal(before.resolved.Uplinks, e.resolved.Uplinks)
 		r.recordUsage(e.mapping.Namespace, before.usage, e.usage)
 		e.over = before.over // until it is settled again
-		if slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.sameClaim(&y) }) {
+		switch {
+		case slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.sameRequest(&y) }):
+			e.wants = before.wants // their Forwards stay, so that no later step has to compare them
+		case slices.EqualFunc(before.wants, e.wants, func(x, y want) bool { return x.sameClaim(&y) }):
 			for i := range e.wants {
 				e.wants[i].share, e.wants[i].refused = before.wants[i].share, before.wants[i].refused
 			}
-		} else {
+		default:
 			r.portsChanged = true
 		}
 	}

@@ -114,6 +114,13 @@ type Forward struct {
 	Consistent bool
 }
 
+// EqualForwards reports whether all fields are equal. It is no method, which go-cmp would use instead of comparing the fields.
+func EqualForwards(a, b *Forward) bool {
+	return a.Frontend == b.Frontend && a.Owner == b.Owner && a.Service == b.Service && a.SourcesDeny == b.SourcesDeny && a.Direct == b.Direct &&
+		a.Shift == b.Shift && a.Masquerade == b.Masquerade && a.Affinity == b.Affinity && a.Consistent == b.Consistent &&
+		slices.Equal(a.Sources, b.Sources) && slices.Equal(a.Backends, b.Backends) && slices.Equal(a.Draining, b.Draining)
+}
+
 // Egress gives connections that pods open through the host an external source address and sends them through the uplink of
 // that address.
 type Egress struct {
