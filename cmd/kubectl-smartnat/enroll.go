@@ -33,7 +33,8 @@ the relay accepts, the relay's addresses and authority, and the networks of the 
 With --addresses, the relay shows the gateway only Mappings of these addresses, and what they name. Run it again with other addresses to
 change that at once, without a new bundle on the host; without the flag, it stays as it is.
 
-Run it again to renew the token. 'kubectl smartnat revoke' ends all tokens of the gateway.`,
+The token lasts an hour. In this time smartnatd has to start with it; from then on, it renews the token by itself. If a host was off for so
+long that its token ended, run enroll again. 'kubectl smartnat revoke' ends all tokens of the gateway.`,
 		Example: `  kubectl smartnat enroll gateway-1 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 --addresses 198.51.100.10,2001:db8::/64 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 | ssh root@203.0.113.10 smartnatd enroll - --start`,
@@ -63,7 +64,7 @@ Run it again to renew the token. 'kubectl smartnat revoke' ends all tokens of th
 	flags.StringVarP(&output, "output", "o", "", "write the bundle to this `file`, which only you can read")
 	flags.StringVar(&e.Namespace, "namespace", relayNamespace, "the `namespace` of the relay")
 	flags.StringVar(&e.Addresses, "addresses", "", "a `list` of what the gateway serves: addresses, networks and uplinks, as in 198.51.100.10,2001:db8::/64,uplink:eth1; or all")
-	flags.DurationVar(&e.Duration, "duration", 365*24*time.Hour, "the lifetime of the token; the cluster may shorten it")
+	flags.DurationVar(&e.Duration, "duration", time.Hour, "the time until which smartnatd has to run with the bundle: it then renews the credential; the cluster may shorten it")
 	flags.StringArrayVar(&e.Servers, "server", nil, "a `URL` by which the gateway reaches the relay; may be given several times; by default derived from the Service and the nodes")
 	flags.StringVar(&e.ServerName, "server-name", "", "the `name` in the relay's certificate (default smartnat-relay.NAMESPACE.svc)")
 	flags.StringVar(&authority, "certificate-authority", "", "a `file` with the authority of the relay's certificate; by default from the Secret smartnat-relay-tls")
@@ -78,7 +79,7 @@ func writeBundle(cmd *cobra.Command, bundle *enroll.Bundle, output string) error
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s may follow the cluster until %s; run this again before that\n", bundle.Gateway, bundle.Expires.UTC().Format(time.RFC3339))
+	fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s: run smartnatd on its host before %s, which then renews the credential\n", bundle.Gateway, bundle.Expires.UTC().Format(time.RFC3339))
 	if output != "" {
 		if err := atomicfile.Write(output, text, 0o600); err != nil {
 			return fmt.Errorf("writing the bundle: %w", err)

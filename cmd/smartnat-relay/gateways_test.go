@@ -9,10 +9,18 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/rest"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/credential"
 )
 
 // ofTwoGateways are what two gateways serve: web at 192.0.2.1 exists already, bank at 192.0.2.2 is not for edge-1.
@@ -144,6 +152,68 @@ func TestGatewaysOfARealCluster(t *testing.T) {
 		enroll("edge-1", "all")
 		p.eventually("edge-1 to see all", func() bool { return names(edge) == names(all) })
 	})
+
+	t.Run("renewal", func(t *testing.T) { testRenewal(t, p, edge[3]) })
+}
+
+// testRenewal renews the token of edge-1 as smartnatd does, and asks for what it must not get.
+func testRenewal(t *testing.T, p *controlPlane, enrolled string) {
+	dir := t.TempDir()
+	files := credential.Files{Enrolled: filepath.Join(dir, "enrolled"), Kept: filepath.Join(dir, "kept")}
+	if err := os.WriteFile(files.Enrolled, []byte(enrolled), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	request, err := credential.NewRequest(&rest.Config{Host: relayURL, BearerToken: enrolled, TLSClientConfig: rest.TLSClientConfig{CAFile: p.path("ca.crt")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper := &credential.Keeper{Files: files, Request: request, Log: logrus.New()}
+	begins := time.Now().Add(25 * time.Hour) // the enrollment of this test is for a day
+	keeper.Step(t.Context(), begins)
+	kept, err := os.ReadFile(files.Kept)
+	if err != nil || string(kept) == enrolled {
+		t.Fatalf("the token was not renewed: %v", err)
+	}
+	token, err := credential.Parse(string(kept))
+	if lifetime := token.Ends.Sub(token.Begins); err != nil || lifetime != 7*24*time.Hour || token.Subject != "system:serviceaccount:smartnat:edge-1" {
+		t.Errorf("a token of %s for %s, %v", token.Subject, lifetime, err)
+	}
+	client := p.client("")
+	if got := p.ask(client, listPath, string(kept)); got != http.StatusOK {
+		t.Errorf("relay: status %d with the renewed token", got)
+	}
+	if got := p.ask(client, clusterURL+"/api/v1/services", string(kept)); got != http.StatusUnauthorized {
+		t.Errorf("kube-apiserver: status %d with the renewed token, want 401", got)
+	}
+	for _, other := range []string{"edge-0", "smartnat-relay", "default"} {
+		if _, err := request(t.Context(), "smartnat", other); !apierrors.IsForbidden(err) {
+			t.Errorf("a token of %s: %v, want 403", other, err)
+		}
+	}
+	relayMay := func(account string) string {
+		out, _ := p.kubectlAs("--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key", p.path("admin.key"), "auth", "can-i",
+			"--as=system:serviceaccount:smartnat:smartnat-relay", "create", "serviceaccounts/"+account, "--subresource=token", "--namespace=smartnat")
+		lines := strings.Fields(out)
+		return lines[len(lines)-1]
+	}
+	for account, want := range map[string]string{"edge-1": "yes", "smartnat-relay": "no", "default": "no", "gateway": "no"} {
+		if got := relayMay(account); got != want {
+			t.Errorf("the relay may make a token of %s: %s, want %s", account, got, want)
+		}
+	}
+	if err := p.enrollment("edge-1").Revoke(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("renewals to be refused", func() bool {
+		_, err := request(t.Context(), "smartnat", "edge-1")
+		return apierrors.IsUnauthorized(err)
+	})
+	if got := relayMay("edge-1"); got != "no" {
+		t.Errorf("the relay may make a token of a revoked gateway: %s", got)
+	}
+	if said := p.log.String(); strings.Contains(said, string(kept)) {
+		t.Error("the log has a token")
+	}
 }
 
 // report reports as the gateway edge-1 about a Mapping, and returns the status of the answer.

@@ -150,6 +150,7 @@ func secretsOf(cfg config.Config) bugreport.Secrets {
 			secrets.URL(server)
 		}
 		readSecret(r.TokenFile, func(content []byte) { secrets.Text(string(content)) })
+		readSecret(filepath.Join(cfg.StateDir, "token"), func(content []byte) { secrets.Text(string(content)) })
 		readSecret(r.KeyFile, secrets.Lines)
 	}
 	if k := cfg.Source.Kubeconfig; k != nil && k.Path != "" {

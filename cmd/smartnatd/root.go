@@ -28,7 +28,7 @@ Without a command it runs until a signal stops it. The programmed state stays; '
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDaemon(cmd.Context(), func() (config.Config, error) {
-				cfg, err := loadConfig(cmd)
+				cfg, err := readConfig(cmd)
 				if err != nil {
 					return cfg, err
 				}
@@ -46,8 +46,17 @@ Without a command it runs until a signal stops it. The programmed state stays; '
 	return root
 }
 
-// loadConfig reads the file that --config names. Each mistake in it is one line of the error.
+// loadConfig is readConfig for a command that runs once: with the token that a running smartnatd may have renewed.
 func loadConfig(cmd *cobra.Command) (config.Config, error) {
+	cfg, err := readConfig(cmd)
+	if err != nil {
+		return cfg, err
+	}
+	return withNewestToken(cfg), nil
+}
+
+// readConfig reads the file that --config names. Each mistake in it is one line of the error.
+func readConfig(cmd *cobra.Command) (config.Config, error) {
 	path, err := cmd.Flags().GetString(configFlag)
 	if err != nil {
 		return config.Config{}, err

@@ -61,10 +61,19 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	saveMemory()
+	tokens := &tokens{ctx: ctx, log: log}
+	cfg = tokens.use(cfg)
 	b := &builder{ctx: ctx, log: log, planes: dataplanes{log: log}, kept: activation.Files(true), meter: meter.New(log, meter.Budget())}
 	defer b.close()
 	d := daemon.New(daemon.Options{
-		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup, Load: load,
+		Log: log, Systemd: systemd.FromEnvironment(log), Reload: hangup,
+		Load: func() (config.Config, error) {
+			cfg, err := load()
+			if err != nil {
+				return cfg, err
+			}
+			return tokens.use(cfg), nil
+		},
 		NewSource: b.newSource, NewRunner: b.newRunner,
 		NewReporters:   func(cfg config.Config) ([]daemon.Reporter, error) { return newReporters(cfg, log) },
 		Listen:         func(address string) { b.server.Listen(address) },

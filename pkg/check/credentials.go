@@ -5,12 +5,12 @@ package check
 
 import (
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"io/fs"
 	"strings"
 	"time"
+
+	"github.com/smartnat/smartnat/pkg/credential"
 )
 
 // A credential causes a warning from near before its end, or from a fifth of its lifetime if that is shorter: one that is
@@ -83,30 +83,11 @@ func Lifetime(content []byte) (begins, ends time.Time) {
 	return tokenLifetime(string(content))
 }
 
-// tokenLifetime reads the claims iat and exp of a JSON Web Token (RFC 7519, 4.1). It does not verify the signature; the server
-// does.
+// tokenLifetime reads the lifetime that a token states, or zero times.
 func tokenLifetime(token string) (begins, ends time.Time) {
-	parts := strings.Split(strings.TrimSpace(token), ".")
-	const partsOfJWT = 3
-	if len(parts) != partsOfJWT {
-		return time.Time{}, time.Time{}
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	t, err := credential.Parse(token)
 	if err != nil {
 		return time.Time{}, time.Time{}
 	}
-	var claims struct {
-		IssuedAt float64 `json:"iat"`
-		Expires  float64 `json:"exp"`
-	}
-	if err := json.Unmarshal(payload, &claims); err != nil {
-		return time.Time{}, time.Time{}
-	}
-	at := func(seconds float64) time.Time {
-		if seconds <= 0 {
-			return time.Time{}
-		}
-		return time.Unix(int64(seconds), 0)
-	}
-	return at(claims.IssuedAt), at(claims.Expires)
+	return t.Begins, t.Ends
 }

@@ -60,7 +60,7 @@ type Enrollment struct {
 	// Namespace is that of the relay.
 	Namespace string
 	Gateway   string
-	// Duration is the lifetime of the token; the cluster may shorten it.
+	// Duration is the lifetime of the token, until which smartnatd has to take it and renew it; the cluster may shorten it.
 	Duration time.Duration
 	// Addresses are what the gateway may see (validation.ParseEnrolled), AllAddresses, or empty to leave that as it is: everything, for
 	// a new gateway.
@@ -114,6 +114,9 @@ func (e *Enrollment) Enroll(ctx context.Context) (*enroll.Bundle, error) {
 		}
 	}
 	if err := e.account(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.renewable(ctx); err != nil {
 		return nil, err
 	}
 	b.Relay.Token, b.Expires, err = e.token(ctx)
@@ -311,6 +314,30 @@ func (e *Enrollment) limit(ctx context.Context, accounts dynamic.ResourceInterfa
 	return err
 }
 
+// renewable lets the gateway ask for tokens of its own account, and the relay make them, by a Role of this account alone. A relay cannot
+// make tokens of other accounts, such as its own.
+func (e *Enrollment) renewable(ctx context.Context) error {
+	meta := metav1.ObjectMeta{Name: e.binding(), Namespace: e.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "smartnat", gatewayLabel: e.Gateway}}
+	role := &rbacv1.Role{
+		TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"}, ObjectMeta: meta,
+		Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, ResourceNames: []string{e.Gateway}, Verbs: []string{"create"}}},
+	}
+	binding := &rbacv1.RoleBinding{
+		TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "RoleBinding"}, ObjectMeta: meta,
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
+		Subjects: []rbacv1.Subject{
+			{Kind: "ServiceAccount", Name: e.Gateway, Namespace: e.Namespace}, {Kind: "ServiceAccount", Name: relayService, Namespace: e.Namespace},
+		},
+	}
+	if _, err := create(ctx, e.Client.Resource(roles).Namespace(e.Namespace), role); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating the Role %s/%s: %w", e.Namespace, role.Name, err)
+	}
+	if _, err := create(ctx, e.Client.Resource(roleBindings).Namespace(e.Namespace), binding); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating the RoleBinding %s/%s: %w", e.Namespace, role.Name, err)
+	}
+	return nil
+}
+
 func (e *Enrollment) binding() string { return gatewayRole + "-" + e.Gateway }
 
 // owned fails if the ServiceAccount exists and is not one of a gateway.
@@ -349,6 +376,8 @@ func (e *Enrollment) Revoke(ctx context.Context) error {
 		from       dynamic.ResourceInterface
 	}{
 		{"ClusterRoleBinding", e.binding(), e.Client.Resource(bindings)},
+		{"RoleBinding", e.binding(), e.Client.Resource(roleBindings).Namespace(e.Namespace)},
+		{"Role", e.binding(), e.Client.Resource(roles).Namespace(e.Namespace)},
 		{"ServiceAccount", e.Gateway, e.Client.Resource(serviceAccounts).Namespace(e.Namespace)},
 	} {
 		if err := d.from.Delete(ctx, d.name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {

@@ -4,6 +4,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -53,7 +54,7 @@ func used() map[schema.GroupVersion][]runtime.Object {
 	used := map[schema.GroupVersion][]runtime.Object{
 		corev1.SchemeGroupVersion:           {&corev1.Event{}, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.ServiceAccount{}, &corev1.ServiceAccountList{}},
 		coordinationv1.SchemeGroupVersion:   {&coordinationv1.Lease{}, &coordinationv1.LeaseList{}},
-		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenReview{}},
+		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenReview{}, &authenticationv1.TokenRequest{}},
 		authorizationv1.SchemeGroupVersion:  {&authorizationv1.SubjectAccessReview{}},
 	}
 	for _, kind := range kinds.All() {
@@ -116,6 +117,15 @@ func (c *Client) ConfigMaps(namespace string) *gentype.Client[*corev1.ConfigMap]
 func (c *Client) ServiceAccounts(namespace string) *gentype.ClientWithList[*corev1.ServiceAccount, *corev1.ServiceAccountList] {
 	return gentype.NewClientWithList("serviceaccounts", c.groups[corev1.SchemeGroupVersion], metav1.ParameterCodec, namespace,
 		newOf[corev1.ServiceAccount], newOf[corev1.ServiceAccountList], gentype.PrefersProtobuf[*corev1.ServiceAccount]())
+}
+
+// RequestToken returns a function that makes a token of a ServiceAccount of a namespace.
+func (c *Client) RequestToken(namespace string) func(context.Context, string, *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	return func(ctx context.Context, account string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+		made := &authenticationv1.TokenRequest{}
+		return made, c.groups[corev1.SchemeGroupVersion].Post().Namespace(namespace).Resource("serviceaccounts").Name(account).SubResource("token").
+			Body(request).Do(ctx).Into(made)
+	}
 }
 
 // TokenReviews returns a client that authenticates tokens.

@@ -52,8 +52,10 @@ type Config struct {
 	Status  *statusWriter
 	Reports *status.Reports
 	// Upstream is the source of the Cache. Gateways, if any are limited to addresses, limits what they see of it.
-	Upstream        Upstream
-	Gateways        *gateways
+	Upstream Upstream
+	Gateways *gateways
+	// Renewals give gateways new tokens; nil gives none.
+	Renewals        *renewals
 	ShutdownTimeout time.Duration
 	// WatchSpread is the part of ShutdownTimeout over which watches end, so that their clients do not reconnect at the
 	// same time.
@@ -110,6 +112,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		Log:             log,
 	}
 	c.Gateways = newGateways(c.Cache, serviceAccounts{client.ServiceAccounts(o.Status.Namespace)}, o.Status.Namespace)
+	c.Renewals = &renewals{request: client.RequestToken(o.Status.Namespace), namespace: o.Status.Namespace, audience: o.TokenAudiences[0], lifetime: o.TokenLifetime, log: log}
 	c.MinTLSVersion, err = tlsVersion(o.MinTLSVersion)
 	if err != nil {
 		return nil, err

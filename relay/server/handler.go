@@ -17,16 +17,16 @@ import (
 )
 
 // newHandler returns the chain of filters. Probes are open to all clients. Any other request must, in this order, come
-// after the first sync, be authenticated, be within the user's rate, be a read (or a status report), and be authorized
+// after the first sync, be authenticated, be within the user's rate, be a read (or a status report, or a renewal of a token), and be authorized
 // before the API sees it. Only the credential of a request is read before its user is known. The API serves the same
 // RequestInfo that was authorized.
 func newHandler(c *Config, api http.Handler, stopping <-chan struct{}) http.Handler {
 	c.instrument()
-	handler := withWatchRecheck(withStatusReports(api, c.Reports), c, c.metrics)
+	handler := withWatchRecheck(withRenewals(withStatusReports(api, c.Reports), c.Renewals), c, c.metrics)
 	handler = withMaxInFlight(handler, c.Limits.RequestsInFlight)
 	handler = withProvenConnection(handler)
 	handler = withAuthorization(handler, c)
-	handler = withReadOnly(handler, c.Reports)
+	handler = withReadOnly(handler, c.Reports, c.Renewals)
 	handler = withRequestInfo(handler)
 	handler = withCleanPath(handler)
 	handler = withRateLimit(handler, c.Limits.RequestsPerSecond)
@@ -68,10 +68,10 @@ func withCleanPath(next http.Handler) http.Handler {
 	})
 }
 
-// withReadOnly refuses every request that is neither a read nor an accepted status report.
-func withReadOnly(next http.Handler, reports *status.Reports) http.Handler {
+// withReadOnly refuses every request that is neither a read, nor an accepted status report, nor a renewal of a token.
+func withReadOnly(next http.Handler, reports *status.Reports, renewals *renewals) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodGet || reports.Takes(req) {
+		if req.Method == http.MethodGet || reports.Takes(req) || renewals.takes(req) {
 			next.ServeHTTP(w, req)
 			return
 		}

@@ -165,6 +165,7 @@ func TestOptions(t *testing.T) {
 		{"no cache of reviews", "--review-cache-ttl=0s", "--review-cache-ttl: 0s is not between 0 and 1m"},
 		{"a long cache of reviews", "--review-cache-ttl=1h", "--review-cache-ttl: 1h0m0s is not between 0 and 1m"},
 		{"watches without rechecks", "--recheck-interval=0s", "--recheck-interval: 0s is not positive"},
+		{"tokens that end at once", "--token-lifetime=1m", "--token-lifetime: 1m0s is not between 10m0s and 17520h0m0s"},
 		{"a metrics address without a port", "--metrics-bind-address=9090", "--metrics-bind-address: address 9090: missing port in address"},
 		{"no limit", "--max-connections=0", ""},
 		{"a Secret and files", "--tls-secret=s", "--tls-secret: excludes --tls-cert-file and --tls-private-key-file"},

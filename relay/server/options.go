@@ -32,6 +32,8 @@ type Options struct {
 	ClientCAFile     string
 	MinTLSVersion    string
 	TokenAudiences   []string
+	// TokenLifetime is that of the tokens that gateways renew.
+	TokenLifetime time.Duration
 	// ReviewCacheTTL is the time for which answers of the API server are cached, RecheckInterval the interval at which
 	// open watches are authorized again. A revoked watch ends after at most the sum of both and of the API server's own
 	// cache (10 s).
@@ -54,6 +56,7 @@ func NewOptions() *Options {
 		SecurePort:       8443,
 		MinTLSVersion:    "1.3",
 		TokenAudiences:   []string{DefaultAudience},
+		TokenLifetime:    7 * 24 * time.Hour,
 		ReviewCacheTTL:   10 * time.Second,
 		RecheckInterval:  25 * time.Second,
 		Limits:           DefaultLimits(),
@@ -74,6 +77,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.IssueCertificate, "issue-certificate", o.IssueCertificate, "fill --tls-secret, with a certificate authority of the relay's own, if it is empty, and renew what the relay wrote; a Secret with other content is never written")
 	flags.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile, "`file` with the CA certificates of clients; the common name is the user, the organizations are the groups; reloaded when it changes; without it only tokens are accepted")
 	flags.StringSliceVar(&o.TokenAudiences, "token-audience", o.TokenAudiences, "`audience` that tokens must be issued for; may be given several times")
+	flags.DurationVar(&o.TokenLifetime, "token-lifetime", o.TokenLifetime, "lifetime of the tokens that gateways renew, for the first audience; the cluster may shorten it")
 	flags.StringVar(&o.MinTLSVersion, "tls-min-version", o.MinTLSVersion, "minimum TLS `version`: 1.3 or 1.2")
 	flags.DurationVar(&o.ReviewCacheTTL, "review-cache-ttl", o.ReviewCacheTTL, "how long to cache token reviews and access reviews")
 	flags.DurationVar(&o.RecheckInterval, "recheck-interval", o.RecheckInterval, "interval at which open watches are authorized again")
@@ -96,6 +100,9 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.validateCertificate()...)
 	if len(o.TokenAudiences) == 0 {
 		errs = append(errs, errors.New("--token-audience: is required"))
+	}
+	if o.TokenLifetime < minTokenLifetime || o.TokenLifetime > maxTokenLifetime {
+		errs = append(errs, fmt.Errorf("--token-lifetime: %s is not between %s and %s", o.TokenLifetime, minTokenLifetime, maxTokenLifetime))
 	}
 	if _, err := tlsVersion(o.MinTLSVersion); err != nil {
 		errs = append(errs, err)

@@ -1,0 +1,93 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/smartnat/smartnat/relay/status"
+)
+
+// TestRenewals asks for tokens as users whom RBAC has allowed to.
+func TestRenewals(t *testing.T) {
+	const own = "/api/v1/namespaces/smartnat/serviceaccounts/edge-1/token"
+	account := func(name string) user.Info { return &user.DefaultInfo{Name: name} }
+	edge1 := account("system:serviceaccount:smartnat:edge-1")
+	for _, test := range []struct {
+		name      string
+		user      user.Info
+		path      string
+		fails     error
+		audiences []string
+		want      int
+		says      string
+		asked     bool
+	}{
+		{"its own", edge1, own, nil, []string{"smartnat-relay"}, 201, `"token":"made"`, true},
+		{"another gateway's", edge1, strings.Replace(own, "edge-1", "edge-2", 1), nil, nil, 403, "only tokens of its own ServiceAccount", false},
+		{"the relay's", edge1, strings.Replace(own, "edge-1", "smartnat-relay", 1), nil, nil, 403, "only tokens of its own ServiceAccount", false},
+		{"of the same name elsewhere", edge1, strings.Replace(own, "smartnat/", "shop/", 1), nil, nil, 403, "only tokens of its own ServiceAccount", false},
+		{"by a ServiceAccount of another namespace", account("system:serviceaccount:shop:edge-1"), own, nil, nil, 403, "only tokens of its own ServiceAccount", false},
+		{"by a certificate with the name of the account", status.CertificateUser{Info: edge1}, own, nil, nil, 403, "only tokens of its own ServiceAccount", false},
+		{"by a user of that name", account("edge-1"), own, nil, nil, 403, "only tokens of its own ServiceAccount", false},
+		{"the relay has no right", edge1, own, apierrors.NewForbidden(schema.GroupResource{}, "", nil), nil, 403, "run kubectl smartnat enroll edge-1", true},
+		{"the cluster is down", edge1, own, errors.New("secret detail"), nil, 503, "the cluster made no token", true},
+		{"the cluster makes a token for its own API", edge1, own, nil, []string{"https://kubernetes.default.svc"}, 503, "not for the relay", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			log := logrus.New()
+			log.SetOutput(io.Discard)
+			asked := ""
+			r := &renewals{namespace: "smartnat", audience: "smartnat-relay", lifetime: time.Hour, log: log,
+				request: func(_ context.Context, account string, made *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+					text, err := json.Marshal(made.Spec)
+					if err != nil {
+						t.Error(err)
+					}
+					asked = account + " " + string(text)
+					made.Spec.Audiences, made.Status.Token = test.audiences, "made"
+					return made, test.fails
+				}}
+			handler := withRequestInfo(withRenewals(http.NotFoundHandler(), r))
+			// The body asks for more than there is.
+			req := httptest.NewRequest(http.MethodPost, test.path, strings.NewReader(`{"spec":{"audiences":["https://kubernetes.default.svc"],"expirationSeconds":99999999}}`))
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, req.WithContext(request.WithUser(req.Context(), test.user)))
+			if w.Code != test.want || !strings.Contains(w.Body.String(), test.says) || strings.Contains(w.Body.String(), "secret detail") {
+				t.Errorf("%d %s, want %d %s", w.Code, w.Body, test.want, test.says)
+			}
+			want := ""
+			if test.asked {
+				want = `edge-1 {"audiences":["smartnat-relay"],"expirationSeconds":3600,"boundObjectRef":null}`
+			}
+			if diff := cmp.Diff(want, asked); diff != "" {
+				t.Errorf("asked the cluster (-want +got)\n%s", diff)
+			}
+		})
+	}
+	for _, other := range []string{"/api/v1/namespaces/smartnat/serviceaccounts/edge-1", "/api/v1/serviceaccounts", own + "/more", "/apis/apps/v1/namespaces/smartnat/serviceaccounts/edge-1/token"} {
+		req := httptest.NewRequest(http.MethodPost, other, http.NoBody)
+		withRequestInfo(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+			if (&renewals{}).takes(req) || (*renewals)(nil).takes(req) {
+				t.Errorf("POST %s is taken", other)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), req)
+	}
+}
