@@ -4,6 +4,7 @@
 package crds_test
 
 import (
+	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
@@ -11,6 +12,11 @@ import (
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
 )
+
+// labelsOf returns n labels.
+func labelsOf(n int) string {
+	return "{" + strings.Trim(list(n, "k%d: v"), "[]") + "}"
+}
 
 // TestSchemaAndValidationOfPortGrantsAgree is TestSchemaAndValidationAgree for PortGrants.
 func TestSchemaAndValidationOfPortGrantsAgree(t *testing.T) {
@@ -22,6 +28,10 @@ func TestSchemaAndValidationOfPortGrantsAgree(t *testing.T) {
 			namespaceSelector: {matchLabels: {tier: gold}}, allowedSources: [10.0.0.0/8], maxPorts: 16777216, egress: true,
 			endpointsWithoutSelector: true, reservedPorts: true, priority: -1000}`, ""},
 		{"an empty selector", "{addresses: [192.0.2.1], namespaceSelector: {}}", ""},
+		{"as much of a selector as allowed", "{addresses: [192.0.2.1], namespaceSelector: {matchLabels: " + labelsOf(16) + ", matchExpressions: [{key: a, operator: In, values: " + list(64, "v%d") + "}]}}", ""},
+		{"17 labels", "{addresses: [192.0.2.1], namespaceSelector: {matchLabels: " + labelsOf(17) + "}}", "spec.namespaceSelector"},
+		{"17 expressions", "{addresses: [192.0.2.1], namespaceSelector: {matchExpressions: " + list(17, "{key: k%d, operator: Exists}") + "}}", "spec.namespaceSelector"},
+		{"65 values", "{addresses: [192.0.2.1], namespaceSelector: {matchExpressions: [{key: a, operator: In, values: " + list(65, "v%d") + "}]}}", "spec.namespaceSelector"},
 		{"for no namespace", "{addresses: [192.0.2.1]}", "spec.namespaces"},
 		{"for an empty list of namespaces", "{addresses: [192.0.2.1], namespaces: []}", "spec.namespaces"},
 		{"no address", "{addresses: [], namespaces: [shop]}", "spec.addresses"},

@@ -5,7 +5,6 @@ package calc
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 
@@ -48,44 +47,50 @@ func (c *Calculator) settlePorts(r *run) {
 		return
 	}
 	claims, ledger := conflicts.Owners{}, grants.Ledger{}
-	for _, rank := range c.ranks() {
-		for _, e := range c.entries {
-			if e.over != nil {
-				continue // an excluded Mapping takes no port
-			}
-			for i := range e.wants {
-				w := &e.wants[i]
-				if w.rank() != rank {
-					continue
-				}
-				if why := c.grants.take(ledger, w, e.mapping.Namespace); why != w.refused {
-					r.markUnsettled(e)
-					w.refused = why
-				}
-				if w.refused != "" {
-					continue
-				}
-				share := claims.Take(w.claim(), e.mapping)
-				if share.Whole() && w.share.Whole() {
-					continue
-				}
-				r.markUnsettled(e)
-				// The finding may change even if the share stays: the winner may have another version.
-				w.take(share)
-			}
+	for _, t := range c.turns() {
+		w := &t.entry.wants[t.want]
+		if why := c.grants.take(ledger, w, t.entry.mapping.Namespace); why != w.refused {
+			r.markUnsettled(t.entry)
+			w.refused = why
 		}
+		if w.refused != "" {
+			continue
+		}
+		share := claims.Take(w.claim(), t.entry.mapping)
+		if share.Whole() && w.share.Whole() {
+			continue
+		}
+		r.markUnsettled(t.entry)
+		// The finding may change even if the share stays: the winner may have another version.
+		w.take(share)
 	}
 }
 
-// ranks returns the ranks of all wants, those that come first first.
-func (c *Calculator) ranks() []rank {
-	seen := map[rank]struct{}{}
+// turn is a want of an entry.
+type turn struct {
+	entry *entry
+	want  int
+	rank  rank
+}
+
+// turns returns the wants in the order in which they may take ports. An excluded Mapping takes none.
+func (c *Calculator) turns() []turn {
+	var turns []turn
+	sorted := true
 	for _, e := range c.entries {
+		if e.over != nil {
+			continue
+		}
 		for i := range e.wants {
-			seen[e.wants[i].rank()] = struct{}{}
+			next := turn{e, i, e.wants[i].rank()}
+			sorted = sorted && (len(turns) == 0 || turns[len(turns)-1].rank.compare(next.rank) <= 0)
+			turns = append(turns, next)
 		}
 	}
-	return slices.SortedFunc(maps.Keys(seen), rank.compare)
+	if !sorted {
+		slices.SortStableFunc(turns, func(a, b turn) int { return a.rank.compare(b.rank) })
+	}
+	return turns
 }
 
 // settleEgress gives each pod to the first Mapping that asks.

@@ -20,15 +20,11 @@ import (
 
 // Grants are PortGrants, by the namespaces that they select. They are immutable. The zero value and nil grant everything.
 type Grants struct {
-	// all are sorted: the highest priority first, then by name.
-	all []*Grant
-	// byNamespace has the grants of each namespace that has any of its own, in the same order. toAll are those of all others.
-	byNamespace map[string][]*Grant
-	toAll       []*Grant
-	covered     addressSet
-	required    bool
-	// noun is how messages call one of them.
-	noun string
+	*index
+	// labelled has the grants of each namespace that any selector matches, and seen the namespaces that were matched.
+	labelled map[string][]*Grant
+	seen     map[string]*corev1.Namespace
+	required bool
 }
 
 // Grant is a parsed PortGrant.
@@ -48,7 +44,6 @@ type Grant struct {
 	ports      []ports
 	namespaces []string
 	selector   labels.Selector
-	toAll      bool
 }
 
 // ports are a granted range. Without a protocol it is granted for all.
@@ -89,39 +84,29 @@ type Options struct {
 	Before *Grants
 }
 
-// New returns the Grants of a cluster. A namespace that is not among namespaces has no labels.
+// New returns the Grants of a cluster. A namespace that is not among namespaces has no labels. If only namespaces differ from those of
+// Before, only changed ones are matched.
 func New(list []*v1alpha1.PortGrant, namespaces []*corev1.Namespace, options Options) *Grants {
-	known := map[*v1alpha1.PortGrant]*Grant{}
-	if options.Before != nil {
-		for _, g := range options.Before.all {
-			known[g.from] = g
-		}
+	before, noun := options.Before, cmp.Or(options.noun, "PortGrant")
+	if before == nil || before.index == nil {
+		before = &Grants{}
 	}
-	g := &Grants{byNamespace: map[string][]*Grant{}, covered: addressSet{}, required: options.Required, noun: cmp.Or(options.noun, "PortGrant")}
-	for _, from := range list {
-		grant := known[from]
-		if grant == nil {
-			grant = parse(from)
-			grant.noun = g.noun + " " + from.Name
-		}
-		g.all = append(g.all, grant)
-		g.covered.add(grant.addresses...)
+	g := &Grants{index: before.index, labelled: map[string][]*Grant{}, seen: make(map[string]*corev1.Namespace, len(namespaces)), required: options.Required}
+	same := g.index != nil && g.noun == noun && slices.Equal(g.list, list)
+	if !same {
+		g.index = newIndex(list, noun, before.index)
 	}
-	slices.SortFunc(g.all, precedence)
-	for _, grant := range g.all {
-		if grant.toAll {
-			g.toAll = append(g.toAll, grant)
-			continue
-		}
-		for _, name := range grant.selects(namespaces) {
-			g.byNamespace[name] = append(g.byNamespace[name], grant)
-		}
+	if len(g.selections) == 0 {
+		return g
 	}
-	if len(g.toAll) > 0 {
-		for name, own := range g.byNamespace {
-			both := slices.Concat(own, g.toAll)
-			slices.SortFunc(both, precedence)
-			g.byNamespace[name] = both
+	matched := matches{index: g.index, merged: map[string][]*Grant{}}
+	for _, n := range namespaces {
+		own, found := before.labelled[n.Name]
+		if !same || before.seen[n.Name] != n {
+			own, found = matched.of(n)
+		}
+		if g.seen[n.Name] = n; found {
+			g.labelled[n.Name] = own
 		}
 	}
 	return g
@@ -171,7 +156,6 @@ func parse(from *v1alpha1.PortGrant) *Grant {
 		if g.selector, err = metav1.LabelSelectorAsSelector(spec.NamespaceSelector); err != nil {
 			return g
 		}
-		g.toAll = g.selector.Empty()
 	}
 	g.namespaces = spec.Namespaces
 	for _, text := range spec.AllowedSources {
@@ -187,25 +171,15 @@ func parse(from *v1alpha1.PortGrant) *Grant {
 	return g
 }
 
-// selects returns the names of the namespaces that a Grant is for, each once.
-func (g *Grant) selects(namespaces []*corev1.Namespace) []string {
-	names := slices.Clone(g.namespaces)
-	if g.selector != nil {
-		for _, n := range namespaces {
-			if g.selector.Matches(labels.Set(n.Labels)) && !slices.Contains(g.namespaces, n.Name) {
-				names = append(names, n.Name)
-			}
-		}
-	}
-	return names
-}
-
 // Of returns the Grants of a namespace, the highest priority first.
 func (g *Grants) Of(namespace string) []*Grant {
-	if g == nil {
+	if g == nil || g.index == nil {
 		return nil
 	}
-	if own, found := g.byNamespace[namespace]; found {
+	if own, found := g.labelled[namespace]; found {
+		return own
+	}
+	if own, found := g.named[namespace]; found {
 		return own
 	}
 	return g.toAll
@@ -213,7 +187,11 @@ func (g *Grants) Of(namespace string) []*Grant {
 
 // SameFor reports whether other Grants decide the same for a namespace.
 func (g *Grants) SameFor(namespace string, o *Grants) bool {
-	return slices.Equal(g.Of(namespace), o.Of(namespace))
+	own, other := g.Of(namespace), o.Of(namespace)
+	if len(own) == len(other) && len(own) > 0 && &own[0] == &other[0] {
+		return true
+	}
+	return slices.Equal(own, other)
 }
 
 // SameCoverage reports whether other Grants need a grant for the same addresses.
@@ -221,11 +199,21 @@ func (g *Grants) SameCoverage(o *Grants) bool {
 	if g == nil || o == nil {
 		return g == o
 	}
-	return g.required == o.required && g.covered.equal(o.covered)
+	return g.required == o.required && (g.index == o.index || g.coverage().equal(o.coverage()))
 }
 
 // Covers reports whether an address may only be used with a grant.
-func (g *Grants) Covers(a netip.Addr) bool { return g != nil && (g.required || g.covered.contains(a)) }
+func (g *Grants) Covers(a netip.Addr) bool {
+	return g != nil && (g.required || g.coverage().contains(a))
+}
+
+// coverage returns the networks that need a grant, even if not all addresses do.
+func (g *Grants) coverage() addressSet {
+	if g.index == nil {
+		return nil
+	}
+	return g.covered
+}
 
 // Request is what a Mapping asks for.
 type Request struct {

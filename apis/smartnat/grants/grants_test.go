@@ -4,12 +4,16 @@
 package grants_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
 	"github.com/smartnat/smartnat/apis/smartnat/grants"
@@ -156,6 +160,92 @@ func TestChangesAreFound(t *testing.T) {
 				t.Errorf("same coverage, same for shop, same for bank: -want +got\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestOf builds Grants of random PortGrants and namespaces, one change after another, and compares them with a plain match of each
+// selector with each namespace.
+func TestOf(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	value := func() string { return fmt.Sprint("v", random.IntN(3)) }
+	portGrant := func(i int) *v1alpha1.PortGrant {
+		spec := v1alpha1.PortGrantSpec{Addresses: []string{"192.0.2.1"}, Priority: int32(random.IntN(2))}
+		for range random.IntN(3) {
+			if name := fmt.Sprint("n", random.IntN(12)); !slices.Contains(spec.Namespaces, name) {
+				spec.Namespaces = append(spec.Namespaces, name)
+			}
+		}
+		key := []string{"a", "b"}[random.IntN(2)]
+		switch random.IntN(7) {
+		case 0:
+			spec.NamespaceSelector = &metav1.LabelSelector{}
+		case 1, 2:
+			spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{key: value()}}
+		case 3:
+			spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": value(), "b": value()}}
+		case 4:
+			operator := []metav1.LabelSelectorOperator{metav1.LabelSelectorOpIn, metav1.LabelSelectorOpNotIn}[random.IntN(2)]
+			spec.NamespaceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: operator, Values: []string{"v0", "v2"}}}}
+		case 5:
+			operator := []metav1.LabelSelectorOperator{metav1.LabelSelectorOpExists, metav1.LabelSelectorOpDoesNotExist}[random.IntN(2)]
+			spec.NamespaceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: operator}}}
+		}
+		return grant(fmt.Sprint("g", i), spec)
+	}
+	labelled := func(i int) *corev1.Namespace {
+		all := map[string]string{}
+		for _, key := range []string{"a", "b"} {
+			if random.IntN(3) > 0 {
+				all[key] = value()
+			}
+		}
+		return namespace(fmt.Sprint("n", i), all)
+	}
+	var list []*v1alpha1.PortGrant
+	var namespaces []*corev1.Namespace
+	for i := range 8 {
+		list, namespaces = append(list, portGrant(i)), append(namespaces, labelled(i))
+	}
+	var g *grants.Grants
+	found := 0
+	for range 2000 {
+		list, namespaces = slices.Clone(list), slices.Clone(namespaces)
+		switch i := random.IntN(8); random.IntN(4) {
+		case 0:
+			list[i] = portGrant(i)
+		default:
+			namespaces[i] = labelled(i)
+		}
+		g = grants.New(list, namespaces, grants.Options{Before: g})
+		for i := range 12 { // some are in no list
+			name, set := fmt.Sprint("n", i), labels.Set{}
+			if i < len(namespaces) {
+				set = namespaces[i].Labels
+			}
+			var want []string
+			for _, p := range list {
+				selector, err := metav1.LabelSelectorAsSelector(p.Spec.NamespaceSelector)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// Without labels, an unknown namespace is not matched, but by a selector of all.
+				if slices.Contains(p.Spec.Namespaces, name) || p.Spec.NamespaceSelector != nil && (selector.Empty() || i < len(namespaces) && selector.Matches(set)) {
+					want = append(want, fmt.Sprint(p.Spec.Priority == 0, p.Name))
+				}
+			}
+			slices.Sort(want)
+			var got []string
+			for _, own := range g.Of(name) {
+				got = append(got, fmt.Sprint(own.Priority == 0, own.Name))
+			}
+			found += len(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("%s: -want +got\n%s", name, diff)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no namespace had a grant")
 	}
 }
 

@@ -30,7 +30,7 @@ const maxTable = 1000 << 10
 //
 // It returns an error if a ConfigMap could not hold it.
 func (g *Grants) Table() (map[string]string, error) {
-	if g == nil {
+	if g == nil || g.index == nil {
 		return map[string]string{}, nil
 	}
 	table := g.covered.table()

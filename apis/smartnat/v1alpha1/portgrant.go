@@ -13,6 +13,9 @@ const (
 	MaxGrantPorts      = 64
 	MaxGrantNamespaces = 256
 	MaxGrantSources    = 256
+	// MaxSelectorTerms bounds the labels, and the expressions, of a selector, and MaxSelectorValues the values of an expression.
+	MaxSelectorTerms  = 16
+	MaxSelectorValues = 64
 )
 
 // +genclient
@@ -65,6 +68,7 @@ type PortGrantSpec struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 	// namespaceSelector selects further namespaces by their labels. An empty selector, {}, selects all.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="(!has(self.matchLabels) || size(self.matchLabels) <= 16) && (!has(self.matchExpressions) || (size(self.matchExpressions) <= 16 && self.matchExpressions.all(e, !has(e.values) || size(e.values) <= 64)))",message="must have at most 16 labels and 16 expressions of 64 values"
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 	// allowedSources are the widest networks that a Mapping may let in: each of its own allowedSources must lie within one of
 	// them. Empty grants all, including a Mapping without allowedSources.

@@ -6,8 +6,10 @@ package validation
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -30,10 +32,20 @@ func ValidatePortGrant(g *v1alpha1.PortGrant) field.ErrorList {
 			"must hold at least one namespace, or namespaceSelector must select them ({} selects all)"))
 	}
 	if selector := g.Spec.NamespaceSelector; selector != nil {
+		if !isSmall(selector) {
+			errs = append(errs, field.Invalid(path.Child("namespaceSelector"), field.OmitValueType{}, fmt.Sprintf(
+				"must have at most %d labels and %[1]d expressions of %d values", v1alpha1.MaxSelectorTerms, v1alpha1.MaxSelectorValues)))
+		}
 		errs = append(errs, metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{},
 			path.Child("namespaceSelector"))...)
 	}
 	return errs
+}
+
+// isSmall reports whether a selector is cheap enough to be matched with all namespaces.
+func isSmall(s *metav1.LabelSelector) bool {
+	return len(s.MatchLabels) <= v1alpha1.MaxSelectorTerms && len(s.MatchExpressions) <= v1alpha1.MaxSelectorTerms &&
+		!slices.ContainsFunc(s.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool { return len(r.Values) > v1alpha1.MaxSelectorValues })
 }
 
 // ValidateGrantedPorts returns the errors of everything in the spec of a PortGrant but who must be granted something.
