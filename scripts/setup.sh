@@ -45,6 +45,7 @@ wg                        | wireguard-tools          | wireguard-tools       | t
 ipvsadm                   | ipvsadm                  | ipvsadm               | tests with IPVS on the gateway
 keepalived                | keepalived               | keepalived            | tests of a pair of gateways
 conntrackd                | conntrackd               | conntrack-tools       | tests of a pair of gateways
+bird                      | bird2                    | bird                  | tests of many gateways
 gcc                       | gcc                      | gcc                   | the race detector
 /usr/include/stdlib.h     | libc6-dev                | glibc-devel           | the race detector
 shellcheck                | shellcheck               | ShellCheck            | make verify

@@ -31,6 +31,7 @@ func (b *builder) hold(cfg config.Config, chosen plane) {
 }
 
 func (b *builder) close() {
+	b.endAnnouncer() // first, since all else still works
 	if b.stopMeter != nil {
 		b.stopMeter()
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/smartnat/smartnat/pkg/announce"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/explain"
@@ -27,12 +28,12 @@ import (
 )
 
 // newOperatorServer returns the server for the commands that ask the running daemon.
-func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, pair func() *ha.Status, log logrus.FieldLogger) *operator.Server {
+func newOperatorServer(cfg config.Config, d operator.Daemon, m *meter.Meter, pair func() *ha.Status, announced func() *announce.Status, log logrus.FieldLogger) *operator.Server {
 	routes := rtnetlink.New(cfg.Ownership)
 	return operator.NewServer(operator.Options{
 		Version: version, Daemon: d, Log: log,
 		Traffic: m.Read,
-		Pair:    pair,
+		Pair:    pair, Announced: announced,
 		FlowLog: flowlog.Search,
 		Flows:   func(each func(flows.Flow)) error { return conntrack.Flows(cfg.Ownership, each) },
 		Route: func(destination netip.Addr, mark uint32) (explain.Hop, error) {

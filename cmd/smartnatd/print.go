@@ -69,6 +69,9 @@ func printStatus(w io.Writer, s operator.Status, now time.Time) error {
 	if s.Pair != nil {
 		head = append(head, pairRows(*s.Pair, now)...)
 	}
+	if s.Announced != nil {
+		head = append(head, announcedRows(*s.Announced)...)
+	}
 	for _, f := range s.Findings {
 		head = append(head, []string{"finding", f.Field + ": " + f.Message + " (" + f.Reason + ")"})
 	}

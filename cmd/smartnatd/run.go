@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/sirupsen/logrus"
 
+	"github.com/smartnat/smartnat/pkg/announce/bird"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
@@ -85,8 +86,9 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	b.counts.CountTracked(conntrack.TableUsage)
 	b.counts.CountFlowLog(b.logged.Written, b.logged.Losses)
 	b.counts.CountPair(b.pairStatus)
+	b.counts.CountAnnounced(b.announced)
 	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
-	commands := newOperatorServer(cfg, d, b.meter, b.pairStatus, log)
+	commands := newOperatorServer(cfg, d, b.meter, b.pairStatus, b.announced, log)
 	b.server = b.counts.Server(metrics.Probes{Alive: d.Alive, Ready: d.Ready}, page.New(page.Options{Status: commands.Status, Explain: commands.Explain}), log)
 	defer commands.Close()
 	if err := commands.Listen(operator.SocketPath(cfg.RuntimeDir)); err != nil {
@@ -116,7 +118,11 @@ type builder struct {
 	pair       atomic.Pointer[pair.Pair]
 	stopPair   func()
 	pairConfig config.Config
-	daemon     *daemon.Daemon
+	// announcer is nil while nothing is announced; stopAnnouncer ends it.
+	announcer      atomic.Pointer[bird.Announcer]
+	stopAnnouncer  func()
+	announceConfig config.Announce
+	daemon         *daemon.Daemon
 	// kept are sockets that systemd kept for this process; held is the one that holds connections, or nil before the first
 	// generation that needs it.
 	kept []*os.File
@@ -169,6 +175,7 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 	b.measure(cfg, chosen.name, refusals)
 	b.logFlows(cfg)
 	b.startPair(cfg)
+	b.startAnnouncer(cfg.Announce)
 	return controller.New(controller.Options{
 		Config: cfg,
 		Host: host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev).

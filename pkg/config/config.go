@@ -102,7 +102,22 @@ type Config struct {
 	FlowLog FlowLog
 	// HA configures the pair that this gateway and its peer form; none by default.
 	HA HA `mapstructure:"ha"`
+	// Announce configures what this gateway, as one of many, announces to its router; nothing by default.
+	Announce Announce
 }
+
+// Announce configures the file by which BIRD announces served addresses.
+type Announce struct {
+	// Networks hold the addresses that may be announced; none by default.
+	Networks []netip.Prefix
+	// File is what bird.conf includes; /run/smartnat-announce/bird.conf by default.
+	File string
+	// Socket is BIRD's control socket; /run/bird/bird.ctl by default.
+	Socket string
+}
+
+// Enabled reports whether anything may be announced.
+func (a Announce) Enabled() bool { return len(a.Networks) > 0 }
 
 // FlowLog configures the log of connections that ended.
 type FlowLog struct {

@@ -71,6 +71,7 @@ iptables: {variant: legacy, lockTimeout: 10s}
 ownership: {chainPrefix: SN-, markMask: 0x3f0, routingTable: 1000, rulePriority: 1001, routeProtocol: 84, setPrefix: sn-}
 log: {level: debug, format: json}
 metrics: {address: "[::1]:9471"}
+announce: {networks: [203.0.113.0/28, "2001:db8:a::10/128"], file: /etc/bird/smartnat.conf, socket: /bird.ctl}
 ha:
   syncLink: eth3
   syncAddress: 10.99.0.1
@@ -132,6 +133,10 @@ func wholeConfig() Config {
 		Ownership:      gateway.Ownership{ChainPrefix: "SN-", MarkMask: 0x3f0, RoutingTable: 1000, RulePriority: 1001, RouteProtocol: 84, SetPrefix: "sn-"},
 		Log:            Log{Level: "debug", Format: "json"},
 		Metrics:        Metrics{Address: "[::1]:9471"},
+		Announce: Announce{
+			Networks: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/28"), netip.MustParsePrefix("2001:db8:a::10/128")},
+			File:     "/etc/bird/smartnat.conf", Socket: "/bird.ctl",
+		},
 		HA: HA{
 			SyncLink: "eth3", SyncAddress: ip("10.99.0.1"), Peer: ip("10.99.0.2"), SyncPort: 3781,
 			Links: []HALink{
@@ -203,6 +208,9 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 		"SMARTNAT_METRICS_ADDRESS":          "[::1]:9471",
 		"SMARTNAT_FLOWLOG_FILE":             "/state/flows.jsonl",
 		"SMARTNAT_FLOWLOG_MAXMEGABYTES":     "8",
+		"SMARTNAT_ANNOUNCE_NETWORKS":        "203.0.113.0/28, 2001:db8:a::10/128",
+		"SMARTNAT_ANNOUNCE_FILE":            "/etc/bird/smartnat.conf",
+		"SMARTNAT_ANNOUNCE_SOCKET":          "/bird.ctl",
 		"SMARTNAT_HA_SYNCLINK":              "eth3",
 		"SMARTNAT_HA_SYNCADDRESS":           "10.99.0.1",
 		"SMARTNAT_HA_PEER":                  "10.99.0.2",
@@ -320,7 +328,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, masqueradeAddresses, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, grants, pinnedGrants, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, endpointChoice, iptables, ownership, log, metrics, flowLog, ha, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, masqueradeAddresses, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, grants, pinnedGrants, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, endpointChoice, iptables, ownership, log, metrics, flowLog, ha, announce, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",

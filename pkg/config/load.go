@@ -66,6 +66,7 @@ func Default() Config {
 		Log:       Log{Level: "info", Format: "text"},
 		Metrics:   Metrics{Address: "127.0.0.1:9470"},
 		FlowLog:   FlowLog{MaxMegabytes: 64},
+		Announce:  Announce{File: "/run/smartnat-announce/bird.conf", Socket: "/run/bird/bird.ctl"},
 		HA:        HA{SyncPort: 3780, Priority: 100, AdvertInterval: 100 * time.Millisecond, VirtualRouterID: 51},
 	}
 }

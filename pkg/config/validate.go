@@ -106,8 +106,15 @@ func (c *Config) validate() field.ErrorList {
 	if n := c.FlowLog.MaxMegabytes; n < minFlowLog || n > maxFlowLog {
 		errs = append(errs, field.Invalid(field.NewPath("flowLog", "maxMegabytes"), n, fmt.Sprintf("must be from %d to %d", minFlowLog, maxFlowLog)))
 	}
+	errs = append(errs, c.Announce.validate(field.NewPath("announce"))...)
 	errs = append(errs, c.validateHA(field.NewPath("ha"))...)
 	return append(errs, validateChoice(c.Log.Format, field.NewPath("log", "format"), "text", "json")...)
+}
+
+func (a Announce) validate(at *field.Path) field.ErrorList {
+	errs := validateNetworks(a.Networks, at.Child("networks"))
+	errs = append(errs, validatePath(a.File, at.Child("file"))...)
+	return append(errs, validatePath(a.Socket, at.Child("socket"))...)
 }
 
 func validateLimit(n int, key string) field.ErrorList {

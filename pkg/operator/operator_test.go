@@ -21,6 +21,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/pkg/announce"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/dataplane"
@@ -99,7 +100,7 @@ func inEffect() *fakeDaemon {
 func options(d Daemon) Options {
 	log, _ := test.NewNullLogger()
 	return Options{
-		Version: "1.2.3", Daemon: d, Log: log, Pair: func() *ha.Status { return nil },
+		Version: "1.2.3", Daemon: d, Log: log, Pair: func() *ha.Status { return nil }, Announced: func() *announce.Status { return nil },
 		Route: func(destination netip.Addr, _ uint32) (explain.Hop, error) {
 			if destination == netip.MustParseAddr("10.244.1.5") {
 				return explain.Hop{Link: "eth0"}, nil
@@ -260,7 +261,7 @@ func TestSocket(t *testing.T) {
 			t.Errorf("an old socket: %v", err)
 		}
 		log, _ := test.NewNullLogger()
-		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) meter.Reading { return meter.Reading{} }, Pair: func() *ha.Status { return nil }})
+		s := NewServer(Options{Daemon: inEffect(), Log: log, Traffic: func(context.Context) meter.Reading { return meter.Reading{} }, Pair: func() *ha.Status { return nil }, Announced: func() *announce.Status { return nil }})
 		if err := s.Listen(path); err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/net/netutil"
 
+	"github.com/smartnat/smartnat/pkg/announce"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/dataplane"
@@ -83,7 +84,9 @@ type Options struct {
 	Traffic func(ctx context.Context) meter.Reading
 	// Pair returns the pair of which the gateway is one, or nil.
 	Pair func() *ha.Status
-	Log  logrus.FieldLogger
+	// Announced returns what the gateway announces, or nil if it announces nothing.
+	Announced func() *announce.Status
+	Log       logrus.FieldLogger
 }
 
 // Server answers questions.
@@ -145,7 +148,7 @@ func (s *Server) Status(ctx context.Context) Status {
 	d := s.Daemon
 	status := newStatus(s.Version, d.Config(), d.Status(), d.Report())
 	status.count(s.Traffic(ctx))
-	status.Pair = s.Pair()
+	status.Pair, status.Announced = s.Pair(), s.Announced()
 	changes := d.LastChanges()
 	for i := range status.Mappings {
 		m := &status.Mappings[i]

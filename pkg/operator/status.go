@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/utils/ptr"
 
+	"github.com/smartnat/smartnat/pkg/announce"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/finding"
@@ -45,6 +46,8 @@ type Status struct {
 	Findings []Finding `json:"findings,omitempty"`
 	// Pair is the pair of which the gateway is one, or nil.
 	Pair *ha.Status `json:"pair,omitempty"`
+	// Announced is what the gateway announces to its router, or nil.
+	Announced *announce.Status `json:"announced,omitempty"`
 }
 
 // Source is where the objects come from. Unknown times are zero.
