@@ -118,7 +118,7 @@ func (c *checker) rules(ctx context.Context) []check.Line {
 			return err
 		}
 		try := func(state gateway.State) error { return tried.Try(ctx, state) }
-		lines = check.Rules(c.chosen.name, check.Features(c.cfg.ClampMSS), try, string(osRelease), kernelRelease())
+		lines = check.Rules(c.chosen.name, check.Features(c.cfg.ClampMSS, c.cfg.EndpointChoice == config.ChoiceMaglev), try, string(osRelease), kernelRelease())
 		return nil
 	})
 	if err != nil {

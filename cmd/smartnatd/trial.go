@@ -20,7 +20,7 @@ import (
 // tryIPTables returns gateway.ErrRefused if the kernel lacks what every rule of iptables needs. It does not affect packets.
 func tryIPTables(ctx context.Context, cfg config.Config, programs *program.Runner) error {
 	ruleset := newIPTablesRuleset(cfg, programs, programs, nil)
-	for _, feature := range check.Features(false) {
+	for _, feature := range check.Features(false, false) {
 		if !feature.Essential {
 			continue
 		}

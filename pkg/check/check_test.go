@@ -286,7 +286,7 @@ func TestNetworkd(t *testing.T) {
 // TestRules checks the names of refused features, and the package to install on each system.
 func TestRules(t *testing.T) {
 	refuse := func(names ...string) func(gateway.State) error {
-		features := Features(true)
+		features := Features(true, true)
 		i := -1
 		return func(gateway.State) error {
 			if i++; slices.Contains(names, features[i].Name) {
@@ -296,18 +296,22 @@ func TestRules(t *testing.T) {
 		}
 	}
 	const el, ubuntu = "NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n", "ID=ubuntu\nID_LIKE=debian\n"
-	expect(t, Rules("iptables", Features(true), refuse(), el, "6.12"), "ok      iptables rules")
-	expect(t, Rules("iptables", Features(true), refuse("forwarding", "clampMSS"), el, "6.12"), "FAILED  iptables rules: forwarding|line 3|kernel-modules-extra-6.12|nft_compat|dataplane: nftables")
-	expect(t, Rules("nftables", Features(true), refuse("forwarding", "clampMSS"), el, "5.4"), "FAILED  nftables rules: forwarding|nft_numgen|it needs Linux 5.9, and this is 5.4")
-	expect(t, Rules("iptables", Features(true), refuse("session affinity", "clampMSS"), ubuntu, "6.8"),
+	expect(t, Rules("iptables", Features(true, true), refuse(), el, "6.12"), "ok      iptables rules")
+	expect(t, Rules("iptables", Features(true, true), refuse("forwarding", "clampMSS"), el, "6.12"), "FAILED  iptables rules: forwarding|line 3|kernel-modules-extra-6.12|nft_compat|dataplane: nftables")
+	expect(t, Rules("nftables", Features(true, true), refuse("forwarding", "clampMSS"), el, "5.4"), "FAILED  nftables rules: forwarding|nft_numgen|it needs Linux 5.9, and this is 5.4")
+	expect(t, Rules("iptables", Features(true, true), refuse("session affinity", "clampMSS"), ubuntu, "6.8"),
 		"WARN    iptables rules: session affinity|xt_recent|linux-modules-extra-6.8", "WARN    iptables rules: clampMSS|xt_TCPMSS")
-	expect(t, Rules("iptables", Features(true), refuse("clampMSS"), "", "6.1"), "WARN    iptables rules|kernel 6.1")
+	expect(t, Rules("iptables", Features(true, true), refuse("clampMSS"), "", "6.1"), "WARN    iptables rules|kernel 6.1")
+	expect(t, Rules("nftables", Features(true, true), refuse("clampMSS", "endpointChoice: maglev"), "", "6.1"),
+		"WARN    nftables rules: clampMSS|nft_exthdr", "FAILED  nftables rules: endpointChoice: maglev|nft_hash")
 	var names []string
-	for _, f := range Features(false) {
+	for _, f := range Features(false, false) {
 		names = append(names, f.Name)
 	}
-	if slices.Contains(names, "clampMSS") {
-		t.Error("clampMSS is tried although it is not configured")
+	for _, name := range []string{"clampMSS", "endpointChoice: maglev"} {
+		if slices.Contains(names, name) {
+			t.Errorf("%s is tried although it is not configured", name)
+		}
 	}
 	if diff := cmp.Diff("forwarding", names[0]); diff != "" {
 		t.Errorf("the essential feature is not tried first: %s", diff)

@@ -24,7 +24,7 @@ type Feature struct {
 }
 
 // Features returns all features. Their States have nothing else.
-func Features(clampMSS bool) []Feature {
+func Features(clampMSS, consistent bool) []Feature {
 	backends := []gateway.Backend{
 		{Address: netip.MustParseAddr("192.0.2.1"), Port: 1}, {Address: netip.MustParseAddr("192.0.2.2"), Port: 1},
 	}
@@ -61,6 +61,12 @@ func Features(clampMSS bool) []Feature {
 		state := forward(func(*gateway.Forward) {})
 		state.ClampMSS = true
 		features = append(features, Feature{Name: "clampMSS", Modules: "xt_TCPMSS", NFTables: "nft_exthdr", State: state})
+	}
+	if consistent {
+		features = append(features, Feature{
+			Name: "endpointChoice: maglev", NFTables: "nft_hash", Essential: true,
+			State: forward(func(f *gateway.Forward) { f.Direct, f.Backends, f.Consistent = true, backends, true }),
+		})
 	}
 	return features
 }
