@@ -25,25 +25,32 @@ const (
 	sharedExternal6 = "2001:db8:a::10"
 )
 
-// TestSessionsMoveBetweenGateways expects that sessions live on when one of four gateways behind plain multipath goes and comes back,
-// if endpoints are chosen by a consistent hash and both routers share connections by the client. With random endpoints the same
-// sessions are lost, which shows that they do move.
+// TestSessionsMoveBetweenGateways counts the sessions that are lost when one of four gateways behind a router with ECMP goes and comes
+// back. None is lost if endpoints are chosen by a consistent hash and both routers share connections by the client. A resilient next-hop
+// group saves those of the gateways that stay. Otherwise the router moves them too, and they end.
 func TestSessionsMoveBetweenGateways(t *testing.T) {
 	for _, tc := range []struct {
-		name       string
-		consistent bool
-	}{{"maglev", true}, {"random", false}} {
+		name string
+		many manySetup
+		// ownLost and othersLost say whether sessions of the gateway that goes, and of those that stay, are lost.
+		ownLost, othersLost bool
+	}{
+		{"maglev", manySetup{consistent: true}, false, false},
+		{"random", manySetup{}, true, true},
+		{"masqueraded", manySetup{masquerade: true}, true, true},
+		{"masqueraded, maglev", manySetup{masquerade: true, consistent: true}, true, true},
+		{"masqueraded, resilient", manySetup{masquerade: true, resilient: true}, true, false},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testenv.RequireTool(t, "ip")
 			testenv.NewNetNS(t)
 			manyRouters(t)
-			for i := 1; i <= manyGateways; i++ {
-				startOneOfMany(t, i, tc.consistent)
+			if tc.many.resilient {
+				resilientHops(t)
 			}
-			lost := 0
-			patience := 10 * time.Second
-			if !tc.consistent {
-				patience = 300 * time.Millisecond // most of them never answer again
+			tc.many.share(t, manyGateways)
+			for i := 1; i <= manyGateways; i++ {
+				startOneOfMany(t, i, tc.many)
 			}
 			var sessions []*session
 			for i := range 2 * manySessions {
@@ -54,22 +61,73 @@ func TestSessionsMoveBetweenGateways(t *testing.T) {
 				sessions = append(sessions, s)
 			}
 			for _, gateways := range []int{manyGateways - 1, manyGateways} {
-				route(t, gateways)
+				tc.many.share(t, gateways)
+				var own, others struct{ lost, all int }
 				for _, s := range sessions {
-					if s.pod != "" && s.ask(patience) != s.pod {
+					if s.pod == "" {
+						continue
+					}
+					counted, dies := &others, tc.othersLost
+					if gateways < manyGateways && s.via(manyGateways) {
+						counted, dies = &own, tc.ownLost
+					}
+					patience := 10 * time.Second
+					if dies {
+						patience = 300 * time.Millisecond // most of them never answer again
+					}
+					counted.all++
+					if s.ask(patience) != s.pod {
 						s.pod = ""
-						lost++
+						counted.lost++
 					}
 				}
+				t.Logf("%d gateways: lost %d of %d sessions of the gateway that went, %d of %d others", gateways, own.lost, own.all, others.lost, others.all)
+				if !tc.ownLost && own.lost > 0 || !tc.othersLost && others.lost > 0 {
+					t.Error("sessions are lost that should live")
+				}
+				if gateways < manyGateways && tc.othersLost && others.lost < others.all/8 {
+					t.Error("hardly any session of the other gateways moved")
+				}
+				if tc.many.masquerade && own.lost < own.all {
+					t.Error("a masqueraded session lives on without its gateway")
+				}
 			}
-			switch {
-			case tc.consistent && lost > 0:
-				t.Errorf("%d of %d sessions are lost", lost, len(sessions))
-			case !tc.consistent && lost < len(sessions)/4:
-				t.Errorf("%d of %d sessions are lost with random endpoints: hardly any moved", lost, len(sessions))
-			}
-			t.Logf("%d of %d sessions lost", lost, len(sessions))
 		})
+	}
+}
+
+// manySetup is how gateways and their router are set up.
+type manySetup struct {
+	// consistent is the choice of endpoints, masquerade hides clients behind each gateway, and resilient is the router's next-hop group.
+	consistent, masquerade, resilient bool
+}
+
+// share shares connections among the first gateways.
+func (m manySetup) share(t *testing.T, gateways int) {
+	t.Helper()
+	if !m.resilient {
+		route(t, gateways)
+		return
+	}
+	for group, first := range map[int]int{10: 1, 20: 11} {
+		var hops []string
+		for i := range gateways {
+			hops = append(hops, fmt.Sprint(first+i))
+		}
+		run(t, "ip", fmt.Sprintf("nexthop replace id %d group %s type resilient buckets 128 idle_timer 60 unbalanced_timer 0", group, strings.Join(hops, "/")))
+	}
+	run(t, "ip", "route replace "+sharedExternal+" nhid 10")
+	run(t, "ip", "-6 route replace "+sharedExternal6+" nhid 20")
+}
+
+// resilientHops adds the next hops of resilient groups: 1 and up for IPv4, 11 and up for IPv6.
+func resilientHops(t *testing.T) {
+	t.Helper()
+	run(t, "ip", "route del "+sharedExternal)
+	run(t, "ip", "-6 route del "+sharedExternal6)
+	for i := 1; i <= manyGateways; i++ {
+		run(t, "ip", fmt.Sprintf("nexthop add id %d via 198.51.%d.2 dev gw%d", i, i, i))
+		run(t, "ip", fmt.Sprintf("nexthop add id %d via 2001:db8:1:%d::2 dev gw%d", 10+i, i, i))
 	}
 }
 
@@ -113,7 +171,10 @@ func manyRouters(t *testing.T) {
 		for _, pod := range []string{fmt.Sprintf("10.244.1.%d", n), fmt.Sprintf("fd00:244::%d", n)} {
 			run(t, "ip", fmt.Sprintf("-n pods addr add %s/%d dev eth0 nodad", pod, addr(pod).BitLen()))
 			testenv.In(t, "pods", func() error {
-				return answer(t, netip.AddrPortFrom(addr(pod), 8080).String(), func(net.Addr) string { return pod })
+				return answer(t, netip.AddrPortFrom(addr(pod), 8080).String(), func(from net.Addr) string {
+					host, _, _ := net.SplitHostPort(from.String()) // the client, or the gateway that hides it
+					return pod + " " + host
+				})
 			})
 		}
 	}
@@ -152,7 +213,7 @@ func route(t *testing.T, gateways int) {
 }
 
 // startOneOfMany applies the State that all gateways have.
-func startOneOfMany(t *testing.T, i int, consistent bool) {
+func startOneOfMany(t *testing.T, i int, m manySetup) {
 	t.Helper()
 	s := gateway.State{Uplinks: []gateway.Uplink{{
 		Link: "eth0", Number: 1, Connected: prefixes(fmt.Sprintf("198.51.%d.0/30", i), fmt.Sprintf("2001:db8:1:%d::/64", i)),
@@ -163,7 +224,7 @@ func startOneOfMany(t *testing.T, i int, consistent bool) {
 		sharedExternal6: {"fd00:244::2", "fd00:244::3", "fd00:244::4", "fd00:244::5"},
 	} {
 		f := forward(external, 80, pods...)
-		f.Consistent, f.Masquerade = consistent, false
+		f.Consistent, f.Masquerade = m.consistent, m.masquerade
 		s.Forwards = append(s.Forwards, f)
 		if f.Address.Is4() { // IPv4 sorts first
 			s.Forwards[0], s.Forwards[len(s.Forwards)-1] = s.Forwards[len(s.Forwards)-1], s.Forwards[0]
@@ -174,17 +235,23 @@ func startOneOfMany(t *testing.T, i int, consistent bool) {
 		h := newHost(t, newNFTables(t, false))
 		h.write(t, "net/ipv4/conf/all/rp_filter", "0")
 		opts := h.options()
-		opts.takeOver = consistent
+		opts.takeOver = m.consistent
 		_, err := opts.dataplane().Apply(t.Context(), s)
 		return err
 	})
+}
+
+// via reports whether a gateway hides the client of the session.
+func (s *session) via(i int) bool {
+	return strings.HasSuffix(s.pod, fmt.Sprintf(" 10.10.%d.2", i)) || strings.HasSuffix(s.pod, fmt.Sprintf(" fd00:10:%d::2", i))
 }
 
 // session is a TCP connection of the client.
 type session struct {
 	net.Conn
 	lines *bufio.Scanner
-	pod   string
+	// pod is the one that answered, and the address by which it knows the client. It is empty once the session is lost.
+	pod string
 }
 
 func openSession(t *testing.T, external string) *session {
