@@ -25,6 +25,13 @@ type Facts struct {
 	Failed bool
 }
 
+// Same reports whether other facts are the same. A State that has not changed shares its list of Forwards.
+func (f *Facts) Same(o *Facts) bool {
+	a, b := f.State.Forwards, o.State.Forwards
+	return f.Problem == o.Problem && f.Failed == o.Failed && slices.Equal(f.Networks, o.Networks) &&
+		len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
 // Address is one that may be announced, and whether it is.
 type Address struct {
 	Address netip.Addr `json:"address"`

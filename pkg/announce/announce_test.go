@@ -64,3 +64,21 @@ protocol static smartnat6 {
 		t.Errorf("nothing (-want +got):\n%s", diff)
 	}
 }
+
+func TestSame(t *testing.T) {
+	facts := func() *Facts { return &Facts{Networks: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/28")}} }
+	served := state("203.0.113.1")
+	for name, change := range map[string]func(*Facts){
+		"networks": func(f *Facts) { f.Networks = nil },
+		"problem":  func(f *Facts) { f.Problem = "broken" },
+		"failed":   func(f *Facts) { f.Failed = true },
+		"state":    func(f *Facts) { f.State = served },
+	} {
+		before, after, again := facts(), facts(), facts()
+		change(after)
+		change(again)
+		if before.Same(after) || !before.Same(facts()) || !after.Same(again) {
+			t.Errorf("%s: %v, %v and %v", name, before.Same(after), before.Same(facts()), after.Same(again))
+		}
+	}
+}

@@ -66,12 +66,13 @@ func (a *Announcer) Status() announce.Status {
 // Run announces until ctx ends, and then withdraws everything. It begins with nothing: a process that died may have left addresses.
 func (a *Announcer) Run(ctx context.Context) {
 	var announced []netip.Addr
+	var decided *announce.Facts
 	var due time.Time
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {
-		facts := a.Facts()
-		if facts != nil {
+		if facts := a.Facts(); facts != nil && (decided == nil || !facts.Same(decided)) {
+			decided = facts
 			all := announce.Decide(*facts, announced)
 			a.note(all)
 			if now := announce.Announced(all); !slices.Equal(now, announced) {
