@@ -2,9 +2,9 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds all files of a release: deb and rpm, kubectl smartnat for Linux, macOS and Windows, the image of the relay for amd64 and arm64 as one
-# OCI archive, install.yaml and the chart with its digest, a bill of materials (CycloneDX) for each program, the changes, and
-# checksums. The same commit gives the same bytes.
+# Builds all files of a release: deb and rpm, kubectl smartnat for Linux, macOS and Windows, the images of the relay and of smartnatd for
+# amd64 and arm64 as one OCI archive each, install.yaml, nodes.yaml and the chart with their digests, a bill of materials (CycloneDX) for
+# each program, the changes, and checksums. The same commit gives the same bytes.
 #   release.sh          into dist/, which must not hold other files
 # The version is the first one in .github/CHANGELOG.md. If the commit has a tag, it must be that version. DIST is another folder.
 set -euo pipefail
@@ -60,21 +60,28 @@ done
 
 scripts/krew.sh "$version" "$dist" >"$dist/krew.yaml"
 
-say "image of the relay"
 # A store of its own: nothing stays behind, and no other image gets in.
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$tmp/graph" "$tmp/run" >"$tmp/storage.conf"
 export CONTAINERS_STORAGE_CONF=$tmp/storage.conf BUILDAH_ISOLATION=chroot ENGINE=buildah
-list=smartnat-relay:v$version
-buildah manifest create "$list" >/dev/null
-for arch in amd64 arm64; do
-	GOARCH=$arch scripts/image.sh "localhost/smartnat-relay:$arch" >/dev/null 2>"$tmp/log" || fail "$(cat "$tmp/log")"
-	buildah manifest add "$list" "localhost/smartnat-relay:$arch" >/dev/null
-done
-buildah manifest push --quiet --all --digestfile "$tmp/digest" "$list" "oci:$tmp/image:v$version" >/dev/null
-# buildah's own archives carry the time of their making.
-archive "$tmp/image" "$dist/smartnat-relay_${version}_oci.tar" .
-digest=$(cat "$tmp/digest")
+
+# image PROGRAM: builds its image for both architectures into one archive, and prints the digest.
+image() {
+	local list=$1:v$version arch
+	say "image of $1"
+	buildah manifest create "$list" >/dev/null
+	for arch in amd64 arm64; do
+		PROGRAM=$1 GOARCH=$arch scripts/image.sh "localhost/$1:$arch" >/dev/null 2>"$tmp/log" || fail "$(cat "$tmp/log")"
+		buildah manifest add "$list" "localhost/$1:$arch" >/dev/null
+	done
+	buildah manifest push --quiet --all --digestfile "$tmp/$1.digest" "$list" "oci:$tmp/$1.image:v$version" >/dev/null
+	# buildah's own archives carry the time of their making.
+	archive "$tmp/$1.image" "$dist/$1_${version}_oci.tar" .
+	cat "$tmp/$1.digest"
+}
+digest=$(image smartnat-relay)
 scripts/manifests.sh "ghcr.io/smartnat/smartnat-relay@$digest" "$dist/install.yaml" >/dev/null
+of_nodes=$(image smartnatd)
+scripts/manifests.sh "ghcr.io/smartnat/smartnatd@$of_nodes" "$dist/nodes.yaml" relay/manifests/nodes >/dev/null
 
 say "chart"
 mkdir "$tmp/chart"
