@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -215,4 +216,33 @@ func TestRunningWatchFollowsItsGateway(t *testing.T) {
 	put(t, cache, newService("c"), newMapping("c", "c"))
 	cache.SetGateway("edge-1", filter.Everything())
 	expect("ADDED a", "ADDED b", "ADDED c", "DELETED a", "DELETED b")
+}
+
+// TestWatchOfALimitedGatewayIsWoken exposes a Service that another gateway sees already, so that only the view of this one changes.
+func TestWatchOfALimitedGatewayIsWoken(t *testing.T) {
+	cache := syncedCache(t, 64)
+	cache.ExpectGateways()
+	cache.SetGateways(map[string]filter.Scope{"edge-1": limitedTo(t, "192.0.2.1")})
+	other := newMapping("other", "web")
+	other.Spec.Addresses = []string{"192.0.2.2"}
+	put(t, cache, newService("web"), other)
+	_, events := askAs(t, "edge-1", serveGateways(t, cache)+"/api/v1/services?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
+	lines := bufio.NewScanner(events)
+	if !lines.Scan() || !strings.Contains(lines.Text(), "BOOKMARK") {
+		t.Fatalf("%s, want the end of the list: %v", lines.Text(), lines.Err())
+	}
+	put(t, cache, newMapping("mine", "web"))
+	arrived := make(chan string)
+	go func() {
+		lines.Scan()
+		arrived <- lines.Text()
+	}()
+	select {
+	case text := <-arrived:
+		if !strings.Contains(text, `"ADDED"`) {
+			t.Errorf("%s, want the Service", text)
+		}
+	case <-time.After(20 * time.Second): // bookmarks come once a minute
+		t.Error("the watch sleeps")
+	}
 }

@@ -101,7 +101,6 @@ func (p *Portion) setScope(scope filter.Scope) {
 	if from.Equal(scope) {
 		return
 	}
-	start := p.cache.version
 	for kind, of := range p.cache.clusters {
 		if of.kind.Rule != filter.Always {
 			continue
@@ -115,33 +114,23 @@ func (p *Portion) setScope(scope filter.Scope) {
 	}
 	p.index.SetScope(scope) // without any object
 	for _, r := range p.resources {
-		r.redact(start)
+		r.redact()
 	}
 }
 
-// redact removes objects that went after a version from the history, so that a client cannot read in it what is out of its scope now.
-// Only the deletion of these objects remains, with their name.
-func (r *Resource) redact(after Version) {
-	gone := map[types.NamespacedName]bool{}
-	for _, e := range r.events {
-		if e.Type == watch.Deleted && e.Version > after {
-			gone[keyOf(e.Object.Object)] = true
-		}
-	}
-	if len(gone) == 0 {
-		return
-	}
+// redact leaves nothing in the history that a client may not see now: of each object that is visible its present state, and of others
+// the name, if they were deleted. Watches go on with it.
+func (r *Resource) redact() {
 	var kept []Event
 	for _, e := range r.events {
-		key := keyOf(e.Object.Object)
-		if _, served := r.served[key]; served || !gone[key] {
-			kept = append(kept, e)
+		switch {
+		case e.Type == watch.Deleted:
+			e.Object = newEntry(r.kind.Kind, nameOf(r.kind.Kind, e.Object.Object), e.Version)
+		case r.served[keyOf(e.Object.Object)] != e.Object:
 			continue
+		default:
+			e.Minor = false // since the changes before it are no longer there
 		}
-		if e.Type != watch.Deleted || e.Version <= after {
-			continue
-		}
-		e.Object = newEntry(r.kind.Kind, nameOf(r.kind.Kind, e.Object.Object), e.Version)
 		kept = append(kept, e)
 	}
 	r.events = kept

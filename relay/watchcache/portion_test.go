@@ -265,6 +265,13 @@ func TestNarrowedHistoryHasOnlyNames(t *testing.T) {
 			if err := c.Services().Store().Update(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "secret"}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.66"}}); err != nil {
 				t.Fatal(err)
 			}
+			// These are out of scope already when the gateway is limited.
+			update(t, c, exposing("gone", "secret", "192.0.2.2"))
+			if err := c.Mappings().Store().Delete(exposing("gone", "secret", "192.0.2.2")); err != nil {
+				t.Fatal(err)
+			}
+			update(t, c, exposing("moved", "web", "192.0.2.2"))
+			update(t, c, exposing("moved", "web", "192.0.2.1"))
 			c.SetGateway("edge-1", scope(t, "192.0.2.1"))
 			portion, _ = c.PortionOf("edge-1")
 			var told []string
@@ -285,7 +292,7 @@ func TestNarrowedHistoryHasOnlyNames(t *testing.T) {
 				}
 			}
 			slices.Sort(told)
-			if want := []string{"ADDED mine", "DELETED other", "DELETED secret"}; !slices.Equal(told, want) {
+			if want := []string{"ADDED mine", "DELETED gone", "DELETED other", "DELETED secret", "MODIFIED moved"}; !slices.Equal(told, want) {
 				t.Errorf("events %q, want %q", told, want)
 			}
 		})

@@ -145,6 +145,7 @@ func (r *Resource) publishDiff(key types.NamespacedName) {
 func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object) {
 	r.cache.version++
 	r.hasNews = true
+	r.cache.Portion.resources[r.number].hasNews = true // the watchers of all Portions wait for its channel
 	r.listed.Store(nil)
 	entry, old := newEntry(r.kind.Kind, obj, r.cache.version), r.served[key]
 	if t == watch.Deleted {
