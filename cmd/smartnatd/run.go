@@ -63,7 +63,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	defer signal.Stop(hangup)
 	saveMemory()
 	tokens := &tokens{ctx: ctx, log: log}
-	cfg = tokens.use(cfg)
+	cfg = tokens.load(cfg)
 	b := &builder{ctx: ctx, log: log, planes: dataplanes{log: log}, kept: activation.Files(true), meter: meter.New(log, meter.Budget())}
 	defer b.close()
 	d := daemon.New(daemon.Options{
@@ -73,10 +73,16 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 			if err != nil {
 				return cfg, err
 			}
-			return tokens.use(cfg), nil
+			return tokens.load(cfg), nil
 		},
 		NewSource: b.newSource, NewRunner: b.newRunner,
-		NewReporters:   func(cfg config.Config) ([]daemon.Reporter, error) { return newReporters(cfg, log) },
+		NewReporters: func(cfg config.Config) ([]daemon.Reporter, error) {
+			reporters, err := newReporters(cfg, log)
+			if err == nil { // nothing else can refuse the config
+				tokens.keep(cfg)
+			}
+			return reporters, err
+		},
 		Listen:         func(address string) { b.server.Listen(address) },
 		CredentialEnds: credentialEnds,
 	})

@@ -6,6 +6,8 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"reflect"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -34,45 +36,61 @@ func withToken(cfg config.Config, path string) config.Config {
 // withNewestToken returns the config with the file of the newest token, for commands that run once.
 func withNewestToken(cfg config.Config) config.Config {
 	if files, ok := tokenFiles(cfg); ok {
-		return withToken(cfg, files.Newest())
+		return withToken(cfg, files.Newest(time.Now()))
 	}
 	return cfg
 }
 
 // tokens renews the token of the config in use.
 type tokens struct {
-	ctx  context.Context
-	log  logrus.FieldLogger
-	stop context.CancelFunc
+	ctx context.Context
+	log logrus.FieldLogger
+	// loaded has the files of the config that was loaded last.
+	loaded credential.Files
+	// stop ends the Keeper of files, which asks the relay of source.
+	stop   context.CancelFunc
+	files  credential.Files
+	source config.Source
 }
 
-// use returns the config with the file in which its token is kept, and keeps it from now on.
-func (t *tokens) use(cfg config.Config) config.Config {
+// load returns the config with the file in which its token is kept.
+func (t *tokens) load(cfg config.Config) config.Config {
+	files, ok := tokenFiles(cfg)
+	t.loaded = files
+	if !ok {
+		return cfg
+	}
+	path, err := files.Adopt(time.Now())
+	if err != nil {
+		t.log.WithError(err).Debug("using the enrolled credential")
+	}
+	return withToken(cfg, path)
+}
+
+// keep renews the token of the config that was loaded last, which is in use from now on. A config that is refused after load leaves
+// the Keeper of the one before.
+func (t *tokens) keep(cfg config.Config) {
+	if t.stop != nil && t.files == t.loaded && reflect.DeepEqual(t.source, cfg.Source) {
+		return
+	}
 	if t.stop != nil {
 		t.stop()
 		t.stop = nil
 	}
-	files, ok := tokenFiles(cfg)
-	if !ok {
-		return cfg
+	if t.loaded == (credential.Files{}) {
+		return
 	}
-	path, err := files.Adopt()
-	if err != nil {
-		t.log.WithError(err).Debug("using the enrolled credential")
-	}
-	cfg = withToken(cfg, path)
 	client, err := source.ClientConfig(cfg.Source, t.log)
 	if err != nil {
-		return cfg // the source reports it
+		return // the source reports it
 	}
 	request, err := credential.NewRequest(client)
 	if err != nil {
 		t.log.WithError(err).Warn("cannot renew the credential")
-		return cfg
+		return
 	}
 	ctx, stop := context.WithCancel(t.ctx)
-	t.stop = stop
-	keeper := &credential.Keeper{Files: files, Request: request, Log: t.log}
+	t.stop, t.files, t.source = stop, t.loaded, cfg.Source
+	keeper := &credential.Keeper{Files: t.loaded, Request: request, Log: t.log}
 	go keeper.Run(ctx)
-	return cfg
 }

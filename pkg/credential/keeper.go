@@ -30,22 +30,27 @@ const (
 // Files are the token that an enrollment wrote, and the file in which the newest one is kept.
 type Files struct{ Enrolled, Kept string }
 
-// Newest returns the file with the token that was issued last. If only one of them can be read, it is that one.
-func (f Files) Newest() string {
+// Newest returns the file with the token to use: the kept one, unless the enrolled one was issued later, is still valid while the kept one
+// is not, or is of another user or cluster. If only one of them can be read, it is that one.
+func (f Files) Newest(now time.Time) string {
 	kept, _, err := read(f.Kept)
 	if err != nil {
 		return f.Enrolled
 	}
-	if enrolled, _, err := read(f.Enrolled); err == nil && enrolled.newer(kept) {
+	enrolled, _, err := read(f.Enrolled)
+	if errors.As(err, new(*fs.PathError)) {
+		return f.Kept
+	}
+	if err != nil || !enrolled.sameUser(kept) || enrolled.newer(kept) || kept.ended(now) && !enrolled.ended(now) {
 		return f.Enrolled
 	}
 	return f.Kept
 }
 
-// Adopt copies the enrolled token to the kept file if it is the newest, and returns the file to use: the kept one, or the enrolled one if
-// nothing can be kept.
-func (f Files) Adopt() (string, error) {
-	if f.Newest() == f.Kept {
+// Adopt copies the enrolled token to the kept file if it is the one to use, and returns the file to use: the kept one, or the enrolled one
+// if nothing can be kept.
+func (f Files) Adopt(now time.Time) (string, error) {
+	if f.Newest(now) == f.Kept {
 		return f.Kept, nil
 	}
 	_, text, err := read(f.Enrolled)
@@ -112,8 +117,8 @@ func (k *Keeper) Run(ctx context.Context) {
 
 // Step does what is due at a time.
 func (k *Keeper) Step(ctx context.Context, now time.Time) {
-	adopts := k.Newest() != k.Kept
-	if _, err := k.Adopt(); err != nil {
+	adopts := k.Newest(now) != k.Kept
+	if _, err := k.Adopt(now); err != nil {
 		k.problem("cannot keep the credential, not renewing it", err)
 		return
 	}
@@ -161,6 +166,8 @@ func (k *Keeper) renew(ctx context.Context, token Token, namespace, account stri
 		return next, fmt.Errorf("the relay's answer is %w", err)
 	case next.Subject != token.Subject:
 		return next, fmt.Errorf("the relay's answer is a token of %.100q, want one of %q", next.Subject, token.Subject)
+	case next.Issuer != token.Issuer:
+		return next, fmt.Errorf("the relay's answer is a token of the issuer %.100q, want one of %.100q: enroll this gateway again", next.Issuer, token.Issuer)
 	case next.Begins.IsZero() || !next.Ends.After(next.Begins):
 		return next, errors.New("the relay's answer is a token without an end")
 	case next.Ends.Before(token.Ends) && !next.newer(token):

@@ -106,7 +106,7 @@ func (h *host) enroll(token string) {
 // uses returns the token in the file that smartnatd uses.
 func (h *host) uses() string {
 	h.t.Helper()
-	_, text, err := read(h.Newest())
+	_, text, err := read(h.Newest(start.Add(time.Minute)))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -130,6 +130,7 @@ var (
 	enrolled = newToken(edge1, "enrolled", start, start.Add(time.Hour))
 	week     = 7 * 24 * time.Hour
 	renewed  = newToken(edge1, "renewed", start.Add(time.Minute), start.Add(week))
+	yearLong = newToken(edge1, "year", start, start.Add(365*24*time.Hour))
 )
 
 // TestRenewal follows a gateway from its enrollment over a restart and a second renewal to another enrollment.
@@ -150,7 +151,7 @@ func TestRenewal(t *testing.T) {
 	}
 	// A restart uses the kept token, which is not due.
 	h.Keeper = &Keeper{Files: h.Files, Request: h.Request, Log: h.Log}
-	if path, err := h.Adopt(); err != nil || path != h.Kept || h.uses() != renewed {
+	if path, err := h.Adopt(start.Add(time.Minute)); err != nil || path != h.Kept || h.uses() != renewed {
 		t.Errorf("after a restart: %s, %v", path, err)
 	}
 	h.Step(t.Context(), now.Add(time.Hour))
@@ -231,13 +232,19 @@ func TestFiles(t *testing.T) {
 	for _, test := range []struct {
 		name, enrolled, kept, want string
 		inState                    bool
+		age                        time.Duration
 	}{
-		{"the first start", enrolled, "", enrolled, true},
-		{"a restart", enrolled, renewed, renewed, true},
-		{"another enrollment", newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), renewed, newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), true},
-		{"a torn file is ignored", enrolled, renewed[:20], enrolled, true},
-		{"the enrolled token is gone", "", renewed, renewed, true},
-		{"a token that is no JSON Web Token", "opaque", "", "opaque", false},
+		{"the first start", enrolled, "", enrolled, true, 0},
+		{"a restart", enrolled, renewed, renewed, true, 0},
+		{"both ended", enrolled, renewed, renewed, true, week},
+		{"an enrollment that lasts longer", yearLong, renewed, yearLong, true, week},
+		{"and the kept one is valid", yearLong, renewed, renewed, true, week - time.Hour},
+		{"another gateway", newToken("system:serviceaccount:smartnat:edge-2", "two", start, start.Add(time.Hour)), renewed, newToken("system:serviceaccount:smartnat:edge-2", "two", start, start.Add(time.Hour)), true, 0},
+		{"no longer a JSON Web Token", "opaque", renewed, "opaque", false, 0},
+		{"another enrollment", newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), renewed, newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), true, 0},
+		{"a torn file is ignored", enrolled, renewed[:20], enrolled, true, 0},
+		{"the enrolled token is gone", "", renewed, renewed, true, 0},
+		{"a token that is no JSON Web Token", "opaque", "", "opaque", false, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := Files{Enrolled: filepath.Join(t.TempDir(), "token"), Kept: filepath.Join(t.TempDir(), "token")}
@@ -249,7 +256,7 @@ func TestFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			path, _ := f.Adopt()
+			path, _ := f.Adopt(start.Add(test.age))
 			content, err := os.ReadFile(path)
 			if err != nil || string(content) != test.want || (path == f.Kept) != test.inState {
 				t.Errorf("%s: %s, %v, want %s", path, content, err, test.want)

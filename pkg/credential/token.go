@@ -18,6 +18,8 @@ import (
 
 // Token is what a JSON Web Token (RFC 7519) says about itself. Its signature is not verified; the server does that.
 type Token struct {
+	// Issuer is the cluster that made it.
+	Issuer string
 	// Subject is the user, such as system:serviceaccount:smartnat:gateway-1.
 	Subject string
 	// Begins and Ends are zero if the token does not say.
@@ -36,6 +38,7 @@ func Parse(text string) (Token, error) {
 		return Token{}, errors.New("not a JSON Web Token: its payload is not base64url")
 	}
 	var claims struct {
+		Issuer   string  `json:"iss"`
 		Subject  string  `json:"sub"`
 		IssuedAt float64 `json:"iat"`
 		Expires  float64 `json:"exp"`
@@ -49,7 +52,7 @@ func Parse(text string) (Token, error) {
 		}
 		return time.Unix(int64(seconds), 0)
 	}
-	return Token{Subject: claims.Subject, Begins: at(claims.IssuedAt), Ends: at(claims.Expires)}, nil
+	return Token{Issuer: claims.Issuer, Subject: claims.Subject, Begins: at(claims.IssuedAt), Ends: at(claims.Expires)}, nil
 }
 
 // account returns the namespace and name of the ServiceAccount, or false for another subject.
@@ -85,3 +88,9 @@ func (t Token) due(now, received time.Time) bool {
 
 // newer reports whether t was issued after o.
 func (t Token) newer(o Token) bool { return t.Begins.After(o.Begins) }
+
+// sameUser reports whether both tokens are of the same user of the same cluster.
+func (t Token) sameUser(o Token) bool { return t.Issuer == o.Issuer && t.Subject == o.Subject }
+
+// ended reports whether t is no longer valid.
+func (t Token) ended(now time.Time) bool { return !t.Ends.IsZero() && !now.Before(t.Ends) }
