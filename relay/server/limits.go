@@ -86,27 +86,39 @@ func newLimiter(perSecond, burst int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), burst)
 }
 
+// userLimiters has a limiter for each user.
+type userLimiters struct {
+	limit rate.Limit
+	burst int
+	mu    sync.Mutex
+	users *utilcache.LRUExpireCache
+}
+
+func newUserLimiters(limit rate.Limit, burst int) *userLimiters {
+	return &userLimiters{limit: limit, burst: burst, users: utilcache.NewLRUExpireCache(limitedUsers)}
+}
+
+func (u *userLimiters) of(user string) *rate.Limiter {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	limiter, ok := u.users.Get(user)
+	if !ok {
+		limiter = rate.NewLimiter(u.limit, u.burst)
+	}
+	// After the time in which the bucket is full again, it need not be kept.
+	u.users.Add(user, limiter, time.Duration(2*float64(u.burst)/float64(u.limit)*float64(time.Second)))
+	return limiter.(*rate.Limiter)
+}
+
 // withRateLimit refuses requests that exceed a user's rate.
 func withRateLimit(next http.Handler, perSecond int) http.Handler {
 	if perSecond <= 0 {
 		return next
 	}
-	var mu sync.Mutex
-	users := utilcache.NewLRUExpireCache(limitedUsers)
-	limiterOf := func(user string) *rate.Limiter {
-		mu.Lock()
-		defer mu.Unlock()
-		limiter, ok := users.Get(user)
-		if !ok {
-			limiter = newLimiter(perSecond, requestBurst*perSecond)
-		}
-		// After this time the bucket is full again, so it need not be kept.
-		users.Add(user, limiter, 2*requestBurst*time.Second)
-		return limiter.(*rate.Limiter)
-	}
+	limiters := newUserLimiters(rate.Limit(perSecond), requestBurst*perSecond)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		v := requestStateOf(req.Context())
-		if limiterOf(v.user).Allow() {
+		if limiters.of(v.user).Allow() {
 			next.ServeHTTP(w, req)
 			return
 		}

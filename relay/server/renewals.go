@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,11 +51,23 @@ func (r *renewals) takes(req *http.Request) bool {
 		info.Resource == "serviceaccounts" && info.Subresource == "token" && info.Namespace != "" && info.Name != "" && len(info.Parts) == 3
 }
 
+// A gateway needs a token a day, and tries again each minute. A thief of its token must not make the cluster sign without end.
+const (
+	renewalEvery = 10 * time.Second
+	renewalBurst = 5
+)
+
 // withRenewals answers requests for tokens. RBAC has allowed them already.
 func withRenewals(next http.Handler, r *renewals) http.Handler {
+	limiters := newUserLimiters(rate.Every(renewalEvery), renewalBurst)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !r.takes(req) {
 			next.ServeHTTP(w, req)
+			return
+		}
+		u, _ := request.UserFrom(req.Context())
+		if u != nil && !limiters.of(u.GetName()).Allow() {
+			registry.WriteError(w, req, apierrors.NewTooManyRequests("this gateway renews its token too often", int(renewalEvery/time.Second)))
 			return
 		}
 		if err := r.renew(w, req); err != nil {

@@ -91,3 +91,32 @@ func TestRenewals(t *testing.T) {
 		})).ServeHTTP(httptest.NewRecorder(), req)
 	}
 }
+
+// TestRenewalsAreLimited asks for tokens without a pause, as two gateways.
+func TestRenewalsAreLimited(t *testing.T) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	made := map[string]int{}
+	handler := withRequestInfo(withRenewals(http.NotFoundHandler(), &renewals{
+		namespace: "smartnat", audience: "smartnat-relay", lifetime: time.Hour, log: log,
+		request: func(_ context.Context, account string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+			made[account]++
+			r.Status.Token = "made"
+			return r, nil
+		},
+	}))
+	for _, gateway := range []string{"edge-1", "edge-2"} {
+		refused := 0
+		for range 4 * renewalBurst {
+			req := httptest.NewRequest(http.MethodPost, "/api/v1/namespaces/smartnat/serviceaccounts/"+gateway+"/token", http.NoBody)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, req.WithContext(request.WithUser(req.Context(), &user.DefaultInfo{Name: "system:serviceaccount:smartnat:" + gateway})))
+			if w.Code == http.StatusTooManyRequests && w.Header().Get("Retry-After") != "" {
+				refused++
+			}
+		}
+		if made[gateway] < renewalBurst || made[gateway]+refused != 4*renewalBurst || refused == 0 {
+			t.Errorf("%s: %d made, %d refused of %d", gateway, made[gateway], refused, 4*renewalBurst)
+		}
+	}
+}
