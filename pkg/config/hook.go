@@ -16,8 +16,8 @@ import (
 // maxLinks bounds the symbolic links on the way to a file, as the kernel does (path_resolution(7)).
 const maxLinks = 40
 
-// CheckHook reports why a program must not run as this user: another user could replace it. It follows the rule by which keepalived
-// judges its scripts (enable_script_security), and looks at each folder and link on the way too.
+// CheckHook reports why a program must not run as this user: another user could replace it. It is as strict as
+// keepalived with its scripts (enable_script_security), and looks at each folder and link on the way too.
 func CheckHook(program string) error {
 	at, links := "/", 0
 	todo := strings.Split(program, "/")
@@ -74,11 +74,11 @@ func checkOwner(name string) error {
 	if !known {
 		return fmt.Errorf("%s has no owner", name)
 	}
-	return ownerProblem(name, info.Mode(), int(owner.Uid), int(owner.Gid), os.Geteuid())
+	return ownerProblem(name, info.Mode(), int(owner.Uid), os.Geteuid())
 }
 
 // ownerProblem decides for a user. The own files of another user than root may run as that user.
-func ownerProblem(name string, mode fs.FileMode, uid, gid, user int) error {
+func ownerProblem(name string, mode fs.FileMode, uid, user int) error {
 	if uid != 0 && uid != user {
 		return fmt.Errorf("%s belongs to user %d, who could replace the program: it must belong to root", name, uid)
 	}
@@ -86,7 +86,8 @@ func ownerProblem(name string, mode fs.FileMode, uid, gid, user int) error {
 	if mode&fs.ModeSymlink != 0 || mode.IsDir() && mode&fs.ModeSticky != 0 {
 		return nil
 	}
-	if mode&0o002 != 0 || mode&0o020 != 0 && gid != 0 {
+	// The bits of the group are also the mask of an access control list (acl(5)), which may name any user.
+	if mode&0o022 != 0 {
 		return fmt.Errorf("%s is writable by others (mode %#o), who could replace the program: run 'chmod go-w %[1]s'", name, mode.Perm())
 	}
 	return nil

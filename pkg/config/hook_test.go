@@ -15,26 +15,25 @@ import (
 func TestOwnerOfHook(t *testing.T) {
 	const sticky = fs.ModeDir | fs.ModeSticky
 	for name, test := range map[string]struct {
-		mode           fs.FileMode
-		uid, gid, user int
-		want           string
+		mode      fs.FileMode
+		uid, user int
+		want      string
 	}{
-		"root's":                           {0o755, 0, 0, 0, ""},
-		"root's group may write":           {0o775, 0, 0, 0, ""},
-		"another group may write":          {0o770, 0, 50, 0, "is writable by others (mode 0770)"},
-		"all may write":                    {0o702, 0, 0, 0, "is writable by others (mode 0702)"},
-		"a user's":                         {0o700, 1000, 0, 0, "belongs to user 1000"},
-		"a user's own":                     {0o700, 1000, 1000, 1000, ""},
-		"another user's":                   {0o700, 1001, 1000, 1000, "belongs to user 1001"},
-		"a folder that all may write":      {fs.ModeDir | 0o777, 0, 0, 0, "is writable by others (mode 0777)"},
-		"such a folder, sticky":            {sticky | 0o777, 0, 0, 0, ""},
-		"a sticky folder of a user":        {sticky | 0o777, 1000, 0, 0, "belongs to user 1000"},
-		"a sticky file that all may write": {fs.ModeSticky | 0o777, 0, 0, 0, "is writable by others"},
-		"a link":                           {fs.ModeSymlink | 0o777, 0, 0, 0, ""},
-		"a user's link":                    {fs.ModeSymlink | 0o777, 1000, 0, 0, "belongs to user 1000"},
+		"root's":                           {0o755, 0, 0, ""},
+		"a group may write":                {0o770, 0, 0, "is writable by others (mode 0770)"},
+		"all may write":                    {0o702, 0, 0, "is writable by others (mode 0702)"},
+		"a user's":                         {0o700, 1000, 0, "belongs to user 1000"},
+		"a user's own":                     {0o700, 1000, 1000, ""},
+		"another user's":                   {0o700, 1001, 1000, "belongs to user 1001"},
+		"a folder that all may write":      {fs.ModeDir | 0o777, 0, 0, "is writable by others (mode 0777)"},
+		"such a folder, sticky":            {sticky | 0o777, 0, 0, ""},
+		"a sticky folder of a user":        {sticky | 0o777, 1000, 0, "belongs to user 1000"},
+		"a sticky file that all may write": {fs.ModeSticky | 0o777, 0, 0, "is writable by others"},
+		"a link":                           {fs.ModeSymlink | 0o777, 0, 0, ""},
+		"a user's link":                    {fs.ModeSymlink | 0o777, 1000, 0, "belongs to user 1000"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := ownerProblem("/hook", test.mode, test.uid, test.gid, test.user)
+			err := ownerProblem("/hook", test.mode, test.uid, test.user)
 			if (err != nil) != (test.want != "") || err != nil && !strings.HasPrefix(err.Error(), "/hook "+test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
