@@ -76,13 +76,7 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 			return tokens.load(cfg), nil
 		},
 		NewSource: b.newSource, NewRunner: b.newRunner,
-		NewReporters: func(cfg config.Config) ([]daemon.Reporter, error) {
-			reporters, err := newReporters(cfg, log)
-			if err == nil { // nothing else can refuse the config
-				tokens.keep(cfg)
-			}
-			return reporters, err
-		},
+		NewReporters:   tokens.newReporters,
 		Listen:         func(address string) { b.server.Listen(address) },
 		CredentialEnds: credentialEnds,
 	})

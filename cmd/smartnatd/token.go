@@ -13,6 +13,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/credential"
+	"github.com/smartnat/smartnat/pkg/daemon"
 	"github.com/smartnat/smartnat/pkg/source"
 )
 
@@ -93,4 +94,13 @@ func (t *tokens) keep(cfg config.Config) {
 	t.stop, t.files, t.source = stop, t.loaded, cfg.Source
 	keeper := &credential.Keeper{Files: t.loaded, Request: request, Log: t.log}
 	go keeper.Run(ctx)
+}
+
+// newReporters also keeps the token, since nothing after it refuses a config.
+func (t *tokens) newReporters(cfg config.Config) ([]daemon.Reporter, error) {
+	reporters, err := newReporters(cfg, t.log)
+	if err == nil {
+		t.keep(cfg)
+	}
+	return reporters, err
 }
