@@ -81,13 +81,18 @@ func (e *events) watch(ctx context.Context, each func(message []byte), lost func
 	e.listen(conn, raw, each, lost)
 	defer e.listen(nil, nil, nil, nil)
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	err = e.receive(ctx, raw)
+	if ctx.Err() != nil {
+		return nil // the connection may be closed at any point of receive
+	}
+	return err
+}
+
+func (e *events) receive(ctx context.Context, raw syscall.RawConn) error {
 	pause := time.NewTicker(endedPause)
 	defer pause.Stop()
 	for {
 		if err := e.await(raw); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return fmt.Errorf("reading ended connections: %w", err)
 		}
 		select {
