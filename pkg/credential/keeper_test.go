@@ -29,7 +29,11 @@ var start = time.Unix(1_800_000_000, 0)
 
 // newToken returns a token of a subject; mark makes it another one.
 func newToken(subject, mark string, begins, ends time.Time) string {
-	claims := fmt.Sprintf(`{"sub":%q,"iat":%d,"exp":%d}`, subject, begins.Unix(), ends.Unix())
+	return newTokenOf("https://cluster-1", subject, mark, begins, ends)
+}
+
+func newTokenOf(issuer, subject, mark string, begins, ends time.Time) string {
+	claims := fmt.Sprintf(`{"iss":%q,"sub":%q,"iat":%d,"exp":%d}`, issuer, subject, begins.Unix(), ends.Unix())
 	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + "." + base64.RawURLEncoding.EncodeToString([]byte(mark))
 }
 
@@ -130,7 +134,9 @@ var (
 	enrolled = newToken(edge1, "enrolled", start, start.Add(time.Hour))
 	week     = 7 * 24 * time.Hour
 	renewed  = newToken(edge1, "renewed", start.Add(time.Minute), start.Add(week))
-	yearLong = newToken(edge1, "year", start, start.Add(365*24*time.Hour))
+	// elsewhere is older than renewed.
+	elsewhere = newTokenOf("https://cluster-2", edge1, "elsewhere", start, start.Add(time.Hour))
+	yearLong  = newToken(edge1, "year", start, start.Add(365*24*time.Hour))
 )
 
 // TestRenewal follows a gateway from its enrollment over a restart and a second renewal to another enrollment.
@@ -195,6 +201,8 @@ func TestRenewalFails(t *testing.T) {
 		{"no base64", text("a.b*.c"), "cannot renew the credential, will retry: the relay's answer is not a JSON Web Token: its payload is not base64url"},
 		{"no claims", text("a.bm8.c"), "cannot renew the credential, will retry: the relay's answer is not a JSON Web Token: its payload has no claims"},
 		{"too long", text(newToken(edge1, strings.Repeat("x", maxToken), start, start.Add(week))), "cannot renew the credential, will retry: the relay's answer has"},
+		{"the token of another cluster", text(newTokenOf("https://cluster-2", edge1, "", start, start.Add(week))),
+			`cannot renew the credential, will retry: the relay's answer is a token of the issuer "https://cluster-2", want one of "https://cluster-1": enroll`},
 		{"the token of another", text(newToken("system:serviceaccount:smartnat:edge-2", "", start, start.Add(week))),
 			`cannot renew the credential, will retry: the relay's answer is a token of "system:serviceaccount:smartnat:edge-2", want one of "system:serviceaccount:smartnat:edge-1"`},
 		{"without an end", text(newToken(edge1, "", start, time.Unix(0, 0))), "cannot renew the credential, will retry: the relay's answer is a token without an end"},
@@ -240,6 +248,7 @@ func TestFiles(t *testing.T) {
 		{"an enrollment that lasts longer", yearLong, renewed, yearLong, true, week},
 		{"and the kept one is valid", yearLong, renewed, renewed, true, week - time.Hour},
 		{"another gateway", newToken("system:serviceaccount:smartnat:edge-2", "two", start, start.Add(time.Hour)), renewed, newToken("system:serviceaccount:smartnat:edge-2", "two", start, start.Add(time.Hour)), true, 0},
+		{"another cluster", elsewhere, renewed, elsewhere, true, 0},
 		{"no longer a JSON Web Token", "opaque", renewed, "opaque", false, 0},
 		{"another enrollment", newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), renewed, newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), true, 0},
 		{"a torn file is ignored", enrolled, renewed[:20], enrolled, true, 0},
