@@ -38,14 +38,10 @@ func (c *calculation) wants(e *entry) {
 	c.resolveOnNode(m)
 	addresses, resolved := c.resolveUplinks(m, c.addresses(m))
 	e.resolved = resolved
-	e.usage.ports = countPorts(m.Spec.Ports)
-	if n, most := e.usage.ports, c.cfg.MaxPortsPerMapping; most > 0 && n > most {
-		e.usage = usage{}
-		c.reported() // findings about parts are obsolete if all of it is left out
-		c.report(m, v1alpha1.ConditionAccepted, finding.ReasonTooManyPorts, "spec.ports",
-			"the Mapping exposes %d ports, but maxPortsPerMapping in the gateway's config allows %d; it is not served", n, most)
+	if c.tooManyPorts(m) {
 		return
 	}
+	e.usage.ports = countPorts(m.Spec.Ports)
 	sources := c.sources(m, addresses)
 	allSources := slices.Concat(sources.v4, sources.v6)
 	backing := c.backing(m, addresses, allSources)
@@ -87,6 +83,18 @@ func (c *calculation) wants(e *entry) {
 	}
 	e.egress = c.egress(m, c.withEgress(m, addresses), backing.pods)
 	e.aboutEgress = c.reported()
+}
+
+// tooManyPorts reports a Mapping that is left out because of its number of ports.
+func (c *calculation) tooManyPorts(m *v1alpha1.Mapping) bool {
+	n, most := countPorts(m.Spec.Ports), c.cfg.MaxPortsPerMapping
+	if most <= 0 || n <= most {
+		return false
+	}
+	c.reported() // findings about parts are obsolete if all of it is left out
+	c.report(m, v1alpha1.ConditionAccepted, finding.ReasonTooManyPorts, "spec.ports",
+		"the Mapping exposes %d ports, but maxPortsPerMapping in the gateway's config allows %d; it is not served", n, most)
+	return true
 }
 
 func (e *entry) addAboutPort(port int, findings []finding.Finding) {
