@@ -44,6 +44,8 @@ type cluster struct {
 	snapshot objects.Snapshot
 	// version counts the changes. seen is the version of the last Snapshot.
 	version, seen int
+	// inEffect holds the version in effect after each Apply.
+	inEffect []int
 }
 
 func (*cluster) Run(ctx context.Context) error { <-ctx.Done(); return nil }
@@ -92,14 +94,31 @@ func endpoints(service metav1.ObjectMeta, version int) *discoveryv1.EndpointSlic
 	return slice
 }
 
-// change replaces an endpoint of a Service and returns the number of changes so far.
-func (c *cluster) change() int {
+// change replaces an endpoint of a Service. It returns the number of changes so far, and of the Applies that ended before it.
+func (c *cluster) change() (version, applies int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.version++
 	i := c.version % len(c.snapshot.Mappings)
 	c.snapshot.EndpointSlices[i] = endpoints(c.snapshot.Mappings[i].ObjectMeta, c.version)
-	return c.version
+	return c.version, len(c.inEffect)
+}
+
+// applied records that an Apply of the last Snapshot ended.
+func (c *cluster) applied() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inEffect = append(c.inEffect, c.seen)
+}
+
+// last returns the version in effect.
+func (c *cluster) last() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.inEffect) == 0 {
+		return -1
+	}
+	return c.inEffect[len(c.inEffect)-1]
 }
 
 // stillHost is a host that never changes.
@@ -110,35 +129,19 @@ func (stillHost) OtherRules() (gateway.OtherRules, error)   { return gateway.Oth
 func (stillHost) Observe() (gateway.Host, error)            { return gateway.Host{}, nil }
 func (stillHost) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 
-// batches records which changes each Apply brought into effect.
+// batches records the Applies of a worker, which makes them one after the other.
 type batches struct {
 	*dataplane.Dataplane
 	source *cluster
-	mu     sync.Mutex
-	// inEffect holds the number of changes in effect after each Apply, took its duration.
-	inEffect []int
-	took     []time.Duration
+	took   []time.Duration
 }
 
 func (b *batches) Apply(ctx context.Context, state gateway.State) (dataplane.Result, error) {
 	began := time.Now()
 	result, err := b.Dataplane.Apply(ctx, state)
-	b.source.mu.Lock()
-	seen := b.source.seen
-	b.source.mu.Unlock()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.inEffect, b.took = append(b.inEffect, seen), append(b.took, time.Since(began))
+	b.took = append(b.took, time.Since(began))
+	b.source.applied()
 	return result, err
-}
-
-func (b *batches) applies() (n, inEffect int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.inEffect) == 0 {
-		return 0, -1
-	}
-	return len(b.inEffect), b.inEffect[len(b.inEffect)-1]
 }
 
 // TestKernelBurst changes endpoints faster than the kernel can be written. Each Apply must write all changes that came during
@@ -164,13 +167,13 @@ func TestKernelBurst(t *testing.T) {
 			begun, before := make([]int, *burstChanges+1), h.execs()
 			for ticker, n := time.NewTicker(*burstOver/time.Duration(*burstChanges)), 0; n < *burstChanges; {
 				<-ticker.C
-				applies, _ := plane.applies()
-				n = source.change()
+				var applies int
+				n, applies = source.change()
 				begun[n] = applies
 				control.Enqueue()
 			}
 			last := time.Now()
-			for _, inEffect := plane.applies(); inEffect < *burstChanges; _, inEffect = plane.applies() {
+			for inEffect := source.last(); inEffect < *burstChanges; inEffect = source.last() {
 				if time.Since(last) > time.Minute {
 					t.Fatalf("%d of %d changes are in effect", inEffect, *burstChanges)
 				}
@@ -182,7 +185,7 @@ func TestKernelBurst(t *testing.T) {
 			}
 			// A change takes effect with the Apply that runs when it comes, or with the next one.
 			for n := 1; n <= *burstChanges; n++ {
-				if at := slices.IndexFunc(plane.inEffect, func(seen int) bool { return seen >= n }); at > begun[n]+1 {
+				if at := slices.IndexFunc(source.inEffect, func(seen int) bool { return seen >= n }); at > begun[n]+1 {
 					t.Fatalf("change %d came after Apply %d, in effect with Apply %d", n, begun[n], at+1)
 				}
 			}
