@@ -85,10 +85,7 @@ scripts/manifests.sh "ghcr.io/smartnat/smartnatd@$of_nodes" "$dist/nodes.yaml" r
 
 say "chart"
 mkdir "$tmp/chart"
-cp -RL relay/chart "$tmp/chart/smartnat-relay"
-sed -i "s/^version: .*/version: $version/; s/^appVersion: .*/appVersion: $version/" "$tmp/chart/smartnat-relay/Chart.yaml"
-sed -i "s/^  tag: .*/  tag: v$version/; s/^  digest: .*/  digest: $digest/" "$tmp/chart/smartnat-relay/values.yaml"
-grep -q "^  digest: $digest$" "$tmp/chart/smartnat-relay/values.yaml" || fail "relay/chart/values.yaml has no image.digest to set"
+scripts/chart.sh "$version" "$digest" "$of_nodes" "$tmp/chart/smartnat-relay"
 chmod -R u=rwX,go=rX "$tmp/chart"
 archive "$tmp/chart" "$tmp/chart.tar" smartnat-relay
 gzip -9n <"$tmp/chart.tar" >"$dist/smartnat-relay-$version.tgz"

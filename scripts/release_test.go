@@ -103,6 +103,46 @@ func TestKrewManifest(t *testing.T) {
 	}
 }
 
+// TestChartOfARelease compares the values of the chart with those of the tree.
+func TestChartOfARelease(t *testing.T) {
+	relay, nodes := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
+	folder := filepath.Join(t.TempDir(), "chart")
+	if out, err := exec.Command("bash", "chart.sh", "1.2.3", relay, nodes, folder).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	parse := func(path string) (values map[string]any) {
+		t.Helper()
+		if err := yaml.Unmarshal([]byte(read(t, path)), &values); err != nil {
+			t.Fatal(err)
+		}
+		return values
+	}
+	want := parse("../relay/chart/values.yaml")
+	want["image"] = map[string]any{"repository": "ghcr.io/smartnat/smartnat-relay", "tag": "v1.2.3", "digest": relay}
+	want["nodes"].(map[string]any)["image"] = map[string]any{"repository": "ghcr.io/smartnat/smartnatd", "tag": "v1.2.3", "digest": nodes}
+	if diff := cmp.Diff(want, parse(filepath.Join(folder, "values.yaml"))); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	want = parse("../relay/chart/Chart.yaml")
+	want["version"], want["appVersion"] = "1.2.3", "1.2.3"
+	if diff := cmp.Diff(want, parse(filepath.Join(folder, "Chart.yaml"))); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	for name, digests := range map[string][]string{
+		"no digest":     {relay, ""},
+		"a tag":         {"v1.2.3", nodes},
+		"a short one":   {relay, nodes[:len(nodes)-1]},
+		"one at a time": {relay + nodes, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := filepath.Join(t.TempDir(), "chart")
+			if out, err := exec.Command("bash", "chart.sh", "1.2.3", digests[0], digests[1], folder).CombinedOutput(); err == nil || !strings.Contains(string(out), "sha256:DIGEST") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
 // link makes a program of the host available in a folder.
 func link(t *testing.T, program, folder string) {
 	t.Helper()
