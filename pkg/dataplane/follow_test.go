@@ -54,8 +54,8 @@ func watching(t *testing.T, watched *hostpkg.Host) <-chan struct{} {
 	return changes
 }
 
-// atOnce is the longest delay until the data plane follows a change.
-const atOnce = time.Second
+// hangs is when a wait for an event ends the test. Nothing here looks without an event, so a busy machine only delays the test.
+const hangs = time.Minute
 
 // uplinkTable returns the routing table of the first uplink for both families.
 func uplinkTable(t *testing.T) string {
@@ -117,7 +117,7 @@ func TestKernelFollowsUplinks(t *testing.T) {
 				select {
 				case <-changes:
 					followOnce(t, watched, cfg, d)
-				case <-time.After(atOnce - time.Since(began)):
+				case <-time.After(hangs):
 					t.Fatalf("%s: (-want +got):\n%s", step.name, cmp.Diff(step.want, uplinkTable(t)))
 				}
 			}

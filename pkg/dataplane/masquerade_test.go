@@ -95,7 +95,7 @@ func answers(t *testing.T, from, to string) bool {
 		return err
 	})
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.Write([]byte("device\n")); err != nil {

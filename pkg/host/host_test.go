@@ -240,12 +240,15 @@ func TestObserveWhichAddressesLast(t *testing.T) {
 	}
 }
 
+// hangs is when a wait ends the test. Watch looks at nothing but next hops without an event, so a busy machine only delays a test.
+const hangs = time.Minute
+
 func await(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s: nothing for 10 s", what)
+	case <-time.After(hangs):
+		t.Fatalf("%s: nothing for %s", what, hangs)
 	}
 }
 
@@ -277,8 +280,6 @@ func TestWatch(t *testing.T) {
 		})
 	})
 	await(t, "the first look", calls)
-	// A change must be noticed without delay.
-	const atOnce = time.Second
 	for _, event := range []string{
 		"link set eth1 up", "link set peer1 up",
 		"addr add 198.51.100.10/24 dev eth1", "-6 addr add 2001:db8:1::10/64 dev eth1 nodad",
@@ -294,11 +295,7 @@ func TestWatch(t *testing.T) {
 		} else {
 			ip(t, event)
 		}
-		began := time.Now()
 		await(t, event, calls)
-		if took := time.Since(began); took > atOnce {
-			t.Errorf("%s: noticed after %v", event, took)
-		}
 	}
 	cancel()
 	await(t, "the end", done)
@@ -338,6 +335,7 @@ func TestChangesDuringACallAreOneCall(t *testing.T) {
 	for i := range 50 {
 		ip(t, fmt.Sprintf("addr add 192.0.2.%d/32 dev lo", i+1))
 	}
+	awaitRead(t)
 	proceed <- struct{}{}
 	await(t, "the call for changes during a call", calls)
 	count := 1
@@ -350,7 +348,7 @@ func TestChangesDuringACallAreOneCall(t *testing.T) {
 			more = false
 		}
 	}
-	// One more call if an event was still on its way.
+	// One more call if the last events were read, but not yet noted.
 	if count > 2 {
 		t.Errorf("%d calls for 50 changes during one call, want 1 or 2", count)
 	}
@@ -358,6 +356,33 @@ func TestChangesDuringACallAreOneCall(t *testing.T) {
 	await(t, "the end", done)
 	if watchErr != nil {
 		t.Error(watchErr)
+	}
+}
+
+// awaitRead waits until no event waits for the watch of this network namespace.
+func awaitRead(t *testing.T) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		sockets, err := os.ReadFile("/proc/thread-self/net/netlink")
+		if err != nil {
+			t.Fatal(err)
+		}
+		watches, unread := 0, false
+		for line := range strings.Lines(string(sockets)) {
+			// The columns are the address, the protocol, the port, the groups, and the bytes to read.
+			if f := strings.Fields(line); f[1] == "0" && f[3] != "00000000" {
+				watches++
+				unread = unread || f[4] != "0"
+			}
+		}
+		switch {
+		case watches == 0:
+			t.Fatalf("no socket of a watch in\n%s", sockets)
+		case !unread:
+			return
+		case time.Since(began) > hangs:
+			t.Fatalf("events are not read:\n%s", sockets)
+		}
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 // get returns the status code and body, or 0 and the error.
 func get(t *testing.T, address, path string) (int, string) {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get("http://" + address + path)
 	if err != nil {
 		return 0, err.Error()
@@ -33,17 +33,18 @@ func get(t *testing.T, address, path string) (int, string) {
 
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not %s within 10 s", what)
+			t.Fatalf("not %s within a minute", what)
 		}
 	}
 }
 
-// free returns an address without a listener.
+// free returns an address without a listener. Its host is not the one at which other tests listen and from which connections come, so
+// that none of them takes the port.
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.84.70.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

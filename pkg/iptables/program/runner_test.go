@@ -177,7 +177,7 @@ func TestAProgramThatHangsWhenItIsAsked(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Setenv("PATH", filepath.Dir(path)+":"+os.Getenv("PATH"))
-			_, err := newRunner(Options{}, time.Second)
+			_, err := newRunner(Options{}, 3*time.Second) // for the programs that do not hang
 			if !errors.Is(err, ErrHung) || !strings.Contains(err.Error(), tc.hangs) {
 				t.Errorf("error %v, want ErrHung naming %q", err, tc.hangs)
 			}
