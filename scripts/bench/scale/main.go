@@ -20,6 +20,7 @@ import (
 func main() {
 	short := flag.Bool("quick", false, "measure fewer ports with fewer repetitions, in a few minutes")
 	only := flag.String("only", "", "a regular expression for contenders, such as 'smartnat|kube-proxy nft$'")
+	in := flag.String("in", "", "a regular expression for scenes, such as 'IPv6' or 'PortGrants$'")
 	ports := flag.String("n", "", "numbers of ports, such as 100,10000 (default by plan)")
 	out := flag.String("out", "scripts/bench/results", "the output directory for the table, the JSON and the curves")
 	readme := flag.String("readme", "", "a README.md in which to replace the table")
@@ -28,7 +29,7 @@ func main() {
 	if *short {
 		p = quick()
 	}
-	p, err := p.limit(*only, *ports)
+	p, err := p.limit(*only, *in, *ports)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(2)

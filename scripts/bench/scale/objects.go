@@ -43,6 +43,8 @@ type scenery struct {
 	Targets string `json:"targets"`
 	// ForwardedOnly excludes connections that the gateway itself opens.
 	ForwardedOnly bool `json:"forwardedOnly,omitempty"`
+	// Tenants is a number of further namespaces, each with a PortGrant for the external addresses.
+	Tenants int `json:"tenants,omitempty"`
 }
 
 const (
@@ -55,6 +57,9 @@ func (s scenery) String() string {
 	text := s.Family + ", " + s.Mode + ", targets " + s.Targets
 	if s.ForwardedOnly {
 		text += ", forwardedOnly"
+	}
+	if s.Tenants > 0 {
+		text += fmt.Sprintf(", %d PortGrants", s.Tenants)
 	}
 	return text
 }
@@ -156,4 +161,21 @@ func (s scenery) mapping(object int) *v1alpha1.Mapping {
 		mapping.Spec.Ports = append(mapping.Spec.Ports, v1alpha1.MappingPort{Port: int32(at.Port()) + int32(k)})
 	}
 	return mapping
+}
+
+// externalNetworks are the networks of all external addresses.
+func externalNetworks() []string { return []string{"198.51.100.0/24", "2001:db8:1::/64"} }
+
+// tenant returns one of the further namespaces.
+func tenant(number int) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("tenant-%05d", number), Labels: map[string]string{"tier": fmt.Sprint(number % 10)}}}
+}
+
+// grant gives a namespace ten ports of the external addresses, or all of them to the namespace of the Mappings.
+func grant(name string) *v1alpha1.PortGrant {
+	g := &v1alpha1.PortGrant{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.PortGrantSpec{Addresses: externalNetworks(), Namespaces: []string{name}}}
+	if name != namespace {
+		g.Spec.Ports = []v1alpha1.GrantedPorts{{Port: ways.FirstPort, EndPort: new(int32(ways.FirstPort + 9))}}
+	}
+	return g
 }

@@ -27,8 +27,8 @@ type plan struct {
 	// variants are further scenes for SmartNat only, with variantSize ports.
 	variants    []scenery
 	variantSize int
-	// only selects contenders and back ends ("smartnat nft"). Nil selects all.
-	only *regexp.Regexp
+	// only selects contenders and back ends ("smartnat nft"), and in selects scenes ("IPv6"). Nil selects all.
+	only, in *regexp.Regexp
 	// cap bounds a start or a change.
 	cap time.Duration
 	// starts and changes are maximum numbers; startTime and changeTime bound their total time.
@@ -56,6 +56,7 @@ func full() plan {
 			{Family: "IPv4", Mode: "endpoints", Targets: inARow},
 			{Family: "IPv6", Mode: "endpoints", Targets: scattered},
 			{Family: "IPv4", Mode: "service", Targets: inARow},
+			{Family: "IPv4", Mode: "endpoints", Targets: scattered, Tenants: 10000},
 		},
 		variantSize: 10000,
 		cap:         2 * time.Minute,
@@ -81,7 +82,7 @@ func quick() plan {
 // smoke only exercises the code, in tens of seconds.
 func smoke() plan {
 	p := quick()
-	p.variants = nil
+	p.variants, p.variantSize = []scenery{{Family: "IPv4", Mode: "endpoints", Targets: scattered, Tenants: 20}}, 20
 	p.sizes = map[string][]int{smartnat: {20}, byHand: {20}, kubeProxy: {20}}
 	p.changes, p.changeTime = 3, time.Second
 	p.turns.Limits.Count = 50
@@ -89,11 +90,14 @@ func smoke() plan {
 	return p
 }
 
-// limit restricts a plan to matching contenders and to the given numbers of ports.
-func (p plan) limit(only, ports string) (plan, error) {
+// limit restricts a plan to matching contenders and scenes, and to the given numbers of ports.
+func (p plan) limit(only, in, ports string) (plan, error) {
 	var err error
 	if p.only, err = regexp.Compile(only); err != nil {
 		return p, fmt.Errorf("-only: %w", err)
+	}
+	if p.in, err = regexp.Compile(in); err != nil {
+		return p, fmt.Errorf("-in: %w", err)
 	}
 	if ports == "" {
 		return p, nil
@@ -108,8 +112,10 @@ func (p plan) limit(only, ports string) (plan, error) {
 	}
 	slices.Sort(sizes)
 	p.sizes = map[string][]int{smartnat: sizes, byHand: sizes, kubeProxy: sizes}
-	p.variants = nil
-	p.idleAt = sizes[len(sizes)-1]
+	p.variantSize, p.idleAt = sizes[len(sizes)-1], sizes[len(sizes)-1]
+	if in == "" {
+		p.variants = nil
+	}
 	return p, nil
 }
 
@@ -148,5 +154,5 @@ func (p plan) scenes() []scene {
 		}
 		scenes = append(scenes, s)
 	}
-	return slices.DeleteFunc(scenes, func(s scene) bool { return len(s.cases) == 0 })
+	return slices.DeleteFunc(scenes, func(s scene) bool { return len(s.cases) == 0 || p.in != nil && !p.in.MatchString(s.String()) })
 }

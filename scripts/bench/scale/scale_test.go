@@ -151,17 +151,19 @@ func TestPlan(t *testing.T) {
 		}
 		return strings.Join(all, "\n")
 	}
-	for _, test := range []struct{ name, only, ports, want string }{
-		{"numbers are sorted and variants are excluded", "smartnat", "1000,20", `IPv4/endpoints/smartnat legacy/20
+	for _, test := range []struct{ name, only, in, ports, want string }{
+		{"numbers are sorted and variants are excluded", "smartnat", "", "1000,20", `IPv4/endpoints/smartnat legacy/20
 IPv4/endpoints/smartnat nft/20
 IPv4/endpoints/smartnat nftables/20
 IPv4/endpoints/smartnat legacy/1000
 IPv4/endpoints/smartnat nft/1000
 IPv4/endpoints/smartnat nftables/1000`},
-		{"a mode of kube-proxy", "kube-proxy nft$", "", `IPv4/endpoints/kube-proxy nft/100
+		{"scenes, with the largest number", "smartnat nftables", "service|PortGrants$", "1000,20", `IPv4/service/smartnat nftables/1000
+IPv4/endpoints/smartnat nftables/1000`},
+		{"a mode of kube-proxy", "kube-proxy nft$", "", "", `IPv4/endpoints/kube-proxy nft/100
 IPv4/endpoints/kube-proxy nft/1000
 IPv4/endpoints/kube-proxy nft/10000`},
-		{"variants", "smartnat nft$", "", `IPv4/endpoints/smartnat nft/10
+		{"variants", "smartnat nft$", "", "", `IPv4/endpoints/smartnat nft/10
 IPv4/endpoints/smartnat nft/100
 IPv4/endpoints/smartnat nft/1000
 IPv4/endpoints/smartnat nft/10000
@@ -170,10 +172,11 @@ IPv4/endpoints/smartnat nft/100000
 IPv4/endpoints/smartnat nft/10000
 IPv4/endpoints/smartnat nft/10000
 IPv6/endpoints/smartnat nft/10000
-IPv4/service/smartnat nft/10000`},
+IPv4/service/smartnat nft/10000
+IPv4/endpoints/smartnat nft/10000`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p, err := full().limit(test.only, test.ports)
+			p, err := full().limit(test.only, test.in, test.ports)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,9 +185,9 @@ IPv4/service/smartnat nft/10000`},
 			}
 		})
 	}
-	for _, wrong := range [][2]string{{"(", ""}, {"", "15"}, {"", "0"}, {"", "many"}, {"", "120010"}} {
-		if _, err := full().limit(wrong[0], wrong[1]); err == nil {
-			t.Errorf("-only %q -n %q is accepted", wrong[0], wrong[1])
+	for _, wrong := range [][3]string{{"(", "", ""}, {"", "(", ""}, {"", "", "15"}, {"", "", "0"}, {"", "", "many"}, {"", "", "120010"}} {
+		if _, err := full().limit(wrong[0], wrong[1], wrong[2]); err == nil {
+			t.Errorf("-only %q -in %q -n %q is accepted", wrong[0], wrong[1], wrong[2])
 		}
 	}
 }

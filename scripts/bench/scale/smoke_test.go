@@ -27,11 +27,15 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := len(report.Results), len(contenders()); got != want {
+	want := 0
+	for _, s := range p.scenes() {
+		want += len(s.cases)
+	}
+	if got := len(report.Results); got != want || got <= len(contenders()) {
 		t.Fatalf("%d results, want %d", got, want)
 	}
 	for _, r := range report.Results {
-		t.Run(r.Contender.String(), func(t *testing.T) { check(t, p, r) })
+		t.Run(r.Contender.String()+" "+r.scenery.String(), func(t *testing.T) { check(t, p, r) })
 	}
 }
 
@@ -60,7 +64,7 @@ func check(t *testing.T, p plan, r Result) {
 			t.Errorf("stage %s was seen %d times, want %d", stage, got, p.changes)
 		}
 	}
-	if r.Idle == nil || r.Idle.Restores != 0 {
+	if measured := r.Idle != nil; measured != (r.scenery == usual) || measured && r.Idle.Restores != 0 {
 		t.Errorf("idle: %+v", r.Idle)
 	}
 }

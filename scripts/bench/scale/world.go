@@ -81,7 +81,38 @@ func (w *world) furnish(ctx context.Context) (err error) {
 	if _, err := w.core.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("creating node %s: %w", gatewayNode, err)
 	}
-	return w.ApplyCRDs(ctx)
+	if err := w.ApplyCRDs(ctx); err != nil {
+		return err
+	}
+	return w.addTenants(ctx)
+}
+
+// addTenants creates the further namespaces with their PortGrants, and the PortGrant of the Mappings.
+func (w *world) addTenants(ctx context.Context) error {
+	if w.Tenants == 0 {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	for number := range w.Tenants {
+		group.Go(func() error {
+			tenant := tenant(number)
+			if _, err := w.core.CoreV1().Namespaces().Create(ctx, tenant, metav1.CreateOptions{}); err != nil {
+				return err
+			}
+			return w.addGrant(ctx, tenant.Name)
+		})
+	}
+	group.Go(func() error { return w.addGrant(ctx, namespace) })
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("creating %d namespaces with PortGrants: %w", w.Tenants, err)
+	}
+	return nil
+}
+
+func (w *world) addGrant(ctx context.Context, name string) error {
+	_, err := w.mappings.SmartnatV1alpha1().PortGrants().Create(ctx, grant(name), metav1.CreateOptions{})
+	return err
 }
 
 // furnishNode makes a node answer for all its pods and, as its kube-proxy would, for all ClusterIPs.
