@@ -100,7 +100,7 @@ const hopsSettle = 4 * time.Second
 func newChecker(cfg config.Config) *checker {
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
-	looking := host.New(quiet, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before)
+	looking := host.New(quiet, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Helpers(cfg.Helpers.List())
 	return &checker{cfg: cfg, host: looking, settle: hopsSettle}
 }
 

@@ -180,6 +180,7 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		Config: cfg,
 		Host: host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev).
 			Flowtable(func() bool { return noFlowtable == nil }).
+			Helpers(cfg.Helpers.List()).
 			OtherChains(
 				func() (gateway.OtherChains, error) { return chosen.otherChains(cfg.Ownership) },
 				func() (gateway.OtherChains, error) { return chosen.legacyChains(cfg.Ownership) }),

@@ -91,7 +91,7 @@ func (c *Calculator) updateHost(host gateway.Host) (findingsChanged, factsChange
 	if pair := c.cfg.HA; pair.Enabled() {
 		c.state.Sync = gateway.SyncEndpoint{Address: pair.SyncAddress, Link: pair.SyncLink, Port: uint16(pair.SyncPort)}
 	}
-	aboutHost := slices.Concat(aboutUplinks, aboutBoundary, droppingChains(host, c.cfg), noFlowtable(host), aboutInside, aboutRoutes, aboutSources)
+	aboutHost := slices.Concat(aboutUplinks, aboutBoundary, droppingChains(host, c.cfg), noFlowtable(host), helpersWithoutNAT(host), aboutInside, aboutRoutes, aboutSources)
 	findingsChanged = !slices.Equal(aboutHost, c.aboutHost)
 	c.aboutHost = aboutHost
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly

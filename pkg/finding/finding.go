@@ -132,6 +132,8 @@ const (
 	ReasonLinkOutside = "LinkOutside"
 	// ReasonPacketsQueued: a rule of another program hands packets to a program, so established connections do not bypass the rules.
 	ReasonPacketsQueued = "PacketsQueued"
+	// ReasonHelperWithoutNAT: the kernel's module that translates what a helper reads is not loaded, so clients are sent to addresses of pods.
+	ReasonHelperWithoutNAT = "HelperWithoutNAT"
 	// ReasonSwitchedFrames: netfilter sees frames that bridges switch, and rules cannot tell them from routed packets.
 	ReasonSwitchedFrames = "SwitchedFramesFiltered"
 	// ReasonNoMasqueradeLink: a masquerade address is in no network into which connections are masqueraded; it has no effect.

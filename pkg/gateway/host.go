@@ -29,6 +29,8 @@ type Host struct {
 	Physdev bool
 	// Flowtable is set if established connections can bypass the rules, and the config permits it.
 	Flowtable bool
+	// HelpersWithoutNAT are the helpers of the config whose module for NAT is not loaded, sorted.
+	HelpersWithoutNAT []string
 	// Routes are the routes of the main table except default routes, sorted by destination, link and gateway. Links with more
 	// than a few thousand routes are truncated.
 	Routes []Route

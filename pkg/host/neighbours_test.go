@@ -14,6 +14,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/vishvananda/netlink"
 
@@ -164,6 +165,31 @@ func TestForeignNeighboursAreNoNews(t *testing.T) {
 	}
 	cancel()
 	await(t, "the end", done)
+}
+
+func TestHelpersWithoutNAT(t *testing.T) {
+	file := func(content string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(content)} }
+	const loaded, dep = "proc/modules", "lib/modules/6.1/modules.dep"
+	const module = "kernel/net/netfilter/nf_nat_ftp.ko.xz: kernel/net/netfilter/nf_conntrack_ftp.ko.xz\n"
+	for _, tc := range []struct {
+		name string
+		root fstest.MapFS
+		want []string
+	}{
+		{"a kernel without modules", fstest.MapFS{}, nil},
+		{"part of the kernel", fstest.MapFS{loaded: file(""), dep: file("kernel/net/netfilter/xt_sctp.ko: \n")}, nil},
+		{"nothing is loaded yet", fstest.MapFS{loaded: file(""), dep: file(module)}, []string{"ftp"}},
+		{"only the helper is loaded", fstest.MapFS{loaded: file("nf_conntrack_ftp 24576 1 - Live 0x0\n"), dep: file(module)}, []string{"ftp"}},
+		{"both are loaded", fstest.MapFS{loaded: file("nf_nat_ftp 20480 0 - Live 0x0\nnf_conntrack_ftp 24576 1 nf_nat_ftp, Live 0x0\n"), dep: file(module)}, nil},
+		{"a container without a list of modules", fstest.MapFS{loaded: file("x 1\nnf_conntrack_ftp 24576 1 - Live 0x0\nnf_conntrack_tftp 24576 1 - Live 0x0\n")}, []string{"ftp", "tftp"}},
+		{"modules of another kernel", fstest.MapFS{loaded: file(""), "lib/modules/6.2/modules.dep": file(module)}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, withoutNAT(tc.root, "6.1", []string{"ftp", "tftp"})); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestSCTP(t *testing.T) {

@@ -41,6 +41,8 @@ type Host struct {
 	physdev func() bool
 	// flowtable reports whether established connections can bypass the rules, or is nil.
 	flowtable func() bool
+	// helpers are those that the config uses.
+	helpers []string
 }
 
 // New returns the host. It logs failures of the watch. While a Watch runs, the host probes the nextHops to know which of them
@@ -73,6 +75,16 @@ func (h *Host) Flowtable(flowtable func() bool) *Host {
 	return h
 }
 
+// Helpers sets the helpers of which Observe reports whether the kernel translates what they read.
+func (h *Host) Helpers(helpers []gateway.Helper) *Host {
+	for _, helper := range helpers {
+		h.helpers = append(h.helpers, helper.Name)
+	}
+	slices.Sort(h.helpers)
+	h.helpers = slices.Compact(h.helpers)
+	return h
+}
+
 // OtherChains sets the functions that return the base chains of other programs, of nf_tables and of legacy iptables, which affect
 // connections of Mappings.
 func (h *Host) OtherChains(tables, legacy func() (gateway.OtherChains, error)) *Host {
@@ -90,7 +102,9 @@ func (h *Host) Observe() (gateway.Host, error) {
 	if err != nil {
 		return gateway.Host{}, fmt.Errorf("reading the addresses: %w", err)
 	}
-	host := gateway.Host{SCTP: h.sctp(), Flowtable: h.flowtable != nil && h.flowtable()}
+	host := gateway.Host{
+		SCTP: h.sctp(), Flowtable: h.flowtable != nil && h.flowtable(), HelpersWithoutNAT: withoutNAT(os.DirFS("/"), kernelRelease(), h.helpers),
+	}
 	names := map[int]string{}
 	addresses, peers := addressesByLink(addrs), peersByLink(addrs)
 	temporaries, dormants := flagged(addrs, temporary), flagged(addrs, dormant)

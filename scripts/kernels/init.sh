@@ -23,6 +23,9 @@ else
 	echo "@flowtable no"
 fi
 
+# No rule loads these, so an administrator does.
+modprobe -a br_netfilter nf_nat_ftp nf_nat_tftp
+
 # As in `make test`: a missing program is a failure.
 export SMARTNAT_REQUIRE_ALL=1
 # Prepared paths keep the lab from building anything: there is no Go here, and no control plane.
