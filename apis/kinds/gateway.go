@@ -41,7 +41,8 @@ func serviceForGateway(in *corev1.Service) *corev1.Service {
 }
 
 // endpointSliceForGateway drops all labels except for the Service name and the managing controller, conditions that equal
-// their default, and the zones, nodes and references of endpoints: a gateway is in no zone.
+// their default, and the zones and references of endpoints: a gateway is in no zone. It keeps their nodes, which a relay never
+// tells: a gateway that is a node itself reads them from the API server.
 func endpointSliceForGateway(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType, Ports: in.Ports,
@@ -52,7 +53,7 @@ func endpointSliceForGateway(in *discoveryv1.EndpointSlice) *discoveryv1.Endpoin
 	}
 	for i := range in.Endpoints {
 		out.Endpoints[i] = discoveryv1.Endpoint{
-			Addresses: in.Endpoints[i].Addresses, Conditions: gatewayConditions(in.Endpoints[i].Conditions),
+			Addresses: in.Endpoints[i].Addresses, Conditions: gatewayConditions(in.Endpoints[i].Conditions), NodeName: in.Endpoints[i].NodeName,
 		}
 	}
 	return out

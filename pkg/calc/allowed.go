@@ -24,6 +24,8 @@ type serviceEndpoints struct {
 	slices []*endpointSlice
 	// pods are all endpoints that are proven to be pods of the namespace, regardless of their ports and conditions.
 	pods byFamily[netip.Addr]
+	// places are those that may get traffic.
+	places places
 	// problems describe invalid slices. refused are endpoints that get no traffic, refusedPods those that do not leave as pods.
 	problems             []string
 	refused, refusedPods refusals
@@ -116,8 +118,10 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 		}
 		if unproven == "" || c.anyEndpoint {
 			c.addEndpoints(known, s)
+			known.places.add(s, unproven == "", c.cfg.Instance)
 		}
 	}
+	known.places.sort()
 	for _, list := range []*[]netip.Addr{&known.pods.v4, &known.pods.v6} {
 		slices.SortFunc(*list, netip.Addr.Compare)
 		*list = slices.Compact(*list)

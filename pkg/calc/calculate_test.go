@@ -152,6 +152,9 @@ func render(state gateway.State, findings []finding.Finding) string {
 	if p := state.MasqueradePorts; p != config.Default().MasqueradePorts.PortRange {
 		fmt.Fprintf(&b, "masquerade ports %s\n", p)
 	}
+	if state.MasqueradeRemote && slices.ContainsFunc(state.Forwards, func(f *gateway.Forward) bool { return !f.Masquerade }) {
+		fmt.Fprintf(&b, "keeps clients only for %s\n", state.LocalBackends)
+	}
 	for _, l := range state.MasqueradeAddresses {
 		fmt.Fprintf(&b, "masquerade by %s to %s\n", l.Link, l.Addresses)
 	}

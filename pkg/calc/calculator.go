@@ -67,6 +67,7 @@ func (c *Calculator) Calculate(snapshot objects.Snapshot, host gateway.Host) (ga
 	c.settleUsage(&r)
 	c.settlePorts(&r)
 	c.settleEgress(&r)
+	c.settleLocal(&r)
 	c.publish(&r)
 	return c.state, c.findings
 }
@@ -97,6 +98,9 @@ func (c *Calculator) updateHost(host gateway.Host) (findingsChanged, factsChange
 	c.state.ClampMSS, c.state.ForwardedOnly = c.cfg.ClampMSS, c.cfg.ForwardedOnly
 	c.state.MasqueradePorts = c.cfg.MasqueradePorts.PortRange
 	c.state.Helpers = c.cfg.Helpers.List()
+
+	// In advance: a connection must not meet a Mapping that keeps its source before the rule.
+	c.state.MasqueradeRemote = serviceProxy(host, c.cfg) != ""
 
 	facts := newFacts(host, c.cfg, &c.state, insideNetworks, c.facts)
 	factsChanged = !facts.equal(c.facts)

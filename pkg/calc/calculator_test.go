@@ -60,9 +60,9 @@ func (w *world) step() {
 				}
 			}
 		case 12: // only listeners change
-			links, sctp := w.host.Links, w.host.SCTP
+			links, sctp, others := w.host.Links, w.host.SCTP, w.host.Others
 			w.observe()
-			w.host.Links, w.host.SCTP = links, sctp
+			w.host.Links, w.host.SCTP, w.host.Others = links, sctp, others
 		case 11:
 			w.host.Unreachable = nil
 			if w.random.IntN(2) == 0 {
@@ -107,6 +107,9 @@ func (w *world) mapping(n int) *v1alpha1.Mapping {
 		if w.random.IntN(2) == 0 {
 			m.Spec.Addresses = nil
 		}
+	}
+	if w.random.IntN(2) == 0 {
+		m.Spec.Masquerade = ptr.To(w.random.IntN(2) == 0)
 	}
 	if w.random.IntN(3) == 0 {
 		m.Spec.AllowedSources = []string{w.pick("10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32")}
@@ -158,6 +161,9 @@ func (w *world) slice(n int) *discoveryv1.EndpointSlice {
 		if w.random.IntN(4) == 0 {
 			e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(w.random.IntN(2) == 0), Terminating: ptr.To(true)}
 		}
+		if w.random.IntN(2) == 0 {
+			e.NodeName = ptr.To(w.pick("node1", "node2"))
+		}
 		s.Endpoints = append(s.Endpoints, e)
 	}
 	return s
@@ -165,7 +171,7 @@ func (w *world) slice(n int) *discoveryv1.EndpointSlice {
 
 // observe changes the uplinks of the host at random, with some of the addresses.
 func (w *world) observe() {
-	w.host.SCTP = w.random.IntN(2) == 0
+	w.host.SCTP, w.host.Others.ServiceProxy = w.random.IntN(2) == 0, w.pick("", "kube-proxy (iptables)")
 	w.host.Links = []gateway.Link{{Name: "eth0", Up: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.10.0.2/24")}}}
 	w.host.Routes = []gateway.Route{{
 		Destination: netip.MustParsePrefix("10.244.0.0/16"), Link: "eth0", Gateway: netip.MustParseAddr("10.10.0.11"),
@@ -195,6 +201,7 @@ func (w *world) observe() {
 // fresh one.
 func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	cfg := config.Default()
+	cfg.Instance = "node1"
 	cfg.Uplinks = []config.Uplink{{Interface: "eth1"}, {Interface: "eth2"}}
 	cfg.ServiceRoutes = []gateway.ServiceRoute{{
 		Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")},
@@ -202,7 +209,7 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	cfg.ReservedPorts = []config.ReservedPorts{{Protocol: gateway.TCP, Ports: gateway.PortRange{First: 90, Last: 91}}}
 	cfg.MaxPortsPerNamespace, cfg.MaxRulesPerMapping, cfg.MaxRulesPerNamespace = 20, 24, 80
 	reasons := map[string]int{}
-	forwards, egresses := 0, 0
+	forwards, egresses, local := 0, 0, 0
 	for seed := range uint64(10) {
 		w := &world{random: rand.New(rand.NewPCG(seed, 5))}
 		w.observe()
@@ -221,7 +228,7 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 			if diff := cmp.Diff(wantFindings, findings); diff != "" {
 				t.Fatalf("seed %d, step %d: the Findings differ from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
-			forwards, egresses = forwards+len(state.Forwards), egresses+len(state.Egresses)
+			forwards, egresses, local = forwards+len(state.Forwards), egresses+len(state.Egresses), local+len(state.LocalBackends)
 			for _, f := range findings {
 				reasons[f.Reason]++
 			}
@@ -229,13 +236,14 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	}
 	for _, reason := range []string{
 		finding.ReasonNotAnUplink, finding.ReasonNoUplinkAddress, finding.ReasonPortReserved, finding.ReasonTooManyPorts, finding.ReasonTooExpensive, finding.ReasonEndpointNotAllowed,
+		finding.ReasonRemoteMasqueraded,
 	} {
 		if reasons[reason] < 100 {
 			t.Errorf("%s was found %d times, too few for a meaningful test", reason, reasons[reason])
 		}
 	}
-	if forwards < 10000 || egresses < 1000 || reasons[finding.ReasonPortConflict] < 1000 || reasons[finding.ReasonEgressConflict] < 100 || reasons[finding.ReasonNoReadyEndpoints] < 1000 {
-		t.Errorf("%d forwards, %d egresses, findings %v: too few for a meaningful test", forwards, egresses, reasons)
+	if forwards < 10000 || egresses < 1000 || local < 500 || reasons[finding.ReasonPortConflict] < 1000 || reasons[finding.ReasonEgressConflict] < 100 || reasons[finding.ReasonNoReadyEndpoints] < 1000 {
+		t.Errorf("%d forwards, %d egresses, %d pods of this node, findings %v: too few for a meaningful test", forwards, egresses, local, reasons)
 	}
 }
 

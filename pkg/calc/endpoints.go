@@ -118,6 +118,8 @@ type endpointSlice struct {
 type endpoint struct {
 	address netip.Addr
 	phase   phase
+	// node is the node of the pod, or "".
+	node string
 }
 
 type endpointPort struct {
@@ -151,7 +153,11 @@ func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 			read.noteProblem("endpoints[%d].addresses[0]: %.64q is not a unicast address of type %s", i, e.Addresses[0], s.AddressType)
 			continue
 		}
-		read.endpoints = append(read.endpoints, endpoint{addr, phaseOf(e.Conditions)})
+		node := ""
+		if e.NodeName != nil {
+			node = *e.NodeName
+		}
+		read.endpoints = append(read.endpoints, endpoint{addr, phaseOf(e.Conditions), node})
 	}
 	for i, p := range s.Ports {
 		if p.Port == nil {

@@ -5,6 +5,7 @@ package calc
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
@@ -30,6 +31,8 @@ type entry struct {
 	// egress is what it asks for its pods, egresses is what they get.
 	egress   []egressRequest
 	egresses []gateway.Egress
+	// local are its endpoints on this node, if it asks to keep the clients' addresses.
+	local []netip.Addr
 	// findings are all Findings, in the order of the Mapping's fields.
 	findings []finding.Finding
 	// usage is what it asks for. over is set if it gets nothing because its namespace asks for too much.

@@ -46,6 +46,7 @@ func (c *calculation) wants(e *entry) {
 	allSources := slices.Concat(sources.v4, sources.v6)
 	backing := c.backing(m, addresses, allSources)
 	e.about = c.reported()
+	e.local = backing.local
 	owner, service := m.Namespace+"/"+m.Name, serviceNamedBy(m).String()
 	e.wants = make([]want, 0, len(m.Spec.Ports)*len(addresses))
 	for i, port := range m.Spec.Ports {

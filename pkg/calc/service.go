@@ -27,6 +27,8 @@ type backing struct {
 	affinity time.Duration
 	// pods are all endpoints, regardless of their ports and conditions.
 	pods byFamily[netip.Addr]
+	// local are the endpoints that are pods of this node.
+	local []netip.Addr
 	// clusterIPs are the destinations in mode service.
 	clusterIPs []netip.Addr
 }
@@ -60,6 +62,10 @@ func (c *calculation) backing(m *v1alpha1.Mapping, addresses []address, sources 
 	if m.Spec.Mode == v1alpha1.ModeEndpoints || m.Spec.Egress {
 		endpoints := c.endpointsOf(m, service)
 		of, b.pods = endpoints.slices, endpoints.pods
+		if m.Spec.Mode == v1alpha1.ModeEndpoints && c.keepsSource(m) {
+			b.local = endpoints.places.local
+			c.reportRemote(m, endpoints.places, families)
+		}
 	}
 	if m.Spec.Mode == v1alpha1.ModeService {
 		of = c.slicesBehind(name)

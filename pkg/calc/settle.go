@@ -26,6 +26,7 @@ func (c *Calculator) resolve(r *run) {
 		r.egressChanged = r.egressChanged || len(before.egress)+len(e.egress) > 0
 		r.resolvedChanged = r.resolvedChanged || !slices.Equal(before.resolved.Addresses, e.resolved.Addresses) ||
 			!slices.Equal(before.resolved.Uplinks, e.resolved.Uplinks)
+		r.localChanged = r.localChanged || !slices.Equal(before.local, e.local)
 		r.recordUsage(e.mapping.Namespace, before.usage, e.usage)
 		e.over = before.over // until it is settled again
 		switch {

@@ -45,12 +45,9 @@ func ShortFindings(state gateway.State, short []gateway.SourcePorts) []finding.F
 	}
 	backends, fewest := map[string][]string{}, map[string]int{}
 	for _, f := range state.Forwards {
-		if !f.Masquerade {
-			continue
-		}
 		for _, s := range short {
 			text := fmt.Sprintf("%s/%s", s.Backend, s.Protocol)
-			if leadsTo(f, s) && !slices.Contains(backends[f.Owner], text) {
+			if state.Hides(f, s.Backend.Addr()) && leadsTo(f, s) && !slices.Contains(backends[f.Owner], text) {
 				backends[f.Owner] = append(backends[f.Owner], text)
 				if n := fewest[f.Owner]; n == 0 || s.Addresses < n {
 					fewest[f.Owner] = s.Addresses

@@ -73,7 +73,7 @@ func (s *sourcePorts) update(count []gateway.SourcePorts) (use PortUse, changed 
 func (s *sourcePorts) inEffect() (state *gateway.State, masquerades bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state, s.state != nil && slices.ContainsFunc(s.state.Forwards, func(f *gateway.Forward) bool { return f.Masquerade })
+	return s.state, s.state != nil && (s.state.MasqueradeRemote || slices.ContainsFunc(s.state.Forwards, func(f *gateway.Forward) bool { return f.Masquerade }))
 }
 
 // countSourcePorts counts until ctx ends. It enqueues an apply when the set of short backends changes, to update status and

@@ -155,14 +155,7 @@ func (e *explanation) answer() {
 // forwarded explains the way to the Backend and back.
 func (e *explanation) forwarded(forward *gateway.Forward, in string, trace packet.Trace) {
 	e.step("backends", "%s", e.backends(forward, in))
-	switch {
-	case trace.Masqueraded:
-		e.step("masquerade", "the endpoint sees an address of this gateway as the source")
-	case trace.Packet.Source.Addr() != e.flow.Source:
-		e.step("masquerade", "the endpoint sees %s (masqueradeAddresses) as the source", e.sources(in))
-	default:
-		e.step("masquerade", "none: the endpoint sees %s", e.flow.Source)
-	}
+	e.step("masquerade", "%s", e.masquerade(in))
 	if hop, err := e.Router.Route(trace.Packet.Destination.Addr(), trace.Packet.Mark); err == nil {
 		e.step("leaves", "%s", hop)
 	}

@@ -232,7 +232,7 @@ func TestSteps(t *testing.T) {
 	for _, tc := range []struct {
 		name, to string
 		want     []Step
-		shared   []gateway.LinkAddresses
+		change   func(*gateway.State)
 	}{
 		{"endpoints", "198.51.100.10:5432", []Step{
 			{"arrives", "by eth1, uplink 1"},
@@ -269,7 +269,9 @@ func TestSteps(t *testing.T) {
 			{"masquerade", "the endpoint sees 10.0.0.100 or 10.0.0.101 (masqueradeAddresses) as the source"},
 			{"leaves", "by eth0, next hop 10.0.0.12"},
 			{"replies", "by eth1, next hop 198.51.100.1"},
-		}, []gateway.LinkAddresses{{Link: "eth0", Addresses: gatewaytest.Addrs("10.0.0.100", "10.0.0.101")}}},
+		}, func(s *gateway.State) {
+			s.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: gatewaytest.Addrs("10.0.0.100", "10.0.0.101")}}
+		}},
 		{"masquerade addresses of another link", "198.51.100.10:5432", []Step{
 			{"arrives", "by eth1, uplink 1"},
 			{"mapping", "shop/db forwards 198.51.100.10:5432/tcp to Service shop/postgres"},
@@ -278,11 +280,29 @@ func TestSteps(t *testing.T) {
 			{"masquerade", "the endpoint sees an address of this gateway as the source"},
 			{"leaves", "by eth0, next hop 10.0.0.12"},
 			{"replies", "by eth1, next hop 198.51.100.1"},
-		}, []gateway.LinkAddresses{{Link: "eth3", Addresses: gatewaytest.Addrs("10.0.0.100")}}},
+		}, func(s *gateway.State) {
+			s.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth3", Addresses: gatewaytest.Addrs("10.0.0.100")}}
+		}},
+		{"a node with one of two pods", "198.51.100.10:5432", []Step{
+			{"arrives", "by eth1, uplink 1"},
+			{"mapping", "shop/db forwards 198.51.100.10:5432/tcp to Service shop/postgres"},
+			{"source", "allowed: all sources are"},
+			{"backends", "10.244.1.5:5432 (50 %), 10.244.2.7:5432 (50 %)"},
+			{"masquerade", "none for 10.244.1.5:5432, which sees 203.0.113.7; an endpoint on another node sees an address of this gateway"},
+			{"leaves", "by eth0, next hop 10.0.0.12"},
+			{"replies", "by eth1, next hop 198.51.100.1"},
+		}, func(s *gateway.State) {
+			s.MasqueradeRemote, s.LocalBackends = true, gatewaytest.Addrs("10.244.1.5")
+			for i, f := range s.Forwards {
+				s.Forwards[i] = gatewaytest.With(f, func(f *gateway.Forward) { f.Masquerade = false })
+			}
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := report()
-			r.State.MasqueradeAddresses = tc.shared
+			if tc.change != nil {
+				tc.change(&r.State)
+			}
 			flow := Flow{Protocol: gateway.TCP, Source: netip.MustParseAddr("203.0.113.7"), Destination: netip.MustParseAddrPort(tc.to)}
 			tracer := ruleset.NewTracer(rules.Build(r.State, gateway.IPv4, own), own.TableName(), rules.BridgedMark(own))
 			got := Explain(flow, Facts{Report: r, Tracer: tracer, Router: network{}})

@@ -104,22 +104,46 @@ func (e *explanation) backends(f *gateway.Forward, in string) string {
 	return text
 }
 
-// sources names the addresses that the rules in the kernel choose from to hide the client.
-func (e *explanation) sources(in string) string {
-	var addresses []netip.Addr
-	n := 0
+// masquerade says which source the endpoints see, by the rules in the kernel. On a node, some may see the client and others not.
+func (e *explanation) masquerade(in string) string {
+	var keep []string
+	var shared []netip.Addr
+	n, hidden := 0, false
 	for trace := range e.Tracer.Outcomes(e.first(in)) {
 		if n++; n > maxOutcomes {
 			break
 		}
-		if a := trace.Packet.Source.Addr(); !slices.Contains(addresses, a) {
-			addresses = append(addresses, a)
+		source := trace.Packet.Source.Addr()
+		switch to := trace.Packet.Destination.String(); {
+		case trace.Masqueraded:
+			hidden = true
+		case source != e.flow.Source:
+			if hidden = true; !slices.Contains(shared, source) {
+				shared = append(shared, source)
+			}
+		case !slices.Contains(keep, to):
+			keep = append(keep, to)
 		}
 	}
-	slices.SortFunc(addresses, netip.Addr.Compare)
-	var texts []string
-	for _, a := range addresses {
-		texts = append(texts, a.String())
+	seen := "an address of this gateway"
+	if len(shared) > 0 {
+		slices.SortFunc(shared, netip.Addr.Compare)
+		var texts []string
+		for _, a := range shared {
+			texts = append(texts, a.String())
+		}
+		seen = strings.Join(texts, " or ") + " (masqueradeAddresses)"
 	}
-	return strings.Join(texts, " or ")
+	switch {
+	case !hidden:
+		return fmt.Sprintf("none: the endpoint sees %s", e.flow.Source)
+	case len(keep) == 0:
+		return fmt.Sprintf("the endpoint sees %s as the source", seen)
+	}
+	slices.Sort(keep)
+	only := strings.Join(keep[:min(listed, len(keep))], ", ")
+	if more := len(keep) - listed; more > 0 {
+		only += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("none for %s, which sees %s; an endpoint on another node sees %s", only, e.flow.Source, seen)
 }

@@ -102,6 +102,9 @@ const (
 	// ReasonMasqueradeIgnored: masquerade: false has no effect in service mode, because the cluster hides the clients'
 	// addresses from pods.
 	ReasonMasqueradeIgnored = "MasqueradeIgnored"
+	// ReasonRemoteMasqueraded: this gateway is a node, and masquerade: false keeps the clients' addresses only for pods of this node.
+	// Everything is forwarded.
+	ReasonRemoteMasqueraded = "RemoteMasqueraded"
 	// ReasonSourcePortsLow: source ports for masqueraded connections to a backend run out. Everything is still forwarded.
 	ReasonSourcePortsLow = "SourcePortsLow"
 	// ReasonNoUplink: no address is on an uplink, so pods do not leave with it.
@@ -150,7 +153,7 @@ func (f Finding) Blocks() bool {
 	switch f.Reason {
 	case ReasonServiceInvalid, ReasonEndpointSliceInvalid, ReasonNoUplink, ReasonEgressConflict, ReasonMasqueradeIgnored,
 		ReasonAffinityIneffective, ReasonTrafficPolicyLocal, ReasonNoInsideLink, ReasonEndpointNotAllowed, ReasonSourcePortsLow, ReasonForwardingDropped,
-		ReasonResolvedToEndpoints, ReasonGrantMissing:
+		ReasonResolvedToEndpoints, ReasonRemoteMasqueraded, ReasonGrantMissing:
 		return false
 	}
 	return f.Name != "" && !f.Elsewhere()

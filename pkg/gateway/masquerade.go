@@ -33,6 +33,15 @@ func (s *State) MasqueradeSources(family Family) []LinkAddresses {
 	return sources
 }
 
+// Hides reports whether clients of a Forward that arrive through an uplink are masqueraded towards a backend.
+func (s *State) Hides(f *Forward, backend netip.Addr) bool {
+	if f.Masquerade || !s.MasqueradeRemote {
+		return f.Masquerade
+	}
+	_, local := slices.BinarySearchFunc(s.LocalBackends, backend, netip.Addr.Compare)
+	return !local
+}
+
 // AllAddresses returns the addresses of all links, sorted and unique.
 func AllAddresses(links []LinkAddresses) []netip.Addr {
 	var all []netip.Addr

@@ -103,8 +103,8 @@ type Forward struct {
 	// Shift means that port First+i is translated to Backend.Port+i. Otherwise every port is translated to Backend.Port.
 	Shift bool
 	// Masquerade replaces the client's address with the host's. If it is off, clients that arrive through an uplink keep
-	// their address. Other clients, such as a pod or the host itself, are masqueraded in any case, because replies would
-	// otherwise bypass the host.
+	// their address, with MasqueradeRemote only towards LocalBackends. Other clients, such as a pod or the host itself, are
+	// masqueraded in any case, because replies would otherwise bypass the host.
 	Masquerade bool
 	// Affinity is the time for which a returning client gets the same endpoint through all Forwards of the Service. 0 turns
 	// it off.
@@ -196,6 +196,10 @@ type State struct {
 	// MasqueradeAddresses are the sources of masqueraded connections by the link that they leave by, instead of the host's own
 	// addresses. The host need not hold them. They are sorted by link.
 	MasqueradeAddresses []LinkAddresses
+	// MasqueradeRemote is set on a node of the cluster: there, Forwards without Masquerade keep the client's address only towards
+	// LocalBackends, the pods of this node, because replies of other pods leave by their own nodes. LocalBackends are sorted.
+	MasqueradeRemote bool
+	LocalBackends    []netip.Addr
 	// Sync is reserved for the other gateway of a pair. It is zero without one.
 	Sync SyncEndpoint
 	// Helpers are ports of Forwards whose connections the kernel's helpers read.

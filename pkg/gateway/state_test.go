@@ -45,3 +45,25 @@ func TestForwardsWithAnyOtherFieldDiffer(t *testing.T) {
 		}
 	}
 }
+
+// TestHides lists which clients from an uplink are masqueraded.
+func TestHides(t *testing.T) {
+	local, remote := netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("10.244.2.2")
+	for name, tc := range map[string]struct {
+		masquerade, onNode bool
+		toLocal, toRemote  bool
+	}{
+		"masqueraded":           {masquerade: true, toLocal: true, toRemote: true},
+		"masqueraded on a node": {masquerade: true, onNode: true, toLocal: true, toRemote: true},
+		"kept":                  {},
+		"kept on a node":        {onNode: true, toRemote: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &gateway.Forward{Masquerade: tc.masquerade}
+			s := gateway.State{MasqueradeRemote: tc.onNode, LocalBackends: []netip.Addr{netip.MustParseAddr("10.244.1.1"), local, netip.MustParseAddr("fd00::1")}}
+			if toLocal, toRemote := s.Hides(f, local), s.Hides(f, remote); toLocal != tc.toLocal || toRemote != tc.toRemote {
+				t.Errorf("hidden from the pod of this node: %t, from another one: %t", toLocal, toRemote)
+			}
+		})
+	}
+}

@@ -366,8 +366,8 @@ func TestStrip(t *testing.T) {
 		{"Service", &corev1.Service{ObjectMeta: full, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}, ExternalIPs: []string{"192.0.2.1"}}},
 			&corev1.Service{ObjectMeta: slim, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Selector: map[string]string{"a": "b"}}}},
 		{"EndpointSlice", &discoveryv1.EndpointSlice{ObjectMeta: full, Endpoints: []discoveryv1.Endpoint{{
-			Addresses: []string{"10.244.1.10"}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: &corev1.ObjectReference{Name: "pod"}}}},
-			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}}}}},
+			Addresses: []string{"10.244.1.10"}, NodeName: &node, Zone: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, TargetRef: &corev1.ObjectReference{Name: "pod"}}}},
+			&discoveryv1.EndpointSlice{ObjectMeta: labelled, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.10"}, NodeName: &node}}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, strip(kinds.Of(test.object), test.object)); diff != "" {

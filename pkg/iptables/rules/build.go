@@ -40,6 +40,7 @@ const (
 	servicesChain    = "SERVICES"
 	keepSourceChain  = "KEEP-SOURCE"
 	masqueradeChain  = "MASQUERADE"
+	remoteChain      = "REMOTE"
 	postroutingChain = "POSTROUTING"
 	markDropChain    = "MARK-DROP"
 	markRejectChain  = "MARK-REJECT"

@@ -87,6 +87,17 @@ func masqueraded(family gateway.Family) gateway.State {
 	}
 }
 
+// onNode is a node with one of three pods. The other family has another one.
+func onNode(family gateway.Family) gateway.State {
+	kept := forward(family, 1, gateway.UDP, 53, 53, backends(family, 3, 5353))
+	kept.Masquerade = false
+	return gateway.State{
+		Uplinks: uplinks[:1], MasqueradeRemote: true, LocalBackends: []netip.Addr{inside(gateway.IPv4, 2), inside(gateway.IPv6, 3)},
+		Forwards: gatewaytest.Sort([]*gateway.Forward{forward(family, 1, gateway.TCP, 80, 80, backends(family, 3, 8080)), kept}),
+		Egresses: []gateway.Egress{{Address: external(family, 1), Uplink: 1, Owner: "default/echo", Sources: []netip.Addr{inside(family, 2)}}},
+	}
+}
+
 // scenarios are small, so that their golden files are readable.
 var scenarios = []struct {
 	name  string
@@ -149,6 +160,7 @@ var scenarios = []struct {
 		state.MasqueradePorts = gateway.PortRange{}
 		return state
 	}},
+	{"on-node", onNode},
 	{"egress", func(family gateway.Family) gateway.State {
 		state := gateway.State{Uplinks: uplinks}
 		for n := range 2 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
+	"github.com/smartnat/smartnat/pkg/packet"
 )
 
 // nat returns the table that finds the forward of a packet by address, then protocol, then port, and translates it.
@@ -27,10 +28,28 @@ func (b *builder) natHost() {
 	}
 	b.hook("POSTROUTING", postroutingChain)
 	masquerade := ruleset.Rule{ConnMark: b.opts.Ownership.Masquerade(), Target: b.masquerade()}
-	b.chain(postroutingChain, append([]ruleset.Rule{masquerade}, b.translateEgress()...)...)
+	b.chain(postroutingChain, slices.Concat(b.masqueradeRemote(), []ruleset.Rule{masquerade}, b.translateEgress())...)
 	b.chain(markDropChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: dropMark(b.opts.Ownership)}})
 	b.chain(markRejectChain, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetMark, Mark: rejectMark(b.opts.Ownership)}})
 	b.keepSource()
+}
+
+// masqueradeRemote marks connections that keep the client's address to be masqueraded, unless they lead to a pod of this node.
+func (b *builder) masqueradeRemote() []ruleset.Rule {
+	if !b.state.MasqueradeRemote {
+		return nil
+	}
+	mark := b.opts.Ownership.Masquerade()
+	var rules []ruleset.Rule
+	for _, a := range b.state.LocalBackends {
+		if b.inFamily(a) {
+			rules = append(rules, ruleset.Rule{Destination: hostPrefix(a), Target: ruleset.Target{Verb: ruleset.Return}})
+		}
+	}
+	b.chain(remoteChain, append(rules, ruleset.Rule{Target: ruleset.Target{Verb: ruleset.SetConnMark, Mark: mark}})...)
+	kept := gateway.Mark{Value: b.opts.Ownership.Forwarded().Value, Mask: b.opts.Ownership.Forwarded().Mask | mark.Mask}
+	// Egress has the same mark, but its destination is as it was.
+	return []ruleset.Rule{{ConnMark: kept, State: packet.DNAT, Target: b.jump(remoteChain)}}
 }
 
 // masquerade returns the target that masquerades. Links with masquerade addresses come first.

@@ -76,6 +76,13 @@ func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 		last := &state.Egresses[len(state.Egresses)-1]
 		last.Sources = append(last.Sources, inside(family, pod))
 	}
+	if state.MasqueradeRemote = random.IntN(2) == 0; state.MasqueradeRemote {
+		for pod := range 40 {
+			if random.IntN(2) == 0 {
+				state.LocalBackends = append(state.LocalBackends, inside(family, pod))
+			}
+		}
+	}
 	return state
 }
 
@@ -146,7 +153,8 @@ func judge(t *testing.T, state gateway.State, p packet.Packet, backend int, retu
 				port += p.Destination.Port() - f.Ports.First
 			}
 			want.Packet.Destination = netip.AddrPortFrom(b.Address, port)
-			want.Out, want.Masqueraded = "eth0", f.Masquerade || uplink < 0
+			remote := state.MasqueradeRemote && !slices.Contains(state.LocalBackends, b.Address)
+			want.Out, want.Masqueraded = "eth0", f.Masquerade || uplink < 0 || remote
 			marks = own.Forwarded().Value
 			if want.Masqueraded {
 				marks |= own.Masquerade().Value

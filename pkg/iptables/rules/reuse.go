@@ -54,6 +54,7 @@ func compareFrontends(x, y *gateway.Forward) int { return x.Compare(y.Frontend) 
 func sameHost(x, y *gateway.State) bool {
 	return x.ClampMSS == y.ClampMSS && x.ForwardedOnly == y.ForwardedOnly && x.MasqueradePorts == y.MasqueradePorts &&
 		slices.EqualFunc(x.MasqueradeAddresses, y.MasqueradeAddresses, gateway.LinkAddresses.Equal) && x.Sync == y.Sync &&
+		x.MasqueradeRemote == y.MasqueradeRemote && slices.Equal(x.LocalBackends, y.LocalBackends) &&
 		x.ForwardingOwned == y.ForwardingOwned && x.BridgeNetfilter == y.BridgeNetfilter && slices.Equal(x.InsideLinks, y.InsideLinks) &&
 		slices.Equal(x.InsideNetworks, y.InsideNetworks) && slices.Equal(x.BackendNetworks, y.BackendNetworks) &&
 		slices.Equal(x.Outside, y.Outside) &&

@@ -173,7 +173,7 @@ func TestBuilderBuildsWhatBuildDoes(t *testing.T) {
 // TestBuilderUsesEachField changes one field of the State after a build, and compares with a fresh build.
 func TestBuilderUsesEachField(t *testing.T) {
 	base := gateway.State{
-		Uplinks: uplinks, ForwardingOwned: gateway.Families{IPv4: true},
+		Uplinks: uplinks, ForwardingOwned: gateway.Families{IPv4: true}, MasqueradeRemote: true,
 		Forwards: []*gateway.Forward{forward(gateway.IPv4, 1, gateway.TCP, 21, 21, backends(gateway.IPv4, 2, 21))},
 	}
 	network := []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
@@ -198,6 +198,8 @@ func TestBuilderUsesEachField(t *testing.T) {
 		"MasqueradeAddresses": func(s *gateway.State) {
 			s.MasqueradeAddresses = []gateway.LinkAddresses{{Link: "eth0", Addresses: []netip.Addr{inside(gateway.IPv4, 0x6400)}}}
 		},
+		"MasqueradeRemote": func(s *gateway.State) { s.MasqueradeRemote = false },
+		"LocalBackends":    func(s *gateway.State) { s.LocalBackends = []netip.Addr{inside(gateway.IPv4, 1)} },
 		"Sync": func(s *gateway.State) {
 			s.Sync = gateway.SyncEndpoint{Address: inside(gateway.IPv4, 2), Link: "eth3", Port: 3780}
 		},

@@ -65,6 +65,8 @@ const (
 	masqueradeLinks = "masquerade-links"
 	masqueradeMap   = "masquerade-addresses"
 	masqueradeSet   = "masquerade-sources"
+	// localSet has the pods of this node.
+	localSet = "local-backends"
 	// syncSet has the sync address of a pair with its port, syncLinks the links by which packets for it may come.
 	syncSet        = "sync-endpoint"
 	syncLinks      = "sync-links"

@@ -120,6 +120,7 @@ var scenarios = []struct {
 		state.MasqueradePorts = gateway.PortRange{}
 		return state
 	}},
+	{"on-node", onNode},
 	{"flowtable", func(family gateway.Family) gateway.State {
 		state := host(family)
 		state.Flowtable = flowtable
@@ -135,6 +136,15 @@ var scenarios = []struct {
 		state.Uplinks, state.Flowtable = nil, flowtable
 		return state
 	}},
+}
+
+// onNode is a node with one of three pods. The other family has another one.
+func onNode(family gateway.Family) gateway.State {
+	state := stateOf(forward(family, 1, gateway.TCP, 80, 80, backends(family, 3, 8080)),
+		with(forward(family, 1, gateway.UDP, 53, 53, backends(family, 3, 5353)), func(f *gateway.Forward) { f.Masquerade = false }))
+	state.MasqueradeRemote, state.LocalBackends = true, []netip.Addr{inside(gateway.IPv4, 2), inside(gateway.IPv6, 3)}
+	state.Egresses = []gateway.Egress{{Address: external(family, 1), Uplink: 1, Owner: "default/echo", Sources: []netip.Addr{inside(family, 2)}}}
+	return state
 }
 
 // flowtable has a link that every network namespace has: the kernel refuses links that do not exist.
@@ -256,6 +266,13 @@ func randomState(random *rand.Rand, family gateway.Family) gateway.State {
 			e.Sources = append(e.Sources, inside(family, 0x100*(n+1)+i))
 		}
 		state.Egresses = append(state.Egresses, e)
+	}
+	if state.MasqueradeRemote = some(); state.MasqueradeRemote {
+		for pod := range 5 {
+			if some() {
+				state.LocalBackends = append(state.LocalBackends, inside(family, pod))
+			}
+		}
 	}
 	return state
 }

@@ -47,7 +47,7 @@ func (b *builder) nat() {
 		rule("", protocolIs(gateway.TCP), exprs{ruleset.Reject{Type: ruleset.RejectTCPReset}}),
 		rule("", exprs{ruleset.Reject{Type: ruleset.RejectICMP, Code: code}}))
 
-	post := []ruleset.Rule{rule("", connectionMark(b.own.Masquerade()), goTo(masqueradeChain))}
+	post := append(b.masqueradeRemote(), rule("", connectionMark(b.own.Masquerade()), goTo(masqueradeChain)))
 	if b.hasEgress() && len(b.state.Uplinks) > 0 {
 		post = append(post, rule("", packetMark(b.own.Egress()), outLink(uplinkLinksSet), goTo(egressSNAT)))
 		// On every uplink, because another uplink may be connected to the destination. The outside must never see the address of
@@ -107,6 +107,24 @@ func (b *builder) assignHelpers() []ruleset.Rule {
 		rules = append(rules, rule("", lookup(frontendKey(b.family), set), exprs{ruleset.AssignHelper{Name: object.Name}}))
 	}
 	return rules
+}
+
+// masqueradeRemote marks connections that keep the client's address to be masqueraded, unless they lead to a pod of this node.
+func (b *builder) masqueradeRemote() []ruleset.Rule {
+	if !b.state.MasqueradeRemote {
+		return nil
+	}
+	var elements []ruleset.Element
+	for _, a := range b.state.LocalBackends {
+		if b.inFamily(a) {
+			elements = append(elements, ruleset.Element{Key: addressKey(a)})
+		}
+	}
+	b.set(localSet, ruleset.Schema{Key: key(addressType(b.family))}, elements...)
+	kept := gateway.Mark{Value: b.own.Forwarded().Value, Mask: b.own.Forwarded().Mask | b.own.Masquerade().Mask}
+	// Egress has the same mark, but its destination is as it was.
+	return []ruleset.Rule{rule("replies of pods on other nodes do not pass this one", connectionMark(kept), statusIs(ruleset.StatusDNAT),
+		exprs{destination(b.family), ruleset.Lookup{Set: localSet, Not: true}}, setConnectionMark(b.own.Masquerade()))}
 }
 
 // masquerade adds the chain that masquerades. Links with masquerade addresses leave it for their own.

@@ -100,16 +100,18 @@ func expected(state gateway.State, p packet.Packet) map[outcome]float64 {
 	}
 	all := map[outcome]float64{}
 	mark |= ownership.Forwarded().Value
-	masqueraded := f.Masquerade || uplink < 0
-	if masqueraded {
-		mark |= ownership.Masquerade().Value
-	}
-	sources := sharedBy(state, "eth0", p.Source.Addr().Is6())
-	toHost := masqueraded && len(sources) == 0
-	if !masqueraded || toHost {
-		sources = []netip.Addr{p.Source.Addr()}
-	}
 	for _, b := range f.Backends {
+		mark := mark
+		remote := state.MasqueradeRemote && !slices.Contains(state.LocalBackends, b.Address)
+		masqueraded := f.Masquerade || uplink < 0 || remote
+		if masqueraded {
+			mark |= ownership.Masquerade().Value
+		}
+		sources := sharedBy(state, "eth0", p.Source.Addr().Is6())
+		toHost := masqueraded && len(sources) == 0
+		if !masqueraded || toHost {
+			sources = []netip.Addr{p.Source.Addr()}
+		}
 		port := b.Port
 		if f.Shift {
 			port += p.Destination.Port() - f.Ports.First
