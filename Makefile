@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: help setup build demo lab check test test-unit test-packages test-boot test-kernels fuzz bench bench-go bench-datapath bench-failover bench-relay chaos soak verify lint update packages manifests release clean
+.PHONY: help setup build demo lab check test test-unit test-packages test-boot test-kernels fuzz bench bench-go bench-datapath bench-failover bench-gateways bench-relay chaos soak verify lint update packages manifests release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,10 @@ bench-datapath: ## cost of a packet: through the gateway against plain routing (
 bench-failover: ## what clients see when a gateway of a pair fails (as root, 10 minutes); BENCH='-only "box dead" -advert 50ms', BENCH='-rounds 50'
 	@scripts/setup.sh test
 	@go run ./scripts/bench/failover $(BENCH)
+
+bench-gateways: ## connections and throughput through 1, 2 and 4 gateways (as root, 2 minutes); BENCH='-benchtime 100x' for more turns
+	@scripts/setup.sh test
+	@go test -run '^$$' -bench 'BenchmarkGateways$$' -benchtime 20x -timeout 30m $(BENCH) ./pkg/dataplane
 
 bench-relay: ## cost of the relay with 10,000 Services and 500 watchers (as root, 10 minutes); BENCH=-quick for fewer
 	@scripts/setup.sh test

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -133,7 +134,7 @@ func resilientHops(t *testing.T) {
 
 // manyRouters makes this namespace the router outside, with a client and four gateways, and the namespace inside the router to
 // the pods.
-func manyRouters(t *testing.T) {
+func manyRouters(t testing.TB) {
 	t.Helper()
 	connect(t, "client", "cl0", []string{"192.0.2.1/24", "2001:db8:c::1/64"}, []string{"192.0.2.10/24", "2001:db8:c::10/64"})
 	for i := 1; i <= manyGateways; i++ {
@@ -186,7 +187,7 @@ func manyRouters(t *testing.T) {
 
 // shareBy makes the router of the current namespace share connections by fields of packets (fib_multipath_hash_fields in the
 // kernel's ip-sysctl).
-func shareBy(t *testing.T, fields string) {
+func shareBy(t testing.TB, fields string) {
 	t.Helper()
 	h := newHost(t, nil)
 	for _, family := range []string{"ipv4", "ipv6"} {
@@ -199,7 +200,7 @@ func shareBy(t *testing.T, fields string) {
 }
 
 // route shares connections among the first gateways.
-func route(t *testing.T, gateways int) {
+func route(t testing.TB, gateways int) {
 	t.Helper()
 	for destination, hop := range map[string]string{
 		"route replace " + sharedExternal: "198.51.%d.2", "-6 route replace " + sharedExternal6: "2001:db8:1:%d::2",
@@ -213,7 +214,7 @@ func route(t *testing.T, gateways int) {
 }
 
 // startOneOfMany applies the State that all gateways have.
-func startOneOfMany(t *testing.T, i int, m manySetup) {
+func startOneOfMany(t testing.TB, i int, m manySetup) {
 	t.Helper()
 	s := gateway.State{Uplinks: []gateway.Uplink{{
 		Link: "eth0", Number: 1, Connected: prefixes(fmt.Sprintf("198.51.%d.0/30", i), fmt.Sprintf("2001:db8:1:%d::/64", i)),
@@ -223,13 +224,16 @@ func startOneOfMany(t *testing.T, i int, m manySetup) {
 		sharedExternal:  {"10.244.1.2", "10.244.1.3", "10.244.1.4", "10.244.1.5"},
 		sharedExternal6: {"fd00:244::2", "fd00:244::3", "fd00:244::4", "fd00:244::5"},
 	} {
-		f := forward(external, 80, pods...)
-		f.Consistent, f.Masquerade = m.consistent, m.masquerade
-		s.Forwards = append(s.Forwards, f)
-		if f.Address.Is4() { // IPv4 sorts first
-			s.Forwards[0], s.Forwards[len(s.Forwards)-1] = s.Forwards[len(s.Forwards)-1], s.Forwards[0]
+		for port, target := range map[uint16]uint16{80: 8080, sinkPort: sinkPort} {
+			f := forward(external, port, pods...)
+			f.Consistent, f.Masquerade = m.consistent, m.masquerade
+			for i := range f.Backends {
+				f.Backends[i].Port = target
+			}
+			s.Forwards = append(s.Forwards, f)
 		}
 	}
+	slices.SortFunc(s.Forwards, func(x, y *gateway.Forward) int { return x.Compare(y.Frontend) })
 	testenv.In(t, fmt.Sprintf("gw%d", i), func() error {
 		testenv.AwaitLocal(t, sharedExternal6, fmt.Sprintf("fd00:10:%d::2", i))
 		h := newHost(t, newNFTables(t, false))

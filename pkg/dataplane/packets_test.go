@@ -78,7 +78,7 @@ func serve(t *testing.T, name string) {
 }
 
 // answer answers every line and every datagram that comes to an address of the current network namespace, with a text for its sender.
-func answer(t *testing.T, address string, text func(from net.Addr) string) error {
+func answer(t testing.TB, address string, text func(from net.Addr) string) error {
 	packets, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
