@@ -82,11 +82,17 @@ func (w *inCluster) daemonSet(t *testing.T) {
 	for _, pod := range []string{node.local, node.remote} {
 		w.await(t, lab.Gateway, "tcp", lab.Join(node.address, 8082), func(a lab.Answer) bool { return a.Pod == pod })
 	}
+	w.awaitSource(t, lab.Gateway, "tcp", lab.Join(node.address, 8083), node.local, lab.GatewayAddress)
+	w.awaitSource(t, lab.Gateway, "tcp", lab.Join(node.address, 8083), node.remote, node.address)
 	// It reports in the name of its node, and holds a Lease.
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
 		instances, err := w.Kubectl(ctx, "get", "mapping", "service", "-n", "inside", "-o", "jsonpath={.status.instances[*].name}")
 		if err != nil || !strings.Contains(instances, node.name) {
 			return fmt.Errorf("instances %q: %w", instances, err)
+		}
+		warnings, err := w.Kubectl(ctx, "get", "mapping", "kept", "-n", "inside", "-o", "jsonpath={.status.instances[*]}")
+		if err != nil || !strings.Contains(warnings, "false keeps the clients' addresses only for pods of this node") {
+			return fmt.Errorf("the status says %q: %w", warnings, err)
 		}
 		leases, err := w.Kubectl(ctx, "get", "leases", "-n", "smartnat", "-o", "jsonpath={.items[*].metadata.name}")
 		if err != nil || !strings.Contains(leases, node.name) {
@@ -132,7 +138,9 @@ spec:
 `+mappingYAML("inside", "service", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: service,
 	ports: [{port: 8082, servicePort: 8080}, {port: 30080, servicePort: 8080, protocol: udp}]`)+"---\n"+
 		mappingYAML("inside", "endpoints", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: endpoints,
-	ports: [{port: 8081, servicePort: 8080}]`))
+	ports: [{port: 8081, servicePort: 8080}]`)+"---\n"+
+		mappingYAML("inside", "kept", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: endpoints, masquerade: false,
+	ports: [{port: 8083, servicePort: 8080}, {port: 8083, servicePort: 8080, protocol: udp}]`))
 	clusterIP, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "inside", "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		t.Fatal(err)
@@ -143,9 +151,9 @@ spec:
 
 // serves starts smartnatd on a node while the cluster's own traffic runs, stops it, starts it again, and removes all of it.
 func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
-	client, external, router := lab.Client, node.external, "198.51.100.1"
+	client, address, external, router := lab.Client, lab.ClientAddress, node.external, "198.51.100.1"
 	if link == "eth0" { // the lab's gateway is a client behind the one link, and the way to the Internet
-		client, external, router = lab.Gateway, node.address, lab.GatewayAddress
+		client, address, external, router = lab.Gateway, lab.GatewayAddress, node.address, lab.GatewayAddress
 	}
 	if _, err := w.Host(node.name).Exec(timeout(t, patience), "ip", "route", "replace", "default", "via", router, "dev", link); err != nil {
 		t.Fatal(err)
@@ -172,6 +180,12 @@ func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
 			w.await(t, client, "tcp", lab.Join(external, port), func(a lab.Answer) bool { return a.Pod == pod })
 		}
 	}
+	// The replies of the other node's pod do not pass this node.
+	for pod, source := range map[string]string{node.local: address, node.remote: node.address} {
+		for _, network := range []string{"tcp", "udp"} {
+			w.awaitSource(t, client, network, lab.Join(external, 8083), pod, source)
+		}
+	}
 	traffic.await(t, 2)
 	w.expectFindings(t, node)
 	w.expectClosedTo(t, node, link)
@@ -192,12 +206,21 @@ func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
 	traffic.stop(t)
 }
 
+// awaitSource expects that a pod answers, and that it saw this source each time.
+func (w *inCluster) awaitSource(t *testing.T, client, network, address, pod, source string) {
+	t.Helper()
+	answer := w.await(t, client, network, address, func(a lab.Answer) bool { return a.Pod == pod })
+	if answer.Client.Addr().String() != source {
+		t.Errorf("%s sees %s over %s, want %s", pod, answer.Client.Addr(), network, source)
+	}
+}
+
 // expectFindings checks that the Mapping says that mode service leads to endpoints here, and that a NodePort stays the cluster's.
 func (w *inCluster) expectFindings(t *testing.T, node clusterNode) {
 	t.Helper()
 	// Addresses of the other node are findings too, so check says so by its exit status.
 	output, _ := w.SmartnatdOn(timeout(t, patience), node.name, "check")
-	for _, want := range []string{"kube-proxy (" + node.proxy + ")", "ResolvedToEndpoints", "a NodePort of the cluster", "PortReserved", "check: 0 failures"} {
+	for _, want := range []string{"kube-proxy (" + node.proxy + ")", "ResolvedToEndpoints", "a NodePort of the cluster", "PortReserved", "RemoteMasqueraded", "this one (" + node.name + ")", "check: 0 failures"} {
 		if !strings.Contains(output, want) {
 			t.Errorf("check does not say %q:\n%s", want, output)
 		}
