@@ -70,6 +70,7 @@ func TestKernelChangesLeaveNoGap(t *testing.T) {
 		for range 3 {
 			for _, state := range []gateway.State{
 				version(80, others(0)...), version(80, others(150)...), version(99), version(89, others(0)...), version(80), version(85), version(95, others(200)...),
+				version(95), version(95, others(0)...), version(95, others(150)...),
 			} {
 				apply(t, d, state)
 			}

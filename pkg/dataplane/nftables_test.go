@@ -34,12 +34,13 @@ type nftablesBackend struct {
 func newNFTables(t testing.TB, shared bool) *nftablesBackend {
 	t.Helper()
 	testenv.RequireTool(t, "nft")
-	b := &nftablesBackend{shared: shared}
+	b := &nftablesBackend{}
 	var err error
 	if b.tables, err = netlink.NewTables(gateway.DefaultOwnership().TableName(), shared); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.tables.Close() })
+	b.shared = !b.tables.Owned() // on an old kernel too
 	return b
 }
 

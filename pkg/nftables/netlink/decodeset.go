@@ -137,8 +137,11 @@ func countOf(d *netlink.AttributeDecoder) (c ruleset.Count) {
 	return c
 }
 
-// joinRanges returns the elements sorted by key. Ranges without concatenation have their last key.
+// joinRanges returns the elements sorted by key, or nil. Ranges without concatenation have their last key.
 func joinRanges(s ruleset.Schema, listed []rawElement) []ruleset.Element {
+	if len(listed) == 0 {
+		return nil
+	}
 	slices.SortFunc(listed, func(x, y rawElement) int {
 		return cmp.Or(strings.Compare(x.Key, y.Key), -cmp.Compare(fromBool(x.end), fromBool(y.end)))
 	})

@@ -49,6 +49,7 @@ const (
 
 	frontendsMap   = "frontends"
 	rangesMap      = "ranges"
+	movingMap      = "moving-ranges"
 	chainsMap      = "chains"
 	backendsMap    = "backends"
 	uplinksMap     = "uplinks"

@@ -31,7 +31,7 @@ func each(t *testing.T, test func(t *testing.T, state gateway.State, family gate
 // TestReferences expects that chains and sets have one definition, that all that rules and elements refer to exists, and that
 // nothing but the fixed chains and sets exists without use.
 func TestReferences(t *testing.T) {
-	fixed := []string{"chain " + dropChain, "chain " + rejectChain, "set " + uplinkLinksSet, "set " + rangesMap, "set " + backendsMap}
+	fixed := []string{"chain " + dropChain, "chain " + rejectChain, "set " + uplinkLinksSet, "set " + rangesMap, "set " + movingMap, "set " + backendsMap}
 	each(t, func(t *testing.T, state gateway.State, family gateway.Family) {
 		for _, table := range []ruleset.Table{Build(state, family, ownership), Guard(state, family, ownership)} {
 			defined, used := definedBy(t, table), usedBy(table)

@@ -30,8 +30,8 @@
 // as Maglev fills its table: a Backend that comes or goes changes few others.
 //
 // Ranges of ports are in the map ranges. Any commit that touches it copies it (nft_set_pipapo.c), and packets meet its rule only
-// if it has elements. Chains and sets that are named after a digest have the content that the digest covers, and are shared by
-// all Forwards that need the same.
+// if it has elements. While ranges are replaced, the new ones are in the map moving-ranges too. Chains and sets that are named
+// after a digest have the content that the digest covers, and are shared by all Forwards that need the same.
 //
 // # Limits
 //

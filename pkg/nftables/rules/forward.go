@@ -132,7 +132,7 @@ func (c *contribution) choosing(name string, number exprs) string {
 		name += "-keep"
 	}
 	c.unit(name, func() Unit {
-		return Unit{Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), c.translate(number))}}}
+		return Unit{Chains: []ruleset.Chain{{Name: name, Rules: append(c.mark(), c.translate(number), c.translate(number))}}}
 	})
 	return name
 }
@@ -142,7 +142,8 @@ func (c *contribution) random(modulus, offset uint32) ruleset.Random {
 	return ruleset.Random{Modulus: modulus, Offset: offset, To: words(c.family) + 2}
 }
 
-// translate returns the rule that translates to the backend of a number, which comes behind the key of the Frontend.
+// translate returns the rule that translates to the backend of a number, which comes behind the key of the Frontend. Chains have it
+// twice: a lookup can miss a backend that is replaced at that moment.
 func (c *contribution) translate(number exprs) ruleset.Rule {
 	n := words(c.family)
 	return rule("", frontendKey(c.family), number, exprs{
@@ -232,7 +233,7 @@ func (c *contribution) remember(translate func(i int, endpoint string) (string, 
 		c.unit(name, func() Unit {
 			return Unit{Chains: []ruleset.Chain{{Name: name, Rules: []ruleset.Rule{
 				rule("", exprs{source(c.family), ruleset.Update{Set: clients, Milliseconds: timeout}}),
-				translation,
+				translation, translation,
 			}}}}
 		})
 		remembered = append(remembered, rule("", lookup(exprs{source(c.family)}, clients), goTo(name)))

@@ -22,6 +22,7 @@ func (b *builder) forwardMaps() {
 	id := key(ruleset.MarkType, ruleset.MarkType, ruleset.MarkType)
 	b.set(frontendsMap, ruleset.Schema{Key: frontend, Data: value})
 	b.set(rangesMap, ruleset.Schema{Key: frontend, Data: value, Interval: true})
+	b.set(movingMap, ruleset.Schema{Key: frontend, Data: value, Interval: true})
 	b.set(chainsMap, ruleset.Schema{Key: id, Data: key(ruleset.VerdictType)})
 	b.set(backendsMap, ruleset.Schema{
 		Key:  key(address, ruleset.ProtocolType, ruleset.PortType, ruleset.MarkType),
@@ -60,12 +61,14 @@ func (b *builder) nat() {
 	b.masquerade()
 }
 
-// services returns the rules that lead the first packet of a connection to the chain of its Frontend.
+// services returns the rules that lead the first packet of a connection to the chain of its Frontend. The first lookup can miss a
+// Frontend that changes at that moment.
 func (b *builder) services() []ruleset.Rule {
 	rules := []ruleset.Rule{rule("", b.frontend(frontendsMap))}
 	if b.ranges {
-		rules = append(rules, rule("", b.frontend(rangesMap)))
+		rules = append(rules, rule("", b.frontend(rangesMap)), rule("", b.frontend(movingMap)))
 	}
+	rules = append(rules, rules[0])
 	// A connection that a helper expects begins with the mark of its parent.
 	return append(rules, rule("not for a Mapping", connectionMark(b.own.Forwarded()),
 		setConnectionMark(gateway.Mark{Mask: forwardedMark(b.own).Mask})))

@@ -17,6 +17,10 @@ import (
 // since Linux 7.0 and its backports. In between, a client is in no set of allowed sources. And a packet that found its frontend in
 // the old map looks for its backend in the new one. So whatever leads to something is added after it, and deleted before it.
 //
+// Before Linux 6.17 and its backports, a packet can also find neither the old element of a key nor its successor. The new one is there as
+// soon as the old one is gone, so the rules look twice for elements of hash tables. Ranges of ports take the place of others only while the
+// map moving-ranges has them too.
+//
 // A batch that deletes a Flowtable stays one transaction: its successor needs its links, and new chains the successor.
 func Steps(b ruleset.Batch) []ruleset.Batch {
 	if b.Rewrite || len(b.DeleteFlowtables) > 0 || len(b.AddChains)+len(b.ReplaceChains)+len(b.AddSets)+len(b.AddElements) == 0 {
@@ -59,7 +63,12 @@ func Steps(b ruleset.Batch) []ruleset.Batch {
 		case !c.Schema.Interval || len(c.added) == 0:
 			c.move(&change, c.removed, c.added)
 		case len(c.removed) > 0 && c.Set == rangesMap: // after the new frontends of ports that leave a range
+			moving := setChange{Elements: ruleset.Elements{Set: movingMap, Schema: c.Schema}}
+			moving.move(second, nil, c.added)
 			c.move(third, c.removed, c.added)
+			moving.move(&remove, c.added, nil)
+		case c.Set == movingMap: // left by a smartnatd that was killed
+			c.move(first, c.removed, nil)
 		default:
 			c.move(first, c.removed, c.added)
 		}
