@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,7 +24,11 @@ import (
 // testAging lets gw1 stop reporting about the Mapping zebra while gw2 goes on, and then gw2 too. It uses a timeout of
 // seconds, where the flags allow minutes only.
 func testAging(t *testing.T, p *controlPlane) {
-	const port, timeout = 8445, 4 * time.Second
+	const port, timeout = 8445, 10 * time.Second
+	// These programs take a while. The time of the silent gw1 begins with the relay.
+	p.kubectl("--namespace=smartnat", "create", "serviceaccount", "gw2")
+	p.kubectl("create", "clusterrolebinding", "gw2", "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:gw2")
+	token := p.kubectl("--namespace=smartnat", "create", "token", "gw2", "--audience=smartnat-relay")
 	options := server.NewOptions()
 	options.Kubeconfig, options.BindAddress, options.SecurePort = p.path("relay.kubeconfig"), "127.0.0.1", port
 	options.TLSCertFile, options.TLSKeyFile = p.path("relay.crt"), p.path("relay.key")
@@ -51,11 +56,9 @@ func testAging(t *testing.T, p *controlPlane) {
 	anonymous := p.client("")
 	p.eventually("the relay to be ready", func() bool { return get(anonymous, url+"/readyz") == http.StatusOK })
 
-	p.kubectl("--namespace=smartnat", "create", "serviceaccount", "gw2")
-	p.kubectl("create", "clusterrolebinding", "gw2", "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:gw2")
 	client, err := versioned.NewForConfig(&rest.Config{
 		Host: url, TLSClientConfig: rest.TLSClientConfig{CAFile: p.path("ca.crt")},
-		BearerToken: p.kubectl("--namespace=smartnat", "create", "token", "gw2", "--audience=smartnat-relay"),
+		BearerToken: token,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -66,8 +69,23 @@ func testAging(t *testing.T, p *controlPlane) {
 				WithAddresses("2001:db8::1").WithObservedGeneration(1).WithProgrammed(true))), metav1.ApplyOptions{FieldManager: "anything", Force: true})
 		return err
 	}
+	cluster, err := versioned.NewForConfig(&rest.Config{Host: clusterURL, TLSClientConfig: rest.TLSClientConfig{
+		CAFile: p.path("ca.crt"), CertFile: p.path("admin.crt"), KeyFile: p.path("admin.key"),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A program would take long enough for a gateway to become silent.
 	instances := func() string {
-		return p.kubectl("get", "mapping", "zebra", "--namespace=shop", "-o", "jsonpath={.status.instances[*].name}")
+		m, err := cluster.SmartnatV1alpha1().Mappings("shop").Get(t.Context(), "zebra", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, i := range m.Status.Instances {
+			names = append(names, i.Name)
+		}
+		return strings.Join(names, " ")
 	}
 	p.eventually("the report of gw2 to be accepted", func() bool { return report() == nil })
 	if got := instances(); got != "gw1 gw2" {

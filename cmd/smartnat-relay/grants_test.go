@@ -115,10 +115,15 @@ func TestGrantsAtApply(t *testing.T) {
 	p.wait("before the first write, the policy to refuse nothing", "")
 	// A Mapping from before the first grant.
 	old := p.parse(slices.IndexFunc(p.cases, func(c grantCase) bool { return c.name == "another port" }))
-	old, err := p.mappings.SmartnatV1alpha1().Mappings(old.Namespace).Create(t.Context(), old, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	// The policy may take effect now, and refuses all as long as the API server has not read its parameters.
+	p.eventually("a Mapping to be created", func() bool {
+		created, err := p.mappings.SmartnatV1alpha1().Mappings(old.Namespace).Create(t.Context(), old, metav1.CreateOptions{})
+		if p.refusal(err) != "" {
+			return false
+		}
+		old = created
+		return true
+	})
 	for _, required := range []bool{false, true} {
 		t.Run(fmt.Sprintf("required %t", required), func(t *testing.T) { p.round(t, required) })
 	}

@@ -141,7 +141,7 @@ func TestAStartEndsWithTheTrueCause(t *testing.T) {
 		{
 			name:   "the relay is out of reach",
 			source: "source: {relay: {servers: ['https://127.0.0.1:1'], tokenFile: %s/token}}",
-			more:   "startTimeout: 1s",
+			more:   "startTimeout: 4s", // enough to be refused, on a busy machine too
 			want:   []string{"waiting for the first complete list of objects", "127.0.0.1:1: connect: connection refused"},
 			ready:  http.StatusServiceUnavailable,
 		},

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -166,14 +167,14 @@ func TestWatchEndsInTime(t *testing.T) {
 		}
 		server := httptest.NewUnstartedServer(handlerOf(t, cache))
 		server.EnableHTTP2 = true
-		server.Config.WriteTimeout = readHeaderTimeout / 10 // this also bounds the handshake
+		server.Config.WriteTimeout = 3 * time.Second // this also bounds the handshake
 		server.StartTLS()
 		defer server.Close()
 		if err := cache.Mappings().Store().Add(newMapping("shop", "a", "web")); err != nil {
 			t.Fatal(err)
 		}
 		_, at := cache.Mappings().List()
-		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=2&allowWatchBookmarks=true&resourceVersion="+at.String())
+		next := openWatch(t, client, server.URL+mappingsPath+"?watch=1&timeoutSeconds=4&allowWatchBookmarks=true&resourceVersion="+at.String())
 		// A change of another kind sends no event here, but advances the version.
 		web := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
 		if err := cache.Services().Store().Add(web); err != nil {
