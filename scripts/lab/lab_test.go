@@ -49,7 +49,7 @@ func exec(ctx context.Context, t *testing.T, h *lab.Host, argv ...string) string
 }
 
 func TestWiresWithoutControlPlane(t *testing.T) {
-	ctx := testContext(t, 30*time.Second)
+	ctx := testContext(t, 2*time.Minute)
 	l := lab.New(t, lab.WithoutControlPlane(), lab.WithVariant("legacy"))
 
 	for _, name := range []string{lab.Router, lab.Gateway} {
@@ -207,7 +207,7 @@ func TestCluster(t *testing.T) {
 	t.Run("endpoints follow pods", func(t *testing.T) {
 		ready := func(want ...string) {
 			t.Helper()
-			bound, cancel := context.WithTimeout(ctx, 10*time.Second)
+			bound, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
 			if err := lab.Poll(bound, func(ctx context.Context) error {
 				got, err := readyPods(ctx, l)
@@ -253,7 +253,7 @@ func TestCluster(t *testing.T) {
 // awaitPods connects to an address until the given number of pods answered.
 func awaitPods(ctx context.Context, t *testing.T, from *lab.Host, protocol, address string, want int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	seen := map[string]bool{}
 	if err := lab.Poll(ctx, func(ctx context.Context) error {

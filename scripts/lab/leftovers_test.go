@@ -113,7 +113,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	testenv.RequireKernel(t)
 	for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGKILL} {
 		t.Run(signal.String(), func(t *testing.T) {
-			ctx := testContext(t, 30*time.Second)
+			ctx := testContext(t, 2*time.Minute)
 			temporary := t.TempDir()
 			before := observe(t, temporary)
 			cmd := osexec.CommandContext(ctx, "/proc/self/exe")

@@ -14,7 +14,7 @@ import (
 )
 
 func TestRenewGateway(t *testing.T) {
-	ctx := testContext(t, 30*time.Second)
+	ctx := testContext(t, 2*time.Minute)
 	l := lab.New(t, lab.WithoutControlPlane(), lab.WithVariant("legacy"))
 	reach := func() {
 		t.Helper()

@@ -21,8 +21,9 @@ import (
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
-// repaired bounds the time of a repair. A repair takes a fraction of a second; the rest allows for a busy machine.
-const repaired = 10 * time.Second
+// repaired bounds the time of a repair. A repair takes a fraction of a second; the rest allows for a busy machine, where a reading of
+// the tables keeps them unread for twenty times as long as it took.
+const repaired = time.Minute
 
 // hand is an external modification of SmartNat's state on the gateway: the script, the kind of repair that the log names or "" if
 // nothing changes, and a script that undoes the rest.

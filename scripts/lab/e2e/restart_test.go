@@ -116,7 +116,7 @@ func startTraffic(ctx context.Context, t *testing.T, w *world, addresses []strin
 
 // bounded limits an exchange. A datagram that is lost must not go unnoticed until the test ends.
 func bounded(ctx context.Context, exchange func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	return exchange(ctx)
 }

@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 // patience is how long a change may take on a machine that is busy with a whole cluster.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // silence is the time without an answer after which a packet counts as dropped.
 const silence = 700 * time.Millisecond
