@@ -71,6 +71,7 @@ func (c *calculation) wants(e *entry) {
 				Backends:    backing.targets[i].backends.of(a.Addr),
 				Draining:    backing.targets[i].draining.of(a.Addr),
 				Direct:      m.Spec.Mode == v1alpha1.ModeEndpoints,
+				AnyEndpoint: c.anyEndpoint,
 				Shift:       !front.Ports.Single(),
 				Masquerade:  c.masquerades(m),
 				Affinity:    backing.affinity,

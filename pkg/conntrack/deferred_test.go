@@ -38,6 +38,8 @@ func TestWhatIsUrgent(t *testing.T) {
 		{"a source was revoked, and an endpoint is removed", tcp, func(f *gateway.Forward) { f.Sources, f.Backends = f.Sources[1:], f.Backends[1:] }, true, true},
 		{"all sources were revoked", tcp, func(f *gateway.Forward) { f.Sources, f.SourcesDeny = nil, true }, true, true},
 		{"the Mapping is deleted", tcp, nil, true, true},
+		{"another Mapping takes the port", tcp, func(f *gateway.Forward) { f.Owner, f.Backends = "other/echo", gatewaytest.Backends("10.244.9.1:8080") }, true, true},
+		{"another Mapping takes the port, to the same endpoints", tcp, func(f *gateway.Forward) { f.Owner = "other/echo" }, false, false},
 	} {
 		since := gatewaytest.With(before, func(f *gateway.Forward) { f.Protocol = tc.protocol })
 		after := gateway.State{}
@@ -49,6 +51,10 @@ func TestWhatIsUrgent(t *testing.T) {
 			t.Errorf("%s: stale %v, urgent %t; want %t, %t", tc.name, got.stale, got.urgent, tc.stale, tc.urgent)
 		}
 	}
+	anywhere := state(gatewaytest.With(before, func(f *gateway.Forward) { f.AnyEndpoint = true }))
+	if got := changedSince(&anywhere, state(gatewaytest.With(before, func(f *gateway.Forward) { f.Backends = nil }))); !got.urgent {
+		t.Errorf("backends that are not proven to be pods may not be used any more: %+v", got)
+	}
 	leaving, others := egress(public, "10.244.1.2", "10.244.1.3"), egress(public, "10.244.1.3")
 	if got := changedSince(&leaving, others); !got.urgent {
 		t.Errorf("a pod that may not leave any more: %+v", got)
@@ -56,6 +62,36 @@ func TestWhatIsUrgent(t *testing.T) {
 	if got := changedSince(nil, gateway.State{}); !got.urgent {
 		t.Errorf("nothing known: %+v", got)
 	}
+}
+
+// TestWhatIsOlderThanItsForward expects a search for flows that are older than the rules whenever a Forward begins to lead them anywhere.
+func TestWhatIsOlderThanItsForward(t *testing.T) {
+	ready := forward(public, udp, 53, 53, pod1)
+	empty := gatewaytest.With(ready, func(f *gateway.Forward) { f.Backends = nil })
+	limited := gatewaytest.From(ready, "192.0.2.0/24")
+	none := gateway.State{}
+	for _, tc := range []struct {
+		name          string
+		before, after gateway.State
+		missed        bool
+	}{
+		{"a Forward", none, state(ready), true},
+		{"a Forward without backends", none, state(empty), false},
+		{"the first backend", state(empty), state(ready), true},
+		{"the first backend of TCP", state(asTCP(empty)), state(asTCP(ready)), false},
+		{"another source", state(limited), state(ready), true},
+		{"another backend", state(ready), state(forward(public, udp, 53, 53, pod1, pod2)), false},
+		{"nothing", state(ready), state(ready), false},
+		{"the end", state(ready), none, false},
+	} {
+		if got := changedSince(&tc.before, tc.after); len(got.missed) > 0 != tc.missed || tc.missed && !got.urgent {
+			t.Errorf("%s: missed %v, urgent %t", tc.name, got.missed, got.urgent)
+		}
+	}
+}
+
+func asTCP(f *gateway.Forward) *gateway.Forward {
+	return gatewaytest.With(f, func(f *gateway.Forward) { f.Protocol = tcp })
 }
 
 // TestWhatIsLeftForLater expects that deferred checks run at intervals, and that none is lost.

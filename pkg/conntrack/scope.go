@@ -28,7 +28,8 @@ type changes struct {
 	// those of pods that may be older than their external address, which is certain only until the first answer.
 	stale, missed, leaving []scope
 	// urgent means that one of them does harm while it exists. A TCP connection to a removed backend does none: its ends only
-	// learn later that it is over.
+	// learn later that it is over. It does if another Mapping has the Frontend now, or if backends have to be pods now, because such a
+	// backend is still there.
 	urgent bool
 }
 
@@ -47,13 +48,14 @@ func changedSince(since *gateway.State, state gateway.State) changes {
 		case a != nil:
 			if admits, leads := admitsAll(a, b), leadsOn(a, b); !admits || !leads {
 				c.stale = append(c.stale, toFrontend(a.Frontend))
-				c.urgent = c.urgent || !admits || a.Protocol != gateway.TCP
+				c.urgent = c.urgent || !admits || a.Protocol != gateway.TCP || a.Owner != b.Owner || a.AnyEndpoint && !b.AnyEndpoint
 			}
 		}
 	}
 	for a, b := range gateway.DifferingForwards(before.Forwards, state.Forwards) {
-		// Before it had backends, the Forward refused flows, so none is in the table.
-		if a == nil && b.Protocol == gateway.UDP && len(b.Backends) > 0 {
+		// While it has no backends, or the source is not allowed, no flow begins. One that is older than the Forward stays in the table.
+		if b != nil && b.Protocol == gateway.UDP && len(b.Backends) > 0 &&
+			(a == nil || len(a.Backends) == 0 || a.SourcesDeny != b.SourcesDeny || !same(a.Sources, b.Sources)) {
 			c.missed, c.urgent = append(c.missed, toFrontend(b.Frontend)), true
 		}
 	}

@@ -157,7 +157,7 @@ func eachByItself(before, after gateway.State) (stale, missed []scope) {
 	}
 	for _, a := range after.Forwards {
 		if a.Protocol == udp && len(a.Backends) > 0 &&
-			!slices.ContainsFunc(before.Forwards, func(b *gateway.Forward) bool { return a.Frontend == b.Frontend }) {
+			!slices.ContainsFunc(before.Forwards, func(b *gateway.Forward) bool { return a.Frontend == b.Frontend && len(b.Backends) > 0 }) {
 			missed = append(missed, toFrontend(a.Frontend))
 		}
 	}

@@ -100,6 +100,8 @@ type Forward struct {
 	SourcesDeny bool
 	// Direct means that the Backends are endpoints and not a ClusterIP.
 	Direct bool
+	// AnyEndpoint means that the Backends need not be proven to be pods of the Owner's namespace.
+	AnyEndpoint bool
 	// Shift means that port First+i is translated to Backend.Port+i. Otherwise every port is translated to Backend.Port.
 	Shift bool
 	// Masquerade replaces the client's address with the host's. If it is off, clients that arrive through an uplink keep
@@ -117,7 +119,7 @@ type Forward struct {
 // EqualForwards reports whether all fields are equal. It is no method, which go-cmp would use instead of comparing the fields.
 func EqualForwards(a, b *Forward) bool {
 	return a.Frontend == b.Frontend && a.Owner == b.Owner && a.Service == b.Service && a.SourcesDeny == b.SourcesDeny && a.Direct == b.Direct &&
-		a.Shift == b.Shift && a.Masquerade == b.Masquerade && a.Affinity == b.Affinity && a.Consistent == b.Consistent &&
+		a.AnyEndpoint == b.AnyEndpoint && a.Shift == b.Shift && a.Masquerade == b.Masquerade && a.Affinity == b.Affinity && a.Consistent == b.Consistent &&
 		slices.Equal(a.Sources, b.Sources) && slices.Equal(a.Backends, b.Backends) && slices.Equal(a.Draining, b.Draining)
 }
 
