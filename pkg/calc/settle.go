@@ -142,13 +142,20 @@ func compareForwards(a, b *gateway.Forward) int { return a.Compare(b.Frontend) }
 
 // findings returns the Findings of all entries, sorted by Mapping. Entries come sorted by age.
 func findings(entries []*entry) []finding.Finding {
-	var all []finding.Finding
+	var reporting []*entry
+	n := 0
 	for _, e := range entries {
+		if len(e.findings) > 0 {
+			reporting, n = append(reporting, e), n+len(e.findings)
+		}
+	}
+	slices.SortFunc(reporting, func(a, b *entry) int { // names are unique
+		return cmp.Or(strings.Compare(a.mapping.Namespace, b.mapping.Namespace), strings.Compare(a.mapping.Name, b.mapping.Name))
+	})
+	all := make([]finding.Finding, 0, n)
+	for _, e := range reporting {
 		all = append(all, e.findings...)
 	}
-	slices.SortStableFunc(all, func(a, b finding.Finding) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
 	return all
 }
 
