@@ -38,7 +38,7 @@ func New(epoch Version, history int) *Cache { return NewOf(epoch, history, filte
 func NewOf(epoch Version, history int, table []filter.Kind) *Cache {
 	c := &Cache{version: epoch, history: history, table: table}
 	for number, kind := range table {
-		c.clusters = append(c.clusters, &clusterSide{kind: kind, number: number, known: map[types.NamespacedName]*storedObject{}})
+		c.clusters = append(c.clusters, &clusterSide{kind: kind, number: number, known: map[types.NamespacedName]*storedObject{}, changed: make(chan struct{})})
 	}
 	c.Portion = newPortion(c, filter.NewIndex(table))
 	return c
@@ -94,9 +94,11 @@ func (c *Cache) take(of *clusterSide, key types.NamespacedName, now *storedObjec
 
 // wake wakes the watchers of each kind with a new event.
 func (c *Cache) wake() {
-	c.Portion.wake()
-	for _, p := range c.portions {
-		p.wake()
+	for _, of := range c.clusters {
+		if of.hasNews {
+			close(of.changed)
+			of.changed, of.hasNews = make(chan struct{}), false
+		}
 	}
 }
 

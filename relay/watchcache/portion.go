@@ -85,16 +85,6 @@ func (p *Portion) publish(refs []filter.Ref) {
 	}
 }
 
-// wake wakes the watchers of each kind with a new event.
-func (p *Portion) wake() {
-	for _, r := range p.resources {
-		if r.hasNews {
-			close(r.changed)
-			r.changed, r.hasNews = make(chan struct{}), false
-		}
-	}
-}
-
 // setScope publishes the difference between two scopes: what comes is added, what goes is deleted.
 func (p *Portion) setScope(scope filter.Scope) {
 	from := p.index.Scope()
@@ -234,8 +224,8 @@ func (c *Cache) remove(name string) {
 
 // wakeAll wakes all watchers, because they may have another Portion now.
 func (c *Cache) wakeAll() {
-	for _, r := range c.resources {
-		r.hasNews = true
+	for _, of := range c.clusters {
+		of.hasNews = true
 	}
 }
 

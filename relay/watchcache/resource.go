@@ -23,6 +23,9 @@ type clusterSide struct {
 	// known holds the stripped objects of the cluster, visible or not.
 	known  map[types.NamespacedName]*storedObject
 	synced bool
+	// changed is closed when there is a new event in any Portion. hasNews is set until then.
+	changed chan struct{}
+	hasNews bool
 }
 
 // Resource is the part of a Portion that holds one kind.
@@ -38,15 +41,11 @@ type Resource struct {
 	// are never overwritten.
 	events  []Event
 	horizon Version
-	// changed is closed when there is a new event. hasNews is set until then.
-	changed chan struct{}
-	hasNews bool
 }
 
 func newResource(p *Portion, of *clusterSide) *Resource {
 	return &Resource{
-		clusterSide: of, cache: p.cache, portion: p, horizon: p.cache.version, changed: make(chan struct{}),
-		served: map[types.NamespacedName]*Entry{},
+		clusterSide: of, cache: p.cache, portion: p, horizon: p.cache.version, served: map[types.NamespacedName]*Entry{},
 	}
 }
 
@@ -87,8 +86,7 @@ func (r *Resource) List() ([]*Entry, Version) {
 	return entries, r.cache.version
 }
 
-// Since returns the changes after a version, the version that they lead to, and a channel that is closed on the next
-// change. It fails with ErrExpired if some of the changes are no longer in the history, or if this Cache never assigned
+// Since returns the changes after a version, the version that they lead to, and the channel of Changed. It fails with ErrExpired if some of the changes are no longer in the history, or if this Cache never assigned
 // the version.
 func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, error) {
 	r.cache.mu.RLock()
@@ -100,7 +98,7 @@ func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, er
 	return r.events[first:len(r.events):len(r.events)], r.cache.version, r.changed, nil
 }
 
-// Changed returns a channel that is closed on the next change.
+// Changed returns a channel that is closed on the next change of the kind, in any Portion.
 func (r *Resource) Changed() <-chan struct{} {
 	r.cache.mu.RLock()
 	defer r.cache.mu.RUnlock()
@@ -145,7 +143,6 @@ func (r *Resource) publishDiff(key types.NamespacedName) {
 func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object) {
 	r.cache.version++
 	r.hasNews = true
-	r.cache.Portion.resources[r.number].hasNews = true // the watchers of all Portions wait for its channel
 	r.listed.Store(nil)
 	entry, old := newEntry(r.kind.Kind, obj, r.cache.version), r.served[key]
 	if t == watch.Deleted {
