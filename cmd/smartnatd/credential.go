@@ -27,7 +27,11 @@ func credentialEnds(cfg config.Source) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return earlier(credentialEnd(client.CertData, client.CertFile), credentialEnd([]byte(client.BearerToken), client.BearerTokenFile))
+	token := client.BearerTokenFile
+	if cfg.Relay != nil {
+		token = cfg.Relay.TokenFile
+	}
+	return earlier(credentialEnd(client.CertData, client.CertFile), credentialEnd([]byte(client.BearerToken), token))
 }
 
 // credentialEnd returns the end of the content or, if there is none, of the file.

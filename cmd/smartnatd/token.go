@@ -48,28 +48,28 @@ type tokens struct {
 	log logrus.FieldLogger
 	// loaded has the files of the config that was loaded last.
 	loaded credential.Files
-	// stop ends the Keeper of files, which asks the relay of source.
-	stop   context.CancelFunc
+	// stop ends the Keeper of files, which asks the relay of source, and waits for its end.
+	stop   func()
 	files  credential.Files
 	source config.Source
 }
 
-// load returns the config with the file in which its token is kept.
+// load returns the config with the file in which its token will be kept. It changes no file: the config may be refused yet.
 func (t *tokens) load(cfg config.Config) config.Config {
 	files, ok := tokenFiles(cfg)
 	t.loaded = files
 	if !ok {
 		return cfg
 	}
-	path, err := files.Adopt(time.Now())
+	path, err := files.Prepare(time.Now())
 	if err != nil {
 		t.log.WithError(err).Debug("using the enrolled credential")
 	}
 	return withToken(cfg, path)
 }
 
-// keep renews the token of the config that was loaded last, which is in use from now on. A config that is refused after load leaves
-// the Keeper of the one before.
+// keep adopts and renews the token of the config that was loaded last, which is in use from now on. A config that is refused after load
+// leaves the token and the Keeper of the one before.
 func (t *tokens) keep(cfg config.Config) {
 	if t.stop != nil && t.files == t.loaded && reflect.DeepEqual(t.source, cfg.Source) {
 		return
@@ -81,6 +81,9 @@ func (t *tokens) keep(cfg config.Config) {
 	if t.loaded == (credential.Files{}) {
 		return
 	}
+	if err := t.loaded.Adopt(time.Now()); err != nil {
+		t.log.WithError(err).Debug("using the enrolled credential")
+	}
 	client, err := source.ClientConfig(cfg.Source, t.log)
 	if err != nil {
 		return // the source reports it
@@ -91,9 +94,17 @@ func (t *tokens) keep(cfg config.Config) {
 		return
 	}
 	ctx, stop := context.WithCancel(t.ctx)
-	t.stop, t.files, t.source = stop, t.loaded, cfg.Source
+	t.files, t.source = t.loaded, cfg.Source
 	keeper := &credential.Keeper{Files: t.loaded, Request: request, Log: t.log}
-	go keeper.Run(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		keeper.Run(ctx)
+	}()
+	t.stop = func() {
+		stop()
+		<-ended // it must not write after the next one does
+	}
 }
 
 // newReporters also keeps the token, since nothing after it refuses a config.

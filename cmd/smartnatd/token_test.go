@@ -4,10 +4,12 @@
 package main
 
 import (
-	"context"
+	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus/hooks/test"
 
@@ -35,7 +37,7 @@ func TestARefusedConfigDoesNotEndRenewals(t *testing.T) {
 			t.Fatal("no renewals")
 		}
 		stop := all.stop
-		all.stop = context.CancelFunc(func() { ended = append(ended, state); stop() })
+		all.stop = func() { ended = append(ended, state); stop() }
 	}
 	keep(load("one"), "one")
 	load("refused")
@@ -48,4 +50,43 @@ func TestARefusedConfigDoesNotEndRenewals(t *testing.T) {
 	if len(ended) != 1 || ended[0] != "one" || filepath.Base(filepath.Dir(all.files.Kept)) != "two" {
 		t.Errorf("ended %q, renews %s", ended, all.files.Kept)
 	}
+}
+
+// TestARefusedConfigLeavesTheToken loads the config of another gateway, which is refused, and then takes it.
+func TestARefusedConfigLeavesTheToken(t *testing.T) {
+	log, _ := test.NewNullLogger()
+	all := &tokens{ctx: t.Context(), log: log}
+	dir := t.TempDir()
+	begins := time.Now()
+	token := func(gateway string) string {
+		claims := fmt.Sprintf(`{"iss":"https://cluster-1","sub":"system:serviceaccount:smartnat:%s","iat":%d,"exp":%d}`,
+			gateway, begins.Unix(), begins.Add(time.Hour).Unix())
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+	}
+	load := func(gateway string) config.Config {
+		cfg := config.Default()
+		cfg.StateDir = dir
+		cfg.Source.Relay = &config.Relay{Servers: []string{"https://192.0.2.1:8443"}, TokenFile: filepath.Join(t.TempDir(), gateway)}
+		if err := os.WriteFile(cfg.Source.Relay.TokenFile, []byte(token(gateway)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return all.load(cfg)
+	}
+	kept := filepath.Join(dir, "token")
+	expect := func(when, gateway string) {
+		t.Helper()
+		if text, err := os.ReadFile(kept); err != nil || string(text) != token(gateway) {
+			t.Errorf("%s: %q is kept, %v, want the token of %s", when, text, err, gateway)
+		}
+	}
+	all.keep(load("edge-1"))
+	expect("at the start", "edge-1")
+	two := load("edge-2") // and no keep: refused
+	expect("after a refused reload", "edge-1")
+	if two.Source.Relay.TokenFile != kept {
+		t.Errorf("uses %s, want %s", two.Source.Relay.TokenFile, kept)
+	}
+	all.keep(two)
+	defer all.stop()
+	expect("once it is accepted", "edge-2")
 }

@@ -30,37 +30,59 @@ const (
 // Files are the token that an enrollment wrote, and the file in which the newest one is kept.
 type Files struct{ Enrolled, Kept string }
 
-// Newest returns the file with the token to use: the kept one, unless the enrolled one was issued later, is still valid while the kept one
-// is not, or is of another user or cluster. If only one of them can be read, it is that one.
-func (f Files) Newest(now time.Time) string {
-	kept, _, err := read(f.Kept)
-	if err != nil {
-		return f.Enrolled
-	}
-	enrolled, _, err := read(f.Enrolled)
-	if errors.As(err, new(*fs.PathError)) {
-		return f.Kept
-	}
-	if err != nil || !enrolled.sameUser(kept) || enrolled.newer(kept) || kept.ended(now) && !enrolled.ended(now) {
-		return f.Enrolled
-	}
-	return f.Kept
+// choice is the token to use, and the file that has it.
+type choice struct {
+	path, text string
+	token      Token
+	// err is why the token of the enrolled file cannot be kept.
+	err error
 }
 
-// Adopt copies the enrolled token to the kept file if it is the one to use, and returns the file to use: the kept one, or the enrolled one
-// if nothing can be kept.
-func (f Files) Adopt(now time.Time) (string, error) {
-	if f.Newest(now) == f.Kept {
+// choose reads both files. It chooses the kept one, unless the enrolled one was issued later, is still valid while the kept one is not, or
+// is of another user or cluster. If only one of them can be read, it is that one.
+func (f Files) choose(now time.Time) choice {
+	kept, keptText, keptErr := read(f.Kept)
+	token, text, err := read(f.Enrolled)
+	if keptErr == nil && (errors.As(err, new(*fs.PathError)) ||
+		err == nil && token.sameUser(kept) && !token.newer(kept) && (!kept.ended(now) || token.ended(now))) {
+		return choice{path: f.Kept, text: keptText, token: kept}
+	}
+	return choice{path: f.Enrolled, text: text, token: token, err: err}
+}
+
+// Newest returns the file with the token to use now.
+func (f Files) Newest(now time.Time) string { return f.choose(now).path }
+
+// Prepare returns the file to use once Adopt has run: the kept one, or the enrolled one if nothing can be kept. It leaves the kept file as
+// it is, for the config in use.
+func (f Files) Prepare(now time.Time) (string, error) {
+	c := f.choose(now)
+	if c.path == f.Kept {
 		return f.Kept, nil
 	}
-	_, text, err := read(f.Enrolled)
-	if err != nil {
+	if c.err != nil {
+		return f.Enrolled, c.err
+	}
+	probe := f.Kept + ".probe"
+	if err := write(probe, c.text); err != nil {
 		return f.Enrolled, err
 	}
-	if err := write(f.Kept, text); err != nil {
-		return f.Enrolled, err
+	return f.Kept, os.Remove(probe)
+}
+
+// Adopt copies the enrolled token to the kept file if it is the one to use.
+func (f Files) Adopt(now time.Time) error {
+	_, _, err := f.adopt(now)
+	return err
+}
+
+// adopt also returns the token to use, and whether the kept file has changed.
+func (f Files) adopt(now time.Time) (token Token, changed bool, err error) {
+	c := f.choose(now)
+	if c.path == f.Kept || c.err != nil {
+		return c.token, false, c.err
 	}
-	return f.Kept, nil
+	return c.token, true, write(f.Kept, c.text)
 }
 
 func read(path string) (Token, string, error) {
@@ -117,18 +139,13 @@ func (k *Keeper) Run(ctx context.Context) {
 
 // Step does what is due at a time.
 func (k *Keeper) Step(ctx context.Context, now time.Time) {
-	adopts := k.Newest(now) != k.Kept
-	if _, err := k.Adopt(now); err != nil {
-		k.problem("cannot keep the credential, not renewing it", err)
-		return
-	}
-	if adopts {
-		k.retry, k.pause, k.said = time.Time{}, 0, ""
-	}
-	token, _, err := read(k.Kept)
+	token, changed, err := k.adopt(now)
 	if err != nil {
 		k.problem("cannot keep the credential, not renewing it", err)
 		return
+	}
+	if changed {
+		k.retry, k.pause, k.said = time.Time{}, 0, ""
 	}
 	received := k.received
 	if !token.Begins.Equal(k.begins) {

@@ -157,7 +157,7 @@ func TestRenewal(t *testing.T) {
 	}
 	// A restart uses the kept token, which is not due.
 	h.Keeper = &Keeper{Files: h.Files, Request: h.Request, Log: h.Log}
-	if path, err := h.Adopt(start.Add(time.Minute)); err != nil || path != h.Kept || h.uses() != renewed {
+	if path, err := h.Prepare(start.Add(time.Minute)); err != nil || path != h.Kept || h.uses() != renewed {
 		t.Errorf("after a restart: %s, %v", path, err)
 	}
 	h.Step(t.Context(), now.Add(time.Hour))
@@ -265,8 +265,16 @@ func TestFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			path, _ := f.Adopt(start.Add(test.age))
+			now := start.Add(test.age)
+			path, _ := f.Prepare(now)
+			if kept, _ := os.ReadFile(f.Kept); string(kept) != test.kept {
+				t.Errorf("before the config is accepted, %q is kept, want %q", kept, test.kept)
+			}
+			_ = f.Adopt(now)
 			content, err := os.ReadFile(path)
+			if files, _ := os.ReadDir(filepath.Dir(f.Kept)); len(files) > 1 {
+				t.Errorf("%d files are left", len(files))
+			}
 			if err != nil || string(content) != test.want || (path == f.Kept) != test.inState {
 				t.Errorf("%s: %s, %v, want %s", path, content, err, test.want)
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 
 	"github.com/smartnat/smartnat/pkg/config"
 )
@@ -52,15 +53,15 @@ func guarded(client *rest.Config) *rest.Config {
 }
 
 // relayConfig returns the client config of a relay, and the servers that it uses. It passes file names, not contents, because
-// client-go reloads the files when they change.
+// client-go reloads the files when they change. The token may come later than the client: it is read for the first request, each
+// minute, and after a refusal.
 func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, *servers, error) {
 	servers, err := newServers(r.Servers)
 	if err != nil {
 		return nil, nil, err
 	}
 	client := &rest.Config{
-		Host:            r.Servers[0],
-		BearerTokenFile: r.TokenFile,
+		Host: r.Servers[0],
 		TLSClientConfig: rest.TLSClientConfig{
 			CAFile: r.CAFile, ServerName: r.ServerName, CertFile: r.CertFile, KeyFile: r.KeyFile,
 		},
@@ -70,6 +71,9 @@ func relayConfig(r config.Relay, log logrus.FieldLogger) (*rest.Config, *servers
 	client.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &failover{next: &guard{limits: defaultLimits, next: next}, servers: servers, log: log}
 	})
+	if r.TokenFile != "" {
+		client.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(r.TokenFile)))
+	}
 	return rest.AddUserAgent(client, userAgent), servers, nil
 }
 
