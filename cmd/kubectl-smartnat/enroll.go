@@ -30,11 +30,11 @@ func newEnrollCommand(a *access) *cobra.Command {
 		Long: `enroll creates a ServiceAccount for the gateway that may read what the relay serves, and prints a bundle: a new token of it, which only
 the relay accepts, the relay's addresses and authority, and the networks of the cluster. The bundle is a secret.
 
-With --addresses, the relay shows the gateway only Mappings of these addresses, and what they name. Run it again with other addresses to
-change that at once, without a new bundle on the host; without the flag, it stays as it is.
+With --addresses, the relay shows the gateway only Mappings of these addresses, and what they name; without the flag, that stays as it is.
+'kubectl smartnat limit' changes it later, without a new bundle.
 
 The token lasts an hour. In this time smartnatd has to start with it; from then on, it renews the token by itself. If a host was off for so
-long that its token ended, run enroll again. 'kubectl smartnat revoke' ends all tokens of the gateway.`,
+long that its token ended, or if a bundle may have been copied, run enroll again: all earlier tokens of the gateway end within a minute.`,
 		Example: `  kubectl smartnat enroll gateway-1 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 --addresses 198.51.100.10,2001:db8::/64 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 | ssh root@203.0.113.10 smartnatd enroll - --start`,
@@ -79,7 +79,7 @@ func writeBundle(cmd *cobra.Command, bundle *enroll.Bundle, output string) error
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s: run smartnatd on its host before %s, which then renews the credential\n", bundle.Gateway, bundle.Expires.UTC().Format(time.RFC3339))
+	fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s: run smartnatd on its host before %s, which then renews the credential; its earlier credentials end\n", bundle.Gateway, bundle.Expires.UTC().Format(time.RFC3339))
 	if output != "" {
 		if err := atomicfile.Write(output, text, 0o600); err != nil {
 			return fmt.Errorf("writing the bundle: %w", err)
@@ -134,12 +134,45 @@ func parseNetworks(texts []string) (networks []netip.Prefix, err error) {
 	return networks, nil
 }
 
+func newLimitCommand(a *access) *cobra.Command {
+	e := &plugin.Enrollment{Duration: time.Hour}
+	cmd := &cobra.Command{
+		Use:   "limit GATEWAY ADDRESSES",
+		Short: "Change what an enrolled gateway sees",
+		Long: `limit makes the relay show an enrolled gateway only Mappings of a list of addresses, networks and uplinks, and what they name; or "all".
+Running watches follow at once, and the gateway needs no new bundle.`,
+		Example: "  kubectl smartnat limit gateway-1 198.51.100.10,2001:db8::/64,uplink:eth1",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 || args[1] == "" {
+				return usageError{errors.New("want a gateway and what it may see, as in: kubectl smartnat limit gateway-1 198.51.100.10")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			e.Gateway, e.Addresses = args[0], args[1]
+			if err := e.Validate(); err != nil {
+				return usageError{err}
+			}
+			if e.Client, err = a.client(); err != nil {
+				return err
+			}
+			if err := e.Limit(cmd.Context()); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "gateway %s now sees %s\n", e.Gateway, e.Addresses)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&e.Namespace, "namespace", relayNamespace, "the `namespace` of the relay")
+	return cmd
+}
+
 func newRevokeCommand(a *access) *cobra.Command {
 	e := &plugin.Enrollment{Duration: time.Hour}
 	cmd := &cobra.Command{
 		Use:   "revoke GATEWAY",
 		Short: "End all credentials of a gateway",
-		Long: `revoke deletes the gateway's ServiceAccount. Within a minute its requests are refused and its open watches end. The host keeps forwarding
+		Long: `revoke deletes the gateway's ServiceAccount, and all that enroll made for it. Within a minute its requests are refused and its open watches end. The host keeps forwarding
 what it has programmed; 'smartnatd cleanup' there ends that.`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {

@@ -72,8 +72,11 @@ func TestCommands(t *testing.T) {
 		{"enroll", exitUsage, nil, "kubectl smartnat: want the name of one gateway, such as gateway-1\n"},
 		{"enroll a/b", exitUsage, nil, "kubectl smartnat: \"a/b\" is not the name of a gateway: use up to 42 lower-case letters, digits and dashes\n"},
 		{"enroll gateway-1 --service-network x", exitUsage, nil, "kubectl smartnat: --service-network: \"x\" is not a network such as 10.96.0.0/16\n"},
-		{"enroll gateway-1 --addresses 198.51.100.10/24", exitUsage, nil, "kubectl smartnat: --addresses: \"198.51.100.10/24\" has bits set beyond its prefix length: want 198.51.100.0/24\n"},
+		{"enroll gateway-1 --addresses 198.51.100.10/24", exitUsage, nil, "kubectl smartnat: addresses: \"198.51.100.10/24\" has bits set beyond its prefix length: want 198.51.100.0/24\n"},
 		{"enroll gateway-1", exitFailure, nil, "kubectl smartnat: reading the nodes: not for you\n"},
+		{"limit gateway-1", exitUsage, nil, "kubectl smartnat: want a gateway and what it may see, as in: kubectl smartnat limit gateway-1 198.51.100.10\n"},
+		{"limit gateway-1 198.51.100.10/24", exitUsage, nil, "kubectl smartnat: addresses: \"198.51.100.10/24\" has bits set beyond its prefix length: want 198.51.100.0/24\n"},
+		{"limit gateway-1 all", exitFailure, nil, "kubectl smartnat: not for you\n"},
 		{"revoke gateway-1", exitFailure, nil, "kubectl smartnat: not for you\n"},
 		{"--flag", exitUsage, nil, "kubectl smartnat: unknown flag: --flag\n"},
 		{"destroy", exitUsage, nil, "kubectl smartnat: unknown command \"destroy\": see kubectl smartnat --help\n"},
@@ -103,7 +106,7 @@ func TestCommands(t *testing.T) {
 // TestEveryCommandNamesItsMistake expects one line, and exit code 2, from each command.
 func TestEveryCommandNamesItsMistake(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
-	for _, command := range []string{"status", "explain 192.0.2.1 198.51.100.10:80", "connections", "enroll gateway-1", "revoke gateway-1"} {
+	for _, command := range []string{"status", "explain 192.0.2.1 198.51.100.10:80", "connections", "enroll gateway-1", "limit gateway-1 all", "revoke gateway-1"} {
 		for flag, want := range map[string]string{
 			"--wrong":       "kubectl smartnat: unknown flag: --wrong\n",
 			"--kubeconfig=": "kubectl smartnat: there is no kubeconfig: name it by KUBECONFIG or --kubeconfig\n",

@@ -58,7 +58,7 @@ connections, and says which command to run on which host.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&a.rules.ExplicitPath, "kubeconfig", "", "the kubeconfig `file`")
 	root.PersistentFlags().StringVar(&a.overrides.CurrentContext, "context", "", "the `context` in the kubeconfig")
-	root.AddCommand(newStatusCommand(a), newExplainCommand(a), newConnectionsCommand(a), newEnrollCommand(a), newRevokeCommand(a))
+	root.AddCommand(newStatusCommand(a), newExplainCommand(a), newConnectionsCommand(a), newEnrollCommand(a), newLimitCommand(a), newRevokeCommand(a))
 	return root
 }
 

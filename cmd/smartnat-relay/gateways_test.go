@@ -7,10 +7,12 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -145,15 +147,108 @@ func TestGatewaysOfARealCluster(t *testing.T) {
 		p.eventually("the log to name the mistake", func() bool {
 			return strings.Contains(p.log.String(), "malformed addresses, gateway sees nothing") && strings.Contains(p.log.String(), "is neither an address such as")
 		})
-		enroll("edge-1", "") // leaves it as it is
+		edge = enroll("edge-1", "") // leaves it as it is
 		if got := names(edge); strings.Contains(got, "web") || strings.Contains(got, "bank") {
 			t.Errorf("with a malformed annotation it sees %s", got)
 		}
-		enroll("edge-1", "all")
+		limited := p.enrollment("edge-1")
+		limited.Addresses = "all"
+		if err := limited.Limit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		p.eventually("edge-1 to see all", func() bool { return names(edge) == names(all) })
 	})
 
+	t.Run("an enrollment of an earlier version", func(t *testing.T) { testUnboundTokens(t, p, func() string { return enroll("edge-3", "")[3] }) })
+	t.Run("copies of a token", func(t *testing.T) { testCopies(t, p, func() string { return enroll("edge-4", "")[3] }) })
 	t.Run("renewal", func(t *testing.T) { testRenewal(t, p, edge[3]) })
+}
+
+// renewalOf asks for a token as smartnatd does.
+func (p *controlPlane) renewalOf(gateway, token string) (string, error) {
+	p.t.Helper()
+	request, err := credential.NewRequest(&rest.Config{Host: relayURL, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAFile: p.path("ca.crt")}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return request(p.t.Context(), "smartnat", gateway)
+}
+
+// testCopies renews a stolen bundle, and ends all that came of it by another enrollment, and by the deletion of the Secret.
+func testCopies(t *testing.T, p *controlPlane, enroll func() string) {
+	client := p.client("")
+	for what, end := range map[string]func(){
+		"another enrollment":      func() { enroll() },
+		"the Secret that is gone": func() { p.kubectl("--namespace=smartnat", "delete", "secret", "smartnat-gateway-edge-4") },
+	} {
+		bundle := enroll()
+		copied, err := p.renewalOf("edge-4", bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := p.renewalOf("edge-4", copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end()
+		for name, token := range map[string]string{"bundle": bundle, "renewed": copied, "renewed again": again} {
+			p.eventually(what+" to end the token: "+name, func() bool { return p.ask(client, listPath, token) == http.StatusUnauthorized })
+			if _, err := p.renewalOf("edge-4", token); !apierrors.IsUnauthorized(err) {
+				t.Errorf("%s: renewal of the %s token: %v, want 401", what, name, err)
+			}
+			if out := p.review(token); out != "false" {
+				t.Errorf("%s: the cluster authenticates the %s token: %s", what, name, out)
+			}
+		}
+	}
+	if got := p.ask(client, listPath, enroll()); got != http.StatusOK {
+		t.Errorf("a new enrollment: status %d", got)
+	}
+}
+
+// review returns whether the cluster itself authenticates a token for the relay, once it says no or time is over.
+func (p *controlPlane) review(token string) (said string) {
+	p.t.Helper()
+	p.write("review.json", fmt.Appendf(nil, `{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": %q, "audiences": ["smartnat-relay"]}}`, token))
+	p.eventually("the cluster to refuse the token", func() bool {
+		var review struct{ Status struct{ Authenticated bool } }
+		if err := json.Unmarshal([]byte(p.kubectl("create", "--filename", p.path("review.json"), "-o", "json")), &review); err != nil {
+			p.t.Fatal(err)
+		}
+		said = strconv.FormatBool(review.Status.Authenticated)
+		return !review.Status.Authenticated
+	})
+	return said
+}
+
+// testUnboundTokens uses and renews the token of a gateway that an earlier version enrolled, without a Secret, and enrolls it again.
+func testUnboundTokens(t *testing.T, p *controlPlane, enroll func() string) {
+	client := p.client("")
+	bound := enroll()
+	p.kubectl("--namespace=smartnat", "annotate", "serviceaccount", "edge-3", v1alpha1.EnrollmentAnnotation+"-")
+	p.kubectl("--namespace=smartnat", "delete", "secret", "smartnat-gateway-edge-3")
+	unbound := p.kubectl("--namespace=smartnat", "create", "token", "edge-3", "--audience=smartnat-relay")
+	p.eventually("the relay to take the token", func() bool { return p.ask(client, listPath, unbound) == http.StatusOK })
+	p.eventually("the cluster to refuse the bound one", func() bool { return p.ask(client, listPath, bound) == http.StatusUnauthorized })
+	renewed, err := p.renewalOf("edge-3", unbound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.ask(client, listPath, renewed); got != http.StatusOK {
+		t.Errorf("the renewed token: status %d", got)
+	}
+	ended := p.watch(client, renewed)
+	token := enroll()
+	ended()
+	for name, old := range map[string]string{"first": unbound, "renewed": renewed} {
+		p.eventually("the relay to refuse the token: "+name, func() bool { return p.ask(client, listPath, old) == http.StatusUnauthorized })
+	}
+	if got := p.ask(client, listPath, token); got != http.StatusOK {
+		t.Errorf("the token of the new enrollment: status %d", got)
+	}
+	if got := p.ask(client, listPath, p.kubectl("--namespace=smartnat", "create", "token", "edge-3", "--audience=smartnat-relay")); got != http.StatusUnauthorized {
+		t.Errorf("a token that is bound to nothing: status %d, want 401", got)
+	}
 }
 
 // testRenewal renews the token of edge-1 as smartnatd does, and asks for what it must not get.

@@ -229,25 +229,28 @@ func testEnroll(t *testing.T, p *controlPlane) {
 	if got := p.ask(client, clusterURL+"/api/v1/services", token); got != http.StatusUnauthorized {
 		t.Errorf("kube-apiserver: status %d, want 401", got)
 	}
+	ended := p.watch(client, token)
 	old, token := token, enroll()
-	for name, token := range map[string]string{"the token before the renewal": old, "the renewed token": token} {
-		if got := p.ask(client, listPath, token); got != http.StatusOK {
-			t.Errorf("%s: %d", name, got)
-		}
+	ended()
+	p.eventually("the earlier token to end", func() bool { return p.ask(client, listPath, old) == http.StatusUnauthorized })
+	if got := p.ask(client, listPath, token); got != http.StatusOK {
+		t.Errorf("the token of the second enrollment: %d", got)
 	}
+	t.Run("changed objects", func(t *testing.T) { testEnrollAgain(t, p, edge, enroll) })
+	token = enroll()
 
 	t.Run("a removed role", func(t *testing.T) {
 		ended := p.watch(client, token)
 		const accepted = `smartnat_relay_token_reviews_total{result="accepted"}`
-		before := p.metric(accepted)
+		before, revoked := p.metric(accepted), p.metric("smartnat_relay_watches_revoked_total")
 		p.eventually("several rechecks of the watch", func() bool { return p.metric(accepted) > before+3 })
-		if got := p.metric("smartnat_relay_watches_revoked_total"); got != 0 {
+		if got := p.metric("smartnat_relay_watches_revoked_total"); got != revoked {
 			t.Errorf("%v watches of authorized users have ended", got)
 		}
 		p.kubectl("delete", "clusterrolebinding", "smartnat-gateway-edge-1")
 		ended()
 		p.eventually("requests to be forbidden", func() bool { return p.ask(client, listPath, token) == http.StatusForbidden })
-		enroll()
+		token = enroll()
 		p.eventually("requests to be allowed again", func() bool { return p.ask(client, listPath, token) == http.StatusOK })
 	})
 	t.Run("a revoked gateway", func(t *testing.T) {
@@ -329,7 +332,58 @@ func testEnrollByDefault(t *testing.T, p *controlPlane) {
 	}
 	p.kubectl("delete", "clusterrolebinding", "smartnat-gateway-edge-2")
 	p.kubectl("create", "clusterrolebinding", "smartnat-gateway-edge-2", "--clusterrole=view", "--user=another")
-	fails("the ClusterRoleBinding smartnat-gateway-edge-2 exists and binds something else")
+	fails("the ClusterRoleBinding smartnat-gateway-edge-2 exists and does not belong to a gateway edge-2")
+}
+
+// testEnrollAgain changes what an enrollment made, and enrolls again.
+func testEnrollAgain(t *testing.T, p *controlPlane, edge *plugin.Enrollment, enroll func() string) {
+	const name = "smartnat-gateway-edge-1"
+	in := func(args ...string) string { return p.kubectl(append([]string{"--namespace=smartnat"}, args...)...) }
+	in("patch", "role", name, "--type=json", `--patch=[{"op": "remove", "path": "/rules/0/resourceNames"}]`)
+	in("patch", "rolebinding", name, "--type=json", `--patch=[{"op": "add", "path": "/subjects/-", "value": {"kind": "ServiceAccount", "name": "default", "namespace": "default"}}]`)
+	in("patch", "clusterrolebinding", name, "--type=json", `--patch=[{"op": "replace", "path": "/subjects", "value": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]}]`)
+	in("patch", "serviceaccount", "edge-1", "--type=merge", `--patch={"automountServiceAccountToken": true, "metadata": {"annotations": {"smartnat.aureacentral.com/addresses": "192.0.2.1"}}}`)
+	enroll()
+	for what, want := range map[string]string{
+		"role " + name + " -o jsonpath={.rules}":                                                          `[{"apiGroups":[""],"resourceNames":["edge-1"],"resources":["serviceaccounts/token"],"verbs":["create"]}]`,
+		"rolebinding " + name + " -o jsonpath={.subjects[*].name}":                                        "edge-1 smartnat-relay",
+		"clusterrolebinding " + name + " -o jsonpath={.subjects[*].name}":                                 "edge-1",
+		"serviceaccount edge-1 -o jsonpath={.automountServiceAccountToken}":                               "false",
+		`serviceaccount edge-1 -o jsonpath={.metadata.annotations.smartnat\.aureacentral\.com/addresses}`: "192.0.2.1",
+		"secret " + name + " -o jsonpath={.data}":                                                         "",
+	} {
+		if got := in(append([]string{"get"}, strings.Fields(what)...)...); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	edge.Addresses = plugin.AllAddresses
+	if err := edge.Limit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	edge.Addresses = ""
+	if err := p.enrollment("edge-9").Limit(t.Context()); err != nil {
+		t.Errorf("without addresses: %v", err)
+	}
+	missing := p.enrollment("edge-9")
+	missing.Addresses = plugin.AllAddresses
+	if err := missing.Limit(t.Context()); err == nil || err.Error() != "gateway edge-9 is not enrolled: the ServiceAccount smartnat/edge-9 does not exist" {
+		t.Errorf("limit of a gateway that is not enrolled: %v", err)
+	}
+	fails := func(want string) {
+		t.Helper()
+		if _, err := edge.Enroll(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	for _, kind := range []string{"secret", "role", "rolebinding"} {
+		in("label", kind, name, "smartnat.aureacentral.com/gateway-")
+		fails(name + " exists and does not belong to a gateway edge-1: delete it, or choose another name")
+		in("delete", kind, name)
+	}
+	in("create", "rolebinding", name, "--clusterrole=view", "--serviceaccount=smartnat:edge-1")
+	in("label", "rolebinding", name, "smartnat.aureacentral.com/gateway=edge-1")
+	fails("the RoleBinding " + name + " exists and binds something else: delete it")
+	in("delete", "rolebinding", name)
 }
 
 func (p *controlPlane) read(name string) string {
@@ -413,7 +467,7 @@ func testMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"smartnat_relay_synced 1\n", `smartnat_relay_objects{resource="services"} 1` + "\n", "smartnat_relay_watches_revoked_total 3\n",
+		"smartnat_relay_synced 1\n", `smartnat_relay_objects{resource="services"} 1` + "\n", "smartnat_relay_watches_revoked_total 4\n",
 		`smartnat_relay_upstream_requests_total{resource="mappings",result="ok",verb="watch"} `, "smartnat_relay_panics_total 0\n",
 		`smartnat_relay_requests_total{code="200",resource="mappings",verb="list"} `, `smartnat_relay_token_reviews_total{result="accepted"} `,
 		`smartnat_relay_rejections_total{reason="forbidden"} `, "go_goroutines ",

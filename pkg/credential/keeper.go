@@ -38,13 +38,13 @@ type choice struct {
 	err error
 }
 
-// choose reads both files. It chooses the kept one, unless the enrolled one was issued later, is still valid while the kept one is not, or
+// choose reads both files. It chooses the kept one, unless the enrolled one was not issued before it, is still valid while the kept one is not, or
 // is of another user or cluster. If only one of them can be read, it is that one.
 func (f Files) choose(now time.Time) choice {
 	kept, keptText, keptErr := read(f.Kept)
 	token, text, err := read(f.Enrolled)
 	if keptErr == nil && (errors.As(err, new(*fs.PathError)) ||
-		err == nil && token.sameUser(kept) && !token.newer(kept) && (!kept.ended(now) || token.ended(now))) {
+		err == nil && token.sameUser(kept) && (text == keptText || kept.newer(token)) && (!kept.ended(now) || token.ended(now))) {
 		return choice{path: f.Kept, text: keptText, token: kept}
 	}
 	return choice{path: f.Enrolled, text: text, token: token, err: err}

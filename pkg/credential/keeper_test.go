@@ -251,6 +251,7 @@ func TestFiles(t *testing.T) {
 		{"another cluster", elsewhere, renewed, elsewhere, true, 0},
 		{"no longer a JSON Web Token", "opaque", renewed, "opaque", false, 0},
 		{"another enrollment", newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), renewed, newToken(edge1, "again", start.Add(time.Hour), start.Add(2*time.Hour)), true, 0},
+		{"another enrollment in the same second", newToken(edge1, "again", start.Add(time.Minute), start.Add(time.Hour)), renewed, newToken(edge1, "again", start.Add(time.Minute), start.Add(time.Hour)), true, 0},
 		{"a torn file is ignored", enrolled, renewed[:20], enrolled, true, 0},
 		{"the enrolled token is gone", "", renewed, renewed, true, 0},
 		{"a token that is no JSON Web Token", "opaque", "", "opaque", false, 0},

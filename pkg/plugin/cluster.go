@@ -5,13 +5,16 @@ package plugin
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 )
 
@@ -26,6 +29,9 @@ var (
 	roleBindings    = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"}
 	bindings        = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"}
 )
+
+// fieldManager owns the fields that the plugin writes.
+const fieldManager = "kubectl-smartnat"
 
 // pageSize is the number of objects of one answer to a list.
 const pageSize = 500
@@ -79,9 +85,46 @@ func create[T any](ctx context.Context, in dynamic.ResourceInterface, object *T,
 	if err != nil {
 		return nil, err
 	}
-	created, err := in.Create(ctx, &unstructured.Unstructured{Object: content}, metav1.CreateOptions{FieldManager: "kubectl-smartnat"}, subresources...)
+	created, err := in.Create(ctx, &unstructured.Unstructured{Object: content}, metav1.CreateOptions{FieldManager: fieldManager}, subresources...)
 	if err != nil {
 		return nil, err
 	}
 	return convert[T](created)
+}
+
+// settle creates an object of a gateway. If the gateway has one already, settle makes it equal; it refuses to change the object of another.
+func settle[T any](ctx context.Context, in dynamic.ResourceInterface, gateway string, object *T) error {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	if err != nil {
+		return err
+	}
+	want := &unstructured.Unstructured{Object: content}
+	kind, name := want.GetKind(), want.GetName()
+	_, err = create(ctx, in, object)
+	if !apierrors.IsAlreadyExists(err) {
+		if err != nil {
+			err = fmt.Errorf("creating the %s %s: %w", kind, name, err)
+		}
+		return err
+	}
+	existing, err := in.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the %s %s: %w", kind, name, err)
+	case existing.GetLabels()[gatewayLabel] != gateway:
+		return fmt.Errorf("the %s %s exists and does not belong to a gateway %s: delete it, or choose another name", kind, name, gateway)
+	case !equality.Semantic.DeepEqual(existing.Object["roleRef"], content["roleRef"]): // the cluster lets no one change it
+		return fmt.Errorf("the %s %s exists and binds something else: delete it, or choose another name", kind, name)
+	}
+	// In a merge patch, a list replaces the whole list.
+	want.SetUID(existing.GetUID())
+	want.SetResourceVersion(existing.GetResourceVersion())
+	patch, err := json.Marshal(want)
+	if err == nil {
+		_, err = in.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	}
+	if err != nil {
+		return fmt.Errorf("changing the %s %s: %w", kind, name, err)
+	}
+	return nil
 }

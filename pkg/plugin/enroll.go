@@ -19,7 +19,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -80,7 +79,7 @@ func (e *Enrollment) Validate() error {
 	}
 	if e.Addresses != "" && e.Addresses != AllAddresses {
 		if _, err := validation.ParseEnrolled(e.Addresses); err != nil {
-			return fmt.Errorf("--addresses: %w", err)
+			return fmt.Errorf("addresses: %w", err)
 		}
 	}
 	if e.Duration < minDuration || e.Duration > maxDuration {
@@ -89,7 +88,8 @@ func (e *Enrollment) Validate() error {
 	return nil
 }
 
-// Enroll creates the account of the gateway, or finds it, and returns a bundle with a new token.
+// Enroll creates the account of the gateway, or brings it to what it would create, and returns a bundle with a new token. All earlier tokens
+// of the gateway end.
 func (e *Enrollment) Enroll(ctx context.Context) (*enroll.Bundle, error) {
 	b := &enroll.Bundle{Gateway: e.Gateway, Relay: enroll.Relay{
 		Servers: e.Servers, ServerName: cmp.Or(e.ServerName, relayService+"."+e.Namespace+".svc"), CertificateAuthority: e.CertificateAuthority,
@@ -119,7 +119,11 @@ func (e *Enrollment) Enroll(ctx context.Context) (*enroll.Bundle, error) {
 	if err := e.renewable(ctx); err != nil {
 		return nil, err
 	}
-	b.Relay.Token, b.Expires, err = e.token(ctx)
+	bound, err := e.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.Relay.Token, b.Expires, err = e.token(ctx, bound)
 	return b, err
 }
 
@@ -247,44 +251,34 @@ func (e *Enrollment) authority(ctx context.Context) (string, error) {
 	return string(secret.Data["ca.crt"]), nil
 }
 
-// account creates the ServiceAccount and its binding, or verifies that they are those of this gateway.
+// labels mark the objects of this gateway.
+func (e *Enrollment) labels() map[string]string {
+	return map[string]string{"app.kubernetes.io/part-of": "smartnat", gatewayLabel: e.Gateway}
+}
+
+// account creates the ServiceAccount and its binding.
 func (e *Enrollment) account(ctx context.Context) error {
-	labels := map[string]string{"app.kubernetes.io/part-of": "smartnat", gatewayLabel: e.Gateway}
-	mount := false
-	accounts := e.Client.Resource(serviceAccounts).Namespace(e.Namespace)
-	_, err := create(ctx, accounts, &corev1.ServiceAccount{
-		TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
-		ObjectMeta:                   metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace, Labels: labels, Annotations: e.annotations()},
-		AutomountServiceAccountToken: &mount,
-	})
-	if apierrors.IsAlreadyExists(err) {
-		if err = e.owned(ctx); err == nil {
-			err = e.limit(ctx, accounts)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("creating the ServiceAccount %s/%s: %w", e.Namespace, e.Gateway, err)
-	}
-	binding := &rbacv1.ClusterRoleBinding{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
-		ObjectMeta: metav1.ObjectMeta{Name: e.binding(), Labels: labels},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: gatewayRole},
-		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: e.Gateway, Namespace: e.Namespace}},
-	}
-	if _, err = create(ctx, e.Client.Resource(bindings), binding); !apierrors.IsAlreadyExists(err) {
-		if err != nil {
-			err = fmt.Errorf("creating the ClusterRoleBinding %s: %w", binding.Name, err)
-		}
+	if err := e.owned(ctx); err != nil {
 		return err
 	}
-	existing, found, err := get[rbacv1.ClusterRoleBinding](ctx, e.Client.Resource(bindings), binding.Name)
-	if err != nil || !found {
-		return fmt.Errorf("reading the ClusterRoleBinding %s: %w", binding.Name, cmp.Or(err, errors.New("it went meanwhile")))
+	mount := false
+	accounts := e.Client.Resource(serviceAccounts).Namespace(e.Namespace)
+	if err := settle(ctx, accounts, e.Gateway, &corev1.ServiceAccount{
+		TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
+		ObjectMeta:                   metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace, Labels: e.labels(), Annotations: e.annotations()},
+		AutomountServiceAccountToken: &mount,
+	}); err != nil {
+		return err
 	}
-	if existing.RoleRef != binding.RoleRef || !equality.Semantic.DeepEqual(existing.Subjects, binding.Subjects) {
-		return fmt.Errorf("the ClusterRoleBinding %s exists and binds something else: delete it, or choose another name", binding.Name)
+	if err := e.limit(ctx, accounts); err != nil {
+		return fmt.Errorf("limiting the ServiceAccount %s/%s to addresses: %w", e.Namespace, e.Gateway, err)
 	}
-	return nil
+	return settle(ctx, e.Client.Resource(bindings), e.Gateway, &rbacv1.ClusterRoleBinding{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
+		ObjectMeta: metav1.ObjectMeta{Name: e.binding(), Labels: e.labels()},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: gatewayRole},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: e.Gateway, Namespace: e.Namespace}},
+	})
 }
 
 // annotations returns what limits the account to addresses, spelled in one way.
@@ -306,18 +300,34 @@ func (e *Enrollment) limit(ctx context.Context, accounts dynamic.ResourceInterfa
 	for name, value := range e.annotations() {
 		addresses[name] = value
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": addresses}})
+	return annotate(ctx, accounts, e.Gateway, addresses)
+}
+
+func annotate(ctx context.Context, in dynamic.ResourceInterface, name string, annotations map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
 	if err != nil {
 		return err
 	}
-	_, err = accounts.Patch(ctx, e.Gateway, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = in.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return err
+}
+
+// Limit changes what an enrolled gateway may see, to Addresses. Its credentials stay.
+func (e *Enrollment) Limit(ctx context.Context) error {
+	if err := e.owned(ctx); err != nil {
+		return err
+	}
+	err := e.limit(ctx, e.Client.Resource(serviceAccounts).Namespace(e.Namespace))
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("gateway %s is not enrolled: the ServiceAccount %s/%[1]s does not exist", e.Gateway, e.Namespace)
+	}
 	return err
 }
 
 // renewable lets the gateway ask for tokens of its own account, and the relay make them, by a Role of this account alone. A relay cannot
 // make tokens of other accounts, such as its own.
 func (e *Enrollment) renewable(ctx context.Context) error {
-	meta := metav1.ObjectMeta{Name: e.binding(), Namespace: e.Namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "smartnat", gatewayLabel: e.Gateway}}
+	meta := metav1.ObjectMeta{Name: e.binding(), Namespace: e.Namespace, Labels: e.labels()}
 	role := &rbacv1.Role{
 		TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"}, ObjectMeta: meta,
 		Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, ResourceNames: []string{e.Gateway}, Verbs: []string{"create"}}},
@@ -329,13 +339,40 @@ func (e *Enrollment) renewable(ctx context.Context) error {
 			{Kind: "ServiceAccount", Name: e.Gateway, Namespace: e.Namespace}, {Kind: "ServiceAccount", Name: relayService, Namespace: e.Namespace},
 		},
 	}
-	if _, err := create(ctx, e.Client.Resource(roles).Namespace(e.Namespace), role); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating the Role %s/%s: %w", e.Namespace, role.Name, err)
+	if err := settle(ctx, e.Client.Resource(roles).Namespace(e.Namespace), e.Gateway, role); err != nil {
+		return err
 	}
-	if _, err := create(ctx, e.Client.Resource(roleBindings).Namespace(e.Namespace), binding); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating the RoleBinding %s/%s: %w", e.Namespace, role.Name, err)
+	return settle(ctx, e.Client.Resource(roleBindings).Namespace(e.Namespace), e.Gateway, binding)
+}
+
+// bind replaces the Secret to which tokens of the gateway are bound, which ends all earlier ones.
+func (e *Enrollment) bind(ctx context.Context) (*authenticationv1.BoundObjectReference, error) {
+	in := e.Client.Resource(secrets).Namespace(e.Namespace)
+	existing, found, err := get[corev1.Secret](ctx, in, e.binding())
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the Secret %s/%s: %w", e.Namespace, e.binding(), err)
+	case found && existing.Labels[gatewayLabel] != e.Gateway:
+		return nil, fmt.Errorf("the Secret %s/%s exists and does not belong to a gateway %s: delete it, or choose another name", e.Namespace, e.binding(), e.Gateway)
+	case found:
+		if err := in.Delete(ctx, existing.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(existing.UID))}); err != nil && !apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("deleting the Secret %s/%s: %w", e.Namespace, e.binding(), err)
+		}
 	}
-	return nil
+	immutable := true
+	secret, err := create(ctx, in, &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Name: e.binding(), Namespace: e.Namespace, Labels: e.labels()},
+		Type:       corev1.SecretTypeOpaque, Immutable: &immutable,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("creating the Secret %s/%s: %w", e.Namespace, e.binding(), err)
+	}
+	err = annotate(ctx, e.Client.Resource(serviceAccounts).Namespace(e.Namespace), e.Gateway, map[string]any{v1alpha1.EnrollmentAnnotation: string(secret.UID)})
+	if err != nil {
+		return nil, fmt.Errorf("binding the ServiceAccount %s/%s to the Secret %s: %w", e.Namespace, e.Gateway, secret.Name, err)
+	}
+	return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: secret.Name, UID: secret.UID}, nil
 }
 
 func (e *Enrollment) binding() string { return gatewayRole + "-" + e.Gateway }
@@ -349,12 +386,12 @@ func (e *Enrollment) owned(ctx context.Context) error {
 	return err
 }
 
-func (e *Enrollment) token(ctx context.Context) (token string, expires time.Time, err error) {
+func (e *Enrollment) token(ctx context.Context, bound *authenticationv1.BoundObjectReference) (token string, expires time.Time, err error) {
 	seconds := int64(e.Duration / time.Second)
 	request, err := create(ctx, e.Client.Resource(serviceAccounts).Namespace(e.Namespace), &authenticationv1.TokenRequest{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"},
 		ObjectMeta: metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace},
-		Spec:       authenticationv1.TokenRequestSpec{Audiences: []string{audience}, ExpirationSeconds: &seconds},
+		Spec:       authenticationv1.TokenRequestSpec{Audiences: []string{audience}, ExpirationSeconds: &seconds, BoundObjectRef: bound},
 	}, "token")
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("requesting a token of the ServiceAccount %s/%s: %w", e.Namespace, e.Gateway, err)
@@ -365,7 +402,7 @@ func (e *Enrollment) token(ctx context.Context) (token string, expires time.Time
 	return request.Status.Token, request.Status.ExpirationTimestamp.Time, nil
 }
 
-// Revoke deletes the account and the binding. The relay refuses the gateway within a minute.
+// Revoke deletes all objects of the gateway. The relay refuses the gateway within a minute.
 func (e *Enrollment) Revoke(ctx context.Context) error {
 	if err := e.owned(ctx); err != nil {
 		return err
@@ -375,6 +412,7 @@ func (e *Enrollment) Revoke(ctx context.Context) error {
 		kind, name string
 		from       dynamic.ResourceInterface
 	}{
+		{"Secret", e.binding(), e.Client.Resource(secrets).Namespace(e.Namespace)},
 		{"ClusterRoleBinding", e.binding(), e.Client.Resource(bindings)},
 		{"RoleBinding", e.binding(), e.Client.Resource(roleBindings).Namespace(e.Namespace)},
 		{"Role", e.binding(), e.Client.Resource(roles).Namespace(e.Namespace)},

@@ -108,12 +108,12 @@ func (r *tokenReviewer) result(word string, response *authenticator.Response, er
 }
 
 // newAuthenticator accepts client certificates if there is a client CA, and bearer tokens, whose reviews it caches.
-func newAuthenticator(tokens authenticator.Token, clientCA x509.VerifyOptionFunc, remember time.Duration) authenticator.Request {
+func newAuthenticator(tokens authenticator.Token, gateways *gateways, clientCA x509.VerifyOptionFunc, remember time.Duration) authenticator.Request {
 	var ways []authenticator.Request
 	if clientCA != nil {
 		ways = append(ways, byCertificate(group.NewAuthenticatedGroupAdder(x509.NewDynamic(clientCA, x509.CommonNameUserConversion))))
 	}
-	ways = append(ways, group.NewAuthenticatedGroupAdder(bearertoken.New(cache.New(tokens, false, remember, remember))))
+	ways = append(ways, group.NewAuthenticatedGroupAdder(bearertoken.New(enrolledTokens{cache.New(tokens, false, remember, remember), gateways})))
 	return unionauth.New(ways...)
 }
 

@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,12 +16,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	corefake "k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/status"
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
@@ -96,7 +100,7 @@ func TestTokenReview(t *testing.T) {
 
 func TestReviewsAreRememberedButNotFailures(t *testing.T) {
 	cluster := &reviews{}
-	a := newAuthenticator(cluster.reviewer(0), nil, time.Hour)
+	a := newAuthenticator(cluster.reviewer(0), nil, nil, time.Hour)
 	ask := func(token string) (bool, error) {
 		_, ok, err := a.AuthenticateRequest(&http.Request{Header: as(token)})
 		return ok, err
@@ -169,7 +173,7 @@ func TestUsersByCertificate(t *testing.T) {
 			}
 		}
 	}
-	tokens, _, err := newAuthenticator(newTokens("gw1"), nil, time.Minute).AuthenticateRequest(&http.Request{Header: as("good")})
+	tokens, _, err := newAuthenticator(newTokens("gw1"), nil, nil, time.Minute).AuthenticateRequest(&http.Request{Header: as("good")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,5 +214,68 @@ func TestWhoCannotBeKnownIsToldToComeAgain(t *testing.T) {
 				t.Errorf("the response says why the credential is bad: %s", body)
 			}
 		})
+	}
+}
+
+// TestTokensOfAnEnrollment authenticates tokens of gateways with and without the annotation that binds them to a Secret.
+func TestTokensOfAnEnrollment(t *testing.T) {
+	token := func(claims string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+	}
+	const secret = `{"kubernetes.io": {"namespace": "smartnat", "secret": {"name": "smartnat-gateway-edge-1", "uid": "two"}}}`
+	bound := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: "smartnat-gateway-edge-1", UID: "two"}
+	for _, test := range []struct {
+		name, user, token string
+		enrollment        string // "" is none
+		bound             *authenticationv1.BoundObjectReference
+		want              bool
+	}{
+		{"of the present enrollment", "system:serviceaccount:smartnat:edge-1", token(secret), "two", bound, true},
+		{"of an earlier one", "system:serviceaccount:smartnat:edge-1", token(secret), "three", bound, false},
+		{"bound to nothing", "system:serviceaccount:smartnat:edge-1", token(`{"kubernetes.io": {"namespace": "smartnat"}}`), "two", nil, false},
+		{"bound to a Secret without a UID", "system:serviceaccount:smartnat:edge-1", token(`{"kubernetes.io": {"secret": {"name": "a"}}}`), "", nil, true},
+		{"no claims", "system:serviceaccount:smartnat:edge-1", token(`[]`), "two", nil, false},
+		{"no base64", "system:serviceaccount:smartnat:edge-1", "a.*.b", "two", nil, false},
+		{"no JSON Web Token", "system:serviceaccount:smartnat:edge-1", "opaque", "two", nil, false},
+		{"an enrollment by an earlier version", "system:serviceaccount:smartnat:edge-1", token(`{}`), "", nil, true},
+		{"and a token that is bound", "system:serviceaccount:smartnat:edge-1", token(secret), "", bound, true},
+		{"of that name elsewhere", "system:serviceaccount:shop:edge-1", token(`{}`), "two", nil, true},
+		{"another user", "edge-1", "opaque", "two", nil, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1"}}
+			if test.enrollment != "" {
+				account.Annotations = map[string]string{v1alpha1.EnrollmentAnnotation: test.enrollment}
+			}
+			g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat")
+			if err := g.Replace([]any{account}, ""); err != nil {
+				t.Fatal(err)
+			}
+			known := authenticator.TokenFunc(func(context.Context, string) (*authenticator.Response, bool, error) {
+				return &authenticator.Response{User: &user.DefaultInfo{Name: test.user}}, true, nil
+			})
+			_, ok, err := enrolledTokens{known, g}.AuthenticateToken(t.Context(), test.token)
+			if ok != test.want || err != nil {
+				t.Errorf("%v, %v, want %v", ok, err, test.want)
+			}
+			if diff := cmp.Diff(test.bound, boundSecret(bearer([]string{"Bearer " + test.token}))); diff != "" {
+				t.Errorf("bound to (-want +got)\n%s", diff)
+			}
+		})
+	}
+	t.Run("an annotation that goes", func(t *testing.T) {
+		g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat")
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1", Annotations: map[string]string{v1alpha1.EnrollmentAnnotation: "two"}}}
+		if err := g.Add(account); err != nil || g.admits("edge-1", nil) {
+			t.Errorf("with it: %v", err)
+		}
+		if err := g.Update(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1"}}); err != nil || !g.admits("edge-1", nil) {
+			t.Errorf("without it: %v", err)
+		}
+	})
+	for header, want := range map[string]string{"Bearer a": "a", "bearer  a ": "a", "Basic a": "", "Bearer": "", "": ""} {
+		if got := bearer([]string{header}); got != want {
+			t.Errorf("header %q has the token %q, want %q", header, got, want)
+		}
 	}
 }

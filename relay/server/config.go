@@ -153,6 +153,6 @@ func (o *Options) delegate(c *Config, client *cluster.Client) {
 	if c.ClientCA != nil {
 		clientCA = func() (cryptox509.VerifyOptions, bool) { return *c.ClientCA.get(), true }
 	}
-	c.Authenticator = newAuthenticator(reviewer, clientCA, o.ReviewCacheTTL)
+	c.Authenticator = newAuthenticator(reviewer, c.Gateways, clientCA, o.ReviewCacheTTL)
 	c.Authorizer = newAccessReviewer(client.SubjectAccessReviews(), o.ReviewCacheTTL)
 }

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -33,6 +34,8 @@ type gateways struct {
 	mu  sync.Mutex
 	// malformed has the annotation of each gateway that was logged as malformed.
 	malformed map[string]string
+	// enrollments has the EnrollmentAnnotation of each gateway that has one.
+	enrollments map[string]types.UID
 }
 
 var _ toolscache.ReflectorStore = &gateways{}
@@ -40,7 +43,7 @@ var _ toolscache.ReflectorStore = &gateways{}
 // newGateways returns the gateways of a namespace. From now on the Cache waits for them.
 func newGateways(cache *watchcache.Cache, accounts listerWatcher, namespace string) *gateways {
 	cache.ExpectGateways()
-	return &gateways{cache: cache, accounts: accounts, namespace: namespace, malformed: map[string]string{}}
+	return &gateways{cache: cache, accounts: accounts, namespace: namespace, malformed: map[string]string{}, enrollments: map[string]types.UID{}}
 }
 
 // run follows the ServiceAccounts until ctx ends.
@@ -62,8 +65,8 @@ func (g *gateways) sender(req *http.Request) (name string, ok bool) {
 	return status.Account(user, g.namespace)
 }
 
-// scopeOf returns what a gateway may see. It logs a malformed annotation once.
-func (g *gateways) scopeOf(obj any) (name string, scope filter.Scope, err error) {
+// take notes the enrollment of a gateway, and returns what it may see. It logs a malformed annotation once.
+func (g *gateways) take(obj any) (name string, scope filter.Scope, err error) {
 	account, ok := obj.(*corev1.ServiceAccount)
 	if !ok {
 		return "", scope, fmt.Errorf("unexpected object of type %T from the API server", obj)
@@ -72,6 +75,11 @@ func (g *gateways) scopeOf(obj any) (name string, scope filter.Scope, err error)
 	text := account.Annotations[v1alpha1.AddressesAnnotation]
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if enrollment, bound := account.Annotations[v1alpha1.EnrollmentAnnotation]; bound {
+		g.enrollments[account.Name] = types.UID(enrollment)
+	} else {
+		delete(g.enrollments, account.Name)
+	}
 	logged, known := g.malformed[account.Name]
 	switch {
 	case malformed == nil:
@@ -89,7 +97,7 @@ func (g *gateways) Add(obj any) error { return g.Update(obj) }
 
 // Update implements toolscache.ReflectorStore.
 func (g *gateways) Update(obj any) error {
-	name, scope, err := g.scopeOf(obj)
+	name, scope, err := g.take(obj)
 	if err == nil {
 		g.cache.SetGateway(name, scope)
 	}
@@ -110,7 +118,7 @@ func (g *gateways) Delete(obj any) error {
 func (g *gateways) Replace(objects []any, _ string) error {
 	scopes := make(map[string]filter.Scope, len(objects))
 	for _, obj := range objects {
-		name, scope, err := g.scopeOf(obj)
+		name, scope, err := g.take(obj)
 		if err != nil {
 			return err
 		}

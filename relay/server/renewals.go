@@ -35,7 +35,8 @@ const (
 type tokenRequests func(ctx context.Context, account string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 
 // renewals give a gateway a new token of its own ServiceAccount, by the request that the cluster itself has for it: POST
-// .../serviceaccounts/NAME/token. Nothing of the body is used.
+// .../serviceaccounts/NAME/token. Nothing of the body is used. The new token is bound to the Secret that the presented one is bound to, and so
+// ends with it.
 type renewals struct {
 	request   tokenRequests
 	namespace string
@@ -91,13 +92,18 @@ func (r *renewals) renew(w http.ResponseWriter, req *http.Request) error {
 	defer cancel()
 	seconds, audiences := int64(r.lifetime/time.Second), []string{r.audience}
 	made, err := r.request(ctx, account, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{Audiences: audiences, ExpirationSeconds: &seconds},
+		Spec: authenticationv1.TokenRequestSpec{
+			Audiences: audiences, ExpirationSeconds: &seconds, BoundObjectRef: boundSecret(bearer(requestStateOf(req.Context()).token)),
+		},
 	})
 	log := r.log.WithField("gateway", account)
 	switch {
 	case apierrors.IsForbidden(err):
 		log.WithError(err).Warn("cannot renew the token of a gateway")
 		return apierrors.NewForbidden(resource, account, fmt.Errorf("the relay may not renew it: run kubectl smartnat enroll %s", account))
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // the account or the Secret
+		log.WithError(err).Warn("cannot renew the token of a gateway")
+		return apierrors.NewUnauthorized("Unauthorized")
 	case err != nil:
 		log.WithError(err).Warn("cannot renew the token of a gateway")
 		return apierrors.NewServiceUnavailable("the cluster made no token")

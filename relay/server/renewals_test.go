@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -89,6 +90,42 @@ func TestRenewals(t *testing.T) {
 				t.Errorf("POST %s is taken", other)
 			}
 		})).ServeHTTP(httptest.NewRecorder(), req)
+	}
+}
+
+// TestRenewalsAreBound renews a token that is bound to a Secret, while that is there and after it went.
+func TestRenewalsAreBound(t *testing.T) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"kubernetes.io": {"secret": {"name": "smartnat-gateway-edge-1", "uid": "one"}}}`)) + ".c2ln"
+	for _, test := range []struct {
+		name  string
+		fails error
+		want  int
+	}{
+		{"while it is there", nil, http.StatusCreated},
+		{"after it went", apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, "smartnat-gateway-edge-1"), http.StatusUnauthorized},
+		{"after another replaced it", apierrors.NewConflict(schema.GroupResource{Resource: "TokenRequest"}, "smartnat-gateway-edge-1",
+			errors.New("the UID does not match")), http.StatusUnauthorized},
+	} {
+		var asked *authenticationv1.BoundObjectReference
+		r := &renewals{namespace: "smartnat", audience: "smartnat-relay", lifetime: time.Hour, log: log,
+			request: func(_ context.Context, _ string, made *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+				asked, made.Status.Token = made.Spec.BoundObjectRef, "made"
+				return made, test.fails
+			}}
+		req := httptest.NewRequest(http.MethodPost, "/api/v1/namespaces/smartnat/serviceaccounts/edge-1/token", http.NoBody)
+		ctx := context.WithValue(req.Context(), requestStateKey{}, &requestState{recorder: &recorder{}, token: []string{"Bearer " + token}})
+		w := httptest.NewRecorder()
+		withRequestInfo(withRenewals(http.NotFoundHandler(), r)).ServeHTTP(w,
+			req.WithContext(request.WithUser(ctx, &user.DefaultInfo{Name: "system:serviceaccount:smartnat:edge-1"})))
+		if w.Code != test.want {
+			t.Errorf("%s: status %d, want %d", test.name, w.Code, test.want)
+		}
+		bound := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: "smartnat-gateway-edge-1", UID: "one"}
+		if diff := cmp.Diff(bound, asked); diff != "" {
+			t.Errorf("bound to (-want +got)\n%s", diff)
+		}
 	}
 }
 

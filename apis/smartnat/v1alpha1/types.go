@@ -64,6 +64,10 @@ const (
 // A relay shows it nothing of other addresses. Without the annotation, it shows the gateway all addresses.
 const AddressesAnnotation = "smartnat.aureacentral.com/addresses"
 
+// EnrollmentAnnotation of a gateway's ServiceAccount is the UID of the Secret to which the gateway's tokens are bound. A relay refuses other
+// tokens of it. Without the annotation, as an enrollment by an earlier version leaves it, a relay takes all.
+const EnrollmentAnnotation = "smartnat.aureacentral.com/enrollment"
+
 // InstanceExtra is the key of the extra field in a SelfSubjectReview that holds the instance name of a gateway. A relay
 // sets it.
 const InstanceExtra = "smartnat.aureacentral.com/instance"

@@ -1,0 +1,83 @@
+// Copyright The SmartNat Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+
+	"github.com/smartnat/smartnat/relay/status"
+)
+
+// enrolledTokens refuse tokens of a gateway that are not of its present enrollment. The cluster itself refuses those that are bound to the
+// Secret of an earlier one; this also ends tokens that are bound to nothing, as those of earlier versions.
+type enrolledTokens struct {
+	authenticator.Token
+	gateways *gateways
+}
+
+// AuthenticateToken implements authenticator.Token.
+func (e enrolledTokens) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+	response, ok, err := e.Token.AuthenticateToken(ctx, token)
+	if !ok || err != nil || e.gateways == nil {
+		return response, ok, err
+	}
+	if account, is := status.Account(response.User, e.gateways.namespace); is && !e.gateways.admits(account, boundSecret(token)) {
+		return nil, false, nil
+	}
+	return response, true, nil
+}
+
+// admits reports whether a token that is bound to a Secret, or to nil, is of the present enrollment of a gateway.
+func (g *gateways) admits(account string, secret *authenticationv1.BoundObjectReference) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	enrollment, bound := g.enrollments[account]
+	return !bound || secret != nil && secret.UID == enrollment
+}
+
+// boundSecret returns the Secret to which the cluster bound a token, or nil. It does not verify the signature of the token: the cluster has
+// accepted it.
+func boundSecret(token string) *authenticationv1.BoundObjectReference {
+	const partsOfJWT = 3
+	parts := strings.Split(token, ".")
+	if len(parts) != partsOfJWT {
+		return nil
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil
+	}
+	var claims struct {
+		Kubernetes struct {
+			Secret struct {
+				Name string    `json:"name"`
+				UID  types.UID `json:"uid"`
+			} `json:"secret"`
+		} `json:"kubernetes.io"`
+	}
+	secret := &claims.Kubernetes.Secret
+	if json.Unmarshal(payload, &claims) != nil || secret.Name == "" || secret.UID == "" {
+		return nil
+	}
+	return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: secret.Name, UID: secret.UID}
+}
+
+// bearer returns the token of an Authorization header, or "".
+func bearer(header []string) string {
+	if len(header) != 1 {
+		return ""
+	}
+	scheme, token, _ := strings.Cut(strings.TrimSpace(header[0]), " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
