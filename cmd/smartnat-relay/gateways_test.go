@@ -296,6 +296,20 @@ func testRenewal(t *testing.T, p *controlPlane, enrolled string) {
 			t.Errorf("the relay may make a token of %s: %s, want %s", account, got, want)
 		}
 	}
+	// RBAC lets it, and the policy smartnat-tokens says what for.
+	made := func(args ...string) string {
+		out, _ := p.kubectlAs(append([]string{"--server", clusterURL, "--client-certificate", p.path("admin.crt"), "--client-key", p.path("admin.key"),
+			"--as=system:serviceaccount:smartnat:smartnat-relay", "--namespace=smartnat", "create", "token", "edge-1"}, args...)...)
+		return out
+	}
+	const refused = "the relay may make tokens only for the audience smartnat-relay"
+	p.eventually("tokens for the API server to be refused", func() bool { return strings.Contains(made(), refused) })
+	if out := made("--audience=smartnat-relay", "--audience=https://kubernetes.default.svc"); !strings.Contains(out, refused) {
+		t.Errorf("a token for both: %s", out)
+	}
+	if _, err := credential.Parse(made("--audience=smartnat-relay")); err != nil {
+		t.Errorf("a token for relays: %v", err)
+	}
 	if err := p.enrollment("edge-1").Revoke(t.Context()); err != nil {
 		t.Fatal(err)
 	}
