@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -285,6 +286,9 @@ func (p *policyTest) updates(t *testing.T, old *v1alpha1.Mapping) {
 	}
 }
 
+// compareNamespaces is how often a relay counts namespaces without a Mapping.
+const compareNamespaces = time.Minute
+
 // byRelay starts two relays, with their own rights, and changes a PortGrant.
 func (p *policyTest) byRelay(t *testing.T) {
 	p.kubectl("apply", "--kustomize", "../../relay/manifests")
@@ -299,8 +303,31 @@ func (p *policyTest) byRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wait("a port to be refused", "PortGrant by-label gives namespace "+p.namespace(len(p.cases)-1)+" only 443 of it")
+	used := &v1alpha1.Mapping{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace(len(p.cases) - 1), Name: "used"}}
+	p.unmarshal(len(p.cases)-1, "{addresses: [IP.200, IP.201], serviceName: web, ports: [{port: 443}]}", &used.Spec)
+	if _, err := p.mappings.SmartnatV1alpha1().Mappings(used.Namespace).Create(t.Context(), used, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	gold := func() int {
+		return len(strings.Fields(p.kubectl("get", "namespaces", "--selector=tier=gold", "--output=name")))
+	}
+	says := func(want string) {
+		t.Helper()
+		got := ""
+		p.within(2*compareNamespaces, "the status of the PortGrant to be "+want, func() bool {
+			got = p.kubectl("get", "portgrant", "by-label", "--output=jsonpath={.status.conditions[0].status} {.status.conditions[0].reason} {.status.namespaces} {.status.mappings} {.status.ports}")
+			return got == want
+		})
+	}
+	before := gold()
+	says(fmt.Sprintf("True Accepted %d 1 2", before))
+	header, _, _ := strings.Cut(p.kubectl("get", "portgrants"), "\n")
+	if got, want := strings.Fields(header), strings.Fields("NAME ADDRESSES NAMESPACES PRIORITY ACCEPTED REASON MAPPINGS PORTS AGE"); !slices.Equal(got, want) {
+		t.Errorf("kubectl get portgrants has the columns %q, want %q", got, want)
+	}
 	p.kubectl("label", "--overwrite", "namespace", p.namespace(len(p.cases)-1), "tier=silver")
 	p.wait("the namespace to be refused", "has no PortGrant for")
+	says(fmt.Sprintf("True Accepted %d 0 0", before-1))
 	if err := client.Delete(t.Context(), "by-label", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

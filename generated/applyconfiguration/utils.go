@@ -37,6 +37,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &smartnatv1alpha1.PortGrantApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PortGrantSpec"):
 		return &smartnatv1alpha1.PortGrantSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PortGrantStatus"):
+		return &smartnatv1alpha1.PortGrantStatusApplyConfiguration{}
 
 	}
 	return nil

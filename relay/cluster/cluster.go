@@ -89,6 +89,12 @@ func (c *Client) Mappings(namespace string) *gentype.ClientWithList[*v1alpha1.Ma
 		newOf[v1alpha1.Mapping], newOf[v1alpha1.MappingList])
 }
 
+// PortGrants returns a client for PortGrants.
+func (c *Client) PortGrants() *gentype.ClientWithList[*v1alpha1.PortGrant, *v1alpha1.PortGrantList] {
+	return gentype.NewClientWithList("portgrants", c.groups[v1alpha1.SchemeGroupVersion], metav1.ParameterCodec, "",
+		newOf[v1alpha1.PortGrant], newOf[v1alpha1.PortGrantList])
+}
+
 // Leases returns a client for the Leases of a namespace.
 func (c *Client) Leases(namespace string) *gentype.ClientWithList[*coordinationv1.Lease, *coordinationv1.LeaseList] {
 	return gentype.NewClientWithList("leases", c.groups[coordinationv1.SchemeGroupVersion], metav1.ParameterCodec, namespace,

@@ -73,11 +73,13 @@ func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	return out
 }
 
-// PortGrant returns the part of a PortGrant that may leave the cluster: everything that its author wrote.
+// PortGrant returns the part of a PortGrant that may leave the cluster: everything that its author wrote. The status is not, so that counts
+// of it wake no watcher.
 func PortGrant(in *v1alpha1.PortGrant) *v1alpha1.PortGrant {
 	out := in.DeepCopy()
 	out.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "PortGrant"}
 	out.ObjectMeta = objectMeta(&in.ObjectMeta)
+	out.Status = v1alpha1.PortGrantStatus{}
 	return out
 }
 

@@ -72,27 +72,32 @@ var mappingColumns = columns{
 }
 
 // printed is a column that the CustomResourceDefinition defines by a JSONPath.
-// grantColumns are those of the CustomResourceDefinition.
+// grantColumns are those of the CustomResourceDefinition. Those of the status stay empty, because it does not leave the cluster.
 var grantColumns = columns{
 	headers: append(
 		[]metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}},
 		printed("Addresses", "string", ".spec.addresses"),
 		printed("Namespaces", "string", ".spec.namespaces"),
 		printed("Priority", "integer", ".spec.priority"),
+		printed("Accepted", "string", `.status.conditions[?(@.type=="Accepted")].status`),
+		printed("Reason", "string", `.status.conditions[?(@.type=="Accepted")].reason`),
+		printed("Mappings", "integer", ".status.mappings"),
+		printed("Ports", "integer", ".status.ports"),
 		printed("Age", "date", ".metadata.creationTimestamp"),
 		wide(printed("Sources", "string", ".spec.allowedSources")),
+		wide(printed("Selected", "integer", ".status.namespaces")),
 	),
 	cells: func(obj watchcache.Object) ([]any, error) {
 		g, ok := obj.(*v1alpha1.PortGrant)
 		if !ok {
 			return nil, fmt.Errorf("unexpected type %T", obj)
 		}
-		cells := []any{g.Name, printList(g.Spec.Addresses), printList(g.Spec.Namespaces), nil, nil, printList(g.Spec.AllowedSources)}
+		cells := []any{g.Name, printList(g.Spec.Addresses), printList(g.Spec.Namespaces), nil, nil, nil, nil, nil, nil, printList(g.Spec.AllowedSources), nil}
 		if g.Spec.Priority != 0 {
 			cells[3] = int64(g.Spec.Priority)
 		}
 		if !g.CreationTimestamp.IsZero() {
-			cells[4] = age(g)
+			cells[8] = age(g)
 		}
 		return cells, nil
 	},

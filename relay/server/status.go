@@ -50,7 +50,7 @@ func DefaultStatusOptions() StatusOptions {
 }
 
 func (o *StatusOptions) addFlags(flags *pflag.FlagSet) {
-	flags.BoolVar(&o.Write, "write-status", o.Write, "write conditions of Mappings, Events about them, and the ConfigMap smartnat-grants of the admission policy")
+	flags.BoolVar(&o.Write, "write-status", o.Write, "write conditions of Mappings and PortGrants, Events about Mappings, and the ConfigMap smartnat-grants of the admission policy")
 	flags.BoolVar(&o.Accept, "accept-status", o.Accept, "let each gateway apply (server-side) its own entry in the status of Mappings; needs --write-status, which sums the entries up, and RBAC that allows it")
 	flags.StringVar(&o.Namespace, "namespace", o.Namespace, "`namespace` of the ServiceAccounts of gateways and of the Leases that record their last contact")
 	flags.StringVar(&o.Grants, "grants", o.Grants, "which addresses need a PortGrant: open (those that one covers), required (all) or report (none: gateways report what required would refuse); gateways have the same key")
@@ -98,6 +98,7 @@ func (c countedMappings) ApplyStatus(
 type statusWriter struct {
 	controller  *status.Controller
 	table       *status.Table
+	grants      *status.GrantWriter
 	broadcaster record.EventBroadcaster
 	events      func(namespace string) eventClient
 }
@@ -115,6 +116,7 @@ func (o *StatusOptions) apply(c *Config, client *cluster.Client) {
 			Recorder: broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "smartnat-relay"}),
 		}),
 		table:       &status.Table{ConfigMaps: client.ConfigMaps(o.Namespace), Cache: c.Cache, Grants: o.Grants, Log: c.Log},
+		grants:      &status.GrantWriter{PortGrants: client.PortGrants(), Cache: c.Cache, Grants: o.Grants, Log: c.Log},
 		broadcaster: broadcaster,
 		events:      func(namespace string) eventClient { return client.Events(namespace) },
 	}
@@ -132,6 +134,7 @@ func (s *statusWriter) run(ctx context.Context) {
 	defer s.broadcaster.Shutdown()
 	var running sync.WaitGroup
 	running.Go(func() { s.table.Run(ctx) })
+	running.Go(func() { s.grants.Run(ctx) })
 	s.controller.Run(ctx)
 	running.Wait()
 }

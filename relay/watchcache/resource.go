@@ -86,6 +86,21 @@ func (r *Resource) List() ([]*Entry, Version) {
 	return entries, r.cache.version
 }
 
+// Known returns all objects of the cluster, also those that are not visible. They are only for the relay itself.
+func (r *Resource) Known() []Object {
+	r.cache.mu.RLock()
+	defer r.cache.mu.RUnlock()
+	all := make([]Object, 0, len(r.known))
+	for _, s := range r.known {
+		object := s.object
+		if object == nil {
+			object, _ = r.read(s.packed)
+		}
+		all = append(all, object)
+	}
+	return all
+}
+
 // Since returns the changes after a version, the version that they lead to, and the channel of Changed. It fails with ErrExpired if some of the changes are no longer in the history, or if this Cache never assigned
 // the version.
 func (r *Resource) Since(version Version) ([]Event, Version, <-chan struct{}, error) {

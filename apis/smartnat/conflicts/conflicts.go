@@ -102,6 +102,43 @@ type request struct {
 // Find returns the losses of each Mapping that did not get all its ports. Pass valid Mappings only, because an invalid one
 // owns no ports. The losses do not include addresses of uplinks, because only the gateway knows these.
 func Find(valid []*v1alpha1.Mapping, granted *grants.Grants) map[types.NamespacedName]Lost {
+	losses := resolve(valid, granted, func(*grants.Grant, *v1alpha1.Mapping, int) {})
+	lost := map[types.NamespacedName]Lost{}
+	for m, l := range losses {
+		if len(l.Conflicts)+len(l.Refusals) > 0 {
+			lost[Key(m)] = *l
+		}
+	}
+	return lost
+}
+
+// Use is what Mappings have by a PortGrant.
+type Use struct{ Mappings, Ports int }
+
+// InUse returns what valid Mappings have by each PortGrant, by its name. Addresses of uplinks are not counted, as in Find.
+func InUse(valid []*v1alpha1.Mapping, granted *grants.Grants) map[string]Use {
+	type pair struct {
+		grant   *grants.Grant
+		mapping *v1alpha1.Mapping
+	}
+	used, counted := map[string]Use{}, map[pair]bool{}
+	resolve(valid, granted, func(g *grants.Grant, m *v1alpha1.Mapping, ports int) {
+		if g == nil || ports == 0 {
+			return
+		}
+		use := used[g.Name]
+		use.Ports += ports
+		if key := (pair{g, m}); !counted[key] {
+			counted[key] = true
+			use.Mappings++
+		}
+		used[g.Name] = use
+	})
+	return used
+}
+
+// resolve returns the losses of each Mapping, and calls got for each request with the number of ports that the Mapping gets.
+func resolve(valid []*v1alpha1.Mapping, granted *grants.Grants, got func(*grants.Grant, *v1alpha1.Mapping, int)) map[*v1alpha1.Mapping]*Lost {
 	sorted := slices.Clone(valid)
 	slices.SortFunc(sorted, Compare)
 	losses := make(map[*v1alpha1.Mapping]*Lost, len(sorted))
@@ -132,16 +169,11 @@ func Find(valid []*v1alpha1.Mapping, granted *grants.Grants) map[types.Namespace
 			continue
 		}
 		share := taken.Take(r.Ports, r.mapping)
+		got(r.grant, r.mapping, share.size(r.Ports))
 		l.All = l.All && !share.Whole() && len(share.Free) == 0
 		l.add(share)
 	}
-	lost := map[types.NamespacedName]Lost{}
-	for _, m := range sorted {
-		if l := losses[m]; len(l.Conflicts)+len(l.Refusals) > 0 {
-			lost[Key(m)] = *l
-		}
-	}
-	return lost
+	return losses
 }
 
 // egressAddresses returns the addresses with which pods leave.

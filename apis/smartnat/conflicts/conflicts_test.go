@@ -11,8 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
+	"github.com/smartnat/smartnat/apis/smartnat/grants"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
@@ -104,5 +106,48 @@ func TestPrecedence(t *testing.T) {
 	}
 	if got := conflicts.Precedence(young, mapping("a", "c", 2, one)); got != "comes first by name" {
 		t.Errorf("same age: %q", got)
+	}
+}
+
+func TestInUse(t *testing.T) {
+	shop, bank := []string{"shop"}, []string{"bank"}
+	one, two := []string{"192.0.2.1"}, []string{"192.0.2.1", "192.0.2.2"}
+	invalid := v1alpha1.PortGrantSpec{Addresses: one, Namespaces: shop, Ports: []v1alpha1.GrantedPorts{{Port: 90, EndPort: ptr.To[int32](80)}}}
+	for _, test := range []struct {
+		name     string
+		grants   map[string]v1alpha1.PortGrantSpec
+		mappings []*v1alpha1.Mapping
+		want     map[string]conflicts.Use
+	}{
+		{"no Mapping", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: shop}}, nil, map[string]conflicts.Use{}},
+		{"no grant is needed", nil, []*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80))}, map[string]conflicts.Use{}},
+		{"ports, a range and two addresses", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: two, Namespaces: shop}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, two, port(80), ports(100, 109)), mapping("shop", "b", 1, one, udp(80))},
+			map[string]conflicts.Use{"a": {Mappings: 2, Ports: 23}}},
+		{"the one of the higher priority counts", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: shop}, "b": {Addresses: one, Namespaces: shop, Priority: 1}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80))}, map[string]conflicts.Use{"b": {Mappings: 1, Ports: 1}}},
+		{"each of two for its own", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: shop}, "b": {Addresses: one, Namespaces: bank}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80)), mapping("bank", "a", 2, one, port(81))},
+			map[string]conflicts.Use{"a": {Mappings: 1, Ports: 1}, "b": {Mappings: 1, Ports: 1}}},
+		{"lost to an older Mapping", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: append(shop, bank...)}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80)), mapping("bank", "a", 2, one, port(80))}, map[string]conflicts.Use{"a": {Mappings: 1, Ports: 1}}},
+		{"part of a range is lost", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: append(shop, bank...)}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(105)), mapping("bank", "a", 2, one, ports(100, 109))}, map[string]conflicts.Use{"a": {Mappings: 2, Ports: 10}}},
+		{"not granted", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: bank}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80))}, map[string]conflicts.Use{}},
+		{"too many ports", map[string]v1alpha1.PortGrantSpec{"a": {Addresses: one, Namespaces: shop, MaxPorts: 3}},
+			[]*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80), port(81)), mapping("shop", "b", 2, one, ports(90, 91)), mapping("shop", "c", 3, one, port(95))},
+			map[string]conflicts.Use{"a": {Mappings: 2, Ports: 3}}},
+		{"an invalid grant", map[string]v1alpha1.PortGrantSpec{"a": invalid}, []*v1alpha1.Mapping{mapping("shop", "a", 1, one, port(80))}, map[string]conflicts.Use{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var list []*v1alpha1.PortGrant
+			for name, spec := range test.grants {
+				list = append(list, &v1alpha1.PortGrant{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec})
+			}
+			if diff := cmp.Diff(test.want, conflicts.InUse(test.mappings, grants.New(list, nil, grants.Options{}))); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
 	}
 }

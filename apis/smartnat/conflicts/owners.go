@@ -49,6 +49,18 @@ type Allocation struct {
 // Whole reports whether the Mapping gets all requested ports.
 func (a Allocation) Whole() bool { return len(a.Lost) == 0 }
 
+// size returns the number of ports that the Mapping gets of wanted.
+func (a Allocation) size(wanted Ports) int {
+	if a.Whole() {
+		return wanted.Size()
+	}
+	n := 0
+	for _, p := range a.Free {
+		n += p.Size()
+	}
+	return n
+}
+
 // Take assigns the free ports of wanted to m.
 func (o Owners) Take(wanted Ports, m *v1alpha1.Mapping) Allocation {
 	key := claimKey{wanted.Address, wanted.Protocol}

@@ -21,12 +21,18 @@ const (
 // +genclient
 // +genclient:nonNamespaced
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=portgrants,singular=portgrant,shortName=pgrant,categories=smartnat
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
 // +kubebuilder:printcolumn:name="Namespaces",type=string,JSONPath=`.spec.namespaces`
 // +kubebuilder:printcolumn:name="Priority",type=integer,JSONPath=`.spec.priority`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
+// +kubebuilder:printcolumn:name="Mappings",type=integer,JSONPath=`.status.mappings`
+// +kubebuilder:printcolumn:name="Ports",type=integer,JSONPath=`.status.ports`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Sources",type=string,JSONPath=`.spec.allowedSources`,priority=1
+// +kubebuilder:printcolumn:name="Selected",type=integer,JSONPath=`.status.namespaces`,priority=1
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
 // PortGrant gives ports of external addresses to namespaces. As soon as one PortGrant covers an address, only Mappings of granted
@@ -39,6 +45,28 @@ type PortGrant struct {
 	// spec defines what is granted, and to which namespaces.
 	// +required
 	Spec PortGrantSpec `json:"spec"`
+	// status is written by smartnat-relay.
+	// +optional
+	Status PortGrantStatus `json:"status,omitzero"`
+}
+
+// PortGrantStatus says whether the PortGrant is valid, and what it is used for in the whole cluster.
+type PortGrantStatus struct {
+	// conditions is Accepted: true if the PortGrant is valid. One that is not grants nothing, and still keeps its addresses from all.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// namespaces is the number of namespaces that exist and are selected.
+	// +optional
+	Namespaces *int32 `json:"namespaces,omitempty"`
+	// mappings is the number of Mappings that have ports by this PortGrant.
+	// +optional
+	Mappings *int32 `json:"mappings,omitempty"`
+	// ports is the number of ports that Mappings have by this PortGrant, on all addresses together. Addresses of uplinks
+	// (addressesFrom) are not counted, because only gateways know these.
+	// +optional
+	Ports *int32 `json:"ports,omitempty"`
 }
 
 // PortGrantSpec defines what is granted, and to which namespaces.

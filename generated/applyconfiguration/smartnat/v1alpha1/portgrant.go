@@ -21,6 +21,8 @@ type PortGrantApplyConfiguration struct {
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec defines what is granted, and to which namespaces.
 	Spec *PortGrantSpecApplyConfiguration `json:"spec,omitempty"`
+	// status is written by smartnat-relay.
+	Status *PortGrantStatusApplyConfiguration `json:"status,omitempty"`
 }
 
 // PortGrant constructs a declarative configuration of the PortGrant type for use with
@@ -198,6 +200,14 @@ func (b *PortGrantApplyConfiguration) ensureObjectMetaApplyConfigurationExists()
 // If called multiple times, the Spec field is set to the value of the last call.
 func (b *PortGrantApplyConfiguration) WithSpec(value *PortGrantSpecApplyConfiguration) *PortGrantApplyConfiguration {
 	b.Spec = value
+	return b
+}
+
+// WithStatus sets the Status field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Status field is set to the value of the last call.
+func (b *PortGrantApplyConfiguration) WithStatus(value *PortGrantStatusApplyConfiguration) *PortGrantApplyConfiguration {
+	b.Status = value
 	return b
 }
 

@@ -27,6 +27,8 @@ type PortGrantsGetter interface {
 type PortGrantInterface interface {
 	Create(ctx context.Context, portGrant *smartnatv1alpha1.PortGrant, opts v1.CreateOptions) (*smartnatv1alpha1.PortGrant, error)
 	Update(ctx context.Context, portGrant *smartnatv1alpha1.PortGrant, opts v1.UpdateOptions) (*smartnatv1alpha1.PortGrant, error)
+	// Add a +genclient:noStatus comment above the type to avoid generating UpdateStatus().
+	UpdateStatus(ctx context.Context, portGrant *smartnatv1alpha1.PortGrant, opts v1.UpdateOptions) (*smartnatv1alpha1.PortGrant, error)
 	Delete(ctx context.Context, name string, opts v1.DeleteOptions) error
 	DeleteCollection(ctx context.Context, opts v1.DeleteOptions, listOpts v1.ListOptions) error
 	Get(ctx context.Context, name string, opts v1.GetOptions) (*smartnatv1alpha1.PortGrant, error)
@@ -34,6 +36,8 @@ type PortGrantInterface interface {
 	Watch(ctx context.Context, opts v1.ListOptions) (watch.Interface, error)
 	Patch(ctx context.Context, name string, pt types.PatchType, data []byte, opts v1.PatchOptions, subresources ...string) (result *smartnatv1alpha1.PortGrant, err error)
 	Apply(ctx context.Context, portGrant *applyconfigurationsmartnatv1alpha1.PortGrantApplyConfiguration, opts v1.ApplyOptions) (result *smartnatv1alpha1.PortGrant, err error)
+	// Add a +genclient:noStatus comment above the type to avoid generating ApplyStatus().
+	ApplyStatus(ctx context.Context, portGrant *applyconfigurationsmartnatv1alpha1.PortGrantApplyConfiguration, opts v1.ApplyOptions) (result *smartnatv1alpha1.PortGrant, err error)
 	PortGrantExpansion
 }
 
