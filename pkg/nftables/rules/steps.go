@@ -50,6 +50,8 @@ func Steps(b ruleset.Batch) []ruleset.Batch {
 	}
 	for _, c := range setChanges(b) {
 		switch {
+		case c.Set == movingMap: // left by a change that did not come to its end; before it is filled again
+			c.move(&prepare, c.removed, nil)
 		case c.Set == chainsMap:
 			c.move(first, nil, c.added)
 			c.move(&remove, c.removed, nil)
@@ -67,8 +69,6 @@ func Steps(b ruleset.Batch) []ruleset.Batch {
 			moving.move(second, nil, c.added)
 			c.move(third, c.removed, c.added)
 			moving.move(&remove, c.added, nil)
-		case c.Set == movingMap: // left by a smartnatd that was killed
-			c.move(first, c.removed, nil)
 		default:
 			c.move(first, c.removed, c.added)
 		}

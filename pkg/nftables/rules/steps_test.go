@@ -298,6 +298,35 @@ func TestSteps(t *testing.T) {
 	}
 }
 
+// TestStepsAfterAnEnd ends changes after each of their steps. From there, further steps lead to each state.
+func TestStepsAfterAnEnd(t *testing.T) {
+	ranged := func(last, backend uint16) gateway.State {
+		return stateOf(with(forward(gateway.IPv4, 1, gateway.TCP, 80, last, backends(gateway.IPv4, 2, 8080)), func(f *gateway.Forward) { f.Backends[1].Port = backend }))
+	}
+	states := []gateway.State{stateOf(), ranged(80, 8080), ranged(89, 8080), ranged(89, 9090), ranged(99, 8080)}
+	last := func(table ruleset.Table, step ruleset.Batch) ruleset.Table {
+		instants, _ := commit(t, table, step)
+		return instants[len(instants)-1]
+	}
+	for i, from := range states {
+		for j, to := range states {
+			table := Build(from, gateway.IPv4, ownership)
+			for n, step := range Steps(ruleset.Diff(table, Build(to, gateway.IPv4, ownership))) {
+				table = last(table, step)
+				for k, next := range states {
+					want, then := Build(next, gateway.IPv4, ownership), table
+					for _, step := range Steps(ruleset.Diff(table, want)) {
+						then = last(then, step)
+					}
+					if diff := cmp.Diff(want, then, cmpopts.EquateEmpty()); diff != "" {
+						t.Errorf("from state %d after step %d to state %d, then to state %d (-want +got):\n%s", i, n+1, j, k, diff)
+					}
+				}
+			}
+		}
+	}
+}
+
 // similar returns a state with other properties, most of whose ports are the same.
 func similar(random *rand.Rand, state gateway.State, family gateway.Family) gateway.State {
 	next := randomState(random, family)
