@@ -20,6 +20,7 @@ func mappingForGateway(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	meta := gatewayMeta(&in.ObjectMeta)
 	// The older of two conflicting Mappings wins, and status reports name UID and generation.
 	meta.UID, meta.Generation, meta.CreationTimestamp = in.UID, in.Generation, in.CreationTimestamp
+	meta.ManagedFields = SpecWriter(in.ManagedFields) // for the audit
 	return &v1alpha1.Mapping{TypeMeta: in.TypeMeta, ObjectMeta: meta, Spec: in.Spec}
 }
 

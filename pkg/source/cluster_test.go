@@ -349,9 +349,11 @@ func TestProtobufIsAskedFor(t *testing.T) {
 func TestStrip(t *testing.T) {
 	full := metav1.ObjectMeta{
 		Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2, Annotations: map[string]string{"a": "b"},
-		Labels: map[string]string{"l": "m", discoveryv1.LabelServiceName: "s", discoveryv1.LabelManagedBy: "c"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+		Labels: map[string]string{"l": "m", discoveryv1.LabelServiceName: "s", discoveryv1.LabelManagedBy: "c"}, ManagedFields: []metav1.ManagedFieldsEntry{
+			{Manager: "m", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)}, {Manager: "s", Subresource: "status", FieldsV1: metav1.NewFieldsV1(`{"f:status":{}}`)},
+		},
 	}
-	aged := metav1.ObjectMeta{Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2}
+	aged := metav1.ObjectMeta{Name: "n", Namespace: "ns", UID: "u", ResourceVersion: "1", Generation: 2, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}}}
 	slim := metav1.ObjectMeta{Name: "n", Namespace: "ns", ResourceVersion: "1"}
 	labelled := slim
 	labelled.Labels = map[string]string{discoveryv1.LabelServiceName: "s", discoveryv1.LabelManagedBy: "c"}

@@ -11,14 +11,17 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/smartnat/smartnat/apis/kinds"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 )
 
-// Mapping returns the part of a Mapping that may leave the cluster: everything that its author and SmartNat wrote.
+// Mapping returns the part of a Mapping that may leave the cluster: everything that its author and SmartNat wrote, and the manager that last
+// wrote the spec, without the list of its fields.
 func Mapping(in *v1alpha1.Mapping) *v1alpha1.Mapping {
 	out := in.DeepCopy()
 	out.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping"}
 	out.ObjectMeta = objectMeta(&in.ObjectMeta)
+	out.ManagedFields = kinds.SpecWriter(in.ManagedFields)
 	return out
 }
 
