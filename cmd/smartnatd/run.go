@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/smartnat/smartnat/pkg/announce/bird"
+	"github.com/smartnat/smartnat/pkg/audit/trail"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/conntrack"
 	"github.com/smartnat/smartnat/pkg/controller"
@@ -85,6 +86,9 @@ func runDaemon(ctx context.Context, load func() (config.Config, error)) error {
 	b.counts.CountLost(conntrack.Lost)
 	b.counts.CountTracked(conntrack.TableUsage)
 	b.counts.CountFlowLog(b.logged.Written, b.logged.Losses)
+	b.trail = trail.New(trail.Options{Log: log, Count: b.counts.Audited})
+	b.counts.CountAudit(b.trail.Lost)
+	defer b.startTrail()()
 	b.counts.CountPair(b.pairStatus)
 	b.counts.CountAnnounced(b.announced)
 	b.counts.CountTraffic(func() meter.Reading { return b.meter.Read(ctx) })
@@ -114,6 +118,8 @@ type builder struct {
 	stopFlowLog func()
 	flowConfig  config.FlowLog
 	logged      flowlog.Count
+	// trail spans generations, so that it also has what a reload changes.
+	trail *trail.Trail
 	// pair is nil without one; stopPair ends it.
 	pair       atomic.Pointer[pair.Pair]
 	stopPair   func()
@@ -194,6 +200,9 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 			b.counts.Applied(o, time.Now())
 			if o.Report != nil {
 				b.meter.Follow(o.Report.State)
+				if o.Err == nil || o.Result.InPlace {
+					b.trail.Follow(o.Report, time.Now())
+				}
 				if log := b.flowLog.Load(); log != nil {
 					log.Follow(o.Report.State)
 				}
@@ -206,6 +215,17 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		},
 		ItemProcessed: hooks.ItemProcessed,
 	}), nil
+}
+
+// startTrail starts the audit trail, and returns a function that ends it after its last line.
+func (b *builder) startTrail() func() {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(b.ctx))
+	ended := make(chan struct{})
+	go func() { defer close(ended); b.trail.Run(ctx) }()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // inspect logs what is unusual about the programs of iptables.

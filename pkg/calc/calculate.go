@@ -29,6 +29,8 @@ type calculation struct {
 	anyEndpoint bool
 	// read caches the endpoints of Services.
 	read map[readKey]*serviceEndpoints
+	// named has what AllowedBy says, so that Forwards share it.
+	named map[allowance]*gateway.Allowance
 	// candidates is a reused buffer.
 	candidates []candidate
 	// findings are about the current Mapping.

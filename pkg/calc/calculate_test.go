@@ -41,7 +41,8 @@ func TestScenarios(t *testing.T) {
 	for _, folder := range scenarios(t) {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			snapshot, host, cfg := readScenario(t, folder)
-			state, findings := calc.Calculate(snapshot, host, cfg)
+			calculator := calc.NewCalculator(cfg)
+			state, findings := calculator.Calculate(snapshot, host)
 			checkState(t, state, cfg)
 			for _, f := range state.Forwards {
 				if len(f.Backends) == 0 && !slices.ContainsFunc(findings, func(found finding.Finding) bool {
@@ -50,7 +51,12 @@ func TestScenarios(t *testing.T) {
 					t.Errorf("%s rejects connections, and %s counts as ready", f.Frontend, f.Owner)
 				}
 			}
-			compareGolden(t, filepath.Join(folder, "want.txt"), render(state, findings))
+			for _, r := range calculator.Refused() {
+				if !slices.ContainsFunc(findings, func(f finding.Finding) bool { return f.Namespace+"/"+f.Name == r.Owner && f.Reason == r.Reason }) {
+					t.Errorf("no finding says that %s is refused to %s for %s", r.Frontend, r.Owner, r.Reason)
+				}
+			}
+			compareGolden(t, filepath.Join(folder, "want.txt"), render(state, findings, calculator.Refused()))
 
 			random := rand.New(rand.NewPCG(1, 2))
 			for range 20 {
@@ -132,7 +138,7 @@ func compareGolden(t *testing.T, path, got string) {
 	}
 }
 
-func render(state gateway.State, findings []finding.Finding) string {
+func render(state gateway.State, findings []finding.Finding, refused []finding.Refused) string {
 	var b strings.Builder
 	for _, f := range state.Forwards {
 		fmt.Fprintf(&b, "%s -> %s\n", f.Frontend, strings.Join(describe(f), " "))
@@ -182,6 +188,16 @@ func render(state gateway.State, findings []finding.Finding) string {
 	for _, f := range findings {
 		fmt.Fprintf(&b, "%s %s\n", f.Condition, f)
 	}
+	if len(refused) > 0 {
+		fmt.Fprintln(&b, "\nrefused")
+	}
+	for _, r := range refused {
+		front := "everything"
+		if r.Address.IsValid() {
+			front = r.Frontend.String()
+		}
+		fmt.Fprintf(&b, "%s %s (%s)\n", r.Reason, front, r.Owner)
+	}
 	return b.String()
 }
 
@@ -204,6 +220,9 @@ func describe(f *gateway.Forward) []string {
 	}
 	if len(f.Draining) > 0 {
 		words = append(words, fmt.Sprint("draining ", spell(f.Draining)))
+	}
+	if by := f.AllowedBy; by != nil {
+		words = append(words, "by "+strings.Join(slices.DeleteFunc([]string{by.Grant, by.Pin}, func(name string) bool { return name == "" }), " and "))
 	}
 	return append(words, "("+f.Owner+")")
 }

@@ -46,6 +46,8 @@ type Calculator struct {
 	autoconfigured map[string]bool
 	// resolved are the addressesFrom that give Mappings an address.
 	resolved map[types.NamespacedName]finding.Resolved
+	// refused is what Mappings do not get, sorted.
+	refused []finding.Refused
 	// aboutHost are the Findings about the host, findings are all Findings.
 	aboutHost, findings []finding.Finding
 }

@@ -208,7 +208,7 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	}}
 	cfg.ReservedPorts = []config.ReservedPorts{{Protocol: gateway.TCP, Ports: gateway.PortRange{First: 90, Last: 91}}}
 	cfg.MaxPortsPerNamespace, cfg.MaxRulesPerMapping, cfg.MaxRulesPerNamespace = 20, 24, 80
-	reasons := map[string]int{}
+	reasons, refused := map[string]int{}, map[string]int{}
 	forwards, egresses, local := 0, 0, 0
 	for seed := range uint64(10) {
 		w := &world{random: rand.New(rand.NewPCG(seed, 5))}
@@ -225,6 +225,14 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 			if diff := cmp.Diff(want, state, addresses); diff != "" {
 				t.Fatalf("seed %d, step %d: the State differs from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
+			if diff := cmp.Diff(fresh.Refused(), calculator.Refused(), addresses); diff != "" {
+				t.Fatalf("seed %d, step %d: what is refused differs from a fresh calculation (-want +got):\n%s", seed, step, diff)
+			}
+			for _, r := range fresh.Refused() {
+				if refused[r.Reason]++; !slices.Contains(finding.RefusalReasons(), r.Reason) {
+					t.Fatalf("%s is no reason of a refusal", r.Reason)
+				}
+			}
 			if diff := cmp.Diff(wantFindings, findings); diff != "" {
 				t.Fatalf("seed %d, step %d: the Findings differ from a fresh calculation (-want +got):\n%s", seed, step, diff)
 			}
@@ -240,6 +248,11 @@ func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	} {
 		if reasons[reason] < 100 {
 			t.Errorf("%s was found %d times, too few for a meaningful test", reason, reasons[reason])
+		}
+	}
+	for _, reason := range []string{finding.ReasonPortConflict, finding.ReasonPortReserved, finding.ReasonTooManyPorts, finding.ReasonTooExpensive} {
+		if refused[reason] < 100 {
+			t.Errorf("%d frontends were refused for %s, too few for a meaningful test", refused[reason], reason)
 		}
 	}
 	if forwards < 10000 || egresses < 1000 || local < 500 || reasons[finding.ReasonPortConflict] < 1000 || reasons[finding.ReasonEgressConflict] < 100 || reasons[finding.ReasonNoReadyEndpoints] < 1000 {

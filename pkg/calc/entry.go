@@ -35,6 +35,8 @@ type entry struct {
 	local []netip.Addr
 	// findings are all Findings, in the order of the Mapping's fields.
 	findings []finding.Finding
+	// unwanted is what it does not get regardless of other Mappings, refusals are all that it does not get.
+	unwanted, refusals []finding.Refused
 	// usage is what it asks for. over is set if it gets nothing because its namespace asks for too much.
 	usage usage
 	over  *finding.Finding

@@ -98,6 +98,24 @@ func (c *calculation) allowanceOf(m *v1alpha1.Mapping, port int, front gateway.F
 	return allowance{grant, pin}, true
 }
 
+// names returns what AllowedBy says about an allowance.
+func (c *calculation) names(by allowance) *gateway.Allowance {
+	if by == (allowance{}) {
+		return nil
+	}
+	if c.named[by] == nil {
+		named := &gateway.Allowance{}
+		if by.grant != nil {
+			named.Grant = by.grant.Name
+		}
+		if by.pin != nil {
+			named.Pin = by.pin.Name
+		}
+		c.named[by] = named
+	}
+	return c.named[by]
+}
+
 func grantRequest(m *v1alpha1.Mapping, front gateway.Frontend, sources []netip.Prefix) grants.Request {
 	return grants.Request{
 		Namespace: m.Namespace, Address: front.Address, Protocol: v1alpha1.Protocol(front.Protocol),

@@ -60,6 +60,11 @@ func (c *calculation) tooExpensive(e *entry) {
 		c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonTooExpensive, "spec.ports",
 			"the Mapping needs about %d rules (ports x addresses x endpoints, twice with session affinity), but maxRulesPerMapping in the gateway's config allows %d; it is not served: merge ports into ranges, or use mode service",
 			e.usage.rules, most)
+		for i := range e.wants {
+			if e.wants[i].place == here {
+				e.refuse(e.wants[i].Frontend, finding.ReasonTooExpensive)
+			}
+		}
 		e.wants, e.aboutPort, e.usage = nil, nil, usage{}
 		e.about = append(e.about, c.reported()...)
 	}

@@ -31,6 +31,7 @@ func (c *calculation) wants(e *entry) {
 		for _, err := range errs {
 			c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonInvalid, err.Field, "%s", err.ErrorBody())
 		}
+		e.refuse(gateway.Frontend{}, finding.ReasonInvalid)
 		return
 	}
 	m := e.mapping.DeepCopy()
@@ -39,6 +40,7 @@ func (c *calculation) wants(e *entry) {
 	addresses, resolved := c.resolveUplinks(m, c.addresses(m))
 	e.resolved = resolved
 	if c.tooManyPorts(m) {
+		e.refuseAll(m, addresses, finding.ReasonTooManyPorts)
 		return
 	}
 	e.usage.ports = countPorts(m.Spec.Ports)
@@ -56,9 +58,11 @@ func (c *calculation) wants(e *entry) {
 			if !supported {
 				where = nowhere
 			}
-			front := gateway.Frontend{Address: a.Addr, Protocol: gateway.Protocol(port.Protocol), Ports: portRange(port)}
-			allowed := sources.of(a.Addr)
+			front, allowed := frontend(port, a), sources.of(a.Addr)
 			by, ok := c.allowanceOf(m, i, front, a, allSources)
+			if why := a.refusal(supported, ok); why != "" {
+				e.refuse(front, why)
+			}
 			if !ok {
 				continue
 			}
@@ -68,6 +72,7 @@ func (c *calculation) wants(e *entry) {
 				Service:     service,
 				Sources:     allowed,
 				SourcesDeny: len(m.Spec.AllowedSources) > 0 && len(allowed) == 0,
+				AllowedBy:   c.names(by),
 				Backends:    backing.targets[i].backends.of(a.Addr),
 				Draining:    backing.targets[i].draining.of(a.Addr),
 				Direct:      m.Spec.Mode == v1alpha1.ModeEndpoints,
@@ -183,6 +188,8 @@ type address struct {
 	place place
 	// resolved is set if the Mapping does not name the address itself.
 	resolved bool
+	// refused is the reason why the host does not serve it although it has it, or "".
+	refused string
 }
 
 func portField(index int, name string) string { return fmt.Sprintf("spec.ports[%d].%s", index, name) }
@@ -194,6 +201,7 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 		disabled := a.Is6() && !c.cfg.IPv6
 		switch {
 		case !c.cfg.AnyAddress && !c.local[a.Addr] && c.held[a.Addr] != "":
+			a.refused = finding.ReasonAddressNotServed
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonAddressNotServed, a.field,
 				"%s is on %s, which is not an uplink of this host; to serve it, add it to servedAddresses in the gateway's config, or add %[2]s to uplinks if it leads outside",
 				a, c.held[a.Addr])
@@ -204,6 +212,7 @@ func (c *calculation) addresses(m *v1alpha1.Mapping) []address {
 				a.place = absent
 			}
 		case disabled:
+			a.refused = finding.ReasonIPv6Disabled
 			c.report(m, v1alpha1.ConditionProgrammed, finding.ReasonIPv6Disabled, a.field,
 				"%s is not served, because ipv6 is false in the gateway's config", a)
 		default:

@@ -20,8 +20,9 @@ type run struct {
 	// dirty are the entries whose requests have to be resolved again, unsettled those whose results have to be settled again.
 	dirty, unsettled []*entry
 	// portsChanged is set if requests for ports changed, egressChanged if requests for egress did, resolvedChanged if addresses of
-	// uplinks did, localChanged if pods of this node that may see clients did, findingsChanged if Findings did.
-	portsChanged, egressChanged, resolvedChanged, localChanged, findingsChanged bool
+	// uplinks did, localChanged if pods of this node that may see clients did, findingsChanged if Findings did, refusalsChanged if what is
+	// refused did.
+	portsChanged, egressChanged, resolvedChanged, localChanged, findingsChanged, refusalsChanged bool
 	// usage is the change of usage by namespace.
 	usage map[string]usage
 	// here and absent are the changes of the State's Forwards, and of its Forwards for addresses that are absent.
@@ -138,6 +139,7 @@ func (r *run) remove(e *entry) {
 	r.resolvedChanged = r.resolvedChanged || len(e.resolved.Addresses) > 0
 	r.localChanged = r.localChanged || len(e.local) > 0
 	r.findingsChanged = r.findingsChanged || len(e.findings) > 0
+	r.refusalsChanged = r.refusalsChanged || len(e.refusals) > 0
 }
 
 // withdraw removes the Forwards of wants from the State.

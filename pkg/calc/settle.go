@@ -16,13 +16,13 @@ import (
 
 // resolve computes what the dirty entries ask for, regardless of other Mappings.
 func (c *Calculator) resolve(r *run) {
-	calculation := &calculation{cfg: c.cfg, facts: c.facts, serviceIndex: &c.objects, granted: &c.grants, read: map[readKey]*serviceEndpoints{}}
+	calculation := &calculation{cfg: c.cfg, facts: c.facts, serviceIndex: &c.objects, granted: &c.grants, read: map[readKey]*serviceEndpoints{}, named: map[allowance]*gateway.Allowance{}}
 	for _, e := range r.dirty {
 		before := *e
 		calculation.resolve(e)
 		r.withdraw(before.wants)
 		r.unsettled = append(r.unsettled, e)
-		e.unsettled, e.findings = true, before.findings
+		e.unsettled, e.findings, e.refusals = true, before.findings, before.refusals
 		r.egressChanged = r.egressChanged || len(before.egress)+len(e.egress) > 0
 		r.resolvedChanged = r.resolvedChanged || !slices.Equal(before.resolved.Addresses, e.resolved.Addresses) ||
 			!slices.Equal(before.resolved.Uplinks, e.resolved.Uplinks)
@@ -124,12 +124,17 @@ func (c *Calculator) publish(r *run) {
 				list.Added = append(list.Added, w.forwards()...)
 			}
 		}
-		before := e.findings
+		before, refused := e.findings, e.refusals
 		e.collectFindings()
+		e.collectRefusals()
 		r.findingsChanged = r.findingsChanged || !slices.Equal(before, e.findings)
+		r.refusalsChanged = r.refusalsChanged || !slices.Equal(refused, e.refusals)
 	}
 	if r.findingsChanged {
 		c.findings = slices.Concat(c.aboutHost, findings(c.entries))
+	}
+	if r.refusalsChanged {
+		c.refused = refusedOf(c.entries)
 	}
 	if r.resolvedChanged {
 		c.resolved = resolvedOf(c.entries)

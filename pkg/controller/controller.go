@@ -334,7 +334,7 @@ func (c *Controller) sync(ctx context.Context, taken event) error {
 	c.logApply(taken, applied, result, took)
 	found := c.allFindings()
 	c.findings.report(found)
-	report := &finding.Report{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Resolved: c.calculator.Resolved(), Err: err}
+	report := &finding.Report{Snapshot: c.snapshot, Host: c.host, State: applied, Findings: found, Refused: c.allRefused(applied), Resolved: c.calculator.Resolved(), Err: err}
 	c.reportOutcome(Outcome{Report: report, Result: result, Took: took.total, Err: err})
 	if !c.ready && (err == nil || result.InPlace && ctx.Err() == nil) {
 		c.verifyOrReady(taken, result)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/finding"
+	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // findingLog logs each finding once when it appears and once when it is resolved.
@@ -39,6 +40,22 @@ func (l *findingLog) report(findings []finding.Finding) {
 		}
 	}
 	l.open = now
+}
+
+// allRefused returns what Mappings do not get by the calculation, and what they do not get because rules were refused.
+func (c *Controller) allRefused(applied gateway.State) []finding.Refused {
+	refused := c.calculator.Refused()
+	if len(c.quarantine.Refusals()) == 0 {
+		return refused
+	}
+	refused = slices.Clip(refused)
+	for wanted, has := range gateway.DifferingForwards(c.state.Forwards, applied.Forwards) {
+		if wanted != nil && (has == nil || has.Owner != wanted.Owner) {
+			refused = append(refused, finding.Refused{Owner: wanted.Owner, Frontend: wanted.Frontend, Reason: finding.ReasonRuleRefused})
+		}
+	}
+	slices.SortStableFunc(refused, finding.Refused.Compare)
+	return refused
 }
 
 // levelOf returns the log level of a finding. It is debug if another gateway serves the address.

@@ -6,6 +6,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,7 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- c.Run(ctx, source) }()
 		// look returns the owners in effect and the findings.
-		look := func() (owners []string, findings []finding.Finding) {
+		look := func() (owners []string, findings []finding.Finding, refused []finding.Refused) {
 			synctest.Wait()
 			mu.Lock()
 			defer mu.Unlock()
@@ -105,17 +106,21 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 			for _, forward := range last.Report.State.Forwards {
 				owners = append(owners, forward.Owner)
 			}
-			return owners, last.Report.Findings
+			return owners, last.Report.Findings, last.Report.Refused
 		}
 		c.Enqueue()
 		time.Sleep(5 * time.Second)
-		owners, findings := look()
+		owners, findings, refused := look()
 		want := []finding.Finding{{
 			Namespace: "shop", Name: "bad", Condition: v1alpha1.ConditionProgrammed, Reason: finding.ReasonRuleRefused, Field: "spec",
 			Message: "its rules for IPv4 were refused, will retry: line 7: no such module refused as invalid",
 		}}
 		if diff := cmp.Diff(want, findings); diff != "" || !slices.Equal(owners, []string{"shop/good"}) || readys.Load() != 1 {
 			t.Errorf("ready %d times with %q in effect, findings (-want +got):\n%s", readys.Load(), owners, diff)
+		}
+		bad := gateway.Frontend{Address: netip.MustParseAddr("198.51.100.10"), Protocol: gateway.TCP, Ports: gateway.Port(81)}
+		if !slices.Equal(refused, []finding.Refused{{Owner: "shop/bad", Frontend: bad, Reason: finding.ReasonRuleRefused}}) {
+			t.Errorf("refused: %v", refused)
 		}
 		told := 0
 		for _, line := range hook.AllEntries() {
@@ -135,8 +140,8 @@ func TestAMappingThatIsRefusedIsAFinding(t *testing.T) {
 			t.Errorf("calls %q within 50 s, want none", calls)
 		}
 		time.Sleep(10 * time.Second)
-		owners, findings = look()
-		if diff := cmp.Diff([]string{"apply", "try", "apply"}, plane.take()); diff != "" || len(findings) > 0 || len(owners) != 2 {
+		owners, findings, refused = look()
+		if diff := cmp.Diff([]string{"apply", "try", "apply"}, plane.take()); diff != "" || len(findings)+len(refused) > 0 || len(owners) != 2 {
 			t.Errorf("in effect %q, findings %q, calls (-want +got):\n%s", owners, findings, diff)
 		}
 		cancel()

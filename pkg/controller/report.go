@@ -66,12 +66,12 @@ const maxOwners = 5
 func changedOwners(old, current gateway.State) string {
 	changed := map[string]struct{}{}
 	for was, is := range gateway.DifferingForwards(old.Forwards, current.Forwards) {
-		addDiffering(changed, was, is, func(f *gateway.Forward) string { return f.Owner })
+		addDiffering(changed, was, is, gateway.EqualForwards, func(f *gateway.Forward) string { return f.Owner })
 	}
 	for was, is := range delta.Join(old.Egresses, current.Egresses, func(a, b gateway.Egress) int {
 		return cmp.Or(strings.Compare(a.Owner, b.Owner), a.Address.Compare(b.Address))
 	}) {
-		addDiffering(changed, was, is, func(e *gateway.Egress) string { return e.Owner })
+		addDiffering(changed, was, is, func(a, b *gateway.Egress) bool { return reflect.DeepEqual(a, b) }, func(e *gateway.Egress) string { return e.Owner })
 	}
 	names := slices.Sorted(maps.Keys(changed))
 	if len(names) > maxOwners {
@@ -81,8 +81,8 @@ func changedOwners(old, current gateway.State) string {
 }
 
 // addDiffering adds the owners of both, unless they are equal. One may be nil.
-func addDiffering[T any](changed map[string]struct{}, was, is *T, owner func(*T) string) {
-	if reflect.DeepEqual(was, is) {
+func addDiffering[T any](changed map[string]struct{}, was, is *T, equal func(a, b *T) bool, owner func(*T) string) {
+	if was != nil && is != nil && equal(was, is) {
 		return
 	}
 	for _, t := range []*T{was, is} {

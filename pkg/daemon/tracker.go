@@ -6,7 +6,6 @@ package daemon
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -88,7 +87,7 @@ func (t *statusTracker) change(forwards []*gateway.Forward, mappings int, now ti
 		return
 	}
 	for was, is := range gateway.DifferingForwards(t.inPlace, forwards) {
-		if reflect.DeepEqual(was, is) {
+		if was != nil && is != nil && gateway.EqualForwards(was, is) {
 			continue
 		}
 		for _, f := range []*gateway.Forward{was, is} {

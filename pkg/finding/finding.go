@@ -119,6 +119,14 @@ const (
 	ReasonEgressConflict = "EgressConflict"
 )
 
+// RefusalReasons returns the reasons of Refused.
+func RefusalReasons() []string {
+	return []string{
+		ReasonAddressNotServed, ReasonIPv6Disabled, ReasonInvalid, ReasonNotGranted, ReasonPortConflict, ReasonPortReserved, ReasonRuleRefused,
+		ReasonSCTPNotSupported, ReasonTooExpensive, ReasonTooManyPorts,
+	}
+}
+
 // The reasons of Findings about the host.
 const (
 	// ReasonLinkNotFound: the host has no link of that name.

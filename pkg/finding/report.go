@@ -4,7 +4,9 @@
 package finding
 
 import (
+	"cmp"
 	"net/netip"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -19,10 +21,27 @@ type Report struct {
 	Host     gateway.Host
 	State    gateway.State
 	Findings []Finding
+	// Refused is what Mappings ask for and do not get, sorted.
+	Refused []Refused
 	// Resolved are the addresses of the addressesFrom of Mappings on this host.
 	Resolved map[types.NamespacedName]Resolved
 	// Err is why the apply failed, at least in part.
 	Err error
+}
+
+// Refused is a Frontend, or a part of one, that a Mapping asks this host for and does not get, although the host has the address.
+type Refused struct {
+	// Owner is the Mapping, as namespace/name.
+	Owner string
+	// Frontend is the zero value if the Mapping is invalid, so that it is unknown what it asks for.
+	gateway.Frontend
+	// Reason is that of a Finding.
+	Reason string
+}
+
+// Compare orders by Frontend and Owner.
+func (r Refused) Compare(o Refused) int {
+	return cmp.Or(r.Frontend.Compare(o.Frontend), strings.Compare(r.Owner, o.Owner))
 }
 
 // Resolved are the addresses that the addressesFrom of a Mapping currently refer to on this host.

@@ -96,6 +96,8 @@ type Forward struct {
 	Backends []Backend
 	// Draining are endpoints that keep their connections but get no new ones. They are sorted.
 	Draining []Backend
+	// AllowedBy is what allows the Frontend, or nil if it needs no grant. Nothing in the kernel depends on it.
+	AllowedBy *Allowance
 	// SourcesDeny means that the Mapping lists sources but none of this family, so no client may connect.
 	SourcesDeny bool
 	// Direct means that the Backends are endpoints and not a ClusterIP.
@@ -116,7 +118,13 @@ type Forward struct {
 	Consistent bool
 }
 
-// EqualForwards reports whether all fields are equal. It is no method, which go-cmp would use instead of comparing the fields.
+// Allowance names what allows a Frontend. Either name may be empty.
+type Allowance struct {
+	// Grant is a PortGrant, Pin an entry of pinnedGrants in the gateway's config.
+	Grant, Pin string
+}
+
+// EqualForwards reports whether all fields are equal that the kernel depends on: all but AllowedBy. It is no method, which go-cmp would use instead of comparing the fields.
 func EqualForwards(a, b *Forward) bool {
 	return a.Frontend == b.Frontend && a.Owner == b.Owner && a.Service == b.Service && a.SourcesDeny == b.SourcesDeny && a.Direct == b.Direct &&
 		a.AnyEndpoint == b.AnyEndpoint && a.Shift == b.Shift && a.Masquerade == b.Masquerade && a.Affinity == b.Affinity && a.Consistent == b.Consistent &&

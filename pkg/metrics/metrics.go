@@ -40,6 +40,7 @@ type Metrics struct {
 	restores        *prometheus.CounterVec
 	restoreDuration prometheus.Histogram
 	snapshotWrites  *prometheus.CounterVec
+	audited         *prometheus.CounterVec
 	sourcePorts     prometheus.Gauge
 	portsLow        prometheus.Gauge
 	report          atomic.Pointer[finding.Report]
@@ -73,6 +74,7 @@ func New(version string, status StatusReader) *Metrics {
 		restores:        counters("iptables_restores_total", "Number of iptables-restore runs, by address family and result.", "family", "result"),
 		restoreDuration: seconds("iptables_restore_duration_seconds", "Duration of iptables-restore runs."),
 		snapshotWrites:  counters("snapshot_writes_total", "Number of writes of the object snapshot for the next boot, by result.", "result"),
+		audited:         newAudited(),
 	}
 	m.sourcePorts = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "masquerade_source_ports_used_ratio",
@@ -92,7 +94,7 @@ func New(version string, status StatusReader) *Metrics {
 		m.snapshotWrites.WithLabelValues(result)
 	}
 	m.registry.MustRegister(m.applies, m.applyDuration, m.lastApply, m.repairs, m.connectionsCut, m.restores, m.restoreDuration,
-		m.snapshotWrites, m.sourcePorts, m.portsLow, &scrape{status: status, report: &m.report, version: version},
+		m.snapshotWrites, m.audited, m.sourcePorts, m.portsLow, &scrape{status: status, report: &m.report, version: version},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	return m
 }

@@ -44,7 +44,7 @@ func Preview(report finding.Report, cfg config.Config, documents objects.Snapsho
 // has reports whether sorted Forwards have an equal one.
 func has(forwards []*gateway.Forward, f *gateway.Forward) bool {
 	at, found := slices.BinarySearchFunc(forwards, f.Frontend, func(o *gateway.Forward, want gateway.Frontend) int { return o.Compare(want) })
-	return found && reflect.DeepEqual(forwards[at], f)
+	return found && gateway.EqualForwards(forwards[at], f)
 }
 
 // mappings are the changes by Mapping.
