@@ -153,6 +153,10 @@ func TestStatusInARealCluster(t *testing.T) {
 				t.Errorf("%s: %d times, want once, in\n%s", want, n, seen())
 			}
 		}
+		note := p.kubectl("get", "events", "--namespace=shop", "--field-selector=involvedObject.name=web,reason=Ready", "-o", "jsonpath={.items[*].message}")
+		if !strings.HasPrefix(note, `forwarded by gw1; open: 192.0.2.1 80/tcp; spec last written by "kubectl`) {
+			t.Errorf("the Event says %q", note)
+		}
 	})
 
 	t.Run("a gateway reports only for itself", func(t *testing.T) {

@@ -5,7 +5,6 @@ package status
 
 import (
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -21,9 +20,9 @@ const maxNote = 1024
 // event is a change that a user should see.
 type event struct{ eventType, reason, note string }
 
-// news returns the changes between two statuses that a user should see: failures, recoveries, and the first time that
-// connections are forwarded. Ready often repeats another condition; it only counts if no other condition has the same reason.
-func news(before, after v1alpha1.MappingStatus) []event {
+// news returns the changes between two statuses that a user should see: failures, recoveries, and that a version of the Mapping is
+// forwarded. Ready often repeats another condition; it only counts if no other condition has the same reason.
+func news(before, after v1alpha1.MappingStatus, account account) []event {
 	var all []event
 	for _, now := range after.Conditions {
 		if now.Type == v1alpha1.ConditionReady && now.Status != metav1.ConditionTrue && slices.ContainsFunc(after.Conditions, func(c metav1.Condition) bool {
@@ -33,11 +32,11 @@ func news(before, after v1alpha1.MappingStatus) []event {
 		}
 		was := meta.FindStatusCondition(before.Conditions, now.Type)
 		if eventType := newsType(was, now); eventType != "" {
-			note := now.Message
-			if len(note) > maxNote {
-				note = strings.ToValidUTF8(note[:maxNote-3], "") + "..."
+			more := account.writer
+			if now.Type == v1alpha1.ConditionReady && now.Status == metav1.ConditionTrue {
+				more = account.open + more
 			}
-			all = append(all, event{eventType, now.Reason, note})
+			all = append(all, event{eventType, now.Reason, shorten(now.Message, maxNote-len(more)) + more})
 		}
 	}
 	return all
@@ -45,6 +44,9 @@ func news(before, after v1alpha1.MappingStatus) []event {
 
 func newsType(was *metav1.Condition, now metav1.Condition) string {
 	if was != nil && was.Status == now.Status && was.Reason == now.Reason {
+		if now.Type == v1alpha1.ConditionReady && now.Status == metav1.ConditionTrue && was.ObservedGeneration != now.ObservedGeneration {
+			return corev1.EventTypeNormal
+		}
 		return ""
 	}
 	switch now.Status {

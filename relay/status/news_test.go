@@ -56,7 +56,7 @@ func TestNews(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got []string
-			for _, e := range news(with(test.before), with(test.after)) {
+			for _, e := range news(with(test.before), with(test.after), account{}) {
 				if e.note != "because" {
 					t.Errorf("note %q", e.note)
 				}
@@ -73,7 +73,7 @@ func TestNews(t *testing.T) {
 func TestReadySaysNothingTwice(t *testing.T) {
 	after := with("ResolvedRefs False ServiceNotFound")
 	after.Conditions = append(after.Conditions, with("Ready False ServiceNotFound").Conditions...)
-	if got := news(v1alpha1.MappingStatus{}, after); len(got) != 1 || got[0].reason != "ServiceNotFound" {
+	if got := news(v1alpha1.MappingStatus{}, after, account{}); len(got) != 1 || got[0].reason != "ServiceNotFound" {
 		t.Errorf("%+v, want one event", got)
 	}
 }
@@ -81,7 +81,7 @@ func TestReadySaysNothingTwice(t *testing.T) {
 func TestANoteFitsIntoAnEvent(t *testing.T) {
 	long := with("Accepted False Invalid")
 	long.Conditions[0].Message = strings.Repeat("x", 5000)
-	if got := news(v1alpha1.MappingStatus{}, long); len(got) != 1 || len(got[0].note) != maxNote || !strings.HasSuffix(got[0].note, "x...") {
+	if got := news(v1alpha1.MappingStatus{}, long, account{}); len(got) != 1 || len(got[0].note) != maxNote || !strings.HasSuffix(got[0].note, "x...") {
 		t.Errorf("a note of %d bytes, want %d that end in dots", len(got[0].note), maxNote)
 	}
 }

@@ -141,6 +141,19 @@ func (v *view) get(k key) conditions.Facts {
 	return conditions.Facts{}
 }
 
+// grantsOf returns the sorted names of the PortGrants by which a Mapping may use its ports.
+func (v *view) grantsOf(m *v1alpha1.Mapping) []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	names := sets.New[string]()
+	for _, r := range conflicts.Requests(m) {
+		if g, _ := v.granted.Find(r); g != nil {
+			names.Insert(g.Name)
+		}
+	}
+	return sets.List(names)
+}
+
 // naming returns the Mappings that name one of the Services.
 func (v *view) naming(services sets.Set[key]) sets.Set[key] {
 	v.mu.RLock()

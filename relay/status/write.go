@@ -100,7 +100,7 @@ func (c *Controller) announce(m *v1alpha1.Mapping, decided v1alpha1.MappingStatu
 		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping",
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
 	}
-	for _, n := range news(m.Status, decided) {
+	for _, n := range news(m.Status, decided, newAccount(m, decided, c.view.grantsOf(m))) {
 		c.Recorder.Event(about, n.eventType, n.reason, n.note)
 	}
 }

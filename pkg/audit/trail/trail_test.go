@@ -241,7 +241,7 @@ func TestPace(t *testing.T) {
 		for range 3 {
 			synctest.Wait()
 			got = append(got, fmt.Sprint(out.lines-1))
-			time.Sleep(2 * time.Second)
+			time.Sleep(2*time.Second + time.Millisecond)
 		}
 		want := []string{fmt.Sprint(burst), fmt.Sprint(burst + 2*linesPerSecond), fmt.Sprint(burst + 4*linesPerSecond)}
 		if diff := cmp.Diff(want, got); diff != "" || trail.Lost() != 0 {
