@@ -197,16 +197,7 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		},
 		PortsCounted: b.counts.PortsCounted,
 		Applied: func(o controller.Outcome) {
-			b.counts.Applied(o, time.Now())
-			if o.Report != nil {
-				b.meter.Follow(o.Report.State)
-				if o.Err == nil || o.Result.InPlace {
-					b.trail.Follow(o.Report, time.Now())
-				}
-				if log := b.flowLog.Load(); log != nil {
-					log.Follow(o.Report.State)
-				}
-			}
+			b.applied(o)
 			hooks.Applied(o)
 		},
 		Ready: func() {
@@ -215,6 +206,21 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		},
 		ItemProcessed: hooks.ItemProcessed,
 	}), nil
+}
+
+// applied has those follow who count or log what is in effect.
+func (b *builder) applied(o controller.Outcome) {
+	b.counts.Applied(o, time.Now())
+	if o.Report == nil {
+		return
+	}
+	b.meter.Follow(o.Report.State)
+	if o.Err == nil || o.Result.InPlace {
+		b.trail.Follow(o.Report, time.Now())
+	}
+	if log := b.flowLog.Load(); log != nil {
+		log.Follow(o.Report.State)
+	}
 }
 
 // startTrail starts the audit trail, and returns a function that ends it after its last line.

@@ -91,7 +91,7 @@ func away(r *finding.Report) {
 func spell(r audit.Record) string {
 	front := "everything"
 	if r.Address.IsValid() {
-		front = r.Frontend.String()
+		front = r.String()
 	}
 	text := fmt.Sprintf("%s %s %s of %s by %s %s", r.Result, r.Reason, front, r.Mapping, r.Writer.Manager, r.Writer.Operation)
 	if r.SourcesDeny || len(r.Sources) > 0 {

@@ -194,7 +194,7 @@ func render(state gateway.State, findings []finding.Finding, refused []finding.R
 	for _, r := range refused {
 		front := "everything"
 		if r.Address.IsValid() {
-			front = r.Frontend.String()
+			front = r.String()
 		}
 		fmt.Fprintf(&b, "%s %s (%s)\n", r.Reason, front, r.Owner)
 	}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
 	"github.com/smartnat/smartnat/apis/smartnat/conflicts"
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
@@ -28,10 +30,7 @@ func (c *calculation) resolve(e *entry) {
 
 func (c *calculation) wants(e *entry) {
 	if errs := validation.ValidateMapping(e.mapping); len(errs) > 0 {
-		for _, err := range errs {
-			c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonInvalid, err.Field, "%s", err.ErrorBody())
-		}
-		e.refuse(gateway.Frontend{}, finding.ReasonInvalid)
+		c.refuseInvalid(e, errs)
 		return
 	}
 	m := e.mapping.DeepCopy()
@@ -90,6 +89,14 @@ func (c *calculation) wants(e *entry) {
 	}
 	e.egress = c.egress(m, c.withEgress(m, addresses), backing.pods)
 	e.aboutEgress = c.reported()
+}
+
+// refuseInvalid reports what is wrong with a Mapping that no API server would store.
+func (c *calculation) refuseInvalid(e *entry, errs field.ErrorList) {
+	for _, err := range errs {
+		c.report(e.mapping, v1alpha1.ConditionAccepted, finding.ReasonInvalid, err.Field, "%s", err.ErrorBody())
+	}
+	e.refuse(gateway.Frontend{}, finding.ReasonInvalid)
 }
 
 // tooManyPorts reports a Mapping that is left out because of its number of ports.

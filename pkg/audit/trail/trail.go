@@ -97,12 +97,27 @@ func (t *Trail) Follow(now *finding.Report, at time.Time) {
 func (t *Trail) add(l line) {
 	namespace := namespaceOf(l)
 	if t.waitingOf[namespace] >= t.room-len(t.waiting) {
-		t.leftOut[namespace]++
-		t.lost.Add(1)
+		t.countLeftOut(namespace)
 		return
 	}
 	t.waiting = append(t.waiting, l)
 	t.waitingOf[namespace]++
+}
+
+func (t *Trail) countLeftOut(namespace string) {
+	t.leftOut[namespace]++
+	t.lost.Add(1)
+}
+
+// leaveOut leaves out a line that was taken, and all that wait.
+func (t *Trail) leaveOut(taken line) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.countLeftOut(namespaceOf(taken))
+	for _, l := range t.waiting {
+		t.countLeftOut(namespaceOf(l))
+	}
+	t.waiting, t.waitingOf = nil, map[string]int{}
 }
 
 // take returns the next line, and the namespaces whose lines were left out after it.
@@ -131,13 +146,19 @@ func namespaceOf(l line) string {
 	return namespace
 }
 
-// Run logs until ctx ends, and then what waits at once.
+// Run logs until ctx ends, and then as many of the waiting lines as the journal takes at once. The others are left out.
 func (t *Trail) Run(ctx context.Context) {
+	atEnd := burst
 	for {
 		next, leftOut, found := t.take()
-		if found {
-			_ = t.pace.Wait(ctx) // fails only when ctx ends
+		if found && t.pace.Wait(ctx) != nil { // only when ctx ends
+			atEnd--
+		}
+		switch {
+		case found && atEnd >= 0:
 			t.Log.WithFields(fields(next)).Info(string(next.Result) + " frontend")
+		case found:
+			t.leaveOut(next)
 		}
 		for namespace, n := range leftOut {
 			t.Log.WithFields(logrus.Fields{"audit": "lost", "namespace": namespace, "lines": n}).Warn("left out audit lines")

@@ -248,10 +248,30 @@ func TestPace(t *testing.T) {
 			t.Errorf("lines after 0, 2 and 4 s (-want +got)\n%s", diff)
 		}
 		trail.Follow(report(0, "shop"), at)
-		cancel() // what waits is logged at once
+		cancel() // as many as the journal takes are logged at once, and a line says how many are left out
 		<-done
-		if want := 1 + 2*(burst+4*linesPerSecond); out.lines != want {
-			t.Errorf("%d lines, want %d", out.lines, want)
+		if want := 1 + burst + 4*linesPerSecond + burst + 1; out.lines != want || trail.Lost() != 4*linesPerSecond {
+			t.Errorf("%d lines and %d left out, want %d and %d", out.lines, trail.Lost(), want, 4*linesPerSecond)
 		}
 	})
+}
+
+// TestAnEndLeavesOutNothingInSilence ends a Trail while more lines wait than the journal takes at once.
+func TestAnEndLeavesOutNothingInSilence(t *testing.T) {
+	got := logged(t, "text", func(trail *Trail) {
+		trail.Follow(report(0), at)
+		trail.Follow(report(burst+700, "shop"), at)
+	})
+	opened := 0
+	for _, line := range got {
+		if strings.Contains(line, "opened frontend") {
+			opened++
+		}
+	}
+	if opened != burst {
+		t.Errorf("%d lines at the end, want %d", opened, burst)
+	}
+	if diff := cmp.Diff(`level=warning msg="left out audit lines" audit=lost lines=700 namespace=shop`, got[len(got)-1]); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
 }
