@@ -38,16 +38,24 @@ type choice struct {
 	err error
 }
 
-// choose reads both files. It chooses the kept one, unless the enrolled one was not issued before it, is still valid while the kept one is not, or
-// is of another user or cluster. If only one of them can be read, it is that one.
+// choose reads both files. It chooses the kept one, unless the enrolled one was not issued before it, is of another enrollment and was written after it,
+// is still valid while the kept one is not, or is of another user or cluster. If only one of them can be read, it is that one.
 func (f Files) choose(now time.Time) choice {
 	kept, keptText, keptErr := read(f.Kept)
 	token, text, err := read(f.Enrolled)
 	if keptErr == nil && (errors.As(err, new(*fs.PathError)) ||
-		err == nil && token.sameUser(kept) && (text == keptText || kept.newer(token)) && (!kept.ended(now) || token.ended(now))) {
+		err == nil && token.sameUser(kept) && (text == keptText || kept.newer(token) && !f.again(token, kept, now)) && (!kept.ended(now) || token.ended(now))) {
 		return choice{path: f.Kept, text: keptText, token: kept}
 	}
 	return choice{path: f.Enrolled, text: text, token: token, err: err}
+}
+
+// again reports whether the enrolled file has a valid token of another enrollment than the kept one, and was written after it. It compares times
+// of this host: those in the tokens are of API servers, whose clocks may differ.
+func (f Files) again(enrolled, kept Token, now time.Time) bool {
+	written, err := os.Stat(f.Enrolled)
+	before, keptErr := os.Stat(f.Kept)
+	return err == nil && keptErr == nil && enrolled.anotherEnrollment(kept) && !enrolled.ended(now) && written.ModTime().After(before.ModTime())
 }
 
 // Newest returns the file with the token to use now.

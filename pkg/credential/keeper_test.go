@@ -293,6 +293,53 @@ func TestFiles(t *testing.T) {
 	})
 }
 
+// TestClockOfTheCluster enrolls again, after a renewal by an API server whose clock was ahead.
+func TestClockOfTheCluster(t *testing.T) {
+	of := func(secret string, begins, ends time.Time) string {
+		claims := fmt.Sprintf(`{"iss":"https://cluster-1","sub":%q,"iat":%d,"exp":%d,"kubernetes.io":{"secret":{"name":"s","uid":%q}}}`, edge1, begins.Unix(), ends.Unix(), secret)
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+	}
+	ahead := start.Add(2 * time.Hour)
+	kept := of("one", ahead, ahead.Add(week))
+	again := of("two", start, start.Add(time.Hour))
+	for _, test := range []struct {
+		name, enrolled, kept string
+		written              time.Duration // after the kept one
+		age                  time.Duration
+		want                 string
+	}{
+		{"another enrollment", again, kept, time.Second, 0, again},
+		{"another enrollment than that of an earlier version", again, newToken(edge1, "unbound", ahead, ahead.Add(week)), time.Second, 0, again},
+		{"an enrollment before the kept one", again, kept, -time.Second, 0, kept},
+		{"an enrollment that was put back after its token ended", again, kept, time.Second, time.Hour, kept},
+		{"the same enrollment, restored", of("one", start, start.Add(time.Hour)), kept, time.Second, 0, kept},
+		{"an enrollment of an earlier version", enrolled, kept, time.Second, 0, kept},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, test.enrolled)
+			h.answer = func() (string, error) { return "", errors.New("down") }
+			if err := os.WriteFile(h.Kept, []byte(test.kept), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for path, at := range map[string]time.Time{h.Kept: start, h.Enrolled: start.Add(test.written)} {
+				if err := os.Chtimes(path, at, at); err != nil {
+					t.Fatal(err)
+				}
+			}
+			now := start.Add(test.age)
+			if _, text, err := read(h.Newest(now)); err != nil || text != test.want {
+				t.Errorf("uses %s, %v, want %s", text, err, test.want)
+			}
+			for range 2 { // once it is kept, it stays
+				h.Step(t.Context(), now)
+				if text, err := os.ReadFile(h.Kept); err != nil || string(text) != test.want {
+					t.Errorf("keeps %s, %v, want %s", text, err, test.want)
+				}
+			}
+		})
+	}
+}
+
 func TestRequest(t *testing.T) {
 	answer := `{"kind":"TokenRequest","status":{"token":"a.b.c"}}`
 	var asked string

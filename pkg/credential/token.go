@@ -22,6 +22,8 @@ type Token struct {
 	Issuer string
 	// Subject is the user, such as system:serviceaccount:smartnat:gateway-1.
 	Subject string
+	// Secret is the UID of the Secret with which the token ends, or "". Another enrollment has another one.
+	Secret string
 	// Begins and Ends are zero if the token does not say.
 	Begins, Ends time.Time
 }
@@ -42,6 +44,12 @@ func Parse(text string) (Token, error) {
 		Subject  string  `json:"sub"`
 		IssuedAt float64 `json:"iat"`
 		Expires  float64 `json:"exp"`
+
+		Kubernetes struct {
+			Secret struct {
+				UID string `json:"uid"`
+			} `json:"secret"`
+		} `json:"kubernetes.io"`
 	}
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		return Token{}, errors.New("not a JSON Web Token: its payload has no claims")
@@ -52,7 +60,9 @@ func Parse(text string) (Token, error) {
 		}
 		return time.Unix(int64(seconds), 0)
 	}
-	return Token{Issuer: claims.Issuer, Subject: claims.Subject, Begins: at(claims.IssuedAt), Ends: at(claims.Expires)}, nil
+	return Token{
+		Issuer: claims.Issuer, Subject: claims.Subject, Secret: claims.Kubernetes.Secret.UID, Begins: at(claims.IssuedAt), Ends: at(claims.Expires),
+	}, nil
 }
 
 // account returns the namespace and name of the ServiceAccount, or false for another subject.
@@ -91,6 +101,9 @@ func (t Token) newer(o Token) bool { return t.Begins.After(o.Begins) }
 
 // sameUser reports whether both tokens are of the same user of the same cluster.
 func (t Token) sameUser(o Token) bool { return t.Issuer == o.Issuer && t.Subject == o.Subject }
+
+// anotherEnrollment reports whether t is of an enrollment that o is not of.
+func (t Token) anotherEnrollment(o Token) bool { return t.Secret != "" && t.Secret != o.Secret }
 
 // ended reports whether t is no longer valid.
 func (t Token) ended(now time.Time) bool { return !t.Ends.IsZero() && !now.Before(t.Ends) }
