@@ -54,10 +54,10 @@ long that its token ended, or if a bundle may have been copied, run enroll again
 				return err
 			}
 			bundle, err := enrollSoon(cmd, e, patience)
-			if err != nil {
+			if bundle == nil {
 				return err
 			}
-			return writeBundle(cmd, bundle, output)
+			return errors.Join(writeBundle(cmd, bundle, output), err)
 		},
 	}
 	flags := cmd.Flags()

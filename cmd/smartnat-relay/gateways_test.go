@@ -161,6 +161,8 @@ func TestGatewaysOfARealCluster(t *testing.T) {
 
 	t.Run("an enrollment of an earlier version", func(t *testing.T) { testUnboundTokens(t, p, func() string { return enroll("edge-3", "")[3] }) })
 	t.Run("copies of a token", func(t *testing.T) { testCopies(t, p, func() string { return enroll("edge-4", "")[3] }) })
+	t.Run("enrollments that fail", func(t *testing.T) { testFailedEnrollments(t, p) })
+	t.Run("enrollments at the same time", func(t *testing.T) { testEnrollmentsAtOnce(t, p) })
 	t.Run("renewal", func(t *testing.T) { testRenewal(t, p, edge[3]) })
 }
 
@@ -178,8 +180,10 @@ func (p *controlPlane) renewalOf(gateway, token string) (string, error) {
 func testCopies(t *testing.T, p *controlPlane, enroll func() string) {
 	client := p.client("")
 	for what, end := range map[string]func(){
-		"another enrollment":      func() { enroll() },
-		"the Secret that is gone": func() { p.kubectl("--namespace=smartnat", "delete", "secret", "smartnat-gateway-edge-4") },
+		"another enrollment": func() { enroll() },
+		"the Secret that is gone": func() {
+			p.kubectl("--namespace=smartnat", "delete", "secret", "-l", "smartnat.aureacentral.com/gateway=edge-4")
+		},
 	} {
 		bundle := enroll()
 		copied, err := p.renewalOf("edge-4", bundle)
@@ -226,7 +230,7 @@ func testUnboundTokens(t *testing.T, p *controlPlane, enroll func() string) {
 	client := p.client("")
 	bound := enroll()
 	p.kubectl("--namespace=smartnat", "annotate", "serviceaccount", "edge-3", v1alpha1.EnrollmentAnnotation+"-")
-	p.kubectl("--namespace=smartnat", "delete", "secret", "smartnat-gateway-edge-3")
+	p.kubectl("--namespace=smartnat", "delete", "secret", "-l", "smartnat.aureacentral.com/gateway=edge-3")
 	unbound := p.kubectl("--namespace=smartnat", "create", "token", "edge-3", "--audience=smartnat-relay")
 	p.eventually("the relay to take the token", func() bool { return p.ask(client, listPath, unbound) == http.StatusOK })
 	p.eventually("the cluster to refuse the bound one", func() bool { return p.ask(client, listPath, bound) == http.StatusUnauthorized })

@@ -352,7 +352,7 @@ func testEnrollAgain(t *testing.T, p *controlPlane, edge *plugin.Enrollment, enr
 		"clusterrolebinding " + name + " -o jsonpath={.subjects[*].name}":                                 "edge-1",
 		"serviceaccount edge-1 -o jsonpath={.automountServiceAccountToken}":                               "false",
 		`serviceaccount edge-1 -o jsonpath={.metadata.annotations.smartnat\.aureacentral\.com/addresses}`: "192.0.2.1",
-		"secret " + name + " -o jsonpath={.data}":                                                         "",
+		"secret -l smartnat.aureacentral.com/gateway=edge-1 -o jsonpath={.items[*].data}":                 "",
 	} {
 		if got := in(append([]string{"get"}, strings.Fields(what)...)...); got != want {
 			t.Errorf("%s: %s, want %s", what, got, want)
@@ -377,7 +377,7 @@ func testEnrollAgain(t *testing.T, p *controlPlane, edge *plugin.Enrollment, enr
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
-	for _, kind := range []string{"secret", "role", "rolebinding"} {
+	for _, kind := range []string{"role", "rolebinding"} {
 		in("label", kind, name, "smartnat.aureacentral.com/gateway-")
 		fails(name + " exists and does not belong to a gateway edge-1: delete it, or choose another name")
 		in("delete", kind, name)

@@ -49,10 +49,10 @@ func get[T any](ctx context.Context, from dynamic.ResourceInterface, name string
 	return typed, err == nil, err
 }
 
-// list reads all objects.
-func list[T any](ctx context.Context, from dynamic.ResourceInterface) ([]T, error) {
+// list reads all objects with the labels of a selector, or all.
+func list[T any](ctx context.Context, from dynamic.ResourceInterface, selector string) ([]T, error) {
 	var all []T
-	options := metav1.ListOptions{Limit: pageSize}
+	options := metav1.ListOptions{Limit: pageSize, LabelSelector: selector}
 	for {
 		page, err := from.List(ctx, options)
 		if err != nil {

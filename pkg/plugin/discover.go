@@ -22,7 +22,7 @@ import (
 
 // nodes reads the nodes by name, those that are ready first.
 func (e *Enrollment) nodes(ctx context.Context) ([]corev1.Node, error) {
-	all, err := list[corev1.Node](ctx, e.Client.Resource(nodes))
+	all, err := list[corev1.Node](ctx, e.Client.Resource(nodes), "")
 	if err != nil {
 		return nil, fmt.Errorf("reading the nodes: %w", err)
 	}
@@ -67,7 +67,7 @@ func (e *Enrollment) serviceNetworks(ctx context.Context) ([]netip.Prefix, error
 	if len(e.ServiceNetworks) > 0 {
 		return e.ServiceNetworks, nil
 	}
-	all, err := list[networkingv1.ServiceCIDR](ctx, e.Client.Resource(serviceCIDRs))
+	all, err := list[networkingv1.ServiceCIDR](ctx, e.Client.Resource(serviceCIDRs), "")
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("reading the ServiceCIDRs: %w (name the range of ClusterIPs by --service-network)", err)
 	}

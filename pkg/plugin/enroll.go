@@ -81,7 +81,7 @@ func (e *Enrollment) Validate() error {
 }
 
 // Enroll creates the account of the gateway, or brings it to what it would create, and returns a bundle with a new token. All earlier tokens
-// of the gateway end.
+// of the gateway end once that is certain. A bundle that comes with an error is in force; the error is about what is left of earlier ones.
 func (e *Enrollment) Enroll(ctx context.Context) (*enroll.Bundle, error) {
 	b := &enroll.Bundle{Gateway: e.Gateway, Relay: enroll.Relay{
 		Servers: e.Servers, ServerName: cmp.Or(e.ServerName, relayService+"."+e.Namespace+".svc"), CertificateAuthority: e.CertificateAuthority,
@@ -111,11 +111,10 @@ func (e *Enrollment) Enroll(ctx context.Context) (*enroll.Bundle, error) {
 	if err := e.renewable(ctx); err != nil {
 		return nil, err
 	}
-	bound, err := e.bind(ctx)
-	if err != nil {
+	done, err := e.bind(ctx, b)
+	if !done {
 		return nil, err
 	}
-	b.Relay.Token, b.Expires, err = e.token(ctx, bound)
 	return b, err
 }
 
@@ -140,12 +139,18 @@ func (e *Enrollment) Revoke(ctx context.Context) error {
 	if err := e.owned(ctx); err != nil {
 		return err
 	}
+	all, err := e.enrollments(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.remove(ctx, all); err != nil {
+		return err
+	}
 	// The account goes last: if the first deletion succeeds and the second fails, owned still recognizes it.
 	for _, d := range []struct {
 		kind, name string
 		from       dynamic.ResourceInterface
 	}{
-		{"Secret", e.binding(), e.Client.Resource(secrets).Namespace(e.Namespace)},
 		{"ClusterRoleBinding", e.binding(), e.Client.Resource(bindings)},
 		{"RoleBinding", e.binding(), e.Client.Resource(roleBindings).Namespace(e.Namespace)},
 		{"Role", e.binding(), e.Client.Resource(roles).Namespace(e.Namespace)},

@@ -50,7 +50,7 @@ type GatewayState struct {
 // ReadMappings reads the Mappings of a namespace, or of all if it is empty, and sets their defaults.
 func ReadMappings(ctx context.Context, client dynamic.Interface, namespace string) ([]v1alpha1.Mapping, error) {
 	mappings := schema.GroupVersionResource{Group: v1alpha1.SchemeGroupVersion.Group, Version: v1alpha1.SchemeGroupVersion.Version, Resource: "mappings"}
-	all, err := list[v1alpha1.Mapping](ctx, client.Resource(mappings).Namespace(namespace))
+	all, err := list[v1alpha1.Mapping](ctx, client.Resource(mappings).Namespace(namespace), "")
 	if err != nil {
 		return nil, fmt.Errorf("reading the Mappings: %w", err)
 	}
