@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
@@ -32,6 +33,8 @@ type requestState struct {
 	// info is set once the path is parsed, user once the client is authenticated.
 	info *request.RequestInfo
 	user string
+	// secret is the one that the client's token is bound to, if the client is a gateway: the authenticator alone knows which token it accepted.
+	secret *authenticationv1.BoundObjectReference
 	// rejection is the reason for which a filter refused the request, or empty.
 	rejection string
 	// watch serves an accepted watch. over, if set, runs after the response is complete.

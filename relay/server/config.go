@@ -112,7 +112,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		Log:             log,
 	}
 	c.Gateways = newGateways(c.Cache, serviceAccounts{client.ServiceAccounts(o.Status.Namespace)}, o.Status.Namespace)
-	c.Renewals = &renewals{request: client.RequestToken(o.Status.Namespace), namespace: o.Status.Namespace, audience: o.TokenAudiences[0], lifetime: o.TokenLifetime, log: log}
+	c.Renewals = &renewals{request: client.RequestToken(o.Status.Namespace), gateways: c.Gateways, audience: o.TokenAudiences[0], lifetime: o.TokenLifetime, log: log}
 	c.MinTLSVersion, err = tlsVersion(o.MinTLSVersion)
 	if err != nil {
 		return nil, err

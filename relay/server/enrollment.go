@@ -29,9 +29,15 @@ func (e enrolledTokens) AuthenticateToken(ctx context.Context, token string) (*a
 	if !ok || err != nil || e.gateways == nil {
 		return response, ok, err
 	}
-	if account, is := status.Account(response.User, e.gateways.namespace); is && !e.gateways.admits(account, boundSecret(token)) {
+	account, is := status.Account(response.User, e.gateways.namespace)
+	if !is {
+		return response, true, nil
+	}
+	secret := boundSecret(token)
+	if !e.gateways.admits(account, secret) {
 		return nil, false, nil
 	}
+	requestStateOf(ctx).secret = secret
 	return response, true, nil
 }
 
@@ -68,16 +74,4 @@ func boundSecret(token string) *authenticationv1.BoundObjectReference {
 		return nil
 	}
 	return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: secret.Name, UID: secret.UID}
-}
-
-// bearer returns the token of an Authorization header, or "".
-func bearer(header []string) string {
-	if len(header) != 1 {
-		return ""
-	}
-	scheme, token, _ := strings.Cut(strings.TrimSpace(header[0]), " ")
-	if !strings.EqualFold(scheme, "bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
 }

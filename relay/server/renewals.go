@@ -38,11 +38,11 @@ type tokenRequests func(ctx context.Context, account string, request *authentica
 // .../serviceaccounts/NAME/token. Nothing of the body is used. The new token is bound to the Secret that the presented one is bound to, and so
 // ends with it.
 type renewals struct {
-	request   tokenRequests
-	namespace string
-	audience  string
-	lifetime  time.Duration
-	log       logrus.FieldLogger
+	request  tokenRequests
+	gateways *gateways
+	audience string
+	lifetime time.Duration
+	log      logrus.FieldLogger
 }
 
 // takes reports whether a request asks for a token. A nil r takes none.
@@ -83,18 +83,20 @@ func (r *renewals) renew(w http.ResponseWriter, req *http.Request) error {
 	if !haveInfo || !haveUser {
 		return apierrors.NewInternalError(errors.New("no user or request info in the context"))
 	}
-	account, ok := status.Account(u, r.namespace)
+	account, ok := status.Account(u, r.gateways.namespace)
 	resource := schema.GroupResource{Resource: "serviceaccounts/token"}
-	if !ok || info.Namespace != r.namespace || info.Name != account {
+	if !ok || info.Namespace != r.gateways.namespace || info.Name != account {
 		return apierrors.NewForbidden(resource, info.Name, errors.New("a gateway gets only tokens of its own ServiceAccount"))
+	}
+	secret := requestStateOf(req.Context()).secret
+	if !r.gateways.admits(account, secret) {
+		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), reviewTimeout)
 	defer cancel()
 	seconds, audiences := int64(r.lifetime/time.Second), []string{r.audience}
 	made, err := r.request(ctx, account, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{
-			Audiences: audiences, ExpirationSeconds: &seconds, BoundObjectRef: boundSecret(bearer(requestStateOf(req.Context()).token)),
-		},
+		Spec: authenticationv1.TokenRequestSpec{Audiences: audiences, ExpirationSeconds: &seconds, BoundObjectRef: secret},
 	})
 	log := r.log.WithField("gateway", account)
 	switch {
@@ -117,7 +119,7 @@ func (r *renewals) renew(w http.ResponseWriter, req *http.Request) error {
 	w.WriteHeader(http.StatusCreated)
 	return json.NewEncoder(w).Encode(&authenticationv1.TokenRequest{
 		TypeMeta:   metav1.TypeMeta{APIVersion: authenticationv1.SchemeGroupVersion.String(), Kind: "TokenRequest"},
-		ObjectMeta: metav1.ObjectMeta{Name: account, Namespace: r.namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: account, Namespace: r.gateways.namespace},
 		Spec:       authenticationv1.TokenRequestSpec{Audiences: audiences, ExpirationSeconds: made.Spec.ExpirationSeconds},
 		Status:     made.Status,
 	})

@@ -18,12 +18,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/status"
+	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // TestRenewals asks for tokens as users whom RBAC has allowed to.
@@ -56,7 +60,7 @@ func TestRenewals(t *testing.T) {
 			log := logrus.New()
 			log.SetOutput(io.Discard)
 			asked := ""
-			r := &renewals{namespace: "smartnat", audience: "smartnat-relay", lifetime: time.Hour, log: log,
+			r := &renewals{gateways: gatewaysOf(t, ""), audience: "smartnat-relay", lifetime: time.Hour, log: log,
 				request: func(_ context.Context, account string, made *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 					text, err := json.Marshal(made.Spec)
 					if err != nil {
@@ -93,39 +97,77 @@ func TestRenewals(t *testing.T) {
 	}
 }
 
-// TestRenewalsAreBound renews a token that is bound to a Secret, while that is there and after it went.
+// gatewaysOf returns the gateway edge-1 with an enrollment, or without one if it is empty.
+func gatewaysOf(t *testing.T, enrollment string) *gateways {
+	t.Helper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1"}}
+	if enrollment != "" {
+		account.Annotations = map[string]string{v1alpha1.EnrollmentAnnotation: enrollment}
+	}
+	g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat")
+	if err := g.Replace([]any{account}, ""); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// TestRenewalsAreBound sends a token that is bound to a Secret in each way that authenticates it, while the Secret is there and after it went.
 func TestRenewalsAreBound(t *testing.T) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"kubernetes.io": {"secret": {"name": "smartnat-gateway-edge-1", "uid": "one"}}}`)) + ".c2ln"
+	other := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{}`)) + ".c2ln"
+	one := []string{"Bearer " + token}
+	bound := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: "smartnat-gateway-edge-1", UID: "one"}
+	const enrolled = "one"
 	for _, test := range []struct {
-		name  string
-		fails error
-		want  int
+		name       string
+		header     []string
+		enrollment string
+		leaves     bool // another enrollment replaces it after the authentication
+		fails      error
+		want       int
+		bound      *authenticationv1.BoundObjectReference
 	}{
-		{"while it is there", nil, http.StatusCreated},
-		{"after it went", apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, "smartnat-gateway-edge-1"), http.StatusUnauthorized},
-		{"after another replaced it", apierrors.NewConflict(schema.GroupResource{Resource: "TokenRequest"}, "smartnat-gateway-edge-1",
-			errors.New("the UID does not match")), http.StatusUnauthorized},
+		{"while it is there", one, enrolled, false, nil, http.StatusCreated, bound},
+		{"after it went", one, enrolled, false, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, "smartnat-gateway-edge-1"), http.StatusUnauthorized, bound},
+		{"after another replaced it", one, enrolled, false, apierrors.NewConflict(schema.GroupResource{Resource: "TokenRequest"}, "smartnat-gateway-edge-1",
+			errors.New("the UID does not match")), http.StatusUnauthorized, bound},
+		{"a word after the token", []string{"Bearer " + token + " ."}, enrolled, false, nil, http.StatusCreated, bound},
+		{"spaces around the header, other letters", []string{" bEARER " + token + " "}, enrolled, false, nil, http.StatusCreated, bound},
+		{"a second header", []string{one[0], "Bearer " + other}, enrolled, false, nil, http.StatusCreated, bound},
+		{"a first header that is bound to nothing", []string{"Bearer " + other, one[0]}, enrolled, false, nil, http.StatusUnauthorized, nil},
+		{"an enrollment by an earlier version", one, "", false, nil, http.StatusCreated, bound},
+		{"an enrollment that changes meanwhile", one, enrolled, true, nil, http.StatusUnauthorized, nil},
 	} {
-		var asked *authenticationv1.BoundObjectReference
-		r := &renewals{namespace: "smartnat", audience: "smartnat-relay", lifetime: time.Hour, log: log,
-			request: func(_ context.Context, _ string, made *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-				asked, made.Status.Token = made.Spec.BoundObjectRef, "made"
-				return made, test.fails
-			}}
-		req := httptest.NewRequest(http.MethodPost, "/api/v1/namespaces/smartnat/serviceaccounts/edge-1/token", http.NoBody)
-		ctx := context.WithValue(req.Context(), requestStateKey{}, &requestState{recorder: &recorder{}, token: []string{"Bearer " + token}})
-		w := httptest.NewRecorder()
-		withRequestInfo(withRenewals(http.NotFoundHandler(), r)).ServeHTTP(w,
-			req.WithContext(request.WithUser(ctx, &user.DefaultInfo{Name: "system:serviceaccount:smartnat:edge-1"})))
-		if w.Code != test.want {
-			t.Errorf("%s: status %d, want %d", test.name, w.Code, test.want)
-		}
-		bound := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: "smartnat-gateway-edge-1", UID: "one"}
-		if diff := cmp.Diff(bound, asked); diff != "" {
-			t.Errorf("bound to (-want +got)\n%s", diff)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			var asked *authenticationv1.BoundObjectReference
+			g := gatewaysOf(t, test.enrollment)
+			r := &renewals{gateways: g, audience: "smartnat-relay", lifetime: time.Hour, log: log,
+				request: func(_ context.Context, _ string, made *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+					asked, made.Status.Token = made.Spec.BoundObjectRef, "made"
+					return made, test.fails
+				}}
+			handler := withRequestInfo(withRenewals(http.NotFoundHandler(), r))
+			later := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if test.leaves {
+					g.enrollments["edge-1"] = "two"
+				}
+				handler.ServeHTTP(w, req)
+			})
+			c := &Config{Log: log, Authenticator: newAuthenticator(newTokens("system:serviceaccount:smartnat:edge-1"), g, nil, time.Hour)}
+			req := httptest.NewRequest(http.MethodPost, "/api/v1/namespaces/smartnat/serviceaccounts/edge-1/token", http.NoBody)
+			req.Header[tokenHeader] = test.header
+			ctx := context.WithValue(req.Context(), requestStateKey{}, &requestState{recorder: &recorder{}, token: test.header})
+			w := httptest.NewRecorder()
+			withAuthentication(later, c).ServeHTTP(w, req.WithContext(ctx))
+			if w.Code != test.want {
+				t.Errorf("status %d, want %d", w.Code, test.want)
+			}
+			if diff := cmp.Diff(test.bound, asked); diff != "" {
+				t.Errorf("bound to (-want +got)\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -135,7 +177,7 @@ func TestRenewalsAreLimited(t *testing.T) {
 	log.SetOutput(io.Discard)
 	made := map[string]int{}
 	handler := withRequestInfo(withRenewals(http.NotFoundHandler(), &renewals{
-		namespace: "smartnat", audience: "smartnat-relay", lifetime: time.Hour, log: log,
+		gateways: gatewaysOf(t, ""), audience: "smartnat-relay", lifetime: time.Hour, log: log,
 		request: func(_ context.Context, account string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 			made[account]++
 			r.Status.Token = "made"
