@@ -113,6 +113,9 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 	}
 	c.Gateways = newGateways(c.Cache, serviceAccounts{client.ServiceAccounts(o.Status.Namespace)}, o.Status.Namespace)
 	c.Renewals = &renewals{request: client.RequestToken(o.Status.Namespace), gateways: c.Gateways, audience: o.TokenAudiences[0], lifetime: o.TokenLifetime, log: log}
+	if o.TokenAudiences[0] != DefaultAudience {
+		log.WithField("audience", o.TokenAudiences[0]).Warn("renewals need this audience in policy smartnat-tokens")
+	}
 	c.MinTLSVersion, err = tlsVersion(o.MinTLSVersion)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
@@ -77,6 +79,23 @@ func withRenewals(next http.Handler, r *renewals) http.Handler {
 	})
 }
 
+// maxPassedOn bounds the length, in bytes, of an error of the API server that a gateway gets to read.
+const maxPassedOn = 512
+
+// passedOn returns an error of the API server as one short line of printable text.
+func passedOn(err error) string {
+	text := err.Error()
+	if len(text) > maxPassedOn {
+		text = text[:maxPassedOn] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
 func (r *renewals) renew(w http.ResponseWriter, req *http.Request) error {
 	info, haveInfo := request.RequestInfoFrom(req.Context())
 	u, haveUser := request.UserFrom(req.Context())
@@ -100,9 +119,12 @@ func (r *renewals) renew(w http.ResponseWriter, req *http.Request) error {
 	})
 	log := r.log.WithField("gateway", account)
 	switch {
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err): // RBAC
 		log.WithError(err).Warn("cannot renew the token of a gateway")
-		return apierrors.NewForbidden(resource, account, fmt.Errorf("the relay may not renew it: run kubectl smartnat enroll %s", account))
+		return apierrors.NewForbidden(resource, account, fmt.Errorf("the relay may not renew it, run kubectl smartnat enroll %s: %s", account, passedOn(err)))
+	case apierrors.IsInvalid(err): // an admission policy
+		log.WithError(err).Warn("cannot renew the token of a gateway")
+		return apierrors.NewForbidden(resource, account, fmt.Errorf("the cluster denies it to the relay: %s", passedOn(err)))
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // the account or the Secret
 		log.WithError(err).Warn("cannot renew the token of a gateway")
 		return apierrors.NewUnauthorized("Unauthorized")

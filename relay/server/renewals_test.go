@@ -8,15 +8,18 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,6 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/status"
@@ -53,6 +58,8 @@ func TestRenewals(t *testing.T) {
 		{"by a certificate with the name of the account", status.CertificateUser{Info: edge1}, own, nil, nil, 403, "only tokens of its own ServiceAccount", false},
 		{"by a user of that name", account("edge-1"), own, nil, nil, 403, "only tokens of its own ServiceAccount", false},
 		{"the relay has no right", edge1, own, apierrors.NewForbidden(schema.GroupResource{}, "", nil), nil, 403, "run kubectl smartnat enroll edge-1", true},
+		{"a policy denies it", edge1, own, denied("the relay may make tokens only for the audience\nsmartnat-relay" + strings.Repeat("!", 1000)), nil, 403,
+			"the cluster denies it to the relay: the relay may make tokens only for the audience smartnat-relay!!!", true},
 		{"the cluster is down", edge1, own, errors.New("secret detail"), nil, 503, "the cluster made no token", true},
 		{"the cluster makes a token for its own API", edge1, own, nil, []string{"https://kubernetes.default.svc"}, 503, "not for the relay", true},
 	} {
@@ -75,6 +82,9 @@ func TestRenewals(t *testing.T) {
 			req := httptest.NewRequest(http.MethodPost, test.path, strings.NewReader(`{"spec":{"audiences":["https://kubernetes.default.svc"],"expirationSeconds":99999999}}`))
 			w := httptest.NewRecorder()
 			handler.ServeHTTP(w, req.WithContext(request.WithUser(req.Context(), test.user)))
+			if w.Body.Len() > 1000 {
+				t.Errorf("%d bytes: %s", w.Body.Len(), w.Body)
+			}
 			if w.Code != test.want || !strings.Contains(w.Body.String(), test.says) || strings.Contains(w.Body.String(), "secret detail") {
 				t.Errorf("%d %s, want %d %s", w.Code, w.Body, test.want, test.says)
 			}
@@ -94,6 +104,54 @@ func TestRenewals(t *testing.T) {
 				t.Errorf("POST %s is taken", other)
 			}
 		})).ServeHTTP(httptest.NewRecorder(), req)
+	}
+}
+
+// denied is the answer of an API server whose admission policy denies a request.
+func denied(message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Message: message,
+	}}
+}
+
+// TestAudienceOfThePolicy starts relays with an audience for which the policy lets them make tokens, and with one of which it does not know.
+func TestAudienceOfThePolicy(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"a": {Server: "https://127.0.0.1:1"}},
+		Contexts:       map[string]*clientcmdapi.Context{"a": {Cluster: "a"}},
+		CurrentContext: "a",
+	}, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name      string
+		audiences []string
+		want      []string
+	}{
+		{"the default", []string{DefaultAudience}, nil},
+		{"the default for renewals", []string{DefaultAudience, "another"}, nil},
+		{"another for renewals", []string{"another", DefaultAudience}, []string{"renewals need this audience in policy smartnat-tokens: another"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := NewOptions()
+			o.Kubeconfig, o.BindAddress, o.SecurePort, o.TLSSecret, o.TokenAudiences = kubeconfig, "127.0.0.1", 0, "smartnat-relay-tls", test.audiences
+			log, hook := logtest.NewNullLogger()
+			c, err := o.Config(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Listener.Close(); err != nil {
+				t.Error(err)
+			}
+			var got []string
+			for _, entry := range hook.AllEntries() {
+				got = append(got, fmt.Sprintf("%s: %v", entry.Message, entry.Data["audience"]))
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("logged (-want +got)\n%s", diff)
+			}
+		})
 	}
 }
 
