@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -257,13 +258,60 @@ func TestTokensOfAnEnrollment(t *testing.T) {
 		})
 	}
 	t.Run("an annotation that goes", func(t *testing.T) {
-		g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat")
-		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1", Annotations: map[string]string{v1alpha1.EnrollmentAnnotation: "two"}}}
-		if err := g.Add(account); err != nil || g.admits("edge-1", nil) {
-			t.Errorf("with it: %v", err)
+		g := gatewaysOf(t, "two")
+		if g.admits("edge-1", nil) {
+			t.Error("with it: admitted")
 		}
 		if err := g.Update(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1"}}); err != nil || !g.admits("edge-1", nil) {
 			t.Errorf("without it: %v", err)
 		}
 	})
+}
+
+// TestRefusedTokensAreLogged uses tokens of other enrollments again and again. Each cause is one line, and again after another enrollment.
+func TestRefusedTokensAreLogged(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat", log)
+	bound := func(uid string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"kubernetes.io": {"secret": {"name": "a", "uid": %q}}}`, uid)) + ".c2ln"
+	}
+	for _, step := range []struct{ name, enrollment, token, want string }{
+		{"of the present enrollment", "two", bound("two"), ""},
+		{"bound to nothing", "two", "opaque", "bound to nothing, as those of earlier versions"},
+		{"once more", "two", "opaque", ""},
+		{"of an earlier enrollment", "two", bound("one"), "bound to the Secret of another enrollment"},
+		{"of yet another", "two", bound("zero"), ""},
+		{"bound to nothing, after that", "two", "opaque", ""},
+		{"another enrollment, by a plugin of an earlier version", "three", "opaque", "bound to nothing, as those of earlier versions"},
+		{"no enrollment", "", "opaque", ""},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			hook.Reset()
+			account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "edge-1", Annotations: map[string]string{v1alpha1.EnrollmentAnnotation: step.enrollment}}}
+			if step.enrollment == "" {
+				account.Annotations = nil
+			}
+			if err := g.Replace([]any{account}, ""); err != nil {
+				t.Fatal(err)
+			}
+			tokens := enrolledTokens{newTokens("system:serviceaccount:smartnat:edge-1"), g}
+			for range 3 {
+				if _, _, err := tokens.AuthenticateToken(t.Context(), step.token); err != nil {
+					t.Error(err)
+				}
+			}
+			var got []string
+			for _, entry := range hook.AllEntries() {
+				got = append(got, fmt.Sprintf("%s: %s: gateway=%v token=%v run=%v", entry.Level, entry.Message, entry.Data["gateway"], entry.Data["token"], entry.Data["run"]))
+			}
+			var want []string
+			if step.want != "" {
+				want = []string{"warning: token is not of the present enrollment: gateway=edge-1 token=" + step.want +
+					" run=kubectl smartnat enroll edge-1, of this version or later"}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("logged (-want +got)\n%s", diff)
+			}
+		})
+	}
 }

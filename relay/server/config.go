@@ -111,7 +111,7 @@ func (o *Options) Config(log logrus.FieldLogger) (*Config, error) {
 		WatchSpread:     o.ShutdownTimeout * 2 / 3,
 		Log:             log,
 	}
-	c.Gateways = newGateways(c.Cache, serviceAccounts{client.ServiceAccounts(o.Status.Namespace)}, o.Status.Namespace)
+	c.Gateways = newGateways(c.Cache, serviceAccounts{client.ServiceAccounts(o.Status.Namespace)}, o.Status.Namespace, log)
 	c.Renewals = &renewals{request: client.RequestToken(o.Status.Namespace), gateways: c.Gateways, audience: o.TokenAudiences[0], lifetime: o.TokenLifetime, log: log}
 	if o.TokenAudiences[0] != DefaultAudience {
 		log.WithField("audience", o.TokenAudiences[0]).Warn("renewals need this audience in policy smartnat-tokens")

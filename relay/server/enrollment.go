@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/sirupsen/logrus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -35,6 +36,7 @@ func (e enrolledTokens) AuthenticateToken(ctx context.Context, token string) (*a
 	}
 	secret := boundSecret(token)
 	if !e.gateways.admits(account, secret) {
+		e.gateways.logRefused(account, secret)
 		return nil, false, nil
 	}
 	requestStateOf(ctx).secret = secret
@@ -47,6 +49,29 @@ func (g *gateways) admits(account string, secret *authenticationv1.BoundObjectRe
 	defer g.mu.Unlock()
 	enrollment, bound := g.enrollments[account]
 	return !bound || secret != nil && secret.UID == enrollment
+}
+
+// refusal is a cause for which tokens of a gateway are refused. Only tokens of the cluster get that far, so there are at most two for each of its
+// ServiceAccounts.
+type refusal struct {
+	gateway string
+	bound   bool
+}
+
+// logRefused logs a token that admits has refused, once for each gateway, cause and enrollment.
+func (g *gateways) logRefused(account string, secret *authenticationv1.BoundObjectReference) {
+	cause, is := refusal{account, secret != nil}, "bound to nothing, as those of earlier versions"
+	if cause.bound {
+		is = "bound to the Secret of another enrollment"
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if logged, known := g.refused[cause]; known && logged == g.enrollments[account] {
+		return
+	}
+	g.refused[cause] = g.enrollments[account]
+	g.log.WithFields(logrus.Fields{"gateway": account, "token": is, "run": "kubectl smartnat enroll " + account + ", of this version or later"}).
+		Warn("token is not of the present enrollment")
 }
 
 // boundSecret returns the Secret to which the cluster bound a token, or nil. It does not verify the signature of the token: the cluster has

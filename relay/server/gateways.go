@@ -36,24 +36,28 @@ type gateways struct {
 	malformed map[string]string
 	// enrollments has the EnrollmentAnnotation of each gateway that has one.
 	enrollments map[string]types.UID
+	// refused has the enrollment for which a refusal was last logged.
+	refused map[refusal]types.UID
 }
 
 var _ toolscache.ReflectorStore = &gateways{}
 
 // newGateways returns the gateways of a namespace. From now on the Cache waits for them.
-func newGateways(cache *watchcache.Cache, accounts listerWatcher, namespace string) *gateways {
+func newGateways(cache *watchcache.Cache, accounts listerWatcher, namespace string, log logrus.FieldLogger) *gateways {
 	cache.ExpectGateways()
-	return &gateways{cache: cache, accounts: accounts, namespace: namespace, malformed: map[string]string{}, enrollments: map[string]types.UID{}}
+	return &gateways{
+		cache: cache, accounts: accounts, namespace: namespace, log: log,
+		malformed: map[string]string{}, enrollments: map[string]types.UID{}, refused: map[refusal]types.UID{},
+	}
 }
 
 // run follows the ServiceAccounts until ctx ends.
-func (g *gateways) run(ctx context.Context, m *metrics, log logrus.FieldLogger) {
+func (g *gateways) run(ctx context.Context, m *metrics) {
 	if g == nil {
 		return
 	}
-	g.log = log
 	is := func(obj any) bool { _, ok := obj.(*corev1.ServiceAccount); return ok }
-	mirror(ctx, g.accounts, &corev1.ServiceAccount{}, is, g, &observer{metrics: m, resource: "serviceaccounts", log: log})
+	mirror(ctx, g.accounts, &corev1.ServiceAccount{}, is, g, &observer{metrics: m, resource: "serviceaccounts", log: g.log})
 }
 
 // sender returns the ServiceAccount that sent a request, if it may be a gateway.

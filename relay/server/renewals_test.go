@@ -162,7 +162,8 @@ func gatewaysOf(t *testing.T, enrollment string) *gateways {
 	if enrollment != "" {
 		account.Annotations = map[string]string{v1alpha1.EnrollmentAnnotation: enrollment}
 	}
-	g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat")
+	log, _ := logtest.NewNullLogger()
+	g := newGateways(watchcache.New(watchcache.NewEpoch(), 10), nil, "smartnat", log)
 	if err := g.Replace([]any{account}, ""); err != nil {
 		t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer stopWork()
 	wg.Go(func() { s.config.Upstream.run(work, s.config.Cache, s.config.metrics, s.config.Log) })
-	wg.Go(func() { s.config.Gateways.run(work, s.config.metrics, s.config.Log) })
+	wg.Go(func() { s.config.Gateways.run(work, s.config.metrics) })
 	wg.Go(func() { s.config.ServingCert.run(work, s.config.Log) })
 	if s.config.ClientCA != nil {
 		wg.Go(func() { s.config.ClientCA.run(work, s.config.Log) })
