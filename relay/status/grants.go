@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"maps"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -25,8 +27,15 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-// countPause is the shortest interval between counts of what PortGrants are used for.
-const countPause = 2 * time.Second
+const (
+	// countPause is the shortest interval between counts of what PortGrants are used for.
+	countPause = 2 * time.Second
+	// resyncShares is the number of compareEvery in which all PortGrants are read again.
+	resyncShares = 10
+)
+
+// errNoStatus means that the cluster has PortGrants of an earlier version. Helm never upgrades a CRD.
+var errNoStatus = errors.New("the CRD of PortGrants has no status subresource: run kubectl apply -f apis/crds, of this version")
 
 // PortGrants reads PortGrants in the cluster and writes their status.
 type PortGrants interface {
@@ -45,6 +54,7 @@ type GrantWriter struct {
 
 	// found is the status of each PortGrant in the cluster as far as it is known, without times.
 	found     map[types.UID]v1alpha1.PortGrantStatus
+	share     uint32 // the last one that was forgotten
 	complaint string // the last error that was logged
 }
 
@@ -53,7 +63,12 @@ func (w *GrantWriter) Run(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), w.Cache.HasSynced) {
 		return
 	}
+	resynced := time.Now()
 	for {
+		if time.Since(resynced) >= compareEvery {
+			resynced = time.Now()
+			w.forget()
+		}
 		portGrants, namespaces, mappings := w.Cache.PortGrants().Changed(), w.Cache.Namespaces().Changed(), w.Cache.Mappings().Changed()
 		started, again := time.Now(), compareEvery
 		if err := w.Sync(ctx); err != nil {
@@ -78,6 +93,17 @@ func (w *GrantWriter) Run(ctx context.Context) {
 		case <-time.After(rest):
 		}
 	}
+}
+
+// forget has the next Sync read a share of the PortGrants again, since the Cache does not show a change of the status only. It repairs what
+// another client wrote.
+func (w *GrantWriter) forget() {
+	w.share = (w.share + 1) % resyncShares
+	maps.DeleteFunc(w.found, func(uid types.UID, _ v1alpha1.PortGrantStatus) bool {
+		hash := fnv.New32a()
+		_, _ = hash.Write([]byte(uid))
+		return hash.Sum32()%resyncShares == w.share
+	})
 }
 
 // complain logs each distinct error once. A conflict means that another replica wrote first, which the next look finds.
@@ -117,7 +143,7 @@ func (w *GrantWriter) Sync(ctx context.Context) error {
 		switch err := w.write(ctx, g, selections[g.Name], used[g.Name]); {
 		case err == nil:
 			found[g.UID] = want
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, errNoStatus): // the same for all
 			return err
 		case apierrors.IsConflict(err):
 			conflict = err
@@ -163,7 +189,16 @@ func (w *GrantWriter) write(ctx context.Context, g *v1alpha1.PortGrant, s grants
 	force := true
 	_, err = w.PortGrants.Patch(ctx, g.Name, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: v1alpha1.ConditionsFieldManager, Force: &force}, "status")
-	if err != nil && !apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) {
+		// Either the PortGrant or its subresource. The API server answers the same.
+		switch _, err = w.PortGrants.Get(ctx, g.Name, metav1.GetOptions{}); {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err == nil:
+			return errNoStatus
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("writing the status of PortGrant %s: %w", g.Name, err)
 	}
 	return nil

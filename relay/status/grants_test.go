@@ -11,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -33,6 +34,8 @@ type grantServer struct {
 	gets    int
 	patches []string
 	fails   error
+	// noStatus is a CRD without the subresource.
+	noStatus bool
 	// before is called before a write.
 	before func()
 }
@@ -73,7 +76,7 @@ func (s *grantServer) Patch(_ context.Context, name string, how types.PatchType,
 		s.t.Errorf("%s patch of %v by %s: %v", how, subresources, options.FieldManager, err)
 	}
 	live := s.live[name]
-	if live == nil {
+	if live == nil || s.noStatus {
 		return nil, apierrors.NewNotFound(portGrantsResource, name)
 	}
 	if body.Metadata.UID != string(live.UID) || body.Metadata.ResourceVersion != live.ResourceVersion {
@@ -220,6 +223,14 @@ func TestGrantStatusIsWrittenByAnother(t *testing.T) {
 			t.Errorf("then wrote %q", got)
 		}
 	})
+	t.Run("deleted before the write", func(t *testing.T) {
+		s := newGrantServer(t)
+		s.grant("a", spec)
+		s.before = func() { delete(s.live, "a") }
+		if got := s.sync(); len(got) > 0 {
+			t.Errorf("wrote %q", got)
+		}
+	})
 	t.Run("deleted, or another of that name", func(t *testing.T) {
 		s := newGrantServer(t)
 		s.grant("a", spec)
@@ -230,6 +241,57 @@ func TestGrantStatusIsWrittenByAnother(t *testing.T) {
 			t.Errorf("wrote %q", got)
 		}
 	})
+}
+
+// TestGrantStatusWithoutSubresource has a CRD of an earlier version, and then the present one.
+func TestGrantStatusWithoutSubresource(t *testing.T) {
+	s := newGrantServer(t)
+	for i := range 20 {
+		s.grant(fmt.Sprint("a", i), v1alpha1.PortGrantSpec{Addresses: []string{"192.0.2.1"}, Namespaces: []string{"shop"}})
+	}
+	s.noStatus = true
+	for range 2 {
+		before := s.gets
+		if err := s.writers[0].Sync(t.Context()); !errors.Is(err, errNoStatus) || strings.Count(err.Error(), "apis/crds") != 1 {
+			t.Errorf("%v, want one error that names the CRD", err)
+		}
+		if s.gets > before+2 {
+			t.Errorf("read %d times", s.gets-before)
+		}
+	}
+	s.noStatus = false
+	if got := s.sync(); len(got) != 20 {
+		t.Errorf("then wrote %d of 20", len(got))
+	}
+}
+
+// TestGrantStatusIsRepaired clears each status, which the Cache does not show, and lets a resync go by.
+func TestGrantStatusIsRepaired(t *testing.T) {
+	const all = 1000
+	s := newGrantServer(t)
+	for i := range all {
+		s.grant(fmt.Sprint("a", i), v1alpha1.PortGrantSpec{Addresses: []string{"192.0.2.1"}, Namespaces: []string{"shop"}})
+	}
+	s.sync()
+	for _, live := range s.live {
+		live.Status = v1alpha1.PortGrantStatus{}
+	}
+	if got := s.sync(); len(got) > 0 {
+		t.Errorf("without a resync: wrote %d", len(got))
+	}
+	s.gets = 0
+	written := 0
+	for range resyncShares {
+		before := s.gets
+		s.writers[0].forget()
+		written += len(s.sync())
+		if share := s.gets - before; share > 2*all/resyncShares {
+			t.Errorf("read %d of %d at once", share, all)
+		}
+	}
+	if written != all || s.gets != all {
+		t.Errorf("wrote %d, read %d of %d", written, s.gets, all)
+	}
 }
 
 // TestGrantStatusWakesNoWatcher writes a status, which must be an event for no client of the relay.
