@@ -264,14 +264,18 @@ func (r *runner) killAllOf(host *Host) error {
 func Poll(ctx context.Context, check func(ctx context.Context) error) error {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil || last == nil { // else the end of ctx is what failed
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w; last: %w", ctx.Err(), err)
+			return fmt.Errorf("%w; last: %w", ctx.Err(), last)
 		case <-ticker.C:
 		}
 	}
