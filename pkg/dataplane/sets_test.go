@@ -136,7 +136,44 @@ func TestSetsAreRepaired(t *testing.T) {
 	}
 }
 
-// edit replaces the members of the only set.
+// TestSetsFlushedDuringAWrite expects that a flush of all sets is found although it happens while smartnatd repairs or destroys one.
+func TestSetsFlushedDuringAWrite(t *testing.T) {
+	state := limited(sources(100))
+	both := limited(sources(100))
+	both.Forwards[0].Owner, both.Forwards[0].Sources = "default/other", sources(90)
+	for _, tc := range []struct {
+		name, during  string
+		before, after gateway.State
+	}{
+		{"a set is added", "put set ", state, both},
+		{"a set is destroyed", "destroy set ", both, state},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := fresh(t, tc.before)
+			d := start(k)
+			apply(t, d, tc.before)
+			met := false
+			k.Fail = func(step string) error {
+				if strings.HasPrefix(step, tc.during) {
+					met = true
+					edit(k, nil)
+				}
+				return nil
+			}
+			apply(t, d, tc.after)
+			k.Fail = nil
+			if !met {
+				t.Fatalf("no step %q", tc.during)
+			}
+			expectChanged(t, d, true)
+			expectRepair(t, apply(t, d, tc.after), []string{"100 members missing"})
+			expectSame(t, fresh(t, tc.after), k)
+			expectQuiet(t, d, tc.after)
+		})
+	}
+}
+
+// edit replaces the members of all sets.
 func edit(k *iptablestest.Kernel, members []netip.Prefix) {
 	for name, set := range k.Sets.Members {
 		set.Members = members

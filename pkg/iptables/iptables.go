@@ -46,8 +46,8 @@ type Program interface {
 type Sets interface {
 	// Observe returns our sets with their members, sorted by name.
 	Observe() ([]ruleset.Set, error)
-	// Stamp returns another number after a set of ours was created or destroyed, or changed its number of members.
-	Stamp() (uint64, error)
+	// Sizes returns the number of members of each of our sets, by name. It costs less than Observe.
+	Sizes() (map[string]int, error)
 	// Put creates the set, or replaces its members atomically.
 	Put(set ruleset.Set) error
 	// Change adds members and removes others.
@@ -125,7 +125,7 @@ func (r *Ruleset) ruleOptions(sets bool) rules.Options {
 // Families implements dataplane.Ruleset.
 func (r *Ruleset) Families() []gateway.Family { return r.opts.Program.Families() }
 
-// Apply implements dataplane.Ruleset. Without changes it reads only the stamps of tables and sets.
+// Apply implements dataplane.Ruleset. Without changes it reads only the stamps of tables and the sizes of sets.
 func (r *Ruleset) Apply(ctx context.Context, name gateway.Family, state gateway.State) (dataplane.Changes, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

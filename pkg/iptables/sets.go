@@ -22,23 +22,23 @@ const wholeShare = 4
 // sets is what is known about our sets.
 type sets struct {
 	written map[string]ruleset.Set
-	// known means that the kernel holds written. stamp is the stamp of that content.
+	// known means that the kernel held written when last seen.
 	known bool
-	stamp uint64
 	// verify requests a reading of the members.
 	verify bool
 	// damage holds changes by another process that are not repaired yet.
 	damage map[string]dataplane.Repair
 }
 
-// checkSets reports whether another process changed our sets.
+// checkSets reports whether another process changed our sets. It expects the sizes of what was written: sizes read after a write
+// would include what another process did during it.
 func (r *Ruleset) checkSets() (bool, error) {
 	if r.opts.Sets == nil || !r.sets.known {
 		return false, nil
 	}
-	stamp, err := r.opts.Sets.Stamp()
+	sizes, err := r.opts.Sets.Sizes()
 	if err == nil {
-		r.sets.known = stamp == r.sets.stamp
+		r.sets.known = maps.EqualFunc(sizes, r.sets.written, func(size int, set ruleset.Set) bool { return size == len(set.Members) })
 	}
 	return !r.sets.known, err
 }
@@ -47,11 +47,6 @@ func (r *Ruleset) checkSets() (bool, error) {
 func (r *Ruleset) observeSets(changes *dataplane.Changes) error {
 	if r.sets.known && !r.sets.verify {
 		return nil
-	}
-	// Take the stamp first: the next look then detects writes that happen during the reading.
-	stamp, err := r.opts.Sets.Stamp()
-	if err != nil {
-		return err
 	}
 	observed, err := r.opts.Sets.Observe()
 	if err != nil {
@@ -75,14 +70,8 @@ func (r *Ruleset) observeSets(changes *dataplane.Changes) error {
 		}
 		changes.Damaged = true // The damaged set may have let in connections that must end.
 	}
-	r.sets = sets{written: have, known: true, stamp: stamp, damage: damage}
+	r.sets = sets{written: have, known: true, damage: damage}
 	return nil
-}
-
-func (r *Ruleset) stampSets() error {
-	var err error
-	r.sets.stamp, err = r.opts.Sets.Stamp()
-	return err
 }
 
 // putSets writes the sets of a family before the rules that name them. It leaves unwanted sets to destroySets.
@@ -95,7 +84,6 @@ func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *data
 	if err = errors.Join(err, r.observeSets(changes)); err != nil {
 		return fmt.Errorf("reading the sets: %w", err)
 	}
-	changed := false
 	for _, set := range want {
 		have, found := r.sets.written[set.Name]
 		add, remove := differ(have.Members, set.Members)
@@ -103,7 +91,6 @@ func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *data
 			delete(r.sets.damage, set.Name)
 			continue
 		}
-		changed = true
 		r.sets.known = false // until the write succeeds
 		if found && (len(add)+len(remove))*wholeShare <= len(set.Members) {
 			err = r.opts.Sets.Change(set, add, remove)
@@ -114,7 +101,7 @@ func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *data
 			delete(r.sets.written, set.Name) // A set that was never written cannot go missing.
 			return fmt.Errorf("writing the IPv%d set %s: %w", name, set.Name, err)
 		}
-		r.sets.written[set.Name] = set
+		r.sets.written[set.Name], r.sets.known = set, true
 		if repair, damaged := r.sets.damage[set.Name]; damaged {
 			changes.Repaired = append(changes.Repaired, repair)
 			delete(r.sets.damage, set.Name)
@@ -122,11 +109,7 @@ func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *data
 		changes.Sets++
 		changes.Members += len(add) + len(remove)
 	}
-	if !changed {
-		return nil
-	}
-	r.sets.known = true
-	return r.stampSets()
+	return nil
 }
 
 // destroySets removes our sets that the rules of no family name any more.
@@ -160,7 +143,7 @@ func (r *Ruleset) destroySets(changes *dataplane.Changes) error {
 		delete(r.sets.written, name)
 		changes.Sets++
 	}
-	return errors.Join(append(errs, r.stampSets())...)
+	return errors.Join(errs...)
 }
 
 // differ returns the prefixes to add to have, and to remove from it, to get want. Both are sorted.

@@ -8,7 +8,6 @@ package ipset
 import (
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/netip"
 	"slices"
 	"strings"
@@ -91,20 +90,17 @@ func (c *Client) headers() ([]answer, error) {
 	return headers, nil
 }
 
-var seed = maphash.MakeSeed()
-
-// Stamp returns a number that changes when the names or sizes of our sets change. It does not read the members.
-func (c *Client) Stamp() (uint64, error) {
+// Sizes returns the number of members of each of our sets, by name. It does not read the members.
+func (c *Client) Sizes() (map[string]int, error) {
 	headers, err := c.headers()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var hash maphash.Hash
-	hash.SetSeed(seed)
+	sizes := make(map[string]int, len(headers))
 	for _, h := range headers {
-		_, _ = fmt.Fprintln(&hash, h.name, h.kind, h.family, h.count)
+		sizes[h.name] = int(h.count)
 	}
-	return hash.Sum64(), nil
+	return sizes, nil
 }
 
 // Put creates the set, or replaces all members of an existing one atomically.

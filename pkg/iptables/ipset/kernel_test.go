@@ -122,31 +122,26 @@ func TestPutAfterAnInterruptedOne(t *testing.T) {
 	expect(t, c, set)
 }
 
-func TestStampTellsOfSizesAndNames(t *testing.T) {
+func TestSizes(t *testing.T) {
 	c := inKernel(t)
-	stamp := func() uint64 {
-		t.Helper()
-		s, err := c.Stamp()
-		must(t, err)
-		return s
-	}
 	must(t, c.Put(ruleset.Set{Name: "smartnat-echo", Family: gateway.IPv4, Members: networks(gateway.IPv4, 20)}))
 	for _, step := range []struct {
 		args string
-		same bool
+		want map[string]int
 	}{
-		{args: "add smartnat-echo 192.0.2.0/24"},
-		{args: "del smartnat-echo 192.0.2.0/24"},
-		{args: "create other hash:net", same: true},
-		{args: "create smartnat-more hash:net"},
-		{args: "rename smartnat-more smartnat-less"},
-		{args: "flush smartnat-echo"},
-		{args: "destroy smartnat-echo"},
+		{args: "create other hash:net", want: map[string]int{"smartnat-echo": 20}},
+		{args: "add smartnat-echo 192.0.2.0/24", want: map[string]int{"smartnat-echo": 21}},
+		{args: "del smartnat-echo 192.0.2.0/24", want: map[string]int{"smartnat-echo": 20}},
+		{args: "create smartnat-more hash:net family inet6", want: map[string]int{"smartnat-echo": 20, "smartnat-more": 0}},
+		{args: "rename smartnat-more smartnat-less", want: map[string]int{"smartnat-echo": 20, "smartnat-less": 0}},
+		{args: "flush smartnat-echo", want: map[string]int{"smartnat-echo": 0, "smartnat-less": 0}},
+		{args: "destroy smartnat-echo", want: map[string]int{"smartnat-less": 0}},
 	} {
-		before := stamp()
 		run(t, "ipset", step.args)
-		if after := stamp(); (after == before) != step.same {
-			t.Errorf("%s: stamp unchanged %t, want %t", step.args, after == before, step.same)
+		got, err := c.Sizes()
+		must(t, err)
+		if diff := cmp.Diff(step.want, got); diff != "" {
+			t.Errorf("%s: sizes (-want +got):\n%s", step.args, diff)
 		}
 	}
 }
@@ -181,7 +176,7 @@ func BenchmarkSets(b *testing.B) {
 		"put":     func() error { return c.Put(set) },
 		"change":  func() error { return c.Change(set, set.Members[:1], set.Members[1:2]) },
 		"observe": func() error { _, err := c.Observe(); return err },
-		"stamp":   func() error { _, err := c.Stamp(); return err },
+		"sizes":   func() error { _, err := c.Sizes(); return err },
 	} {
 		if err := c.Put(set); err != nil {
 			b.Fatal(err)

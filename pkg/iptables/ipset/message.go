@@ -90,7 +90,6 @@ func appendMember(entries *nl.RtAttr, p netip.Prefix) {
 // answer is the content of one message about a set.
 type answer struct {
 	name     string
-	kind     string
 	family   gateway.Family
 	revision uint8
 	// count is the number of members in the set.
@@ -104,8 +103,6 @@ func parse(message []byte) answer {
 		switch value := attribute.Data; attribute.Type & nl.NLA_TYPE_MASK {
 		case nl.IPSET_ATTR_SETNAME:
 			a.name = unix.ByteSliceToString(value)
-		case nl.IPSET_ATTR_TYPENAME:
-			a.kind = unix.ByteSliceToString(value)
 		case nl.IPSET_ATTR_REVISION:
 			a.revision = first(value)
 		case nl.IPSET_ATTR_FAMILY:

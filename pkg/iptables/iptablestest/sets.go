@@ -5,7 +5,6 @@ package iptablestest
 
 import (
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
@@ -35,14 +34,13 @@ func (s *Sets) Observe() ([]ruleset.Set, error) {
 	return sets, nil
 }
 
-// Stamp depends on names and sizes.
-func (s *Sets) Stamp() (uint64, error) {
-	var hash maphash.Hash
-	hash.SetSeed(seed)
-	for _, name := range slices.Sorted(maps.Keys(s.Members)) {
-		_, _ = fmt.Fprintf(&hash, "%s %d\n", name, len(s.Members[name].Members))
+// Sizes returns the number of members of each set.
+func (s *Sets) Sizes() (map[string]int, error) {
+	sizes := map[string]int{}
+	for name, set := range s.Members {
+		sizes[name] = len(set.Members)
 	}
-	return hash.Sum64(), nil
+	return sizes, nil
 }
 
 // Put creates the set. Its step is "put set NAME".
