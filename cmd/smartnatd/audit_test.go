@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // audited are a Mapping with ports, which tenant wrote, its Service, and a PortGrant for a namespace.
@@ -61,32 +60,24 @@ func TestAudit(t *testing.T) {
 	systemd := supervise(t)
 	program := startProgram(t, systemd, configFile)
 	awaitWord(t, systemd, "READY=1", 1)
-	await := func(want string, times int) {
-		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); linesWith(program.log.String(), want) < times; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("no %d lines that say %q within 30 s", times, want)
-			}
-		}
-	}
 	const about = `manager="ten ant" mapping=shop/echo operation=Apply port=%d protocol=tcp reason=%s`
-	await("audit=base frontends=1 refused=0", 1)
+	program.awaitLog(t, "audit=base frontends=1 refused=0", 1)
 
 	write(file, audited(first+", "+second, "shop"))
-	await(`audit=opened grant=web `+fmt.Sprintf(about, 81, "Requested")+` sources=all written="2026-01-02T03:04:05Z"`, 1)
+	program.awaitLog(t, `audit=opened grant=web `+fmt.Sprintf(about, 81, "Requested")+` sources=all written="2026-01-02T03:04:05Z"`, 1)
 	if rules := programmed(t); !strings.Contains(rules, "--dport 80:81") && !strings.Contains(rules, "--dport 81") {
 		t.Errorf("the line is there before the rule:\n%s", rules)
 	}
 
 	write(file, audited(first+", "+second, "bank"))
 	for _, port := range []int{80, 81} {
-		await("audit=closed grant=web "+fmt.Sprintf(about, port, "NotGranted"), 1)
+		program.awaitLog(t, "audit=closed grant=web "+fmt.Sprintf(about, port, "NotGranted"), 1)
 	}
 	if rules := programmed(t); strings.Contains(rules, "-j DNAT") {
 		t.Errorf("the line is there before the rule is gone:\n%s", rules)
 	}
 	write(file, audited("{port: 82}", "bank"))
-	await("audit=refused "+fmt.Sprintf(about, 82, "NotGranted"), 1)
+	program.awaitLog(t, "audit=refused "+fmt.Sprintf(about, 82, "NotGranted"), 1)
 	_, metrics := getInside(t, "/metrics")
 	for _, want := range []string{
 		`smartnat_audit_records_total{reason="Requested",result="opened"} 1`, `smartnat_audit_records_total{reason="NotGranted",result="closed"} 2`,
@@ -103,7 +94,7 @@ func TestAudit(t *testing.T) {
 
 	program = startProgram(t, systemd, configFile)
 	awaitWord(t, systemd, "READY=1", 2)
-	await("audit=base frontends=0 refused=1", 1)
+	program.awaitLog(t, "audit=base frontends=0 refused=1", 1)
 	program.end(t)
 	if n := linesWith(program.log.String(), "audit="); n != 1 {
 		t.Errorf("%d audit lines after a restart, want 1", n)

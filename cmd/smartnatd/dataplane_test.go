@@ -164,8 +164,8 @@ func TestWithoutPrograms(t *testing.T) {
 	awaitWord(t, systemd, "READY=1", 1)
 	flow := startTraffic(t)
 	flow.end(t)
-	if log := program.log.String(); !strings.Contains(log, "dataplane=nftables") || !strings.Contains(log, "iptables is not installed") {
-		t.Error("the choice is not logged")
+	for _, said := range []string{"dataplane=nftables", "iptables is not installed"} {
+		program.awaitLog(t, said, 1)
 	}
 	for _, family := range []string{"ip", "ip6"} {
 		out, err := exec.Command("nft", "--debug=netlink", "list", "table", family, "smartnat").CombinedOutput()

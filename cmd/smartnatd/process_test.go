@@ -113,9 +113,7 @@ func TestAsSystemdSeesIt(t *testing.T) {
 		}
 	}
 	awaitWord(t, systemd, "WATCHDOG=1", 2)
-	if n := strings.Count(program.log.String(), "connections end if another process removes all rules"); n != 1 {
-		t.Errorf("logged %d times that connections are not held, want once", n)
-	}
+	program.awaitLog(t, "connections end if another process removes all rules", 1)
 
 	program.end(t)
 	awaitWord(t, systemd, "STOPPING=1", 1)
@@ -237,9 +235,7 @@ func TestReadyWhateverIsInRuntimeDir(t *testing.T) {
 			if inEffect := programmed(t); !strings.Contains(inEffect, "-j DNAT") || !strings.HasSuffix(inEffect, "\n1\n") {
 				t.Errorf("ready, but the kernel has\n%s", inEffect)
 			}
-			if n := strings.Count(program.log.String(), test.logged); n != 1 {
-				t.Errorf("%q was logged %d times, want once", test.logged, n)
-			}
+			program.awaitLog(t, test.logged, 1)
 			if _, err := lockInstance(runtimeDir); err == nil || !strings.Contains(err.Error(), "already running (pid ") {
 				t.Errorf("second lock: %v, want an error", err)
 			}
@@ -404,6 +400,19 @@ func startProgram(t *testing.T, systemd *testenv.Supervisor, configFile string, 
 }
 
 // end stops the process as the first half of `systemctl restart` does.
+// awaitLog waits until a number of lines of the log have a text, and no more. The log lags behind the program.
+func (p *process) awaitLog(t *testing.T, text string, lines int) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); linesWith(p.log.String(), text) < lines; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %d lines of the log have %q after 30 s:\n%s", lines, text, p.log.String())
+		}
+	}
+	if n := linesWith(p.log.String(), text); n != lines {
+		t.Errorf("%d lines of the log have %q, want %d", n, text, lines)
+	}
+}
+
 func (p *process) end(t *testing.T) {
 	t.Helper()
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
