@@ -153,3 +153,39 @@ func TestCertificatesThatHaveExpired(t *testing.T) {
 		})
 	}
 }
+
+// TestImpostor expects that a server which cannot prove that it is the relay gets no request, and so no token.
+func TestImpostor(t *testing.T) {
+	relay, another := newAuthority(t), newAuthority(t)
+	serving := func(a *authority) *tls.Config {
+		certificate, key := a.issue(t, time.Hour)
+		pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &tls.Config{Certificates: []tls.Certificate{pair}}
+	}
+	for _, test := range []struct {
+		name, serverName, why string
+		by                    *authority
+	}{
+		{"of another authority", "", "signed by unknown authority", another},
+		{"with another name", "smartnat-relay", "wanted to match smartnat-relay", relay},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := newStubOf(t, true, serving(test.by))
+			log, _ := testLog()
+			source, err := New(config.Source{Relay: &config.Relay{
+				Servers: []string{server.URL}, ServerName: test.serverName, CAFile: writeFile(t, "ca.crt", relay.pem()), TokenFile: writeFile(t, "token", "secret"),
+			}}, func() { t.Error("changed was called without a change") }, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start(t, source)
+			eventually(t, "refused", func() bool { return strings.Contains(source.Contact().Why, test.why) })
+			if n := server.requestCount(); n > 0 {
+				t.Errorf("%d requests, want none", n)
+			}
+		})
+	}
+}

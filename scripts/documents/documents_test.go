@@ -28,8 +28,12 @@ func TestTree(t *testing.T) {
 	for _, fault := range links(root, documents) {
 		t.Error(fault)
 	}
+	tests, err := declaredIn(root)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for path, text := range documents {
-		for _, fault := range slices.Concat(paths(root, path, text), examples(path, text)) {
+		for _, fault := range slices.Concat(paths(root, path, text), examples(path, text), tests.check(path, text)) {
 			t.Error(fault)
 		}
 	}
@@ -211,6 +215,34 @@ func TestPaths(t *testing.T) {
 				want = []string{test.want}
 			}
 			if have := paths(root, test.path, test.text); !slices.Equal(have, want) {
+				t.Errorf("faults %q, want %q", have, want)
+			}
+		})
+	}
+}
+
+func TestTests(t *testing.T) {
+	tests := declared{map[string][]string{}, map[string]map[string]bool{}}
+	tests.add("pkg/a", "func TestOne(t *testing.T) {\n\tt.Run(\"a case\", f)\n\tt.Run(\"part\", f)\n}\n")
+	tests.add("pkg/b", "func TestOne(t *testing.T) {}\nfunc TestTwo(t *testing.T) { t.Run(\"other\", f) }\n// func TestThree(t *testing.T)\n")
+	for name, test := range map[string]struct{ text, want string }{
+		"a test":                {"see `TestOne`, (TestTwo)", ""},
+		"no test":               {"one\n`TestThree`", "README.md:2: there is no test TestThree"},
+		"a subtest":             {"`TestOne/a_case`", ""},
+		"a subtest of a part":   {"`TestOne/part/a_case`", ""},
+		"no subtest":            {"`TestTwo/part`", "README.md:1: there is no test TestTwo/part"},
+		"one of another folder": {"`TestOne/part/other`", "README.md:1: there is no test TestOne/part/other"},
+		"some tests":            {"`TestO…`", ""},
+		"none of these":         {"`TestU…`", "README.md:1: there is no test TestU…"},
+		"an example":            {"```go\nfunc TestThree(t *testing.T)\n```", ""},
+		"none of ours":          {"Testing, aTestThree", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var want []string
+			if test.want != "" {
+				want = []string{test.want}
+			}
+			if have := tests.check("README.md", test.text); !slices.Equal(have, want) {
 				t.Errorf("faults %q, want %q", have, want)
 			}
 		})

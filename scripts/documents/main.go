@@ -1,7 +1,7 @@
 // Copyright The SmartNat Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command documents checks what the Markdown documents of the tree name: that the file and the heading of each link exist, other files that they name, and the
+// Command documents checks what the Markdown documents of the tree name: that the file and the heading of each link exist, other files and tests that they name, and the
 // commands and flags of this project's programs and the targets of its Makefile, and that a cluster accepts their Mappings. It builds the programs and reads their help. It changes
 // nothing, and exits with 1 if it reports anything. Addresses on the web are not visited.
 package main
@@ -63,11 +63,16 @@ func run() ([]string, error) {
 			return nil, err
 		}
 	}
+	tests, err := declaredIn(".")
+	if err != nil {
+		return nil, err
+	}
 	faults := links(".", documents)
 	for _, path := range slices.Sorted(maps.Keys(documents)) {
 		faults = append(faults, known.check(path, documents[path])...)
 		faults = append(faults, paths(".", path, documents[path])...)
 		faults = append(faults, examples(path, documents[path])...)
+		faults = append(faults, tests.check(path, documents[path])...)
 	}
 	return faults, nil
 }
