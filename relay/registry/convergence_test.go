@@ -227,7 +227,7 @@ func (w *world) check() {
 	}
 	for _, f := range w.followed {
 		want := wants[f.view]
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for !equality.Semantic.DeepEqual(want[f.kind], f.state()) && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
 		}

@@ -242,7 +242,7 @@ func TestWatchOfALimitedGatewayIsWoken(t *testing.T) {
 		if !strings.Contains(text, `"ADDED"`) {
 			t.Errorf("%s, want the Service", text)
 		}
-	case <-time.After(20 * time.Second): // bookmarks come once a minute
+	case <-time.After(40 * time.Second): // bookmarks come once a minute
 		t.Error("the watch sleeps")
 	}
 }

@@ -38,7 +38,7 @@ import (
 )
 
 // patience bounds every wait of these tests.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // gateway may read everything, stranger nothing.
 const (
@@ -122,7 +122,7 @@ func startRelay(t *testing.T, core *corefake.Clientset, smartnat *smartnatfake.C
 		Authorizer:      authorizer.AuthorizerFunc(fakeAuthorization),
 		Cache:           watchcache.New(watchcache.NewEpoch(), watchcache.DefaultHistory),
 		Upstream:        upstreamOfFakes(core, smartnat),
-		ShutdownTimeout: patience,
+		ShutdownTimeout: 20 * time.Second,
 		Log:             log,
 	}
 	if change != nil {

@@ -30,7 +30,7 @@ import (
 )
 
 // patience bounds every wait of these tests.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var resource = schema.GroupResource{Group: v1alpha1.GroupName, Resource: "mappings"}
 
