@@ -72,6 +72,9 @@ func serve(t *testing.T) {
 	}, Result: dataplane.Result{Changes: dataplane.Changes{Sets: 1}}}, time.Now())
 	m.CountLost(func() (uint64, error) { return 0, nil })
 	m.CountTracked(func() (int, int, error) { return 90, 100, nil })
+	none := func() uint64 { return 0 }
+	m.CountFlowLog(none, none)
+	m.CountAudit(none)
 	m.CountTraffic(func() meter.Reading {
 		return meter.Reading{Refusals: true, Entries: []traffic.Entry{{Owner: "shop/db", Frontend: frontend, Totals: traffic.Totals{Connections: 1}}}}
 	})
