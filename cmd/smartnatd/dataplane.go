@@ -208,7 +208,7 @@ func assemble(cfg config.Config, ruleset dataplane.Ruleset, leftovers ...datapla
 		Ownership:    cfg.Ownership,
 		GuardOnly:    guardOnly(cfg),
 		CountTraffic: countsTraffic(cfg),
-		TakeOver:     cfg.EndpointChoice == config.ChoiceMaglev,
+		TakeOver:     cfg.EndpointChoice == config.ChoiceMaglev || cfg.HA.Enabled(),
 		RecordTimes:  cfg.FlowLog.File != "",
 		Ruleset:      ruleset,
 		Leftovers:    leftovers,
