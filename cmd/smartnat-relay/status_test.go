@@ -182,8 +182,20 @@ func TestStatusInARealCluster(t *testing.T) {
 	})
 
 	t.Run("the loser takes over", func(t *testing.T) {
+		if err := report("web", gw1().WithProgrammed(true).WithReady(true)); err != nil {
+			t.Fatal(err)
+		}
+		wait("Ready", "web")
 		p.kubectl("delete", "mapping", "web", "--namespace=shop")
 		wait("Accepted", "zebra")
+		var notes string
+		p.eventually("the Event about the deleted Mapping", func() bool {
+			notes = p.kubectl("get", "events", "--namespace=shop", "--field-selector=involvedObject.name=web,reason=Deleted", "-o", "jsonpath={.items[*].message}")
+			return notes != ""
+		})
+		if !strings.HasPrefix(notes, `closed: 192.0.2.1 80/tcp; spec last written by "kubectl`) || strings.Count(notes, "closed") != 1 {
+			t.Errorf("the Events say %q", notes)
+		}
 	})
 
 	t.Run("a gateway that stops is removed", func(t *testing.T) { testAging(t, p) })

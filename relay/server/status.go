@@ -113,7 +113,8 @@ func (o *StatusOptions) apply(c *Config, client *cluster.Client) {
 	c.Status = &statusWriter{
 		controller: status.New(status.Options{
 			Cache: c.Cache, Mappings: mappings, Leases: leases, Grants: o.Grants, InstanceTimeout: o.InstanceTimeout, Log: c.Log,
-			Recorder: broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "smartnat-relay"}),
+			Events:   func(namespace string) status.Events { return client.Events(namespace) },
+			Recorder: broadcaster.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: status.Component}),
 		}),
 		table:       &status.Table{ConfigMaps: client.ConfigMaps(o.Namespace), Cache: c.Cache, Grants: o.Grants, Log: c.Log},
 		grants:      &status.GrantWriter{PortGrants: client.PortGrants(), Cache: c.Cache, Grants: o.Grants, Log: c.Log},

@@ -15,23 +15,23 @@ import (
 const (
 	// maxGrants is the number of PortGrants that an Event names.
 	maxGrants = 5
-	// maxOpen is the longest text about what is open. The writer takes less than the rest of a note.
-	maxOpen = 400
+	// maxPorts is the longest text about ports and grants. The writer takes less than the rest of a note.
+	maxPorts = 390
 )
 
-// account is what Events add to the message of a condition: what is open and by which PortGrants, and who last wrote the spec. All of it is
-// the relay's own knowledge: no text of a gateway is in it.
-type account struct{ open, writer string }
+// account is what Events add to the message of a condition: the ports and the PortGrants that allow them, and who last wrote the spec. All of
+// it is the relay's own knowledge: no text of a gateway is in it.
+type account struct{ ports, writer string }
 
-func newAccount(m *v1alpha1.Mapping, decided v1alpha1.MappingStatus, granted []string) account {
-	open := fmt.Sprintf("; open: %s %s", decided.Addresses, decided.Ports)
+func newAccount(m *v1alpha1.Mapping, of v1alpha1.MappingStatus, granted []string) account {
+	ports := fmt.Sprintf("%s %s", of.Addresses, of.Ports)
 	if n := len(granted); n > 0 {
-		open += ", by PortGrant " + strings.Join(granted[:min(n, maxGrants)], ", ")
+		ports += ", by PortGrant " + strings.Join(granted[:min(n, maxGrants)], ", ")
 		if n > maxGrants {
-			open += fmt.Sprintf(" and %d more", n-maxGrants)
+			ports += fmt.Sprintf(" and %d more", n-maxGrants)
 		}
 	}
-	a := account{open: shorten(open, maxOpen)}
+	a := account{ports: shorten(ports, maxPorts)}
 	// The name is quoted, because its author chose it.
 	for _, w := range kinds.SpecWriter(m.ManagedFields) {
 		a.writer = fmt.Sprintf("; spec last written by %q (%s)", w.Manager, w.Operation)

@@ -72,7 +72,7 @@ func TestAnAccountFitsIntoAnEvent(t *testing.T) {
 func TestANewVersionThatIsForwardedIsNews(t *testing.T) {
 	before, after := with("Ready True Ready"), with("Ready True Ready")
 	before.Conditions[0].ObservedGeneration, after.Conditions[0].ObservedGeneration = 1, 2
-	if got := news(before, after, account{open: "; open: all"}); len(got) != 1 || got[0] != (event{corev1.EventTypeNormal, "Ready", "because; open: all"}) {
+	if got := news(before, after, account{ports: "all"}); len(got) != 1 || got[0] != (event{corev1.EventTypeNormal, "Ready", "because; open: all"}) {
 		t.Errorf("%+v", got)
 	}
 	if got := news(after, after, account{}); len(got) != 0 {

@@ -43,6 +43,9 @@ const (
 	GrantsRequired = "required"
 )
 
+// Component is the source of Events.
+const Component = "smartnat-relay"
+
 // Recorder writes Events.
 type Recorder interface {
 	Event(about runtime.Object, eventType, reason, note string)
@@ -54,6 +57,8 @@ type Options struct {
 	Cache    *watchcache.Cache
 	Mappings Mappings
 	Recorder Recorder
+	// Events, if set, gets those about deleted Mappings, of which one of all relays must be kept.
+	Events func(namespace string) Events
 	// Leases track which gateways are alive. Without them no gateway is ever forgotten.
 	Leases *Leases
 	// Grants says which addresses need a PortGrant: GrantsOpen by default.

@@ -210,7 +210,7 @@ func TestOnlyWhatChangedIsLookedAt(t *testing.T) {
 		{"a port without conflict", func() { c.put(mapping("other", 3, 8083)) }, []string{"other"}},
 		{"a port that is freed", func() { c.put(mapping("old", 1, 8081)) }, []string{"new", "old"}},
 		{"a port that is taken", func() { c.put(mapping("other", 3, 8081)) }, []string{"other"}},
-		{"a deleted Mapping", func() { c.remove("shop", "old") }, []string{"other"}},
+		{"a deleted Mapping", func() { c.remove("shop", "old") }, []string{"old", "other"}},
 		{"a Service of a Mapping", func() { c.putService(service("new")) }, []string{"new"}},
 		{"a Service of no Mapping", func() { c.putService(service("unused")) }, nil},
 	} {

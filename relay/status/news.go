@@ -34,12 +34,36 @@ func news(before, after v1alpha1.MappingStatus, account account) []event {
 		if eventType := newsType(was, now); eventType != "" {
 			more := account.writer
 			if now.Type == v1alpha1.ConditionReady && now.Status == metav1.ConditionTrue {
-				more = account.open + more
+				more = "; open: " + account.ports + more
 			}
 			all = append(all, event{eventType, now.Reason, shorten(now.Message, maxNote-len(more)) + more})
 		}
 	}
 	return all
+}
+
+// reasonDeleted is the reason of the Event about a Mapping that was in effect and is deleted.
+const reasonDeleted = "Deleted"
+
+// deletion returns the Event about a deleted Mapping, which replicas of the relay give the same name so that one of them writes it. It
+// returns nil for a Mapping that was not in effect.
+func deletion(m *v1alpha1.Mapping, granted []string, now metav1.Time) *corev1.Event {
+	if !meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionProgrammed) && !meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionReady) {
+		return nil
+	}
+	of := newAccount(m, m.Status, granted)
+	return &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: m.Namespace, Name: "smartnat-deleted-" + string(m.UID)},
+		InvolvedObject: *reference(m), Type: corev1.EventTypeNormal, Reason: reasonDeleted, Message: "closed: " + of.ports + of.writer,
+		Source: corev1.EventSource{Component: Component}, FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}
+}
+
+func reference(m *v1alpha1.Mapping) *corev1.ObjectReference {
+	return &corev1.ObjectReference{
+		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping",
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
+	}
 }
 
 func newsType(was *metav1.Condition, now metav1.Condition) string {

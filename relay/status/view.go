@@ -30,6 +30,8 @@ type view struct {
 	granted *grants.Grants
 	// reporting is set while any Mapping has the entry of a gateway.
 	reporting bool
+	// deleted are Mappings that are gone, until their Event is written.
+	deleted map[key]*v1alpha1.Mapping
 }
 
 type known struct {
@@ -37,23 +39,55 @@ type known struct {
 	valid bool
 }
 
-// replace replaces all Mappings, and returns them.
+// replace replaces all Mappings, and returns them and those that are gone.
 func (v *view) replace(entries []*watchcache.Entry) sets.Set[key] {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	before := v.mappings
 	v.mappings = make(map[key]*known, len(entries))
 	for _, e := range entries {
 		if m, ok := e.Object.(*v1alpha1.Mapping); ok {
 			v.mappings[conflicts.Key(m)] = newKnown(m)
 		}
 	}
+	touched := sets.KeySet(v.mappings)
+	for k, m := range before {
+		if now := v.mappings[k]; now == nil || now.UID != m.UID {
+			v.remember(m.Mapping)
+			touched.Insert(k)
+		}
+	}
 	v.resolve()
 	v.hear()
-	return sets.KeySet(v.mappings)
+	return touched
 }
 
-// follow applies changes of Mappings, and returns those whose status may change: the changed ones, and those that win or lose a
-// port.
+// remember keeps a deleted Mapping for its Event.
+func (v *view) remember(m *v1alpha1.Mapping) {
+	if v.deleted == nil {
+		v.deleted = map[key]*v1alpha1.Mapping{}
+	}
+	v.deleted[conflicts.Key(m)] = m
+}
+
+// deletedAt returns the last deleted Mapping of that name whose Event is not written, or nil.
+func (v *view) deletedAt(k key) *v1alpha1.Mapping {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.deleted[k]
+}
+
+// forget drops a deleted Mapping, unless another one of that name is deleted meanwhile.
+func (v *view) forget(k key, m *v1alpha1.Mapping) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.deleted[k] == m {
+		delete(v.deleted, k)
+	}
+}
+
+// follow applies changes of Mappings, and returns those whose status may change, the changed ones and those that win or lose a port; and the
+// deleted ones.
 func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -67,6 +101,8 @@ func (v *view) follow(events []watchcache.Event) sets.Set[key] {
 		before := v.mappings[k]
 		if e.Type == watch.Deleted {
 			delete(v.mappings, k)
+			v.remember(m)
+			touched.Insert(k)
 			contested = true
 			continue
 		}

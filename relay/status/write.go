@@ -29,6 +29,14 @@ type MappingClient interface {
 	Patch(ctx context.Context, name string, how types.PatchType, data []byte, options metav1.PatchOptions, subresources ...string) (*v1alpha1.Mapping, error)
 }
 
+// Events writes Events of a namespace.
+type Events interface {
+	Create(ctx context.Context, event *corev1.Event, options metav1.CreateOptions) (*corev1.Event, error)
+}
+
+// maxEventRetries bounds the retries of an Event about a deleted Mapping, and so the memory for those that cannot be written.
+const maxEventRetries = 10
+
 // NewMappings returns Mappings that use the client of each namespace.
 func NewMappings(in func(namespace string) MappingClient) Mappings { return clientMappings{in} }
 
@@ -56,6 +64,9 @@ func (c clientMappings) ApplyStatus(
 // status is computed from the live Mapping, and the server rejects it if that changes meanwhile. If several relays see the same
 // change, one writes and the others find it written.
 func (c *Controller) settle(ctx context.Context, k key) error {
+	if err := c.announceDeletion(ctx, k); err != nil {
+		return err
+	}
 	facts := c.view.get(k)
 	m := facts.Mapping
 	if m == nil {
@@ -96,11 +107,27 @@ func (c *Controller) settle(ctx context.Context, k key) error {
 // announce records Events about changes that a user should see. Only the relay that wrote the status gets here, so each is
 // recorded once.
 func (c *Controller) announce(m *v1alpha1.Mapping, decided v1alpha1.MappingStatus) {
-	about := &corev1.ObjectReference{
-		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Mapping",
-		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
-	}
 	for _, n := range news(m.Status, decided, newAccount(m, decided, c.view.grantsOf(m))) {
-		c.Recorder.Event(about, n.eventType, n.reason, n.note)
+		c.Recorder.Event(reference(m), n.eventType, n.reason, n.note)
 	}
+}
+
+// announceDeletion writes the Event about a deleted Mapping. All relays try.
+func (c *Controller) announceDeletion(ctx context.Context, k key) error {
+	m := c.view.deletedAt(k)
+	if m == nil {
+		return nil
+	}
+	event := deletion(m, c.view.grantsOf(m), c.now())
+	if event != nil && c.Events != nil {
+		_, err := c.Events(m.Namespace).Create(ctx, event, metav1.CreateOptions{})
+		switch {
+		// Another relay was first, the namespace is being deleted too, or the relay may write no Events.
+		case err == nil, apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+		case c.queue.NumRequeues(k) < maxEventRetries:
+			return fmt.Errorf("writing the Event about deleted Mapping %s: %w", k, err)
+		}
+	}
+	c.view.forget(k, m)
+	return nil
 }
