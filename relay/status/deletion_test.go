@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
+	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
 // events keeps Events by name, as the API server does.
@@ -55,7 +56,7 @@ func TestDeletedMappings(t *testing.T) {
 	c.put(mapping("idle", 2, 8081))
 	type follower struct {
 		*Controller
-		version func() error
+		version watchcache.Version
 	}
 	var relays []follower
 	for i := range 2 {
@@ -63,15 +64,12 @@ func TestDeletedMappings(t *testing.T) {
 		relay.Events = written.in
 		entries, version := relay.Cache.Mappings().List()
 		relay.view.replace(entries)
-		relays = append(relays, follower{relay, func() error {
-			_, _, _, err := relay.catchUp(version)
-			return err
-		}})
+		relays = append(relays, follower{relay, version})
 	}
 	c.remove("shop", "web")
 	c.remove("shop", "idle")
 	for _, relay := range relays {
-		if err := relay.version(); err != nil {
+		if _, _, _, err := relay.catchUp(relay.version); err != nil {
 			t.Fatal(err)
 		}
 		if n := relay.queue.Len(); n != 2 {
