@@ -136,7 +136,7 @@ func TestSetsAreRepaired(t *testing.T) {
 	}
 }
 
-// TestSetsFlushedDuringAWrite expects that a flush of all sets is found although it happens while smartnatd repairs or destroys one.
+// TestSetsFlushedDuringAWrite expects that a flush of all sets is found although it happens while smartnatd writes or destroys one.
 func TestSetsFlushedDuringAWrite(t *testing.T) {
 	state := limited(sources(100))
 	both := limited(sources(100))

@@ -42,6 +42,18 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// expect fails the test unless there is one fault, or none if want is "".
+func expect(t *testing.T, have []string, want string) {
+	t.Helper()
+	var all []string
+	if want != "" {
+		all = []string{want}
+	}
+	if !slices.Equal(have, all) {
+		t.Errorf("faults %q, want %q", have, all)
+	}
+}
+
 func TestLinks(t *testing.T) {
 	root := t.TempDir()
 	for _, path := range []string{"systemd/README.md", "systemd/picture.svg", "README.md"} {
@@ -76,13 +88,7 @@ func TestLinks(t *testing.T) {
 		"in a span":                {"`[a](no.md)`", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var want []string
-			if test.want != "" {
-				want = []string{test.want}
-			}
-			if have := links(root, map[string]string{"README.md": test.text, "systemd/README.md": gateway}); !slices.Equal(have, want) {
-				t.Errorf("faults %q, want %q", have, want)
-			}
+			expect(t, links(root, map[string]string{"README.md": test.text, "systemd/README.md": gateway}), test.want)
 		})
 	}
 }
@@ -152,13 +158,7 @@ func TestCommands(t *testing.T) {
 		"a block of YAML":             {"```yaml\nsmartnatd chekc\n```", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var want []string
-			if test.want != "" {
-				want = []string{test.want}
-			}
-			if have := known.check("x.md", test.text); !slices.Equal(have, want) {
-				t.Errorf("faults %q, want %q", have, want)
-			}
+			expect(t, known.check("x.md", test.text), test.want)
 		})
 	}
 }
@@ -210,13 +210,7 @@ func TestPaths(t *testing.T) {
 		"the end of a link": {"README.md", "[a](scripts/none)", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var want []string
-			if test.want != "" {
-				want = []string{test.want}
-			}
-			if have := paths(root, test.path, test.text); !slices.Equal(have, want) {
-				t.Errorf("faults %q, want %q", have, want)
-			}
+			expect(t, paths(root, test.path, test.text), test.want)
 		})
 	}
 }
@@ -238,13 +232,7 @@ func TestTests(t *testing.T) {
 		"none of ours":          {"Testing, aTestThree", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var want []string
-			if test.want != "" {
-				want = []string{test.want}
-			}
-			if have := tests.check("README.md", test.text); !slices.Equal(have, want) {
-				t.Errorf("faults %q, want %q", have, want)
-			}
+			expect(t, tests.check("README.md", test.text), test.want)
 		})
 	}
 }
