@@ -282,20 +282,49 @@ func (w *world) setNeighbours(t *testing.T, box *lab.Box) {
 		}
 		return out
 	}
-	neighbours := map[string][]string{"eth0": {lab.Node1, lab.Node2}, "eth1": {lab.Router}}
-	for link, addresses := range map[string][]string{"eth0": {lab.VirtualInside, lab.VirtualInside6}, "eth1": {lab.VirtualExternal, lab.VirtualExternalv6}} {
-		for _, host := range neighbours[link] {
-			for _, address := range addresses {
-				if box == nil {
-					on(host, "neigh", "del", address, "dev", link)
-					continue
-				}
-				_, mac, _ := strings.Cut(on(box.Host, "-o", "link", "show", "dev", link), "link/ether ")
-				mac, _, _ = strings.Cut(mac, " ")
-				on(host, "neigh", "replace", address, "lladdr", mac, "dev", link, "nud", "permanent")
+	for _, n := range []struct{ host, link, address string }{
+		{lab.Router, "eth1", lab.VirtualExternal}, {lab.Router, "eth1", lab.VirtualExternalv6},
+		{lab.Node1, "eth0", lab.VirtualInside}, {lab.Node1, "eth0", lab.VirtualInside6},
+		{lab.Node2, "eth0", lab.VirtualInside}, {lab.Node2, "eth0", lab.VirtualInside6},
+	} {
+		if box == nil {
+			on(n.host, "neigh", "del", n.address, "dev", n.link)
+			continue
+		}
+		_, mac, _ := strings.Cut(on(box.Host, "-o", "link", "show", "dev", n.link), "link/ether ")
+		mac, _, _ = strings.Cut(mac, " ")
+		on(n.host, "neigh", "replace", n.address, "lladdr", mac, "dev", n.link, "nud", "permanent")
+	}
+}
+
+// splitAndHeal cuts the boxes off from each other while the active one has the sessions, so that both are primary. All neighbours go to the
+// other one meanwhile: the active box neither sees nor hears of what the sessions say. Then first, which has the higher priority, gets them.
+func (w *world) splitAndHeal(t *testing.T, what string, active, other, first *lab.Box) {
+	t.Helper()
+	s := w.openSessions(t, 20)
+	w.awaitCopies(t, other, s)
+	if err := w.SetSplit(timeout(t, patience), true); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitPrimary(t, other)
+	w.setNeighbours(t, other)
+	s.awaitAnswers(t, 10)
+	if err := w.SetSplit(timeout(t, patience), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
+		for _, b := range []*lab.Box{active, other} {
+			if held, err := b.Holds(ctx); err != nil || held != (b == first) {
+				return errors.Join(fmt.Errorf("%s holds the addresses: %t", b.Host, held), err)
 			}
 		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
+	w.setNeighbours(t, nil)
+	s.awaitAnswers(t, 10)
+	s.check(t, what)
 }
 
 // TestPairOfTwoPrimaries cuts the boxes off from each other, and kills a keepalived, which leaves its addresses: both hold the addresses until
@@ -305,45 +334,24 @@ func TestPairOfTwoPrimaries(t *testing.T) {
 	w.dataplane = "dataplane: nftables\n"
 	first, second := newPair(t, w, "")
 	awaitFit(t, first, second)
-	s := w.openSessions(t, 20)
-	w.awaitCopies(t, second, s)
-	if err := w.SetSplit(timeout(t, patience), true); err != nil {
-		t.Fatal(err)
-	}
-	w.awaitPrimary(t, second)
-	// The first box neither sees nor hears of what the sessions say now, and gets them back.
-	w.setNeighbours(t, second)
-	s.awaitAnswers(t, 10)
-	if err := w.SetSplit(timeout(t, patience), false); err != nil {
-		t.Fatal(err)
-	}
-	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
-		held, err := second.Holds(ctx)
-		if held {
-			err = errors.New("the box with the lower priority has the addresses")
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	w.setNeighbours(t, nil)
-	s.awaitAnswers(t, 10)
-	s.check(t, "split and healed")
+	w.splitAndHeal(t, "split and healed, back at the box that had the sessions", first, second, first)
 
 	awaitFit(t, first, second)
 	w.takeOver(t, "keepalived killed", second, func(ctx context.Context) error {
 		return errors.Join(first.KillKeepalived(), first.RestartKeepalived(ctx))
 	})
 	awaitFit(t, first, second)
+	w.splitAndHeal(t, "split and healed, at the box that had copies", second, first, first)
+	awaitFit(t, first, second)
 
 	// As rendered it would take half a minute.
-	if _, err := w.Host(second.Host).Exec(timeout(t, patience), "sed", "-i", "s/interval 10$/interval 1/; s/timeout 9$/timeout 5/", "/etc/keepalived/keepalived.conf"); err != nil {
+	if _, err := w.Host(first.Host).Exec(timeout(t, patience), "sed", "-i", "s/interval 10$/interval 1/; s/timeout 9$/timeout 5/", "/etc/keepalived/keepalived.conf"); err != nil {
 		t.Fatal(err)
 	}
-	if err := second.Keepalived.Signal(unix.SIGHUP); err != nil {
+	if err := first.Keepalived.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	w.takeOver(t, "smartnatd hangs", first, func(context.Context) error { return second.Smartnatd.Signal(unix.SIGSTOP) })
+	w.takeOver(t, "smartnatd hangs", second, func(context.Context) error { return first.Smartnatd.Signal(unix.SIGSTOP) })
 }
 
 // TestPairWatchesNeighbours cuts one link in silence, which VRRP alone does not see: inside, adverts still pass. A neighbour that died for
