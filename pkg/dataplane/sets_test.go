@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/gateway"
+	"github.com/smartnat/smartnat/pkg/gateway/gatewaytest"
 	"github.com/smartnat/smartnat/pkg/iptables/iptablestest"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
@@ -171,6 +172,40 @@ func TestSetsFlushedDuringAWrite(t *testing.T) {
 			expectQuiet(t, d, tc.after)
 		})
 	}
+}
+
+// TestSetsFlushedBetweenFamilies expects that the sets of both families are repaired at once if they are flushed after the turn of the first.
+func TestSetsFlushedBetweenFamilies(t *testing.T) {
+	state := limited(sources(100))
+	for i := range uint8(90) {
+		state.Forwards[3].Sources = append(state.Forwards[3].Sources, netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, i}), 16))
+	}
+	state.Forwards[3].Owner = "default/limited6"
+	next := state
+	next.Forwards = gatewaytest.Copies(state.Forwards)
+	next.Forwards[0].Backends = next.Forwards[0].Backends[:1]
+	k := fresh(t, state)
+	d := start(k)
+	apply(t, d, state)
+	if n := len(k.Sets.Members); n != 2 {
+		t.Fatalf("%d sets, want one of each family", n)
+	}
+	met := false
+	k.Fail = func(step string) error {
+		if step == "IPv4 nat" {
+			met = true
+			edit(k, nil)
+		}
+		return nil
+	}
+	result := apply(t, d, next)
+	k.Fail = nil
+	if !met {
+		t.Fatal("the rules of IPv4 were not written")
+	}
+	expectRepair(t, result, []string{"100 members missing", "90 members missing"})
+	expectSame(t, fresh(t, next), k)
+	expectQuiet(t, d, next)
 }
 
 // edit replaces the members of all sets.

@@ -147,7 +147,7 @@ func (r *Ruleset) build(state gateway.State, name gateway.Family, changes *datap
 	started := time.Now()
 	want := r.family(name).builder.Build(state)
 	changes.Took.Build += time.Since(started)
-	err := r.putSets(name, want.Sets, changes)
+	err := r.putSets(want.Sets, changes)
 	if err != nil {
 		// Rules cannot name missing sets, so build them without sets.
 		want = rules.Build(state, name, r.ruleOptions(false))
@@ -246,12 +246,13 @@ func (r *Ruleset) Guard(ctx context.Context, name gateway.Family, state gateway.
 	return changes, err
 }
 
-// Prune implements dataplane.Ruleset. It removes the sets that no rule names any more.
+// Prune implements dataplane.Ruleset. It removes the sets that no rule names any more, and repairs those that were damaged after the turn of
+// their family.
 func (r *Ruleset) Prune(context.Context) (dataplane.Changes, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var changes dataplane.Changes
-	err := r.destroySets(&changes)
+	err := r.settleSets(&changes)
 	return changes, err
 }
 

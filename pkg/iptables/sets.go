@@ -12,7 +12,6 @@ import (
 
 	"github.com/smartnat/smartnat/pkg/dataplane"
 	"github.com/smartnat/smartnat/pkg/delta"
-	"github.com/smartnat/smartnat/pkg/gateway"
 	"github.com/smartnat/smartnat/pkg/iptables/ruleset"
 )
 
@@ -74,8 +73,8 @@ func (r *Ruleset) observeSets(changes *dataplane.Changes) error {
 	return nil
 }
 
-// putSets writes the sets of a family before the rules that name them. It leaves unwanted sets to destroySets.
-func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *dataplane.Changes) error {
+// putSets writes the sets of a family before the rules that name them. It leaves unwanted sets to settleSets.
+func (r *Ruleset) putSets(want []ruleset.Set, changes *dataplane.Changes) error {
 	if r.opts.Sets == nil || len(want) == 0 && r.sets.known && !r.sets.verify {
 		return nil
 	}
@@ -91,29 +90,39 @@ func (r *Ruleset) putSets(name gateway.Family, want []ruleset.Set, changes *data
 			delete(r.sets.damage, set.Name)
 			continue
 		}
-		r.sets.known = false // until the write succeeds
-		if found && (len(add)+len(remove))*wholeShare <= len(set.Members) {
-			err = r.opts.Sets.Change(set, add, remove)
-		} else {
-			err = r.opts.Sets.Put(set)
+		if err := r.putSet(set, add, remove, changes); err != nil {
+			return err
 		}
-		if err != nil {
-			delete(r.sets.written, set.Name) // A set that was never written cannot go missing.
-			return fmt.Errorf("writing the IPv%d set %s: %w", name, set.Name, err)
-		}
-		r.sets.written[set.Name], r.sets.known = set, true
-		if repair, damaged := r.sets.damage[set.Name]; damaged {
-			changes.Repaired = append(changes.Repaired, repair)
-			delete(r.sets.damage, set.Name)
-		}
-		changes.Sets++
-		changes.Members += len(add) + len(remove)
 	}
 	return nil
 }
 
-// destroySets removes our sets that the rules of no family name any more.
-func (r *Ruleset) destroySets(changes *dataplane.Changes) error {
+// putSet writes a set of which these members have to be added and removed.
+func (r *Ruleset) putSet(set ruleset.Set, add, remove []netip.Prefix, changes *dataplane.Changes) error {
+	_, found := r.sets.written[set.Name]
+	r.sets.known = false // until the write succeeds
+	var err error
+	if found && (len(add)+len(remove))*wholeShare <= len(set.Members) {
+		err = r.opts.Sets.Change(set, add, remove)
+	} else {
+		err = r.opts.Sets.Put(set)
+	}
+	if err != nil {
+		delete(r.sets.written, set.Name) // A set that was never written cannot go missing.
+		return fmt.Errorf("writing the IPv%d set %s: %w", set.Family, set.Name, err)
+	}
+	r.sets.written[set.Name], r.sets.known = set, true
+	if repair, damaged := r.sets.damage[set.Name]; damaged {
+		changes.Repaired = append(changes.Repaired, repair)
+		delete(r.sets.damage, set.Name)
+	}
+	changes.Sets++
+	changes.Members += len(add) + len(remove)
+	return nil
+}
+
+// settleSets repairs sets that were damaged after the turn of their family, and removes our sets that the rules of no family name any more.
+func (r *Ruleset) settleSets(changes *dataplane.Changes) error {
 	if r.opts.Sets == nil {
 		return nil
 	}
@@ -123,6 +132,15 @@ func (r *Ruleset) destroySets(changes *dataplane.Changes) error {
 	var wanted []ruleset.Set
 	for _, f := range r.families {
 		wanted = append(wanted, f.sets...)
+	}
+	for _, set := range wanted {
+		if _, damaged := r.sets.damage[set.Name]; !damaged {
+			continue
+		}
+		add, remove := differ(r.sets.written[set.Name].Members, set.Members)
+		if err := r.putSet(set, add, remove, changes); err != nil {
+			return err
+		}
 	}
 	var unwanted []string
 	for name := range r.sets.written {
