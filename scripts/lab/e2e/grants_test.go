@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -57,4 +58,9 @@ func testGrants(t *testing.T, w *world) {
 	w.awaitEnd(t, lab.Client, "udp", externals("13", 2200)[0])
 	w.kubectl(t, "delete", "portgrant", "lab")
 	w.await(t, lab.Client, "udp", externals("13", 2200)[0], nil)
+	// The admission policy learns it too, later than the gateway. Other scenes use the address.
+	another := mappingYAML("granted", "another", `addresses: [198.51.100.13], serviceName: echo, ports: [{port: 2201, servicePort: 8080}]`)
+	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error { return w.Apply(ctx, another) }); err != nil {
+		t.Fatal(err)
+	}
 }
