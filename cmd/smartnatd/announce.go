@@ -14,7 +14,6 @@ import (
 	"github.com/smartnat/smartnat/pkg/announce/bird"
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/finding"
-	"github.com/smartnat/smartnat/pkg/gateway"
 )
 
 // startAnnouncer announces served addresses if the config says so. Its networks may change meanwhile.
@@ -28,11 +27,14 @@ func (b *builder) startAnnouncer(cfg config.Announce) {
 	if !cfg.Enabled() {
 		return
 	}
-	a := bird.New(bird.Options{File: cfg.File, Socket: cfg.Socket, Log: b.log, Facts: func() *announce.Facts {
-		d := b.daemon
-		running := d.Config()
-		return announceFacts(running.Announce.Networks, running.ServiceRoutes, d.Alive(), d.Ready(), d.Report())
-	}})
+	a := bird.New(bird.Options{
+		File: cfg.File, Socket: cfg.Socket, Log: b.log,
+		Facts: func() *announce.Facts {
+			d := b.daemon
+			return announceFacts(d.Config().Announce.Networks, d.Alive(), d.Ready(), d.Report())
+		},
+		Probe: func(nextHops []netip.Addr) { b.nextHops.Store(&nextHops) },
+	})
 	ctx, cancel := context.WithCancel(b.ctx)
 	var running sync.WaitGroup
 	running.Go(func() { a.Run(ctx) })
@@ -44,6 +46,7 @@ func (b *builder) startAnnouncer(cfg config.Announce) {
 func (b *builder) endAnnouncer() {
 	if b.stopAnnouncer != nil {
 		b.announcer.Store(nil)
+		b.nextHops.Store(nil)
 		b.stopAnnouncer()
 		b.stopAnnouncer = nil
 	}
@@ -60,10 +63,11 @@ func (b *builder) announced() *announce.Status {
 }
 
 // announceFacts returns nil while a config that replaces another one has not been applied yet.
-func announceFacts(networks []netip.Prefix, routes []gateway.ServiceRoute, alive, ready error, report *finding.Report) *announce.Facts {
+func announceFacts(networks []netip.Prefix, alive, ready error, report *finding.Report) *announce.Facts {
 	f := announce.Facts{Networks: networks}
 	if report != nil {
 		f.State, f.Failed = report.State, report.Err != nil
+		f.Routes, f.Unreachable = report.Host.Routes, report.Host.Unreachable
 	}
 	switch {
 	case alive != nil:
@@ -72,21 +76,8 @@ func announceFacts(networks []netip.Prefix, routes []gateway.ServiceRoute, alive
 		f.Problem = ready.Error()
 	case report == nil:
 		return nil
-	case hopsLost(routes, report.Findings):
-		f.Problem = "no next hop of serviceRoutes answers"
 	}
 	return &f
-}
-
-// hopsLost reports whether there are next hops to the cluster, and none of them answers.
-func hopsLost(routes []gateway.ServiceRoute, findings []finding.Finding) bool {
-	hops := len(nextHops(routes))
-	for _, f := range findings {
-		if f.Reason == finding.ReasonNextHopUnreachable {
-			hops--
-		}
-	}
-	return len(routes) > 0 && hops <= 0
 }
 
 // announcedRows are those of 'status'.

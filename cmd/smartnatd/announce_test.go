@@ -16,8 +16,6 @@ import (
 )
 
 func TestAnnounceFacts(t *testing.T) {
-	hops := []gateway.ServiceRoute{{Via: []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")}}}
-	lost := finding.Finding{Reason: finding.ReasonNextHopUnreachable}
 	for name, test := range map[string]struct {
 		alive, ready error
 		report       *finding.Report
@@ -31,18 +29,17 @@ func TestAnnounceFacts(t *testing.T) {
 		"hangs":               {errors.New("hangs"), nil, &finding.Report{}, true, "hangs", false},
 		"reloads":             {nil, nil, nil, false, "", false},
 		"fails":               {nil, nil, &finding.Report{Err: errors.New("x")}, true, "", true},
-		"one hop left":        {nil, nil, &finding.Report{Findings: []finding.Finding{lost}}, true, "", false},
-		"no hop left":         {nil, nil, &finding.Report{Findings: []finding.Finding{lost, lost}}, true, "no next hop of serviceRoutes answers", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := announceFacts(nil, hops, test.alive, test.ready, test.report)
+			f := announceFacts(nil, test.alive, test.ready, test.report)
 			if (f != nil) != test.known || f != nil && (f.Problem != test.problem || f.Failed != test.failed) {
 				t.Errorf("%+v", f)
 			}
 		})
 	}
-	if f := announceFacts(nil, nil, nil, nil, &finding.Report{}); f == nil || f.Problem != "" {
-		t.Errorf("without serviceRoutes: %+v", f)
+	observed := gateway.Host{Routes: []gateway.Route{{Link: "eth0"}}, Unreachable: []netip.Addr{netip.MustParseAddr("10.10.0.11")}}
+	if f := announceFacts(nil, nil, nil, &finding.Report{Host: observed}); f == nil || len(f.Routes) != 1 || len(f.Unreachable) != 1 {
+		t.Errorf("of the host: %+v", f)
 	}
 }
 

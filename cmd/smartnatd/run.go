@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -128,7 +129,9 @@ type builder struct {
 	announcer      atomic.Pointer[bird.Announcer]
 	stopAnnouncer  func()
 	announceConfig config.Announce
-	daemon         *daemon.Daemon
+	// nextHops are those that the announcer wants to know about, or nil.
+	nextHops atomic.Pointer[[]netip.Addr]
+	daemon   *daemon.Daemon
 	// kept are sockets that systemd kept for this process; held is the one that holds connections, or nil before the first
 	// generation that needs it.
 	kept []*os.File
@@ -184,7 +187,7 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 	b.startAnnouncer(cfg.Announce)
 	return controller.New(controller.Options{
 		Config: cfg,
-		Host: host.New(log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before).Physdev(chosen.physdev).
+		Host: b.host(cfg).Physdev(chosen.physdev).
 			Flowtable(func() bool { return noFlowtable == nil }).
 			Helpers(cfg.Helpers.List()).
 			OtherChains(
@@ -206,6 +209,20 @@ func (b *builder) newRunner(cfg config.Config, hooks daemon.Hooks) (daemon.Runne
 		},
 		ItemProcessed: hooks.ItemProcessed,
 	}), nil
+}
+
+// host returns the host, which probes the next hops of serviceRoutes, and those that the announcer wants to know about.
+func (b *builder) host(cfg config.Config) *host.Host {
+	h := host.New(b.log, nextHops(cfg.ServiceRoutes)...).Before(sysctl.New(cfg.RuntimeDir).Before)
+	if cfg.Announce.Enabled() {
+		h.Probe(func() []netip.Addr {
+			if hops := b.nextHops.Load(); hops != nil {
+				return *hops
+			}
+			return nil
+		})
+	}
+	return h
 }
 
 // applied has those follow who count or log what is in effect.

@@ -23,13 +23,22 @@ type Facts struct {
 	// State is in effect. Failed means that its apply failed in part, so that addresses new in it are not announced yet.
 	State  gateway.State
 	Failed bool
+	// Routes are those of the host, and Unreachable the sorted next hops of them that do not answer.
+	Routes      []gateway.Route
+	Unreachable []netip.Addr
 }
 
 // Same reports whether other facts are the same. A State that has not changed shares its list of Forwards.
 func (f *Facts) Same(o *Facts) bool {
 	a, b := f.State.Forwards, o.State.Forwards
 	return f.Problem == o.Problem && f.Failed == o.Failed && slices.Equal(f.Networks, o.Networks) &&
+		slices.Equal(f.Unreachable, o.Unreachable) && slices.Equal(f.Routes, o.Routes) &&
 		len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// mayAnnounce reports whether the config allows to announce an address.
+func (f *Facts) mayAnnounce(a netip.Addr) bool {
+	return slices.ContainsFunc(f.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 // Address is one that may be announced, and whether it is.
@@ -50,6 +59,7 @@ const (
 	// unused and failed are reasons.
 	unused = "no Mapping in effect here uses it"
 	failed = "the last apply failed: it is announced after the next one that works"
+	silent = "no next hop to its endpoints answers: %s"
 )
 
 // Decide returns each address that may be announced, sorted. announced are those of before.
@@ -60,7 +70,7 @@ func Decide(f Facts, announced []netip.Addr) []Address {
 	}
 	var addresses []netip.Addr
 	for a := range served {
-		if slices.ContainsFunc(f.Networks, func(n netip.Prefix) bool { return n.Contains(a) }) {
+		if f.mayAnnounce(a) {
 			addresses = append(addresses, a)
 		}
 	}
@@ -71,6 +81,7 @@ func Decide(f Facts, announced []netip.Addr) []Address {
 	}
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	all := []Address{}
+	lost := lostHops(f)
 	for _, a := range slices.Compact(addresses) {
 		why := f.Problem
 		switch {
@@ -79,6 +90,8 @@ func Decide(f Facts, announced []netip.Addr) []Address {
 			why = unused
 		case f.Failed && !slices.Contains(announced, a):
 			why = failed
+		case lost[a] != nil:
+			why = fmt.Sprintf(silent, some(lost[a]))
 		}
 		all = append(all, Address{a, why})
 	}

@@ -73,6 +73,8 @@ func TestSame(t *testing.T) {
 		"problem":  func(f *Facts) { f.Problem = "broken" },
 		"failed":   func(f *Facts) { f.Failed = true },
 		"state":    func(f *Facts) { f.State = served },
+		"routes":   func(f *Facts) { f.Routes = []gateway.Route{{Link: "eth0"}} },
+		"hops":     func(f *Facts) { f.Unreachable = []netip.Addr{netip.MustParseAddr("10.10.0.11")} },
 	} {
 		before, after, again := facts(), facts(), facts()
 		change(after)

@@ -17,7 +17,7 @@ type Host struct {
 	Links []Link
 	// DefaultRoutes are the default routes of the main table, best metric first.
 	DefaultRoutes []DefaultRoute
-	// Unreachable are neighbours that did not answer. They are sorted.
+	// Unreachable are next hops that were asked and did not answer. They are sorted.
 	Unreachable []netip.Addr
 	// SCTP is set if the kernel can match and translate SCTP.
 	SCTP bool

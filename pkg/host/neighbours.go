@@ -39,7 +39,10 @@ const (
 
 // neighbours remembers which next hops did not answer, because the kernel forgets that while it asks again.
 type neighbours struct {
+	// nextHops are always asked. further, if it is not nil, returns more: those that are no neighbours count as answering. An address of one
+	// link only has the name of the link as its zone.
 	nextHops []netip.Addr
+	further  func() []netip.Addr
 
 	mu          sync.Mutex
 	unreachable map[netip.Addr]bool
@@ -61,6 +64,19 @@ func newNeighbours(nextHops []netip.Addr) *neighbours {
 	return &neighbours{nextHops: slices.Compact(hops), unreachable: map[netip.Addr]bool{}}
 }
 
+// asks reports whether there are next hops to ask, now or later.
+func (n *neighbours) asks() bool { return len(n.nextHops) > 0 || n.further != nil }
+
+// hops returns all next hops to ask.
+func (n *neighbours) hops() []netip.Addr {
+	if n.further == nil {
+		return n.nextHops
+	}
+	hops := slices.Concat(n.nextHops, n.further())
+	slices.SortFunc(hops, netip.Addr.Compare)
+	return slices.Compact(hops)
+}
+
 // note records the state of a next hop and reports whether it changed.
 func (n *neighbours) note(hop neighbour) bool {
 	n.mu.Lock()
@@ -77,18 +93,23 @@ func (n *neighbours) note(hop neighbour) bool {
 
 // look reads the next hops.
 func (n *neighbours) look() ([]neighbour, error) {
-	if len(n.nextHops) == 0 {
+	asked := n.hops()
+	if len(asked) == 0 {
 		return nil, nil
 	}
 	table, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("reading the neighbours: %w", err)
 	}
-	hops := make([]neighbour, 0, len(n.nextHops))
-	for _, address := range n.nextHops {
-		hop := neighbour{address: address, link: linkTo(address)}
+	hops := make([]neighbour, 0, len(asked))
+	for _, address := range asked {
+		link, isNeighbour := linkTo(address)
+		if !isNeighbour && !slices.Contains(n.nextHops, address) {
+			continue
+		}
+		hop := neighbour{address: address, link: link}
 		for _, entry := range table {
-			if at, ok := netip.AddrFromSlice(entry.IP); ok && at.Unmap() == address && entry.LinkIndex == hop.link {
+			if at, ok := netip.AddrFromSlice(entry.IP); ok && at.Unmap() == address.WithZone("") && entry.LinkIndex == hop.link {
 				hop.state, hop.confirmed = entry.State, time.Duration(entry.Confirmed)*tick
 			}
 		}
@@ -97,17 +118,26 @@ func (n *neighbours) look() ([]neighbour, error) {
 	return hops, nil
 }
 
-// linkTo returns the index of the link of an address, or 0 if none is up.
-func linkTo(address netip.Addr) int {
-	routes, err := netlink.RouteGet(address.AsSlice())
-	if err != nil || len(routes) == 0 || len(routes[0].Gw) > 0 {
-		return 0
+// linkTo returns the index of the link of an address, or 0 if none is up. It reports false if the address is behind another one.
+func linkTo(address netip.Addr) (index int, isNeighbour bool) {
+	var link netlink.Link
+	var err error
+	if zone := address.Zone(); zone != "" {
+		link, err = netlink.LinkByName(zone)
+	} else {
+		var routes []netlink.Route
+		if routes, err = netlink.RouteGet(address.AsSlice()); err != nil || len(routes) == 0 {
+			return 0, true
+		}
+		if len(routes[0].Gw) > 0 {
+			return 0, false
+		}
+		link, err = netlink.LinkByIndex(routes[0].LinkIndex)
 	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
 	if err != nil || link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
-		return 0
+		return 0, true
 	}
-	return routes[0].LinkIndex
+	return link.Attrs().Index, true
 }
 
 // observe returns the sorted next hops that did not answer.
@@ -121,6 +151,10 @@ func (n *neighbours) observe() ([]netip.Addr, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	// One that is no longer asked might never be found to answer.
+	maps.DeleteFunc(n.unreachable, func(a netip.Addr, _ bool) bool {
+		return !slices.ContainsFunc(hops, func(hop neighbour) bool { return hop.address == a })
+	})
 	return slices.SortedFunc(maps.Keys(n.unreachable), netip.Addr.Compare), nil
 }
 
@@ -176,5 +210,5 @@ func (n *neighbours) event(message []byte) bool {
 		}
 	}
 	hop.address = hop.address.Unmap()
-	return slices.Contains(n.nextHops, hop.address) && n.note(hop)
+	return slices.Contains(n.hops(), hop.address) && n.note(hop)
 }

@@ -8,8 +8,10 @@ package host
 import (
 	"context"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -124,6 +126,62 @@ func TestUnreachable(t *testing.T) {
 	// How soon a change is known depends on the kernel's requests, and on this.
 	if _, next, err := h.neighbours.probe(); err != nil || next != retryNeighbour {
 		t.Errorf("with a next hop that does not answer, the next probe is in %v, want %v: %v", next, retryNeighbour, err)
+	}
+	cancel()
+	await(t, "the end", done)
+}
+
+// TestProbe expects the same of next hops that change while the host is watched, by link-local addresses too. One that is behind another
+// is not asked.
+func TestProbe(t *testing.T) {
+	testenv.NewNetNS(t)
+	ip(t,
+		"netns add nodes", "link add eth0 type veth peer name peer0 netns nodes",
+		"addr add 10.10.0.2/24 dev eth0", "link set eth0 up", "route add 10.20.0.0/16 via 10.10.0.11",
+		"-n nodes addr add 10.10.0.11/24 dev peer0", "-n nodes addr add fe80::99/64 dev peer0 nodad", "-n nodes link set peer0 up",
+	)
+	for _, family := range []string{"ipv4", "ipv6"} { // the kernel asks again after this many milliseconds
+		if err := os.WriteFile("/proc/sys/net/"+family+"/neigh/eth0/retrans_time_ms", []byte("50"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log, _ := logtest.NewNullLogger()
+	var hops atomic.Pointer[[]netip.Addr]
+	hops.Store(&[]netip.Addr{})
+	h := New(log).Probe(func() []netip.Addr { return *hops.Load() })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := testenv.Go(t, func() { _ = h.Watch(ctx, func() {}) })
+	for _, step := range []struct {
+		name string
+		hops []netip.Addr
+		do   string
+		want []netip.Addr
+	}{
+		{"no next hop", nil, "link", nil},
+		{"one does not answer, one is behind another", addresses("10.10.0.11", "10.10.0.12", "10.20.0.1"), "link", addresses("10.10.0.12")},
+		{"it does", addresses("10.10.0.11", "10.10.0.12", "10.20.0.1"), "-n nodes addr add 10.10.0.12/24 dev peer0", nil},
+		{"another one", addresses("10.10.0.11", "10.10.0.13"), "link", addresses("10.10.0.13")},
+		{"and is not asked any longer", addresses("10.10.0.11"), "link", nil},
+		{"link-local", addresses("fe80::99%eth0", "fe80::98%eth0", "fe80::99%none"), "link", addresses("fe80::98%eth0", "fe80::99%none")},
+	} {
+		hops.Store(&step.hops)
+		ip(t, step.do)
+		began := time.Now()
+		for {
+			host, err := h.Observe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Equal(host.Unreachable, step.want) {
+				t.Logf("%s: known after %v", step.name, time.Since(began).Round(time.Millisecond))
+				break
+			}
+			if time.Since(began) > hangs {
+				t.Fatalf("%s: unreachable are %v, want %v", step.name, host.Unreachable, step.want)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 	}
 	cancel()
 	await(t, "the end", done)

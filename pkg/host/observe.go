@@ -69,6 +69,13 @@ func (h *Host) Physdev(physdev func() bool) *Host {
 	return h
 }
 
+// Probe sets a function that returns further next hops to probe, which may change. The name of a link is the zone of an address that only
+// that link has. An address that is no neighbour is not probed, and never in Unreachable.
+func (h *Host) Probe(nextHops func() []netip.Addr) *Host {
+	h.neighbours.further = nextHops
+	return h
+}
+
 // Flowtable sets the function that reports whether established connections can bypass the rules. It is called at most once.
 func (h *Host) Flowtable(flowtable func() bool) *Host {
 	h.flowtable = sync.OnceValue(flowtable)

@@ -67,7 +67,7 @@ func (h *Host) watch(ctx context.Context, notify func()) error {
 		// Forwarding and the reverse path filter.
 		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	}
-	if len(h.neighbours.nextHops) > 0 {
+	if h.neighbours.asks() {
 		groups = append(groups, unix.RTNLGRP_NEIGH)
 	}
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
@@ -88,7 +88,7 @@ func (h *Host) receive(ctx context.Context, socket *nl.NetlinkSocket, notify fun
 	}()
 	var next time.Time
 	for {
-		if len(h.neighbours.nextHops) > 0 {
+		if h.neighbours.asks() {
 			if !time.Now().Before(next) {
 				next = time.Now().Add(h.probe(notify))
 			}

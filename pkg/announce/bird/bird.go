@@ -33,12 +33,14 @@ const (
 	fileMode = 0o644
 )
 
-// Options are the surroundings of an Announcer. All are required.
+// Options are the surroundings of an Announcer. All but Probe are required.
 type Options struct {
 	// File is included by bird.conf, and Socket is BIRD's.
 	File, Socket string
 	// Facts returns nil while they are not known, as while a new config is taken up: then everything stays as it is.
 	Facts func() *announce.Facts
+	// Probe gets the next hops that Facts.Unreachable should know about, whenever they may have changed.
+	Probe func(nextHops []netip.Addr)
 	Log   logrus.FieldLogger
 }
 
@@ -73,6 +75,9 @@ func (a *Announcer) Run(ctx context.Context) {
 	for {
 		if facts := a.Facts(); facts != nil && (decided == nil || !facts.Same(decided)) {
 			decided = facts
+			if a.Probe != nil {
+				a.Probe(announce.NextHops(*facts))
+			}
 			all := announce.Decide(*facts, announced)
 			a.note(all)
 			if now := announce.Announced(all); !slices.Equal(now, announced) {
