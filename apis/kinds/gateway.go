@@ -42,8 +42,8 @@ func serviceForGateway(in *corev1.Service) *corev1.Service {
 }
 
 // endpointSliceForGateway drops all labels except for the Service name and the managing controller, conditions that equal
-// their default, and the zones and references of endpoints: a gateway is in no zone. It keeps their nodes, which a relay never
-// tells: a gateway that is a node itself reads them from the API server.
+// their default, and the zones and references of endpoints: a gateway is in no zone. It keeps their nodes, which a relay tells only
+// gateways that are nodes.
 func endpointSliceForGateway(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta: in.TypeMeta, ObjectMeta: gatewayMeta(&in.ObjectMeta), AddressType: in.AddressType, Ports: in.Ports,

@@ -33,10 +33,14 @@ the relay accepts, the relay's addresses and authority, and the networks of the 
 With --addresses, the relay shows the gateway only Mappings of these addresses, and what they name; without the flag, that stays as it is.
 'kubectl smartnat limit' changes it later, without a new bundle.
 
+With --node, the host is a node of the cluster: the relay also tells it which node each endpoint is on, for Mappings with
+masquerade: false. Without the flag, it is none.
+
 The token lasts an hour. In this time smartnatd has to start with it; from then on, it renews the token by itself. If a host was off for so
 long that its token ended, or if a bundle may have been copied, run enroll again: all earlier tokens of the gateway end within a minute.`,
 		Example: `  kubectl smartnat enroll gateway-1 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 --addresses 198.51.100.10,2001:db8::/64 --output gateway-1.yaml
+  kubectl smartnat enroll gateway-1 --node worker-1 --output gateway-1.yaml
   kubectl smartnat enroll gateway-1 | ssh root@203.0.113.10 smartnatd enroll - --start`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -64,6 +68,7 @@ long that its token ended, or if a bundle may have been copied, run enroll again
 	flags.StringVarP(&output, "output", "o", "", "write the bundle to this `file`, which only you can read")
 	flags.StringVar(&e.Namespace, "namespace", relayNamespace, "the `namespace` of the relay")
 	flags.StringVar(&e.Addresses, "addresses", "", "a `list` of what the gateway serves: addresses, networks and uplinks, as in 198.51.100.10,2001:db8::/64,uplink:eth1; or all")
+	flags.StringVar(&e.Node, "node", "", "the `name` of the node of the cluster that the gateway is: the relay tells it which node each endpoint is on")
 	flags.DurationVar(&e.Duration, "duration", time.Hour, "the time until which smartnatd has to run with the bundle: it then renews the credential; the cluster may shorten it")
 	flags.StringArrayVar(&e.Servers, "server", nil, "a `URL` by which the gateway reaches the relay; may be given several times; by default derived from the Service and the nodes")
 	flags.StringVar(&e.ServerName, "server-name", "", "the `name` in the relay's certificate (default smartnat-relay.NAMESPACE.svc)")

@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -159,11 +160,59 @@ func TestGatewaysOfARealCluster(t *testing.T) {
 		p.eventually("edge-1 to see all", func() bool { return names(edge) == names(all) })
 	})
 
+	t.Run("a gateway that is a node", func(t *testing.T) { testNode(t, p) })
 	t.Run("an enrollment of an earlier version", func(t *testing.T) { testUnboundTokens(t, p, func() string { return enroll("edge-3", "")[3] }) })
 	t.Run("copies of a token", func(t *testing.T) { testCopies(t, p, func() string { return enroll("edge-4", "")[3] }) })
 	t.Run("enrollments that fail", func(t *testing.T) { testFailedEnrollments(t, p) })
 	t.Run("enrollments at the same time", func(t *testing.T) { testEnrollmentsAtOnce(t, p) })
 	t.Run("renewal", func(t *testing.T) { testRenewal(t, p, edge[3]) })
+}
+
+// testNode enrolls a gateway as a node, and then again as none.
+func testNode(t *testing.T, p *controlPlane) {
+	e := p.enrollment("edge-5")
+	e.Servers, e.ServerName, e.CertificateAuthority, e.Node = []string{relayURL}, "127.0.0.1", p.read("ca.crt")+"\n", "worker-1"
+	if _, err := e.Enroll(t.Context()); err == nil || !strings.Contains(err.Error(), `the cluster has no node "worker-1"`) {
+		t.Errorf("a node that does not exist: %v", err)
+	}
+	p.write("node.yaml", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: worker-1}\n"))
+	p.kubectl("apply", "--filename", p.path("node.yaml"))
+	client := p.client("")
+	for _, node := range []string{"worker-1", ""} {
+		e.Node = node
+		bundle, err := e.Enroll(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bundle.Node != node {
+			t.Errorf("the bundle is of node %q, want %q", bundle.Node, node)
+		}
+		read := func(accept string) string {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, relayURL+"/apis/discovery.k8s.io/v1/endpointslices", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Accept", accept)
+			req.Header.Set("Authorization", "Bearer "+bundle.Relay.Token)
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = resp.Body.Close() }()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		p.eventually(fmt.Sprintf("the nodes of endpoints as node %q", node), func() bool {
+			text := read("application/json;profile=" + v1alpha1.GatewayProfile)
+			return strings.Contains(text, "10.244.1.2") && strings.Contains(text, `"nodeName":"do-not-tell"`) == (node != "")
+		})
+		if text := read("application/json"); !strings.Contains(text, "10.244.1.2") || strings.Contains(text, "do-not-tell") {
+			t.Errorf("as node %q, whole objects: %s", node, text)
+		}
+	}
 }
 
 // renewalOf asks for a token as smartnatd does.

@@ -146,6 +146,8 @@ func (e *enrolling) renews(bundle *enroll.Bundle) (bool, error) {
 		return false, usageError{fmt.Errorf("%s exists and does not use the credential %s: set source.relay to it, or replace the config with --force", e.configPath, e.files().Token)}
 	case !cfg.InstanceFromHost && cfg.Instance != bundle.Gateway:
 		return false, usageError{fmt.Errorf("%s is the config of gateway %s, and the bundle is of gateway %s: replace the config with --force", e.configPath, cfg.Instance, bundle.Gateway)}
+	case bundle.Node != "" && cfg.Node != bundle.Node:
+		return false, usageError{fmt.Errorf("%s is the config of node %s, and the bundle is of node %s: set node to that name, or replace the config with --force", e.configPath, cfg.Node, bundle.Node)}
 	}
 	return true, nil
 }

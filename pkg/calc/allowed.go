@@ -118,7 +118,7 @@ func (c *calculation) readEndpoints(service *corev1.Service, name serviceKey) *s
 		}
 		if unproven == "" || c.anyEndpoint {
 			c.addEndpoints(known, s)
-			known.places.add(s, unproven == "", c.cfg.Instance)
+			known.places.add(s, unproven == "", c.cfg.Node)
 		}
 	}
 	known.places.sort()

@@ -201,7 +201,7 @@ func (w *world) observe() {
 // fresh one.
 func TestCalculatorCalculatesWhatCalculateDoes(t *testing.T) {
 	cfg := config.Default()
-	cfg.Instance = "node1"
+	cfg.Node = "node1"
 	cfg.Uplinks = []config.Uplink{{Interface: "eth1"}, {Interface: "eth2"}}
 	cfg.ServiceRoutes = []gateway.ServiceRoute{{
 		Destination: netip.MustParsePrefix("10.96.0.0/16"), Via: []netip.Addr{netip.MustParseAddr("10.10.0.11"), netip.MustParseAddr("10.10.0.12")},

@@ -65,11 +65,11 @@ func (c *calculation) reportRemote(m *v1alpha1.Mapping, of places, families []ne
 	if n := len(remote); n > 1 {
 		subject = fmt.Sprintf("%s and %d more see", remote[0], n-1)
 	}
-	why := fmt.Sprintf("replies of pods on other nodes would not pass this one (%s)", c.cfg.Instance)
+	why := fmt.Sprintf("replies of pods on other nodes would not pass this one (%s)", c.cfg.Node)
 	switch {
 	case of.told:
 	case c.cfg.Source.Relay != nil:
-		why = "a relay does not tell which pods are on this node, and replies of others would not pass it; use source.kubeconfig in the gateway's config"
+		why = fmt.Sprintf("the relay does not tell this gateway which pods are on this node, and replies of others would not pass it; run 'kubectl smartnat enroll GATEWAY --node %s'", c.cfg.Node)
 	default:
 		why = "no EndpointSlice says which pods are on this node, and replies of others would not pass it"
 	}

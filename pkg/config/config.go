@@ -17,6 +17,8 @@ type Config struct {
 	Instance string
 	// InstanceFromHost is set if the config does not name the instance.
 	InstanceFromHost bool `mapstructure:"-"`
+	// Node is the name of this host as a node of the cluster, by which EndpointSlices say which pods are here; Instance by default.
+	Node string
 	// Source is where Mappings, Services and EndpointSlices come from. Exactly one of its fields is set.
 	Source Source
 	// Uplinks select the links to the outside.

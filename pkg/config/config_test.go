@@ -31,6 +31,7 @@ func noEnvironment(string) string { return "" }
 
 const whole = `
 instance: gw1
+node: worker-1.example.com
 source:
   relay: {servers: ["https://10.10.0.11:8443"], caFile: /ca, serverName: relay, tokenFile: /token, certFile: , keyFile: }
 uplinks:
@@ -90,8 +91,8 @@ ha:
 func wholeConfig() Config {
 	ip := netip.MustParseAddr
 	return Config{
-		Instance: "gw1",
-		Source:   Source{Relay: &Relay{Servers: []string{"https://10.10.0.11:8443"}, CAFile: "/ca", ServerName: "relay", TokenFile: "/token"}},
+		Instance: "gw1", Node: "worker-1.example.com",
+		Source: Source{Relay: &Relay{Servers: []string{"https://10.10.0.11:8443"}, CAFile: "/ca", ServerName: "relay", TokenFile: "/token"}},
 		Uplinks: []Uplink{
 			{Interface: "eth1", Gateways: []netip.Addr{ip("198.51.100.1")}},
 			{Interface: "eth2", Gateways: []netip.Addr{ip("203.0.113.1"), ip("2001:db8::1")}},
@@ -162,6 +163,7 @@ func TestEveryKeyOfTheFile(t *testing.T) {
 func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 	environment := map[string]string{
 		"SMARTNAT_INSTANCE":                "gw1",
+		"SMARTNAT_NODE":                    "worker-1.example.com",
 		"SMARTNAT_SOURCE_RELAY_SERVERS":    "https://10.10.0.11:8443",
 		"SMARTNAT_SOURCE_RELAY_CAFILE":     "/ca",
 		"SMARTNAT_SOURCE_RELAY_SERVERNAME": "relay",
@@ -268,7 +270,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Instance = "gw1"
+	want.Instance, want.Node = "gw1", "gw1"
 	want.Source.Files = &Files{Paths: []string{"/objects"}}
 	if diff := cmp.Diff(want, got, addresses, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -328,7 +330,7 @@ func TestMistakes(t *testing.T) {
 		{name: "group for a value", text: right + "resync: {every: 5s}", want: []string{"f:3: resync: must be a single value"}},
 		{name: "list for a value", text: right + "ownership: {routingTable: [1]}", want: []string{"f:3: ownership.routingTable: must be a single value"}},
 		{name: "group for a list", text: right + "uplinks: {interface: eth1}", want: []string{"f:3: uplinks: must be a list"}},
-		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, source, serviceRoutes, masquerade, masqueradePorts, masqueradeAddresses, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, grants, pinnedGrants, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, endpointChoice, iptables, ownership, log, metrics, flowLog, ha, announce, uplinks"}},
+		{name: "list for the whole", text: "- a", want: []string{"f: must hold keys: instance, node, source, serviceRoutes, masquerade, masqueradePorts, masqueradeAddresses, helpers, clampMSS, forwardedOnly, maxPortsPerMapping, maxPortsPerNamespace, maxRulesPerMapping, maxRulesPerNamespace, insideNetworks, standbyAddresses, servedAddresses, reservedPorts, grants, pinnedGrants, backendNetworks, endpointsWithoutSelector, resync, startTimeout, stateDir, runtimeDir, ipv6, dataplane, flowtable, endpointChoice, iptables, ownership, log, metrics, flowLog, ha, announce, uplinks"}},
 		{name: "network with a bad length", text: right + "serviceRoutes: [{destination: 10.96.0.0/33, via: [10.10.0.11]}]",
 			want: []string{`f:3: serviceRoutes[0].destination: "10.96.0.0/33": must be a network such as 10.96.0.0/16`}},
 		{name: "ports without a protocol", text: right + "reservedPorts: [22/tcp, '2222']",
@@ -363,6 +365,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"f:3: uplinks[0].gateway: must not be set together with gateways"}},
 		{name: "bad instance", text: "instance: Gateway One\nsource: {files: {paths: [/o]}}",
 			want: []string{`f:1: instance: Invalid value: "Gateway One": must be a name of lower case letters, digits, '-' and '.', as a host name is; set it when the host's own name is not`}},
+		{name: "bad node", text: right + "node: Node One", want: []string{`f:3: node: Invalid value: "Node One": must be the name of a node, as kubectl get nodes shows it`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := parse("f", []byte(test.text), func(name string) string { return test.env[name] })

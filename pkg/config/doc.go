@@ -10,6 +10,7 @@
 // YAML:
 //
 //	SMARTNAT_INSTANCE=gw1
+//	SMARTNAT_NODE=worker-1.example.com
 //	SMARTNAT_SOURCE_RELAY_SERVERS=https://10.10.0.11:8443,https://10.10.0.12:8443
 //	SMARTNAT_SOURCE_RELAY_CAFILE=/etc/smartnat/ca.crt
 //	SMARTNAT_SOURCE_RELAY_SERVERNAME=smartnat-relay

@@ -123,6 +123,7 @@ func parse(path string, text []byte, getenv func(string) string) (Config, error)
 	if cfg.Instance == "" {
 		cfg.Instance, cfg.InstanceFromHost = hostName(), true
 	}
+	cfg.Node = cmp.Or(cfg.Node, cfg.Instance)
 	// After a decode error the config has a default value, whose validation would only add noise.
 	if len(l.problems) == 0 {
 		for _, err := range cfg.validate() {

@@ -63,6 +63,8 @@ func (c *Config) validate() field.ErrorList {
 	if !ValidInstance(c.Instance) {
 		errs = append(errs, field.Invalid(field.NewPath("instance"), c.Instance,
 			"must be a name of lower case letters, digits, '-' and '.', as a host name is; set it when the host's own name is not"))
+	} else if !ValidInstance(c.Node) {
+		errs = append(errs, field.Invalid(field.NewPath("node"), c.Node, "must be the name of a node, as kubectl get nodes shows it"))
 	}
 	errs = append(errs, c.Source.validate(field.NewPath("source"))...)
 	errs = append(errs, validateUplinks(c.Uplinks, field.NewPath("uplinks"))...)

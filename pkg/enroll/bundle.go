@@ -34,6 +34,8 @@ type Bundle struct {
 	Kind       string `json:"kind"`
 	// Gateway is the name of the gateway in the cluster.
 	Gateway string `json:"gateway"`
+	// Node is the name of the node of the cluster that the host is, or empty.
+	Node string `json:"node,omitempty"`
 	// Expires is when the token ends.
 	Expires time.Time `json:"expires"`
 	Relay   Relay     `json:"relay"`
@@ -133,6 +135,9 @@ func Parse(text []byte) (*Bundle, error) {
 func (b *Bundle) validate() error {
 	if err := ValidName(b.Gateway); err != nil {
 		return fmt.Errorf("gateway: %w", err)
+	}
+	if b.Node != "" && len(validation.IsDNS1123Subdomain(b.Node)) > 0 {
+		return fmt.Errorf("node: %.100q is not the name of a node", b.Node)
 	}
 	if b.Expires.IsZero() {
 		return errors.New("expires: is required")

@@ -81,6 +81,7 @@ func marshal(t testing.TB, b *enroll.Bundle) string {
 
 func TestBundleSurvivesTheWay(t *testing.T) {
 	want := bundle(t)
+	want.Node = "worker-1.example.com"
 	got, err := enroll.Parse([]byte(marshal(t, want)))
 	if err != nil {
 		t.Fatal(err)
@@ -109,6 +110,7 @@ func TestBadBundles(t *testing.T) {
 		{"a line more in the name", "gateway: gateway-1", `gateway: "gateway-1\nstateDir: /"`,
 			`gateway: "gateway-1\nstateDir: /" is not the name of a gateway: use up to 42 lower-case letters, digits and dashes`},
 		{"a flag as the name", "gateway: gateway-1", "gateway: -f", `gateway: "-f" is not the name of a gateway: use up to 42 lower-case letters, digits and dashes`},
+		{"a line more in the name of the node", "gateway: gateway-1", `node: "a\nstateDir: /"` + "\ngateway: gateway-1", `node: "a\nstateDir: /" is not the name of a node`},
 		{"a server without TLS", "https://10.10.0.11:30443", "http://10.10.0.11:30443", `relay.servers: "http://10.10.0.11:30443" is not https://HOST:PORT`},
 		{"a server with a password", "https://10.10.0.11:30443", "https://a:b@10.10.0.11:1", `relay.servers: "https://a:b@10.10.0.11:1" is not https://HOST:PORT`},
 		{"a server with a line more", "- https://10.10.0.11:30443", `- "https://a:1\nx: y"`, `relay.servers: "https://a:1\nx: y" is not https://HOST:PORT`},

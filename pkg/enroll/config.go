@@ -56,8 +56,10 @@ func Config(b *Bundle, host gateway.Host, files Files, uplinks []Uplink) (text [
 	if err := p.findUplinks(uplinks); err != nil {
 		return nil, nil, err
 	}
-	p.findRoutes()
-	p.findInside()
+	if b.Node == "" { // a node has its own ways to Services and pods, and smartnatd finds them
+		p.findRoutes()
+		p.findInside()
+	}
 	return p.write(files), p.notes, nil
 }
 
@@ -250,6 +252,9 @@ func (p *plan) write(files Files) []byte {
 	line("# Written by smartnatd enroll for the gateway %s. All keys: man smartnat.yaml", p.bundle.Gateway)
 	line("# After a change: smartnatd check && systemctl reload smartnatd\n")
 	line("instance: %s", quote(p.bundle.Gateway))
+	if p.bundle.Node != "" {
+		line("node: %s", quote(p.bundle.Node))
+	}
 	line("source:\n  relay:\n    servers: %s", quote(p.bundle.Relay.Servers))
 	line("    serverName: %s", quote(p.bundle.Relay.ServerName))
 	line("    caFile: %s\n    tokenFile: %s", quote(files.Authorities), quote(files.Token))

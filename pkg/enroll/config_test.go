@@ -4,13 +4,14 @@
 package enroll_test
 
 import (
+	"cmp"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/enroll"
@@ -149,6 +150,10 @@ func TestConfigOfAHost(t *testing.T) {
 			notes:  []string{"the bundle names no range of ClusterIPs: add serviceRoutes for mode service, or use mode endpoints"},
 		},
 		{
+			name: "a node", host: oneCard, change: func(b *enroll.Bundle) { b.Node = "worker-1.example.com" },
+			want: `uplinks: - {interface: "ens3"}`,
+		},
+		{
 			// A name of a link may be a pattern in a config, or the rest of a key.
 			name: "links with names like patterns", host: twoCards + "\neth* 203.0.113.10/24\ndefault via 203.0.113.1 dev eth*\n\"},x:{\" 203.0.113.11/24\ndefault via 203.0.113.1 dev \"},x:{\"",
 			want: `uplinks: - {interface: "eth1"} ` + toServices + podRoutes,
@@ -171,10 +176,10 @@ func TestConfigOfAHost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(test.want, keys(string(text))); diff != "" {
+			if diff := gocmp.Diff(test.want, keys(string(text))); diff != "" {
 				t.Errorf("-want +got\n%s\n%s", diff, text)
 			}
-			if diff := cmp.Diff(test.notes, notes); diff != "" {
+			if diff := gocmp.Diff(test.notes, notes); diff != "" {
 				t.Errorf("notes (-want +got)\n%s", diff)
 			}
 			// The config is valid, and still is if the operator takes the suggested routes.
@@ -187,8 +192,8 @@ func TestConfigOfAHost(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%v\n%s", err, variant)
 				}
-				if cfg.Instance != "gateway-1" || cfg.Source.Relay.TokenFile != files.Token {
-					t.Errorf("instance %q, relay %+v", cfg.Instance, cfg.Source.Relay)
+				if cfg.Instance != "gateway-1" || cfg.Node != cmp.Or(b.Node, cfg.Instance) || cfg.Source.Relay.TokenFile != files.Token {
+					t.Errorf("instance %q, node %q, relay %+v", cfg.Instance, cfg.Node, cfg.Source.Relay)
 				}
 			}
 		})

@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/apis/smartnat/validation"
@@ -29,17 +28,14 @@ func (e *Enrollment) account(ctx context.Context) error {
 	if err := e.owned(ctx); err != nil {
 		return err
 	}
+	annotations, unwanted := e.annotations()
 	mount := false
-	accounts := e.Client.Resource(serviceAccounts).Namespace(e.Namespace)
-	if err := settle(ctx, accounts, e.Gateway, &corev1.ServiceAccount{
+	if err := settle(ctx, e.Client.Resource(serviceAccounts).Namespace(e.Namespace), e.Gateway, &corev1.ServiceAccount{
 		TypeMeta:                     metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
-		ObjectMeta:                   metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace, Labels: e.labels(), Annotations: e.annotations()},
+		ObjectMeta:                   metav1.ObjectMeta{Name: e.Gateway, Namespace: e.Namespace, Labels: e.labels(), Annotations: annotations},
 		AutomountServiceAccountToken: &mount,
-	}); err != nil {
+	}, unwanted...); err != nil {
 		return err
-	}
-	if err := e.limit(ctx, accounts); err != nil {
-		return fmt.Errorf("limiting the ServiceAccount %s/%s to addresses: %w", e.Namespace, e.Gateway, err)
 	}
 	return settle(ctx, e.Client.Resource(bindings), e.Gateway, &rbacv1.ClusterRoleBinding{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
@@ -49,35 +45,20 @@ func (e *Enrollment) account(ctx context.Context) error {
 	})
 }
 
-// annotations returns what limits the account to addresses, spelled in one way.
-func (e *Enrollment) annotations() map[string]string {
-	enrolled, err := validation.ParseEnrolled(e.Addresses)
-	if err != nil { // all, or as before
-		return nil
+// annotations returns those that say what the account may see, and those that it must not have. The addresses are spelled in one way.
+func (e *Enrollment) annotations() (wanted map[string]string, unwanted []string) {
+	wanted = map[string]string{}
+	if enrolled, err := validation.ParseEnrolled(e.Addresses); err == nil {
+		wanted[v1alpha1.AddressesAnnotation] = enrolled.String()
+	} else if e.Addresses != "" { // all
+		unwanted = append(unwanted, v1alpha1.AddressesAnnotation)
 	}
-	return map[string]string{v1alpha1.AddressesAnnotation: enrolled.String()}
-}
-
-// limit changes what an existing account may see, if Addresses says so.
-func (e *Enrollment) limit(ctx context.Context, accounts dynamic.ResourceInterface) error {
-	if e.Addresses == "" {
-		return nil
+	if e.Node != "" {
+		wanted[v1alpha1.NodeAnnotation] = e.Node
+	} else {
+		unwanted = append(unwanted, v1alpha1.NodeAnnotation)
 	}
-	// In a merge patch, null removes the annotation.
-	addresses := map[string]any{v1alpha1.AddressesAnnotation: nil}
-	for name, value := range e.annotations() {
-		addresses[name] = value
-	}
-	return annotate(ctx, accounts, e.Gateway, addresses)
-}
-
-func annotate(ctx context.Context, in dynamic.ResourceInterface, name string, annotations map[string]any) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
-	if err != nil {
-		return err
-	}
-	_, err = in.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return err
+	return wanted, unwanted
 }
 
 // Limit changes what an enrolled gateway may see, to Addresses. Its credentials stay.
@@ -85,7 +66,19 @@ func (e *Enrollment) Limit(ctx context.Context) error {
 	if err := e.owned(ctx); err != nil {
 		return err
 	}
-	err := e.limit(ctx, e.Client.Resource(serviceAccounts).Namespace(e.Namespace))
+	if e.Addresses == "" {
+		return nil
+	}
+	wanted, _ := e.annotations()
+	addresses := map[string]any{v1alpha1.AddressesAnnotation: nil} // null removes it, for all
+	if text, limited := wanted[v1alpha1.AddressesAnnotation]; limited {
+		addresses[v1alpha1.AddressesAnnotation] = text
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": addresses}})
+	if err != nil {
+		return err
+	}
+	_, err = e.Client.Resource(serviceAccounts).Namespace(e.Namespace).Patch(ctx, e.Gateway, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	if apierrors.IsNotFound(err) {
 		return fmt.Errorf("gateway %s is not enrolled: the ServiceAccount %s/%[1]s does not exist", e.Gateway, e.Namespace)
 	}

@@ -92,8 +92,9 @@ func create[T any](ctx context.Context, in dynamic.ResourceInterface, object *T,
 	return convert[T](created)
 }
 
-// settle creates an object of a gateway. If the gateway has one already, settle makes it equal; it refuses to change the object of another.
-func settle[T any](ctx context.Context, in dynamic.ResourceInterface, gateway string, object *T) error {
+// settle creates an object of a gateway. If the gateway has one already, settle makes it equal and removes unwanted annotations; it refuses
+// to change the object of another.
+func settle[T any](ctx context.Context, in dynamic.ResourceInterface, gateway string, object *T, unwanted ...string) error {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	if err != nil {
 		return err
@@ -116,7 +117,12 @@ func settle[T any](ctx context.Context, in dynamic.ResourceInterface, gateway st
 	case !equality.Semantic.DeepEqual(existing.Object["roleRef"], content["roleRef"]): // the cluster lets no one change it
 		return fmt.Errorf("the %s %s exists and binds something else: delete it, or choose another name", kind, name)
 	}
-	// In a merge patch, a list replaces the whole list.
+	// In a merge patch, a list replaces the whole list, and null removes an annotation.
+	for _, annotation := range unwanted {
+		if err := unstructured.SetNestedField(want.Object, nil, "metadata", "annotations", annotation); err != nil {
+			return fmt.Errorf("changing the %s %s: %w", kind, name, err)
+		}
+	}
 	want.SetUID(existing.GetUID())
 	want.SetResourceVersion(existing.GetResourceVersion())
 	patch, err := json.Marshal(want)

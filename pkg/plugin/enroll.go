@@ -13,6 +13,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
@@ -56,6 +57,8 @@ type Enrollment struct {
 	// Addresses are what the gateway may see (validation.ParseEnrolled), AllAddresses, or empty to leave that as it is: everything, for
 	// a new gateway.
 	Addresses string
+	// Node is the name of the node of the cluster that the gateway is, or empty. The relay tells a node which node each endpoint is on.
+	Node string
 	// Servers and ServerName replace what is found in the cluster. CertificateAuthority is PEM.
 	Servers              []string
 	ServerName           string
@@ -83,15 +86,20 @@ func (e *Enrollment) Validate() error {
 // Enroll creates the account of the gateway, or brings it to what it would create, and returns a bundle with a new token. All earlier tokens
 // of the gateway end once that is certain. A bundle that comes with an error is in force; the error is about what is left of earlier ones.
 func (e *Enrollment) Enroll(ctx context.Context) (*enroll.Bundle, error) {
-	b := &enroll.Bundle{Gateway: e.Gateway, Relay: enroll.Relay{
+	b := &enroll.Bundle{Gateway: e.Gateway, Node: e.Node, Relay: enroll.Relay{
 		Servers: e.Servers, ServerName: cmp.Or(e.ServerName, relayService+"."+e.Namespace+".svc"), CertificateAuthority: e.CertificateAuthority,
 	}}
 	// Everything that can be missing is read before anything is created.
-	nodes, err := e.nodes(ctx)
+	known, err := e.nodes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b.Cluster.Nodes = nodesOf(nodes)
+	if e.Node != "" {
+		if _, found, err := get[corev1.Node](ctx, e.Client.Resource(nodes), e.Node); err != nil || !found {
+			return nil, cmp.Or(err, fmt.Errorf("--node: the cluster has no node %.100q: want a name that kubectl get nodes shows", e.Node))
+		}
+	}
+	b.Cluster.Nodes = nodesOf(known)
 	if b.Cluster.ServiceNetworks, err = e.serviceNetworks(ctx); err != nil {
 		return nil, err
 	}

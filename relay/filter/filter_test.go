@@ -84,6 +84,7 @@ func TestWhatLeavesTheCluster(t *testing.T) {
 		"mapping": mapping, "service": service, "endpointslice": slice,
 		"gateway-mapping": kinds.Mapping.ForGateway(mapping), "gateway-service": kinds.Service.ForGateway(service),
 		"gateway-endpointslice": kinds.EndpointSlice.ForGateway(named),
+		"node-endpointslice":    kinds.EndpointSlice.ForGateway(filter.WithNodes(named, []string{"set"})),
 		"portgrant":             grant, "namespace": namespace,
 		"gateway-portgrant": kinds.PortGrant.ForGateway(grant), "gateway-namespace": kinds.Namespace.ForGateway(namespace),
 	} {

@@ -34,6 +34,8 @@ type Kind struct {
 	Rule Rule
 	// Strip returns the part of an object of the kind that may leave the cluster. It shares no memory with the object.
 	Strip func(kinds.Object) kinds.Object
+	// Nodes returns the node of each endpoint of an object before Strip. It is nil for kinds without endpoints.
+	Nodes func(kinds.Object) []string
 	// Service returns the Service that a stripped object refers to, is, or belongs to, according to Rule. It returns false
 	// if there is none. For a namespace, it returns the namespace without the name of a Service.
 	Service func(kinds.Object) (types.NamespacedName, bool)
@@ -42,11 +44,11 @@ type Kind struct {
 // Kinds returns the table. No object of another kind leaves the cluster.
 func Kinds() []Kind {
 	return []Kind{
-		{kinds.Mapping, Always, strip(Mapping), refer(ServiceOf)},
-		{kinds.Service, IsNamed, strip(Service), refer(itself)},
-		{kinds.EndpointSlice, BelongsToNamed, strip(EndpointSlice), refer(OwnerService)},
-		{kinds.PortGrant, Always, strip(PortGrant), refer(noService[*v1alpha1.PortGrant])},
-		{kinds.Namespace, HoldsNamed, strip(Namespace), refer(anyServiceOf)},
+		{Kind: kinds.Mapping, Rule: Always, Strip: strip(Mapping), Service: refer(ServiceOf)},
+		{Kind: kinds.Service, Rule: IsNamed, Strip: strip(Service), Service: refer(itself)},
+		{Kind: kinds.EndpointSlice, Rule: BelongsToNamed, Strip: strip(EndpointSlice), Nodes: nodesOf, Service: refer(OwnerService)},
+		{Kind: kinds.PortGrant, Rule: Always, Strip: strip(PortGrant), Service: refer(noService[*v1alpha1.PortGrant])},
+		{Kind: kinds.Namespace, Rule: HoldsNamed, Strip: strip(Namespace), Service: refer(anyServiceOf)},
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 type Scope struct {
 	all      bool
 	enrolled validation.Enrolled
+	node     bool
 }
 
 // Everything is the Scope of all that leaves the cluster.
@@ -25,18 +26,22 @@ func Everything() Scope { return Scope{all: true} }
 // ScopeOf returns the Scope of a gateway whose ServiceAccount has these annotations. With an error, it is nothing: a mistake must not
 // show a gateway more.
 func ScopeOf(annotations map[string]string) (Scope, error) {
+	node := annotations[v1alpha1.NodeAnnotation] != ""
 	text, limited := annotations[v1alpha1.AddressesAnnotation]
 	if !limited {
-		return Everything(), nil
+		return Scope{all: true, node: node}, nil
 	}
 	enrolled, err := validation.ParseEnrolled(text)
-	return Scope{enrolled: enrolled}, err
+	return Scope{enrolled: enrolled, node: node}, err
 }
 
-// IsEverything reports whether s is Everything.
+// ShowsNodes reports whether endpoints come with their nodes, because the gateway is one.
+func (s Scope) ShowsNodes() bool { return s.node }
+
+// IsEverything reports whether s shows all objects.
 func (s Scope) IsEverything() bool { return s.all }
 
-// Equal reports whether both scopes show the same.
+// Equal reports whether both scopes show the same objects.
 func (s Scope) Equal(o Scope) bool {
 	return s.all == o.all && slices.Equal(s.enrolled.Networks, o.enrolled.Networks) && slices.Equal(s.enrolled.Uplinks, o.enrolled.Uplinks)
 }

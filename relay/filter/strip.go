@@ -6,6 +6,7 @@ package filter
 import (
 	"maps"
 	"slices"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -53,7 +54,7 @@ func Service(in *corev1.Service) *corev1.Service {
 }
 
 // EndpointSlice returns the part of an EndpointSlice that may leave the cluster: addresses, conditions, ports and labels.
-// The labels name the managing controller.
+// The labels name the managing controller. A gateway that is a node also gets the nodes (WithNodes).
 func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{
 		TypeMeta:    metav1.TypeMeta{APIVersion: discoveryv1.SchemeGroupVersion.String(), Kind: "EndpointSlice"},
@@ -74,6 +75,35 @@ func EndpointSlice(in *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 		out.Ports = append(out.Ports, discoveryv1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
 	}
 	return out
+}
+
+// nodesOf returns the node of each endpoint, or "". The text is shared: a cluster has few nodes and many endpoints.
+func nodesOf(obj kinds.Object) []string {
+	in := obj.(*discoveryv1.EndpointSlice)
+	nodes := make([]string, len(in.Endpoints))
+	for i := range in.Endpoints {
+		if name := in.Endpoints[i].NodeName; name != nil {
+			nodes[i] = unique.Make(*name).Value()
+		}
+	}
+	return nodes
+}
+
+// WithNodes returns an EndpointSlice with the nodes of its endpoints, for a gateway that is a node, and other objects as they are. The
+// result shares memory with its arguments.
+func WithNodes(obj kinds.Object, nodes []string) kinds.Object {
+	in, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok || len(nodes) != len(in.Endpoints) {
+		return obj
+	}
+	out := *in
+	out.Endpoints = slices.Clone(in.Endpoints)
+	for i := range out.Endpoints {
+		if nodes[i] != "" {
+			out.Endpoints[i].NodeName = &nodes[i]
+		}
+	}
+	return &out
 }
 
 // PortGrant returns the part of a PortGrant that may leave the cluster: everything that its author wrote. The status is not, so that counts

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/filter"
@@ -44,11 +45,17 @@ func serveGateways(t *testing.T, cache *watchcache.Cache) (url string) {
 // askAs returns the status and the body of an answer.
 func askAs(t *testing.T, gateway, url string) (int, io.Reader) {
 	t.Helper()
+	return askAccepting(t, gateway, "", url)
+}
+
+func askAccepting(t *testing.T, gateway, accept, url string) (int, io.Reader) {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set(gatewayHeader, gateway)
+	req.Header.Set("Accept", accept)
 	response, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +66,12 @@ func askAs(t *testing.T, gateway, url string) (int, io.Reader) {
 
 func readAs(t *testing.T, gateway, url string) (status int, body string) {
 	t.Helper()
-	status, answer := askAs(t, gateway, url)
+	return readAccepting(t, gateway, "", url)
+}
+
+func readAccepting(t *testing.T, gateway, accept, url string) (status int, body string) {
+	t.Helper()
+	status, answer := askAccepting(t, gateway, accept, url)
 	text, err := io.ReadAll(answer)
 	if err != nil {
 		t.Fatal(err)
@@ -244,5 +256,75 @@ func TestWatchOfALimitedGatewayIsWoken(t *testing.T) {
 		}
 	case <-time.After(40 * time.Second): // bookmarks come once a minute
 		t.Error("the watch sleeps")
+	}
+}
+
+// TestNodesOfEndpoints lets a gateway become a node and be none again. Only the profile of gateways shows a node the nodes of endpoints.
+// Whatever a gateway knows from before, it has to list again: nothing else would tell it the nodes of endpoints that do not change.
+func TestNodesOfEndpoints(t *testing.T) {
+	cache := syncedCache(t, 8)
+	cache.ExpectGateways()
+	onNode := func(node string) *discoveryv1.EndpointSlice {
+		s := newSlice("web", "web", "10.244.1.1", "10.244.1.2")
+		s.Endpoints[0].NodeName = &node
+		return s
+	}
+	put(t, cache, newService("web"), newMapping("web", "web"), onNode("worker-1"))
+	node, err := filter.ScopeOf(map[string]string{v1alpha1.NodeAnnotation: "worker-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache.SetGateways(map[string]filter.Scope{"node": filter.Everything(), "other": filter.Everything()})
+	url := serveGateways(t, cache)
+	listed := func(gateway, accept string) string {
+		status, body := readAccepting(t, gateway, accept, url+slicesPath+"?includeObject=Object")
+		if status != http.StatusOK {
+			t.Fatalf("%s as %s: %d %s", gateway, accept, status, body)
+		}
+		return body
+	}
+	const gatewayJSON, gatewayProtobuf = "application/json;profile=gateway", "application/vnd.kubernetes.protobuf;profile=gateway"
+	other := []string{"application/json", "application/vnd.kubernetes.protobuf", "application/json;as=Table;v=v1;g=meta.k8s.io", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"}
+	before := cache.EndpointSlices()
+	for _, step := range []struct {
+		name  string
+		scope filter.Scope
+		shown bool
+	}{{"becomes a node", node, true}, {"stays one", node, true}, {"is none", filter.Everything(), false}} {
+		_, version := before.List()
+		watch := url + slicesPath + "?watch=true&timeoutSeconds=1&resourceVersion=" + version.String()
+		_, wasNode := cache.NodesFor("node")
+		cache.SetGateway("node", step.scope)
+		_, isNode := cache.NodesFor("node")
+		for _, accept := range []string{gatewayJSON, gatewayProtobuf} {
+			if body := listed("node", accept); strings.Contains(body, "worker-1") != step.shown {
+				t.Errorf("%s, %s: %q", step.name, accept, body)
+			}
+			if body := listed("other", accept); strings.Contains(body, "worker-1") {
+				t.Errorf("%s: another gateway sees it as %s: %q", step.name, accept, body)
+			}
+		}
+		for _, accept := range other {
+			if body := listed("node", accept); strings.Contains(body, "worker-1") {
+				t.Errorf("%s, %s: %q", step.name, accept, body)
+			}
+		}
+		status, body := readAccepting(t, "node", gatewayJSON, watch)
+		if expired := status == http.StatusGone; expired != (isNode != wasNode) {
+			t.Errorf("%s: a watch from before answers %d %s", step.name, status, body)
+		}
+	}
+	cache.SetGateway("node", node)
+	_, version := before.List()
+	watch := url + slicesPath + "?watch=true&timeoutSeconds=60&resourceVersion=" + version.String()
+	_, events := askAccepting(t, "node", gatewayJSON, watch)
+	lines := bufio.NewScanner(events)
+	put(t, cache, onNode("worker-2"))
+	if !lines.Scan() || !strings.Contains(lines.Text(), `"MODIFIED"`) || !strings.Contains(lines.Text(), `"nodeName":"worker-2"`) {
+		t.Errorf("a pod on another node: %s", lines.Text())
+	}
+	cache.SetGateway("node", filter.Everything())
+	if !lines.Scan() || !strings.Contains(lines.Text(), `"code":410`) {
+		t.Errorf("no longer a node: %s", lines.Text())
 	}
 }

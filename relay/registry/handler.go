@@ -86,8 +86,8 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 		}
 	}
 	source := h.servedTo(req, r)
-	served := source()
-	if served == nil {
+	served, known := source()
+	if !known {
 		return errUnknownGateway()
 	}
 	switch {
@@ -115,23 +115,32 @@ func errUnknownGateway() error {
 	return apierrors.NewTooManyRequests("the relay does not know this gateway yet, please try again later", 1)
 }
 
-// servedTo returns a function that returns what the sender of a request sees of a resource now, or nil if that is not known (yet, or any
+// served is what a client sees of a resource.
+type served struct {
+	*watchcache.Resource
+	// nodes is set if endpoints come with their nodes, and nodesSince is the version since which that is so, or 0.
+	nodes      bool
+	nodesSince watchcache.Version
+}
+
+// servedTo returns a function that returns what the sender of a request sees of a resource now, or false if that is not known (yet, or any
 // longer).
-func (h *Handler) servedTo(req *http.Request, r *resource) func() *watchcache.Resource {
+func (h *Handler) servedTo(req *http.Request, r *resource) func() (served, bool) {
 	var gateway string
 	limited := false
 	if h.Gateway != nil {
 		gateway, limited = h.Gateway(req)
 	}
-	return func() *watchcache.Resource {
-		if !limited {
-			return h.cache.Of(r.kind)
+	return func() (s served, known bool) {
+		portion := h.cache.Portion
+		if limited {
+			if portion, known = h.cache.PortionOf(gateway); !known {
+				return s, false
+			}
+			s.nodes, s.nodesSince = h.cache.NodesFor(gateway)
 		}
-		portion, known := h.cache.PortionOf(gateway)
-		if !known {
-			return nil
-		}
-		return portion.Of(r.kind)
+		s.Resource = portion.Of(r.kind)
+		return s, true
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/smartnat/smartnat/relay/watchcache"
 )
 
-func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, served *watchcache.Resource, info *request.RequestInfo) error {
-	accepted, err := r.negotiate(req, ofOne)
+func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, served served, info *request.RequestInfo) error {
+	accepted, err := r.negotiate(req, ofOne, served.nodes)
 	if err != nil {
 		return err
 	}
@@ -42,8 +42,8 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, ser
 
 // list always returns the complete list: a gateway needs all of it, and it is in memory. The API allows this, because
 // `limit` is an upper bound only for servers that page. A `continue` token therefore never comes from this relay.
-func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, served *watchcache.Resource, info *request.RequestInfo) error {
-	accepted, err := r.negotiate(req, ofMany)
+func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, served served, info *request.RequestInfo) error {
+	accepted, err := r.negotiate(req, ofMany, served.nodes)
 	if err != nil {
 		return err
 	}

@@ -79,8 +79,9 @@ func (t transforms) AllowsMediaTypeTransform(_, subType string, target *schema.G
 func (transforms) AllowsServerVersion(string) bool  { return false }
 func (transforms) AllowsStreamSchema(s string) bool { return s == "watch" }
 
-// negotiate evaluates the Accept header. It fails if the client accepts no media type of the resource.
-func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, error) {
+// negotiate evaluates the Accept header. It fails if the client accepts no media type of the resource. nodes is set for gateways that get
+// the nodes of endpoints.
+func (r *resource) negotiate(req *http.Request, forms transforms, nodes bool) (accepted, error) {
 	media, info, err := negotiation.NegotiateOutputMediaType(req, r.offer, forms)
 	if err != nil {
 		return accepted{}, err
@@ -89,6 +90,8 @@ func (r *resource) negotiate(req *http.Request, forms transforms) (accepted, err
 	switch {
 	case media.Convert != nil:
 		a.form = forms[media.Convert.Kind]
+	case media.Profile == v1alpha1.GatewayProfile && nodes:
+		a.view = watchcache.ForNode
 	case media.Profile == v1alpha1.GatewayProfile:
 		a.view = watchcache.ForGateway
 	}

@@ -22,10 +22,11 @@ type stream struct {
 	selection
 	handler  *Handler
 	resource *resource
-	// source returns what the client sees now, or nil if it is no longer known.
-	source    func() *watchcache.Resource
-	at        watchcache.Version
-	bookmarks bool
+	// source returns what the client sees now, or false if it is no longer known. nodesSince is that of its first answer.
+	source     func() (served, bool)
+	nodesSince watchcache.Version
+	at         watchcache.Version
+	bookmarks  bool
 	// initial holds the initial events to send, if any. marksInitial asks for a bookmark at their end.
 	initial      []*watchcache.Entry
 	marksInitial bool

@@ -25,9 +25,13 @@ const (
 
 // watch returns the stream of a watch request. It ends with the client, its timeout or the relay.
 func (h *Handler) watch(
-	w http.ResponseWriter, req *http.Request, r *resource, source func() *watchcache.Resource, info *request.RequestInfo,
+	w http.ResponseWriter, req *http.Request, r *resource, source func() (served, bool), info *request.RequestInfo,
 ) (*stream, error) {
-	accepted, err := r.negotiate(req, ofOne)
+	served, known := source()
+	if !known {
+		return nil, errUnknownGateway()
+	}
+	accepted, err := r.negotiate(req, ofOne, served.nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +42,6 @@ func (h *Handler) watch(
 	include, err := includeObject(req.URL.Query())
 	if err != nil {
 		return nil, err
-	}
-	served := source()
-	if served == nil {
-		return nil, errUnknownGateway()
 	}
 	var initial []*watchcache.Entry
 	from := q.version
@@ -54,11 +54,11 @@ func (h *Handler) watch(
 	case from == 0:
 		_, from = served.List()
 	}
-	if _, _, _, err := served.Since(from); err != nil {
+	if _, _, _, err := served.Since(from); err != nil || from < served.nodesSince {
 		return nil, expired(q.ResourceVersion)
 	}
 	return &stream{
-		selection: q.selection, handler: h, resource: r, source: source, at: from, bookmarks: q.AllowWatchBookmarks,
+		selection: q.selection, handler: h, resource: r, source: source, nodesSince: served.nodesSince, at: from, bookmarks: q.AllowWatchBookmarks,
 		initial: initial, marksInitial: q.SendInitialEvents != nil && *q.SendInitialEvents, timeout: q.timeout(),
 		encoder: &encoder{accepted: accepted, include: include, resource: r}, out: newOutput(w),
 		ctx: req.Context(), done: make(chan struct{}),
@@ -101,13 +101,13 @@ func (s *stream) writeInitial() error {
 // writeChanges writes all pending changes.
 func (s *stream) writeChanges() error {
 	for {
-		served := s.source()
-		if served == nil {
+		served, known := s.source()
+		if !known {
 			return nil // its credential is gone too, which ends the watch soon
 		}
 		events, at, _, err := served.Since(s.at)
-		if err != nil {
-			// The client fell behind the history.
+		if err != nil || served.nodesSince != s.nodesSince {
+			// The client fell behind the history, or knows endpoints with, or without, their nodes.
 			return s.writeError(expired(s.at.String()))
 		}
 		if len(events) == 0 {
@@ -145,7 +145,7 @@ func (s *stream) seen(event watchcache.Event) (watch.EventType, *watchcache.Entr
 	is := event.Type != watch.Deleted && s.matches(event.Object)
 	was := event.Type != watch.Added && s.matches(event.Old)
 	switch {
-	case is && was && event.Minor && s.encoder.view == watchcache.ForGateway:
+	case is && was && event.Minor && s.encoder.view != watchcache.Whole:
 		return "", nil
 	case is && was:
 		return watch.Modified, event.Object

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/smartnat/smartnat/apis/kinds"
+	"github.com/smartnat/smartnat/relay/filter"
 )
 
 // Object is an object of any kind.
@@ -25,6 +26,8 @@ const (
 	Whole View = iota
 	// ForGateway is the part of Whole that a gateway needs.
 	ForGateway
+	// ForNode is ForGateway with the nodes of endpoints, for a gateway that is a node.
+	ForNode
 	views
 )
 
@@ -34,7 +37,9 @@ type Entry struct {
 	Object  Object
 	Version Version
 
-	kind           *kinds.Kind
+	kind *kinds.Kind
+	// nodes are those of the endpoints. They are in no other view than ForNode, and so not in Object.
+	nodes          []string
 	json, protobuf [views]encoding
 }
 
@@ -45,10 +50,10 @@ type encoding struct {
 	err  error
 }
 
-// newEntry returns an Entry of obj at version v. It copies obj as far as needed, because the reflector's side keeps using
+// newEntry returns an Entry of obj, with the nodes of its endpoints, at version v. It copies obj as far as needed, because the reflector's side keeps using
 // it.
-func newEntry(kind *kinds.Kind, obj Object, v Version) *Entry {
-	return &Entry{Object: kind.WithVersion(obj, v.String()), Version: v, kind: kind}
+func newEntry(kind *kinds.Kind, obj Object, nodes []string, v Version) *Entry {
+	return &Entry{Object: kind.WithVersion(obj, v.String()), Version: v, kind: kind, nodes: nodes}
 }
 
 // JSON returns the object as JSON. Callers must not modify it.
@@ -71,8 +76,11 @@ func (e *Entry) Protobuf(view View) ([]byte, error) {
 func (e *Entry) encode(as *encoding, view View, marshal func(Object) ([]byte, error)) ([]byte, error) {
 	as.once.Do(func() {
 		obj := e.Object
-		if view == ForGateway {
+		switch view {
+		case ForGateway:
 			obj = e.kind.ForGateway(obj)
+		case ForNode:
+			obj = e.kind.ForGateway(filter.WithNodes(obj, e.nodes))
 		}
 		if as.data, as.err = marshal(obj); as.err != nil {
 			as.err = fmt.Errorf("encoding %s/%s: %w", e.Object.GetNamespace(), e.Object.GetName(), as.err)
@@ -95,4 +103,4 @@ type Event struct {
 }
 
 // At returns the object at a later version, for clients whose selector it no longer matches.
-func (e *Entry) At(v Version) *Entry { return newEntry(e.kind, e.Object, v) }
+func (e *Entry) At(v Version) *Entry { return newEntry(e.kind, e.Object, e.nodes, v) }

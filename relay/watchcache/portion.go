@@ -115,7 +115,7 @@ func (r *Resource) redact() {
 	for _, e := range r.events {
 		switch {
 		case e.Type == watch.Deleted:
-			e.Object = newEntry(r.kind.Kind, nameOf(r.kind.Kind, e.Object.Object), e.Version)
+			e.Object = newEntry(r.kind.Kind, nameOf(r.kind.Kind, e.Object.Object), nil, e.Version)
 		case r.served[keyOf(e.Object.Object)] != e.Object:
 			continue
 		default:
@@ -148,6 +148,9 @@ type enrollment struct {
 	portion *Portion
 	// gone is set once the gateway is no longer enrolled.
 	gone bool
+	// nodes is set if endpoints come with their nodes, and nodesSince is the version at which that changed, or 0.
+	nodes      bool
+	nodesSince Version
 }
 
 // ExpectGateways makes HasSynced wait for the first SetGateways. Before, or without, it, all gateways see everything.
@@ -206,6 +209,10 @@ func (c *Cache) set(name string, scope filter.Scope) {
 	if e.portion != c.Portion {
 		e.portion.setScope(scope)
 	}
+	if e.nodes != scope.ShowsNodes() {
+		c.version++ // so that no client is up to date
+		e.nodes, e.nodesSince = scope.ShowsNodes(), c.version
+	}
 	c.wakeAll()
 }
 
@@ -227,6 +234,18 @@ func (c *Cache) wakeAll() {
 	for _, of := range c.clusters {
 		of.hasNews = true
 	}
+}
+
+// NodesFor reports whether a gateway gets the nodes of endpoints, and the version from which on that is so: it must list again what it
+// knows from an earlier one.
+func (c *Cache) NodesFor(gateway string) (shown bool, since Version) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	e := c.gateways.byName[gateway]
+	if e == nil || e.gone {
+		return false, 0
+	}
+	return e.nodes, e.nodesSince
 }
 
 // PortionOf returns what a gateway sees, or false if the Cache expects gateways and does not know this one.

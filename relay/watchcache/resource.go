@@ -4,6 +4,7 @@
 package watchcache
 
 import (
+	"slices"
 	"sort"
 	"sync/atomic"
 	"time"
@@ -143,23 +144,23 @@ func (r *Resource) publishDiff(key types.NamespacedName) {
 	before, was := r.served[key]
 	switch {
 	case shown && !was:
-		r.publish(watch.Added, key, now.object)
+		r.publish(watch.Added, key, now.object, now.nodes)
 	case !shown && was:
-		r.publish(watch.Deleted, key, before.Object)
+		r.publish(watch.Deleted, key, before.Object, before.nodes)
 	case !shown && !was:
 	case before.Object.GetUID() != now.object.GetUID():
-		r.publish(watch.Deleted, key, before.Object)
-		r.publish(watch.Added, key, now.object)
-	case !r.kind.Same(before.Object, now.object):
-		r.publish(watch.Modified, key, now.object)
+		r.publish(watch.Deleted, key, before.Object, before.nodes)
+		r.publish(watch.Added, key, now.object, now.nodes)
+	case !slices.Equal(before.nodes, now.nodes) || !r.kind.Same(before.Object, now.object):
+		r.publish(watch.Modified, key, now.object, now.nodes)
 	}
 }
 
-func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object) {
+func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Object, nodes []string) {
 	r.cache.version++
 	r.hasNews = true
 	r.listed.Store(nil)
-	entry, old := newEntry(r.kind.Kind, obj, r.cache.version), r.served[key]
+	entry, old := newEntry(r.kind.Kind, obj, nodes, r.cache.version), r.served[key]
 	if t == watch.Deleted {
 		delete(r.served, key)
 	} else {
@@ -171,7 +172,7 @@ func (r *Resource) publish(t watch.EventType, key types.NamespacedName, obj Obje
 		return
 	}
 	event := Event{Type: t, Version: entry.Version, Object: entry, Old: old, At: time.Now()}
-	event.Minor = t == watch.Modified && r.kind.Same(r.kind.ForGateway(old.Object), r.kind.ForGateway(obj))
+	event.Minor = t == watch.Modified && slices.Equal(old.nodes, nodes) && r.kind.Same(r.kind.ForGateway(old.Object), r.kind.ForGateway(obj))
 	r.events = append(r.events, event)
 	if surplus := len(r.events) - r.cache.history; surplus > r.cache.history {
 		r.horizon = r.events[surplus-1].Version

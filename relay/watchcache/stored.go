@@ -14,12 +14,17 @@ type storedObject struct {
 	// is nil.
 	object Object
 	packed []byte
+	// nodes are those of the endpoints, which the stripped object lacks.
+	nodes []string
 }
 
 // newStored strips an object of the kind.
 func (r *Resource) newStored(obj Object) *storedObject {
 	stripped := r.kind.Strip(obj)
 	stored := &storedObject{key: keyOf(stripped), object: stripped}
+	if r.kind.Nodes != nil {
+		stored.nodes = r.kind.Nodes(obj)
+	}
 	if service, ok := r.kind.Service(stripped); ok {
 		stored.service = service
 	}

@@ -65,7 +65,7 @@ func serviceOf(r *Resource, obj Object) types.NamespacedName {
 
 func asJSON(t *testing.T, r *Resource, obj Object) string {
 	t.Helper()
-	text, err := newEntry(r.Kind(), obj, 1).JSON(Whole)
+	text, err := newEntry(r.Kind(), obj, nil, 1).JSON(Whole)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,19 +125,24 @@ func (l *Lab) relayReady(ctx context.Context, node, relayURL string) error {
 // GrantGateway creates a ServiceAccount for the gateway that may read what the relay serves, and writes its token and the
 // relay's certificate authority to /etc/smartnat. The relay's manifests must have been applied.
 func (l *Lab) GrantGateway(ctx context.Context) error {
+	return l.GrantGatewayOn(ctx, Gateway, "gateway-1")
+}
+
+// GrantGatewayOn is like GrantGateway on another host, for another gateway.
+func (l *Lab) GrantGatewayOn(ctx context.Context, host, name string) error {
 	for _, args := range [][]string{
-		{"create", "serviceaccount", "gateway-1", "--namespace=smartnat"},
-		{"create", "clusterrolebinding", "smartnat-gateway-1", "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:gateway-1"},
+		{"create", "serviceaccount", name, "--namespace=smartnat"},
+		{"create", "clusterrolebinding", "smartnat-" + name, "--clusterrole=smartnat-gateway", "--serviceaccount=smartnat:" + name},
 	} {
 		if _, err := l.Kubectl(ctx, args...); err != nil && !strings.Contains(err.Error(), "already exists") {
 			return err
 		}
 	}
-	token, err := l.token(ctx, "gateway-1", "--audience=smartnat-relay")
+	token, err := l.token(ctx, name, "--audience=smartnat-relay")
 	if err != nil {
 		return err
 	}
-	gateway := l.Host(Gateway)
+	gateway := l.Host(host)
 	ca, err := gateway.ReadFile(caFile)
 	if err != nil {
 		return err

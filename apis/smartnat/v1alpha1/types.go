@@ -64,6 +64,10 @@ const (
 // A relay shows it nothing of other addresses. Without the annotation, it shows the gateway all addresses.
 const AddressesAnnotation = "smartnat.aureacentral.com/addresses"
 
+// NodeAnnotation of a gateway's ServiceAccount names the node of the cluster that the gateway is. A relay tells it which node each endpoint
+// is on. Other gateways have no such annotation.
+const NodeAnnotation = "smartnat.aureacentral.com/node"
+
 // EnrollmentAnnotation of a gateway's ServiceAccount is the UID of the Secret to which the gateway's tokens are bound. A relay refuses other
 // tokens of it. Without the annotation, as an enrollment by an earlier version leaves it, a relay takes all.
 const EnrollmentAnnotation = "smartnat.aureacentral.com/enrollment"

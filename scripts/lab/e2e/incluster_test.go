@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/scripts/lab"
 )
 
@@ -52,6 +53,56 @@ func TestInsideTheCluster(t *testing.T) {
 		}
 	}
 	t.Run("a pod of the DaemonSet", w.daemonSet)
+	t.Run("the node reads from a relay", w.readsFromRelay)
+}
+
+// readsFromRelay runs smartnatd on a node that learns from a relay which pods are on it, once its enrollment says that it is a node. It
+// is not restarted for that.
+func (w *inCluster) readsFromRelay(t *testing.T) {
+	ctx := timeout(t, time.Minute)
+	node := clusterNodes()[0]
+	relay, err := w.StartRelayOn(ctx, lab.Node2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.GrantGatewayOn(ctx, node.name, "edge-1"); err != nil {
+		t.Fatal(err)
+	}
+	source := strings.ReplaceAll(lab.RelaySource, lab.Node1Address, lab.Node2Address)
+	w.start(t, node, fmt.Sprintf("instance: edge-1\nnode: %s\n%suplinks: [{interface: eth1, gateways: [198.51.100.1]}]\n", node.name, source))
+	kept := lab.Join(node.external, 8083)
+	w.awaitSource(t, lab.Client, "tcp", kept, node.local, "10.244.1.1") // of the node on the link to the pod
+	output, _ := w.SmartnatdOn(ctx, node.name, "check")
+	if want := "run 'kubectl smartnat enroll GATEWAY --node " + node.name + "'"; !strings.Contains(output, want) {
+		t.Errorf("explain does not say %q:\n%s", want, output)
+	}
+	if _, err := w.Kubectl(ctx, "annotate", "serviceaccount", "edge-1", "--namespace=smartnat", v1alpha1.NodeAnnotation+"="+node.name); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, lab.Client, "tcp", kept, func(a lab.Answer) bool {
+		return a.Pod == node.local && a.Client.Addr().String() == lab.ClientAddress
+	})
+	w.awaitSource(t, lab.Client, "tcp", kept, node.remote, node.address)
+	if err := relay.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// start runs smartnatd on a node until the test ends, and then removes all of it.
+func (w *inCluster) start(t *testing.T, node clusterNode, config string) {
+	t.Helper()
+	var err error
+	if w.daemon, err = w.StartGatewayOn(timeout(t, patience), node.name, config); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.daemon.Stop(timeout(t, patience)); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.SmartnatdOn(timeout(t, patience), node.name, "cleanup"); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // daemonSet runs the manifests as they are: the rights of the ServiceAccount, a root without any other program that nothing can write
@@ -166,15 +217,7 @@ func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
 	traffic.await(t, 1)
 	config := fmt.Sprintf("instance: %s\nsource: {kubeconfig: {path: %s}}\ndataplane: %s\nmetrics: {address: \"\"}\nuplinks: [{interface: %s, gateways: [%s]}]\n",
 		node.name, lab.AdminKubeconfig, plane, link, router)
-	var err error
-	if w.daemon, err = w.StartGatewayOn(timeout(t, patience), node.name, config); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if _, err := w.SmartnatdOn(timeout(t, patience), node.name, "cleanup"); err != nil {
-			t.Error(err)
-		}
-	}()
+	w.start(t, node, config)
 	for _, port := range []uint16{8081, 8082} {
 		for _, pod := range []string{node.local, node.remote} {
 			w.await(t, client, "tcp", lab.Join(external, port), func(a lab.Answer) bool { return a.Pod == pod })
