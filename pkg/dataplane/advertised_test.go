@@ -4,8 +4,11 @@
 package dataplane_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -58,6 +61,48 @@ func TestAdvertisedPrefixes(t *testing.T) {
 			}
 			if diff := cmp.Diff(before, k.Sysctls.Values); diff != "" {
 				t.Errorf("cleanup (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAdvertisedPrefixesInAContainer cannot write parameters, as in a pod on a node. That is none of the State's matter if the link accepts no
+// advertisement at all.
+func TestAdvertisedPrefixesInAContainer(t *testing.T) {
+	const link = "net/ipv6/conf/eth1/"
+	state := gateway.State{Forwards: []*gateway.Forward{forward("2001:db8:1::10", 8080, "fd00:244:1::2")}, OwnPrefixes: []string{"eth1"}}
+	for _, test := range []struct {
+		name, accepts, forwards string
+		err                     error
+		fails                   bool
+	}{
+		{"a router", "1", "1", syscall.EROFS, false},
+		{"a router that listens to others", "2", "1", syscall.EROFS, true},
+		{"never", "0", "0", syscall.EROFS, false},
+		{"a host", "1", "0", syscall.EROFS, true},
+		{"another error", "1", "1", syscall.EIO, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			k := newKernel()
+			for key := range k.Sysctls.Values { // a node forwards, and no strict filter is in the way
+				if strings.HasSuffix(key, "/accept_ra") {
+					k.Sysctls.Values[key] = "2"
+				}
+			}
+			k.Sysctls.Values["net/ipv6/conf/all/forwarding"] = "1"
+			k.Sysctls.Values[link+"accept_ra"], k.Sysctls.Values[link+"forwarding"] = test.accepts, test.forwards
+			k.Fail = func(step string) error {
+				if strings.Contains(step, link+"accept_ra_") {
+					return test.err
+				}
+				return nil
+			}
+			d := start(k)
+			if _, err := d.Apply(t.Context(), state); (err != nil) != test.fails || err != nil && !errors.Is(err, test.err) {
+				t.Fatalf("error %v, want one: %t", err, test.fails)
+			}
+			if !test.fails {
+				expectQuiet(t, d, state)
 			}
 		})
 	}

@@ -245,13 +245,28 @@ func (d *Dataplane) ignorePrefixes(n needs, result *Result) error {
 	var errs []error
 	for _, link := range n.ownPrefixes {
 		for _, key := range raPrefixes(link) {
-			// The parameter is missing if the link is gone or has no IPv6, or if the kernel takes no routes from advertisements.
-			if err := d.ensure(key, "0", result); !errors.Is(err, fs.ErrNotExist) {
+			unset := d.unset
+			err := d.ensure(key, "0", result)
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // The link is gone or has no IPv6, or the kernel takes no routes from advertisements.
+			case errors.Is(err, syscall.EROFS) && d.ignoresRouters(link): // In a container on a node, which is a router.
+				d.unset = unset
+			default:
 				errs = append(errs, err)
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ignoresRouters reports whether a link accepts no router advertisement at all (ip-sysctl, accept_ra).
+func (d *Dataplane) ignoresRouters(link string) bool {
+	accepts, err := d.opts.Sysctls.Get("net/ipv6/conf/" + link + "/accept_ra")
+	if err != nil || accepts == byRouters {
+		return false
+	}
+	forwards, err := d.opts.Sysctls.Get("net/ipv6/conf/" + link + "/forwarding")
+	return accepts == "0" || err == nil && forwards == "1"
 }
 
 func forwardsIPv6(state gateway.State) bool {

@@ -19,24 +19,25 @@ import (
 // clusterNode is a node on which smartnatd runs.
 type clusterNode struct {
 	name, proxy string
-	// address is the node's in the cluster, external the one of its second link.
-	address, external string
+	// address is the node's in the cluster, external the one of its second link, IPv4 first.
+	address, external [2]string
 	// local and remote are its own pod and that of the other node; they are hosts too.
 	local, remote string
 }
 
 func clusterNodes() []clusterNode {
 	return []clusterNode{
-		{lab.Node1, "iptables", lab.Node1Address, "198.51.100.40", "echo-0", "echo-1"},
-		{lab.Node2, "nftables", lab.Node2Address, "198.51.100.41", "echo-1", "echo-0"},
+		{lab.Node1, "iptables", [2]string{lab.Node1Address, lab.Node1Address6}, [2]string{"198.51.100.40", "2001:db8:1::40"}, "echo-0", "echo-1"},
+		{lab.Node2, "nftables", [2]string{lab.Node2Address, lab.Node2Address6}, [2]string{"198.51.100.41", "2001:db8:1::41"}, "echo-1", "echo-0"},
 	}
 }
 
 // inCluster is a lab whose nodes are gateways. There is no relay.
 type inCluster struct {
 	*world
-	clusterIP string
-	pods      map[string]string
+	// clusterIP is that of the Service echo, and pods are addresses by name, IPv4 first.
+	clusterIP [2]string
+	pods      map[string][2]string
 }
 
 // TestInsideTheCluster runs smartnatd on nodes with kube-proxy in both modes, with each data plane, with a link of its own to the outside
@@ -70,7 +71,7 @@ func (w *inCluster) readsFromRelay(t *testing.T) {
 	}
 	source := strings.ReplaceAll(lab.RelaySource, lab.Node1Address, lab.Node2Address)
 	w.start(t, node, fmt.Sprintf("instance: edge-1\nnode: %s\n%suplinks: [{interface: eth1, gateways: [198.51.100.1]}]\n", node.name, source))
-	kept := lab.Join(node.external, 8083)
+	kept := lab.Join(node.external[0], 8083)
 	w.awaitSource(t, lab.Client, "tcp", kept, node.local, "10.244.1.1") // of the node on the link to the pod
 	output, _ := w.SmartnatdOn(ctx, node.name, "check")
 	if want := "run 'kubectl smartnat enroll GATEWAY --node " + node.name + "'"; !strings.Contains(output, want) {
@@ -82,7 +83,7 @@ func (w *inCluster) readsFromRelay(t *testing.T) {
 	w.await(t, lab.Client, "tcp", kept, func(a lab.Answer) bool {
 		return a.Pod == node.local && a.Client.Addr().String() == lab.ClientAddress
 	})
-	w.awaitSource(t, lab.Client, "tcp", kept, node.remote, node.address)
+	w.awaitSource(t, lab.Client, "tcp", kept, node.remote, node.address[0])
 	if err := relay.Stop(ctx); err != nil {
 		t.Error(err)
 	}
@@ -115,8 +116,11 @@ func (w *inCluster) daemonSet(t *testing.T) {
 		}
 	}
 	node := clusterNodes()[0]
-	if _, err := w.Host(node.name).Exec(ctx, "ip", "route", "replace", "default", "via", lab.GatewayAddress, "dev", "eth0"); err != nil {
-		t.Fatal(err)
+	clients := [2]string{lab.GatewayAddress, lab.GatewayAddress6}
+	for _, hop := range clients {
+		if _, err := w.Host(node.name).Exec(ctx, "ip", "route", "replace", "default", "via", hop, "dev", "eth0"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var err error
 	if w.daemon, err = w.RunNodePod(ctx, node.name); err != nil {
@@ -130,11 +134,13 @@ func (w *inCluster) daemonSet(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	for _, pod := range []string{node.local, node.remote} {
-		w.await(t, lab.Gateway, "tcp", lab.Join(node.address, 8082), func(a lab.Answer) bool { return a.Pod == pod })
+	for family, address := range node.address {
+		for _, pod := range []string{node.local, node.remote} {
+			w.await(t, lab.Gateway, "tcp", lab.Join(address, 8082), func(a lab.Answer) bool { return a.Pod == pod })
+		}
+		w.awaitSource(t, lab.Gateway, "tcp", lab.Join(address, 8083), node.local, clients[family])
+		w.awaitSource(t, lab.Gateway, "tcp", lab.Join(address, 8083), node.remote, address)
 	}
-	w.awaitSource(t, lab.Gateway, "tcp", lab.Join(node.address, 8083), node.local, lab.GatewayAddress)
-	w.awaitSource(t, lab.Gateway, "tcp", lab.Join(node.address, 8083), node.remote, node.address)
 	// It reports in the name of its node, and holds a Lease.
 	if err := lab.Poll(timeout(t, patience), func(ctx context.Context) error {
 		instances, err := w.Kubectl(ctx, "get", "mapping", "service", "-n", "inside", "-o", "jsonpath={.status.instances[*].name}")
@@ -162,19 +168,19 @@ func (w *inCluster) daemonSet(t *testing.T) {
 
 func newInCluster(t *testing.T) *inCluster {
 	t.Helper()
-	w := &inCluster{world: &world{Lab: lab.New(t, lab.WithProxyMode(lab.Node2, "nftables"))}, pods: map[string]string{}}
+	w := &inCluster{world: &world{Lab: lab.New(t, lab.WithProxyMode(lab.Node2, "nftables"))}, pods: map[string][2]string{}}
 	ctx := timeout(t, time.Minute)
 	if err := w.ApplyCRDs(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for _, node := range clusterNodes() {
-		if err := w.AddUplink(node.name, node.external+"/24"); err != nil {
+		if err := w.AddUplink(node.name, node.external[0]+"/24", node.external[1]+"/64"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.namespace(t, "inside", 2)
 	for _, pod := range []string{"echo-0", "echo-1"} {
-		w.pods[pod] = w.podAddress(t, "inside", pod)
+		w.pods[pod] = [2]string{w.podAddress(t, "inside", pod), w.podAddress6(t, "inside", pod)}
 	}
 	w.apply(t, `
 apiVersion: v1
@@ -186,28 +192,34 @@ spec:
   externalIPs: [198.51.100.40, 198.51.100.41]
   ports: [{name: udp, port: 8099, targetPort: 8080, nodePort: 30080, protocol: UDP}]
 ---
-`+mappingYAML("inside", "service", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: service,
+`+mappingYAML("inside", "service", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12, "2001:db8:1::40", "2001:db8:1::41", "fd00:10::11", "fd00:10::12"], serviceName: echo, mode: service,
 	ports: [{port: 8082, servicePort: 8080}, {port: 30080, servicePort: 8080, protocol: udp}]`)+"---\n"+
-		mappingYAML("inside", "endpoints", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: endpoints,
+		mappingYAML("inside", "endpoints", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12, "2001:db8:1::40", "2001:db8:1::41", "fd00:10::11", "fd00:10::12"], serviceName: echo, mode: endpoints,
 	ports: [{port: 8081, servicePort: 8080}]`)+"---\n"+
-		mappingYAML("inside", "kept", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12], serviceName: echo, mode: endpoints, masquerade: false,
+		mappingYAML("inside", "kept", `addresses: [198.51.100.40, 198.51.100.41, 10.10.0.11, 10.10.0.12, "2001:db8:1::40", "2001:db8:1::41", "fd00:10::11", "fd00:10::12"], serviceName: echo, mode: endpoints, masquerade: false,
 	ports: [{port: 8083, servicePort: 8080}, {port: 8083, servicePort: 8080, protocol: udp}]`))
-	clusterIP, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "inside", "-o", "jsonpath={.spec.clusterIP}")
+	clusterIPs, err := w.Kubectl(ctx, "get", "service", "echo", "-n", "inside", "-o", "jsonpath={.spec.clusterIPs[*]}")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.clusterIP = clusterIP
+	if _, err := fmt.Sscan(clusterIPs, &w.clusterIP[0], &w.clusterIP[1]); err != nil {
+		t.Fatalf("the Service echo has the addresses %q: %v", clusterIPs, err)
+	}
 	return w
 }
 
 // serves starts smartnatd on a node while the cluster's own traffic runs, stops it, starts it again, and removes all of it.
 func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
-	client, address, external, router := lab.Client, lab.ClientAddress, node.external, "198.51.100.1"
+	client, address, external, router := lab.Client, [2]string{lab.ClientAddress, lab.ClientAddress6}, node.external, [2]string{"198.51.100.1", "2001:db8:1::1"}
 	if link == "eth0" { // the lab's gateway is a client behind the one link, and the way to the Internet
-		client, address, external, router = lab.Gateway, lab.GatewayAddress, node.address, lab.GatewayAddress
+		client, external = lab.Gateway, node.address
+		address = [2]string{lab.GatewayAddress, lab.GatewayAddress6}
+		router = address
 	}
-	if _, err := w.Host(node.name).Exec(timeout(t, patience), "ip", "route", "replace", "default", "via", router, "dev", link); err != nil {
-		t.Fatal(err)
+	for _, hop := range router {
+		if _, err := w.Host(node.name).Exec(timeout(t, patience), "ip", "route", "replace", "default", "via", hop, "dev", link); err != nil {
+			t.Fatal(err)
+		}
 	}
 	paths := w.own(node, link)
 	for _, path := range paths { // kube-proxy has written its rules
@@ -215,23 +227,27 @@ func (w *inCluster) serves(t *testing.T, node clusterNode, plane, link string) {
 	}
 	traffic := w.startPaths(t, paths)
 	traffic.await(t, 1)
-	config := fmt.Sprintf("instance: %s\nsource: {kubeconfig: {path: %s}}\ndataplane: %s\nmetrics: {address: \"\"}\nuplinks: [{interface: %s, gateways: [%s]}]\n",
-		node.name, lab.AdminKubeconfig, plane, link, router)
+	config := fmt.Sprintf("instance: %s\nsource: {kubeconfig: {path: %s}}\ndataplane: %s\nmetrics: {address: \"\"}\nuplinks: [{interface: %s, gateways: [%s, %q]}]\n",
+		node.name, lab.AdminKubeconfig, plane, link, router[0], router[1])
 	w.start(t, node, config)
-	for _, port := range []uint16{8081, 8082} {
-		for _, pod := range []string{node.local, node.remote} {
-			w.await(t, client, "tcp", lab.Join(external, port), func(a lab.Answer) bool { return a.Pod == pod })
+	for family := range external {
+		for _, port := range []uint16{8081, 8082} {
+			for _, pod := range []string{node.local, node.remote} {
+				w.await(t, client, "tcp", lab.Join(external[family], port), func(a lab.Answer) bool { return a.Pod == pod })
+			}
 		}
-	}
-	// The replies of the other node's pod do not pass this node.
-	for pod, source := range map[string]string{node.local: address, node.remote: node.address} {
-		for _, network := range []string{"tcp", "udp"} {
-			w.awaitSource(t, client, network, lab.Join(external, 8083), pod, source)
+		// The replies of the other node's pod do not pass this node.
+		for pod, source := range map[string]string{node.local: address[family], node.remote: node.address[family]} {
+			for _, network := range []string{"tcp", "udp"} {
+				w.awaitSource(t, client, network, lab.Join(external[family], 8083), pod, source)
+			}
 		}
 	}
 	traffic.await(t, 2)
 	w.expectFindings(t, node)
-	w.expectClosedTo(t, node, link)
+	for family := range external {
+		w.expectClosedTo(t, node, link, family)
+	}
 	if err := w.daemon.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -271,13 +287,13 @@ func (w *inCluster) expectFindings(t *testing.T, node clusterNode) {
 }
 
 // expectClosedTo sends packets of a neighbour on the uplink to the pods, and then one that gets through by a Mapping.
-func (w *inCluster) expectClosedTo(t *testing.T, node clusterNode, link string) {
+func (w *inCluster) expectClosedTo(t *testing.T, node clusterNode, link string, family int) {
 	t.Helper()
-	neighbour, router := lab.Rogue, node.external
+	neighbour, router := lab.Rogue, node.external[family]
 	if link == "eth0" {
-		neighbour, router = lab.Gateway, node.address
+		neighbour, router = lab.Gateway, node.address[family]
 	}
-	pod := w.pods[node.local]
+	pod := w.pods[node.local][family]
 	ctx := timeout(t, patience)
 	if _, err := w.Host(neighbour).Exec(ctx, "ip", "route", "add", pod, "via", router); err != nil {
 		t.Fatal(err)
@@ -326,23 +342,25 @@ func (w *inCluster) own(node clusterNode, uplink string) []path {
 	if node.name == lab.Node1 {
 		other = lab.Node2
 	}
-	paths := []path{
-		{pod(node.local), lab.Join(w.clusterIP, 8080)},
-		{node.name, lab.Join(w.clusterIP, 8080)},
-		{pod(node.remote), lab.Join(w.pods[node.local], 8080)},
-		{pod(node.local), lab.Join(w.pods[node.remote], 8080)},
-		{other, lab.Join(w.pods[node.local], 8080)},
-		{lab.Control, lab.Join(w.pods[node.local], 8080)}, // the API server calls a webhook
-		{other, lab.Join(node.address, 30080)},
+	var paths []path
+	for family := range w.clusterIP {
+		paths = append(paths,
+			path{pod(node.local), lab.Join(w.clusterIP[family], 8080)},
+			path{node.name, lab.Join(w.clusterIP[family], 8080)},
+			path{pod(node.remote), lab.Join(w.pods[node.local][family], 8080)},
+			path{pod(node.local), lab.Join(w.pods[node.remote][family], 8080)},
+			path{other, lab.Join(w.pods[node.local][family], 8080)})
 	}
+	// The API server calls a webhook. The cluster tells its address of one family only, and here no pod runs beside it.
+	paths = append(paths, path{lab.Control, lab.Join(w.pods[node.local][0], 8080)}, path{other, lab.Join(node.address[0], 30080)})
 	if uplink == "eth0" {
-		return append(paths, path{lab.Gateway, lab.Join(node.address, 30080)})
+		return append(paths, path{lab.Gateway, lab.Join(node.address[0], 30080)})
 	}
-	paths = append(paths, path{lab.Client, lab.Join(node.external, 8099)})
+	paths = append(paths, path{lab.Client, lab.Join(node.external[0], 8099)})
 	if node.proxy == "nftables" { // it serves NodePorts on the primary address of the node only
 		return paths
 	}
-	return append(paths, path{lab.Client, lab.Join(node.external, 30080)})
+	return append(paths, path{lab.Client, lab.Join(node.external[0], 30080)})
 }
 
 func (w *inCluster) awaitPath(t *testing.T, p path) {
