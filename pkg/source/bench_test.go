@@ -70,6 +70,43 @@ func BenchmarkFirstSync(b *testing.B) {
 	}
 }
 
+// BenchmarkFirstSyncOfGrants reads 10,000 PortGrants, as a relay sends them.
+func BenchmarkFirstSyncOfGrants(b *testing.B) {
+	server := newAPI(b, false, 0)
+	for i := range 10000 {
+		server.objects["portgrants"] = append(server.objects["portgrants"], fullGrant(i))
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	b.ReportAllocs()
+	var live uint64
+	for b.Loop() {
+		before := liveHeap()
+		c, err := newCluster(&rest.Config{Host: server.URL}, func() {}, log)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(b.Context())
+		done := make(chan error)
+		go func() { done <- c.Run(ctx) }()
+		for !c.HasSynced() {
+			time.Sleep(time.Millisecond)
+		}
+		b.StopTimer()
+		live = liveHeap() - before
+		if n := len(c.Snapshot().PortGrants); n != 10000 {
+			b.Fatalf("%d PortGrants, want 10000", n)
+		}
+		stop()
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(server.sent.Load())/float64(b.N), "wire-B/op")
+	b.ReportMetric(float64(live), "live-B")
+}
+
 // BenchmarkOneChange measures the path of one decoded event of a slice to the Snapshot.
 func BenchmarkOneChange(b *testing.B) {
 	var s objects.Store
@@ -159,6 +196,16 @@ func fullMeta(name string, i int) metav1.ObjectMeta {
 		Labels:        map[string]string{discoveryv1.LabelServiceName: fmt.Sprint("echo-", i), discoveryv1.LabelManagedBy: "endpointslice-controller.k8s.io"},
 		Annotations:   map[string]string{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 600)},
 		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`)}},
+	}
+}
+
+// fullGrant is a PortGrant as a relay shows it to a gateway.
+func fullGrant(i int) *v1alpha1.PortGrant {
+	name := fmt.Sprint("tenant-", i)
+	return &v1alpha1.PortGrant{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "PortGrant"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: fmt.Sprint(8000000000000000000 + i)},
+		Spec:       v1alpha1.PortGrantSpec{Addresses: []string{"198.51.100.0/24", "2001:db8:1::/64"}, Namespaces: []string{name}},
 	}
 }
 

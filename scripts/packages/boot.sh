@@ -2,10 +2,11 @@
 # Copyright The SmartNat Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Boots a Debian with the packages of dist/, in two scenarios and with both iptables variants:
+# Boots a Debian with the packages of dist/, in three scenarios:
 #   boot.sh install   the steps of the README, by boot-inside.sh: install, edit, start, upgrade, remove, purge
-#   boot.sh start     a configured gateway boots while its relay is unreachable, by boot-start.sh
-#   boot.sh           both
+#   boot.sh start     a configured gateway boots while its relay is unreachable, by boot-start.sh, with both iptables variants
+#   boot.sh announce  smartnatd announces an address by the distribution's BIRD, by boot-announce.sh
+#   boot.sh           all
 # It needs what setup.sh boot installs, and root. It bootstraps the Debian once, outside the tree; each run works on copies of it
 # without a network. rpm itself installs the rpm on that Debian too: no Enterprise Linux is booted here.
 set -euo pipefail
@@ -45,11 +46,11 @@ END
 "$(scripts/tools/build.sh nfpm)/nfpm" package --config "$tmp/stub.yaml" --packager rpm --target "$tmp/iptables-nft.rpm" >/dev/null
 
 base="${XDG_CACHE_HOME:-$HOME/.cache}/smartnat/debian-$suite"
-if [[ ! -x $base/usr/sbin/nft || ! -x $base/usr/bin/rpm ]]; then
+if [[ ! -x $base/usr/sbin/nft || ! -x $base/usr/bin/rpm || ! -x $base/usr/sbin/bird ]]; then
 	echo "boot: bootstrapping Debian $suite (once; minutes)"
 	mkdir -p "$(dirname "$base")"
 	rm -rf "$base" "$base.new"
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,kmod,procps,rpm "$suite" "$base.new" >/dev/null
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,kmod,procps,rpm,bird2 "$suite" "$base.new" >/dev/null
 	mv "$base.new" "$base"
 fi
 
@@ -92,12 +93,24 @@ if [[ ${1:-install} == install ]]; then
 	new_root
 	boot boot-inside.sh
 fi
-[[ ${1:-start} == start ]] || exit 0
-for try in "nft deb" "legacy rpm"; do
-	echo "boot: booting a gateway: iptables-$try"
+in_root() { # COMMAND...
+	chroot "$tmp/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+if [[ ${1:-start} == start ]]; then
+	for try in "nft deb" "legacy rpm"; do
+		echo "boot: booting a gateway: iptables-$try"
+		new_root
+		# shellcheck disable=SC2086
+		in_root /root/boot-start.sh prepare $try
+		boot "boot-start.sh see $try"
+	done
+fi
+if [[ ${1:-announce} == announce ]]; then
+	echo "boot: booting a gateway that announces by BIRD"
 	new_root
-	# shellcheck disable=SC2086
-	chroot "$tmp/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin /root/boot-start.sh prepare $try
-	boot "boot-start.sh see $try"
-done
+	cp systemd/README.md "$tmp/root/root/"
+	in_root /root/boot-announce.sh prepare
+	boot "boot-announce.sh see"
+fi
 echo "boot: passed"
