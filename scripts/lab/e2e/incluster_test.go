@@ -351,7 +351,7 @@ func (w *inCluster) own(node clusterNode, uplink string) []path {
 			path{pod(node.local), lab.Join(w.pods[node.remote][family], 8080)},
 			path{other, lab.Join(w.pods[node.local][family], 8080)})
 	}
-	// The API server calls a webhook. The cluster tells its address of one family only, and here no pod runs beside it.
+	// The API server calls a webhook. The cluster tells its address of one family only, and here its host has no pods.
 	paths = append(paths, path{lab.Control, lab.Join(w.pods[node.local][0], 8080)}, path{other, lab.Join(node.address[0], 30080)})
 	if uplink == "eth0" {
 		return append(paths, path{lab.Gateway, lab.Join(node.address[0], 30080)})
