@@ -68,6 +68,9 @@ func put(t testing.TB, cache *watchcache.Cache, objects ...watchcache.Object) {
 }
 
 func resourceOf(cache *watchcache.Cache, obj watchcache.Object) *watchcache.Resource {
+	if _, ok := obj.(*v1alpha1.PortGrant); ok {
+		return cache.PortGrants()
+	}
 	switch obj.(type) {
 	case *corev1.Service:
 		return cache.Services()

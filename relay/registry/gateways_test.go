@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/filter"
@@ -186,10 +187,13 @@ func TestRunningWatchFollowsItsGateway(t *testing.T) {
 	cache.SetGateways(map[string]filter.Scope{"edge-1": filter.Everything()})
 	b := newMapping("b", "b")
 	b.Spec.Addresses = []string{"192.0.2.2"}
-	put(t, cache, newService("a"), newService("b"), newMapping("a", "a"), b)
+	granting := func(name, addresses string) *v1alpha1.PortGrant {
+		return &v1alpha1.PortGrant{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.PortGrantSpec{Addresses: []string{addresses}, Namespaces: []string{"shop"}}}
+	}
+	put(t, cache, newService("a"), newService("b"), newMapping("a", "a"), b, granting("a", "192.0.2.0/31"), granting("b", "192.0.2.2/31"))
 	url := serveGateways(t, cache)
 	watches := map[string]*bufio.Scanner{}
-	for _, path := range []string{mappingsPath, "/api/v1/services"} {
+	for _, path := range []string{mappingsPath, "/api/v1/services", "/apis/smartnat.aureacentral.com/v1alpha1/portgrants"} {
 		_, events := askAs(t, "edge-1", url+path+"?watch=true")
 		watches[path] = bufio.NewScanner(events)
 	}
@@ -225,7 +229,7 @@ func TestRunningWatchFollowsItsGateway(t *testing.T) {
 	expect("ADDED a")
 	// A removed gateway gets nothing until it is back. Then it gets what a watch of before lacks.
 	cache.RemoveGateway("edge-1")
-	put(t, cache, newService("c"), newMapping("c", "c"))
+	put(t, cache, newService("c"), newMapping("c", "c"), granting("c", "192.0.2.0/24"))
 	cache.SetGateway("edge-1", filter.Everything())
 	expect("ADDED a", "ADDED b", "ADDED c", "DELETED a", "DELETED b")
 }

@@ -42,7 +42,7 @@ func exposing(name, service string, addresses ...string) *v1alpha1.Mapping {
 	return m
 }
 
-// gatewayWorld is a cluster whose gateways are enrolled for changing addresses.
+// gatewayWorld is a cluster whose gateways are enrolled for changing addresses and networks.
 type gatewayWorld struct {
 	*testing.T
 	*rand.Rand
@@ -64,6 +64,8 @@ type gatewayClient struct {
 var (
 	gatewayNames = []string{"edge-1", "edge-2"}
 	allAddresses = []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"}
+	// allNetworks have one or both of the addresses of IPv4, none, or that of IPv6.
+	allNetworks = []string{"192.0.2.0/31", "192.0.2.0/30", "192.0.2.4/30", "2001:db8::/64"}
 )
 
 // TestPortionsConverge is a random walk through changes of a cluster and of what its gateways are enrolled for. A client that has read
@@ -110,7 +112,7 @@ func (w *gatewayWorld) step() {
 
 // enroll enrolls a gateway for other addresses, or no longer.
 func (w *gatewayWorld) enroll(gateway string) {
-	addresses := slices.DeleteFunc(slices.Clone(allAddresses), func(string) bool { return w.IntN(2) == 0 })
+	addresses := slices.DeleteFunc(slices.Concat(allAddresses, allNetworks), func(string) bool { return w.IntN(3) > 0 })
 	switch n := w.IntN(10); {
 	case n == 0:
 		delete(w.enrolled, gateway)
@@ -144,7 +146,7 @@ func (w *gatewayWorld) change() {
 	case *discoveryv1.EndpointSlice:
 		o.Name, o.Namespace, o.Labels = name(5), namespace, map[string]string{discoveryv1.LabelServiceName: name(3), "x": name(200)}
 	case *v1alpha1.PortGrant:
-		o.Name, o.Spec.Addresses, o.Spec.Priority = name(3), []string{allAddresses[w.IntN(3)]}, w.Int32N(9)
+		o.Name, o.Spec.Addresses, o.Spec.Priority = name(3), []string{w.pick(slices.Concat(allAddresses, allNetworks))}, w.Int32N(9)
 	case *corev1.Namespace:
 		o.Name, o.Labels = namespace, map[string]string{"x": name(200)}
 	}
@@ -161,6 +163,8 @@ func (w *gatewayWorld) change() {
 		w.Fatal(err)
 	}
 }
+
+func (w *gatewayWorld) pick(from []string) string { return from[w.IntN(len(from))] }
 
 // visible returns the objects of a kind that a gateway may see, by name.
 func (w *gatewayWorld) visible(gateway string, kind int) map[types.NamespacedName]Object {

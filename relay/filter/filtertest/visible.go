@@ -6,6 +6,7 @@
 package filtertest
 
 import (
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,9 +26,12 @@ type Cluster struct {
 	Namespaces     []*corev1.Namespace
 }
 
-// VisibleIn returns the objects of a cluster that a gateway that is enrolled for single addresses sees: Mappings and PortGrants of these addresses, and what Visible adds to these Mappings.
-func VisibleIn(in Cluster, addresses ...string) Cluster {
-	has := func(address string) bool { return slices.Contains(addresses, address) }
+// VisibleIn returns the objects of a cluster that a gateway that is enrolled for addresses and networks sees: Mappings of one of these
+// addresses, PortGrants for one, and what Visible adds to these Mappings.
+func VisibleIn(in Cluster, enrolled ...string) Cluster {
+	has := func(address string) bool {
+		return slices.ContainsFunc(enrolled, func(of string) bool { return network(of).Overlaps(network(address)) })
+	}
 	within := in
 	within.Mappings, within.PortGrants = nil, nil
 	for _, m := range in.Mappings {
@@ -41,6 +45,14 @@ func VisibleIn(in Cluster, addresses ...string) Cluster {
 		}
 	}
 	return Visible(within)
+}
+
+// network reads an address as a network of its own.
+func network(text string) netip.Prefix {
+	if address, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(address, address.BitLen())
+	}
+	return netip.MustParsePrefix(text)
 }
 
 // Visible returns the objects that leave a cluster, stripped: all Mappings, so that their authors can see their status, the Services
