@@ -96,11 +96,11 @@ func TestCommentsInDeliveredConfigAreTrue(t *testing.T) {
 	}
 	if len(cfg.Uplinks) == 0 || len(cfg.ServiceRoutes) == 0 || len(cfg.StandbyAddresses) == 0 ||
 		len(cfg.ServedAddresses) == 0 || len(cfg.BackendNetworks) == 0 || len(cfg.InsideNetworks) == 0 ||
-		len(cfg.Helpers.FTP) == 0 || len(cfg.Helpers.TFTP) == 0 || len(cfg.HA.Links) == 0 || cfg.HA.Hook == "" ||
+		len(cfg.Helpers.FTP) == 0 || len(cfg.Helpers.TFTP) == 0 || len(cfg.HA.Links) == 0 || cfg.HA.Hook == "" || cfg.Node == cfg.Instance ||
 		len(cfg.MasqueradeAddresses) == 0 || len(cfg.PinnedGrants) == 0 || len(cfg.Announce.Networks) == 0 {
 		t.Errorf("examples are missing: %+v", cfg)
 	}
-	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses",
+	examples := cmpopts.IgnoreFields(config.Config{}, "Instance", "Node", "Source", "Uplinks", "ServiceRoutes", "StandbyAddresses", "ServedAddresses",
 		"BackendNetworks", "InsideNetworks", "Helpers", "MasqueradeAddresses", "PinnedGrants")
 	examplesOfHA := cmpopts.IgnoreFields(config.HA{}, "SyncLink", "SyncAddress", "Peer", "Links", "Hook")
 	examplesOfAnnounce := cmpopts.IgnoreFields(config.Announce{}, "Networks")
