@@ -45,9 +45,11 @@ const (
 	ReasonWithdrawn = "Withdrawn"
 	// ReasonDeleted: the gateway no longer sees the Mapping.
 	ReasonDeleted = "Deleted"
+	// ReasonNoPods: no pod of the Mapping is left to leave with the address.
+	ReasonNoPods = "NoPods"
 )
 
-// Record says what happened to one Frontend. A range is one Frontend.
+// Record says what happened to one Frontend, or to the egress of a Mapping by one address. A range is one Frontend.
 type Record struct {
 	Result Result
 	Reason string
@@ -55,6 +57,8 @@ type Record struct {
 	Mapping string
 	// Frontend is the zero value if the Mapping is invalid, so that it is unknown what it asks for.
 	gateway.Frontend
+	// Egress is set if pods of the Mapping leave with the Address of the Frontend, which has no ports. If it is refused, it has no Address either.
+	Egress bool
 	// Sources are the allowed clients of a Frontend that is open now; empty means all, or none if SourcesDeny is set.
 	Sources     []netip.Prefix
 	SourcesDeny bool
@@ -74,6 +78,7 @@ func Kinds() []Record {
 	all := []Record{
 		{Result: Opened, Reason: ReasonRequested}, {Result: Changed, Reason: ReasonSourcesChanged}, {Result: Changed, Reason: ReasonGrantChanged},
 		{Result: Closed, Reason: ReasonWithdrawn}, {Result: Closed, Reason: ReasonDeleted}, {Result: Closed, Reason: finding.ReasonAddressNotOnHost},
+		{Result: Closed, Reason: ReasonNoPods}, {Result: Closed, Reason: finding.ReasonEgressConflict}, {Result: Refused, Reason: finding.ReasonEgressConflict},
 	}
 	for _, reason := range finding.RefusalReasons() {
 		all = append(all, Record{Result: Closed, Reason: reason}, Record{Result: Refused, Reason: reason})
@@ -82,11 +87,12 @@ func Kinds() []Record {
 }
 
 // Diff returns what changed from one report to the next: what was closed, then what was opened or changed, then what was refused, each
-// sorted by Frontend. It compares content, so a report about the same changes nothing.
+// sorted by Frontend, with egress last. It compares content, so a report about the same changes nothing.
 func Diff(before, now *finding.Report) []Record {
 	d := differ{before: before, now: now}
 	d.forwards()
 	d.refused()
+	d.egresses()
 	return slices.Concat(d.closed, d.opened, d.refusals)
 }
 

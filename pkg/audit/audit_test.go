@@ -85,12 +85,43 @@ func writtenBy(key, manager string) func(*finding.Report) {
 
 func away(r *finding.Report) {
 	r.State.Absent.Forwards, r.State.Forwards = r.State.Forwards, nil
+	r.State.Absent.Egresses, r.State.Egresses = r.State.Egresses, nil
+}
+
+// asking makes a Mapping ask for egress by an address.
+func asking(key, by string) func(*finding.Report) {
+	return func(r *finding.Report) {
+		for _, m := range r.Snapshot.Mappings {
+			if m.Namespace+"/"+m.Name == key {
+				m.Spec.Egress, m.Spec.Addresses = true, []string{by}
+			}
+		}
+	}
+}
+
+// leaving lets a pod of a Mapping leave with the address.
+func leaving(owner, pod string) func(*finding.Report) {
+	return func(r *finding.Report) {
+		asking(owner, address.String())(r)
+		r.State.Egresses = append(r.State.Egresses, gateway.Egress{Address: address, Uplink: 1, Owner: owner, Sources: []netip.Addr{netip.MustParseAddr(pod)}})
+	}
+}
+
+// noEgress adds a finding about the egress of a Mapping.
+func noEgress(key, reason string) func(*finding.Report) {
+	return func(r *finding.Report) {
+		namespace, name, _ := strings.Cut(key, "/")
+		r.Findings = append(r.Findings, finding.Finding{Namespace: namespace, Name: name, Reason: reason, Field: "spec.egress"})
+	}
 }
 
 // spell returns a Record on one line.
 func spell(r audit.Record) string {
 	front := "everything"
-	if r.Address.IsValid() {
+	switch {
+	case r.Egress:
+		front = fmt.Sprintf("egress by %s", r.Address)
+	case r.Address.IsValid():
 		front = r.String()
 	}
 	text := fmt.Sprintf("%s %s %s of %s by %s %s", r.Result, r.Reason, front, r.Mapping, r.Writer.Manager, r.Writer.Operation)
@@ -132,6 +163,26 @@ func TestDiff(t *testing.T) {
 			[]string{`changed SourcesChanged 198.51.100.10:80/tcp of shop/web by kubectl Apply grant "all" pin ""`}},
 		{"no source of the family", with("shop/web", open("shop/web", 80, 80)), with("shop/web", open("shop/web", 80, 80, func(f *gateway.Forward) { f.SourcesDeny = true })),
 			[]string{"changed SourcesChanged 198.51.100.10:80/tcp of shop/web by kubectl Apply from []"}},
+		{"egress", with(""), with("shop/web", leaving("shop/web", "10.244.1.2")), []string{"opened Requested egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress of other pods is no change", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", leaving("shop/web", "10.244.1.3")), nil},
+		{"egress withdrawn", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web"), []string{"closed Withdrawn egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"the address of egress withdrawn", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", "198.51.100.11")),
+			[]string{"closed Withdrawn egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress without pods", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", "198.51.100.10")),
+			[]string{"closed NoPods egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress of a deleted Mapping", with("shop/web", leaving("shop/web", "10.244.1.2")), with(""), []string{"closed Deleted egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress whose address goes away", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", leaving("shop/web", "10.244.1.2"), away),
+			[]string{"closed AddressNotOnHost egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress loses its grant", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", "198.51.100.10"), noEgress("shop/web", finding.ReasonNotGranted)),
+			[]string{"closed NotGranted egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress of a Mapping with too many ports", with("shop/web", leaving("shop/web", "10.244.1.2")),
+			with("shop/web", asking("shop/web", "198.51.100.10"), refuse("shop/web", finding.ReasonTooManyPorts, 80, 80)),
+			[]string{"closed TooManyPorts egress by 198.51.100.10 of shop/web by kubectl Apply", "refused TooManyPorts 198.51.100.10:80/tcp of shop/web by kubectl Apply"}},
+		{"egress refused", with("shop/web"), with("shop/web", asking("shop/web", "198.51.100.10"), noEgress("shop/web", finding.ReasonEgressConflict)),
+			[]string{"refused EgressConflict egress by invalid IP of shop/web by kubectl Apply"}},
+		{"egress still refused, for two reasons", with("shop/web", noEgress("shop/web", finding.ReasonNotGranted), noEgress("shop/web", finding.ReasonEgressConflict)),
+			with("shop/web", noEgress("shop/web", finding.ReasonNotGranted), noEgress("shop/web", finding.ReasonEgressConflict)), nil},
+		{"egress without an uplink is no refusal", with("shop/web"), with("shop/web", noEgress("shop/web", finding.ReasonNoUplink)), nil},
 		{"the address goes to another gateway", with("shop/web", open("shop/web", 80, 80)), with("shop/web", open("shop/web", 80, 80), away),
 			[]string{"closed AddressNotOnHost 198.51.100.10:80/tcp of shop/web by kubectl Apply"}},
 		{"the Mapping becomes invalid", with("shop/web", open("shop/web", 80, 80)),

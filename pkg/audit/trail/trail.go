@@ -156,7 +156,7 @@ func (t *Trail) Run(ctx context.Context) {
 		}
 		switch {
 		case found && atEnd >= 0:
-			t.Log.WithFields(fields(next)).Info(string(next.Result) + " frontend")
+			t.Log.WithFields(fields(next)).Info(string(next.Result) + " " + next.subject())
 		case found:
 			t.leaveOut(next)
 		}
@@ -176,6 +176,13 @@ func (t *Trail) Run(ctx context.Context) {
 	}
 }
 
+func (l line) subject() string {
+	if l.Egress {
+		return "egress"
+	}
+	return "frontend"
+}
+
 // fields returns the fields of a line. The logger quotes texts that hold more than letters, digits and a few signs.
 func fields(l line) logrus.Fields {
 	f := logrus.Fields{
@@ -186,7 +193,14 @@ func fields(l line) logrus.Fields {
 		f["written"] = l.Writer.Time.UTC().Format(time.RFC3339)
 	}
 	if l.Address.IsValid() {
-		f["address"], f["port"], f["protocol"] = l.Address.String(), l.Ports.String(), string(l.Protocol)
+		f["address"] = l.Address.String()
+	}
+	if l.Egress {
+		f["egress"] = true
+		return f
+	}
+	if l.Address.IsValid() {
+		f["port"], f["protocol"] = l.Ports.String(), string(l.Protocol)
 	}
 	if l.Result != audit.Refused {
 		f["grant"] = l.AllowedBy.Grant

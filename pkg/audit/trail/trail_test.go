@@ -89,8 +89,12 @@ func TestLines(t *testing.T) {
 		{Owner: "shop/web", Reason: finding.ReasonInvalid},
 		{Owner: "shop/web", Reason: finding.ReasonNotGranted, Frontend: gateway.Frontend{Address: netip.MustParseAddr("2001:db8::10"), Protocol: gateway.UDP, Ports: gateway.Port(53)}},
 	}
+	leaving := report(0, "shop")
+	leaving.State.Egresses = []gateway.Egress{{Address: netip.MustParseAddr("198.51.100.10"), Owner: "shop/web"}}
+	conflict := report(0, "shop")
+	conflict.Findings = []finding.Finding{{Namespace: "shop", Name: "web", Reason: finding.ReasonEgressConflict, Field: "spec.egress"}}
 	got := logged(t, "text", func(trail *Trail) {
-		for i, r := range []*finding.Report{report(0), report(0), pinned, pinned, denied} {
+		for i, r := range []*finding.Report{report(0), report(0), pinned, pinned, denied, leaving, report(0, "shop"), conflict} {
 			trail.Follow(r, at.Add(time.Duration(i)*time.Second))
 		}
 	})
@@ -106,6 +110,9 @@ func TestLines(t *testing.T) {
 		`level=info msg="closed frontend" address=198.51.100.10 at="2026-01-02T03:04:09Z" audit=closed grant= ` + by + ` port=20000-29999 protocol=tcp reason=Invalid written="2026-01-02T03:03:05Z"`,
 		`level=info msg="refused frontend" at="2026-01-02T03:04:09Z" audit=refused ` + by + ` reason=Invalid written="2026-01-02T03:03:05Z"`,
 		`level=info msg="refused frontend" address="2001:db8::10" at="2026-01-02T03:04:09Z" audit=refused ` + by + ` port=53 protocol=udp reason=NotGranted written="2026-01-02T03:03:05Z"`,
+		`level=info msg="opened egress" address=198.51.100.10 at="2026-01-02T03:04:10Z" audit=opened egress=true ` + by + ` reason=Requested written="2026-01-02T03:03:05Z"`,
+		`level=info msg="closed egress" address=198.51.100.10 at="2026-01-02T03:04:11Z" audit=closed egress=true ` + by + ` reason=Withdrawn written="2026-01-02T03:03:05Z"`,
+		`level=info msg="refused egress" at="2026-01-02T03:04:12Z" audit=refused egress=true ` + by + ` reason=EgressConflict written="2026-01-02T03:03:05Z"`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

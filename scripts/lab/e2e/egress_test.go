@@ -39,6 +39,11 @@ func testEgress(t *testing.T, w *world) {
 		}
 	}
 	leavesBy("203.0.113.13", "2001:db8:2::13")
+	audited := func(skip int, words ...string) {
+		t.Helper()
+		w.awaitLog(timeout(t, patience), t, skip, append([]string{"egress=true"}, words...)...)
+	}
+	audited(0, "opened egress", "mapping=egress/older", "203.0.113.13")
 	w.expectUplink(t, pod, outside[0], "203.0.113.13", "eth2", "eth1")
 	w.expectUplink(t, pod, outside[1], "2001:db8:2::13", "eth2", "eth1")
 	for protocol, address := range map[string]string{"tcp": lab.Join(lab.GatewayAddress, 7000), "udp": lab.Join(lab.GatewayAddress6, 7000)} {
@@ -54,13 +59,17 @@ func testEgress(t *testing.T, w *world) {
 	w.apply(t, mappingYAML("egress", "less-old", `addresses: [198.51.100.13, "2001:db8:1::13"], serviceName: echo, egress: true, ports: [{port: 1200, servicePort: 8080}]`))
 	w.await(t, lab.Client, "tcp", lab.Join("198.51.100.13", 1200), nil)
 	w.awaitLog(timeout(t, patience), t, skip, "egress/less-old", "spec.egress", "egress/older")
+	audited(skip, "refused egress", "mapping=egress/less-old", "EgressConflict")
 	leavesBy("203.0.113.13", "2001:db8:2::13")
 	if _, err := w.Kubectl(timeout(t, patience), "delete", "mapping", "older", "-n", "egress"); err != nil {
 		t.Fatal(err)
 	}
 	leavesBy("198.51.100.13", "2001:db8:1::13")
+	audited(skip, "closed egress", "mapping=egress/older", "Deleted")
+	audited(skip, "opened egress", "mapping=egress/less-old", "198.51.100.13")
 	w.apply(t, mappingYAML("egress", "less-old", `addresses: [198.51.100.13, "2001:db8:1::13"], serviceName: echo, egress: false, ports: [{port: 1200, servicePort: 8080}]`))
 	w.awaitEnd(t, pod, "udp", outside[0])
+	audited(skip, "closed egress", "mapping=egress/less-old", "Withdrawn")
 }
 
 // expectUplink makes a host send to an outside address and checks by which uplink that leaves.
