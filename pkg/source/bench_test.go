@@ -36,36 +36,7 @@ import (
 func BenchmarkFirstSync(b *testing.B) {
 	for _, protobuf := range []bool{false, true} {
 		b.Run(fmt.Sprintf("protobuf=%t", protobuf), func(b *testing.B) {
-			server := newAPI(b, protobuf, 1000)
-			log := logrus.New()
-			log.SetOutput(io.Discard)
-			b.ReportAllocs()
-			var live uint64
-			for b.Loop() {
-				before := liveHeap()
-				c, err := newCluster(&rest.Config{Host: server.URL}, func() {}, log)
-				if err != nil {
-					b.Fatal(err)
-				}
-				ctx, stop := context.WithCancel(b.Context())
-				done := make(chan error)
-				go func() { done <- c.Run(ctx) }()
-				for !c.HasSynced() {
-					time.Sleep(time.Millisecond)
-				}
-				b.StopTimer()
-				live = liveHeap() - before
-				if n := len(c.Snapshot().EndpointSlices); n != 1000 {
-					b.Fatalf("%d slices, want 1000", n)
-				}
-				stop()
-				if err := <-done; err != nil {
-					b.Fatal(err)
-				}
-				b.StartTimer()
-			}
-			b.ReportMetric(float64(server.sent.Load())/float64(b.N), "wire-B/op")
-			b.ReportMetric(float64(live), "live-B")
+			firstSync(b, newAPI(b, protobuf, 1000), func(s objects.Snapshot) int { return len(s.EndpointSlices) }, 1000)
 		})
 	}
 }
@@ -76,6 +47,12 @@ func BenchmarkFirstSyncOfGrants(b *testing.B) {
 	for i := range 10000 {
 		server.objects["portgrants"] = append(server.objects["portgrants"], fullGrant(i))
 	}
+	firstSync(b, server, func(s objects.Snapshot) int { return len(s.PortGrants) }, 10000)
+}
+
+// firstSync reads from a server until all is there, and counts what has arrived.
+func firstSync(b *testing.B, server *api, count func(objects.Snapshot) int, want int) {
+	b.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	b.ReportAllocs()
@@ -94,8 +71,8 @@ func BenchmarkFirstSyncOfGrants(b *testing.B) {
 		}
 		b.StopTimer()
 		live = liveHeap() - before
-		if n := len(c.Snapshot().PortGrants); n != 10000 {
-			b.Fatalf("%d PortGrants, want 10000", n)
+		if n := count(c.Snapshot()); n != want {
+			b.Fatalf("%d objects, want %d", n, want)
 		}
 		stop()
 		if err := <-done; err != nil {
