@@ -8,6 +8,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -323,10 +324,18 @@ func (w *inCluster) expectClosedTo(t *testing.T, node clusterNode, link string, 
 	if err != nil {
 		t.Fatal(err)
 	}
+	to := netip.MustParseAddr(pod)
+	allowed := false
 	for _, p := range packets {
-		if p.Destination.Port() == forbidden {
+		switch p.Destination { // a port alone may be the source port of a masqueraded connection
+		case netip.AddrPortFrom(to, forbidden):
 			t.Errorf("a pod got %s from a neighbour of the node", p)
+		case netip.AddrPortFrom(to, 8080):
+			allowed = true
 		}
+	}
+	if !allowed {
+		t.Errorf("no packet of the Mapping is among the %d captured ones", len(packets))
 	}
 }
 
