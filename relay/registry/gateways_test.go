@@ -17,7 +17,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/relay/filter"
@@ -330,5 +332,29 @@ func TestNodesOfEndpoints(t *testing.T) {
 	cache.SetGateway("node", filter.Everything())
 	if !lines.Scan() || !strings.Contains(lines.Text(), `"code":410`) {
 		t.Errorf("no longer a node: %s", lines.Text())
+	}
+}
+
+// TestListWhileItsGatewayBecomesANode changes the enrollment between the look at it and the list, whose version would hide that.
+func TestListWhileItsGatewayBecomesANode(t *testing.T) {
+	cache := syncedCache(t, 8)
+	h, err := New(cache, t.Context().Done())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := h.resources[discoveryv1.SchemeGroupVersion.WithResource("endpointslices")]
+	for _, became := range []watchcache.Version{0, 7} {
+		looks := 0
+		source := func() (served, bool) {
+			s := served{Resource: cache.EndpointSlices()}
+			if looks++; looks > 1 {
+				s.nodesSince = became
+			}
+			return s, true
+		}
+		err := h.list(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, slicesPath, nil), r, source, &request.RequestInfo{Verb: "list"})
+		if apierrors.IsTooManyRequests(err) != (became > 0) || err != nil && became == 0 {
+			t.Errorf("a change at version %d: %v", became, err)
+		}
 	}
 }

@@ -94,7 +94,7 @@ func (h *Handler) serve(w http.ResponseWriter, req *http.Request, info *request.
 	case info.Verb == "get" && (info.Namespace != "" || r.ClusterScoped):
 		return h.get(w, req, r, served, info)
 	case info.Verb == "list":
-		return h.list(w, req, r, served, info)
+		return h.list(w, req, r, source, info)
 	case info.Verb == "watch":
 		stream, err := h.watch(w, req, r, source, info)
 		switch {

@@ -42,7 +42,11 @@ func (h *Handler) get(w http.ResponseWriter, req *http.Request, r *resource, ser
 
 // list always returns the complete list: a gateway needs all of it, and it is in memory. The API allows this, because
 // `limit` is an upper bound only for servers that page. A `continue` token therefore never comes from this relay.
-func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, served served, info *request.RequestInfo) error {
+func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, source func() (served, bool), info *request.RequestInfo) error {
+	served, known := source()
+	if !known {
+		return errUnknownGateway()
+	}
 	accepted, err := r.negotiate(req, ofMany, served.nodes)
 	if err != nil {
 		return err
@@ -58,6 +62,9 @@ func (h *Handler) list(w http.ResponseWriter, req *http.Request, r *resource, se
 		return err
 	}
 	all, version := served.List()
+	if now, known := source(); !known || now.nodesSince != served.nodesSince {
+		return errUnknownGateway() // a watch from this version would not tell that the list lacks, or has, nodes
+	}
 	if q.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
 		// The current state is also the state at an earlier version if there are no events in between.
 		if events, _, _, err := served.Since(q.version); err != nil || len(events) > 0 && events[0].Version <= version {
