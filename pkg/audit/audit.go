@@ -45,6 +45,8 @@ const (
 	ReasonWithdrawn = "Withdrawn"
 	// ReasonDeleted: the gateway no longer sees the Mapping.
 	ReasonDeleted = "Deleted"
+	// ReasonAddressChanged: pods of the Mapping leave with another one of its addresses.
+	ReasonAddressChanged = "AddressChanged"
 	// ReasonNoPods: no pod of the Mapping is left to leave with the address.
 	ReasonNoPods = "NoPods"
 )
@@ -78,7 +80,7 @@ func Kinds() []Record {
 	all := []Record{
 		{Result: Opened, Reason: ReasonRequested}, {Result: Changed, Reason: ReasonSourcesChanged}, {Result: Changed, Reason: ReasonGrantChanged},
 		{Result: Closed, Reason: ReasonWithdrawn}, {Result: Closed, Reason: ReasonDeleted}, {Result: Closed, Reason: finding.ReasonAddressNotOnHost},
-		{Result: Closed, Reason: ReasonNoPods}, {Result: Closed, Reason: finding.ReasonEgressConflict}, {Result: Refused, Reason: finding.ReasonEgressConflict},
+		{Result: Closed, Reason: ReasonAddressChanged}, {Result: Closed, Reason: ReasonNoPods}, {Result: Closed, Reason: finding.ReasonEgressConflict}, {Result: Refused, Reason: finding.ReasonEgressConflict},
 	}
 	for _, reason := range finding.RefusalReasons() {
 		all = append(all, Record{Result: Closed, Reason: reason}, Record{Result: Refused, Reason: reason})

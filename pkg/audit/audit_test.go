@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/smartnat/smartnat/apis/smartnat/v1alpha1"
 	"github.com/smartnat/smartnat/pkg/audit"
@@ -99,6 +100,14 @@ func asking(key, by string) func(*finding.Report) {
 	}
 }
 
+// resolving gives a Mapping an address of an uplink.
+func resolving(key, address string) func(*finding.Report) {
+	return func(r *finding.Report) {
+		namespace, name, _ := strings.Cut(key, "/")
+		r.Resolved = map[types.NamespacedName]finding.Resolved{{Namespace: namespace, Name: name}: {Addresses: []netip.Addr{netip.MustParseAddr(address)}}}
+	}
+}
+
 // leaving lets a pod of a Mapping leave with the address.
 func leaving(owner, pod string) func(*finding.Report) {
 	return func(r *finding.Report) {
@@ -169,6 +178,13 @@ func TestDiff(t *testing.T) {
 		{"the address of egress withdrawn", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", "198.51.100.11")),
 			[]string{"closed Withdrawn egress by 198.51.100.10 of shop/web by kubectl Apply"}},
 		{"egress without pods", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", "198.51.100.10")),
+			[]string{"closed NoPods egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress by another address of the Mapping", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", leaving("shop/web", "10.244.1.2"), func(r *finding.Report) {
+			r.State.Egresses[0].Address = netip.MustParseAddr("198.51.100.11")
+		}), []string{"closed AddressChanged egress by 198.51.100.10 of shop/web by kubectl Apply", "opened Requested egress by 198.51.100.11 of shop/web by kubectl Apply"}},
+		{"egress by an address that an uplink had", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", ""), resolving("shop/web", "198.51.100.11")),
+			[]string{"closed Withdrawn egress by 198.51.100.10 of shop/web by kubectl Apply"}},
+		{"egress by an address of an uplink, without pods", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", asking("shop/web", ""), resolving("shop/web", "198.51.100.10")),
 			[]string{"closed NoPods egress by 198.51.100.10 of shop/web by kubectl Apply"}},
 		{"egress of a deleted Mapping", with("shop/web", leaving("shop/web", "10.244.1.2")), with(""), []string{"closed Deleted egress by 198.51.100.10 of shop/web by kubectl Apply"}},
 		{"egress whose address goes away", with("shop/web", leaving("shop/web", "10.244.1.2")), with("shop/web", leaving("shop/web", "10.244.1.2"), away),

@@ -5,6 +5,7 @@ package audit
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -35,7 +36,9 @@ func (d *differ) egresses() {
 	type refusal struct{ mapping, reason string }
 	recorded := map[refusal]bool{}
 	for _, f := range before {
-		recorded[refusal{f.Namespace + "/" + f.Name, refusesEgress(f)}] = true
+		if reason := refusesEgress(f); reason != "" {
+			recorded[refusal{f.Namespace + "/" + f.Name, reason}] = true
+		}
 	}
 	for _, r := range d.closed {
 		if r.Egress {
@@ -72,7 +75,7 @@ func (d *differ) whyEgressEnds(e *gateway.Egress) string {
 	switch {
 	case m == nil:
 		return ReasonDeleted
-	case !m.Spec.Egress || !asksFor(m, e):
+	case !m.Spec.Egress || !d.asksFor(m, e.Address):
 		return ReasonWithdrawn
 	}
 	for _, f := range d.now.Findings {
@@ -89,10 +92,13 @@ func (d *differ) whyEgressEnds(e *gateway.Egress) string {
 	if slices.ContainsFunc(d.now.State.Absent.Egresses, func(absent gateway.Egress) bool { return compareEgresses(absent, *e) == 0 }) {
 		return finding.ReasonAddressNotOnHost
 	}
+	if slices.ContainsFunc(d.now.State.Egresses, func(is gateway.Egress) bool { return is.Owner == e.Owner && is.Address.Is4() == e.Address.Is4() }) {
+		return ReasonAddressChanged
+	}
 	return ReasonNoPods
 }
 
-// asksFor reports whether a Mapping names an address, or may have it from an uplink.
-func asksFor(m *v1alpha1.Mapping, e *gateway.Egress) bool {
-	return slices.Contains(m.Spec.Addresses, e.Address.String()) || len(m.Spec.AddressesFrom) > 0
+// asksFor reports whether a Mapping names an address, or has it from an uplink now.
+func (d *differ) asksFor(m *v1alpha1.Mapping, address netip.Addr) bool {
+	return slices.Contains(m.Spec.Addresses, address.String()) || slices.Contains(d.now.ResolvedOf(m.Namespace, m.Name).Addresses, address)
 }

@@ -29,6 +29,11 @@ type Report struct {
 	Err error
 }
 
+// ResolvedOf returns the addresses of a Mapping's addressesFrom, or the zero value.
+func (r *Report) ResolvedOf(namespace, name string) Resolved {
+	return r.Resolved[types.NamespacedName{Namespace: namespace, Name: name}]
+}
+
 // Refused is a Frontend, or a part of one, that a Mapping asks this host for and does not get, although the host has the address.
 type Refused struct {
 	// Owner is the Mapping, as namespace/name.
