@@ -5,6 +5,7 @@ package announce
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -105,18 +106,18 @@ func lostHops(f Facts) map[netip.Addr][]netip.Addr {
 	}
 	lost, works := map[netip.Addr][]netip.Addr{}, map[netip.Addr]bool{}
 	for _, forward := range f.State.Forwards {
-		for _, b := range forward.Backends {
-			if works[forward.Address] {
-				break
+		address := forward.Address
+		switch {
+		case works[address]:
+		case slices.ContainsFunc(forward.Backends, func(b gateway.Backend) bool { return reached(b.Address) }):
+			works[address] = true
+		default:
+			for _, b := range forward.Backends {
+				lost[address] = append(lost[address], routes.to(b.Address)...)
 			}
-			if reached(b.Address) {
-				works[forward.Address] = true
-				delete(lost, forward.Address)
-				break
-			}
-			lost[forward.Address] = append(lost[forward.Address], routes.to(b.Address)...)
 		}
 	}
+	maps.DeleteFunc(lost, func(address netip.Addr, _ []netip.Addr) bool { return works[address] })
 	for _, hops := range lost {
 		slices.SortFunc(hops, netip.Addr.Compare)
 	}

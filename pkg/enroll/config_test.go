@@ -4,14 +4,13 @@
 package enroll_test
 
 import (
-	"cmp"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/smartnat/smartnat/pkg/config"
 	"github.com/smartnat/smartnat/pkg/enroll"
@@ -176,10 +175,10 @@ func TestConfigOfAHost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := gocmp.Diff(test.want, keys(string(text))); diff != "" {
+			if diff := cmp.Diff(test.want, keys(string(text))); diff != "" {
 				t.Errorf("-want +got\n%s\n%s", diff, text)
 			}
-			if diff := gocmp.Diff(test.notes, notes); diff != "" {
+			if diff := cmp.Diff(test.notes, notes); diff != "" {
 				t.Errorf("notes (-want +got)\n%s", diff)
 			}
 			// The config is valid, and still is if the operator takes the suggested routes.
@@ -192,7 +191,11 @@ func TestConfigOfAHost(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%v\n%s", err, variant)
 				}
-				if cfg.Instance != "gateway-1" || cfg.Node != cmp.Or(b.Node, cfg.Instance) || cfg.Source.Relay.TokenFile != files.Token {
+				node := cfg.Instance
+				if b.Node != "" {
+					node = b.Node
+				}
+				if cfg.Instance != "gateway-1" || cfg.Node != node || cfg.Source.Relay.TokenFile != files.Token {
 					t.Errorf("instance %q, node %q, relay %+v", cfg.Instance, cfg.Node, cfg.Source.Relay)
 				}
 			}
