@@ -27,6 +27,9 @@ block() { # TEXT: prints the block of README.md that has the text
 }
 announced() { birdc show route 2>/dev/null | grep -q '^203\.0\.113\.1/32'; }
 withdrawn() { ! announced; }
+restarted() { # PID: reports whether smartnatd runs as another process, and announces by itself: it begins with nothing
+	[[ $(systemctl show --property MainPID --value smartnatd) != "$1" ]] && smartnatd status 2>/dev/null | grep -q '^announces  *203\.0\.113\.1$'
+}
 
 prepare() {
 	dpkg -i /root/smartnat.deb >/dev/null 2>&1 </dev/null
@@ -87,6 +90,7 @@ links() {
 }
 
 see() {
+	local before
 	within 60 systemctl --quiet is-active multi-user.target || fail "multi-user.target was not reached"
 	within 60 announced || fail "BIRD does not have the address after the boot: $(birdc show route 2>&1)"
 	journalctl --no-pager --boot | grep -i 'ordering cycle' && fail "an ordering cycle"
@@ -105,13 +109,14 @@ see() {
 	systemctl restart smartnatd || fail "smartnatd does not start without BIRD"
 	within 60 systemctl --quiet is-active bird || fail "smartnatd does not start BIRD"
 	within 60 announced || fail "BIRD does not have the address once it runs"
+	before="$(systemctl show --property MainPID --value smartnatd)"
 	systemctl kill --signal=KILL smartnatd
+	within 60 restarted "$before" || fail "systemd does not start smartnatd again"
 	within 60 announced || fail "smartnatd does not announce again after it was killed"
 	ok "the address comes back after a start without BIRD, and after smartnatd was killed"
 
 	mv /etc/smartnat/objects/web.yaml /root/
 	within 60 withdrawn || fail "the address stays without its Mapping"
-	rmdir /run/smartnat-announce 2>/dev/null && fail "/run/smartnat-announce has no file for BIRD"
 	systemd-tmpfiles --create smartnat-announce.conf || fail "systemd-tmpfiles"
 	[[ $(stat -c '%U %a' /run/smartnat-announce) == "root 755" ]] || fail "/run/smartnat-announce is $(stat -c '%U %a' /run/smartnat-announce)"
 	ok "the address goes with its Mapping"
